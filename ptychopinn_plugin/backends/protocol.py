@@ -1,0 +1,108 @@
+"""What a backend must do, and what it returns."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from ptychopinn_plugin.archive import Model
+from ptychopinn_plugin.arrays import ComplexArray
+from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig
+from ptychopinn_plugin.data import Reconstruction, Scan
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is.
+
+    Attributes
+    ----------
+    stage : str
+        'load', 'teach', 'train', 'predict' or 'refine'.
+    step, total : int
+        Steps done of `total`: epochs when training, else batches or sweeps.
+    losses : mapping of str to float
+        The newest value of each loss, under the names of the columns of `losses.csv`.
+    patterns_per_second : float, optional
+    object_ : ndarray of complex64, optional
+        A preview, where there is a new one.
+    """
+
+    stage: str
+    step: int
+    total: int
+    losses: Mapping[str, float] = field(default_factory=dict)
+    patterns_per_second: float | None = None
+    object_: ComplexArray | None = None
+
+
+Observer = Callable[[Progress], bool | None]
+"""Called after each step; True asks the run to stop and to keep the best it has."""
+
+
+def ignore_progress(progress: Progress) -> None:
+    """Observe nothing."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """A trained model and how it got there.
+
+    Attributes
+    ----------
+    model : Model
+        The best by validation loss.
+    history : sequence of mappings
+        One row an epoch: 'epoch', 'seconds', 'learning_rate', 'loss', its parts, 'validation_loss'.
+    stopped : str
+        Why it ended: 'epochs', 'max-minutes', 'early-stop' or 'request'.
+    """
+
+    model: Model
+    history: Sequence[Mapping[str, float]]
+    stopped: str
+
+
+class Backend(Protocol):
+    """One framework's implementation; holds the model that was trained or opened last."""
+
+    name: str
+    model: Model | None
+
+    def train(
+        self,
+        scans: Sequence[Scan],
+        config: Config,
+        *,
+        validation: Sequence[Scan] = (),
+        base_model: Model | None = None,
+        resume: bool = False,
+        observer: Observer = ignore_progress,
+    ) -> TrainingResult:
+        """Train on scans; `base_model` is where the weights start, `resume` continues exactly."""
+        ...
+
+    def reconstruct(
+        self,
+        scan: Scan,
+        inference: InferenceConfig,
+        refinement: RefinementConfig,
+        *,
+        observer: Observer = ignore_progress,
+    ) -> Reconstruction:
+        """Predict with the held model, stitch, and refine."""
+        ...
+
+    def refine(
+        self, scan: Scan, refinement: RefinementConfig, *, observer: Observer = ignore_progress
+    ) -> Reconstruction:
+        """Sweep from a flat object, without a model: the baseline."""
+        ...
+
+    def open_model(self, path: Path) -> Model:
+        """Read a model file and hold it."""
+        ...
+
+    def save_model(self, path: Path, *, inference_only: bool = False) -> None:
+        """Write the held model."""
+        ...

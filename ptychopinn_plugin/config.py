@@ -1,0 +1,237 @@
+"""Every setting, with its default written once.
+
+Frozen dataclasses, passed as arguments; nothing is global. A `Config` goes to and
+from TOML, and into the model file.
+"""
+
+import dataclasses
+import tomllib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import tomli_w
+
+from ptychopinn_plugin.errors import ConfigError
+
+Architecture = Literal['sweepnet', 'cnn']
+ModelType = Literal['pinn', 'supervised']
+Activation = Literal['sigmoid', 'swish', 'softplus', 'relu']
+Schedule = Literal['constant', 'exponential', 'cosine', 'one-cycle', 'plateau']
+Optimizer = Literal['adam', 'adamw']
+Precision = Literal['float32', 'bfloat16', 'float16']
+Teacher = Literal['sweeps', 'none']
+IntensityScale = Literal['auto', 'scan', 'model']
+
+
+def setting(
+    default: Any,
+    help_: str,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    unit: str = '',
+) -> Any:
+    """Declare a field with its help and limits, which the command line and the panel show."""
+    metadata = {'help': help_, 'minimum': minimum, 'maximum': maximum, 'unit': unit}
+    return field(default=default, metadata=metadata)
+
+
+class _Validated:
+    """Check types, choices and limits of each field after construction."""
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
+        for item in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = _checked(getattr(self, item.name), hints[item.name], item, type(self).__name__)
+            object.__setattr__(self, item.name, value)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Build from plain values; a name that is not a field is an error that lists them."""
+        known = {item.name for item in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ConfigError(
+                f'{cls.__name__} has no field {unknown[0]!r}. Fields: {", ".join(sorted(known))}.'
+            )
+        return cls(**values)
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a copy with some fields changed, validated again."""
+        return dataclasses.replace(self, **changes)  # type: ignore[type-var]
+
+
+def _checked(value: Any, hint: Any, item: dataclasses.Field[Any], owner: str) -> Any:
+    name = f'{owner}.{item.name}'
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union) and type(None) in arguments:
+        if value is None:
+            return None
+        hint = next(a for a in arguments if a is not type(None))
+        origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        if value not in arguments:
+            raise ConfigError(f'{name} must be one of {", ".join(map(str, arguments))}; got {value!r}.')
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
+        raise ConfigError(f'{name} must be of type {hint.__name__}; got {value!r}.')
+    low, high = item.metadata.get('minimum'), item.metadata.get('maximum')
+    # "not >=" rather than "<", so that NaN fails.
+    if low is not None and not value >= low:
+        raise ConfigError(f'{name} must be at least {low}; got {value}.')
+    if high is not None and not value <= high:
+        raise ConfigError(f'{name} must be at most {high}; got {value}.')
+    return value
+
+
+@dataclass(frozen=True)
+class ModelConfig(_Validated):
+    """What the network is."""
+
+    architecture: Architecture = setting(
+        'sweepnet',
+        'sweepnet: a small network that corrects back-projections, pass by pass; '
+        'cnn: the published encoder with two decoders',
+    )
+    pattern_size: int = setting(
+        64, 'side of the square patterns that the model takes', minimum=16, maximum=1024, unit='px'
+    )
+    gridsize: int = setting(
+        1, 'a group holds gridsize² neighbouring patterns', minimum=1, maximum=5
+    )
+    model_type: ModelType = setting(
+        'pinn', 'pinn: learn from the patterns alone; supervised: from the object in the scan file'
+    )
+    filters_scale: float = setting(
+        1.0, 'factor on the number of filters in every layer', minimum=0.25, maximum=8
+    )
+    passes: int = setting(
+        3,
+        'sweepnet: how often the network corrects the stitched object',
+        minimum=1,
+        maximum=16,
+    )
+    amplitude_activation: Activation = setting('sigmoid', 'cnn: last activation of the amplitude')
+    pad_object: bool = setting(True, 'cnn: predict the central half of a patch')
+    border_decoder: bool = setting(True, 'cnn: a second branch predicts the border of a patch')
+    overlap_constraint: bool = setting(
+        True, 'the patches of a group are averaged where they overlap before diffraction'
+    )
+
+
+@dataclass(frozen=True)
+class TrainingConfig(_Validated):
+    """How the network learns."""
+
+    epochs: int = setting(60, 'passes over the training patterns', minimum=1)
+    max_minutes: float | None = setting(
+        None, 'stop training (teacher included) after this time', minimum=0.01, unit='min'
+    )
+    batch_size: int = setting(32, 'patterns in a batch', minimum=1, maximum=4096)
+    learning_rate: float = setting(1e-3, 'peak step of the optimizer', minimum=0.0, maximum=1.0)
+    optimizer: Optimizer = setting('adamw', 'adam or adamw')
+    weight_decay: float = setting(1e-4, 'weight decay of adamw', minimum=0.0, maximum=1.0)
+    schedule: Schedule = setting('one-cycle', 'how the learning rate changes')
+    warmup_share: float = setting(
+        0.05, 'share of the training spent warming up', minimum=0.0, maximum=0.9
+    )
+    gradient_clip: float = setting(1.0, 'largest norm of the gradient; 0 is off', minimum=0.0)
+    accumulation: int = setting(1, 'batches that share one optimizer step', minimum=1)
+    precision: Precision = setting('float32', 'arithmetic inside the network')
+    early_stop_patience: int | None = setting(
+        None, 'stop after so many epochs without a better validation loss', minimum=1
+    )
+    validation_share: float = setting(
+        0.05, 'share of the groups held out, where no validation scan is given', minimum=0, maximum=0.9
+    )
+    seed: int = setting(0, 'the same seed gives the same bits on a CPU', minimum=0)
+    device: str = setting('auto', 'auto, cpu, cuda, cuda:1, mps')
+    poisson_weight: float = setting(1.0, 'weight of the Poisson likelihood', minimum=0.0)
+    amplitude_mae_weight: float = setting(
+        0.0, 'weight of the mean absolute error of the amplitudes', minimum=0.0
+    )
+    teacher: Teacher = setting(
+        'sweeps', 'sweeps: reconstruct the training scan first and learn from it; none: likelihood alone'
+    )
+    teacher_weight: float = setting(2.0, 'weight of the distance to the teacher', minimum=0.0)
+    teacher_sweeps: int = setting(100, 'sweeps of the teacher', minimum=1)
+    total_variation_weight: float = setting(
+        0.0, 'weight of the total variation of the predicted patches', minimum=0.0
+    )
+    probe_trainable: bool = setting(False, 'let training correct the probe')
+    intensity_scale_trainable: bool = setting(False, 'let training correct the intensity scale')
+    n_groups: int | None = setting(None, 'groups per epoch; all where not given', minimum=1)
+    neighbor_count: int = setting(
+        8, 'a group is chosen among so many nearest neighbours of its seed', minimum=1
+    )
+    n_subsample: int | None = setting(None, 'use so many patterns of each scan', minimum=1)
+
+
+@dataclass(frozen=True)
+class InferenceConfig(_Validated):
+    """How a trained network is applied."""
+
+    batch_size: int = setting(64, 'patterns in a batch', minimum=1, maximum=65536)
+    device: str = setting('auto', 'auto, cpu, cuda, cuda:1, mps')
+    phase_agreement: bool = setting(True, 'bring the free global phases of the patches into agreement')
+    intensity_scale: IntensityScale = setting(
+        'auto',
+        'model: counts are scaled as in training, so amplitudes compare across scans; scan: by '
+        'this scan alone; auto: as in training where the exposure is within a factor of two',
+    )
+
+
+@dataclass(frozen=True)
+class RefinementConfig(_Validated):
+    """Sweeps over the stitched object."""
+
+    sweeps: int = setting(30, 'sweeps after the network; 0 is the network alone', minimum=0)
+    batch_size: int = setting(64, 'patterns that are updated together', minimum=1, maximum=65536)
+    probe: bool = setting(False, 'correct the probe as well')
+    seed: int = setting(0, 'order of the patterns', minimum=0)
+
+
+@dataclass(frozen=True)
+class Config(_Validated):
+    """All settings of a run; `config.toml` holds one."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
+    refinement: RefinementConfig = field(default_factory=RefinementConfig)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Build from nested plain values; missing ones take their default."""
+        sections = {item.name: typing.get_type_hints(cls)[item.name] for item in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - set(sections))
+        if unknown:
+            raise ConfigError(
+                f'There is no section [{unknown[0]}]. Sections: {", ".join(sections)}.'
+            )
+        return cls(**{name: sections[name].from_dict(part) for name, part in values.items()})
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """Return nested plain values; a setting that is None is left out, as TOML has no null."""
+        return {
+            section: {name: value for name, value in values.items() if value is not None}
+            for section, values in dataclasses.asdict(self).items()
+        }
+
+    @classmethod
+    def from_toml(cls, path: Path) -> Self:
+        """Read a `config.toml`."""
+        try:
+            values = tomllib.loads(path.read_text(encoding='utf-8'))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(f'{path} is not a readable TOML file: {error}.') from error
+        return cls.from_dict(values)
+
+    def to_toml(self) -> str:
+        """Return the text of a `config.toml`."""
+        return tomli_w.dumps(self.to_dict())

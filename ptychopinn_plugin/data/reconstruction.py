@@ -1,0 +1,52 @@
+"""A reconstructed object and where it lies."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ptychopinn_plugin.arrays import ComplexArray, FloatArray
+from ptychopinn_plugin.data.scan import Geometry
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What a backend makes of a scan.
+
+    Attributes
+    ----------
+    object_ : ndarray of complex64, shape (height, width)
+    origin_px : ndarray of float64, shape (2,)
+        (y, x): where pixel [0, 0] of `object_` lies in the frame of the scan's positions.
+    coverage : ndarray of float32, shape (height, width)
+        Illumination summed over the scan, 1 where it is brightest; 0 is never seen.
+    probe : ndarray of complex64, shape (n_modes, height, width)
+        As used, scaled to the counts.
+    positions_px : ndarray of float64, shape (n_positions, 2)
+        As used, (y, x).
+    likelihoods : sequence of float
+        Poisson loss per pixel before each sweep and after the last; empty without sweeps.
+    timing : mapping of str to float
+        Seconds of 'predict', 'stitch', 'refine'.
+    backend : str
+        Which backend made it.
+    amplitude_residual : float
+        sum (sqrt(expected) - sqrt(counts))² / sum counts, of the object as returned.
+    """
+
+    object_: ComplexArray
+    origin_px: FloatArray
+    coverage: FloatArray
+    probe: ComplexArray
+    positions_px: FloatArray
+    backend: str
+    likelihoods: Sequence[float] = ()
+    timing: Mapping[str, float] = field(default_factory=dict)
+    amplitude_residual: float = float('nan')
+    geometry: Geometry = field(default_factory=Geometry)
+    name: str = 'scan'
+
+    def covered_box(self, threshold: float = 0.05) -> tuple[slice, slice]:
+        """Return the slices of the box where coverage reaches `threshold`."""
+        rows, columns = np.nonzero(self.coverage >= threshold)
+        return slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1)

@@ -1,0 +1,174 @@
+"""One scan in memory: patterns, where they were taken, and with what."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Self
+
+import numpy as np
+
+from ptychopinn_plugin.arrays import BoolArray, ComplexArray, FloatArray, IntArray, RealArray
+from ptychopinn_plugin.errors import DataError
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What turns pixels into metres; each value is None where the file does not say.
+
+    Attributes
+    ----------
+    pixel_height_m, pixel_width_m : float
+        Size of an object pixel (the wavelength times the distance over the detector's width).
+    photon_energy_eV, detector_distance_m, detector_pixel_height_m, detector_pixel_width_m : float
+        What it was computed from; a Ptychodus product carries them.
+    """
+
+    pixel_height_m: float | None = None
+    pixel_width_m: float | None = None
+    photon_energy_eV: float | None = None
+    detector_distance_m: float | None = None
+    detector_pixel_height_m: float | None = None
+    detector_pixel_width_m: float | None = None
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A ptychographic scan.
+
+    The model is ``counts[j] = sum over modes of |F(probe[mode](r) object(r + positions[j]))|²``.
+
+    Attributes
+    ----------
+    patterns : ndarray, shape (n_positions, height, width)
+        Counts in any real type, zero frequency at ``[height // 2, width // 2]``.
+    positions_px : ndarray of float64, shape (n_positions, 2)
+        Where the middle of the patch (pixel ``[height // 2, width // 2]``) lies, (y, x) in object
+        pixels: with an object, pixel indices of `object_`.
+    probe : ndarray of complex64, shape (n_modes, height, width)
+        Of unknown scale: users normalise it to the counts.
+    object_ : ndarray of complex64, shape (object_height, object_width), optional
+        The true or a known transmission.
+    bad_pixels : ndarray of bool, shape (height, width)
+        True where the detector does not count.
+    nominal_positions_px : ndarray of float64, shape (n_positions, 2), optional
+        Where the positions were meant to be.
+    scan_index : ndarray of int64, shape (n_positions,)
+        Which of several exposures a pattern belongs to.
+    geometry : Geometry
+        Pixel sizes, where known.
+    name : str
+        For messages and plots.
+    notes : tuple of str
+        What a reader changed or assumed, a sentence each.
+    """
+
+    patterns: RealArray
+    positions_px: FloatArray
+    probe: ComplexArray
+    object_: ComplexArray | None = None
+    bad_pixels: BoolArray | None = None
+    nominal_positions_px: FloatArray | None = None
+    scan_index: IntArray | None = None
+    geometry: Geometry = field(default_factory=Geometry)
+    name: str = 'scan'
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        def put(name: str, value: object) -> None:
+            object.__setattr__(self, name, value)
+
+        if self.probe.ndim == 2:
+            put('probe', self.probe[np.newaxis])
+        put('probe', np.ascontiguousarray(self.probe, dtype=np.complex64))
+        put('positions_px', np.asarray(self.positions_px, dtype=np.float64))
+        if self.bad_pixels is None:
+            put('bad_pixels', np.zeros(self.patterns.shape[1:], dtype=bool))
+        if self.scan_index is None:
+            put('scan_index', np.zeros(len(self.patterns), dtype=np.int64))
+        self._check()
+
+    def _check(self) -> None:
+        patterns = self.patterns
+        if patterns.ndim != 3:
+            raise DataError(
+                f'patterns must have shape (n_positions, height, width); got {patterns.shape}.'
+            )
+        n_positions, height, width = patterns.shape
+        if n_positions == 0:
+            raise DataError('The scan holds no pattern; at least one is needed.')
+        for name, array in (
+            ('positions_px', self.positions_px),
+            ('nominal_positions_px', self.nominal_positions_px),
+        ):
+            if array is None:
+                continue
+            if array.shape != (n_positions, 2):
+                raise DataError(
+                    f'{name} must have shape ({n_positions}, 2), one (y, x) for each pattern; '
+                    f'got {array.shape}.'
+                )
+            if not np.isfinite(array).all():
+                bad = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
+                raise DataError(f'{name} must be finite; position {bad} is {array[bad].tolist()}.')
+        if self.probe.ndim != 3 or self.probe.shape[1:] != (height, width):
+            raise DataError(
+                f'probe must have shape (n_modes, {height}, {width}) as the patterns have; '
+                f'got {self.probe.shape}. Resample it, or crop the patterns to its size.'
+            )
+        if not np.isfinite(self.probe).all() or not np.any(self.probe):
+            raise DataError('probe must be finite and not zero everywhere.')
+        if self.bad_pixels is None or self.bad_pixels.shape != (height, width):
+            raise DataError(f'bad_pixels must have shape ({height}, {width}).')
+        if self.bad_pixels.all():
+            raise DataError('bad_pixels marks every pixel; nothing is left to learn from.')
+        self._check_counts()
+
+    def _check_counts(self) -> None:
+        good = ~self.bad_pixels if self.bad_pixels is not None else None
+        brightest = 0.0
+        # In slices: a boolean copy of a million patterns would not fit.
+        for start in range(0, len(self.patterns), 1024):
+            counts = self.patterns[start : start + 1024][:, good]
+            if counts.dtype.kind == 'f' and not np.isfinite(counts).all():
+                where = start + int(np.flatnonzero(~np.isfinite(counts).all(axis=1))[0])
+                raise DataError(
+                    f'Counts must be finite; pattern {where} holds NaN or infinity. '
+                    'Mark such pixels in bad_pixels, or leave the pattern out.'
+                )
+            if counts.dtype.kind in 'if' and counts.min() < 0:
+                where = start + int(np.flatnonzero((counts < 0).any(axis=1))[0])
+                raise DataError(
+                    f'Counts must not be negative; pattern {where} holds {counts.min()}. '
+                    'Subtract less background, or mark such pixels in bad_pixels.'
+                )
+            brightest = max(brightest, float(counts.max()))
+        if brightest == 0:
+            raise DataError('Every pattern is empty; at least one count is needed.')
+
+    def __len__(self) -> int:
+        return len(self.patterns)
+
+    @property
+    def pattern_shape(self) -> tuple[int, int]:
+        """Height and width of a pattern, in pixels."""
+        return (int(self.patterns.shape[1]), int(self.patterns.shape[2]))
+
+    def subset(self, indices: IntArray) -> Self:
+        """Return the scan of these positions alone, in this order."""
+        assert self.scan_index is not None
+        nominal = self.nominal_positions_px
+        return dataclasses.replace(
+            self,
+            patterns=self.patterns[indices],
+            positions_px=self.positions_px[indices],
+            scan_index=self.scan_index[indices],
+            nominal_positions_px=None if nominal is None else nominal[indices],
+        )
+
+    def mean_counts(self) -> float:
+        """Return the mean number of counts in a pattern, bad pixels left out."""
+        good = ~self.bad_pixels if self.bad_pixels is not None else slice(None)
+        total = sum(
+            float(self.patterns[start : start + 1024][:, good].sum(dtype=np.float64))
+            for start in range(0, len(self), 1024)
+        )
+        return total / len(self)

@@ -1,0 +1,28 @@
+"""The forward model in NumPy: interaction, propagation, measurement."""
+
+from ptychopinn_plugin.physics.forward import (
+    POISSON_EPSILON,
+    amplitude_residual,
+    diffract,
+    extract_patches,
+    place_patches,
+    poisson_loss,
+    predict_patterns,
+    shift_probe,
+    split_positions,
+)
+from ptychopinn_plugin.physics.probe import illuminated_size, normalise_probe
+
+__all__ = [
+    'POISSON_EPSILON',
+    'amplitude_residual',
+    'diffract',
+    'extract_patches',
+    'illuminated_size',
+    'normalise_probe',
+    'place_patches',
+    'poisson_loss',
+    'predict_patterns',
+    'shift_probe',
+    'split_positions',
+]

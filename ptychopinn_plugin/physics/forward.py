@@ -1,0 +1,218 @@
+r"""The forward model in NumPy, in the precision of its input: the oracle of every backend.
+
+.. math:: I_j(q) = \sum_m |\mathcal{F}[P_m(r - f_j)\, O(r + n_j)](q)|^2, \qquad p_j = n_j + f_j
+
+The position :math:`p_j` of a pattern is split into whole pixels :math:`n_j`, which cut the object
+on its own grid, and a rest :math:`|f_j| \le 1/2`, by which the probe is shifted in Fourier space.
+A shift of the whole exit wave leaves the intensity as it is, so this is the model
+:math:`P(r) O(r + p_j)` without interpolating the object.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptychopinn_plugin.arrays import BoolArray, ComplexArray, FloatArray, IntArray, RealArray
+from ptychopinn_plugin.errors import DataError
+
+POISSON_EPSILON = 1e-6
+"""Added to expected counts inside the logarithm, where it is never the larger part."""
+
+
+def split_positions(positions_px: FloatArray) -> tuple[IntArray, FloatArray]:
+    """Split positions into whole pixels and rests between -1/2 and 1/2.
+
+    Parameters
+    ----------
+    positions_px : ndarray, shape (n_positions, 2)
+        (y, x) in object pixels.
+
+    Returns
+    -------
+    whole : ndarray of int64, shape (n_positions, 2)
+    rest : ndarray of float64, shape (n_positions, 2)
+    """
+    whole = np.floor(positions_px + 0.5).astype(np.int64)
+    return whole, positions_px - whole
+
+
+def shift_probe(probe: ComplexArray, rests_px: FloatArray) -> ComplexArray:
+    """Shift a probe by fractions of a pixel, exactly for what the grid can hold.
+
+    Parameters
+    ----------
+    probe : ndarray of complex, shape (n_modes, height, width)
+    rests_px : ndarray, shape (n_positions, 2)
+        (y, x); a positive value moves the probe down and to the right.
+
+    Returns
+    -------
+    ndarray of complex, shape (n_positions, n_modes, height, width)
+    """
+    height, width = probe.shape[-2:]
+    y, x = rests_px[:, 0, None, None], rests_px[:, 1, None, None]
+    ramp = np.exp(
+        -2j * np.pi * (np.fft.fftfreq(height)[:, None] * y + np.fft.fftfreq(width)[None, :] * x)
+    )
+    return np.fft.ifft2(np.fft.fft2(probe) * ramp[:, np.newaxis])
+
+
+def diffract(exit_waves: ComplexArray) -> FloatArray:
+    r"""Compute the far-field pattern of each position, :math:`I = \sum_m |\mathcal{F}\psi_m|^2`.
+
+    The transform is unitary, so a pattern holds as many photons as its exit waves; the modes
+    of a partially coherent probe add incoherently.
+
+    Parameters
+    ----------
+    exit_waves : ndarray of complex, shape (n_positions, n_modes, height, width)
+        In square root of photons per pixel.
+
+    Returns
+    -------
+    ndarray of float, shape (n_positions, height, width)
+        Expected photons per pixel; zero frequency at ``[height // 2, width // 2]``.
+
+    Raises
+    ------
+    DataError
+        If `exit_waves` is not a stack of modes of images.
+
+    References
+    ----------
+    .. [1] P. Thibault, A. Menzel, Nature 494 (2013) 68, doi:10.1038/nature11806.
+    """
+    if exit_waves.ndim != 4:
+        raise DataError(
+            'exit_waves must have shape (n_positions, n_modes, height, width); '
+            f'got {exit_waves.shape}. For one mode pass waves[:, np.newaxis].'
+        )
+    spectra = np.fft.fft2(exit_waves, norm='ortho')
+    # Shift after squaring: real numbers, half the bytes to move.
+    return np.fft.fftshift((np.abs(spectra) ** 2).sum(axis=1), axes=(-2, -1))
+
+
+def predict_patterns(
+    object_: ComplexArray, origin_px: IntArray, positions_px: FloatArray, probe: ComplexArray
+) -> FloatArray:
+    """Compute the expected pattern at each position.
+
+    Parameters
+    ----------
+    object_ : ndarray of complex, shape (object_height, object_width)
+    origin_px : ndarray of int, shape (2,)
+        Position of object pixel [0, 0].
+    positions_px : ndarray, shape (n_positions, 2)
+        (y, x) of the patches' middles.
+    probe : ndarray of complex, shape (n_modes, height, width)
+
+    Returns
+    -------
+    ndarray of float, shape (n_positions, height, width)
+    """
+    whole, rests = split_positions(positions_px)
+    patches = extract_patches(object_, whole - origin_px, probe.shape[-2:])
+    return diffract(shift_probe(probe, rests) * patches[:, np.newaxis])
+
+
+def extract_patches(
+    object_: ComplexArray, centres_px: RealArray, shape: tuple[int, int]
+) -> ComplexArray:
+    """Cut patches out of an object, between pixels by bilinear interpolation.
+
+    Parameters
+    ----------
+    object_ : ndarray, shape (object_height, object_width)
+    centres_px : ndarray of int or float, shape (n_positions, 2)
+        (y, x) of the pixel ``[height // 2, width // 2]`` of each patch, in pixels of `object_`.
+        Whole numbers copy pixels.
+    shape : (height, width)
+
+    Returns
+    -------
+    ndarray, shape (n_positions, height, width)
+
+    Raises
+    ------
+    DataError
+        If a patch reaches beyond the object.
+    """
+    rows, columns, weights = _patch_pixels(object_.shape, centres_px, shape)
+    result = np.zeros((len(centres_px), *shape), dtype=object_.dtype)
+    for down, right, weight in weights:
+        result += weight * object_[rows + down, columns + right]
+    return result
+
+
+def place_patches(
+    patches: RealArray, centres_px: RealArray, shape: tuple[int, int]
+) -> RealArray:
+    """Add patches to an empty canvas: the adjoint of `extract_patches`.
+
+    Parameters
+    ----------
+    patches : ndarray, shape (n_positions, height, width)
+    centres_px : ndarray, shape (n_positions, 2)
+    shape : (canvas_height, canvas_width)
+
+    Returns
+    -------
+    ndarray, shape `shape`
+    """
+    rows, columns, weights = _patch_pixels(shape, centres_px, patches.shape[1:])
+    canvas: RealArray = np.zeros(shape, dtype=patches.dtype)
+    for down, right, weight in weights:
+        np.add.at(canvas, (rows + down, columns + right), weight * patches)
+    return canvas
+
+
+_Corner = tuple[int, int, NDArray[np.floating]]
+
+
+def _patch_pixels(
+    canvas_shape: tuple[int, ...], centres_px: RealArray, shape: tuple[int, ...]
+) -> tuple[IntArray, IntArray, list[_Corner]]:
+    height, width = shape
+    corners = centres_px - np.array([height // 2, width // 2])
+    whole = np.floor(corners).astype(np.int64)
+    fraction = (corners - whole)[:, :, None, None]
+    y, x = fraction[:, 0], fraction[:, 1]
+    bilinear = [
+        (0, 0, (1 - y) * (1 - x)),
+        (0, 1, (1 - y) * x),
+        (1, 0, y * (1 - x)),
+        (1, 1, y * x),
+    ]
+    weights = [corner for corner in bilinear if np.any(corner[2])]
+    reach = np.array([max(c[0] for c in weights), max(c[1] for c in weights)])
+    last = whole + np.array([height, width]) + reach
+    if (whole < 0).any() or (last > np.array(canvas_shape)).any():
+        raise DataError(
+            f'A patch of {height} x {width} pixels reaches beyond the object of shape '
+            f'{tuple(canvas_shape)}; centres run from {centres_px.min(axis=0).tolist()} to '
+            f'{centres_px.max(axis=0).tolist()}. Pad the object, or check the order (y, x).'
+        )
+    rows = whole[:, 0, None, None] + np.arange(height)[None, :, None]
+    columns = whole[:, 1, None, None] + np.arange(width)[None, None, :]
+    return rows, columns, weights
+
+
+def poisson_loss(expected: FloatArray, counts: RealArray, good: BoolArray) -> float:
+    r"""Compute the Poisson negative log-likelihood per good pixel.
+
+    :math:`\frac{1}{n} \sum [\lambda - k \log(\lambda + \epsilon)]`; terms that hold only counts
+    are left out.
+
+    Parameters
+    ----------
+    expected, counts : ndarray, shape (n_positions, height, width)
+    good : ndarray of bool, shape (height, width)
+        False where a pixel does not count.
+    """
+    expected, counts = expected[:, good], counts[:, good]
+    return float(np.mean(expected - counts * np.log(expected + POISSON_EPSILON)))
+
+
+def amplitude_residual(expected: FloatArray, counts: RealArray, good: BoolArray) -> float:
+    r"""Compute :math:`\sum(\sqrt{\lambda} - \sqrt{k})^2 / \sum k` over good pixels."""
+    expected, counts = expected[:, good], counts[:, good].astype(np.float64)
+    return float(((np.sqrt(expected) - np.sqrt(counts)) ** 2).sum() / counts.sum())

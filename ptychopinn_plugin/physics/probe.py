@@ -1,0 +1,46 @@
+"""The probe's scale and extent."""
+
+import numpy as np
+
+from ptychopinn_plugin.arrays import ComplexArray
+
+
+def normalise_probe(probe: ComplexArray, photons: float) -> ComplexArray:
+    """Scale a probe so that its energy over all modes is `photons`.
+
+    The scale of a probe in a file is never trusted: it is set by the counts.
+
+    Parameters
+    ----------
+    probe : ndarray of complex, shape (n_modes, height, width)
+    photons : float
+        Mean number of photons in a pattern of an empty object.
+    """
+    energy = float((np.abs(probe.astype(np.complex128)) ** 2).sum())
+    return (probe * np.sqrt(photons / energy)).astype(np.complex64)
+
+
+def illuminated_size(probe: ComplexArray, share: float = 0.995, multiple: int = 8) -> int:
+    """Return the side of the centred square that holds `share` of the probe's energy.
+
+    Parameters
+    ----------
+    probe : ndarray of complex, shape (n_modes, height, width)
+    share : float
+        Between 0 and 1.
+    multiple : int
+        The side is rounded up to a multiple of this.
+
+    Returns
+    -------
+    int
+        At most the smaller side of the probe.
+    """
+    intensity = (np.abs(probe) ** 2).sum(axis=0)
+    height, width = intensity.shape
+    largest = min(height, width)
+    for side in range(multiple, largest, multiple):
+        top, left = height // 2 - side // 2, width // 2 - side // 2
+        if intensity[top : top + side, left : left + side].sum() >= share * intensity.sum():
+            return side
+    return largest
