@@ -98,8 +98,12 @@ class ModelConfig(_Validated):
         'sweepnet: a small network that corrects back-projections, pass by pass; '
         'cnn: the published encoder with two decoders',
     )
-    pattern_size: int = setting(
-        64, 'side of the square patterns that the model takes', minimum=16, maximum=1024, unit='px'
+    pattern_size: int | None = setting(
+        None,
+        'side of the square patterns that the model takes; as the first scan where not given',
+        minimum=16,
+        maximum=1024,
+        unit='px',
     )
     gridsize: int = setting(
         1, 'a group holds gridsize² neighbouring patterns', minimum=1, maximum=5
@@ -128,7 +132,7 @@ class ModelConfig(_Validated):
 class TrainingConfig(_Validated):
     """How the network learns."""
 
-    epochs: int = setting(60, 'passes over the training patterns', minimum=1)
+    epochs: int = setting(100, 'passes over the training patterns', minimum=1)
     max_minutes: float | None = setting(
         None, 'stop training (teacher included) after this time', minimum=0.01, unit='min'
     )

@@ -1,5 +1,6 @@
 """The forward model in NumPy: interaction, propagation, measurement."""
 
+from ptychopinn_plugin.physics.features import project, sweepnet_features
 from ptychopinn_plugin.physics.forward import (
     POISSON_EPSILON,
     amplitude_residual,
@@ -23,6 +24,8 @@ __all__ = [
     'place_patches',
     'poisson_loss',
     'predict_patterns',
+    'project',
     'shift_probe',
     'split_positions',
+    'sweepnet_features',
 ]

@@ -34,7 +34,7 @@ def illuminated_size(probe: ComplexArray, share: float = 0.995, multiple: int = 
     Returns
     -------
     int
-        At most the smaller side of the probe.
+        A multiple of `multiple`, at most the smaller side of the probe.
     """
     intensity = (np.abs(probe) ** 2).sum(axis=0)
     height, width = intensity.shape
@@ -43,4 +43,4 @@ def illuminated_size(probe: ComplexArray, share: float = 0.995, multiple: int = 
         top, left = height // 2 - side // 2, width // 2 - side // 2
         if intensity[top : top + side, left : left + side].sum() >= share * intensity.sum():
             return side
-    return largest
+    return largest // multiple * multiple

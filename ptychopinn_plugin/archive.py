@@ -1,0 +1,287 @@
+"""The model file `wts.h5.zip`: a manifest, weights in HDF5, and nothing that runs.
+
+Members
+-------
+manifest.json
+    Format, versions, backend, network description, configuration, normalisation, data summary,
+    provenance, and the SHA-256 of every other member.
+weights.h5
+    One float32 dataset a weight under its layer's name (``fine/1/weight``), kernels as
+    (out, in, height, width); `intensity_scale` (scalar) and `probe` (n_modes, h, w) complex64.
+training_state.h5
+    Optional: arrays under their names, for `train --resume`.
+"""
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from ptychopinn_plugin._version import __version__
+from ptychopinn_plugin.arrays import ComplexArray, RealArray
+from ptychopinn_plugin.config import Config
+from ptychopinn_plugin.errors import ArchiveError, ConfigError
+from ptychopinn_plugin.files import atomic_path
+from ptychopinn_plugin.network import NetworkDescription
+
+FORMAT = 'ptychopinn-plugin model'
+FORMAT_VERSION = 1
+LARGEST_MEMBER_BYTES = 4 << 30
+"""A member that says it is larger is refused unread."""
+
+_ZIP_DATE = (1980, 1, 1, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """What `train --resume` needs to continue exactly.
+
+    Attributes
+    ----------
+    arrays : mapping of str to ndarray
+        The optimizer's state and the newest weights, by name.
+    values : mapping of str to plain values
+        Epoch, best loss, history, ...
+    """
+
+    arrays: Mapping[str, RealArray]
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network, independent of any framework.
+
+    Attributes
+    ----------
+    backend : str
+        Which backend trained it.
+    network : NetworkDescription
+    config : Config
+        All settings that were in force.
+    photons : float
+        Mean counts of a training pattern: the one normalisation. The probe's energy is this
+        number times `intensity_scale` squared.
+    weights : mapping of str to ndarray of float32
+        By layer name (`NetworkDescription.weight_shapes`).
+    intensity_scale : float
+        Factor on the probe's amplitude, 1 unless it was trained.
+    probe : ndarray of complex64, shape (n_modes, height, width)
+        Of the (first) training scan, as training left it.
+    data_summary, provenance : mapping
+        Plain values for people.
+    training_state : TrainingState, optional
+    """
+
+    backend: str
+    network: NetworkDescription
+    config: Config
+    photons: float
+    weights: Mapping[str, RealArray]
+    probe: ComplexArray
+    intensity_scale: float = 1.0
+    data_summary: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    training_state: TrainingState | None = None
+
+
+def write_model(path: Path, model: Model, *, inference_only: bool = False) -> None:
+    """Write a model file; an older one at `path` stays until the new one is complete.
+
+    Parameters
+    ----------
+    path : Path
+    model : Model
+    inference_only : bool
+        Leave the training state out.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    members = {'weights.h5': _weights_bytes(model)}
+    if model.training_state is not None and not inference_only:
+        members['training_state.h5'] = _state_bytes(model.training_state)
+    manifest = {
+        'format': FORMAT,
+        'format_version': FORMAT_VERSION,
+        'package_version': __version__,
+        'backend': model.backend,
+        'network': model.network.to_dict(),
+        'config': model.config.to_dict(),
+        'normalisation': {'photons': model.photons, 'intensity_scale': model.intensity_scale},
+        'data_summary': dict(model.data_summary),
+        'provenance': dict(model.provenance),
+        'sha256': {name: hashlib.sha256(data).hexdigest() for name, data in members.items()},
+    }
+    text = json.dumps(manifest, indent=2, allow_nan=False)
+    with atomic_path(path) as partial, zipfile.ZipFile(partial, 'w') as archive:
+        for name, data in {'manifest.json': text.encode(), **members}.items():
+            # A fixed date: the same model gives the same bytes.
+            archive.writestr(zipfile.ZipInfo(name, _ZIP_DATE), data, zipfile.ZIP_DEFLATED)
+
+
+def read_model(path: Path) -> Model:
+    """Read a model file; nothing in it is executed.
+
+    Raises
+    ------
+    ArchiveError
+        If it is not a model file, damaged, or of a newer format.
+    """
+    path = Path(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            manifest = _read_manifest(path, archive)
+            weights_data = _read_member(path, archive, manifest, 'weights.h5')
+            state_data = None
+            if 'training_state.h5' in manifest['sha256']:
+                state_data = _read_member(path, archive, manifest, 'training_state.h5')
+    except FileNotFoundError:
+        raise ArchiveError(f'There is no model file {path}. Train one with: ptychopinn train.') from None
+    except (OSError, zipfile.BadZipFile) as error:
+        raise ArchiveError(
+            f'{path} is not a readable model file (a zip with manifest.json): {error}. '
+            'Copy it again, or train anew.'
+        ) from error
+    try:
+        return _build_model(manifest, weights_data, state_data)
+    except (KeyError, TypeError, OSError, ConfigError, json.JSONDecodeError) as error:
+        raise ArchiveError(f'{path} does not hold a complete model: {error}.') from error
+
+
+def describe_model(model: Model) -> dict[str, Any]:
+    """Return plain facts for `ptychopinn inspect`."""
+    return {
+        'kind': 'model',
+        'backend': model.backend,
+        'architecture': model.network.architecture,
+        'weights': int(sum(np.prod(s) for s in model.network.weight_shapes().values())),
+        'pattern_size_px': model.config.model.pattern_size,
+        'window_px': model.network.window_px,
+        'passes': model.network.passes,
+        'gridsize': model.config.model.gridsize,
+        'probe_modes': len(model.probe),
+        'photons_per_pattern': model.photons,
+        'intensity_scale': model.intensity_scale,
+        'can_resume': model.training_state is not None,
+        'data': dict(model.data_summary),
+        'provenance': dict(model.provenance),
+        'config': model.config.to_dict(),
+    }
+
+
+def is_model_file(path: Path) -> bool:
+    """Tell whether a file is a zip that holds a manifest.json."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return 'manifest.json' in archive.namelist()
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def _read_manifest(path: Path, archive: zipfile.ZipFile) -> dict[str, Any]:
+    if 'manifest.json' not in archive.namelist():
+        raise ArchiveError(
+            f'{path} holds no manifest.json, so it is not a model of this package; it holds '
+            f'{", ".join(archive.namelist()[:4]) or "nothing"}.'
+        )
+    try:
+        manifest = json.loads(_read_bytes(path, archive, 'manifest.json'))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ArchiveError(f'{path}: manifest.json is not readable: {error}.') from error
+    if not isinstance(manifest, dict) or manifest.get('format') != FORMAT:
+        raise ArchiveError(f'{path}: manifest.json does not say format {FORMAT!r}.')
+    version = manifest.get('format_version')
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise ArchiveError(
+            f'{path} has format version {version}; this package reads up to {FORMAT_VERSION}. '
+            'Run: pip install --upgrade ptychopinn-plugin.'
+        )
+    if not isinstance(manifest.get('sha256'), dict):
+        raise ArchiveError(f'{path}: manifest.json lists no members.')
+    return manifest
+
+
+def _read_member(
+    path: Path, archive: zipfile.ZipFile, manifest: dict[str, Any], name: str
+) -> bytes:
+    if name not in archive.namelist():
+        raise ArchiveError(f'{path} lacks {name}, which every model holds.')
+    data = _read_bytes(path, archive, name)
+    if hashlib.sha256(data).hexdigest() != manifest['sha256'].get(name):
+        raise ArchiveError(f'{path}: {name} is damaged (SHA-256 differs). Copy the file again.')
+    return data
+
+
+def _read_bytes(path: Path, archive: zipfile.ZipFile, name: str) -> bytes:
+    size = archive.getinfo(name).file_size
+    if size > LARGEST_MEMBER_BYTES:
+        raise ArchiveError(f'{path}: {name} claims {size} bytes; at most {LARGEST_MEMBER_BYTES}.')
+    return archive.read(name)
+
+
+def _build_model(manifest: dict[str, Any], weights: bytes, state: bytes | None) -> Model:
+    with h5py.File(io.BytesIO(weights), 'r') as file:
+        arrays = _datasets(file)
+    network = NetworkDescription.from_dict(manifest['network'])
+    for name, shape in network.weight_shapes().items():
+        if name not in arrays or arrays[name].shape != shape:
+            found = arrays[name].shape if name in arrays else 'nothing'
+            raise ArchiveError(f'Weight {name!r} must have shape {shape}; the file holds {found}.')
+    return Model(
+        backend=manifest['backend'],
+        network=network,
+        config=Config.from_dict(manifest['config']),
+        photons=float(manifest['normalisation']['photons']),
+        intensity_scale=float(manifest['normalisation']['intensity_scale']),
+        weights={name: arrays[name] for name in network.weight_shapes()},
+        probe=arrays['probe'],
+        data_summary=manifest['data_summary'],
+        provenance=manifest['provenance'],
+        training_state=None if state is None else _read_state(state),
+    )
+
+
+def _datasets(file: h5py.File) -> dict[str, RealArray]:
+    found: dict[str, RealArray] = {}
+
+    def visit(name: str, item: object) -> None:
+        if isinstance(item, h5py.Dataset):
+            found[name] = item[()]
+
+    # Follows neither soft nor external links, so a file cannot point outside itself.
+    file.visititems(visit)
+    return found
+
+
+def _weights_bytes(model: Model) -> bytes:
+    arrays = {name: np.asarray(w, dtype=np.float32) for name, w in model.weights.items()}
+    arrays['probe'] = np.asarray(model.probe, dtype=np.complex64)
+    return _hdf5_bytes(arrays, {})
+
+
+def _state_bytes(state: TrainingState) -> bytes:
+    return _hdf5_bytes(state.arrays, {'values': json.dumps(dict(state.values))})
+
+
+def _read_state(data: bytes) -> TrainingState:
+    with h5py.File(io.BytesIO(data), 'r') as file:
+        return TrainingState(_datasets(file), json.loads(str(file.attrs['values'])))
+
+
+def _hdf5_bytes(arrays: Mapping[str, RealArray], attributes: Mapping[str, str]) -> bytes:
+    buffer = io.BytesIO()
+    with h5py.File(buffer, 'w', track_order=True) as file:
+        for name, array in arrays.items():
+            file.create_dataset(name, data=array)
+        file.attrs.update(attributes)
+    return buffer.getvalue()

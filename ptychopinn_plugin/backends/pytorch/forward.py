@@ -1,0 +1,276 @@
+"""The forward model of `ptychopinn_plugin.physics`, on a device and in batches."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ptychopinn_plugin.arrays import BoolArray, RealArray
+from ptychopinn_plugin.data import Scan, inpaint
+from ptychopinn_plugin.physics import POISSON_EPSILON, split_positions
+
+PROBE_CACHE_BYTES = 1 << 30
+"""Shifted probes are kept for every position while they take no more than this."""
+
+RATIO_EPSILON = 1e-8
+"""Photons; keeps the ratio of measured to expected amplitude finite in the dark."""
+
+
+class ForwardModel:
+    """A scan on a device: measured amplitudes, and how an object would produce them.
+
+    Patterns are kept with zero frequency in the corner, so that no transform needs a shift. The
+    object lives on a canvas that holds every patch with a margin; canvas pixel [0, 0] lies at
+    `origin_px` in the scan's frame.
+
+    Parameters
+    ----------
+    scan : Scan
+        Prepared: square patterns.
+    probe : Tensor of complex64, shape (n_modes, height, width)
+        Scaled to the counts.
+    device : torch.device
+    """
+
+    def __init__(self, scan: Scan, probe: Tensor, device: torch.device) -> None:
+        whole, rests = split_positions(scan.positions_px)
+        self.shape = scan.pattern_shape
+        half = np.array([side // 2 for side in self.shape])
+        margin = 1
+        self.device = device
+        self.origin_px = whole.min(axis=0) - half - margin
+        extent = whole.max(axis=0) - whole.min(axis=0) + np.array(self.shape) + 2 * margin
+        self.canvas_shape = (int(extent[0]), int(extent[1]))
+        self.corners = torch.from_numpy(whole - half - self.origin_px).to(device)
+        self.rests = torch.from_numpy(rests.astype(np.float32)).to(device)
+        assert scan.bad_pixels is not None
+        self.amplitudes = _amplitudes(scan.patterns, scan.bad_pixels)
+        if _fits(self.amplitudes, device):
+            self.amplitudes = self.amplitudes.to(device)
+        self.good: Tensor | None = None
+        if scan.bad_pixels.any():
+            good = np.fft.ifftshift(~scan.bad_pixels).astype(np.float32)
+            self.good = torch.from_numpy(good).to(device)
+        self.photons = scan.mean_counts()
+        self.set_probe(probe)
+
+    def set_probe(self, probe: Tensor, *, cache: bool = True) -> None:
+        """Use another probe; shifted copies (with `cache`) and the coverage are made again."""
+        self.probe = probe.detach().to(self.device)
+        n_bytes = len(self) * probe.numel() * 8
+        self._shifted: Tensor | None = None
+        if cache and n_bytes <= PROBE_CACHE_BYTES:
+            everywhere = torch.arange(len(self), device=self.device)
+            parts = [shift_probe(self.probe, self.rests[i]) for i in everywhere.split(256)]
+            self._shifted = torch.cat(parts)
+        self.coverage = torch.zeros(self.canvas_shape, device=self.device)
+        for indices in torch.arange(len(self), device=self.device).split(256):
+            self.coverage += self.place(intensity(self.probes(indices)), indices)
+
+    def set_probe_only(self, probe: Tensor) -> None:
+        """Use another probe from now on, and leave the coverage as it was."""
+        self.probe = probe
+        self._shifted = None
+
+    def __len__(self) -> int:
+        return len(self.corners)
+
+    def subset(self, indices: Tensor, amplitudes: Tensor | None = None) -> 'ForwardModel':
+        """Return the model of some positions, on its own smaller canvas.
+
+        Parameters
+        ----------
+        indices : Tensor of int64
+        amplitudes : Tensor of float32, optional
+            To use in place of the measured ones (zero frequency in the corner).
+        """
+        part = object.__new__(ForwardModel)
+        part.shape, part.device, part.good = self.shape, self.device, self.good
+        part.probe, part.photons = self.probe, self.photons
+        corners = self.corners[indices]
+        lowest = corners.min(dim=0).values - 1
+        part.corners = corners - lowest
+        part.origin_px = self.origin_px + lowest.cpu().numpy()
+        highest = part.corners.max(dim=0).values.tolist()
+        part.canvas_shape = (highest[0] + self.shape[0] + 1, highest[1] + self.shape[1] + 1)
+        part.rests = self.rests[indices]
+        part.amplitudes = self.measured(indices) if amplitudes is None else amplitudes
+        if self._shifted is None or amplitudes is not None:
+            part.set_probe(self.probe)
+        else:
+            part._shifted = self._shifted[indices]
+            part.coverage = part.place(
+                intensity(part._shifted), torch.arange(len(part), device=self.device)
+            )
+        return part
+
+    def flat_object(self) -> Tensor:
+        """Return an object that changes nothing, shape `canvas_shape`."""
+        return torch.ones(self.canvas_shape, dtype=torch.complex64, device=self.device)
+
+    def probes(self, indices: Tensor) -> Tensor:
+        """Return the probe at each position, shape (n_indices, n_modes, height, width)."""
+        if self._shifted is not None:
+            return self._shifted[indices]
+        return shift_probe(self.probe, self.rests[indices])
+
+    def extract(self, object_: Tensor, indices: Tensor, size: int | None = None) -> Tensor:
+        """Cut patches at whole pixels, the middle `size` pixels of each.
+
+        Returns
+        -------
+        Tensor, shape (n_indices, size, size)
+            Or (n_indices, height, width) where no size is given.
+        """
+        height, width = (size, size) if size else self.shape
+        rows, columns = self._corners(indices, height, width)
+        return object_.unfold(0, height, 1).unfold(1, width, 1)[rows, columns]
+
+    def measured(self, indices: Tensor) -> Tensor:
+        """Return measured amplitudes, zero frequency in the corner, shape (n_indices, h, w)."""
+        # Scans that do not fit stay in the computer's memory and come batch by batch.
+        return self.amplitudes[indices.to(self.amplitudes.device)].to(self.device)
+
+    def place(self, patches: Tensor, indices: Tensor) -> Tensor:
+        """Add patches to an empty canvas: the adjoint of `extract`.
+
+        Parameters
+        ----------
+        patches : Tensor, shape (n_indices, height, width)
+            Their middles go where the positions are, whatever their size.
+        """
+        height, width = patches.shape[-2:]
+        rows, columns = self._corners(indices, height, width)
+        stride = self.canvas_shape[1]
+        inside = (
+            torch.arange(height, device=self.device)[:, None] * stride
+            + torch.arange(width, device=self.device)[None, :]
+        )
+        pixels = ((rows * stride + columns)[:, None, None] + inside).reshape(-1)
+        if patches.is_complex():
+            # scatter_add has no complex kernel that is fast on a CPU.
+            return torch.complex(
+                self._scatter(patches.real, pixels), self._scatter(patches.imag, pixels)
+            )
+        return self._scatter(patches, pixels)
+
+    def _scatter(self, values: Tensor, pixels: Tensor) -> Tensor:
+        canvas = values.new_zeros(self.canvas_shape[0] * self.canvas_shape[1])
+        return canvas.scatter_add(0, pixels, values.reshape(-1)).view(self.canvas_shape)
+
+    def _corners(self, indices: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+        inset = torch.tensor(
+            [self.shape[0] // 2 - height // 2, self.shape[1] // 2 - width // 2],
+            device=self.device,
+        )
+        corners = self.corners[indices] + inset
+        return corners[:, 0], corners[:, 1]
+
+    def correct(self, patches: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Project exit waves onto the measured amplitudes.
+
+        With :math:`\Psi = \mathcal{F}[P O]` and
+        :math:`\psi' = \mathcal{F}^{-1}[\sqrt{k / \sum_m |\Psi_m|^2}\, \Psi]`, bad pixels kept as
+        they are, the result is :math:`\sum_m P_m^* (\psi'_m - \psi_m)`.
+
+        Parameters
+        ----------
+        patches : Tensor of complex64, shape (n_indices, height, width)
+        indices : Tensor of int64
+
+        Returns
+        -------
+        update : Tensor of complex64, shape (n_indices, height, width)
+        loss : Tensor of float32, shape ()
+            Poisson loss per good pixel of `patches`, before the correction.
+
+        References
+        ----------
+        .. [1] A. Maiden, D. Johnson, P. Li, Optica 4 (2017) 736, doi:10.1364/OPTICA.4.000736.
+        """
+        update, _, loss = self._project(patches, indices)
+        return update, loss
+
+    def correct_with_probe(self, patches: Tensor, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Do as `correct`, and return the probe's update, shape (n_modes, height, width), too."""
+        update, changes, loss = self._project(patches, indices)
+        probe_changes = shift_probe_back(changes * patches.conj()[:, None], self.rests[indices])
+        return update, probe_changes.sum(dim=0), loss
+
+    def _project(self, patches: Tensor, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        probes = self.probes(indices)
+        spectra = torch.fft.fft2(probes * patches[:, None], norm='ortho')
+        expected = intensity(spectra)
+        measured = self.measured(indices)
+        loss = self.poisson_loss(expected, indices)
+        factor = measured / torch.sqrt(expected + RATIO_EPSILON) - 1
+        if self.good is not None:
+            factor = factor * self.good
+        changes = torch.fft.ifft2(spectra * factor[:, None], norm='ortho')
+        return (probes.conj() * changes).sum(dim=1), changes, loss
+
+    def expect(self, patches: Tensor, indices: Tensor, probes: Tensor | None = None) -> Tensor:
+        """Compute expected counts, zero frequency in the corner, shape (n_indices, h, w)."""
+        probes = self.probes(indices) if probes is None else probes
+        return intensity(torch.fft.fft2(probes * patches[:, None], norm='ortho'))
+
+    def poisson_loss(self, expected: Tensor, indices: Tensor) -> Tensor:
+        """Compute the Poisson loss per good pixel, as `physics.poisson_loss`."""
+        counts = self.measured(indices) ** 2
+        terms = expected - counts * torch.log(expected + POISSON_EPSILON)
+        if self.good is None:
+            return terms.mean()
+        return (terms * self.good).sum() / (self.good.sum() * len(indices))
+
+    def assess(self, object_: Tensor, batch_size: int = 128) -> tuple[float, float]:
+        """Compute the Poisson loss per pixel and the relative amplitude residual of an object."""
+        loss = misfit = total = 0.0
+        for indices in torch.arange(len(self), device=self.device).split(batch_size):
+            expected = self.expect(self.extract(object_, indices), indices)
+            loss += float(self.poisson_loss(expected, indices)) * len(indices)
+            good = 1.0 if self.good is None else self.good
+            measured = self.measured(indices)
+            misfit += float((good * (torch.sqrt(expected) - measured) ** 2).sum())
+            total += float((good * measured**2).sum())
+        return loss / len(self), misfit / total
+
+
+def intensity(waves: Tensor) -> Tensor:
+    """Sum the modes' intensities: (n, n_modes, height, width) complex to (n, height, width)."""
+    return (waves.real**2 + waves.imag**2).sum(dim=1)
+
+
+def shift_probe(probe: Tensor, rests_px: Tensor) -> Tensor:
+    """Shift a probe (n_modes, h, w) by rests (n, 2), as `physics.shift_probe`."""
+    return torch.fft.ifft2(torch.fft.fft2(probe) * _ramp(rests_px, probe))
+
+
+def shift_probe_back(probes: Tensor, rests_px: Tensor) -> Tensor:
+    """Undo `shift_probe` on (n, n_modes, h, w): its adjoint."""
+    return torch.fft.ifft2(torch.fft.fft2(probes) * _ramp(rests_px, probes).conj())
+
+
+def _ramp(rests_px: Tensor, probe: Tensor) -> Tensor:
+    height, width = probe.shape[-2:]
+    turns_y = torch.fft.fftfreq(height, device=probe.device) * rests_px[:, 0:1]
+    turns_x = torch.fft.fftfreq(width, device=probe.device) * rests_px[:, 1:2]
+    y = torch.polar(torch.ones_like(turns_y), -2 * torch.pi * turns_y)
+    x = torch.polar(torch.ones_like(turns_x), -2 * torch.pi * turns_x)
+    return y[:, None, :, None] * x[:, None, None, :]
+
+
+def _fits(amplitudes: Tensor, device: torch.device) -> bool:
+    if device.type != 'cuda':
+        return True
+    free, _ = torch.cuda.mem_get_info(device)
+    return amplitudes.numel() * amplitudes.element_size() < 0.6 * free
+
+
+def _amplitudes(patterns: RealArray, bad_pixels: BoolArray) -> Tensor:
+    result = np.empty(patterns.shape, dtype=np.float32)
+    for start in range(0, len(patterns), 1024):
+        counts = patterns[start : start + 1024].astype(np.float32)
+        if bad_pixels.any():
+            # For the network alone: the loss leaves these pixels out.
+            counts = inpaint(counts, bad_pixels)
+        result[start : start + 1024] = np.sqrt(np.fft.ifftshift(counts, axes=(1, 2)))
+    return torch.from_numpy(result)

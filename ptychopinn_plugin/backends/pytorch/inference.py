@@ -1,0 +1,188 @@
+"""From patterns to an object: passes of the network, agreement of phases, stitching."""
+
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ptychopinn_plugin.arrays import IntArray
+from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
+from ptychopinn_plugin.backends.pytorch.network import Network
+from ptychopinn_plugin.backends.pytorch.prediction import Patches, predict_patches
+from ptychopinn_plugin.data.grouping import covering_groups, spatial_blocks
+from ptychopinn_plugin.stitching import CELL_PX, agree_phases, neighbour_pairs
+
+BLOCK_BYTES = 1 << 30
+"""Patches are held for so many bytes at a time; a larger scan is stitched block by block."""
+
+STITCHING_FLOOR = 1e-3
+"""Share of the brightest coverage below which a pixel stays as it was."""
+
+PassObserver = Callable[[int, Tensor], None]
+
+
+class Stopwatch:
+    """Adds up the seconds of named parts of a run."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """Give the time since the last lap to `name`."""
+        if self.device.type == 'cuda':
+            torch.cuda.synchronize(self.device)
+        now = time.perf_counter()
+        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
+        self._last = now
+
+
+@torch.no_grad()
+def predict_object(
+    network: Network,
+    model: ForwardModel,
+    *,
+    batch_size: int = 64,
+    phase_agreement: bool = True,
+    stopwatch: Stopwatch | None = None,
+    observer: PassObserver | None = None,
+) -> list[Tensor]:
+    """Predict the object of a scan.
+
+    Parameters
+    ----------
+    network : Network
+    model : ForwardModel
+    batch_size : int
+        Patterns in a batch.
+    phase_agreement : bool
+    stopwatch : Stopwatch, optional
+        Gets the seconds of 'predict' and 'stitch'.
+    observer : callable, optional
+        Gets the number of passes done and the object.
+
+    Returns
+    -------
+    list of Tensor of complex64, shape `model.canvas_shape`
+        The flat start and the object after each pass.
+    """
+    stopwatch = stopwatch or Stopwatch(model.device)
+    positions = (model.corners + model.rests).cpu().numpy()
+    group_size = network.description.group_size
+    objects = [model.flat_object()]
+    patch_bytes = 8 * network.description.window_px**2
+    blocks = spatial_blocks(positions, max(group_size, BLOCK_BYTES // patch_bytes))
+    for number in range(network.description.passes):
+        stitcher = Stitcher(model, objects[-1])
+        for block in blocks:
+            groups = block[covering_groups(positions[block], group_size)]
+            parts = list(
+                _predict_batches(network, model, groups, objects[-1], batch_size, number == 0)
+            )
+            stopwatch.lap('predict')
+            stitcher.add(parts, phase_agreement)
+            stopwatch.lap('stitch')
+        objects.append(stitcher.object_())
+        stopwatch.lap('stitch')
+        if observer is not None:
+            observer(number + 1, objects[-1])
+    return objects
+
+
+def _predict_batches(
+    network: Network,
+    model: ForwardModel,
+    groups: IntArray,
+    object_: Tensor,
+    batch_size: int,
+    is_flat: bool,
+) -> Iterator[Patches]:
+    where = torch.from_numpy(groups).to(model.device)
+    for batch in where.split(max(1, batch_size // groups.shape[1])):
+        yield predict_patches(network, model, batch, object_, is_flat=is_flat)
+
+
+class Stitcher:
+    """Adds blocks of patches to a canvas, weighted by the probe's intensity.
+
+    Parameters
+    ----------
+    model : ForwardModel
+    before : Tensor of complex64, shape `model.canvas_shape`
+        What stands where no light falls.
+    """
+
+    def __init__(self, model: ForwardModel, before: Tensor) -> None:
+        self.model = model
+        self.before = before
+        self.total = torch.zeros_like(before)
+        self.weight = torch.zeros(before.shape, device=before.device)
+
+    def add(self, parts: list[Patches], phase_agreement: bool) -> None:
+        """Add patches; with `phase_agreement` their global phases are brought together first."""
+        turns = [part.values.new_ones(len(part.values)) for part in parts]
+        if phase_agreement:
+            turns = list(self._agree(parts).split([len(part.values) for part in parts]))
+        total = torch.zeros_like(self.total)
+        for part, turn in zip(parts, turns, strict=True):
+            values = part.values * part.weights * turn[:, None, None]
+            total += self.model.place(values, part.indices)
+        if phase_agreement:
+            # A block's own common phase is free as well; the canvas so far decides.
+            common = (total.conj() * self.total).sum()
+            if common.abs() > 0:
+                total *= common / common.abs()
+        self.total += total
+        for part in parts:
+            self.weight += self.model.place(part.weights, part.indices)
+
+    def object_(self) -> Tensor:
+        """Return the weighted mean of all patches."""
+        floor = STITCHING_FLOOR * self.weight.max()
+        return (self.total + floor * self.before) / (self.weight + floor)
+
+    def _agree(self, parts: list[Patches]) -> Tensor:
+        indices = torch.cat([part.indices for part in parts])
+        corners = self.model.corners[indices]
+        cells = torch.cat([_cell_sums(part, self.model.corners[part.indices]) for part in parts])
+        window = parts[0].values.shape[-1]
+        pairs = neighbour_pairs(corners.cpu().numpy().astype(np.float64), float(window))
+        correlations = [
+            _correlate(cells, torch.div(corners, CELL_PX, rounding_mode='floor'), some)
+            for some in torch.from_numpy(pairs).to(self.model.device).split(4096)
+        ]
+        found = torch.cat(correlations).cpu().numpy() if correlations else np.empty(0, np.complex64)
+        return torch.from_numpy(agree_phases(len(indices), pairs, found)).to(self.model.device)
+
+
+def _cell_sums(part: Patches, corners: Tensor) -> Tensor:
+    """Sum weighted patches over the cells of one grid; (n, window, window) to (n, side, side)."""
+    values = part.values * part.weights
+    window = values.shape[-1]
+    side = window // CELL_PX + 2
+    inside = torch.arange(window, device=values.device)
+    rows = (corners[:, 0:1] % CELL_PX + inside) // CELL_PX
+    columns = (corners[:, 1:2] % CELL_PX + inside) // CELL_PX
+    cells = (rows[:, :, None] * side + columns[:, None, :]).reshape(len(values), -1)
+    empty = torch.zeros(len(values), side * side, device=values.device)
+    real = empty.scatter_add(1, cells, values.real.reshape(len(values), -1))
+    imaginary = empty.scatter_add(1, cells, values.imag.reshape(len(values), -1))
+    return torch.complex(real, imaginary).view(-1, side, side)
+
+
+def _correlate(cells: Tensor, corners: Tensor, pairs: Tensor) -> Tensor:
+    """Return the sum of first times conjugate second over common cells, for each pair."""
+    side = cells.shape[-1]
+    offset = corners[pairs[:, 1]] - corners[pairs[:, 0]]
+    inside = torch.arange(side, device=cells.device)
+    rows, columns = inside[None] - offset[:, 0:1], inside[None] - offset[:, 1:2]
+    common = ((rows >= 0) & (rows < side))[:, :, None] & ((columns >= 0) & (columns < side))[:, None]
+    second = cells[
+        pairs[:, 1][:, None, None],
+        rows.clamp(0, side - 1)[:, :, None],
+        columns.clamp(0, side - 1)[:, None, :],
+    ]
+    return (cells[pairs[:, 0]] * second.conj() * common).sum(dim=(1, 2))

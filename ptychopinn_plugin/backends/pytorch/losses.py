@@ -1,0 +1,78 @@
+"""What training minimises, a function a term."""
+
+import torch
+from torch import Tensor
+
+from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
+from ptychopinn_plugin.backends.pytorch.prediction import Patches
+from ptychopinn_plugin.physics import POISSON_EPSILON
+
+TEACHER_FLOOR = 0.02
+"""Weight of the teacher outside the probe, relative to its centre."""
+
+DARK_COUNTS = 1e-3
+"""Expected counts below this are taken as this, where nothing was counted."""
+
+
+def poisson_deviance(expected: Tensor, model: ForwardModel, indices: Tensor) -> Tensor:
+    r"""Compute twice the Poisson log-likelihood ratio per photon.
+
+    :math:`\frac{2}{\sum k} \sum [\lambda - k - k \log(\lambda / k)]` over good pixels: the
+    negative log-likelihood up to a constant, which makes it 0 for a perfect fit and its noise
+    floor the number of lit pixels over the number of photons.
+
+    Parameters
+    ----------
+    expected : Tensor of float32, shape (n_patterns, height, width)
+        Zero frequency in the corner.
+    model : ForwardModel
+    indices : Tensor of int64, shape (n_patterns,)
+    """
+    counts = model.measured(indices) ** 2
+    ratio = (counts + DARK_COUNTS) / (expected + DARK_COUNTS)
+    terms = expected - counts + (counts + DARK_COUNTS) * torch.log(ratio)
+    good = 1.0 if model.good is None else model.good
+    return 2 * (good * terms).sum() / (good * counts).sum().clamp(min=POISSON_EPSILON)
+
+
+def amplitude_error(expected: Tensor, model: ForwardModel, indices: Tensor) -> Tensor:
+    """Compute the mean absolute error of amplitudes over the mean amplitude, on good pixels."""
+    measured = model.measured(indices)
+    good = 1.0 if model.good is None else model.good
+    # The square root's slope at zero is infinite.
+    error = (torch.sqrt(expected + POISSON_EPSILON) - measured).abs()
+    return (good * error).sum() / (good * measured).sum().clamp(min=POISSON_EPSILON)
+
+
+def teacher_distance(patches: Patches, labels: Tensor, coverage: Tensor) -> Tensor:
+    r"""Compute the weighted squared distance to the teacher's patches, up to a global phase.
+
+    :math:`\sum w |R - e^{i\phi} T|^2 / \sum w`. The phase :math:`\phi` fits the teacher to the
+    estimate that the network was given, so that the network learns to stay in step with its
+    neighbours; without an estimate it fits the prediction.
+
+    Parameters
+    ----------
+    patches : Patches
+    labels : Tensor of complex64, shape (n_patches, window, window)
+    coverage : Tensor of float32, shape (n_patches, window, window)
+        1 where the teacher is well lit, 0 where it knows nothing.
+    """
+    relative = patches.weights / patches.weights.amax(dim=(-2, -1), keepdim=True)
+    weights = relative + TEACHER_FLOOR * coverage
+    with torch.no_grad():
+        reference = patches.values if patches.reference is None else patches.reference
+        turn = (reference * labels.conj() * weights).sum(dim=(-2, -1), keepdim=True)
+        turn = turn / (turn.abs() + 1e-9)
+    difference = patches.values - labels * turn
+    squared = difference.real**2 + difference.imag**2
+    return ((squared * weights).sum(dim=(-2, -1)) / weights.sum(dim=(-2, -1))).mean()
+
+
+def total_variation(patches: Patches) -> Tensor:
+    """Compute the mean absolute difference of neighbouring pixels, weighted by the probe."""
+    values = patches.values
+    weights = patches.weights / patches.weights.amax(dim=(-2, -1), keepdim=True)
+    down = (values[:, 1:] - values[:, :-1]).abs() * weights[:, 1:]
+    right = (values[:, :, 1:] - values[:, :, :-1]).abs() * weights[:, :, 1:]
+    return (down.sum() + right.sum()) / weights.sum()

@@ -1,0 +1,170 @@
+"""Apply a network to patterns: what it sees, and the patches that it returns."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ptychopinn_plugin.backends.pytorch.forward import ForwardModel, intensity
+from ptychopinn_plugin.backends.pytorch.network import Network
+from ptychopinn_plugin.physics.features import BACK_PROJECTION_EPSILON, COVERAGE_SCALE
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Predicted patches on the object's pixel grid.
+
+    Attributes
+    ----------
+    indices : Tensor of int64, shape (n_patches,)
+        Which position each belongs to.
+    values : Tensor of complex64, shape (n_patches, window, window)
+    weights : Tensor of float32, shape (n_patches, window, window)
+        The probe's intensity.
+    reference : Tensor of complex64, shape (n_patches, window, window)
+        What the phases of `values` refer to; the estimate that the network was given.
+    """
+
+    indices: Tensor
+    values: Tensor
+    weights: Tensor
+    reference: Tensor | None = None
+
+
+def predict_patches(
+    network: Network, model: ForwardModel, groups: Tensor, object_: Tensor, *, is_flat: bool
+) -> Patches:
+    """Predict the patches of groups of positions.
+
+    Parameters
+    ----------
+    network : Network
+    model : ForwardModel
+    groups : Tensor of int64, shape (n_groups, group_size)
+    object_ : Tensor of complex64, shape `model.canvas_shape`
+        The estimate so far; 'cnn' does not look at it.
+    is_flat : bool
+        Whether `object_` is the flat start, which rests on no data.
+    """
+    if network.description.architecture == 'cnn':
+        return _predict_cnn(network, model, groups)
+    return _predict_sweepnet(network, model, groups.reshape(-1), object_, is_flat)
+
+
+def _predict_sweepnet(
+    network: Network, model: ForwardModel, indices: Tensor, object_: Tensor, is_flat: bool
+) -> Patches:
+    window = network.description.window_px
+    with torch.no_grad():
+        patches = model.extract(object_, indices)
+        update, _ = model.correct(patches, indices)
+        weights = cut_middle(intensity(model.probes(indices)), window)
+        brightest = weights.amax(dim=(-2, -1), keepdim=True)
+        steps = cut_middle(update, window) / (weights + BACK_PROJECTION_EPSILON * brightest)
+        estimate = cut_middle(patches, window)
+        relative = weights / brightest
+        turns = (estimate * relative).sum(dim=(-2, -1), keepdim=True).conj()
+        turns = turns / (turns.abs() + 1e-9)
+        estimate, steps = estimate * turns, steps * turns
+        coverage = torch.zeros_like(weights)
+        if not is_flat:
+            coverage = model.extract(model.coverage, indices, window)
+        features = torch.stack(
+            [
+                estimate.real - 1,
+                estimate.imag,
+                steps.real,
+                steps.imag,
+                torch.sqrt(relative),
+                torch.log1p(coverage) / COVERAGE_SCALE,
+            ],
+            dim=1,
+        )
+    (correction,) = network(features)
+    values = estimate + steps + torch.complex(correction[:, 0].float(), correction[:, 1].float())
+    back = turns.conj()
+    return Patches(indices, values * back, weights, estimate * back)
+
+
+def _predict_cnn(network: Network, model: ForwardModel, groups: Tensor) -> Patches:
+    n_groups, group_size = groups.shape
+    indices = groups.reshape(-1)
+    size = network.description.window_px
+    with torch.no_grad():
+        photons = model.photons
+        amplitudes = torch.fft.fftshift(model.measured(indices), dim=(-2, -1))
+        images = amplitudes * (size / 2) / photons**0.5
+    amplitude, phase = network(images.view(n_groups, group_size, size, size))
+    values = torch.polar(amplitude.float(), phase.float())
+    # Without the overlap constraint one patch stands for the whole group.
+    values = values.expand(n_groups, group_size, size, size).reshape(-1, size, size)
+    values = shift_bilinear(values, model.rests[indices])
+    return Patches(indices, values, intensity(model.probes(indices)))
+
+
+def cut_middle(images: Tensor, size: int) -> Tensor:
+    """Return the middle `size` x `size` pixels of images; pixel [h // 2, w // 2] stays central."""
+    height, width = images.shape[-2:]
+    top, left = height // 2 - size // 2, width // 2 - size // 2
+    return images[..., top : top + size, left : left + size]
+
+
+def shift_bilinear(images: Tensor, rests_px: Tensor) -> Tensor:
+    """Move images (n, h, w) down and right by rests (n, 2) between -1 and 1; edges repeat."""
+    height, width = images.shape[-2:]
+    whole = torch.floor(-rests_px)
+    fraction = (-rests_px - whole)[:, :, None, None]
+    y, x = fraction[:, 0], fraction[:, 1]
+    whole = whole.long()
+    rows = torch.arange(height, device=images.device)[None, :] + whole[:, 0:1]
+    columns = torch.arange(width, device=images.device)[None, :] + whole[:, 1:2]
+    which = torch.arange(len(images), device=images.device)[:, None, None]
+
+    def at(down: int, right: int) -> Tensor:
+        row = (rows + down).clamp(0, height - 1)[:, :, None]
+        column = (columns + right).clamp(0, width - 1)[:, None, :]
+        return images[which, row, column]
+
+    top = (1 - x) * at(0, 0) + x * at(0, 1)
+    bottom = (1 - x) * at(1, 0) + x * at(1, 1)
+    return (1 - y) * top + y * bottom
+
+
+def average_overlap(patches: Patches, model: ForwardModel, group_size: int) -> Tensor:
+    """Average the patches of each group where they overlap, and cut them out again.
+
+    Parameters
+    ----------
+    patches : Patches
+        Groups one after the other.
+    model : ForwardModel
+    group_size : int
+
+    Returns
+    -------
+    Tensor of complex64, shape (n_patches, window, window)
+    """
+    if group_size == 1:
+        return patches.values
+    window = patches.values.shape[-1]
+    corners = model.corners[patches.indices].view(-1, group_size, 2)
+    corners = corners - corners.min(dim=1, keepdim=True).values
+    height, width = (int(side) + window for side in corners.amax(dim=(0, 1)).tolist())
+    n_groups = len(corners)
+    inside = torch.arange(window, device=corners.device)
+    rows = corners[..., 0, None] + inside
+    columns = corners[..., 1, None] + inside
+    group = torch.arange(n_groups, device=corners.device)[:, None, None, None]
+    pixels = (group * height + rows[..., :, None]) * width + columns[..., None, :]
+    pixels = pixels.reshape(-1)
+    floor = 1e-3 * patches.weights.amax(dim=(-2, -1), keepdim=True)
+    weights = patches.weights + floor
+
+    def average(values: Tensor) -> Tensor:
+        canvas = values.new_zeros(n_groups * height * width)
+        return canvas.index_add(0, pixels, values.reshape(-1))
+
+    total = average(weights)
+    real = average(weights * patches.values.real) / total.clamp(min=1e-12)
+    imaginary = average(weights * patches.values.imag) / total.clamp(min=1e-12)
+    return torch.complex(real[pixels], imaginary[pixels]).view(patches.values.shape)

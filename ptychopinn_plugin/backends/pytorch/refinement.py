@@ -1,0 +1,134 @@
+r"""Sweeps over an object through the forward model.
+
+Each batch of patterns moves the object by
+
+.. math::
+    V \leftarrow \mu V + \beta_s
+        \frac{\sum_j P_j^* (\psi'_j - \psi_j)}{(1 - \alpha) \sum_j |P_j|^2 + \alpha \max \sum_j |P_j|^2},
+    \qquad O \leftarrow O + V,
+
+rPIE's update for a batch [1]_ with momentum [2]_, which carries slow phase gradients across the
+field in few sweeps. The step :math:`\beta_s` falls from sweep to sweep, so that the last ones
+average the noise of all patterns that see a pixel instead of following the latest.
+
+References
+----------
+.. [1] A. Maiden, D. Johnson, P. Li, Optica 4 (2017) 736, doi:10.1364/OPTICA.4.000736.
+.. [2] N. Qian, Neural Networks 12 (1999) 145, doi:10.1016/S0893-6080(98)00116-6.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
+
+MOMENTUM = 0.9
+REGULARISATION = 0.2
+FIRST_STEP = 0.3
+LAST_STEP = 0.01
+PROBE_STEP = 0.1
+FEWEST_BATCHES = 16
+"""A sweep has at least so many batches: one batch a sweep would hardly move."""
+
+SweepObserver = Callable[[int, float, Tensor], bool | None]
+
+
+@dataclass
+class SweepState:
+    """What a sweep changes."""
+
+    object_: Tensor
+    velocity: Tensor
+    probe: Tensor
+
+
+def sweep_object(
+    model: ForwardModel,
+    object_: Tensor,
+    sweeps: int,
+    *,
+    batch_size: int = 64,
+    seed: int = 0,
+    refine_probe: bool = False,
+    observer: SweepObserver | None = None,
+) -> tuple[Tensor, list[float]]:
+    """Sweep an object; a sweep that raises the loss is taken back and its step halved.
+
+    Parameters
+    ----------
+    model : ForwardModel
+        Its probe changes with `refine_probe`.
+    object_ : Tensor of complex64, shape `model.canvas_shape`
+        Where to start; left as it is.
+    sweeps : int
+    batch_size : int
+        At most; small scans use smaller batches.
+    seed : int
+        Order of the patterns.
+    refine_probe : bool
+    observer : callable, optional
+        Gets the number of sweeps done, the loss and the object; True stops.
+
+    Returns
+    -------
+    object_ : Tensor of complex64
+    losses : list of float
+        Poisson loss per pixel of each sweep that was kept, as its batches met the object, and of
+        the result; never rising.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    batch_size = min(batch_size, max(1, len(model) // FEWEST_BATCHES))
+    if refine_probe:
+        model.set_probe(model.probe, cache=False)
+    state = SweepState(object_.clone(), torch.zeros_like(object_), model.probe.clone())
+    losses: list[float] = []
+    damping = 1.0
+    for sweep in range(sweeps):
+        before = SweepState(state.object_.clone(), state.velocity.clone(), state.probe.clone())
+        step = damping * (FIRST_STEP * (1 - sweep / sweeps) ** 2 + LAST_STEP)
+        order = torch.randperm(len(model), generator=generator).to(model.device)
+        loss = _sweep_once(model, state, order.split(batch_size), step, refine_probe)
+        if losses and not loss <= losses[-1]:
+            state = SweepState(before.object_, torch.zeros_like(before.velocity), before.probe)
+            damping /= 2
+            if refine_probe:
+                model.set_probe(state.probe, cache=False)
+        else:
+            losses.append(loss)
+        if observer is not None and observer(sweep + 1, losses[-1], state.object_):
+            break
+    if refine_probe:
+        model.set_probe(state.probe)
+    return state.object_, losses
+
+
+def _sweep_once(
+    model: ForwardModel,
+    state: SweepState,
+    batches: tuple[Tensor, ...],
+    step: float,
+    refine_probe: bool,
+) -> float:
+    total = torch.zeros((), device=model.device)
+    for indices in batches:
+        patches = model.extract(state.object_, indices)
+        if refine_probe:
+            update, probe_update, loss = model.correct_with_probe(patches, indices)
+        else:
+            update, loss = model.correct(patches, indices)
+        total += loss * len(indices)
+        weight = model.place((model.probes(indices).abs() ** 2).sum(dim=1), indices)
+        weight = (1 - REGULARISATION) * weight + REGULARISATION * weight.max()
+        state.velocity.mul_(MOMENTUM).add_(step * model.place(update, indices) / weight)
+        state.object_ = state.object_ + state.velocity
+        if refine_probe:
+            brightness = (patches.abs() ** 2).sum(dim=0)
+            brightness = (1 - REGULARISATION) * brightness + REGULARISATION * brightness.max()
+            state.probe = state.probe + PROBE_STEP * probe_update / brightness
+            model.set_probe_only(state.probe)
+    if refine_probe:
+        model.set_probe(state.probe, cache=False)
+    return float(total) / len(model)

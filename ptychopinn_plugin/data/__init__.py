@@ -1,0 +1,31 @@
+"""Scans and reconstructions: in memory, read and written."""
+
+from ptychopinn_plugin.data.description import describe_scan
+from ptychopinn_plugin.data.preparation import find_hot_pixels, fit_to_size, inpaint
+from ptychopinn_plugin.data.readers import Domain, load_scan, read_probe, reader_names
+from ptychopinn_plugin.data.reconstruction import Reconstruction
+from ptychopinn_plugin.data.scan import Geometry, Scan
+from ptychopinn_plugin.data.writers import (
+    read_reconstruction,
+    write_product,
+    write_reconstruction,
+    write_scan,
+)
+
+__all__ = [
+    'Domain',
+    'Geometry',
+    'Reconstruction',
+    'Scan',
+    'describe_scan',
+    'find_hot_pixels',
+    'fit_to_size',
+    'inpaint',
+    'load_scan',
+    'read_probe',
+    'read_reconstruction',
+    'reader_names',
+    'write_product',
+    'write_reconstruction',
+    'write_scan',
+]

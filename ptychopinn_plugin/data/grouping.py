@@ -1,0 +1,148 @@
+"""Groups of neighbouring positions, and blocks of a scan that fit into memory."""
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from ptychopinn_plugin.arrays import FloatArray, IntArray
+from ptychopinn_plugin.errors import DataError
+
+
+def training_groups(
+    positions_px: FloatArray,
+    group_size: int,
+    neighbor_count: int,
+    rng: np.random.Generator,
+    n_groups: int | None = None,
+) -> IntArray:
+    """Draw groups: a seed, and others at random among its nearest neighbours.
+
+    Parameters
+    ----------
+    positions_px : ndarray, shape (n_positions, 2)
+    group_size : int
+        Gridsize squared.
+    neighbor_count : int
+        How many neighbours to choose from; at least ``group_size - 1`` are taken into account.
+    rng : numpy.random.Generator
+    n_groups : int, optional
+        So many different seeds; each position is one where not given.
+
+    Returns
+    -------
+    ndarray of int64, shape (n_groups, group_size)
+        The seed first.
+
+    Raises
+    ------
+    DataError
+        If there are fewer positions than a group holds.
+    """
+    n_positions = len(positions_px)
+    _check_size(n_positions, group_size)
+    seeds = rng.permutation(n_positions)[: n_groups or n_positions]
+    if group_size == 1:
+        return seeds[:, np.newaxis].astype(np.int64)
+    count = min(max(neighbor_count, group_size - 1), n_positions - 1)
+    near = _neighbours(positions_px, seeds, count)
+    choice = rng.random(near.shape).argsort(axis=1)[:, : group_size - 1]
+    others = np.take_along_axis(near, choice, axis=1)
+    return np.concatenate([seeds[:, np.newaxis], others], axis=1).astype(np.int64)
+
+
+def covering_groups(positions_px: FloatArray, group_size: int) -> IntArray:
+    """Form groups so that every position is in at least one, with few repeats.
+
+    Parameters
+    ----------
+    positions_px : ndarray, shape (n_positions, 2)
+    group_size : int
+
+    Returns
+    -------
+    ndarray of int64, shape (n_groups, group_size)
+        A seed first, then its nearest neighbours, those without a group before others.
+    """
+    n_positions = len(positions_px)
+    _check_size(n_positions, group_size)
+    everyone = np.arange(n_positions)
+    if group_size == 1:
+        return everyone[:, np.newaxis]
+    near = _neighbours(positions_px, everyone, min(3 * group_size, n_positions - 1))
+    covered = np.zeros(n_positions, dtype=bool)
+    groups = []
+    for seed in np.lexsort((positions_px[:, 1], positions_px[:, 0])):
+        if covered[seed]:
+            continue
+        # Stable: among the uncovered, and then among the rest, the nearest come first.
+        others = near[seed][np.argsort(covered[near[seed]], kind='stable')][: group_size - 1]
+        group = np.concatenate([[seed], others])
+        covered[group] = True
+        groups.append(group)
+    return np.array(groups, dtype=np.int64)
+
+
+def spatial_blocks(positions_px: FloatArray, largest: int) -> list[IntArray]:
+    """Split positions into compact blocks by halving the longer side.
+
+    Parameters
+    ----------
+    positions_px : ndarray, shape (n_positions, 2)
+    largest : int
+        No block has more positions.
+    """
+    blocks = [np.arange(len(positions_px))]
+    result = []
+    while blocks:
+        block = blocks.pop()
+        if len(block) <= largest:
+            result.append(block)
+            continue
+        points = positions_px[block]
+        axis = int(np.argmax(np.ptp(points, axis=0)))
+        order = block[np.argsort(points[:, axis], kind='stable')]
+        blocks += [order[len(order) // 2 :], order[: len(order) // 2]]
+    return result
+
+
+def thin_positions(
+    positions_px: FloatArray, spacing_px: float, rng: np.random.Generator
+) -> IntArray:
+    """Choose positions no two of which are nearer than `spacing_px`, densely.
+
+    Returns
+    -------
+    ndarray of int64, shape (n_chosen,)
+        Sorted.
+    """
+    tree = cKDTree(positions_px)
+    free = np.ones(len(positions_px), dtype=bool)
+    chosen = []
+    for index in rng.permutation(len(positions_px)):
+        if free[index]:
+            chosen.append(index)
+            free[tree.query_ball_point(positions_px[index], spacing_px)] = False
+    return np.sort(np.array(chosen, dtype=np.int64))
+
+
+def median_step(positions_px: FloatArray) -> float:
+    """Return the median distance to the nearest neighbour, in pixels; 0 for one position."""
+    if len(positions_px) < 2:
+        return 0.0
+    return float(np.median(cKDTree(positions_px).query(positions_px, k=2)[0][:, 1]))
+
+
+def _neighbours(positions_px: FloatArray, seeds: IntArray, count: int) -> IntArray:
+    _, found = cKDTree(positions_px).query(positions_px[seeds], k=count + 1)
+    found = found.reshape(len(seeds), count + 1)
+    # Drop the seed itself, which need not come first where positions repeat.
+    keep = found != seeds[:, np.newaxis]
+    keep[keep.all(axis=1), -1] = False
+    return np.asarray(found[keep].reshape(len(seeds), count), dtype=np.int64)
+
+
+def _check_size(n_positions: int, group_size: int) -> None:
+    if n_positions < group_size:
+        raise DataError(
+            f'A group holds {group_size} patterns, but there are only {n_positions}. '
+            'Use a smaller gridsize.'
+        )

@@ -1,0 +1,226 @@
+"""Fitting a scan to what a model takes: its size, and no holes in the patterns."""
+
+import dataclasses
+import math
+
+import numpy as np
+from scipy import ndimage, sparse
+
+from ptychopinn_plugin.arrays import BoolArray, ComplexArray, FloatArray, IntArray, RealArray
+from ptychopinn_plugin.data.scan import Geometry, Scan
+from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.physics import split_positions
+
+_CHUNK = 1024
+
+
+def fit_to_size(scan: Scan, size: int) -> Scan:
+    r"""Crop or pad the patterns to a square of `size` around zero frequency.
+
+    An object pixel is :math:`\lambda z / (N \Delta)`: with fewer detector pixels `N` it grows. So
+    positions are divided by that factor, the probe is cropped or padded in Fourier space, which is
+    exact, and so is the object, which then is resampled on the new grid. Padded pixels were not
+    measured: they are marked as bad, and the loss leaves them out.
+
+    Parameters
+    ----------
+    scan : Scan
+    size : int
+        Side of the new patterns, in pixels.
+
+    Returns
+    -------
+    Scan
+        The same scan where it has this size already; else with a note of what was done.
+
+    Raises
+    ------
+    DataError
+        If `size` is less than 2.
+    """
+    old = scan.pattern_shape
+    if old == (size, size):
+        return scan
+    if size < 2:
+        raise DataError(f'Patterns need at least 2 x 2 pixels; got size {size}.')
+    bad = np.zeros(old, dtype=bool) if scan.bad_pixels is None else scan.bad_pixels
+    # New object pixels per old one.
+    scale = np.array([size / old[0], size / old[1]])
+    positions, nominal, object_ = scan.positions_px * scale, scan.nominal_positions_px, scan.object_
+    nominal = None if nominal is None else nominal * scale
+    if object_ is not None:
+        object_, shift = _covering(_resample_object(object_, old, size), positions, size)
+        positions = positions + shift
+        nominal = None if nominal is None else nominal + shift
+    return dataclasses.replace(
+        scan,
+        patterns=_fit_middle(scan.patterns, size, fill=0),
+        bad_pixels=_fit_middle(bad, size, fill=True),
+        probe=_fit_probe(scan.probe, size),
+        positions_px=positions,
+        nominal_positions_px=nominal,
+        object_=object_,
+        geometry=_scaled_geometry(scan.geometry, scale),
+        notes=(*scan.notes, _fit_note(old, size)),
+    )
+
+
+def _fit_note(old: tuple[int, int], size: int) -> str:
+    sides = []
+    for side, name in zip(old, ('height', 'width'), strict=True):
+        if side != size:
+            sides.append(f'{name} {"cropped" if side > size else "padded"}')
+    factors = f'{old[0] / size:.4g} x {old[1] / size:.4g}'
+    return (
+        f'Patterns of {old[0]} x {old[1]} pixels were fitted to {size} x {size} around zero '
+        f'frequency ({", ".join(sides)}); an object pixel is now {factors} old ones (height x '
+        'width), and positions, probe and object were resampled to it.'
+    )
+
+
+def _scaled_geometry(geometry: Geometry, scale: FloatArray) -> Geometry:
+    height, width = geometry.pixel_height_m, geometry.pixel_width_m
+    return dataclasses.replace(
+        geometry,
+        pixel_height_m=None if height is None else float(height / scale[0]),
+        pixel_width_m=None if width is None else float(width / scale[1]),
+    )
+
+
+def _fit_middle(images: RealArray, size: int, *, fill: complex) -> RealArray:
+    """Crop or pad the last two axes so that index ``side // 2`` becomes ``size // 2``."""
+    fitted = np.full((*images.shape[:-2], size, size), fill, dtype=images.dtype)
+    source, target = [], []
+    for side in images.shape[-2:]:
+        shift = side // 2 - size // 2
+        source.append(slice(max(shift, 0), min(shift + size, side)))
+        target.append(slice(max(-shift, 0), min(side - shift, size)))
+    fitted[..., target[0], target[1]] = images[..., source[0], source[1]]
+    return fitted
+
+
+def _fit_probe(probe: ComplexArray, size: int) -> ComplexArray:
+    # Shifted transforms on both sides: the middle of the probe stays the middle for odd sides too.
+    axes = (-2, -1)
+    waves = np.fft.ifftshift(probe.astype(np.complex128), axes)
+    spectrum = np.fft.fftshift(np.fft.fft2(waves, norm='ortho'), axes)
+    fitted = np.fft.ifftshift(_fit_middle(spectrum, size, fill=0), axes)
+    return np.fft.fftshift(np.fft.ifft2(fitted, norm='ortho'), axes).astype(np.complex64)
+
+
+def _resample_object(object_: ComplexArray, old: tuple[int, int], size: int) -> ComplexArray:
+    """Sample an object at ``index * old / size``; it may grow by part of a pixel at its end."""
+    # Half a second to import, for scans of another size alone.
+    from scipy import signal
+
+    result = object_
+    for axis, side in enumerate(old):
+        common = math.gcd(side, size)
+        # Only a multiple of this many pixels becomes a whole number of new ones.
+        multiple = side // common
+        length = -(-result.shape[axis] // multiple) * multiple
+        extra = [(0, 0), (0, 0)]
+        extra[axis] = (0, length - result.shape[axis])
+        padded = np.pad(result, extra, mode='edge')
+        result = signal.resample(padded, length * size // side, axis=axis)
+    return np.asarray(result, dtype=np.complex64)
+
+
+def _covering(
+    object_: ComplexArray, positions_px: FloatArray, size: int
+) -> tuple[ComplexArray, IntArray]:
+    """Grow an object where rounding on the new grid makes a patch reach a pixel beyond it."""
+    corners = split_positions(positions_px)[0] - size // 2
+    before = np.maximum(-corners.min(axis=0), 0)
+    after = np.maximum(corners.max(axis=0) + size - np.array(object_.shape), 0)
+    grown = np.pad(object_, list(zip(before, after, strict=True)), mode='edge')
+    return grown, before
+
+
+def inpaint(patterns: RealArray, bad_pixels: BoolArray) -> FloatArray:
+    """Fill bad pixels with the mean of their good neighbours, ring by ring inwards.
+
+    Parameters
+    ----------
+    patterns : ndarray, shape (n_positions, height, width)
+    bad_pixels : ndarray of bool, shape (height, width)
+
+    Returns
+    -------
+    ndarray of float32, shape (n_positions, height, width)
+        A copy; good pixels keep their values.
+
+    Raises
+    ------
+    DataError
+        If no pixel is good.
+    """
+    filled = patterns.astype(np.float32)
+    if bad_pixels.shape != patterns.shape[-2:]:
+        raise DataError(
+            f'bad_pixels must have shape {patterns.shape[-2:]} as a pattern has; '
+            f'got {bad_pixels.shape}.'
+        )
+    if bad_pixels.all():
+        raise DataError('bad_pixels marks every pixel; at least one good one is needed.')
+    flat = filled.reshape(len(filled), -1)
+    known = ~bad_pixels
+    while not known.all():
+        ring = ~known & ndimage.binary_dilation(known, np.ones((3, 3), dtype=bool))
+        average, sources = _neighbour_average(known, ring)
+        targets = np.flatnonzero(ring)
+        for start in range(0, len(flat), _CHUNK):
+            chunk = flat[start : start + _CHUNK]
+            chunk[:, targets] = (average @ chunk[:, sources].T).T
+        known |= ring
+    return filled
+
+
+def _neighbour_average(known: BoolArray, ring: BoolArray) -> tuple[sparse.csr_matrix, RealArray]:
+    """Return the matrix from known pixels to the means in a ring, and which pixels it takes."""
+    height, width = known.shape
+    y, x = np.nonzero(ring)
+    rows, columns = [], []
+    for down in (-1, 0, 1):
+        for right in (-1, 0, 1):
+            v, u = y + down, x + right
+            inside = (v >= 0) & (v < height) & (u >= 0) & (u < width)
+            use = np.flatnonzero(inside)
+            use = use[known[v[use], u[use]]]
+            rows.append(use)
+            columns.append(v[use] * width + u[use])
+    row, column = np.concatenate(rows), np.concatenate(columns)
+    weights = (1.0 / np.bincount(row, minlength=len(y)))[row].astype(np.float32)
+    sources, compact = np.unique(column, return_inverse=True)
+    return sparse.csr_matrix((weights, (row, compact)), shape=(len(y), len(sources))), sources
+
+
+def find_hot_pixels(patterns: RealArray, bad_pixels: BoolArray | None = None) -> BoolArray:
+    """Find pixels that are bright in most patterns and far above their neighbours.
+
+    A pixel is hot where its median over the positions is more than ten times the median of its
+    eight neighbours, by more than ten counts. Two pixels around zero frequency, where an
+    undiffracted beam may lie, are never called hot.
+
+    Parameters
+    ----------
+    patterns : ndarray, shape (n_positions, height, width)
+        Counts.
+    bad_pixels : ndarray of bool, shape (height, width), optional
+        Known bad pixels, which are not looked at.
+
+    Returns
+    -------
+    ndarray of bool, shape (height, width)
+    """
+    sample = patterns[:: max(1, len(patterns) // 256)]
+    if bad_pixels is not None and bad_pixels.any():
+        sample = inpaint(sample, bad_pixels)
+    typical = np.median(sample, axis=0)
+    ring = np.ones((3, 3), dtype=bool)
+    ring[1, 1] = False
+    around = ndimage.median_filter(typical, footprint=ring, mode='nearest')
+    hot = (typical > 10 * around) & (typical - around > 10)
+    y, x = typical.shape[0] // 2, typical.shape[1] // 2
+    hot[max(y - 2, 0) : y + 3, max(x - 2, 0) : x + 3] = False
+    return np.asarray(hot if bad_pixels is None else hot & ~bad_pixels)

@@ -1,0 +1,232 @@
+"""Reading a scan, whatever file it is in."""
+
+import dataclasses
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from ptychopinn_plugin.arrays import ComplexArray
+from ptychopinn_plugin.data.preparation import find_hot_pixels
+from ptychopinn_plugin.data.readers.cxi import read_cxi, read_cxi_product
+from ptychopinn_plugin.data.readers.domain import Domain, check_domain
+from ptychopinn_plugin.data.readers.hdf5 import open_hdf5
+from ptychopinn_plugin.data.readers.joining import Product, single_probe
+from ptychopinn_plugin.data.readers.npz import open_npz, read_npz
+from ptychopinn_plugin.data.readers.plugins import read_with_ptychodus, reader_names
+from ptychopinn_plugin.data.readers.ptychodus_files import read_pair, read_product
+from ptychopinn_plugin.data.scan import Scan
+from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.physics import split_positions
+
+__all__ = ['Domain', 'load_scan', 'read_probe', 'reader_names']
+
+_EXPECTED = (
+    'a scan is an NPZ file, a CXI file, or a folder with diffraction.h5 and product.h5; '
+    'for another format say reader=NAME (--reader NAME)'
+)
+
+
+def load_scan(
+    path: Path | str,
+    *,
+    domain: Domain | None = None,
+    reader: str | None = None,
+    product: Path | str | None = None,
+    positions: Path | str | None = None,
+    probe_from: Path | str | None = None,
+    mask_hot: bool = False,
+) -> Scan:
+    """Read a scan. The content of the file decides what it is, not its name.
+
+    Parameters
+    ----------
+    path : Path
+        An NPZ file, a CXI file, Ptychodus' `diffraction.h5` or the folder that holds it.
+    domain : 'counts' or 'amplitudes', optional
+        What the patterns hold. Where not given, the file says, or it is inferred (see
+        `readers.domain.infer_domain`) and said in the scan's notes.
+    reader : str, optional
+        Read with this file reader of an installed Ptychodus; `reader_names` lists them.
+    product : Path, optional
+        A `product.h5` (or what `reader` reads as a product) with positions, probe and object.
+    positions : Path, optional
+        With `reader`: a file of positions.
+    probe_from : Path, optional
+        A scan, product or reconstruction whose probe is used.
+    mask_hot : bool
+        Mark pixels as bad that are bright in most patterns and far above their neighbours.
+
+    Returns
+    -------
+    Scan
+        Patterns as counts. `notes` says what was assumed, changed or left out.
+
+    Raises
+    ------
+    DataError
+        If a file is missing, damaged or not a scan; the message says what to do.
+    """
+    path = Path(path)
+    check_domain(domain)
+    _check_exists(path)
+    if positions is not None and reader is None:
+        raise DataError('positions=FILE needs reader=NAME (--reader NAME), which reads them.')
+    probe = None if probe_from is None else read_probe(Path(probe_from))
+    product = None if product is None else Path(product)
+    positions = None if positions is None else Path(positions)
+    try:
+        if reader is None:
+            scan = _read_by_content(path, domain, product, probe)
+        else:
+            known = _known_product(product)
+            scan = read_with_ptychodus(
+                path, reader, product=known, positions=positions, domain=domain, probe=probe
+            )
+    except DataError as error:
+        raise _with_path(error, path) from error
+    return _finish(scan, mask_hot=mask_hot)
+
+
+def _with_path(error: DataError, path: Path) -> DataError:
+    message = str(error)
+    return DataError(message if str(path) in message else f'{path}: {message}')
+
+
+def _check_exists(path: Path) -> None:
+    if not path.exists():
+        raise DataError(f'There is no file {path}. Check the path.')
+    if path.is_dir():
+        return
+    try:
+        with path.open('rb') as file:
+            empty = not file.read(1)
+    except OSError as error:
+        raise DataError(
+            f'{path} cannot be read: {error.strerror}. Check its permissions.'
+        ) from error
+    if empty:
+        raise DataError(f'{path} is empty; {_EXPECTED}.')
+
+
+def _start(path: Path) -> bytes:
+    with path.open('rb') as file:
+        return file.read(8)
+
+
+def _content(path: Path) -> str:
+    start = _start(path)
+    if start.startswith((b'PK\x03\x04', b'PK\x05\x06')):
+        return 'npz'
+    if not h5py.is_hdf5(path):
+        kind = 'a single NumPy array' if start.startswith(b'\x93NUMPY') else 'neither'
+        raise DataError(f'{path} is {kind}; {_EXPECTED}.')
+    with open_hdf5(path) as file:
+        if 'entry_1' in file:
+            return 'cxi'
+        if 'probe_position_x_px' in file:
+            raise DataError(
+                f"{path} is Ptychodus' training data in HDF5. "
+                "Say reader='Ptychodus_Training_Data' (--reader Ptychodus_Training_Data)."
+            )
+        if 'patterns' in file or 'probe_position_x_m' in file:
+            return 'ptychodus'
+        raise DataError(f'{path} is HDF5 and holds {", ".join(file) or "nothing"}; {_EXPECTED}.')
+
+
+def _read_by_content(
+    path: Path, domain: Domain | None, product: Path | None, probe: ComplexArray | None
+) -> Scan:
+    if path.is_dir():
+        if not (path / 'diffraction.h5').is_file():
+            raise DataError(f'The folder {path} holds no diffraction.h5; {_EXPECTED}.')
+        return read_pair(path, product=product, domain=domain, probe=probe)
+    content = _content(path)
+    if content == 'ptychodus':
+        return read_pair(path, product=product, domain=domain, probe=probe)
+    if content == 'cxi':
+        known = _known_product(product)
+        if isinstance(known, Path):
+            raise DataError(f'product must be a product.h5 or a CXI file; {known} is neither.')
+        return read_cxi(path, product=known, domain=domain, probe=probe)
+    if product is not None:
+        raise DataError(
+            f'{path} is an NPZ scan, which holds its own positions; leave product=FILE '
+            '(--product FILE) out. To use the probe of another file say probe_from=FILE.'
+        )
+    return read_npz(path, domain=domain, probe=probe)
+
+
+def _known_product(path: Path | None) -> Product | Path | None:
+    """Read a product in a format of our own; leave the rest to Ptychodus' readers."""
+    if path is None:
+        return None
+    _check_exists(path)
+    if path.is_dir() or not h5py.is_hdf5(path):
+        return path
+    with open_hdf5(path) as file:
+        names = set(file)
+    if 'entry_1' in names:
+        return read_cxi_product(path)
+    return read_product(path) if 'probe_position_x_m' in names else path
+
+
+def read_probe(path: Path) -> ComplexArray:
+    """Read the probe of a scan, a product or a reconstruction.
+
+    Parameters
+    ----------
+    path : Path
+        An NPZ file with `probeGuess` or `probe`, a `product.h5` or a CXI file.
+
+    Returns
+    -------
+    ndarray of complex, shape (n_modes, height, width)
+
+    Raises
+    ------
+    DataError
+        If the file holds no probe.
+    """
+    _check_exists(path)
+    known = _known_product(path)
+    if isinstance(known, Product):
+        if known.probe is None:
+            raise DataError(f'{path} holds no probe. Give another file.')
+        return known.probe
+    if path.is_dir() or _start(path)[:2] != b'PK':
+        raise DataError(
+            f'A probe is read from an NPZ file, a product.h5 or a CXI file; not {path}.'
+        )
+    with open_npz(path) as archive:
+        return single_probe(archive['probe' if 'probe' in archive else 'probeGuess'])[0]
+
+
+def _finish(scan: Scan, *, mask_hot: bool) -> Scan:
+    """Leave out an object that says nothing, and mark hot pixels where asked."""
+    notes = list(scan.notes)
+    object_, bad = scan.object_, scan.bad_pixels
+    if object_ is not None:
+        reason = _useless_object(scan, object_)
+        if reason:
+            notes.append(f'The object of the file {reason}; it was left out.')
+            object_ = None
+    if mask_hot:
+        hot = find_hot_pixels(scan.patterns, scan.bad_pixels)
+        notes.append(f'{int(hot.sum())} hot pixels were marked as bad.')
+        bad = hot if bad is None else bad | hot
+    if len(notes) == len(scan.notes):
+        return scan
+    return dataclasses.replace(scan, object_=object_, bad_pixels=bad, notes=tuple(notes))
+
+
+def _useless_object(scan: Scan, object_: ComplexArray) -> str:
+    if not np.isfinite(object_).all():
+        return 'holds NaN or infinity'
+    if np.abs(object_ - object_.flat[0]).max() <= 1e-6 * np.abs(object_.flat[0]):
+        return 'is flat'
+    shape = np.array(scan.pattern_shape)
+    corners = split_positions(scan.positions_px)[0] - shape // 2
+    if (corners < 0).any() or (corners + shape > np.array(object_.shape)).any():
+        return f'(shape {object_.shape}) does not cover the scan'
+    return ''

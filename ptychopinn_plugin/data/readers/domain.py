@@ -1,0 +1,107 @@
+"""Counts or amplitudes: what the numbers of a pattern are, and how amplitudes become counts."""
+
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from ptychopinn_plugin.arrays import RealArray
+from ptychopinn_plugin.errors import DataError
+
+Domain: TypeAlias = Literal['counts', 'amplitudes']
+
+_CHUNK = 1024
+
+
+def check_domain(domain: str | None) -> None:
+    """Raise a DataError unless `domain` is 'counts', 'amplitudes' or None."""
+    if domain not in ('counts', 'amplitudes', None):
+        raise DataError(f"domain must be 'counts' or 'amplitudes'; got {domain!r}.")
+
+
+def infer_domain(patterns: RealArray, *, is_ptychodus_export: bool) -> tuple[Domain, str]:
+    """Tell counts from amplitudes by the values, where the file does not say.
+
+    The first that holds decides:
+
+    1. Integers are counts.
+    2. A file laid out as Ptychodus exports it (`bad_pixels`, or a probe of several modes)
+       holds counts.
+    3. Whole numbers are counts.
+    4. Numbers whose squares are whole are amplitudes.
+    5. Anything else is amplitudes, as PtychoPINN's contract says.
+
+    Parameters
+    ----------
+    patterns : ndarray, shape (n_positions, height, width)
+    is_ptychodus_export : bool
+
+    Returns
+    -------
+    domain : 'counts' or 'amplitudes'
+    reason : str
+        Ends the sentence "taken as counts because ...".
+    """
+    if patterns.dtype.kind in 'ui':
+        return 'counts', f'they are integers ({patterns.dtype})'
+    if is_ptychodus_export:
+        return 'counts', 'the file has the layout of an export by Ptychodus'
+    if values_are_whole(patterns):
+        return 'counts', 'they are whole numbers'
+    if squares_are_whole(patterns):
+        return 'amplitudes', 'their squares are whole numbers'
+    return 'amplitudes', "PtychoPINN's files hold amplitudes"
+
+
+def values_are_whole(patterns: RealArray) -> bool:
+    """Return whether every value of a sample of the patterns is a whole number."""
+    sample = _sample(patterns)
+    return bool(sample.size) and bool((sample == np.rint(sample)).all())
+
+
+def squares_are_whole(patterns: RealArray) -> bool:
+    """Return whether nearly all squares of a sample are whole numbers, as the file rounded them."""
+    sample = _sample(patterns)
+    squares = sample[sample > 0] ** 2
+    rounding = 8 * np.finfo(patterns.dtype).eps if patterns.dtype.kind == 'f' else 0.0
+    tolerance = 1e-3 + rounding * squares
+    # Where rounding alone reaches a quarter, any number would pass.
+    told = tolerance < 0.25
+    if not told.any():
+        return False
+    near = np.abs(squares - np.rint(squares)) < tolerance
+    return bool(near[told].mean() > 0.99)
+
+
+def _sample(patterns: RealArray, count: int = 32) -> RealArray:
+    sample = patterns[:: max(1, len(patterns) // count)].astype(np.float64)
+    return sample[np.isfinite(sample)]
+
+
+def to_counts(patterns: RealArray, domain: Domain) -> RealArray:
+    """Return patterns as counts: as they are, or the squares of amplitudes in float32.
+
+    Parameters
+    ----------
+    patterns : ndarray, shape (n_positions, height, width)
+        Where it is float32 and holds amplitudes, it is squared in place.
+    domain : 'counts' or 'amplitudes'
+
+    Returns
+    -------
+    ndarray, shape (n_positions, height, width)
+        Counts in the type of the source, amplitudes squared as float32.
+    """
+    if domain == 'counts':
+        return patterns.astype(np.float32) if patterns.dtype == np.float16 else patterns
+    own = patterns.dtype == np.float32 and patterns.flags.writeable
+    counts = patterns if own else np.empty(patterns.shape, dtype=np.float32)
+    for start in range(0, len(patterns), _CHUNK):
+        chunk = patterns[start : start + _CHUNK]
+        if chunk.dtype.kind != 'u' and (chunk < 0).any():
+            raise DataError(
+                f'Amplitudes must not be negative; got {chunk.min()}. '
+                "Where the patterns hold counts, say domain='counts' (--domain counts)."
+            )
+        # Floats first: the square of an integer overflows its type.
+        np.square(chunk.astype(np.float32, copy=False), out=counts[start : start + _CHUNK])
+    return counts

@@ -1,0 +1,75 @@
+"""Opening HDF5 files: what is wrong with one becomes a DataError."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from ptychopinn_plugin.arrays import RealArray
+from ptychopinn_plugin.errors import DataError
+
+
+@contextlib.contextmanager
+def open_hdf5(path: Path) -> Iterator[Any]:
+    """Open an HDF5 file for reading; a damaged one is a DataError, whenever it shows."""
+    try:
+        with h5py.File(path, 'r') as file:
+            yield file
+    except FileNotFoundError as error:
+        raise DataError(f'There is no file {path}. Check the path.') from error
+    # HDF5 reports damage as OSError, as RuntimeError or, for broken links, as KeyError.
+    except (OSError, RuntimeError, KeyError) as error:
+        reason = ' '.join(str(error).split()).strip('\'"')
+        raise DataError(
+            f'{path} is truncated, damaged or no HDF5 file ({reason}). '
+            'Copy or write the file again.'
+        ) from error
+
+
+def find(file: Any, keys: Sequence[str]) -> RealArray | None:
+    """Return the first dataset of these names, whole; None where there is none."""
+    for key in keys:
+        if key in file and isinstance(file[key], h5py.Dataset):
+            return np.asarray(file[key][()])
+    return None
+
+
+def need(file: Any, *keys: str) -> RealArray:
+    """Return the first dataset of these names; without one, a DataError names them."""
+    array = find(file, keys)
+    if array is None:
+        raise DataError(
+            f'{file.filename} must hold the dataset {" or ".join(keys)}; '
+            f'it holds {", ".join(file) or "nothing"}.'
+        )
+    return array
+
+
+def find_number(file: Any, keys: Sequence[str]) -> float | None:
+    """Return the first of these datasets as a number; None where there is none."""
+    array = find(file, keys)
+    if array is None or array.size == 0 or array.dtype.kind not in 'uif':
+        return None
+    return float(array.ravel()[0])
+
+
+def attribute(item: Any, key: str) -> float | None:
+    """Return an attribute as a number; None where there is none."""
+    value = np.asarray(item.attrs.get(key, np.nan))
+    if value.size == 0 or value.dtype.kind not in 'uif' or not np.isfinite(value.ravel()[0]):
+        return None
+    return float(value.ravel()[0])
+
+
+def check_stack(patterns: RealArray, where: str) -> None:
+    """Raise a DataError unless `patterns` is a stack of real images."""
+    if patterns.ndim != 3 or patterns.dtype.kind not in 'uif':
+        raise DataError(
+            f'{where} must be real numbers of shape (n_patterns, height, width); '
+            f'it is {patterns.dtype} of shape {patterns.shape}.'
+        )
+    if not patterns.size:
+        raise DataError(f'{where} holds no pattern; at least one is needed.')

@@ -1,0 +1,299 @@
+"""NPZ scans: PtychoPINN's contract (amplitudes) and Ptychodus' export (counts), one set of keys."""
+
+import contextlib
+import json
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ptychopinn_plugin.arrays import BoolArray, ComplexArray, FloatArray, IntArray, RealArray
+from ptychopinn_plugin.data.readers.domain import (
+    Domain,
+    infer_domain,
+    squares_are_whole,
+    to_counts,
+)
+from ptychopinn_plugin.data.readers.joining import (
+    load_name,
+    middle_offset_px,
+    single_layer,
+    single_probe,
+)
+from ptychopinn_plugin.data.scan import Geometry, Scan
+from ptychopinn_plugin.errors import DataError
+
+_GEOMETRY = tuple(Geometry.__dataclass_fields__)
+
+
+class Archive(Mapping[str, RealArray]):
+    """The arrays of an NPZ file; what is wrong with one becomes a DataError."""
+
+    def __init__(self, path: Path, members: Any) -> None:
+        self._path, self._members = path, members
+
+    def __contains__(self, key: object) -> bool:
+        # The inherited test would read the whole array.
+        return key in self._members.files
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._members.files)
+
+    def __len__(self) -> int:
+        return len(self._members.files)
+
+    def __getitem__(self, key: str) -> RealArray:
+        if key not in self:
+            raise DataError(
+                f'{self._path} must hold {key!r}; it holds {", ".join(self) or "nothing"}.'
+            )
+        try:
+            array = self._members[key]
+        except ValueError as error:
+            if 'allow_pickle' not in str(error):
+                raise _damaged(self._path, key) from error
+            raise DataError(
+                f'{key!r} of {self._path} must be an array of numbers; it is an object array, '
+                'which can run code when it is read. Save it again as numbers.'
+            ) from error
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
+            raise _damaged(self._path, key) from error
+        if not isinstance(array, np.ndarray):
+            raise DataError(
+                f'{key!r} of {self._path} must be an array; it is another kind of file.'
+            )
+        return array
+
+
+def _damaged(path: Path, key: str) -> DataError:
+    return DataError(f'{key!r} of {path} is truncated or damaged. Copy or write the file again.')
+
+
+@contextlib.contextmanager
+def open_npz(path: Path) -> Iterator[Archive]:
+    """Open an NPZ file for reading, never with pickle."""
+    # NumPy leaves a file that it opened itself open where it turns out to be damaged.
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(path.open('rb'))
+            members = stack.enter_context(np.load(file, allow_pickle=False))
+        except (zipfile.BadZipFile, EOFError, ValueError, TypeError, AttributeError) as error:
+            raise DataError(
+                f'{path} is truncated or damaged: it is no complete NPZ file. '
+                'Copy or write the file again.'
+            ) from error
+        yield Archive(path, members)
+
+
+def read_metadata(archive: Archive) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the JSON of `_metadata`, empty where there is none, and a note if it is unreadable."""
+    if '_metadata' not in archive:
+        return {}, ()
+    try:
+        values = json.loads(str(archive['_metadata'].ravel()[0]))
+    except (DataError, IndexError, json.JSONDecodeError):
+        return {}, ('_metadata is not JSON and was ignored.',)
+    if not isinstance(values, dict):
+        return {}, ('_metadata is not a JSON object and was ignored.',)
+    return values, ()
+
+
+def geometry_of(metadata: Mapping[str, Any]) -> Geometry:
+    """Return the sizes that metadata hold, under `geometry` or beside the rest."""
+    values: dict[str, float] = {}
+    for source in (metadata, metadata.get('geometry')):
+        if not isinstance(source, Mapping):
+            continue
+        for name in _GEOMETRY:
+            number = _number(source.get(name))
+            if number:
+                values[name] = number
+    return Geometry(**values)
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value):
+        return float(value)
+    return None
+
+
+def read_npz(path: Path, *, domain: Domain | None, probe: ComplexArray | None = None) -> Scan:
+    """Read a scan from an NPZ file.
+
+    Parameters
+    ----------
+    path : Path
+    domain : 'counts' or 'amplitudes', optional
+        Where not given: `diffraction_domain` of `_metadata`, else `infer_domain`.
+    probe : ndarray of complex, shape (n_modes, height, width), optional
+        Used in place of `probeGuess`.
+    """
+    with open_npz(path) as archive:
+        metadata, notes = read_metadata(archive)
+        is_export = 'bad_pixels' in archive and not metadata
+        positions, more = _positions(archive)
+        patterns, order = _patterns(archive, len(positions))
+        notes = (*notes, *more, *order)
+        modes_axis = False
+        if probe is None:
+            guess = archive['probeGuess']
+            modes_axis = guess.ndim > 2
+            probe, more = single_probe(guess)
+            notes = (*notes, *more)
+        looks_exported = 'bad_pixels' in archive or modes_axis
+        domain, note = _choose_domain(patterns, domain, metadata, looks_exported)
+        object_, more = _object(archive)
+        notes = (*notes, *note, *more, *_restored(metadata))
+        nominal = _nominal(archive, len(positions))
+        bad_pixels = _bad_pixels(archive)
+        scan_index = _scan_index(archive, len(positions))
+    if is_export:
+        # Since 1.6 Ptychodus gives the middle between pixels; only newer files have bad_pixels.
+        offset = [middle_offset_px(patterns.shape[1]), middle_offset_px(patterns.shape[2])]
+        positions = positions + offset
+        nominal = None if nominal is None else nominal + offset
+    patterns, scaled = _counts(patterns, domain, metadata)
+    return Scan(
+        patterns=patterns,
+        positions_px=positions,
+        probe=probe,
+        object_=object_,
+        bad_pixels=bad_pixels,
+        nominal_positions_px=nominal,
+        scan_index=scan_index,
+        geometry=geometry_of(metadata),
+        name=str(metadata.get('name') or load_name(path)),
+        notes=(*notes, *scaled),
+    )
+
+
+def _restored(metadata: Mapping[str, Any]) -> tuple[str, ...]:
+    notes = metadata.get('notes')
+    return tuple(map(str, notes)) if isinstance(notes, list) else ()
+
+
+def _column(archive: Archive, key: str) -> FloatArray:
+    values = archive[key]
+    if values.dtype.kind not in 'uif':
+        raise DataError(f'{key} must hold real numbers; its type is {values.dtype}.')
+    return values.astype(np.float64).ravel()
+
+
+def _coordinates(archive: Archive, x_key: str, y_key: str) -> FloatArray:
+    x, y = _column(archive, x_key), _column(archive, y_key)
+    if len(x) != len(y):
+        raise DataError(
+            f'{x_key} and {y_key} must have the same length; they have {len(x)} and {len(y)}.'
+        )
+    return np.stack([y, x], axis=1)
+
+
+def _positions(archive: Archive) -> tuple[FloatArray, tuple[str, ...]]:
+    if 'xcoords' not in archive and 'xcoords_start' in archive:
+        nominal = _coordinates(archive, 'xcoords_start', 'ycoords_start')
+        return nominal, ('The file holds nominal positions alone; they are used.',)
+    return _coordinates(archive, 'xcoords', 'ycoords'), ()
+
+
+def _nominal(archive: Archive, count: int) -> FloatArray | None:
+    if 'xcoords_start' not in archive or 'ycoords_start' not in archive:
+        return None
+    nominal = _coordinates(archive, 'xcoords_start', 'ycoords_start')
+    if len(nominal) != count:
+        raise DataError(
+            f'xcoords_start must have {count} values as xcoords has; it has {len(nominal)}.'
+        )
+    return nominal
+
+
+def _patterns(archive: Archive, count: int) -> tuple[RealArray, tuple[str, ...]]:
+    key = 'diffraction' if 'diff3d' not in archive and 'diffraction' in archive else 'diff3d'
+    patterns = archive[key]
+    if patterns.dtype.kind not in 'uif':
+        raise DataError(f'{key} must hold real numbers; its type is {patterns.dtype}.')
+    if patterns.ndim != 3:
+        raise DataError(
+            f'{key} must have shape (n_positions, height, width); it has {patterns.shape}.'
+        )
+    if not patterns.size:
+        raise DataError(f'{key} holds no pattern (shape {patterns.shape}); at least one is needed.')
+    if len(patterns) == count:
+        return patterns, ()
+    if patterns.shape[2] == count:
+        note = f'{key} was stored as (height, width, n_positions) and has been turned.'
+        return np.ascontiguousarray(np.moveaxis(patterns, 2, 0)), (note,)
+    raise DataError(
+        f'{key} must hold one pattern for each of the {count} positions of xcoords; '
+        f'its shape is {patterns.shape}. Cut the longer one.'
+    )
+
+
+def _choose_domain(
+    patterns: RealArray, domain: Domain | None, metadata: Mapping[str, Any], looks_exported: bool
+) -> tuple[Domain, tuple[str, ...]]:
+    if domain is not None:
+        return domain, ()
+    stated = metadata.get('diffraction_domain')
+    if stated in ('counts', 'intensity', 'intensities'):
+        return 'counts', ()
+    if stated in ('amplitudes', 'amplitude'):
+        return 'amplitudes', ()
+    inferred, reason = infer_domain(patterns, is_ptychodus_export=looks_exported)
+    other = 'amplitudes' if inferred == 'counts' else 'counts'
+    return inferred, (
+        f'The patterns were taken as {inferred} because {reason}; '
+        f'if that is wrong, say domain={other!r} (--domain {other}).',
+    )
+
+
+def _counts(
+    patterns: RealArray, domain: Domain, metadata: Mapping[str, Any]
+) -> tuple[RealArray, tuple[str, ...]]:
+    if domain == 'counts':
+        return to_counts(patterns, domain), ()
+    photons = _photons(metadata)
+    # Amplitudes of another unit become photons, as the Poisson statistics of the loss need.
+    rescalable = photons is not None and not squares_are_whole(patterns)
+    counts = to_counts(patterns, domain)
+    mean = float(np.mean([chunk.sum(dtype=np.float64) for chunk in counts]))
+    if photons is None or not rescalable or not mean > 0 or 0.5 < photons / mean < 2:
+        return counts, ()
+    counts *= np.float32(photons / mean)
+    return counts, (
+        f'The squared amplitudes were scaled by {photons / mean:.3g} '
+        f'to the {photons:.3g} photons per pattern of _metadata.',
+    )
+
+
+def _photons(metadata: Mapping[str, Any]) -> float | None:
+    sources = [metadata, *(part for part in metadata.values() if isinstance(part, Mapping))]
+    numbers = [_number(source.get('nphotons')) for source in sources]
+    return next((number for number in numbers if number is not None and number > 0), None)
+
+
+def _object(archive: Archive) -> tuple[ComplexArray | None, tuple[str, ...]]:
+    if 'objectGuess' not in archive:
+        return None, ()
+    values = archive['objectGuess']
+    if not values.size or values.ndim == 0:
+        return None, ()
+    object_, notes = single_layer(values)
+    return object_.astype(np.complex64), notes
+
+
+def _bad_pixels(archive: Archive) -> BoolArray | None:
+    return archive['bad_pixels'] != 0 if 'bad_pixels' in archive else None
+
+
+def _scan_index(archive: Archive, count: int) -> IntArray | None:
+    if 'scan_index' not in archive:
+        return None
+    values = archive['scan_index'].ravel()
+    if len(values) != count:
+        raise DataError(
+            f'scan_index must have {count} values as xcoords has; it has {len(values)}.'
+        )
+    return values.astype(np.int64)

@@ -1,0 +1,139 @@
+"""From settings to a scan: object, probe, path, expected counts, counted photons."""
+
+import numpy as np
+from scipy.ndimage import map_coordinates
+from scipy.signal import fftconvolve
+
+from ptychopinn_plugin.arrays import ComplexArray, FloatArray, RealArray
+from ptychopinn_plugin.data.scan import Scan
+from ptychopinn_plugin.data.simulation.configuration import SimulationConfig
+from ptychopinn_plugin.data.simulation.objects import make_object
+from ptychopinn_plugin.data.simulation.paths import ScanPath, make_path
+from ptychopinn_plugin.data.simulation.probes import make_modes, make_probe
+from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.physics import predict_patterns
+
+_BATCH = 128
+
+
+def simulate(
+    config: SimulationConfig,
+    *,
+    object_: ComplexArray | None = None,
+    probe: ComplexArray | None = None,
+) -> Scan:
+    r"""Simulate a scan with its ground truth, :math:`k_j \sim \mathrm{Poisson}(I_j)`.
+
+    The same seed gives the same scan; other photons, noise or dead pixels leave its object and
+    its positions as they are.
+
+    Parameters
+    ----------
+    config : SimulationConfig
+    object_ : ndarray of complex, shape (object_height, object_width), optional
+        Scanned around its middle, in place of the one that `config` describes.
+    probe : ndarray of complex, shape (size, size) or (n_modes, size, size), optional
+        In place of the one that `config` describes; its scale is set by ``config.photons``. One
+        image becomes ``config.n_modes`` modes.
+
+    Returns
+    -------
+    Scan
+        `patterns` in uint16, or uint32 where a count needs it (without Poisson noise float32),
+        `positions_px` as reported, in pixel indices of `object_`, and the probe scaled so that a
+        pattern holds ``config.photons`` on average.
+
+    Raises
+    ------
+    DataError
+        If the object is too small for the scan, or the probe is of another size.
+    """
+    path = make_path(config)
+    needed = _object_shape(config, path)
+    if object_ is None:
+        object_ = make_object(config, needed)
+    _check_object(object_, needed)
+    middle = (np.array(object_.shape) - 1) / 2
+    reported, true = path.reported_px + middle, path.true_px + middle
+    # What the scan will hold, in its precision, so that it explains its patterns exactly.
+    object_ = object_.astype(np.complex64)
+    modes = _modes(config, probe)
+    modes = modes * np.sqrt(config.photons / _mean_transmission(object_, modes, reported))
+    modes = modes.astype(np.complex64)
+    bad_pixels = _dead_pixels(config)
+    patterns = _count(config, object_, modes, true)
+    patterns[:, bad_pixels] = 0
+    return Scan(
+        patterns=patterns,
+        positions_px=reported,
+        probe=modes,
+        object_=object_,
+        bad_pixels=bad_pixels,
+        nominal_positions_px=reported.copy(),
+        name=f'simulated-{config.object_kind}-{config.seed}',
+    )
+
+
+def _object_shape(config: SimulationConfig, path: ScanPath) -> tuple[int, int]:
+    # Two pixels more: rounding and interpolation reach one pixel further on each side.
+    height, width = (int(np.ceil(extent)) + config.size + 2 for extent in path.extent_px)
+    return height, width
+
+
+def _check_object(object_: ComplexArray, needed: tuple[int, int]) -> None:
+    if object_.ndim != 2 or any(h < n for h, n in zip(object_.shape, needed, strict=True)):
+        raise DataError(
+            f'The object must have at least {needed[0]} x {needed[1]} pixels for this scan; got '
+            f'shape {object_.shape}. Take fewer positions, smaller steps or a larger object.'
+        )
+    if not np.isfinite(object_).all():
+        raise DataError('The object must be finite; it holds NaN or infinity. Replace them.')
+
+
+def _modes(config: SimulationConfig, probe: ComplexArray | None) -> ComplexArray:
+    if probe is None:
+        return make_probe(config)
+    if probe.shape[-2:] != (config.size, config.size) or probe.ndim not in (2, 3):
+        raise DataError(
+            f'probe must have shape ({config.size}, {config.size}) or (n_modes, {config.size}, '
+            f'{config.size}); got {probe.shape}. Resample it, or set size.'
+        )
+    if probe.ndim == 2:
+        return make_modes(probe.astype(np.complex128), config.n_modes, config.mode_decay)
+    return probe.astype(np.complex128)
+
+
+def _mean_transmission(
+    object_: ComplexArray, modes: ComplexArray, positions_px: FloatArray
+) -> float:
+    """Return the mean energy of an exit wave, from the intensities of object and probe alone."""
+    intensity = (np.abs(modes) ** 2).sum(axis=0)
+    # A correlation of even size: its pixel [0, 0] is the patch whose corner is there.
+    transmitted = fftconvolve(np.abs(object_) ** 2, intensity[::-1, ::-1], mode='valid')
+    corners = positions_px - np.array(intensity.shape) // 2
+    energies = map_coordinates(transmitted, corners.T, order=1, mode='nearest')
+    return float(energies.mean())
+
+
+def _dead_pixels(config: SimulationConfig) -> RealArray:
+    bad = np.zeros((config.size, config.size), dtype=bool)
+    stream = config.random_streams()['detector']
+    bad.flat[stream.choice(config.size**2, config.dead_pixels, replace=False)] = True
+    return bad
+
+
+def _count(
+    config: SimulationConfig, object_: ComplexArray, modes: ComplexArray, positions_px: FloatArray
+) -> RealArray:
+    stream = config.random_streams()['counts']
+    shape = (len(positions_px), config.size, config.size)
+    patterns: RealArray = np.empty(shape, dtype=np.uint32 if config.poisson_noise else np.float32)
+    exact, exact_modes = object_.astype(np.complex128), modes.astype(np.complex128)
+    origin = np.zeros(2, dtype=np.int64)
+    for start in range(0, len(positions_px), _BATCH):
+        batch = slice(start, start + _BATCH)
+        expected = predict_patterns(exact, origin, positions_px[batch], exact_modes)
+        patterns[batch] = stream.poisson(expected) if config.poisson_noise else expected
+    if config.poisson_noise and patterns.max() <= np.iinfo(np.uint16).max:
+        return patterns.astype(np.uint16)
+    return patterns

@@ -1,0 +1,227 @@
+"""Writing scans and reconstructions, and reading a reconstruction back.
+
+Each file is written under another name first, so a failure leaves nothing half-written.
+"""
+
+import dataclasses
+import io
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from ptychopinn_plugin._version import __version__
+from ptychopinn_plugin.arrays import RealArray
+from ptychopinn_plugin.data.readers.joining import middle_offset_px
+from ptychopinn_plugin.data.readers.npz import geometry_of, open_npz, read_metadata
+from ptychopinn_plugin.data.reconstruction import Reconstruction
+from ptychopinn_plugin.data.scan import Geometry, Scan
+from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.files import atomic_path
+
+UNKNOWN_PIXEL_M = 1e-9
+"""Size of an object pixel in a product whose geometry is unknown."""
+
+
+def write_scan(path: Path | str, scan: Scan) -> None:
+    """Write a scan as NPZ, with the keys of Ptychodus' training export.
+
+    `diff3d` holds counts in their source's type, and `_metadata` says so. `xcoords` and `ycoords`
+    are the position of pixel ``[height // 2, width // 2]`` of the patch.
+
+    Parameters
+    ----------
+    path : Path
+    scan : Scan
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    metadata = {
+        'diffraction_domain': 'counts',
+        'name': scan.name,
+        'geometry': _known(scan.geometry),
+        'notes': list(scan.notes),
+        'written_by': f'ptychopinn-plugin {__version__}',
+    }
+    nominal = scan.positions_px if scan.nominal_positions_px is None else scan.nominal_positions_px
+    arrays: dict[str, Any] = {
+        'xcoords': scan.positions_px[:, 1],
+        'ycoords': scan.positions_px[:, 0],
+        'xcoords_start': nominal[:, 1],
+        'ycoords_start': nominal[:, 0],
+        'diff3d': scan.patterns,
+        'bad_pixels': scan.bad_pixels,
+        'probeGuess': scan.probe,
+        'scan_index': scan.scan_index,
+    }
+    if scan.object_ is not None:
+        arrays['objectGuess'] = np.asarray(scan.object_, dtype=np.complex64)
+    _save(Path(path), arrays, metadata)
+
+
+def write_reconstruction(path: Path | str, reconstruction: Reconstruction) -> None:
+    """Write a reconstruction as NPZ.
+
+    Keys: `object` complex64 (height, width), `origin_px` (y, x), `coverage`, `probe`,
+    `positions_px`, `likelihoods`, `pixel_size_m` (height, width) where known, and `_metadata`.
+
+    Parameters
+    ----------
+    path : Path
+    reconstruction : Reconstruction
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    geometry = reconstruction.geometry
+    residual = reconstruction.amplitude_residual
+    metadata = {
+        'name': reconstruction.name,
+        'backend': reconstruction.backend,
+        'timing': {name: float(seconds) for name, seconds in reconstruction.timing.items()},
+        'amplitude_residual': float(residual) if math.isfinite(residual) else None,
+        'geometry': _known(geometry),
+        'written_by': f'ptychopinn-plugin {__version__}',
+    }
+    arrays: dict[str, Any] = {
+        'object': np.asarray(reconstruction.object_, dtype=np.complex64),
+        'origin_px': np.asarray(reconstruction.origin_px, dtype=np.float64),
+        'coverage': np.asarray(reconstruction.coverage, dtype=np.float32),
+        'probe': np.asarray(reconstruction.probe, dtype=np.complex64),
+        'positions_px': np.asarray(reconstruction.positions_px, dtype=np.float64),
+        'likelihoods': np.asarray(reconstruction.likelihoods, dtype=np.float64),
+    }
+    if geometry.pixel_height_m and geometry.pixel_width_m:
+        arrays['pixel_size_m'] = np.array([geometry.pixel_height_m, geometry.pixel_width_m])
+    _save(Path(path), arrays, metadata)
+
+
+def _known(geometry: Geometry) -> dict[str, float]:
+    values = dataclasses.asdict(geometry)
+    return {name: float(value) for name, value in values.items() if value is not None}
+
+
+def _save(path: Path, arrays: dict[str, Any], metadata: dict[str, Any]) -> None:
+    arrays['_metadata'] = np.array(json.dumps(metadata))
+    with atomic_path(path) as temporary, temporary.open('wb') as file:
+        np.savez(file, **arrays)
+
+
+def read_reconstruction(path: Path | str) -> Reconstruction:
+    """Read what `write_reconstruction` wrote.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    Reconstruction
+
+    Raises
+    ------
+    DataError
+        If the file is missing, damaged or not a reconstruction.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f'There is no file {path}. Check the path.')
+    with open_npz(path) as archive:
+        object_, origin, coverage = archive['object'], archive['origin_px'], archive['coverage']
+        probe, positions = archive['probe'], archive['positions_px']
+        likelihoods = archive['likelihoods']
+        metadata, _ = read_metadata(archive)
+    if object_.ndim != 2 or coverage.shape != object_.shape or origin.shape != (2,):
+        raise DataError(
+            f'{path} must hold object and coverage of one shape (height, width) and origin_px '
+            f'(y, x); got shapes {object_.shape}, {coverage.shape}, {origin.shape}.'
+        )
+    residual = metadata.get('amplitude_residual')
+    timing = metadata.get('timing')
+    return Reconstruction(
+        object_=object_,
+        origin_px=origin,
+        coverage=coverage,
+        probe=probe,
+        positions_px=positions,
+        backend=str(metadata.get('backend', 'unknown')),
+        likelihoods=tuple(map(float, likelihoods.ravel())),
+        timing=dict(timing) if isinstance(timing, Mapping) else {},
+        amplitude_residual=float('nan') if residual is None else float(residual),
+        geometry=geometry_of(metadata),
+        name=str(metadata.get('name', 'scan')),
+    )
+
+
+def write_product(path: Path | str, reconstruction: Reconstruction) -> None:
+    """Write a reconstruction as a Ptychodus product.
+
+    A position of zero pixels becomes zero metres. Where the size of an object pixel is unknown, it
+    is written as a nanometre, and the comments say so.
+
+    Parameters
+    ----------
+    path : Path
+    reconstruction : Reconstruction
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    geometry = reconstruction.geometry
+    comments = f'Reconstructed by ptychopinn-plugin {__version__} ({reconstruction.backend}).'
+    pixel_m = (geometry.pixel_height_m, geometry.pixel_width_m)
+    if not (pixel_m[0] and pixel_m[1]):
+        pixel_m = (UNKNOWN_PIXEL_M, UNKNOWN_PIXEL_M)
+        comments += ' The pixel size is unknown; a pixel is written as 1 nm.'
+    attributes = {
+        'name': reconstruction.name,
+        'comments': comments,
+        'detector_object_distance_m': geometry.detector_distance_m or 0.0,
+        'photon_energy_eV': geometry.photon_energy_eV or 0.0,
+        'probe_photon_count': float((np.abs(reconstruction.probe) ** 2).sum(dtype=np.float64)),
+        'exposure_time_s': 0.0,
+        'mass_attenuation_m2_per_kg': 0.0,
+        'tomography_angle_deg': 0.0,
+        'tilt_angle_deg': 0.0,
+        'focus_object_distance_m': 0.0,
+        'far_field': True,
+    }
+    # In memory first: where a disk fills up while HDF5 closes a file, it can crash the process.
+    content = io.BytesIO()
+    with h5py.File(content, 'w') as file:
+        file.attrs.update(attributes)
+        _write_arrays(file, reconstruction, np.array(pixel_m, dtype=np.float64))
+    with atomic_path(Path(path)) as temporary:
+        temporary.write_bytes(content.getbuffer())
+
+
+def _write_arrays(file: Any, reconstruction: Reconstruction, pixel_m: RealArray) -> None:
+    positions_m = reconstruction.positions_px * pixel_m
+    file['probe_position_indexes'] = np.arange(len(positions_m))
+    file['probe_position_y_m'] = positions_m[:, 0]
+    file['probe_position_x_m'] = positions_m[:, 1]
+    probe = np.asarray(reconstruction.probe, dtype=np.complex64)
+    file['probe'] = probe[np.newaxis]
+    file['object'] = np.asarray(reconstruction.object_, dtype=np.complex64)[np.newaxis]
+    for name in ('probe', 'object'):
+        file[name].attrs.update(pixel_height_m=pixel_m[0], pixel_width_m=pixel_m[1])
+    # The middle of the object, between pixels as Ptychodus counts; see readers.joining.
+    offset = [middle_offset_px(side) for side in probe.shape[-2:]]
+    middle = (np.array(reconstruction.object_.shape) - 1) / 2 + offset
+    center_m = (reconstruction.origin_px + middle) * pixel_m
+    file['object'].attrs.update(center_y_m=center_m[0], center_x_m=center_m[1])
+    file['object_layer_spacing_m'] = np.zeros(0)
+    likelihoods = np.asarray(reconstruction.likelihoods, dtype=np.float64)
+    file['loss_epochs'] = np.arange(len(likelihoods))
+    file['loss_values'] = likelihoods

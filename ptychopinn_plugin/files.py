@@ -1,0 +1,99 @@
+"""Writing files so that a failure leaves nothing half-written."""
+
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ptychopinn_plugin.errors import OutputError
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary sibling to write to; it takes the place of `path` at the end.
+
+    If the block fails, the temporary file is removed and an existing file stays as it was.
+    The sibling keeps the suffix of `path`, by which some writers choose the format. Write HDF5 to
+    memory and then its bytes: the library can crash where a disk fills up while it closes a file.
+
+    Parameters
+    ----------
+    path : Path
+        The file to write, in a folder that exists.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written: a missing or unwritable folder, a full disk.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise OutputError(
+            f'Cannot write {path}: there is no folder {path.parent}. Create it, or choose another.'
+        )
+    temporary = path.with_name(f'.{path.stem}.{secrets.token_hex(4)}{path.suffix}')
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OutputError(f'Cannot write {path}: {_reason(error)}') from error
+    finally:
+        _remove(temporary)
+
+
+def check_output_folder(path: Path) -> Path:
+    """Create a folder where it is missing and make sure that files can be written to it.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    Path
+        `path`.
+
+    Raises
+    ------
+    OutputError
+        If it is a file, cannot be created or cannot be written to.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise OutputError(
+            f'The output must be a folder; {path} is a file. Choose another name for the folder.'
+        )
+    trial = path / f'.{secrets.token_hex(4)}.tmp'
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        trial.write_bytes(b'\0')
+    except OSError as error:
+        raise OutputError(f'Cannot write to the folder {path}: {_reason(error)}') from error
+    finally:
+        _remove(trial)
+    return path
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        # Where not even this works (a file as parent, a vanished mount), the cause is being raised.
+        return
+
+
+def _reason(error: OSError) -> str:
+    # HDF5 gives the number of its system error in the text alone.
+    text = ' '.join(str(error).split())
+    if error.errno in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in text:
+        return 'the disk is full. Free some space, or choose another folder.'
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return 'no permission to write there. Change the permissions, or choose another folder.'
+    if isinstance(error, IsADirectoryError):
+        return 'it is a folder. Choose another name for the file.'
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        return 'a part of the path is a file. Choose another folder.'
+    detail = error.strerror or text or type(error).__name__
+    return f'{detail.rstrip(".")}. Choose another folder.'

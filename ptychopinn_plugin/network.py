@@ -1,0 +1,248 @@
+"""The architecture as data: named layers that every backend builds and the archive stores."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
+
+from ptychopinn_plugin.config import ModelConfig
+from ptychopinn_plugin.errors import ArchiveError, ConfigError
+
+Kind = Literal[
+    'input', 'conv', 'average-pool', 'max-pool', 'upsample', 'add', 'channels', 'pad', 'border'
+]
+Activations = Literal['none', 'relu', 'sigmoid', 'swish', 'softplus', 'pi-tanh']
+
+CNN_FILTERS = {64: (32, 64, 128), 128: (16, 32, 64, 128), 256: (8, 16, 32, 64, 128)}
+CNN_DECODER_FILTERS = {64: (64, 32), 128: (128, 64, 32), 256: (256, 128, 64, 32)}
+SWEEPNET_FILTERS = 24
+SWEEPNET_FEATURES = 6
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer; images are (batch, channels, height, width) in every description.
+
+    Attributes
+    ----------
+    name : str
+        Unique; a convolution's weights are stored as ``name/weight`` and ``name/bias``.
+    kind : str
+        'conv' has a square kernel of odd `size`, stride 1 and zero padding that keeps the size;
+        'average-pool', 'max-pool' and 'upsample' (nearest) change it by `size`;
+        'add' sums its inputs; 'channels' keeps channels `start` to `stop`;
+        'pad' adds `size` zeros on each side; 'border' sets the central half to zero.
+    inputs : tuple of str
+        Names of earlier layers.
+    """
+
+    name: str
+    kind: Kind
+    inputs: tuple[str, ...] = ()
+    in_channels: int = 0
+    out_channels: int = 0
+    size: int = 3
+    start: int = 0
+    stop: int = 0
+    activation: Activations = 'none'
+
+
+@dataclass(frozen=True)
+class NetworkDescription:
+    """Everything that a framework needs to build the network.
+
+    Attributes
+    ----------
+    architecture : str
+        'sweepnet' or 'cnn': what the inputs and outputs mean (`docs/physics.md`).
+    layers : tuple of Layer
+        In an order in which they can be computed.
+    outputs : tuple of str
+        sweepnet: one layer with the real and imaginary part of the correction; cnn: amplitude and
+        phase, one channel for each pattern of a group.
+    window_px : int
+        Side of the images that go in, in object or detector pixels.
+    passes : int
+        How often the network is applied to the stitched object.
+    group_size : int
+        Patterns in a group.
+    zero_layers : tuple of str
+        Convolutions that start at zero, so that training starts from the physics alone.
+    """
+
+    architecture: str
+    layers: tuple[Layer, ...]
+    outputs: tuple[str, ...]
+    window_px: int
+    passes: int = 1
+    group_size: int = 1
+    zero_layers: tuple[str, ...] = field(default=())
+
+    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each weight: (out, in, height, width) and (out,)."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for layer in self.layers:
+            if layer.kind == 'conv':
+                kernel = (layer.out_channels, layer.in_channels, layer.size, layer.size)
+                shapes[f'{layer.name}/weight'] = kernel
+                shapes[f'{layer.name}/bias'] = (layer.out_channels,)
+        return shapes
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Build from `to_dict`'s values."""
+        try:
+            layers = tuple(
+                Layer(**{**layer, 'inputs': tuple(layer['inputs'])}) for layer in values['layers']
+            )
+            return cls(
+                **{
+                    **values,
+                    'layers': layers,
+                    'outputs': tuple(values['outputs']),
+                    'zero_layers': tuple(values['zero_layers']),
+                }
+            )
+        except (KeyError, TypeError) as error:
+            raise ArchiveError(f'The network description is not readable: {error}.') from error
+
+
+class _Builder:
+    """Collects layers; each method returns the new layer's name."""
+
+    def __init__(self, channels: int) -> None:
+        self.layers: list[Layer] = [Layer('input', 'input', out_channels=channels)]
+        self.channels = {'input': channels}
+
+    def put(self, layer: Layer) -> str:
+        self.layers.append(layer)
+        self.channels[layer.name] = layer.out_channels
+        return layer.name
+
+    def conv(self, name: str, source: str, filters: int, activation: Activations = 'relu') -> str:
+        channels = self.channels[source]
+        return self.put(
+            Layer(name, 'conv', (source,), channels, filters, activation=activation)
+        )
+
+    def resize(self, name: str, kind: Kind, source: str, size: int = 2) -> str:
+        channels = self.channels[source]
+        return self.put(Layer(name, kind, (source,), channels, channels, size=size))
+
+    def add(self, name: str, *sources: str) -> str:
+        channels = self.channels[sources[0]]
+        return self.put(Layer(name, 'add', sources, channels, channels))
+
+    def cut(self, name: str, source: str, start: int, stop: int) -> str:
+        channels = self.channels[source]
+        return self.put(
+            Layer(name, 'channels', (source,), channels, stop - start, start=start, stop=stop)
+        )
+
+
+def describe_network(config: ModelConfig, window_px: int) -> NetworkDescription:
+    """Describe the network of a configuration.
+
+    Parameters
+    ----------
+    config : ModelConfig
+    window_px : int
+        Side of the illuminated window, a multiple of 4; 'cnn' sees whole patterns instead.
+    """
+    if config.architecture == 'sweepnet':
+        return _describe_sweepnet(config, window_px)
+    return _describe_cnn(config)
+
+
+def _describe_sweepnet(config: ModelConfig, window_px: int) -> NetworkDescription:
+    """Describe a small U-Net with additive skips, in the frame of the object."""
+    filters = max(4, round(SWEEPNET_FILTERS * config.filters_scale))
+    net = _Builder(SWEEPNET_FEATURES)
+    fine = net.conv('fine/2', net.conv('fine/1', 'input', filters), filters)
+    half = net.resize('half/pool', 'average-pool', fine)
+    half = net.conv('half/2', net.conv('half/1', half, 2 * filters), 2 * filters)
+    deep = net.resize('deep/pool', 'average-pool', half)
+    deep = net.conv('deep/2', net.conv('deep/1', deep, 4 * filters), 2 * filters)
+    half = net.add('half/sum', half, net.resize('deep/up', 'upsample', deep))
+    half = net.conv('half/4', net.conv('half/3', half, 2 * filters), filters)
+    fine = net.add('fine/sum', fine, net.resize('half/up', 'upsample', half))
+    last = net.conv('correction', net.conv('fine/3', fine, filters), 2, 'none')
+    return NetworkDescription(
+        architecture='sweepnet',
+        layers=tuple(net.layers),
+        outputs=(last,),
+        window_px=window_px,
+        passes=config.passes,
+        group_size=config.gridsize**2,
+        zero_layers=(last,),
+    )
+
+
+def _describe_cnn(config: ModelConfig) -> NetworkDescription:
+    """Describe the published encoder with two decoders (Hoidn et al. 2023)."""
+    if config.pattern_size not in CNN_FILTERS:
+        raise ConfigError(
+            f'Architecture cnn takes patterns of {", ".join(map(str, CNN_FILTERS))} pixels; got '
+            f'pattern_size {config.pattern_size}. Choose one of them, or architecture sweepnet.'
+        )
+    group_size = config.gridsize**2
+    net = _Builder(group_size)
+    code = 'input'
+    for index, filters in enumerate(CNN_FILTERS[config.pattern_size]):
+        block = f'encoder/{index}'
+        scaled = max(1, round(filters * config.filters_scale))
+        code = net.conv(f'{block}/2', net.conv(f'{block}/1', code, scaled), scaled)
+        code = net.resize(f'{block}/pool', 'max-pool', code)
+    outputs = group_size if config.overlap_constraint else 1
+    amplitude = _cnn_decoder(net, 'amplitude', code, config, outputs, config.amplitude_activation)
+    phase = _cnn_decoder(net, 'phase', code, config, outputs, 'pi-tanh')
+    return NetworkDescription(
+        architecture='cnn',
+        layers=tuple(net.layers),
+        outputs=(amplitude, phase),
+        window_px=config.pattern_size,
+        group_size=group_size,
+    )
+
+
+def _cnn_decoder(
+    net: _Builder,
+    name: str,
+    code: str,
+    config: ModelConfig,
+    outputs: int,
+    activation: Activations,
+) -> str:
+    assert config.pattern_size is not None
+    image = code
+    filters = [
+        max(8, round(count * config.filters_scale))
+        for count in CNN_DECODER_FILTERS[config.pattern_size]
+    ]
+    if not config.pad_object:
+        filters.append(filters[-1])
+    for index, count in enumerate(filters):
+        block = f'{name}/{index}'
+        image = net.conv(f'{block}/2', net.conv(f'{block}/1', image, count), count)
+        image = net.resize(f'{block}/up', 'upsample', image)
+    channels = net.channels[image]
+    if not config.pad_object:
+        return net.conv(f'{name}/last', image, outputs, activation)
+    quarter = config.pattern_size // 4
+    if not config.border_decoder:
+        centre = net.conv(f'{name}/last', image, outputs, activation)
+        return net.resize(f'{name}/padded', 'pad', centre, quarter)
+    spare = 4
+    centre = net.cut(f'{name}/centre', image, 0, channels - spare)
+    centre = net.conv(f'{name}/last', centre, outputs, activation)
+    centre = net.resize(f'{name}/padded', 'pad', centre, quarter)
+    border = net.cut(f'{name}/rest', image, channels - spare, channels)
+    border = net.conv(f'{name}/border/1', border, channels)
+    border = net.conv(f'{name}/border/2', border, channels)
+    border = net.resize(f'{name}/border/up', 'upsample', border)
+    border = net.conv(f'{name}/border/3', border, outputs, 'swish')
+    border = net.resize(f'{name}/border', 'border', border)
+    return net.add(f'{name}', centre, border)

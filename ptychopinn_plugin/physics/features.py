@@ -1,0 +1,84 @@
+r"""What the network 'sweepnet' sees of a pattern, in NumPy: the oracle of the backends.
+
+With the object's estimate :math:`Q` in the window, the probe :math:`P` moved to the position and
+the projected exit waves :math:`\psi'` of `project`, the back-projection's step is
+
+.. math:: B = \frac{\sum_m P_m^* (\psi'_m - \psi_m)}{\sum_m |P_m|^2 + \epsilon \max \sum_m |P_m|^2}.
+
+Both are turned by the phase of :math:`\sum |P|^2 Q`, so that the network need not learn that a
+global phase means nothing. The network adds a correction: the new patch is :math:`Q + B + \delta`.
+"""
+
+import numpy as np
+
+from ptychopinn_plugin.arrays import BoolArray, ComplexArray, FloatArray
+
+BACK_PROJECTION_EPSILON = 0.05
+COVERAGE_SCALE = 5.0
+
+
+def project(
+    patches: ComplexArray, probes: ComplexArray, counts: FloatArray, good: BoolArray
+) -> ComplexArray:
+    """Return the sum over modes of conj(P) (psi' - psi) for each pattern.
+
+    Parameters
+    ----------
+    patches : ndarray of complex, shape (n_positions, height, width)
+    probes : ndarray of complex, shape (n_positions, n_modes, height, width)
+    counts : ndarray, shape (n_positions, height, width)
+        Zero frequency at ``[height // 2, width // 2]``.
+    good : ndarray of bool, shape (height, width)
+    """
+    spectra = np.fft.fft2(probes * patches[:, np.newaxis], norm='ortho')
+    expected = (np.abs(spectra) ** 2).sum(axis=1)
+    measured = np.fft.ifftshift(np.sqrt(counts), axes=(-2, -1))
+    factor = (measured / np.sqrt(expected + 1e-8) - 1) * np.fft.ifftshift(good)
+    changes = np.fft.ifft2(spectra * factor[:, np.newaxis], norm='ortho')
+    return np.asarray((probes.conj() * changes).sum(axis=1))
+
+
+def sweepnet_features(
+    patches: ComplexArray,
+    updates: ComplexArray,
+    intensities: FloatArray,
+    coverage: FloatArray,
+) -> tuple[FloatArray, ComplexArray, ComplexArray]:
+    """Compute the network's input.
+
+    Parameters
+    ----------
+    patches, updates : ndarray of complex, shape (n_positions, window, window)
+        The estimate and `project`'s result, both cut to the window.
+    intensities : ndarray, shape (n_positions, window, window)
+        Of the probe at each position, in photons per pixel.
+    coverage : ndarray, shape (n_positions, window, window)
+        Photons per pixel that the estimate rests on; zero where it is flat.
+
+    Returns
+    -------
+    features : ndarray of float, shape (n_positions, 6, window, window)
+        Re Q - 1, Im Q, Re B, Im B, sqrt(intensity / its maximum), log(1 + coverage) / 5.
+    start : ndarray of complex, shape (n_positions, window, window)
+        Q + B, turned: what the correction is added to.
+    turns : ndarray of complex, shape (n_positions,)
+        Multiply by the conjugate to turn back.
+    """
+    brightest = intensities.max(axis=(-2, -1), keepdims=True)
+    weights = intensities / brightest
+    turns = np.conj((patches * weights).sum(axis=(-2, -1)))
+    turns = turns / (np.abs(turns) + 1e-9)
+    steps = updates / (intensities + BACK_PROJECTION_EPSILON * brightest)
+    patches, steps = patches * turns[:, None, None], steps * turns[:, None, None]
+    features = np.stack(
+        [
+            patches.real - 1,
+            patches.imag,
+            steps.real,
+            steps.imag,
+            np.sqrt(weights),
+            np.log1p(coverage) / COVERAGE_SCALE,
+        ],
+        axis=1,
+    )
+    return features, patches + steps, turns

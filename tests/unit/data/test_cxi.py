@@ -1,0 +1,194 @@
+"""CXI files, ours and those that Ptychodus writes."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from ptychopinn_plugin.data import Scan, load_scan, read_probe
+from ptychopinn_plugin.errors import DataError
+
+MakeScan = Callable[..., Scan]
+Residual = Callable[[Scan], float]
+
+ENERGY_J, DISTANCE_M, DETECTOR_PIXEL_M = 1.3e-15, 1.7, (55e-6, 75e-6)
+WAVELENGTH_M = 6.62607015e-34 * 299792458 / ENERGY_J
+
+
+@pytest.fixture
+def write_cxi(make_scan: MakeScan, tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that writes a CXI file."""
+
+    def write(*, leave_out: tuple[str, ...] = (), **changes: Any) -> Path:
+        scan = make_scan(shape=(16, 20))
+        height_m = WAVELENGTH_M * DISTANCE_M / (16 * DETECTOR_PIXEL_M[0])
+        width_m = WAVELENGTH_M * DISTANCE_M / (20 * DETECTOR_PIXEL_M[1])
+        y, x = (scan.positions_px * [height_m, width_m]).T
+        source = 'entry_1/instrument_1/source_1'
+        detector = 'entry_1/instrument_1/detector_1'
+        values: dict[str, Any] = {
+            'entry_1/data_1/data': scan.patterns,
+            'entry_1/sample_1/geometry_1/translation': np.stack([x, y, 0 * x], axis=1),
+            f'{source}/energy': ENERGY_J,
+            f'{source}/illumination': scan.probe[0],
+            f'{detector}/distance': DISTANCE_M,
+            f'{detector}/y_pixel_size': DETECTOR_PIXEL_M[0],
+            f'{detector}/x_pixel_size': DETECTOR_PIXEL_M[1],
+        }
+        values |= changes
+        path = tmp_path / 'scan.cxi'
+        with h5py.File(path, 'w') as file:
+            for key, value in values.items():
+                if not key.endswith(leave_out or ('\0',)):
+                    file[key] = value
+        return path
+
+    return write
+
+
+def _expected(make_scan: MakeScan) -> np.ndarray:
+    positions = make_scan(shape=(16, 20)).positions_px
+    return positions - positions.min(axis=0) + [8, 10]
+
+
+def test_positions_in_metres_become_pixels(
+    write_cxi: Callable[..., Path], make_scan: MakeScan
+) -> None:
+    loaded = load_scan(write_cxi())
+    np.testing.assert_allclose(loaded.positions_px, _expected(make_scan), atol=1e-9)
+    np.testing.assert_array_equal(loaded.patterns, make_scan(shape=(16, 20)).patterns)
+    assert loaded.geometry.pixel_height_m == pytest.approx(
+        WAVELENGTH_M * DISTANCE_M / (16 * 55e-6), rel=1e-9
+    )
+    assert loaded.geometry.photon_energy_eV == pytest.approx(ENERGY_J / 1.602176634e-19)
+    assert any('y downwards' in note for note in loaded.notes)
+
+
+def test_older_places_of_the_same_things(
+    write_cxi: Callable[..., Path], make_scan: MakeScan
+) -> None:
+    expected = make_scan(shape=(16, 20))
+    with h5py.File(write_cxi()) as file:
+        translation = file['entry_1/sample_1/geometry_1/translation'][()]
+    path = write_cxi(
+        leave_out=('data_1/data', 'geometry_1/translation', 'energy', 'illumination'),
+        **{
+            'entry_1/instrument_1/detector_1/data': expected.patterns,
+            'entry_1/data_1/translation': translation[:, :2],
+            'entry_1/instrument_1/source_1/wavelength': WAVELENGTH_M,
+            'entry_1/data_1/probe': expected.probe,
+        },
+    )
+    loaded = load_scan(path)
+    np.testing.assert_allclose(loaded.positions_px, _expected(make_scan), atol=1e-9)
+    np.testing.assert_array_equal(loaded.probe, expected.probe)
+
+
+@pytest.mark.parametrize('stack', [False, True])
+def test_the_mask_marks_what_is_bad(write_cxi: Callable[..., Path], stack: bool) -> None:
+    mask = np.zeros((16, 20), np.uint32)
+    mask[3, 12] = 1
+    if stack:
+        mask = np.stack([mask, 0 * mask])
+    loaded = load_scan(write_cxi(**{'entry_1/instrument_1/detector_1/mask': mask}))
+    assert np.argwhere(loaded.bad_pixels).tolist() == [[3, 12]]
+
+
+def test_amplitudes_where_told(write_cxi: Callable[..., Path], make_scan: MakeScan) -> None:
+    loaded = load_scan(write_cxi(), domain='amplitudes')
+    expected = make_scan(shape=(16, 20)).patterns.astype(np.float32) ** 2
+    np.testing.assert_allclose(loaded.patterns, expected, rtol=1e-6)
+
+
+def test_a_probe_from_another_file(
+    write_cxi: Callable[..., Path], make_scan: MakeScan, tmp_path: Path
+) -> None:
+    probe = make_scan(shape=(16, 20), modes=2).probe
+    np.savez(tmp_path / 'probe.npz', probe=probe)
+    path = write_cxi(leave_out=('illumination',))
+    with pytest.raises(DataError, match=r'A probe is needed.*probe_from=FILE'):
+        load_scan(path)
+    np.testing.assert_array_equal(load_scan(path, probe_from=tmp_path / 'probe.npz').probe, probe)
+
+
+def test_ptychodus_writes_patterns_and_product_apart(
+    make_scan: MakeScan, residual: Residual, tmp_path: Path
+) -> None:
+    pytest.importorskip('ptychodus')
+    from ptychodus.api.diffraction import (
+        DiffractionMetadata,
+        SimpleDiffractionArray,
+        SimpleDiffractionDataset,
+    )
+    from ptychodus.api.geometry import ImageExtent, PixelGeometry
+    from ptychodus.api.io import load_product
+    from ptychodus.plugins.cxi_file import CXIDiffractionFileWriter, CXIProductFileIO
+
+    from ptychopinn_plugin.data import Reconstruction, write_product
+
+    scan = make_scan()
+    bad_pixels = np.zeros((16, 16), bool)
+    bad_pixels[1, 6] = True
+    dataset = SimpleDiffractionDataset(
+        DiffractionMetadata(
+            num_patterns_per_array=[len(scan)],
+            pattern_dtype=scan.patterns.dtype,
+            detector_extent=ImageExtent(16, 16),
+            detector_distance_m=2.0,
+            detector_pixel_geometry=PixelGeometry(75e-6, 75e-6),
+            photon_energy_eV=8000.0,
+        ),
+        None,
+        [SimpleDiffractionArray('a', np.arange(len(scan)), scan.patterns)],
+        bad_pixels,
+    )
+    CXIDiffractionFileWriter().write(tmp_path / 'diffraction.cxi', dataset)
+    result = Reconstruction(
+        scan.object_,
+        np.zeros(2),
+        np.ones(scan.object_.shape),
+        scan.probe,
+        scan.positions_px,
+        'pytorch',
+        geometry=scan.geometry,
+    )
+    write_product(tmp_path / 'product.h5', result)
+    CXIProductFileIO().write(tmp_path / 'product.cxi', load_product(tmp_path / 'product.h5'))
+    for product in ('product.cxi', 'product.h5'):
+        loaded = load_scan(tmp_path / 'diffraction.cxi', product=tmp_path / product)
+        np.testing.assert_allclose(loaded.positions_px, scan.positions_px, atol=1e-6)
+        assert np.argwhere(loaded.bad_pixels).tolist() == [[1, 6]]
+        assert residual(loaded) < 1e-9
+    np.testing.assert_array_equal(read_probe(tmp_path / 'product.cxi'), scan.probe)
+
+
+@pytest.mark.parametrize(
+    ('leave_out', 'changes', 'match'),
+    [
+        ('data_1/data', {}, 'must hold the dataset entry_1/data_1/data or'),
+        ('translation', {}, 'must hold the dataset entry_1/sample_1/geometry_1/translation or'),
+        ('energy', {}, 'height of an object pixel is needed'),
+        ('distance', {}, 'height of an object pixel is needed'),
+        ('x_pixel_size', {}, 'width of an object pixel is needed'),
+        ('', {'entry_1/data_1/data': np.ones((16, 20))}, 'must be real numbers of shape'),
+        ('', {'entry_1/data_1/data': np.ones((3, 16, 20))}, '3 patterns and 11 positions'),
+        ('', {'entry_1/sample_1/geometry_1/translation': np.ones(11)}, 'must have shape'),
+        ('', {'entry_1/sample_1/geometry_1/translation': np.ones((11, 2)) * np.nan}, 'finite'),
+    ],
+)
+def test_bad_input(
+    write_cxi: Callable[..., Path], leave_out: str, changes: dict[str, Any], match: str
+) -> None:
+    path = write_cxi(leave_out=(leave_out,) if leave_out else (), **changes)
+    with pytest.raises(DataError, match=match) as caught:
+        load_scan(path)
+    assert '\n' not in str(caught.value)
+
+
+def test_a_product_of_another_kind(write_cxi: Callable[..., Path], tmp_path: Path) -> None:
+    np.savez(tmp_path / 'product.npz', a=1)
+    with pytest.raises(DataError, match=r'must be a product.h5 or a CXI file'):
+        load_scan(write_cxi(), product=tmp_path / 'product.npz')
