@@ -180,7 +180,7 @@ class TrainingConfig(_Validated):
 class InferenceConfig(_Validated):
     """How a trained network is applied."""
 
-    batch_size: int = setting(64, 'patterns in a batch', minimum=1, maximum=65536)
+    batch_size: int = setting(32, 'patterns in a batch', minimum=1, maximum=65536)
     device: str = setting('auto', 'auto, cpu, cuda, cuda:1, mps')
     phase_agreement: bool = setting(True, 'bring the free global phases of the patches into agreement')
     intensity_scale: IntensityScale = setting(

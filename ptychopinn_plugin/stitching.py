@@ -69,7 +69,7 @@ def agree_phases(n_patches: int, pairs: IntArray, correlations: ComplexArray) ->
     )
     graph = graph + graph.conj().T
     degree = np.asarray(abs(graph).sum(axis=1)).ravel()
-    n_parts, labels = sparse.csgraph.connected_components(graph, directed=False)
+    n_parts, labels = sparse.csgraph.connected_components(abs(graph), directed=False)
     for part in range(n_parts):
         members = np.flatnonzero(labels == part)
         if len(members) > 1:
@@ -78,8 +78,8 @@ def agree_phases(n_patches: int, pairs: IntArray, correlations: ComplexArray) ->
 
 
 def _leading_phases(graph: sparse.csr_matrix, degree: FloatArray) -> ComplexArray:
-    scale = sparse.diags(1 / np.sqrt(degree))
-    normalised = scale @ graph @ scale + sparse.identity(len(degree))
+    scale = sparse.diags((1 / np.sqrt(degree)).astype(np.complex128))
+    normalised = scale @ graph @ scale + sparse.identity(len(degree), dtype=np.complex128)
     if len(degree) <= 16:
         vector = np.linalg.eigh(normalised.toarray())[1][:, -1]
     else:

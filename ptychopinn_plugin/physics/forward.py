@@ -10,6 +10,7 @@ A shift of the whole exit wave leaves the intensity as it is, so this is the mod
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import xlogy
 
 from ptychopinn_plugin.arrays import BoolArray, ComplexArray, FloatArray, IntArray, RealArray
 from ptychopinn_plugin.errors import DataError
@@ -199,8 +200,8 @@ def _patch_pixels(
 def poisson_loss(expected: FloatArray, counts: RealArray, good: BoolArray) -> float:
     r"""Compute the Poisson negative log-likelihood per good pixel.
 
-    :math:`\frac{1}{n} \sum [\lambda - k \log(\lambda + \epsilon)]`; terms that hold only counts
-    are left out.
+    :math:`\frac{1}{n} \sum [\lambda - k + k \log(k / (\lambda + \epsilon))]`: up to terms that
+    hold only counts, chosen so that a perfect fit gives 0 and float32 keeps its digits.
 
     Parameters
     ----------
@@ -209,7 +210,9 @@ def poisson_loss(expected: FloatArray, counts: RealArray, good: BoolArray) -> fl
         False where a pixel does not count.
     """
     expected, counts = expected[:, good], counts[:, good]
-    return float(np.mean(expected - counts * np.log(expected + POISSON_EPSILON)))
+    counts = counts.astype(expected.dtype)
+    ratio = counts / (expected + POISSON_EPSILON)
+    return float(np.mean(expected - counts + xlogy(counts, ratio)))
 
 
 def amplitude_residual(expected: FloatArray, counts: RealArray, good: BoolArray) -> float:

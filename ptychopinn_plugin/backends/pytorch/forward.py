@@ -74,7 +74,9 @@ class ForwardModel:
     def __len__(self) -> int:
         return len(self.corners)
 
-    def subset(self, indices: Tensor, amplitudes: Tensor | None = None) -> 'ForwardModel':
+    def subset(
+        self, indices: Tensor, amplitudes: Tensor | None = None, exposure: float = 1.0
+    ) -> 'ForwardModel':
         """Return the model of some positions, on its own smaller canvas.
 
         Parameters
@@ -82,10 +84,12 @@ class ForwardModel:
         indices : Tensor of int64
         amplitudes : Tensor of float32, optional
             To use in place of the measured ones (zero frequency in the corner).
+        exposure : float
+            Their counts as a share of the measured ones; the probe follows.
         """
         part = object.__new__(ForwardModel)
         part.shape, part.device, part.good = self.shape, self.device, self.good
-        part.probe, part.photons = self.probe, self.photons
+        part.probe, part.photons = self.probe * exposure**0.5, self.photons * exposure
         corners = self.corners[indices]
         lowest = corners.min(dim=0).values - 1
         part.corners = corners - lowest
@@ -94,8 +98,8 @@ class ForwardModel:
         part.canvas_shape = (highest[0] + self.shape[0] + 1, highest[1] + self.shape[1] + 1)
         part.rests = self.rests[indices]
         part.amplitudes = self.measured(indices) if amplitudes is None else amplitudes
-        if self._shifted is None or amplitudes is not None:
-            part.set_probe(self.probe)
+        if self._shifted is None or exposure != 1:
+            part.set_probe(part.probe)
         else:
             part._shifted = self._shifted[indices]
             part.coverage = part.place(
@@ -165,7 +169,7 @@ class ForwardModel:
         corners = self.corners[indices] + inset
         return corners[:, 0], corners[:, 1]
 
-    def correct(self, patches: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+    def correct(self, patches: Tensor, indices: Tensor) -> Tensor:
         r"""Project exit waves onto the measured amplitudes.
 
         With :math:`\Psi = \mathcal{F}[P O]` and
@@ -179,34 +183,28 @@ class ForwardModel:
 
         Returns
         -------
-        update : Tensor of complex64, shape (n_indices, height, width)
-        loss : Tensor of float32, shape ()
-            Poisson loss per good pixel of `patches`, before the correction.
+        Tensor of complex64, shape (n_indices, height, width)
 
         References
         ----------
         .. [1] A. Maiden, D. Johnson, P. Li, Optica 4 (2017) 736, doi:10.1364/OPTICA.4.000736.
         """
-        update, _, loss = self._project(patches, indices)
-        return update, loss
+        return self._project(patches, indices)[0]
 
-    def correct_with_probe(self, patches: Tensor, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def correct_with_probe(self, patches: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Do as `correct`, and return the probe's update, shape (n_modes, height, width), too."""
-        update, changes, loss = self._project(patches, indices)
+        update, changes = self._project(patches, indices)
         probe_changes = shift_probe_back(changes * patches.conj()[:, None], self.rests[indices])
-        return update, probe_changes.sum(dim=0), loss
+        return update, probe_changes.sum(dim=0)
 
-    def _project(self, patches: Tensor, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(self, patches: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
         probes = self.probes(indices)
         spectra = torch.fft.fft2(probes * patches[:, None], norm='ortho')
-        expected = intensity(spectra)
-        measured = self.measured(indices)
-        loss = self.poisson_loss(expected, indices)
-        factor = measured / torch.sqrt(expected + RATIO_EPSILON) - 1
+        factor = self.measured(indices) / torch.sqrt(intensity(spectra) + RATIO_EPSILON) - 1
         if self.good is not None:
             factor = factor * self.good
         changes = torch.fft.ifft2(spectra * factor[:, None], norm='ortho')
-        return (probes.conj() * changes).sum(dim=1), changes, loss
+        return (probes.conj() * changes).sum(dim=1), changes
 
     def expect(self, patches: Tensor, indices: Tensor, probes: Tensor | None = None) -> Tensor:
         """Compute expected counts, zero frequency in the corner, shape (n_indices, h, w)."""
@@ -215,8 +213,9 @@ class ForwardModel:
 
     def poisson_loss(self, expected: Tensor, indices: Tensor) -> Tensor:
         """Compute the Poisson loss per good pixel, as `physics.poisson_loss`."""
-        counts = self.measured(indices) ** 2
-        terms = expected - counts * torch.log(expected + POISSON_EPSILON)
+        amplitudes = self.measured(indices)
+        counts = amplitudes * amplitudes
+        terms = expected - counts + torch.xlogy(counts, counts / (expected + POISSON_EPSILON))
         if self.good is None:
             return terms.mean()
         return (terms * self.good).sum() / (self.good.sum() * len(indices))
@@ -236,7 +235,8 @@ class ForwardModel:
 
 def intensity(waves: Tensor) -> Tensor:
     """Sum the modes' intensities: (n, n_modes, height, width) complex to (n, height, width)."""
-    return (waves.real**2 + waves.imag**2).sum(dim=1)
+    real, imaginary = waves.real, waves.imag
+    return torch.addcmul(real * real, imaginary, imaginary).sum(dim=1)
 
 
 def shift_probe(probe: Tensor, rests_px: Tensor) -> Tensor:

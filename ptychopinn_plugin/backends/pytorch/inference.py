@@ -45,7 +45,7 @@ def predict_object(
     network: Network,
     model: ForwardModel,
     *,
-    batch_size: int = 64,
+    batch_size: int = 32,
     phase_agreement: bool = True,
     stopwatch: Stopwatch | None = None,
     observer: PassObserver | None = None,

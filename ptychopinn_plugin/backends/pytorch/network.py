@@ -13,7 +13,8 @@ from ptychopinn_plugin.network import Layer, NetworkDescription
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     'none': lambda x: x,
-    'relu': functional.relu,
+    # In place: a convolution's output is needed nowhere else.
+    'relu': lambda x: functional.relu(x, inplace=True),
     'sigmoid': torch.sigmoid,
     'swish': functional.silu,
     'softplus': functional.softplus,
@@ -54,10 +55,10 @@ class Network(nn.Module):
         mixed = self.precision != torch.float32
         with torch.autocast(images.device.type, self.precision, enabled=mixed):
             for layer in self.description.layers[1:]:
-                values[layer.name] = self._apply(layer, [values[name] for name in layer.inputs])
+                values[layer.name] = self._compute(layer, [values[name] for name in layer.inputs])
         return tuple(values[name] for name in self.description.outputs)
 
-    def _apply(self, layer: Layer, inputs: list[Tensor]) -> Tensor:
+    def _compute(self, layer: Layer, inputs: list[Tensor]) -> Tensor:
         image = inputs[0]
         match layer.kind:
             case 'conv':

@@ -57,7 +57,7 @@ def _predict_sweepnet(
     window = network.description.window_px
     with torch.no_grad():
         patches = model.extract(object_, indices)
-        update, _ = model.correct(patches, indices)
+        update = model.correct(patches, indices)
         weights = cut_middle(intensity(model.probes(indices)), window)
         brightest = weights.amax(dim=(-2, -1), keepdim=True)
         steps = cut_middle(update, window) / (weights + BACK_PROJECTION_EPSILON * brightest)

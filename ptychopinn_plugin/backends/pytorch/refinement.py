@@ -76,22 +76,22 @@ def sweep_object(
     -------
     object_ : Tensor of complex64
     losses : list of float
-        Poisson loss per pixel of each sweep that was kept, as its batches met the object, and of
-        the result; never rising.
+        Poisson loss per pixel of the start and after each sweep that was kept; never rising.
     """
     generator = torch.Generator().manual_seed(seed)
     batch_size = min(batch_size, max(1, len(model) // FEWEST_BATCHES))
     if refine_probe:
         model.set_probe(model.probe, cache=False)
     state = SweepState(object_.clone(), torch.zeros_like(object_), model.probe.clone())
-    losses: list[float] = []
+    losses = [model.assess(object_)[0]]
     damping = 1.0
     for sweep in range(sweeps):
         before = SweepState(state.object_.clone(), state.velocity.clone(), state.probe.clone())
         step = damping * (FIRST_STEP * (1 - sweep / sweeps) ** 2 + LAST_STEP)
         order = torch.randperm(len(model), generator=generator).to(model.device)
-        loss = _sweep_once(model, state, order.split(batch_size), step, refine_probe)
-        if losses and not loss <= losses[-1]:
+        _sweep_once(model, state, order.split(batch_size), step, refine_probe)
+        loss = model.assess(state.object_)[0]
+        if not loss <= losses[-1]:
             state = SweepState(before.object_, torch.zeros_like(before.velocity), before.probe)
             damping /= 2
             if refine_probe:
@@ -111,15 +111,13 @@ def _sweep_once(
     batches: tuple[Tensor, ...],
     step: float,
     refine_probe: bool,
-) -> float:
-    total = torch.zeros((), device=model.device)
+) -> None:
     for indices in batches:
         patches = model.extract(state.object_, indices)
         if refine_probe:
-            update, probe_update, loss = model.correct_with_probe(patches, indices)
+            update, probe_update = model.correct_with_probe(patches, indices)
         else:
-            update, loss = model.correct(patches, indices)
-        total += loss * len(indices)
+            update = model.correct(patches, indices)
         weight = model.place((model.probes(indices).abs() ** 2).sum(dim=1), indices)
         weight = (1 - REGULARISATION) * weight + REGULARISATION * weight.max()
         state.velocity.mul_(MOMENTUM).add_(step * model.place(update, indices) / weight)
@@ -131,4 +129,3 @@ def _sweep_once(
             model.set_probe_only(state.probe)
     if refine_probe:
         model.set_probe(state.probe, cache=False)
-    return float(total) / len(model)

@@ -4,13 +4,20 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
 
-from ptychopinn_plugin.arrays import ComplexArray, FloatArray
+from ptychopinn_plugin.arrays import ComplexArray, FloatArray, IntArray
 from ptychopinn_plugin.data.simulation.configuration import SimulationConfig
 from ptychopinn_plugin.errors import DataError
 
 AMPLITUDE_RANGE = (0.5, 1.0)
 PHASE_RANGE_RAD = (-1.0, 1.0)
+
+_TEXTURE = 0.5
+"""Standard deviation of the 1/f texture over that of the leaves."""
+
+_EDGE_PX = 0.6
+"""Blur of the leaves' edges: a pixel averages over its area."""
 
 _LETTERS = 'FGJLPQRabefghjkpqrty2345679'  # none of them is its own mirror image
 _OBJECT_KEYS = ('objectGuess', 'object')
@@ -57,39 +64,34 @@ def _transmission(amplitude: FloatArray, phase: FloatArray) -> ComplexArray:
     return transmission
 
 
-def _mix(first: FloatArray, second: FloatArray, share: float = 0.5) -> FloatArray:
-    """Return what shares a part with `first` and is otherwise `second`."""
-    return share * first + (1 - share) * second
-
-
 def _dead_leaves(
     shape: tuple[int, int], stream: np.random.Generator
 ) -> tuple[FloatArray, FloatArray]:
     r"""Draw discs that occlude each other, with radii :math:`\propto r^{-3}`, and 1/f texture.
 
-    Like natural images, it has edges and detail at every scale [1]_.
+    Like natural images, it has edges and detail at every scale [1]_. Half of the variance of the
+    leaves is common to amplitude and phase.
 
     References
     ----------
     .. [1] A. B. Lee, D. Mumford, J. Huang, Int. J. Comput. Vis. 41 (2001) 35.
     """
     leaves = _occluding_discs(shape, stream)
-    values = stream.uniform(size=(3, leaves.max() + 1))
-    amplitude = _mix(values[0], values[1])[leaves]
-    phase = _mix(values[0], values[2])[leaves]
-    textures = [_one_over_f(shape, stream) for _ in range(2)]
-    return (
-        _stretch(amplitude + 0.1 * textures[0]),
-        _stretch(phase + 0.1 * textures[1]),
-    )
+    common, *own = stream.standard_normal((3, leaves.max() + 1))
+    images = []
+    for values in own:
+        image = (common + values)[leaves]
+        image = image / image.std() + _TEXTURE * _one_over_f(shape, stream)
+        images.append(_stretch(gaussian_filter(image, _EDGE_PX)))
+    return images[0], images[1]
 
 
 def _occluding_discs(
     shape: tuple[int, int],
     stream: np.random.Generator,
-    smallest_px: float = 3.0,
+    smallest_px: float = 4.0,
     largest_px: float = 40.0,
-) -> FloatArray:
+) -> IntArray:
     """Return the number of the disc that is seen at each pixel; the first disc lies on top."""
     height, width = shape
     seen = np.full(shape, -1, dtype=np.int64)
@@ -121,13 +123,13 @@ def _one_over_f(shape: tuple[int, int], stream: np.random.Generator) -> FloatArr
     k = np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])[None, :])
     k[0, 0] = np.inf
     texture: FloatArray = np.fft.irfft2(spectrum / k, s=shape)
-    return texture / texture.std()
+    texture /= texture.std()
+    return texture
 
 
 def _stretch(image: FloatArray) -> FloatArray:
-    """Map to 0 to 1, the rarest values clipped."""
-    low, high = np.percentile(image, (0.5, 99.5))
-    stretched: FloatArray = np.clip((image - low) / (high - low), 0, 1)
+    """Map to 0 to 1, by mean and standard deviation: the same contrast for every seed and size."""
+    stretched: FloatArray = np.clip(0.5 + (image - image.mean()) / (8 * image.std()), 0, 1)
     return stretched
 
 

@@ -86,7 +86,7 @@ def make_modes(probe: ComplexArray, n_modes: int, decay: float) -> ComplexArray:
     diagonal = np.diagonal(triangle)
     orthonormal = orthonormal * (diagonal / np.abs(diagonal))
     power = decay ** np.arange(n_modes)
-    modes = (orthonormal * np.sqrt(power / power.sum())).T
+    modes: ComplexArray = (orthonormal * np.sqrt(power / power.sum())).T
     return modes.reshape(n_modes, *probe.shape)
 
 

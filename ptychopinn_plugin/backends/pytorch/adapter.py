@@ -1,0 +1,466 @@
+"""The PyTorch backend: what `backends.protocol.Backend` asks for."""
+
+import dataclasses
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ptychopinn_plugin._version import __version__
+from ptychopinn_plugin.archive import Model, TrainingState, read_model, write_model
+from ptychopinn_plugin.backends.protocol import (
+    Observer,
+    Progress,
+    TrainingResult,
+    ignore_progress,
+)
+from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
+from ptychopinn_plugin.backends.pytorch.inference import Stopwatch, predict_object
+from ptychopinn_plugin.backends.pytorch.lessons import Lesson, TrainingScan, make_lesson
+from ptychopinn_plugin.backends.pytorch.network import Network
+from ptychopinn_plugin.backends.pytorch.refinement import sweep_object
+from ptychopinn_plugin.backends.pytorch.training import Illumination, Trainer, TrainerState
+from ptychopinn_plugin.config import Config, InferenceConfig, IntensityScale, RefinementConfig
+from ptychopinn_plugin.data import Reconstruction, Scan, fit_to_size
+from ptychopinn_plugin.data.grouping import covering_groups
+from ptychopinn_plugin.errors import BackendUnavailableError, ConfigError, DataError
+from ptychopinn_plugin.network import NetworkDescription, describe_network
+from ptychopinn_plugin.physics import illuminated_size, normalise_probe
+
+TEACHER_VISITS = 500_000
+"""The teacher sweeps a large scan fewer times, so that it sees about so many patterns in all."""
+
+TEACHER_TIME_SHARE = 0.2
+"""Of `max_minutes`."""
+
+LARGEST_VALIDATION = 512
+SAME_EXPOSURE = 2.0
+
+
+class PyTorchBackend:
+    """Trains and applies networks with PyTorch on CUDA, MPS or the CPU."""
+
+    name = 'pytorch'
+
+    def __init__(self) -> None:
+        self.model: Model | None = None
+        self._built: tuple[Model, torch.device, Network] | None = None
+
+    def open_model(self, path: Path) -> Model:
+        """Read a model file and hold it."""
+        self.model = read_model(path)
+        return self.model
+
+    def save_model(self, path: Path, *, inference_only: bool = False) -> None:
+        """Write the held model."""
+        write_model(path, self._held_model(), inference_only=inference_only)
+
+    def train(
+        self,
+        scans: Sequence[Scan],
+        config: Config,
+        *,
+        validation: Sequence[Scan] = (),
+        base_model: Model | None = None,
+        resume: bool = False,
+        observer: Observer = ignore_progress,
+    ) -> TrainingResult:
+        """Train on scans; see `backends.protocol.Backend.train`."""
+        started = time.perf_counter()
+        if not scans:
+            raise DataError('Training needs at least one scan; none was given.')
+        if resume and (base_model is None or base_model.training_state is None):
+            raise ConfigError(
+                'This model holds no training state, so training cannot continue exactly. '
+                'Fine-tune it instead: ptychopinn train --base-model MODEL.'
+            )
+        device = choose_device(config.training.device)
+        torch.manual_seed(config.training.seed)
+        run = _TrainingRun(scans, config, validation, base_model, device, started, observer)
+        state = run.train(resume)
+        self.model = run.to_model(state)
+        return TrainingResult(self.model, tuple(state.history), state.stopped)
+
+    def reconstruct(
+        self,
+        scan: Scan,
+        inference: InferenceConfig,
+        refinement: RefinementConfig,
+        *,
+        observer: Observer = ignore_progress,
+    ) -> Reconstruction:
+        """Predict with the held model, stitch, and refine."""
+        held = self._held_model()
+        device = choose_device(inference.device)
+        network = self._network(held, device)
+        assert held.config.model.pattern_size is not None
+        scan = fit_to_size(scan, held.config.model.pattern_size)
+        photons = choose_photons(scan, held.photons, inference.intensity_scale)
+        source = held.probe if held.config.training.probe_trainable else scan.probe
+        probe = normalise_probe(source, photons * held.intensity_scale**2)
+        forward = ForwardModel(scan, torch.from_numpy(probe), device)
+        stopwatch = Stopwatch(device)
+        passes = network.description.passes
+
+        def show(done: int, object_: Tensor) -> None:
+            observer(Progress('predict', done, passes, object_=object_.cpu().numpy()))
+
+        objects = predict_object(
+            network,
+            forward,
+            batch_size=inference.batch_size,
+            phase_agreement=inference.phase_agreement,
+            stopwatch=stopwatch,
+            observer=show,
+        )
+        return self._refined(scan, forward, objects[-1], refinement, stopwatch, observer)
+
+    def refine(
+        self, scan: Scan, refinement: RefinementConfig, *, observer: Observer = ignore_progress
+    ) -> Reconstruction:
+        """Sweep from a flat object, without a model: the baseline."""
+        device = choose_device('auto')
+        probe = normalise_probe(scan.probe, scan.mean_counts())
+        forward = ForwardModel(scan, torch.from_numpy(probe), device)
+        stopwatch = Stopwatch(device)
+        return self._refined(scan, forward, forward.flat_object(), refinement, stopwatch, observer)
+
+    def _refined(
+        self,
+        scan: Scan,
+        forward: ForwardModel,
+        object_: Tensor,
+        refinement: RefinementConfig,
+        stopwatch: Stopwatch,
+        observer: Observer,
+    ) -> Reconstruction:
+        total = refinement.sweeps
+
+        def show(done: int, loss: float, newest: Tensor) -> bool | None:
+            return observer(
+                Progress('refine', done, total, {'poisson': loss}, object_=newest.cpu().numpy())
+            )
+
+        losses: list[float] = []
+        if total > 0:
+            object_, losses = sweep_object(
+                forward,
+                object_,
+                total,
+                batch_size=refinement.batch_size,
+                seed=refinement.seed,
+                refine_probe=refinement.probe,
+                observer=show,
+            )
+            stopwatch.lap('refine')
+        residual = forward.assess(object_)[1]
+        return Reconstruction(
+            object_=object_.cpu().numpy(),
+            origin_px=forward.origin_px.astype(np.float64),
+            coverage=(forward.coverage / forward.coverage.max()).cpu().numpy(),
+            probe=forward.probe.cpu().numpy(),
+            positions_px=scan.positions_px,
+            backend=self.name,
+            likelihoods=losses,
+            timing=dict(stopwatch.seconds),
+            amplitude_residual=residual,
+            geometry=scan.geometry,
+            name=scan.name,
+        )
+
+    def _held_model(self) -> Model:
+        if self.model is None:
+            raise DataError('No model is loaded. Train one, or open a model file first.')
+        return self.model
+
+    def _network(self, model: Model, device: torch.device) -> Network:
+        """Build the held model's network once for each device."""
+        if self._built is None or self._built[0] is not model or self._built[1] != device:
+            network = Network(model.network, model.config.training.precision)
+            network.load_weights(model.weights)
+            self._built = (model, device, network.to(device).eval())
+        return self._built[2]
+
+
+class _TrainingRun:
+    """One call of `train`: scans on the device, a teacher, a trainer."""
+
+    def __init__(
+        self,
+        scans: Sequence[Scan],
+        config: Config,
+        validation: Sequence[Scan],
+        base_model: Model | None,
+        device: torch.device,
+        started: float,
+        observer: Observer,
+    ) -> None:
+        self.device, self.started, self.observer = device, started, observer
+        self.base_model = base_model
+        size = config.model.pattern_size or min(scans[0].pattern_shape)
+        if base_model is not None:
+            # The network is what it is; the settings say so.
+            self.config = dataclasses.replace(config, model=base_model.config.model)
+            size = base_model.config.model.pattern_size or size
+        else:
+            self.config = config.replace(model=config.model.replace(pattern_size=size))
+        rng = np.random.default_rng(self.config.training.seed)
+        fitted = [_subsampled(fit_to_size(scan, size), self.config, rng) for scan in scans]
+        self.photons = base_model.photons if base_model else fitted[0].mean_counts()
+        self.summary = _summarise(fitted)
+        self.description = self._describe(fitted[0])
+        scale = 1.0
+        if base_model is not None:
+            scale = base_model.intensity_scale
+        elif self.description.architecture == 'cnn':
+            # A sigmoid's amplitudes reach from 0 to 1, and 1/1.5 is a good middle.
+            scale = 1.5
+        self.scale = scale
+        self.models = [self._forward(scan) for scan in fitted]
+        self.trainer = self._prepare(fitted, [fit_to_size(scan, size) for scan in validation], rng)
+
+    def _describe(self, scan: Scan) -> NetworkDescription:
+        if self.base_model is not None:
+            return self.base_model.network
+        window = illuminated_size(scan.probe, share=0.98)
+        return describe_network(self.config.model, window)
+
+    def _forward(self, scan: Scan) -> ForwardModel:
+        photons = choose_photons(scan, self.photons, 'auto')
+        probe = normalise_probe(scan.probe, photons * self.scale**2)
+        return ForwardModel(scan, torch.from_numpy(probe), self.device)
+
+    def _prepare(
+        self, scans: Sequence[Scan], validation: Sequence[Scan], rng: np.random.Generator
+    ) -> Trainer:
+        settings = self.config.training
+        network = Network(self.description, settings.precision)
+        if self.base_model is not None:
+            network.load_weights(self.base_model.weights)
+        network.to(self.device)
+        lessons: list[TrainingScan] = []
+        held: list[tuple[TrainingScan, Any]] = []
+        for index, (scan, model) in enumerate(zip(scans, self.models, strict=True)):
+            everyone = np.arange(len(scan))
+            out = np.empty(0, dtype=np.int64)
+            if not validation:
+                out = _held_out(scan.positions_px, settings.validation_share, rng)
+            part = TrainingScan(
+                index=index,
+                model=model,
+                positions_px=(model.corners + model.rests).cpu().numpy(),
+                members=np.setdiff1d(everyone, out),
+                labels=self._labels(scan, model),
+                countable=_is_countable(scan),
+            )
+            lessons.append(part)
+            if len(out) >= self.description.group_size:
+                held.append((part, out))
+        for scan in validation:
+            model = self._forward(scan)
+            places = (model.corners + model.rests).cpu().numpy()
+            part = TrainingScan(0, model, places, np.arange(len(scan)), None, _is_countable(scan))
+            held.append((part, np.arange(len(scan))[:LARGEST_VALIDATION]))
+        illumination = Illumination(
+            [model.probe / self.scale for model in self.models], self.scale, settings
+        ).to(self.device)
+
+        def held_out() -> list[Lesson]:
+            fixed = np.random.default_rng(0)
+            result = []
+            for part, members in held:
+                groups = covering_groups(part.positions_px[members], self.description.group_size)
+                result.append(make_lesson(network, part, members, groups, 1.0, fixed))
+            return result
+
+        return Trainer(
+            network, lessons, illumination, self.config, held_out, self.started, self.observer
+        )
+
+    def _labels(self, scan: Scan, model: ForwardModel) -> Tensor | None:
+        """Return the object to learn from, on the model's canvas."""
+        if self.config.model.model_type == 'supervised':
+            if scan.object_ is None:
+                raise DataError(
+                    f'{scan.name} holds no object (objectGuess), which supervised training learns '
+                    'from. Add one, or use --model-type pinn.'
+                )
+            return _on_canvas(scan.object_, model)
+        settings = self.config.training
+        if settings.teacher == 'none' or settings.teacher_weight == 0:
+            return None
+        sweeps = max(10, min(settings.teacher_sweeps, TEACHER_VISITS // len(scan)))
+
+        def watch(done: int, loss: float, _: Tensor) -> bool | None:
+            asked = self.observer(Progress('teach', done, sweeps, {'poisson': loss}))
+            limit = settings.max_minutes
+            used = time.perf_counter() - self.started
+            return asked or (limit is not None and used > TEACHER_TIME_SHARE * 60 * limit)
+
+        return sweep_object(
+            model, model.flat_object(), sweeps, seed=settings.seed, observer=watch
+        )[0]
+
+    def train(self, resume: bool) -> TrainerState:
+        """Train, or continue from the base model's training state."""
+        if resume:
+            assert self.base_model is not None
+            assert self.base_model.training_state is not None
+            _load_state(self.trainer, self.base_model.training_state)
+        return self.trainer.run()
+
+    def to_model(self, state: TrainerState) -> Model:
+        """Return the best weights as a model, with the newest ones in its training state."""
+        training_state = _save_state(self.trainer)
+        self.trainer.restore(state.best_weights)
+        illumination = self.trainer.illumination
+        with torch.no_grad():
+            probe = illumination.probe(0) / illumination.intensity_scale
+        return Model(
+            backend='pytorch',
+            network=self.description,
+            config=self.config,
+            photons=self.photons,
+            weights=self.trainer.network.numpy_weights(),
+            probe=probe.cpu().numpy(),
+            intensity_scale=illumination.intensity_scale,
+            data_summary=self.summary,
+            provenance={
+                'created': datetime.now(UTC).isoformat(timespec='seconds'),
+                'package': f'ptychopinn-plugin {__version__}',
+                'framework': f'torch {torch.__version__}',
+                'python': platform.python_version(),
+                'device': str(self.device),
+                'seconds': round(time.perf_counter() - self.started, 1),
+                'epochs': state.epoch,
+                'stopped': state.stopped,
+                'best_loss': state.best_loss,
+            },
+            training_state=training_state,
+        )
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of this name; 'auto' takes CUDA, then MPS, then the CPU.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If there is no such device.
+    """
+    if name == 'auto':
+        if torch.cuda.is_available():
+            return torch.device('cuda')
+        return torch.device('mps' if torch.backends.mps.is_available() else 'cpu')
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise BackendUnavailableError(
+            f'There is no device {name!r} here ({reason}). Use auto, cpu, cuda or mps.'
+        ) from error
+    return device
+
+
+def choose_photons(scan: Scan, reference: float, rule: IntensityScale) -> float:
+    """Return the energy of the probe: as in training, or by this scan's own mean counts."""
+    own = scan.mean_counts()
+    same = reference / SAME_EXPOSURE <= own <= reference * SAME_EXPOSURE
+    return reference if rule == 'model' or (rule == 'auto' and same) else own
+
+
+def _subsampled(scan: Scan, config: Config, rng: np.random.Generator) -> Scan:
+    wanted = config.training.n_subsample
+    if wanted is None or wanted >= len(scan):
+        return scan
+    return scan.subset(np.sort(rng.permutation(len(scan))[:wanted]))
+
+
+def _held_out(positions_px: Any, share: float, rng: np.random.Generator) -> Any:
+    """Return the positions around a random one: whole groups that training never meets."""
+    count = round(share * len(positions_px))
+    centre = positions_px[rng.integers(len(positions_px))]
+    distance = ((positions_px - centre) ** 2).sum(axis=1)
+    return np.sort(np.argsort(distance, kind='stable')[: min(count, LARGEST_VALIDATION)])
+
+
+def _is_countable(scan: Scan) -> bool:
+    some = scan.patterns[:: max(1, len(scan) // 64)]
+    return bool(some.dtype.kind in 'iu' or np.array_equal(some, np.rint(some)))
+
+
+def _on_canvas(object_: Any, model: ForwardModel) -> Tensor:
+    canvas = np.ones(model.canvas_shape, dtype=np.complex64)
+    top, left = model.origin_px.tolist()
+    height, width = object_.shape
+    rows = slice(max(0, -top), min(canvas.shape[0], height - top))
+    columns = slice(max(0, -left), min(canvas.shape[1], width - left))
+    canvas[rows, columns] = object_[
+        rows.start + top : rows.stop + top, columns.start + left : columns.stop + left
+    ]
+    return torch.from_numpy(canvas).to(model.device)
+
+
+def _summarise(scans: Sequence[Scan]) -> dict[str, Any]:
+    return {
+        'scans': [scan.name for scan in scans],
+        'patterns': int(sum(len(scan) for scan in scans)),
+        'pattern_shape': list(scans[0].pattern_shape),
+        'mean_counts': [scan.mean_counts() for scan in scans],
+        'probe_modes': len(scans[0].probe),
+    }
+
+
+def _save_state(trainer: Trainer) -> TrainingState:
+    arrays: dict[str, Any] = {}
+    for name, value in trainer._snapshot().items():
+        arrays[f'last/{name}'] = value.cpu().numpy()
+    for name, value in trainer.state.best_weights.items():
+        arrays[f'best/{name}'] = value.cpu().numpy()
+    for number, slots in trainer.optimizer.state_dict()['state'].items():
+        for slot, value in slots.items():
+            arrays[f'optimizer/{number}/{slot}'] = value.cpu().numpy()
+    state = trainer.state
+    values = {
+        'epoch': state.epoch,
+        'best_loss': state.best_loss,
+        'epochs_without_gain': state.epochs_without_gain,
+        'plateau_factor': state.plateau_factor,
+        'history': state.history,
+    }
+    return TrainingState(arrays, values)
+
+
+def _load_state(trainer: Trainer, saved: TrainingState) -> None:
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {
+            name.removeprefix(prefix): torch.from_numpy(np.array(array)).to(
+                next(trainer.network.parameters()).device
+            )
+            for name, array in saved.arrays.items()
+            if name.startswith(prefix)
+        }
+
+    trainer.restore(part('last/'))
+    slots: dict[int, dict[str, Tensor]] = {}
+    for name, value in part('optimizer/').items():
+        number, slot = name.split('/')
+        slots.setdefault(int(number), {})[slot] = value
+    groups = trainer.optimizer.state_dict()['param_groups']
+    trainer.optimizer.load_state_dict({'state': slots, 'param_groups': groups})
+    values: Mapping[str, Any] = saved.values
+    trainer.state = TrainerState(
+        epoch=int(values['epoch']),
+        best_loss=float(values['best_loss']),
+        best_weights=part('best/'),
+        epochs_without_gain=int(values['epochs_without_gain']),
+        plateau_factor=float(values['plateau_factor']),
+        history=[dict(row) for row in values['history']],
+    )

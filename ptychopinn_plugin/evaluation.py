@@ -1,0 +1,293 @@
+"""A reconstruction against the truth, or against another reconstruction: numbers and a picture."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ptychopinn_plugin import metrics
+from ptychopinn_plugin.arrays import ComplexArray, FloatArray
+from ptychopinn_plugin.data.reconstruction import Reconstruction
+from ptychopinn_plugin.data.scan import Scan
+from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.files import atomic_path
+
+LARGEST_SHIFT_PX = 8.0
+"""Both objects lie in the frame of the scan's positions; a larger residual shift is chance."""
+
+_MARGIN_PX = 16
+_SMALLEST_SIDE_PX = 16
+_WINDOW = 'hann'
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """How near one real image is to another.
+
+    Attributes
+    ----------
+    ssim : float
+    psnr_db : float
+        Infinite for equal images.
+    mae : float
+        In the image's unit: 1 for amplitudes, radians for phases.
+    """
+
+    ssim: float
+    psnr_db: float
+    mae: float
+
+    @classmethod
+    def of(cls, image: FloatArray, truth: FloatArray) -> 'Similarity':
+        """Measure `image` against `truth`."""
+        return cls(
+            metrics.ssim(image, truth), metrics.psnr(image, truth), metrics.mae(image, truth)
+        )
+
+    def to_dict(self) -> dict[str, float | None]:
+        """Return plain values; an infinite PSNR, which JSON cannot hold, is None."""
+        psnr = self.psnr_db if np.isfinite(self.psnr_db) else None
+        return {'ssim': self.ssim, 'psnr_db': psnr, 'mae': self.mae}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a comparison of two complex objects gives.
+
+    Attributes
+    ----------
+    amplitude, phase : Similarity
+    ring_correlation : RingCorrelation
+        Of the complex objects, with a Hann window.
+    shift_px : (y, x)
+        By which the reconstruction had to be moved on top of what the origins say.
+    scale : complex
+        By which it was multiplied: global phase and amplitude.
+    region_px : (top, bottom, left, right)
+        First and one past the last pixel of the compared box, in the truth's pixels.
+    image, truth : ndarray of complex128, shape (height, width)
+        The compared boxes, registered and scaled.
+    """
+
+    amplitude: Similarity
+    phase: Similarity
+    ring_correlation: metrics.RingCorrelation
+    shift_px: tuple[float, float]
+    scale: complex
+    region_px: tuple[int, int, int, int]
+    image: ComplexArray = field(repr=False)
+    truth: ComplexArray = field(repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON, without the images."""
+        curve = self.ring_correlation
+        return {
+            'amplitude': self.amplitude.to_dict(),
+            'phase': self.phase.to_dict(),
+            'frc': {
+                'crossings': curve.crossings(),
+                'window': _WINDOW,
+                'frequencies': curve.frequencies.tolist(),
+                'correlation': curve.correlation.tolist(),
+                'half_bit': curve.half_bit.tolist(),
+            },
+            'shift_px': list(self.shift_px),
+            'scale': {'amplitude': abs(self.scale), 'phase_rad': float(np.angle(self.scale))},
+            'region_px': list(self.region_px),
+        }
+
+
+def evaluate(
+    reconstruction: Reconstruction,
+    truth: Scan | Reconstruction | ComplexArray,
+    *,
+    truth_origin_px: tuple[float, float] = (0.0, 0.0),
+    remove_ramp: bool = False,
+) -> Evaluation:
+    """Register a reconstruction to the truth and measure how near it is.
+
+    Compared is the box of the scan's positions, where illuminations overlap well.
+
+    Parameters
+    ----------
+    reconstruction : Reconstruction
+    truth : Scan, Reconstruction or ndarray of complex, shape (height, width)
+        A scan with its object, whose pixel [0, 0] is position (0, 0); another reconstruction; or
+        an object.
+    truth_origin_px : (y, x)
+        For an array: the position of its pixel [0, 0].
+    remove_ramp : bool
+        Remove a linear phase too; see `metrics.align` for why this is not the default.
+
+    Returns
+    -------
+    Evaluation
+
+    Raises
+    ------
+    DataError
+        If the scan has no object, or the two share too small a region.
+    """
+    true_object, true_origin = _object_of(truth, truth_origin_px)
+    offset = np.asarray(reconstruction.origin_px, dtype=np.float64) - true_origin
+    whole = np.floor(offset + 0.5).astype(int)
+    box = _shared_box(reconstruction, true_object.shape, true_origin, whole)
+    # Some pixels around the region, so that what moves into it is real.
+    wide, inner = _widened(box, reconstruction.object_.shape, true_object.shape, whole)
+    image = reconstruction.object_[_slices(wide - np.repeat(whole, 2))]
+    rest = offset - whole
+    image = metrics.shift_image(image, (float(rest[0]), float(rest[1])))
+    target = true_object[_slices(box)].astype(np.complex128)
+    shift = metrics.find_shift(image[inner], target, largest_px=LARGEST_SHIFT_PX)
+    image = metrics.shift_image(image, shift)[inner]
+    aligned = metrics.align(image, target, register=False, remove_ramp=remove_ramp)
+    image_phase, true_phase = metrics.wrapped_phase(aligned.image, target)
+    return Evaluation(
+        amplitude=Similarity.of(np.abs(aligned.image), np.abs(target)),
+        phase=Similarity.of(image_phase, true_phase),
+        ring_correlation=metrics.frc(aligned.image, target, window=_WINDOW),
+        shift_px=shift,
+        scale=aligned.scale,
+        region_px=(int(box[0]), int(box[1]), int(box[2]), int(box[3])),
+        image=aligned.image,
+        truth=target,
+    )
+
+
+def _object_of(
+    truth: Scan | Reconstruction | ComplexArray, origin_px: tuple[float, float]
+) -> tuple[ComplexArray, FloatArray]:
+    if isinstance(truth, Reconstruction):
+        return truth.object_, np.asarray(truth.origin_px, dtype=np.float64)
+    if isinstance(truth, Scan):
+        if truth.object_ is None:
+            raise DataError(
+                f'The scan {truth.name} holds no object to compare with. Give one that has '
+                'objectGuess, or another reconstruction.'
+            )
+        return truth.object_, np.zeros(2)
+    if truth.ndim != 2:
+        raise DataError(f'The truth must be an image; got shape {truth.shape}. Choose one slice.')
+    return truth, np.asarray(origin_px, dtype=np.float64)
+
+
+_Box = np.ndarray[Any, np.dtype[np.int64]]
+"""(top, bottom, left, right), first and one past the last pixel."""
+
+
+def _shared_box(
+    reconstruction: Reconstruction, shape: tuple[int, ...], origin: FloatArray, whole: FloatArray
+) -> _Box:
+    positions = reconstruction.positions_px - origin
+    first = np.ceil(positions.min(axis=0)).astype(np.int64)
+    last = np.floor(positions.max(axis=0)).astype(np.int64) + 1
+    first = np.maximum(first, np.maximum(whole, 0))
+    last = np.minimum(last, np.minimum(whole + reconstruction.object_.shape, shape))
+    if (last - first < _SMALLEST_SIDE_PX).any():
+        height, width = np.maximum(last - first, 0)
+        raise DataError(
+            f'The two objects must share at least {_SMALLEST_SIDE_PX} x {_SMALLEST_SIDE_PX} '
+            f'pixels within the scanned box; they share {height} x {width}. Check that the truth '
+            'is of this scan, and the order (y, x) of its origin.'
+        )
+    return np.array([first[0], last[0], first[1], last[1]], dtype=np.int64)
+
+
+def _widened(
+    box: _Box, image_shape: tuple[int, ...], shape: tuple[int, ...], whole: FloatArray
+) -> tuple[_Box, tuple[slice, slice]]:
+    first, last = box[::2], box[1::2]
+    before = np.minimum(first - whole, _MARGIN_PX)
+    after = np.minimum(whole + image_shape - last, _MARGIN_PX)
+    wide = np.array(
+        [first[0] - before[0], last[0] + after[0], first[1] - before[1], last[1] + after[1]]
+    )
+    inner = np.array(
+        [before[0], before[0] + last[0] - first[0], before[1], before[1] + last[1] - first[1]]
+    )
+    return wide, _slices(inner)
+
+
+def _slices(box: _Box) -> tuple[slice, slice]:
+    return slice(int(box[0]), int(box[1])), slice(int(box[2]), int(box[3]))
+
+
+def plot_evaluation(evaluation: Evaluation, path: Path) -> None:
+    """Draw both objects, what is between them and the ring correlation.
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+    path : Path
+        A picture; the suffix says which kind.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    # Imported here, where a plot is wanted; never pyplot, which keeps global state.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 6.5), layout='constrained')
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(2, 4)
+    _draw_images(figure, axes[0], evaluation, 'amplitude')
+    _draw_images(figure, axes[1], evaluation, 'phase')
+    _draw_ring_correlation(axes[0, 3], evaluation)
+    _write_numbers(axes[1, 3], evaluation)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+
+
+def _draw_images(figure: Any, axes: Any, evaluation: Evaluation, part: str) -> None:
+    if part == 'amplitude':
+        image, truth, unit = np.abs(evaluation.image), np.abs(evaluation.truth), ''
+    else:
+        image, truth = metrics.wrapped_phase(evaluation.image, evaluation.truth)
+        unit = ' (rad)'
+    limits = {'vmin': float(truth.min()), 'vmax': float(truth.max()), 'cmap': 'gray'}
+    largest = float(np.percentile(np.abs(image - truth), 99)) or 1.0
+    difference = {'vmin': -largest, 'vmax': largest, 'cmap': 'RdBu'}
+    panels = [
+        (image, limits, f'Reconstruction, {part}{unit}'),
+        (truth, limits, f'Truth, {part}{unit}'),
+        (image - truth, difference, 'Difference'),
+    ]
+    for axis, (values, options, title) in zip(axes, panels, strict=False):
+        shown = axis.imshow(values, interpolation='nearest', **options)
+        axis.set_title(title, fontsize=9)
+        axis.set_axis_off()
+        figure.colorbar(shown, ax=axis, shrink=0.75)
+
+
+def _draw_ring_correlation(axis: Any, evaluation: Evaluation) -> None:
+    curve = evaluation.ring_correlation
+    axis.plot(curve.frequencies, curve.correlation, label='FRC (Hann window)')
+    axis.plot(curve.frequencies, curve.half_bit, '--', label='half bit')
+    axis.axhline(0.5, color='0.5', linewidth=0.8, label='0.5')
+    axis.axhline(1 / 7, color='0.5', linewidth=0.8, linestyle=':', label='1/7')
+    axis.set(xlim=(0, 1), ylim=(min(0.0, float(curve.correlation.min())), 1.02))
+    axis.set_xlabel('frequency (share of Nyquist)')
+    axis.set_title('Fourier ring correlation', fontsize=9)
+    axis.legend(fontsize=7)
+
+
+def _write_numbers(axis: Any, evaluation: Evaluation) -> None:
+    crossings = evaluation.ring_correlation.crossings()
+    shift = evaluation.shift_px
+    lines = [
+        f'{"":10s}{"SSIM":>6s}{"PSNR":>8s}{"MAE":>8s}',
+        *(
+            f'{name:10s}{part.ssim:6.3f}{part.psnr_db:6.1f}dB{part.mae:8.4f}'
+            for name, part in (('amplitude', evaluation.amplitude), ('phase', evaluation.phase))
+        ),
+        '',
+        *(f'FRC-{name:9s}{value:6.3f} of Nyquist' for name, value in crossings.items()),
+        '',
+        f'shift (y, x) {shift[0]:.2f}, {shift[1]:.2f} px',
+    ]
+    axis.set_axis_off()
+    axis.text(0, 0.95, '\n'.join(lines), family='monospace', fontsize=8, va='top')
