@@ -146,7 +146,9 @@ def read_model(path: Path) -> Model:
             if 'training_state.h5' in manifest['sha256']:
                 state_data = _read_member(path, archive, manifest, 'training_state.h5')
     except FileNotFoundError:
-        raise ArchiveError(f'There is no model file {path}. Train one with: ptychopinn train.') from None
+        raise ArchiveError(
+            f'There is no model file {path}. Train one with: ptychopinn train.'
+        ) from None
     except (OSError, zipfile.BadZipFile) as error:
         raise ArchiveError(
             f'{path} is not a readable model file (a zip with manifest.json): {error}. '

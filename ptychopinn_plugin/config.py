@@ -39,7 +39,7 @@ def setting(
     return field(default=default, metadata=metadata)
 
 
-class _Validated:
+class Validated:
     """Check types, choices and limits of each field after construction."""
 
     def __post_init__(self) -> None:
@@ -74,7 +74,9 @@ def _checked(value: Any, hint: Any, item: dataclasses.Field[Any], owner: str) ->
         origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         if value not in arguments:
-            raise ConfigError(f'{name} must be one of {", ".join(map(str, arguments))}; got {value!r}.')
+            raise ConfigError(
+                f'{name} must be one of {", ".join(map(str, arguments))}; got {value!r}.'
+            )
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
@@ -90,7 +92,7 @@ def _checked(value: Any, hint: Any, item: dataclasses.Field[Any], owner: str) ->
 
 
 @dataclass(frozen=True)
-class ModelConfig(_Validated):
+class ModelConfig(Validated):
     """What the network is."""
 
     architecture: Architecture = setting(
@@ -129,7 +131,7 @@ class ModelConfig(_Validated):
 
 
 @dataclass(frozen=True)
-class TrainingConfig(_Validated):
+class TrainingConfig(Validated):
     """How the network learns."""
 
     epochs: int = setting(100, 'passes over the training patterns', minimum=1)
@@ -151,7 +153,10 @@ class TrainingConfig(_Validated):
         None, 'stop after so many epochs without a better validation loss', minimum=1
     )
     validation_share: float = setting(
-        0.05, 'share of the groups held out, where no validation scan is given', minimum=0, maximum=0.9
+        0.05,
+        'share of the groups held out, where no validation scan is given',
+        minimum=0,
+        maximum=0.9,
     )
     seed: int = setting(0, 'the same seed gives the same bits on a CPU', minimum=0)
     device: str = setting('auto', 'auto, cpu, cuda, cuda:1, mps')
@@ -160,7 +165,8 @@ class TrainingConfig(_Validated):
         0.0, 'weight of the mean absolute error of the amplitudes', minimum=0.0
     )
     teacher: Teacher = setting(
-        'sweeps', 'sweeps: reconstruct the training scan first and learn from it; none: likelihood alone'
+        'sweeps',
+        'sweeps: reconstruct the training scan first and learn from it; none: likelihood alone',
     )
     teacher_weight: float = setting(2.0, 'weight of the distance to the teacher', minimum=0.0)
     teacher_sweeps: int = setting(100, 'sweeps of the teacher', minimum=1)
@@ -177,12 +183,14 @@ class TrainingConfig(_Validated):
 
 
 @dataclass(frozen=True)
-class InferenceConfig(_Validated):
+class InferenceConfig(Validated):
     """How a trained network is applied."""
 
     batch_size: int = setting(32, 'patterns in a batch', minimum=1, maximum=65536)
     device: str = setting('auto', 'auto, cpu, cuda, cuda:1, mps')
-    phase_agreement: bool = setting(True, 'bring the free global phases of the patches into agreement')
+    phase_agreement: bool = setting(
+        True, 'bring the free global phases of the patches into agreement'
+    )
     intensity_scale: IntensityScale = setting(
         'auto',
         'model: counts are scaled as in training, so amplitudes compare across scans; scan: by '
@@ -191,7 +199,7 @@ class InferenceConfig(_Validated):
 
 
 @dataclass(frozen=True)
-class RefinementConfig(_Validated):
+class RefinementConfig(Validated):
     """Sweeps over the stitched object."""
 
     sweeps: int = setting(30, 'sweeps after the network; 0 is the network alone', minimum=0)
@@ -201,7 +209,7 @@ class RefinementConfig(_Validated):
 
 
 @dataclass(frozen=True)
-class Config(_Validated):
+class Config(Validated):
     """All settings of a run; `config.toml` holds one."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -212,7 +220,9 @@ class Config(_Validated):
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """Build from nested plain values; missing ones take their default."""
-        sections = {item.name: typing.get_type_hints(cls)[item.name] for item in dataclasses.fields(cls)}
+        sections = {
+            item.name: typing.get_type_hints(cls)[item.name] for item in dataclasses.fields(cls)
+        }
         unknown = sorted(set(values) - set(sections))
         if unknown:
             raise ConfigError(

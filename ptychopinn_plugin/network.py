@@ -127,9 +127,7 @@ class _Builder:
 
     def conv(self, name: str, source: str, filters: int, activation: Activations = 'relu') -> str:
         channels = self.channels[source]
-        return self.put(
-            Layer(name, 'conv', (source,), channels, filters, activation=activation)
-        )
+        return self.put(Layer(name, 'conv', (source,), channels, filters, activation=activation))
 
     def resize(self, name: str, kind: Kind, source: str, size: int = 2) -> str:
         channels = self.channels[source]

@@ -90,8 +90,8 @@ def spatial_blocks(positions_px: FloatArray, largest: int) -> list[IntArray]:
     largest : int
         No block has more positions.
     """
-    blocks = [np.arange(len(positions_px))]
-    result = []
+    blocks: list[IntArray] = [np.arange(len(positions_px))]
+    result: list[IntArray] = []
     while blocks:
         block = blocks.pop()
         if len(block) <= largest:

@@ -144,9 +144,7 @@ def extract_patches(
     return result
 
 
-def place_patches(
-    patches: RealArray, centres_px: RealArray, shape: tuple[int, int]
-) -> RealArray:
+def place_patches(patches: RealArray, centres_px: RealArray, shape: tuple[int, int]) -> RealArray:
     """Add patches to an empty canvas: the adjoint of `extract_patches`.
 
     Parameters

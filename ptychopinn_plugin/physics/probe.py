@@ -17,7 +17,7 @@ def normalise_probe(probe: ComplexArray, photons: float) -> ComplexArray:
         Mean number of photons in a pattern of an empty object.
     """
     energy = float((np.abs(probe.astype(np.complex128)) ** 2).sum())
-    return (probe * np.sqrt(photons / energy)).astype(np.complex64)
+    return np.asarray(probe * np.sqrt(photons / energy), dtype=np.complex64)
 
 
 def illuminated_size(probe: ComplexArray, share: float = 0.995, multiple: int = 8) -> int:
@@ -38,7 +38,7 @@ def illuminated_size(probe: ComplexArray, share: float = 0.995, multiple: int = 
     """
     intensity = (np.abs(probe) ** 2).sum(axis=0)
     height, width = intensity.shape
-    largest = min(height, width)
+    largest = int(min(height, width))
     for side in range(multiple, largest, multiple):
         top, left = height // 2 - side // 2, width // 2 - side // 2
         if intensity[top : top + side, left : left + side].sum() >= share * intensity.sum():

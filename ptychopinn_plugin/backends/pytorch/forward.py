@@ -241,12 +241,14 @@ def intensity(waves: Tensor) -> Tensor:
 
 def shift_probe(probe: Tensor, rests_px: Tensor) -> Tensor:
     """Shift a probe (n_modes, h, w) by rests (n, 2), as `physics.shift_probe`."""
-    return torch.fft.ifft2(torch.fft.fft2(probe) * _ramp(rests_px, probe))
+    shifted: Tensor = torch.fft.ifft2(torch.fft.fft2(probe) * _ramp(rests_px, probe))
+    return shifted
 
 
 def shift_probe_back(probes: Tensor, rests_px: Tensor) -> Tensor:
     """Undo `shift_probe` on (n, n_modes, h, w): its adjoint."""
-    return torch.fft.ifft2(torch.fft.fft2(probes) * _ramp(rests_px, probes).conj())
+    shifted: Tensor = torch.fft.ifft2(torch.fft.fft2(probes) * _ramp(rests_px, probes).conj())
+    return shifted
 
 
 def _ramp(rests_px: Tensor, probe: Tensor) -> Tensor:

@@ -179,7 +179,9 @@ def _correlate(cells: Tensor, corners: Tensor, pairs: Tensor) -> Tensor:
     offset = corners[pairs[:, 1]] - corners[pairs[:, 0]]
     inside = torch.arange(side, device=cells.device)
     rows, columns = inside[None] - offset[:, 0:1], inside[None] - offset[:, 1:2]
-    common = ((rows >= 0) & (rows < side))[:, :, None] & ((columns >= 0) & (columns < side))[:, None]
+    common = ((rows >= 0) & (rows < side))[:, :, None] & ((columns >= 0) & (columns < side))[
+        :, None
+    ]
     second = cells[
         pairs[:, 1][:, None, None],
         rows.clamp(0, side - 1)[:, :, None],

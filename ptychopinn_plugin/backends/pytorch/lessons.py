@@ -93,7 +93,11 @@ class Batch:
 
 
 def make_lesson(
-    network: Network, scan: TrainingScan, members: IntArray, groups: IntArray, exposure: float,
+    network: Network,
+    scan: TrainingScan,
+    members: IntArray,
+    groups: IntArray,
+    exposure: float,
     rng: np.random.Generator,
 ) -> Lesson:
     """Cut positions out of a scan and let the network predict their object pass by pass."""
@@ -129,7 +133,7 @@ def draw_lesson(
     """Draw positions at random density, place and exposure."""
     positions = scan.positions_px[scan.members]
     group_size = network.description.group_size
-    chosen = np.arange(len(positions))
+    chosen: IntArray = np.arange(len(positions))
     spacing = SPACINGS[rng.integers(len(SPACINGS))] * median_step(positions)
     exposure = EXPOSURES[rng.integers(len(EXPOSURES))]
     if network.description.architecture == 'cnn':
@@ -141,9 +145,7 @@ def draw_lesson(
     centre = positions[chosen[rng.integers(len(chosen))]]
     distance = ((positions[chosen] - centre) ** 2).sum(axis=1)
     chosen = np.sort(chosen[np.argsort(distance, kind='stable')[:LESSON_POSITIONS]])
-    groups = training_groups(
-        positions[chosen], group_size, config.training.neighbor_count, rng
-    )
+    groups = training_groups(positions[chosen], group_size, config.training.neighbor_count, rng)
     return make_lesson(network, scan, scan.members[chosen], groups, exposure, rng)
 
 
@@ -168,9 +170,7 @@ def epoch_batches(
             yield batches[index]
 
 
-def lesson_batches(
-    lesson: Lesson, per_batch: int, rng: np.random.Generator
-) -> Iterator[Batch]:
+def lesson_batches(lesson: Lesson, per_batch: int, rng: np.random.Generator) -> Iterator[Batch]:
     """Yield the groups of a lesson `VISITS` times, passes in turn from a random one on."""
     passes = len(lesson.objects)
     count = int(rng.integers(passes))

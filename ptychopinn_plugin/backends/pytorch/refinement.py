@@ -55,7 +55,10 @@ def sweep_object(
     refine_probe: bool = False,
     observer: SweepObserver | None = None,
 ) -> tuple[Tensor, list[float]]:
-    """Sweep an object; a sweep that raises the loss is taken back and its step halved.
+    """Sweep an object, and return the best that the sweeps came through.
+
+    The first steps are long and noisy, so that a good start can get worse before it gets better.
+    What is returned, and shown after each sweep, is the object with the lowest loss so far.
 
     Parameters
     ----------
@@ -76,33 +79,29 @@ def sweep_object(
     -------
     object_ : Tensor of complex64
     losses : list of float
-        Poisson loss per pixel of the start and after each sweep that was kept; never rising.
+        Poisson loss per pixel of the start and of the best object after each sweep; never rising.
     """
     generator = torch.Generator().manual_seed(seed)
     batch_size = min(batch_size, max(1, len(model) // FEWEST_BATCHES))
     if refine_probe:
         model.set_probe(model.probe, cache=False)
     state = SweepState(object_.clone(), torch.zeros_like(object_), model.probe.clone())
+    best = SweepState(object_, state.velocity, model.probe)
     losses = [model.assess(object_)[0]]
-    damping = 1.0
     for sweep in range(sweeps):
-        before = SweepState(state.object_.clone(), state.velocity.clone(), state.probe.clone())
-        step = damping * (FIRST_STEP * (1 - sweep / sweeps) ** 2 + LAST_STEP)
+        step = FIRST_STEP * (1 - sweep / sweeps) ** 2 + LAST_STEP
         order = torch.randperm(len(model), generator=generator).to(model.device)
         _sweep_once(model, state, order.split(batch_size), step, refine_probe)
         loss = model.assess(state.object_)[0]
-        if not loss <= losses[-1]:
-            state = SweepState(before.object_, torch.zeros_like(before.velocity), before.probe)
-            damping /= 2
-            if refine_probe:
-                model.set_probe(state.probe, cache=False)
-        else:
-            losses.append(loss)
-        if observer is not None and observer(sweep + 1, losses[-1], state.object_):
+        if loss < losses[-1]:
+            # `_sweep_once` makes a new object and probe, so nothing needs copying.
+            best = SweepState(state.object_, state.velocity, state.probe)
+        losses.append(min(loss, losses[-1]))
+        if observer is not None and observer(sweep + 1, losses[-1], best.object_):
             break
     if refine_probe:
-        model.set_probe(state.probe)
-    return state.object_, losses
+        model.set_probe(best.probe)
+    return best.object_, losses
 
 
 def _sweep_once(

@@ -132,7 +132,9 @@ class Trainer:
             state.best_weights = self._snapshot()
         while state.epoch < settings.epochs:
             begun = time.perf_counter()
-            losses, n_patterns = self._train_epoch(np.random.default_rng([settings.seed, state.epoch]))
+            losses, n_patterns = self._train_epoch(
+                np.random.default_rng([settings.seed, state.epoch])
+            )
             if not losses:
                 break
             if state.stopped != 'request':

@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from ptychopinn_plugin.config import _Validated, setting
+from ptychopinn_plugin.config import Validated, setting
 from ptychopinn_plugin.errors import ConfigError
 
 ObjectKind = Literal['dead-leaves', 'lines', 'siemens', 'letters', 'image']
@@ -14,7 +14,7 @@ PathKind = Literal['raster', 'jittered', 'fermat']
 
 
 @dataclass(frozen=True)
-class SimulationConfig(_Validated):
+class SimulationConfig(Validated):
     """What is simulated; the defaults are the scan that the benchmarks use."""
 
     size: int = setting(

@@ -1,0 +1,62 @@
+"""Run Pty-Chi on one of our scans: what a user would pick instead.
+
+Needs ``pip install 'ptychopinn-plugin[bench]'``. Flat start, known probe, positions fixed.
+"""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import ptychi.api as api
+from ptychi.api.task import PtychographyTask
+
+from ptychopinn_plugin.data import Reconstruction, Scan
+from ptychopinn_plugin.physics import normalise_probe
+
+
+@dataclass(frozen=True)
+class Rival:
+    """One run: seconds of the epochs alone, and the object."""
+
+    seconds: float
+    patterns_per_second: float
+    reconstruction: Reconstruction
+
+
+def run_ptychi(scan: Scan, engine: str, epochs: int, batch_size: int = 64) -> Rival:
+    """Reconstruct with Pty-Chi's 'rpie' or 'lsqml' from a flat object."""
+    options = {'rpie': api.RPIEOptions, 'lsqml': api.LSQMLOptions}[engine]()
+    options.data_options.data = np.asarray(scan.patterns, dtype=np.float32)
+    height, width = scan.pattern_shape
+    middle = (scan.positions_px.max(axis=0) + scan.positions_px.min(axis=0)) / 2
+    positions = scan.positions_px - middle
+    extent = np.ptp(scan.positions_px, axis=0)
+    shape = [int(np.ceil(e)) + side + 10 for e, side in zip(extent, (height, width), strict=True)]
+    options.object_options.initial_guess = np.ones((1, *shape), dtype=np.complex64)
+    options.object_options.optimizable = True
+    probe = normalise_probe(scan.probe, scan.mean_counts())
+    options.probe_options.initial_guess = probe[np.newaxis]
+    options.probe_options.optimizable = False
+    options.probe_position_options.position_y_px = positions[:, 0]
+    options.probe_position_options.position_x_px = positions[:, 1]
+    options.reconstructor_options.num_epochs = epochs
+    options.reconstructor_options.batch_size = batch_size
+    options.reconstructor_options.default_device = api.Devices.CPU
+    with PtychographyTask(options) as task:
+        task.run(1)
+        begun = time.perf_counter()
+        task.run(epochs - 1)
+        seconds = time.perf_counter() - begun
+        object_ = np.asarray(task.get_data_to_cpu('object', as_numpy=True))[0]
+    rate = len(scan) * (epochs - 1) / seconds
+    # Position 0 of Pty-Chi lies in the middle of its object.
+    origin = middle - np.round(np.array(object_.shape) / 2)
+    reconstruction = Reconstruction(
+        object_=object_.astype(np.complex64),
+        origin_px=origin,
+        coverage=np.ones(object_.shape, dtype=np.float32),
+        probe=probe,
+        positions_px=scan.positions_px,
+        backend=f'ptychi {engine}',
+    )
+    return Rival(seconds * epochs / (epochs - 1), rate, reconstruction)
