@@ -35,7 +35,8 @@ def run_ptychi(scan: Scan, engine: str, epochs: int, batch_size: int = 64) -> Ri
     options.object_options.initial_guess = np.ones((1, *shape), dtype=np.complex64)
     options.object_options.optimizable = True
     probe = normalise_probe(scan.probe, scan.mean_counts())
-    options.probe_options.initial_guess = probe[np.newaxis]
+    # Its transform is not unitary.
+    options.probe_options.initial_guess = probe[np.newaxis] / np.sqrt(height * width)
     options.probe_options.optimizable = False
     options.probe_position_options.position_y_px = positions[:, 0]
     options.probe_position_options.position_x_px = positions[:, 1]

@@ -4,7 +4,12 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from ptychopinn_plugin.arrays import FloatArray, IntArray
+from ptychopinn_plugin.data.scan import Scan
 from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.physics import illuminated_size
+
+LARGEST_FIELD_PX = 1 << 30
+"""Pixels of the box of all positions; more than this is a wrong unit, not a scan."""
 
 
 def training_groups(
@@ -145,4 +150,37 @@ def _check_size(n_positions: int, group_size: int) -> None:
         raise DataError(
             f'A group holds {group_size} patterns, but there are only {n_positions}. '
             'Use a smaller gridsize.'
+        )
+
+
+def check_positions(scan: Scan) -> None:
+    """Check that positions are pixels and that illuminations overlap.
+
+    Raises
+    ------
+    DataError
+        If several positions span less than a pixel, or more than any canvas could hold, or if no
+        two illuminations touch.
+    """
+    if len(scan) < 2:
+        return
+    extent = np.ptp(scan.positions_px, axis=0)
+    spans = f'{extent[0]:.3g} x {extent[1]:.3g} px (y, x)'
+    if extent.max() < 1:
+        raise DataError(
+            f'{scan.name}: positions must be object pixels; {len(scan)} of them span {spans}. '
+            'Are they in metres? Divide them by the size of an object pixel.'
+        )
+    if np.prod(extent + scan.pattern_shape) > LARGEST_FIELD_PX:
+        raise DataError(
+            f'{scan.name}: positions must be object pixels; they span {spans}. '
+            'Check their unit, and for outliers.'
+        )
+    nearest = cKDTree(scan.positions_px).query(scan.positions_px, k=2)[0][:, 1].min()
+    width = illuminated_size(scan.probe, share=0.98, multiple=2)
+    if nearest > width:
+        raise DataError(
+            f'{scan.name}: neighbouring illuminations must overlap; the nearest positions are '
+            f'{nearest:.1f} px apart and the probe is {width} px wide. Scan with smaller steps, or '
+            'check the unit of the positions.'
         )

@@ -28,7 +28,7 @@ from ptychopinn_plugin.backends.pytorch.refinement import sweep_object
 from ptychopinn_plugin.backends.pytorch.training import Illumination, Trainer, TrainerState
 from ptychopinn_plugin.config import Config, InferenceConfig, IntensityScale, RefinementConfig
 from ptychopinn_plugin.data import Reconstruction, Scan, fit_to_size
-from ptychopinn_plugin.data.grouping import covering_groups
+from ptychopinn_plugin.data.grouping import check_positions, covering_groups
 from ptychopinn_plugin.errors import BackendUnavailableError, ConfigError, DataError
 from ptychopinn_plugin.network import NetworkDescription, describe_network
 from ptychopinn_plugin.physics import illuminated_size, normalise_probe
@@ -75,6 +75,8 @@ class PyTorchBackend:
         started = time.perf_counter()
         if not scans:
             raise DataError('Training needs at least one scan; none was given.')
+        for scan in (*scans, *validation):
+            check_positions(scan)
         if resume and (base_model is None or base_model.training_state is None):
             raise ConfigError(
                 'This model holds no training state, so training cannot continue exactly. '
@@ -96,6 +98,7 @@ class PyTorchBackend:
         observer: Observer = ignore_progress,
     ) -> Reconstruction:
         """Predict with the held model, stitch, and refine."""
+        check_positions(scan)
         held = self._held_model()
         device = choose_device(inference.device)
         network = self._network(held, device)
@@ -125,6 +128,7 @@ class PyTorchBackend:
         self, scan: Scan, refinement: RefinementConfig, *, observer: Observer = ignore_progress
     ) -> Reconstruction:
         """Sweep from a flat object, without a model: the baseline."""
+        check_positions(scan)
         device = choose_device('auto')
         probe = normalise_probe(scan.probe, scan.mean_counts())
         forward = ForwardModel(scan, torch.from_numpy(probe), device)
