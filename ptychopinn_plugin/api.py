@@ -1,0 +1,262 @@
+"""The Python API: load scans, train, reconstruct, open and save models.
+
+Everything here works on files or on objects in memory, and imports a framework when it is used.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from ptychopinn_plugin.archive import Model, read_model, write_model
+from ptychopinn_plugin.backends.protocol import (
+    Backend,
+    Observer,
+    Progress,
+    TrainingResult,
+    ignore_progress,
+)
+from ptychopinn_plugin.backends.selection import Choice, choose, create_backend
+from ptychopinn_plugin.config import (
+    Config,
+    InferenceConfig,
+    ModelConfig,
+    RefinementConfig,
+    TrainingConfig,
+)
+from ptychopinn_plugin.data import (
+    Reconstruction,
+    Scan,
+    load_scan,
+    read_reconstruction,
+    write_product,
+    write_reconstruction,
+    write_scan,
+)
+from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
+from ptychopinn_plugin.errors import ConfigError, PtychoPinnError
+from ptychopinn_plugin.evaluation import Evaluation, evaluate
+
+__all__ = [
+    'Config',
+    'Evaluation',
+    'InferenceConfig',
+    'Model',
+    'ModelConfig',
+    'Progress',
+    'PtychoPinnError',
+    'Reconstruction',
+    'RefinementConfig',
+    'Scan',
+    'SimulationConfig',
+    'TrainingConfig',
+    'TrainingResult',
+    'evaluate',
+    'load_scan',
+    'open_model',
+    'read_reconstruction',
+    'reconstruct',
+    'refine',
+    'save_model',
+    'simulate',
+    'train',
+    'write_product',
+    'write_reconstruction',
+    'write_scan',
+]
+
+AnyScan = Scan | Path | str
+AnyModel = Model | Path | str
+
+
+def train(
+    scans: AnyScan | Iterable[AnyScan],
+    config: Config | None = None,
+    *,
+    validation: AnyScan | Iterable[AnyScan] = (),
+    base_model: AnyModel | None = None,
+    resume: AnyModel | None = None,
+    backend: str | None = None,
+    observer: Observer = ignore_progress,
+) -> TrainingResult:
+    """Train a network on one or several scans.
+
+    Parameters
+    ----------
+    scans : Scan or path, or several
+    config : Config, optional
+        Where not given, the defaults; with `resume`, the model's own settings.
+    validation : Scan or path, or several
+        Scans whose loss says which epoch is best; else a part of `scans` is held out.
+    base_model : Model or path, optional
+        Fine-tune: start from these weights.
+    resume : Model or path, optional
+        Continue this model's training exactly. Of `config` only the epochs, minutes and device
+        are taken; the rest stays as it was.
+    backend : str, optional
+        See `backends.selection.choose`; a model that is given runs on its own backend.
+    observer : callable, optional
+        Called with a `Progress` after each step; where it returns True, training ends with the
+        best model so far.
+
+    Returns
+    -------
+    TrainingResult
+
+    Raises
+    ------
+    DataError, ConfigError, BackendUnavailableError
+        The message says what to do.
+    """
+    start = _starting_model(base_model, resume)
+    chosen = choose(backend, model_backend=None if start is None else start.backend)
+    if resume is not None and start is not None:
+        config = _resumed_config(start, config, chosen)
+    return _make(chosen).train(
+        _as_scans(scans),
+        config or Config(),
+        validation=_as_scans(validation),
+        base_model=start,
+        resume=resume is not None,
+        observer=observer,
+    )
+
+
+def reconstruct(
+    model: AnyModel,
+    scan: AnyScan,
+    *,
+    inference: InferenceConfig | None = None,
+    refinement: RefinementConfig | None = None,
+    backend: str | None = None,
+    observer: Observer = ignore_progress,
+) -> Reconstruction:
+    """Predict the object of a scan with a trained network, stitch it and refine it.
+
+    Parameters
+    ----------
+    model : Model or path
+    scan : Scan or path
+    inference, refinement : optional
+        Where not given, the settings that the model carries. ``RefinementConfig(sweeps=0)`` is
+        the network alone.
+    backend : str, optional
+        See `backends.selection.choose`; where nothing names one, the model's own.
+    observer : callable, optional
+        Called with a `Progress` after each step.
+
+    Returns
+    -------
+    Reconstruction
+
+    Raises
+    ------
+    DataError, ArchiveError, BackendUnavailableError
+        The message says what to do.
+    """
+    opened = _as_model(model)
+    runner = _make(choose(backend, model_backend=opened.backend))
+    runner.model = opened
+    return runner.reconstruct(
+        _as_scan(scan),
+        inference or opened.config.inference,
+        refinement or opened.config.refinement,
+        observer=observer,
+    )
+
+
+def refine(
+    scan: AnyScan,
+    refinement: RefinementConfig | None = None,
+    *,
+    backend: str | None = None,
+    observer: Observer = ignore_progress,
+) -> Reconstruction:
+    """Reconstruct a scan without a model, by sweeps from a flat object: the honest baseline.
+
+    Parameters
+    ----------
+    scan : Scan or path
+    refinement : RefinementConfig, optional
+    backend : str, optional
+        See `backends.selection.choose`.
+    observer : callable, optional
+        Called with a `Progress` after each sweep; where it returns True, the sweeps end.
+
+    Returns
+    -------
+    Reconstruction
+    """
+    runner = _make(choose(backend))
+    return runner.refine(_as_scan(scan), refinement or RefinementConfig(), observer=observer)
+
+
+def open_model(path: Path | str) -> Model:
+    """Read a model file; no framework is needed.
+
+    Raises
+    ------
+    ArchiveError
+        If it is not a model file, damaged, or of a newer format.
+    """
+    return read_model(Path(path))
+
+
+def save_model(path: Path | str, model: Model, *, inference_only: bool = False) -> None:
+    """Write a model file, in one go or not at all.
+
+    Parameters
+    ----------
+    path : Path
+    model : Model
+    inference_only : bool
+        Leave out what only `train(resume=...)` needs.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    write_model(Path(path), model, inference_only=inference_only)
+
+
+def _make(choice: Choice) -> Backend:
+    return create_backend(choice.name)
+
+
+def _as_model(model: AnyModel) -> Model:
+    return model if isinstance(model, Model) else open_model(model)
+
+
+def _as_scan(scan: AnyScan) -> Scan:
+    return scan if isinstance(scan, Scan) else load_scan(scan)
+
+
+def _as_scans(scans: AnyScan | Iterable[AnyScan]) -> tuple[Scan, ...]:
+    if isinstance(scans, Scan | Path | str):
+        return (_as_scan(scans),)
+    return tuple(_as_scan(scan) for scan in scans)
+
+
+def _starting_model(base_model: AnyModel | None, resume: AnyModel | None) -> Model | None:
+    if base_model is not None and resume is not None:
+        raise ConfigError(
+            'Training starts from base_model (fine-tune) or continues resume; got both. '
+            'Give one of them.'
+        )
+    given = base_model if resume is None else resume
+    return None if given is None else _as_model(given)
+
+
+def _resumed_config(model: Model, config: Config | None, chosen: Choice) -> Config:
+    """Return the settings a model was trained with, and the new ones for how long and where."""
+    if chosen.name != model.backend:
+        raise ConfigError(
+            f'Training continues exactly only on the backend that began it, {model.backend!r}; '
+            f'{chosen.name!r} was chosen. Choose {model.backend!r}, or fine-tune with base_model.'
+        )
+    if config is None:
+        return model.config
+    new = config.training
+    training = model.config.training.replace(
+        epochs=new.epochs, max_minutes=new.max_minutes, device=new.device
+    )
+    return model.config.replace(training=training)

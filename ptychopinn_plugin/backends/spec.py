@@ -1,0 +1,92 @@
+"""What a backend says about itself, so that it can be found without importing its framework."""
+
+import importlib
+import importlib.util
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if sys.version_info >= (3, 13):
+    from importlib import metadata
+else:
+    # One API on every Python that Ptychodus supports.
+    import importlib_metadata as metadata
+
+if TYPE_CHECKING:
+    from ptychopinn_plugin.backends.protocol import Backend
+
+
+@dataclass(frozen=True)
+class BackendSpec:
+    """One backend; entry points of the group `ptychopinn_plugin.backends` name such objects.
+
+    Attributes
+    ----------
+    name : str
+        As users write it, in lower case.
+    framework : str
+        Import name of the framework.
+    distribution : str
+        Its name as pip knows it, which tells the version.
+    minimum_version : str
+    loader : str
+        ``module:attribute`` that makes a `Backend` when called; imported when one is wanted.
+    extra : str
+        Extra of ptychopinn-plugin that installs the framework; empty for a backend that does not
+        come from this package.
+    aliases : tuple of str
+        Other names that users may write.
+    """
+
+    name: str
+    framework: str
+    distribution: str
+    minimum_version: str
+    loader: str
+    extra: str = ''
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def install_command(self) -> str:
+        """What to run where the framework is missing or too old."""
+        if self.extra:
+            return f"pip install 'ptychopinn-plugin[{self.extra}]'"
+        return f"pip install '{self.distribution}>={self.minimum_version}'"
+
+    def is_installed(self) -> bool:
+        """Tell whether the framework can be found; it is not imported."""
+        if self.framework in sys.modules:
+            return sys.modules[self.framework] is not None
+        found = importlib.util.find_spec(self.framework)
+        # A folder without __init__.py, as an uninstall can leave one, has no origin.
+        return found is not None and found.origin is not None
+
+    def version(self) -> str | None:
+        """Return the framework's version, or None where it is not known."""
+        try:
+            return metadata.version(self.distribution)
+        except metadata.PackageNotFoundError:
+            return None
+
+    def problem(self) -> str | None:
+        """Return why the backend cannot run here, or None if nothing speaks against it."""
+        if not self.is_installed():
+            return 'is not installed'
+        version = self.version()
+        if version is not None and _release(version) < _release(self.minimum_version):
+            return f'needs {self.distribution} {self.minimum_version} or newer; found {version}'
+        return None
+
+    def load(self) -> 'Callable[[], Backend]':
+        """Import the backend, and with it the framework."""
+        module, _, attribute = self.loader.partition(':')
+        made: Callable[[], Backend] = getattr(importlib.import_module(module), attribute)
+        return made
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """Return the leading numbers of a version: (2, 13, 0) of '2.13.0+cpu'."""
+    leading = re.match(r'\d+(\.\d+)*', version)
+    return tuple(int(part) for part in leading[0].split('.')) if leading else ()
