@@ -173,7 +173,9 @@ class TrainingConfig(Validated):
     total_variation_weight: float = setting(
         0.0, 'weight of the total variation of the predicted patches', minimum=0.0
     )
-    probe_trainable: bool = setting(False, 'let training correct the probe')
+    probe_trainable: bool = setting(
+        False, 'teacher and training correct the probe: for scans whose probe is a guess'
+    )
     intensity_scale_trainable: bool = setting(False, 'let training correct the intensity scale')
     n_groups: int | None = setting(None, 'groups per epoch; all where not given', minimum=1)
     neighbor_count: int = setting(

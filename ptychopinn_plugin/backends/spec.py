@@ -65,10 +65,7 @@ class BackendSpec:
 
     def version(self) -> str | None:
         """Return the framework's version, or None where it is not known."""
-        try:
-            return metadata.version(self.distribution)
-        except metadata.PackageNotFoundError:
-            return None
+        return installed_version(self.distribution)
 
     def problem(self) -> str | None:
         """Return why the backend cannot run here, or None if nothing speaks against it."""
@@ -84,6 +81,14 @@ class BackendSpec:
         module, _, attribute = self.loader.partition(':')
         made: Callable[[], Backend] = getattr(importlib.import_module(module), attribute)
         return made
+
+
+def installed_version(distribution: str) -> str | None:
+    """Return the version of an installed distribution, or None where it is not known."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _release(version: str) -> tuple[int, ...]:

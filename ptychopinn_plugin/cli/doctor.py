@@ -14,16 +14,14 @@ from rich.console import Console
 from rich.table import Table
 
 from ptychopinn_plugin._version import __version__
-from ptychopinn_plugin.backends.selection import (
-    ENVIRONMENT_VARIABLE,
-    choose,
-    find_backends,
-)
-from ptychopinn_plugin.backends.spec import BackendSpec, metadata
+from ptychopinn_plugin.backends.selection import ENVIRONMENT_VARIABLE, choose, find_backends
+from ptychopinn_plugin.backends.spec import BackendSpec, installed_version
 from ptychopinn_plugin.errors import BackendUnavailableError, UnknownBackendError
 
 PROBE_TIMEOUT_S = 120.0
 """The first import of a framework from a cold disk can take a minute."""
+
+NVIDIA_DRIVER = Path('/proc/driver/nvidia/version')
 
 PTYCHODUS_WARNING = (
     'Ptychodus runs another algorithm, and says nothing, where a settings file names ours and '
@@ -74,10 +72,7 @@ def examine() -> dict[str, Any]:
     """
     report: dict[str, Any] = {
         'version': __version__,
-        'python': {'version': platform.python_version(), 'executable': sys.executable},
-        'platform': platform.platform(),
-        'cpu': {'name': _cpu_name(), 'cores': _usable_cores()},
-        'memory_gb': _memory_gb(),
+        **describe_machine(),
         'backends': [_describe(spec) for spec in find_backends().values()],
     }
     report['gpus'], report['gpu_note'] = _gpus(report['backends'])
@@ -88,6 +83,16 @@ def examine() -> dict[str, Any]:
     report['notes'] = _notes()
     report['can_run_main_job'] = error is None
     return report
+
+
+def describe_machine() -> dict[str, Any]:
+    """Return what this computer is, as far as it can be told without a framework."""
+    return {
+        'python': {'version': platform.python_version(), 'executable': sys.executable},
+        'platform': platform.platform(),
+        'cpu': {'name': _cpu_name(), 'cores': _usable_cores()},
+        'memory_gb': _memory_gb(),
+    }
 
 
 def _describe(spec: BackendSpec) -> dict[str, Any]:
@@ -141,6 +146,8 @@ def _gpus(backends: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], str]:
         notes += [note] if note else []
     if not gpus and not notes:
         notes.append('none that an installed backend can use; the CPU computes')
+        if NVIDIA_DRIVER.exists():
+            notes.append('an NVIDIA driver is here: is the framework a build for CPUs?')
     return gpus, '; '.join(notes)
 
 
@@ -169,10 +176,7 @@ def _missing(backends: list[dict[str, Any]], error: str | None) -> list[dict[str
 def _notes() -> list[str]:
     if find_spec('ptychodus') is None:
         return []
-    try:
-        version = metadata.version('ptychodus')
-    except metadata.PackageNotFoundError:
-        version = 'of unknown version'
+    version = installed_version('ptychodus') or 'of unknown version'
     return [f'Ptychodus {version} is installed. {PTYCHODUS_WARNING}']
 
 

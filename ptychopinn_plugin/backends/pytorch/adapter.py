@@ -307,9 +307,15 @@ class _TrainingRun:
             used = time.perf_counter() - self.started
             return asked or (limit is not None and used > TEACHER_TIME_SHARE * 60 * limit)
 
-        return sweep_object(model, model.flat_object(), sweeps, seed=settings.seed, observer=watch)[
-            0
-        ]
+        labels, _ = sweep_object(
+            model,
+            model.flat_object(),
+            sweeps,
+            seed=settings.seed,
+            refine_probe=settings.probe_trainable,
+            observer=watch,
+        )
+        return labels
 
     def train(self, resume: bool) -> TrainerState:
         """Train, or continue from the base model's training state."""

@@ -90,9 +90,7 @@ def test_precedence(
     assert chosen == expected
 
 
-def test_variable_of_the_process_is_read(
-    install: Install, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_variable_of_the_process_is_read(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
     install(*ALL, installed=BOTH)
     monkeypatch.setenv('PTYCHOPINN_BACKEND', 'tf')
     assert choose() == Choice('tensorflow', 'environment')
@@ -136,8 +134,10 @@ def test_automatic_choice(
             {'explicit': 'tf'},
             {'torch': '2.13'},
             BackendUnavailableError,
-            ["'tensorflow' is not installed (installed: pytorch)"]
-            + ["pip install 'ptychopinn-plugin[tensorflow]'"],
+            [
+                "'tensorflow' is not installed (installed: pytorch)",
+                "pip install 'ptychopinn-plugin[tensorflow]'",
+            ],
         ),
         (
             {'setting': 'pytorch'},

@@ -1,0 +1,124 @@
+"""The command `ptychopinn`; frameworks and libraries are imported by the command that uses them."""
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, cast
+
+import typer
+import typer.main
+from typer.core import TyperGroup
+
+from ptychopinn_plugin._version import __version__
+from ptychopinn_plugin.cli.demo import demo
+from ptychopinn_plugin.cli.doctor import doctor
+from ptychopinn_plugin.cli.evaluate import evaluate
+from ptychopinn_plugin.cli.inspect import inspect
+from ptychopinn_plugin.cli.options import joined_lines
+from ptychopinn_plugin.cli.reconstruct import reconstruct, refine
+from ptychopinn_plugin.cli.train import train
+from ptychopinn_plugin.errors import PtychoPinnError
+
+__all__ = ['app', 'main']
+
+BAD_INPUT, INTERRUPTED = 2, 130
+
+# Newer versions of typer carry their own copy of click: take its base class from what they export.
+_ClickError = cast(type[Exception], typer.BadParameter.__mro__[2])
+
+
+class _Commands(TyperGroup):
+    """The commands; `simulate`, whose settings import SciPy, is completed when it is called."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        if name == 'simulate':
+            module = importlib.import_module('ptychopinn_plugin.cli.simulate')
+            single = typer.Typer(add_completion=False, rich_markup_mode='rich')
+            single.command(name, help=joined_lines(module.simulate.__doc__))(module.simulate)
+            command = typer.main.get_command(single)
+        return name, command, rest
+
+
+app = typer.Typer(
+    cls=_Commands,
+    rich_markup_mode='rich',
+    pretty_exceptions_enable=False,
+    context_settings={'help_option_names': ['-h', '--help']},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f'ptychopinn-plugin {__version__}')
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option('--version', callback=_show_version, is_eager=True, help='Version.')
+    ] = False,
+) -> None:
+    """Train a network on your own diffraction patterns, without labels, and see the object.
+
+    \b
+    First steps:
+      ptychopinn demo -o demo            all of it on a simulated scan
+      ptychopinn inspect scan.npz        what a file holds
+      ptychopinn train scan.npz -o run   a model: run/wts.h5.zip
+      ptychopinn reconstruct run/wts.h5.zip scan.npz -o result
+    """
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit
+
+
+def _simulate() -> None:
+    """Simulate a scan with its true object, to try and to compare with."""
+
+
+_FUNCTIONS: dict[str, Callable[..., None]] = {
+    'demo': demo,
+    'simulate': _simulate,
+    'train': train,
+    'reconstruct': reconstruct,
+    'refine': refine,
+    'evaluate': evaluate,
+    'inspect': inspect,
+    'doctor': doctor,
+}
+for _name, _function in _FUNCTIONS.items():
+    app.command(_name, help=joined_lines(_function.__doc__ or ''))(_function)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and leave: 0 is done, 2 an error that the user can mend, 130 an interrupt.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        In place of ``sys.argv[1:]``.
+    """
+    try:
+        code = app(arguments, prog_name='ptychopinn', standalone_mode=False)
+    except PtychoPinnError as error:
+        sys.exit(_fail(str(error)))
+    except _ClickError as error:
+        sys.exit(_fail(_explain(error)))
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(INTERRUPTED)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str) -> int:
+    typer.echo(f'error: {" ".join(message.split())}', err=True)
+    return BAD_INPUT
+
+
+def _explain(error: Any) -> str:
+    """Return what is wrong with a command line, and where its help is."""
+    context = getattr(error, 'ctx', None)
+    path = 'ptychopinn' if context is None else context.command_path
+    return f'{error.format_message().rstrip(".")}. See: {path} --help.'

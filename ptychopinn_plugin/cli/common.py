@@ -1,0 +1,112 @@
+"""What the commands share: reading scans, their notes, which backend, words for numbers."""
+
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from ptychopinn_plugin.cli.options import Given, ScanReading
+from ptychopinn_plugin.cli.outputs import to_json
+from ptychopinn_plugin.errors import DataError
+
+if TYPE_CHECKING:
+    from ptychopinn_plugin.data import Scan
+    from ptychopinn_plugin.evaluation import Evaluation
+
+
+def read_scans(paths: Sequence[Path], given: Given) -> list['Scan']:
+    """Read scans as the options say.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+    given : dict of dict
+        The section 'reading'.
+
+    Raises
+    ------
+    DataError, ConfigError
+        If a file is no scan, or options do not go together.
+    """
+    from ptychopinn_plugin.data import load_scan
+
+    reading = ScanReading.from_dict(given['reading'])
+    for name in ('product', 'positions'):
+        if getattr(reading, name) is not None and len(paths) > 1:
+            raise DataError(
+                f'--{name} belongs to one scan; got {len(paths)} scans. Give folders that hold '
+                'diffraction.h5 and product.h5, or train on one scan after the other with '
+                '--base-model.'
+            )
+    return [
+        load_scan(
+            path,
+            domain=reading.domain,
+            reader=reading.reader,
+            product=reading.product,
+            positions=reading.positions,
+            probe_from=reading.probe_from,
+            mask_hot=reading.mask_hot,
+        )
+        for path in paths
+    ]
+
+
+def fit_scans(scans: Iterable['Scan'], size: int) -> list['Scan']:
+    """Bring patterns to the model's size; a note of each scan says what was done."""
+    from ptychopinn_plugin.data import fit_to_size
+
+    return [fit_to_size(scan, size) for scan in scans]
+
+
+def show_notes(scans: Iterable['Scan']) -> dict[str, list[str]]:
+    """Print what was assumed or changed, a line each on stderr; return it by scan."""
+    notes = {scan.name: list(scan.notes) for scan in scans}
+    for name, lines in notes.items():
+        for line in lines:
+            typer.echo(f'note: {name}: {line}', err=True)
+    return notes
+
+
+def is_reconstruction_file(path: Path) -> bool:
+    """Tell whether a file is an NPZ of an object and where it lies."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {'object.npy', 'origin_px.npy', 'coverage.npy'} <= set(archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def summarise_evaluation(evaluation: 'Evaluation') -> list[str]:
+    """Return the figures of an evaluation in a few plain lines."""
+    lines = [
+        f'{name}: SSIM {part.ssim:.3f}, PSNR {part.psnr_db:.1f} dB, MAE {part.mae:.4f}{unit}'
+        for name, part, unit in (
+            ('amplitude', evaluation.amplitude, ''),
+            ('phase', evaluation.phase, ' rad'),
+        )
+    ]
+    crossings = evaluation.ring_correlation.crossings()
+    reached = ', '.join(f'{name} at {value:.3f}' for name, value in crossings.items())
+    return [*lines, f'FRC, share of Nyquist: {reached}']
+
+
+def report(values: Mapping[str, Any], lines: Sequence[str], *, as_json: bool) -> None:
+    """Print the end of a command on stdout: JSON, or a few plain lines."""
+    typer.echo(to_json(values) if as_json else '\n'.join(lines))
+
+
+def in_words(seconds: float) -> str:
+    """Return a duration as a person says it."""
+    if seconds < 10:
+        return f'{seconds:.2f} s'
+    if seconds < 90:
+        return f'{seconds:.1f} s'
+    return f'{seconds / 60:.1f} min' if seconds < 5400 else f'{seconds / 3600:.1f} h'
+
+
+def count(number: int, word: str, plural: str = 's') -> str:
+    """Return a number with its noun."""
+    return f'{number:,} {word}{"" if number == 1 else plural}'

@@ -1,0 +1,96 @@
+"""`ptychopinn evaluate`: how near a reconstruction is to the truth."""
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ptychopinn_plugin.cli.common import (
+    fit_scans,
+    is_reconstruction_file,
+    read_scans,
+    report,
+    show_notes,
+    summarise_evaluation,
+)
+from ptychopinn_plugin.cli.options import READING, AsJson, Given, takes_settings
+from ptychopinn_plugin.cli.outputs import staged_outputs, write_json
+
+if TYPE_CHECKING:
+    from ptychopinn_plugin.data import Reconstruction, Scan
+
+FILES = ('evaluation.json', 'evaluation.png')
+
+_Reconstruction = Annotated[
+    Path, typer.Argument(metavar='RECONSTRUCTION', help='A reconstruction.npz.')
+]
+_Truth = Annotated[
+    Path,
+    typer.Argument(
+        metavar='TRUTH', help='A scan that holds its object, or another reconstruction.npz.'
+    ),
+]
+_Output = Annotated[
+    Path | None,
+    typer.Option(
+        '--output', '-o', metavar='DIR', help='Folder for evaluation.json and evaluation.png.'
+    ),
+]
+
+
+@takes_settings(READING)
+def evaluate(
+    reconstruction: _Reconstruction,
+    truth: _Truth,
+    output: _Output = None,
+    remove_ramp: Annotated[
+        bool, typer.Option('--remove-ramp', help='Remove a linear phase as well.')
+    ] = False,
+    as_json: AsJson = False,
+    *,
+    given: Given,
+) -> None:
+    """Compare a reconstruction with the truth: SSIM, PSNR, MAE and the Fourier ring correlation.
+
+    Both are registered to a fraction of a pixel; the global phase and scale are removed.
+
+    \b
+    Examples:
+      ptychopinn evaluate result/reconstruction.npz scan.npz
+      ptychopinn evaluate result/reconstruction.npz other/reconstruction.npz -o compared
+      ptychopinn evaluate result/reconstruction.npz scan.npz --json
+    """
+    from ptychopinn_plugin.data import read_reconstruction
+    from ptychopinn_plugin.evaluation import evaluate as measure
+    from ptychopinn_plugin.evaluation import plot_evaluation
+
+    with ExitStack() as stack:
+        stage = None
+        if output is not None:
+            stage = stack.enter_context(staged_outputs(output, FILES))
+        found = read_reconstruction(reconstruction)
+        evaluation = measure(found, _read_truth(truth, found, given), remove_ramp=remove_ramp)
+        values: dict[str, Any] = {
+            'reconstruction': reconstruction,
+            'truth': truth,
+            **evaluation.to_dict(),
+        }
+        if stage is not None:
+            write_json(stage / 'evaluation.json', values)
+            plot_evaluation(evaluation, stage / 'evaluation.png')
+    lines = summarise_evaluation(evaluation)
+    if output is not None:
+        lines.append(f'written to {output}: {", ".join(FILES)}')
+    report(values, lines, as_json=as_json)
+
+
+def _read_truth(path: Path, found: 'Reconstruction', given: Given) -> 'Scan | Reconstruction':
+    from ptychopinn_plugin.data import read_reconstruction
+
+    if is_reconstruction_file(path):
+        return read_reconstruction(path)
+    # In the frame of the reconstruction, where a model of another size made it.
+    scans = fit_scans(read_scans([path], given), found.probe.shape[-1])
+    show_notes(scans)
+    return scans[0]

@@ -1,0 +1,151 @@
+"""`ptychopinn inspect`: what a file holds, in plain words."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ptychopinn_plugin.cli.common import count, is_reconstruction_file, read_scans, report
+from ptychopinn_plugin.cli.options import READING, AsJson, Given, takes_settings
+from ptychopinn_plugin.errors import DataError
+
+_UNITS = {'m': 'm', 'eV': 'eV'}
+
+
+@takes_settings(READING)
+def inspect(
+    file: Annotated[
+        Path,
+        typer.Argument(metavar='FILE', help='A scan (a file or folder), model or reconstruction.'),
+    ],
+    as_json: AsJson = False,
+    *,
+    given: Given,
+) -> None:
+    """Say in plain words what a scan, a model or a reconstruction holds.
+
+    \b
+    Examples:
+      ptychopinn inspect scan.npz
+      ptychopinn inspect run/wts.h5.zip --json
+      ptychopinn inspect result/reconstruction.npz
+    """
+    from ptychopinn_plugin.archive import describe_model, is_model_file, read_model
+    from ptychopinn_plugin.data import describe_scan
+
+    if not file.exists():
+        raise DataError(f'There is no file {file}. Check the path.')
+    if is_model_file(file):
+        values = describe_model(read_model(file))
+        lines = _model_lines(values)
+    elif is_reconstruction_file(file):
+        values = _describe_reconstruction(file)
+        lines = _reconstruction_lines(values)
+    else:
+        values = {'kind': 'scan', **describe_scan(read_scans([file], given)[0])}
+        lines = _scan_lines(values)
+    values = {'file': file, **values}
+    report(values, [f'{file}: {lines[0]}', *(f'  {line}' for line in lines[1:])], as_json=as_json)
+
+
+def _scan_lines(values: dict[str, Any]) -> list[str]:
+    height, width = values['shape_px']
+    counts, positions = values['counts_per_pattern'], values['positions_px']
+    object_shape = values['object_shape_px']
+    lines = [
+        f'a scan of {count(values["patterns"], "pattern")}, {height} x {width} px '
+        f'({values["dtype"]})',
+        f'counts in a pattern: {counts["mean"]:.4g} on average, {counts["min"]:.4g} to '
+        f'{counts["max"]:.4g}; brightest pixel {values["brightest_pixel"]:.4g}',
+        f'positions: y {_range(positions["y"])} px, x {_range(positions["x"])} px'
+        + ('' if values['step_px'] is None else f'; neighbours {values["step_px"]:.3g} px apart'),
+        f'probe: {count(values["probe_modes"], "mode")}, about '
+        f'{values["probe_diameter_px"]:.3g} px wide'
+        + ('' if values['overlap'] is None else f'; neighbours overlap {values["overlap"]:.0%}'),
+        f'bad pixels: {values["bad_pixels"] or "none"}',
+        'object: none in the file'
+        if object_shape is None
+        else f'object: {object_shape[0]} x {object_shape[1]} px, to compare with or to learn from',
+    ]
+    if values['exposures'] > 1:
+        lines.append(f'exposures: {values["exposures"]}')
+    lines += _geometry_lines(values['geometry'])
+    return [*lines, *(f'note: {note}' for note in values['notes'])]
+
+
+def _geometry_lines(geometry: dict[str, float]) -> list[str]:
+    if not geometry:
+        return ['geometry: not in the file, so lengths stay in pixels']
+    parts = []
+    for name, value in geometry.items():
+        words, _, unit = name.rpartition('_')
+        parts.append(f'{words.replace("_", " ")} {value:.4g} {_UNITS.get(unit, unit)}')
+    return [f'geometry: {", ".join(parts)}']
+
+
+def _model_lines(values: dict[str, Any]) -> list[str]:
+    size, data, provenance = values['pattern_size_px'], values['data'], values['provenance']
+    network = (
+        f'network: {values["architecture"]}, {values["weights"]:,} weights, window of '
+        f'{values["window_px"]} px, {count(values["passes"], "pass", "es")}'
+    )
+    lines = [
+        f'a model for patterns of {size} x {size} px, trained with {values["backend"]}',
+        network,
+        f'groups of {count(values["gridsize"] ** 2, "pattern")} '
+        f'(gridsize {values["gridsize"]}), {count(values["probe_modes"], "probe mode")}',
+        f'normalisation: {values["photons_per_pattern"]:.4g} counts in a pattern, intensity scale '
+        f'{values["intensity_scale"]:.4g}',
+        'training can be continued with --resume'
+        if values['can_resume']
+        else 'training cannot be continued exactly, only fine-tuned with --base-model',
+    ]
+    if data:
+        scans = ', '.join(map(str, data.get('scans', ())))
+        lines.append(f'trained on: {data.get("patterns", "?")} patterns ({scans})')
+    return [*lines, *(f'{name}: {value}' for name, value in provenance.items())]
+
+
+def _describe_reconstruction(path: Path) -> dict[str, Any]:
+    import dataclasses
+
+    from ptychopinn_plugin.data import read_reconstruction
+
+    found = read_reconstruction(path)
+    geometry = dataclasses.asdict(found.geometry)
+    return {
+        'kind': 'reconstruction',
+        'name': found.name,
+        'backend': found.backend,
+        'object_shape_px': list(found.object_.shape),
+        'origin_px': [float(value) for value in found.origin_px],
+        'covered_share': float((found.coverage > 0).mean()),
+        'patterns': len(found.positions_px),
+        'probe_modes': len(found.probe),
+        'sweeps': max(0, len(found.likelihoods) - 1),
+        'likelihoods': list(found.likelihoods),
+        'amplitude_residual': found.amplitude_residual,
+        'timing': dict(found.timing),
+        'geometry': {name: value for name, value in geometry.items() if value},
+    }
+
+
+def _reconstruction_lines(values: dict[str, Any]) -> list[str]:
+    height, width = values['object_shape_px']
+    y, x = values['origin_px']
+    timing = ', '.join(f'{name} {value:.2f} s' for name, value in values['timing'].items())
+    return [
+        f'a reconstruction of {values["name"]} by {values["backend"]}, {height} x {width} px',
+        f'pixel [0, 0] lies at position (y, x) = ({y:g}, {x:g}) px; '
+        f'{values["covered_share"]:.0%} of the pixels were illuminated',
+        f'from {count(values["patterns"], "pattern")}, '
+        f'{count(values["probe_modes"], "probe mode")}, '
+        f'{count(values["sweeps"], "sweep")} of refinement',
+        f'amplitude residual: {values["amplitude_residual"]:.4g}',
+        f'time: {timing or "not in the file"}',
+        *_geometry_lines(values['geometry']),
+    ]
+
+
+def _range(limits: list[float]) -> str:
+    return f'{limits[0]:.4g} to {limits[1]:.4g}'

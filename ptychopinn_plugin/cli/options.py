@@ -1,0 +1,198 @@
+"""Command-line options made from settings, whose help, limits and defaults are written once."""
+
+import dataclasses
+import functools
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from ptychopinn_plugin.config import Validated, setting
+
+Given = dict[str, dict[str, Any]]
+"""By section: the settings that the user gave, and no others."""
+
+Output = Annotated[
+    Path,
+    typer.Option(
+        '--output', '-o', metavar='DIR', help='Folder for the results; created where missing.'
+    ),
+]
+BackendName = Annotated[
+    str | None,
+    typer.Option(
+        '--backend',
+        metavar='NAME',
+        help='Framework that computes (default: PTYCHOPINN_BACKEND, else what is installed).',
+    ),
+]
+AsJson = Annotated[bool, typer.Option('--json', help='Print JSON and nothing else, for scripts.')]
+
+
+@dataclass(frozen=True)
+class ScanReading(Validated):
+    """How scan files are read."""
+
+    domain: Literal['counts', 'amplitudes'] | None = setting(
+        None, 'what the patterns hold; else the file says it, or it is inferred and reported'
+    )
+    reader: str | None = setting(
+        None, 'file reader of an installed Ptychodus, for formats that are not our own'
+    )
+    product: Path | None = setting(
+        None, 'a product.h5 with positions and probe, where it is not beside the patterns'
+    )
+    positions: Path | None = setting(None, 'a file of positions, for --reader')
+    probe_from: Path | None = setting(
+        None, 'take the probe from this scan, product or reconstruction'
+    )
+    mask_hot: bool = setting(False, 'find hot pixels and leave them out')
+
+
+@dataclass(frozen=True)
+class Section:
+    """Some settings that a command takes.
+
+    Attributes
+    ----------
+    name : str
+        Key in `Given`; for a part of `Config`, its section in `config.toml`.
+    settings : type
+        A dataclass whose fields are declared with `config.setting`.
+    panel : str
+        Heading in the help.
+    options : mapping of str to str
+        Name of the option for a field, where it is not the field's own.
+    panels : mapping of str to tuple of str
+        More headings, with the fields below them.
+    """
+
+    name: str
+    settings: type[Validated]
+    panel: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    panels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def panel_of(self, name: str) -> str:
+        """Return the heading under which a field is shown."""
+        return next((panel for panel, names in self.panels.items() if name in names), self.panel)
+
+
+READING = Section('reading', ScanReading, 'Reading scans')
+
+
+def takes_settings(
+    *sections: Section,
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command an option for each setting; it receives as `given` what the user set.
+
+    Parameters
+    ----------
+    *sections : Section
+
+    Returns
+    -------
+    callable
+        A decorator for a function with a keyword-only parameter `given`.
+    """
+    options = {
+        f'{section.name}_{item.name}': (section, item)
+        for section in sections
+        for item in dataclasses.fields(section.settings)  # type: ignore[arg-type]
+    }
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def command(**values: Any) -> None:
+            given: Given = {section.name: {} for section in sections}
+            for key, (section, item) in options.items():
+                value = values.pop(key)
+                if value is not None:
+                    given[section.name][item.name] = value
+            function(**values, given=given)
+
+        own = inspect.signature(function, eval_str=True).parameters.values()
+        parameters = [parameter for parameter in own if parameter.name != 'given']
+        parameters += [_parameter(key, *option) for key, option in options.items()]
+        command.__annotations__ = {p.name: p.annotation for p in parameters}
+        # What typer reads; functools.wraps alone would show the function's own.
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        return command
+
+    return decorate
+
+
+def joined_lines(text: str) -> str:
+    """Return a docstring as help: a line for each paragraph, examples (after a \\b) as they are."""
+    paragraphs = inspect.cleandoc(text).split('\n\n')
+    return '\n\n'.join(
+        part if part.startswith('\b') else ' '.join(part.split()) for part in paragraphs
+    )
+
+
+def _parameter(key: str, section: Section, item: dataclasses.Field[Any]) -> inspect.Parameter:
+    kind, choices = _kind(typing.get_type_hints(section.settings)[item.name])
+    name = section.options.get(item.name, item.name.replace('_', '-'))
+    option = typer.Option(
+        f'--{name}/--no-{name}' if kind is bool else f'--{name}',
+        help=_help(item, kind, choices),
+        metavar=None if kind is bool else _metavar(kind, choices),
+        rich_help_panel=section.panel_of(item.name),
+        show_default=False,
+    )
+    # Not given is None, so that a file's or a model's value can stand.
+    annotation = Annotated[kind | None, option]  # type: ignore[valid-type]
+    return inspect.Parameter(
+        key, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
+    )
+
+
+def _kind(hint: Any) -> tuple[type, tuple[str, ...]]:
+    """Return the plain type of a setting, and its choices where it has some."""
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        hint = next(part for part in typing.get_args(hint) if part is not type(None))
+    if typing.get_origin(hint) is Literal:
+        # Not a choice of typer's own: `Validated` refuses a wrong one, in one line.
+        return str, typing.get_args(hint)
+    return hint, ()
+
+
+def _metavar(kind: type, choices: tuple[str, ...]) -> str:
+    if choices:
+        return 'CHOICE'
+    return {int: 'INTEGER', float: 'NUMBER', Path: 'FILE'}.get(kind, 'TEXT')
+
+
+def _help(item: dataclasses.Field[Any], kind: type, choices: tuple[str, ...]) -> str:
+    text, unit = item.metadata['help'], item.metadata.get('unit') or ''
+    notes = []
+    if choices and not all(choice in text for choice in choices):
+        notes.append('one of ' + ', '.join(choices))
+    if kind is bool:
+        notes.append(f'default {"on" if item.default else "off"}')
+    elif item.default is not None:
+        notes.append(f'default {_plain(item.default)} {unit}'.rstrip())
+    notes += _limits(item, '' if item.default is not None else unit)
+    first = text.split()[0]
+    # A word that is typed as it stands keeps its small letter.
+    if not first.endswith(':') and first.rstrip(',') not in (*choices, item.default):
+        text = text[0].upper() + text[1:]
+    return f'{text} ({"; ".join(notes)}).' if notes else f'{text}.'
+
+
+def _limits(item: dataclasses.Field[Any], unit: str) -> list[str]:
+    low, high = item.metadata.get('minimum'), item.metadata.get('maximum')
+    if low is not None and high is not None:
+        return [f'{_plain(low)} to {_plain(high)} {unit}'.rstrip()]
+    if low is not None:
+        return [f'at least {_plain(low)} {unit}'.rstrip()]
+    return [] if high is None else [f'at most {_plain(high)} {unit}'.rstrip()]
+
+
+def _plain(value: Any) -> str:
+    return f'{value:g}' if isinstance(value, float) else str(value)

@@ -1,0 +1,131 @@
+"""The files of a run: complete, or not there at all."""
+
+import csv
+import json
+import math
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from ptychopinn_plugin import files
+from ptychopinn_plugin.errors import OutputError
+
+
+@contextmanager
+def staged_outputs(
+    folder: Path, names: Sequence[str], *, rescue: str | None = None
+) -> Iterator[Path]:
+    """Yield a folder to write to, whose files move to `folder` together at the end.
+
+    If the block fails, results of a former run stay as they are, and a folder that was made for
+    this run goes again.
+
+    Parameters
+    ----------
+    folder : Path
+    names : sequence of str
+        The files to come; checked before the work begins.
+    rescue : str, optional
+        A file that took long to make. If it is complete when something else fails, it is kept as
+        ``rescued-NAME``.
+
+    Raises
+    ------
+    OutputError
+        If `folder` cannot be written to.
+    """
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
+    stage = folder / f'.unfinished-{secrets.token_hex(4)}'
+    finished = False
+    try:
+        files.check_output_folder(folder)
+        _check_names(folder, names)
+        files.check_output_folder(stage)
+        yield stage
+        _move_files(stage, folder)
+        finished = True
+    except OutputError as error:
+        # Users know the folder that they named.
+        raise OutputError(str(error).replace(str(stage), str(folder))) from error
+    finally:
+        if not finished and rescue is not None and (stage / rescue).is_file():
+            _rescue(stage / rescue, folder / f'rescued-{rescue}')
+        shutil.rmtree(stage, ignore_errors=True)
+        if not finished:
+            _remove_empty(created)
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON file, in one go or not at all."""
+    write_text(path, to_json(values) + '\n')
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, in one go or not at all."""
+    with files.atomic_path(path) as temporary:
+        temporary.write_text(text, encoding='utf-8')
+
+
+def write_history(path: Path, history: Sequence[Mapping[str, float]]) -> None:
+    """Write one row an epoch; a column that an epoch lacks stays empty."""
+    columns = list(dict.fromkeys(name for row in history for name in row))
+    with files.atomic_path(path) as temporary, temporary.open('w', newline='') as file:
+        writer = csv.DictWriter(file, columns, lineterminator='\n')
+        writer.writeheader()
+        writer.writerows({name: f'{value:.9g}' for name, value in row.items()} for row in history)
+
+
+def to_json(values: Mapping[str, Any]) -> str:
+    """Return JSON that every parser reads: NaN and infinity become null."""
+    return json.dumps(_plain(values), indent=2, allow_nan=False, ensure_ascii=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
+
+
+def _check_names(folder: Path, names: Sequence[str]) -> None:
+    for name in names:
+        if (folder / name).is_dir():
+            raise OutputError(
+                f'{folder / name} must become a file; it is a folder. Choose another --output.'
+            )
+
+
+def _move_files(stage: Path, folder: Path) -> None:
+    for path in sorted(stage.iterdir()):
+        try:
+            os.replace(path, folder / path.name)
+        except OSError as error:
+            raise OutputError(
+                f'Cannot write {folder / path.name}: {error.strerror}. Choose another folder.'
+            ) from error
+
+
+def _rescue(path: Path, target: Path) -> None:
+    try:
+        os.replace(path, target)
+    except OSError:
+        # What went wrong first is being reported.
+        return
+    typer.echo(f'note: what was finished is kept as {target}', err=True)
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:
+            return

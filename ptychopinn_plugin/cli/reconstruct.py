@@ -1,0 +1,239 @@
+"""`ptychopinn reconstruct` and `ptychopinn refine`: from a scan to a picture of the object."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ptychopinn_plugin.cli.common import (
+    count,
+    fit_scans,
+    in_words,
+    read_scans,
+    report,
+    show_notes,
+    summarise_evaluation,
+)
+from ptychopinn_plugin.cli.options import (
+    READING,
+    AsJson,
+    BackendName,
+    Given,
+    Output,
+    Section,
+    takes_settings,
+)
+from ptychopinn_plugin.cli.outputs import staged_outputs, write_json
+from ptychopinn_plugin.cli.progress import RunProgress
+from ptychopinn_plugin.cli.settings import assemble_config
+from ptychopinn_plugin.config import InferenceConfig, RefinementConfig
+from ptychopinn_plugin.errors import DataError
+
+if TYPE_CHECKING:
+    from ptychopinn_plugin.data import Reconstruction, Scan
+    from ptychopinn_plugin.evaluation import Evaluation
+
+FILES = ('reconstruction.npz', 'product.h5', 'reconstruction.png', 'timing.json', 'metrics.json')
+
+ScanPath = Annotated[Path, typer.Argument(metavar='SCAN', help='The scan to reconstruct.')]
+
+
+@takes_settings(
+    Section(
+        'refinement',
+        RefinementConfig,
+        'Refinement',
+        options={
+            'sweeps': 'refine',
+            'probe': 'refine-probe',
+            'batch_size': 'refine-batch-size',
+            'seed': 'refine-seed',
+        },
+    ),
+    Section('inference', InferenceConfig, 'Prediction'),
+    READING,
+)
+def reconstruct(
+    model: Annotated[Path, typer.Argument(metavar='MODEL', help='A model file, wts.h5.zip.')],
+    scan: ScanPath,
+    output: Output,
+    backend: BackendName = None,
+    as_json: AsJson = False,
+    *,
+    given: Given,
+) -> None:
+    """Reconstruct a scan with a trained network: predict, stitch, refine.
+
+    Settings that are not given are those that the model carries. Leaves reconstruction.npz
+    (object, origin_px, coverage), product.h5 (for Ptychodus), reconstruction.png, timing.json
+    (seconds) and metrics.json.
+
+    \b
+    Examples:
+      ptychopinn reconstruct run/wts.h5.zip scan.npz -o result
+      ptychopinn reconstruct run/wts.h5.zip scan.npz --refine 0 -o network-alone
+      ptychopinn reconstruct run/wts.h5.zip scan.npz --refine 100 -o result
+    """
+    from ptychopinn_plugin import api
+    from ptychopinn_plugin.backends.selection import choose
+
+    watch = Stopwatch()
+    with staged_outputs(output, FILES) as stage:
+        opened = api.open_model(model)
+        config = assemble_config(given, base=opened.config.to_dict())
+        choice = choose(backend, model_backend=opened.backend)
+        size = opened.config.model.pattern_size or opened.network.window_px
+        # The fitted scan, so that its object lies where the reconstruction does.
+        fitted, notes = _read(scan, given, size)
+        watch.loaded()
+        with RunProgress() as observer:
+            result = api.reconstruct(
+                opened,
+                fitted,
+                inference=config.inference,
+                refinement=config.refinement,
+                backend=choice.name,
+                observer=observer,
+            )
+        values, lines = _finish(stage, output, result, fitted, watch)
+    report(values | {'notes': notes}, lines, as_json=as_json)
+
+
+@takes_settings(
+    Section('refinement', RefinementConfig, 'Refinement', options={'probe': 'refine-probe'}),
+    READING,
+)
+def refine(
+    scan: ScanPath,
+    output: Output,
+    backend: BackendName = None,
+    as_json: AsJson = False,
+    *,
+    given: Given,
+) -> None:
+    """Reconstruct a scan without a model, by sweeps from a flat object: the honest baseline.
+
+    Leaves the same files as `reconstruct`.
+
+    \b
+    Examples:
+      ptychopinn refine scan.npz --sweeps 100 -o flat-start
+      ptychopinn refine scan.npz --sweeps 200 --refine-probe -o flat-start
+    """
+    from ptychopinn_plugin import api
+    from ptychopinn_plugin.backends.selection import choose
+
+    watch = Stopwatch()
+    with staged_outputs(output, FILES) as stage:
+        config = assemble_config(given)
+        choice = choose(backend)
+        read, notes = _read(scan, given, None)
+        watch.loaded()
+        with RunProgress() as observer:
+            result = api.refine(read, config.refinement, backend=choice.name, observer=observer)
+        values, lines = _finish(stage, output, result, read, watch)
+    report(values | {'notes': notes}, lines, as_json=as_json)
+
+
+@dataclass
+class Stopwatch:
+    """Measures what happens outside the backend."""
+
+    started: float = 0.0
+    load: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.started = time.perf_counter()
+
+    def loaded(self) -> None:
+        """Note that everything is read."""
+        self.load = time.perf_counter() - self.started
+
+    def timing(self, result: 'Reconstruction', patterns: int) -> dict[str, float | None]:
+        """Return the seconds of each part; `total` holds the start of the framework as well."""
+        parts = {name: result.timing.get(name, 0.0) for name in ('predict', 'stitch', 'refine')}
+        network = parts['predict'] + parts['stitch']
+        return {
+            'load': self.load,
+            **parts,
+            'total': time.perf_counter() - self.started,
+            'patterns_per_second': patterns / network if network > 0 else None,
+        }
+
+
+def _read(path: Path, given: Given, size: int | None) -> tuple['Scan', dict[str, list[str]]]:
+    scans = read_scans([path], given)
+    if size is not None:
+        scans = fit_scans(scans, size)
+    return scans[0], show_notes(scans)
+
+
+def _finish(
+    stage: Path, folder: Path, result: 'Reconstruction', scan: 'Scan', watch: Stopwatch
+) -> tuple[dict[str, Any], list[str]]:
+    """Write every file of a reconstruction to `stage`; return what to report of `folder`."""
+    from ptychopinn_plugin.data import write_product, write_reconstruction
+    from ptychopinn_plugin.plots import plot_reconstruction
+
+    timing = watch.timing(result, len(scan))
+    evaluation = _compare(result, scan)
+    metrics = _measure(result, scan, evaluation)
+    write_reconstruction(stage / 'reconstruction.npz', result)
+    write_product(stage / 'product.h5', result)
+    plot_reconstruction(result, stage / 'reconstruction.png', truth=scan.object_)
+    write_json(stage / 'timing.json', timing)
+    write_json(stage / 'metrics.json', metrics)
+    values = {'output': folder, 'files': list(FILES), 'timing': timing, 'metrics': metrics}
+    return values, _summary(values, evaluation)
+
+
+def _measure(
+    result: 'Reconstruction', scan: 'Scan', evaluation: 'Evaluation | None'
+) -> dict[str, Any]:
+    return {
+        'scan': scan.name,
+        'backend': result.backend,
+        'patterns': len(scan),
+        'object_shape_px': list(result.object_.shape),
+        'amplitude_residual': result.amplitude_residual,
+        'likelihoods': list(result.likelihoods),
+        'evaluation': None if evaluation is None else evaluation.to_dict(),
+    }
+
+
+def _compare(result: 'Reconstruction', scan: 'Scan') -> 'Evaluation | None':
+    """Compare with the object in the scan file, where there is one to compare with."""
+    from ptychopinn_plugin.evaluation import evaluate
+
+    if scan.object_ is None:
+        return None
+    try:
+        return evaluate(result, scan)
+    except DataError as error:
+        # A scan of a few positions can be reconstructed all the same.
+        typer.echo(f'note: {scan.name}: not compared with its own object: {error}', err=True)
+        return None
+
+
+def _summary(values: dict[str, Any], evaluation: 'Evaluation | None') -> list[str]:
+    timing, metrics = values['timing'], values['metrics']
+    height, width = metrics['object_shape_px']
+    rate = timing['patterns_per_second']
+    parts = [f'reading {in_words(timing["load"])}']
+    if rate is not None:
+        parts.append(f'network {in_words(timing["predict"])}')
+        parts.append(f'stitching {in_words(timing["stitch"])} ({rate:,.0f} patterns/s)')
+    parts.append(f'refinement {in_words(timing["refine"])}')
+    parts.append(f'in all {in_words(timing["total"])}')
+    lines = [
+        f'Reconstructed {count(metrics["patterns"], "pattern")} of {metrics["scan"]} with '
+        f'{metrics["backend"]}: {height} x {width} px, '
+        f'amplitude residual {metrics["amplitude_residual"]:.4g}',
+        f'time: {", ".join(parts)}',
+    ]
+    if evaluation is not None:
+        lines.append('against the object in the scan file:')
+        lines += [f'  {line}' for line in summarise_evaluation(evaluation)]
+    return [*lines, f'written to {values["output"]}: {", ".join(FILES)}']

@@ -1,0 +1,111 @@
+"""`ptychopinn simulate`: a scan with its true object, to try and to compare with."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ptychopinn_plugin import files
+from ptychopinn_plugin.cli.common import count, report
+from ptychopinn_plugin.cli.options import AsJson, Given, Section, takes_settings
+from ptychopinn_plugin.data import Scan, describe_scan, read_probe, write_scan
+from ptychopinn_plugin.data import simulation as simulations
+from ptychopinn_plugin.data.simulation import SimulationConfig
+from ptychopinn_plugin.errors import DataError, OutputError
+
+_PANELS = {
+    'Object': ('object_kind', 'object_file'),
+    'Probe': ('probe_kind', 'pupil_radius', 'defocus', 'n_modes', 'mode_decay'),
+    'Positions': (
+        'path_kind',
+        'n_positions',
+        'rows',
+        'columns',
+        'step_px',
+        'jitter_px',
+        'position_noise_px',
+    ),
+}
+
+
+@takes_settings(
+    Section(
+        'simulation',
+        SimulationConfig,
+        'Detector',
+        options={
+            'object_kind': 'object',
+            'probe_kind': 'probe',
+            'path_kind': 'path',
+            'n_positions': 'positions',
+            'n_modes': 'modes',
+            'step_px': 'step',
+            'jitter_px': 'jitter',
+            'position_noise_px': 'position-noise',
+        },
+        panels=_PANELS,
+    )
+)
+def simulate(
+    out: Annotated[Path, typer.Argument(metavar='OUT.npz', help='The file to write.')],
+    probe_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar='FILE',
+            help='Take the probe of this scan, product or reconstruction; its size is the '
+            "pattern's.",
+            rich_help_panel='Probe',
+        ),
+    ] = None,
+    as_json: AsJson = False,
+    *,
+    given: Given,
+) -> None:
+    """Simulate a scan with its true object, to try and to compare with.
+
+    The defaults are the scan that the benchmarks use. Another number of photons, other noise or
+    dead pixels leave object and positions as they are; another seed changes all.
+
+    \b
+    Examples:
+      ptychopinn simulate scan.npz
+      ptychopinn simulate test.npz --seed 2 --positions 1024
+      ptychopinn simulate star.npz --object siemens --path fermat --step 4
+      ptychopinn simulate x.npz --object image --object-file x.png --modes 3
+    """
+    if out.suffix != '.npz':
+        raise OutputError(f'A scan is written as .npz; got {out}. Try {out.with_suffix(".npz")}.')
+    settings = dict(given['simulation'])
+    probe = None
+    if probe_file is not None:
+        probe = read_probe(probe_file)
+        if probe.shape[-1] != settings.setdefault('size', int(probe.shape[-1])):
+            raise DataError(
+                f'--size must be that of the probe in {probe_file}, {probe.shape[-1]} px; got '
+                f'{settings["size"]}. Leave --size out.'
+            )
+        probe = probe[0] if len(probe) == 1 else probe
+    config = SimulationConfig.from_dict(settings)
+    if out.is_dir():
+        raise OutputError(f'The scan must become a file; {out} is a folder. Choose another name.')
+    files.check_output_folder(out.parent)
+    scan = simulations.simulate(config, probe=probe)
+    write_scan(out, scan)
+    values = {'file': out, 'kind': 'scan', **describe_scan(scan)}
+    values['settings'] = dataclasses.asdict(config)
+    report(values, _summary(out, scan, config), as_json=as_json)
+
+
+def _summary(out: Path, scan: Scan, config: SimulationConfig) -> list[str]:
+    assert scan.object_ is not None
+    height, width = scan.object_.shape
+    return [
+        f'Simulated {count(len(scan), "pattern")} of {config.size} x {config.size} px with '
+        f'{config.photons:.4g} counts each (seed {config.seed})',
+        f'object: {config.object_kind}, {height} x {width} px, in the file as the truth',
+        f'path: {config.path_kind}, steps of {config.step_px:g} px; '
+        f'probe: {count(len(scan.probe), "mode")}',
+        f'written: {out}',
+        f'next: ptychopinn train {out} --output DIR',
+    ]

@@ -1,0 +1,287 @@
+"""`ptychopinn train`: from scans to a model file."""
+
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ptychopinn_plugin._version import __version__
+from ptychopinn_plugin.cli.common import count, fit_scans, in_words, read_scans, report, show_notes
+from ptychopinn_plugin.cli.journal import EpochJournal, keeping_log, logger
+from ptychopinn_plugin.cli.options import (
+    READING,
+    AsJson,
+    BackendName,
+    Given,
+    Output,
+    Section,
+    takes_settings,
+)
+from ptychopinn_plugin.cli.outputs import staged_outputs, write_history, write_text
+from ptychopinn_plugin.cli.progress import RunProgress
+from ptychopinn_plugin.cli.settings import assemble_config, refuse_changes
+from ptychopinn_plugin.config import Config, ModelConfig, TrainingConfig
+from ptychopinn_plugin.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ptychopinn_plugin.archive import Model
+    from ptychopinn_plugin.backends.protocol import TrainingResult
+    from ptychopinn_plugin.backends.selection import Choice
+    from ptychopinn_plugin.data import Scan
+
+MODEL_FILE = 'wts.h5.zip'
+LOG_FILE = 'train.log'
+FILES = (MODEL_FILE, 'losses.csv', 'training.png', 'config.toml', LOG_FILE)
+
+_PANELS = {
+    'Learning from what': (
+        'poisson_weight',
+        'amplitude_mae_weight',
+        'teacher',
+        'teacher_weight',
+        'teacher_sweeps',
+        'total_variation_weight',
+    ),
+    'Illumination': ('probe_trainable', 'intensity_scale_trainable'),
+    'Choice of patterns': ('validation_share', 'n_groups', 'neighbor_count', 'n_subsample'),
+}
+
+_NETWORK_PANELS = {
+    'Groups': ('gridsize', 'overlap_constraint'),
+    'Only for --architecture cnn': ('amplitude_activation', 'pad_object', 'border_decoder'),
+}
+
+_Scans = Annotated[
+    list[Path], typer.Argument(metavar='SCAN', help='One or several scans for one model.')
+]
+_Validation = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar='SCAN',
+        help='A scan whose loss says which epoch is best; may be given several times. '
+        'Without one, a part of the training scan is held out.',
+    ),
+]
+_ConfigFile = Annotated[
+    Path | None,
+    typer.Option(metavar='FILE', help='Settings in TOML, such as the config.toml of a run.'),
+]
+_Assignments = Annotated[
+    list[str] | None,
+    typer.Option(
+        '--set',
+        metavar='SECTION.NAME=VALUE',
+        help='Any setting of config.toml, such as refinement.sweeps=10; may be repeated.',
+    ),
+]
+_Resume = Annotated[
+    Path | None,
+    typer.Option(metavar='MODEL', help='Continue the training of this model exactly.'),
+]
+_BaseModel = Annotated[
+    Path | None,
+    typer.Option(metavar='MODEL', help='Fine-tune: start from the weights of this model.'),
+]
+_InferenceOnly = Annotated[
+    bool, typer.Option('--inference-only', help='Leave out of the model what --resume needs.')
+]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Everything that was asked for, read and checked."""
+
+    scans: Sequence['Scan']
+    validation: Sequence['Scan']
+    config: Config
+    model: 'Model | None'
+    resume: bool
+    choice: 'Choice'
+    notes: dict[str, list[str]]
+
+
+@takes_settings(
+    Section('training', TrainingConfig, 'Training', panels=_PANELS),
+    Section('model', ModelConfig, 'Network', panels=_NETWORK_PANELS),
+    READING,
+)
+def train(
+    scans: _Scans,
+    output: Output,
+    validation: _Validation = None,
+    config: _ConfigFile = None,
+    assignments: _Assignments = None,
+    resume: _Resume = None,
+    base_model: _BaseModel = None,
+    inference_only: _InferenceOnly = False,
+    backend: BackendName = None,
+    as_json: AsJson = False,
+    *,
+    given: Given,
+) -> None:
+    """Train a network on scans, without labels.
+
+    Leaves wts.h5.zip (the model), losses.csv, training.png, config.toml (all settings that were
+    in force) and train.log. A named option beats --set, which beats --config, which beats the
+    default. Ctrl-C ends training and keeps the best model so far.
+
+    \b
+    Examples:
+      ptychopinn train scan.npz -o run
+      ptychopinn train a.npz b.npz --validation c.npz --max-minutes 30 -o run
+      ptychopinn train scan.npz --resume run/wts.h5.zip --epochs 200 -o longer
+      ptychopinn train scan.npz --config run/config.toml --seed 1 -o again
+    """
+    start, resumes = resume or base_model, resume is not None
+    with staged_outputs(output, FILES, rescue=MODEL_FILE) as stage, keeping_log(stage / LOG_FILE):
+        if resume is not None and base_model is not None:
+            raise ConfigError(
+                '--resume continues a training and --base-model starts a new one; got both. '
+                'Give one of them.'
+            )
+        settings = _settings(start, resumes, given, config, assignments)
+        job = _prepare(scans, validation or (), *settings, resumes, backend, given)
+        result = _run(job)
+        _write(stage, result, inference_only=inference_only)
+    values = _facts(job, result, output)
+    report(values, _summary(values), as_json=as_json)
+
+
+def _settings(
+    path: Path | None,
+    resume: bool,
+    given: Given,
+    file: Path | None,
+    assignments: Sequence[str] | None,
+) -> tuple['Model | None', Config]:
+    """Open the model to start from, where there is one, and put the settings together."""
+    if path is None:
+        return None, assemble_config(given, file=file, assignments=assignments or ())
+    from ptychopinn_plugin.archive import read_model
+
+    model = read_model(path)
+    known = model.config.to_dict()
+    base = known if resume else {'model': known['model']}
+    config = assemble_config(given, file=file, assignments=assignments or (), base=base)
+    if not resume:
+        allowed = ('training', 'inference', 'refinement')
+        advice = '--base-model keeps its network. Leave the setting out, or train anew.'
+        refuse_changes(model.config, config, allowed, advice)
+        return model, config
+    allowed = ('training.epochs', 'training.max_minutes', 'training.device')
+    advice = '--resume continues exactly. Leave the setting out, or fine-tune with --base-model.'
+    refuse_changes(model.config, config, allowed, advice)
+    if model.training_state is None:
+        raise ConfigError(
+            f'{path} holds no training state (--inference-only), so training cannot continue '
+            f'exactly. Fine-tune it instead: --base-model {path}.'
+        )
+    return model, config
+
+
+def _prepare(
+    paths: Sequence[Path],
+    validation: Sequence[Path],
+    model: 'Model | None',
+    config: Config,
+    resume: bool,
+    backend: str | None,
+    given: Given,
+) -> _Job:
+    """Choose the backend and read the scans, before anything takes long."""
+    from ptychopinn_plugin.backends.selection import choose
+
+    choice = choose(backend, model_backend=None if model is None else model.backend)
+    read = read_scans([*paths, *validation], given)
+    size = config.model.pattern_size or min(read[0].pattern_shape)
+    # Checks the size, too.
+    config.model.replace(pattern_size=size)
+    fitted = fit_scans(read, size)
+    notes = show_notes(fitted)
+    scans, held_out = fitted[: len(paths)], fitted[len(paths) :]
+    return _Job(scans, held_out, config, model, resume, choice, notes)
+
+
+def _run(job: _Job) -> 'TrainingResult':
+    from ptychopinn_plugin import api
+
+    _log_start(job)
+    epochs_before = 0
+    if job.resume and job.model is not None and job.model.training_state is not None:
+        epochs_before = len(job.model.training_state.values.get('history', ()))
+    with RunProgress(EpochJournal(epochs_before)) as watch:
+        result = api.train(
+            job.scans,
+            job.config,
+            validation=job.validation,
+            base_model=None if job.resume else job.model,
+            resume=job.model if job.resume else None,
+            backend=job.choice.name,
+            observer=watch,
+        )
+    logger.info('Stopped: %s.', result.stopped)
+    for name, value in result.model.provenance.items():
+        logger.info('%s: %s', name, value)
+    return result
+
+
+def _log_start(job: _Job) -> None:
+    logger.info('ptychopinn-plugin %s', __version__)
+    logger.info('Python %s on %s', platform.python_version(), platform.platform())
+    logger.info('backend %s (%s)', job.choice.name, job.choice.source)
+    for scan in (*job.scans, *job.validation):
+        use = 'validation' if any(scan is other for other in job.validation) else 'training'
+        height, width = scan.pattern_shape
+        logger.info('%s scan %s: %d patterns, %d x %d px', use, scan.name, len(scan), height, width)
+        for note in scan.notes:
+            logger.info('%s: %s', scan.name, note)
+    for section, values in job.config.to_dict().items():
+        logger.info('[%s] %s', section, ', '.join(f'{k}={v}' for k, v in values.items()))
+
+
+def _write(stage: Path, result: 'TrainingResult', *, inference_only: bool) -> None:
+    """Write the model first: it is what took long."""
+    from ptychopinn_plugin.archive import write_model
+    from ptychopinn_plugin.plots import plot_training
+
+    write_model(stage / MODEL_FILE, result.model, inference_only=inference_only)
+    write_history(stage / 'losses.csv', result.history)
+    write_text(stage / 'config.toml', result.model.config.to_toml())
+    plot_training(result.history, stage / 'training.png')
+
+
+def _facts(job: _Job, result: 'TrainingResult', output: Path) -> dict[str, Any]:
+    last = dict(result.history[-1]) if result.history else {}
+    provenance = result.model.provenance
+    return {
+        'output': output,
+        'model': output / MODEL_FILE,
+        'files': list(FILES),
+        'backend': job.choice.name,
+        'device': provenance.get('device'),
+        'patterns': sum(len(scan) for scan in job.scans),
+        'scans': [scan.name for scan in job.scans],
+        'epochs': len(result.history),
+        'stopped': result.stopped,
+        'best_loss': provenance.get('best_loss'),
+        'last': last,
+        'seconds': provenance.get('seconds'),
+        'notes': job.notes,
+    }
+
+
+def _summary(values: dict[str, Any]) -> list[str]:
+    seconds, best = values['seconds'], values['best_loss']
+    return [
+        f'Trained on {count(values["patterns"], "pattern")} of '
+        f'{count(len(values["scans"]), "scan")} with {values["backend"]} on {values["device"]}: '
+        f'{count(values["epochs"], "epoch")}'
+        + ('' if seconds is None else f' in {in_words(seconds)}')
+        + f' (ended by: {values["stopped"]})',
+        f'best validation loss: {"unknown" if best is None else format(best, ".5g")}',
+        f'model: {values["model"]}; beside it: {", ".join(FILES[1:])}',
+        f'next: ptychopinn reconstruct {values["model"]} SCAN --output DIR',
+    ]

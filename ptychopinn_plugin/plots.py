@@ -1,0 +1,391 @@
+"""Pictures of a training and of reconstructions; never pyplot, which keeps global state."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import Colormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import AbstractPathEffect, withStroke
+from numpy.typing import NDArray
+
+from ptychopinn_plugin import metrics
+from ptychopinn_plugin.arrays import BoolArray, ComplexArray, FloatArray
+from ptychopinn_plugin.data import Reconstruction
+from ptychopinn_plugin.files import atomic_path
+
+COVERED = 0.05
+"""Pixels with a smaller share of the brightest illumination hold no object worth showing."""
+
+DPI = 160
+
+_UNCOVERED = '#dddddd'
+_NOT_LOSSES = ('epoch', 'seconds', 'learning_rate', 'patterns_per_second')
+_WRAPPING_RANGE_RAD = 1.6 * math.pi
+_Masked = np.ma.MaskedArray[tuple[int, ...], np.dtype[np.floating]]
+
+
+def plot_training(history: Sequence[Mapping[str, float]], path: Path) -> None:
+    """Draw the losses and the learning rate over the epochs.
+
+    Parameters
+    ----------
+    history : sequence of mappings
+        One row an epoch, as in `TrainingResult.history`.
+    path : Path
+        A picture; the suffix says which kind.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    figure = Figure(figsize=(7, 5), layout='constrained')
+    losses, rate = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    columns = dict.fromkeys(name for row in history for name in row if name not in _NOT_LOSSES)
+    drawn = [_draw_loss(losses, history, name) for name in columns]
+    _mark_best(losses, history)
+    lowest = [low for low in drawn if low is not None]
+    if lowest:
+        # Above the curves, which may run anywhere below.
+        losses.legend(loc='lower left', bbox_to_anchor=(0, 1), ncols=5, fontsize=8, frameon=False)
+    else:
+        losses.text(0.5, 0.5, 'no epoch was finished', ha='center', transform=losses.transAxes)
+    if lowest and min(lowest) > 0:
+        losses.set_yscale('log')
+    losses.set(ylabel='loss')
+    epochs, rates = _column(history, 'learning_rate')
+    rate.plot(epochs, rates, color='0.35', marker='.')
+    rate.set(xlabel='epoch', ylabel='learning rate', ylim=(0, None))
+    rate.ticklabel_format(axis='y', style='sci', scilimits=(0, 0))
+    rate.xaxis.get_major_locator().set_params(integer=True)
+    for axes in (losses, rate):
+        axes.grid(alpha=0.25)
+        axes.spines[['top', 'right']].set_visible(False)
+    _save(figure, path)
+
+
+def plot_reconstruction(
+    reconstruction: Reconstruction, path: Path, *, truth: ComplexArray | None = None
+) -> None:
+    """Draw amplitude, phase and coverage, and the truth below them where it is known.
+
+    The covered box is shown, what lies outside the illumination in grey. The global phase, which
+    no measurement gives, is set for the picture alone: to that of the truth, else to a mean of 0.
+
+    Parameters
+    ----------
+    reconstruction : Reconstruction
+    path : Path
+        A picture; the suffix says which kind.
+    truth : ndarray of complex, shape (height, width), optional
+        Its pixel [0, 0] lies at position (0, 0).
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    box = reconstruction.covered_box(COVERED)
+    covered = reconstruction.coverage[box] >= COVERED
+    image = reconstruction.object_[box]
+    true_image = None if truth is None else _cut_truth(truth, reconstruction, box)
+    image = image * _phase_factor(image, true_image, covered)
+    figure = Figure(figsize=_figure_size(image.shape, 3, 1 if true_image is None else 2))
+    figure.set_layout_engine('constrained')
+    grid = figure.subplots(1 if true_image is None else 2, 3, squeeze=False)
+    pixel_m = _pixel_sizes(reconstruction)
+    reference = image if true_image is None else true_image
+    shown = covered & np.isfinite(reference)
+    centre = 0.0 if true_image is None else _mean_phase(true_image[shown])
+    colours, phase_limits = _phase_colours(_robust_limits(_phase(reference[shown], centre)), centre)
+    rows = [(image, '')] if true_image is None else [(image, ''), (true_image, 'true ')]
+    for axes, (values, name) in zip(grid, rows, strict=True):
+        known = covered & np.isfinite(values)
+        # Its own limits: the probe's unknown scale leaves that of the amplitude free.
+        limits = _robust_limits(np.abs(values[known]))
+        amplitude = np.ma.array(np.abs(values), mask=~known)
+        phase = np.ma.array(_phase(values, centre), mask=~known)
+        _draw(figure, axes[0], amplitude, f'{name}amplitude', limits, 'gray', pixel_m)
+        _draw(figure, axes[1], phase, f'{name}phase (rad)', phase_limits, colours, pixel_m)
+    coverage = np.ma.masked_less(reconstruction.coverage[box], COVERED)
+    _draw(figure, grid[0, 2], coverage, 'coverage', (0.0, 1.0), 'cividis', pixel_m)
+    for axes in grid[1:, 2]:
+        axes.set_axis_off()
+    _scale_bar(grid[0, 0], image.shape, pixel_m)
+    figure.suptitle(_title(reconstruction), fontsize=10)
+    _save(figure, path)
+
+
+def plot_comparison(
+    truth: ComplexArray,
+    images: Mapping[str, ComplexArray],
+    path: Path,
+    *,
+    pixel_m: tuple[float, float] | None = None,
+) -> None:
+    """Draw the truth and several objects beside it, amplitude above phase, with the same limits.
+
+    Parameters
+    ----------
+    truth : ndarray of complex, shape (height, width)
+    images : mapping of str to ndarray of complex, shape (height, width)
+        By title, registered to the truth, with its global phase and scale.
+    path : Path
+        A picture; the suffix says which kind.
+    pixel_m : (height, width), optional
+        Of a pixel; without it the scale bar is in pixels.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    everyone = {'truth': truth, **images}
+    figure = Figure(figsize=_figure_size(truth.shape, len(everyone), 2, side=2.9))
+    figure.set_layout_engine('constrained')
+    grid = figure.subplots(2, len(everyone), squeeze=False)
+    centre = _mean_phase(truth)
+    amplitude_limits = _robust_limits(np.abs(truth), 0.5)
+    colours, phase_limits = _phase_colours(_robust_limits(_phase(truth, centre), 0.5), centre)
+    for column, (title, image) in zip(grid.T, everyone.items(), strict=True):
+        amplitude = np.ma.masked_invalid(np.abs(image))
+        phase = np.ma.masked_invalid(_phase(image, centre))
+        _show(column[0], amplitude, amplitude_limits, 'gray', pixel_m)
+        _show(column[1], phase, phase_limits, colours, pixel_m)
+        column[0].set_title(title, fontsize=9)
+    for row, label in zip(grid, ('amplitude', 'phase (rad)'), strict=True):
+        bar = figure.colorbar(row[0].images[0], ax=list(row), shrink=0.8, aspect=25, pad=0.01)
+        bar.set_label(label, fontsize=9)
+        bar.ax.tick_params(labelsize=8)
+    _scale_bar(grid[0, 0], truth.shape, pixel_m)
+    _save(figure, path)
+
+
+def plot_ring_correlations(curves: Mapping[str, metrics.RingCorrelation], path: Path) -> None:
+    """Draw Fourier ring correlations against the truth into one picture.
+
+    Parameters
+    ----------
+    curves : mapping of str to RingCorrelation
+        By legend, at least one.
+    path : Path
+        A picture; the suffix says which kind.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    figure = Figure(figsize=(7, 4), layout='constrained')
+    axes = figure.subplots()
+    for name, curve in curves.items():
+        axes.plot(curve.frequencies, curve.correlation, label=name)
+    half_bit = next(iter(curves.values()))
+    axes.plot(half_bit.frequencies, half_bit.half_bit, '--', color='0.4', label='half bit')
+    axes.axhline(0.5, color='0.6', linewidth=0.8)
+    axes.axhline(1 / 7, color='0.6', linewidth=0.8, linestyle=':')
+    lowest = min(float(curve.correlation.min()) for curve in curves.values())
+    axes.set(xlim=(0, 1), ylim=(min(0.0, lowest), 1.02))
+    axes.set(xlabel='spatial frequency (share of Nyquist)', ylabel='Fourier ring correlation')
+    axes.text(0.995, 0.51, '0.5', ha='right', fontsize=8, color='0.4')
+    axes.text(0.995, 1 / 7 + 0.01, '1/7', ha='right', fontsize=8, color='0.4')
+    axes.spines[['top', 'right']].set_visible(False)
+    axes.legend(fontsize=8, frameon=False)
+    _save(figure, path)
+
+
+def _draw_loss(axes: Axes, history: Sequence[Mapping[str, float]], name: str) -> float | None:
+    """Draw one column; return its smallest value."""
+    epochs, values = _column(history, name)
+    if not values:
+        return None
+    main = name in ('loss', 'validation_loss')
+    style = {'marker': '.'} if main else {'linestyle': '--', 'linewidth': 1.0, 'alpha': 0.8}
+    axes.plot(epochs, values, label=name.replace('_', ' '), **style)
+    return min(values)
+
+
+def _column(history: Sequence[Mapping[str, float]], name: str) -> tuple[list[float], list[float]]:
+    """Return epochs and values where the column has a number."""
+    rows = [
+        (row.get('epoch', number), row[name])
+        for number, row in enumerate(history, start=1)
+        if name in row and math.isfinite(row[name])
+    ]
+    return [epoch for epoch, _ in rows], [value for _, value in rows]
+
+
+def _mark_best(axes: Axes, history: Sequence[Mapping[str, float]]) -> None:
+    epochs, values = _column(history, 'validation_loss')
+    if values:
+        best = int(np.argmin(values))
+        label = f'best: epoch {epochs[best]:.0f}'
+        axes.axvline(epochs[best], color='0.5', linewidth=1.0, linestyle=':', label=label)
+
+
+def _cut_truth(
+    truth: ComplexArray, reconstruction: Reconstruction, box: tuple[slice, slice]
+) -> ComplexArray:
+    """Return the truth in the box of the reconstruction; NaN where it has no pixel."""
+    origin = np.floor(np.asarray(reconstruction.origin_px) + 0.5).astype(int)
+    rows, columns = (
+        np.arange(part.start, part.stop) + start for part, start in zip(box, origin, strict=True)
+    )
+    result = np.full((len(rows), len(columns)), np.nan + 0j, dtype=np.complex64)
+    inside = np.ix_(_within(rows, truth.shape[0]), _within(columns, truth.shape[1]))
+    known_rows = rows[_within(rows, truth.shape[0])]
+    known_columns = columns[_within(columns, truth.shape[1])]
+    result[inside] = truth[np.ix_(known_rows, known_columns)]
+    return result
+
+
+def _within(indices: NDArray[np.int64], size: int) -> BoolArray:
+    return (indices >= 0) & (indices < size)
+
+
+def _phase_factor(image: ComplexArray, truth: ComplexArray | None, covered: BoolArray) -> complex:
+    """Return by what to multiply the image so that its free global phase suits a picture."""
+    if truth is None:
+        overlap = image[covered].sum()
+    else:
+        known = covered & np.isfinite(truth)
+        overlap = (image[known] * truth[known].conj()).sum()
+    return complex(np.exp(-1j * np.angle(overlap)))
+
+
+def _mean_phase(image: ComplexArray) -> float:
+    return float(np.angle(image[np.isfinite(image)].sum()))
+
+
+def _phase(image: ComplexArray, centre: float) -> FloatArray:
+    """Return the phase, cut where it is farthest from `centre`, so that it seldom jumps."""
+    phase: FloatArray = np.angle(image * np.exp(-1j * centre)) + centre
+    return phase
+
+
+def _robust_limits(values: FloatArray, percent: float = 1.0) -> tuple[float, float]:
+    """Return limits that a few outliers do not move."""
+    if values.size == 0:
+        return 0.0, 1.0
+    low, high = (float(v) for v in np.percentile(values, [percent, 100 - percent]))
+    margin = max(0.02 * (high - low), 1e-3)
+    return low - margin, high + margin
+
+
+def _phase_colours(limits: tuple[float, float], centre: float) -> tuple[str, tuple[float, float]]:
+    """Return a map that closes on itself where the phase goes all the way round."""
+    if limits[1] - limits[0] > _WRAPPING_RANGE_RAD:
+        return 'twilight', (centre - math.pi, centre + math.pi)
+    return 'viridis', limits
+
+
+def _draw(
+    figure: Figure,
+    axes: Axes,
+    values: _Masked,
+    title: str,
+    limits: tuple[float, float],
+    colours: str,
+    pixel_m: tuple[float, float] | None,
+) -> None:
+    _show(axes, values, limits, colours, pixel_m)
+    axes.set_title(title, fontsize=9)
+    bar = figure.colorbar(axes.images[0], ax=axes, shrink=0.8, aspect=25, pad=0.02)
+    bar.ax.tick_params(labelsize=8)
+
+
+def _show(
+    axes: Axes,
+    values: _Masked,
+    limits: tuple[float, float],
+    colours: str,
+    pixel_m: tuple[float, float] | None,
+) -> None:
+    aspect = 1.0 if pixel_m is None else pixel_m[0] / pixel_m[1]
+    axes.imshow(
+        values,
+        cmap=_with_grey(colours),
+        vmin=limits[0],
+        vmax=limits[1],
+        aspect=aspect,
+        interpolation='nearest',
+    )
+    axes.set_axis_off()
+
+
+def _with_grey(name: str) -> Colormap:
+    return matplotlib.colormaps[name].with_extremes(bad=_UNCOVERED)
+
+
+def _pixel_sizes(reconstruction: Reconstruction) -> tuple[float, float] | None:
+    geometry = reconstruction.geometry
+    if not geometry.pixel_height_m or not geometry.pixel_width_m:
+        return None
+    return geometry.pixel_height_m, geometry.pixel_width_m
+
+
+def _scale_bar(axes: Axes, shape: tuple[int, ...], pixel_m: tuple[float, float] | None) -> None:
+    height, width = shape[0], shape[1]
+    length_px, label = scale_bar_length(width, None if pixel_m is None else pixel_m[1])
+    left, bottom = 0.05 * width, 0.93 * height
+    outline: list[AbstractPathEffect] = [withStroke(linewidth=2.5, foreground='black')]
+    bar = Rectangle((left, bottom), length_px, max(1.0, 0.012 * height), color='white')
+    bar.set_path_effects(outline)
+    axes.add_patch(bar)
+    axes.text(
+        left + length_px / 2,
+        bottom - 0.02 * height,
+        label,
+        color='white',
+        fontsize=8,
+        ha='center',
+        va='bottom',
+        path_effects=outline,
+    )
+
+
+def scale_bar_length(width_px: int, pixel_m: float | None) -> tuple[float, str]:
+    """Return the length of a round scale bar in pixels, and its label.
+
+    Parameters
+    ----------
+    width_px : int
+        Width of the image; the bar takes up to a quarter of it.
+    pixel_m : float, optional
+        Width of a pixel; the label is in pixels without it.
+    """
+    largest = width_px / 4 * (1.0 if pixel_m is None else pixel_m)
+    power = 10.0 ** math.floor(math.log10(largest))
+    length = next(power * factor for factor in (5, 2, 1) if power * factor <= largest * 1.0001)
+    if pixel_m is None:
+        return length, f'{length:g} px'
+    for unit, size in (('m', 1.0), ('mm', 1e-3), ('µm', 1e-6), ('nm', 1e-9), ('pm', 1e-12)):
+        if length >= 0.9999 * size:
+            return length / pixel_m, f'{length / size:.3g} {unit}'
+    return length / pixel_m, f'{length:.3g} m'
+
+
+def _figure_size(
+    shape: tuple[int, ...], columns: int, rows: int, *, side: float = 3.4
+) -> tuple[float, float]:
+    """Return inches, where an image is `side` wide; very long scans are bounded."""
+    ratio = min(2.5, max(0.3, shape[0] / shape[1]))
+    return side * columns + 0.4, side * ratio * 0.85 * rows + 0.6
+
+
+def _title(reconstruction: Reconstruction) -> str:
+    sweeps = max(0, len(reconstruction.likelihoods) - 1)
+    words = f'{len(reconstruction.positions_px):,} patterns, {reconstruction.backend}'
+    return f'{reconstruction.name}: {words}, {sweeps} sweeps'
+
+
+def _save(figure: Figure, path: Path) -> None:
+    FigureCanvasAgg(figure)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=DPI)

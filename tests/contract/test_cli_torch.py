@@ -1,0 +1,101 @@
+"""The main job on the command line, with PyTorch: train, reconstruct, evaluate, inspect."""
+
+import csv
+import json
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ptychopinn_plugin.archive import read_model
+from ptychopinn_plugin.cli import main
+
+pytest.importorskip('torch')
+
+Call = Callable[..., dict[str, Any]]
+
+QUICK = ('--device', 'cpu', '--teacher-sweeps', '10', '--batch-size', '16')
+
+
+@pytest.fixture
+def call(capfd: pytest.CaptureFixture[str]) -> Call:
+    """Return a function that runs a command with --json and returns what it printed."""
+
+    def run(*arguments: object) -> dict[str, Any]:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([*map(str, arguments), '--json'])
+        captured = capfd.readouterr()
+        assert ended.value.code == 0, captured.err
+        return dict(json.loads(captured.out))
+
+    return run
+
+
+@pytest.fixture
+def scan_file(tmp_path: Path, call: Call) -> Path:
+    path = tmp_path / 'scan.npz'
+    call('simulate', path, '--size', 32, '--rows', 6, '--columns', 6, '--step', 4)
+    return path
+
+
+def test_round_trip(tmp_path: Path, call: Call, scan_file: Path) -> None:
+    trained, result = tmp_path / 'run', tmp_path / 'result'
+    values = call('train', scan_file, '-o', trained, '--epochs', 1, *QUICK)
+    assert (values['epochs'], values['stopped'], values['backend']) == (1, 'epochs', 'pytorch')
+    for name in ('wts.h5.zip', 'losses.csv', 'training.png', 'config.toml', 'train.log'):
+        assert (trained / name).stat().st_size > 0
+    assert tomllib.loads((trained / 'config.toml').read_text())['training']['epochs'] == 1
+    assert 'torch' in (trained / 'train.log').read_text()
+    model = trained / 'wts.h5.zip'
+
+    values = call('reconstruct', model, scan_file, '-o', result, '--refine', 3)
+    for name in ('product.h5', 'reconstruction.png', 'metrics.json'):
+        assert (result / name).stat().st_size > 0
+    with np.load(result / 'reconstruction.npz') as archive:
+        assert archive['object'].dtype == np.complex64
+        assert archive['coverage'].shape == archive['object'].shape
+    timing = json.loads((result / 'timing.json').read_text())
+    network = timing['predict'] + timing['stitch']
+    assert timing['patterns_per_second'] == pytest.approx(36 / network)
+    assert timing['total'] > timing['load'] + network + timing['refine']
+    likelihoods = values['metrics']['likelihoods']
+    assert likelihoods == sorted(likelihoods, reverse=True)
+    assert len(likelihoods) == 4
+    assert 0 < values['metrics']['amplitude_residual'] < 1
+
+    measured = call('evaluate', result / 'reconstruction.npz', scan_file)
+    assert measured['phase']['ssim'] == pytest.approx(
+        values['metrics']['evaluation']['phase']['ssim'], abs=1e-6
+    )
+    assert call('inspect', model)['kind'] == 'model'
+    assert call('inspect', result / 'reconstruction.npz')['sweeps'] == 3
+
+
+def test_resume_is_as_if_never_stopped(tmp_path: Path, call: Call, scan_file: Path) -> None:
+    options = (*QUICK, '--schedule', 'constant')
+    whole, half, rest = tmp_path / 'whole', tmp_path / 'half', tmp_path / 'rest'
+    call('train', scan_file, '-o', whole, '--epochs', 2, *options)
+    call('train', scan_file, '-o', half, '--epochs', 1, *options)
+    resume = ('--resume', half / 'wts.h5.zip', '--epochs', 2)
+    call('train', scan_file, '-o', rest, *resume)
+    losses = [
+        [row['loss'] for row in csv.DictReader((folder / 'losses.csv').read_text().splitlines())]
+        for folder in (whole, rest)
+    ]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 2
+    expected, found = (read_model(folder / 'wts.h5.zip') for folder in (whole, rest))
+    for name, weight in expected.weights.items():
+        np.testing.assert_array_equal(weight, found.weights[name])
+    assert 'epoch 2:' in (rest / 'train.log').read_text()
+
+
+def test_flat_start(tmp_path: Path, call: Call, scan_file: Path) -> None:
+    values = call('refine', scan_file, '-o', tmp_path / 'flat', '--sweeps', 2)
+    assert values['timing']['patterns_per_second'] is None
+    assert len(values['metrics']['likelihoods']) == 3
+    assert (tmp_path / 'flat' / 'reconstruction.npz').is_file()

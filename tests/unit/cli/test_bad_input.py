@@ -1,0 +1,187 @@
+"""Whatever is wrong: exit code 2, one line, and nothing left behind."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ptychopinn_plugin import files
+from ptychopinn_plugin.backends import selection
+from ptychopinn_plugin.errors import BackendUnavailableError, OutputError
+
+Spoil = Callable[[Path], None]
+
+
+def _change(**changes: Any) -> Spoil:
+    def spoil(path: Path) -> None:
+        with np.load(path) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        for name, change in changes.items():
+            if change is None:
+                del arrays[name]
+            else:
+                arrays[name] = change(arrays[name])
+        np.savez(path, **arrays)
+
+    return spoil
+
+
+def _put(index: Any, value: float) -> Callable[[Any], Any]:
+    def change(array: Any) -> Any:
+        array = array.astype(np.float32)
+        array[index] = value
+        return array
+
+    return change
+
+
+def _truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:3000])
+
+
+BAD_SCANS: dict[str, tuple[Spoil, str]] = {
+    'missing': (Path.unlink, 'There is no file'),
+    'empty': (lambda path: path.write_bytes(b'') and None, 'is empty'),
+    'truncated': (_truncate, 'truncated or damaged'),
+    'text': (lambda path: path.write_text('hello') and None, 'a scan is an NPZ file'),
+    'no patterns': (_change(diff3d=None), 'diff3d'),
+    'no probe': (_change(probeGuess=None), 'probeGuess'),
+    'wrong lengths': (_change(xcoords=lambda a: a[:-1]), 'xcoords'),
+    'NaN': (_change(diff3d=_put((3, 4, 5), np.nan)), 'pattern 3'),
+    'negative': (_change(diff3d=_put((3, 4, 5), -1)), 'negative'),
+    'zero patterns': (_change(diff3d=lambda a: a[:0]), ''),
+    'other probe': (_change(probeGuess=lambda a: a[..., :-2]), 'probe'),
+}
+
+
+def _snapshot(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b''
+        for path in folder.rglob('*')
+    }
+
+
+@pytest.mark.parametrize('name', BAD_SCANS)
+@pytest.mark.parametrize('command', ['train', 'reconstruct', 'refine', 'inspect'])
+def test_bad_scan(
+    run: Any,
+    backend: Any,
+    scan_file: Path,
+    model_file: Path,
+    tmp_path: Path,
+    name: str,
+    command: str,
+) -> None:
+    spoil, expected = BAD_SCANS[name]
+    spoil(scan_file)
+    before = _snapshot(tmp_path)
+    arguments: list[object] = [command, scan_file]
+    if command == 'reconstruct':
+        arguments.insert(1, model_file)
+    if command != 'inspect':
+        arguments += ['-o', tmp_path / 'out' / 'deep']
+    assert expected in run(*arguments).error()
+    assert _snapshot(tmp_path) == before
+    assert backend.asked == {}
+
+
+@pytest.mark.parametrize(
+    ('options', 'expected'),
+    [
+        (('--epochs', '0'), 'at least 1'),
+        (('--optimizer', 'sgd'), 'one of adam, adamw'),
+        (('--set', 'training.epoch=3'), "no field 'epoch'"),
+        (('--set', 'epochs'), 'section.name=value'),
+        (('--config', 'none.toml'), 'none.toml'),
+        (('--config', 'broken.toml'), 'broken.toml'),
+        (('--config', 'unknown.toml'), 'There is no section'),
+        (('--domain', 'colours'), 'one of counts, amplitudes'),
+        (('--probe-from', 'none.npz'), 'none.npz'),
+        (('--positions', 'p.csv'), '--reader'),
+        (('--resume', 'scan.npz'), 'not a model'),
+        (('--base-model', 'none.zip'), 'There is no model file'),
+        (('--validation', 'none.npz'), 'none.npz'),
+        (('--pattern-size', '8'), 'at least 16'),
+    ],
+)
+def test_bad_option_of_train(
+    run: Any,
+    backend: Any,
+    scan_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[str, str],
+    expected: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'broken.toml').write_text('[training\n')
+    (tmp_path / 'unknown.toml').write_text('[weather]\nrain = 1\n')
+    before = _snapshot(tmp_path)
+    assert expected in run('train', scan_file, '-o', 'out', *options).error()
+    assert _snapshot(tmp_path) == before
+    assert backend.asked == {}
+
+
+@pytest.mark.parametrize('kind', ['scan', 'missing', 'text', 'truncated'])
+def test_bad_model(
+    run: Any, backend: Any, scan_file: Path, model_file: Path, tmp_path: Path, kind: str
+) -> None:
+    model = {'scan': scan_file, 'missing': tmp_path / 'none.zip'}.get(kind, model_file)
+    if kind == 'text':
+        model.write_text('hello')
+    if kind == 'truncated':
+        model.write_bytes(model.read_bytes()[: model.stat().st_size // 2])
+    assert 'model' in run('reconstruct', model, scan_file, '-o', tmp_path / 'out').error()
+    assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize('command', ['train', 'refine', 'simulate'])
+def test_unwritable_folder(
+    run: Any,
+    backend: Any,
+    scan_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+) -> None:
+    def refuse(path: Path) -> Path:
+        raise OutputError(f'Cannot write to the folder {path}: no permission to write there.')
+
+    monkeypatch.setattr(files, 'check_output_folder', refuse)
+    target = ('out/new.npz',) if command == 'simulate' else (scan_file, '-o', tmp_path / 'out')
+    assert 'no permission' in run(command, *target).error()
+    assert not (tmp_path / 'out').exists()
+    assert backend.asked == {}
+
+
+def test_output_that_is_a_file(run: Any, backend: Any, scan_file: Path) -> None:
+    assert 'must be a folder' in run('train', scan_file, '-o', scan_file).error()
+
+
+def test_no_backend(
+    run: Any, scan_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise BackendUnavailableError('No backend can run here.\nRun: pip install it.')
+
+    monkeypatch.setattr(selection, 'choose', refuse)
+    message = run('train', scan_file, '-o', tmp_path / 'out').error()
+    assert message == 'error: No backend can run here. Run: pip install it.'
+
+
+def test_unknown_backend(run: Any, scan_file: Path, tmp_path: Path) -> None:
+    message = run('train', scan_file, '-o', tmp_path / 'out', '--backend', 'abacus').error()
+    assert "'abacus'" in message
+
+
+def test_interrupt_while_reading_ends_with_130(
+    run: Any, backend: Any, scan_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr('ptychopinn_plugin.data.load_scan', interrupt)
+    assert run('train', scan_file, '-o', tmp_path / 'out').code == 130
+    assert not (tmp_path / 'out').exists()

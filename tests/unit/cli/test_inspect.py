@@ -1,0 +1,120 @@
+"""`inspect`, `evaluate` and `simulate`: commands that need no backend."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ptychopinn_plugin.data import load_scan, write_product
+from ptychopinn_plugin.data.reconstruction import Reconstruction
+
+
+def test_inspect_scan(run: Any, scan_file: Path) -> None:
+    text = run('inspect', scan_file).out
+    assert 'a scan of 36 patterns, 32 x 32 px' in text
+    assert 'neighbours' in text
+    assert 'lengths stay in pixels' in text
+    values = json.loads(run('inspect', scan_file, '--json').out)
+    assert (values['kind'], values['patterns'], values['shape_px']) == ('scan', 36, [32, 32])
+
+
+def test_inspect_model(run: Any, model_file: Path) -> None:
+    text = run('inspect', model_file).out
+    assert 'a model for patterns of 32 x 32 px, trained with blank' in text
+    assert 'continued with --resume' in text
+    values = json.loads(run('inspect', model_file, '--json').out)
+    assert (values['kind'], values['pattern_size_px']) == ('model', 32)
+
+
+def test_inspect_reconstruction(run: Any, reconstruction_file: Path) -> None:
+    text = run('inspect', reconstruction_file).out
+    assert 'a reconstruction of simulated-dead-leaves-1 by blank' in text
+    values = json.loads(run('inspect', reconstruction_file, '--json').out)
+    assert (values['kind'], values['patterns']) == ('reconstruction', 36)
+
+
+def test_evaluate_truth_is_perfect(
+    run: Any, reconstruction_file: Path, scan_file: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / 'evaluation'
+    done = run('evaluate', reconstruction_file, scan_file, '-o', folder)
+    assert 'amplitude: SSIM 1.000' in done.out
+    assert 'FRC' in done.out
+    assert sorted(path.name for path in folder.iterdir()) == ['evaluation.json', 'evaluation.png']
+    values = json.loads((folder / 'evaluation.json').read_text())
+    assert values['phase']['ssim'] == pytest.approx(1)
+    assert set(values['frc']['crossings']) == {'half-bit', '0.5', '1/7'}
+
+
+def test_evaluate_against_another_reconstruction(run: Any, reconstruction_file: Path) -> None:
+    done = run('evaluate', reconstruction_file, reconstruction_file, '--json')
+    assert json.loads(done.out)['amplitude']['ssim'] == pytest.approx(1)
+
+
+def test_evaluate_needs_a_truth(
+    run: Any, reconstruction_file: Path, scan_file: Path, tmp_path: Path
+) -> None:
+    with np.load(scan_file) as archive:
+        arrays = {name: archive[name] for name in archive.files if name != 'objectGuess'}
+    np.savez(tmp_path / 'blind.npz', **arrays)
+    folder = tmp_path / 'evaluation'
+    message = run('evaluate', reconstruction_file, tmp_path / 'blind.npz', '-o', folder).error()
+    assert 'holds no object to compare with' in message
+    assert not folder.exists()
+
+
+SMALL = ('--size', 32, '--rows', 3, '--columns', 4)
+
+
+def test_simulate(run: Any, tmp_path: Path) -> None:
+    out = tmp_path / 'new' / 'scan.npz'
+    done = run('simulate', out, *SMALL, '--object', 'siemens', '--photons', 500, '--modes', 2)
+    assert 'Simulated 12 patterns of 32 x 32 px with 500 counts' in done.out
+    scan = load_scan(out)
+    assert (len(scan), len(scan.probe)) == (12, 2)
+    assert scan.object_ is not None
+    assert scan.mean_counts() == pytest.approx(500, rel=0.3)
+
+
+def test_simulate_json_holds_the_settings(run: Any, tmp_path: Path) -> None:
+    done = run('simulate', tmp_path / 'scan.npz', *SMALL, '--seed', 9, '--json')
+    values = json.loads(done.out)
+    assert (values['patterns'], values['settings']['seed']) == (12, 9)
+
+
+def test_simulate_with_a_given_probe(
+    run: Any, tmp_path: Path, scan_file: Path, perfect: Reconstruction
+) -> None:
+    out = tmp_path / 'again.npz'
+    assert run('simulate', out, '--rows', 3, '--columns', 3, '--probe-file', scan_file).code == 0
+    probe, given = load_scan(out).probe[0], perfect.probe[0]
+    cosine = abs(np.vdot(probe, given)) / (np.linalg.norm(probe) * np.linalg.norm(given))
+    assert cosine == pytest.approx(1, abs=1e-5)
+    write_product(tmp_path / 'product.h5', perfect)
+    arguments = ('simulate', out, '--rows', 3, '--columns', 3)
+    assert run(*arguments, '--probe-file', tmp_path / 'product.h5').code == 0
+    message = run(*arguments, '--probe-file', scan_file, '--size', 64).error()
+    assert '32 px; got 64' in message
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'expected'),
+    [
+        (('scan.txt',), 'written as .npz'),
+        (('scan',), 'written as .npz'),
+        (('scan.npz', '--rows', 3), 'rows and columns together'),
+        (('scan.npz', '--object', 'image'), 'needs object_file'),
+        (('scan.npz', '--object', 'cat'), 'one of dead-leaves'),
+        (('scan.npz', '--object', 'image', '--object-file', 'none.png'), 'none.png'),
+        (('scan.npz', '--photons', 0), 'at least'),
+        (('scan.npz', '--probe-file', 'none.npz'), 'none.npz'),
+    ],
+)
+def test_simulate_refuses(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: Any, expected: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert expected in run('simulate', *arguments).error()
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,76 @@
+"""Results are complete, or not there at all."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from ptychopinn_plugin.cli.outputs import staged_outputs, to_json, write_history
+from ptychopinn_plugin.errors import OutputError
+
+
+def test_files_arrive_together(tmp_path: Path) -> None:
+    folder = tmp_path / 'a' / 'b'
+    with staged_outputs(folder, ['x', 'y']) as stage:
+        (stage / 'x').write_text('new')
+        assert not (folder / 'x').exists()
+        (stage / 'y').write_text('new')
+    assert sorted(path.name for path in folder.iterdir()) == ['x', 'y']
+
+
+def _fail(folder: Path, *names: str, rescue: str | None = None) -> None:
+    """Write files, and then find that another one cannot be written."""
+    with staged_outputs(folder, names, rescue=rescue) as stage:
+        for name in names:
+            (stage / name).write_text('new')
+        raise OutputError('The plot cannot be written.')
+
+
+def test_a_failure_leaves_no_trace(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match='The plot'):
+        _fail(tmp_path / 'a' / 'b', 'x')
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_former_results_survive_a_failure(tmp_path: Path) -> None:
+    (tmp_path / 'x').write_text('old')
+    with pytest.raises(OutputError, match='The plot'):
+        _fail(tmp_path, 'x')
+    assert (tmp_path / 'x').read_text() == 'old'
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_took_long_is_rescued(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / 'model').write_text('old')
+    with pytest.raises(OutputError, match='The plot'):
+        _fail(tmp_path, 'model', rescue='model')
+    assert (tmp_path / 'model').read_text() == 'old'
+    assert (tmp_path / 'rescued-model').read_text() == 'new'
+    assert 'rescued-model' in capfd.readouterr().err
+
+
+def test_an_error_names_the_folder_of_the_user(tmp_path: Path) -> None:
+    def write() -> None:
+        with staged_outputs(tmp_path, ['x']) as stage:
+            raise OutputError(f'Cannot write {stage / "x"}: the disk is full.')
+
+    with pytest.raises(OutputError, match='disk is full') as raised:
+        write()
+    assert str(tmp_path / 'x') in str(raised.value)
+
+
+def test_a_folder_in_the_way_is_found_first(tmp_path: Path) -> None:
+    (tmp_path / 'x').mkdir()
+    with pytest.raises(OutputError, match='is a folder'), staged_outputs(tmp_path, ['x']):
+        pytest.fail('The work must not begin.')
+
+
+def test_json_has_no_nan() -> None:
+    text = to_json({'a': math.nan, 'b': [math.inf, 1], 'c': Path('x'), 'd': (1, 2)})
+    assert json.loads(text) == {'a': None, 'b': [None, 1], 'c': 'x', 'd': [1, 2]}
+
+
+def test_history_has_every_column(tmp_path: Path) -> None:
+    write_history(tmp_path / 'losses.csv', [{'epoch': 1.0}, {'epoch': 2.0, 'loss': 0.25}])
+    assert (tmp_path / 'losses.csv').read_text() == 'epoch,loss\n1,\n2,0.25\n'

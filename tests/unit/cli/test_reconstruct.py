@@ -1,0 +1,102 @@
+"""`reconstruct` and `refine`: what they ask for, and what they leave. The backend is a blank."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from ptychopinn_plugin.data import Scan, read_reconstruction, write_scan
+from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
+
+FILES = ['metrics.json', 'product.h5', 'reconstruction.npz', 'reconstruction.png', 'timing.json']
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / 'result'
+
+
+def test_leaves_every_file(
+    run: Any, backend: Any, model_file: Path, scan_file: Path, folder: Path
+) -> None:
+    done = run('reconstruct', model_file, scan_file, '-o', folder, '--refine', 3)
+    assert done.code == 0, done.err
+    assert sorted(path.name for path in folder.iterdir()) == FILES
+    with np.load(folder / 'reconstruction.npz') as archive:
+        assert archive['object'].dtype == np.complex64
+        assert archive['origin_px'].shape == (2,)
+        assert archive['coverage'].shape == archive['object'].shape
+    with h5py.File(folder / 'product.h5') as file:
+        assert 'object' in file
+    timing = json.loads((folder / 'timing.json').read_text())
+    assert set(timing) == {
+        *('load', 'predict', 'stitch', 'refine', 'total', 'patterns_per_second'),
+    }
+    assert timing['patterns_per_second'] == pytest.approx(36 / 0.25)
+    metrics = json.loads((folder / 'metrics.json').read_text())
+    assert metrics['amplitude_residual'] == 0.125
+    assert len(metrics['likelihoods']) == 4
+    assert metrics['backend'] == 'blank'
+    assert metrics['evaluation']['phase']['ssim'] == pytest.approx(1)
+    assert '144 patterns/s' in done.out
+    assert 'phase: SSIM 1.000' in done.out
+
+
+def test_settings_are_those_of_the_model_unless_given(
+    run: Any, backend: Any, model_file: Path, scan_file: Path, folder: Path
+) -> None:
+    run(
+        *('reconstruct', model_file, scan_file, '-o', folder, '--refine', 0, '--refine-probe'),
+        *('--batch-size', 5, '--refine-batch-size', 6, '--no-phase-agreement'),
+        *('--intensity-scale', 'scan', '--device', 'cpu'),
+    )
+    inference, refinement = backend.asked['inference'], backend.asked['refinement']
+    assert (inference.batch_size, inference.phase_agreement) == (5, False)
+    assert (inference.intensity_scale, inference.device) == ('scan', 'cpu')
+    assert (refinement.sweeps, refinement.probe, refinement.batch_size) == (0, True, 6)
+    assert refinement.seed == 0
+
+
+def test_scan_of_another_size_is_fitted_and_said_so(
+    run: Any, backend: Any, model_file: Path, tmp_path: Path, folder: Path
+) -> None:
+    large = simulate(SimulationConfig(size=48, rows=8, columns=8, step_px=5.0))
+    write_scan(tmp_path / 'large.npz', large)
+    done = run('reconstruct', model_file, tmp_path / 'large.npz', '-o', folder)
+    assert backend.asked['scan'].pattern_shape == (32, 32)
+    assert '32 x 32' in done.err
+    # The truth is brought into the frame of the reconstruction.
+    compared = run('evaluate', folder / 'reconstruction.npz', tmp_path / 'large.npz', '--json')
+    assert compared.code == 0, compared.err
+    assert json.loads(compared.out)['phase']['ssim'] > 0.99
+
+
+def test_refine_needs_no_model(run: Any, backend: Any, scan_file: Path, folder: Path) -> None:
+    done = run('refine', scan_file, '-o', folder, '--sweeps', 4, '--batch-size', 7)
+    assert done.code == 0, done.err
+    assert sorted(path.name for path in folder.iterdir()) == FILES
+    assert (backend.asked['refinement'].sweeps, backend.asked['refinement'].batch_size) == (4, 7)
+    assert len(read_reconstruction(folder / 'reconstruction.npz').likelihoods) == 5
+
+
+def test_json_is_all_of_stdout(
+    run: Any, backend: Any, model_file: Path, scan_file: Path, folder: Path
+) -> None:
+    values = json.loads(run('reconstruct', model_file, scan_file, '-o', folder, '--json').out)
+    assert sorted(values['files']) == FILES
+    assert values['output'] == str(folder)
+    assert values['metrics']['patterns'] == 36
+
+
+def test_a_scan_too_small_to_compare_is_reconstructed(
+    run: Any, backend: Any, model_file: Path, tmp_path: Path, folder: Path
+) -> None:
+    small: Scan = simulate(SimulationConfig(size=32, rows=2, columns=2, step_px=3.0))
+    write_scan(tmp_path / 'small.npz', small)
+    done = run('reconstruct', model_file, tmp_path / 'small.npz', '-o', folder)
+    assert done.code == 0
+    assert 'not compared' in done.err
+    assert json.loads((folder / 'metrics.json').read_text())['evaluation'] is None

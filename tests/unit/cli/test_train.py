@@ -1,0 +1,159 @@
+"""`train`: what it asks the backend for, and what it leaves. The backend here is a blank."""
+
+import csv
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ptychopinn_plugin import plots
+from ptychopinn_plugin.archive import read_model, write_model
+from ptychopinn_plugin.config import Config
+from ptychopinn_plugin.data import Scan, write_scan
+from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
+from ptychopinn_plugin.errors import OutputError
+
+FILES = ['config.toml', 'losses.csv', 'train.log', 'training.png', 'wts.h5.zip']
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_leaves_every_file(run: Any, backend: Any, scan_file: Path, tmp_path: Path) -> None:
+    done = run('train', scan_file, '-o', tmp_path / 'run', '--epochs', 2, '--seed', 3)
+    assert done.code == 0, done.err
+    assert 'Trained on 36 patterns of 1 scan with blank on cpu: 2 epochs' in done.out
+    assert len(done.out.splitlines()) == 4
+    folder = tmp_path / 'run'
+    assert _names(folder) == FILES
+    assert read_model(folder / 'wts.h5.zip').backend == 'blank'
+    rows = list(csv.DictReader((folder / 'losses.csv').read_text().splitlines()))
+    assert [float(row['loss']) for row in rows] == [1, 0.5]
+    settings = tomllib.loads((folder / 'config.toml').read_text())
+    assert settings['training']['seed'] == 3
+    assert settings['model']['pattern_size'] == 32
+    log = (folder / 'train.log').read_text()
+    for text in ('ptychopinn-plugin', 'Python', 'backend blank (auto)', '36 patterns', 'epochs=2'):
+        assert text in log
+    assert 'epoch 2: loss 0.5, validation_loss 1' in log
+    assert (folder / 'training.png').stat().st_size > 0
+
+
+def test_json_is_all_of_stdout(run: Any, backend: Any, scan_file: Path, tmp_path: Path) -> None:
+    done = run('train', scan_file, '-o', tmp_path / 'run', '--json')
+    values = json.loads(done.out)
+    assert sorted(values['files']) == FILES
+    assert values['epochs'] == 2
+    assert values['stopped'] == 'epochs'
+    assert values['model'] == str(tmp_path / 'run' / 'wts.h5.zip')
+
+
+def test_options_reach_the_backend(run: Any, backend: Any, scan_file: Path, tmp_path: Path) -> None:
+    file = tmp_path / 'mine.toml'
+    file.write_text('[training]\nepochs = 5\nseed = 5\n[refinement]\nsweeps = 5\n')
+    run(
+        *('train', scan_file, scan_file, '--validation', scan_file, '-o', tmp_path / 'run'),
+        *('--config', file, '--set', 'training.seed=6', '--epochs', 7, '--gridsize', 2),
+        *('--max-minutes', 0.5, '--model-type', 'supervised', '--probe-trainable'),
+    )
+    asked = backend.asked
+    assert len(asked['scans']) == 2
+    assert len(asked['validation']) == 1
+    training, model = asked['config'].training, asked['config'].model
+    assert (training.epochs, training.seed, training.max_minutes) == (7, 6, 0.5)
+    assert training.probe_trainable
+    assert (model.gridsize, model.model_type) == (2, 'supervised')
+    assert asked['config'].refinement.sweeps == 5
+
+
+def test_patterns_of_another_size_are_fitted_and_said_so(
+    run: Any, backend: Any, scan_file: Path, tmp_path: Path
+) -> None:
+    done = run('train', scan_file, '-o', tmp_path / 'run', '--pattern-size', 24)
+    assert backend.asked['scans'][0].pattern_shape == (24, 24)
+    assert any(line.startswith('note: ') and '24 x 24' in line for line in done.err.splitlines())
+    assert '24 x 24' in (tmp_path / 'run' / 'train.log').read_text()
+
+
+def test_resume_keeps_the_settings_of_the_model(
+    run: Any, backend: Any, scan_file: Path, model_file: Path, tmp_path: Path
+) -> None:
+    done = run('train', scan_file, '-o', tmp_path / 'run', '--resume', model_file, '--epochs', 150)
+    assert done.code == 0, done.err
+    assert backend.asked['resume']
+    assert backend.asked['config'].training.epochs == 150
+    assert 'epoch 2:' in (tmp_path / 'run' / 'train.log').read_text()
+
+
+def test_resume_refuses_other_settings(
+    run: Any, backend: Any, scan_file: Path, model_file: Path, tmp_path: Path
+) -> None:
+    arguments = ('train', scan_file, '-o', tmp_path / 'run', '--resume', model_file)
+    message = run(*arguments, '--learning-rate', 0.5).error()
+    assert 'training.learning_rate' in message
+    assert '--base-model' in message
+    assert backend.asked == {}
+    assert not (tmp_path / 'run').exists()
+
+
+def test_resume_needs_a_training_state(
+    run: Any, backend: Any, scan_file: Path, model_file: Path, tmp_path: Path
+) -> None:
+    lean = tmp_path / 'lean.zip'
+    write_model(lean, read_model(model_file), inference_only=True)
+    message = run('train', scan_file, '-o', tmp_path / 'run', '--resume', lean).error()
+    assert 'no training state' in message
+
+
+def test_fine_tuning_keeps_the_network_alone(
+    run: Any, backend: Any, scan_file: Path, model_file: Path, tmp_path: Path
+) -> None:
+    arguments = ('train', scan_file, '-o', tmp_path / 'run', '--base-model', model_file)
+    assert run(*arguments, '--learning-rate', 1e-4).code == 0
+    assert backend.asked['base_model'] is not None
+    assert not backend.asked['resume']
+    assert backend.asked['config'].training.learning_rate == 1e-4
+    assert 'model.gridsize' in run(*arguments, '--gridsize', 3).error()
+    assert 'Give one of them' in run(*arguments, '--resume', model_file).error()
+
+
+def test_inference_only(run: Any, backend: Any, scan_file: Path, tmp_path: Path) -> None:
+    run('train', scan_file, '-o', tmp_path / 'run', '--inference-only')
+    assert read_model(tmp_path / 'run' / 'wts.h5.zip').training_state is None
+
+
+def test_a_plot_that_fails_costs_no_model(
+    run: Any, backend: Any, scan_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OutputError('Cannot write training.png: the disk is full.')
+
+    folder = tmp_path / 'run'
+    folder.mkdir()
+    (folder / 'wts.h5.zip').write_bytes(b'of a former run')
+    monkeypatch.setattr(plots, 'plot_training', fail)
+    assert 'the disk is full' in run('train', scan_file, '-o', folder).error()
+    assert _names(folder) == ['rescued-wts.h5.zip', 'wts.h5.zip']
+    assert (folder / 'wts.h5.zip').read_bytes() == b'of a former run'
+    assert read_model(folder / 'rescued-wts.h5.zip').config.model == Config().model.replace(
+        pattern_size=32
+    )
+
+
+def test_one_product_for_several_scans_is_refused(
+    run: Any, backend: Any, scan_file: Path, tmp_path: Path
+) -> None:
+    arguments = ('train', scan_file, scan_file, '-o', tmp_path / 'run')
+    assert '--product belongs to one scan' in run(*arguments, '--product', 'p.h5').error()
+
+
+def test_domain_is_passed_on(
+    run: Any, backend: Any, tmp_path: Path, scan: Scan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = simulate(SimulationConfig(size=32, rows=4, columns=4, poisson_noise=False))
+    write_scan(tmp_path / 'scan.npz', exact)
+    run('train', tmp_path / 'scan.npz', '-o', tmp_path / 'run', '--domain', 'amplitudes')
+    assert backend.asked['scans'][0].mean_counts() > 10 * exact.mean_counts()
