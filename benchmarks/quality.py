@@ -51,8 +51,9 @@ def score(reconstruction: Reconstruction, scan: Scan) -> dict[str, float]:
 
 def measure(backend: Backend, scan: Scan, sweeps: list[int]) -> dict[str, dict[str, float]]:
     """Reconstruct one scan in every way."""
-    backend.reconstruct(scan.subset(np.arange(min(64, len(scan)))), InferenceConfig(),
-                        RefinementConfig(sweeps=0))
+    backend.reconstruct(
+        scan.subset(np.arange(min(64, len(scan)))), InferenceConfig(), RefinementConfig(sweeps=0)
+    )
     rows = {}
     for count in (0, *sweeps):
         refinement = RefinementConfig(sweeps=count)

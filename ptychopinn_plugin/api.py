@@ -168,6 +168,7 @@ def refine(
     refinement: RefinementConfig | None = None,
     *,
     backend: str | None = None,
+    device: str = 'auto',
     observer: Observer = ignore_progress,
 ) -> Reconstruction:
     """Reconstruct a scan without a model, by sweeps from a flat object: the honest baseline.
@@ -178,6 +179,8 @@ def refine(
     refinement : RefinementConfig, optional
     backend : str, optional
         See `backends.selection.choose`.
+    device : str
+        'auto', 'cpu', 'cuda', 'cuda:1', 'mps'.
     observer : callable, optional
         Called with a `Progress` after each sweep; where it returns True, the sweeps end.
 

@@ -94,7 +94,12 @@ class Backend(Protocol):
         ...
 
     def refine(
-        self, scan: Scan, refinement: RefinementConfig, *, observer: Observer = ignore_progress
+        self,
+        scan: Scan,
+        refinement: RefinementConfig,
+        *,
+        device: str = 'auto',
+        observer: Observer = ignore_progress,
     ) -> Reconstruction:
         """Sweep from a flat object, without a model: the baseline."""
         ...

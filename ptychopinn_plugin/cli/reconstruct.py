@@ -109,6 +109,9 @@ def refine(
     scan: ScanPath,
     output: Output,
     backend: BackendName = None,
+    device: Annotated[
+        str, typer.Option(metavar='NAME', help='auto, cpu, cuda, cuda:1, mps.')
+    ] = 'auto',
     as_json: AsJson = False,
     *,
     given: Given,
@@ -132,7 +135,9 @@ def refine(
         read, notes = _read(scan, given, None)
         watch.loaded()
         with RunProgress() as observer:
-            result = api.refine(read, config.refinement, backend=choice.name, observer=observer)
+            result = api.refine(
+                read, config.refinement, backend=choice.name, device=device, observer=observer
+            )
         values, lines = _finish(stage, output, result, read, watch)
     report(values | {'notes': notes}, lines, as_json=as_json)
 

@@ -110,9 +110,13 @@ class PyTorchBackend:
         forward = ForwardModel(scan, torch.from_numpy(probe), device)
         stopwatch = Stopwatch(device)
         passes = network.description.passes
+        stopped = False
 
-        def show(done: int, object_: Tensor) -> None:
-            observer(Progress('predict', done, passes, object_=object_.cpu().numpy()))
+        def show(done: int, object_: Tensor) -> bool:
+            nonlocal stopped
+            progress = Progress('predict', done, passes, object_=object_.cpu().numpy())
+            stopped = bool(observer(progress))
+            return stopped
 
         objects = predict_object(
             network,
@@ -122,17 +126,24 @@ class PyTorchBackend:
             stopwatch=stopwatch,
             observer=show,
         )
+        if stopped:
+            refinement = refinement.replace(sweeps=0)
         return self._refined(scan, forward, objects[-1], refinement, stopwatch, observer)
 
     def refine(
-        self, scan: Scan, refinement: RefinementConfig, *, observer: Observer = ignore_progress
+        self,
+        scan: Scan,
+        refinement: RefinementConfig,
+        *,
+        device: str = 'auto',
+        observer: Observer = ignore_progress,
     ) -> Reconstruction:
         """Sweep from a flat object, without a model: the baseline."""
         check_positions(scan)
-        device = choose_device('auto')
+        where = choose_device(device)
         probe = normalise_probe(scan.probe, scan.mean_counts())
-        forward = ForwardModel(scan, torch.from_numpy(probe), device)
-        stopwatch = Stopwatch(device)
+        forward = ForwardModel(scan, torch.from_numpy(probe), where)
+        stopwatch = Stopwatch(where)
         return self._refined(scan, forward, forward.flat_object(), refinement, stopwatch, observer)
 
     def _refined(

@@ -20,7 +20,7 @@ BLOCK_BYTES = 1 << 30
 STITCHING_FLOOR = 1e-3
 """Share of the brightest coverage below which a pixel stays as it was."""
 
-PassObserver = Callable[[int, Tensor], None]
+PassObserver = Callable[[int, Tensor], bool | None]
 
 
 class Stopwatch:
@@ -62,7 +62,7 @@ def predict_object(
     stopwatch : Stopwatch, optional
         Gets the seconds of 'predict' and 'stitch'.
     observer : callable, optional
-        Gets the number of passes done and the object.
+        Gets the number of passes done and the object; True stops.
 
     Returns
     -------
@@ -87,8 +87,8 @@ def predict_object(
             stopwatch.lap('stitch')
         objects.append(stitcher.object_())
         stopwatch.lap('stitch')
-        if observer is not None:
-            observer(number + 1, objects[-1])
+        if observer is not None and observer(number + 1, objects[-1]):
+            break
     return objects
 
 

@@ -4,8 +4,8 @@ Each batch of patterns moves the object by
 
 .. math::
     V \leftarrow \mu V + \beta_s
-        \frac{\sum_j P_j^* (\psi'_j - \psi_j)}{(1 - \alpha) \sum_j |P_j|^2 + \alpha \max \sum_j |P_j|^2},
-    \qquad O \leftarrow O + V,
+        \frac{\sum_j P_j^* (\psi'_j - \psi_j)}{(1 - \alpha) W + \alpha \max W},
+    \qquad W = \sum_j |P_j|^2, \qquad O \leftarrow O + V,
 
 rPIE's update for a batch [1]_ with momentum [2]_, which carries slow phase gradients across the
 field in few sweeps. The step :math:`\beta_s` falls from sweep to sweep, so that the last ones
