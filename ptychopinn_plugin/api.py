@@ -189,7 +189,9 @@ def refine(
     Reconstruction
     """
     runner = _make(choose(backend))
-    return runner.refine(_as_scan(scan), refinement or RefinementConfig(), observer=observer)
+    return runner.refine(
+        _as_scan(scan), refinement or RefinementConfig(), device=device, observer=observer
+    )
 
 
 def open_model(path: Path | str) -> Model:

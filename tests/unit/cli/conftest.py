@@ -1,36 +1,138 @@
-"""A backend without a framework, and commands run in this process."""
+"""A command line in this process, a small scan, and a backend that computes nothing."""
 
-import dataclasses
-import sys
-import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from ptychopinn_plugin.archive import Model, TrainingState
+from ptychopinn_plugin import api
+from ptychopinn_plugin.archive import Model, TrainingState, write_model
 from ptychopinn_plugin.backends import selection
 from ptychopinn_plugin.backends.protocol import Observer, Progress, TrainingResult, ignore_progress
-from ptychopinn_plugin.backends.spec import BackendSpec
+from ptychopinn_plugin.backends.selection import Choice
 from ptychopinn_plugin.cli import main
 from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig
-from ptychopinn_plugin.data import Reconstruction, Scan, write_scan
+from ptychopinn_plugin.data import Reconstruction, Scan, write_reconstruction, write_scan
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 from ptychopinn_plugin.network import describe_network
 
-PRESENT = BackendSpec('fake', 'wave', 'no-such-distribution', '1', 'fake_backend:FakeBackend')
-ABSENT = BackendSpec('absent', 'no_such_framework', 'no', '2', 'none:none', 'absent')
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    def error(self) -> str:
+        """Return the message of a command that had to fail, in the way that all must."""
+        lines = [line for line in self.err.splitlines() if line.startswith('error: ')]
+        assert self.code == 2, self.err
+        assert self.out == ''
+        assert len(lines) == 1, self.err
+        assert 'Traceback' not in self.err
+        return lines[0]
 
 
-class FakeBackend:
-    """Knows the answer: its reconstruction is the object in the scan."""
+Run = Callable[..., Outcome]
 
-    name = 'fake'
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Run:
+    """Return a function that runs a command and returns how it ended."""
+
+    def call(*arguments: object) -> Outcome:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        captured = capfd.readouterr()
+        assert isinstance(ended.value.code, int)
+        return Outcome(ended.value.code, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture(scope='session')
+def scan() -> Scan:
+    """Return a small scan with its object."""
+    return simulate(SimulationConfig(size=32, rows=6, columns=6, step_px=4.0, photons=1e4))
+
+
+@pytest.fixture
+def scan_file(tmp_path: Path, scan: Scan) -> Path:
+    """Return a small scan in a file."""
+    write_scan(tmp_path / 'scan.npz', scan)
+    return tmp_path / 'scan.npz'
+
+
+@pytest.fixture(scope='session')
+def perfect(scan: Scan) -> Reconstruction:
+    """Return the truth as if a backend had found it."""
+    return true_reconstruction(scan, 0)
+
+
+@pytest.fixture
+def reconstruction_file(tmp_path: Path, perfect: Reconstruction) -> Path:
+    """Return the truth in the file of a reconstruction."""
+    write_reconstruction(tmp_path / 'reconstruction.npz', perfect)
+    return tmp_path / 'reconstruction.npz'
+
+
+@pytest.fixture
+def model_file(tmp_path: Path) -> Path:
+    """Return a model that can be resumed."""
+    write_model(tmp_path / 'model.zip', blank_model(Config()))
+    return tmp_path / 'model.zip'
+
+
+def true_reconstruction(scan: Scan, sweeps: int) -> Reconstruction:
+    """Return a scan's own object as a reconstruction."""
+    assert scan.object_ is not None
+    return Reconstruction(
+        object_=scan.object_,
+        origin_px=np.zeros(2),
+        coverage=np.ones(scan.object_.shape, dtype=np.float32),
+        probe=scan.probe,
+        positions_px=scan.positions_px,
+        backend='blank',
+        likelihoods=[1.0 / (1 + number) for number in range(sweeps + 1)] if sweeps else [],
+        timing={'predict': 0.2, 'stitch': 0.05, 'refine': 0.1},
+        amplitude_residual=0.125,
+        name=scan.name,
+    )
+
+
+def blank_model(config: Config, size: int = 32) -> Model:
+    """Return a model whose weights are zero."""
+    config = config.replace(model=config.model.replace(pattern_size=size))
+    network = describe_network(config.model, size)
+    shapes = network.weight_shapes()
+    history = [{'epoch': 1.0, 'loss': 2.0}]
+    return Model(
+        backend='blank',
+        network=network,
+        config=config,
+        photons=1e4,
+        weights={name: np.zeros(shape, dtype=np.float32) for name, shape in shapes.items()},
+        probe=np.ones((1, size, size), dtype=np.complex64),
+        data_summary={'patterns': 36, 'scans': ['a scan']},
+        provenance={'device': 'cpu', 'best_loss': 0.5, 'seconds': 1.5},
+        training_state=TrainingState({'last/w': np.zeros(3)}, {'epoch': 1, 'history': history}),
+    )
+
+
+class BlankBackend:
+    """Remembers what it was asked for."""
+
+    name = 'blank'
 
     def __init__(self) -> None:
         self.model: Model | None = None
+        self.asked: dict[str, Any] = {}
 
     def train(
         self,
@@ -42,34 +144,22 @@ class FakeBackend:
         resume: bool = False,
         observer: Observer = ignore_progress,
     ) -> TrainingResult:
-        """Train for as many epochs as asked, or until the observer says stop."""
-        history: list[dict[str, float]] = []
-        if resume and base_model is not None and base_model.training_state is not None:
-            history = [dict(row) for row in base_model.training_state.values['history']]
-        stopped = 'epochs'
-        while len(history) < config.training.epochs:
-            epoch = len(history) + 1
+        """Report two epochs."""
+        self.asked = {
+            'scans': scans,
+            'config': config,
+            'validation': validation,
+            'base_model': base_model,
+            'resume': resume,
+        }
+        history = []
+        for epoch in (1, 2):
             losses = {'loss': 1 / epoch, 'validation_loss': 2 / epoch}
-            history.append({'epoch': float(epoch), 'seconds': 0.1, 'learning_rate': 1e-3, **losses})
-            if observer(Progress('train', epoch, config.training.epochs, losses, 10.0)):
-                stopped = 'request'
-                break
-        size = config.model.pattern_size or scans[0].pattern_shape[0]
-        config = config.replace(model=config.model.replace(pattern_size=size))
-        network = describe_network(config.model, 16)
-        weights = {n: np.zeros(shape, np.float32) for n, shape in network.weight_shapes().items()}
-        self.model = Model(
-            backend='fake',
-            network=network,
-            config=config,
-            photons=scans[0].mean_counts(),
-            weights=weights,
-            probe=scans[0].probe,
-            data_summary={'scans': [scan.name for scan in scans], 'patterns': len(scans[0])},
-            provenance={'device': 'cpu', 'seconds': 0.2, 'best_loss': 2 / len(history)},
-            training_state=TrainingState({'last/a': np.zeros(2)}, {'history': history}),
-        )
-        return TrainingResult(self.model, history, stopped)
+            row = {'epoch': float(epoch), 'seconds': 0.1 * epoch, 'learning_rate': 1e-3, **losses}
+            history.append(row)
+            observer(Progress('train', epoch, 2, losses, 1000.0))
+        self.model = blank_model(config, config.model.pattern_size or scans[0].pattern_shape[0])
+        return TrainingResult(self.model, history, 'epochs')
 
     def reconstruct(
         self,
@@ -80,115 +170,32 @@ class FakeBackend:
         observer: Observer = ignore_progress,
     ) -> Reconstruction:
         """Return the truth."""
+        self.asked = {'scan': scan, 'inference': inference, 'refinement': refinement}
         observer(Progress('predict', 1, 1))
-        return self.refine(scan, refinement, observer=observer)
+        return true_reconstruction(scan, refinement.sweeps)
 
     def refine(
-        self, scan: Scan, refinement: RefinementConfig, *, observer: Observer = ignore_progress
+        self,
+        scan: Scan,
+        refinement: RefinementConfig,
+        *,
+        device: str = 'auto',
+        observer: Observer = ignore_progress,
     ) -> Reconstruction:
-        """Return the truth, or ones where there is none."""
-        reach = np.ceil(scan.positions_px.max(axis=0)).astype(int) + scan.pattern_shape[0]
-        object_ = np.ones(tuple(reach), np.complex64) if scan.object_ is None else scan.object_
-        coverage = np.zeros(object_.shape, np.float32)
-        first, last = scan.positions_px.min(axis=0) - 8, scan.positions_px.max(axis=0) + 8
-        coverage[int(first[0]) : int(last[0]), int(first[1]) : int(last[1])] = 1
-        for sweep in range(refinement.sweeps):
-            observer(Progress('refine', sweep + 1, refinement.sweeps, {'poisson': 1.0}))
-        return Reconstruction(
-            object_=object_,
-            origin_px=np.zeros(2),
-            coverage=coverage,
-            probe=scan.probe,
-            positions_px=scan.positions_px,
-            backend='fake',
-            likelihoods=[1.0] * (refinement.sweeps + 1 if refinement.sweeps else 0),
-            timing={'predict': 0.5, 'stitch': 0.5, 'refine': 1.0},
-            amplitude_residual=0.01,
-            geometry=scan.geometry,
-            name=scan.name,
-        )
+        """Return the truth."""
+        self.asked = {'scan': scan, 'refinement': refinement}
+        return true_reconstruction(scan, refinement.sweeps)
 
 
 @pytest.fixture
-def backends(monkeypatch: pytest.MonkeyPatch) -> list[BackendSpec]:
-    """Make `fake` the only backend that can run, beside one that is not installed."""
-    module = types.ModuleType('fake_backend')
-    module.FakeBackend = FakeBackend  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, 'fake_backend', module)
-    specs = [PRESENT, ABSENT]
-    monkeypatch.setattr(selection, 'find_backends', lambda: {spec.name: spec for spec in specs})
-    monkeypatch.delenv('PTYCHOPINN_BACKEND', raising=False)
-    return specs
+def backend(monkeypatch: pytest.MonkeyPatch) -> BlankBackend:
+    """Put a backend that needs no framework in the place of all others."""
+    blank = BlankBackend()
 
+    def choose(*_: object, **__: object) -> Choice:
+        return Choice('blank', 'auto')
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Outcome]
-
-
-@pytest.fixture
-def run(backends: list[BackendSpec], capsys: pytest.CaptureFixture[str]) -> Run:
-    """Return a function that runs `ptychopinn` with arguments."""
-
-    def apply(*arguments: object) -> Outcome:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        assert isinstance(end.value.code, int)
-        return Outcome(end.value.code, out, err)
-
-    return apply
-
-
-@pytest.fixture
-def fails(run: Run) -> Callable[..., str]:
-    """Return a function that runs what must fail, and returns the one line it leaves."""
-
-    def apply(*arguments: object) -> str:
-        outcome = run(*arguments)
-        assert outcome.code == 2
-        assert outcome.out == ''
-        lines = [line for line in outcome.err.splitlines() if not line.startswith('note: ')]
-        assert len(lines) == 1, outcome.err
-        assert lines[0].startswith('error: ')
-        return lines[0]
-
-    return apply
-
-
-@pytest.fixture(scope='session')
-def scan() -> Scan:
-    """Return a small scan with its object."""
-    return simulate(SimulationConfig(size=32, rows=7, columns=6))
-
-
-@pytest.fixture
-def scan_file(scan: Scan, tmp_path: Path) -> Path:
-    """Return a file of a scan with its object."""
-    path = tmp_path / 'scan.npz'
-    write_scan(path, scan)
-    return path
-
-
-@pytest.fixture
-def blind_file(scan: Scan, tmp_path: Path) -> Path:
-    """Return a file of a scan without its object."""
-    path = tmp_path / 'blind.npz'
-    write_scan(path, dataclasses.replace(scan, object_=None, name='blind'))
-    return path
-
-
-@pytest.fixture
-def model_file(run: Run, scan_file: Path, tmp_path: Path) -> Path:
-    """Return a model file, as `train` left it."""
-    outcome = run('train', scan_file, '--epochs', 2, '-o', tmp_path / 'model')
-    assert outcome.code == 0, outcome.err
-    return tmp_path / 'model' / 'wts.h5.zip'
+    monkeypatch.setattr(selection, 'choose', choose)
+    monkeypatch.setattr(api, 'choose', choose)
+    monkeypatch.setattr(api, 'create_backend', lambda name: blank)
+    return blank

@@ -1,7 +1,5 @@
-"""What a user can get wrong: one line that says what to do, exit code 2, nothing half-written."""
+"""Whatever is wrong: exit code 2, one line, and nothing left behind."""
 
-import io
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,224 +7,181 @@ from typing import Any
 import numpy as np
 import pytest
 
-Fails = Callable[..., str]
-Run = Callable[..., Any]
+from ptychopinn_plugin import files
+from ptychopinn_plugin.backends import selection
+from ptychopinn_plugin.errors import BackendUnavailableError, OutputError
+
+Spoil = Callable[[Path], None]
 
 
-def change(source: Path, target: Path, **changes: Any) -> Path:
-    """Copy a scan with some arrays replaced, or left out where the value is None."""
-    with np.load(source) as arrays:
-        values = {name: arrays[name] for name in arrays.files}
-    values.update(changes)
-    np.savez(target, **{name: value for name, value in values.items() if value is not None})
-    return target
+def _change(**changes: Any) -> Spoil:
+    def spoil(path: Path) -> None:
+        with np.load(path) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        for name, change in changes.items():
+            if change is None:
+                del arrays[name]
+            else:
+                arrays[name] = change(arrays[name])
+        np.savez(path, **arrays)
+
+    return spoil
 
 
-def with_value(array: Any, value: float) -> Any:
-    changed = np.array(array, dtype=np.float32)
-    changed[3, 5, 7] = value
-    return changed
+def _put(index: Any, value: float) -> Callable[[Any], Any]:
+    def change(array: Any) -> Any:
+        array = array.astype(np.float32)
+        array[index] = value
+        return array
+
+    return change
 
 
-@pytest.fixture
-def arrays(scan_file: Path) -> dict[str, Any]:
-    with np.load(scan_file) as file:
-        return {name: file[name] for name in file.files}
+def _truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:3000])
 
 
-@pytest.mark.parametrize(
-    ('changes', 'words'),
-    [
-        (lambda a: {'diff3d': None}, 'diff3d'),
-        (lambda a: {'probeGuess': None}, 'probe'),
-        (lambda a: {'xcoords': a['xcoords'][:-1]}, 'xcoords'),
-        (lambda a: {'diff3d': with_value(a['diff3d'], np.nan)}, 'NaN'),
-        (lambda a: {'diff3d': with_value(a['diff3d'], -1)}, 'negative'),
-        (lambda a: {'diff3d': np.zeros_like(a['diff3d'])}, 'empty'),
-        (lambda a: {'diff3d': a['diff3d'][:0]}, ''),
-        (lambda a: {'ycoords': np.where(np.arange(42) == 4, np.inf, a['ycoords'])}, 'finite'),
-        (lambda a: {'probeGuess': a['probeGuess'][:, 1:]}, 'probe'),
-        (lambda a: {'probeGuess': 0 * a['probeGuess']}, 'probe'),
-    ],
-)
-@pytest.mark.parametrize('command', ['train', 'refine'])
-def test_scan_that_is_none(
-    fails: Fails,
+BAD_SCANS: dict[str, tuple[Spoil, str]] = {
+    'missing': (Path.unlink, 'There is no file'),
+    'empty': (lambda path: path.write_bytes(b'') and None, 'is empty'),
+    'truncated': (_truncate, 'truncated or damaged'),
+    'text': (lambda path: path.write_text('hello') and None, 'a scan is an NPZ file'),
+    'no patterns': (_change(diff3d=None), 'diff3d'),
+    'no probe': (_change(probeGuess=None), 'probeGuess'),
+    'wrong lengths': (_change(xcoords=lambda a: a[:-1]), 'xcoords'),
+    'NaN': (_change(diff3d=_put((3, 4, 5), np.nan)), 'pattern 3'),
+    'negative': (_change(diff3d=_put((3, 4, 5), -1)), 'negative'),
+    'zero patterns': (_change(diff3d=lambda a: a[:0]), ''),
+    'other probe': (_change(probeGuess=lambda a: a[..., :-2]), 'probe'),
+}
+
+
+def _snapshot(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b''
+        for path in folder.rglob('*')
+    }
+
+
+@pytest.mark.parametrize('name', BAD_SCANS)
+@pytest.mark.parametrize('command', ['train', 'reconstruct', 'refine', 'inspect'])
+def test_bad_scan(
+    run: Any,
+    backend: Any,
     scan_file: Path,
-    arrays: dict[str, Any],
+    model_file: Path,
     tmp_path: Path,
+    name: str,
     command: str,
-    changes: Callable[[dict[str, Any]], dict[str, Any]],
-    words: str,
 ) -> None:
-    bad = change(scan_file, tmp_path / 'bad.npz', **changes(arrays))
-    assert words in fails(command, bad, '-o', tmp_path / 'out')
-    assert not (tmp_path / 'out').exists()
-
-
-@pytest.mark.parametrize('content', [b'', b'not a scan', 'truncated'])
-def test_file_that_is_no_scan(
-    fails: Fails, scan_file: Path, tmp_path: Path, content: bytes | str
-) -> None:
-    bad = tmp_path / 'bad.npz'
-    whole = scan_file.read_bytes()
-    bad.write_bytes(whole[: len(whole) // 2] if isinstance(content, str) else content)
-    for command in (('train', bad, '-o', tmp_path / 'out'), ('inspect', bad)):
-        assert 'bad.npz' in fails(*command)
-    assert not (tmp_path / 'out').exists()
-
-
-def test_file_that_is_not_there(fails: Fails, scan_file: Path, tmp_path: Path) -> None:
-    none = tmp_path / 'none.npz'
-    assert 'none.npz' in fails('train', none, '-o', tmp_path / 'out')
-    assert 'none.npz' in fails('inspect', none)
-    assert 'none.npz' in fails('reconstruct', none, scan_file, '-o', tmp_path / 'out')
-    assert 'none.npz' in fails('evaluate', none, scan_file)
-    assert 'none.npz' in fails('train', scan_file, '--config', none, '-o', tmp_path / 'out')
-    assert not (tmp_path / 'out').exists()
-
-
-def test_an_object_that_does_not_hold_the_scan_is_no_truth(
-    fails: Fails, run: Run, scan_file: Path, arrays: dict[str, Any], tmp_path: Path
-) -> None:
-    run('refine', scan_file, '--sweeps', 1, '-o', tmp_path / 'a')
-    far = change(
-        *(scan_file, tmp_path / 'far.npz'),
-        objectGuess=np.ones((8, 8), np.complex64),
-    )
-    error = fails('evaluate', tmp_path / 'a' / 'reconstruction.npz', far)
-    assert 'holds no object' in error
-
-
-def test_model_that_is_none(
-    fails: Fails, model_file: Path, scan_file: Path, tmp_path: Path
-) -> None:
-    bad = tmp_path / 'bad.zip'
-    damaged = bytearray(model_file.read_bytes())
-    damaged[len(damaged) // 2] ^= 0xFF
-    for content in (b'', b'no model', bytes(damaged), scan_file.read_bytes()):
-        bad.write_bytes(content)
-        assert 'bad.zip' in fails('reconstruct', bad, scan_file, '-o', tmp_path / 'out')
-        assert not (tmp_path / 'out').exists()
-
-
-def test_output_that_is_a_file(fails: Fails, scan_file: Path, tmp_path: Path) -> None:
-    (tmp_path / 'out').write_text('mine')
-    for name in ('train', 'refine'):
-        assert 'folder' in fails(name, scan_file, '-o', tmp_path / 'out')
-    assert 'folder' in fails('demo', '-o', tmp_path / 'out')
-    assert (tmp_path / 'out').read_text() == 'mine'
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason='root may write everywhere')
-def test_output_without_permission(fails: Fails, scan_file: Path, tmp_path: Path) -> None:
-    locked = tmp_path / 'locked'
-    locked.mkdir(mode=0o500)
-    assert 'permission' in fails('refine', scan_file, '-o', locked / 'out')
-
-
-def test_full_disk_keeps_the_former_results(
-    fails: Fails, run: Run, scan_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    output = tmp_path / 'out'
-    run('refine', scan_file, '--sweeps', 1, '-o', output)
-    before = {path.name: path.read_bytes() for path in output.iterdir()}
-
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(28, 'No space left on device')
-
-    monkeypatch.setattr(Path, 'write_text', full)
-    assert 'disk is full' in fails('refine', scan_file, '--sweeps', 2, '-o', output)
-    assert {path.name: path.read_bytes() for path in output.iterdir()} == before
-
-
-def test_model_survives_a_disk_that_fills_after_it(
-    fails: Fails, scan_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(28, 'No space left on device')
-
-    monkeypatch.setattr('matplotlib.figure.Figure.savefig', full)
-    fails('train', scan_file, '--epochs', 1, '-o', tmp_path / 'out')
-    assert [path.name for path in (tmp_path / 'out').iterdir()] == ['rescued-wts.h5.zip']
+    spoil, expected = BAD_SCANS[name]
+    spoil(scan_file)
+    before = _snapshot(tmp_path)
+    arguments: list[object] = [command, scan_file]
+    if command == 'reconstruct':
+        arguments.insert(1, model_file)
+    if command != 'inspect':
+        arguments += ['-o', tmp_path / 'out' / 'deep']
+    assert expected in run(*arguments).error()
+    assert _snapshot(tmp_path) == before
+    assert backend.asked == {}
 
 
 @pytest.mark.parametrize(
-    ('options', 'words'),
+    ('options', 'expected'),
     [
-        (('--epochs', 0), 'at least 1'),
-        (('--epochs', 'many'), 'epochs'),
-        (('--learning-rate', 'nan'), 'at least 0'),
-        (('--architecture', 'transformer'), 'one of sweepnet, cnn'),
+        (('--epochs', '0'), 'at least 1'),
+        (('--optimizer', 'sgd'), 'one of adam, adamw'),
         (('--set', 'training.epoch=3'), "no field 'epoch'"),
-        (('--set', 'epochs=3'), 'section.name=value'),
-        (('--set', 'training.probe_trainable=maybe'), 'true or false'),
-        (('--domain', 'photons'), 'counts, amplitudes'),
-        (('--reader', 'NONE'), 'NONE'),
-        (('--backend', 'jax'), 'valid: fake, absent, auto; installed: fake'),
-        (('--backend', 'absent'), "pip install 'ptychopinn-plugin[absent]'"),
-        (('--no-such-option',), 'ptychopinn train --help'),
-        (('--resume', 'a.zip', '--base-model', 'b.zip'), 'got both'),
+        (('--set', 'epochs'), 'section.name=value'),
+        (('--config', 'none.toml'), 'none.toml'),
+        (('--config', 'broken.toml'), 'broken.toml'),
+        (('--config', 'unknown.toml'), 'There is no section'),
+        (('--domain', 'colours'), 'one of counts, amplitudes'),
+        (('--probe-from', 'none.npz'), 'none.npz'),
+        (('--positions', 'p.csv'), '--reader'),
+        (('--resume', 'scan.npz'), 'not a model'),
+        (('--base-model', 'none.zip'), 'There is no model file'),
+        (('--validation', 'none.npz'), 'none.npz'),
+        (('--pattern-size', '8'), 'at least 16'),
     ],
 )
-def test_options_that_cannot_be(
-    fails: Fails, scan_file: Path, tmp_path: Path, options: tuple[object, ...], words: str
-) -> None:
-    assert words in fails('train', scan_file, '-o', tmp_path / 'out', *options)
-    assert not (tmp_path / 'out').exists()
-
-
-@pytest.mark.parametrize(
-    ('command', 'words'),
-    [
-        (('train',), 'SCAN'),
-        (('train', 'scan.npz'), '--output'),
-        (('fly',), 'fly'),
-        (('demo', '-o', 'x', '--max-minutes', '0'), 'at least 0.01'),
-        (('demo', '-o', 'x', '--refine', '0'), 'refine'),
-        (('simulate', 'scan.h5'), '.npz'),
-        (('simulate', 'scan.npz', '--object', 'image'), 'object_file'),
-        (('simulate', 'scan.npz', '--rows', '4'), 'columns'),
-    ],
-)
-def test_command_line_that_cannot_be(
-    fails: Fails,
+def test_bad_option_of_train(
+    run: Any,
+    backend: Any,
+    scan_file: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    command: tuple[str, ...],
-    words: str,
+    options: tuple[str, str],
+    expected: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert words in fails(*command)
-    assert not list(tmp_path.iterdir())
+    (tmp_path / 'broken.toml').write_text('[training\n')
+    (tmp_path / 'unknown.toml').write_text('[weather]\nrain = 1\n')
+    before = _snapshot(tmp_path)
+    assert expected in run('train', scan_file, '-o', 'out', *options).error()
+    assert _snapshot(tmp_path) == before
+    assert backend.asked == {}
 
 
-def test_resume_refuses_another_setting(
-    fails: Fails, model_file: Path, scan_file: Path, tmp_path: Path
+@pytest.mark.parametrize('kind', ['scan', 'missing', 'text', 'truncated'])
+def test_bad_model(
+    run: Any, backend: Any, scan_file: Path, model_file: Path, tmp_path: Path, kind: str
 ) -> None:
-    command = ('train', scan_file, '-o', tmp_path / 'out')
-    error = fails(*command, '--resume', model_file, '--batch-size', 3)
-    assert 'training.batch_size was' in error
-    error = fails(*command, '--base-model', model_file, '--gridsize', 2)
-    assert 'model.gridsize was' in error
+    model = {'scan': scan_file, 'missing': tmp_path / 'none.zip'}.get(kind, model_file)
+    if kind == 'text':
+        model.write_text('hello')
+    if kind == 'truncated':
+        model.write_bytes(model.read_bytes()[: model.stat().st_size // 2])
+    assert 'model' in run('reconstruct', model, scan_file, '-o', tmp_path / 'out').error()
+    assert not (tmp_path / 'out').exists()
 
 
-def test_backend_from_the_environment(
-    fails: Fails, scan_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize('command', ['train', 'refine', 'simulate'])
+def test_unwritable_folder(
+    run: Any,
+    backend: Any,
+    scan_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
 ) -> None:
-    monkeypatch.setenv('PTYCHOPINN_BACKEND', 'absent')
-    error = fails('refine', scan_file, '-o', tmp_path / 'out')
-    assert 'asked for by PTYCHOPINN_BACKEND' in error
+    def refuse(path: Path) -> Path:
+        raise OutputError(f'Cannot write to the folder {path}: no permission to write there.')
+
+    monkeypatch.setattr(files, 'check_output_folder', refuse)
+    target = ('out/new.npz',) if command == 'simulate' else (scan_file, '-o', tmp_path / 'out')
+    assert 'no permission' in run(command, *target).error()
+    assert not (tmp_path / 'out').exists()
+    assert backend.asked == {}
 
 
-def test_two_scans_cannot_share_a_product(fails: Fails, scan_file: Path, tmp_path: Path) -> None:
-    command = ('train', scan_file, scan_file, '-o', tmp_path / 'out')
-    assert '--product belongs to one scan' in fails(*command, '--product', scan_file)
+def test_output_that_is_a_file(run: Any, backend: Any, scan_file: Path) -> None:
+    assert 'must be a folder' in run('train', scan_file, '-o', scan_file).error()
 
 
-def test_pickles_are_refused(fails: Fails, scan_file: Path, tmp_path: Path) -> None:
-    bad = tmp_path / 'bad.npz'
-    content = io.BytesIO()
-    np.savez(content, diff3d=np.array([{'a': 1}], dtype=object))
-    bad.write_bytes(content.getvalue())
-    assert 'bad.npz' in fails('inspect', bad)
+def test_no_backend(
+    run: Any, scan_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise BackendUnavailableError('No backend can run here.\nRun: pip install it.')
+
+    monkeypatch.setattr(selection, 'choose', refuse)
+    message = run('train', scan_file, '-o', tmp_path / 'out').error()
+    assert message == 'error: No backend can run here. Run: pip install it.'
+
+
+def test_unknown_backend(run: Any, scan_file: Path, tmp_path: Path) -> None:
+    message = run('train', scan_file, '-o', tmp_path / 'out', '--backend', 'abacus').error()
+    assert "'abacus'" in message
+
+
+def test_interrupt_while_reading_ends_with_130(
+    run: Any, backend: Any, scan_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr('ptychopinn_plugin.data.load_scan', interrupt)
+    assert run('train', scan_file, '-o', tmp_path / 'out').code == 130
+    assert not (tmp_path / 'out').exists()
