@@ -1,0 +1,105 @@
+"""Pictures: they come out for every input, and the scale bar is right."""
+
+import dataclasses
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ptychopinn_plugin import plots
+from ptychopinn_plugin.data import Geometry, Reconstruction
+from ptychopinn_plugin.errors import OutputError
+from ptychopinn_plugin.metrics import frc
+
+PNG = b'\x89PNG'
+
+
+@pytest.fixture
+def reconstruction() -> Reconstruction:
+    rng = np.random.default_rng(0)
+    object_ = (1 + 0.1 * rng.random((60, 90))) * np.exp(1j * rng.random((60, 90)))
+    coverage = np.zeros((60, 90), dtype=np.float32)
+    coverage[10:50, 15:80] = 1
+    coverage[20:25, 30:35] = 0
+    return Reconstruction(
+        object_=object_.astype(np.complex64),
+        origin_px=np.array([-3.0, 4.0]),
+        coverage=coverage,
+        probe=np.ones((1, 16, 16), np.complex64),
+        positions_px=np.zeros((5, 2)),
+        backend='none',
+    )
+
+
+@pytest.mark.parametrize('with_truth', [True, False])
+@pytest.mark.parametrize('pixel_m', [None, 6.3e-9])
+def test_reconstruction(
+    reconstruction: Reconstruction, tmp_path: Path, with_truth: bool, pixel_m: float | None
+) -> None:
+    geometry = Geometry(pixel_height_m=pixel_m, pixel_width_m=pixel_m)
+    shown = dataclasses.replace(reconstruction, geometry=geometry)
+    # Smaller than the covered box: the rest of it is unknown.
+    truth = np.ones((40, 70), np.complex64) if with_truth else None
+    plots.plot_reconstruction(shown, tmp_path / 'a.png', truth=truth)
+    assert (tmp_path / 'a.png').read_bytes().startswith(PNG)
+
+
+def test_phase_all_the_way_round(reconstruction: Reconstruction, tmp_path: Path) -> None:
+    angles = np.linspace(-math.pi, math.pi, 60 * 90).reshape(60, 90)
+    turning = dataclasses.replace(reconstruction, object_=np.exp(1j * angles).astype(np.complex64))
+    plots.plot_reconstruction(turning, tmp_path / 'a.png')
+    assert (tmp_path / 'a.png').is_file()
+
+
+@pytest.mark.parametrize(
+    'history',
+    [
+        [],
+        [{'epoch': 1.0, 'loss': 1.0, 'learning_rate': 1e-3}],
+        [
+            {'epoch': 1.0, 'loss': 1.0, 'validation_loss': -2.0, 'learning_rate': 1e-3},
+            {'epoch': 2.0, 'loss': float('nan'), 'validation_loss': -3.0, 'learning_rate': 1e-4},
+        ],
+    ],
+)
+def test_training(history: list[dict[str, float]], tmp_path: Path) -> None:
+    plots.plot_training(history, tmp_path / 'a.png')
+    assert (tmp_path / 'a.png').read_bytes().startswith(PNG)
+
+
+def test_comparison_and_ring_correlations(reconstruction: Reconstruction, tmp_path: Path) -> None:
+    truth = reconstruction.object_[10:50, 20:60]
+    plots.plot_comparison(truth, {'one': truth, 'other': 0.9 * truth}, tmp_path / 'a.png')
+    plots.plot_ring_correlations({'one': frc(truth, truth)}, tmp_path / 'b.png')
+    assert (tmp_path / 'a.png').read_bytes().startswith(PNG)
+    assert (tmp_path / 'b.png').read_bytes().startswith(PNG)
+
+
+@pytest.mark.parametrize(
+    ('width_px', 'pixel_m', 'length_px', 'label'),
+    [
+        (100, None, 20, '20 px'),
+        (8, None, 2, '2 px'),
+        (100, 10e-9, 20, '200 nm'),
+        (400, 25e-9, 80, '2 µm'),
+        (100, 1e-12, 20, '20 pm'),
+    ],
+)
+def test_scale_bar(width_px: int, pixel_m: float | None, length_px: float, label: str) -> None:
+    length, text = plots.scale_bar_length(width_px, pixel_m)
+    assert length == pytest.approx(length_px)
+    assert text == label
+
+
+def test_folder_that_is_not_there(reconstruction: Reconstruction, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match='there is no folder'):
+        plots.plot_reconstruction(reconstruction, tmp_path / 'none' / 'a.png')
+
+
+def test_no_pyplot() -> None:
+    # In a process of its own: other libraries may import it here.
+    code = "import sys, ptychopinn_plugin.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
+    assert subprocess.run([sys.executable, '-c', code], check=False).returncode == 0
