@@ -193,19 +193,20 @@ def _number_class(column: Column) -> str:
     return ' class="number"' if column.digits else ''
 
 
-def _best(column: Column, rows: Sequence[Mapping[str, Any]]) -> Any:
+def _best(column: Column, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the best value as it is shown, so that what reads the same is marked the same."""
     values = [row[column.key] for row in rows if row[column.key] is not None]
     if not values or not column.best:
-        return None
-    return max(values) if column.best == 'high' else min(values)
+        return ''
+    return format(max(values) if column.best == 'high' else min(values), column.digits)
 
 
-def _cell(column: Column, row: Mapping[str, Any], best: Any) -> str:
+def _cell(column: Column, row: Mapping[str, Any], best: str) -> str:
     value = row[column.key]
     if not column.digits:
         return f'<th scope="row">{escape(str(value))}</th>'
     text = 'n/a' if value is None else format(value, column.digits)
-    kind = 'number best' if value is not None and value == best else 'number'
+    kind = 'number best' if text == best else 'number'
     return f'<td class="{kind}">{escape(text)}</td>'
 
 

@@ -11,6 +11,7 @@ from ptychopinn_plugin.arrays import IntArray
 from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
 from ptychopinn_plugin.backends.pytorch.network import Network
 from ptychopinn_plugin.backends.pytorch.prediction import Patches, predict_patches
+from ptychopinn_plugin.backends.pytorch.tilts import correct_slow_phase
 from ptychopinn_plugin.data.grouping import covering_groups, spatial_blocks
 from ptychopinn_plugin.stitching import CELL_PX, agree_phases, neighbour_pairs
 
@@ -45,6 +46,7 @@ def predict_object(
     network: Network,
     model: ForwardModel,
     *,
+    passes: int | None = None,
     batch_size: int = 32,
     phase_agreement: bool = True,
     stopwatch: Stopwatch | None = None,
@@ -56,9 +58,12 @@ def predict_object(
     ----------
     network : Network
     model : ForwardModel
+    passes : int, optional
+        Fewer than the network's, for lessons.
     batch_size : int
         Patterns in a batch.
     phase_agreement : bool
+        Bring the patches of each pass into phase, and at the end correct the slow drift.
     stopwatch : Stopwatch, optional
         Gets the seconds of 'predict' and 'stitch'.
     observer : callable, optional
@@ -75,7 +80,8 @@ def predict_object(
     objects = [model.flat_object()]
     patch_bytes = 8 * network.description.window_px**2
     blocks = spatial_blocks(positions, max(group_size, BLOCK_BYTES // patch_bytes))
-    for number in range(network.description.passes):
+    wanted = network.description.passes if passes is None else passes
+    for number in range(wanted):
         stitcher = Stitcher(model, objects[-1])
         for block in blocks:
             groups = block[covering_groups(positions[block], group_size)]
@@ -86,6 +92,8 @@ def predict_object(
             stitcher.add(parts, phase_agreement)
             stopwatch.lap('stitch')
         objects.append(stitcher.object_())
+        if phase_agreement and number + 1 == network.description.passes:
+            objects[-1] = correct_slow_phase(model, objects[-1])
         stopwatch.lap('stitch')
         if observer is not None and observer(number + 1, objects[-1]):
             break

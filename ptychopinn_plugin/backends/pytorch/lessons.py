@@ -115,7 +115,7 @@ def make_lesson(
     box = (slice(top, top + height), slice(left, left + width))
     lit = (scan.model.coverage > 0.05 * scan.model.coverage.max()).float()
     with torch.no_grad():
-        objects = predict_object(network, model)[: network.description.passes]
+        objects = predict_object(network, model, passes=network.description.passes - 1)
     return Lesson(
         scan_index=scan.index,
         exposure=exposure,

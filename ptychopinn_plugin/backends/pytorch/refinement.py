@@ -24,12 +24,16 @@ import torch
 from torch import Tensor
 
 from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
+from ptychopinn_plugin.backends.pytorch.tilts import correct_slow_phase
 
 MOMENTUM = 0.9
 REGULARISATION = 0.2
 FIRST_STEP = 0.3
 LAST_STEP = 0.01
 PROBE_STEP = 0.1
+TILT_INTERVAL = 5
+"""Sweeps between corrections of the slow phase (`tilts`), which sweeps alone mend slowly."""
+
 FEWEST_BATCHES = 16
 """A sweep has at least so many batches: one batch a sweep would hardly move."""
 
@@ -92,6 +96,8 @@ def sweep_object(
         step = FIRST_STEP * (1 - sweep / sweeps) ** 2 + LAST_STEP
         order = torch.randperm(len(model), generator=generator).to(model.device)
         _sweep_once(model, state, order.split(batch_size), step, refine_probe)
+        if (sweep + 1) % TILT_INTERVAL == 0 and sweep + 1 < sweeps:
+            state.object_ = correct_slow_phase(model, state.object_)
         loss = model.assess(state.object_)[0]
         if loss < losses[-1]:
             # `_sweep_once` makes a new object and probe, so nothing needs copying.
