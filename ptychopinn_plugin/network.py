@@ -15,7 +15,7 @@ Activations = Literal['none', 'relu', 'sigmoid', 'swish', 'softplus', 'pi-tanh']
 CNN_FILTERS = {64: (32, 64, 128), 128: (16, 32, 64, 128), 256: (8, 16, 32, 64, 128)}
 CNN_DECODER_FILTERS = {64: (64, 32), 128: (128, 64, 32), 256: (256, 128, 64, 32)}
 SWEEPNET_FILTERS = 16
-"""At full resolution; three and six times as many where two and four pixels are one. Multiples of
+"""At full resolution; twice and four times as many where two and four pixels are one. Multiples of
 16 fill the vector units of a CPU."""
 
 SWEEPNET_FEATURES = 6

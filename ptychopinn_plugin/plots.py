@@ -93,12 +93,9 @@ def plot_reconstruction(
     """
     box = reconstruction.covered_box(COVERED)
     covered = reconstruction.coverage[box] >= COVERED
-    image = reconstruction.object_[box]
     true_image = None if truth is None else _cut_truth(truth, reconstruction, box)
-    image = image * _phase_factor(image, true_image, covered)
-    figure = Figure(figsize=_figure_size(image.shape, 3, 1 if true_image is None else 2))
-    figure.set_layout_engine('constrained')
-    grid = figure.subplots(1 if true_image is None else 2, 3, squeeze=False)
+    image = _turn_phase(reconstruction.object_[box], true_image, covered)
+    figure, grid = _make_grid(image.shape, 1 if true_image is None else 2, 3, side=3.4)
     pixel_m = _pixel_sizes(reconstruction)
     reference = image if true_image is None else true_image
     shown = covered & np.isfinite(reference)
@@ -116,10 +113,9 @@ def plot_reconstruction(
     coverage = np.ma.masked_less(reconstruction.coverage[box], COVERED)
     _draw(figure, grid[0, 2], coverage, 'coverage', (0.0, 1.0), 'cividis', pixel_m)
     if true_image is not None:
-        difference = np.ma.array(np.angle(image * true_image.conj()), mask=~shown)
-        largest = max(np.abs(_robust_limits(difference.compressed())))
-        limits = (-largest, largest)
-        _draw(figure, grid[1, 2], difference, 'phase error (rad)', limits, 'RdBu', pixel_m)
+        error = np.ma.array(np.angle(image * true_image.conj()), mask=~shown)
+        largest = max(map(abs, _robust_limits(error.compressed())))
+        _draw(figure, grid[1, 2], error, 'phase error (rad)', (-largest, largest), 'RdBu', pixel_m)
     _scale_bar(grid[0, 0], image.shape, pixel_m)
     figure.suptitle(_title(reconstruction), fontsize=10)
     _save(figure, path)
@@ -150,9 +146,7 @@ def plot_comparison(
         If the file cannot be written.
     """
     everyone = {'truth': truth, **images}
-    figure = Figure(figsize=_figure_size(truth.shape, len(everyone), 2, side=2.9))
-    figure.set_layout_engine('constrained')
-    grid = figure.subplots(2, len(everyone), squeeze=False)
+    figure, grid = _make_grid(truth.shape, 2, len(everyone), side=2.9)
     centre = _mean_phase(truth)
     amplitude_limits = _robust_limits(np.abs(truth), 0.5)
     colours, phase_limits = _phase_colours(_robust_limits(_phase(truth, centre), 0.5), centre)
@@ -243,25 +237,24 @@ def _cut_truth(
         np.arange(part.start, part.stop) + start for part, start in zip(box, origin, strict=True)
     )
     result = np.full((len(rows), len(columns)), np.nan + 0j, dtype=np.complex64)
-    inside = np.ix_(_within(rows, truth.shape[0]), _within(columns, truth.shape[1]))
-    known_rows = rows[_within(rows, truth.shape[0])]
-    known_columns = columns[_within(columns, truth.shape[1])]
-    result[inside] = truth[np.ix_(known_rows, known_columns)]
+    known = [
+        (indices >= 0) & (indices < size)
+        for indices, size in zip((rows, columns), truth.shape, strict=True)
+    ]
+    result[np.ix_(*known)] = truth[np.ix_(rows[known[0]], columns[known[1]])]
     return result
 
 
-def _within(indices: NDArray[np.int64], size: int) -> BoolArray:
-    return (indices >= 0) & (indices < size)
-
-
-def _phase_factor(image: ComplexArray, truth: ComplexArray | None, covered: BoolArray) -> complex:
-    """Return by what to multiply the image so that its free global phase suits a picture."""
+def _turn_phase(
+    image: ComplexArray, truth: ComplexArray | None, covered: BoolArray
+) -> ComplexArray:
+    """Return the image with its free global phase set to what suits a picture."""
     if truth is None:
         overlap = image[covered].sum()
     else:
         known = covered & np.isfinite(truth)
         overlap = (image[known] * truth[known].conj()).sum()
-    return complex(np.exp(-1j * np.angle(overlap)))
+    return image * complex(np.exp(-1j * np.angle(overlap)))
 
 
 def _mean_phase(image: ComplexArray) -> float:
@@ -376,12 +369,14 @@ def scale_bar_length(width_px: int, pixel_m: float | None) -> tuple[float, str]:
     return length / pixel_m, f'{length:.3g} m'
 
 
-def _figure_size(
-    shape: tuple[int, ...], columns: int, rows: int, *, side: float = 3.4
-) -> tuple[float, float]:
-    """Return inches, where an image is `side` wide; very long scans are bounded."""
+def _make_grid(
+    shape: tuple[int, ...], rows: int, columns: int, *, side: float
+) -> tuple[Figure, NDArray[np.object_]]:
+    """Return a figure of images that are `side` inches wide; very long scans are bounded."""
     ratio = min(2.5, max(0.3, shape[0] / shape[1]))
-    return side * columns + 0.4, side * ratio * 0.85 * rows + 0.6
+    size = (side * columns + 0.4, side * ratio * 0.85 * rows + 0.6)
+    figure = Figure(figsize=size, layout='constrained')
+    return figure, figure.subplots(rows, columns, squeeze=False)
 
 
 def _title(reconstruction: Reconstruction) -> str:

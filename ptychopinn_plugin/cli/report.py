@@ -21,7 +21,7 @@ main { max-width: 68rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
 h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .5rem; }
 h2 { font-size: 1.15rem; margin: 2.5rem 0 .5rem; }
 p { max-width: 46rem; } .dim { color: var(--dim); font-size: .9rem; }
-figure { margin: 1rem 0; }
+figure { margin: 1rem 0; overflow-x: auto; }
 figure img { width: 100%; height: auto; background: #fff; border: 1px solid var(--line);
   border-radius: 6px; }
 figure.narrow { max-width: 44rem; }
@@ -34,9 +34,13 @@ th { font-weight: 600; } thead th { background: var(--soft); white-space: nowrap
 td.number, th.number { text-align: right; white-space: nowrap; }
 td.best { color: var(--accent); font-weight: 600; }
 td.value { overflow-wrap: anywhere; }
+tbody th { min-width: 8rem; }
 details { border: 1px solid var(--line); border-radius: 6px; margin: .6rem 0;
   padding: .4rem .8rem; }
 summary { cursor: pointer; font-weight: 600; }
+/* On a phone a picture keeps a size at which its words can be read, and is moved sideways. */
+@media (max-width: 44rem) { figure img { min-width: 54rem; }
+  figure.narrow img { min-width: 34rem; } figcaption { position: sticky; left: 0; } }
 """
 
 _PAGE = """<!doctype html>

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
 from ptychopinn_plugin import plots
 from ptychopinn_plugin.data import Geometry, Reconstruction
@@ -32,6 +35,61 @@ def reconstruction() -> Reconstruction:
         positions_px=np.zeros((5, 2)),
         backend='none',
     )
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """Return a list that gets every figure in place of a file."""
+    drawn: list[Figure] = []
+    monkeypatch.setattr(plots, '_save', lambda figure, path: drawn.append(figure))
+    return drawn
+
+
+def images_of(figure: Figure) -> dict[str, AxesImage]:
+    return {axes.get_title(): axes.images[0] for axes in figure.axes if axes.images}
+
+
+def test_uncovered_areas_are_masked(
+    reconstruction: Reconstruction, figures: list[Figure], tmp_path: Path
+) -> None:
+    plots.plot_reconstruction(reconstruction, tmp_path / 'a.png')
+    images = images_of(figures[0])
+    assert list(images) == ['amplitude', 'phase (rad)', 'coverage']
+    for image in images.values():
+        values = image.get_array()
+        assert values.shape == (40, 65)
+        assert np.ma.getmaskarray(values).sum() == 25
+        assert to_hex(image.cmap.get_bad()) == '#dddddd'
+
+
+def test_global_phase_does_not_matter(
+    reconstruction: Reconstruction, figures: list[Figure], tmp_path: Path
+) -> None:
+    turned = dataclasses.replace(reconstruction, object_=reconstruction.object_ * np.exp(2.5j))
+    truth = np.pad(reconstruction.object_[3:], ((0, 3), (4, 0))) * np.exp(-2j)
+    for shown in (reconstruction, turned):
+        plots.plot_reconstruction(shown, tmp_path / 'a.png')
+        plots.plot_reconstruction(shown, tmp_path / 'a.png', truth=truth)
+    alone, beside, alone_turned, beside_turned = (images_of(figure) for figure in figures)
+    mean = np.angle(np.exp(1j * alone['phase (rad)'].get_array()).mean())
+    assert mean == pytest.approx(0, abs=0.01)
+    for first, second in ((alone, alone_turned), (beside, beside_turned)):
+        expected, values = (images['phase (rad)'].get_array() for images in (first, second))
+        np.testing.assert_allclose(values, expected, atol=1e-5)
+    # The truth lies 3 px lower and 4 px to the left; where it lies right, nothing is between.
+    assert np.abs(beside['phase error (rad)'].get_array()).max() < 1e-5
+
+
+def test_comparison_takes_its_limits_from_the_truth(
+    reconstruction: Reconstruction, figures: list[Figure], tmp_path: Path
+) -> None:
+    truth = reconstruction.object_
+    plots.plot_comparison(truth, {'brighter': 3 * truth}, tmp_path / 'a.png')
+    images = [axes.images[0] for axes in figures[0].axes if axes.images]
+    assert len(images) == 4
+    for first, second in (images[:2], images[2:]):
+        assert first.get_clim() == second.get_clim()
+    assert images[0].get_clim()[1] < 1.2
 
 
 @pytest.mark.parametrize('with_truth', [True, False])

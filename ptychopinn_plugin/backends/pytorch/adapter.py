@@ -84,8 +84,8 @@ class PyTorchBackend:
             )
         device = choose_device(config.training.device)
         torch.manual_seed(config.training.seed)
-        run = _TrainingRun(scans, config, validation, base_model, device, started, observer)
-        state = run.train(resume)
+        run = _TrainingRun(scans, config, validation, base_model, resume, device, started, observer)
+        state = run.train()
         self.model = run.to_model(state)
         return TrainingResult(self.model, tuple(state.history), state.stopped)
 
@@ -212,12 +212,13 @@ class _TrainingRun:
         config: Config,
         validation: Sequence[Scan],
         base_model: Model | None,
+        resume: bool,
         device: torch.device,
         started: float,
         observer: Observer,
     ) -> None:
         self.device, self.started, self.observer = device, started, observer
-        self.base_model = base_model
+        self.base_model, self.resume = base_model, resume
         size = config.model.pattern_size or min(scans[0].pattern_shape)
         if base_model is not None:
             # The network is what it is; the settings say so.
@@ -230,13 +231,10 @@ class _TrainingRun:
         self.photons = base_model.photons if base_model else fitted[0].mean_counts()
         self.summary = _summarise(fitted)
         self.description = self._describe(fitted[0])
-        scale = 1.0
-        if base_model is not None:
-            scale = base_model.intensity_scale
-        elif self.description.architecture == 'cnn':
-            # A sigmoid's amplitudes reach from 0 to 1, and 1/1.5 is a good middle.
-            scale = 1.5
-        self.scale = scale
+        # A sigmoid's amplitudes reach from 0 to 1, and 1/1.5 is a good middle.
+        self.scale = 1.5 if self.description.architecture == 'cnn' else 1.0
+        if base_model is not None and not resume:
+            self.scale = base_model.intensity_scale
         self.models = [self._forward(scan) for scan in fitted]
         self.trainer = self._prepare(fitted, [fit_to_size(scan, size) for scan in validation], rng)
 
@@ -328,12 +326,13 @@ class _TrainingRun:
         )
         return labels
 
-    def train(self, resume: bool) -> TrainerState:
+    def train(self) -> TrainerState:
         """Train, or continue from the base model's training state."""
-        if resume:
+        if self.resume:
             assert self.base_model is not None
             assert self.base_model.training_state is not None
             _load_state(self.trainer, self.base_model.training_state)
+            self.trainer.use_illumination()
         return self.trainer.run()
 
     def to_model(self, state: TrainerState) -> Model:

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,7 +64,7 @@ class Illumination(nn.Module):
     @property
     def intensity_scale(self) -> float:
         """The factor on every probe."""
-        return math.exp(float(self.log_scale))
+        return math.exp(float(self.log_scale.detach()))
 
 
 @dataclass
@@ -115,11 +116,15 @@ class Trainer:
         self.state = TrainerState()
         self.first_second = time.perf_counter()
         settings = config.training
-        parameters = [p for p in self.parameters() if p.requires_grad]
+        beams = [p for p in illumination.parameters() if p.requires_grad]
+        # Weights may decay; a probe must not.
+        groups: list[dict[str, Any]] = [{'params': list(network.parameters())}]
+        groups += [{'params': beams, 'weight_decay': 0.0}] if beams else []
         kind = torch.optim.AdamW if settings.optimizer == 'adamw' else torch.optim.Adam
         decay = settings.weight_decay if settings.optimizer == 'adamw' else 0.0
-        self.optimizer = kind(parameters, lr=settings.learning_rate, weight_decay=decay)
-        self.scaler = torch.amp.GradScaler(enabled=settings.precision == 'float16')
+        self.optimizer = kind(groups, lr=settings.learning_rate, weight_decay=decay)
+        device = next(network.parameters()).device.type
+        self.scaler = torch.amp.GradScaler(device, enabled=settings.precision == 'float16')
 
     def parameters(self) -> list[nn.Parameter]:
         """Return all parameters, trainable or not."""
@@ -235,9 +240,7 @@ class Trainer:
 
     def _end_epoch(self, losses: list[dict[str, float]], rate: float) -> None:
         state = self.state
-        if self.illumination.trainable:
-            for index, scan in enumerate(self.scans):
-                scan.model.set_probe(self.illumination.probe(index))
+        self.use_illumination()
         validation = self.validate()
         if validation is None:
             validation = _mean(losses)['loss']
@@ -261,6 +264,12 @@ class Trainer:
         )
         if self._report(state.history[-1]['loss'], rate, validation):
             state.stopped = 'request'
+
+    def use_illumination(self) -> None:
+        """Let the scans' forward models use the probes as training has left them."""
+        if self.illumination.trainable:
+            for index, scan in enumerate(self.scans):
+                scan.model.set_probe(self.illumination.probe(index))
 
     @torch.no_grad()
     def validate(self) -> float | None:

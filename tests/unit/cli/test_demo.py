@@ -1,12 +1,18 @@
-"""`demo` and its report, with a backend that computes nothing."""
+"""`demo`, with a backend that computes nothing."""
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from ptychopinn_plugin.cli.report import Picture, Report, write_report
+from ptychopinn_plugin.data import load_scan
+from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
+
+# The package's attribute of this name is the command.
+module = importlib.import_module('ptychopinn_plugin.cli.demo')
 
 QUICK = ('--training-patterns', 60, '--test-patterns', 60, '--refine', 2)
 
@@ -16,38 +22,69 @@ def test_demo_leaves_every_file(run: Any, backend: Any, tmp_path: Path) -> None:
     done = run('demo', '-o', output, *QUICK, '--json')
     assert done.code == 0, done.err
     assert sorted(json.loads(done.out)['files']) == sorted(p.name for p in output.iterdir())
-    results = json.loads((output / 'metrics.json').read_text())['results']
+    values = json.loads((output / 'metrics.json').read_text())
+    assert values['seed'] == 1
+    assert values['machine']['platform']
+    assert values['machine']['cpu']['cores'] >= 1
+    results = values['results']
     assert list(results) == ['network', 'network_and_sweeps', 'sweeps_from_flat']
     for row in results.values():
         assert row['patterns_per_second'] == pytest.approx(60 / row['seconds'])
         assert row['evaluation']['frc']['correlation']
+        assert row['amplitude_residual'] == 0.125
     page = (output / 'report.html').read_text()
     for title in ('network alone', 'network + 2 sweeps', 'flat start + 2 sweeps'):
         assert title in page
     assert page.count('src="data:image/png;base64,') == 4
 
 
-def test_report_is_self_contained_and_escaped(tmp_path: Path) -> None:
-    picture = tmp_path / 'a.png'
-    picture.write_bytes(b'png')
-    row = {
-        'title': '<b>',
-        'amplitude_ssim': 0.5,
-        'phase_ssim': 0.5,
-        'frc_0.5': 0.5,
-        'amplitude_residual': 0.1,
-        'seconds': 1.0,
-        'patterns_per_second': None,
+def test_plain_lines_and_a_line_a_stage(run: Any, backend: Any, tmp_path: Path) -> None:
+    done = run('demo', '-o', tmp_path / 'demo', *QUICK)
+    assert done.code == 0
+    assert [line.split()[0] for line in done.err.splitlines()] == [
+        'Simulating',
+        'Training',
+        'Reconstructing',
+    ]
+    heads, *rows, ended, following = done.out.splitlines()
+    assert ' '.join(heads.split()) == 'amplitude SSIM phase SSIM FRC-0.5 seconds patterns/s'
+    assert len({len(line) for line in (heads, *rows)}) == 1
+    assert [row.split('  ')[0] for row in rows] == [
+        'network alone',
+        'network + 2 sweeps',
+        'flat start + 2 sweeps',
+    ]
+    assert str(tmp_path / 'demo' / 'report.html') in ended
+    assert following.startswith('next: ')
+
+
+def test_scans_are_left_to_repeat_it_by_hand(run: Any, backend: Any, tmp_path: Path) -> None:
+    assert run('demo', '-o', tmp_path, *QUICK, '--seed', 4).code == 0
+    for name, seed in (('train.npz', 4), ('test.npz', 5)):
+        scan = load_scan(tmp_path / name)
+        expected = simulate(SimulationConfig(seed=seed, n_positions=60))
+        np.testing.assert_array_equal(scan.patterns, expected.patterns)
+        np.testing.assert_allclose(scan.positions_px, expected.positions_px)
+        assert scan.object_ is not None
+
+
+def test_setting_that_cannot_be_leaves_nothing(run: Any, backend: Any, tmp_path: Path) -> None:
+    done = run('demo', '-o', tmp_path / 'demo', '--max-minutes', 0)
+    assert 'max_minutes must be at least 0.01; got 0.0' in done.error()
+    assert not (tmp_path / 'demo').exists()
+
+
+@pytest.mark.parametrize(
+    ('hybrid', 'flat', 'words'),
+    [
+        (0.90, 0.70, 'the start from the network ends ahead: phase SSIM 0.90 with the network'),
+        (0.46, 0.79, 'the flat start ends ahead: phase SSIM 0.46 with the network'),
+        (0.94, 0.95, 'both starts end level'),
+    ],
+)
+def test_report_says_what_was_measured(hybrid: float, flat: float, words: str) -> None:
+    results = {
+        'network_and_sweeps': {'phase_ssim': hybrid, 'amplitude_ssim': 0.9},
+        'sweeps_from_flat': {'phase_ssim': flat, 'amplitude_ssim': 0.9},
     }
-    evil = '<script>alert("&")</script>'
-    shown = Picture(picture, evil)
-    report = Report(evil, evil, [row], shown, {evil: shown}, {evil: {evil: evil}}, {evil: {}})
-    write_report(tmp_path / 'report.html', report)
-    page = (tmp_path / 'report.html').read_text()
-    assert '<script' not in page
-    assert '<b>' not in page
-    assert '&lt;b&gt;' in page
-    assert '>n/a<' in page
-    assert 'http://' not in page
-    assert 'https://' not in page
-    assert 'prefers-color-scheme: dark' in page
+    assert words in module._verdict(results)

@@ -1,0 +1,70 @@
+"""The demo, small, with PyTorch: what it leaves can be had again by hand."""
+
+import importlib
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ptychopinn_plugin import api
+from ptychopinn_plugin.config import Config, ModelConfig, RefinementConfig, TrainingConfig
+from ptychopinn_plugin.data import Scan
+from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
+
+pytest.importorskip('torch')
+
+demo = importlib.import_module('ptychopinn_plugin.cli.demo')
+
+CONFIG = Config(
+    model=ModelConfig(passes=2, filters_scale=0.25),
+    training=TrainingConfig(epochs=1, teacher_sweeps=10, batch_size=16, device='cpu'),
+    refinement=RefinementConfig(sweeps=4),
+)
+
+
+def small_scan(seed: int) -> Scan:
+    return simulate(SimulationConfig(size=32, rows=8, columns=8, step_px=4.0, seed=seed))
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return what the demo leaves after one epoch."""
+    output = tmp_path_factory.mktemp('demo')
+    started = time.perf_counter()
+    training, test = small_scan(1), small_scan(2)
+    result = api.train(training, CONFIG, backend='pytorch')
+    demo._write_training(output, result)
+    demo._write_scans(output, training, test)
+    demo.show(output, result, test, 'pytorch', started=started)
+    return output
+
+
+def test_every_file_is_there(folder: Path) -> None:
+    assert sorted(path.name for path in folder.iterdir()) == sorted(demo.FILES)
+
+
+def test_metrics(folder: Path) -> None:
+    values = json.loads((folder / 'metrics.json').read_text())
+    results = values['results']
+    sweeps = {'network': 0, 'network_and_sweeps': 4, 'sweeps_from_flat': 4}
+    for name, number in sweeps.items():
+        row = results[name]
+        assert len(row['likelihoods']) == (number + 1 if number else 0)
+        assert row['likelihoods'] == sorted(row['likelihoods'], reverse=True)
+        assert 0 < row['amplitude_residual'] < 1
+        assert row['seconds'] == pytest.approx(sum(row['timing'].values()))
+    network, hybrid = results['network'], results['network_and_sweeps']
+    assert hybrid['amplitude_residual'] < network['amplitude_residual']
+    assert values['total_seconds'] > values['training']['seconds'] > 0
+
+
+def test_reconstruction_can_be_had_again_by_hand(folder: Path) -> None:
+    again = api.reconstruct(folder / 'wts.h5.zip', folder / 'test.npz', backend='pytorch')
+    kept = api.read_reconstruction(folder / 'reconstruction.npz')
+    np.testing.assert_allclose(again.object_, kept.object_, atol=1e-5)
+    evaluation = api.evaluate(again, api.load_scan(folder / 'test.npz'))
+    results = json.loads((folder / 'metrics.json').read_text())['results']
+    expected = results['network_and_sweeps']['phase_ssim']
+    assert evaluation.phase.ssim == pytest.approx(expected, abs=1e-4)
