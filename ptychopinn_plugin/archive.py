@@ -7,7 +7,7 @@ manifest.json
     provenance, and the SHA-256 of every other member.
 weights.h5
     One float32 dataset a weight under its layer's name (``fine/1/weight``), kernels as
-    (out, in, height, width); `intensity_scale` (scalar) and `probe` (n_modes, h, w) complex64.
+    (out, in, height, width); `probe` (n_modes, h, w) complex64.
 training_state.h5
     Optional: arrays under their names, for `train --resume`.
 """
@@ -16,6 +16,7 @@ import hashlib
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,7 @@ import numpy as np
 from ptychopinn_plugin._version import __version__
 from ptychopinn_plugin.arrays import ComplexArray, RealArray
 from ptychopinn_plugin.config import Config
-from ptychopinn_plugin.errors import ArchiveError, ConfigError
+from ptychopinn_plugin.errors import ArchiveError
 from ptychopinn_plugin.files import atomic_path
 from ptychopinn_plugin.network import NetworkDescription
 
@@ -149,14 +150,15 @@ def read_model(path: Path) -> Model:
         raise ArchiveError(
             f'There is no model file {path}. Train one with: ptychopinn train.'
         ) from None
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        # RuntimeError: an encrypted member, or a compression that Python does not know.
         raise ArchiveError(
             f'{path} is not a readable model file (a zip with manifest.json): {error}. '
             'Copy it again, or train anew.'
         ) from error
     try:
         return _build_model(manifest, weights_data, state_data)
-    except (KeyError, TypeError, OSError, ConfigError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
         raise ArchiveError(f'{path} does not hold a complete model: {error}.') from error
 
 
@@ -198,7 +200,7 @@ def _read_manifest(path: Path, archive: zipfile.ZipFile) -> dict[str, Any]:
         )
     try:
         manifest = json.loads(_read_bytes(path, archive, 'manifest.json'))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ArchiveError(f'{path}: manifest.json is not readable: {error}.') from error
     if not isinstance(manifest, dict) or manifest.get('format') != FORMAT:
         raise ArchiveError(f'{path}: manifest.json does not say format {FORMAT!r}.')
@@ -236,9 +238,14 @@ def _build_model(manifest: dict[str, Any], weights: bytes, state: bytes | None) 
         arrays = _datasets(file)
     network = NetworkDescription.from_dict(manifest['network'])
     for name, shape in network.weight_shapes().items():
-        if name not in arrays or arrays[name].shape != shape:
-            found = arrays[name].shape if name in arrays else 'nothing'
+        if name not in arrays or arrays[name].shape != shape or arrays[name].dtype.kind != 'f':
+            found = f'{arrays[name].dtype} {arrays[name].shape}' if name in arrays else 'nothing'
             raise ArchiveError(f'Weight {name!r} must have shape {shape}; the file holds {found}.')
+    if arrays['probe'].ndim != 3 or arrays['probe'].dtype.kind != 'c':
+        raise ArchiveError(
+            'The probe must be complex, of shape (n_modes, height, width); the file holds '
+            f'{arrays["probe"].dtype} {arrays["probe"].shape}.'
+        )
     return Model(
         backend=manifest['backend'],
         network=network,
@@ -258,6 +265,9 @@ def _datasets(file: h5py.File) -> dict[str, RealArray]:
 
     def visit(name: str, item: object) -> None:
         if isinstance(item, h5py.Dataset):
+            # Chunks that were never written take no place in the file.
+            if item.nbytes > LARGEST_MEMBER_BYTES:
+                raise ArchiveError(f'{name} claims {item.nbytes} bytes; the file is damaged.')
             found[name] = item[()]
 
     # Follows neither soft nor external links, so a file cannot point outside itself.
