@@ -1,6 +1,8 @@
 """Train on real scans and reconstruct them: pictures and relative amplitude residuals.
 
-    python benchmarks/real.py DATA --output DIR --minutes 5
+    python benchmarks/real.py DATA --output DIR --minutes 4
+
+The probes in such files are guesses, so teacher, training and sweeps correct them.
 
 DATA is a folder of NPZ scans in Ptychodus' layout; for each, DIR/NAME gets `network.png`,
 `refined.png`, `flat.png` (sweeps alone) and `metrics.json`.
@@ -24,17 +26,21 @@ def main() -> None:
     parser.add_argument('--minutes', type=float, default=5)
     parser.add_argument('--backend', default='pytorch')
     parser.add_argument('--sweeps', type=int, default=RefinementConfig().sweeps)
-    parser.add_argument('--refine-probe', action='store_true')
+    parser.add_argument('--only', help='the name of one scan')
     options = parser.parse_args()
     for path in sorted(options.data.glob('*.npz')):
+        if options.only not in (None, path.stem):
+            continue
         folder = options.output / path.stem
         folder.mkdir(parents=True, exist_ok=True)
         scan = load_scan(path)
         backend = create_backend(options.backend)
         config = Config()
-        config = config.replace(training=config.training.replace(max_minutes=options.minutes))
+        config = config.replace(
+            training=config.training.replace(max_minutes=options.minutes, probe_trainable=True)
+        )
         backend.train([scan], config)
-        refinement = RefinementConfig(sweeps=options.sweeps, probe=options.refine_probe)
+        refinement = RefinementConfig(sweeps=options.sweeps, probe=True)
         results = {
             'network': backend.reconstruct(scan, InferenceConfig(), RefinementConfig(sweeps=0)),
             'refined': backend.reconstruct(scan, InferenceConfig(), refinement),

@@ -108,6 +108,7 @@ class PyTorchBackend:
         source = held.probe if held.config.training.probe_trainable else scan.probe
         probe = normalise_probe(source, photons * held.intensity_scale**2)
         forward = ForwardModel(scan, torch.from_numpy(probe), device)
+        forward.photons = photons
         stopwatch = Stopwatch(device)
         passes = network.description.passes
         stopped = False
@@ -247,7 +248,9 @@ class _TrainingRun:
     def _forward(self, scan: Scan) -> ForwardModel:
         photons = choose_photons(scan, self.photons, 'auto')
         probe = normalise_probe(scan.probe, photons * self.scale**2)
-        return ForwardModel(scan, torch.from_numpy(probe), self.device)
+        model = ForwardModel(scan, torch.from_numpy(probe), self.device)
+        model.photons = photons
+        return model
 
     def _prepare(
         self, scans: Sequence[Scan], validation: Sequence[Scan], rng: np.random.Generator
@@ -264,6 +267,9 @@ class _TrainingRun:
             out = np.empty(0, dtype=np.int64)
             if not validation:
                 out = _held_out(scan.positions_px, settings.validation_share, rng)
+                if len(out) < self.description.group_size:
+                    # Too few for a group: they would be missed in training, and used nowhere.
+                    out = out[:0]
             part = TrainingScan(
                 index=index,
                 model=model,
@@ -273,12 +279,16 @@ class _TrainingRun:
                 countable=_is_countable(scan),
             )
             lessons.append(part)
-            if len(out) >= self.description.group_size:
+            if len(out) > 0:
                 held.append((part, out))
         for scan in validation:
             model = self._forward(scan)
             places = (model.corners + model.rests).cpu().numpy()
-            part = TrainingScan(0, model, places, np.arange(len(scan)), None, _is_countable(scan))
+            # Supervised training has no other term; a teacher's likelihood needs no labels.
+            supervised = self.config.model.model_type == 'supervised'
+            labels = self._labels(scan, model) if supervised else None
+            everyone = np.arange(len(scan))
+            part = TrainingScan(0, model, places, everyone, labels, _is_countable(scan))
             held.append((part, np.arange(len(scan))[:LARGEST_VALIDATION]))
         illumination = Illumination(
             [model.probe / self.scale for model in self.models], self.scale, settings
@@ -304,7 +314,7 @@ class _TrainingRun:
                     f'{scan.name} holds no object (objectGuess), which supervised training learns '
                     'from. Add one, or use --model-type pinn.'
                 )
-            return _on_canvas(scan.object_, model)
+            return _scaled_to_counts(_on_canvas(scan.object_, model), model)
         settings = self.config.training
         if settings.teacher == 'none' or settings.teacher_weight == 0:
             return None
@@ -412,7 +422,8 @@ def _held_out(positions_px: Any, share: float, rng: np.random.Generator) -> Any:
 
 
 def _is_countable(scan: Scan) -> bool:
-    some = scan.patterns[:: max(1, len(scan) // 64)]
+    assert scan.bad_pixels is not None
+    some = scan.patterns[:: max(1, len(scan) // 64)][:, ~scan.bad_pixels]
     return bool(some.dtype.kind in 'iu' or np.array_equal(some, np.rint(some)))
 
 
@@ -426,6 +437,16 @@ def _on_canvas(object_: Any, model: ForwardModel) -> Tensor:
         rows.start + top : rows.stop + top, columns.start + left : columns.stop + left
     ]
     return torch.from_numpy(canvas).to(model.device)
+
+
+def _scaled_to_counts(object_: Tensor, model: ForwardModel) -> Tensor:
+    """Scale an object so that the model's probe, which is scaled to the counts, explains them."""
+    good = 1.0 if model.good is None else model.good
+    expected = measured = 0.0
+    for indices in torch.arange(len(model), device=model.device).split(128):
+        expected += float((good * model.expect(model.extract(object_, indices), indices)).sum())
+        measured += float((good * model.measured(indices) ** 2).sum())
+    return object_ * (measured / expected) ** 0.5
 
 
 def _summarise(scans: Sequence[Scan]) -> dict[str, Any]:

@@ -79,7 +79,8 @@ def predict_object(
     group_size = network.description.group_size
     objects = [model.flat_object()]
     patch_bytes = 8 * network.description.window_px**2
-    blocks = spatial_blocks(positions, max(group_size, BLOCK_BYTES // patch_bytes))
+    # Twice a group: a block that is halved must still hold one.
+    blocks = spatial_blocks(positions, max(2 * group_size, BLOCK_BYTES // patch_bytes))
     wanted = network.description.passes if passes is None else passes
     for number in range(wanted):
         stitcher = Stitcher(model, objects[-1])

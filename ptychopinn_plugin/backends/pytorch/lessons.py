@@ -145,7 +145,13 @@ def draw_lesson(
     centre = positions[chosen[rng.integers(len(chosen))]]
     distance = ((positions[chosen] - centre) ** 2).sum(axis=1)
     chosen = np.sort(chosen[np.argsort(distance, kind='stable')[:LESSON_POSITIONS]])
-    groups = training_groups(positions[chosen], group_size, config.training.neighbor_count, rng)
+    limit = config.training.n_groups
+    if limit is not None:
+        # Shared by the lessons of an epoch.
+        limit = -(-limit // -(-limit // LESSON_POSITIONS))
+    groups = training_groups(
+        positions[chosen], group_size, config.training.neighbor_count, rng, limit
+    )
     return make_lesson(network, scan, scan.members[chosen], groups, exposure, rng)
 
 

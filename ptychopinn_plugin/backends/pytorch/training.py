@@ -183,6 +183,9 @@ class Trainer:
             if self._minutes_share() >= 1:
                 self.state.stopped = 'max-minutes'
                 break
+        if len(losses) % settings.accumulation:
+            # What is left over counts too; an epoch may hold fewer batches than share a step.
+            self._step()
         return losses, n_patterns
 
     def _step(self) -> None:
