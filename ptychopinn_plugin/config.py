@@ -230,6 +230,12 @@ class Config(Validated):
             raise ConfigError(
                 f'There is no section [{unknown[0]}]. Sections: {", ".join(sections)}.'
             )
+        for name, part in values.items():
+            if not isinstance(part, dict):
+                raise ConfigError(
+                    f'[{name}] must be a section of settings; got {part!r}. '
+                    f'Write it as [{name}] with a line for each setting.'
+                )
         return cls(**{name: sections[name].from_dict(part) for name, part in values.items()})
 
     def to_dict(self) -> dict[str, dict[str, Any]]:

@@ -214,7 +214,9 @@ def test_poisson_loss_and_residual(scan: Scan, model: ForwardModel, everyone: Te
     good = ~scan.bad_pixels
     expected = oracle(scan, model, object_)
     loss = physics.poisson_loss(expected, scan.patterns, good)
-    found = model.poisson_loss(model.expect(model.extract(tensor(object_), everyone), everyone), everyone)
+    found = model.poisson_loss(
+        model.expect(model.extract(tensor(object_), everyone), everyone), everyone
+    )
     assert float(found) == pytest.approx(loss, rel=1e-4)
     assessed = model.assess(tensor(object_), batch_size=4)
     assert assessed[0] == pytest.approx(loss, rel=1e-4)
@@ -257,9 +259,7 @@ def test_sweepnet_features(
     answer = tensor(noise((15, 2, window, window), 3).real)
     monkeypatch.setattr(network, 'forward', lambda images: (seen.append(images), (answer,))[1])
     object_ = canvas_object(model)
-    found = predict_patches(
-        network, model, everyone[:, None], tensor(object_), is_flat=flat
-    )
+    found = predict_patches(network, model, everyone[:, None], tensor(object_), is_flat=flat)
 
     whole, rests = physics.split_positions(scan.positions_px)
     centres = whole - model.origin_px
@@ -553,9 +553,7 @@ def test_total_variation(model: ForwardModel) -> None:
 
 def test_a_slow_phase_is_found_and_taken_out() -> None:
     scan = simulate(
-        SimulationConfig(
-            size=32, pupil_radius=0.12, defocus=100.0, rows=7, columns=7, step_px=5.0
-        )
+        SimulationConfig(size=32, pupil_radius=0.12, defocus=100.0, rows=7, columns=7, step_px=5.0)
     )
     model = make_model(scan)
     truth = model.flat_object()

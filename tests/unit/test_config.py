@@ -96,7 +96,9 @@ def test_each_upper_limit(section: type[Any], item: dataclasses.Field[Any]) -> N
 
 @pytest.mark.parametrize(('section', 'item'), NUMBERS, ids=name_of)
 @pytest.mark.parametrize('value', [float('nan'), 'three', True, [1]], ids=str)
-def test_no_number_is_an_error(section: type[Any], item: dataclasses.Field[Any], value: Any) -> None:
+def test_no_number_is_an_error(
+    section: type[Any], item: dataclasses.Field[Any], value: Any
+) -> None:
     with pytest.raises(ConfigError, match=rf'{section.__name__}\.'):
         build(section, item.name, value)
 

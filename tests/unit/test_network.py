@@ -1,6 +1,7 @@
 """The architecture as data: shapes, sizes, what it refuses, and its way into a file and back."""
 
 import dataclasses
+import itertools
 import json
 from typing import Any
 
@@ -133,7 +134,7 @@ def test_sweepnet(window: int, scale: float, gridsize: int) -> None:
 
 def test_filters_scale_scales() -> None:
     sizes = [count(sweepnet(filters_scale=scale)) for scale in (0.25, 0.5, 1.0, 2.0)]
-    for small, large in zip(sizes, sizes[1:], strict=False):
+    for small, large in itertools.pairwise(sizes):
         assert 3 < large / small < 4.2
 
 

@@ -197,7 +197,7 @@ def test_positions_transposed_or_mirrored_do_not_fit(lopsided) -> None:
     assert residual(positions[:, ::-1]) > 0.05
     assert residual(39 - positions) > 0.05
     assert residual(np.array([39, 0]) + positions * [-1, 1]) > 0.05
-    assert residual(positions + [0.2, 0]) > 1e-4
+    assert residual(positions + np.array([0.2, 0])) > 1e-4
 
 
 def test_an_object_moved_with_its_positions_gives_the_same_patterns(lopsided) -> None:
@@ -218,7 +218,7 @@ def test_a_position_between_pixels_equals_the_moved_object(lopsided) -> None:
         return np.exp(0.3j * phase)
 
     whole = np.array([[20.0, 21.0]])
-    between = predict_patterns(object_(0, 0), ORIGIN, whole + [0.4, -0.3], probe)
+    between = predict_patterns(object_(0, 0), ORIGIN, whole + np.array([0.4, -0.3]), probe)
     moved = predict_patterns(object_(0.4, -0.3), ORIGIN, whole, probe)
     np.testing.assert_allclose(between, moved, atol=2e-3 * moved.max())
 

@@ -1,0 +1,546 @@
+"""Training, setting by setting: each does what it says, and nothing else does."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ptychopinn_plugin.backends.protocol import Backend, Progress, TrainingResult
+from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig
+from ptychopinn_plugin.data import Scan
+from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
+from ptychopinn_plugin.errors import ConfigError, DataError
+
+MakeBackend = Callable[[], Backend]
+MakeScan = Callable[..., Scan]
+MakeConfig = Callable[..., Config]
+
+CPU = InferenceConfig(device='cpu')
+ALONE = RefinementConfig(sweeps=0)
+
+
+def flat(result: TrainingResult) -> np.ndarray:
+    """Return all weights in one row."""
+    return np.concatenate([weight.ravel() for weight in result.model.weights.values()])
+
+
+def losses(result: TrainingResult) -> list[float]:
+    return [row['validation_loss'] for row in result.history]
+
+
+def after_epochs(count: int) -> Callable[[Progress], bool]:
+    """Return an observer that stops at the end of an epoch."""
+    return lambda progress: (
+        progress.stage == 'train'
+        and progress.step >= count
+        and 'validation_loss' in progress.losses
+    )
+
+
+@pytest.mark.parametrize('teacher', ['sweeps', 'none'])
+def test_the_loss_on_held_out_patterns_falls(
+    make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig, teacher: str
+) -> None:
+    config = brief(
+        epochs=30, teacher=teacher, validation_share=0.25, batch_size=16, learning_rate=3e-3
+    )
+    result = make_backend().train([tiny_scan], config)
+    found = losses(result)
+    assert min(found[-5:]) < 0.95 * found[0]
+    # The model is the best one, not the last.
+    assert result.model.provenance['best_loss'] == min(found)
+
+
+def test_the_best_weights_are_kept(
+    make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig
+) -> None:
+    """A learning rate that ruins the network after a gentle start must not reach the model."""
+    gentle = make_backend().train([tiny_scan], brief(epochs=1, learning_rate=1e-6))
+    wild = brief(epochs=3, learning_rate=0.5, schedule='constant', gradient_clip=0.0)
+    result = make_backend().train([tiny_scan], wild, base_model=gentle.model)
+    found = losses(result)
+    best = int(np.argmin(found))
+    assert found[-1] > found[best] or best == 2
+    state = result.model.training_state
+    assert state is not None
+    for name, weight in state.arrays.items():
+        if name.startswith('best/network'):
+            layer = name.removeprefix('best/network.convolutions.').replace('.', '/')
+            np.testing.assert_array_equal(result.model.weights[layer], weight)
+
+
+@pytest.mark.parametrize('schedule', ['constant', 'exponential', 'cosine', 'one-cycle', 'plateau'])
+def test_schedules(
+    make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig, schedule: str
+) -> None:
+    config = brief(epochs=8, schedule=schedule, learning_rate=1e-3, warmup_share=0.25)
+    result = make_backend().train([tiny_scan], config)
+    rates = np.array([row['learning_rate'] for row in result.history])
+    assert (rates > 0).all()
+    assert rates.max() <= 1.001e-3
+    match schedule:
+        case 'constant':
+            np.testing.assert_allclose(rates, 1e-3)
+        case 'exponential':
+            assert (np.diff(rates) < 0).all()
+            assert rates[-1] < 0.03 * 1e-3
+        case 'plateau':
+            assert rates[0] == pytest.approx(1e-3)
+            assert (np.diff(rates) <= 0).all()
+        case _:
+            # Up while it warms, and down to nearly nothing.
+            assert rates[0] < rates[1]
+            assert rates[-1] < 0.1 * rates.max()
+            assert (np.diff(rates[2:]) < 0).all()
+
+
+def test_a_plateau_halves_the_learning_rate(
+    make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig
+) -> None:
+    config = brief(epochs=13, schedule='plateau', learning_rate=0.0)
+    result = make_backend().train([tiny_scan], config)
+    state = result.model.training_state
+    assert state is not None
+    # Nothing gets better without a step: 12 epochs in vain are two times five.
+    assert state.values['plateau_factor'] == 0.25
+
+
+def test_more_accumulation_than_an_epoch_has_batches_still_trains(
+    make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig
+) -> None:
+    still = make_backend().train([tiny_scan], brief(learning_rate=0.0))
+    result = make_backend().train([tiny_scan], brief(accumulation=1000))
+    assert not np.array_equal(flat(result), flat(still))
+
+
+def test_the_gradient_is_clipped(
+    make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig
+) -> None:
+    """Adam forgets the scale of a gradient; its second moments remember it."""
+    moments = []
+    for clip in (1e-6, 0.0):
+        config = brief(epochs=1, gradient_clip=clip, optimizer='adam')
+        state = make_backend().train([tiny_scan], config).model.training_state
+        assert state is not None
+        squares = [
+            array.sum() for name, array in state.arrays.items() if name.endswith('exp_avg_sq')
+        ]
+        moments.append(sum(squares))
+    # A norm of 1e-6 squared, at each of some steps.
+    assert moments[0] <= 1e-12
+    assert moments[1] > 1e-8
+
+
+@pytest.mark.parametrize('architecture', ['sweepnet', 'cnn'])
+def test_bfloat16(make_backend: MakeBackend, brief: MakeConfig, architecture: str) -> None:
+    scan = simulate(SimulationConfig(rows=4, columns=5, size=64))
+    model = {'architecture': architecture}
+    exact, coarse = make_backend(), make_backend()
+    exact.train([scan], brief(epochs=1, model=model))
+    result = coarse.train([scan], brief(epochs=1, model=model, precision='bfloat16'))
+    assert all(weight.dtype == np.float32 for weight in result.model.weights.values())
+    first, second = (backend.reconstruct(scan, CPU, ALONE).object_ for backend in (exact, coarse))
+    assert second.dtype == np.complex64
+    assert not np.array_equal(first, second)
+    similar = np.abs(np.vdot(first, second)) / np.linalg.norm(first) / np.linalg.norm(second)
+    assert similar > 0.95
+
+
+def test_weight_decay_is_for_adamw_and_weights_alone(
+    make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig
+) -> None:
+    def train(**changes: Any) -> np.ndarray:
+        return flat(make_backend().train([tiny_scan], brief(epochs=1, **changes)))
+
+    plain, decayed = train(weight_decay=0.0), train(weight_decay=1.0)
+    assert np.linalg.norm(decayed) < np.linalg.norm(plain)
+    np.testing.assert_array_equal(
+        train(optimizer='adam', weight_decay=0.0), train(optimizer='adam', weight_decay=1.0)
+    )
+
+
+@pytest.mark.parametrize(
+    ('name', 'values'),
+    [
+        ('n_groups', (7, 40)),
+        ('n_subsample', (30, 60)),
+        ('batch_size', (8, 16)),
+        ('teacher_sweeps', (10, 30)),
+        ('teacher_weight', (0.5, 2.0)),
+        ('poisson_weight', (0.0, 1.0)),
+        ('amplitude_mae_weight', (0.0, 1.0)),
+        ('total_variation_weight', (0.0, 1.0)),
+        ('seed', (1, 2)),
+    ],
+)
+def test_a_setting_has_an_effect(
+    make_backend: MakeBackend,
+    tiny_scan: Scan,
+    brief: MakeConfig,
+    name: str,
+    values: tuple[Any, Any],
+) -> None:
+    first, second = (
+        make_backend().train([tiny_scan], brief(epochs=2, **{name: value})) for value in values
+    )
+    assert not np.array_equal(flat(first), flat(second))
+
+
+@pytest.mark.parametrize(
+    ('name', 'values', 'model'),
+    [
+        ('neighbor_count', (3, 20), {'gridsize': 2}),
+        ('overlap_constraint', (False, True), {'gridsize': 2}),
+        ('gridsize', (1, 2), {}),
+        ('passes', (1, 3), {}),
+        ('filters_scale', (0.25, 0.5), {}),
+    ],
+)
+def test_a_setting_of_groups_and_network_has_an_effect(
+    make_backend: MakeBackend,
+    tiny_scan: Scan,
+    brief: MakeConfig,
+    name: str,
+    values: tuple[Any, Any],
+    model: dict[str, Any],
+) -> None:
+    found = []
+    for value in values:
+        if name == 'neighbor_count':
+            config = brief(epochs=1, model=model, neighbor_count=value)
+        else:
+            config = brief(epochs=1, model={**model, name: value})
+        found.append(flat(make_backend().train([tiny_scan], config)))
+    assert found[0].shape != found[1].shape or not np.array_equal(*found)
+
+
+def test_fewer_groups_are_fewer_batches(
+    make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig
+) -> None:
+    steps = []
+    for n_groups in (4, 80):
+        config = brief(epochs=1, n_groups=n_groups, batch_size=2)
+        state = make_backend().train([tiny_scan], config).model.training_state
+        assert state is not None
+        steps.append(int(state.arrays['optimizer/0/step']))
+    assert steps[0] == 4  # two batches of two groups, each met twice
+    assert steps[1] > steps[0]
+
+
+@pytest.mark.parametrize('what', ['probe', 'intensity_scale', 'nothing'])
+def test_probe_and_scale_move_when_asked_and_one_by_one(
+    make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig, what: str
+) -> None:
+    changes = {} if what == 'nothing' else {f'{what}_trainable': True}
+    # Without the teacher, which corrects the probe itself.
+    result = make_backend().train([tiny_scan], brief(epochs=3, teacher='none', **changes))
+    model = result.model
+    given = tiny_scan.probe / np.linalg.norm(tiny_scan.probe)
+    moved = np.abs(model.probe / np.linalg.norm(model.probe) - given).max()
+    assert (moved > 1e-5) == (what == 'probe')
+    assert (abs(model.intensity_scale - 1) > 1e-5) == (what == 'intensity_scale')
+    energy = (np.abs(model.probe) ** 2).sum()
+    if what != 'probe':
+        assert moved < 1e-6
+        assert energy == pytest.approx(tiny_scan.mean_counts(), rel=1e-5)
+
+
+def test_a_wrong_probe_is_brought_nearer_to_the_true_one(
+    make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig
+) -> None:
+    y, x = np.mgrid[-16:16, -16:16]
+    wrong = dataclasses.replace(
+        tiny_scan, probe=tiny_scan.probe * np.exp(0.012j * (y**2 - x * y), dtype=np.complex64)
+    )
+    config = brief(epochs=2, probe_trainable=True, teacher_sweeps=40)
+    model = make_backend().train([wrong], config).model
+
+    def likeness(probe: np.ndarray) -> float:
+        overlap = np.abs(np.vdot(probe, tiny_scan.probe))
+        return float(overlap / np.linalg.norm(probe) / np.linalg.norm(tiny_scan.probe))
+
+    assert likeness(model.probe) > likeness(wrong.probe) + 0.3 * (1 - likeness(wrong.probe))
+
+
+RESUMED: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({}, {}),
+    ({'schedule': 'plateau', 'optimizer': 'adam', 'accumulation': 3}, {}),
+    ({'probe_trainable': True, 'intensity_scale_trainable': True, 'learning_rate': 0.01}, {}),
+    ({'teacher': 'none', 'n_subsample': 50}, {'gridsize': 2}),
+    ({}, {'model_type': 'supervised'}),
+]
+
+
+@pytest.mark.parametrize(('training', 'model'), RESUMED, ids=str)
+def test_resume_is_as_if_never_stopped(
+    make_backend: MakeBackend,
+    tiny_scan: Scan,
+    brief: MakeConfig,
+    tmp_path: Path,
+    training: dict[str, Any],
+    model: dict[str, Any],
+) -> None:
+    config = brief(epochs=4, model=model, **training)
+    whole = make_backend().train([tiny_scan], config)
+    half = make_backend()
+    stopped = half.train([tiny_scan], config, observer=after_epochs(2))
+    assert stopped.stopped == 'request'
+    assert len(stopped.history) == 2
+    half.save_model(tmp_path / 'half.h5.zip')
+    rest = make_backend()
+    opened = rest.open_model(tmp_path / 'half.h5.zip')
+    resumed = rest.train([tiny_scan], config, base_model=opened, resume=True)
+    assert_same_run(resumed, whole)
+    assert [row['epoch'] for row in resumed.history] == [1, 2, 3, 4]
+
+
+def assert_same_run(first: TrainingResult, second: TrainingResult) -> None:
+    np.testing.assert_array_equal(flat(first), flat(second))
+    np.testing.assert_array_equal(first.model.probe, second.model.probe)
+    assert first.model.intensity_scale == second.model.intensity_scale
+    assert [row['loss'] for row in first.history] == [row['loss'] for row in second.history]
+    assert losses(first) == losses(second)
+    states = first.model.training_state, second.model.training_state
+    assert states[0] is not None
+    assert states[1] is not None
+    assert set(states[0].arrays) == set(states[1].arrays)
+    for name, array in states[0].arrays.items():
+        np.testing.assert_array_equal(array, states[1].arrays[name], err_msg=name)
+
+
+def test_resume_of_a_fine_tuning(
+    make_backend: MakeBackend, tiny_scan: Scan, tiny: MakeScan, brief: MakeConfig
+) -> None:
+    """It began at the intensity scale of another model."""
+    trainable = {'intensity_scale_trainable': True, 'learning_rate': 0.02}
+    base = make_backend().train([tiny(seed=9)], brief(**trainable)).model
+    assert abs(base.intensity_scale - 1) > 1e-3
+    config = brief(epochs=4, **trainable)
+    whole = make_backend().train([tiny_scan], config, base_model=base)
+    half = make_backend().train([tiny_scan], config, base_model=base, observer=after_epochs(2))
+    rest = make_backend().train([tiny_scan], config, base_model=half.model, resume=True)
+    assert_same_run(rest, whole)
+
+
+def test_resume_with_nothing_left_to_do(
+    make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig, tmp_path: Path
+) -> None:
+    config = brief(epochs=2)
+    backend = make_backend()
+    done = backend.train([tiny_scan], config)
+    again = backend.train([tiny_scan], config, base_model=done.model, resume=True)
+    assert_same_run(again, done)
+    backend.save_model(tmp_path / 'wts.h5.zip')
+
+
+def test_resume_needs_the_state(
+    make_backend: MakeBackend, tiny_model: Backend, tiny_scan: Scan, brief: MakeConfig
+) -> None:
+    assert tiny_model.model is not None
+    bare = dataclasses.replace(tiny_model.model, training_state=None)
+    for base in (bare, None):
+        with pytest.raises(ConfigError, match=r'no training state.*--base-model'):
+            make_backend().train([tiny_scan], brief(), base_model=base, resume=True)
+
+
+def test_fine_tuning_keeps_the_network_and_starts_better(
+    make_backend: MakeBackend, tiny_model: Backend, tiny: MakeScan, brief: MakeConfig
+) -> None:
+    assert tiny_model.model is not None
+    other = tiny(seed=11)
+    config = brief(epochs=1, learning_rate=1e-4, model={'filters_scale': 2.0, 'passes': 1})
+    tuned = make_backend().train([other], config, base_model=tiny_model.model)
+    assert tuned.model.network == tiny_model.model.network
+    assert tuned.model.config.model == tiny_model.model.config.model
+    assert tuned.model.photons == tiny_model.model.photons
+    fresh = make_backend().train([other], brief(epochs=1, learning_rate=1e-4))
+    assert losses(tuned)[0] < losses(fresh)[0]
+
+
+def test_supervised_labels_fit_the_counts(
+    make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig
+) -> None:
+    """The object in a file and a probe that is scaled to the counts have different scales."""
+    assert tiny_scan.object_ is not None
+    residuals = []
+    for factor in (1.0, 0.1):
+        scan = dataclasses.replace(tiny_scan, object_=factor * tiny_scan.object_)
+        backend = make_backend()
+        config = brief(
+            epochs=20, batch_size=16, learning_rate=3e-3, model={'model_type': 'supervised'}
+        )
+        result = backend.train([scan], config)
+        assert losses(result)[-1] < losses(result)[0]
+        residuals.append(backend.reconstruct(scan, CPU, ALONE).amplitude_residual)
+    empty = make_backend().refine(tiny_scan, ALONE, device='cpu').amplitude_residual
+    assert residuals[0] < 0.3 * empty
+    assert residuals[1] == pytest.approx(residuals[0], rel=1e-2)
+
+
+def test_supervised_validation_scan(
+    make_backend: MakeBackend, tiny_scan: Scan, tiny: MakeScan, brief: MakeConfig
+) -> None:
+    config = brief(model={'model_type': 'supervised'})
+    result = make_backend().train([tiny_scan], config, validation=[tiny(seed=5)])
+    assert np.isfinite(losses(result)).all()
+    blind = dataclasses.replace(tiny(seed=5), object_=None)
+    with pytest.raises(DataError, match=r'objectGuess.*supervised'):
+        make_backend().train([tiny_scan], config, validation=[blind])
+
+
+def test_a_validation_scan_is_what_is_validated(
+    make_backend: MakeBackend, tiny_scan: Scan, tiny: MakeScan, brief: MakeConfig
+) -> None:
+    found = [
+        losses(make_backend().train([tiny_scan], brief(), validation=[tiny(seed=seed)]))
+        for seed in (5, 6)
+    ]
+    assert found[0] != found[1]
+
+
+def test_several_scans_are_all_learned_from(
+    make_backend: MakeBackend, tiny: MakeScan, brief: MakeConfig
+) -> None:
+    first, second, third = (tiny(seed=seed) for seed in (1, 2, 3))
+    results = [
+        make_backend().train(scans, brief(epochs=1)) for scans in ([first, second], [first, third])
+    ]
+    assert not np.array_equal(flat(results[0]), flat(results[1]))
+    summary = results[0].model.data_summary
+    assert summary['patterns'] == 160
+    assert summary['scans'] == [first.name, second.name]
+
+
+def test_probes_of_several_scans_are_trained_apart(
+    make_backend: MakeBackend, tiny: MakeScan, brief: MakeConfig
+) -> None:
+    scans = [tiny(seed=1), tiny(seed=2, n_modes=2)]
+    result = make_backend().train(scans, brief(epochs=1, probe_trainable=True))
+    assert len(result.model.probe) == 1
+    state = result.model.training_state
+    assert state is not None
+    shapes = {
+        array.shape for name, array in state.arrays.items() if 'last/illumination.probes' in name
+    }
+    assert shapes == {(1, 32, 32, 2), (2, 32, 32, 2)}
+
+
+@pytest.mark.parametrize('garbage', [77777.0, 0.5, np.nan])
+def test_what_stands_in_dead_pixels_is_not_learned(
+    make_backend: MakeBackend, tiny: MakeScan, brief: MakeConfig, garbage: float
+) -> None:
+    clean = tiny(dead_pixels=8)
+    assert clean.bad_pixels is not None
+    results = []
+    for value in (0.0, garbage):
+        patterns = clean.patterns.astype(np.float32)
+        patterns[:, clean.bad_pixels] = value
+        scan = dataclasses.replace(clean, patterns=patterns)
+        backend = make_backend()
+        trained = backend.train([scan], brief(epochs=3))
+        found = backend.reconstruct(scan, CPU, RefinementConfig(sweeps=3))
+        results.append((losses(trained), flat(trained), found))
+    assert results[0][0] == results[1][0]
+    np.testing.assert_array_equal(results[0][1], results[1][1])
+    np.testing.assert_array_equal(results[0][2].object_, results[1][2].object_)
+    assert results[0][2].likelihoods == results[1][2].likelihoods
+
+
+@pytest.mark.parametrize('share', [0.0, 0.01, 0.5])
+def test_held_out_patterns(
+    make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig, share: float
+) -> None:
+    """One pattern is no group of four: then none is held out."""
+    config = brief(epochs=1, validation_share=share, model={'gridsize': 2})
+    result = make_backend().train([tiny_scan], config)
+    (row,) = result.history
+    assert (row['validation_loss'] == row['loss']) == (share < 0.05)
+
+
+def test_ends(make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig) -> None:
+    short = make_backend().train([tiny_scan], brief(epochs=10**6, max_minutes=0.02))
+    assert short.stopped == 'max-minutes'
+    assert short.history[-1]['seconds'] < 6
+    # However short, something was learned and can be written.
+    assert np.isfinite(short.model.provenance['best_loss'])
+
+    config = brief(epochs=10, early_stop_patience=3, learning_rate=0.0)
+    patient = make_backend().train([tiny_scan], config)
+    assert patient.stopped == 'early-stop'
+    assert len(patient.history) == 4
+
+    asked = make_backend().train([tiny_scan], brief(epochs=10), observer=after_epochs(1))
+    assert asked.stopped == 'request'
+    assert len(asked.history) == 1
+
+    full = make_backend().train([tiny_scan], brief(epochs=1))
+    assert full.stopped == 'epochs'
+
+
+def test_a_stop_while_the_teacher_works_goes_on_with_what_it_has(
+    make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig
+) -> None:
+    seen: list[Progress] = []
+
+    def observe(progress: Progress) -> bool:
+        seen.append(progress)
+        return progress.stage == 'teach' and progress.step == 3
+
+    make_backend().train([tiny_scan], brief(epochs=1), observer=observe)
+    taught = [progress for progress in seen if progress.stage == 'teach']
+    assert [progress.step for progress in taught] == [1, 2, 3]
+    assert taught[-1].total == 10
+    assert seen[-1].stage == 'train'
+
+
+@pytest.mark.parametrize('gridsize', [1, 2, 3])
+def test_cnn_in_groups(make_backend: MakeBackend, brief: MakeConfig, gridsize: int) -> None:
+    scan = simulate(SimulationConfig(size=64, rows=4, columns=5))
+    backend = make_backend()
+    model = {'architecture': 'cnn', 'gridsize': gridsize}
+    result = backend.train([scan], brief(epochs=1, model=model, validation_share=0.0))
+    assert result.model.config.model.pattern_size == 64
+    found = backend.reconstruct(scan, CPU, ALONE)
+    assert np.isfinite(found.object_).all()
+    assert np.abs(found.object_[found.covered_box()]).min() > 0
+
+
+@pytest.mark.parametrize('changes', [{'pad_object': False}, {'border_decoder': False}], ids=str)
+def test_cnn_variants(
+    make_backend: MakeBackend, brief: MakeConfig, changes: dict[str, Any]
+) -> None:
+    scan = simulate(SimulationConfig(size=64, rows=4, columns=5))
+    model = {'architecture': 'cnn', **changes}
+    result = make_backend().train([scan], brief(epochs=1, model=model))
+    assert np.isfinite(losses(result)).all()
+
+
+def test_cnn_learns(make_backend: MakeBackend, brief: MakeConfig) -> None:
+    scan = simulate(SimulationConfig(size=64, rows=6, columns=6))
+    config = brief(
+        epochs=6, batch_size=8, model={'architecture': 'cnn'}, schedule='constant', teacher='none'
+    )
+    found = losses(make_backend().train([scan], config))
+    assert found[-1] < 0.9 * found[0]
+
+
+def test_a_group_larger_than_the_scan(
+    make_backend: MakeBackend, tiny: MakeScan, brief: MakeConfig
+) -> None:
+    config = brief(model={'gridsize': 3}, validation_share=0.0)
+    with pytest.raises(DataError, match=r'A group holds 9 patterns.*smaller gridsize'):
+        make_backend().train([tiny(rows=2, columns=4)], config)
+
+
+def test_cnn_of_another_size_says_what_fits(
+    make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig
+) -> None:
+    with pytest.raises(ConfigError, match=r'64, 128, 256.*sweepnet'):
+        make_backend().train([tiny_scan], brief(model={'architecture': 'cnn'}))
+    # Padded to a size that it takes.
+    model = {'architecture': 'cnn', 'pattern_size': 64}
+    result = make_backend().train([tiny_scan], brief(epochs=1, model=model))
+    assert result.model.probe.shape == (1, 64, 64)
