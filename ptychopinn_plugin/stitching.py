@@ -19,6 +19,11 @@ from ptychopinn_plugin.arrays import ComplexArray, FloatArray, IntArray
 CELL_PX = 4
 """Patches are compared by sums over cells of this size, on one grid for all."""
 
+LARGEST_EXACT = 2048
+"""Larger graphs have eigenvalues so close that a solver takes minutes to tell them apart. A fixed
+number of power iterations brings neighbours together in time linear in the patterns."""
+
+POWER_STEPS = 300
 NEIGHBOURS = 24
 """Pairs with farther neighbours keep errors from adding up along the way."""
 
@@ -82,16 +87,23 @@ def _leading_phases(graph: sparse.csr_matrix, degree: FloatArray) -> ComplexArra
     normalised = scale @ graph @ scale + sparse.identity(len(degree), dtype=np.complex128)
     if len(degree) <= 16:
         vector = np.linalg.eigh(normalised.toarray())[1][:, -1]
-    else:
+    elif len(degree) <= LARGEST_EXACT:
         start = np.ones(len(degree), dtype=np.complex128)
         try:
             vector = eigsh(normalised, k=1, which='LA', tol=1e-4, v0=start)[1][:, 0]
-        except ArpackNoConvergence as unfinished:
-            # The best so far is better than none; without one, phases stay as they are.
-            if unfinished.eigenvectors.size == 0:
-                return np.ones(len(degree), dtype=np.complex64)
-            vector = unfinished.eigenvectors[:, -1]
+        except ArpackNoConvergence:
+            vector = _power_iteration(normalised)
+    else:
+        vector = _power_iteration(normalised)
     phases = np.exp(-1j * np.angle(vector))
     # The common phase is free: keep the mean where it was.
     mean = phases.sum()
     return np.asarray(phases * np.conj(mean) / (abs(mean) + 1e-12), dtype=np.complex64)
+
+
+def _power_iteration(matrix: sparse.csr_matrix) -> ComplexArray:
+    vector = np.ones(matrix.shape[0], dtype=np.complex128)
+    for _ in range(POWER_STEPS):
+        vector = matrix @ vector
+        vector /= np.linalg.norm(vector)
+    return vector

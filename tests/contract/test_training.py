@@ -108,6 +108,33 @@ def test_a_plateau_halves_the_learning_rate(
     assert state.values['plateau_factor'] == 0.25
 
 
+def test_two_half_batches_are_one(make_backend: MakeBackend, brief: MakeConfig) -> None:
+    """One step an epoch: the gradient that the optimizer meets is that of all patterns."""
+    scan = simulate(SimulationConfig(size=64, rows=4, columns=8))
+    moments = []
+    for batch_size, accumulation in ((16, 4), (8, 8), (8, 4)):
+        config = brief(
+            epochs=1,
+            batch_size=batch_size,
+            accumulation=accumulation,
+            validation_share=0.0,
+            gradient_clip=0.0,
+            teacher='none',
+            optimizer='adam',
+            model={'architecture': 'cnn'},
+        )
+        state = make_backend().train([scan], config).model.training_state
+        assert state is not None
+        steps = {int(a) for name, a in state.arrays.items() if name.endswith('/step')}
+        assert steps == {8 // accumulation if batch_size == 8 else 1}
+        averages = [a.ravel() for name, a in state.arrays.items() if name.endswith('/exp_avg')]
+        moments.append(np.concatenate(averages))
+    difference = np.linalg.norm(moments[1] - moments[0]) / np.linalg.norm(moments[0])
+    assert difference < 0.05
+    # Which is not so by chance.
+    assert np.linalg.norm(moments[2] - moments[0]) > 5 * difference * np.linalg.norm(moments[0])
+
+
 def test_more_accumulation_than_an_epoch_has_batches_still_trains(
     make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig
 ) -> None:

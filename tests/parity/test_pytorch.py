@@ -32,7 +32,7 @@ from ptychopinn_plugin.backends.pytorch.prediction import (
     predict_patches,
     shift_bilinear,
 )
-from ptychopinn_plugin.backends.pytorch.tilts import correct_slow_phase, fit_surface
+from ptychopinn_plugin.backends.pytorch.tilts import correct_slow_phase, fit_surface, measure_slopes
 from ptychopinn_plugin.config import ModelConfig
 from ptychopinn_plugin.data import Scan, fit_to_size
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
@@ -577,19 +577,37 @@ def test_a_slow_phase_is_found_and_taken_out() -> None:
     assert model.assess(correct_slow_phase(model, truth))[0] <= best
 
 
-def test_a_surface_follows_its_slopes() -> None:
+def test_slopes_are_measured_with_the_right_sign() -> None:
+    """An object with a ramp too little asks for that ramp."""
+    scan = simulate(SimulationConfig(rows=4, columns=6, poisson_noise=False))
+    assert scan.object_ is not None
+    model = make_model(scan)
+    top, left = model.origin_px.tolist()
+    height, width = model.canvas_shape
+    assert min(top, left) >= 0
+    truth = scan.object_[top : top + height, left : left + width]
+    ramp = np.array([0.01, -0.02])
+    y, x = np.indices(model.canvas_shape)
+    tilted = truth * np.exp(-1j * (ramp[0] * y + ramp[1] * x))
+    slopes, weights = measure_slopes(model, tensor(tilted))
+    np.testing.assert_allclose(slopes.mean(axis=0), ramp, rtol=0.1)
+    assert (weights > 0).all()
+
+
+def test_a_surface_is_recovered_from_its_slopes() -> None:
     rng = np.random.default_rng(0)
-    positions = rng.uniform(10, 90, size=(200, 2))
-    extent = np.ptp(positions, axis=0)
-    places = (positions - positions.min(axis=0)) / extent
-    slopes = np.zeros((200, 2))
-    slopes[:, 0] = 0.02
-    slopes[:, 1] = -np.pi * np.sin(np.pi * places[:, 1]) / extent[1]
-    surface = fit_surface(positions, slopes, np.ones((200, 2)), 10.0, (100, 100))
-    assert surface[80, 50] - surface[20, 50] == pytest.approx(0.02 * 60, rel=0.3)
-    assert surface[50, 85] - surface[50, 15] == pytest.approx(-2, rel=0.3)
-    # No slopes, no surface.
-    flat = fit_surface(positions, 0 * slopes, np.ones((200, 2)), 10.0, (100, 100))
+    places = rng.uniform(10, 110, (400, 2))
+    places[:2] = [[10, 10], [110, 110]]
+    u, v = (places[:, 0] - 10) / 100, (places[:, 1] - 10) / 100
+    slopes = np.stack([-np.pi / 100 * np.sin(np.pi * u) * np.cos(2 * np.pi * v), 0 * v], axis=1)
+    slopes[:, 1] = -2 * np.pi / 100 * np.cos(np.pi * u) * np.sin(2 * np.pi * v) + 0.02
+    surface = fit_surface(places, slopes, np.ones_like(slopes), 20.0, (120, 120))
+    grid = np.arange(10, 111) / 100 - 0.1
+    truth = np.outer(np.cos(np.pi * grid), np.cos(2 * np.pi * grid)) + 2 * grid[None]
+    found = surface[10:111, 10:111]
+    assert np.corrcoef(found.ravel(), truth.ravel())[0, 1] > 0.995
+    assert np.ptp(found) == pytest.approx(np.ptp(truth), rel=0.1)
+    flat = fit_surface(places, 0 * slopes, np.ones_like(slopes), 20.0, (120, 120))
     assert np.abs(flat).max() == 0
 
 

@@ -105,3 +105,15 @@ def test_lone_positions_have_no_pairs(positions: list[list[float]]) -> None:
 
 def test_repeated_positions_are_pairs() -> None:
     assert neighbour_pairs(np.zeros((3, 2)), 1.0).tolist() == [[0, 1], [0, 2], [1, 2]]
+
+
+def test_a_large_graph_agrees_without_a_solver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr('ptychopinn_plugin.stitching.LARGEST_EXACT', 20)
+    places = np.random.default_rng(0).uniform(0, 100, (600, 2))
+    pairs = neighbour_pairs(places, 40.0)
+    phases = np.random.default_rng(2).uniform(-np.pi, np.pi, 600)
+    waves = np.exp(1j * phases)
+    factors = agree_phases(600, pairs, waves[pairs[:, 0]] * waves[pairs[:, 1]].conj())
+    left = factors * waves
+    near = (left[pairs[:, 0]] * left[pairs[:, 1]].conj()).mean()
+    assert abs(near) > 0.98
