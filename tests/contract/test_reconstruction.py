@@ -17,6 +17,7 @@ from ptychopinn_plugin.metrics import find_shift
 from ptychopinn_plugin.physics import (
     extract_patches,
     place_patches,
+    poisson_loss,
     predict_patterns,
     shift_probe,
     split_positions,
@@ -236,6 +237,23 @@ def test_a_wrong_probe_is_corrected_only_when_asked(tiny_model: Backend, tiny_sc
     assert corrected.likelihoods[-1] < 0.7 * given.likelihoods[-1]
 
 
+def test_the_probe_returned_is_the_one_that_was_assessed(
+    make_backend: MakeBackend, tiny_scan: Scan
+) -> None:
+    for sweeps in range(1, 6):
+        refinement = RefinementConfig(sweeps=sweeps, probe=True)
+        found = make_backend().refine(tiny_scan, refinement, device='cpu')
+        expected = predict_patterns(
+            found.object_.astype(complex),
+            found.origin_px.astype(int),
+            found.positions_px,
+            found.probe.astype(complex),
+        )
+        good = np.ones(tiny_scan.pattern_shape, bool)
+        loss = poisson_loss(expected, tiny_scan.patterns, good)
+        assert found.likelihoods[-1] == pytest.approx(loss, rel=1e-3)
+
+
 def test_modes_and_dead_pixels_are_swept(make_backend: MakeBackend, tiny: MakeScan) -> None:
     scan = tiny(n_modes=3, dead_pixels=15)
     backend = make_backend()
@@ -300,10 +318,13 @@ def test_counts_are_scaled_by_the_rule(
     brighter = dataclasses.replace(scan, patterns=4 * scan.patterns)
     backend = make_backend()
     model = {'architecture': architecture, 'amplitude_activation': 'softplus'}
-    backend.train([scan], brief(epochs=1, model=model))
+    backend.train([scan], brief(epochs=3, model=model, learning_rate=0.01, schedule='constant'))
 
     def lit(of: Scan, rule: str) -> np.ndarray:
-        inference = InferenceConfig.from_dict({'device': 'cpu', 'intensity_scale': rule})
+        # Agreement looks at the counts as well; here the network is asked alone.
+        inference = InferenceConfig.from_dict(
+            {'device': 'cpu', 'intensity_scale': rule, 'phase_agreement': False}
+        )
         found = backend.reconstruct(of, inference, ALONE)
         return found.object_[found.coverage > 0.3]
 

@@ -352,6 +352,18 @@ def test_resume_of_a_fine_tuning(
     assert_same_run(rest, whole)
 
 
+def test_resume_knows_how_long_nothing_got_better(
+    make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig
+) -> None:
+    config = brief(epochs=13, schedule='plateau', learning_rate=0.0)
+    half = make_backend().train([tiny_scan], config, observer=after_epochs(7))
+    rest = make_backend().train([tiny_scan], config, base_model=half.model, resume=True)
+    state = rest.model.training_state
+    assert state is not None
+    assert state.values['plateau_factor'] == 0.25
+    assert state.values['epochs_without_gain'] == 12
+
+
 def test_resume_with_nothing_left_to_do(
     make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig, tmp_path: Path
 ) -> None:

@@ -16,7 +16,7 @@ from ptychopinn_plugin.backends.pytorch.forward import (
     shift_probe,
     shift_probe_back,
 )
-from ptychopinn_plugin.backends.pytorch.inference import predict_object
+from ptychopinn_plugin.backends.pytorch.inference import Stitcher, predict_object
 from ptychopinn_plugin.backends.pytorch.losses import (
     DARK_COUNTS,
     amplitude_error,
@@ -193,7 +193,7 @@ def test_placement_is_the_adjoint_of_extraction(
     torch.testing.assert_close(object_.grad, model.place(patches, everyone))
 
 
-@pytest.mark.parametrize('size', [None, 16])
+@pytest.mark.parametrize('size', [None, 16, 13])
 def test_extraction_and_placement_as_in_numpy(
     scan: Scan, model: ForwardModel, everyone: Tensor, size: int | None
 ) -> None:
@@ -609,6 +609,25 @@ def test_a_surface_is_recovered_from_its_slopes() -> None:
     assert np.ptp(found) == pytest.approx(np.ptp(truth), rel=0.1)
     flat = fit_surface(places, 0 * slopes, np.ones_like(slopes), 20.0, (120, 120))
     assert np.abs(flat).max() == 0
+
+
+def test_blocks_are_stitched_in_phase(model: ForwardModel, everyone: Tensor) -> None:
+    """True patches with a random phase each, in blocks with another one, give the object back."""
+    object_ = tensor(canvas_object(model))
+    generator = torch.Generator().manual_seed(0)
+    stitcher = Stitcher(model, model.flat_object())
+    for indices in (everyone[:7], everyone[7:]):
+        turns = torch.polar(
+            torch.ones(len(indices)), 6 * torch.rand(len(indices), generator=generator)
+        )
+        patches = make_patches(model, indices[:, None])
+        values = model.extract(object_, indices, 16) * turns[:, None, None]
+        stitcher.add([dataclasses.replace(patches, values=values)], phase_agreement=True)
+    found = stitcher.object_()
+    weight = torch.where(model.coverage > 0.1 * model.coverage.max(), 1.0, 0.0)
+    turn = (object_ * found.conj() * weight).sum()
+    error = (weight * (found * turn / turn.abs() - object_).abs()).max()
+    assert float(error) < 0.25
 
 
 def test_prediction_does_not_depend_on_the_batch(model: ForwardModel) -> None:
