@@ -152,6 +152,9 @@ def test_a_wrong_probe_is_corrected(trained: Backend, scan: Scan) -> None:
     as_given = trained.refine(wrong, RefinementConfig(sweeps=20))
     corrected = trained.refine(wrong, RefinementConfig(sweeps=20, probe=True))
     assert corrected.amplitude_residual < 0.7 * as_given.amplitude_residual
+    # The split into probe and object stays where the normalisation put it.
+    before, after = (np.linalg.norm(result.probe) for result in (as_given, corrected))
+    assert after == pytest.approx(before, rel=1e-4)
 
 
 def test_a_saved_model_reconstructs_the_same_bits(

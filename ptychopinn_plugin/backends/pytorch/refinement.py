@@ -87,6 +87,7 @@ def sweep_object(
     """
     generator = torch.Generator().manual_seed(seed)
     batch_size = min(batch_size, max(1, len(model) // FEWEST_BATCHES))
+    energy = torch.linalg.vector_norm(model.probe)
     if refine_probe:
         model.set_probe(model.probe, cache=False)
     state = SweepState(object_.clone(), torch.zeros_like(object_), model.probe.clone())
@@ -106,7 +107,10 @@ def sweep_object(
         if observer is not None and observer(sweep + 1, losses[-1], best.object_):
             break
     if refine_probe:
-        model.set_probe(best.probe)
+        # Only their product is measured: the probe keeps the energy that it came with.
+        growth = torch.linalg.vector_norm(best.probe) / energy
+        model.set_probe(best.probe / growth)
+        return best.object_ * growth, losses
     return best.object_, losses
 
 
