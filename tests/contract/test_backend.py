@@ -213,3 +213,24 @@ def test_errors_say_what_to_do(make: Any, scan: Scan, tmp_path: Path) -> None:
         make().open_model(tmp_path / 'none.zip')
     with pytest.raises(BackendUnavailableError, match='no device'):
         make().train([scan], settings(device='warp'))
+
+
+def test_a_validation_scan_keeps_its_own_probe(make: Any, scan: Scan) -> None:
+    """What training makes of its own probe says nothing of another scan's."""
+    other = tiny(seed=5, defocus=30.0)
+    config = settings(epochs=1, learning_rate=0.0, teacher='none')
+    first, second = (
+        make().train(
+            [scan],
+            config.replace(training=config.training.replace(probe_trainable=trainable)),
+            validation=[other],
+        )
+        for trainable in (False, True)
+    )
+    losses = [result.history[0]['validation_loss'] for result in (first, second)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_something_must_be_left_to_train_on(make: Any, scan: Scan) -> None:
+    with pytest.raises(DataError, match='validation-share'):
+        make().train([scan.subset(np.arange(1))], settings(validation_share=0.9))

@@ -17,6 +17,9 @@ from ptychopinn_plugin.data.grouping import median_step, thin_positions, trainin
 LESSON_POSITIONS = 256
 """Large enough for neighbours to matter, small enough to predict in half a second on a CPU."""
 
+VALIDATION = -1
+"""Index of a scan that is only validated on: it keeps its own probe."""
+
 LESSONS_TOGETHER = 4
 VISITS = 2
 """How often each group of a lesson is drawn, with one pass or another."""
@@ -35,7 +38,7 @@ class TrainingScan:
     Attributes
     ----------
     index : int
-        Among the training scans.
+        Among the training scans, or `VALIDATION`.
     model : ForwardModel
     positions_px : ndarray, shape (n_positions, 2)
         On the canvas.

@@ -16,7 +16,12 @@ from ptychopinn_plugin.archive import Model, TrainingState
 from ptychopinn_plugin.backends.protocol import Observer, Progress
 from ptychopinn_plugin.backends.pytorch.choices import choose_photons
 from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
-from ptychopinn_plugin.backends.pytorch.lessons import Lesson, TrainingScan, make_lesson
+from ptychopinn_plugin.backends.pytorch.lessons import (
+    VALIDATION,
+    Lesson,
+    TrainingScan,
+    make_lesson,
+)
 from ptychopinn_plugin.backends.pytorch.network import Network
 from ptychopinn_plugin.backends.pytorch.refinement import sweep_object
 from ptychopinn_plugin.backends.pytorch.training import Illumination, Trainer, TrainerState
@@ -109,7 +114,7 @@ class TrainingRun:
                 index=index,
                 model=model,
                 positions_px=(model.corners + model.rests).cpu().numpy(),
-                members=np.setdiff1d(everyone, out),
+                members=_left_to_train(scan, everyone, out),
                 labels=self._labels(scan, model),
                 countable=_is_countable(scan),
             )
@@ -123,7 +128,7 @@ class TrainingRun:
             supervised = self.config.model.model_type == 'supervised'
             labels = self._labels(scan, model) if supervised else None
             everyone = np.arange(len(scan))
-            part = TrainingScan(0, model, places, everyone, labels, _is_countable(scan))
+            part = TrainingScan(VALIDATION, model, places, everyone, labels, _is_countable(scan))
             held.append((part, np.arange(len(scan))[:LARGEST_VALIDATION]))
         illumination = Illumination(
             [model.probe / self.scale for model in self.models], self.scale, settings
@@ -224,6 +229,17 @@ def _held_out(positions_px: Any, share: float, rng: np.random.Generator) -> Any:
     centre = positions_px[rng.integers(len(positions_px))]
     distance = ((positions_px - centre) ** 2).sum(axis=1)
     return np.sort(np.argsort(distance, kind='stable')[: min(count, LARGEST_VALIDATION)])
+
+
+def _left_to_train(scan: Scan, everyone: Any, held_out: Any) -> Any:
+    members = np.setdiff1d(everyone, held_out)
+    if len(members) == 0:
+        raise DataError(
+            f'{scan.name}: all of its {len(everyone)} patterns are held out; at least one must be '
+            'left to train on. '
+            'Lower --validation-share.'
+        )
+    return members
 
 
 def _is_countable(scan: Scan) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ptychopinn_plugin.backends.protocol import Observer, Progress
 from ptychopinn_plugin.backends.pytorch.forward import intensity, shift_probe
 from ptychopinn_plugin.backends.pytorch.lessons import (
+    VALIDATION,
     Batch,
     Lesson,
     TrainingScan,
@@ -235,7 +236,7 @@ class Trainer:
         top, left = (side // 2 - size // 2 for side in model.shape)
         full = surroundings.clone()
         full[:, top : top + size, left : left + size] = values
-        if not self.illumination.trainable:
+        if not self.illumination.trainable or batch.lesson.scan_index == VALIDATION:
             return model.expect(full, indices)
         probe = self.illumination.probe(batch.lesson.scan_index) * batch.lesson.exposure**0.5
         probes = shift_probe(probe, model.rests[indices])
