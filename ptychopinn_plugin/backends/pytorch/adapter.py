@@ -100,7 +100,13 @@ class PyTorchBackend:
 
         def show(done: int, object_: Tensor) -> bool:
             nonlocal stopped
-            progress = Progress('predict', done, passes, object_=object_.cpu().numpy())
+            progress = Progress(
+                'predict',
+                done,
+                passes,
+                object_=object_.cpu().numpy(),
+                origin_px=forward.origin_px.astype(np.float64),
+            )
             stopped = bool(observer(progress))
             return stopped
 
@@ -145,7 +151,14 @@ class PyTorchBackend:
 
         def show(done: int, loss: float, newest: Tensor) -> bool | None:
             return observer(
-                Progress('refine', done, total, {'poisson': loss}, object_=newest.cpu().numpy())
+                Progress(
+                    'refine',
+                    done,
+                    total,
+                    {'poisson': loss},
+                    object_=newest.cpu().numpy(),
+                    origin_px=forward.origin_px.astype(np.float64),
+                )
             )
 
         losses: list[float] = []
