@@ -430,6 +430,15 @@ def test_supervised_validation_scan(
         make_backend().train([tiny_scan], config, validation=[blind])
 
 
+@pytest.mark.parametrize('shift', [(500.0, 0.0), (0.0, -500.0)])
+def test_an_object_elsewhere_is_an_error(
+    make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig, shift: tuple[float, float]
+) -> None:
+    away = dataclasses.replace(tiny_scan, positions_px=tiny_scan.positions_px + np.array(shift))
+    with pytest.raises(DataError, match=r'must lie where the scan is.*do not touch.*--model-type'):
+        make_backend().train([away], brief(model={'model_type': 'supervised'}))
+
+
 def test_a_validation_scan_is_what_is_validated(
     make_backend: MakeBackend, tiny_scan: Scan, tiny: MakeScan, brief: MakeConfig
 ) -> None:

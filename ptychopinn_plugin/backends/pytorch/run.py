@@ -154,7 +154,7 @@ class TrainingRun:
                     f'{scan.name} holds no object (objectGuess), which supervised training learns '
                     'from. Add one, or use --model-type pinn.'
                 )
-            return _scaled_to_counts(_on_canvas(scan.object_, model), model)
+            return _scaled_to_counts(_on_canvas(scan.object_, model, scan.name), model)
         settings = self.config.training
         if settings.teacher == 'none' or settings.teacher_weight == 0:
             return None
@@ -248,12 +248,19 @@ def _is_countable(scan: Scan) -> bool:
     return bool(some.dtype.kind in 'iu' or np.array_equal(some, np.rint(some)))
 
 
-def _on_canvas(object_: Any, model: ForwardModel) -> Tensor:
+def _on_canvas(object_: Any, model: ForwardModel, name: str) -> Tensor:
     canvas = np.ones(model.canvas_shape, dtype=np.complex64)
     top, left = model.origin_px.tolist()
     height, width = object_.shape
     rows = slice(max(0, -top), min(canvas.shape[0], height - top))
     columns = slice(max(0, -left), min(canvas.shape[1], width - left))
+    if rows.start >= rows.stop or columns.start >= columns.stop:
+        raise DataError(
+            f'{name}: the object (objectGuess), of {height} x {width} px with its first pixel at '
+            f'position (0, 0), must lie where the scan is: rows {top} to {top + canvas.shape[0]}, '
+            f'columns {left} to {left + canvas.shape[1]}; they do not touch. '
+            'Shift the positions or pad the object, or use --model-type pinn.'
+        )
     canvas[rows, columns] = object_[
         rows.start + top : rows.stop + top, columns.start + left : columns.stop + left
     ]
