@@ -213,9 +213,7 @@ class ForwardModel:
 
     def poisson_loss(self, expected: Tensor, indices: Tensor) -> Tensor:
         """Compute the Poisson loss per good pixel, as `physics.poisson_loss`."""
-        amplitudes = self.measured(indices)
-        counts = amplitudes * amplitudes
-        terms = expected - counts + torch.xlogy(counts, counts / (expected + POISSON_EPSILON))
+        terms = poisson_terms(expected, self.measured(indices) ** 2, POISSON_EPSILON)
         if self.good is None:
             return terms.mean()
         return (terms * self.good).sum() / (self.good.sum() * len(indices))
@@ -237,6 +235,15 @@ def intensity(waves: Tensor) -> Tensor:
     """Sum the modes' intensities: (n, n_modes, height, width) complex to (n, height, width)."""
     real, imaginary = waves.real, waves.imag
     return torch.addcmul(real * real, imaginary, imaginary).sum(dim=1)
+
+
+def poisson_terms(expected: Tensor, counts: Tensor, floor: float) -> Tensor:
+    r"""Compute :math:`\lambda - k + (k + f) \log \frac{k + f}{\lambda + f}` of each pixel.
+
+    The Poisson negative log-likelihood up to terms in :math:`k` alone, least and 0 where
+    :math:`\lambda = k`. The floor :math:`f` keeps it and its gradient finite in the dark.
+    """
+    return expected - counts + (counts + floor) * torch.log((counts + floor) / (expected + floor))
 
 
 def shift_probe(probe: Tensor, rests_px: Tensor) -> Tensor:

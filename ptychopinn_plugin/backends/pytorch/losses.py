@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
+from ptychopinn_plugin.backends.pytorch.forward import ForwardModel, poisson_terms
 from ptychopinn_plugin.backends.pytorch.prediction import Patches
 from ptychopinn_plugin.physics import POISSON_EPSILON
 
@@ -29,8 +29,7 @@ def poisson_deviance(expected: Tensor, model: ForwardModel, indices: Tensor) -> 
     indices : Tensor of int64, shape (n_patterns,)
     """
     counts = model.measured(indices) ** 2
-    ratio = (counts + DARK_COUNTS) / (expected + DARK_COUNTS)
-    terms = expected - counts + (counts + DARK_COUNTS) * torch.log(ratio)
+    terms = poisson_terms(expected, counts, DARK_COUNTS)
     good = 1.0 if model.good is None else model.good
     return 2 * (good * terms).sum() / (good * counts).sum().clamp(min=POISSON_EPSILON)
 
