@@ -449,6 +449,34 @@ def test_a_validation_scan_is_what_is_validated(
     assert found[0] != found[1]
 
 
+@pytest.mark.parametrize(
+    'changes',
+    [{}, {'amplitude_mae_weight': 1.0}, {'total_variation_weight': 0.1}],
+    ids=str,
+)
+def test_a_validation_scan_tells_epochs_apart_without_a_likelihood(
+    make_backend: MakeBackend,
+    tiny_scan: Scan,
+    tiny: MakeScan,
+    brief: MakeConfig,
+    changes: dict[str, float],
+) -> None:
+    """It has no teacher: what is left must compare with its patterns."""
+    config = brief(epochs=3, poisson_weight=0.0, **changes)
+    result = make_backend().train([tiny_scan], config, validation=[tiny(seed=5)])
+    found = losses(result)
+    assert min(found) > 0
+    assert len(set(found)) == 3
+    assert result.model.provenance['best_loss'] == min(found)
+    # The same weights by the likelihood, which is not in force here.
+    likelihood = brief(epochs=1, teacher='none', learning_rate=0.0)
+    seen = make_backend().train(
+        [tiny_scan], likelihood, validation=[tiny(seed=5)], base_model=result.model
+    )
+    by_likelihood = losses(seen)[0] == pytest.approx(min(found), rel=1e-6)
+    assert by_likelihood == ('amplitude_mae_weight' not in changes)
+
+
 def test_several_scans_are_all_learned_from(
     make_backend: MakeBackend, tiny: MakeScan, brief: MakeConfig
 ) -> None:

@@ -33,6 +33,9 @@ from ptychopinn_plugin.errors import DataError
 REPORT_SECONDS = 0.5
 PLATEAU_EPOCHS = 5
 
+DATA_TERMS = ('poisson', 'amplitude_mae', 'teacher')
+"""Those that compare with what was measured or taught; total variation is smoothness alone."""
+
 
 class Illumination(nn.Module):
     """The probes and their common scale, which training may correct.
@@ -277,12 +280,13 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self) -> float | None:
-        """Return the mean loss over the held-out lessons; None where there are none."""
+        """Return the mean `validation_loss` of the held-out lessons; None where there are none."""
         total, count = 0.0, 0
         for lesson in self.held_out():
             for number in range(len(lesson.objects)):
                 for some in lesson.groups.split(max(1, 64 // lesson.groups.shape[1])):
-                    loss = float(self.losses(Batch(lesson, number, some))['loss'])
+                    terms = self.losses(Batch(lesson, number, some))
+                    loss = float(validation_loss(terms, self.config.training))
                     total, count = total + loss * len(some), count + len(some)
         return total / count if count else None
 
@@ -343,13 +347,29 @@ def schedule_factor(settings: TrainingConfig, progress: float) -> float:
     return 1.0
 
 
-def _weighted_sum(terms: Mapping[str, Tensor], settings: TrainingConfig) -> Tensor:
-    weights = {
+def validation_loss(terms: Mapping[str, Tensor], settings: TrainingConfig) -> Tensor:
+    """Return the loss of held-out patterns from their terms.
+
+    A validation scan has no teacher. Where no other term in force compares with data, the Poisson
+    likelihood does: it needs no labels.
+    """
+    weights = _weights(settings)
+    if 'poisson' in terms and not any(weights[name] > 0 for name in DATA_TERMS if name in terms):
+        return terms['poisson']
+    return terms['loss']
+
+
+def _weights(settings: TrainingConfig) -> dict[str, float]:
+    return {
         'poisson': settings.poisson_weight,
         'amplitude_mae': settings.amplitude_mae_weight,
         'teacher': settings.teacher_weight,
         'total_variation': settings.total_variation_weight,
     }
+
+
+def _weighted_sum(terms: Mapping[str, Tensor], settings: TrainingConfig) -> Tensor:
+    weights = _weights(settings)
     return torch.stack([weights[name] * value for name, value in terms.items()]).sum()
 
 
