@@ -305,6 +305,7 @@ def _save_state(trainer: Trainer, first_scale: float) -> TrainingState:
         'plateau_factor': state.plateau_factor,
         'history': state.history,
         'first_scale': first_scale,
+        'scaler': trainer.scaler.state_dict(),
     }
     return TrainingState(arrays, values)
 
@@ -327,6 +328,8 @@ def _load_state(trainer: Trainer, saved: TrainingState) -> None:
     groups = trainer.optimizer.state_dict()['param_groups']
     trainer.optimizer.load_state_dict({'state': slots, 'param_groups': groups})
     values: Mapping[str, Any] = saved.values
+    if values.get('scaler'):
+        trainer.scaler.load_state_dict(values['scaler'])
     trainer.state = TrainerState(
         epoch=int(values['epoch']),
         best_loss=float(values['best_loss']),
