@@ -42,12 +42,12 @@ _ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 
 @dataclass(frozen=True)
 class TrainingState:
-    """What `train --resume` needs to continue exactly.
+    """What `train --resume` needs to continue exactly: as at the end of the last whole epoch.
 
     Attributes
     ----------
     arrays : mapping of str to ndarray
-        The optimizer's state and the newest weights, by name.
+        The optimizer's state, the newest and the best weights, by name.
     values : mapping of str to plain values
         Epoch, best loss, history, ...
     """

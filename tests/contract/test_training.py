@@ -1,6 +1,8 @@
 """Training, setting by setting: each does what it says, and nothing else does."""
 
 import dataclasses
+import importlib
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -324,6 +326,73 @@ def test_resume_is_as_if_never_stopped(
     resumed = rest.train([tiny_scan], config, base_model=opened, resume=True)
     assert_same_run(resumed, whole)
     assert [row['epoch'] for row in resumed.history] == [1, 2, 3, 4]
+
+
+def inside_epoch(number: int) -> Callable[[Progress], bool]:
+    """Return an observer that stops after the second batch of an epoch."""
+    seen = []
+
+    def observe(progress: Progress) -> bool:
+        if progress.stage == 'train' and progress.step == number - 1:
+            seen.append(progress)
+        return len(seen) == 2
+
+    return observe
+
+
+@pytest.fixture
+def report_each_batch(make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = f'ptychopinn_plugin.backends.{make_backend().name}.training'
+    monkeypatch.setattr(importlib.import_module(module), 'REPORT_SECONDS', -1.0)
+
+
+@pytest.mark.usefixtures('report_each_batch')
+@pytest.mark.parametrize('epoch', [1, 2])
+@pytest.mark.parametrize(('training', 'model'), RESUMED, ids=str)
+def test_resume_after_a_stop_inside_an_epoch(
+    make_backend: MakeBackend,
+    tiny_scan: Scan,
+    brief: MakeConfig,
+    tmp_path: Path,
+    epoch: int,
+    training: dict[str, Any],
+    model: dict[str, Any],
+) -> None:
+    """The epoch is taken up again from its start, with what it started from."""
+    config = brief(epochs=3, batch_size=4, model=model, **training)
+    whole = make_backend().train([tiny_scan], config)
+    half = make_backend()
+    stopped = half.train([tiny_scan], config, observer=inside_epoch(epoch))
+    assert stopped.stopped == 'request'
+    # What was learned up to then counts for the model, if not for what follows.
+    assert len(stopped.history) == epoch
+    assert stopped.model.provenance['best_loss'] == min(losses(stopped))
+    assert stopped.history[epoch - 1]['loss'] != whole.history[epoch - 1]['loss']
+    half.save_model(tmp_path / 'half.h5.zip')
+    rest = make_backend()
+    opened = rest.open_model(tmp_path / 'half.h5.zip')
+    resumed = rest.train([tiny_scan], config, base_model=opened, resume=True)
+    assert_same_run(resumed, whole)
+    assert [row['epoch'] for row in resumed.history] == [1, 2, 3]
+
+
+@pytest.mark.usefixtures('report_each_batch')
+def test_resume_after_the_time_was_up_inside_an_epoch(
+    make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig
+) -> None:
+    # The teacher and other schedules go by the clock as well.
+    config = brief(epochs=3, teacher='none', schedule='constant')
+    whole = make_backend().train([tiny_scan], config)
+    brief_time = config.replace(training=config.training.replace(max_minutes=0.05))
+
+    def wait(progress: Progress) -> None:
+        if progress.step > 0 and 'validation_loss' not in progress.losses:
+            time.sleep(3)
+
+    stopped = make_backend().train([tiny_scan], brief_time, observer=wait)
+    assert stopped.stopped == 'max-minutes'
+    rest = make_backend().train([tiny_scan], config, base_model=stopped.model, resume=True)
+    assert_same_run(rest, whole)
 
 
 def assert_same_run(first: TrainingResult, second: TrainingResult) -> None:

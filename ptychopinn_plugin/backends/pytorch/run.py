@@ -1,6 +1,7 @@
 """One training run: scans on the device, a teacher, a trainer, and the model that comes out."""
 
 import dataclasses
+import math
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -289,23 +290,26 @@ def _summarise(scans: Sequence[Scan]) -> dict[str, Any]:
 
 
 def _save_state(trainer: Trainer, first_scale: float) -> TrainingState:
+    """Return what the next epoch starts from; of one that was stopped inside nothing is kept."""
+    point = trainer.resume_point
+    state = point.state
     arrays: dict[str, Any] = {}
-    for name, value in trainer._snapshot().items():
+    for name, value in point.weights.items():
         arrays[f'last/{name}'] = value.cpu().numpy()
-    for name, value in trainer.state.best_weights.items():
+    for name, value in state.best_weights.items():
         arrays[f'best/{name}'] = value.cpu().numpy()
-    for number, slots in trainer.optimizer.state_dict()['state'].items():
+    for number, slots in point.optimizer['state'].items():
         for slot, value in slots.items():
             arrays[f'optimizer/{number}/{slot}'] = value.cpu().numpy()
-    state = trainer.state
     values = {
         'epoch': state.epoch,
-        'best_loss': state.best_loss,
+        # JSON has no infinity, which it is before the first epoch.
+        'best_loss': state.best_loss if math.isfinite(state.best_loss) else None,
         'epochs_without_gain': state.epochs_without_gain,
         'plateau_factor': state.plateau_factor,
         'history': state.history,
         'first_scale': first_scale,
-        'scaler': trainer.scaler.state_dict(),
+        'scaler': dict(point.scaler),
     }
     return TrainingState(arrays, values)
 
@@ -330,9 +334,10 @@ def _load_state(trainer: Trainer, saved: TrainingState) -> None:
     values: Mapping[str, Any] = saved.values
     if values.get('scaler'):
         trainer.scaler.load_state_dict(values['scaler'])
+    best = values['best_loss']
     trainer.state = TrainerState(
         epoch=int(values['epoch']),
-        best_loss=float(values['best_loss']),
+        best_loss=math.inf if best is None else float(best),
         best_weights=part('best/'),
         epochs_without_gain=int(values['epochs_without_gain']),
         plateau_factor=float(values['plateau_factor']),
