@@ -294,6 +294,28 @@ def test_a_wrong_probe_is_brought_nearer_to_the_true_one(
     assert likeness(model.probe) > likeness(wrong.probe) + 0.3 * (1 - likeness(wrong.probe))
 
 
+def test_a_probe_that_may_be_a_guess_is_said_so(
+    make_backend: MakeBackend,
+    tiny_scan: Scan,
+    brief: MakeConfig,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    y, x = np.mgrid[-16:16, -16:16]
+    wrong = dataclasses.replace(
+        tiny_scan,
+        name='another',
+        probe=tiny_scan.probe * np.exp(0.012j * (y**2 - x * y), dtype=np.complex64),
+    )
+    make_backend().train([tiny_scan, wrong], brief(epochs=1, teacher_sweeps=20))
+    (message,) = (record.getMessage() for record in caplog.records)
+    assert message.startswith('another: ')
+    assert 'shot noise' in message
+    assert '--probe-trainable (training.probe_trainable)' in message
+    caplog.clear()
+    make_backend().train([wrong], brief(epochs=1, teacher_sweeps=20, probe_trainable=True))
+    assert not caplog.records
+
+
 RESUMED: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({}, {}),
     ({'schedule': 'plateau', 'optimizer': 'adam', 'accumulation': 3}, {}),

@@ -6,13 +6,17 @@ from torch import Tensor
 
 from ptychopinn_plugin.arrays import BoolArray, RealArray
 from ptychopinn_plugin.data import Scan, inpaint
-from ptychopinn_plugin.physics import POISSON_EPSILON, split_positions
+from ptychopinn_plugin.physics import POISSON_EPSILON, Misfit, measure_misfit, split_positions
 
 PROBE_CACHE_BYTES = 1 << 30
 """Shifted probes are kept for every position while they take no more than this."""
 
 RATIO_EPSILON = 1e-8
 """Photons; keeps the ratio of measured to expected amplitude finite in the dark."""
+
+
+JUDGED_PIXELS = 1 << 20
+"""Enough to tell a misfit from noise, and done in a tenth of a second."""
 
 
 class ForwardModel:
@@ -229,6 +233,18 @@ class ForwardModel:
             misfit += float((good * (torch.sqrt(expected) - measured) ** 2).sum())
             total += float((good * measured**2).sum())
         return loss / len(self), misfit / total
+
+    def misfit(self, object_: Tensor) -> Misfit | None:
+        """Compute `physics.measure_misfit` of an object, on patterns from all over the scan."""
+        count = min(len(self), max(16, JUDGED_PIXELS // (self.shape[0] * self.shape[1])))
+        sample = torch.linspace(0, len(self) - 1, count, device=self.device).long()
+        expected = [
+            self.expect(self.extract(object_, indices), indices).cpu()
+            for indices in sample.split(64)
+        ]
+        good = torch.ones(self.shape) if self.good is None else self.good.cpu()
+        counts = self.measured(sample).cpu() ** 2
+        return measure_misfit(torch.cat(expected).numpy(), counts.numpy(), good.numpy() > 0)
 
 
 def intensity(waves: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ptychopinn_plugin._version import __version__
 from ptychopinn_plugin.archive import Model, TrainingState
+from ptychopinn_plugin.backends.hints import suggest_probe
 from ptychopinn_plugin.backends.protocol import Observer, Progress
 from ptychopinn_plugin.backends.pytorch.choices import choose_photons
 from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
@@ -117,7 +118,7 @@ class TrainingRun:
                 positions_px=(model.corners + model.rests).cpu().numpy(),
                 members=_left_to_train(scan, everyone, out),
                 labels=self._labels(scan, model),
-                countable=_is_countable(scan),
+                countable=scan.is_countable(),
             )
             lessons.append(part)
             if len(out) > 0:
@@ -129,7 +130,7 @@ class TrainingRun:
             supervised = self.config.model.model_type == 'supervised'
             labels = self._labels(scan, model) if supervised else None
             everyone = np.arange(len(scan))
-            part = TrainingScan(VALIDATION, model, places, everyone, labels, _is_countable(scan))
+            part = TrainingScan(VALIDATION, model, places, everyone, labels, scan.is_countable())
             held.append((part, np.arange(len(scan))[:LARGEST_VALIDATION]))
         illumination = Illumination(
             [model.probe / self.scale for model in self.models], self.scale, settings
@@ -167,7 +168,7 @@ class TrainingRun:
             used = time.perf_counter() - self.started
             return asked or (limit is not None and used > TEACHER_TIME_SHARE * 60 * limit)
 
-        labels, _ = sweep_object(
+        labels, losses = sweep_object(
             model,
             model.flat_object(),
             sweeps,
@@ -175,6 +176,9 @@ class TrainingRun:
             refine_probe=settings.probe_trainable,
             observer=watch,
         )
+        if not settings.probe_trainable:
+            option = '--probe-trainable (training.probe_trainable)'
+            suggest_probe(scan, len(losses) - 1, lambda: model.misfit(labels), option)
         return labels
 
     def train(self) -> TrainerState:
@@ -241,12 +245,6 @@ def _left_to_train(scan: Scan, everyone: Any, held_out: Any) -> Any:
             'Lower --validation-share.'
         )
     return members
-
-
-def _is_countable(scan: Scan) -> bool:
-    assert scan.bad_pixels is not None
-    some = scan.patterns[:: max(1, len(scan) // 64)][:, ~scan.bad_pixels]
-    return bool(some.dtype.kind in 'iu' or np.array_equal(some, np.rint(some)))
 
 
 def _on_canvas(object_: Any, model: ForwardModel, name: str) -> Tensor:
