@@ -42,12 +42,12 @@ _ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 
 @dataclass(frozen=True)
 class TrainingState:
-    """What `train --resume` needs to continue exactly.
+    """What `train --resume` needs to continue exactly: as at the end of the last whole epoch.
 
     Attributes
     ----------
     arrays : mapping of str to ndarray
-        The optimizer's state and the newest weights, by name.
+        The optimizer's state, the newest and the best weights, by name.
     values : mapping of str to plain values
         Epoch, best loss, history, ...
     """
@@ -73,7 +73,8 @@ class Model:
     weights : mapping of str to ndarray of float32
         By layer name (`NetworkDescription.weight_shapes`).
     intensity_scale : float
-        Factor on the probe's amplitude, 1 unless it was trained.
+        Factor on the probe's amplitude. It starts at 1, for 'cnn' at 1.5, or at the base model's,
+        and stays there unless it was trained.
     probe : ndarray of complex64, shape (n_modes, height, width)
         Of the (first) training scan, as training left it.
     data_summary, provenance : mapping

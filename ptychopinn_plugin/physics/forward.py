@@ -10,13 +10,12 @@ A shift of the whole exit wave leaves the intensity as it is, so this is the mod
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import xlogy
 
 from ptychopinn_plugin.arrays import BoolArray, ComplexArray, FloatArray, IntArray, RealArray
 from ptychopinn_plugin.errors import DataError
 
 POISSON_EPSILON = 1e-6
-"""Added to expected counts inside the logarithm, where it is never the larger part."""
+"""Added to counts, measured and expected, inside the logarithm."""
 
 
 def split_positions(positions_px: FloatArray) -> tuple[IntArray, FloatArray]:
@@ -198,8 +197,9 @@ def _patch_pixels(
 def poisson_loss(expected: FloatArray, counts: RealArray, good: BoolArray) -> float:
     r"""Compute the Poisson negative log-likelihood per good pixel.
 
-    :math:`\frac{1}{n} \sum [\lambda - k + k \log(k / (\lambda + \epsilon))]`: up to terms that
-    hold only counts, chosen so that a perfect fit gives 0 and float32 keeps its digits.
+    :math:`\frac{1}{n} \sum [\lambda - k + (k + \epsilon) \log \frac{k + \epsilon}
+    {\lambda + \epsilon}]`: up to terms that hold only counts, chosen so that a perfect fit gives
+    0, its gradient is finite in the dark, and float32 keeps its digits.
 
     Parameters
     ----------
@@ -209,8 +209,8 @@ def poisson_loss(expected: FloatArray, counts: RealArray, good: BoolArray) -> fl
     """
     expected, counts = expected[:, good], counts[:, good]
     counts = counts.astype(expected.dtype)
-    ratio = counts / (expected + POISSON_EPSILON)
-    return float(np.mean(expected - counts + xlogy(counts, ratio)))
+    ratio = (counts + POISSON_EPSILON) / (expected + POISSON_EPSILON)
+    return float(np.mean(expected - counts + (counts + POISSON_EPSILON) * np.log(ratio)))
 
 
 def amplitude_residual(expected: FloatArray, counts: RealArray, good: BoolArray) -> float:

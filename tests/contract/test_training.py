@@ -1,6 +1,8 @@
 """Training, setting by setting: each does what it says, and nothing else does."""
 
 import dataclasses
+import importlib
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -292,12 +294,36 @@ def test_a_wrong_probe_is_brought_nearer_to_the_true_one(
     assert likeness(model.probe) > likeness(wrong.probe) + 0.3 * (1 - likeness(wrong.probe))
 
 
+def test_a_probe_that_may_be_a_guess_is_said_so(
+    make_backend: MakeBackend,
+    tiny_scan: Scan,
+    brief: MakeConfig,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    y, x = np.mgrid[-16:16, -16:16]
+    wrong = dataclasses.replace(
+        tiny_scan,
+        name='another',
+        probe=tiny_scan.probe * np.exp(0.012j * (y**2 - x * y), dtype=np.complex64),
+    )
+    make_backend().train([tiny_scan, wrong], brief(epochs=1, teacher_sweeps=20))
+    (message,) = (record.getMessage() for record in caplog.records)
+    assert message.startswith('another: ')
+    assert 'shot noise' in message
+    assert '--probe-trainable (training.probe_trainable)' in message
+    caplog.clear()
+    make_backend().train([wrong], brief(epochs=1, teacher_sweeps=20, probe_trainable=True))
+    assert not caplog.records
+
+
 RESUMED: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({}, {}),
     ({'schedule': 'plateau', 'optimizer': 'adam', 'accumulation': 3}, {}),
     ({'probe_trainable': True, 'intensity_scale_trainable': True, 'learning_rate': 0.01}, {}),
     ({'teacher': 'none', 'n_subsample': 50}, {'gridsize': 2}),
     ({}, {'model_type': 'supervised'}),
+    # Its gradients overflow at first, so that the scale falls from step to step.
+    ({'precision': 'float16', 'poisson_weight': 1e3}, {}),
 ]
 
 
@@ -324,6 +350,73 @@ def test_resume_is_as_if_never_stopped(
     assert [row['epoch'] for row in resumed.history] == [1, 2, 3, 4]
 
 
+def inside_epoch(number: int) -> Callable[[Progress], bool]:
+    """Return an observer that stops after the second batch of an epoch."""
+    seen = []
+
+    def observe(progress: Progress) -> bool:
+        if progress.stage == 'train' and progress.step == number - 1:
+            seen.append(progress)
+        return len(seen) == 2
+
+    return observe
+
+
+@pytest.fixture
+def report_each_batch(make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = f'ptychopinn_plugin.backends.{make_backend().name}.training'
+    monkeypatch.setattr(importlib.import_module(module), 'REPORT_SECONDS', -1.0)
+
+
+@pytest.mark.usefixtures('report_each_batch')
+@pytest.mark.parametrize('epoch', [1, 2])
+@pytest.mark.parametrize(('training', 'model'), RESUMED, ids=str)
+def test_resume_after_a_stop_inside_an_epoch(
+    make_backend: MakeBackend,
+    tiny_scan: Scan,
+    brief: MakeConfig,
+    tmp_path: Path,
+    epoch: int,
+    training: dict[str, Any],
+    model: dict[str, Any],
+) -> None:
+    """The epoch is taken up again from its start, with what it started from."""
+    config = brief(epochs=3, batch_size=4, model=model, **training)
+    whole = make_backend().train([tiny_scan], config)
+    half = make_backend()
+    stopped = half.train([tiny_scan], config, observer=inside_epoch(epoch))
+    assert stopped.stopped == 'request'
+    # What was learned up to then counts for the model, if not for what follows.
+    assert len(stopped.history) == epoch
+    assert stopped.model.provenance['best_loss'] == min(losses(stopped))
+    assert stopped.history[epoch - 1]['loss'] != whole.history[epoch - 1]['loss']
+    half.save_model(tmp_path / 'half.h5.zip')
+    rest = make_backend()
+    opened = rest.open_model(tmp_path / 'half.h5.zip')
+    resumed = rest.train([tiny_scan], config, base_model=opened, resume=True)
+    assert_same_run(resumed, whole)
+    assert [row['epoch'] for row in resumed.history] == [1, 2, 3]
+
+
+@pytest.mark.usefixtures('report_each_batch')
+def test_resume_after_the_time_was_up_inside_an_epoch(
+    make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig
+) -> None:
+    # The teacher and other schedules go by the clock as well.
+    config = brief(epochs=3, teacher='none', schedule='constant')
+    whole = make_backend().train([tiny_scan], config)
+    brief_time = config.replace(training=config.training.replace(max_minutes=0.05))
+
+    def wait(progress: Progress) -> None:
+        if progress.step > 0 and 'validation_loss' not in progress.losses:
+            time.sleep(3)
+
+    stopped = make_backend().train([tiny_scan], brief_time, observer=wait)
+    assert stopped.stopped == 'max-minutes'
+    rest = make_backend().train([tiny_scan], config, base_model=stopped.model, resume=True)
+    assert_same_run(rest, whole)
+
+
 def assert_same_run(first: TrainingResult, second: TrainingResult) -> None:
     np.testing.assert_array_equal(flat(first), flat(second))
     np.testing.assert_array_equal(first.model.probe, second.model.probe)
@@ -336,6 +429,12 @@ def assert_same_run(first: TrainingResult, second: TrainingResult) -> None:
     assert set(states[0].arrays) == set(states[1].arrays)
     for name, array in states[0].arrays.items():
         np.testing.assert_array_equal(array, states[1].arrays[name], err_msg=name)
+    first_values, second_values = (
+        {name: value for name, value in state.values.items() if name != 'history'}
+        for state in states
+        if state is not None
+    )
+    assert first_values == second_values
 
 
 def test_resume_of_a_fine_tuning(
@@ -430,6 +529,15 @@ def test_supervised_validation_scan(
         make_backend().train([tiny_scan], config, validation=[blind])
 
 
+@pytest.mark.parametrize('shift', [(500.0, 0.0), (0.0, -500.0)])
+def test_an_object_elsewhere_is_an_error(
+    make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig, shift: tuple[float, float]
+) -> None:
+    away = dataclasses.replace(tiny_scan, positions_px=tiny_scan.positions_px + np.array(shift))
+    with pytest.raises(DataError, match=r'must lie where the scan is.*do not touch.*--model-type'):
+        make_backend().train([away], brief(model={'model_type': 'supervised'}))
+
+
 def test_a_validation_scan_is_what_is_validated(
     make_backend: MakeBackend, tiny_scan: Scan, tiny: MakeScan, brief: MakeConfig
 ) -> None:
@@ -438,6 +546,34 @@ def test_a_validation_scan_is_what_is_validated(
         for seed in (5, 6)
     ]
     assert found[0] != found[1]
+
+
+@pytest.mark.parametrize(
+    'changes',
+    [{}, {'amplitude_mae_weight': 1.0}, {'total_variation_weight': 0.1}],
+    ids=str,
+)
+def test_a_validation_scan_tells_epochs_apart_without_a_likelihood(
+    make_backend: MakeBackend,
+    tiny_scan: Scan,
+    tiny: MakeScan,
+    brief: MakeConfig,
+    changes: dict[str, float],
+) -> None:
+    """It has no teacher: what is left must compare with its patterns."""
+    config = brief(epochs=3, poisson_weight=0.0, **changes)
+    result = make_backend().train([tiny_scan], config, validation=[tiny(seed=5)])
+    found = losses(result)
+    assert min(found) > 0
+    assert len(set(found)) == 3
+    assert result.model.provenance['best_loss'] == min(found)
+    # The same weights by the likelihood, which is not in force here.
+    likelihood = brief(epochs=1, teacher='none', learning_rate=0.0)
+    seen = make_backend().train(
+        [tiny_scan], likelihood, validation=[tiny(seed=5)], base_model=result.model
+    )
+    by_likelihood = losses(seen)[0] == pytest.approx(min(found), rel=1e-6)
+    assert by_likelihood == ('amplitude_mae_weight' not in changes)
 
 
 def test_several_scans_are_all_learned_from(

@@ -224,6 +224,28 @@ def test_poisson_loss_and_residual(scan: Scan, model: ForwardModel, everyone: Te
     assert assessed[1] == pytest.approx(residual, rel=1e-4)
 
 
+@pytest.mark.parametrize('level', [0.0, 30.0])
+def test_the_gradient_of_the_poisson_loss_in_the_dark(
+    scan: Scan, model: ForwardModel, everyone: Tensor, level: float
+) -> None:
+    """Nothing counted, nothing expected, or both: it says which way, and how much."""
+    counts = model.measured(everyone) ** 2
+    assert (counts == 0).any()
+    assert (counts > 0).any()
+    expected = torch.full_like(counts, level).requires_grad_()
+    model.poisson_loss(expected, everyone).backward()
+    assert expected.grad is not None
+    assert torch.isfinite(expected.grad).all()
+    good = torch.ones_like(counts) if model.good is None else model.good.expand_as(counts)
+    lit, dark = (counts > 0) & (good > 0), (counts == 0) & (good > 0)
+    if level == 0:
+        assert (expected.grad[lit] < 0).all()
+        assert (expected.grad[dark] == 0).all()
+        return
+    slope = good * (1 - counts / level) / good.sum()
+    torch.testing.assert_close(expected.grad, slope, rtol=1e-4, atol=1e-9)
+
+
 def test_project(scan: Scan, model: ForwardModel, everyone: Tensor) -> None:
     patches = 1 + 0.3 * noise((15, *model.shape))
     _, rests = physics.split_positions(scan.positions_px)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ptychopinn_plugin.archive import Model, read_model, write_model
+from ptychopinn_plugin.backends.hints import suggest_probe
 from ptychopinn_plugin.backends.protocol import (
     Observer,
     Progress,
@@ -173,6 +174,9 @@ class PyTorchBackend:
                 observer=show,
             )
             stopwatch.lap('refine')
+            if not refinement.probe:
+                option = '--refine-probe (refinement.probe)'
+                suggest_probe(scan, len(losses) - 1, lambda: forward.misfit(object_), option)
         residual = forward.assess(object_)[1]
         return Reconstruction(
             object_=object_.cpu().numpy(),

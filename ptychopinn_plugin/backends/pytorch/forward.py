@@ -6,13 +6,17 @@ from torch import Tensor
 
 from ptychopinn_plugin.arrays import BoolArray, RealArray
 from ptychopinn_plugin.data import Scan, inpaint
-from ptychopinn_plugin.physics import POISSON_EPSILON, split_positions
+from ptychopinn_plugin.physics import POISSON_EPSILON, Misfit, measure_misfit, split_positions
 
 PROBE_CACHE_BYTES = 1 << 30
 """Shifted probes are kept for every position while they take no more than this."""
 
 RATIO_EPSILON = 1e-8
 """Photons; keeps the ratio of measured to expected amplitude finite in the dark."""
+
+
+JUDGED_PIXELS = 1 << 20
+"""Enough to tell a misfit from noise, and done in a tenth of a second."""
 
 
 class ForwardModel:
@@ -213,9 +217,7 @@ class ForwardModel:
 
     def poisson_loss(self, expected: Tensor, indices: Tensor) -> Tensor:
         """Compute the Poisson loss per good pixel, as `physics.poisson_loss`."""
-        amplitudes = self.measured(indices)
-        counts = amplitudes * amplitudes
-        terms = expected - counts + torch.xlogy(counts, counts / (expected + POISSON_EPSILON))
+        terms = poisson_terms(expected, self.measured(indices) ** 2, POISSON_EPSILON)
         if self.good is None:
             return terms.mean()
         return (terms * self.good).sum() / (self.good.sum() * len(indices))
@@ -232,11 +234,32 @@ class ForwardModel:
             total += float((good * measured**2).sum())
         return loss / len(self), misfit / total
 
+    def misfit(self, object_: Tensor) -> Misfit | None:
+        """Compute `physics.measure_misfit` of an object, on patterns from all over the scan."""
+        count = min(len(self), max(16, JUDGED_PIXELS // (self.shape[0] * self.shape[1])))
+        sample = torch.linspace(0, len(self) - 1, count, device=self.device).long()
+        expected = [
+            self.expect(self.extract(object_, indices), indices).cpu()
+            for indices in sample.split(64)
+        ]
+        good = torch.ones(self.shape) if self.good is None else self.good.cpu()
+        counts = self.measured(sample).cpu() ** 2
+        return measure_misfit(torch.cat(expected).numpy(), counts.numpy(), good.numpy() > 0)
+
 
 def intensity(waves: Tensor) -> Tensor:
     """Sum the modes' intensities: (n, n_modes, height, width) complex to (n, height, width)."""
     real, imaginary = waves.real, waves.imag
     return torch.addcmul(real * real, imaginary, imaginary).sum(dim=1)
+
+
+def poisson_terms(expected: Tensor, counts: Tensor, floor: float) -> Tensor:
+    r"""Compute :math:`\lambda - k + (k + f) \log \frac{k + f}{\lambda + f}` of each pixel.
+
+    The Poisson negative log-likelihood up to terms in :math:`k` alone, least and 0 where
+    :math:`\lambda = k`. The floor :math:`f` keeps it and its gradient finite in the dark.
+    """
+    return expected - counts + (counts + floor) * torch.log((counts + floor) / (expected + floor))
 
 
 def shift_probe(probe: Tensor, rests_px: Tensor) -> Tensor:

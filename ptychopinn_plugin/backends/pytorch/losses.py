@@ -1,10 +1,13 @@
 """What training minimises, a function a term."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
-from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
+from ptychopinn_plugin.backends.pytorch.forward import ForwardModel, poisson_terms
 from ptychopinn_plugin.backends.pytorch.prediction import Patches
+from ptychopinn_plugin.config import TrainingConfig
 from ptychopinn_plugin.physics import POISSON_EPSILON
 
 TEACHER_FLOOR = 0.02
@@ -12,6 +15,9 @@ TEACHER_FLOOR = 0.02
 
 DARK_COUNTS = 1e-3
 """Expected counts below this are taken as this, where nothing was counted."""
+
+DATA_TERMS = ('poisson', 'amplitude_mae', 'teacher')
+"""Those that compare with what was measured or taught; total variation is smoothness alone."""
 
 
 def poisson_deviance(expected: Tensor, model: ForwardModel, indices: Tensor) -> Tensor:
@@ -29,8 +35,7 @@ def poisson_deviance(expected: Tensor, model: ForwardModel, indices: Tensor) -> 
     indices : Tensor of int64, shape (n_patterns,)
     """
     counts = model.measured(indices) ** 2
-    ratio = (counts + DARK_COUNTS) / (expected + DARK_COUNTS)
-    terms = expected - counts + (counts + DARK_COUNTS) * torch.log(ratio)
+    terms = poisson_terms(expected, counts, DARK_COUNTS)
     good = 1.0 if model.good is None else model.good
     return 2 * (good * terms).sum() / (good * counts).sum().clamp(min=POISSON_EPSILON)
 
@@ -76,3 +81,30 @@ def total_variation(patches: Patches) -> Tensor:
     down = (values[:, 1:] - values[:, :-1]).abs() * weights[:, 1:]
     right = (values[:, :, 1:] - values[:, :, :-1]).abs() * weights[:, :, 1:]
     return (down.sum() + right.sum()) / weights.sum()
+
+
+def weighted_sum(terms: Mapping[str, Tensor], settings: TrainingConfig) -> Tensor:
+    """Return the loss that training minimises."""
+    weights = _weights(settings)
+    return torch.stack([weights[name] * value for name, value in terms.items()]).sum()
+
+
+def validation_loss(terms: Mapping[str, Tensor], settings: TrainingConfig) -> Tensor:
+    """Return the loss of held-out patterns from their terms.
+
+    A validation scan has no teacher. Where no other term in force compares with data, the Poisson
+    likelihood does: it needs no labels.
+    """
+    weights = _weights(settings)
+    if 'poisson' in terms and not any(weights[name] > 0 for name in DATA_TERMS if name in terms):
+        return terms['poisson']
+    return terms['loss']
+
+
+def _weights(settings: TrainingConfig) -> dict[str, float]:
+    return {
+        'poisson': settings.poisson_weight,
+        'amplitude_mae': settings.amplitude_mae_weight,
+        'teacher': settings.teacher_weight,
+        'total_variation': settings.total_variation_weight,
+    }

@@ -1,6 +1,7 @@
 """One training run: scans on the device, a teacher, a trainer, and the model that comes out."""
 
 import dataclasses
+import math
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from ptychopinn_plugin._version import __version__
 from ptychopinn_plugin.archive import Model, TrainingState
+from ptychopinn_plugin.backends.hints import suggest_probe
 from ptychopinn_plugin.backends.protocol import Observer, Progress
 from ptychopinn_plugin.backends.pytorch.choices import choose_photons
 from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
@@ -116,7 +118,7 @@ class TrainingRun:
                 positions_px=(model.corners + model.rests).cpu().numpy(),
                 members=_left_to_train(scan, everyone, out),
                 labels=self._labels(scan, model),
-                countable=_is_countable(scan),
+                countable=scan.is_countable(),
             )
             lessons.append(part)
             if len(out) > 0:
@@ -128,7 +130,7 @@ class TrainingRun:
             supervised = self.config.model.model_type == 'supervised'
             labels = self._labels(scan, model) if supervised else None
             everyone = np.arange(len(scan))
-            part = TrainingScan(VALIDATION, model, places, everyone, labels, _is_countable(scan))
+            part = TrainingScan(VALIDATION, model, places, everyone, labels, scan.is_countable())
             held.append((part, np.arange(len(scan))[:LARGEST_VALIDATION]))
         illumination = Illumination(
             [model.probe / self.scale for model in self.models], self.scale, settings
@@ -154,7 +156,7 @@ class TrainingRun:
                     f'{scan.name} holds no object (objectGuess), which supervised training learns '
                     'from. Add one, or use --model-type pinn.'
                 )
-            return _scaled_to_counts(_on_canvas(scan.object_, model), model)
+            return _scaled_to_counts(_on_canvas(scan.object_, model, scan.name), model)
         settings = self.config.training
         if settings.teacher == 'none' or settings.teacher_weight == 0:
             return None
@@ -166,7 +168,7 @@ class TrainingRun:
             used = time.perf_counter() - self.started
             return asked or (limit is not None and used > TEACHER_TIME_SHARE * 60 * limit)
 
-        labels, _ = sweep_object(
+        labels, losses = sweep_object(
             model,
             model.flat_object(),
             sweeps,
@@ -174,6 +176,9 @@ class TrainingRun:
             refine_probe=settings.probe_trainable,
             observer=watch,
         )
+        if not settings.probe_trainable:
+            option = '--probe-trainable (training.probe_trainable)'
+            suggest_probe(scan, len(losses) - 1, lambda: model.misfit(labels), option)
         return labels
 
     def train(self) -> TrainerState:
@@ -242,18 +247,19 @@ def _left_to_train(scan: Scan, everyone: Any, held_out: Any) -> Any:
     return members
 
 
-def _is_countable(scan: Scan) -> bool:
-    assert scan.bad_pixels is not None
-    some = scan.patterns[:: max(1, len(scan) // 64)][:, ~scan.bad_pixels]
-    return bool(some.dtype.kind in 'iu' or np.array_equal(some, np.rint(some)))
-
-
-def _on_canvas(object_: Any, model: ForwardModel) -> Tensor:
+def _on_canvas(object_: Any, model: ForwardModel, name: str) -> Tensor:
     canvas = np.ones(model.canvas_shape, dtype=np.complex64)
     top, left = model.origin_px.tolist()
     height, width = object_.shape
     rows = slice(max(0, -top), min(canvas.shape[0], height - top))
     columns = slice(max(0, -left), min(canvas.shape[1], width - left))
+    if rows.start >= rows.stop or columns.start >= columns.stop:
+        raise DataError(
+            f'{name}: the object (objectGuess), of {height} x {width} px with its first pixel at '
+            f'position (0, 0), must lie where the scan is: rows {top} to {top + canvas.shape[0]}, '
+            f'columns {left} to {left + canvas.shape[1]}; they do not touch. '
+            'Shift the positions or pad the object, or use --model-type pinn.'
+        )
     canvas[rows, columns] = object_[
         rows.start + top : rows.stop + top, columns.start + left : columns.stop + left
     ]
@@ -282,22 +288,26 @@ def _summarise(scans: Sequence[Scan]) -> dict[str, Any]:
 
 
 def _save_state(trainer: Trainer, first_scale: float) -> TrainingState:
+    """Return what the next epoch starts from; of one that was stopped inside nothing is kept."""
+    point = trainer.resume_point
+    state = point.state
     arrays: dict[str, Any] = {}
-    for name, value in trainer._snapshot().items():
+    for name, value in point.weights.items():
         arrays[f'last/{name}'] = value.cpu().numpy()
-    for name, value in trainer.state.best_weights.items():
+    for name, value in state.best_weights.items():
         arrays[f'best/{name}'] = value.cpu().numpy()
-    for number, slots in trainer.optimizer.state_dict()['state'].items():
+    for number, slots in point.optimizer['state'].items():
         for slot, value in slots.items():
             arrays[f'optimizer/{number}/{slot}'] = value.cpu().numpy()
-    state = trainer.state
     values = {
         'epoch': state.epoch,
-        'best_loss': state.best_loss,
+        # JSON has no infinity, which it is before the first epoch.
+        'best_loss': state.best_loss if math.isfinite(state.best_loss) else None,
         'epochs_without_gain': state.epochs_without_gain,
         'plateau_factor': state.plateau_factor,
         'history': state.history,
         'first_scale': first_scale,
+        'scaler': dict(point.scaler),
     }
     return TrainingState(arrays, values)
 
@@ -320,9 +330,12 @@ def _load_state(trainer: Trainer, saved: TrainingState) -> None:
     groups = trainer.optimizer.state_dict()['param_groups']
     trainer.optimizer.load_state_dict({'state': slots, 'param_groups': groups})
     values: Mapping[str, Any] = saved.values
+    if values.get('scaler'):
+        trainer.scaler.load_state_dict(values['scaler'])
+    best = values['best_loss']
     trainer.state = TrainerState(
         epoch=int(values['epoch']),
-        best_loss=float(values['best_loss']),
+        best_loss=math.inf if best is None else float(best),
         best_weights=part('best/'),
         epochs_without_gain=int(values['epochs_without_gain']),
         plateau_factor=float(values['plateau_factor']),

@@ -1,5 +1,7 @@
 """The training loop: epochs of lessons, one optimizer, the best and the last weights."""
 
+import copy
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +26,8 @@ from ptychopinn_plugin.backends.pytorch.losses import (
     poisson_deviance,
     teacher_distance,
     total_variation,
+    validation_loss,
+    weighted_sum,
 )
 from ptychopinn_plugin.backends.pytorch.network import Network
 from ptychopinn_plugin.backends.pytorch.prediction import average_overlap, predict_patches
@@ -81,6 +85,25 @@ class TrainerState:
     stopped: str = 'epochs'
 
 
+@dataclass(frozen=True)
+class ResumePoint:
+    """All that an epoch starts from; a stop inside one goes back to it.
+
+    Attributes
+    ----------
+    weights : mapping of str to Tensor
+        Of network and illumination.
+    optimizer, scaler : mapping
+        Their state dicts.
+    state : TrainerState
+    """
+
+    weights: Mapping[str, Tensor]
+    optimizer: Mapping[str, Any]
+    scaler: Mapping[str, float]
+    state: TrainerState
+
+
 class Trainer:
     """Trains a network on scans.
 
@@ -136,6 +159,7 @@ class Trainer:
         settings, state = self.config.training, self.state
         if not state.best_weights:
             state.best_weights = self._snapshot()
+        self._mark()
         while state.epoch < settings.epochs:
             begun = time.perf_counter()
             losses, n_patterns = self._train_epoch(
@@ -143,9 +167,12 @@ class Trainer:
             )
             if not losses:
                 break
-            if state.stopped != 'request':
+            complete = state.stopped == 'epochs'
+            if complete:
                 state.epoch += 1
             self._end_epoch(losses, n_patterns / (time.perf_counter() - begun))
+            if complete:
+                self._mark()
             if state.stopped != 'epochs':
                 break
             patience = settings.early_stop_patience
@@ -226,7 +253,7 @@ class Trainer:
             )
         if settings.total_variation_weight > 0:
             terms['total_variation'] = total_variation(patches)
-        return {'loss': _weighted_sum(terms, settings), **terms}
+        return {'loss': weighted_sum(terms, settings), **terms}
 
     def _expect(self, batch: Batch, indices: Tensor, values: Tensor) -> Tensor:
         """Put patches into their surroundings and diffract them."""
@@ -277,18 +304,29 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self) -> float | None:
-        """Return the mean loss over the held-out lessons; None where there are none."""
+        """Return the mean `validation_loss` of the held-out lessons; None where there are none."""
         total, count = 0.0, 0
         for lesson in self.held_out():
             for number in range(len(lesson.objects)):
                 for some in lesson.groups.split(max(1, 64 // lesson.groups.shape[1])):
-                    loss = float(self.losses(Batch(lesson, number, some))['loss'])
+                    terms = self.losses(Batch(lesson, number, some))
+                    loss = float(validation_loss(terms, self.config.training))
                     total, count = total + loss * len(some), count + len(some)
         return total / count if count else None
 
     def _snapshot(self) -> dict[str, Tensor]:
         module = nn.ModuleDict({'network': self.network, 'illumination': self.illumination})
         return {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+    def _mark(self) -> None:
+        """Take down what the next epoch starts from."""
+        state = dataclasses.replace(self.state, history=list(self.state.history))
+        self.resume_point = ResumePoint(
+            self._snapshot(),
+            copy.deepcopy(self.optimizer.state_dict()),
+            self.scaler.state_dict(),
+            state,
+        )
 
     def restore(self, weights: Mapping[str, Tensor]) -> None:
         """Put back what `_snapshot` took."""
@@ -341,16 +379,6 @@ def schedule_factor(settings: TrainingConfig, progress: float) -> float:
     if settings.schedule == 'exponential':
         return float(0.01**progress)
     return 1.0
-
-
-def _weighted_sum(terms: Mapping[str, Tensor], settings: TrainingConfig) -> Tensor:
-    weights = {
-        'poisson': settings.poisson_weight,
-        'amplitude_mae': settings.amplitude_mae_weight,
-        'teacher': settings.teacher_weight,
-        'total_variation': settings.total_variation_weight,
-    }
-    return torch.stack([weights[name] * value for name, value in terms.items()]).sum()
 
 
 def _mean(losses: Sequence[Mapping[str, float]]) -> dict[str, float]:
