@@ -52,7 +52,7 @@ class Activity:
 
     def note(self, values: Mapping[str, Any]) -> bool:
         """Take in a worker's progress; True where a stage begins."""
-        is_new = values['stage'] != self.stage
+        is_new: bool = values['stage'] != self.stage
         self.stage, self.step, self.total = values['stage'], values['step'], values['total']
         if values['is_epoch_end']:
             self.epochs.append(dict(values['losses']))

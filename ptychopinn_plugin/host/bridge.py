@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
-from ptychopinn_plugin.backends.selection import entry_points
+from ptychopinn_plugin.backends.spec import entry_points_of
 from ptychopinn_plugin.host import versions
 
 LIBRARIES_GROUP = 'ptychodus.reconstructor_libraries'
@@ -83,7 +83,7 @@ def _extend(
         if afterwards is not None:
             try:
                 afterwards(self, more)
-            except Exception:  # noqa: BLE001 - anything that escapes ends the application
+            except Exception:
                 logger.warning('PtychoPINN is not wholly at home here.', exc_info=True)
 
     extended._is_extended = True  # type: ignore[attr-defined]
@@ -119,7 +119,7 @@ def _add_views(arguments: dict[str, Any]) -> list[Any]:
 
 def _make_all(group: str, *arguments: Any) -> list[Any]:
     made = []
-    for entry in entry_points(group=group):
+    for entry in entry_points_of(group):
         try:
             made.append(entry.load()(*arguments))
         except Exception as error:  # noqa: BLE001 - anything that escapes ends the application

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from multiprocessing import resource_tracker, shared_memory
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
@@ -22,7 +22,7 @@ Message = dict[str, Any]
 class Sender:
     """Writes messages to a stream, from any thread."""
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
         self._lock = threading.Lock()
 
@@ -34,7 +34,7 @@ class Sender:
             self._stream.flush()
 
 
-def read_message(stream: BinaryIO) -> Message | None:
+def read_message(stream: IO[bytes]) -> Message | None:
     """Return the next message, or None at the end of the stream."""
     line = stream.readline()
     if not line.endswith(b'\n'):

@@ -11,10 +11,9 @@ def main() -> int:
     try:
         start = import_module('ptychodus.__main__').main
     except ModuleNotFoundError as error:
-        print(
+        sys.stderr.write(
             f'Ptychodus cannot be started: {error}. '
-            "Run: pip install 'ptychopinn-plugin[ptychodus]'.",
-            file=sys.stderr,
+            "Run: pip install 'ptychopinn-plugin[ptychodus]'.\n"
         )
         return 2
     bridge.install()

@@ -236,7 +236,8 @@ class PluginSettings:
 
 
 def _create(group: ParameterGroup, row: Row) -> Parameter[Any]:
-    default, about = row.field.default, row.field.metadata
+    about = row.field.metadata
+    default: Any = row.field.default
     low, high = about['minimum'], about['maximum']
     if row.is_optional:
         default, low = 0, 0
@@ -264,7 +265,7 @@ def _guard(parameter: Parameter[Any], row: Row) -> None:
         else:
             parameter.set_value(value)
 
-    parameter.set_value_from_string = set_value_from_string  # type: ignore[method-assign]
+    parameter.set_value_from_string = set_value_from_string  # type: ignore[assignment, method-assign]
 
 
 def _parse(text: str, row: Row) -> Any:

@@ -99,8 +99,8 @@ def to_product(
         Poisson loss of the start, 0, and after each sweep.
     """
     geometry = scan.geometry
-    assert geometry.pixel_height_m and geometry.pixel_width_m
-    pixel_m = np.array([geometry.pixel_height_m, geometry.pixel_width_m])
+    # `to_scan` does without neither.
+    pixel_m = np.array([geometry.pixel_height_m, geometry.pixel_width_m], dtype=np.float64)
     offset = [joining.middle_offset_px(side) for side in scan.pattern_shape]
     # Ptychodus counts from the middle of the object, which may lie between pixels.
     middle = origin_px + (np.array(object_.shape) - 1) / 2

@@ -56,7 +56,7 @@ def center_m(object_: Any) -> tuple[float, float]:
     return float(_of(center, 'y_m')), float(_of(center, 'x_m'))
 
 
-def photon_energy_eV(metadata: Any) -> float:  # noqa: N802 - the unit keeps its case
+def photon_energy_eV(metadata: Any) -> float:
     """Return the photon energy of a product."""
     name = 'photon_energy_eV' if hasattr(metadata, 'photon_energy_eV') else 'probe_energy_eV'
     return float(getattr(metadata, name))

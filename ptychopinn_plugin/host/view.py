@@ -30,9 +30,7 @@ class PinnViewControllerFactory(ReconstructorViewControllerFactory):
     file_dialog_factory : FileDialogFactory
     """
 
-    def __init__(
-        self, library: PtychoPinnLibrary, file_dialog_factory: FileDialogFactory
-    ) -> None:
+    def __init__(self, library: PtychoPinnLibrary, file_dialog_factory: FileDialogFactory) -> None:
         super().__init__()
         self._library = library
         self._dialogs = file_dialog_factory
@@ -144,7 +142,7 @@ class TrainingCurve(_parameters.ParameterViewController):  # type: ignore[misc, 
         self.status = QLabel('Train shows its losses here.')
         self.figure = Figure(figsize=(3.2, 1.9), layout='constrained')
         self.axes = self.figure.add_subplot()
-        self._canvas = FigureCanvasQTAgg(self.figure)
+        self._canvas: Any = FigureCanvasQTAgg(self.figure)  # type: ignore[no-untyped-call]
         self._canvas.setMinimumHeight(170)
         self._canvas.hide()
         self._widget = QWidget()

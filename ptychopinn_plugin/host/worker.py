@@ -1,20 +1,15 @@
-"""The process in which frameworks live, seen from the host: it starts, answers, dies and returns.
+"""The host's side of the process in which frameworks live: jobs go in, events come out.
 
 The host never imports a framework. Its worker is started once and kept, so that the second run
 finds the framework, the device and the model where the first left them.
 """
 
-import collections
 import itertools
 import logging
-import os
 import queue
-import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,22 +17,11 @@ from typing import Any
 from ptychopinn_plugin import errors
 from ptychopinn_plugin.arrays import RealArray
 from ptychopinn_plugin.errors import PtychoPinnError, WorkerError
-from ptychopinn_plugin.host.channel import (
-    Message,
-    Sender,
-    SharedArrays,
-    borrow,
-    read_message,
-)
+from ptychopinn_plugin.host.channel import Message, SharedArrays, borrow
+from ptychopinn_plugin.host.process import WorkerProcess
 
 SILENCE_S = 120.0
 """A worker that says nothing for so long, not even that it lives, is taken for stuck."""
-
-GOODBYE_S = 2.0
-"""A worker that is asked to leave gets so long."""
-
-LAST_WORDS = 12
-"""Lines of its error output that are kept for the case that it dies."""
 
 logger = logging.getLogger('ptychopinn_plugin')
 
@@ -75,7 +59,7 @@ class Worker:
     def __init__(self, *, idle_s: float = 600.0, silence_s: float = SILENCE_S) -> None:
         self.idle_s = idle_s
         self.silence_s = silence_s
-        self._process: _Process | None = None
+        self._process: WorkerProcess | None = None
         self._numbers = itertools.count(1)
         self._busy = threading.Lock()
 
@@ -85,9 +69,7 @@ class Worker:
         process = self._process
         return process.pid if process is not None and process.is_alive() else None
 
-    def run(
-        self, job: Message, arrays: Mapping[str, RealArray] | None = None
-    ) -> 'Run':
+    def run(self, job: Message, arrays: Mapping[str, RealArray] | None = None) -> 'Run':
         """Begin a job.
 
         Parameters
@@ -118,17 +100,17 @@ class Worker:
             raise
         return run
 
-    def _ready_process(self, backend: str | None) -> '_Process':
+    def _ready_process(self, backend: str | None) -> WorkerProcess:
         process = self._process
         if process is not None and process.is_alive() and process.serves(backend):
             return process
         if process is not None:
             process.end()
-        process = _Process(backend, self._retire)
+        process = WorkerProcess(backend, self._retire)
         self._process = process
         return process
 
-    def _retire(self, process: '_Process') -> None:
+    def _retire(self, process: WorkerProcess) -> None:
         """Let an idle process go, and with it all memory that its framework holds."""
         if not self._busy.acquire(blocking=False):
             return
@@ -156,7 +138,7 @@ class Run:
 
     def __init__(
         self,
-        process: '_Process',
+        process: WorkerProcess,
         number: int,
         lent: SharedArrays,
         busy: threading.Lock,
@@ -239,122 +221,6 @@ class Run:
             self._is_over = True
             self._lent.release_all()
             self._busy.release()
-
-
-class _Process:
-    """The child process and the threads that listen to it."""
-
-    def __init__(self, backend: str | None, on_idle: Callable[['_Process'], None]) -> None:
-        if not sys.executable:
-            raise WorkerError(
-                'A worker needs the path of the Python interpreter, which this program does not '
-                'know. Start Ptychodus with: ptychodus-pinn.'
-            )
-        self.backend = backend
-        self._on_idle = on_idle
-        self.inbox: queue.Queue[Message | None] = queue.Queue()
-        self.last_heard = time.monotonic()
-        self._last_words: collections.deque[str] = collections.deque(maxlen=LAST_WORDS)
-        # Not multiprocessing: that imports the host's main script once more in the child, which
-        # costs a second and hangs where the script has no guard.
-        self._popen = subprocess.Popen(
-            [sys.executable, '-m', 'ptychopinn_plugin.host.worker_process'],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=_environment(),
-        )
-        assert self._popen.stdin is not None
-        self._sender = Sender(self._popen.stdin)
-        self._threads = [
-            threading.Thread(target=self._listen, daemon=True, name='worker messages'),
-            threading.Thread(target=self._overhear, daemon=True, name='worker output'),
-        ]
-        for thread in self._threads:
-            thread.start()
-
-    @property
-    def pid(self) -> int:
-        return self._popen.pid
-
-    def is_alive(self) -> bool:
-        return self._popen.poll() is None
-
-    def serves(self, backend: str | None) -> bool:
-        """Tell whether it can run this backend: it loads one framework in its life."""
-        return backend is None or self.backend in (None, backend)
-
-    def send(self, message: Message) -> None:
-        self.backend = self.backend or message.get('backend')
-        try:
-            self._sender.send(message)
-        except (OSError, ValueError) as error:
-            raise self.obituary() from error
-
-    def end(self) -> None:
-        """Let it go, or kill it."""
-        with suppress(OSError):
-            assert self._popen.stdin is not None
-            self._popen.stdin.close()
-        try:
-            self._popen.wait(GOODBYE_S)
-        except subprocess.TimeoutExpired:
-            self._popen.kill()
-            self._popen.wait()
-        for thread in self._threads:
-            thread.join(GOODBYE_S)
-        for stream in (self._popen.stdout, self._popen.stderr):
-            assert stream is not None
-            stream.close()
-
-    def obituary(self) -> WorkerError:
-        """Return the error that says how it died."""
-        try:
-            code = self._popen.wait(GOODBYE_S)
-        except subprocess.TimeoutExpired:
-            self._popen.kill()
-            code = self._popen.wait()
-        self._threads[1].join(GOODBYE_S)
-        words = next((line for line in reversed(self._last_words) if line.strip()), '')
-        said = f' Its last words: {words.strip()}' if words else ''
-        return WorkerError(
-            f'The worker died while it worked ({_cause(code)}); the next run starts a new one.{said}'
-        )
-
-    def _listen(self) -> None:
-        assert self._popen.stdout is not None
-        with suppress(OSError, ValueError):
-            while (message := read_message(self._popen.stdout)) is not None:
-                self.last_heard = time.monotonic()
-                if message['event'] == 'log':
-                    logger.log(message['level'], '%s', message['text'])
-                elif message['event'] == 'idle':
-                    self._on_idle(self)
-                elif message['event'] != 'beat':
-                    self.inbox.put(message)
-        self.inbox.put(None)
-
-    def _overhear(self) -> None:
-        assert self._popen.stderr is not None
-        with suppress(OSError, ValueError):
-            for line in self._popen.stderr:
-                text = line.decode('utf-8', 'replace').rstrip()
-                self._last_words.append(text)
-                logger.debug('worker: %s', text)
-
-
-def _environment() -> dict[str, str]:
-    """Return the environment of a worker: it imports from where its parent does."""
-    folders = [path for path in sys.path if path and os.path.isdir(path)]
-    return {**os.environ, 'PYTHONPATH': os.pathsep.join(folders), 'PYTHONUNBUFFERED': '1'}
-
-
-def _cause(code: int) -> str:
-    if code == -signal.SIGKILL if hasattr(signal, 'SIGKILL') else False:
-        return 'killed; often because memory ran out: a smaller batch or fewer patterns need less'
-    if code < 0:
-        return f'by signal {-code}'
-    return f'exit code {code}'
 
 
 def _error_of(message: Message) -> PtychoPinnError:

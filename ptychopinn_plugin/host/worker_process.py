@@ -11,7 +11,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from ptychopinn_plugin.errors import PtychoPinnError
 from ptychopinn_plugin.host.channel import Message, Sender, SharedArrays, read_message
@@ -88,7 +88,7 @@ class _Forwarder(logging.Handler):
         self._voice.log(record.levelno, record.getMessage())
 
 
-def serve(source: BinaryIO, sink: BinaryIO) -> None:
+def serve(source: IO[bytes], sink: IO[bytes]) -> None:
     """Obey messages until there are no more; say so where none comes for a while."""
     voice = Voice(Sender(sink))
     inbox: queue.Queue[Message] = queue.Queue()
@@ -125,7 +125,7 @@ def _obey(message: Message, jobs: Jobs, voice: Voice) -> None:
         voice.fail(error)
 
 
-def _listen(source: BinaryIO, voice: Voice, inbox: queue.Queue[Message]) -> None:
+def _listen(source: IO[bytes], voice: Voice, inbox: queue.Queue[Message]) -> None:
     while (message := read_message(source)) is not None:
         if message['do'] == 'stop':
             voice.stop(message['run'])

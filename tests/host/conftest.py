@@ -57,9 +57,7 @@ def small_scan() -> Scan:
             }
         )
     )
-    geometry = Geometry(
-        PIXEL_M, PIXEL_M, ENERGY_EV, DISTANCE_M, DETECTOR_PIXEL_M, DETECTOR_PIXEL_M
-    )
+    geometry = Geometry(PIXEL_M, PIXEL_M, ENERGY_EV, DISTANCE_M, DETECTOR_PIXEL_M, DETECTOR_PIXEL_M)
     return Scan(
         scan.patterns, scan.positions_px, scan.probe, scan.object_, geometry=geometry, name='small'
     )
