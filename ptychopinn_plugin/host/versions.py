@@ -9,8 +9,14 @@ import numpy as np
 
 from ptychopinn_plugin.arrays import FloatArray
 from ptychopinn_plugin.backends.spec import installed_version
+from ptychopinn_plugin.installed import release
 
 SUPPORTED = '1.5.1 to 1.7'
+REQUIREMENT = '>=1.5.1,<1.8'
+"""As in pyproject.toml."""
+
+NATIVE_MARK = 'RECONSTRUCTOR_LIBRARIES_GROUP'
+"""What a Ptychodus has in `ptychodus.api.plugins` that reads entry points itself."""
 
 
 def host_version() -> str:
@@ -21,7 +27,13 @@ def host_version() -> str:
 def has_native_entry_points() -> bool:
     """Tell whether this Ptychodus asks for reconstructor libraries itself (docs/upstream)."""
     api = sys.modules.get('ptychodus.api.plugins')
-    return hasattr(api, 'RECONSTRUCTOR_LIBRARIES_GROUP')
+    return hasattr(api, NATIVE_MARK)
+
+
+def is_supported(version: str) -> bool:
+    """Tell whether a release is one of `SUPPORTED`."""
+    lowest, below = (bound.strip('<>=') for bound in REQUIREMENT.split(','))
+    return release(lowest) <= release(version) < release(below)
 
 
 def parameter_views() -> ModuleType:

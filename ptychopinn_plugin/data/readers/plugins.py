@@ -6,7 +6,6 @@ Ptychodus is loaded by name, on demand: this package works without it.
 import dataclasses
 import functools
 import importlib
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from ptychopinn_plugin.data.readers.joining import (
 )
 from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.installed import is_importable
 
 # Readers of many beamlines fail in many ways on a file that is not theirs.
 _READER_ERRORS = (
@@ -89,7 +89,7 @@ def reader_names() -> list[str]:
 
 @functools.cache
 def _registry() -> Any:
-    if importlib.util.find_spec('ptychodus') is None:
+    if not is_importable('ptychodus'):
         raise DataError(
             'Reading with reader=NAME (--reader NAME) needs Ptychodus, which is not installed. '
             'Run: pip install ptychodus.'
