@@ -368,9 +368,7 @@ def _is_running(pid: int) -> bool:
 
 
 @pytest.mark.skipif(not Path('/dev/shm').is_dir(), reason='Shared memory is looked up there.')
-def test_no_shared_memory_stays_behind(
-    worker: Worker, model_file: Path, small_scan: Scan
-) -> None:
+def test_no_shared_memory_stays_behind(worker: Worker, model_file: Path, small_scan: Scan) -> None:
     before = set(os.listdir('/dev/shm'))
     job, arrays = _inference(model_file, small_scan)
     for _ in range(2):
