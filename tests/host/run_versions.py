@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 STUB = HERE.parents[1] / 'ptychopinn_plugin/host/stub/ptychopinn_plugin_bridge.py'
 
 VERSIONS = ['1.4.2', '1.5.1', '1.6.0', '1.7.0']
-TESTS = ['test_versions.py', 'test_bridge.py', 'test_translation.py', 'test_batch.py']
+TESTS = ['test_versions.py', 'test_bridge.py', 'test_translation.py']
 TOO_OLD = {'1.4.2'}
 
 

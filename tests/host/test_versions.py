@@ -6,6 +6,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from ptychodus.api.io import StandardFileLayout
 
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.host import versions
@@ -90,13 +91,16 @@ def test_batch_trains_and_reconstructs(
     write_folder: Callable[..., Path], small_scan: Scan, tmp_path: Path
 ) -> None:
     source, target = write_folder(tmp_path / 'in', sweeps=30), tmp_path / 'out'
+    # 1.5 has another name for the product that goes in, and for the one that comes out.
+    product = source / getattr(StandardFileLayout, 'PRODUCT_IN', 'product.h5')
+    (source / 'product.h5').rename(product)
     _run_batch('train', source, target)
     (target / 'model.zip').rename(source / 'model.zip')
     output = _run_batch('reconstruct', source, target)
     assert '[WARNING] ptychopinn_plugin' not in output
-    products = sorted(target.glob('product.*.h5'))
-    assert products[-1].name == 'product.000032.h5'
-    with h5py.File(source / 'product.h5') as before, h5py.File(products[-1]) as after:
+    products = sorted(target.glob('product*.*.h5'))
+    assert products[-1].name.endswith('.000032.h5')
+    with h5py.File(product) as before, h5py.File(products[-1]) as after:
         ours, start = after['object'], before['object']
         # Sizes and centres in metres, of the object that the host has cropped or grown for itself.
         for name in ('pixel_width_m', 'pixel_height_m'):
