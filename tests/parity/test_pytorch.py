@@ -32,7 +32,8 @@ from ptychopinn_plugin.backends.pytorch.prediction import (
     predict_patches,
     shift_bilinear,
 )
-from ptychopinn_plugin.backends.pytorch.tilts import correct_slow_phase, fit_surface, measure_slopes
+from ptychopinn_plugin.backends.pytorch.tilts import correct_slow_phase, measure_slopes
+from ptychopinn_plugin.backends.surfaces import fit_surface
 from ptychopinn_plugin.config import ModelConfig
 from ptychopinn_plugin.data import Scan, fit_to_size
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate

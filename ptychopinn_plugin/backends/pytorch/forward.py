@@ -4,8 +4,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ptychopinn_plugin.arrays import BoolArray, RealArray
-from ptychopinn_plugin.data import Scan, inpaint
+from ptychopinn_plugin.arrays import FloatArray
+from ptychopinn_plugin.backends.amplitudes import corner_amplitudes
+from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.physics import POISSON_EPSILON, split_positions
 
 PROBE_CACHE_BYTES = 1 << 30
@@ -43,7 +44,7 @@ class ForwardModel:
         self.corners = torch.from_numpy(whole - half - self.origin_px).to(device)
         self.rests = torch.from_numpy(rests.astype(np.float32)).to(device)
         assert scan.bad_pixels is not None
-        self.amplitudes = _amplitudes(scan.patterns, scan.bad_pixels)
+        self.amplitudes = torch.from_numpy(corner_amplitudes(scan.patterns, scan.bad_pixels))
         if _fits(self.amplitudes, device):
             self.amplitudes = self.amplitudes.to(device)
         self.good: Tensor | None = None
@@ -73,6 +74,11 @@ class ForwardModel:
 
     def __len__(self) -> int:
         return len(self.corners)
+
+    @property
+    def places_px(self) -> FloatArray:
+        """First pixels of the patches with their rests, on the canvas; shape (n_positions, 2)."""
+        return (self.corners + self.rests).cpu().numpy()
 
     def subset(
         self, indices: Tensor, amplitudes: Tensor | None = None, exposure: float = 1.0
@@ -272,14 +278,3 @@ def _fits(amplitudes: Tensor, device: torch.device) -> bool:
         return True
     free, _ = torch.cuda.mem_get_info(device)
     return amplitudes.numel() * amplitudes.element_size() < 0.6 * free
-
-
-def _amplitudes(patterns: RealArray, bad_pixels: BoolArray) -> Tensor:
-    result = np.empty(patterns.shape, dtype=np.float32)
-    for start in range(0, len(patterns), 1024):
-        counts = patterns[start : start + 1024].astype(np.float32)
-        if bad_pixels.any():
-            # For the network alone: the loss leaves these pixels out.
-            counts = inpaint(counts, bad_pixels)
-        result[start : start + 1024] = np.sqrt(np.fft.ifftshift(counts, axes=(1, 2)))
-    return torch.from_numpy(result)
