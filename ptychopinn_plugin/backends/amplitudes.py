@@ -2,8 +2,11 @@
 
 import numpy as np
 
-from ptychopinn_plugin.arrays import BoolArray, FloatArray, RealArray
+from ptychopinn_plugin.arrays import BoolArray, FloatArray, IntArray, RealArray
 from ptychopinn_plugin.data import inpaint
+
+JUDGED_PIXELS = 1 << 20
+"""Enough to tell a misfit from noise, and done in a tenth of a second."""
 
 _CHUNK = 1024
 
@@ -29,3 +32,9 @@ def corner_amplitudes(patterns: RealArray, bad_pixels: BoolArray) -> FloatArray:
             counts = inpaint(counts, bad_pixels)
         result[start : start + _CHUNK] = np.sqrt(np.fft.ifftshift(counts, axes=(1, 2)))
     return result
+
+
+def judged_positions(n_positions: int, shape: tuple[int, int]) -> IntArray:
+    """Return positions from all over a scan, as many as it takes to judge a misfit."""
+    count = min(n_positions, max(16, JUDGED_PIXELS // (shape[0] * shape[1])))
+    return np.linspace(0, n_positions - 1, count).astype(np.int64)

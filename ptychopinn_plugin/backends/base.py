@@ -11,6 +11,7 @@ import numpy as np
 
 from ptychopinn_plugin.archive import Model, read_model, write_model
 from ptychopinn_plugin.arrays import ComplexArray, RealArray
+from ptychopinn_plugin.backends.hints import suggest_probe
 from ptychopinn_plugin.backends.protocol import (
     Observer,
     Progress,
@@ -24,7 +25,7 @@ from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig
 from ptychopinn_plugin.data import Reconstruction, Scan, fit_to_size
 from ptychopinn_plugin.data.grouping import check_positions
 from ptychopinn_plugin.errors import ConfigError, DataError
-from ptychopinn_plugin.physics import normalise_probe
+from ptychopinn_plugin.physics import Misfit, normalise_probe
 
 Device = TypeVar('Device')
 
@@ -43,6 +44,10 @@ class Forward(Protocol):
 
     def assess(self, object_: Any) -> tuple[float, float]:
         """Return the Poisson loss per pixel and the amplitude residual."""
+        ...
+
+    def misfit(self, object_: Any) -> Misfit | None:
+        """Return how far an object misses the counts, on patterns from all over the scan."""
         ...
 
 
@@ -211,6 +216,9 @@ class NetworkBackend(ABC, Generic[Device]):
         if total > 0:
             object_, losses = self._sweep(forward, object_, refinement, show)
             stopwatch.lap('refine')
+            if not refinement.probe:
+                option = '--refine-probe (refinement.probe)'
+                suggest_probe(scan, len(losses) - 1, lambda: forward.misfit(object_), option)
         residual = forward.assess(object_)[1]
         coverage = self._array(forward.coverage)
         return Reconstruction(

@@ -13,6 +13,7 @@ import numpy as np
 from ptychopinn_plugin._version import __version__
 from ptychopinn_plugin.archive import Model
 from ptychopinn_plugin.arrays import ComplexArray, FloatArray, IntArray
+from ptychopinn_plugin.backends.hints import suggest_probe
 from ptychopinn_plugin.backends.lessons import VALIDATION, Lesson, MakeLesson, TrainingScan
 from ptychopinn_plugin.backends.protocol import Observer, Progress
 from ptychopinn_plugin.backends.reconstruction import choose_photons
@@ -163,7 +164,7 @@ class TrainingRun(ABC, Generic[Device]):
             positions_px=model.places_px,
             members=members,
             labels=labels,
-            countable=_is_countable(scan),
+            countable=scan.is_countable(),
         )
 
     def _labels(self, scan: Scan, model: Any) -> Any:
@@ -186,7 +187,10 @@ class TrainingRun(ABC, Generic[Device]):
             used = time.perf_counter() - self.started
             return asked or (limit is not None and used > TEACHER_TIME_SHARE * 60 * limit)
 
-        labels, _ = self._sweep(model, sweeps, watch)
+        labels, losses = self._sweep(model, sweeps, watch)
+        if not settings.probe_trainable:
+            option = '--probe-trainable (training.probe_trainable)'
+            suggest_probe(scan, len(losses) - 1, lambda: model.misfit(labels), option)
         return labels
 
     def train(self) -> TrainerState:
@@ -251,12 +255,6 @@ def _left_to_train(scan: Scan, everyone: IntArray, held_out: IntArray) -> IntArr
             'Lower --validation-share.'
         )
     return members
-
-
-def _is_countable(scan: Scan) -> bool:
-    assert scan.bad_pixels is not None
-    some = scan.patterns[:: max(1, len(scan) // 64)][:, ~scan.bad_pixels]
-    return bool(some.dtype.kind in 'iu' or np.array_equal(some, np.rint(some)))
 
 
 def _on_canvas(object_: ComplexArray, model: Any, name: str) -> ComplexArray:

@@ -14,6 +14,7 @@ from ptychopinn_plugin.cli.demo import demo
 from ptychopinn_plugin.cli.doctor import doctor
 from ptychopinn_plugin.cli.evaluate import evaluate
 from ptychopinn_plugin.cli.inspect import inspect
+from ptychopinn_plugin.cli.journal import showing_warnings
 from ptychopinn_plugin.cli.options import joined_lines
 from ptychopinn_plugin.cli.reconstruct import reconstruct, refine
 from ptychopinn_plugin.cli.train import train
@@ -102,7 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         In place of ``sys.argv[1:]``.
     """
     try:
-        code = app(arguments, prog_name='ptychopinn', standalone_mode=False)
+        with showing_warnings():
+            code = app(arguments, prog_name='ptychopinn', standalone_mode=False)
     except PtychoPinnError as error:
         sys.exit(_fail(str(error)))
     except _ClickError as error:

@@ -1,4 +1,4 @@
-"""The log of a training run, a line for each thing that a reader of it may ask for."""
+"""What the package logs: in the file of a training run, and as notes to who runs a command."""
 
 import logging
 import sys
@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import typer
 
 if TYPE_CHECKING:
     from ptychopinn_plugin.backends.protocol import Progress
@@ -36,6 +38,25 @@ def keeping_log(path: Path) -> Iterator[None]:
         logger.setLevel(former)
         logger.removeHandler(handler)
         handler.close()
+
+
+class _Notes(logging.Handler):
+    """Shows what the package warns of, in the words in which the commands speak."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a line on stderr."""
+        typer.echo(f'note: {record.getMessage()}', err=True)
+
+
+@contextmanager
+def showing_warnings() -> Iterator[None]:
+    """Print what the package warns of as notes, while the block runs."""
+    handler = _Notes(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 class EpochJournal:

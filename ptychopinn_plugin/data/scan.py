@@ -164,6 +164,14 @@ class Scan:
             nominal_positions_px=None if nominal is None else nominal[indices],
         )
 
+    def is_countable(self) -> bool:
+        """Tell whether counts are whole numbers, as photons are; some patterns are looked at."""
+        some = self.patterns[:: max(1, len(self) // 64)]
+        if some.dtype.kind in 'iu':
+            return True
+        good = ~self.bad_pixels if self.bad_pixels is not None else slice(None)
+        return bool(np.array_equal(some[:, good], np.rint(some[:, good])))
+
     def mean_counts(self) -> float:
         """Return the mean number of counts in a pattern, bad pixels left out."""
         good = ~self.bad_pixels if self.bad_pixels is not None else slice(None)

@@ -12,20 +12,24 @@ from ptychopinn_plugin.physics.forward import (
     shift_probe,
     split_positions,
 )
+from ptychopinn_plugin.physics.noise import Misfit, measure_misfit, shot_noise
 from ptychopinn_plugin.physics.probe import illuminated_size, normalise_probe
 
 __all__ = [
     'POISSON_EPSILON',
+    'Misfit',
     'amplitude_residual',
     'diffract',
     'extract_patches',
     'illuminated_size',
+    'measure_misfit',
     'normalise_probe',
     'place_patches',
     'poisson_loss',
     'predict_patterns',
     'project',
     'shift_probe',
+    'shot_noise',
     'split_positions',
     'sweepnet_features',
 ]

@@ -234,3 +234,33 @@ def test_a_validation_scan_keeps_its_own_probe(make: Any, scan: Scan) -> None:
 def test_something_must_be_left_to_train_on(make: Any, scan: Scan) -> None:
     with pytest.raises(DataError, match='validation-share'):
         make().train([scan.subset(np.arange(1))], settings(validation_share=0.9))
+
+
+def test_refinement_that_ends_above_shot_noise_suggests_to_correct_the_probe(
+    make: Any, scan: Scan, caplog: pytest.LogCaptureFixture
+) -> None:
+    y, x = np.mgrid[-16:16, -16:16]
+    wrong = dataclasses.replace(scan, probe=scan.probe * np.exp(0.02j * (y**2 + x * y)))
+    make().refine(wrong, RefinementConfig(sweeps=15), device='cpu')
+    (message,) = (record.getMessage() for record in caplog.records)
+    assert message.startswith(f'{wrong.name}: ')
+    assert '--refine-probe (refinement.probe)' in message
+    caplog.clear()
+    fractions = dataclasses.replace(wrong, patterns=wrong.patterns / np.float32(7))
+    for silent, refinement in (
+        (scan, RefinementConfig(sweeps=15)),
+        (wrong, RefinementConfig(sweeps=15, probe=True)),
+        # Too early to tell, and not counts.
+        (wrong, RefinementConfig(sweeps=3)),
+        (fractions, RefinementConfig(sweeps=15)),
+    ):
+        make().refine(silent, refinement, device='cpu')
+        assert not caplog.records
+
+
+@pytest.mark.parametrize('photons', [1e2, 1e3, 1e4, 1e6, 1e8])
+def test_a_perfect_probe_is_left_alone_at_any_exposure(
+    make: Any, photons: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    make().refine(tiny(photons=photons), RefinementConfig(sweeps=10), device='cpu')
+    assert not caplog.records

@@ -99,3 +99,27 @@ def test_flat_start(tmp_path: Path, call: Call, scan_file: Path) -> None:
     assert values['timing']['patterns_per_second'] is None
     assert len(values['metrics']['likelihoods']) == 3
     assert (tmp_path / 'flat' / 'reconstruction.npz').is_file()
+
+
+def test_a_probe_that_may_be_a_guess_is_noted(
+    tmp_path: Path, call: Call, scan_file: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with np.load(scan_file) as archive:
+        arrays = dict(archive)
+    y, x = np.mgrid[-16:16, -16:16]
+    arrays['probeGuess'] = arrays['probeGuess'] * np.exp(0.02j * (y**2 + x * y))
+    wrong = tmp_path / 'wrong.npz'
+    np.savez(wrong, **arrays)
+    for command in (
+        ('train', wrong, '-o', tmp_path / 'run', '--epochs', 1, *QUICK),
+        ('refine', wrong, '-o', tmp_path / 'flat', '--sweeps', 15),
+    ):
+        option = '--probe-trainable' if command[0] == 'train' else '--refine-probe'
+        with pytest.raises(SystemExit):
+            main([*map(str, command)])
+        captured = capfd.readouterr()
+        (note,) = (line for line in captured.err.splitlines() if 'shot noise' in line)
+        assert note.startswith('note: ')
+        assert option in note
+        assert option not in captured.out
+    assert '--probe-trainable' in (tmp_path / 'run' / 'train.log').read_text()

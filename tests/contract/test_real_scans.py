@@ -41,3 +41,12 @@ def test_siemens_star_with_a_corrected_probe(real_data: Path) -> None:
     )
     # The probe in the file is a guess: correcting it is worth a factor.
     assert result.amplitude_residual < 0.5 * as_given.amplitude_residual
+
+
+@pytest.mark.parametrize('name', ['electron_64_a', 'xray_siemens_128'])
+def test_probes_that_are_guesses_are_told(
+    real_data: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    scan = middle(load_scan(real_data / f'{name}.npz'), 100)
+    api.refine(scan, RefinementConfig(sweeps=10))
+    assert '--refine-probe' in caplog.text

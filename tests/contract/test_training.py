@@ -1,7 +1,6 @@
 """Training, setting by setting: each does what it says, and nothing else does."""
 
 import dataclasses
-import importlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ptychopinn_plugin.backends import trainer
 from ptychopinn_plugin.backends.protocol import Backend, Progress, TrainingResult
 from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig
 from ptychopinn_plugin.data import Scan
@@ -294,6 +294,28 @@ def test_a_wrong_probe_is_brought_nearer_to_the_true_one(
     assert likeness(model.probe) > likeness(wrong.probe) + 0.3 * (1 - likeness(wrong.probe))
 
 
+def test_a_probe_that_may_be_a_guess_is_said_so(
+    make_backend: MakeBackend,
+    tiny_scan: Scan,
+    brief: MakeConfig,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    y, x = np.mgrid[-16:16, -16:16]
+    wrong = dataclasses.replace(
+        tiny_scan,
+        name='another',
+        probe=tiny_scan.probe * np.exp(0.012j * (y**2 - x * y), dtype=np.complex64),
+    )
+    make_backend().train([tiny_scan, wrong], brief(epochs=1, teacher_sweeps=20))
+    (message,) = (record.getMessage() for record in caplog.records)
+    assert message.startswith('another: ')
+    assert 'shot noise' in message
+    assert '--probe-trainable (training.probe_trainable)' in message
+    caplog.clear()
+    make_backend().train([wrong], brief(epochs=1, teacher_sweeps=20, probe_trainable=True))
+    assert not caplog.records
+
+
 RESUMED: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({}, {}),
     ({'schedule': 'plateau', 'optimizer': 'adam', 'accumulation': 3}, {}),
@@ -341,9 +363,8 @@ def inside_epoch(number: int) -> Callable[[Progress], bool]:
 
 
 @pytest.fixture
-def report_each_batch(make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = f'ptychopinn_plugin.backends.{make_backend().name}.training'
-    monkeypatch.setattr(importlib.import_module(module), 'REPORT_SECONDS', -1.0)
+def report_each_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, 'REPORT_SECONDS', -1.0)
 
 
 @pytest.mark.usefixtures('report_each_batch')

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from ptychopinn_plugin.arrays import FloatArray
-from ptychopinn_plugin.backends.amplitudes import corner_amplitudes
+from ptychopinn_plugin.backends.amplitudes import corner_amplitudes, judged_positions
 from ptychopinn_plugin.data import Scan
-from ptychopinn_plugin.physics import POISSON_EPSILON, split_positions
+from ptychopinn_plugin.physics import POISSON_EPSILON, Misfit, measure_misfit, split_positions
 
 PROBE_CACHE_BYTES = 1 << 30
 """Shifted probes are kept for every position while they take no more than this."""
@@ -235,6 +235,17 @@ class ForwardModel:
             misfit += float((good * (torch.sqrt(expected) - measured) ** 2).sum())
             total += float((good * measured**2).sum())
         return loss / len(self), misfit / total
+
+    def misfit(self, object_: Tensor) -> Misfit | None:
+        """Compute `physics.measure_misfit` of an object, on patterns from all over the scan."""
+        sample = torch.from_numpy(judged_positions(len(self), self.shape)).to(self.device)
+        expected = [
+            self.expect(self.extract(object_, indices), indices).cpu()
+            for indices in sample.split(64)
+        ]
+        good = torch.ones(self.shape) if self.good is None else self.good.cpu()
+        counts = self.measured(sample).cpu() ** 2
+        return measure_misfit(torch.cat(expected).numpy(), counts.numpy(), good.numpy() > 0)
 
 
 def intensity(waves: Tensor) -> Tensor:
