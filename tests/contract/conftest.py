@@ -14,7 +14,13 @@ from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 
 MakeBackend = Callable[[], Backend]
 
-BACKENDS = {'pytorch': ('torch', 'ptychopinn_plugin.backends.pytorch.adapter:PyTorchBackend')}
+BACKENDS = {
+    'pytorch': ('torch', 'ptychopinn_plugin.backends.pytorch.adapter:PyTorchBackend'),
+    'tensorflow': (
+        'tensorflow',
+        'ptychopinn_plugin.backends.tensorflow.adapter:TensorFlowBackend',
+    ),
+}
 """Framework and loader of each; a further backend is a further row."""
 
 TINY = {

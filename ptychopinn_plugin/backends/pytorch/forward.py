@@ -8,12 +8,10 @@ from ptychopinn_plugin.arrays import FloatArray
 from ptychopinn_plugin.backends.amplitudes import corner_amplitudes, judged_positions
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.physics import POISSON_EPSILON, Misfit, measure_misfit, split_positions
+from ptychopinn_plugin.physics.features import RATIO_EPSILON
 
 PROBE_CACHE_BYTES = 1 << 30
 """Shifted probes are kept for every position while they take no more than this."""
-
-RATIO_EPSILON = 1e-8
-"""Photons; keeps the ratio of measured to expected amplitude finite in the dark."""
 
 
 class ForwardModel:
