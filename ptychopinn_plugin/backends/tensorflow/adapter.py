@@ -1,7 +1,7 @@
 """The TensorFlow backend: what `backends.protocol.Backend` asks for."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 from ptychopinn_plugin.archive import Model
 from ptychopinn_plugin.arrays import ComplexArray, RealArray
@@ -9,7 +9,7 @@ from ptychopinn_plugin.backends.base import NetworkBackend
 from ptychopinn_plugin.backends.protocol import Observer
 from ptychopinn_plugin.backends.tensorflow.choices import choose_device
 from ptychopinn_plugin.backends.tensorflow.forward import ForwardModel
-from ptychopinn_plugin.backends.tensorflow.framework import Tensor, tf
+from ptychopinn_plugin.backends.tensorflow.framework import Tensor, on_device
 from ptychopinn_plugin.backends.tensorflow.inference import predict_object, start_stopwatch
 from ptychopinn_plugin.backends.tensorflow.network import Network
 from ptychopinn_plugin.backends.tensorflow.refinement import sweep_object
@@ -28,11 +28,8 @@ class TensorFlowBackend(NetworkBackend[str]):
         super().__init__()
         self._built: tuple[Model, Network] | None = None
 
-    @contextmanager
-    def _on(self, device: str) -> Iterator[str]:
-        chosen = choose_device(device)
-        with tf.device(chosen):
-            yield chosen
+    def _on(self, device: str) -> AbstractContextManager[str]:
+        return on_device(choose_device(device))
 
     def _start(
         self,

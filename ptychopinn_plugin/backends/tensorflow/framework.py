@@ -4,9 +4,12 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
 
 Function = TypeVar('Function', bound=Callable[..., Any])
 
@@ -49,10 +52,94 @@ with _quiet():
 Tensor: TypeAlias = tf.Tensor
 
 
-def compiled(function: Function) -> Function:
-    """Turn a function of tensors into a graph, made once for all shapes of one rank."""
-    made: Function = tf.function(function, reduce_retracing=True, autograph=False)
+_device: ContextVar[str] = ContextVar('device', default='')
+
+
+@contextmanager
+def on_device(name: str) -> Iterator[str]:
+    """Let a device compute: what is made, and the graphs that are called."""
+    before = _device.set(name)
+    try:
+        with tf.device(name):
+            yield name
+    finally:
+        _device.reset(before)
+
+
+Key = tuple[int, str | None, Any, tuple[int | None, ...] | None]
+"""Position of an argument, name in it, type of a tensor or plain value, sides of a tensor."""
+
+
+def compiled(function: Function, *, fixed: Container[int] = ()) -> Function:
+    """Turn a function of tensors into graphs that serve for any number of patterns.
+
+    There is one graph for each set of types, ranks and plain values. The first side of a tensor may
+    differ from call to call, as may both sides of a canvas. TensorFlow would make a graph for the
+    first sizes that it sees, and another one when it sees more.
+
+    Parameters
+    ----------
+    function : callable
+        Of tensors, dictionaries of tensors, None and plain values, by position.
+    fixed : container of int
+        Positions of arguments whose sides are always the same: weights.
+    """
+    graphs: dict[Any, Callable[..., Any]] = {}
+
+    def call(*arguments: Any) -> Any:
+        if not tf.executing_eagerly():
+            return function(*arguments)
+        leaves: list[Tensor] = []
+        key: list[Key] = []
+        for position, argument in enumerate(arguments):
+            for name, leaf in _leaves(argument):
+                if isinstance(leaf, np.ndarray):
+                    leaf = tf.convert_to_tensor(leaf)
+                if isinstance(leaf, tf.Tensor):
+                    leaves.append(leaf)
+                    key.append((position, name, leaf.dtype, _sides(leaf, position in fixed)))
+                else:
+                    key.append((position, name, leaf, None))
+        # A graph computes where it was made.
+        which = (_device.get(), *key)
+        if which not in graphs:
+            graphs[which] = _graph(function, len(arguments), key)
+        return graphs[which](*leaves)
+
+    made: Function = call  # type: ignore[assignment]
     return made
 
 
-__all__ = ['Tensor', 'compiled', 'tf']
+def _leaves(argument: Any) -> Iterable[tuple[str | None, Any]]:
+    return argument.items() if isinstance(argument, dict) else [(None, argument)]
+
+
+def _sides(tensor: Tensor, fixed: bool) -> tuple[int | None, ...]:
+    sides = tuple(tensor.shape)
+    if fixed:
+        return sides
+    return (None,) * len(sides) if len(sides) < 3 else (None, *sides[1:])
+
+
+def _graph(function: Callable[..., Any], count: int, key: Sequence[Key]) -> Callable[..., Any]:
+    """Return a function of all tensors in a row."""
+
+    def of_leaves(*leaves: Tensor) -> Any:
+        arguments: list[Any] = [{} for _ in range(count)]
+        tensors = iter(leaves)
+        for position, name, value, sides in key:
+            leaf = value if sides is None else next(tensors)
+            if name is None:
+                arguments[position] = leaf
+            else:
+                arguments[position][name] = leaf
+        return function(*arguments)
+
+    signature = [tf.TensorSpec(sides, kind) for *_, kind, sides in key if sides is not None]
+    made: Callable[..., Any] = tf.function(of_leaves, autograph=False).get_concrete_function(
+        *signature
+    )
+    return made
+
+
+__all__ = ['Tensor', 'compiled', 'on_device', 'tf']

@@ -1,6 +1,7 @@
 """AdamW, with the arithmetic of PyTorch's, and the scale of float16's gradients."""
 
 from collections.abc import Container, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -100,7 +101,7 @@ class AdamW:
                 self.squares[name] = tf.constant(turn(arrays[f'{number}/exp_avg_sq']))
 
 
-@compiled
+@partial(compiled, fixed=range(5))
 def _move(
     parameters: Tensors, gradients: Tensors, means: Tensors, squares: Tensors, factors: Tensor
 ) -> tuple[Tensors, Tensors, Tensors]:
@@ -117,7 +118,7 @@ def _move(
     return moved, new_means, new_squares
 
 
-@compiled
+@partial(compiled, fixed=(0,))
 def clipped(gradients: Tensors, largest: Tensor) -> Tensors:
     """Scale gradients so that their norm, taken together, is no larger than `largest`."""
     norm = tf.sqrt(tf.add_n([tf.reduce_sum(g * g) for g in gradients.values()]))
@@ -125,7 +126,7 @@ def clipped(gradients: Tensors, largest: Tensor) -> Tensors:
     return {name: gradient * factor for name, gradient in gradients.items()}
 
 
-@compiled
+@partial(compiled, fixed=(0,))
 def all_finite(gradients: Tensors) -> Tensor:
     """Tell whether every gradient is a number."""
     return tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in gradients.values()])

@@ -92,11 +92,10 @@ def collect_inputs(
 def _compiled_prediction(
     description: NetworkDescription, precision: str
 ) -> Callable[[Weights, Inputs], tuple[Tensor, Tensor, Tensor | None]]:
-    @compiled
     def predict_from(weights: Weights, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor | None]:
         return predict(description, precision, weights, inputs)
 
-    return predict_from
+    return compiled(predict_from, fixed=(0,))
 
 
 def predict(

@@ -154,14 +154,13 @@ def _expect(beam: Tensors, inputs: Inputs, values: Tensor) -> Tensor:
 
 @lru_cache(maxsize=16)
 def _compiled_terms(objective: Objective) -> Callable[[Weights, Tensors, Inputs], Tensors]:
-    return compiled(objective.terms)
+    return compiled(objective.terms, fixed=(0, 1))
 
 
 @lru_cache(maxsize=16)
 def _compiled_gradients(
     objective: Objective,
 ) -> Callable[[Weights, Tensors, Inputs, Tensor], tuple[Tensors, Tensors, Tensors]]:
-    @compiled
     def gradients(
         weights: Weights, beam: Tensors, inputs: Inputs, factor: Tensor
     ) -> tuple[Tensors, Tensors, Tensors]:
@@ -173,7 +172,7 @@ def _compiled_gradients(
         of_weights, of_beam = tape.gradient(total, (dict(weights), moving))
         return terms, of_weights, of_beam
 
-    return gradients
+    return compiled(gradients, fixed=(0, 1))
 
 
 class Trainer(EpochTrainer):
