@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,6 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptychopinn_plugin.archive import Model
+from ptychopinn_plugin.backends.protocol import ignore_progress
+from ptychopinn_plugin.backends.run import TrainingRun
+from ptychopinn_plugin.backends.trainer import EpochTrainer
+from ptychopinn_plugin.config import Config
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.network import NetworkDescription
 
@@ -30,7 +36,7 @@ class Framework(ABC):
 
     Attributes
     ----------
-    forward, inference, losses, network, prediction, refinement, tilts : module
+    forward, inference, losses, network, prediction, refinement, run, tilts : module
     """
 
     name: str
@@ -43,6 +49,7 @@ class Framework(ABC):
             'network',
             'prediction',
             'refinement',
+            'run',
             'tilts',
         ):
             setattr(self, part, importlib.import_module(f'{self._package}.{part}'))
@@ -103,6 +110,10 @@ class Framework(ABC):
     @abstractmethod
     def total_variation(self, patches: Any) -> Tensor:
         """Return the total variation."""
+
+    @abstractmethod
+    def trainer(self, scan: Scan, config: Config, base_model: Model) -> EpochTrainer:
+        """Return what trains on a scan, ready to start from a model."""
 
     def build(self, description: NetworkDescription, seed: int = 0) -> Any:
         """Return a network with random weights, those that start at zero included."""
@@ -199,6 +210,9 @@ class PyTorch(Framework):
     def shift_probe_back(self, probes: Tensor, rests_px: Tensor) -> Tensor:
         return self.forward.shift_probe_back(probes, rests_px)
 
+    def trainer(self, scan: Scan, config: Config, base_model: Model) -> EpochTrainer:
+        return _trainer(self.run.PyTorchRun, scan, config, base_model, self.torch.device('cpu'))
+
 
 class TensorFlow(Framework):
     """The TensorFlow backend."""
@@ -274,10 +288,20 @@ class TensorFlow(Framework):
         waves = importlib.import_module(f'{self._package}.waves')
         return waves.shift_probe_back(probes, rests_px)
 
+    def trainer(self, scan: Scan, config: Config, base_model: Model) -> EpochTrainer:
+        return _trainer(self.run.TensorFlowRun, scan, config, base_model, '/CPU:0')
+
 
 def load(name: str) -> Framework:
     """Import a backend."""
     return PyTorch() if name == 'pytorch' else TensorFlow()
+
+
+def _trainer(
+    run: Callable[..., TrainingRun[Any]], scan: Scan, config: Config, base: Model, device: Any
+) -> EpochTrainer:
+    now = time.perf_counter()
+    return run([scan], config, (), base, False, device, now, ignore_progress).trainer
 
 
 def _kind(array: Array, double: bool) -> type:
