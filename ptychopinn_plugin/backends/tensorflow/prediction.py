@@ -1,5 +1,6 @@
 """Apply a network to patterns: what it sees, and the patches that it returns."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -55,7 +56,9 @@ def predict_patches(
         Whether `object_` is the flat start, which rests on no data.
     """
     inputs = collect_inputs(network.description, model, groups, object_, is_flat=is_flat)
-    predict = _compiled_prediction(network.description, network.precision)
+    # A graph is of one pass; how many follow makes no other.
+    description = dataclasses.replace(network.description, passes=1)
+    predict = _compiled_prediction(description, network.precision)
     values, weights, reference = predict(network.weights, inputs)
     return Patches(groups.reshape(-1), values, weights, reference)
 

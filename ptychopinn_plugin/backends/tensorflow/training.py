@@ -1,5 +1,6 @@
 """Gradients and steps: one network, one optimizer."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -90,13 +91,25 @@ def _probe_of(beam: Tensors) -> Tensor:
 
 @dataclass(frozen=True)
 class Objective:
-    """All that a graph of the losses depends on, besides the numbers that it is given."""
+    """All that a graph of the losses depends on, besides the numbers that it is given.
+
+    Attributes
+    ----------
+    description : NetworkDescription
+        The number of passes is left out: each batch is of one.
+    precision : str
+    supervised, overlap_constraint : bool
+    in_force : tuple of str
+        Terms whose weight is not 0.
+    moving : tuple of str
+        Which of 'probe' and 'log_scale' training corrects.
+    """
 
     description: NetworkDescription
     precision: str
     supervised: bool
     overlap_constraint: bool
-    weights: tuple[tuple[str, float], ...]
+    in_force: tuple[str, ...]
     moving: tuple[str, ...]
 
     @classmethod
@@ -106,17 +119,16 @@ class Objective:
         moving = ['probe'] if training.probe_trainable else []
         moving += ['log_scale'] if training.intensity_scale_trainable else []
         return cls(
-            description=network.description,
+            description=dataclasses.replace(network.description, passes=1),
             precision=network.precision,
             supervised=config.model.model_type == 'supervised',
             overlap_constraint=config.model.overlap_constraint,
-            weights=tuple(term_weights(training).items()),
+            in_force=tuple(name for name, weight in term_weights(training).items() if weight > 0),
             moving=tuple(moving),
         )
 
     def terms(self, weights: Weights, beam: Tensors, inputs: Inputs) -> Tensors:
         """Return the terms of a batch and 'loss', their weighted sum."""
-        factors = dict(self.weights)
         values, light, reference = predict(self.description, self.precision, weights, inputs)
         agreed = values
         if self.overlap_constraint and self.description.group_size > 1:
@@ -126,15 +138,15 @@ class Objective:
         if not self.supervised:
             expected = _expect(beam, inputs, agreed)
             terms['poisson'] = losses.poisson_deviance(expected, measured, good)
-            if factors['amplitude_mae'] > 0:
+            if 'amplitude_mae' in self.in_force:
                 terms['amplitude_mae'] = losses.amplitude_error(expected, measured, good)
         if 'labels' in inputs:
             terms['teacher'] = losses.teacher_distance(
                 values, light, reference, inputs['labels'], inputs['label_coverage']
             )
-        if factors['total_variation'] > 0:
+        if 'total_variation' in self.in_force:
             terms['total_variation'] = losses.total_variation(values, light)
-        total = tf.add_n([factors[name] * value for name, value in terms.items()])
+        total = tf.add_n([inputs[f'weight of {name}'] * value for name, value in terms.items()])
         return {'loss': total, **terms}
 
 
@@ -267,6 +279,8 @@ class Trainer(EpochTrainer):
             window = description.window_px
             inputs['labels'] = model.extract(lesson.labels, indices, window)
             inputs['label_coverage'] = model.extract(lesson.label_coverage, indices, window)
+        for name, weight in term_weights(self.config.training).items():
+            inputs[f'weight of {name}'] = tf.constant(weight, tf.float32)
         if self.illumination.trainable:
             inputs['rests'] = tf.gather(model.rests, indices)
             inputs['exposure'] = tf.constant(lesson.exposure, tf.float32)
