@@ -103,9 +103,7 @@ def quick_scan(config: Config) -> Scan:
     if config.model.architecture == 'cnn':
         return simulate(SimulationConfig(size=64, rows=4, columns=5))
     return simulate(
-        SimulationConfig(
-            size=32, rows=8, columns=8, step_px=4.0, pupil_radius=0.12, defocus=100.0
-        )
+        SimulationConfig(size=32, rows=8, columns=8, step_px=4.0, pupil_radius=0.12, defocus=100.0)
     )
 
 

@@ -27,3 +27,7 @@ class UnknownBackendError(PtychoPinnError, ValueError):
 
 class BackendUnavailableError(PtychoPinnError):
     """The backend is known, but its framework is not installed or does not import."""
+
+
+class WorkerError(PtychoPinnError):
+    """The process in which the framework runs failed, died or is stuck."""

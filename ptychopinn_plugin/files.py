@@ -3,6 +3,7 @@
 import errno
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +42,24 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise OutputError(f'Cannot write {path}: {_reason(error)}') from error
     finally:
         _remove(temporary)
+
+
+def keep_previous(path: Path) -> None:
+    """Keep a copy of a file that is about to be replaced, as ``NAME.previous.SUFFIX``.
+
+    Parameters
+    ----------
+    path : Path
+        Where it does not exist, nothing is kept.
+
+    Raises
+    ------
+    OutputError
+        If the copy cannot be written.
+    """
+    if path.is_file():
+        with atomic_path(path.with_suffix(f'.previous{path.suffix}')) as temporary:
+            shutil.copy2(path, temporary)
 
 
 def check_output_folder(path: Path) -> Path:

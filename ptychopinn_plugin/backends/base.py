@@ -1,5 +1,6 @@
 """What every backend that trains networks does alike; a framework fills in the rest."""
 
+import dataclasses
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 
 from ptychopinn_plugin.archive import Model, read_model, write_model
-from ptychopinn_plugin.arrays import ComplexArray, RealArray
+from ptychopinn_plugin.arrays import ComplexArray, FloatArray, RealArray
 from ptychopinn_plugin.backends.hints import suggest_probe
 from ptychopinn_plugin.backends.protocol import (
     Observer,
@@ -170,6 +171,7 @@ class NetworkBackend(ABC, Generic[Device]):
             nonlocal stopped
             passes = held.network.passes
             progress = Progress('predict', done, passes, object_=self._array(object_))
+            progress = dataclasses.replace(progress, origin_px=_origin(forward))
             stopped = bool(observer(progress))
             return stopped
 
@@ -209,8 +211,9 @@ class NetworkBackend(ABC, Generic[Device]):
         total = refinement.sweeps
 
         def show(done: int, loss: float, newest: Any) -> bool | None:
+            progress = Progress('refine', done, total, {'poisson': loss})
             seen = self._array(newest)
-            return observer(Progress('refine', done, total, {'poisson': loss}, object_=seen))
+            return observer(dataclasses.replace(progress, object_=seen, origin_px=_origin(forward)))
 
         losses: list[float] = []
         if total > 0:
@@ -223,7 +226,7 @@ class NetworkBackend(ABC, Generic[Device]):
         coverage = self._array(forward.coverage)
         return Reconstruction(
             object_=self._array(object_),
-            origin_px=forward.origin_px.astype(np.float64),
+            origin_px=_origin(forward),
             coverage=coverage / coverage.max(),
             probe=self._array(forward.probe),
             positions_px=scan.positions_px,
@@ -239,3 +242,7 @@ class NetworkBackend(ABC, Generic[Device]):
         if self.model is None:
             raise DataError('No model is loaded. Train one, or open a model file first.')
         return self.model
+
+
+def _origin(forward: Forward) -> FloatArray:
+    return np.asarray(forward.origin_px, dtype=np.float64)

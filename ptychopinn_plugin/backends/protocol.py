@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ptychopinn_plugin.archive import Model
-from ptychopinn_plugin.arrays import ComplexArray
+from ptychopinn_plugin.arrays import ComplexArray, FloatArray
 from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig
 from ptychopinn_plugin.data import Reconstruction, Scan
 
@@ -26,6 +26,8 @@ class Progress:
     patterns_per_second : float, optional
     object_ : ndarray of complex64, optional
         A preview, where there is a new one.
+    origin_px : ndarray of float64, shape (2,), optional
+        (y, x): where its pixel [0, 0] lies in the frame of the scan's positions.
     """
 
     stage: str
@@ -34,6 +36,7 @@ class Progress:
     losses: Mapping[str, float] = field(default_factory=dict)
     patterns_per_second: float | None = None
     object_: ComplexArray | None = None
+    origin_px: FloatArray | None = None
 
 
 Observer = Callable[[Progress], bool | None]

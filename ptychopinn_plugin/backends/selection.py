@@ -2,18 +2,12 @@
 
 import logging
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from ptychopinn_plugin.backends.spec import BackendSpec
+from ptychopinn_plugin.backends.spec import BackendSpec, entry_points_of
 from ptychopinn_plugin.errors import BackendUnavailableError, UnknownBackendError
-
-if sys.version_info >= (3, 13):
-    from importlib.metadata import entry_points
-else:
-    from importlib_metadata import entry_points
 
 if TYPE_CHECKING:
     from ptychopinn_plugin.backends.protocol import Backend
@@ -56,7 +50,7 @@ def find_backends() -> dict[str, BackendSpec]:
     Installed or not: a backend is known if an entry point names it.
     """
     found: dict[str, BackendSpec] = {}
-    for entry in entry_points(group=ENTRY_POINT_GROUP):
+    for entry in entry_points_of(ENTRY_POINT_GROUP):
         try:
             spec = entry.load()
         except (ImportError, AttributeError) as error:

@@ -83,6 +83,11 @@ class BackendSpec:
         return made
 
 
+def entry_points_of(group: str) -> metadata.EntryPoints:
+    """Return what installed distributions offer under the name of a group."""
+    return metadata.entry_points(group=group)
+
+
 def installed_version(distribution: str) -> str | None:
     """Return the version of an installed distribution, or None where it is not known."""
     try:

@@ -37,8 +37,9 @@ def project(
     """
     spectra = np.fft.fft2(probes * patches[:, np.newaxis], norm='ortho')
     expected = (np.abs(spectra) ** 2).sum(axis=1)
-    measured = np.fft.ifftshift(np.sqrt(counts), axes=(-2, -1))
-    factor = (measured / np.sqrt(expected + RATIO_EPSILON) - 1) * np.fft.ifftshift(good)
+    counts = np.fft.ifftshift(counts, axes=(-2, -1))
+    ratio = np.sqrt((counts + RATIO_EPSILON) / (expected + RATIO_EPSILON))
+    factor = (ratio - 1) * np.fft.ifftshift(good)
     changes = np.fft.ifft2(spectra * factor[:, np.newaxis], norm='ortho')
     return np.asarray((probes.conj() * changes).sum(axis=1))
 

@@ -119,10 +119,12 @@ class Framework(ABC):
         """Return a network with random weights, those that start at zero included."""
         network = self.network.Network(description)
         rng = np.random.default_rng(seed)
-        weights = network.numpy_weights()
-        for layer in description.zero_layers:
-            name = f'{layer}/weight'
-            weights[name] = rng.normal(scale=0.03, size=weights[name].shape).astype(np.float32)
+        shapes = description.weight_shapes()
+        weights = {}
+        for name, shape in shapes.items():
+            layer, _, _ = name.rpartition('/')
+            limit = np.prod(shapes[f'{layer}/weight'][1:]) ** -0.5
+            weights[name] = rng.uniform(-limit, limit, shape).astype(np.float32)
         network.load_weights(weights)
         return network
 

@@ -14,6 +14,7 @@ from ptychopinn_plugin.backends.objective import DARK_COUNTS
 from ptychopinn_plugin.config import ModelConfig
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.network import describe_network
+from ptychopinn_plugin.physics.features import RATIO_EPSILON
 
 
 def oracle(scan: Scan, model: Model, object_: Array) -> NDArray[np.float64]:
@@ -210,7 +211,8 @@ def test_the_probe_update_points_downhill(fw: Framework, model: Model, everyone:
     def misfit(probe: Tensor) -> Tensor:
         shifted = fw.forward.shift_probe(probe, model.rests)
         expected = model.expect(patches, everyone, shifted)
-        return fw.real_sum(good * ((expected + 1e-8) ** 0.5 - measured) ** 2)
+        amplitudes = (measured**2 + RATIO_EPSILON) ** 0.5
+        return fw.real_sum(good * ((expected + RATIO_EPSILON) ** 0.5 - amplitudes) ** 2)
 
     slope = fw.gradient(misfit, model.probe)
     np.testing.assert_allclose(update, -slope / 2, rtol=1e-3, atol=1e-4 * np.abs(update).max())
@@ -245,7 +247,7 @@ def test_sweepnet_features(
         patches[middle], updates[middle], light[middle], np.zeros_like(lit) if flat else lit
     )
     np.testing.assert_allclose(seen, features, atol=2e-4 * np.abs(features).max())
-    assert np.abs(answer).max() > 1e-2
+    assert np.abs(answer).max() > 1e-3
     expected = (start + answer[:, 0] + 1j * answer[:, 1]) * turns.conj()[:, None, None]
     atol = 2e-4 * np.abs(expected).max()
     np.testing.assert_allclose(fw.array(found.values), expected, atol=atol)

@@ -178,7 +178,7 @@ def test_refine_needs_no_model(backend: RecordingBackend, scan: pinn.Scan) -> No
 def test_models_open_without_a_framework(
     model: pinn.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(selection, 'entry_points', lambda group: [])
+    monkeypatch.setattr(selection, 'entry_points_of', lambda group: [])
     path = tmp_path / 'wts.h5.zip'
     pinn.save_model(str(path), model)
     opened = pinn.open_model(str(path))

@@ -204,7 +204,9 @@ class ForwardModel:
     def _project(self, patches: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
         probes = self.probes(indices)
         spectra = torch.fft.fft2(probes * patches[:, None], norm='ortho')
-        factor = self.measured(indices) / torch.sqrt(intensity(spectra) + RATIO_EPSILON) - 1
+        counts = self.measured(indices) ** 2
+        ratio = (counts + RATIO_EPSILON) / (intensity(spectra) + RATIO_EPSILON)
+        factor = torch.sqrt(ratio) - 1
         if self.good is not None:
             factor = factor * self.good
         changes = torch.fft.ifft2(spectra * factor[:, None], norm='ortho')

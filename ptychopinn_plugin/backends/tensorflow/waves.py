@@ -69,7 +69,8 @@ def project(
 ) -> tuple[Tensor, Tensor]:
     """Compute `physics.project` and the changes of the exit waves (n, n_modes, h, w)."""
     spectra = fourier(probes * patches[:, None])
-    factor = measured / tf.sqrt(intensity(spectra) + RATIO_EPSILON) - 1
+    ratio = (tf.square(measured) + RATIO_EPSILON) / (intensity(spectra) + RATIO_EPSILON)
+    factor = tf.sqrt(ratio) - 1
     if good is not None:
         factor = factor * good
     changes = inverse_fourier(scaled(spectra, factor[:, None]))

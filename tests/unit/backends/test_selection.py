@@ -48,7 +48,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Install:
         entries = [
             FakeEntryPoint(getattr(item, 'name', 'broken'), 'module:spec', item) for item in known
         ]
-        monkeypatch.setattr(selection, 'entry_points', lambda group: entries)
+        monkeypatch.setattr(selection, 'entry_points_of', lambda group: entries)
         monkeypatch.setattr(BackendSpec, 'is_installed', lambda spec: spec.framework in installed)
         monkeypatch.setattr(BackendSpec, 'version', lambda spec: installed.get(spec.framework))
 

@@ -38,7 +38,7 @@ class FakeEntryPoint:
 def known(monkeypatch: pytest.MonkeyPatch) -> list[FakeEntryPoint]:
     """Return the list of known backends: one that is installed, one that is not."""
     entries = [FakeEntryPoint('pytorch', PRESENT), FakeEntryPoint('tensorflow', ABSENT)]
-    monkeypatch.setattr(selection, 'entry_points', lambda group: entries)
+    monkeypatch.setattr(selection, 'entry_points_of', lambda group: entries)
     monkeypatch.delenv('PTYCHOPINN_BACKEND', raising=False)
     return entries
 

@@ -1,0 +1,59 @@
+"""What the plugin is doing, for the panel to show: written by a run, read by the window."""
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+
+class Activity:
+    """The run under way, or the last one.
+
+    Attributes
+    ----------
+    kind : str
+        'training' or 'inference'; empty before the first run.
+    stage : str
+        As in `backends.protocol.Progress`.
+    step, total : int
+        Of the stage.
+    epochs : list of dict
+        Losses of each epoch of the last training, by name.
+    is_running : bool
+    """
+
+    def __init__(self) -> None:
+        self.kind = self.stage = ''
+        self.step = self.total = 0
+        self.epochs: list[dict[str, float]] = []
+        self.is_running = False
+        self._closing = threading.Event()
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether the application closes, so that runs end with what they have."""
+        return self._closing.is_set()
+
+    def close(self) -> None:
+        """Ask runs to end."""
+        self._closing.set()
+
+    @contextmanager
+    def running(self, kind: str) -> Iterator[None]:
+        """Show a run while the block lasts."""
+        self.kind, self.stage, self.step, self.total = kind, 'load', 0, 0
+        if kind == 'training':
+            self.epochs = []
+        self.is_running = True
+        try:
+            yield
+        finally:
+            self.is_running = False
+
+    def note(self, values: Mapping[str, Any]) -> bool:
+        """Take in a worker's progress; True where a stage begins."""
+        is_new: bool = values['stage'] != self.stage
+        self.stage, self.step, self.total = values['stage'], values['step'], values['total']
+        if values['is_epoch_end']:
+            self.epochs.append(dict(values['losses']))
+        return is_new

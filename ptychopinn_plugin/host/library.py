@@ -1,0 +1,76 @@
+"""The library that Ptychodus finds: two algorithms, one worker, one group of settings."""
+
+from collections.abc import Iterator
+
+from ptychodus.api.reconstruct import ReconstructorLibrary
+from ptychodus.api.settings import SettingsRegistry
+
+from ptychopinn_plugin.backends.selection import Choice, choose
+from ptychopinn_plugin.host.activity import Activity
+from ptychopinn_plugin.host.reconstructor import PinnReconstructor
+from ptychopinn_plugin.host.settings import PluginSettings
+from ptychopinn_plugin.host.worker import Worker
+
+LIBRARY_NAME = 'PtychoPINN-Plugin'
+"""No underscore: Ptychodus splits ``library_algorithm`` at the first one."""
+
+ALGORITHMS = {'PINN': 'pinn', 'Supervised': 'supervised'}
+
+
+class PtychoPinnLibrary(ReconstructorLibrary):
+    """PtychoPINN on whichever backend is chosen at the moment of use.
+
+    Attributes
+    ----------
+    settings : PluginSettings
+    activity : Activity
+    worker : Worker
+    """
+
+    def __init__(self, settings_registry: SettingsRegistry) -> None:
+        super().__init__('ptychopinn_plugin')
+        self.settings = PluginSettings(settings_registry)
+        self.activity = Activity()
+        self.worker = Worker()
+        self._reconstructors = [
+            PinnReconstructor(name, model_type, self.settings, self.worker, self.activity)
+            for name, model_type in ALGORITHMS.items()
+        ]
+
+    @property
+    def name(self) -> str:
+        """Name in the menu, before the algorithm's."""
+        return LIBRARY_NAME
+
+    def __iter__(self) -> Iterator[PinnReconstructor]:
+        """Iterate over the algorithms."""
+        return iter(self._reconstructors)
+
+    def choose_backend(self) -> Choice:
+        """Return which backend a training would use now, and why.
+
+        Raises
+        ------
+        UnknownBackendError, BackendUnavailableError
+            What the panel shows in its place.
+        """
+        return choose(setting=self.settings.backend)
+
+    def close(self) -> None:
+        """End runs with what they have; the application is closing."""
+        self.activity.close()
+
+
+def create_library(
+    settings_registry: SettingsRegistry,
+    is_developer_mode_enabled: bool = False,
+) -> PtychoPinnLibrary:
+    """Make the library; the entry point of the group ``ptychodus.reconstructor_libraries``.
+
+    Parameters
+    ----------
+    settings_registry : SettingsRegistry
+    is_developer_mode_enabled : bool
+        What Ptychodus tells every library; this one has nothing to hide from others.
+    """
+    return PtychoPinnLibrary(settings_registry)

@@ -1,0 +1,71 @@
+"""The pictures of an inference, in the host's form and at the host's pace."""
+
+import logging
+import sys
+import time
+
+from ptychodus.api.product import Product
+from ptychodus.api.reconstruct import ReconstructOutput
+
+from ptychopinn_plugin.data import Scan
+from ptychopinn_plugin.host.translation import to_product
+from ptychopinn_plugin.host.worker import Event
+
+REDRAW_S = 2.0
+"""The window can stop a run only where it yields, and draws whatever is yielded."""
+
+logger = logging.getLogger('ptychopinn_plugin')
+
+
+class InferenceWatch:
+    """The newest picture of an inference, as the host wants it."""
+
+    def __init__(self, before: Product, scan: Scan, passes: int) -> None:
+        self._before, self._scan, self._passes = before, scan, passes
+        self._product = before
+        self._losses: dict[int, float] = {}
+        self._progress = 0
+        self._drawn = time.monotonic()
+
+    def is_redraw_due(self) -> bool:
+        """Tell whether it is time to yield, were it for Stop alone; batch mode has no Stop."""
+        has_window = 'PyQt5.QtWidgets' in sys.modules
+        return has_window and time.monotonic() - self._drawn >= REDRAW_S
+
+    def update(self, event: Event) -> bool:
+        """Take in progress; True where it brought a picture."""
+        values = event.values
+        in_refinement = values['stage'] == 'refine'
+        self._progress = int(values['step']) + (self._passes if in_refinement else 0)
+        if in_refinement and 'poisson' in values['losses']:
+            self._losses[int(values['step'])] = values['losses']['poisson']
+        if 'object' not in event.arrays or 'origin_px' not in event.arrays:
+            return False
+        self._product = to_product(
+            self._before,
+            self._scan,
+            event.arrays['object'],
+            event.arrays['origin_px'],
+            losses=self._losses,
+        )
+        return True
+
+    def finish(self, event: Event, goal: int) -> None:
+        """Take in the result."""
+        values = event.values
+        self._progress = goal
+        self._product = to_product(
+            self._before,
+            self._scan,
+            event.arrays['object'],
+            event.arrays['origin_px'],
+            probe=event.arrays['probe'],
+            losses=dict(enumerate(values['likelihoods'])),
+        )
+        spent = ', '.join(f'{name} {seconds:.2f} s' for name, seconds in values['timing'].items())
+        logger.info('%s; amplitude residual %.4f.', spent, values['amplitude_residual'])
+
+    def output(self) -> ReconstructOutput:
+        """Return what the host is to draw."""
+        self._drawn = time.monotonic()
+        return ReconstructOutput(self._product, self._progress)

@@ -1,0 +1,354 @@
+"""PtychoPINN as Ptychodus' algorithms: its contract on this side, the worker on the other."""
+
+import dataclasses
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ptychodus.api.product import LossValue
+from ptychodus.api.reconstruct import (
+    ReconstructInput,
+    ReconstructOutput,
+    TrainableReconstructor,
+    TrainOutput,
+)
+
+from ptychopinn_plugin.archive import Model, read_model, write_model
+from ptychopinn_plugin.backends.selection import Choice, choose
+from ptychopinn_plugin.data import Scan, fit_to_size, write_scan
+from ptychopinn_plugin.errors import DataError, PtychoPinnError
+from ptychopinn_plugin.host.activity import Activity
+from ptychopinn_plugin.host.pictures import InferenceWatch
+from ptychopinn_plugin.host.settings import PluginSettings
+from ptychopinn_plugin.host.training_data import find_training_files
+from ptychopinn_plugin.host.translation import to_scan
+from ptychopinn_plugin.host.worker import Event, Run, Worker
+
+MODEL_EXTENSION = '.zip'
+MODEL_NAME = f'model{MODEL_EXTENSION}'
+"""Ptychodus looks for it under this name."""
+
+GRACE_S = 20.0
+"""A run that was asked to stop gets so long to hand over what it has."""
+
+logger = logging.getLogger('ptychopinn_plugin')
+
+
+class PinnReconstructor(TrainableReconstructor):
+    """One algorithm: train a network, open a model, infer with it.
+
+    Parameters
+    ----------
+    name : str
+        As in the menu.
+    model_type : str
+        'pinn' or 'supervised'.
+    settings : PluginSettings
+    worker : Worker
+    activity : Activity
+        What the panel shows; also says when the application closes.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model_type: str,
+        settings: PluginSettings,
+        worker: Worker,
+        activity: Activity,
+    ) -> None:
+        super().__init__()
+        self._name = name
+        self._model_type = model_type
+        self._settings = settings
+        self._worker = worker
+        self._activity = activity
+        self._model: Model | None = None
+        self._model_path: Path | None = None
+        # Ptychodus hides Stop and the progress bar while the goal is 0.
+        self._goal = 1
+
+    @property
+    def name(self) -> str:
+        """Name in the menu, after the library's."""
+        return self._name
+
+    def get_progress_goal(self) -> int:
+        """Return the steps of the run under way."""
+        return self._goal
+
+    def is_model_loaded(self) -> bool:
+        """Tell whether Infer has a model to work with."""
+        return self._model is not None
+
+    def get_model_file_filter(self) -> str:
+        """Return what the file dialog offers."""
+        return f'PtychoPINN Models (*{MODEL_EXTENSION})'
+
+    def get_model_file_extension(self) -> str:
+        """Return the end of a model's name."""
+        return MODEL_EXTENSION
+
+    def get_training_data_file_filter(self) -> str:
+        """Return what the file dialog offers."""
+        return 'NumPy Zipped Archive (*.npz)'
+
+    def load_model_from_file(self, file_path: Path) -> None:
+        """Open a model file.
+
+        Raises
+        ------
+        ArchiveError
+            If it is no model file, damaged, or of a newer format.
+        """
+        with _reported('Load Model'):
+            self._hold(Path(file_path))
+        assert self._model is not None
+        logger.info('Loaded %s, trained with %s.', file_path, self._model.backend)
+
+    def _hold(self, path: Path) -> None:
+        self._model, self._model_path = read_model(path), path
+
+    def save_model(self, file_path: Path) -> None:
+        """Write the loaded model to another file."""
+        with _reported('Save Model'):
+            model, _ = self._held()
+            keeps = self._settings.options.keep_training_state
+            write_model(Path(file_path), model, inference_only=not keeps)
+
+    def export_training_data(self, file_path: Path, parameters: ReconstructInput) -> None:
+        """Write patterns, positions, probe and object as an NPZ scan."""
+        with _reported('Export Training Data'):
+            path = Path(file_path)
+            path = path if path.suffix == '.npz' else path.with_name(f'{path.name}.npz')
+            scan = to_scan(parameters)
+            _log_notes(scan)
+            write_scan(path, scan)
+        logger.info('Wrote %d patterns to %s.', len(scan), path)
+
+    def _held(self) -> tuple[Model, Path]:
+        if self._model is None or self._model_path is None:
+            raise DataError(
+                'Infer needs a model, and none is loaded. Press Train, or open a file with '
+                f'Load Model... in the menu beside it; in batch mode put {MODEL_NAME} into the '
+                'input folder.'
+            )
+        return self._model, self._model_path
+
+    def train(self, input_path: Path, output_path: Path) -> Iterator[TrainOutput]:
+        """Train on the data of a folder and leave the model in another one.
+
+        Parameters
+        ----------
+        input_path : Path
+            See `training_data.find_training_files`.
+        output_path : Path
+            Folder that gets `MODEL_NAME`.
+
+        Yields
+        ------
+        TrainOutput
+            Twice a second or more often, so that Stop is heard.
+        """
+        with _reported('Training'), self._activity.running('training'):
+            job = self._training_job(Path(input_path), Path(output_path))
+            self._goal = int(job['config']['training']['epochs'])
+            with self._start(job) as run:
+                yield from self._watch_training(run, Path(job['output']))
+
+    def _training_job(self, source: Path, target: Path) -> dict[str, Any]:
+        files = find_training_files(source)
+        config = self._settings.config(self._model_type)
+        base = None
+        model_backend = None
+        if self._settings.options.fine_tune:
+            model, base = self._held()
+            model_backend = model.backend
+        choice = choose(setting=self._settings.backend, model_backend=model_backend)
+        logger.info('Training on %s with %s.', files, _described(choice))
+        return {
+            'do': 'train',
+            'backend': choice.name,
+            'scans': [str(path) for path in files.scans],
+            'validation': [str(path) for path in files.validation],
+            'config': config.to_dict(),
+            'base_model': None if base is None else str(base),
+            'output': str(target / MODEL_NAME),
+            'keep_training_state': self._settings.options.keep_training_state,
+        }
+
+    def _start(self, job: dict[str, Any], arrays: dict[str, Any] | None = None) -> Run:
+        self._worker.idle_s = 60 * self._settings.options.idle_minutes
+        return self._worker.run(job, arrays)
+
+    def _watch_training(self, run: Run, output: Path) -> Iterator[TrainOutput]:
+        events = run.events()
+        try:
+            for event in events:
+                if self._activity.is_closing:
+                    run.stop()
+                if event is not None and event.kind == 'done':
+                    self._end_training(event, output)
+                elif event is not None:
+                    self._note_training(event)
+                yield self._training_output()
+        except GeneratorExit:
+            # Stop was pressed: what comes out until now is kept.
+            run.stop()
+            done = _wait_for_end(events)
+            if done is not None:
+                self._end_training(done, output)
+            raise
+
+    def _note_training(self, event: Event) -> None:
+        values = event.values
+        if self._activity.note(values) and values['stage'] == 'teach':
+            logger.info('The teacher sweeps the training scan %d times.', values['total'])
+        if values['is_epoch_end']:
+            losses = ', '.join(f'{name} {value:.5g}' for name, value in values['losses'].items())
+            rate = values['patterns_per_second']
+            speed = '' if rate is None else f', {rate:.0f} patterns/s'
+            logger.info('epoch %d: %s%s', len(self._activity.epochs), losses, speed)
+        if values['stage'] == 'train':
+            self._goal = int(values['total'])
+
+    def _training_output(self) -> TrainOutput:
+        epochs = self._activity.epochs
+        return TrainOutput(
+            training_loss=_loss_values(epochs, 'loss'),
+            validation_loss=_loss_values(epochs, 'validation_loss'),
+            progress=self._activity.step if self._activity.stage == 'train' else 0,
+        )
+
+    def _end_training(self, event: Event, output: Path) -> None:
+        if event.values['epochs'] == 0:
+            logger.warning('Stopped before the first epoch ended: there is no new model.')
+            return
+        self._hold(output)
+        logger.info(
+            'Trained %d epochs (ended by: %s). The model is loaded; it lies in %s.',
+            event.values['epochs'],
+            event.values['stopped'],
+            output,
+        )
+
+    def reconstruct(self, parameters: ReconstructInput) -> Iterator[ReconstructOutput]:
+        """Infer the object with the loaded model, and refine it.
+
+        Parameters
+        ----------
+        parameters : ReconstructInput
+
+        Yields
+        ------
+        ReconstructOutput
+            The first picture as soon as there is one, then one every two seconds, and the last.
+        """
+        with _reported('Infer'), self._activity.running('inference'):
+            model, path = self._held()
+            scan = self._fitted_scan(parameters, model)
+            job = self._inference_job(model, path, scan)
+            self._goal = model.config.model.passes + int(job['refinement']['sweeps'])
+            with self._start(job, _arrays(scan)) as run:
+                watch = InferenceWatch(parameters.product, scan, model.config.model.passes)
+                yield from self._watch_inference(run, watch)
+
+    def _fitted_scan(self, parameters: ReconstructInput, model: Model) -> Scan:
+        size = model.config.model.pattern_size
+        assert size is not None
+        scan = fit_to_size(to_scan(parameters), size)
+        _log_notes(scan)
+        return scan
+
+    def _inference_job(self, model: Model, path: Path, scan: Scan) -> dict[str, Any]:
+        config = self._settings.config(self._model_type)
+        choice = choose(setting=self._settings.backend, model_backend=model.backend)
+        logger.info('Inferring from %d patterns with %s.', len(scan), _described(choice))
+        return {
+            'do': 'reconstruct',
+            'backend': choice.name,
+            'model': str(path),
+            'inference': dataclasses.asdict(config.inference),
+            'refinement': dataclasses.asdict(config.refinement),
+            'geometry': dataclasses.asdict(scan.geometry),
+            'name': scan.name,
+        }
+
+    def _watch_inference(self, run: Run, watch: 'InferenceWatch') -> Iterator[ReconstructOutput]:
+        events = run.events()
+        try:
+            for event in events:
+                if self._activity.is_closing:
+                    run.stop()
+                if event is None:
+                    if not watch.is_redraw_due():
+                        continue
+                elif event.kind == 'done':
+                    watch.finish(event, self._goal)
+                else:
+                    self._activity.note(event.values)
+                    if not watch.update(event) and not watch.is_redraw_due():
+                        continue
+                yield watch.output()
+        except GeneratorExit:
+            run.stop()
+            _wait_for_end(events)
+            raise
+
+
+@contextmanager
+def _reported(what: str) -> Iterator[None]:
+    """Say in one line of the window's log why something failed; the console shows the rest."""
+    try:
+        yield
+    except Exception as error:
+        reason = ' '.join(str(error).split()) or type(error).__name__
+        logger.error('%s failed: %s', what, reason)
+        raise
+
+
+def _wait_for_end(events: Iterator[Event | None]) -> Event | None:
+    """Return how a run that was asked to stop ended; None where it does not end in time."""
+    deadline = time.monotonic() + GRACE_S
+    try:
+        for event in events:
+            if event is not None and event.kind == 'done':
+                return event
+            if time.monotonic() > deadline:
+                logger.warning('The run did not stop within %.0f s and was ended.', GRACE_S)
+                return None
+    except PtychoPinnError as error:
+        logger.error('The run failed while it stopped: %s', error)
+    return None
+
+
+def _arrays(scan: Scan) -> dict[str, Any]:
+    return {
+        'patterns': scan.patterns,
+        'positions_px': scan.positions_px,
+        'probe': scan.probe,
+        'bad_pixels': scan.bad_pixels,
+    }
+
+
+def _loss_values(epochs: list[dict[str, float]], name: str) -> list[LossValue]:
+    return [LossValue(number, row[name]) for number, row in enumerate(epochs, 1) if name in row]
+
+
+def _described(choice: Choice) -> str:
+    why = {
+        'environment': 'PTYCHOPINN_BACKEND says so',
+        'setting': 'the Backend setting says so',
+        'model': 'it trained the model',
+        'auto': 'the first that is installed',
+        'argument': 'asked for',
+    }
+    return f'{choice.name} ({why[choice.source]})'
+
+
+def _log_notes(scan: Scan) -> None:
+    for note in scan.notes:
+        logger.info('%s: %s', scan.name, note)

@@ -1,0 +1,289 @@
+"""The plugin's settings in Ptychodus: a table of rows, of which panel and settings file are made.
+
+Defaults, limits and explanations come from `config`, where each is written once.
+"""
+
+import dataclasses
+import logging
+import types
+import typing
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from ptychodus.api.parameters import Parameter, ParameterGroup
+from ptychodus.api.settings import SettingsRegistry
+
+from ptychopinn_plugin.backends.selection import AUTOMATIC, find_backends
+from ptychopinn_plugin.config import (
+    Config,
+    InferenceConfig,
+    ModelConfig,
+    RefinementConfig,
+    TrainingConfig,
+    Validated,
+    setting,
+)
+from ptychopinn_plugin.errors import ConfigError
+
+GROUP_NAME = 'PtychoPINNPlugin'
+
+DEVICES = ('auto', 'cpu', 'cuda', 'cuda:1', 'cuda:2', 'cuda:3', 'mps')
+
+logger = logging.getLogger('ptychopinn_plugin')
+
+
+@dataclasses.dataclass(frozen=True)
+class HostOptions(Validated):
+    """What only the host asks for, beside what `Config` holds."""
+
+    backend: str = setting(
+        AUTOMATIC, 'which framework computes; PTYCHOPINN_BACKEND in the environment beats this'
+    )
+    fine_tune: bool = setting(False, 'training starts from the loaded model, not from scratch')
+    keep_training_state: bool = setting(
+        True, 'the model file keeps what "ptychopinn train --resume" needs; else it is smaller'
+    )
+    idle_minutes: float = setting(
+        10.0,
+        'after so long without a run the worker ends and frees memory, the GPU included',
+        minimum=0.1,
+        maximum=1440.0,
+        unit='min',
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One setting as the panel shows it.
+
+    Attributes
+    ----------
+    group : str
+        Title of the box that it stands in.
+    label : str
+    names : tuple of str
+        'section.field' of what it sets; several where one row sets them all.
+    only_for : str, optional
+        'pinn' or 'supervised': the other algorithm has no use for it.
+    """
+
+    group: str
+    label: str
+    names: tuple[str, ...]
+    only_for: str | None = None
+
+    @property
+    def key(self) -> str:
+        """Its name in the settings file, as 'TrainingBatchSize'."""
+        section, _, field = self.names[0].rpartition('.')
+        return ''.join(word.capitalize() for word in f'{section}_{field}'.split('_'))
+
+    @property
+    def field(self) -> dataclasses.Field[Any]:
+        """Declaration of the setting, with default, help and limits."""
+        section, _, name = self.names[0].rpartition('.')
+        owner = _SECTIONS[section]
+        return next(item for item in dataclasses.fields(owner) if item.name == name)
+
+    @property
+    def kind(self) -> type:
+        """The type of its values: bool, int, float or str."""
+        section, _, name = self.names[0].rpartition('.')
+        hint = typing.get_type_hints(_SECTIONS[section])[name]
+        if typing.get_origin(hint) in (types.UnionType, typing.Union):
+            hint = next(part for part in typing.get_args(hint) if part is not type(None))
+        return str if typing.get_origin(hint) is Literal else hint
+
+    @property
+    def choices(self) -> Sequence[str]:
+        """What a dropdown offers; empty where the setting is none."""
+        if self.names == ('backend',):
+            return (AUTOMATIC, *find_backends())
+        if self.names[0].endswith('.device'):
+            return DEVICES
+        section, _, name = self.names[0].rpartition('.')
+        hint = typing.get_type_hints(_SECTIONS[section])[name]
+        return typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
+
+    @property
+    def is_optional(self) -> bool:
+        """Whether there is a way to leave it open, which numbers write as 0."""
+        return self.field.default is None
+
+    @property
+    def tool_tip(self) -> str:
+        """What it does, in plain words, with unit and limits."""
+        about, default = self.field.metadata, self.field.default
+        low, high, unit = about['minimum'], about['maximum'], about['unit']
+        parts = [str(about['help'])]
+        if high is not None:
+            parts.append(f'{low:g} to {high:g} {unit}'.rstrip())
+        elif low is not None:
+            parts.append(f'at least {low:g} {unit}'.rstrip())
+        if self.is_optional:
+            parts.append('0 leaves it open')
+        elif isinstance(default, bool):
+            parts.append(f'default: {"on" if default else "off"}')
+        else:
+            parts.append(f'default: {default}')
+        return '; '.join(parts) + '.'
+
+
+_SECTIONS: dict[str, type] = {
+    '': HostOptions,
+    'model': ModelConfig,
+    'training': TrainingConfig,
+    'inference': InferenceConfig,
+    'refinement': RefinementConfig,
+}
+
+ROWS = (
+    Row('Run', 'Backend', ('backend',)),
+    Row('Run', 'Device', ('training.device', 'inference.device')),
+    Row('Run', 'Random seed', ('training.seed', 'refinement.seed')),
+    Row('Run', 'Free memory after [min]', ('idle_minutes',)),
+    Row('Model', 'Architecture', ('model.architecture',)),
+    Row('Model', 'Pattern size [px]', ('model.pattern_size',)),
+    Row('Model', 'Grid size of a group', ('model.gridsize',)),
+    Row('Model', 'Filters scale', ('model.filters_scale',)),
+    Row('Model', 'Passes (sweepnet)', ('model.passes',)),
+    Row('Model', 'Overlap constraint', ('model.overlap_constraint',)),
+    Row('Model', 'Amplitude activation (cnn)', ('model.amplitude_activation',)),
+    Row('Model', 'Padded object (cnn)', ('model.pad_object',)),
+    Row('Model', 'Border decoder (cnn)', ('model.border_decoder',)),
+    Row('Training', 'Epochs', ('training.epochs',)),
+    Row('Training', 'Time limit [min]', ('training.max_minutes',)),
+    Row('Training', 'Batch size', ('training.batch_size',)),
+    Row('Training', 'Learning rate', ('training.learning_rate',)),
+    Row('Training', 'Schedule', ('training.schedule',)),
+    Row('Training', 'Precision', ('training.precision',)),
+    Row('Training', 'Poisson weight', ('training.poisson_weight',)),
+    Row('Training', 'Amplitude error weight', ('training.amplitude_mae_weight',)),
+    Row('Training', 'Total variation weight', ('training.total_variation_weight',)),
+    Row('Training', 'Teacher', ('training.teacher',), 'pinn'),
+    Row('Training', 'Teacher weight', ('training.teacher_weight',)),
+    Row('Training', 'Teacher sweeps', ('training.teacher_sweeps',), 'pinn'),
+    Row('Training', 'Correct the probe', ('training.probe_trainable',)),
+    Row('Training', 'Correct the intensity scale', ('training.intensity_scale_trainable',)),
+    Row('Training', 'Validation share', ('training.validation_share',)),
+    Row('Training', 'Early stop after epochs', ('training.early_stop_patience',)),
+    Row('Training', 'Patterns used', ('training.n_subsample',)),
+    Row('Training', 'Fine-tune the loaded model', ('fine_tune',)),
+    Row('Training', 'Keep the training state', ('keep_training_state',)),
+    Row('Inference', 'Batch size', ('inference.batch_size',)),
+    Row('Inference', 'Phase agreement', ('inference.phase_agreement',)),
+    Row('Inference', 'Photons', ('inference.intensity_scale',)),
+    Row('Inference', 'Refinement sweeps', ('refinement.sweeps',)),
+    Row('Inference', 'Refinement batch size', ('refinement.batch_size',)),
+    Row('Inference', 'Refine the probe', ('refinement.probe',)),
+)
+
+
+class PluginSettings:
+    """The rows as observable parameters of the host.
+
+    Parameters
+    ----------
+    registry : SettingsRegistry
+        Gets the group `GROUP_NAME`, which it saves and loads with its own.
+    """
+
+    def __init__(self, registry: SettingsRegistry) -> None:
+        self._group = registry.create_group(GROUP_NAME)
+        self.parameters: dict[str, Parameter[Any]] = {}
+        for row in ROWS:
+            parameter = _create(self._group, row)
+            _guard(parameter, row)
+            self.parameters[row.names[0]] = parameter
+
+    @property
+    def backend(self) -> str:
+        """What the dropdown says."""
+        return str(self.parameters['backend'].get_value())
+
+    @property
+    def options(self) -> HostOptions:
+        """What only the host asks for."""
+        return HostOptions(**self._values()[''])
+
+    def config(self, model_type: str) -> Config:
+        """Return the settings of a run, validated.
+
+        Parameters
+        ----------
+        model_type : str
+            'pinn' or 'supervised', which the algorithm's name decides.
+
+        Raises
+        ------
+        ConfigError
+            The message names the setting.
+        """
+        values = self._values()
+        values['model']['model_type'] = model_type
+        del values['']
+        return Config(**{section: _SECTIONS[section](**part) for section, part in values.items()})
+
+    def _values(self) -> dict[str, dict[str, Any]]:
+        """Return the values by section and field."""
+        values: dict[str, dict[str, Any]] = {section: {} for section in _SECTIONS}
+        for row in ROWS:
+            value = self.parameters[row.names[0]].get_value()
+            for name in row.names:
+                section, _, field = name.rpartition('.')
+                values[section][field] = None if row.is_optional and value == 0 else value
+        return values
+
+
+def _create(group: ParameterGroup, row: Row) -> Parameter[Any]:
+    about = row.field.metadata
+    default: Any = row.field.default
+    low, high = about['minimum'], about['maximum']
+    if row.is_optional:
+        default, low = 0, 0
+    if row.kind is bool:
+        return group.create_boolean_parameter(row.key, default)
+    if row.kind is int:
+        return group.create_integer_parameter(row.key, default, minimum=low, maximum=high)
+    if row.kind is float:
+        return group.create_real_parameter(row.key, float(default), minimum=low, maximum=high)
+    return group.create_string_parameter(row.key, default)
+
+
+def _guard(parameter: Parameter[Any], row: Row) -> None:
+    """Let a bad value in a settings file leave the setting as it is, with a word about it.
+
+    Unguarded, it would end the application.
+    """
+
+    def set_value_from_string(text: str) -> None:
+        try:
+            value = _parse(text, row)
+        except ConfigError as error:
+            kept = parameter.get_value_as_string()
+            logger.warning('Settings file: %s.%s: %s Kept: %s.', GROUP_NAME, row.key, error, kept)
+        else:
+            parameter.set_value(value)
+
+    parameter.set_value_from_string = set_value_from_string  # type: ignore[assignment, method-assign]
+
+
+def _parse(text: str, row: Row) -> Any:
+    written = text.strip()
+    if row.kind is bool:
+        known = {'true': True, '1': True, 'yes': True, 'false': False, '0': False, 'no': False}
+        if written.lower() not in known:
+            raise ConfigError(f'expected True or False; got {written!r}.')
+        return known[written.lower()]
+    try:
+        value = row.kind(written)
+    except ValueError as error:
+        raise ConfigError(f'expected a number; got {written!r}.') from error
+    if row.names == ('backend',) and value not in row.choices:
+        # A backend that is installed elsewhere is kept: choosing it says what to do.
+        return value
+    if row.is_optional and value == 0:
+        return value
+    section, _, field = row.names[0].rpartition('.')
+    _SECTIONS[section](**{field: value})
+    return value

@@ -1,0 +1,118 @@
+"""Ptychodus' products and ours: (x, y) in metres there, (y, x) in pixels here."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+from ptychodus.api.geometry import PixelGeometry
+from ptychodus.api.object import Object, ObjectCenter
+from ptychodus.api.probe import ProbeSequence
+from ptychodus.api.product import LossValue, Product
+from ptychodus.api.reconstruct import ReconstructInput
+
+from ptychopinn_plugin.arrays import ComplexArray, FloatArray
+from ptychopinn_plugin.data import Scan
+from ptychopinn_plugin.data.readers import joining
+from ptychopinn_plugin.data.scan import Geometry
+from ptychopinn_plugin.host import versions
+
+
+def to_scan(parameters: ReconstructInput) -> Scan:
+    """Make a scan of what Ptychodus hands to a reconstructor.
+
+    Parameters
+    ----------
+    parameters : ReconstructInput
+        Pattern i was taken at position i.
+
+    Raises
+    ------
+    DataError
+        If it cannot be reconstructed: no probe, unknown pixel sizes, negative counts ...
+    """
+    product = parameters.product
+    probe = product.probes.get_array()
+    pixel = _pixel_geometry(product)
+    # A tiny or empty object is what a new product holds.
+    layers = product.object_.get_array()
+    has_object = layers.size > 0 and versions.has_center(product.object_)
+    object_, notes = joining.single_layer(layers) if has_object else (None, ())
+    order = np.arange(len(product.probe_positions))
+    known = joining.Product(
+        indexes=order,
+        positions_m=versions.positions_m(product.probe_positions),
+        probe=joining.single_probe(probe)[0] if probe.size else None,
+        object_=object_,
+        center_m=versions.center_m(product.object_) if has_object else None,
+        geometry=Geometry(
+            pixel_height_m=pixel.height_m or None,
+            pixel_width_m=pixel.width_m or None,
+            photon_energy_eV=versions.photon_energy_eV(product.metadata) or None,
+            detector_distance_m=product.metadata.detector_distance_m or None,
+        ),
+        notes=notes,
+    )
+    measured = joining.Measurement(
+        np.asarray(parameters.diffraction_patterns), order, _mask(parameters)
+    )
+    return joining.join(measured, known, name=product.metadata.name)
+
+
+def _pixel_geometry(product: Product) -> PixelGeometry:
+    for part in (product.object_, product.probes):
+        try:
+            return part.get_pixel_geometry()
+        except ValueError:
+            # Ptychodus' way to say that a new product knows no pixel size.
+            continue
+    return PixelGeometry(0.0, 0.0)
+
+
+def _mask(parameters: ReconstructInput) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]] | None:
+    mask = parameters.bad_pixels
+    return None if mask is None else np.asarray(mask, dtype=bool)
+
+
+def to_product(
+    before: Product,
+    scan: Scan,
+    object_: ComplexArray,
+    origin_px: FloatArray,
+    *,
+    probe: ComplexArray | None = None,
+    losses: Mapping[int, float] | None = None,
+) -> Product:
+    """Put a reconstructed object into a product.
+
+    Parameters
+    ----------
+    before : Product
+        Gives the metadata and the positions.
+    scan : Scan
+        What was reconstructed, in the size of the model; its positions are those of `before`.
+    object_ : ndarray of complex64, shape (height, width)
+    origin_px : ndarray of float64, shape (2,)
+        (y, x): where pixel [0, 0] of `object_` lies in the frame of the scan's positions.
+    probe : ndarray of complex64, shape (n_modes, pattern_height, pattern_width), optional
+        As used; else the scan's.
+    losses : mapping of int to float, optional
+        Poisson loss of the start, 0, and after each sweep.
+    """
+    geometry = scan.geometry
+    # `to_scan` does without neither.
+    pixel_m = np.array([geometry.pixel_height_m, geometry.pixel_width_m], dtype=np.float64)
+    offset = [joining.middle_offset_px(side) for side in scan.pattern_shape]
+    # Ptychodus counts from the middle of the object, which may lie between pixels.
+    middle = origin_px + (np.array(object_.shape) - 1) / 2
+    first_m = versions.positions_m(before.probe_positions)[0]
+    center_m = first_m + (middle - scan.positions_px[0] + offset) * pixel_m
+    pixel = PixelGeometry(width_m=float(pixel_m[1]), height_m=float(pixel_m[0]))
+    modes = scan.probe if probe is None else probe
+    return replace(
+        before,
+        probes=ProbeSequence(np.asarray(modes)[np.newaxis], None, pixel),
+        object_=Object(
+            np.asarray(object_), pixel, ObjectCenter(float(center_m[1]), float(center_m[0]))
+        ),
+        losses=[LossValue(epoch, float(value)) for epoch, value in (losses or {}).items()],
+    )
