@@ -33,9 +33,16 @@ class Voice(Protocol):
 
 
 class Reporter:
-    """Passes progress on to the host, no faster than the host can take it."""
+    """Passes progress on to the host, no faster than the host can take it.
+
+    Attributes
+    ----------
+    epochs : int
+        Epochs that ended before the host asked for the end.
+    """
 
     def __init__(self, voice: Voice) -> None:
+        self.epochs = 0
         self._voice = voice
         self._last_report = self._last_picture = float('-inf')
 
@@ -59,7 +66,9 @@ class Reporter:
                 self._last_picture = now
                 arrays = {'object': progress.object_, 'origin_px': progress.origin_px}
             self._voice.say('progress', values, arrays)
-        return self._voice.is_stopping
+        is_stopping = self._voice.is_stopping
+        self.epochs += is_epoch_end and not is_stopping
+        return is_stopping
 
 
 class Jobs:
@@ -84,16 +93,20 @@ class Jobs:
         output = Path(message['output'])
         check_output_folder(output.parent)
         base = message.get('base_model')
+        reporter = Reporter(self._voice)
         result = backend.train(
             _load(message['scans']),
             Config.from_dict(message['config']),
             validation=_load(message['validation']),
             base_model=None if base is None else read_model(Path(base)),
-            observer=Reporter(self._voice),
+            observer=reporter,
         )
         self._held = None
-        values: dict[str, Any] = {'epochs': len(result.history), 'stopped': result.stopped}
-        if result.history:
+        # What a stop leaves of a first epoch is no better than the model that was there before.
+        is_worth_it = result.stopped != 'request' or reporter.epochs > 0
+        epochs = len(result.history) if is_worth_it else 0
+        values: dict[str, Any] = {'epochs': epochs, 'stopped': result.stopped}
+        if is_worth_it:
             keep_previous(output)
             backend.save_model(output, inference_only=not message['keep_training_state'])
             self._held = _identity(output)

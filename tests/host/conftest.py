@@ -22,7 +22,7 @@ PIXEL_M = wavelength_m(ENERGY_EV) * DISTANCE_M / (SIZE * DETECTOR_PIXEL_M)
 
 SETTINGS = """\
 [Processing]
-Algorithm = ptychopinn-plugin_{algorithm}
+Algorithm = {algorithm}
 
 [PtychoPINNPlugin]
 TrainingEpochs = {epochs}
@@ -63,43 +63,48 @@ def small_scan() -> Scan:
     )
 
 
+def write_batch_folder(
+    folder: Path,
+    scan: Scan,
+    *,
+    algorithm: str = 'ptychopinn-plugin_PINN',
+    epochs: int = 2,
+    sweeps: int = 3,
+    more: str = '',
+    shift_px: tuple[float, float] = (0.0, 0.0),
+) -> Path:
+    """Write a folder as batch mode wants it; `more` are further lines of the settings file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with h5py.File(folder / 'diffraction.h5', 'w') as file:
+        file['indexes'] = np.arange(len(scan))
+        file['patterns'] = scan.patterns
+        file['patterns'].attrs['detector_pixel_width_m'] = DETECTOR_PIXEL_M
+        file['patterns'].attrs['detector_pixel_height_m'] = DETECTOR_PIXEL_M
+        file['bad_pixels'] = scan.bad_pixels
+    assert scan.object_ is not None
+    # A user begins with a flat object, which says where the scan lies and no more.
+    start = Reconstruction(
+        object_=np.ones_like(scan.object_),
+        origin_px=np.array(shift_px),
+        coverage=np.ones(scan.object_.shape, np.float32),
+        probe=scan.probe,
+        positions_px=scan.positions_px + shift_px,
+        backend='none',
+        geometry=scan.geometry,
+        name=scan.name,
+    )
+    write_product(folder / 'product.h5', start)
+    text = SETTINGS.format(algorithm=algorithm, epochs=epochs, sweeps=sweeps, more=more)
+    (folder / 'settings.ini').write_text(text)
+    return folder
+
+
 @pytest.fixture
 def write_folder(small_scan: Scan) -> Callable[..., Path]:
-    """Return a function that writes a folder as batch mode wants it."""
+    """Return `write_batch_folder` with the small scan as its default."""
 
-    def write(
-        folder: Path,
-        *,
-        scan: Scan = small_scan,
-        algorithm: str = 'PINN',
-        epochs: int = 2,
-        sweeps: int = 3,
-        more: str = '',
-        shift_px: tuple[float, float] = (0.0, 0.0),
-    ) -> Path:
-        folder.mkdir(parents=True, exist_ok=True)
-        with h5py.File(folder / 'diffraction.h5', 'w') as file:
-            file['indexes'] = np.arange(len(scan))
-            file['patterns'] = scan.patterns
-            file['patterns'].attrs['detector_pixel_width_m'] = DETECTOR_PIXEL_M
-            file['patterns'].attrs['detector_pixel_height_m'] = DETECTOR_PIXEL_M
-            file['bad_pixels'] = scan.bad_pixels
-        assert scan.object_ is not None
-        # A user begins with a flat object, which says where the scan lies and no more.
-        start = Reconstruction(
-            object_=np.ones_like(scan.object_),
-            origin_px=np.array(shift_px),
-            coverage=np.ones(scan.object_.shape, np.float32),
-            probe=scan.probe,
-            positions_px=scan.positions_px + shift_px,
-            backend='none',
-            geometry=scan.geometry,
-            name=scan.name,
-        )
-        write_product(folder / 'product.h5', start)
-        text = SETTINGS.format(algorithm=algorithm, epochs=epochs, sweeps=sweeps, more=more)
-        (folder / 'settings.ini').write_text(text)
-        return folder
+    def write(folder: Path, *, scan: Scan = small_scan, **settings: Any) -> Path:
+        return write_batch_folder(folder, scan, **settings)
 
     return write
 

@@ -1,0 +1,136 @@
+"""``ptychodus -b``: the unmodified command on real files, and the same from our own command."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from ptychopinn_plugin.archive import read_model
+from ptychopinn_plugin.data import Scan, read_reconstruction, write_scan
+
+from .conftest import needs, write_batch_folder
+
+pytestmark = needs('torch')
+
+WriteFolder = Callable[..., Path]
+
+OUR_COMMAND = 'from ptychopinn_plugin.cli import main; main()'
+
+
+def ptychodus(
+    action: str, source: Path, target: Path, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run Ptychodus as a user would."""
+    command = [sys.executable, '-m', 'ptychodus', '-b', action, '-i', str(source), '-o']
+    variables = {name: value for name, value in os.environ.items() if name != 'PTYCHOPINN_BACKEND'}
+    return subprocess.run(
+        [*command, str(target)],
+        env={**variables, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def _lines(run: subprocess.CompletedProcess[str], level: str) -> list[str]:
+    """Return what our logger says at a level."""
+    start = f'[{level}] ptychopinn_plugin: '
+    return [line.partition(start)[2] for line in run.stdout.splitlines() if start in line]
+
+
+@pytest.fixture(scope='module')
+def model_file(tmp_path_factory: pytest.TempPathFactory, small_scan: Scan) -> Path:
+    """Return a model that batch mode trained on an exported scan."""
+    folder = tmp_path_factory.mktemp('batch')
+    write_batch_folder(folder / 'in', small_scan, epochs=8)
+    write_scan(folder / 'in' / 'train_data.npz', small_scan)
+    run = ptychodus('train', folder / 'in', folder / 'out')
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert any('Training on train_data.npz with pytorch' in line for line in _lines(run, 'INFO'))
+    assert sum(line.startswith('epoch ') for line in _lines(run, 'INFO')) == 8
+    return folder / 'out' / 'model.zip'
+
+
+def test_training_on_an_export_leaves_a_model(model_file: Path) -> None:
+    model = read_model(model_file)
+    assert model.config.training.epochs == 8
+    assert model.config.model.pattern_size == 32
+    assert model.training_state is not None
+
+
+def test_training_without_an_export_takes_the_pair(
+    write_folder: WriteFolder, tmp_path: Path
+) -> None:
+    source = write_folder(tmp_path / 'in', epochs=1, more='KeepTrainingState = False')
+    run = ptychodus('train', source, tmp_path / 'out')
+    assert run.returncode == 0, run.stdout + run.stderr
+    model = read_model(tmp_path / 'out' / 'model.zip')
+    assert model.data_summary['patterns'] == 80
+    assert model.training_state is None
+
+
+def test_reconstruction_equals_that_of_our_command(
+    model_file: Path, write_folder: WriteFolder, tmp_path: Path
+) -> None:
+    source = write_folder(tmp_path / 'in', sweeps=3)
+    (source / 'model.zip').write_bytes(model_file.read_bytes())
+    run = ptychodus('reconstruct', source, tmp_path / 'out')
+    assert run.returncode == 0, run.stdout + run.stderr
+    products = sorted((tmp_path / 'out').glob('product.*.h5'))
+    # Two passes and three sweeps: the number is the progress.
+    assert products[-1].name == 'product.000005.h5'
+    arguments = [str(model_file), str(source), '--output', str(tmp_path / 'ours'), '--refine', '3']
+    subprocess.run(
+        [sys.executable, '-c', OUR_COMMAND, 'reconstruct', *arguments],
+        check=True,
+        capture_output=True,
+        timeout=300,
+    )
+    ours = read_reconstruction(tmp_path / 'ours' / 'reconstruction.npz')
+    with h5py.File(products[-1]) as file:
+        np.testing.assert_allclose(file['object'][0], ours.object_, atol=1e-4)
+        losses = file['loss_values'][()]
+        np.testing.assert_array_equal(file['loss_epochs'], np.arange(4))
+    np.testing.assert_allclose(losses, ours.likelihoods, rtol=1e-4)
+    assert losses[-1] < losses[0]
+
+
+def test_no_model_is_a_readable_line_and_an_exit_code(
+    write_folder: WriteFolder, tmp_path: Path
+) -> None:
+    run = ptychodus('reconstruct', write_folder(tmp_path / 'in'), tmp_path / 'out')
+    assert run.returncode != 0
+    (line,) = _lines(run, 'ERROR')
+    assert 'Infer needs a model' in line
+    assert 'model.zip' in line
+    assert not list((tmp_path / 'out').glob('product*'))
+
+
+def test_a_missing_backend_is_an_error_and_no_other_steps_in(
+    write_folder: WriteFolder, tmp_path: Path
+) -> None:
+    source = write_folder(tmp_path / 'in', epochs=1)
+    run = ptychodus('train', source, tmp_path / 'out', PTYCHOPINN_BACKEND='jax')
+    assert run.returncode != 0
+    (line,) = _lines(run, 'ERROR')
+    assert "'jax'" in line
+    assert 'pytorch' in line
+    assert not (tmp_path / 'out' / 'model.zip').exists()
+
+
+def test_settings_that_cannot_be_keep_their_defaults(
+    write_folder: WriteFolder, tmp_path: Path
+) -> None:
+    source = write_folder(tmp_path / 'in', epochs=1, more='TrainingBatchSize = many')
+    run = ptychodus('train', source, tmp_path / 'out')
+    assert run.returncode == 0, run.stdout + run.stderr
+    (line,) = _lines(run, 'WARNING')
+    assert 'TrainingBatchSize' in line
+    assert "'many'" in line
+    assert read_model(tmp_path / 'out' / 'model.zip').config.training.batch_size == 32

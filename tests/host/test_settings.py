@@ -1,0 +1,141 @@
+"""The table of rows: each setting once, saved, loaded and validated by the host's registry."""
+
+import dataclasses
+import logging
+from pathlib import Path
+
+import pytest
+from ptychodus.api.settings import SettingsRegistry
+
+from ptychopinn_plugin.config import Config
+from ptychopinn_plugin.errors import ConfigError
+from ptychopinn_plugin.host.settings import GROUP_NAME, ROWS, HostOptions, PluginSettings, Row
+
+
+@pytest.fixture
+def registry() -> SettingsRegistry:
+    return SettingsRegistry()
+
+
+@pytest.fixture
+def settings(registry: SettingsRegistry) -> PluginSettings:
+    return PluginSettings(registry)
+
+
+def test_untouched_settings_are_the_defaults(settings: PluginSettings) -> None:
+    assert settings.config('pinn') == Config()
+    assert settings.options == HostOptions()
+    assert settings.config('supervised').model.model_type == 'supervised'
+
+
+def test_keys_are_unique() -> None:
+    assert len({row.key for row in ROWS}) == len(ROWS)
+    assert len({name for row in ROWS for name in row.names}) == sum(len(row.names) for row in ROWS)
+
+
+@pytest.mark.parametrize('row', ROWS, ids=lambda row: row.key)
+def test_each_row_explains_itself(row: Row) -> None:
+    assert row.tool_tip[:-1].strip()
+    assert row.tool_tip.endswith('.')
+    low = row.field.metadata['minimum']
+    # Ptychodus' spin boxes need a minimum.
+    assert row.kind is not int or row.is_optional or low is not None
+
+
+@pytest.mark.parametrize('row', ROWS, ids=lambda row: row.key)
+def test_each_row_survives_a_settings_file(row: Row, tmp_path: Path) -> None:
+    before, after = SettingsRegistry(), SettingsRegistry()
+    changed, loaded = PluginSettings(before), PluginSettings(after)
+    parameter = changed.parameters[row.names[0]]
+    value = _another(row)
+    parameter.set_value(value)
+    before.save_settings(tmp_path / 'settings.ini')
+    after.open_settings(tmp_path / 'settings.ini')
+    assert loaded.parameters[row.names[0]].get_value() == value
+    assert loaded.options == changed.options
+    assert loaded.config('pinn') == changed.config('pinn')
+    # One row changed, and so did what it stands for.
+    assert (loaded.config('pinn'), loaded.options) != (Config(), HostOptions())
+
+
+def _another(row: Row) -> object:
+    """Return a valid value that is not the default."""
+    default = row.field.default
+    if row.choices:
+        return next(choice for choice in row.choices if choice != default)
+    if row.kind is bool:
+        return not default
+    if row.names == ('model.pattern_size',):
+        return 64
+    if row.kind is float:
+        return 0.5 if default != 0.5 else 0.25
+    return 3 if default != 3 else 4
+
+
+@pytest.mark.parametrize(
+    ('line', 'words'),
+    [
+        ('TrainingEpochs = many', "expected a number; got 'many'"),
+        ('TrainingEpochs = 0', 'at least 1'),
+        ('TrainingLearningRate = nan', 'at least 0'),
+        ('TrainingSchedule = lunar', 'one-cycle'),
+        ('ModelPadObject = perhaps', "expected True or False; got 'perhaps'"),
+        ('ModelPatternSize = 7', 'at least 16'),
+        ('IdleMinutes = -1', 'at least 0.1'),
+    ],
+)
+def test_a_value_that_cannot_be_is_named_and_the_former_kept(
+    settings: PluginSettings,
+    registry: SettingsRegistry,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    line: str,
+    words: str,
+) -> None:
+    file = tmp_path / 'settings.ini'
+    file.write_text(f'[{GROUP_NAME}]\n{line}\nTrainingBatchSize = 8\n')
+    with caplog.at_level(logging.WARNING):
+        registry.open_settings(file)
+    (record,) = caplog.records
+    assert words in record.getMessage()
+    assert f'{GROUP_NAME}.{line.split()[0]}' in record.getMessage()
+    assert settings.options == HostOptions()
+    # The lines beside it count.
+    expected = Config().training.replace(batch_size=8)
+    assert settings.config('pinn') == Config(training=expected)
+
+
+def test_a_backend_that_is_missing_here_is_kept(
+    settings: PluginSettings, registry: SettingsRegistry, tmp_path: Path
+) -> None:
+    file = tmp_path / 'settings.ini'
+    file.write_text(f'[{GROUP_NAME}]\nBackend = jax\n')
+    registry.open_settings(file)
+    assert settings.backend == 'jax'
+
+
+def test_a_number_between_off_and_its_minimum_is_an_error(settings: PluginSettings) -> None:
+    settings.parameters['model.pattern_size'].set_value(5)
+    with pytest.raises(ConfigError, match='pattern_size'):
+        settings.config('pinn')
+
+
+def test_what_is_not_in_the_panel_is_a_choice() -> None:
+    """Every setting is in the panel, or is left to the command line on purpose."""
+    shown = {name for row in ROWS for name in row.names}
+    left_out = {
+        'model.model_type',  # the algorithm's name decides
+        'training.accumulation',
+        'training.gradient_clip',
+        'training.n_groups',
+        'training.neighbor_count',
+        'training.optimizer',
+        'training.warmup_share',
+        'training.weight_decay',
+    }
+    every = {
+        f'{section.name}.{field.name}'
+        for section in dataclasses.fields(Config)
+        for field in dataclasses.fields(section.default_factory)  # type: ignore[arg-type, misc]
+    }
+    assert shown & every | left_out == every

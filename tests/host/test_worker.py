@@ -1,0 +1,375 @@
+"""The worker as a real process: warm, stopped, killed, stuck, idle, orphaned."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ptychopinn_plugin.data import Scan, write_scan
+from ptychopinn_plugin.errors import ArchiveError, DataError, WorkerError
+from ptychopinn_plugin.host.worker import Event, Worker
+
+from .conftest import needs
+
+pytestmark = needs('torch')
+
+
+@pytest.fixture
+def worker() -> Iterator[Worker]:
+    worker = Worker()
+    yield worker
+    worker.close()
+
+
+@pytest.fixture(scope='session')
+def scan_file(small_scan: Scan, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp('scan') / 'train_data.npz'
+    write_scan(path, small_scan)
+    return path
+
+
+@pytest.fixture
+def training(scan_file: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Return a function that describes a training of some seconds or, by default, of hours."""
+
+    def describe(epochs: int = 100_000) -> dict[str, Any]:
+        return {
+            'do': 'train',
+            'backend': 'pytorch',
+            'scans': [str(scan_file)],
+            'validation': [],
+            'config': {
+                'model': {'filters_scale': 0.25, 'passes': 1},
+                'training': {'epochs': epochs, 'teacher_sweeps': 5, 'device': 'cpu'},
+            },
+            'base_model': None,
+            'output': str(tmp_path / 'model.zip'),
+            'keep_training_state': False,
+        }
+
+    return describe
+
+
+@pytest.fixture(scope='session')
+def model_file(scan_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp('model') / 'model.zip'
+    job = {
+        'do': 'train',
+        'backend': 'pytorch',
+        'scans': [str(scan_file)],
+        'validation': [],
+        'config': {
+            'model': {'filters_scale': 0.25, 'passes': 1},
+            'training': {'epochs': 2, 'teacher_sweeps': 5, 'device': 'cpu'},
+        },
+        'base_model': None,
+        'output': str(path),
+        'keep_training_state': False,
+    }
+    worker = Worker()
+    with worker.run(job) as run:
+        _last(run.events())
+    worker.close()
+    return path
+
+
+def _last(events: Iterator[Event | None]) -> Event:
+    last = None
+    for event in events:
+        last = event or last
+    assert last is not None
+    return last
+
+
+def _inference(model: Path, scan: Scan, sweeps: int = 2) -> tuple[dict[str, Any], dict[str, Any]]:
+    job = {
+        'do': 'reconstruct',
+        'backend': 'pytorch',
+        'model': str(model),
+        'inference': {'device': 'cpu'},
+        'refinement': {'sweeps': sweeps},
+        'geometry': {},
+        'name': 'small',
+    }
+    arrays = {
+        'patterns': scan.patterns,
+        'positions_px': scan.positions_px,
+        'probe': scan.probe,
+        'bad_pixels': scan.bad_pixels,
+    }
+    return job, arrays
+
+
+def _until_trained(events: Iterator[Event | None]) -> None:
+    """Read events until some epochs are over."""
+    epochs = 0
+    for event in events:
+        if event is not None and event.values.get('is_epoch_end'):
+            epochs += 1
+        if epochs == 3:
+            return
+
+
+def test_a_training_reports_progress_and_leaves_a_model(
+    worker: Worker, training: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    with worker.run(training(epochs=2)) as run:
+        events = [event for event in run.events() if event is not None]
+    stages = {event.values['stage'] for event in events[:-1]}
+    last = events[-1]
+    assert last.kind == 'done'
+    assert last.values['epochs'] == 2
+    assert {'teach', 'train'} <= stages
+    assert (tmp_path / 'model.zip').is_file()
+
+
+def test_an_inference_sends_pictures_and_the_object(
+    worker: Worker, model_file: Path, small_scan: Scan
+) -> None:
+    job, arrays = _inference(model_file, small_scan)
+    with worker.run(job, arrays) as run:
+        events = [event for event in run.events() if event is not None]
+    first = next(event for event in events if 'object' in event.arrays)
+    assert first.values['stage'] == 'predict'
+    done = events[-1]
+    assert done.arrays['object'].dtype == np.complex64
+    assert done.arrays['object'].shape == first.arrays['object'].shape
+    np.testing.assert_array_equal(done.arrays['origin_px'], first.arrays['origin_px'])
+    assert len(done.values['likelihoods']) == 3
+
+
+def test_the_second_inference_starts_at_once(
+    worker: Worker, model_file: Path, small_scan: Scan
+) -> None:
+    job, arrays = _inference(model_file, small_scan)
+    pids, seconds = [], []
+    for _ in range(2):
+        began = time.perf_counter()
+        with worker.run(job, arrays) as run:
+            events = run.events(tick_s=30.0)
+            next(events)
+            seconds.append(time.perf_counter() - began)
+            _last(events)
+        pids.append(worker.pid)
+    assert pids[0] == pids[1]
+    assert seconds[1] < 0.3
+    assert seconds[1] < seconds[0]
+
+
+def test_a_changed_model_file_is_read_again(
+    worker: Worker,
+    model_file: Path,
+    small_scan: Scan,
+    training: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / 'changing.zip'
+    path.write_bytes(model_file.read_bytes())
+    job, arrays = _inference(path, small_scan, sweeps=0)
+    with worker.run(job, arrays) as run:
+        before = _last(run.events()).arrays['object']
+    with worker.run({**training(epochs=6), 'output': str(path)}) as run:
+        _last(run.events())
+    with worker.run(job, arrays) as run:
+        after = _last(run.events()).arrays['object']
+    assert np.abs(after - before).max() > 1e-4
+    # The model that was there before is kept.
+    assert (tmp_path / 'changing.previous.zip').read_bytes() == model_file.read_bytes()
+
+
+def test_a_stop_is_heard_within_two_seconds_and_keeps_the_best(
+    worker: Worker, training: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    with worker.run(training()) as run:
+        events = run.events()
+        _until_trained(events)
+        began = time.perf_counter()
+        run.stop()
+        done = _last(events)
+    assert time.perf_counter() - began < 2.0
+    assert done.values['stopped'] == 'request'
+    assert done.values['epochs'] >= 3
+    assert (tmp_path / 'model.zip').is_file()
+
+
+def test_a_stop_that_comes_before_the_job_begins_is_heard(
+    worker: Worker, training: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    with worker.run(training()) as run:
+        run.stop()
+        done = _last(run.events())
+    assert done.values['epochs'] == 0
+    assert not (tmp_path / 'model.zip').exists()
+
+
+@pytest.mark.skipif(not hasattr(signal, 'SIGKILL'), reason='There is no SIGKILL here.')
+def test_a_killed_worker_is_an_error_and_the_next_run_works(
+    worker: Worker, training: Callable[..., dict[str, Any]]
+) -> None:
+    with worker.run(training()) as run:
+        events = run.events()
+        _until_trained(events)
+        assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGKILL)
+        began = time.perf_counter()
+        with pytest.raises(WorkerError, match='memory ran out'):
+            _last(events)
+    assert time.perf_counter() - began < 5.0
+    assert worker.pid is None
+    with worker.run(training(epochs=1)) as run:
+        assert _last(run.events()).values['epochs'] == 1
+
+
+def test_a_worker_that_leaves_without_a_word_is_an_error(
+    worker: Worker, training: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    # A backend that ends the process as soon as its framework is imported.
+    package = tmp_path / 'torch'
+    package.mkdir()
+    (package / '__init__.py').write_text(
+        "import os, sys\nprint('out of patience', file=sys.stderr, flush=True)\nos._exit(7)\n"
+    )
+    sys.path.insert(0, str(tmp_path))
+    try:
+        began = time.perf_counter()
+        with worker.run(training()) as run, pytest.raises(WorkerError) as caught:
+            _last(run.events())
+    finally:
+        sys.path.remove(str(tmp_path))
+    assert time.perf_counter() - began < 5.0
+    assert 'exit code 7' in str(caught.value)
+    assert 'out of patience' in str(caught.value)
+
+
+@pytest.mark.skipif(not hasattr(signal, 'SIGSTOP'), reason='There is no SIGSTOP here.')
+def test_a_stuck_worker_is_ended(training: Callable[..., dict[str, Any]]) -> None:
+    worker = Worker(silence_s=3.0)
+    try:
+        with worker.run(training()) as run:
+            events = run.events()
+            _until_trained(events)
+            assert worker.pid is not None
+            os.kill(worker.pid, signal.SIGSTOP)
+            with pytest.raises(WorkerError, match='said nothing for'):
+                _last(events)
+        assert worker.pid is None
+    finally:
+        worker.close()
+
+
+def test_a_run_that_is_left_ends_the_worker(
+    worker: Worker, training: Callable[..., dict[str, Any]]
+) -> None:
+    with worker.run(training()) as run:
+        next(run.events())
+        pid = worker.pid
+    assert pid is not None
+    assert worker.pid is None
+    with worker.run(training(epochs=1)) as run:
+        assert _last(run.events()).kind == 'done'
+
+
+def test_one_run_at_a_time(worker: Worker, training: Callable[..., dict[str, Any]]) -> None:
+    with worker.run(training()), pytest.raises(WorkerError, match='busy'):
+        worker.run(training())
+
+
+@pytest.mark.parametrize(
+    ('change', 'error', 'words'),
+    [
+        ({'scans': ['/no/such/scan.npz']}, DataError, 'no file'),
+        ({'base_model': __file__}, ArchiveError, 'test_worker'),
+        ({'do': 'dance'}, WorkerError, 'dance'),
+    ],
+)
+def test_errors_keep_their_class_and_words(
+    worker: Worker,
+    training: Callable[..., dict[str, Any]],
+    change: dict[str, Any],
+    error: type[Exception],
+    words: str,
+) -> None:
+    with worker.run({**training(), **change}) as run, pytest.raises(error, match=words):
+        _last(run.events())
+    # It outlives them.
+    assert worker.pid is not None
+
+
+def test_an_idle_worker_goes_and_comes_back(training: Callable[..., dict[str, Any]]) -> None:
+    worker = Worker(idle_s=0.5)
+    try:
+        with worker.run(training(epochs=1)) as run:
+            _last(run.events())
+        first = worker.pid
+        deadline = time.monotonic() + 10.0
+        while worker.pid is not None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert worker.pid is None
+        with worker.run(training(epochs=1)) as run:
+            assert _last(run.events()).kind == 'done'
+            assert worker.pid != first
+    finally:
+        worker.close()
+
+
+@pytest.mark.skipif(not Path('/proc').is_dir(), reason='Processes are looked up in /proc.')
+def test_the_worker_dies_with_a_killed_parent(tmp_path: Path, scan_file: Path) -> None:
+    # No `if __name__ == '__main__'`: a worker does not import its parent's script.
+    script = tmp_path / 'parent.py'
+    script.write_text(
+        textwrap.dedent(
+            f"""
+            import time
+            from ptychopinn_plugin.host.worker import Worker
+            worker = Worker()
+            run = worker.run({{
+                'do': 'train', 'backend': 'pytorch', 'scans': [{str(scan_file)!r}],
+                'validation': [], 'base_model': None, 'keep_training_state': False,
+                'output': {str(tmp_path / 'model.zip')!r},
+                'config': {{'training': {{'epochs': 100000, 'device': 'cpu'}}}},
+            }})
+            print(worker.pid, flush=True)
+            for event in run.events():
+                pass
+            """
+        )
+    )
+    parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    time.sleep(4.0)
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    deadline = time.monotonic() + 5.0
+    while _is_running(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _is_running(pid)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        state = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0]
+    except FileNotFoundError:
+        return False
+    # A zombie has ended and waits for whoever adopted it.
+    return state != 'Z'
+
+
+@pytest.mark.skipif(not Path('/dev/shm').is_dir(), reason='Shared memory is looked up there.')
+def test_no_shared_memory_stays_behind(worker: Worker, model_file: Path, small_scan: Scan) -> None:
+    before = set(os.listdir('/dev/shm'))
+    job, arrays = _inference(model_file, small_scan)
+    for _ in range(2):
+        with worker.run(job, arrays) as run:
+            _last(run.events())
+    worker.close()
+    assert set(os.listdir('/dev/shm')) <= before
