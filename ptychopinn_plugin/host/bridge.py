@@ -59,7 +59,7 @@ def _extend(
     if versions.has_native_entry_points():
         return
     owner = getattr(module, class_name, None)
-    construct = getattr(owner, '__init__', None)
+    construct: Any = getattr(owner, '__init__', None)
     if getattr(construct, '_is_extended', False):
         return
     signature = None if owner is None else inspect.signature(owner.__init__)

@@ -49,9 +49,18 @@ def test_training_shows_what_it_does_and_loads_the_model(window: Window, folder:
     # Told by the end of the run, not by a change of the product.
     window.wait(window.infer_button.isEnabled)
     assert read_model(folder / 'model.zip').config.training.epochs == 3
+    check_that_the_worker_imports_from_here(window.library.worker.pid)
 
 
-def test_the_curve_is_live(window: Window, folder: Path) -> None:
+def check_that_the_worker_imports_from_here(pid: int | None) -> None:
+    file = Path(f'/proc/{pid}/environ')
+    if file.is_file():
+        variables = dict(item.partition('=')[::2] for item in file.read_text().split('\0'))
+        folders = variables['PYTHONPATH'].split(os.pathsep)
+        assert folders == [path for path in sys.path if path and os.path.isdir(path)]
+
+
+def test_the_curve_is_live_and_stop_keeps_the_best_model(window: Window, folder: Path) -> None:
     window.set(TrainingEpochs=LONG)
     window.train(folder)
     curve = window.curve
@@ -60,34 +69,13 @@ def test_the_curve_is_live(window: Window, folder: Path) -> None:
     assert curve.status.text().startswith('training ')
     assert [line.get_label() for line in curve.axes.lines] == ['training', 'validation']
     assert all(value > 0 for value in curve.axes.lines[0].get_ydata())
-    window.stop()
-    window.wait(lambda: curve.status.text() == 'The last training:')
-
-
-def test_the_worker_runs_the_same_package(window: Window, folder: Path) -> None:
-    window.train(folder)
-    window.wait_for_end()
-    if not Path('/proc').is_dir():
-        pytest.skip('There is no /proc to ask for the memory map of a process.')
-    environment = Path(f'/proc/{window.library.worker.pid}/environ').read_bytes().split(b'\0')
-    folders = next(item for item in environment if item.startswith(b'PYTHONPATH=')).decode()
-    import ptychopinn_plugin
-
-    home = str(Path(ptychopinn_plugin.__file__).parents[1])
-    ours = [path for path in sys.path if path == home]
-    assert not ours or home in folders.partition('=')[2].split(os.pathsep)
-
-
-def test_stop_keeps_the_best_model(window: Window, folder: Path) -> None:
-    window.set(TrainingEpochs=LONG)
-    window.train(folder)
-    window.wait_for_epochs(2)
 
     assert window.stop() < 2
 
-    assert re.search(r'Trained \d+ epochs \(ended by: \w+\)', window.log)
+    assert re.search(r'Trained \d+ epochs \(ended by: request\)', window.log)
     assert read_model(folder / 'model.zip').config.training.epochs == LONG
     assert window.reconstructor.is_model_loaded()
+    window.wait(lambda: curve.status.text() == 'The last training:')
 
 
 def test_stop_before_the_first_epoch_leaves_the_model_alone(window: Window, folder: Path) -> None:
