@@ -317,12 +317,16 @@ class TrainingCurve(_parameters.ParameterViewController):  # type: ignore[misc, 
         axes = self.axes
         axes.clear()
         numbers = range(1, len(epochs) + 1)
+        drawn: list[float] = []
         for name, label in (('loss', 'training'), ('validation_loss', 'validation')):
             values = [row.get(name, math.nan) for row in epochs]
+            drawn += [value for value in values if math.isfinite(value)]
             marker = '.-' if len(epochs) <= MARKED else '-'
             axes.plot(numbers, values, marker, label=label, linewidth=1.2)
-        if all(row['loss'] > 0 for row in epochs):
+        if drawn and 0 < 10 * min(drawn) < max(drawn):
             axes.set_yscale('log')
+        else:
+            axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         axes.set_xlabel('epoch', fontsize=FONT)
         axes.set_ylabel('loss', fontsize=FONT)
@@ -336,11 +340,11 @@ def _status(activity: Activity) -> str:
     if not activity.is_running:
         return 'The last training:' if activity.kind == 'training' else 'Inference ended.'
     stages = {
-        'load': 'starting ...',
-        'teach': 'the teacher sweeps the training scan',
-        'train': 'training',
-        'predict': 'the network predicts',
-        'refine': 'refinement',
+        'load': 'Starting ...',
+        'teach': 'The teacher sweeps the training scan',
+        'train': f'Training, epoch {len(activity.epochs) + 1}',
+        'predict': 'The network predicts',
+        'refine': 'Sweeps refine the object',
     }
     stage = stages.get(activity.stage, activity.stage)
-    return f'{stage} {activity.step}/{activity.total}' if activity.total else stage
+    return f'{stage}: {activity.step / activity.total:.0%}' if activity.total else stage

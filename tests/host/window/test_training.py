@@ -66,7 +66,7 @@ def test_the_curve_is_live_and_stop_keeps_the_best_model(window: Window, folder:
     curve = window.curve
     window.wait(lambda: bool(curve.axes.lines) and len(curve.axes.lines[0].get_xdata()) >= 3)
     assert window.is_running
-    assert curve.status.text().startswith('training ')
+    assert curve.status.text().startswith('Training, epoch ')
     assert [line.get_label() for line in curve.axes.lines] == ['training', 'validation']
     assert all(value > 0 for value in curve.axes.lines[0].get_ydata())
 
