@@ -13,22 +13,13 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import h5py
-import numpy as np
 from ptychodus.model import ModelCore
 from PyQt5.QtGui import QImage
 from PyQt5.QtWidgets import QApplication
 
-from ptychopinn_plugin.data import Geometry, Reconstruction, Scan, write_product
-from ptychopinn_plugin.data.readers.joining import wavelength_m
-from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 from ptychopinn_plugin.host import bridge
-
-ENERGY_EV, DISTANCE_M, DETECTOR_PIXEL_M, SIZE = 8000.0, 1.0, 75e-6, 64
-PIXEL_M = wavelength_m(ENERGY_EV) * DISTANCE_M / (SIZE * DETECTOR_PIXEL_M)
-GEOMETRY = Geometry(PIXEL_M, PIXEL_M, ENERGY_EV, DISTANCE_M, DETECTOR_PIXEL_M, DETECTOR_PIXEL_M)
+from ptychopinn_plugin.host.trial import write_trial
 
 SETTINGS = """\
 [Processing]
@@ -37,32 +28,6 @@ Algorithm = ptychopinn-plugin_PINN
 [PtychoPINNPlugin]
 TrainingMaxMinutes = {minutes}
 """
-
-
-def write_folder(folder: Path, name: str, **simulation: Any) -> Path:
-    """Simulate a scan and write it as Ptychodus wants it, with a flat object."""
-    config = SimulationConfig.from_dict({'size': SIZE, 'rows': 32, 'columns': 32, **simulation})
-    scan: Scan = simulate(config)
-    folder.mkdir(parents=True)
-    with h5py.File(folder / 'diffraction.h5', 'w') as file:
-        file['indexes'] = np.arange(len(scan))
-        file['patterns'] = scan.patterns
-        file['patterns'].attrs['detector_pixel_width_m'] = DETECTOR_PIXEL_M
-        file['patterns'].attrs['detector_pixel_height_m'] = DETECTOR_PIXEL_M
-        file['bad_pixels'] = scan.bad_pixels
-    shape = np.shape(scan.object_)
-    flat = Reconstruction(
-        object_=np.ones(shape, np.complex64),
-        origin_px=np.zeros(2),
-        coverage=np.ones(shape, np.float32),
-        probe=scan.probe,
-        positions_px=scan.positions_px,
-        backend='none',
-        geometry=GEOMETRY,
-        name=name,
-    )
-    write_product(folder / 'product.h5', flat)
-    return folder
 
 
 class Photographer:
@@ -153,8 +118,7 @@ def main() -> None:
     work = options.keep or Path(tempfile.mkdtemp())
     logging.getLogger('ptychodus').setLevel(logging.WARNING)
     bridge.install()
-    known = write_folder(work / 'known', 'known', seed=3)
-    unseen = write_folder(work / 'unseen', 'unseen', seed=8, object_kind='letters')
+    known, unseen = write_trial(work)
     settings = work / 'settings.ini'
     settings.write_text(SETTINGS.format(minutes=options.minutes))
     application = QApplication(sys.argv[:1])

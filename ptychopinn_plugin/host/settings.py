@@ -126,10 +126,8 @@ class Row:
             parts.append(f'{low:g} to {high:g} {unit}'.rstrip())
         elif low is not None:
             parts.append(f'at least {low:g} {unit}'.rstrip())
-        if self.zero:
-            parts.append(f'0: {self.zero}')
         if self.is_optional:
-            parts.append(f'default: {self.zero}')
+            parts.append(f'0: {self.zero} (default)')
         elif isinstance(default, bool):
             parts.append(f'default: {"on" if default else "off"}')
         else:
