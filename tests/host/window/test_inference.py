@@ -10,7 +10,7 @@ import pytest
 
 import ptychopinn_plugin as pp
 
-from .conftest import Window
+from .user import Window
 
 LONG = 100_000
 """Sweeps that no test waits for."""

@@ -21,7 +21,7 @@ from PyQt5.QtWidgets import (
 
 from ptychopinn_plugin.host.settings import GROUP_NAME, ROWS
 
-from .conftest import Window
+from .user import Window
 
 SHIPPED = {'pinn', 'supervised'}
 

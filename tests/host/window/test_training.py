@@ -13,7 +13,7 @@ from PyQt5.QtCore import QTimer
 
 from ptychopinn_plugin.archive import read_model
 
-from .conftest import Window
+from .user import Window
 
 LONG = 100_000
 """Epochs, or sweeps, that no test waits for."""
