@@ -40,6 +40,11 @@ if sys.argv[1] == 'torch':
         gpus.append({'device': f'cuda:{index}', 'name': card.name, 'memory_gb': memory_gb})
     if framework.backends.mps.is_available():
         gpus.append({'device': 'mps', 'name': 'Apple GPU', 'memory_gb': None})
+if sys.argv[1] == 'tensorflow':
+    for index, gpu in enumerate(framework.config.list_physical_devices('GPU')):
+        details = framework.config.experimental.get_device_details(gpu)
+        name = details.get('device_name', gpu.name)
+        gpus.append({'device': f'cuda:{index}', 'name': name, 'memory_gb': None})
 sys.stdout.write('\\n' + json.dumps({'gpus': gpus}))
 """
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from ptychopinn_plugin.backends.spec import entry_points_of
 from ptychopinn_plugin.host import versions
+from ptychopinn_plugin.host.activity import Activity
 from ptychopinn_plugin.host.import_hook import when_imported
 
 LIBRARIES_GROUP = 'ptychodus.reconstructor_libraries'
@@ -100,7 +101,11 @@ def _after_model(core: Any, libraries: dict[str, Any]) -> None:
     if known and parameter.get_value() not in known:
         # The window would show the first one while the model holds none.
         parameter.set_value(known[0])
-    _RunEnd.watch(core.processing_api.task_monitor, parameter)
+    monitor = core.processing_api.task_monitor
+    _RunEnd.watch(monitor, parameter)
+    for library in libraries.values():
+        if isinstance(activity := getattr(library, 'activity', None), Activity):
+            activity.is_stop_pressed = lambda: bool(monitor.is_stopping)
 
 
 def _add_views(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -84,7 +84,8 @@ class Worker:
         WorkerError
             If another job is under way, or the process does not start.
         """
-        if not self._busy.acquire(blocking=False):
+        # An idle process that is just let go holds it for a moment.
+        if not self._busy.acquire(timeout=0.5):
             raise WorkerError('The worker is busy with another run. Wait for it, or stop it.')
         lent = SharedArrays()
         try:
