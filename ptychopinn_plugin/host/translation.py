@@ -10,9 +10,10 @@ from ptychodus.api.probe import ProbeSequence
 from ptychodus.api.product import LossValue, Product
 from ptychodus.api.reconstruct import ReconstructInput
 
+from ptychopinn_plugin import ptychodus_names
 from ptychopinn_plugin.arrays import ComplexArray, FloatArray
 from ptychopinn_plugin.data import Scan
-from ptychopinn_plugin.data.readers import joining, ptychodus_names
+from ptychopinn_plugin.data.readers import joining
 from ptychopinn_plugin.data.scan import Geometry
 from ptychopinn_plugin.host import versions
 

@@ -11,8 +11,8 @@ from ptychodus.api.probe import ProbeSequence
 from ptychodus.api.product import Product
 from ptychodus.api.reconstruct import ReconstructInput
 
+from ptychopinn_plugin import ptychodus_names
 from ptychopinn_plugin.data import Scan, fit_to_size
-from ptychopinn_plugin.data.readers import ptychodus_names
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.host.translation import to_product, to_scan
 from ptychopinn_plugin.host.versions import host_version

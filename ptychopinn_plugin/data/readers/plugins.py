@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from ptychopinn_plugin import ptychodus_names
 from ptychopinn_plugin.arrays import ComplexArray
-from ptychopinn_plugin.data.readers import ptychodus_names
 from ptychopinn_plugin.data.readers.domain import Domain, to_counts
 from ptychopinn_plugin.data.readers.hdf5 import check_stack
 from ptychopinn_plugin.data.readers.joining import (

@@ -15,9 +15,9 @@ from ptychopinn_plugin.data.readers.joining import (
     single_layer,
     single_probe,
 )
-from ptychopinn_plugin.data.readers.ptychodus_names import PRODUCT_NAMES
 from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.ptychodus_names import PRODUCT_NAMES
 
 
 def read_pair(
