@@ -17,6 +17,7 @@ from typing import Any
 
 from ptychopinn_plugin.backends.spec import entry_points_of
 from ptychopinn_plugin.host import versions
+from ptychopinn_plugin.host.activity import Activity
 
 LIBRARIES_GROUP = 'ptychodus.reconstructor_libraries'
 VIEWS_GROUP = 'ptychodus.view_controller_factories'
@@ -58,6 +59,9 @@ def _extend(
     if versions.has_native_entry_points():
         return
     owner = getattr(module, class_name, None)
+    construct: Any = getattr(owner, '__init__', None)
+    if getattr(construct, '_is_extended', False):
+        return
     signature = None if owner is None else inspect.signature(owner.__init__)
     if owner is None or signature is None or argument not in signature.parameters:
         logger.warning(
@@ -69,9 +73,6 @@ def _extend(
             argument,
             versions.SUPPORTED,
         )
-        return
-    construct = owner.__init__
-    if getattr(construct, '_is_extended', False):
         return
     known = signature
 
@@ -103,7 +104,11 @@ def _after_model(core: Any, libraries: Sequence[Any]) -> None:
     if known and parameter.get_value() not in known:
         # The window would show the first one while the model holds none.
         parameter.set_value(known[0])
-    _RunEnd.watch(core.processing_api.task_monitor, parameter)
+    monitor = core.processing_api.task_monitor
+    _RunEnd.watch(monitor, parameter)
+    for library in libraries:
+        if isinstance(activity := getattr(library, 'activity', None), Activity):
+            activity.is_stop_pressed = lambda: bool(monitor.is_stopping)
 
 
 def _add_views(arguments: dict[str, Any]) -> list[Any]:
