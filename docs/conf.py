@@ -11,6 +11,6 @@ myst_enable_extensions = ['dollarmath', 'amsmath', 'deflist']
 myst_heading_anchors = 3
 autodoc_typehints = 'none'
 autodoc_mock_imports = ['tensorflow', 'torch']
-exclude_patterns = ['_build']
+exclude_patterns = ['_build', 'upstream']
 html_theme = 'furo'
 html_title = 'ptychopinn-plugin'

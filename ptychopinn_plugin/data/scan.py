@@ -127,7 +127,8 @@ class Scan:
         brightest = 0.0
         # In slices: a boolean copy of a million patterns would not fit.
         for start in range(0, len(self.patterns), 1024):
-            counts = self.patterns[start : start + 1024][:, good]
+            block = self.patterns[start : start + 1024]
+            counts = block[:, good].reshape(len(block), -1)
             if counts.dtype.kind == 'f' and not np.isfinite(counts).all():
                 where = start + int(np.flatnonzero(~np.isfinite(counts).all(axis=1))[0])
                 raise DataError(

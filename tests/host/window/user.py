@@ -34,7 +34,8 @@ class Window:
         self.view = controller.view
         self.parts = controller._processing_controller
         self.dialogs = controller._file_dialog_factory
-        self.library: PtychoPinnLibrary = bridge._libraries[self.parts._algorithm_parameter][0]
+        added = bridge._libraries[self.parts._algorithm_parameter]
+        self.library: PtychoPinnLibrary = added['ptychopinn-plugin']
         self.errors: list[Exception] = []
 
     @property
