@@ -1,5 +1,7 @@
 """Which device runs."""
 
+import warnings
+
 import torch
 
 from ptychopinn_plugin.errors import BackendUnavailableError
@@ -13,8 +15,12 @@ def choose_device(name: str) -> torch.device:
     BackendUnavailableError
         If there is no such device.
     """
+    with warnings.catch_warnings():
+        # Where TensorFlow has looked for a GPU in vain, CUDA warns of what it says anyway: none.
+        warnings.filterwarnings('ignore', message='CUDA initialization')
+        has_cuda = torch.cuda.is_available()
     if name == 'auto':
-        if torch.cuda.is_available():
+        if has_cuda:
             return torch.device('cuda')
         return torch.device('mps' if torch.backends.mps.is_available() else 'cpu')
     try:

@@ -1,11 +1,12 @@
 """TensorFlow itself: imported here alone, quietly and with memory on demand."""
 
+import importlib
 import os
 import re
 import sys
 import tempfile
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, TypeAlias, TypeVar
 
@@ -42,6 +43,11 @@ def _quiet() -> Iterator[None]:
 os.environ['KERAS_BACKEND'] = 'tensorflow'
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 os.environ.setdefault('TF_FORCE_GPU_ALLOW_GROWTH', 'true')
+
+# CUDA builds of PyTorch bring Triton. Its compiler and TensorFlow's end the process where Triton's
+# is loaded second, which PyTorch's optimizers do; where it is loaded first they get along.
+with suppress(ImportError):
+    importlib.import_module('triton._C.libtriton')
 
 with _quiet():
     import tensorflow as tf
