@@ -253,6 +253,11 @@ def _starting_model(base_model: AnyModel | None, resume: AnyModel | None) -> Mod
 
 def _resumed_config(model: Model, config: Config | None, chosen: Choice) -> Config:
     """Return the settings a model was trained with, and the new ones for how long and where."""
+    if model.training_state is None:
+        raise ConfigError(
+            'This model holds no training state, so training cannot continue exactly. '
+            'Fine-tune it instead, with base_model.'
+        )
     if chosen.name != model.backend:
         raise ConfigError(
             f'Training continues exactly only on the backend that began it, {model.backend!r}; '

@@ -10,6 +10,7 @@ import typer.main
 from typer.core import TyperGroup
 
 from ptychopinn_plugin._version import __version__
+from ptychopinn_plugin.cli.convert import convert
 from ptychopinn_plugin.cli.demo import demo
 from ptychopinn_plugin.cli.doctor import doctor
 from ptychopinn_plugin.cli.evaluate import evaluate
@@ -88,6 +89,7 @@ _FUNCTIONS: dict[str, Callable[..., None]] = {
     'refine': refine,
     'evaluate': evaluate,
     'inspect': inspect,
+    'convert': convert,
     'doctor': doctor,
 }
 for _name, _function in _FUNCTIONS.items():

@@ -85,12 +85,14 @@ def _geometry_lines(geometry: dict[str, float]) -> list[str]:
 
 def _model_lines(values: dict[str, Any]) -> list[str]:
     size, data, provenance = values['pattern_size_px'], values['data'], values['provenance']
+    source = provenance.get('imported_from')
     network = (
         f'network: {values["architecture"]}, {values["weights"]:,} weights, window of '
         f'{values["window_px"]} px, {count(values["passes"], "pass", "es")}'
     )
     lines = [
-        f'a model for patterns of {size} x {size} px, trained with {values["backend"]}',
+        f'a model for patterns of {size} x {size} px, '
+        + (f'trained with {values["backend"]}' if source is None else f'in {source}'),
         network,
         f'groups of {count(values["gridsize"] ** 2, "pattern")} '
         f'(gridsize {values["gridsize"]}), {count(values["probe_modes"], "probe mode")}',

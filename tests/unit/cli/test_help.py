@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-COMMANDS = ('train', 'reconstruct', 'refine', 'evaluate', 'inspect', 'simulate')
+COMMANDS = ('train', 'reconstruct', 'refine', 'evaluate', 'inspect', 'convert', 'simulate')
 HEAVY = ('torch', 'tensorflow', 'scipy', 'matplotlib', 'skimage', 'h5py', 'ptychodus')
 
 
