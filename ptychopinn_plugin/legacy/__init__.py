@@ -1,4 +1,49 @@
 """What PtychoPINN wrote and expects: its model files, settings, data and workflow.
 
-Written from the published contracts; nothing of what such a file holds is executed.
+Written from the published contracts; nothing of what such a file holds is executed. Names are
+imported when they are first used.
 """
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ptychopinn_plugin.legacy.configuration import (
+        LegacySettings,
+        from_legacy,
+        to_legacy,
+        to_legacy_dict,
+        update_legacy_dict,
+    )
+    from ptychopinn_plugin.legacy.models import read_legacy_model
+
+_HOMES = {
+    'LegacySettings': 'configuration',
+    'from_legacy': 'configuration',
+    'read_legacy_model': 'models',
+    'to_legacy': 'configuration',
+    'to_legacy_dict': 'configuration',
+    'update_legacy_dict': 'configuration',
+}
+
+__all__ = [
+    'LegacySettings',
+    'from_legacy',
+    'read_legacy_model',
+    'to_legacy',
+    'to_legacy_dict',
+    'update_legacy_dict',
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its module when it is first asked for (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    value = getattr(importlib.import_module(f'{__name__}.{_HOMES[name]}'), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -103,7 +103,8 @@ def to_legacy(config: Config, owner: Owner, **run: Any) -> dict[str, Any]:
     owner : str
         'ModelConfig', 'TrainingConfig' or 'InferenceConfig'.
     **run
-        Attributes of `LegacySettings` that are no settings here: `train_data`, `output` ...
+        Attributes of `LegacySettings` that are no settings here (`train_data`, `output` ...), and
+        fields of theirs that have no counterpart here (`nphotons` ...).
     """
     values = {item.name: _their_value(item, config, run) for item in fields_of(owner).values()}
     # Their older names of what stands under a newer one.
@@ -209,6 +210,8 @@ def _dishonoured(item: Field, value: Any) -> str:
 
 def _their_value(item: Field, config: Config, run: Mapping[str, Any]) -> Any:
     section, _, name = item.ours.partition('.')
+    if item.name in run:
+        return run[item.name]
     if not item.ours:
         return item.default
     if section == 'run':
