@@ -34,6 +34,7 @@ from ptychopinn_plugin.data import (
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 from ptychopinn_plugin.errors import ConfigError, PtychoPinnError
 from ptychopinn_plugin.evaluation import Evaluation, evaluate
+from ptychopinn_plugin.legacy.raw_data import RawDataLike, scan_from_raw_data
 
 __all__ = [
     'Config',
@@ -63,7 +64,9 @@ __all__ = [
     'write_scan',
 ]
 
-AnyScan = Scan | Path | str
+AnyScan = Scan | RawDataLike | Path | str
+"""A scan, a `RawData` of PtychoPINN (or what looks like one), or a file."""
+
 AnyModel = Model | Path | str
 
 
@@ -232,11 +235,13 @@ def _as_model(model: AnyModel) -> Model:
 
 
 def _as_scan(scan: AnyScan) -> Scan:
+    if isinstance(scan, RawDataLike):
+        return scan_from_raw_data(scan)
     return scan if isinstance(scan, Scan) else load_scan(scan)
 
 
 def _as_scans(scans: AnyScan | Iterable[AnyScan]) -> tuple[Scan, ...]:
-    if isinstance(scans, Scan | Path | str):
+    if isinstance(scans, Scan | RawDataLike | Path | str):
         return (_as_scan(scans),)
     return tuple(_as_scan(scan) for scan in scans)
 

@@ -15,21 +15,32 @@ if TYPE_CHECKING:
         to_legacy_dict,
         update_legacy_dict,
     )
+    from ptychopinn_plugin.legacy.group_cache import cache_path
+    from ptychopinn_plugin.legacy.groups import GroupOptions, group_scan
     from ptychopinn_plugin.legacy.models import read_legacy_model
+    from ptychopinn_plugin.legacy.raw_data import scan_from_raw_data
 
 _HOMES = {
+    'GroupOptions': 'groups',
     'LegacySettings': 'configuration',
+    'cache_path': 'group_cache',
     'from_legacy': 'configuration',
+    'group_scan': 'groups',
     'read_legacy_model': 'models',
+    'scan_from_raw_data': 'raw_data',
     'to_legacy': 'configuration',
     'to_legacy_dict': 'configuration',
     'update_legacy_dict': 'configuration',
 }
 
 __all__ = [
+    'GroupOptions',
     'LegacySettings',
+    'cache_path',
     'from_legacy',
+    'group_scan',
     'read_legacy_model',
+    'scan_from_raw_data',
     'to_legacy',
     'to_legacy_dict',
     'update_legacy_dict',
