@@ -159,7 +159,7 @@ def reconstruct(
     runner = _make(choose(backend, model_backend=opened.backend))
     runner.model = opened
     return runner.reconstruct(
-        _as_scan(scan),
+        as_scan(scan),
         inference or opened.config.inference,
         refinement or opened.config.refinement,
         observer=observer,
@@ -193,7 +193,7 @@ def refine(
     """
     runner = _make(choose(backend))
     return runner.refine(
-        _as_scan(scan), refinement or RefinementConfig(), device=device, observer=observer
+        as_scan(scan), refinement or RefinementConfig(), device=device, observer=observer
     )
 
 
@@ -234,7 +234,8 @@ def _as_model(model: AnyModel) -> Model:
     return model if isinstance(model, Model) else open_model(model)
 
 
-def _as_scan(scan: AnyScan) -> Scan:
+def as_scan(scan: AnyScan) -> Scan:
+    """Return the scan that a file or a `RawData` of PtychoPINN holds."""
     if isinstance(scan, RawDataLike):
         return scan_from_raw_data(scan)
     return scan if isinstance(scan, Scan) else load_scan(scan)
@@ -242,8 +243,8 @@ def _as_scan(scan: AnyScan) -> Scan:
 
 def _as_scans(scans: AnyScan | Iterable[AnyScan]) -> tuple[Scan, ...]:
     if isinstance(scans, Scan | RawDataLike | Path | str):
-        return (_as_scan(scans),)
-    return tuple(_as_scan(scan) for scan in scans)
+        return (as_scan(scans),)
+    return tuple(as_scan(scan) for scan in scans)
 
 
 def _starting_model(base_model: AnyModel | None, resume: AnyModel | None) -> Model | None:

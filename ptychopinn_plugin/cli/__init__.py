@@ -20,6 +20,7 @@ from ptychopinn_plugin.cli.journal import showing_warnings
 from ptychopinn_plugin.cli.options import joined_lines
 from ptychopinn_plugin.cli.reconstruct import reconstruct, refine
 from ptychopinn_plugin.cli.train import train
+from ptychopinn_plugin.cli.twins import ptycho_inference, ptycho_train
 from ptychopinn_plugin.errors import PtychoPinnError
 
 __all__ = ['app', 'main']
@@ -92,6 +93,8 @@ _FUNCTIONS: dict[str, Callable[..., None]] = {
     'inspect': inspect,
     'convert': convert,
     'group': group,
+    'ptycho-train': ptycho_train,
+    'ptycho-inference': ptycho_inference,
     'doctor': doctor,
 }
 for _name, _function in _FUNCTIONS.items():

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ptychopinn_plugin.legacy.groups import GroupOptions, group_scan
     from ptychopinn_plugin.legacy.models import read_legacy_model
     from ptychopinn_plugin.legacy.raw_data import scan_from_raw_data
+    from ptychopinn_plugin.legacy.workflow import run_cdi_example
 
 _HOMES = {
     'GroupOptions': 'groups',
@@ -27,6 +28,7 @@ _HOMES = {
     'from_legacy': 'configuration',
     'group_scan': 'groups',
     'read_legacy_model': 'models',
+    'run_cdi_example': 'workflow',
     'scan_from_raw_data': 'raw_data',
     'to_legacy': 'configuration',
     'to_legacy_dict': 'configuration',
@@ -40,6 +42,7 @@ __all__ = [
     'from_legacy',
     'group_scan',
     'read_legacy_model',
+    'run_cdi_example',
     'scan_from_raw_data',
     'to_legacy',
     'to_legacy_dict',

@@ -225,6 +225,11 @@ def _their_value(item: Field, config: Config, run: Mapping[str, Any]) -> Any:
     return None if value is None else item.give(value)
 
 
+def read_settings(path: Path) -> dict[str, Any]:
+    """Return the fields of a YAML file in one level, as they are there."""
+    return _flattened(_read_yaml(path))
+
+
 def _plain(settings: object) -> dict[str, Any]:
     """Return the fields of settings in one level, without importing what they came from."""
     if isinstance(settings, str | PurePath):

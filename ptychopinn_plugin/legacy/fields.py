@@ -154,8 +154,12 @@ FIELDS: tuple[Field, ...] = (
         'model.architecture',
         take=_lower,
     ),
-    _training('train_data_file', None, 'an argument', 'run.train_data', 'train_data_file_path'),
-    _training('test_data_file', None, 'an argument', 'run.test_data', 'test_data_file_path'),
+    _training(
+        'train_data_file', None, 'the scan to train on', 'run.train_data', 'train_data_file_path'
+    ),
+    _training(
+        'test_data_file', None, 'the scan to reconstruct', 'run.test_data', 'test_data_file_path'
+    ),
     _training('batch_size', 16, 'patterns in a batch', 'training.batch_size'),
     _training('nepochs', 50, 'passes over the training patterns', 'training.epochs'),
     _training(
@@ -216,18 +220,17 @@ FIELDS: tuple[Field, ...] = (
         'training.intensity_scale_trainable',
         'intensity_scale.trainable',
     ),
-    _training('output_dir', None, 'an argument', 'run.output', 'output_prefix'),
+    _training('output_dir', None, 'folder for the results', 'run.output', 'output_prefix'),
     _training('sequential_sampling', False, 'no effect: groups are drawn at random', policy='warn'),
-    _training('backend', None, 'an argument', 'run.backend'),
+    _training('backend', None, 'the framework that computes', 'run.backend'),
     _training('learning_rate', 1e-3, 'peak step of the optimizer', 'training.learning_rate'),
     _training('optimizer', 'adam', 'adam or adamw', 'training.optimizer', take=_lower),
     _training('weight_decay', 0.0, 'of adamw', 'training.weight_decay'),
     _training(
         'gradient_clip_val',
         None,
-        'largest norm of the gradient; none there is 0 here',
+        'largest norm of the gradient; ours where not given',
         'training.gradient_clip',
-        give=lambda value: value or None,
     ),
     _training('accum_steps', 1, 'batches that share one step', 'training.accumulation'),
     _training(
@@ -238,13 +241,15 @@ FIELDS: tuple[Field, ...] = (
         take=lambda value: _SCHEDULES.get(_lower(value), _lower(value)),
         give=lambda value: _SCHEDULES_BACK[value],
     ),
-    _inference('model_path', None, 'an argument', 'run.model'),
-    _inference('test_data_file', None, 'an argument', 'run.test_data', 'test_data_file_path'),
+    _inference('model_path', None, 'the model, or the folder that holds it', 'run.model'),
+    _inference(
+        'test_data_file', None, 'the scan to reconstruct', 'run.test_data', 'test_data_file_path'
+    ),
     _inference('n_groups', None, _GROUPS_COVER, policy='warn'),
     _inference(
         'n_subsample',
         None,
-        'an argument: reconstruct from so many patterns',
+        'reconstruct from so many patterns',
         'run.n_subsample',
     ),
     _inference('subsample_seed', None, 'seed of n_subsample', 'run.subsample_seed'),
@@ -252,8 +257,8 @@ FIELDS: tuple[Field, ...] = (
     _inference('enable_oversampling', False, _GROUPS_COVER, policy='warn'),
     _inference('neighbor_pool_size', None, _GROUPS_COVER, policy='warn'),
     _inference('debug', False, 'no effect; see the log and metrics.json', policy='warn'),
-    _inference('output_dir', None, 'an argument', 'run.output', 'output_prefix'),
-    _inference('backend', None, 'an argument', 'run.backend'),
+    _inference('output_dir', None, 'folder for the results', 'run.output', 'output_prefix'),
+    _inference('backend', None, 'the framework that computes', 'run.backend'),
 )
 
 RUN_TIME = frozenset(

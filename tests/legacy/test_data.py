@@ -137,7 +137,7 @@ def test_raw_data_says_what_is_wrong(contract: Arrays) -> None:
 
 def test_the_api_takes_raw_data(contract: Arrays, scan: pinn.Scan) -> None:
     raw = SimpleNamespace(**contract)
-    assert len(api._as_scan(raw)) == len(scan)
+    assert len(api.as_scan(raw)) == len(scan)
     assert [len(each) for each in api._as_scans(raw)] == [42]
     assert [len(each) for each in api._as_scans([raw, scan])] == [42, 42]
 

@@ -7,7 +7,18 @@ from typing import Any
 
 import pytest
 
-COMMANDS = ('train', 'reconstruct', 'refine', 'evaluate', 'inspect', 'convert', 'simulate')
+COMMANDS = (
+    'train',
+    'reconstruct',
+    'refine',
+    'evaluate',
+    'inspect',
+    'convert',
+    'group',
+    'simulate',
+    'ptycho-train',
+    'ptycho-inference',
+)
 HEAVY = ('torch', 'tensorflow', 'scipy', 'matplotlib', 'skimage', 'h5py', 'ptychodus')
 
 
