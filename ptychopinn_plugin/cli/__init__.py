@@ -14,6 +14,7 @@ from ptychopinn_plugin.cli.convert import convert
 from ptychopinn_plugin.cli.demo import demo
 from ptychopinn_plugin.cli.doctor import doctor
 from ptychopinn_plugin.cli.evaluate import evaluate
+from ptychopinn_plugin.cli.export import export
 from ptychopinn_plugin.cli.group import group
 from ptychopinn_plugin.cli.inspect import inspect
 from ptychopinn_plugin.cli.journal import showing_warnings
@@ -92,6 +93,7 @@ _FUNCTIONS: dict[str, Callable[..., None]] = {
     'evaluate': evaluate,
     'inspect': inspect,
     'convert': convert,
+    'export': export,
     'group': group,
     'ptycho-train': ptycho_train,
     'ptycho-inference': ptycho_inference,

@@ -14,6 +14,7 @@ COMMANDS = (
     'evaluate',
     'inspect',
     'convert',
+    'export',
     'group',
     'simulate',
     'ptycho-train',
