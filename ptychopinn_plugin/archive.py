@@ -111,7 +111,7 @@ def read_model(path: Path) -> Model:
         ) from error
     try:
         return _build_model(manifest, weights_data, state_data)
-    except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OSError, OverflowError) as error:
         raise ArchiveError(f'{path} does not hold a complete model: {error}.') from error
 
 

@@ -15,15 +15,25 @@ def export(
     ],
     format_: Annotated[
         str,
-        typer.Option('--format', metavar='CHOICE', help='onnx, torchscript or torch-export.'),
+        typer.Option(
+            '--format', metavar='CHOICE', help='onnx, torchscript, torch-export, legacy-tf.'
+        ),
     ] = 'onnx',
     output: Annotated[
         Path | None,
         typer.Option('--output', '-o', metavar='FILE', help='Where not given, beside the model.'),
     ] = None,
+    template: Annotated[
+        Path | None,
+        typer.Option(
+            metavar='FILE',
+            help='For legacy-tf: a wts.h5.zip that PtychoPINN wrote with the same settings; its '
+            'weights are replaced in a copy.',
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a model's network for other programs: ONNX, TorchScript or torch.export.
+    """Write a model's network for other programs: ONNX, TorchScript, torch.export, PtychoPINN.
 
     It takes images (batch, channels, size, size), any number in a batch. For cnn these are
     amplitudes times (size / 2) / sqrt(mean counts of a pattern), and amplitude and phase come out;
@@ -42,7 +52,7 @@ def export(
     exporter = EXPORTERS.get(format_)
     suffix = '' if exporter is None else exporter.suffix
     path = output or model.with_name(f'{name}{suffix}')
-    export_model(opened, path, format_)
+    export_model(opened, path, format_, template=template)
     network = opened.network
     channels, size = network.layers[0].out_channels, network.window_px
     values = {

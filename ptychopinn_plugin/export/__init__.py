@@ -5,12 +5,9 @@ import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from ptychopinn_plugin.errors import BackendUnavailableError, ConfigError
 from ptychopinn_plugin.model import Model
-
-Format = Literal['onnx', 'torchscript', 'torch-export']
 
 
 @dataclass(frozen=True)
@@ -29,6 +26,8 @@ class Exporter:
         How to install it.
     purpose : str
         What the file is for.
+    from_template : bool
+        Whether the function takes a file to fill as well.
     """
 
     suffix: str
@@ -36,6 +35,7 @@ class Exporter:
     needs: str
     install: str
     purpose: str
+    from_template: bool = False
 
 
 _TORCH = "pip install 'ptychopinn-plugin[pytorch]'"
@@ -62,10 +62,20 @@ EXPORTERS: Mapping[str, Exporter] = {
         _TORCH,
         'torch.export.load, AOTInductor',
     ),
+    'legacy-tf': Exporter(
+        '-legacy.h5.zip',
+        'ptychopinn_plugin.legacy.writing:write_legacy_tensorflow',
+        'h5py',
+        'pip install h5py',
+        "PtychoPINN's TensorFlow side",
+        from_template=True,
+    ),
 }
 
 
-def export_model(model: Model, path: Path | str, format_: str) -> None:
+def export_model(
+    model: Model, path: Path | str, format_: str, *, template: Path | str | None = None
+) -> None:
     """Write a model's network in the format of another program.
 
     The network takes images (batch, channels, window, window) in float32, any number in a batch.
@@ -78,11 +88,14 @@ def export_model(model: Model, path: Path | str, format_: str) -> None:
     path : Path
     format_ : str
         A key of `EXPORTERS`.
+    template : Path, optional
+        For 'legacy-tf': a `wts.h5.zip` that PtychoPINN wrote with the same settings, whose weights
+        are replaced in a copy.
 
     Raises
     ------
     ConfigError
-        If there is no such format.
+        If there is no such format, or a template is missing or of no use.
     BackendUnavailableError
         If what writes it is not installed; the message says how to install it.
     OutputError
@@ -98,5 +111,16 @@ def export_model(model: Model, path: Path | str, format_: str) -> None:
             f'Format {format_!r} needs {exporter.needs}, which is not installed. '
             f'Run: {exporter.install}.'
         )
+    if exporter.from_template != (template is not None):
+        raise ConfigError(
+            f'Format {format_!r} needs a template (--template FILE): a wts.h5.zip that PtychoPINN '
+            'wrote with the same settings. Give one.'
+            if exporter.from_template
+            else f'Format {format_!r} takes no template. Leave it out.'
+        )
     module, name = exporter.writer.split(':')
-    getattr(importlib.import_module(module), name)(model, Path(path))
+    write = getattr(importlib.import_module(module), name)
+    if template is None:
+        write(model, Path(path))
+    else:
+        write(model, Path(path), Path(template))

@@ -146,18 +146,9 @@ def read_hdf5(data: bytes, source: str) -> tuple[dict[str, RealArray], dict[str,
         with h5py.File(io.BytesIO(data), 'r') as file:
             # Follows neither soft nor external links, so the file cannot point outside itself.
             file.visititems(visit)
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise ArchiveError(f'{source} is not a readable HDF5 file: {error}.') from error
     return datasets, names
-
-
-def read_hdf5_attributes(data: bytes, source: str) -> dict[str, object]:
-    """Return the attributes of an HDF5 file's root."""
-    try:
-        with h5py.File(io.BytesIO(data), 'r') as file:
-            return dict(file.attrs)
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
-        raise ArchiveError(f'{source} is not a readable HDF5 file: {error}.') from error
 
 
 def _read_dataset(item: h5py.Dataset, source: str, file_bytes: int) -> RealArray:

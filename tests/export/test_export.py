@@ -131,10 +131,14 @@ def simple() -> Model:
 
 
 def test_refused(simple: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match='one of onnx, torchscript, torch-export'):
+    with pytest.raises(ConfigError, match='one of onnx, torchscript, torch-export, legacy-tf'):
         export_model(simple, tmp_path / 'x', 'word')
     with pytest.raises(OutputError, match='there is no folder'):
         export_model(simple, tmp_path / 'none' / 'x.pt', 'torchscript')
+    with pytest.raises(ConfigError, match="'legacy-tf' needs a template"):
+        export_model(simple, tmp_path / 'x.zip', 'legacy-tf')
+    with pytest.raises(ConfigError, match='takes no template'):
+        export_model(simple, tmp_path / 'x.pt', 'torchscript', template=tmp_path / 'x')
     monkeypatch.setitem(sys.modules, 'onnx', None)
     monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
     with pytest.raises(BackendUnavailableError, match=r'needs onnx.*pip install .*export'):
