@@ -17,6 +17,7 @@ from ptychopinn_plugin.arrays import RealArray
 from ptychopinn_plugin.errors import ArchiveError
 
 LARGEST_MEMBER_BYTES = 2 << 30
+LARGEST_TEXT_BYTES = 32 << 20
 LARGEST_SUM_BYTES = 8 << 30
 MOST_MEMBERS = 20_000
 LARGEST_RATIO = 250
@@ -48,17 +49,22 @@ class SafeZip:
         """Return the names of all members."""
         return list(self._sizes)
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, *, largest: int = LARGEST_MEMBER_BYTES) -> bytes:
         """Return a member's bytes.
 
         Raises
         ------
         ArchiveError
-            If it is missing, damaged or encrypted.
+            If it is missing, damaged, encrypted or larger than `largest`.
         """
         if name not in self:
             raise ArchiveError(
                 f'{self.source} must hold {name}; it holds {", ".join(self.names()[:6])}.'
+            )
+        size = self._sizes[name].file_size
+        if size > largest:
+            raise ArchiveError(
+                f'{self.source}: {name} has {size} bytes; at most {largest} are read.'
             )
         try:
             return self._archive.read(name)

@@ -15,7 +15,7 @@ import numpy as np
 
 from ptychopinn_plugin.arrays import RealArray
 from ptychopinn_plugin.errors import ArchiveError
-from ptychopinn_plugin.legacy.containers import open_zip, read_hdf5
+from ptychopinn_plugin.legacy.containers import LARGEST_TEXT_BYTES, open_zip, read_hdf5
 from ptychopinn_plugin.legacy.fitting import OldWeight
 
 ACTIVATIONS = {'sigmoid': 'sigmoid', 'swish': 'swish', 'silu': 'swish', 'softplus': 'softplus'}
@@ -85,7 +85,8 @@ def read_keras_network(data: bytes, source: str) -> KerasNetwork:
         If it is damaged, or not the published network.
     """
     with open_zip(data, source) as archive:
-        text, weights = archive.read('config.json'), archive.read('model.weights.h5')
+        text = archive.read('config.json', largest=LARGEST_TEXT_BYTES)
+        weights = archive.read('model.weights.h5')
     try:
         graph = _read_graph(json.loads(text))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -124,7 +124,7 @@ def read_legacy_model(path: Path, *, probe: ComplexArray | None = None) -> Model
         provenance={
             'imported_from': KINDS[file.kind],
             'file': path.name,
-            'sha256': hashlib.sha256(path.read_bytes()).hexdigest(),
+            'sha256': _digest(path),
             'package': f'ptychopinn-plugin {__version__}',
             'intensity_scale_from': 'an assumed probe' if file_probe is None else 'the probe',
         },
@@ -188,6 +188,11 @@ def intensity_scale_of(probe: ComplexArray) -> float:
     """
     energy = float((np.abs(probe.astype(np.complex128)) ** 2).sum())
     return float(np.sqrt(energy) / (probe.shape[-1] / 2))
+
+
+def _digest(path: Path) -> str:
+    with path.open('rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def _read_version(archive: SafeZip) -> str:

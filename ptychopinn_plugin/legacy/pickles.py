@@ -14,9 +14,12 @@ from typing import Any
 from ptychopinn_plugin.errors import ArchiveError
 from ptychopinn_plugin.legacy.values import GLOBALS, Global, Record, Unbuilt, record_class
 
-LARGEST_PICKLE_BYTES = 256 << 20
+LARGEST_PICKLE_BYTES = 64 << 20
 LARGEST_STACK = 4 << 20
 """Values at a time; more than any dictionary of settings or weights has."""
+
+MOST_KEYS = 50_000
+"""Of a dictionary or set: keys that are made to collide take a time that grows with the square."""
 
 PersistentLoad = Callable[[Any], Any]
 
@@ -238,8 +241,7 @@ class _Machine:
     def _fill(self, target: Any, items: list[Any]) -> None:
         if not isinstance(target, dict) or len(items) % 2:
             raise ValueError(f'keys and values for a {type(target).__name__}')
-        for key in items[::2]:
-            _check_key(key)
+        _check_keys(items[::2], len(target))
         target.update(zip(items[::2], items[1::2], strict=True))
         self.stack.append(target)
 
@@ -248,8 +250,7 @@ class _Machine:
         target = self._pop()
         if not isinstance(target, set):
             raise ValueError(f'members for a {type(target).__name__}')
-        for item in items:
-            _check_key(item)
+        _check_keys(items, len(target))
         target.update(items)
         self.stack.append(target)
 
@@ -258,17 +259,18 @@ class _Machine:
 
     def make_frozenset(self, _: Any) -> None:
         items = self._since_mark()
-        for item in items:
-            _check_key(item)
+        _check_keys(items, 0)
         self.stack.append(frozenset(items))
 
 
-def _check_key(key: Any) -> None:
-    """Refuse keys that hold others: hashing them can take forever."""
-    parts = key if isinstance(key, tuple) else (key,)
-    for part in parts:
-        if part is not None and not isinstance(part, str | bytes | int | float | complex):
-            raise ValueError(f'a {type(part).__name__} as a key')
+def _check_keys(keys: list[Any], before: int) -> None:
+    """Refuse too many keys, and such that hold others: hashing those can take forever."""
+    if len(keys) + before > MOST_KEYS:
+        raise ValueError(f'more than {MOST_KEYS} keys in a dictionary or set')
+    for key in keys:
+        for part in key if isinstance(key, tuple) else (key,):
+            if part is not None and not isinstance(part, str | bytes | int | float | complex):
+                raise ValueError(f'a {type(part).__name__} as a key')
 
 
 _ACTIONS: Mapping[str, Callable[[_Machine, Any], None]] = {

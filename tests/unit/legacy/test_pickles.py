@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ptychopinn_plugin.errors import ArchiveError
-from ptychopinn_plugin.legacy.pickles import LARGEST_PICKLE_BYTES, read_pickle
+from ptychopinn_plugin.legacy.pickles import LARGEST_PICKLE_BYTES, MOST_KEYS, read_pickle
 from ptychopinn_plugin.legacy.values import Record
 
 PLAIN = {
@@ -177,6 +177,13 @@ def test_references_make_no_mountains() -> None:
     nested = b')' + b''.join(b'\x94h%c\x86' % index for index in range(60))
     with pytest.raises(ArchiveError, match='as a key'):
         read_pickle(b'}' + nested + b'K\x01s.', 'here')
+
+
+def test_too_many_keys_are_refused() -> None:
+    many = dict.fromkeys(range(MOST_KEYS + 1))
+    for values in (many, set(many), [frozenset(many)]):
+        with pytest.raises(ArchiveError, match='more than 50000 keys'):
+            read_pickle(pickle.dumps(values, 4), 'here')
 
 
 def test_a_huge_pickle_is_refused_unread() -> None:

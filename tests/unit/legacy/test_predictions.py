@@ -1,5 +1,7 @@
 """Imported networks predict what PtychoPINN predicts, and go on learning."""
 
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -265,6 +267,29 @@ def test_numbers_of_other_types(checkpoint: Any) -> None:
     assert np.array_equal(found, state[key].numpy())
     first = 'model.autoencoder.encoder.blocks.0.conv1.weight'
     assert np.array_equal(model.weights['encoder/0/1/weight'], expected[first].float().numpy())
+
+
+def test_pickled_configuration_classes(checkpoint: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As Lightning keeps them where they were not turned into dictionaries.
+    module = types.ModuleType('ptycho_torch.config_params')
+    parts: dict[str, Any] = {}
+    fields: dict[str, dict[str, Any]] = {
+        'ModelConfig': {'n_filters_scale': 1, 'object_big': True, 'probe_big': True},
+        'DataConfig': {'N': 64, 'grid_size': (1, 1), 'nphotons': 1e5},
+        'TrainingConfig': {'epochs': 5, 'output_dir': Path('out')},
+    }
+    for name, values in fields.items():
+        made = type(name, (), {'__module__': module.__name__})()
+        vars(made).update(values)
+        setattr(module, name, type(made))
+        parts[name.replace('Config', '_config').lower()] = made
+    monkeypatch.setitem(sys.modules, 'ptycho_torch', types.ModuleType('ptycho_torch'))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    path = checkpoint(torch_state(1, attention=True, border=1), hyper_parameters=parts)
+    monkeypatch.delitem(sys.modules, module.__name__)
+    model = pinn.open_model(path)
+    assert model.config.training.epochs == 5
+    assert module.__name__ not in sys.modules
 
 
 def test_hostile_checkpoint(checkpoint: Any, tmp_path: Path) -> None:
