@@ -1,12 +1,12 @@
 """What a backend says about itself, so that it can be found without importing its framework."""
 
 import importlib
-import importlib.util
-import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from ptychopinn_plugin.installed import is_importable, release
 
 if sys.version_info >= (3, 13):
     from importlib import metadata
@@ -57,11 +57,7 @@ class BackendSpec:
 
     def is_installed(self) -> bool:
         """Tell whether the framework can be found; it is not imported."""
-        if self.framework in sys.modules:
-            return sys.modules[self.framework] is not None
-        found = importlib.util.find_spec(self.framework)
-        # A folder without __init__.py, as an uninstall can leave one, has no origin.
-        return found is not None and found.origin is not None
+        return is_importable(self.framework)
 
     def version(self) -> str | None:
         """Return the framework's version, or None where it is not known."""
@@ -72,7 +68,7 @@ class BackendSpec:
         if not self.is_installed():
             return 'is not installed'
         version = self.version()
-        if version is not None and _release(version) < _release(self.minimum_version):
+        if version is not None and release(version) < release(self.minimum_version):
             return f'needs {self.distribution} {self.minimum_version} or newer; found {version}'
         return None
 
@@ -94,9 +90,3 @@ def installed_version(distribution: str) -> str | None:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _release(version: str) -> tuple[int, ...]:
-    """Return the leading numbers of a version: (2, 13, 0) of '2.13.0+cpu'."""
-    leading = re.match(r'\d+(\.\d+)*', version)
-    return tuple(int(part) for part in leading[0].split('.')) if leading else ()

@@ -5,7 +5,6 @@ import os
 import platform
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,8 +14,9 @@ from rich.table import Table
 
 from ptychopinn_plugin._version import __version__
 from ptychopinn_plugin.backends.selection import ENVIRONMENT_VARIABLE, choose, find_backends
-from ptychopinn_plugin.backends.spec import BackendSpec, installed_version
+from ptychopinn_plugin.backends.spec import BackendSpec
 from ptychopinn_plugin.errors import BackendUnavailableError, UnknownBackendError
+from ptychopinn_plugin.host.diagnosis import examine_host, host_rows
 
 PROBE_TIMEOUT_S = 120.0
 """The first import of a framework from a cold disk can take a minute."""
@@ -40,6 +40,11 @@ if sys.argv[1] == 'torch':
         gpus.append({'device': f'cuda:{index}', 'name': card.name, 'memory_gb': memory_gb})
     if framework.backends.mps.is_available():
         gpus.append({'device': 'mps', 'name': 'Apple GPU', 'memory_gb': None})
+if sys.argv[1] == 'tensorflow':
+    for index, gpu in enumerate(framework.config.list_physical_devices('GPU')):
+        details = framework.config.experimental.get_device_details(gpu)
+        name = details.get('device_name', gpu.name)
+        gpus.append({'device': f'cuda:{index}', 'name': name, 'memory_gb': None})
 sys.stdout.write('\\n' + json.dumps({'gpus': gpus}))
 """
 
@@ -68,7 +73,8 @@ def examine() -> dict[str, Any]:
     -------
     dict
         'version', 'python', 'platform', 'cpu', 'memory_gb', 'gpus', 'gpu_note', 'backends',
-        'choice' (name, source, value), 'missing' (what, command), 'notes', 'can_run_main_job'.
+        'choice' (name, source, value), 'missing' (what, command), 'ptychodus' (see
+        `examine_host`), 'notes', 'can_run_main_job'.
     """
     report: dict[str, Any] = {
         'version': __version__,
@@ -80,7 +86,8 @@ def examine() -> dict[str, Any]:
     broken = [item for item in report['backends'] if item['name'] == report['choice'].get('name')]
     error = error or next((item['problem'] for item in broken if item['problem']), None)
     report['missing'] = _missing(report['backends'], error)
-    report['notes'] = _notes()
+    report['ptychodus'] = examine_host()
+    report['notes'] = _notes(report['ptychodus'])
     report['can_run_main_job'] = error is None
     return report
 
@@ -173,11 +180,8 @@ def _missing(backends: list[dict[str, Any]], error: str | None) -> list[dict[str
     return [{'what': error, 'command': command}]
 
 
-def _notes() -> list[str]:
-    if find_spec('ptychodus') is None:
-        return []
-    version = installed_version('ptychodus') or 'of unknown version'
-    return [f'Ptychodus {version} is installed. {PTYCHODUS_WARNING}']
+def _notes(host: dict[str, Any]) -> list[str]:
+    return [PTYCHODUS_WARNING] if host['installed'] else []
 
 
 def _cpu_name() -> str:
@@ -221,6 +225,7 @@ def _rows(report: dict[str, Any]) -> list[tuple[str, str]]:
     rows.append(('would run', _choice_line(choice)))
     rows += [('missing', item['what']) for item in report['missing']]
     rows += [('mend it with', item['command']) for item in report['missing']]
+    rows += host_rows(report['ptychodus'])
     rows += [('note', note) for note in report['notes']]
     can = 'can run here' if report['can_run_main_job'] else 'cannot run here'
     return [*rows, ('verdict', f'training and reconstruction {can}')]

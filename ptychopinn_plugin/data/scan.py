@@ -123,11 +123,12 @@ class Scan:
         self._check_counts()
 
     def _check_counts(self) -> None:
-        good = ~self.bad_pixels if self.bad_pixels is not None else None
+        good = self._good_pixels()
         brightest = 0.0
         # In slices: a boolean copy of a million patterns would not fit.
         for start in range(0, len(self.patterns), 1024):
-            counts = self.patterns[start : start + 1024][:, good]
+            block = self.patterns[start : start + 1024]
+            counts = block[:, good].reshape(len(block), -1)
             if counts.dtype.kind == 'f' and not np.isfinite(counts).all():
                 where = start + int(np.flatnonzero(~np.isfinite(counts).all(axis=1))[0])
                 raise DataError(
@@ -143,6 +144,12 @@ class Scan:
             brightest = max(brightest, float(counts.max()))
         if brightest == 0:
             raise DataError('Every pattern is empty; at least one count is needed.')
+
+    def _good_pixels(self) -> BoolArray | slice:
+        """Return what picks the good pixels; without bad ones nothing is copied."""
+        if self.bad_pixels is None or not self.bad_pixels.any():
+            return slice(None)
+        return ~self.bad_pixels
 
     def __len__(self) -> int:
         return len(self.patterns)
@@ -169,12 +176,12 @@ class Scan:
         some = self.patterns[:: max(1, len(self) // 64)]
         if some.dtype.kind in 'iu':
             return True
-        good = ~self.bad_pixels if self.bad_pixels is not None else slice(None)
+        good = self._good_pixels()
         return bool(np.array_equal(some[:, good], np.rint(some[:, good])))
 
     def mean_counts(self) -> float:
         """Return the mean number of counts in a pattern, bad pixels left out."""
-        good = ~self.bad_pixels if self.bad_pixels is not None else slice(None)
+        good = self._good_pixels()
         total = sum(
             float(self.patterns[start : start + 1024][:, good].sum(dtype=np.float64))
             for start in range(0, len(self), 1024)

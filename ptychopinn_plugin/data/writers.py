@@ -189,6 +189,8 @@ def write_product(path: Path | str, reconstruction: Reconstruction) -> None:
         'comments': comments,
         'detector_object_distance_m': geometry.detector_distance_m or 0.0,
         'photon_energy_eV': geometry.photon_energy_eV or 0.0,
+        # Ptychodus reads this name until 1.6, and needs it.
+        'probe_energy_eV': geometry.photon_energy_eV or 0.0,
         'probe_photon_count': float((np.abs(reconstruction.probe) ** 2).sum(dtype=np.float64)),
         'exposure_time_s': 0.0,
         'mass_attenuation_m2_per_kg': 0.0,

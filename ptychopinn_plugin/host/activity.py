@@ -1,7 +1,7 @@
 """What the plugin is doing, for the panel to show: written by a run, read by the window."""
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +20,9 @@ class Activity:
     epochs : list of dict
         Losses of each epoch of the last training, by name.
     is_running : bool
+    is_stop_pressed : callable
+        Tells whether Stop was pressed, where the host lets us ask: it hears of it only between
+        two outputs.
     """
 
     def __init__(self) -> None:
@@ -27,12 +30,18 @@ class Activity:
         self.step = self.total = 0
         self.epochs: list[dict[str, float]] = []
         self.is_running = False
+        self.is_stop_pressed: Callable[[], bool] = lambda: False
         self._closing = threading.Event()
 
     @property
-    def is_closing(self) -> bool:
-        """Whether the application closes, so that runs end with what they have."""
-        return self._closing.is_set()
+    def is_ending(self) -> bool:
+        """Whether the run is to end with what it has: Stop was pressed, or the window closes."""
+        return self._closing.is_set() or self.is_stop_pressed()
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the run has come past its preparations, so that there is something to keep."""
+        return self.stage != 'load'
 
     def close(self) -> None:
         """Ask runs to end."""

@@ -4,30 +4,31 @@
 before it makes its cores. Whatever fails here costs the plugin, never the application.
 """
 
-import importlib.abc
-import importlib.machinery
-import importlib.util
+import functools
 import inspect
 import logging
 import sys
 import weakref
-from collections.abc import Callable, Sequence
-from types import ModuleType
+from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 from ptychopinn_plugin.backends.spec import entry_points_of
 from ptychopinn_plugin.host import versions
+from ptychopinn_plugin.host.activity import Activity
+from ptychopinn_plugin.host.import_hook import when_imported
 
 LIBRARIES_GROUP = 'ptychodus.reconstructor_libraries'
 VIEWS_GROUP = 'ptychodus.view_controller_factories'
 
-_MODEL = 'ptychodus.model.processing.core'
-_CONTROLLER = 'ptychodus.controller.processing.core'
+# Each package has imported the module of its seam when it is there itself.
+_MODEL = 'ptychodus.model'
+_CONTROLLER = 'ptychodus.controller'
 
 logger = logging.getLogger('ptychopinn_plugin')
 
-_libraries: 'weakref.WeakKeyDictionary[Any, list[Any]]' = weakref.WeakKeyDictionary()
-"""The libraries that were added, by the parameter that chooses among them: one for each window."""
+_libraries: 'weakref.WeakKeyDictionary[Any, dict[str, Any]]' = weakref.WeakKeyDictionary()
+"""What was added, by the parameter that chooses among all: entry point to library, per window."""
 
 
 def install() -> None:
@@ -35,105 +36,121 @@ def install() -> None:
 
     Calling it again changes nothing. Where Ptychodus reads entry points itself it stands down.
     """
-    _when_imported(_MODEL, _extend_model)
-    _when_imported(_CONTROLLER, _extend_controller)
+    # The panels wait for an import: batch mode never imports Qt.
+    when_imported(_MODEL, _extend_model)
+    when_imported(_CONTROLLER, _extend_controller)
 
 
-def _extend_model(module: ModuleType) -> None:
-    _extend(module, 'ProcessingCore', 'algorithm_libraries', _add_libraries, _after_model)
+def _extend_model() -> None:
+    module, name = f'{_MODEL}.processing.core', 'ProcessingCore'
+    _guarded(_extend, module, name, 'algorithm_libraries', _add_libraries, _after_model)
 
 
-def _extend_controller(module: ModuleType) -> None:
-    _extend(module, 'ProcessingController', 'view_controller_factories', _add_views)
+def _extend_controller() -> None:
+    module, name = f'{_CONTROLLER}.processing.core', 'ProcessingController'
+    _guarded(_extend, module, name, 'view_controller_factories', _add_views)
 
 
 def _extend(
-    module: ModuleType,
+    module_name: str,
     class_name: str,
     argument: str,
-    add: Callable[[dict[str, Any]], Sequence[Any]],
-    afterwards: Callable[[Any, Sequence[Any]], None] | None = None,
+    add: Callable[[dict[str, Any]], dict[str, Any]],
+    afterwards: Callable[[Any, dict[str, Any]], None] | None = None,
 ) -> None:
     """Let a constructor find more in one of its arguments, which is a sequence."""
     if versions.has_native_entry_points():
         return
-    owner = getattr(module, class_name, None)
-    signature = None if owner is None else inspect.signature(owner.__init__)
-    if owner is None or signature is None or argument not in signature.parameters:
-        logger.warning(
-            'PtychoPINN cannot be added to Ptychodus %s: %s.%s takes no %s. It works in %s. '
-            'See: ptychopinn doctor.',
-            versions.host_version(),
-            module.__name__,
-            class_name,
-            argument,
-            versions.SUPPORTED,
-        )
+    owner = getattr(sys.modules.get(module_name), class_name, None)
+    signature = inspect.Signature() if owner is None else inspect.signature(owner.__init__)
+    if owner is None or argument not in signature.parameters:
+        _warn_of_seam(f'{module_name}.{class_name} takes no {argument}')
         return
     construct = owner.__init__
     if getattr(construct, '_is_extended', False):
         return
-    known = signature
 
+    @functools.wraps(construct)
     def extended(self: Any, *args: Any, **kwargs: Any) -> None:
-        bound = known.bind(self, *args, **kwargs)
-        more = add(bound.arguments)
-        bound.arguments[argument] = [*bound.arguments[argument], *more]
+        bound = signature.bind(self, *args, **kwargs)
+        more: dict[str, Any] = _guarded(add, bound.arguments) or {}
+        if more:
+            bound.arguments[argument] = [*bound.arguments.get(argument, ()), *more.values()]
         construct(*bound.args, **bound.kwargs)
         if afterwards is not None:
-            try:
-                afterwards(self, more)
-            except Exception:
-                logger.warning('PtychoPINN is not wholly at home here.', exc_info=True)
+            _guarded(afterwards, self, more)
 
     extended._is_extended = True  # type: ignore[attr-defined]
     owner.__init__ = extended
 
 
-def _add_libraries(arguments: dict[str, Any]) -> list[Any]:
-    registry = arguments.get('settings_registry')
+def _add_libraries(arguments: dict[str, Any]) -> dict[str, Any]:
     is_developer_mode = logging.getLogger('ptychodus').getEffectiveLevel() <= logging.DEBUG
-    return _make_all(LIBRARIES_GROUP, registry, is_developer_mode)
+    made = {}
+    for entry in entry_points_of(LIBRARIES_GROUP):
+        library = _make(entry, arguments['settings_registry'], is_developer_mode)
+        if library is not None:
+            made[entry.name] = library
+    return made
 
 
-def _after_model(core: Any, libraries: Sequence[Any]) -> None:
+def _after_model(core: Any, libraries: dict[str, Any]) -> None:
     parameter = core.algorithm_parameter
-    _libraries[parameter] = list(libraries)
+    _libraries[parameter] = libraries
     known = list(parameter.available_reconstructors())
     if known and parameter.get_value() not in known:
         # The window would show the first one while the model holds none.
         parameter.set_value(known[0])
-    _RunEnd.watch(core.processing_api.task_monitor, parameter)
+    monitor = core.processing_api.task_monitor
+    _RunEnd.watch(monitor, parameter)
+    for library in libraries.values():
+        if isinstance(activity := getattr(library, 'activity', None), Activity):
+            activity.is_stop_pressed = lambda: bool(monitor.is_stopping)
 
 
-def _add_views(arguments: dict[str, Any]) -> list[Any]:
-    dialogs = arguments.get('file_dialog_factory')
-    libraries = _libraries.get(arguments.get('algorithm_parameter'), [])
-    return [
-        factory
-        for library in libraries
-        for factory in _make_all(VIEWS_GROUP, library, dialogs)
-        if factory.name.casefold() == library.name.casefold()
-    ]
-
-
-def _make_all(group: str, *arguments: Any) -> list[Any]:
-    made = []
-    for entry in entry_points_of(group):
-        try:
-            made.append(entry.load()(*arguments))
-        except Exception as error:  # noqa: BLE001 - anything that escapes ends the application
-            logger.warning(
-                '%s = %s does not load in Ptychodus %s and is left out (%s: %s). It works in %s. '
-                'See: ptychopinn doctor.',
-                entry.name,
-                entry.value,
-                versions.host_version(),
-                type(error).__name__,
-                error,
-                versions.SUPPORTED,
-            )
+def _add_views(arguments: dict[str, Any]) -> dict[str, Any]:
+    libraries = _libraries.get(arguments['algorithm_parameter'], {})
+    made = {}
+    for entry in entry_points_of(VIEWS_GROUP):
+        if entry.name in libraries:
+            library = libraries[entry.name]
+            factory = _make(entry, library, arguments['file_dialog_factory'])
+            if factory is not None:
+                made[entry.name] = _GuardedPanels(library.name, factory)
     return made
+
+
+def _make(entry: Any, *arguments: Any) -> Any | None:
+    """Make what an entry point offers, and ask for the names that the host will ask for."""
+    try:
+        made = entry.load()(*arguments)
+        for named in (made, *(made if hasattr(made, '__iter__') else ())):
+            named.name.casefold()
+    except Exception as error:  # noqa: BLE001 - anything that escapes ends the application
+        _warn(f'{entry.name} = {entry.value} is left out', error)
+        return None
+    return made
+
+
+class _GuardedPanels:
+    """Another factory of panels, whose errors become a text in the panel's place."""
+
+    def __init__(self, name: str, factory: Any) -> None:
+        self.name = name
+        self._factory = factory
+
+    def create_view_controller(self, reconstructor_name: str) -> Any:
+        """Make the panel of an algorithm."""
+        try:
+            return self._factory.create_view_controller(reconstructor_name)
+        except Exception as error:  # noqa: BLE001 - the window would not open
+            _warn(f'The panel of {self.name} is left out', error)
+            label = import_module('PyQt5.QtWidgets').QLabel(
+                f'The panel does not open ({type(error).__name__}: {error}). '
+                'The settings are in force as they are. See: ptychopinn doctor.'
+            )
+            label.setWordWrap(True)
+            return label
 
 
 class _RunEnd:
@@ -156,50 +173,32 @@ class _RunEnd:
         self._was_running = is_running
 
 
-def _when_imported(name: str, act: Callable[[ModuleType], None]) -> None:
-    """Act on a module now, or as soon as somebody imports it: batch mode never imports Qt."""
-    if name in sys.modules:
-        act(sys.modules[name])
-    elif not any(isinstance(item, _Hook) and item.name == name for item in sys.meta_path):
-        sys.meta_path.insert(0, _Hook(name, act))
+def _guarded(act: Callable[..., Any], *arguments: Any) -> Any | None:
+    """Return what `act` returns; None and a line in the log where it fails."""
+    try:
+        return act(*arguments)
+    except Exception as error:  # noqa: BLE001 - anything that escapes ends the application
+        _warn('PtychoPINN is not wholly at home here', error)
+        return None
 
 
-class _Hook(importlib.abc.MetaPathFinder):
-    """Waits for the import of one module, once."""
-
-    def __init__(self, name: str, act: Callable[[ModuleType], None]) -> None:
-        self.name = name
-        self._act = act
-
-    def find_spec(
-        self,
-        fullname: str,
-        path: Sequence[str] | None,
-        target: ModuleType | None = None,
-    ) -> importlib.machinery.ModuleSpec | None:
-        """Find the module as the others do, and act when it has been executed."""
-        if fullname != self.name:
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
-        if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader, self._act)
-        return spec
+def _warn(what: str, error: Exception) -> None:
+    logger.warning(
+        '%s (%s: %s). Ptychodus %s is installed; the plugin works in %s. See: ptychopinn doctor.',
+        what,
+        type(error).__name__,
+        error,
+        versions.host_version(),
+        versions.SUPPORTED,
+    )
 
 
-class _Loader(importlib.abc.Loader):
-    """Another loader, and something to do afterwards."""
-
-    def __init__(self, loader: Any, act: Callable[[ModuleType], None]) -> None:
-        self._loader = loader
-        self._act = act
-
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
-        """Create the module as its loader does."""
-        module: ModuleType | None = self._loader.create_module(spec)
-        return module
-
-    def exec_module(self, module: ModuleType) -> None:
-        """Execute the module and act on it."""
-        self._loader.exec_module(module)
-        self._act(module)
+@functools.cache
+def _warn_of_seam(what: str) -> None:
+    """Warn once, however often the host loads its plugins."""
+    logger.warning(
+        'PtychoPINN cannot be added to Ptychodus %s: %s. It works in %s. See: ptychopinn doctor.',
+        versions.host_version(),
+        what,
+        versions.SUPPORTED,
+    )

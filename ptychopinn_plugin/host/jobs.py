@@ -32,17 +32,19 @@ class Voice(Protocol):
     def say(self, event: str, values: Message, arrays: dict[str, Any] | None = None) -> None: ...
 
 
-class Reporter:
-    """Passes progress on to the host, no faster than the host can take it.
+class _NothingToKeep(Exception):
+    """Training was stopped before its first epoch ended.
 
-    Attributes
-    ----------
-    epochs : int
-        Epochs that ended before the host asked for the end.
+    What a first epoch leaves behind is no better than the model that was there before, so it need
+    not be finished.
     """
 
+
+class Reporter:
+    """Passes progress on to the host, no faster than the host can take it."""
+
     def __init__(self, voice: Voice) -> None:
-        self.epochs = 0
+        self._epochs = 0
         self._voice = voice
         self._last_report = self._last_picture = float('-inf')
 
@@ -67,7 +69,9 @@ class Reporter:
                 arrays = {'object': progress.object_, 'origin_px': progress.origin_px}
             self._voice.say('progress', values, arrays)
         is_stopping = self._voice.is_stopping
-        self.epochs += is_epoch_end and not is_stopping
+        self._epochs += is_epoch_end and not is_stopping
+        if is_stopping and progress.stage in ('teach', 'train') and self._epochs == 0:
+            raise _NothingToKeep
         return is_stopping
 
 
@@ -93,25 +97,27 @@ class Jobs:
         output = Path(message['output'])
         check_output_folder(output.parent)
         base = message.get('base_model')
-        reporter = Reporter(self._voice)
-        result = backend.train(
-            _load(message['scans']),
-            Config.from_dict(message['config']),
-            validation=_load(message['validation']),
-            base_model=None if base is None else read_model(Path(base)),
-            observer=reporter,
-        )
         self._held = None
-        # What a stop leaves of a first epoch is no better than the model that was there before.
-        is_worth_it = result.stopped != 'request' or reporter.epochs > 0
-        epochs = len(result.history) if is_worth_it else 0
-        values: dict[str, Any] = {'epochs': epochs, 'stopped': result.stopped}
-        if is_worth_it:
-            keep_previous(output)
-            backend.save_model(output, inference_only=not message['keep_training_state'])
-            self._held = _identity(output)
-            values['best_loss'] = result.model.provenance.get('best_loss')
-            values['seconds'] = result.model.provenance.get('seconds')
+        try:
+            result = backend.train(
+                _load(message['scans']),
+                Config.from_dict(message['config']),
+                validation=_load(message['validation']),
+                base_model=None if base is None else read_model(Path(base)),
+                observer=Reporter(self._voice),
+            )
+        except _NothingToKeep:
+            self._voice.say('done', {'epochs': 0, 'stopped': 'request'})
+            return
+        keep_previous(output)
+        backend.save_model(output, inference_only=not message['keep_training_state'])
+        self._held = _identity(output)
+        values = {
+            'epochs': len(result.history),
+            'stopped': result.stopped,
+            'best_loss': result.model.provenance.get('best_loss'),
+            'seconds': result.model.provenance.get('seconds'),
+        }
         self._voice.say('done', values)
 
     def _reconstruct(self, message: Message) -> None:

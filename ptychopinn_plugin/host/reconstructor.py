@@ -70,6 +70,7 @@ class PinnReconstructor(TrainableReconstructor):
         self._model_path: Path | None = None
         # Ptychodus hides Stop and the progress bar while the goal is 0.
         self._goal = 1
+        self._ending_since: float | None = None
 
     @property
     def name(self) -> str:
@@ -188,8 +189,9 @@ class PinnReconstructor(TrainableReconstructor):
         events = run.events()
         try:
             for event in events:
-                if self._activity.is_closing:
-                    run.stop()
+                if self._is_over(run, event):
+                    logger.warning('Stopped before the first epoch ended: there is no new model.')
+                    return
                 if event is not None and event.kind == 'done':
                     self._end_training(event, output)
                 elif event is not None:
@@ -197,11 +199,23 @@ class PinnReconstructor(TrainableReconstructor):
                 yield self._training_output()
         except GeneratorExit:
             # Stop was pressed: what comes out until now is kept.
-            run.stop()
-            done = _wait_for_end(events)
-            if done is not None:
-                self._end_training(done, output)
+            if self._activity.has_begun:
+                run.stop()
+                done = _wait_for_end(events)
+                if done is not None:
+                    self._end_training(done, output)
             raise
+
+    def _is_over(self, run: Run, event: Event | None) -> bool:
+        """Ask a run to end where it should; True where there is nothing more to wait for."""
+        if not self._activity.is_ending:
+            self._ending_since = None
+            return False
+        run.stop()
+        now = time.monotonic()
+        self._ending_since = self._ending_since or now
+        is_late = now - self._ending_since > GRACE_S
+        return event is None and (is_late or not self._activity.has_begun)
 
     def _note_training(self, event: Event) -> None:
         values = event.values
@@ -281,8 +295,9 @@ class PinnReconstructor(TrainableReconstructor):
         events = run.events()
         try:
             for event in events:
-                if self._activity.is_closing:
-                    run.stop()
+                if self._is_over(run, event):
+                    logger.warning('Stopped before there was a picture.')
+                    return
                 if event is None:
                     if not watch.is_redraw_due():
                         continue
@@ -294,8 +309,9 @@ class PinnReconstructor(TrainableReconstructor):
                         continue
                 yield watch.output()
         except GeneratorExit:
-            run.stop()
-            _wait_for_end(events)
+            if self._activity.has_begun:
+                run.stop()
+                _wait_for_end(events)
             raise
 
 

@@ -65,12 +65,18 @@ class Row:
         'section.field' of what it sets; several where one row sets them all.
     only_for : str, optional
         'pinn' or 'supervised': the other algorithm has no use for it.
+    needs : tuple of str, optional
+        Another setting and the value with which this one has a use; with others it is greyed.
+    zero : str
+        What the panel shows in place of 0, where 0 is no number.
     """
 
     group: str
     label: str
     names: tuple[str, ...]
     only_for: str | None = None
+    needs: tuple[str, str] | None = None
+    zero: str = ''
 
     @property
     def key(self) -> str:
@@ -121,7 +127,7 @@ class Row:
         elif low is not None:
             parts.append(f'at least {low:g} {unit}'.rstrip())
         if self.is_optional:
-            parts.append('0 leaves it open')
+            parts.append(f'0: {self.zero} (default)')
         elif isinstance(default, bool):
             parts.append(f'default: {"on" if default else "off"}')
         else:
@@ -137,45 +143,48 @@ _SECTIONS: dict[str, type] = {
     'refinement': RefinementConfig,
 }
 
+_CNN = ('model.architecture', 'cnn')
+_TAUGHT = ('training.teacher', 'sweeps')
+
 ROWS = (
     Row('Run', 'Backend', ('backend',)),
     Row('Run', 'Device', ('training.device', 'inference.device')),
     Row('Run', 'Random seed', ('training.seed', 'refinement.seed')),
-    Row('Run', 'Free memory after [min]', ('idle_minutes',)),
+    Row('Run', 'Idle time [min]', ('idle_minutes',)),
     Row('Model', 'Architecture', ('model.architecture',)),
-    Row('Model', 'Pattern size [px]', ('model.pattern_size',)),
-    Row('Model', 'Grid size of a group', ('model.gridsize',)),
-    Row('Model', 'Filters scale', ('model.filters_scale',)),
-    Row('Model', 'Passes (sweepnet)', ('model.passes',)),
+    Row('Model', 'Pattern size [px]', ('model.pattern_size',), zero='as the data'),
+    Row('Model', 'Grid size', ('model.gridsize',)),
     Row('Model', 'Overlap constraint', ('model.overlap_constraint',)),
-    Row('Model', 'Amplitude activation (cnn)', ('model.amplitude_activation',)),
-    Row('Model', 'Padded object (cnn)', ('model.pad_object',)),
-    Row('Model', 'Border decoder (cnn)', ('model.border_decoder',)),
+    Row('Model', 'Filters scale', ('model.filters_scale',)),
+    Row('Model', 'Passes', ('model.passes',), needs=('model.architecture', 'sweepnet')),
+    Row('Model', 'Activation', ('model.amplitude_activation',), needs=_CNN),
+    Row('Model', 'Padded object', ('model.pad_object',), needs=_CNN),
+    Row('Model', 'Border decoder', ('model.border_decoder',), needs=_CNN),
     Row('Training', 'Epochs', ('training.epochs',)),
-    Row('Training', 'Time limit [min]', ('training.max_minutes',)),
+    Row('Training', 'Time limit [min]', ('training.max_minutes',), zero='none'),
     Row('Training', 'Batch size', ('training.batch_size',)),
     Row('Training', 'Learning rate', ('training.learning_rate',)),
     Row('Training', 'Schedule', ('training.schedule',)),
     Row('Training', 'Precision', ('training.precision',)),
-    Row('Training', 'Poisson weight', ('training.poisson_weight',)),
-    Row('Training', 'Amplitude error weight', ('training.amplitude_mae_weight',)),
-    Row('Training', 'Total variation weight', ('training.total_variation_weight',)),
+    Row('Training', 'Poisson weight', ('training.poisson_weight',), 'pinn'),
+    Row('Training', 'Amplitude weight', ('training.amplitude_mae_weight',), 'pinn'),
+    Row('Training', 'Variation weight', ('training.total_variation_weight',)),
     Row('Training', 'Teacher', ('training.teacher',), 'pinn'),
-    Row('Training', 'Teacher weight', ('training.teacher_weight',)),
-    Row('Training', 'Teacher sweeps', ('training.teacher_sweeps',), 'pinn'),
-    Row('Training', 'Correct the probe', ('training.probe_trainable',)),
-    Row('Training', 'Correct the intensity scale', ('training.intensity_scale_trainable',)),
+    Row('Training', 'Teacher weight', ('training.teacher_weight',), 'pinn', _TAUGHT),
+    Row('Training', 'Teacher sweeps', ('training.teacher_sweeps',), 'pinn', _TAUGHT),
+    Row('Training', 'Correct probe', ('training.probe_trainable',), 'pinn'),
+    Row('Training', 'Correct intensity', ('training.intensity_scale_trainable',), 'pinn'),
     Row('Training', 'Validation share', ('training.validation_share',)),
-    Row('Training', 'Early stop after epochs', ('training.early_stop_patience',)),
-    Row('Training', 'Patterns used', ('training.n_subsample',)),
-    Row('Training', 'Fine-tune the loaded model', ('fine_tune',)),
-    Row('Training', 'Keep the training state', ('keep_training_state',)),
+    Row('Training', 'Patience [epochs]', ('training.early_stop_patience',), zero='endless'),
+    Row('Training', 'Patterns used', ('training.n_subsample',), zero='all'),
+    Row('Training', 'Fine-tune', ('fine_tune',)),
+    Row('Training', 'Resumable model', ('keep_training_state',)),
     Row('Inference', 'Batch size', ('inference.batch_size',)),
     Row('Inference', 'Phase agreement', ('inference.phase_agreement',)),
-    Row('Inference', 'Photons', ('inference.intensity_scale',)),
-    Row('Inference', 'Refinement sweeps', ('refinement.sweeps',)),
-    Row('Inference', 'Refinement batch size', ('refinement.batch_size',)),
-    Row('Inference', 'Refine the probe', ('refinement.probe',)),
+    Row('Inference', 'Intensity scale', ('inference.intensity_scale',)),
+    Row('Refinement', 'Sweeps', ('refinement.sweeps',), zero='none'),
+    Row('Refinement', 'Batch size', ('refinement.batch_size',)),
+    Row('Refinement', 'Correct probe', ('refinement.probe',)),
 )
 
 

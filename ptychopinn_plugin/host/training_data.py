@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.ptychodus_names import PRODUCT_NAMES
 
 TRAINING_FILE = 'train_data.npz'
 HELD_OUT = ('test', 'valid')
@@ -51,7 +52,8 @@ def find_training_files(folder: Path) -> TrainingFiles:
     scans = tuple(path for path in found if path not in validation)
     if scans:
         return TrainingFiles(scans, validation)
-    if (folder / 'diffraction.h5').is_file() and (folder / 'product.h5').is_file():
+    has_product = any((folder / name).is_file() for name in PRODUCT_NAMES)
+    if (folder / 'diffraction.h5').is_file() and has_product:
         return TrainingFiles((folder,), validation)
     raise DataError(
         f'{folder} holds no training data: neither an NPZ scan as {TRAINING_FILE} nor '

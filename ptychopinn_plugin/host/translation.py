@@ -10,6 +10,7 @@ from ptychodus.api.probe import ProbeSequence
 from ptychodus.api.product import LossValue, Product
 from ptychodus.api.reconstruct import ReconstructInput
 
+from ptychopinn_plugin import ptychodus_names
 from ptychopinn_plugin.arrays import ComplexArray, FloatArray
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.data.readers import joining
@@ -40,14 +41,14 @@ def to_scan(parameters: ReconstructInput) -> Scan:
     order = np.arange(len(product.probe_positions))
     known = joining.Product(
         indexes=order,
-        positions_m=versions.positions_m(product.probe_positions),
+        positions_m=ptychodus_names.positions_m(product.probe_positions),
         probe=joining.single_probe(probe)[0] if probe.size else None,
         object_=object_,
         center_m=versions.center_m(product.object_) if has_object else None,
         geometry=Geometry(
             pixel_height_m=pixel.height_m or None,
             pixel_width_m=pixel.width_m or None,
-            photon_energy_eV=versions.photon_energy_eV(product.metadata) or None,
+            photon_energy_eV=ptychodus_names.photon_energy_eV(product.metadata) or None,
             detector_distance_m=product.metadata.detector_distance_m or None,
         ),
         notes=notes,
@@ -104,7 +105,7 @@ def to_product(
     offset = [joining.middle_offset_px(side) for side in scan.pattern_shape]
     # Ptychodus counts from the middle of the object, which may lie between pixels.
     middle = origin_px + (np.array(object_.shape) - 1) / 2
-    first_m = versions.positions_m(before.probe_positions)[0]
+    first_m = ptychodus_names.positions_m(before.probe_positions)[0]
     center_m = first_m + (middle - scan.positions_px[0] + offset) * pixel_m
     pixel = PixelGeometry(width_m=float(pixel_m[1]), height_m=float(pixel_m[0]))
     modes = scan.probe if probe is None else probe

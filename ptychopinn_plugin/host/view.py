@@ -1,15 +1,31 @@
 """The panel: rows from `settings.ROWS`, the backend in force, and a live curve of the losses."""
 
+import math
+import os
 from typing import Any
 
 from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from ptychodus.api.observer import Observable, Observer
+from ptychodus.api.parameters import Parameter
 from ptychodus.controller.data import FileDialogFactory
 from ptychodus.controller.processing.core import ReconstructorViewControllerFactory
 from PyQt5.QtCore import QCoreApplication, QTimer
-from PyQt5.QtWidgets import QComboBox, QLabel, QVBoxLayout, QWidget
+from PyQt5.QtGui import QHideEvent, QShowEvent
+from PyQt5.QtWidgets import (
+    QComboBox,
+    QFormLayout,
+    QLabel,
+    QLineEdit,
+    QSizePolicy,
+    QSpinBox,
+    QStackedWidget,
+    QVBoxLayout,
+    QWidget,
+)
 
+from ptychopinn_plugin.backends.selection import AUTOMATIC, ENVIRONMENT_VARIABLE
 from ptychopinn_plugin.errors import PtychoPinnError
 from ptychopinn_plugin.host import versions
 from ptychopinn_plugin.host.activity import Activity
@@ -17,6 +33,9 @@ from ptychopinn_plugin.host.library import ALGORITHMS, LIBRARY_NAME, PtychoPinnL
 from ptychopinn_plugin.host.settings import ROWS, Row
 
 REFRESH_MS = 1000
+FONT = 8
+MARKED = 60
+"""So many epochs get a point each in the curve."""
 
 _parameters = versions.parameter_views()
 
@@ -50,30 +69,152 @@ class PinnViewControllerFactory(ReconstructorViewControllerFactory):
             reconstructor_name.casefold(), 'pinn'
         )
         builder = _parameters.ParameterViewBuilder(self._dialogs)
-        builder.add_view_controller_to_top(TrainingCurve(self._library.activity))
+        curve = TrainingCurve(self._library.activity)
+        builder.add_view_controller_to_top(curve)
+        switches = []
         for row in ROWS:
             if row.only_for in (None, model_type):
-                _add_row(builder, row, self._library)
-        widget: QWidget = builder.build_widget()
-        return widget
+                view = _view_of(row, self._library)
+                builder.add_view_controller(view, f'{row.label}:', group=row.group)
+                if row.needs is not None:
+                    switches.append(_Switch(view.get_widget(), row.needs, self._library))
+        panel: QWidget = builder.build_widget()
+        _align(panel)
+        return Page(panel, curve, switches)
 
 
-def _add_row(builder: Any, row: Row, library: PtychoPinnLibrary) -> None:
+def _view_of(row: Row, library: PtychoPinnLibrary) -> Any:
+    """Make what shows a row and lets it be changed."""
     parameter, tip = library.settings.parameters[row.names[0]], row.tool_tip
-    label = f'{row.label}:'
     if row.names == ('backend',):
-        builder.add_view_controller(BackendView(library, row), label, group=row.group)
-    elif row.choices:
+        return BackendView(library, row)
+    if row.choices:
         items = list(row.choices)
         if parameter.get_value() not in items:
             items.append(parameter.get_value())
-        builder.add_combo_box(parameter, items, label, tool_tip=tip, group=row.group)
-    elif row.kind is bool:
-        builder.add_check_box(parameter, label, tool_tip=tip, group=row.group)
-    elif row.kind is int:
-        builder.add_spin_box(parameter, label, tool_tip=tip, group=row.group)
-    else:
-        builder.add_decimal_line_edit(parameter, label, tool_tip=tip, group=row.group)
+        return _parameters.ComboBoxParameterViewController(parameter, items, tool_tip=tip)
+    if row.kind is bool:
+        return _parameters.CheckBoxParameterViewController(parameter, '', tool_tip=tip)
+    if row.kind is float:
+        return NumberView(parameter, row)
+    view = _parameters.SpinBoxParameterViewController(parameter, tool_tip=tip)
+    box = view.get_widget()
+    assert isinstance(box, QSpinBox)
+    # Otherwise the widest number that fits makes the whole panel wider.
+    box.setMinimumWidth(0)
+    box.setSpecialValueText(row.zero)
+    return view
+
+
+def _align(panel: QWidget) -> None:
+    """Give the labels of all boxes one width, and the tooltips of what they name."""
+    labels = []
+    for form in panel.findChildren(QFormLayout):
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        for number in range(form.rowCount()):
+            item = form.itemAt(number, QFormLayout.ItemRole.FieldRole)
+            field = None if item is None else item.widget()
+            label = None if field is None else form.labelForField(field)
+            if field is not None and label is not None:
+                label.setToolTip(field.toolTip())
+                labels.append(label)
+    width = max((label.sizeHint().width() for label in labels), default=0)
+    for label in labels:
+        label.setMinimumWidth(width)
+
+
+class Page(QWidget):
+    """A panel in Ptychodus' stack, which makes every panel as large as its largest.
+
+    While this one is shown it alone decides, so that it needs no scroll bar for the others' sake.
+
+    Attributes
+    ----------
+    curve : TrainingCurve
+    """
+
+    def __init__(self, panel: QWidget, curve: 'TrainingCurve', switches: 'list[_Switch]') -> None:
+        super().__init__()
+        self.curve = curve
+        # Observers have to be kept by somebody.
+        self._switches = switches
+        layout = QVBoxLayout()
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(panel)
+        self.setLayout(layout)
+        self._others: list[tuple[QWidget, QSizePolicy]] = []
+
+    def showEvent(self, event: QShowEvent | None) -> None:
+        """Ask the stack to disregard the sizes of other panels."""
+        stack = self.parentWidget()
+        if isinstance(stack, QStackedWidget) and not self._others:
+            for number in range(stack.count()):
+                other = stack.widget(number)
+                if other is not None and other is not self:
+                    self._others.append((other, other.sizePolicy()))
+                    other.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Ignored)
+        super().showEvent(event)
+
+    def hideEvent(self, event: QHideEvent | None) -> None:
+        """Leave the stack as it was."""
+        for other, policy in self._others:
+            other.setSizePolicy(policy)
+        self._others.clear()
+        super().hideEvent(event)
+
+
+class _Switch(Observer):
+    """Greys a row while another setting leaves it without effect."""
+
+    def __init__(self, widget: QWidget, needs: tuple[str, str], library: PtychoPinnLibrary) -> None:
+        super().__init__()
+        self._widget, self._value = widget, needs[1]
+        self._decides = library.settings.parameters[needs[0]]
+        self._decides.add_observer(self)
+        self._update(self._decides)
+
+    def _update(self, observable: Observable) -> None:
+        self._widget.setEnabled(self._decides.get_value() == self._value)
+
+
+class NumberView(_parameters.ParameterViewController, Observer):  # type: ignore[misc, name-defined]
+    """A number in a line: tiny ones too, in any locale, and nothing that is none.
+
+    Ptychodus' own takes a decimal comma in some locales and dies of it.
+    """
+
+    def __init__(self, parameter: Parameter[float], row: Row) -> None:
+        super().__init__()
+        self._parameter, self._zero = parameter, row.zero
+        self._line = QLineEdit()
+        self._line.setToolTip(row.tool_tip)
+        self._line.setPlaceholderText(row.zero)
+        self._line.editingFinished.connect(self._take)
+        parameter.add_observer(self)
+        self._show()
+
+    def get_widget(self) -> QWidget:
+        """Return the widget."""
+        return self._line
+
+    def _take(self) -> None:
+        try:
+            value = float(self._line.text().replace(',', '.') or ('0' if self._zero else ''))
+        except ValueError:
+            value = math.nan
+        if math.isfinite(value):
+            self._parameter.set_value(value)
+            # What lies outside the limits is kept as the limit.
+            self._parameter.set_value(self._parameter.get_value())
+        self._show()
+
+    def _show(self) -> None:
+        value = self._parameter.get_value()
+        self._line.setText('' if self._zero and value == 0 else f'{value:.9g}')
+
+    def _update(self, observable: Observable) -> None:
+        if observable is self._parameter:
+            self._show()
 
 
 class BackendView(_parameters.ParameterViewController, Observer):  # type: ignore[misc, name-defined]
@@ -89,6 +230,7 @@ class BackendView(_parameters.ParameterViewController, Observer):  # type: ignor
         self.note = QLabel()
         self.note.setWordWrap(True)
         self._widget = QWidget()
+        self._widget.setToolTip(row.tool_tip)
         layout = QVBoxLayout()
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self.combo_box)
@@ -111,14 +253,13 @@ class BackendView(_parameters.ParameterViewController, Observer):  # type: ignor
         if self.combo_box.findText(value) < 0:
             self.combo_box.addItem(value)
         self.combo_box.setCurrentText(value)
+        named = os.environ.get(ENVIRONMENT_VARIABLE, '').strip().lower()
+        self.combo_box.setEnabled(named in ('', AUTOMATIC))
         try:
             choice = self._library.choose_backend()
         except PtychoPinnError as error:
-            self.combo_box.setEnabled(True)
             self.note.setText(str(error))
             return
-        decided = choice.source == 'environment'
-        self.combo_box.setEnabled(not decided)
         why = {
             'environment': 'PTYCHOPINN_BACKEND decides; unset it to choose here',
             'setting': 'chosen here',
@@ -176,13 +317,22 @@ class TrainingCurve(_parameters.ParameterViewController):  # type: ignore[misc, 
         axes = self.axes
         axes.clear()
         numbers = range(1, len(epochs) + 1)
+        drawn: list[float] = []
         for name, label in (('loss', 'training'), ('validation_loss', 'validation')):
-            values = [row.get(name, float('nan')) for row in epochs]
-            axes.semilogy(numbers, values, '.-', label=label)
-        axes.set_xlabel('epoch')
-        axes.set_ylabel('loss')
-        axes.grid(visible=True)
-        axes.legend()
+            values = [row.get(name, math.nan) for row in epochs]
+            drawn += [value for value in values if math.isfinite(value)]
+            marker = '.-' if len(epochs) <= MARKED else '-'
+            axes.plot(numbers, values, marker, label=label, linewidth=1.2)
+        if drawn and 0 < 10 * min(drawn) < max(drawn):
+            axes.set_yscale('log')
+        else:
+            axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        axes.set_xlabel('epoch', fontsize=FONT)
+        axes.set_ylabel('loss', fontsize=FONT)
+        axes.tick_params(which='both', labelsize=FONT - 1)
+        axes.grid(visible=True, alpha=0.4)
+        axes.legend(fontsize=FONT - 1, frameon=False)
         self._canvas.draw_idle()
 
 
@@ -190,11 +340,11 @@ def _status(activity: Activity) -> str:
     if not activity.is_running:
         return 'The last training:' if activity.kind == 'training' else 'Inference ended.'
     stages = {
-        'load': 'starting ...',
-        'teach': 'the teacher sweeps the training scan',
-        'train': 'training',
-        'predict': 'the network predicts',
-        'refine': 'refinement',
+        'load': 'Starting ...',
+        'teach': 'The teacher sweeps the training scan',
+        'train': f'Training, epoch {len(activity.epochs) + 1}',
+        'predict': 'The network predicts',
+        'refine': 'Sweeps refine the object',
     }
     stage = stages.get(activity.stage, activity.stage)
-    return f'{stage} {activity.step}/{activity.total}' if activity.total else stage
+    return f'{stage}: {activity.step / activity.total:.0%}' if activity.total else stage

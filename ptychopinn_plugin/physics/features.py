@@ -14,6 +14,11 @@ import numpy as np
 from ptychopinn_plugin.arrays import BoolArray, ComplexArray, FloatArray
 
 BACK_PROJECTION_EPSILON = 0.05
+
+RATIO_EPSILON = 1e-4
+"""Photons. Where an estimate expects none, a float32 transform leaves up to 1e-8 of them with the
+phases of rounding errors; counts there must not be given those phases."""
+
 COVERAGE_SCALE = 5.0
 
 
@@ -32,8 +37,9 @@ def project(
     """
     spectra = np.fft.fft2(probes * patches[:, np.newaxis], norm='ortho')
     expected = (np.abs(spectra) ** 2).sum(axis=1)
-    measured = np.fft.ifftshift(np.sqrt(counts), axes=(-2, -1))
-    factor = (measured / np.sqrt(expected + 1e-8) - 1) * np.fft.ifftshift(good)
+    counts = np.fft.ifftshift(counts, axes=(-2, -1))
+    ratio = np.sqrt((counts + RATIO_EPSILON) / (expected + RATIO_EPSILON))
+    factor = (ratio - 1) * np.fft.ifftshift(good)
     changes = np.fft.ifft2(spectra * factor[:, np.newaxis], norm='ortho')
     return np.asarray((probes.conj() * changes).sum(axis=1))
 

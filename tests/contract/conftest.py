@@ -14,7 +14,13 @@ from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 
 MakeBackend = Callable[[], Backend]
 
-BACKENDS = {'pytorch': ('torch', 'ptychopinn_plugin.backends.pytorch.adapter:PyTorchBackend')}
+BACKENDS = {
+    'pytorch': ('torch', 'ptychopinn_plugin.backends.pytorch.adapter:PyTorchBackend'),
+    'tensorflow': (
+        'tensorflow',
+        'ptychopinn_plugin.backends.tensorflow.adapter:TensorFlowBackend',
+    ),
+}
 """Framework and loader of each; a further backend is a further row."""
 
 TINY = {
@@ -52,12 +58,18 @@ def brief() -> Callable[..., Config]:
 
 
 @pytest.fixture(scope='session', params=BACKENDS)
-def make_backend(request: pytest.FixtureRequest) -> MakeBackend:
-    """Return what makes a fresh backend."""
-    framework, loader = BACKENDS[request.param]
+def backend_name(request: pytest.FixtureRequest) -> str:
+    """Return the name of a backend whose framework is here."""
+    framework, _ = BACKENDS[request.param]
     if importlib.util.find_spec(framework) is None:
         pytest.skip(f'The {request.param} backend needs {framework}, which is not installed.')
-    module, _, name = loader.partition(':')
+    return str(request.param)
+
+
+@pytest.fixture(scope='session')
+def make_backend(backend_name: str) -> MakeBackend:
+    """Return what makes a fresh backend."""
+    module, _, name = BACKENDS[backend_name][1].partition(':')
     found: MakeBackend = getattr(importlib.import_module(module), name)
     return found
 

@@ -5,11 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip('torch', reason='Training needs PyTorch.')
-
 from ptychopinn_plugin import api
 from ptychopinn_plugin.config import Config, RefinementConfig, TrainingConfig
 from ptychopinn_plugin.data import Scan, load_scan
+
+
+@pytest.fixture(autouse=True)
+def chosen(monkeypatch: pytest.MonkeyPatch, backend_name: str) -> None:
+    """Let the backend under test be the one that is chosen."""
+    monkeypatch.setenv('PTYCHOPINN_BACKEND', backend_name)
 
 
 def few_epochs(**changes: object) -> Config:

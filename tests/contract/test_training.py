@@ -1,7 +1,6 @@
 """Training, setting by setting: each does what it says, and nothing else does."""
 
 import dataclasses
-import importlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ptychopinn_plugin.backends import trainer
 from ptychopinn_plugin.backends.protocol import Backend, Progress, TrainingResult
 from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig
 from ptychopinn_plugin.data import Scan
@@ -363,9 +363,8 @@ def inside_epoch(number: int) -> Callable[[Progress], bool]:
 
 
 @pytest.fixture
-def report_each_batch(make_backend: MakeBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = f'ptychopinn_plugin.backends.{make_backend().name}.training'
-    monkeypatch.setattr(importlib.import_module(module), 'REPORT_SECONDS', -1.0)
+def report_each_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, 'REPORT_SECONDS', -1.0)
 
 
 @pytest.mark.usefixtures('report_each_batch')

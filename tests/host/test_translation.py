@@ -11,9 +11,11 @@ from ptychodus.api.probe import ProbeSequence
 from ptychodus.api.product import Product
 from ptychodus.api.reconstruct import ReconstructInput
 
+from ptychopinn_plugin import ptychodus_names
 from ptychopinn_plugin.data import Scan, fit_to_size
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.host.translation import to_product, to_scan
+from ptychopinn_plugin.host.versions import host_version
 
 from .conftest import write_batch_folder
 
@@ -39,7 +41,7 @@ def _where(product: Product, y_px: float, x_px: float) -> np.ndarray[Any, Any]:
     found = product.object_.get_geometry().map_coordinates_object_to_probe(
         ObjectPosition(0, x_px, y_px)
     )
-    return np.array([found.y_m, found.x_m])
+    return np.array(ptychodus_names.place_m(found))
 
 
 @pytest.mark.parametrize('origin', [(0, 0), (-3, 5), (4, -11)])
@@ -65,10 +67,10 @@ def test_a_smaller_model_has_larger_pixels(parameters: ReconstructInput) -> None
     assert after.probes.get_pixel_geometry().height_m == pytest.approx(pixel_m)
     # A patch of 16 px around a position: its middle is the position.
     position = scan.positions_px[7]
-    middle = position - 0.5
+    # 1.5 counts from the edge of pixel 0, and so do its patches; later releases from its middle.
+    middle = position - (0.0 if host_version().startswith('1.5.') else 0.5)
     found = _where(after, *middle)
-    points = parameters.product.probe_positions
-    expected = [points.get_coordinates_y_m()[7], points.get_coordinates_x_m()[7]]
+    expected = ptychodus_names.positions_m(parameters.product.probe_positions)[7]
     np.testing.assert_allclose(found, expected, atol=1e-3 * pixel_m)
 
 

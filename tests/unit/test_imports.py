@@ -50,6 +50,8 @@ def test_package_alone_imports_next_to_nothing() -> None:
         'from ptychopinn_plugin import *',
         'from ptychopinn_plugin.backends.selection import choose, find_backends; find_backends()',
         'import ptychopinn_plugin.backends.pytorch',
+        'import ptychopinn_plugin.backends.tensorflow',
+        'import ptychopinn_plugin.backends.base',
         'import ptychopinn_plugin.metrics, ptychopinn_plugin.stitching',
         RUN.format(arguments=['--help']),
         RUN.format(arguments=['train', '--help']),

@@ -1,13 +1,8 @@
-"""Which device runs, and how a probe is scaled."""
+"""Which device runs."""
 
 import torch
 
-from ptychopinn_plugin.config import IntensityScale
-from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.errors import BackendUnavailableError
-
-SAME_EXPOSURE = 2.0
-"""Mean counts within this factor count as the same exposure."""
 
 
 def choose_device(name: str) -> torch.device:
@@ -31,10 +26,3 @@ def choose_device(name: str) -> torch.device:
             f'There is no device {name!r} here ({reason}). Use auto, cpu, cuda or mps.'
         ) from error
     return device
-
-
-def choose_photons(scan: Scan, reference: float, rule: IntensityScale) -> float:
-    """Return the energy of the probe: as in training, or by this scan's own mean counts."""
-    own = scan.mean_counts()
-    same = reference / SAME_EXPOSURE <= own <= reference * SAME_EXPOSURE
-    return reference if rule == 'model' or (rule == 'auto' and same) else own

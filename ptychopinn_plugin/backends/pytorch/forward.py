@@ -4,19 +4,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ptychopinn_plugin.arrays import BoolArray, RealArray
-from ptychopinn_plugin.data import Scan, inpaint
+from ptychopinn_plugin.arrays import FloatArray
+from ptychopinn_plugin.backends.amplitudes import corner_amplitudes, judged_positions
+from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.physics import POISSON_EPSILON, Misfit, measure_misfit, split_positions
+from ptychopinn_plugin.physics.features import RATIO_EPSILON
 
 PROBE_CACHE_BYTES = 1 << 30
 """Shifted probes are kept for every position while they take no more than this."""
-
-RATIO_EPSILON = 1e-8
-"""Photons; keeps the ratio of measured to expected amplitude finite in the dark."""
-
-
-JUDGED_PIXELS = 1 << 20
-"""Enough to tell a misfit from noise, and done in a tenth of a second."""
 
 
 class ForwardModel:
@@ -47,7 +42,7 @@ class ForwardModel:
         self.corners = torch.from_numpy(whole - half - self.origin_px).to(device)
         self.rests = torch.from_numpy(rests.astype(np.float32)).to(device)
         assert scan.bad_pixels is not None
-        self.amplitudes = _amplitudes(scan.patterns, scan.bad_pixels)
+        self.amplitudes = torch.from_numpy(corner_amplitudes(scan.patterns, scan.bad_pixels))
         if _fits(self.amplitudes, device):
             self.amplitudes = self.amplitudes.to(device)
         self.good: Tensor | None = None
@@ -77,6 +72,11 @@ class ForwardModel:
 
     def __len__(self) -> int:
         return len(self.corners)
+
+    @property
+    def places_px(self) -> FloatArray:
+        """First pixels of the patches with their rests, on the canvas; shape (n_positions, 2)."""
+        return (self.corners + self.rests).cpu().numpy()
 
     def subset(
         self, indices: Tensor, amplitudes: Tensor | None = None, exposure: float = 1.0
@@ -204,7 +204,9 @@ class ForwardModel:
     def _project(self, patches: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
         probes = self.probes(indices)
         spectra = torch.fft.fft2(probes * patches[:, None], norm='ortho')
-        factor = self.measured(indices) / torch.sqrt(intensity(spectra) + RATIO_EPSILON) - 1
+        counts = self.measured(indices) ** 2
+        ratio = (counts + RATIO_EPSILON) / (intensity(spectra) + RATIO_EPSILON)
+        factor = torch.sqrt(ratio) - 1
         if self.good is not None:
             factor = factor * self.good
         changes = torch.fft.ifft2(spectra * factor[:, None], norm='ortho')
@@ -236,8 +238,7 @@ class ForwardModel:
 
     def misfit(self, object_: Tensor) -> Misfit | None:
         """Compute `physics.measure_misfit` of an object, on patterns from all over the scan."""
-        count = min(len(self), max(16, JUDGED_PIXELS // (self.shape[0] * self.shape[1])))
-        sample = torch.linspace(0, len(self) - 1, count, device=self.device).long()
+        sample = torch.from_numpy(judged_positions(len(self), self.shape)).to(self.device)
         expected = [
             self.expect(self.extract(object_, indices), indices).cpu()
             for indices in sample.split(64)
@@ -288,14 +289,3 @@ def _fits(amplitudes: Tensor, device: torch.device) -> bool:
         return True
     free, _ = torch.cuda.mem_get_info(device)
     return amplitudes.numel() * amplitudes.element_size() < 0.6 * free
-
-
-def _amplitudes(patterns: RealArray, bad_pixels: BoolArray) -> Tensor:
-    result = np.empty(patterns.shape, dtype=np.float32)
-    for start in range(0, len(patterns), 1024):
-        counts = patterns[start : start + 1024].astype(np.float32)
-        if bad_pixels.any():
-            # For the network alone: the loss leaves these pixels out.
-            counts = inpaint(counts, bad_pixels)
-        result[start : start + 1024] = np.sqrt(np.fft.ifftshift(counts, axes=(1, 2)))
-    return torch.from_numpy(result)

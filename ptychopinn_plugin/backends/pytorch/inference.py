@@ -1,6 +1,5 @@
 """From patterns to an object: passes of the network, agreement of phases, stitching."""
 
-import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -12,33 +11,27 @@ from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
 from ptychopinn_plugin.backends.pytorch.network import Network
 from ptychopinn_plugin.backends.pytorch.prediction import Patches, predict_patches
 from ptychopinn_plugin.backends.pytorch.tilts import correct_slow_phase
+from ptychopinn_plugin.backends.reconstruction import (
+    BLOCK_BYTES,
+    PAIRS_TOGETHER,
+    STITCHING_FLOOR,
+    block_size,
+)
+from ptychopinn_plugin.backends.timing import Stopwatch
 from ptychopinn_plugin.data.grouping import covering_groups, spatial_blocks
 from ptychopinn_plugin.stitching import CELL_PX, agree_phases, neighbour_pairs
-
-BLOCK_BYTES = 1 << 30
-"""Patches are held for so many bytes at a time; a larger scan is stitched block by block."""
-
-STITCHING_FLOOR = 1e-3
-"""Share of the brightest coverage below which a pixel stays as it was."""
 
 PassObserver = Callable[[int, Tensor], bool | None]
 
 
-class Stopwatch:
-    """Adds up the seconds of named parts of a run."""
+def start_stopwatch(device: torch.device) -> Stopwatch:
+    """Return a stopwatch that waits for a GPU."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
+    def finish() -> None:
+        if device.type == 'cuda':
+            torch.cuda.synchronize(device)
 
-    def lap(self, name: str) -> None:
-        """Give the time since the last lap to `name`."""
-        if self.device.type == 'cuda':
-            torch.cuda.synchronize(self.device)
-        now = time.perf_counter()
-        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
-        self._last = now
+    return Stopwatch(finish)
 
 
 @torch.no_grad()
@@ -74,13 +67,11 @@ def predict_object(
     list of Tensor of complex64, shape `model.canvas_shape`
         The flat start and the object after each pass.
     """
-    stopwatch = stopwatch or Stopwatch(model.device)
-    positions = (model.corners + model.rests).cpu().numpy()
+    stopwatch = stopwatch or start_stopwatch(model.device)
+    positions = model.places_px
     group_size = network.description.group_size
     objects = [model.flat_object()]
-    patch_bytes = 8 * network.description.window_px**2
-    # Twice a group: a block that is halved must still hold one.
-    blocks = spatial_blocks(positions, max(2 * group_size, BLOCK_BYTES // patch_bytes))
+    blocks = spatial_blocks(positions, block_size(network.description, BLOCK_BYTES))
     wanted = network.description.passes if passes is None else passes
     for number in range(wanted):
         stitcher = Stitcher(model, objects[-1])
@@ -161,7 +152,7 @@ class Stitcher:
         pairs = neighbour_pairs(corners.cpu().numpy().astype(np.float64), float(window))
         correlations = [
             _correlate(cells, torch.div(corners, CELL_PX, rounding_mode='floor'), some)
-            for some in torch.from_numpy(pairs).to(self.model.device).split(4096)
+            for some in torch.from_numpy(pairs).to(self.model.device).split(PAIRS_TOGETHER)
         ]
         found = torch.cat(correlations).cpu().numpy() if correlations else np.empty(0, np.complex64)
         return torch.from_numpy(agree_phases(len(indices), pairs, found)).to(self.model.device)

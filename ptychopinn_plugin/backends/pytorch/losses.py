@@ -5,19 +5,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ptychopinn_plugin.backends.objective import DARK_COUNTS, TEACHER_FLOOR, term_weights
 from ptychopinn_plugin.backends.pytorch.forward import ForwardModel, poisson_terms
 from ptychopinn_plugin.backends.pytorch.prediction import Patches
 from ptychopinn_plugin.config import TrainingConfig
 from ptychopinn_plugin.physics import POISSON_EPSILON
-
-TEACHER_FLOOR = 0.02
-"""Weight of the teacher outside the probe, relative to its centre."""
-
-DARK_COUNTS = 1e-3
-"""Expected counts below this are taken as this, where nothing was counted."""
-
-DATA_TERMS = ('poisson', 'amplitude_mae', 'teacher')
-"""Those that compare with what was measured or taught; total variation is smoothness alone."""
 
 
 def poisson_deviance(expected: Tensor, model: ForwardModel, indices: Tensor) -> Tensor:
@@ -85,26 +77,5 @@ def total_variation(patches: Patches) -> Tensor:
 
 def weighted_sum(terms: Mapping[str, Tensor], settings: TrainingConfig) -> Tensor:
     """Return the loss that training minimises."""
-    weights = _weights(settings)
+    weights = term_weights(settings)
     return torch.stack([weights[name] * value for name, value in terms.items()]).sum()
-
-
-def validation_loss(terms: Mapping[str, Tensor], settings: TrainingConfig) -> Tensor:
-    """Return the loss of held-out patterns from their terms.
-
-    A validation scan has no teacher. Where no other term in force compares with data, the Poisson
-    likelihood does: it needs no labels.
-    """
-    weights = _weights(settings)
-    if 'poisson' in terms and not any(weights[name] > 0 for name in DATA_TERMS if name in terms):
-        return terms['poisson']
-    return terms['loss']
-
-
-def _weights(settings: TrainingConfig) -> dict[str, float]:
-    return {
-        'poisson': settings.poisson_weight,
-        'amplitude_mae': settings.amplitude_mae_weight,
-        'teacher': settings.teacher_weight,
-        'total_variation': settings.total_variation_weight,
-    }

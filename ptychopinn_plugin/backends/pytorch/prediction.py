@@ -95,7 +95,9 @@ def _predict_cnn(network: Network, model: ForwardModel, groups: Tensor) -> Patch
         amplitudes = torch.fft.fftshift(model.measured(indices), dim=(-2, -1))
         images = amplitudes * (size / 2) / photons**0.5
     amplitude, phase = network(images.view(n_groups, group_size, size, size))
-    values = torch.polar(amplitude.float(), phase.float())
+    # Not torch.polar: a border may be negative, where its gradient has the wrong sign.
+    amplitude, phase = amplitude.float(), phase.float()
+    values = torch.complex(amplitude * torch.cos(phase), amplitude * torch.sin(phase))
     # Without the overlap constraint one patch stands for the whole group.
     values = values.expand(n_groups, group_size, size, size).reshape(-1, size, size)
     values = shift_bilinear(values, model.rests[indices])

@@ -17,7 +17,7 @@ References
 .. [2] N. Qian, Neural Networks 12 (1999) 145, doi:10.1016/S0893-6080(98)00116-6.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,17 +25,14 @@ from torch import Tensor
 
 from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
 from ptychopinn_plugin.backends.pytorch.tilts import correct_slow_phase
-
-MOMENTUM = 0.9
-REGULARISATION = 0.2
-FIRST_STEP = 0.3
-LAST_STEP = 0.01
-PROBE_STEP = 0.1
-TILT_INTERVAL = 5
-"""Sweeps between corrections of the slow phase (`tilts`), which sweeps alone mend slowly."""
-
-FEWEST_BATCHES = 16
-"""A sweep has at least so many batches: one batch a sweep would hardly move."""
+from ptychopinn_plugin.backends.sweeps import (
+    MOMENTUM,
+    PROBE_STEP,
+    REGULARISATION,
+    batches_of,
+    corrects_slow_phase,
+    step_of,
+)
 
 SweepObserver = Callable[[int, float, Tensor], bool | None]
 
@@ -85,8 +82,7 @@ def sweep_object(
     losses : list of float
         Poisson loss per pixel of the start and of the best object after each sweep; never rising.
     """
-    generator = torch.Generator().manual_seed(seed)
-    batch_size = min(batch_size, max(1, len(model) // FEWEST_BATCHES))
+    batches = batches_of(len(model), batch_size, seed)
     energy = torch.linalg.vector_norm(model.probe)
     if refine_probe:
         model.set_probe(model.probe, cache=False)
@@ -94,10 +90,9 @@ def sweep_object(
     best = SweepState(object_, state.velocity, model.probe)
     losses = [model.assess(object_)[0]]
     for sweep in range(sweeps):
-        step = FIRST_STEP * (1 - sweep / sweeps) ** 2 + LAST_STEP
-        order = torch.randperm(len(model), generator=generator).to(model.device)
-        _sweep_once(model, state, order.split(batch_size), step, refine_probe)
-        if (sweep + 1) % TILT_INTERVAL == 0 and sweep + 1 < sweeps:
+        some = [torch.from_numpy(batch).to(model.device) for batch in next(batches)]
+        _sweep_once(model, state, some, step_of(sweep, sweeps), refine_probe)
+        if corrects_slow_phase(sweep, sweeps):
             state.object_ = correct_slow_phase(model, state.object_)
         loss = model.assess(state.object_)[0]
         if loss < losses[-1]:
@@ -117,7 +112,7 @@ def sweep_object(
 def _sweep_once(
     model: ForwardModel,
     state: SweepState,
-    batches: tuple[Tensor, ...],
+    batches: Sequence[Tensor],
     step: float,
     refine_probe: bool,
 ) -> None:

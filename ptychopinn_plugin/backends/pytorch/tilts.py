@@ -20,12 +20,7 @@ from torch import Tensor
 
 from ptychopinn_plugin.arrays import FloatArray
 from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
-from ptychopinn_plugin.physics import illuminated_size
-
-RIDGE = 2.0
-"""As if so many patterns asked for no change; finer waves meet more resistance."""
-
-LARGEST_ORDER = 8
+from ptychopinn_plugin.backends.surfaces import FEWEST_PATTERNS, slow_phase
 
 
 @torch.no_grad()
@@ -41,14 +36,12 @@ def correct_slow_phase(model: ForwardModel, object_: Tensor, batch_size: int = 6
     object_ : Tensor of complex64, shape `model.canvas_shape`
     batch_size : int
     """
-    if len(model) < 4:
+    if len(model) < FEWEST_PATTERNS:
         return object_
     slopes, weights = measure_slopes(model, object_, batch_size)
-    centre = np.array([side // 2 for side in model.shape])
-    positions = (model.corners + model.rests).cpu().numpy() + centre
-    width = illuminated_size(model.probe.cpu().numpy(), share=0.98, multiple=2)
-    surface = fit_surface(positions, slopes, weights, float(width), model.canvas_shape)
-    phase = torch.from_numpy(surface.astype(np.float32)).to(object_.device)
+    positions = model.places_px
+    surface = slow_phase(positions, slopes, weights, model.probe.cpu().numpy(), model.canvas_shape)
+    phase = torch.from_numpy(surface).to(object_.device)
     corrected = object_ * torch.polar(torch.ones_like(phase), phase)
     if model.assess(corrected)[0] < model.assess(object_)[0]:
         return corrected
@@ -88,61 +81,3 @@ def measure_slopes(
         slopes.append(torch.stack([shift_y, shift_x], dim=1).cpu().numpy() * scale)
         weights.append(torch.stack([yy, xx], dim=1).cpu().numpy())
     return np.concatenate(slopes).astype(np.float64), np.concatenate(weights).astype(np.float64)
-
-
-def fit_surface(
-    positions_px: FloatArray,
-    slopes: FloatArray,
-    weights: FloatArray,
-    width_px: float,
-    shape: tuple[int, int],
-) -> FloatArray:
-    """Fit a smooth surface to slopes: a plane and cosines no finer than the probe.
-
-    Parameters
-    ----------
-    positions_px : ndarray, shape (n_positions, 2)
-        (y, x) on the canvas.
-    slopes, weights : ndarray, shape (n_positions, 2)
-    width_px : float
-        Of the illumination.
-    shape : (height, width)
-        Of the canvas.
-
-    Returns
-    -------
-    ndarray of float64, shape `shape`
-        Constant outside the box of the positions.
-    """
-    first = positions_px.min(axis=0)
-    extent = np.maximum(np.ptp(positions_px, axis=0), 1.0)
-    orders = np.minimum(extent // width_px, LARGEST_ORDER).astype(int)
-    waves = [(a, b) for a in range(orders[0] + 1) for b in range(orders[1] + 1) if (a, b) != (0, 0)]
-    places = (positions_px - first) / extent
-    columns = [_slopes_of(wave, places, extent) for wave in waves]
-    columns += [np.tile(axis / extent, (len(places), 1)) for axis in np.eye(2)]
-    root = np.sqrt(weights / weights.mean())
-    matrix = np.stack([(column * root).ravel() for column in columns], axis=1)
-    # Finer waves must be asked for by more patterns.
-    penalty = np.array([a * a + b * b for a, b in waves] + [0.0, 0.0])
-    normal = matrix.T @ matrix
-    one_pattern = np.trace(normal) / len(normal) / len(places)
-    normal += np.diag(RIDGE * one_pattern * (1 + penalty))
-    amounts = np.linalg.solve(normal, matrix.T @ (slopes * root).ravel())
-    y, x = (
-        np.clip((np.arange(side) - start) / length, 0, 1)
-        for side, start, length in zip(shape, first, extent, strict=True)
-    )
-    surface = amounts[-2] * y[:, np.newaxis] + amounts[-1] * x[np.newaxis, :]
-    for (a, b), amount in zip(waves, amounts, strict=False):
-        surface = surface + amount * np.outer(np.cos(np.pi * a * y), np.cos(np.pi * b * x))
-    return np.asarray(surface - surface.mean())
-
-
-def _slopes_of(wave: tuple[int, int], places: FloatArray, extent: FloatArray) -> FloatArray:
-    """Return the gradient of cos(pi a u) cos(pi b v) in (y, x), radians a pixel."""
-    a, b = np.pi * wave[0], np.pi * wave[1]
-    u, v = places[:, 0], places[:, 1]
-    along_y = -a * np.sin(a * u) * np.cos(b * v) / extent[0]
-    along_x = -b * np.cos(a * u) * np.sin(b * v) / extent[1]
-    return np.stack([along_y, along_x], axis=1)

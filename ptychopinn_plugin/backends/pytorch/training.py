@@ -1,41 +1,38 @@
-"""The training loop: epochs of lessons, one optimizer, the best and the last weights."""
+"""Gradients and steps: one network, one optimizer."""
 
-import copy
-import dataclasses
 import math
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ptychopinn_plugin.backends.protocol import Observer, Progress
-from ptychopinn_plugin.backends.pytorch.forward import intensity, shift_probe
-from ptychopinn_plugin.backends.pytorch.lessons import (
+from ptychopinn_plugin.arrays import ComplexArray, RealArray
+from ptychopinn_plugin.backends.lessons import (
     VALIDATION,
     Batch,
     Lesson,
+    MakeLesson,
     TrainingScan,
     epoch_batches,
 )
+from ptychopinn_plugin.backends.objective import validation_loss
+from ptychopinn_plugin.backends.protocol import Observer
+from ptychopinn_plugin.backends.pytorch.forward import ForwardModel, intensity, shift_probe
+from ptychopinn_plugin.backends.pytorch.lessons import make_lesson
 from ptychopinn_plugin.backends.pytorch.losses import (
     amplitude_error,
     poisson_deviance,
     teacher_distance,
     total_variation,
-    validation_loss,
     weighted_sum,
 )
 from ptychopinn_plugin.backends.pytorch.network import Network
 from ptychopinn_plugin.backends.pytorch.prediction import average_overlap, predict_patches
+from ptychopinn_plugin.backends.trainer import Arrays, EpochTrainer
 from ptychopinn_plugin.config import Config, TrainingConfig
-from ptychopinn_plugin.errors import DataError
-
-REPORT_SECONDS = 0.5
-PLATEAU_EPOCHS = 5
 
 
 class Illumination(nn.Module):
@@ -72,52 +69,15 @@ class Illumination(nn.Module):
         return math.exp(float(self.log_scale.detach()))
 
 
-@dataclass
-class TrainerState:
-    """What changes from epoch to epoch."""
-
-    epoch: int = 0
-    best_loss: float = math.inf
-    best_weights: dict[str, Tensor] = field(default_factory=dict)
-    epochs_without_gain: int = 0
-    plateau_factor: float = 1.0
-    history: list[dict[str, float]] = field(default_factory=list)
-    stopped: str = 'epochs'
-
-
-@dataclass(frozen=True)
-class ResumePoint:
-    """All that an epoch starts from; a stop inside one goes back to it.
-
-    Attributes
-    ----------
-    weights : mapping of str to Tensor
-        Of network and illumination.
-    optimizer, scaler : mapping
-        Their state dicts.
-    state : TrainerState
-    """
-
-    weights: Mapping[str, Tensor]
-    optimizer: Mapping[str, Any]
-    scaler: Mapping[str, float]
-    state: TrainerState
-
-
-class Trainer:
-    """Trains a network on scans.
+class Trainer(EpochTrainer):
+    """Computes gradients and takes steps with PyTorch; see `EpochTrainer`.
 
     Parameters
     ----------
     network : Network
-    scans : sequence of TrainingScan
+    scans, config, held_out, started, observer
+        As for `EpochTrainer`.
     illumination : Illumination
-    config : Config
-    held_out : callable
-        Makes the validation lessons with the network as it is.
-    started : float
-        `time.perf_counter` when the run began; `max_minutes` counts from there.
-    observer : callable
     """
 
     def __init__(
@@ -126,19 +86,14 @@ class Trainer:
         scans: Sequence[TrainingScan],
         illumination: Illumination,
         config: Config,
-        held_out: Callable[[], list[Lesson]],
+        held_out: Callable[[MakeLesson], list[Lesson]],
         started: float,
         observer: Observer,
     ) -> None:
+        self._make = partial(make_lesson, network)
+        super().__init__(scans, config, lambda: held_out(self._make), started, observer)
         self.network = network
-        self.scans = scans
         self.illumination = illumination
-        self.config = config
-        self.held_out = held_out
-        self.started = started
-        self.observer = observer
-        self.state = TrainerState()
-        self.first_second = time.perf_counter()
         settings = config.training
         beams = [p for p in illumination.parameters() if p.requires_grad]
         # Weights may decay; a probe must not.
@@ -147,77 +102,33 @@ class Trainer:
         kind = torch.optim.AdamW if settings.optimizer == 'adamw' else torch.optim.Adam
         decay = settings.weight_decay if settings.optimizer == 'adamw' else 0.0
         self.optimizer = kind(groups, lr=settings.learning_rate, weight_decay=decay)
-        device = next(network.parameters()).device.type
-        self.scaler = torch.amp.GradScaler(device, enabled=settings.precision == 'float16')
+        self.device = next(network.parameters()).device
+        half = settings.precision == 'float16'
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=half)
 
     def parameters(self) -> list[nn.Parameter]:
         """Return all parameters, trainable or not."""
         return [*self.network.parameters(), *self.illumination.parameters()]
 
-    def run(self) -> TrainerState:
-        """Train until an end is reached."""
-        settings, state = self.config.training, self.state
-        if not state.best_weights:
-            state.best_weights = self._snapshot()
-        self._mark()
-        while state.epoch < settings.epochs:
-            begun = time.perf_counter()
-            losses, n_patterns = self._train_epoch(
-                np.random.default_rng([settings.seed, state.epoch])
-            )
-            if not losses:
-                break
-            complete = state.stopped == 'epochs'
-            if complete:
-                state.epoch += 1
-            self._end_epoch(losses, n_patterns / (time.perf_counter() - begun))
-            if complete:
-                self._mark()
-            if state.stopped != 'epochs':
-                break
-            patience = settings.early_stop_patience
-            if patience is not None and state.epochs_without_gain >= patience:
-                state.stopped = 'early-stop'
-                break
-        return state
+    def batches(self, rng: np.random.Generator) -> Iterator[Batch]:
+        """Yield the batches of an epoch."""
+        return epoch_batches(self.network.description, self.scans, self.config, rng, self._make)
 
-    def _train_epoch(self, rng: np.random.Generator) -> tuple[list[dict[str, float]], int]:
-        settings = self.config.training
-        losses: list[dict[str, float]] = []
-        n_patterns, reported, begun = 0, time.perf_counter(), time.perf_counter()
+    def forget_gradients(self) -> None:
+        """Drop what was gathered."""
         self.optimizer.zero_grad()
-        batches = epoch_batches(self.network, self.scans, self.config, rng)
-        expected = self._batches_in_epoch()
-        for number, batch in enumerate(batches):
-            self._set_learning_rate(min(1.0, number / expected))
-            terms = self.losses(batch)
-            total = terms['loss']
-            if not torch.isfinite(total):
-                raise DataError(
-                    f'The loss became {float(total.detach())} in epoch {self.state.epoch + 1}. '
-                    'Lower the learning rate, or look at the patterns with: ptychopinn inspect.'
-                )
-            self.scaler.scale(total / settings.accumulation).backward()
-            if (number + 1) % settings.accumulation == 0:
-                self._step()
-            losses.append({name: float(value.detach()) for name, value in terms.items()})
-            n_patterns += batch.groups.numel()
-            now = time.perf_counter()
-            if now - reported > REPORT_SECONDS:
-                reported = now
-                if self._report(losses[-1]['loss'], n_patterns / (now - begun)):
-                    self.state.stopped = 'request'
-                    break
-            if self._minutes_share() >= 1:
-                self.state.stopped = 'max-minutes'
-                break
-        if len(losses) % settings.accumulation:
-            # What is left over counts too; an epoch may hold fewer batches than share a step.
-            self._step()
-        return losses, n_patterns
 
-    def _step(self) -> None:
+    def gather_gradients(self, batch: Batch) -> dict[str, float]:
+        """Add a batch's gradients, as a share of a step; return its terms and 'loss'."""
+        terms = self.losses(batch)
+        self.scaler.scale(terms['loss'] / self.config.training.accumulation).backward()
+        return {name: float(value.detach()) for name, value in terms.items()}
+
+    def step(self) -> None:
+        """Let the optimizer use the gradients at `learning_rate`, and forget them."""
         settings = self.config.training
+        for group in self.optimizer.param_groups:
+            group['lr'] = self.learning_rate
         if settings.gradient_clip > 0:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.parameters(), settings.gradient_clip)
@@ -231,9 +142,9 @@ class Trainer:
         patches = predict_patches(
             self.network,
             lesson.model,
-            batch.groups,
-            lesson.objects[batch.number_of_pass],
-            is_flat=batch.number_of_pass == 0,
+            torch.from_numpy(batch.groups).to(self.device),
+            batch.object_,
+            is_flat=batch.is_flat,
         )
         values = patches.values
         if self.config.model.overlap_constraint:
@@ -257,9 +168,9 @@ class Trainer:
 
     def _expect(self, batch: Batch, indices: Tensor, values: Tensor) -> Tensor:
         """Put patches into their surroundings and diffract them."""
-        model = batch.lesson.model
+        model: ForwardModel = batch.lesson.model
         size = values.shape[-1]
-        surroundings = model.extract(batch.lesson.objects[batch.number_of_pass], indices)
+        surroundings = model.extract(batch.object_, indices)
         top, left = (side // 2 - size // 2 for side in model.shape)
         full = surroundings.clone()
         full[:, top : top + size, left : left + size] = values
@@ -269,33 +180,6 @@ class Trainer:
         probes = shift_probe(probe, model.rests[indices])
         return intensity(torch.fft.fft2(probes * full[:, None], norm='ortho'))
 
-    def _end_epoch(self, losses: list[dict[str, float]], rate: float) -> None:
-        state = self.state
-        self.use_illumination()
-        validation = self.validate()
-        if validation is None:
-            validation = _mean(losses)['loss']
-        if validation < state.best_loss:
-            state.best_loss, state.epochs_without_gain = validation, 0
-            state.best_weights = self._snapshot()
-        else:
-            state.epochs_without_gain += 1
-            waited = state.epochs_without_gain % PLATEAU_EPOCHS == 0
-            if waited and self.config.training.schedule == 'plateau':
-                state.plateau_factor /= 2
-        state.history.append(
-            {
-                'epoch': float(len(state.history) + 1),
-                'seconds': time.perf_counter() - self.started,
-                'learning_rate': float(self.optimizer.param_groups[0]['lr']),
-                **_mean(losses),
-                'validation_loss': validation,
-                'patterns_per_second': rate,
-            }
-        )
-        if self._report(state.history[-1]['loss'], rate, validation):
-            state.stopped = 'request'
-
     def use_illumination(self) -> None:
         """Let the scans' forward models use the probes as training has left them."""
         if self.illumination.trainable:
@@ -303,83 +187,59 @@ class Trainer:
                 scan.model.set_probe(self.illumination.probe(index))
 
     @torch.no_grad()
-    def validate(self) -> float | None:
-        """Return the mean `validation_loss` of the held-out lessons; None where there are none."""
-        total, count = 0.0, 0
-        for lesson in self.held_out():
-            for number in range(len(lesson.objects)):
-                for some in lesson.groups.split(max(1, 64 // lesson.groups.shape[1])):
-                    terms = self.losses(Batch(lesson, number, some))
-                    loss = float(validation_loss(terms, self.config.training))
-                    total, count = total + loss * len(some), count + len(some)
-        return total / count if count else None
+    def validation_loss(self, batch: Batch) -> float:
+        """Return the loss of held-out groups."""
+        return float(validation_loss(self.losses(batch), self.config.training))
 
-    def _snapshot(self) -> dict[str, Tensor]:
-        module = nn.ModuleDict({'network': self.network, 'illumination': self.illumination})
-        return {name: value.detach().clone() for name, value in module.state_dict().items()}
+    def snapshot(self) -> dict[str, RealArray]:
+        """Return copies of all weights, network and illumination, by name."""
+        return {name: _copied(value) for name, value in self._module().state_dict().items()}
 
-    def _mark(self) -> None:
-        """Take down what the next epoch starts from."""
-        state = dataclasses.replace(self.state, history=list(self.state.history))
-        self.resume_point = ResumePoint(
-            self._snapshot(),
-            copy.deepcopy(self.optimizer.state_dict()),
-            self.scaler.state_dict(),
-            state,
+    def restore(self, weights: Arrays) -> None:
+        """Put back what `snapshot` took."""
+        self._module().load_state_dict(
+            {name: torch.from_numpy(np.array(value)) for name, value in weights.items()}
         )
 
-    def restore(self, weights: Mapping[str, Tensor]) -> None:
-        """Put back what `_snapshot` took."""
-        module = nn.ModuleDict({'network': self.network, 'illumination': self.illumination})
-        module.load_state_dict(dict(weights))
+    def optimizer_arrays(self) -> dict[str, RealArray]:
+        """Return copies of the optimizer's state, as `ResumePoint.optimizer`."""
+        return {
+            f'{number}/{slot}': _copied(value)
+            for number, slots in self.optimizer.state_dict()['state'].items()
+            for slot, value in slots.items()
+        }
 
-    def _report(self, loss: float, rate: float, validation: float | None = None) -> bool:
-        losses = {'loss': loss}
-        if validation is not None:
-            losses['validation_loss'] = validation
-        epochs = self.config.training.epochs
-        step, total = self.state.epoch, epochs
-        if self._minutes_share() > step / epochs:
-            step, total = round(1000 * min(1.0, self._minutes_share())), 1000
-        return bool(self.observer(Progress('train', step, total, losses, rate)))
+    def restore_optimizer(self, arrays: Arrays) -> None:
+        """Put back what `optimizer_arrays` took."""
+        slots: dict[int, dict[str, Tensor]] = {}
+        for name, value in arrays.items():
+            number, slot = name.split('/')
+            tensor = torch.from_numpy(np.array(value)).to(self.device)
+            slots.setdefault(int(number), {})[slot] = tensor
+        groups = self.optimizer.state_dict()['param_groups']
+        self.optimizer.load_state_dict({'state': slots, 'param_groups': groups})
 
-    def _minutes_share(self) -> float:
-        limit = self.config.training.max_minutes
-        if limit is None:
-            return 0.0
-        return (time.perf_counter() - self.started) / (60 * limit)
+    def scaler_state(self) -> dict[str, Any]:
+        """Return the state of the gradient scaler, as plain values."""
+        return self.scaler.state_dict()
 
-    def _batches_in_epoch(self) -> float:
-        positions = sum(len(scan.members) for scan in self.scans)
-        return max(1.0, 2 * positions / self.config.training.batch_size)
+    def restore_scaler(self, values: Mapping[str, Any]) -> None:
+        """Put back what `scaler_state` took."""
+        self.scaler.load_state_dict(dict(values))
 
-    def _set_learning_rate(self, share_of_epoch: float) -> None:
-        settings = self.config.training
-        progress = (self.state.epoch + share_of_epoch) / settings.epochs
-        if settings.max_minutes is not None:
-            # Training starts after the teacher, and the schedule with it.
-            late = self.first_second - self.started
-            elapsed = time.perf_counter() - self.first_second
-            progress = max(progress, elapsed / max(1e-3, 60 * settings.max_minutes - late))
-        factor = schedule_factor(settings, min(1.0, progress)) * self.state.plateau_factor
-        for group in self.optimizer.param_groups:
-            group['lr'] = settings.learning_rate * factor
+    def network_weights(self) -> dict[str, RealArray]:
+        """Return the network's weights as a model file holds them."""
+        return self.network.numpy_weights()
 
+    @torch.no_grad()
+    def first_probe(self) -> tuple[ComplexArray, float]:
+        """Return the first scan's probe, without the intensity scale, and that scale."""
+        scale = self.illumination.intensity_scale
+        return (self.illumination.probe(0) / scale).cpu().numpy(), scale
 
-def schedule_factor(settings: TrainingConfig, progress: float) -> float:
-    """Return the factor on the learning rate when `progress` (0 to 1) of training is done."""
-    warm = settings.warmup_share
-    if settings.schedule in ('cosine', 'one-cycle') and progress < warm:
-        low = 0.04 if settings.schedule == 'one-cycle' else 0.0
-        return low + (1 - low) * (progress / warm) + 1e-6
-    if settings.schedule in ('cosine', 'one-cycle'):
-        rest = (progress - warm) / (1 - warm)
-        low = 1e-3 if settings.schedule == 'one-cycle' else 0.0
-        return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * rest))
-    if settings.schedule == 'exponential':
-        return float(0.01**progress)
-    return 1.0
+    def _module(self) -> nn.ModuleDict:
+        return nn.ModuleDict({'network': self.network, 'illumination': self.illumination})
 
 
-def _mean(losses: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {name: float(np.mean([row[name] for row in losses])) for name in losses[0]}
+def _copied(value: Tensor) -> RealArray:
+    return value.detach().cpu().numpy().copy()

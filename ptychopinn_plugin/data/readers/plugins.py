@@ -6,12 +6,12 @@ Ptychodus is loaded by name, on demand: this package works without it.
 import dataclasses
 import functools
 import importlib
-import importlib.util
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ptychopinn_plugin import ptychodus_names
 from ptychopinn_plugin.arrays import ComplexArray
 from ptychopinn_plugin.data.readers.domain import Domain, to_counts
 from ptychopinn_plugin.data.readers.hdf5 import check_stack
@@ -25,6 +25,7 @@ from ptychopinn_plugin.data.readers.joining import (
 )
 from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.installed import is_importable
 
 # Readers of many beamlines fail in many ways on a file that is not theirs.
 _READER_ERRORS = (
@@ -89,7 +90,7 @@ def reader_names() -> list[str]:
 
 @functools.cache
 def _registry() -> Any:
-    if importlib.util.find_spec('ptychodus') is None:
+    if not is_importable('ptychodus'):
         raise DataError(
             'Reading with reader=NAME (--reader NAME) needs Ptychodus, which is not installed. '
             'Run: pip install ptychodus.'
@@ -149,11 +150,11 @@ def _measurement(
     patterns = stacks[0] if len(stacks) == 1 else np.concatenate(stacks)
     check_stack(patterns, f'The patterns of {path}')
     metadata = dataset.get_metadata()
-    pixel, center = metadata.detector_pixel_geometry, metadata.beam_center
+    pixel = metadata.detector_pixel_geometry
     height, width = patterns.shape[1:]
-    middle = (height // 2, width // 2) if center is None else (int(center.y_px), int(center.x_px))
+    middle = ptychodus_names.beam_center_px(metadata) or (height // 2, width // 2)
     geometry = Geometry(
-        photon_energy_eV=metadata.photon_energy_eV,
+        photon_energy_eV=ptychodus_names.photon_energy_eV(metadata),
         detector_distance_m=metadata.detector_distance_m,
         detector_pixel_height_m=None if pixel is None else float(pixel.height_m),
         detector_pixel_width_m=None if pixel is None else float(pixel.width_m),
@@ -215,10 +216,8 @@ def _positions(sequence: Any) -> Product:
     if not len(sequence):
         raise DataError('The file of positions holds none; at least one is needed.')
     return Product(
-        indexes=np.asarray(sequence.get_indexes(), dtype=np.int64),
-        positions_m=np.stack(
-            [sequence.get_coordinates_y_m(), sequence.get_coordinates_x_m()], axis=1
-        ),
+        indexes=ptychodus_names.position_indexes(sequence),
+        positions_m=ptychodus_names.positions_m(sequence),
     )
 
 
@@ -228,7 +227,7 @@ def _from_product(product: Any) -> Product:
     object_, object_notes = single_layer(product.object_.get_array())
     metadata = product.metadata
     geometry = Geometry(
-        photon_energy_eV=metadata.photon_energy_eV or None,
+        photon_energy_eV=ptychodus_names.photon_energy_eV(metadata) or None,
         detector_distance_m=metadata.detector_distance_m or None,
     )
     center = None
@@ -237,8 +236,7 @@ def _from_product(product: Any) -> Product:
         geometry = dataclasses.replace(
             geometry, pixel_height_m=float(pixel.height_m), pixel_width_m=float(pixel.width_m)
         )
-        middle = product.object_.get_center()
-        center = (float(middle.y_m), float(middle.x_m))
+        center = ptychodus_names.place_m(product.object_.get_center())
     except ValueError:
         # Ptychodus says so where a file gives no size or centre; the detector's geometry decides.
         object_notes = ()

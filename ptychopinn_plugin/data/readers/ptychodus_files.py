@@ -17,6 +17,7 @@ from ptychopinn_plugin.data.readers.joining import (
 )
 from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.ptychodus_names import PRODUCT_NAMES
 
 
 def read_pair(
@@ -45,7 +46,8 @@ def read_pair(
         diffraction = path
     elif product is None and not path.is_dir():
         product = path
-    product = product or folder / 'product.h5'
+    present = [name for name in PRODUCT_NAMES if (folder / name).is_file()]
+    product = product or folder / (present or PRODUCT_NAMES)[0]
     for file, what in ((diffraction, 'the patterns'), (product, 'positions and probe')):
         if not file.is_file():
             raise DataError(

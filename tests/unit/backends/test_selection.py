@@ -1,8 +1,11 @@
 """Which backend is chosen, in which order, and what is said when none can be."""
 
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -257,7 +260,44 @@ def test_version_is_read_from_the_distribution() -> None:
     assert replace(PYTORCH, distribution='no-such-distribution').version() is None
 
 
-def test_own_entry_point_is_declared() -> None:
-    spec = find_backends()['pytorch']
-    assert spec.loader == 'ptychopinn_plugin.backends.pytorch.adapter:PyTorchBackend'
-    assert spec.aliases == ('torch',)
+@pytest.mark.parametrize(
+    ('name', 'class_', 'alias'),
+    [('pytorch', 'PyTorchBackend', 'torch'), ('tensorflow', 'TensorFlowBackend', 'tf')],
+)
+def test_own_entry_points_are_declared(name: str, class_: str, alias: str) -> None:
+    spec = find_backends()[name]
+    assert spec.loader == f'ptychopinn_plugin.backends.{name}.adapter:{class_}'
+    assert spec.aliases == (alias,)
+    assert spec.extra == name
+
+
+@pytest.mark.parametrize(
+    ('name', 'framework'), [('pytorch', 'torch'), ('tensorflow', 'tensorflow')]
+)
+def test_a_framework_that_raises_while_it_is_imported(
+    tmp_path: Path, name: str, framework: str
+) -> None:
+    """In a fresh process, with a package of that name that is broken inside."""
+    package = tmp_path / framework
+    package.mkdir()
+    (package / '__init__.py').write_text('raise ImportError("libfast.so: undefined symbol")')
+    code = f"""
+from ptychopinn_plugin.backends.selection import create_backend
+from ptychopinn_plugin.errors import BackendUnavailableError
+try:
+    create_backend({name!r})
+except BackendUnavailableError as error:
+    print(error)
+"""
+    child = subprocess.run(
+        [sys.executable, '-c', code],
+        env={**os.environ, 'PYTHONPATH': str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert child.returncode == 0, child.stderr
+    assert 'libfast.so: undefined symbol' in child.stdout
+    assert f"pip install 'ptychopinn-plugin[{name}]'" in child.stdout
+    assert child.stderr == ''

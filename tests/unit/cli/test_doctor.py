@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from ptychopinn_plugin.backends import selection
 from ptychopinn_plugin.backends.spec import BackendSpec
+from ptychopinn_plugin.host import diagnosis
 
 # By name: the package's attribute `doctor` may be the command, not this module.
 module = importlib.import_module('ptychopinn_plugin.cli.doctor')
@@ -127,10 +128,11 @@ def test_gpus_are_listed(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize('installed', [True, False])
 def test_ptychodus_warning(run: Any, monkeypatch: pytest.MonkeyPatch, installed: bool) -> None:
-    monkeypatch.setattr(module, 'find_spec', lambda name: object() if installed else None)
-    notes = run(0)['notes']
-    assert bool(notes) is installed
-    assert all('runs another algorithm' in note for note in notes)
+    monkeypatch.setattr(diagnosis, 'is_importable', lambda name: installed)
+    report = run(0)
+    assert report['ptychodus']['installed'] is installed
+    assert bool(report['notes']) is installed
+    assert all('runs another algorithm' in note for note in report['notes'])
 
 
 def test_text_is_plain_lines(known: list[FakeEntryPoint], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,5 @@
 """What Ptychodus' own readers can read."""
 
-import importlib.util
 import subprocess
 import sys
 from collections.abc import Callable
@@ -144,7 +143,7 @@ def test_without_ptychodus_the_command_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plugins._registry.cache_clear()
-    monkeypatch.setattr(importlib.util, 'find_spec', lambda _: None)
+    monkeypatch.setattr(plugins, 'is_importable', lambda _: False)
     np.save(tmp_path / 'patterns.npy', np.ones((2, 4, 4)))
     with pytest.raises(DataError, match='Run: pip install ptychodus'):
         load_scan(tmp_path / 'patterns.npy', reader='NPY')

@@ -32,7 +32,7 @@ def scan() -> pinn.Scan:
 @pytest.fixture(autouse=True)
 def short_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the teacher sweep as little as it ever does."""
-    monkeypatch.setattr('ptychopinn_plugin.backends.pytorch.run.TEACHER_VISITS', 1)
+    monkeypatch.setattr('ptychopinn_plugin.backends.run.TEACHER_VISITS', 1)
 
 
 @pytest.fixture

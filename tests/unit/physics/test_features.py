@@ -5,7 +5,11 @@ import pytest
 from numpy.typing import NDArray
 
 from ptychopinn_plugin.physics import diffract, project, sweepnet_features
-from ptychopinn_plugin.physics.features import BACK_PROJECTION_EPSILON, COVERAGE_SCALE
+from ptychopinn_plugin.physics.features import (
+    BACK_PROJECTION_EPSILON,
+    COVERAGE_SCALE,
+    RATIO_EPSILON,
+)
 
 GOOD = np.ones((12, 12), bool)
 
@@ -62,7 +66,8 @@ def test_the_update_points_downhill(probes: NDArray[np.complex128]) -> None:
 
     def error(values: NDArray[np.complex128]) -> float:
         expected = diffract(probe * values[:, np.newaxis])
-        return float(((np.sqrt(expected) - np.sqrt(counts)) ** 2).sum())
+        difference = np.sqrt(expected + RATIO_EPSILON) - np.sqrt(counts + RATIO_EPSILON)
+        return float((difference**2).sum())
 
     update = project(patches, probe, counts, GOOD)
     for seed in range(3):

@@ -1,4 +1,4 @@
-"""The main job on the command line, with PyTorch: train, reconstruct, evaluate, inspect."""
+"""The main job on the command line: train, reconstruct, evaluate, inspect."""
 
 import csv
 import json
@@ -13,16 +13,17 @@ import pytest
 from ptychopinn_plugin.archive import read_model
 from ptychopinn_plugin.cli import main
 
-pytest.importorskip('torch')
-
 Call = Callable[..., dict[str, Any]]
 
 QUICK = ('--device', 'cpu', '--teacher-sweeps', '10', '--batch-size', '16')
 
 
 @pytest.fixture
-def call(capfd: pytest.CaptureFixture[str]) -> Call:
+def call(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, backend_name: str
+) -> Call:
     """Return a function that runs a command with --json and returns what it printed."""
+    monkeypatch.setenv('PTYCHOPINN_BACKEND', backend_name)
 
     def run(*arguments: object) -> dict[str, Any]:
         capfd.readouterr()
@@ -42,14 +43,14 @@ def scan_file(tmp_path: Path, call: Call) -> Path:
     return path
 
 
-def test_round_trip(tmp_path: Path, call: Call, scan_file: Path) -> None:
+def test_round_trip(tmp_path: Path, call: Call, scan_file: Path, backend_name: str) -> None:
     trained, result = tmp_path / 'run', tmp_path / 'result'
     values = call('train', scan_file, '-o', trained, '--epochs', 1, *QUICK)
-    assert (values['epochs'], values['stopped'], values['backend']) == (1, 'epochs', 'pytorch')
+    assert (values['epochs'], values['stopped'], values['backend']) == (1, 'epochs', backend_name)
     for name in ('wts.h5.zip', 'losses.csv', 'training.png', 'config.toml', 'train.log'):
         assert (trained / name).stat().st_size > 0
     assert tomllib.loads((trained / 'config.toml').read_text())['training']['epochs'] == 1
-    assert 'torch' in (trained / 'train.log').read_text()
+    assert backend_name.removeprefix('py') in (trained / 'train.log').read_text()
     model = trained / 'wts.h5.zip'
 
     values = call('reconstruct', model, scan_file, '-o', result, '--refine', 3)
@@ -71,7 +72,9 @@ def test_round_trip(tmp_path: Path, call: Call, scan_file: Path) -> None:
     assert measured['phase']['ssim'] == pytest.approx(
         values['metrics']['evaluation']['phase']['ssim'], abs=1e-6
     )
-    assert call('inspect', model)['kind'] == 'model'
+    inspected = call('inspect', model)
+    assert (inspected['kind'], inspected['backend']) == ('model', backend_name)
+    assert inspected['provenance']['framework'].startswith(backend_name.removeprefix('py'))
     assert call('inspect', result / 'reconstruction.npz')['sweeps'] == 3
 
 

@@ -1,0 +1,286 @@
+"""One training run: scans on the device, a teacher, a trainer, and the model that comes out."""
+
+import dataclasses
+import platform
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from ptychopinn_plugin._version import __version__
+from ptychopinn_plugin.archive import Model
+from ptychopinn_plugin.arrays import ComplexArray, FloatArray, IntArray
+from ptychopinn_plugin.backends.hints import suggest_probe
+from ptychopinn_plugin.backends.lessons import VALIDATION, Lesson, MakeLesson, TrainingScan
+from ptychopinn_plugin.backends.protocol import Observer, Progress
+from ptychopinn_plugin.backends.reconstruction import choose_photons
+from ptychopinn_plugin.backends.trainer import EpochTrainer, TrainerState, load_state, save_state
+from ptychopinn_plugin.config import Config
+from ptychopinn_plugin.data import Scan, fit_to_size
+from ptychopinn_plugin.data.grouping import covering_groups
+from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.network import NetworkDescription, describe_network
+from ptychopinn_plugin.physics import illuminated_size, normalise_probe
+
+TEACHER_VISITS = 500_000
+"""The teacher sweeps a large scan fewer times, so that it sees about so many patterns in all."""
+
+TEACHER_TIME_SHARE = 0.2
+"""Of `max_minutes`."""
+
+LARGEST_VALIDATION = 512
+
+Device = TypeVar('Device')
+SweepObserver = Callable[[int, float, Any], bool | None]
+
+
+class TrainingRun(ABC, Generic[Device]):
+    """One call of `train`: scans on the device, a teacher, a trainer.
+
+    A framework builds forward models, sweeps them, and makes the trainer.
+    """
+
+    backend: str
+
+    def __init__(
+        self,
+        scans: Sequence[Scan],
+        config: Config,
+        validation: Sequence[Scan],
+        base_model: Model | None,
+        resume: bool,
+        device: Device,
+        started: float,
+        observer: Observer,
+    ) -> None:
+        self.device, self.started, self.observer = device, started, observer
+        self.base_model, self.resume = base_model, resume
+        size = config.model.pattern_size or min(scans[0].pattern_shape)
+        if base_model is not None:
+            # The network is what it is; the settings say so.
+            self.config = dataclasses.replace(config, model=base_model.config.model)
+            size = base_model.config.model.pattern_size or size
+        else:
+            self.config = config.replace(model=config.model.replace(pattern_size=size))
+        rng = np.random.default_rng(self.config.training.seed)
+        fitted = [_subsampled(fit_to_size(scan, size), self.config, rng) for scan in scans]
+        self.photons = base_model.photons if base_model else fitted[0].mean_counts()
+        self.summary = _summarise(fitted)
+        self.description = self._describe(fitted[0])
+        # A sigmoid's amplitudes reach from 0 to 1, and 1/1.5 is a good middle.
+        self.scale = 1.5 if self.description.architecture == 'cnn' else 1.0
+        if base_model is not None and not resume:
+            self.scale = base_model.intensity_scale
+        elif base_model is not None and base_model.training_state is not None:
+            # As when the run began, which may have been a fine-tuning.
+            self.scale = float(base_model.training_state.values.get('first_scale', self.scale))
+        self.models = [self._forward(scan) for scan in fitted]
+        self.trainer = self._prepare(fitted, [fit_to_size(scan, size) for scan in validation], rng)
+
+    @abstractmethod
+    def _build_forward(self, scan: Scan, probe: ComplexArray) -> Any:
+        """Return the framework's forward model."""
+
+    @abstractmethod
+    def _sweep(
+        self, model: Any, sweeps: int, observer: SweepObserver
+    ) -> tuple[Any, Sequence[float]]:
+        """Return the object and the losses of sweeps from a flat start."""
+
+    @abstractmethod
+    def _scaled_to_counts(self, object_: ComplexArray, model: Any) -> Any:
+        """Scale an object so that the model's probe, which fits the counts, explains them."""
+
+    @abstractmethod
+    def _build_trainer(
+        self, scans: Sequence[TrainingScan], held_out: Callable[[MakeLesson], list[Lesson]]
+    ) -> EpochTrainer:
+        """Return the trainer, which starts from the base model's weights where there is one."""
+
+    @abstractmethod
+    def _framework(self) -> str:
+        """Return the framework's name and version."""
+
+    def _describe(self, scan: Scan) -> NetworkDescription:
+        if self.base_model is not None:
+            return self.base_model.network
+        window = illuminated_size(scan.probe, share=0.98)
+        return describe_network(self.config.model, window)
+
+    def _forward(self, scan: Scan) -> Any:
+        photons = choose_photons(scan, self.photons, 'auto')
+        probe = normalise_probe(scan.probe, photons * self.scale**2)
+        model = self._build_forward(scan, probe)
+        model.photons = photons
+        return model
+
+    def _prepare(
+        self, scans: Sequence[Scan], validation: Sequence[Scan], rng: np.random.Generator
+    ) -> EpochTrainer:
+        settings = self.config.training
+        lessons: list[TrainingScan] = []
+        held: list[tuple[TrainingScan, IntArray]] = []
+        for index, (scan, model) in enumerate(zip(scans, self.models, strict=True)):
+            everyone = np.arange(len(scan))
+            out: IntArray = np.empty(0, dtype=np.int64)
+            if not validation:
+                out = _held_out(scan.positions_px, settings.validation_share, rng)
+                if len(out) < self.description.group_size:
+                    # Too few for a group: they would be missed in training, and used nowhere.
+                    out = out[:0]
+            members = _left_to_train(scan, everyone, out)
+            part = self._part(index, scan, model, members, self._labels(scan, model))
+            lessons.append(part)
+            if len(out) > 0:
+                held.append((part, out))
+        for scan in validation:
+            model = self._forward(scan)
+            # Supervised training has no other term; a teacher's likelihood needs no labels.
+            supervised = self.config.model.model_type == 'supervised'
+            labels = self._labels(scan, model) if supervised else None
+            everyone = np.arange(len(scan))
+            part = self._part(VALIDATION, scan, model, everyone, labels)
+            held.append((part, everyone[:LARGEST_VALIDATION]))
+
+        def held_out(make: MakeLesson) -> list[Lesson]:
+            fixed = np.random.default_rng(0)
+            result = []
+            for part, members in held:
+                groups = covering_groups(part.positions_px[members], self.description.group_size)
+                result.append(make(part, members, groups, 1.0, fixed))
+            return result
+
+        return self._build_trainer(lessons, held_out)
+
+    def _part(
+        self, index: int, scan: Scan, model: Any, members: IntArray, labels: Any
+    ) -> TrainingScan:
+        return TrainingScan(
+            index=index,
+            model=model,
+            positions_px=model.places_px,
+            members=members,
+            labels=labels,
+            countable=scan.is_countable(),
+        )
+
+    def _labels(self, scan: Scan, model: Any) -> Any:
+        """Return the object to learn from, on the model's canvas."""
+        if self.config.model.model_type == 'supervised':
+            if scan.object_ is None:
+                raise DataError(
+                    f'{scan.name} holds no object (objectGuess), which supervised training learns '
+                    'from. Add one, or use --model-type pinn.'
+                )
+            return self._scaled_to_counts(_on_canvas(scan.object_, model, scan.name), model)
+        settings = self.config.training
+        if settings.teacher == 'none' or settings.teacher_weight == 0:
+            return None
+        sweeps = max(10, min(settings.teacher_sweeps, TEACHER_VISITS // len(scan)))
+
+        def watch(done: int, loss: float, _: Any) -> bool | None:
+            asked = self.observer(Progress('teach', done, sweeps, {'poisson': loss}))
+            limit = settings.max_minutes
+            used = time.perf_counter() - self.started
+            return asked or (limit is not None and used > TEACHER_TIME_SHARE * 60 * limit)
+
+        labels, losses = self._sweep(model, sweeps, watch)
+        if not settings.probe_trainable:
+            option = '--probe-trainable (training.probe_trainable)'
+            suggest_probe(scan, len(losses) - 1, lambda: model.misfit(labels), option)
+        return labels
+
+    def train(self) -> TrainerState:
+        """Train, or continue from the base model's training state."""
+        if self.resume:
+            assert self.base_model is not None
+            assert self.base_model.training_state is not None
+            load_state(self.trainer, self.base_model.training_state)
+            self.trainer.use_illumination()
+        return self.trainer.run()
+
+    def to_model(self, state: TrainerState) -> Model:
+        """Return the best weights as a model, with the newest ones in its training state."""
+        training_state = save_state(self.trainer, self.scale)
+        self.trainer.restore(state.best_weights)
+        probe, intensity_scale = self.trainer.first_probe()
+        return Model(
+            backend=self.backend,
+            network=self.description,
+            config=self.config,
+            photons=self.photons,
+            weights=self.trainer.network_weights(),
+            probe=probe,
+            intensity_scale=intensity_scale,
+            data_summary=self.summary,
+            provenance={
+                'created': datetime.now(UTC).isoformat(timespec='seconds'),
+                'package': f'ptychopinn-plugin {__version__}',
+                'framework': self._framework(),
+                'python': platform.python_version(),
+                'device': str(self.device),
+                'seconds': round(time.perf_counter() - self.started, 1),
+                'epochs': state.epoch,
+                'stopped': state.stopped,
+                'best_loss': state.best_loss,
+            },
+            training_state=training_state,
+        )
+
+
+def _subsampled(scan: Scan, config: Config, rng: np.random.Generator) -> Scan:
+    wanted = config.training.n_subsample
+    if wanted is None or wanted >= len(scan):
+        return scan
+    return scan.subset(np.sort(rng.permutation(len(scan))[:wanted]))
+
+
+def _held_out(positions_px: FloatArray, share: float, rng: np.random.Generator) -> IntArray:
+    """Return the positions around a random one: whole groups that training never meets."""
+    count = round(share * len(positions_px))
+    centre = positions_px[rng.integers(len(positions_px))]
+    distance = ((positions_px - centre) ** 2).sum(axis=1)
+    return np.sort(np.argsort(distance, kind='stable')[: min(count, LARGEST_VALIDATION)])
+
+
+def _left_to_train(scan: Scan, everyone: IntArray, held_out: IntArray) -> IntArray:
+    members = np.setdiff1d(everyone, held_out)
+    if len(members) == 0:
+        raise DataError(
+            f'{scan.name}: all of its {len(everyone)} patterns are held out; at least one must be '
+            'left to train on. '
+            'Lower --validation-share.'
+        )
+    return members
+
+
+def _on_canvas(object_: ComplexArray, model: Any, name: str) -> ComplexArray:
+    canvas = np.ones(model.canvas_shape, dtype=np.complex64)
+    top, left = model.origin_px.tolist()
+    height, width = object_.shape
+    rows = slice(max(0, -top), min(canvas.shape[0], height - top))
+    columns = slice(max(0, -left), min(canvas.shape[1], width - left))
+    if rows.start >= rows.stop or columns.start >= columns.stop:
+        raise DataError(
+            f'{name}: the object (objectGuess), of {height} x {width} px with its first pixel at '
+            f'position (0, 0), must lie where the scan is: rows {top} to {top + canvas.shape[0]}, '
+            f'columns {left} to {left + canvas.shape[1]}; they do not touch. '
+            'Shift the positions or pad the object, or use --model-type pinn.'
+        )
+    canvas[rows, columns] = object_[
+        rows.start + top : rows.stop + top, columns.start + left : columns.stop + left
+    ]
+    return canvas
+
+
+def _summarise(scans: Sequence[Scan]) -> dict[str, Any]:
+    return {
+        'scans': [scan.name for scan in scans],
+        'patterns': int(sum(len(scan) for scan in scans)),
+        'pattern_shape': list(scans[0].pattern_shape),
+        'mean_counts': [scan.mean_counts() for scan in scans],
+        'probe_modes': len(scans[0].probe),
+    }

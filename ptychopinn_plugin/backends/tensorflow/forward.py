@@ -1,0 +1,223 @@
+"""The forward model of `ptychopinn_plugin.physics`, on a device and in batches."""
+
+import numpy as np
+
+from ptychopinn_plugin.arrays import ComplexArray, FloatArray, IntArray
+from ptychopinn_plugin.backends.amplitudes import corner_amplitudes, judged_positions
+from ptychopinn_plugin.backends.tensorflow import waves
+from ptychopinn_plugin.backends.tensorflow.framework import Tensor, tf
+from ptychopinn_plugin.backends.tensorflow.waves import intensity, shift_probe
+from ptychopinn_plugin.data import Scan
+from ptychopinn_plugin.physics import POISSON_EPSILON, Misfit, measure_misfit, split_positions
+
+PROBE_CACHE_BYTES = 1 << 30
+"""Shifted probes are kept for every position while they take no more than this."""
+
+AMPLITUDE_BYTES = 8 << 30
+"""Amplitudes that take more stay in the computer's memory and come batch by batch."""
+
+
+class ForwardModel:
+    """A scan on a device: measured amplitudes, and how an object would produce them.
+
+    Patterns are kept with zero frequency in the corner, so that no transform needs a shift. The
+    object lives on a canvas that holds every patch with a margin; canvas pixel [0, 0] lies at
+    `origin_px` in the scan's frame. Everything is computed where `tf.device` says.
+
+    Parameters
+    ----------
+    scan : Scan
+        Prepared: square patterns.
+    probe : Tensor or ndarray of complex64, shape (n_modes, height, width)
+        Scaled to the counts.
+    """
+
+    def __init__(self, scan: Scan, probe: Tensor | ComplexArray) -> None:
+        whole, rests = split_positions(scan.positions_px)
+        self.shape = scan.pattern_shape
+        half = np.array([side // 2 for side in self.shape])
+        margin = 1
+        self.origin_px = whole.min(axis=0) - half - margin
+        extent = whole.max(axis=0) - whole.min(axis=0) + np.array(self.shape) + 2 * margin
+        self.canvas_shape = (int(extent[0]), int(extent[1]))
+        self.corners: IntArray = whole - half - self.origin_px
+        self.rests = tf.constant(rests, tf.float32)
+        assert scan.bad_pixels is not None
+        amplitudes = corner_amplitudes(scan.patterns, scan.bad_pixels)
+        self.stays_outside = amplitudes.nbytes > AMPLITUDE_BYTES
+        self.amplitudes = amplitudes if self.stays_outside else tf.convert_to_tensor(amplitudes)
+        self._shifted: Tensor | None = None
+        self.good: Tensor | None = None
+        if scan.bad_pixels.any():
+            self.good = tf.constant(np.fft.ifftshift(~scan.bad_pixels), tf.float32)
+        self.photons = scan.mean_counts()
+        self.set_probe(probe)
+
+    def set_probe(self, probe: Tensor | ComplexArray, *, cache: bool = True) -> None:
+        """Use another probe; shifted copies (with `cache`) and the coverage are made again."""
+        self.set_probe_only(probe)
+        n_bytes = len(self) * int(tf.size(self.probe)) * 8
+        if cache and n_bytes <= PROBE_CACHE_BYTES:
+            parts = [shift_probe(self.probe, tf.gather(self.rests, i)) for i in self.batches(256)]
+            self._shifted = tf.concat(parts, axis=0)
+        coverage = tf.zeros(self.canvas_shape, self.rests.dtype)
+        for indices in self.batches(256):
+            coverage += self.place(intensity(self.probes(indices)), indices)
+        self.coverage = coverage
+
+    def set_probe_only(self, probe: Tensor | ComplexArray) -> None:
+        """Use another probe from now on, and leave the coverage as it was."""
+        self.probe = tf.convert_to_tensor(probe)
+        self._shifted = None
+
+    def __len__(self) -> int:
+        return len(self.corners)
+
+    @property
+    def places_px(self) -> FloatArray:
+        """First pixels of the patches with their rests, on the canvas; shape (n_positions, 2)."""
+        return np.asarray(self.corners.astype(np.float32) + self.rests.numpy())
+
+    def batches(self, size: int) -> list[IntArray]:
+        """Return all positions in order, `size` at a time."""
+        return [np.arange(i, min(i + size, len(self))) for i in range(0, len(self), size)]
+
+    def subset(
+        self, indices: IntArray, amplitudes: Tensor | None = None, exposure: float = 1.0
+    ) -> 'ForwardModel':
+        """Return the model of some positions, on its own smaller canvas.
+
+        Parameters
+        ----------
+        indices : ndarray of int64
+        amplitudes : Tensor of float32, optional
+            To use in place of the measured ones (zero frequency in the corner).
+        exposure : float
+            Their counts as a share of the measured ones; the probe follows.
+        """
+        part = object.__new__(ForwardModel)
+        part.shape, part.good, part.stays_outside = self.shape, self.good, False
+        part.photons = self.photons * exposure
+        corners = self.corners[indices]
+        lowest = corners.min(axis=0) - 1
+        part.corners = corners - lowest
+        part.origin_px = self.origin_px + lowest
+        highest = part.corners.max(axis=0)
+        part.canvas_shape = (
+            int(highest[0]) + self.shape[0] + 1,
+            int(highest[1]) + self.shape[1] + 1,
+        )
+        part.rests = tf.gather(self.rests, indices)
+        part.amplitudes = self.measured(indices) if amplitudes is None else amplitudes
+        if self._shifted is None or exposure != 1:
+            part.set_probe(self.probe * tf.cast(exposure**0.5, self.probe.dtype))
+        else:
+            part.probe, part._shifted = self.probe, tf.gather(self._shifted, indices)
+            part.coverage = part.place(intensity(part._shifted), np.arange(len(part)))
+        return part
+
+    def flat_object(self) -> Tensor:
+        """Return an object that changes nothing, shape `canvas_shape`."""
+        return tf.ones(self.canvas_shape, tf.complex64)
+
+    def probes(self, indices: IntArray) -> Tensor:
+        """Return the probe at each position, shape (n_indices, n_modes, height, width)."""
+        if self._shifted is not None:
+            return tf.gather(self._shifted, indices)
+        return shift_probe(self.probe, tf.gather(self.rests, indices))
+
+    def extract(self, object_: Tensor, indices: IntArray, size: int | None = None) -> Tensor:
+        """Cut patches at whole pixels, the middle `size` pixels of each.
+
+        Returns
+        -------
+        Tensor, shape (n_indices, size, size)
+            Or (n_indices, height, width) where no size is given.
+        """
+        height, width = (size, size) if size else self.shape
+        return waves.extract(object_, self._corners(indices, height, width), height, width)
+
+    def measured(self, indices: IntArray) -> Tensor:
+        """Return measured amplitudes, zero frequency in the corner, shape (n_indices, h, w)."""
+        if self.stays_outside:
+            return tf.convert_to_tensor(self.amplitudes[indices])
+        return tf.gather(self.amplitudes, indices)
+
+    def place(self, patches: Tensor, indices: IntArray) -> Tensor:
+        """Add patches to an empty canvas: the adjoint of `extract`.
+
+        Parameters
+        ----------
+        patches : Tensor, shape (n_indices, height, width)
+            Their middles go where the positions are, whatever their size.
+        """
+        height, width = patches.shape[-2:]
+        corners = self._corners(indices, height, width)
+        return waves.place(patches, corners, tf.constant(self.canvas_shape, tf.int64))
+
+    def _corners(self, indices: IntArray, height: int, width: int) -> IntArray:
+        inset = [self.shape[0] // 2 - height // 2, self.shape[1] // 2 - width // 2]
+        return np.asarray(self.corners[indices] + np.array(inset))
+
+    def correct(self, patches: Tensor, indices: IntArray) -> Tensor:
+        r"""Project exit waves onto the measured amplitudes.
+
+        With :math:`\Psi = \mathcal{F}[P O]` and
+        :math:`\psi' = \mathcal{F}^{-1}[\sqrt{k / \sum_m |\Psi_m|^2}\, \Psi]`, bad pixels kept as
+        they are, the result is :math:`\sum_m P_m^* (\psi'_m - \psi_m)`.
+
+        Parameters
+        ----------
+        patches : Tensor of complex64, shape (n_indices, height, width)
+        indices : ndarray of int64
+
+        Returns
+        -------
+        Tensor of complex64, shape (n_indices, height, width)
+
+        References
+        ----------
+        .. [1] A. Maiden, D. Johnson, P. Li, Optica 4 (2017) 736, doi:10.1364/OPTICA.4.000736.
+        """
+        return waves.project(self.probes(indices), patches, self.measured(indices), self.good)[0]
+
+    def correct_with_probe(self, patches: Tensor, indices: IntArray) -> tuple[Tensor, Tensor]:
+        """Do as `correct`, and return the probe's update, shape (n_modes, height, width), too."""
+        probes = self.probes(indices)
+        update, changes = waves.project(probes, patches, self.measured(indices), self.good)
+        rests = tf.gather(self.rests, indices)
+        return update, waves.probe_update(changes, patches, rests)
+
+    def expect(self, patches: Tensor, indices: IntArray, probes: Tensor | None = None) -> Tensor:
+        """Compute expected counts, zero frequency in the corner, shape (n_indices, h, w)."""
+        return waves.expect(self.probes(indices) if probes is None else probes, patches)
+
+    def poisson_loss(self, expected: Tensor, indices: IntArray) -> Tensor:
+        """Compute the Poisson loss per good pixel, as `physics.poisson_loss`."""
+        terms = waves.poisson_terms(expected, self.measured(indices) ** 2, POISSON_EPSILON)
+        if self.good is None:
+            return tf.reduce_mean(terms)
+        return tf.reduce_sum(terms * self.good) / (tf.reduce_sum(self.good) * len(indices))
+
+    def assess(self, object_: Tensor, batch_size: int = 128) -> tuple[float, float]:
+        """Compute the Poisson loss per pixel and the relative amplitude residual of an object."""
+        sums = np.zeros(3)
+        for indices in self.batches(batch_size):
+            patches = self.extract(object_, indices)
+            sums += waves.misfits(
+                self.probes(indices), patches, self.measured(indices), self.good
+            ).numpy()
+        pixels = float(np.prod(self.shape) if self.good is None else tf.reduce_sum(self.good))
+        return float(sums[0]) / (len(self) * pixels), float(sums[1] / sums[2])
+
+    def misfit(self, object_: Tensor) -> Misfit | None:
+        """Compute `physics.measure_misfit` of an object, on patterns from all over the scan."""
+        sample = judged_positions(len(self), self.shape)
+        expected = [
+            self.expect(self.extract(object_, some), some).numpy()
+            for some in (sample[start : start + 64] for start in range(0, len(sample), 64))
+        ]
+        good = np.ones(self.shape) if self.good is None else self.good.numpy()
+        return measure_misfit(
+            np.concatenate(expected), self.measured(sample).numpy() ** 2, good > 0
+        )

@@ -1,0 +1,191 @@
+"""From patterns to an object: passes of the network, agreement of phases, stitching."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from ptychopinn_plugin.arrays import ComplexArray, IntArray
+from ptychopinn_plugin.backends.reconstruction import (
+    BLOCK_BYTES,
+    PAIRS_TOGETHER,
+    STITCHING_FLOOR,
+    block_size,
+)
+from ptychopinn_plugin.backends.tensorflow.forward import ForwardModel
+from ptychopinn_plugin.backends.tensorflow.framework import Tensor, compiled, tf
+from ptychopinn_plugin.backends.tensorflow.network import Network
+from ptychopinn_plugin.backends.tensorflow.prediction import Patches, predict_patches
+from ptychopinn_plugin.backends.tensorflow.tilts import correct_slow_phase
+from ptychopinn_plugin.backends.tensorflow.waves import scaled
+from ptychopinn_plugin.backends.timing import Stopwatch
+from ptychopinn_plugin.data.grouping import covering_groups, spatial_blocks
+from ptychopinn_plugin.stitching import CELL_PX, agree_phases, neighbour_pairs
+
+PassObserver = Callable[[int, Tensor], bool | None]
+
+
+def start_stopwatch() -> Stopwatch:
+    """Return a stopwatch that waits for the device."""
+    return Stopwatch(lambda: tf.zeros(()).numpy())
+
+
+def predict_object(
+    network: Network,
+    model: ForwardModel,
+    *,
+    passes: int | None = None,
+    batch_size: int = 32,
+    phase_agreement: bool = True,
+    stopwatch: Stopwatch | None = None,
+    observer: PassObserver | None = None,
+) -> list[Tensor]:
+    """Predict the object of a scan.
+
+    Parameters
+    ----------
+    network : Network
+    model : ForwardModel
+    passes : int, optional
+        Fewer than the network's, for lessons.
+    batch_size : int
+        Patterns in a batch.
+    phase_agreement : bool
+        Bring the patches of each pass into phase, and at the end correct the slow drift.
+    stopwatch : Stopwatch, optional
+        Gets the seconds of 'predict' and 'stitch'.
+    observer : callable, optional
+        Gets the number of passes done and the object; True stops.
+
+    Returns
+    -------
+    list of Tensor of complex64, shape `model.canvas_shape`
+        The flat start and the object after each pass.
+    """
+    stopwatch = stopwatch or start_stopwatch()
+    positions = model.places_px
+    group_size = network.description.group_size
+    objects = [model.flat_object()]
+    blocks = spatial_blocks(positions, block_size(network.description, BLOCK_BYTES))
+    wanted = network.description.passes if passes is None else passes
+    for number in range(wanted):
+        stitcher = Stitcher(model, objects[-1])
+        for block in blocks:
+            groups = block[covering_groups(positions[block], group_size)]
+            parts = list(
+                _predict_batches(network, model, groups, objects[-1], batch_size, number == 0)
+            )
+            stopwatch.lap('predict')
+            stitcher.add(parts, phase_agreement)
+            stopwatch.lap('stitch')
+        objects.append(stitcher.object_())
+        if phase_agreement and number + 1 == network.description.passes:
+            objects[-1] = correct_slow_phase(model, objects[-1])
+        stopwatch.lap('stitch')
+        if observer is not None and observer(number + 1, objects[-1]):
+            break
+    return objects
+
+
+def _predict_batches(
+    network: Network,
+    model: ForwardModel,
+    groups: IntArray,
+    object_: Tensor,
+    batch_size: int,
+    is_flat: bool,
+) -> Iterator[Patches]:
+    step = max(1, batch_size // groups.shape[1])
+    for start in range(0, len(groups), step):
+        batch = groups[start : start + step]
+        yield predict_patches(network, model, batch, object_, is_flat=is_flat)
+
+
+class Stitcher:
+    """Adds blocks of patches to a canvas, weighted by the probe's intensity.
+
+    Parameters
+    ----------
+    model : ForwardModel
+    before : Tensor of complex64, shape `model.canvas_shape`
+        What stands where no light falls.
+    """
+
+    def __init__(self, model: ForwardModel, before: Tensor) -> None:
+        self.model = model
+        self.before = before
+        self.total = tf.zeros_like(before)
+        self.weight = tf.zeros(before.shape)
+
+    def add(self, parts: list[Patches], phase_agreement: bool) -> None:
+        """Add patches; with `phase_agreement` their global phases are brought together first."""
+        lengths = [len(part.indices) for part in parts]
+        turns = [np.ones(length, dtype=np.complex64) for length in lengths]
+        if phase_agreement:
+            turns = np.split(self._agree(parts), np.cumsum(lengths)[:-1])
+        total = tf.zeros_like(self.total)
+        for part, turn in zip(parts, turns, strict=True):
+            values = scaled(part.values, part.weights) * turn[:, None, None]
+            total += self.model.place(values, part.indices)
+        if phase_agreement:
+            # A block's own common phase is free as well; the canvas so far decides.
+            common = tf.reduce_sum(tf.math.conj(total) * self.total)
+            if abs(common) > 0:
+                total *= scaled(common, 1 / tf.abs(common))
+        self.total += total
+        for part in parts:
+            self.weight += self.model.place(part.weights, part.indices)
+
+    def object_(self) -> Tensor:
+        """Return the weighted mean of all patches."""
+        floor = STITCHING_FLOOR * tf.reduce_max(self.weight)
+        return scaled(self.total + scaled(self.before, floor), 1 / (self.weight + floor))
+
+    def _agree(self, parts: list[Patches]) -> ComplexArray:
+        indices = np.concatenate([part.indices for part in parts])
+        corners = self.model.corners[indices]
+        cells = tf.concat(
+            [
+                _cell_sums(scaled(part.values, part.weights), self.model.corners[part.indices])
+                for part in parts
+            ],
+            axis=0,
+        )
+        window = parts[0].values.shape[-1]
+        pairs = neighbour_pairs(corners.astype(np.float64), float(window))
+        found = [np.empty(0, np.complex64)]
+        for start in range(0, len(pairs), PAIRS_TOGETHER):
+            some = pairs[start : start + PAIRS_TOGETHER]
+            found.append(_correlate(cells, corners // CELL_PX, some).numpy())
+        return agree_phases(len(indices), pairs, np.concatenate(found))
+
+
+@compiled
+def _cell_sums(values: Tensor, corners: Tensor) -> Tensor:
+    """Sum weighted patches over the cells of one grid; (n, window, window) to (n, side, side)."""
+    sides = tf.shape(values, tf.int64)
+    side = sides[-1] // CELL_PX + 2
+    inside = tf.range(sides[-1])
+    rows = (corners[:, 0:1] % CELL_PX + inside) // CELL_PX
+    columns = (corners[:, 1:2] % CELL_PX + inside) // CELL_PX
+    cells = rows[:, :, None] * side + columns[:, None, :]
+    cells += tf.range(sides[0])[:, None, None] * side * side
+    summed = tf.math.unsorted_segment_sum(values, cells, sides[0] * side * side)
+    return tf.reshape(summed, [sides[0], side, side])
+
+
+@compiled
+def _correlate(cells: Tensor, corners: Tensor, pairs: Tensor) -> Tensor:
+    """Return the sum of first times conjugate second over common cells, for each pair."""
+    side = tf.shape(cells, tf.int64)[-1]
+    first, second = pairs[:, 0], pairs[:, 1]
+    offset = tf.gather(corners, second) - tf.gather(corners, first)
+    inside = tf.range(side)
+    rows, columns = inside[None] - offset[:, 0:1], inside[None] - offset[:, 1:2]
+    common = ((rows >= 0) & (rows < side))[:, :, None]
+    common &= ((columns >= 0) & (columns < side))[:, None, :]
+    rows = tf.clip_by_value(rows, 0, side - 1)[:, :, None]
+    columns = tf.clip_by_value(columns, 0, side - 1)[:, None, :]
+    pixels = (second[:, None, None] * side + rows) * side + columns
+    others = tf.gather(tf.reshape(cells, [-1]), pixels)
+    products = tf.gather(cells, first) * tf.math.conj(others)
+    return tf.reduce_sum(scaled(products, common), axis=(1, 2))

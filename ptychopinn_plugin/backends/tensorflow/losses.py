@@ -1,0 +1,81 @@
+"""What training minimises, a function a term."""
+
+from ptychopinn_plugin.backends.objective import DARK_COUNTS, TEACHER_FLOOR
+from ptychopinn_plugin.backends.tensorflow.framework import Tensor, tf
+from ptychopinn_plugin.backends.tensorflow.waves import poisson_terms, scaled, squared
+from ptychopinn_plugin.physics import POISSON_EPSILON
+
+
+def poisson_deviance(expected: Tensor, measured: Tensor, good: Tensor | None) -> Tensor:
+    r"""Compute twice the Poisson log-likelihood ratio per photon.
+
+    :math:`\frac{2}{\sum k} \sum [\lambda - k - k \log(\lambda / k)]` over good pixels: the
+    negative log-likelihood up to a constant, which makes it 0 for a perfect fit and its noise
+    floor the number of lit pixels over the number of photons.
+
+    Parameters
+    ----------
+    expected : Tensor of float32, shape (n_patterns, height, width)
+        Counts, zero frequency in the corner.
+    measured : Tensor of float32, shape (n_patterns, height, width)
+        Amplitudes.
+    good : Tensor of float32, shape (height, width), optional
+        0 where a pixel does not count.
+    """
+    counts = measured**2
+    terms = poisson_terms(expected, counts, DARK_COUNTS)
+    if good is not None:
+        terms, counts = good * terms, good * counts
+    return 2 * tf.reduce_sum(terms) / tf.maximum(tf.reduce_sum(counts), POISSON_EPSILON)
+
+
+def amplitude_error(expected: Tensor, measured: Tensor, good: Tensor | None) -> Tensor:
+    """Compute the mean absolute error of amplitudes over the mean amplitude, on good pixels."""
+    # The square root's slope at zero is infinite.
+    error = tf.abs(tf.sqrt(expected + POISSON_EPSILON) - measured)
+    if good is not None:
+        error, measured = good * error, good * measured
+    return tf.reduce_sum(error) / tf.maximum(tf.reduce_sum(measured), POISSON_EPSILON)
+
+
+def teacher_distance(
+    values: Tensor, light: Tensor, reference: Tensor | None, labels: Tensor, coverage: Tensor
+) -> Tensor:
+    r"""Compute the weighted squared distance to the teacher's patches, up to a global phase.
+
+    :math:`\sum w |R - e^{i\phi} T|^2 / \sum w`. The phase :math:`\phi` fits the teacher to the
+    estimate that the network was given, so that the network learns to stay in step with its
+    neighbours; without an estimate it fits the prediction.
+
+    Parameters
+    ----------
+    values, light, reference : Tensor, shape (n_patches, window, window)
+        As in `Patches`.
+    labels : Tensor of complex64, shape (n_patches, window, window)
+    coverage : Tensor of float32, shape (n_patches, window, window)
+        1 where the teacher is well lit, 0 where it knows nothing.
+    """
+    relative = light / tf.reduce_max(light, axis=(-2, -1), keepdims=True)
+    weights = relative + TEACHER_FLOOR * coverage
+    reference = values if reference is None else reference
+    products = scaled(reference * tf.math.conj(labels), weights)
+    turn = tf.reduce_sum(products, axis=(-2, -1), keepdims=True)
+    turn = tf.stop_gradient(scaled(turn, 1 / (tf.abs(turn) + 1e-9)))
+    difference = squared(values - labels * turn)
+    weighted = tf.reduce_sum(difference * weights, axis=(-2, -1))
+    return tf.reduce_mean(weighted / tf.reduce_sum(weights, axis=(-2, -1)))
+
+
+def total_variation(values: Tensor, light: Tensor) -> Tensor:
+    """Compute the mean absolute difference of neighbouring pixels, weighted by the probe."""
+    weights = light / tf.reduce_max(light, axis=(-2, -1), keepdims=True)
+    down = _modulus(values[:, 1:] - values[:, :-1]) * weights[:, 1:]
+    right = _modulus(values[:, :, 1:] - values[:, :, :-1]) * weights[:, :, 1:]
+    return (tf.reduce_sum(down) + tf.reduce_sum(right)) / tf.reduce_sum(weights)
+
+
+def _modulus(values: Tensor) -> Tensor:
+    """Return the modulus; its gradient at zero is zero."""
+    power = squared(values)
+    dark = power == 0
+    return tf.where(dark, 0.0, tf.sqrt(tf.where(dark, tf.ones_like(power), power)))

@@ -1,0 +1,239 @@
+"""Apply a network to patterns: what it sees, and the patches that it returns."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from ptychopinn_plugin.arrays import IntArray
+from ptychopinn_plugin.backends.tensorflow.forward import ForwardModel
+from ptychopinn_plugin.backends.tensorflow.framework import Tensor, compiled, tf
+from ptychopinn_plugin.backends.tensorflow.network import Network, Weights, compute
+from ptychopinn_plugin.backends.tensorflow.waves import intensity, project, scaled
+from ptychopinn_plugin.network import NetworkDescription
+from ptychopinn_plugin.physics.features import BACK_PROJECTION_EPSILON, COVERAGE_SCALE
+
+Inputs = dict[str, Tensor]
+"""What a graph is given of a batch; its names are those of `collect_inputs`."""
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Predicted patches on the object's pixel grid.
+
+    Attributes
+    ----------
+    indices : ndarray of int64, shape (n_patches,)
+        Which position each belongs to.
+    values : Tensor of complex64, shape (n_patches, window, window)
+    weights : Tensor of float32, shape (n_patches, window, window)
+        The probe's intensity.
+    reference : Tensor of complex64, shape (n_patches, window, window)
+        What the phases of `values` refer to; the estimate that the network was given.
+    """
+
+    indices: IntArray
+    values: Tensor
+    weights: Tensor
+    reference: Tensor | None = None
+
+
+def predict_patches(
+    network: Network, model: ForwardModel, groups: IntArray, object_: Tensor, *, is_flat: bool
+) -> Patches:
+    """Predict the patches of groups of positions.
+
+    Parameters
+    ----------
+    network : Network
+    model : ForwardModel
+    groups : ndarray of int64, shape (n_groups, group_size)
+    object_ : Tensor of complex64, shape `model.canvas_shape`
+        The estimate so far; 'cnn' does not look at it.
+    is_flat : bool
+        Whether `object_` is the flat start, which rests on no data.
+    """
+    inputs = collect_inputs(network.description, model, groups, object_, is_flat=is_flat)
+    # A graph is of one pass; how many follow makes no other.
+    description = dataclasses.replace(network.description, passes=1)
+    predict = _compiled_prediction(description, network.precision)
+    values, weights, reference = predict(network.weights, inputs)
+    return Patches(groups.reshape(-1), values, weights, reference)
+
+
+def collect_inputs(
+    description: NetworkDescription,
+    model: ForwardModel,
+    groups: IntArray,
+    object_: Tensor,
+    *,
+    is_flat: bool,
+) -> Inputs:
+    """Gather what the network's prediction needs of a batch."""
+    indices = groups.reshape(-1)
+    inputs = {
+        'probes': model.probes(indices),
+        'measured': model.measured(indices),
+        'patches': model.extract(object_, indices),
+    }
+    if model.good is not None:
+        inputs['good'] = model.good
+    if description.architecture == 'cnn':
+        inputs['rests'] = tf.gather(model.rests, indices)
+        inputs['photons'] = tf.constant(model.photons, tf.float32)
+    else:
+        window = description.window_px
+        # The flat start rests on no data.
+        coverage = tf.zeros_like(model.coverage) if is_flat else model.coverage
+        inputs['coverage'] = model.extract(coverage, indices, window)
+    return inputs
+
+
+@lru_cache(maxsize=16)
+def _compiled_prediction(
+    description: NetworkDescription, precision: str
+) -> Callable[[Weights, Inputs], tuple[Tensor, Tensor, Tensor | None]]:
+    def predict_from(weights: Weights, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor | None]:
+        return predict(description, precision, weights, inputs)
+
+    return compiled(predict_from, fixed=(0,))
+
+
+def predict(
+    description: NetworkDescription, precision: str, weights: Weights, inputs: Inputs
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return the values, weights and reference of `Patches`."""
+    make = _predict_cnn if description.architecture == 'cnn' else _predict_sweepnet
+    return make(description, precision, weights, inputs)
+
+
+def _predict_sweepnet(
+    description: NetworkDescription, precision: str, weights: Weights, inputs: Inputs
+) -> tuple[Tensor, Tensor, Tensor]:
+    features, start, turns, light = sweepnet_features(description.window_px, inputs)
+    (correction,) = compute(description, precision, weights, features)
+    values = start['sum'] + tf.complex(correction[..., 0], correction[..., 1])
+    back = tf.math.conj(turns)
+    return values * back, light, start['estimate'] * back
+
+
+def sweepnet_features(
+    window: int, inputs: Inputs
+) -> tuple[Tensor, dict[str, Tensor], Tensor, Tensor]:
+    """Compute the network's input as `physics.sweepnet_features`, channels last."""
+    probes, patches = inputs['probes'], inputs['patches']
+    update, _ = project(probes, patches, inputs['measured'], inputs.get('good'))
+    light = cut_middle(intensity(probes), window)
+    brightest = tf.reduce_max(light, axis=(-2, -1), keepdims=True)
+    steps = scaled(cut_middle(update, window), 1 / (light + BACK_PROJECTION_EPSILON * brightest))
+    estimate = cut_middle(patches, window)
+    relative = light / brightest
+    turns = tf.math.conj(tf.reduce_sum(scaled(estimate, relative), axis=(-2, -1), keepdims=True))
+    turns = scaled(turns, 1 / (tf.abs(turns) + 1e-9))
+    estimate, steps = estimate * turns, steps * turns
+    features = tf.stack(
+        [
+            tf.math.real(estimate) - 1,
+            tf.math.imag(estimate),
+            tf.math.real(steps),
+            tf.math.imag(steps),
+            tf.sqrt(relative),
+            tf.math.log1p(inputs['coverage']) / COVERAGE_SCALE,
+        ],
+        axis=-1,
+    )
+    start = {'sum': estimate + steps, 'estimate': estimate}
+    return tf.stop_gradient(features), start, turns, light
+
+
+def _predict_cnn(
+    description: NetworkDescription, precision: str, weights: Weights, inputs: Inputs
+) -> tuple[Tensor, Tensor, None]:
+    size, group_size = description.window_px, description.group_size
+    amplitudes = tf.signal.fftshift(inputs['measured'], axes=(-2, -1))
+    images = amplitudes * (size / 2) / tf.sqrt(inputs['photons'])
+    images = tf.transpose(tf.reshape(images, [-1, group_size, size, size]), [0, 2, 3, 1])
+    amplitude, phase = compute(description, precision, weights, images)
+    values = tf.complex(amplitude * tf.cos(phase), amplitude * tf.sin(phase))
+    if values.shape[-1] != group_size:
+        # Without the overlap constraint one patch stands for the whole group.
+        values = tf.repeat(values, group_size, axis=-1)
+    values = tf.reshape(tf.transpose(values, [0, 3, 1, 2]), [-1, size, size])
+    return shift_bilinear(values, inputs['rests']), intensity(inputs['probes']), None
+
+
+def cut_middle(images: Tensor, size: int) -> Tensor:
+    """Return the middle `size` x `size` pixels of images; pixel [h // 2, w // 2] stays central."""
+    sides = tf.shape(images)
+    top, left = sides[-2] // 2 - size // 2, sides[-1] // 2 - size // 2
+    cut = images[..., top : top + size, left : left + size]
+    return tf.ensure_shape(cut, [*images.shape[:-2], size, size])
+
+
+def shift_bilinear(images: Tensor, rests_px: Tensor) -> Tensor:
+    """Move images (n, h, w) down and right by rests (n, 2) between -1 and 1; edges repeat."""
+    sides = tf.shape(images, tf.int64)
+    whole = tf.floor(-rests_px)
+    fraction = (-rests_px - whole)[:, :, None, None]
+    y, x = fraction[:, 0], fraction[:, 1]
+    whole = tf.cast(whole, tf.int64)
+    rows = tf.range(sides[1])[None, :] + whole[:, 0:1]
+    columns = tf.range(sides[2])[None, :] + whole[:, 1:2]
+    which = tf.range(sides[0])[:, None, None] * sides[1]
+    flat = tf.reshape(images, [-1])
+
+    def at(down: int, right: int) -> Tensor:
+        row = tf.clip_by_value(rows + down, 0, sides[1] - 1)[:, :, None]
+        column = tf.clip_by_value(columns + right, 0, sides[2] - 1)[:, None, :]
+        return tf.gather(flat, (which + row) * sides[2] + column)
+
+    top = scaled(at(0, 0), 1 - x) + scaled(at(0, 1), x)
+    bottom = scaled(at(1, 0), 1 - x) + scaled(at(1, 1), x)
+    return scaled(top, 1 - y) + scaled(bottom, y)
+
+
+def average_overlap(patches: Patches, model: ForwardModel, group_size: int) -> Tensor:
+    """Average the patches of each group where they overlap, and cut them out again.
+
+    Parameters
+    ----------
+    patches : Patches
+        Groups one after the other.
+    model : ForwardModel
+    group_size : int
+
+    Returns
+    -------
+    Tensor of complex64, shape (n_patches, window, window)
+    """
+    if group_size == 1:
+        return patches.values
+    corners = group_corners(model, patches.indices.reshape(-1, group_size))
+    return average(patches.values, patches.weights, corners)
+
+
+def group_corners(model: ForwardModel, groups: IntArray) -> IntArray:
+    """Return the corners of each group's patches from its own box, (n_groups, group_size, 2)."""
+    corners = model.corners[groups]
+    return np.asarray(corners - corners.min(axis=1, keepdims=True))
+
+
+@compiled
+def average(values: Tensor, weights: Tensor, corners: Tensor) -> Tensor:
+    """Do as `average_overlap`, with the `group_corners` of the patches."""
+    window = tf.shape(values, tf.int64)[-1]
+    sides = tf.reduce_max(corners, axis=(0, 1)) + window
+    count = tf.shape(corners, tf.int64)[0]
+    inside = tf.range(window)
+    rows = corners[..., 0, None] + inside
+    columns = corners[..., 1, None] + inside
+    group = tf.range(count)[:, None, None, None]
+    pixels = (group * sides[0] + rows[..., :, None]) * sides[1] + columns[..., None, :]
+    pixels = tf.reshape(pixels, tf.shape(values))
+    size = count * sides[0] * sides[1]
+    weights = weights + 1e-3 * tf.reduce_max(weights, axis=(-2, -1), keepdims=True)
+    total = tf.math.unsorted_segment_sum(weights, pixels, size)
+    summed = tf.math.unsorted_segment_sum(scaled(values, weights), pixels, size)
+    return tf.gather(scaled(summed, 1 / tf.maximum(total, 1e-12)), pixels)

@@ -1,0 +1,169 @@
+r"""Sweeps over an object through the forward model.
+
+Each batch of patterns moves the object by
+
+.. math::
+    V \leftarrow \mu V + \beta_s
+        \frac{\sum_j P_j^* (\psi'_j - \psi_j)}{(1 - \alpha) W + \alpha \max W},
+    \qquad W = \sum_j |P_j|^2, \qquad O \leftarrow O + V,
+
+rPIE's update for a batch [1]_ with momentum [2]_; see `backends.sweeps` for the steps.
+
+References
+----------
+.. [1] A. Maiden, D. Johnson, P. Li, Optica 4 (2017) 736, doi:10.1364/OPTICA.4.000736.
+.. [2] N. Qian, Neural Networks 12 (1999) 145, doi:10.1016/S0893-6080(98)00116-6.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ptychopinn_plugin.arrays import IntArray
+from ptychopinn_plugin.backends.sweeps import (
+    MOMENTUM,
+    PROBE_STEP,
+    REGULARISATION,
+    batches_of,
+    corrects_slow_phase,
+    step_of,
+)
+from ptychopinn_plugin.backends.tensorflow.forward import ForwardModel
+from ptychopinn_plugin.backends.tensorflow.framework import Tensor, compiled, tf
+from ptychopinn_plugin.backends.tensorflow.tilts import correct_slow_phase
+from ptychopinn_plugin.backends.tensorflow.waves import (
+    extract,
+    intensity,
+    place,
+    probe_update,
+    project,
+    scaled,
+    squared,
+)
+
+SweepObserver = Callable[[int, float, Tensor], bool | None]
+
+
+@dataclass
+class SweepState:
+    """What a sweep changes."""
+
+    object_: Tensor
+    velocity: Tensor
+    probe: Tensor
+
+
+def sweep_object(
+    model: ForwardModel,
+    object_: Tensor,
+    sweeps: int,
+    *,
+    batch_size: int = 64,
+    seed: int = 0,
+    refine_probe: bool = False,
+    observer: SweepObserver | None = None,
+) -> tuple[Tensor, list[float]]:
+    """Sweep an object, and return the best that the sweeps came through.
+
+    The first steps are long and noisy, so that a good start can get worse before it gets better.
+    What is returned, and shown after each sweep, is the object with the lowest loss so far.
+
+    Parameters
+    ----------
+    model : ForwardModel
+        Its probe changes with `refine_probe`.
+    object_ : Tensor of complex64, shape `model.canvas_shape`
+        Where to start.
+    sweeps : int
+    batch_size : int
+        At most; small scans use smaller batches.
+    seed : int
+        Order of the patterns.
+    refine_probe : bool
+    observer : callable, optional
+        Gets the number of sweeps done, the loss and the object; True stops.
+
+    Returns
+    -------
+    object_ : Tensor of complex64
+    losses : list of float
+        Poisson loss per pixel of the start and of the best object after each sweep; never rising.
+    """
+    batches = batches_of(len(model), batch_size, seed)
+    energy = tf.norm(tf.abs(model.probe))
+    if refine_probe:
+        model.set_probe(model.probe, cache=False)
+    state = SweepState(object_, tf.zeros_like(object_), model.probe)
+    best = SweepState(object_, state.velocity, model.probe)
+    losses = [model.assess(object_)[0]]
+    for sweep in range(sweeps):
+        _sweep_once(model, state, next(batches), step_of(sweep, sweeps), refine_probe)
+        if corrects_slow_phase(sweep, sweeps):
+            state.object_ = correct_slow_phase(model, state.object_)
+        loss = model.assess(state.object_)[0]
+        if loss < losses[-1]:
+            best = SweepState(state.object_, state.velocity, state.probe)
+        losses.append(min(loss, losses[-1]))
+        if observer is not None and observer(sweep + 1, losses[-1], best.object_):
+            break
+    if refine_probe:
+        # Only their product is measured: the probe keeps the energy that it came with.
+        growth = tf.norm(tf.abs(best.probe)) / energy
+        model.set_probe(scaled(best.probe, 1 / growth))
+        return scaled(best.object_, growth), losses
+    return best.object_, losses
+
+
+def _sweep_once(
+    model: ForwardModel,
+    state: SweepState,
+    batches: Sequence[IntArray],
+    step: float,
+    refine_probe: bool,
+) -> None:
+    for indices in batches:
+        corners = model.corners[indices]
+        state.object_, state.velocity, patches, changes = _move_object(
+            state.object_,
+            state.velocity,
+            corners,
+            model.probes(indices),
+            model.measured(indices),
+            model.good,
+            tf.constant(step, tf.float32),
+        )
+        if refine_probe:
+            rests = tf.gather(model.rests, indices)
+            state.probe = _move_probe(state.probe, changes, patches, rests)
+            model.set_probe_only(state.probe)
+    if refine_probe:
+        model.set_probe(state.probe, cache=False)
+
+
+@compiled
+def _move_object(
+    object_: Tensor,
+    velocity: Tensor,
+    corners: Tensor,
+    probes: Tensor,
+    measured: Tensor,
+    good: Tensor | None,
+    step: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the object and its velocity after a batch; and its patches and changed waves."""
+    sides = tf.shape(measured)
+    patches = extract(object_, corners, sides[1], sides[2])
+    update, changes = project(probes, patches, measured, good)
+    canvas_shape = tf.shape(object_, tf.int64)
+    weight = place(intensity(probes), corners, canvas_shape)
+    weight = (1 - REGULARISATION) * weight + REGULARISATION * tf.reduce_max(weight)
+    push = scaled(place(update, corners, canvas_shape), step / weight)
+    velocity = scaled(velocity, MOMENTUM) + push
+    return object_ + velocity, velocity, patches, changes
+
+
+@compiled
+def _move_probe(probe: Tensor, changes: Tensor, patches: Tensor, rests_px: Tensor) -> Tensor:
+    brightness = tf.reduce_sum(squared(patches), axis=0)
+    brightness = (1 - REGULARISATION) * brightness + REGULARISATION * tf.reduce_max(brightness)
+    update = probe_update(changes, patches, rests_px)
+    return probe + scaled(update, PROBE_STEP / brightness)

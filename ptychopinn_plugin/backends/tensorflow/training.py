@@ -1,0 +1,368 @@
+"""Gradients and steps: one network, one optimizer."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any
+
+import numpy as np
+
+from ptychopinn_plugin.arrays import ComplexArray, RealArray
+from ptychopinn_plugin.backends.lessons import (
+    VALIDATION,
+    Batch,
+    Lesson,
+    MakeLesson,
+    TrainingScan,
+    epoch_batches,
+)
+from ptychopinn_plugin.backends.objective import term_weights, validation_loss
+from ptychopinn_plugin.backends.protocol import Observer
+from ptychopinn_plugin.backends.tensorflow import losses
+from ptychopinn_plugin.backends.tensorflow.framework import Tensor, compiled, tf
+from ptychopinn_plugin.backends.tensorflow.lessons import make_lesson
+from ptychopinn_plugin.backends.tensorflow.network import (
+    Network,
+    Weights,
+    from_stored,
+    to_stored,
+)
+from ptychopinn_plugin.backends.tensorflow.optimizer import (
+    AdamW,
+    GradientScale,
+    Tensors,
+    all_finite,
+    clipped,
+)
+from ptychopinn_plugin.backends.tensorflow.prediction import (
+    Inputs,
+    average,
+    collect_inputs,
+    group_corners,
+    predict,
+)
+from ptychopinn_plugin.backends.tensorflow.waves import expect, scaled, shift_probe
+from ptychopinn_plugin.backends.trainer import Arrays, EpochTrainer
+from ptychopinn_plugin.config import Config, TrainingConfig
+from ptychopinn_plugin.network import NetworkDescription
+
+
+class Illumination:
+    """The probes and their common scale, which training may correct.
+
+    Parameters
+    ----------
+    probes : sequence of Tensor of complex64, shape (n_modes, height, width)
+        One for each scan, scaled to its counts.
+    intensity_scale : float
+        Factor on every probe.
+    config : TrainingConfig
+    """
+
+    def __init__(
+        self, probes: Sequence[Tensor], intensity_scale: float, config: TrainingConfig
+    ) -> None:
+        self.probes = [
+            tf.stack([tf.math.real(probe), tf.math.imag(probe)], axis=-1) for probe in probes
+        ]
+        self.log_scale = tf.constant(math.log(intensity_scale), tf.float32)
+        self.trainable = config.probe_trainable or config.intensity_scale_trainable
+
+    def probe(self, index: int) -> Tensor:
+        """Return the probe of a scan, shape (n_modes, height, width)."""
+        return _probe_of(self.beam(index))
+
+    def beam(self, index: int) -> Tensors:
+        """Return what makes the probe of a scan."""
+        return {'probe': self.probes[index], 'log_scale': self.log_scale}
+
+    @property
+    def intensity_scale(self) -> float:
+        """The factor on every probe."""
+        return math.exp(float(self.log_scale))
+
+
+def _probe_of(beam: Tensors) -> Tensor:
+    parts = beam['probe']
+    return scaled(tf.complex(parts[..., 0], parts[..., 1]), tf.exp(beam['log_scale']))
+
+
+@dataclass(frozen=True)
+class Objective:
+    """All that a graph of the losses depends on, besides the numbers that it is given.
+
+    Attributes
+    ----------
+    description : NetworkDescription
+        The number of passes is left out: each batch is of one.
+    precision : str
+    supervised, overlap_constraint : bool
+    in_force : tuple of str
+        Terms whose weight is not 0.
+    moving : tuple of str
+        Which of 'probe' and 'log_scale' training corrects.
+    """
+
+    description: NetworkDescription
+    precision: str
+    supervised: bool
+    overlap_constraint: bool
+    in_force: tuple[str, ...]
+    moving: tuple[str, ...]
+
+    @classmethod
+    def of(cls, network: Network, config: Config) -> 'Objective':
+        """Return the objective of a configuration."""
+        training = config.training
+        moving = ['probe'] if training.probe_trainable else []
+        moving += ['log_scale'] if training.intensity_scale_trainable else []
+        return cls(
+            description=dataclasses.replace(network.description, passes=1),
+            precision=network.precision,
+            supervised=config.model.model_type == 'supervised',
+            overlap_constraint=config.model.overlap_constraint,
+            in_force=tuple(name for name, weight in term_weights(training).items() if weight > 0),
+            moving=tuple(moving),
+        )
+
+    def terms(self, weights: Weights, beam: Tensors, inputs: Inputs) -> Tensors:
+        """Return the terms of a batch and 'loss', their weighted sum."""
+        values, light, reference = predict(self.description, self.precision, weights, inputs)
+        agreed = values
+        if self.overlap_constraint and self.description.group_size > 1:
+            agreed = average(values, light, inputs['corners'])
+        terms: Tensors = {}
+        measured, good = inputs['measured'], inputs.get('good')
+        if not self.supervised:
+            expected = _expect(beam, inputs, agreed)
+            terms['poisson'] = losses.poisson_deviance(expected, measured, good)
+            if 'amplitude_mae' in self.in_force:
+                terms['amplitude_mae'] = losses.amplitude_error(expected, measured, good)
+        if 'labels' in inputs:
+            terms['teacher'] = losses.teacher_distance(
+                values, light, reference, inputs['labels'], inputs['label_coverage']
+            )
+        if 'total_variation' in self.in_force:
+            terms['total_variation'] = losses.total_variation(values, light)
+        total = tf.add_n([inputs[f'weight of {name}'] * value for name, value in terms.items()])
+        return {'loss': total, **terms}
+
+
+def _expect(beam: Tensors, inputs: Inputs, values: Tensor) -> Tensor:
+    """Put patches into their surroundings and diffract them."""
+    surroundings, size = inputs['patches'], values.shape[-1]
+    sides = tf.shape(surroundings)[1:]
+    first = sides // 2 - size // 2
+    room = tf.concat([[[0, 0]], tf.stack([first, sides - size - first], axis=1)], axis=0)
+    outside = 1 - tf.pad(tf.ones_like(values[:1], tf.float32), room)
+    full = scaled(surroundings, outside) + tf.pad(values, room)
+    if not beam:
+        return expect(inputs['probes'], full)
+    probe = scaled(_probe_of(beam), tf.sqrt(inputs['exposure']))
+    return expect(shift_probe(probe, inputs['rests']), full)
+
+
+@lru_cache(maxsize=16)
+def _compiled_terms(objective: Objective) -> Callable[[Weights, Tensors, Inputs], Tensors]:
+    return compiled(objective.terms, fixed=(0, 1))
+
+
+@lru_cache(maxsize=16)
+def _compiled_gradients(
+    objective: Objective,
+) -> Callable[[Weights, Tensors, Inputs, Tensor], tuple[Tensors, Tensors, Tensors]]:
+    def gradients(
+        weights: Weights, beam: Tensors, inputs: Inputs, factor: Tensor
+    ) -> tuple[Tensors, Tensors, Tensors]:
+        moving = {name: beam[name] for name in objective.moving if name in beam}
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch([*weights.values(), *moving.values()])
+            terms = objective.terms(weights, beam, inputs)
+            total = terms['loss'] * factor
+        of_weights, of_beam = tape.gradient(total, (dict(weights), moving))
+        return terms, of_weights, of_beam
+
+    return compiled(gradients, fixed=(0, 1))
+
+
+class Trainer(EpochTrainer):
+    """Computes gradients and takes steps with TensorFlow; see `EpochTrainer`.
+
+    Parameters
+    ----------
+    network : Network
+    scans, config, held_out, started, observer
+        As for `EpochTrainer`.
+    illumination : Illumination
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        scans: Sequence[TrainingScan],
+        illumination: Illumination,
+        config: Config,
+        held_out: Callable[[MakeLesson], list[Lesson]],
+        started: float,
+        observer: Observer,
+    ) -> None:
+        self._make = partial(make_lesson, network)
+        super().__init__(scans, config, lambda: held_out(self._make), started, observer)
+        self.network = network
+        self.illumination = illumination
+        self.objective = Objective.of(network, config)
+        settings = config.training
+        decay = settings.weight_decay if settings.optimizer == 'adamw' else 0.0
+        beams = ['log_scale'] if settings.intensity_scale_trainable else []
+        if settings.probe_trainable:
+            beams += [_probe_name(index) for index in range(len(illumination.probes))]
+        # Weights may decay; a probe must not.
+        self.optimizer = AdamW([*network.weights, *beams], dict.fromkeys(network.weights, decay))
+        self.scale = GradientScale(settings.precision == 'float16')
+        self._gradients: Tensors = {}
+
+    def batches(self, rng: np.random.Generator) -> Iterator[Batch]:
+        """Yield the batches of an epoch."""
+        return epoch_batches(self.network.description, self.scans, self.config, rng, self._make)
+
+    def forget_gradients(self) -> None:
+        """Drop what was gathered."""
+        self._gradients = {}
+
+    def gather_gradients(self, batch: Batch) -> dict[str, float]:
+        """Add a batch's gradients, as a share of a step; return its terms and 'loss'."""
+        factor = self.scale.scale / self.config.training.accumulation
+        compute = _compiled_gradients(self.objective)
+        terms, found, of_beam = compute(
+            self.network.weights,
+            self._beam(batch),
+            self.inputs(batch),
+            tf.constant(factor, tf.float32),
+        )
+        for name, gradient in of_beam.items():
+            found[_probe_name(batch.lesson.scan_index) if name == 'probe' else name] = gradient
+        for name, gradient in found.items():
+            if gradient is not None:
+                before = self._gradients.get(name)
+                self._gradients[name] = gradient if before is None else before + gradient
+        return {name: float(value) for name, value in terms.items()}
+
+    def step(self) -> None:
+        """Let the optimizer use the gradients at `learning_rate`, and forget them."""
+        gradients, self._gradients = self._gradients, {}
+        finite = True
+        if self.scale.enabled:
+            gradients = {name: value / self.scale.scale for name, value in gradients.items()}
+            finite = bool(all_finite(gradients))
+        if finite and gradients:
+            largest = self.config.training.gradient_clip
+            if largest > 0:
+                gradients = clipped(gradients, tf.constant(largest, tf.float32))
+            self._put(self.optimizer.step(self._parameters(), gradients, self.learning_rate))
+        self.scale.update(finite)
+
+    def losses(self, batch: Batch) -> Tensors:
+        """Compute the terms of a batch and 'loss', their weighted sum."""
+        compute = _compiled_terms(self.objective)
+        return compute(self.network.weights, self._beam(batch), self.inputs(batch))
+
+    def inputs(self, batch: Batch) -> Inputs:
+        """Gather what the losses need of a batch."""
+        lesson, description = batch.lesson, self.network.description
+        model, groups, indices = lesson.model, batch.groups, batch.groups.reshape(-1)
+        inputs = collect_inputs(description, model, groups, batch.object_, is_flat=batch.is_flat)
+        if description.group_size > 1:
+            inputs['corners'] = tf.constant(group_corners(model, groups))
+        if lesson.labels is not None:
+            window = description.window_px
+            inputs['labels'] = model.extract(lesson.labels, indices, window)
+            inputs['label_coverage'] = model.extract(lesson.label_coverage, indices, window)
+        for name, weight in term_weights(self.config.training).items():
+            inputs[f'weight of {name}'] = tf.constant(weight, tf.float32)
+        if self.illumination.trainable:
+            inputs['rests'] = tf.gather(model.rests, indices)
+            inputs['exposure'] = tf.constant(lesson.exposure, tf.float32)
+        return inputs
+
+    def _beam(self, batch: Batch) -> Tensors:
+        """Return what training may correct; nothing where the scan's own probe is used."""
+        index = batch.lesson.scan_index
+        if not self.illumination.trainable or index == VALIDATION:
+            return {}
+        return self.illumination.beam(index)
+
+    def validation_loss(self, batch: Batch) -> float:
+        """Return the loss of held-out groups."""
+        return float(validation_loss(self.losses(batch), self.config.training))
+
+    def use_illumination(self) -> None:
+        """Let the scans' forward models use the probes as training has left them."""
+        if self.illumination.trainable:
+            for index, scan in enumerate(self.scans):
+                scan.model.set_probe(self.illumination.probe(index))
+
+    def _parameters(self) -> Tensors:
+        probes = {_probe_name(i): probe for i, probe in enumerate(self.illumination.probes)}
+        return {**self.network.weights, 'log_scale': self.illumination.log_scale, **probes}
+
+    def _put(self, parameters: Mapping[str, Tensor]) -> None:
+        for name, value in parameters.items():
+            if name in self.network.weights:
+                self.network.weights[name] = value
+            elif name == 'log_scale':
+                self.illumination.log_scale = value
+            else:
+                self.illumination.probes[int(name.rpartition('.')[2])] = value
+
+    def snapshot(self) -> dict[str, RealArray]:
+        """Return copies of all weights, network and illumination, under PyTorch's names."""
+        return {
+            _stored_name(name): to_stored(value.numpy())
+            if name in self.network.weights
+            else np.array(value.numpy())
+            for name, value in self._parameters().items()
+        }
+
+    def restore(self, weights: Arrays) -> None:
+        """Put back what `snapshot` took."""
+        for name in self._parameters():
+            stored = np.array(weights[_stored_name(name)])
+            turned = from_stored(stored) if name in self.network.weights else stored
+            self._put({name: tf.constant(turned)})
+
+    def optimizer_arrays(self) -> dict[str, RealArray]:
+        """Return copies of the optimizer's state, as `ResumePoint.optimizer`."""
+        return self.optimizer.arrays(self.network.weights)
+
+    def restore_optimizer(self, arrays: Arrays) -> None:
+        """Put back what `optimizer_arrays` took."""
+        self.optimizer.restore(arrays, self.network.weights)
+
+    def scaler_state(self) -> dict[str, Any]:
+        """Return the state of the gradient scaler, as plain values."""
+        return self.scale.state()
+
+    def restore_scaler(self, values: Mapping[str, Any]) -> None:
+        """Put back what `scaler_state` took."""
+        self.scale.restore(values)
+
+    def network_weights(self) -> dict[str, RealArray]:
+        """Return the network's weights as a model file holds them."""
+        return self.network.numpy_weights()
+
+    def first_probe(self) -> tuple[ComplexArray, float]:
+        """Return the first scan's probe, without the intensity scale, and that scale."""
+        scale = self.illumination.intensity_scale
+        return np.asarray(self.illumination.probe(0).numpy() / scale, dtype=np.complex64), scale
+
+
+def _probe_name(index: int) -> str:
+    return f'probes.{index}'
+
+
+def _stored_name(name: str) -> str:
+    """Return PyTorch's name of a parameter, which every training state uses."""
+    layer, _, part = name.rpartition('/')
+    return f'network.convolutions.{layer}.{part}' if layer else f'illumination.{name}'

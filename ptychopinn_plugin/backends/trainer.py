@@ -1,0 +1,328 @@
+"""The training loop: epochs of lessons, the best and the last weights, and when to stop."""
+
+import dataclasses
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ptychopinn_plugin.archive import TrainingState
+from ptychopinn_plugin.arrays import ComplexArray, RealArray
+from ptychopinn_plugin.backends.lessons import Batch, Lesson, TrainingScan, validation_batches
+from ptychopinn_plugin.backends.protocol import Observer, Progress
+from ptychopinn_plugin.backends.schedules import PLATEAU_EPOCHS, schedule_factor
+from ptychopinn_plugin.config import Config
+from ptychopinn_plugin.errors import DataError
+
+REPORT_SECONDS = 0.5
+
+Arrays = Mapping[str, RealArray]
+
+
+@dataclass
+class TrainerState:
+    """What changes from epoch to epoch."""
+
+    epoch: int = 0
+    best_loss: float = math.inf
+    best_weights: Arrays = field(default_factory=dict)
+    epochs_without_gain: int = 0
+    plateau_factor: float = 1.0
+    history: list[dict[str, float]] = field(default_factory=list)
+    stopped: str = 'epochs'
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """All that an epoch starts from; a stop inside one goes back to it.
+
+    Attributes
+    ----------
+    weights : mapping of str to ndarray
+        Of network and illumination.
+    optimizer : mapping of str to ndarray
+        Under the number of a parameter and the name of a slot, '0/exp_avg'.
+    scaler : mapping
+        Of the gradients of float16; empty where there is none.
+    state : TrainerState
+    """
+
+    weights: Arrays
+    optimizer: Arrays
+    scaler: Mapping[str, Any]
+    state: TrainerState
+
+
+class EpochTrainer(ABC):
+    """Trains a network on scans; a framework computes gradients and takes steps.
+
+    Parameters
+    ----------
+    scans : sequence of TrainingScan
+    config : Config
+    held_out : callable
+        Makes the validation lessons with the network as it is.
+    started : float
+        `time.perf_counter` when the run began; `max_minutes` counts from there.
+    observer : callable
+    """
+
+    def __init__(
+        self,
+        scans: Sequence[TrainingScan],
+        config: Config,
+        held_out: Callable[[], list[Lesson]],
+        started: float,
+        observer: Observer,
+    ) -> None:
+        self.scans = scans
+        self.config = config
+        self.held_out = held_out
+        self.started = started
+        self.observer = observer
+        self.state = TrainerState()
+        self.first_second = time.perf_counter()
+        self.learning_rate = config.training.learning_rate
+        self.resume_point: ResumePoint
+
+    @abstractmethod
+    def batches(self, rng: np.random.Generator) -> Iterator[Batch]:
+        """Yield the batches of an epoch."""
+
+    @abstractmethod
+    def forget_gradients(self) -> None:
+        """Drop what was gathered."""
+
+    @abstractmethod
+    def gather_gradients(self, batch: Batch) -> dict[str, float]:
+        """Add a batch's gradients, as a share of a step; return its terms and 'loss'."""
+
+    @abstractmethod
+    def step(self) -> None:
+        """Let the optimizer use the gradients at `learning_rate`, and forget them."""
+
+    @abstractmethod
+    def validation_loss(self, batch: Batch) -> float:
+        """Return the loss of held-out groups."""
+
+    @abstractmethod
+    def use_illumination(self) -> None:
+        """Let the scans' forward models use the probes as training has left them."""
+
+    @abstractmethod
+    def snapshot(self) -> dict[str, RealArray]:
+        """Return copies of all weights, network and illumination, under PyTorch's names."""
+
+    @abstractmethod
+    def restore(self, weights: Arrays) -> None:
+        """Put back what `snapshot` took."""
+
+    @abstractmethod
+    def optimizer_arrays(self) -> dict[str, RealArray]:
+        """Return copies of the optimizer's state, as `ResumePoint.optimizer`."""
+
+    @abstractmethod
+    def restore_optimizer(self, arrays: Arrays) -> None:
+        """Put back what `optimizer_arrays` took."""
+
+    @abstractmethod
+    def scaler_state(self) -> dict[str, Any]:
+        """Return the state of the gradient scaler, as plain values."""
+
+    @abstractmethod
+    def restore_scaler(self, values: Mapping[str, Any]) -> None:
+        """Put back what `scaler_state` took."""
+
+    @abstractmethod
+    def network_weights(self) -> dict[str, RealArray]:
+        """Return the network's weights as a model file holds them."""
+
+    @abstractmethod
+    def first_probe(self) -> tuple[ComplexArray, float]:
+        """Return the first scan's probe, without the intensity scale, and that scale."""
+
+    def run(self) -> TrainerState:
+        """Train until an end is reached."""
+        settings, state = self.config.training, self.state
+        if not state.best_weights:
+            state.best_weights = self.snapshot()
+        self._mark()
+        while state.epoch < settings.epochs:
+            begun = time.perf_counter()
+            losses, n_patterns = self._train_epoch(
+                np.random.default_rng([settings.seed, state.epoch])
+            )
+            if not losses:
+                break
+            complete = state.stopped == 'epochs'
+            if complete:
+                state.epoch += 1
+            self._end_epoch(losses, n_patterns / (time.perf_counter() - begun))
+            if complete:
+                self._mark()
+            if state.stopped != 'epochs':
+                break
+            patience = settings.early_stop_patience
+            if patience is not None and state.epochs_without_gain >= patience:
+                state.stopped = 'early-stop'
+                break
+        return state
+
+    def _train_epoch(self, rng: np.random.Generator) -> tuple[list[dict[str, float]], int]:
+        settings = self.config.training
+        losses: list[dict[str, float]] = []
+        n_patterns, reported, begun = 0, time.perf_counter(), time.perf_counter()
+        self.forget_gradients()
+        expected = self._batches_in_epoch()
+        for number, batch in enumerate(self.batches(rng)):
+            self._set_learning_rate(min(1.0, number / expected))
+            losses.append(self.gather_gradients(batch))
+            if not math.isfinite(losses[-1]['loss']):
+                raise DataError(
+                    f'The loss became {losses[-1]["loss"]} in epoch {self.state.epoch + 1}. '
+                    'Lower the learning rate, or look at the patterns with: ptychopinn inspect.'
+                )
+            if (number + 1) % settings.accumulation == 0:
+                self.step()
+            n_patterns += batch.groups.size
+            now = time.perf_counter()
+            if now - reported > REPORT_SECONDS:
+                reported = now
+                if self._report(losses[-1]['loss'], n_patterns / (now - begun)):
+                    self.state.stopped = 'request'
+                    break
+            if self._minutes_share() >= 1:
+                self.state.stopped = 'max-minutes'
+                break
+        if len(losses) % settings.accumulation:
+            # What is left over counts too; an epoch may hold fewer batches than share a step.
+            self.step()
+        return losses, n_patterns
+
+    def _end_epoch(self, losses: list[dict[str, float]], rate: float) -> None:
+        state = self.state
+        self.use_illumination()
+        validation = self.validate()
+        if validation is None:
+            validation = _mean(losses)['loss']
+        if validation < state.best_loss:
+            state.best_loss, state.epochs_without_gain = validation, 0
+            state.best_weights = self.snapshot()
+        else:
+            state.epochs_without_gain += 1
+            waited = state.epochs_without_gain % PLATEAU_EPOCHS == 0
+            if waited and self.config.training.schedule == 'plateau':
+                state.plateau_factor /= 2
+        state.history.append(
+            {
+                'epoch': float(len(state.history) + 1),
+                'seconds': time.perf_counter() - self.started,
+                'learning_rate': self.learning_rate,
+                **_mean(losses),
+                'validation_loss': validation,
+                'patterns_per_second': rate,
+            }
+        )
+        if self._report(state.history[-1]['loss'], rate, validation):
+            state.stopped = 'request'
+
+    def validate(self) -> float | None:
+        """Return the mean loss over the held-out lessons; None where there are none."""
+        total, count = 0.0, 0
+        for lesson in self.held_out():
+            for batch in validation_batches(lesson):
+                total += self.validation_loss(batch) * len(batch.groups)
+                count += len(batch.groups)
+        return total / count if count else None
+
+    def _mark(self) -> None:
+        """Take down what the next epoch starts from."""
+        state = dataclasses.replace(self.state, history=list(self.state.history))
+        self.resume_point = ResumePoint(
+            self.snapshot(), self.optimizer_arrays(), self.scaler_state(), state
+        )
+
+    def _report(self, loss: float, rate: float, validation: float | None = None) -> bool:
+        losses = {'loss': loss}
+        if validation is not None:
+            losses['validation_loss'] = validation
+        epochs = self.config.training.epochs
+        step, total = self.state.epoch, epochs
+        if self._minutes_share() > step / epochs:
+            step, total = round(1000 * min(1.0, self._minutes_share())), 1000
+        return bool(self.observer(Progress('train', step, total, losses, rate)))
+
+    def _minutes_share(self) -> float:
+        limit = self.config.training.max_minutes
+        if limit is None:
+            return 0.0
+        return (time.perf_counter() - self.started) / (60 * limit)
+
+    def _batches_in_epoch(self) -> float:
+        positions = sum(len(scan.members) for scan in self.scans)
+        return max(1.0, 2 * positions / self.config.training.batch_size)
+
+    def _set_learning_rate(self, share_of_epoch: float) -> None:
+        settings = self.config.training
+        progress = (self.state.epoch + share_of_epoch) / settings.epochs
+        if settings.max_minutes is not None:
+            # Training starts after the teacher, and the schedule with it.
+            late = self.first_second - self.started
+            elapsed = time.perf_counter() - self.first_second
+            progress = max(progress, elapsed / max(1e-3, 60 * settings.max_minutes - late))
+        factor = schedule_factor(settings, min(1.0, progress)) * self.state.plateau_factor
+        self.learning_rate = settings.learning_rate * factor
+
+
+def save_state(trainer: EpochTrainer, first_scale: float) -> TrainingState:
+    """Return what the next epoch starts from; of one that was stopped inside nothing is kept."""
+    point = trainer.resume_point
+    state = point.state
+    arrays = {f'last/{name}': array for name, array in point.weights.items()}
+    arrays |= {f'best/{name}': array for name, array in state.best_weights.items()}
+    arrays |= {f'optimizer/{name}': array for name, array in point.optimizer.items()}
+    values = {
+        'epoch': state.epoch,
+        # JSON has no infinity, which it is before the first epoch.
+        'best_loss': state.best_loss if math.isfinite(state.best_loss) else None,
+        'epochs_without_gain': state.epochs_without_gain,
+        'plateau_factor': state.plateau_factor,
+        'history': state.history,
+        'first_scale': first_scale,
+        'scaler': dict(point.scaler),
+    }
+    return TrainingState(arrays, values)
+
+
+def load_state(trainer: EpochTrainer, saved: TrainingState) -> None:
+    """Put a trainer where `save_state` found one."""
+
+    def part(prefix: str) -> dict[str, RealArray]:
+        return {
+            name.removeprefix(prefix): np.array(array)
+            for name, array in saved.arrays.items()
+            if name.startswith(prefix)
+        }
+
+    trainer.restore(part('last/'))
+    trainer.restore_optimizer(part('optimizer/'))
+    values = saved.values
+    if values.get('scaler'):
+        trainer.restore_scaler(values['scaler'])
+    best = values['best_loss']
+    trainer.state = TrainerState(
+        epoch=int(values['epoch']),
+        best_loss=math.inf if best is None else float(best),
+        best_weights=part('best/'),
+        epochs_without_gain=int(values['epochs_without_gain']),
+        plateau_factor=float(values['plateau_factor']),
+        history=[dict(row) for row in values['history']],
+    )
+
+
+def _mean(losses: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: float(np.mean([row[name] for row in losses])) for name in losses[0]}

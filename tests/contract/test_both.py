@@ -1,0 +1,60 @@
+"""Both frameworks in one environment: in one process, or one without the other."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ptychopinn_plugin.backends.selection import find_backends
+
+pytestmark = pytest.mark.skipif(
+    any(find_backends()[name].problem() for name in ('pytorch', 'tensorflow')),
+    reason='Needs both frameworks.',
+)
+
+SCAN = Path(__file__).parents[1] / 'fixtures' / 'minimal_scan.npz'
+
+RUN = """
+import os, sys
+os.environ['KERAS_BACKEND'] = 'torch'   # A user's choice, which is not TensorFlow's.
+from ptychopinn_plugin import api
+from ptychopinn_plugin.config import Config, RefinementConfig
+
+scan = api.load_scan(sys.argv[1])
+config = Config.from_dict({
+    'training': {'epochs': 1, 'teacher': 'none', 'device': 'cpu'},
+    'model': {'filters_scale': 0.25, 'passes': 1},
+})
+for name in sys.argv[2:]:
+    trained = api.train(scan, config, backend=name)
+    found = api.reconstruct(trained.model, scan, refinement=RefinementConfig(sweeps=2))
+    assert found.backend == name
+print(' '.join(name for name in ('torch', 'tensorflow') if name in sys.modules))
+"""
+
+
+def run(*names: str) -> subprocess.CompletedProcess[str]:
+    """Train and reconstruct in a fresh process, with one backend after the other."""
+    child = subprocess.run(
+        [sys.executable, '-W', 'error', '-c', RUN, str(SCAN), *names],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert child.returncode == 0, child.stderr
+    return child
+
+
+@pytest.mark.parametrize('order', [('pytorch', 'tensorflow'), ('tensorflow', 'pytorch')])
+def test_both_in_one_process_in_either_order(order: tuple[str, str]) -> None:
+    assert run(*order).stdout.split() == ['torch', 'tensorflow']
+
+
+@pytest.mark.parametrize(('name', 'framework'), [('pytorch', 'torch'), ('tensorflow',) * 2])
+def test_one_backend_loads_one_framework_and_is_quiet(name: str, framework: str) -> None:
+    child = run(name)
+    assert child.stdout.split() == [framework]
+    # Frameworks tell of processors and missing GPUs; that is for `doctor` to say.
+    assert child.stderr == ''

@@ -1,0 +1,154 @@
+"""Infer by clicking: the object, its losses, pictures on the way, Stop, and no model."""
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ptychopinn_plugin as pp
+
+from .user import Window
+
+LONG = 100_000
+"""Sweeps that no test waits for."""
+
+
+@pytest.fixture(scope='session')
+def model_file(small_scan: pp.Scan, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a model that was trained outside of Ptychodus."""
+    config = pp.Config(
+        model=pp.ModelConfig(filters_scale=0.25, passes=2),
+        training=pp.TrainingConfig(epochs=2, teacher_sweeps=10, device='cpu'),
+    )
+    path = tmp_path_factory.mktemp('model') / 'wts.h5.zip'
+    pp.save_model(path, pp.train(small_scan, config).model)
+    return path
+
+
+def load_model(window: Window, path: Path) -> None:
+    window.dialogs.get_open_file_path = lambda *_, **__: (path, '')
+    window.menu('Load Model...')
+
+
+def test_a_fresh_application_infers_what_the_library_infers(
+    window: Window, open_window: Callable[..., Window], tmp_path: Path
+) -> None:
+    folder = tmp_path / 'data'
+    window.train(folder)
+    window.wait_for_end()
+    model = folder / 'model.zip'
+
+    fresh = open_window(folder / 'settings.ini')
+    fresh.open(folder)
+    load_model(fresh, model)
+    assert f'Loaded {model}, trained with pytorch.' in fresh.flushed_log()
+    number = fresh.infer()
+    assert np.allclose(object_of(fresh, number), 1), 'the copy that Ptychodus begins with'
+    fresh.wait_for_end()
+
+    config = fresh.library.settings.config('pinn')
+    wanted = pp.reconstruct(
+        model,
+        pp.load_scan(folder),
+        inference=config.inference,
+        refinement=config.refinement,
+    )
+    np.testing.assert_allclose(object_of(fresh, number), wanted.object_, rtol=1e-3, atol=1e-3)
+    losses = fresh.products[number].get_product().losses
+    assert [loss.epoch for loss in losses] == [0, 1, 2, 3]
+    np.testing.assert_allclose([loss.value for loss in losses], wanted.likelihoods, rtol=1e-4)
+    # Ptychodus plots the losses of the product that is chosen.
+    assert len(fresh.view.processing_status_view.axes.lines[0].get_xdata()) == 4
+    assert 'amplitude residual' in fresh.log
+    assert 'ERROR' not in fresh.log
+
+    pid = fresh.library.worker.pid
+    # 0.08 s where nothing else runs; a cold start takes seconds.
+    assert seconds_to_first_event(fresh) < 0.6
+    assert fresh.library.worker.pid == pid
+
+
+def seconds_to_first_event(window: Window) -> float:
+    """Click Infer and return how long it takes until the worker has something to say."""
+    activity = window.library.activity
+    heard: list[float] = []
+
+    def listen() -> None:
+        while not (activity.is_running and activity.has_begun):
+            time.sleep(0.002)
+        heard.append(time.monotonic())
+
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
+    clicked = time.monotonic()
+    window.infer()
+    window.wait_for_end()
+    listener.join(1)
+    return heard[0] - clicked
+
+
+def test_stop_keeps_the_newest_picture(window: Window, model_file: Path) -> None:
+    window.set(RefinementSweeps=LONG)
+    load_model(window, model_file)
+    number = window.infer()
+    window.wait(lambda: window.library.activity.stage == 'refine')
+    window.wait(lambda: not np.allclose(object_of(window, number), 1))
+    assert window.is_running
+
+    assert window.stop() < 2
+
+    losses = window.products[number].get_product().losses
+    assert 3 < len(losses) < LONG
+    assert 'amplitude residual' in window.log
+    assert 'ERROR' not in window.log
+
+
+def test_stop_while_the_worker_starts(window: Window, model_file: Path) -> None:
+    load_model(window, model_file)
+    number = window.infer()
+    assert window.stop() < 2.5
+    assert 'Stopped before there was a picture.' in window.log
+    assert np.allclose(object_of(window, number), 1)
+
+
+def object_of(window: Window, number: int) -> np.ndarray:
+    (layer,) = window.products[number].get_product().object_.get_array()
+    return np.asarray(layer)
+
+
+def test_no_model_is_one_line_and_the_application_lives(window: Window) -> None:
+    # Ptychodus enables the button whenever a product is chosen.
+    assert window.infer_button.isEnabled()
+    window.infer()
+    window.wait_for_end()
+
+    (line,) = window.log.splitlines()
+    assert 'Infer failed: Infer needs a model, and none is loaded. Press Train' in line
+    assert window.train_button.isEnabled()
+
+
+def test_a_file_that_is_no_model(window: Window, tmp_path: Path) -> None:
+    path = tmp_path / 'notes.zip'
+    path.write_text('no archive')
+    load_model(window, path)
+    assert 'Load Model failed: ' in window.flushed_log()
+    assert len(window.errors) == 1, "Ptychodus' dialog"
+    assert not window.reconstructor.is_model_loaded()
+
+
+def test_fine_tuning_starts_from_the_loaded_model(
+    window: Window, model_file: Path, tmp_path: Path
+) -> None:
+    window.set(FineTune=True, TrainingEpochs=1)
+    window.train(tmp_path / 'data')
+    window.wait_for_end()
+    assert 'Training failed: ' in window.log
+
+    load_model(window, model_file)
+    window.train(tmp_path / 'data')
+    window.wait_for_end()
+    assert 'Trained 1 epochs' in window.log
+    assert 'it trained the model' in window.log

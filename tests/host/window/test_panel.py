@@ -1,0 +1,232 @@
+"""Menu and panel: what they show, what they take, what they keep."""
+
+import logging
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PyQt5.QtWidgets import (
+    QComboBox,
+    QDialogButtonBox,
+    QFormLayout,
+    QGroupBox,
+    QLabel,
+    QLineEdit,
+    QSizePolicy,
+    QSpinBox,
+    QWidget,
+)
+
+from ptychopinn_plugin.host.settings import GROUP_NAME, ROWS
+
+from .user import Window
+
+SHIPPED = {'pinn', 'supervised'}
+
+
+def widget_of(panel: QWidget, group: str, label: str) -> QWidget:
+    """Return what stands beside a label."""
+    for box in panel.findChildren(QGroupBox):
+        form = box.layout()
+        if box.title() != group or not isinstance(form, QFormLayout):
+            continue
+        for number in range(form.rowCount()):
+            field = form.itemAt(number, QFormLayout.ItemRole.FieldRole).widget()
+            name = form.labelForField(field)
+            if isinstance(name, QLabel) and name.text() == f'{label}:':
+                assert name.toolTip() == field.toolTip()
+                return field
+    raise AssertionError(f'There is no row {label!r} in the box {group!r}.')
+
+
+def backend_row(window: Window) -> tuple[QComboBox, QLabel]:
+    field = widget_of(window.panel, 'Run', 'Backend')
+    (box,), (note,) = field.findChildren(QComboBox), field.findChildren(QLabel)
+    return box, note
+
+
+def test_algorithms_are_in_the_menu(window: Window) -> None:
+    entries = {window.algorithms.itemText(i) for i in range(window.algorithms.count())}
+    assert {f'ptychopinn-plugin_{name}' for name in SHIPPED} <= entries
+    assert window.algorithms.currentText() == 'ptychopinn-plugin_pinn'
+    assert window.train_button.isVisible()
+    assert window.infer_button.text() == 'Infer'
+
+
+@pytest.mark.parametrize('algorithm', sorted(SHIPPED))
+def test_each_row_has_a_widget_that_explains_itself(window: Window, algorithm: str) -> None:
+    window.choose(window.algorithms, f'ptychopinn-plugin_{algorithm}')
+
+    shown = [row for row in ROWS if row.only_for in (None, algorithm)]
+    for row in shown:
+        tip = widget_of(window.panel, row.group, row.label).toolTip()
+        assert tip.startswith(str(row.field.metadata['help']))
+        assert 'default' in tip
+    boxes = {row.group for row in shown}
+    assert {box.title() for box in window.panel.findChildren(QGroupBox)} == boxes
+    labels = [label for label in window.panel.findChildren(QLabel) if label.text().endswith(':')]
+    assert len(labels) == len(shown)
+
+
+def test_tooltips_give_units_and_limits() -> None:
+    tips = {row.names[0]: row.tool_tip for row in ROWS}
+    assert '16 to 1024 px' in tips['model.pattern_size']
+    assert '0: as the data' in tips['model.pattern_size']
+    assert 'at least 0.01 min' in tips['training.max_minutes']
+    assert 'default: 0.001' in tips['training.learning_rate']
+    assert not [tip for tip in tips.values() if 'None' in tip or ';.' in tip or ';;' in tip]
+
+
+def test_the_panel_is_as_wide_as_it_needs_to_be(window: Window) -> None:
+    window.view.resize(1400, 900)
+    area = window.parts._scroll_area
+    window.wait(lambda: window.panel.width() > 0)
+    assert window.panel.minimumSizeHint().width() <= 380
+    assert not area.horizontalScrollBar().isVisible()
+
+    # Another panel decides for itself once it is shown.
+    stack = window.parts._stacked_widget
+    own = stack.currentIndex()
+    assert stack.widget(0).sizePolicy().horizontalPolicy() == QSizePolicy.Policy.Ignored
+    window.choose(window.algorithms, window.algorithms.itemText(own + 1))
+    assert stack.widget(own + 1).sizePolicy().horizontalPolicy() != QSizePolicy.Policy.Ignored
+    assert stack.widget(own).sizePolicy().horizontalPolicy() == QSizePolicy.Policy.Ignored
+
+
+def test_the_dropdown_switches_the_backend(window: Window) -> None:
+    box, note = backend_row(window)
+    assert box.isEnabled()
+    assert note.text().startswith('In force: pytorch (the first that is installed')
+
+    window.choose(box, 'pytorch')
+    assert note.text() == 'In force: pytorch (chosen here).'
+    assert window.library.choose_backend().source == 'setting'
+
+    window.choose(box, 'auto')
+    assert window.library.choose_backend().source == 'auto'
+
+
+def test_the_environment_beats_the_dropdown(
+    window: Window, clean_environment: pytest.MonkeyPatch
+) -> None:
+    box, note = backend_row(window)
+    clean_environment.setenv('PTYCHOPINN_BACKEND', 'Torch')
+    window.wait(lambda: not box.isEnabled())
+    assert note.text() == (
+        'In force: pytorch (PTYCHOPINN_BACKEND decides; unset it to choose here).'
+    )
+
+    clean_environment.setenv('PTYCHOPINN_BACKEND', '')
+    window.wait(box.isEnabled)
+
+
+def test_an_unknown_backend_is_an_error_that_the_panel_shows(
+    window: Window, clean_environment: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    box, note = backend_row(window)
+    window.set(Backend='jax')
+    assert box.currentText() == 'jax'
+    assert "Backend 'jax' (asked for by the saved setting) is not known; valid: " in note.text()
+    assert 'installed: pytorch' in note.text()
+    window.train(tmp_path / 'data')
+    window.wait_for_end()
+    assert "Training failed: Backend 'jax'" in window.log
+
+    clean_environment.setenv('PTYCHOPINN_BACKEND', 'theano')
+    window.wait(lambda: 'theano' in note.text())
+    assert 'asked for by PTYCHOPINN_BACKEND' in note.text()
+    assert not box.isEnabled()
+
+
+def test_rows_without_effect_are_greyed(window: Window) -> None:
+    panel = window.panel
+    passes, activation = (widget_of(panel, 'Model', name) for name in ('Passes', 'Activation'))
+    assert passes.isEnabled()
+    assert not activation.isEnabled()
+    window.set(ModelArchitecture='cnn')
+    assert activation.isEnabled()
+    assert not passes.isEnabled()
+
+    weight = widget_of(panel, 'Training', 'Teacher weight')
+    assert weight.isEnabled()
+    window.set(TrainingTeacher='none')
+    assert not weight.isEnabled()
+
+
+def test_numbers_that_may_be_left_open_say_so(window: Window) -> None:
+    size = widget_of(window.panel, 'Model', 'Pattern size [px]')
+    assert isinstance(size, QSpinBox)
+    assert size.text() == 'as the data'
+    limit = widget_of(window.panel, 'Training', 'Time limit [min]')
+    assert isinstance(limit, QLineEdit)
+    assert (limit.text(), limit.placeholderText()) == ('', 'none')
+    assert window.library.settings.config('pinn').model.pattern_size is None
+
+    size.setValue(64)
+    assert window.library.settings.config('pinn').model.pattern_size == 64
+
+
+def test_a_number_is_taken_or_stays_as_it_was(window: Window) -> None:
+    line = widget_of(window.panel, 'Training', 'Learning rate')
+    assert isinstance(line, QLineEdit)
+    typed = {
+        '0.0001': ('0.0001', 1e-4),
+        '2e-7': ('2e-07', 2e-7),
+        '0,5': ('0.5', 0.5),
+        '7': ('1', 1.0),
+        '-1': ('0', 0.0),
+    }
+    for text, (shown, value) in typed.items():
+        line.setText(text)
+        line.editingFinished.emit()
+        assert line.text() == shown
+        assert window.library.settings.config('pinn').training.learning_rate == value
+    for text in ('fast', 'nan', ''):
+        line.setText(text)
+        line.editingFinished.emit()
+        assert line.text() == '0'
+
+
+def test_settings_are_saved_and_loaded(
+    window: Window, open_window: Callable[..., Window], tmp_path: Path
+) -> None:
+    path = tmp_path / 'saved.ini'
+    window.set(TrainingEpochs=7, TrainingLearningRate=2e-5, ModelPadObject=False)
+    window.choose(backend_row(window)[0], 'pytorch')
+    window.choose(window.algorithms, 'ptychopinn-plugin_supervised')
+    window.dialogs.get_save_file_path = lambda *_, **__: (path, '')
+    settings = window.view.settings_view
+    window.click(settings.button_box.button(QDialogButtonBox.StandardButton.Save))
+    window.controller._settings_controller._sync_dialog.accept()
+    assert f'[{GROUP_NAME}]' in path.read_text()
+
+    fresh = open_window()
+    fresh.dialogs.get_open_file_path = lambda *_, **__: (path, '')
+    fresh.click(fresh.view.settings_view.button_box.button(QDialogButtonBox.StandardButton.Open))
+    assert fresh.algorithms.currentText() == 'ptychopinn-plugin_supervised'
+    assert backend_row(fresh)[0].currentText() == 'pytorch'
+    config = fresh.library.settings.config('pinn')
+    assert config == window.library.settings.config('pinn')
+    assert config.training.learning_rate == 2e-5
+
+
+def test_bad_values_in_a_settings_file_leave_the_defaults(
+    open_window: Callable[..., Window],
+    write_folder: Any,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    more = 'TrainingBatchSize = many\nModelArchitecture = transformer\nTrainingLearningRate = -3'
+    folder = write_folder(tmp_path / 'data', more=more)
+    window = open_window(folder / 'settings.ini')
+
+    warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    for name in ('TrainingBatchSize', 'ModelArchitecture', 'TrainingLearningRate'):
+        assert any(re.search(rf'{GROUP_NAME}\.{name}: .+ Kept: ', text) for text in warnings)
+    config = window.library.settings.config('pinn')
+    assert (config.training.batch_size, config.training.learning_rate) == (32, 1e-3)
+    assert config.model.architecture == 'sweepnet'
+    # What was good in the same file counts.
+    assert config.training.epochs == 2

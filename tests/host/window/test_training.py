@@ -1,0 +1,164 @@
+"""Train by clicking: progress, losses, Stop, a worker that is killed, a window that closes."""
+
+import os
+import re
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PyQt5.QtCore import QTimer
+
+from ptychopinn_plugin.archive import read_model
+
+from .user import Window
+
+LONG = 100_000
+"""Epochs, or sweeps, that no test waits for."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return the folder that the window's data came from."""
+    return tmp_path / 'data'
+
+
+def test_training_shows_what_it_does_and_loads_the_model(window: Window, folder: Path) -> None:
+    # Ptychodus looks whether there is a model when the algorithm changes.
+    for name in ('supervised', 'pinn'):
+        window.choose(window.algorithms, f'ptychopinn-plugin_{name}')
+    assert not window.infer_button.isEnabled()
+    window.set(TrainingEpochs=3)
+
+    window.train(folder)
+    window.wait_for_end()
+
+    assert 'Training on data with pytorch (the first that is installed).' in window.log
+    assert re.search(r'The teacher sweeps the training scan \d+ times', window.log)
+    for number in (1, 2, 3):
+        assert re.search(
+            rf'epoch {number}: loss \S+, .*validation_loss \S+, \d+ patterns/s', window.log
+        )
+    assert f'The model is loaded; it lies in {folder / "model.zip"}.' in window.log
+    # Told by the end of the run, not by a change of the product.
+    window.wait(window.infer_button.isEnabled)
+    assert read_model(folder / 'model.zip').config.training.epochs == 3
+    check_that_the_worker_imports_from_here(window.library.worker.pid)
+
+
+def check_that_the_worker_imports_from_here(pid: int | None) -> None:
+    file = Path(f'/proc/{pid}/environ')
+    if file.is_file():
+        variables = dict(item.partition('=')[::2] for item in file.read_text().split('\0'))
+        folders = variables['PYTHONPATH'].split(os.pathsep)
+        assert folders == [path for path in sys.path if path and os.path.isdir(path)]
+
+
+def test_the_curve_is_live_and_stop_keeps_the_best_model(window: Window, folder: Path) -> None:
+    window.set(TrainingEpochs=LONG)
+    window.train(folder)
+    curve = window.curve
+    window.wait(lambda: bool(curve.axes.lines) and len(curve.axes.lines[0].get_xdata()) >= 3)
+    assert window.is_running
+    bar = window.view.processing_status_view.progress_bar
+    window.wait(lambda: bar.value() >= 3)
+    assert bar.isVisible()
+    assert bar.maximum() == LONG
+    assert curve.status.text().startswith('Training, epoch ')
+    assert [line.get_label() for line in curve.axes.lines] == ['training', 'validation']
+    assert all(value > 0 for value in curve.axes.lines[0].get_ydata())
+
+    assert window.stop() < 2
+
+    assert re.search(r'Trained \d+ epochs \(ended by: request\)', window.log)
+    assert read_model(folder / 'model.zip').config.training.epochs == LONG
+    assert window.reconstructor.is_model_loaded()
+    window.wait(lambda: curve.status.text() == 'The last training:')
+
+
+def test_stop_before_the_first_epoch_leaves_the_model_alone(window: Window, folder: Path) -> None:
+    (folder / 'model.zip').write_bytes(b'precious')
+    window.set(TrainingEpochs=LONG, TrainingTeacherSweeps=LONG)
+    window.train(folder)
+    window.wait(lambda: window.library.activity.stage == 'teach')
+
+    assert window.stop() < 2
+
+    assert 'Stopped before the first epoch ended: there is no new model.' in window.log
+    assert (folder / 'model.zip').read_bytes() == b'precious'
+    assert not list(folder.glob('*previous*'))
+
+
+def test_stop_while_the_worker_starts(window: Window, folder: Path) -> None:
+    window.train(folder)
+    assert window.library.activity.stage == 'load'
+    window.wait(window.view.processing_status_view.stop_button.isVisible)
+
+    assert window.stop() < 2.5
+
+    assert 'there is no new model' in window.log
+    assert not (folder / 'model.zip').exists()
+
+
+def test_a_killed_worker_is_an_error_and_the_next_training_works(
+    window: Window, folder: Path
+) -> None:
+    window.set(TrainingEpochs=LONG)
+    window.train(folder)
+    window.wait_for_epochs(1)
+    pid = window.library.worker.pid
+    assert pid is not None
+
+    os.kill(pid, signal.SIGKILL)
+    killed = time.monotonic()
+    window.wait(lambda: 'Training failed: The worker died while it worked (killed' in window.log)
+    assert time.monotonic() - killed < 5
+    window.wait_for_end()
+
+    window.set(TrainingEpochs=1)
+    window.train(folder)
+    window.wait_for_end()
+    assert 'Trained 1 epochs' in window.log
+    assert window.library.worker.pid not in (None, pid)
+
+
+def test_closing_the_application_ends_a_training_with_its_model(
+    window: Window, folder: Path, qapp: Any
+) -> None:
+    window.set(TrainingEpochs=LONG)
+    window.train(folder)
+    window.wait_for_epochs(2)
+
+    closed = time.monotonic()
+    QTimer.singleShot(0, qapp.quit)
+    qapp.exec_()
+    # As Ptychodus leaves its main function: it waits for the run.
+    window.model._task_manager.stop(await_finish=False)
+
+    assert time.monotonic() - closed < 3
+    assert read_model(folder / 'model.zip').config.training.epochs == LONG
+
+
+def test_exported_data_can_be_trained_on(window: Window, tmp_path: Path) -> None:
+    target = tmp_path / 'training'
+    target.mkdir()
+    window.dialogs.get_save_file_path = lambda *_, **__: (target / 'train_data', '')
+    window.menu('Export Training Data...')
+    assert f'Wrote 80 patterns to {target / "train_data.npz"}.' in window.flushed_log()
+
+    window.train(target)
+    window.wait_for_end()
+    assert 'Training on train_data.npz' in window.log
+    assert (target / 'model.zip').is_file()
+
+
+def test_a_folder_without_data_is_one_line(window: Window, tmp_path: Path) -> None:
+    (tmp_path / 'empty').mkdir()
+    window.train(tmp_path / 'empty')
+    window.wait_for_end()
+    lines = [line for line in window.log.splitlines() if 'Training failed' in line]
+    assert len(lines) == 1
+    assert 'holds no training data' in lines[0]
+    assert 'Traceback' not in window.log

@@ -1,0 +1,212 @@
+"""Ptychodus' real window, and the hands of a user; Qt draws it nowhere."""
+
+import importlib.util
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PyQt5.QtCore import Qt
+from PyQt5.QtWidgets import QComboBox, QPushButton
+
+from ptychopinn_plugin.host import bridge
+from ptychopinn_plugin.host.library import PtychoPinnLibrary
+from ptychopinn_plugin.host.view import Page, TrainingCurve
+
+# Otherwise the first window of a session would import the plugin's stub and the others find it.
+bridge.install()
+
+TICK_MS = 50
+"""The tests look at the queues of the window more often than once a second."""
+
+PATIENCE_MS = 20_000
+
+
+class Window:
+    """One application: its model, its window, and what a user does with it."""
+
+    def __init__(self, model: Any, controller: Any, qtbot: Any) -> None:
+        self.model, self.controller, self.qtbot = model, controller, qtbot
+        self.view = controller.view
+        self.parts = controller._processing_controller
+        self.dialogs = controller._file_dialog_factory
+        added = bridge._libraries[self.parts._algorithm_parameter]
+        self.library: PtychoPinnLibrary = added['ptychopinn-plugin']
+        self.errors: list[Exception] = []
+
+    @property
+    def log(self) -> str:
+        """What the log pane shows."""
+        text: str = self.view.processing_status_view.text_edit.toPlainText()
+        return text
+
+    @property
+    def panel(self) -> Page:
+        """The panel of the chosen algorithm."""
+        widget: Page = self.parts._stacked_widget.currentWidget()
+        return widget
+
+    @property
+    def algorithms(self) -> QComboBox:
+        """The menu of the algorithms."""
+        box: QComboBox = self.parts._algorithm_view_controller.get_widget()
+        return box
+
+    @property
+    def infer_button(self) -> QPushButton:
+        button: QPushButton = self.parts._actions_view.reconstruct_button
+        return button
+
+    @property
+    def train_button(self) -> QPushButton:
+        button: QPushButton = self.parts._actions_view.train_button
+        return button
+
+    @property
+    def curve(self) -> TrainingCurve:
+        """The live curve of the panel."""
+        return self.panel.curve
+
+    @property
+    def reconstructor(self) -> Any:
+        """The algorithm that is chosen."""
+        return self.parts._algorithm_parameter.get_current_reconstructor()
+
+    def flushed_log(self) -> str:
+        """What the log pane shows once it has heard everything."""
+        self.parts._processing_api.task_monitor.notify_observers()
+        return self.log
+
+    @property
+    def products(self) -> Any:
+        """Ptychodus' products."""
+        return self.model.product_core.product_repository
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a run is under way."""
+        return bool(self.parts._processing_api.task_monitor.is_processing)
+
+    def open(self, folder: Path) -> None:
+        """Load the patterns and the product of a folder."""
+        api = self.model.workflow_api
+        patterns = api.load_assembled_diffraction_data(folder / 'diffraction.h5')
+        product = api.load_product(folder / 'product.h5', diffraction=patterns)
+        self.parts._product_view_controller.get_widget().setCurrentIndex(
+            product.get_product_index()
+        )
+
+    def choose(self, box: QComboBox, text: str) -> None:
+        """Choose an entry of a dropdown, as a click does."""
+        box.setCurrentText(text)
+        box.textActivated.emit(text)
+
+    def set(self, **values: Any) -> None:
+        """Set settings by their names in the settings file."""
+        for name, value in values.items():
+            self.model.settings_registry['PtychoPINNPlugin'].parameters()[name].set_value(value)
+
+    def click(self, button: QPushButton) -> None:
+        self.qtbot.mouseClick(button, Qt.MouseButton.LeftButton)
+
+    def train(self, folder: Path) -> None:
+        """Click Train and choose a folder."""
+        self.dialogs.get_existing_directory_path = lambda *_: folder
+        self._start(self.train_button)
+
+    def infer(self) -> int:
+        """Click Infer; return the number of the new product."""
+        self._start(self.infer_button)
+        return len(self.products) - 1
+
+    def _start(self, button: QPushButton) -> None:
+        before = self.parts._processing_api.task_monitor.get_completed_runs()
+        self.click(button)
+        monitor = self.parts._processing_api.task_monitor
+        self.wait(lambda: self.is_running or monitor.get_completed_runs() > before)
+
+    def stop(self) -> float:
+        """Click Stop; return after how many seconds the run had ended."""
+        self.click(self.view.processing_status_view.stop_button)
+        started = time.monotonic()
+        self.wait_for_end()
+        return time.monotonic() - started
+
+    def wait(self, condition: Callable[[], bool], timeout_ms: int = PATIENCE_MS) -> None:
+        """Let the window live until something is so."""
+        self.qtbot.waitUntil(condition, timeout=timeout_ms)
+
+    def wait_for_end(self) -> None:
+        """Let the window live until the run has ended and everything is drawn."""
+        tasks = self.model._task_manager
+        self.wait(lambda: not self.is_running)
+        self.wait(lambda: tasks.foreground_queue_size == 0)
+
+    def wait_for_epochs(self, number: int) -> None:
+        """Let the window live until a training has come so far."""
+        self.wait(lambda: len(self.library.activity.epochs) >= number)
+
+    def menu(self, text: str) -> None:
+        """Choose an entry of the menu beside Train."""
+        actions = {
+            action.text(): action for action in self.parts._actions_view.actions_menu.actions()
+        }
+        actions[text].trigger()
+
+
+@pytest.fixture(autouse=True)
+def quiet_host(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Let Pty-Chi's search for devices take no time, and our lines reach the log."""
+    if importlib.util.find_spec('ptychi') is not None:
+        device = 'ptychodus.model.ptychi.device.probe_devices_via_subprocess'
+        # Ptychodus 1.6 and earlier search in another way.
+        monkeypatch.setattr(device, lambda: ['cpu'], raising=False)
+    caplog.set_level(logging.INFO, 'ptychopinn_plugin')
+
+
+@pytest.fixture
+def open_window(
+    qtbot: Any, clean_environment: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Window]]:
+    """Return a function that starts the application, which ends with the test."""
+    from ptychodus.controller import ControllerCore
+    from ptychodus.model import ModelCore
+    from ptychodus.view import ViewCore
+    from ptychodus.view.widgets import ExceptionDialog
+
+    with ExitStack() as stack:
+
+        def start(settings: Path | None = None) -> Window:
+            with warnings.catch_warnings():
+                warnings.filterwarnings('ignore', "'xdrlib' is deprecated", DeprecationWarning)
+                model = stack.enter_context(ModelCore(settings))
+            controller = ControllerCore(model, ViewCore())
+            timer = controller._run_tasks_timer
+            timer.setInterval(TICK_MS)
+            stack.callback(timer.stop)
+            qtbot.addWidget(controller.view)
+            controller.view.processing_action.trigger()
+            controller.show_main_window('test')
+            window = Window(model, controller, qtbot)
+            # Its dialog would wait for a click.
+            clean_environment.setattr(
+                ExceptionDialog, 'show_exception', lambda _, error: window.errors.append(error)
+            )
+            stack.callback(window.library.worker.close)
+            stack.callback(window.library.close)
+            return window
+
+        yield start
+
+
+@pytest.fixture
+def window(open_window: Callable[..., Window], write_folder: Any, tmp_path: Path) -> Window:
+    """Return an application with our algorithm and a small scan."""
+    folder = write_folder(tmp_path / 'data')
+    window = open_window(folder / 'settings.ini')
+    window.open(folder)
+    return window

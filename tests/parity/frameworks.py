@@ -1,0 +1,312 @@
+"""The two backends behind one face: NumPy arrays go in and come out."""
+
+import importlib
+import importlib.util
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptychopinn_plugin.archive import Model
+from ptychopinn_plugin.backends.protocol import ignore_progress
+from ptychopinn_plugin.backends.run import TrainingRun
+from ptychopinn_plugin.backends.trainer import EpochTrainer
+from ptychopinn_plugin.config import Config
+from ptychopinn_plugin.data import Scan
+from ptychopinn_plugin.network import NetworkDescription
+
+FRAMEWORKS = {'pytorch': 'torch', 'tensorflow': 'tensorflow'}
+"""Backend and what it imports."""
+
+Array = NDArray[Any]
+Tensor = Any
+Scalar = Callable[[Tensor], Tensor]
+
+
+def is_installed(name: str) -> bool:
+    """Tell whether a backend's framework is here."""
+    return importlib.util.find_spec(FRAMEWORKS[name]) is not None
+
+
+class Framework(ABC):
+    """What the parity tests need of a backend.
+
+    Attributes
+    ----------
+    forward, inference, losses, network, prediction, refinement, run, tilts : module
+    """
+
+    name: str
+
+    def __init__(self) -> None:
+        for part in (
+            'forward',
+            'inference',
+            'losses',
+            'network',
+            'prediction',
+            'refinement',
+            'run',
+            'tilts',
+        ):
+            setattr(self, part, importlib.import_module(f'{self._package}.{part}'))
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f'{self.name} has no {name}')
+
+    @property
+    def _package(self) -> str:
+        return f'ptychopinn_plugin.backends.{self.name}'
+
+    @abstractmethod
+    def model(self, scan: Scan) -> Any:
+        """Return a forward model with the scan's probe."""
+
+    @abstractmethod
+    def tensor(self, array: Array, *, double: bool = False) -> Tensor:
+        """Return a tensor in single precision, or in double."""
+
+    @abstractmethod
+    def array(self, tensor: Tensor) -> Array:
+        """Return a tensor's values."""
+
+    @abstractmethod
+    def indices(self, values: Array | Sequence[int]) -> Any:
+        """Return indices as the backend takes them."""
+
+    @abstractmethod
+    def gradient(self, function: Scalar, at: Tensor) -> Array:
+        """Return the direction in which a real function of a tensor rises most."""
+
+    @abstractmethod
+    def images(self, network: Any, images: Array) -> list[Array]:
+        """Apply a network; images have their channels first."""
+
+    @abstractmethod
+    def features(
+        self, network: Any, model: Any, groups: Array, object_: Array, is_flat: bool
+    ) -> Array:
+        """Return what the network sees, channels first."""
+
+    @abstractmethod
+    def in_double(self, model: Any) -> Any:
+        """Turn a model's numbers to float64, so that finite differences have digits to lose."""
+
+    @abstractmethod
+    def deviance(self, expected: Tensor, model: Any, indices: Any) -> Tensor:
+        """Return the Poisson deviance."""
+
+    @abstractmethod
+    def amplitude_error(self, expected: Tensor, model: Any, indices: Any) -> Tensor:
+        """Return the error of amplitudes."""
+
+    @abstractmethod
+    def teacher_distance(self, patches: Any, labels: Tensor, coverage: Tensor) -> Tensor:
+        """Return the distance to a teacher."""
+
+    @abstractmethod
+    def total_variation(self, patches: Any) -> Tensor:
+        """Return the total variation."""
+
+    @abstractmethod
+    def trainer(self, scan: Scan, config: Config, base_model: Model) -> EpochTrainer:
+        """Return what trains on a scan, ready to start from a model."""
+
+    def build(self, description: NetworkDescription, seed: int = 0) -> Any:
+        """Return a network with random weights, those that start at zero included."""
+        network = self.network.Network(description)
+        rng = np.random.default_rng(seed)
+        shapes = description.weight_shapes()
+        weights = {}
+        for name, shape in shapes.items():
+            layer, _, _ = name.rpartition('/')
+            limit = np.prod(shapes[f'{layer}/weight'][1:]) ** -0.5
+            weights[name] = rng.uniform(-limit, limit, shape).astype(np.float32)
+        network.load_weights(weights)
+        return network
+
+    @abstractmethod
+    def real_sum(self, tensor: Tensor) -> Tensor:
+        """Return the real part of a tensor's sum."""
+
+    @abstractmethod
+    def conjugate(self, tensor: Tensor) -> Tensor:
+        """Return the complex conjugate."""
+
+    @abstractmethod
+    def shift_probe_back(self, probes: Tensor, rests_px: Tensor) -> Tensor:
+        """Undo the shift of a probe."""
+
+
+class PyTorch(Framework):
+    """The PyTorch backend."""
+
+    name = 'pytorch'
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.torch = importlib.import_module('torch')
+
+    def model(self, scan: Scan) -> Any:
+        probe = self.torch.from_numpy(scan.probe)
+        return self.forward.ForwardModel(scan, probe, self.torch.device('cpu'))
+
+    def tensor(self, array: Array, *, double: bool = False) -> Tensor:
+        return self.torch.from_numpy(np.array(array, dtype=_kind(array, double)))
+
+    def array(self, tensor: Tensor) -> Array:
+        return np.asarray(tensor.detach().numpy())
+
+    def indices(self, values: Array | Sequence[int]) -> Any:
+        return self.torch.from_numpy(np.array(values, dtype=np.int64))
+
+    def gradient(self, function: Scalar, at: Tensor) -> Array:
+        at = at.clone().requires_grad_()
+        function(at).backward()
+        return self.array(at.grad)
+
+    def images(self, network: Any, images: Array) -> list[Array]:
+        return [self.array(output) for output in network(self.tensor(images))]
+
+    def features(
+        self, network: Any, model: Any, groups: Array, object_: Array, is_flat: bool
+    ) -> Array:
+        seen: list[Tensor] = []
+        handle = network.register_forward_pre_hook(lambda _, inputs: seen.extend(inputs))
+        self.prediction.predict_patches(
+            network, model, self.indices(groups), self.tensor(object_), is_flat=is_flat
+        )
+        handle.remove()
+        return self.array(seen[0])
+
+    def in_double(self, model: Any) -> Any:
+        model.amplitudes = model.amplitudes.double()
+        model.rests = model.rests.double()
+        model.probe = model.probe.to(self.torch.complex128)
+        model._shifted = self.forward.shift_probe(model.probe, model.rests)
+        if model.good is not None:
+            model.good = model.good.double()
+        return model
+
+    def deviance(self, expected: Tensor, model: Any, indices: Any) -> Tensor:
+        return self.losses.poisson_deviance(expected, model, indices)
+
+    def amplitude_error(self, expected: Tensor, model: Any, indices: Any) -> Tensor:
+        return self.losses.amplitude_error(expected, model, indices)
+
+    def teacher_distance(self, patches: Any, labels: Tensor, coverage: Tensor) -> Tensor:
+        return self.losses.teacher_distance(patches, labels, coverage)
+
+    def total_variation(self, patches: Any) -> Tensor:
+        return self.losses.total_variation(patches)
+
+    def real_sum(self, tensor: Tensor) -> Tensor:
+        return tensor.sum().real
+
+    def conjugate(self, tensor: Tensor) -> Tensor:
+        return tensor.conj()
+
+    def shift_probe_back(self, probes: Tensor, rests_px: Tensor) -> Tensor:
+        return self.forward.shift_probe_back(probes, rests_px)
+
+    def trainer(self, scan: Scan, config: Config, base_model: Model) -> EpochTrainer:
+        return _trainer(self.run.PyTorchRun, scan, config, base_model, self.torch.device('cpu'))
+
+
+class TensorFlow(Framework):
+    """The TensorFlow backend."""
+
+    name = 'tensorflow'
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tf = importlib.import_module(f'{self._package}.framework').tf
+
+    def model(self, scan: Scan) -> Any:
+        return self.forward.ForwardModel(scan, scan.probe)
+
+    def tensor(self, array: Array, *, double: bool = False) -> Tensor:
+        return self.tf.constant(np.array(array, dtype=_kind(array, double)))
+
+    def array(self, tensor: Tensor) -> Array:
+        return np.asarray(tensor)
+
+    def indices(self, values: Array | Sequence[int]) -> Any:
+        return np.array(values, dtype=np.int64)
+
+    def gradient(self, function: Scalar, at: Tensor) -> Array:
+        with self.tf.GradientTape() as tape:
+            tape.watch(at)
+            value = function(at)
+        return self.array(tape.gradient(value, at))
+
+    def images(self, network: Any, images: Array) -> list[Array]:
+        outputs = network(self.tensor(images.transpose(0, 2, 3, 1)))
+        return [self.array(output).transpose(0, 3, 1, 2) for output in outputs]
+
+    def features(
+        self, network: Any, model: Any, groups: Array, object_: Array, is_flat: bool
+    ) -> Array:
+        inputs = self.prediction.collect_inputs(
+            network.description, model, groups, self.tensor(object_), is_flat=is_flat
+        )
+        window = network.description.window_px
+        features, *_ = self.prediction.sweepnet_features(window, inputs)
+        return self.array(features).transpose(0, 3, 1, 2)
+
+    def in_double(self, model: Any) -> Any:
+        model.amplitudes = self.tf.cast(model.amplitudes, 'float64')
+        model.rests = self.tf.cast(model.rests, 'float64')
+        model.probe = self.tf.cast(model.probe, 'complex128')
+        model._shifted = self.forward.shift_probe(model.probe, model.rests)
+        if model.good is not None:
+            model.good = self.tf.cast(model.good, 'float64')
+        return model
+
+    def deviance(self, expected: Tensor, model: Any, indices: Any) -> Tensor:
+        return self.losses.poisson_deviance(expected, model.measured(indices), model.good)
+
+    def amplitude_error(self, expected: Tensor, model: Any, indices: Any) -> Tensor:
+        return self.losses.amplitude_error(expected, model.measured(indices), model.good)
+
+    def teacher_distance(self, patches: Any, labels: Tensor, coverage: Tensor) -> Tensor:
+        return self.losses.teacher_distance(
+            patches.values, patches.weights, patches.reference, labels, coverage
+        )
+
+    def total_variation(self, patches: Any) -> Tensor:
+        return self.losses.total_variation(patches.values, patches.weights)
+
+    def real_sum(self, tensor: Tensor) -> Tensor:
+        return self.tf.math.real(self.tf.reduce_sum(tensor))
+
+    def conjugate(self, tensor: Tensor) -> Tensor:
+        return self.tf.math.conj(tensor)
+
+    def shift_probe_back(self, probes: Tensor, rests_px: Tensor) -> Tensor:
+        waves = importlib.import_module(f'{self._package}.waves')
+        return waves.shift_probe_back(probes, rests_px)
+
+    def trainer(self, scan: Scan, config: Config, base_model: Model) -> EpochTrainer:
+        return _trainer(self.run.TensorFlowRun, scan, config, base_model, '/CPU:0')
+
+
+def load(name: str) -> Framework:
+    """Import a backend."""
+    return PyTorch() if name == 'pytorch' else TensorFlow()
+
+
+def _trainer(
+    run: Callable[..., TrainingRun[Any]], scan: Scan, config: Config, base: Model, device: Any
+) -> EpochTrainer:
+    now = time.perf_counter()
+    return run([scan], config, (), base, False, device, now, ignore_progress).trainer
+
+
+def _kind(array: Array, double: bool) -> type:
+    if np.iscomplexobj(array):
+        return np.complex128 if double else np.complex64
+    return np.float64 if double else np.float32

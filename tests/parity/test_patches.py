@@ -1,0 +1,269 @@
+"""Networks, patches, overlaps and stitching of each backend, against NumPy or by hand."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+from parity.frameworks import Framework, Tensor
+from parity.helpers import Model, canvas_object, make_groups, make_patches, noise
+
+from ptychopinn_plugin import physics
+from ptychopinn_plugin.backends.surfaces import fit_surface
+from ptychopinn_plugin.config import ModelConfig
+from ptychopinn_plugin.data import Scan
+from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
+from ptychopinn_plugin.network import describe_network
+
+
+@pytest.mark.parametrize('rests', [(0.0, 0.0), (0.3, -0.4), (-0.5, 0.5), (0.25, 0.0), (1.0, -1.0)])
+def test_bilinear_shift_as_in_numpy(fw: Framework, rests: tuple[float, float]) -> None:
+    image = noise((20, 24)).astype(np.complex64)
+    moved = fw.prediction.shift_bilinear(fw.tensor(image[None]), fw.tensor(np.array([rests])))
+    # Moving the image down is looking up in it.
+    centre = np.array([[10.0, 12.0]]) - np.array(rests)
+    expected = physics.extract_patches(image.astype(complex), centre, (16, 20))[0]
+    np.testing.assert_allclose(fw.array(moved)[0, 2:18, 2:22], expected, atol=1e-6)
+
+
+def test_cut_middle(fw: Framework) -> None:
+    image = np.zeros((1, 32, 37))
+    image[0, 16, 18] = 1
+    for size in (16, 13):
+        cut = fw.array(fw.prediction.cut_middle(fw.tensor(image), size))
+        assert cut.shape == (1, size, size)
+        assert cut[0, size // 2, size // 2] == 1
+
+
+@pytest.mark.parametrize(('n_groups', 'group_size'), [(1, 4), (3, 9), (16, 4), (40, 4), (9, 9)])
+def test_overlaps_are_averaged_group_by_group(
+    fw: Framework, model: Model, n_groups: int, group_size: int
+) -> None:
+    """Together or one at a time is the same; 64 patches and more in a batch included."""
+    patches = make_patches(fw, model, make_groups(model, n_groups, group_size))
+    together = fw.array(fw.prediction.average_overlap(patches, model, group_size))
+    for number in range(n_groups):
+        part = slice(number * group_size, (number + 1) * group_size)
+        alone = fw.prediction.Patches(
+            patches.indices[part], patches.values[part], patches.weights[part]
+        )
+        found = fw.array(fw.prediction.average_overlap(alone, model, group_size))
+        np.testing.assert_allclose(together[part], found, rtol=1e-5, atol=1e-5)
+
+
+def test_overlap_average_as_in_numpy(fw: Framework, scan: Scan, model: Model) -> None:
+    groups = make_groups(model, 5, 4)
+    patches = make_patches(fw, model, groups)
+    found = fw.array(fw.prediction.average_overlap(patches, model, 4)).reshape(5, 4, 16, 16)
+    whole, _ = physics.split_positions(scan.positions_px)
+    centres = whole - model.origin_px
+    values = fw.array(patches.values).astype(complex).reshape(found.shape)
+    weights = fw.array(patches.weights).astype(float).reshape(found.shape)
+    weights = weights + 1e-3 * weights.max(axis=(2, 3), keepdims=True)
+    for group, value, weight, result in zip(groups, values, weights, found, strict=True):
+        total = physics.place_patches(weight, centres[group], model.canvas_shape)
+        summed = physics.place_patches(weight * value, centres[group], model.canvas_shape)
+        mean = summed / np.maximum(total, 1e-9)
+        expected = physics.extract_patches(mean, centres[group], (16, 16))
+        np.testing.assert_allclose(result, expected, atol=1e-4)
+
+
+def test_equal_patches_stay_as_they_are(fw: Framework, model: Model) -> None:
+    patches = make_patches(fw, model, make_groups(model, 6, 4))
+    object_ = fw.tensor(noise(model.canvas_shape))
+    agreeing = dataclasses.replace(patches, values=model.extract(object_, patches.indices, 16))
+    averaged = fw.array(fw.prediction.average_overlap(agreeing, model, 4))
+    np.testing.assert_allclose(averaged, fw.array(agreeing.values), rtol=1e-4, atol=1e-4)
+    # Others do change, and alone nothing does.
+    changed = fw.array(fw.prediction.average_overlap(patches, model, 4)) - fw.array(patches.values)
+    assert np.abs(changed).max() > 0.1
+    assert fw.prediction.average_overlap(patches, model, 1) is patches.values
+
+
+def test_averaging_is_a_projection(fw: Framework, model: Model) -> None:
+    patches = make_patches(fw, model, make_groups(model, 6, 4))
+    once = fw.prediction.average_overlap(patches, model, 4)
+    again = dataclasses.replace(patches, values=once)
+    twice = fw.array(fw.prediction.average_overlap(again, model, 4))
+    np.testing.assert_allclose(twice, fw.array(once), rtol=1e-4, atol=1e-4)
+
+
+def test_gradients_flow_through_the_average(fw: Framework, model: Model) -> None:
+    patches = make_patches(fw, model, make_groups(model, 3, 4))
+
+    def first_patch(values: Tensor) -> Tensor:
+        # The loss sees the first group alone, and only its first patch.
+        some = dataclasses.replace(patches, values=values)
+        averaged = fw.prediction.average_overlap(some, model, 4)
+        return fw.real_sum(averaged[:1] * fw.conjugate(averaged[:1]))
+
+    slope = np.abs(fw.gradient(first_patch, patches.values))
+    assert (slope[:4].max(axis=(1, 2)) > 0).all()
+    assert (slope[4:] == 0).all()
+
+
+@pytest.mark.parametrize(('architecture', 'size'), [('sweepnet', 24), ('cnn', 64)])
+def test_the_network_of_a_description_has_its_shapes(
+    fw: Framework, architecture: str, size: int
+) -> None:
+    values = {'architecture': architecture, 'gridsize': 2, 'filters_scale': 0.25}
+    description = describe_network(ModelConfig.from_dict({**values, 'pattern_size': 64}), size)
+    network = fw.network.Network(description)
+    channels = description.layers[0].out_channels
+    outputs = fw.images(network, np.zeros((3, channels, size, size)))
+    assert len(outputs) == len(description.outputs)
+    for output in outputs:
+        assert output.shape[0] == 3
+        assert output.shape[-2:] == (size, size)
+    weights = network.numpy_weights()
+    assert {name: w.shape for name, w in weights.items()} == description.weight_shapes()
+
+
+def test_a_new_sweepnet_corrects_nothing_and_a_cnn_stays_in_its_range(fw: Framework) -> None:
+    network = fw.network.Network(describe_network(ModelConfig(), 16))
+    (correction,) = fw.images(network, noise((2, 6, 16, 16)).real)
+    assert (correction == 0).all()
+    config = ModelConfig(
+        architecture='cnn', pattern_size=64, filters_scale=0.25, border_decoder=False
+    )
+    network = fw.network.Network(describe_network(config, 64))
+    amplitude, phase = fw.images(network, np.random.default_rng(0).random((2, 1, 64, 64)))
+    assert (amplitude[..., 16:48, 16:48] > 0).all()
+    assert (amplitude[..., :16, :] == 0).all()
+    assert np.abs(phase).max() <= np.pi
+    assert amplitude.max() < 1
+
+
+def test_first_weights_are_drawn_evenly_and_by_the_size_of_a_kernel(fw: Framework) -> None:
+    network = fw.network.Network(describe_network(ModelConfig(filters_scale=2), 16))
+    weights = network.numpy_weights()
+    for name in ('half/1', 'deep/2'):
+        limit = np.prod(weights[f'{name}/weight'].shape[1:]) ** -0.5
+        for part in ('weight', 'bias'):
+            drawn = weights[f'{name}/{part}'].ravel()
+            assert np.abs(drawn).max() <= limit
+            assert drawn.std() == pytest.approx(limit / 3**0.5, rel=0.25)
+
+
+def test_the_border_has_its_own_branch(fw: Framework) -> None:
+    config = ModelConfig(architecture='cnn', pattern_size=64, filters_scale=0.25)
+    network = fw.network.Network(describe_network(config, 64))
+    images = np.random.default_rng(0).random((1, 1, 64, 64))
+    before = fw.images(network, images)[0]
+    weights = network.numpy_weights()
+    weights['amplitude/border/3/bias'] = weights['amplitude/border/3/bias'] + 1
+    network.load_weights(weights)
+    change = np.abs(fw.images(network, images)[0] - before)[0, 0] > 0
+    assert not change[16:48, 16:48].any()
+    change[16:48, 16:48] = True
+    assert change.all()
+
+
+def test_teacher_distance_is_blind_to_a_global_phase(fw: Framework, model: Model) -> None:
+    patches = make_patches(fw, model, np.arange(15)[:, None])
+    values = fw.array(patches.values)
+    labels = values * np.exp(1.3j)
+    coverage = fw.tensor(np.ones(values.shape))
+
+    def distance(patches: Any, labels: Any) -> float:
+        return float(fw.teacher_distance(patches, fw.tensor(labels), coverage))
+
+    assert distance(patches, labels) == pytest.approx(0, abs=1e-6)
+    far = distance(patches, labels * 2)
+    assert far > 0.5
+    # With an estimate, its phase is the one to keep.
+    turned = dataclasses.replace(patches, reference=-patches.values)
+    assert distance(turned, labels) > 2 * far
+
+
+def test_total_variation(fw: Framework, model: Model) -> None:
+    patches = make_patches(fw, model, np.arange(3)[:, None])
+    even = fw.tensor(np.full(patches.values.shape, 1 + 2j))
+    flat = dataclasses.replace(patches, values=even)
+    assert float(fw.total_variation(flat)) == 0
+    assert float(fw.total_variation(patches)) > 0.5
+    slope = fw.gradient(
+        lambda values: fw.total_variation(dataclasses.replace(patches, values=values)), even
+    )
+    assert (slope == 0).all()
+
+
+def test_a_slow_phase_is_found_and_taken_out(fw: Framework) -> None:
+    scan = simulate(
+        SimulationConfig(size=32, pupil_radius=0.12, defocus=100.0, rows=7, columns=7, step_px=5.0)
+    )
+    model = fw.model(scan)
+    assert scan.object_ is not None
+    top, left = model.origin_px.tolist()
+    height, width = model.canvas_shape
+    truth = scan.object_[top : top + height, left : left + width]
+    y, x = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)[None]
+    wrong = truth * np.exp(1j * (0.5 * np.cos(2 * y) * (1 + x) + 0.3 * x))
+    corrected = fw.array(fw.tilts.correct_slow_phase(model, fw.tensor(wrong)))
+    before, after, best = (model.assess(fw.tensor(image))[0] for image in (wrong, corrected, truth))
+    assert after - best < 0.4 * (before - best)
+    for image, low, high in ((wrong, 0.1, 1.0), (corrected, 0.0, 0.06)):
+        phase = np.angle((image * truth.conj())[16:-16, 16:-16])
+        assert low <= phase.std() < high
+    # The truth has nothing to correct, and is not made worse.
+    assert model.assess(fw.tilts.correct_slow_phase(model, fw.tensor(truth)))[0] <= best
+
+
+def test_slopes_are_measured_with_the_right_sign(fw: Framework) -> None:
+    """An object with a ramp too little asks for that ramp."""
+    scan = simulate(SimulationConfig(rows=4, columns=6, poisson_noise=False))
+    assert scan.object_ is not None
+    model = fw.model(scan)
+    top, left = model.origin_px.tolist()
+    height, width = model.canvas_shape
+    assert min(top, left) >= 0
+    truth = scan.object_[top : top + height, left : left + width]
+    ramp = np.array([0.01, -0.02])
+    y, x = np.indices(model.canvas_shape)
+    tilted = truth * np.exp(-1j * (ramp[0] * y + ramp[1] * x))
+    slopes, weights = fw.tilts.measure_slopes(model, fw.tensor(tilted))
+    np.testing.assert_allclose(slopes.mean(axis=0), ramp, rtol=0.1)
+    assert (weights > 0).all()
+
+
+def test_a_surface_is_recovered_from_its_slopes() -> None:
+    rng = np.random.default_rng(0)
+    places = rng.uniform(10, 110, (400, 2))
+    places[:2] = [[10, 10], [110, 110]]
+    u, v = (places[:, 0] - 10) / 100, (places[:, 1] - 10) / 100
+    slopes = np.stack([-np.pi / 100 * np.sin(np.pi * u) * np.cos(2 * np.pi * v), 0 * v], axis=1)
+    slopes[:, 1] = -2 * np.pi / 100 * np.cos(np.pi * u) * np.sin(2 * np.pi * v) + 0.02
+    surface = fit_surface(places, slopes, np.ones_like(slopes), 20.0, (120, 120))
+    grid = np.arange(10, 111) / 100 - 0.1
+    truth = np.outer(np.cos(np.pi * grid), np.cos(2 * np.pi * grid)) + 2 * grid[None]
+    found = surface[10:111, 10:111]
+    assert np.corrcoef(found.ravel(), truth.ravel())[0, 1] > 0.995
+    assert np.ptp(found) == pytest.approx(np.ptp(truth), rel=0.1)
+    flat = fit_surface(places, 0 * slopes, np.ones_like(slopes), 20.0, (120, 120))
+    assert np.abs(flat).max() == 0
+
+
+def test_blocks_are_stitched_in_phase(fw: Framework, model: Model) -> None:
+    """True patches with a random phase each, in blocks with another one, give the object back."""
+    object_ = canvas_object(model)
+    rng = np.random.default_rng(0)
+    stitcher = fw.inference.Stitcher(model, model.flat_object())
+    for indices in (np.arange(7), np.arange(7, 15)):
+        patches = make_patches(fw, model, indices[:, None])
+        cut = fw.array(model.extract(fw.tensor(object_), patches.indices, 16))
+        turns = np.exp(1j * rng.uniform(0, 6, len(indices)))[:, None, None]
+        values = fw.tensor(cut * turns)
+        stitcher.add([dataclasses.replace(patches, values=values)], phase_agreement=True)
+    found, coverage = fw.array(stitcher.object_()), fw.array(model.coverage)
+    lit = coverage > 0.1 * coverage.max()
+    turn = np.vdot(found[lit], object_[lit])
+    assert np.abs(found * turn / abs(turn) - object_)[lit].max() < 0.25
+
+
+def test_prediction_does_not_depend_on_the_batch(fw: Framework, model: Model) -> None:
+    network = fw.build(describe_network(ModelConfig(filters_scale=0.25, passes=2), 16))
+    results = [fw.inference.predict_object(network, model, batch_size=size) for size in (1, 4, 100)]
+    for other in results[1:]:
+        assert len(other) == 3
+        found, expected = fw.array(other[-1]), fw.array(results[0][-1])
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
