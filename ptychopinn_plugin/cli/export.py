@@ -16,7 +16,7 @@ def export(
     format_: Annotated[
         str,
         typer.Option(
-            '--format', metavar='CHOICE', help='onnx, torchscript, torch-export, legacy-tf.'
+            '--format', metavar='CHOICE', help='onnx, torchscript, torch-export, keras, legacy-tf.'
         ),
     ] = 'onnx',
     output: Annotated[
@@ -33,11 +33,11 @@ def export(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a model's network for other programs: ONNX, TorchScript, torch.export, PtychoPINN.
+    """Write a model's network for ONNX, TorchScript, torch.export, Keras or PtychoPINN.
 
-    It takes images (batch, channels, size, size), any number in a batch. For cnn these are
-    amplitudes times (size / 2) / sqrt(mean counts of a pattern), and amplitude and phase come out;
-    stitching and refinement stay here.
+    It takes images (batch, channels, size, size), in Keras (batch, size, size, channels). For cnn
+    these are amplitudes times (size / 2) / sqrt(mean counts of a pattern), and
+    amplitude and phase come out; stitching and refinement stay here.
 
     \b
     Examples:

@@ -62,6 +62,13 @@ EXPORTERS: Mapping[str, Exporter] = {
         _TORCH,
         'torch.export.load, AOTInductor',
     ),
+    'keras': Exporter(
+        '.keras',
+        'ptychopinn_plugin.backends.tensorflow.export:write_keras',
+        'tensorflow',
+        "pip install 'ptychopinn-plugin[tensorflow]'",
+        'keras.models.load_model, on any of its backends; channels last',
+    ),
     'legacy-tf': Exporter(
         '-legacy.h5.zip',
         'ptychopinn_plugin.legacy.writing:write_legacy_tensorflow',
@@ -80,7 +87,8 @@ def export_model(
 
     The network takes images (batch, channels, window, window) in float32, any number in a batch.
     For 'cnn' these are amplitudes times ``(window / 2) / sqrt(mean counts of a pattern)`` and the
-    outputs are amplitude and phase; for 'sweepnet' see `physics.features`.
+    outputs are amplitude and phase; for 'sweepnet' see `physics.features`. Keras has the channels
+    last.
 
     Parameters
     ----------
