@@ -32,7 +32,7 @@ class Model:
     Attributes
     ----------
     backend : str
-        Which backend trained it.
+        Which backend trained it; 'auto' where PtychoPINN did, and any can run it.
     network : NetworkDescription
     config : Config
         All settings that were in force.
