@@ -15,7 +15,7 @@ from ptychopinn_plugin.arrays import BoolArray, ComplexArray, FloatArray
 
 BACK_PROJECTION_EPSILON = 0.05
 
-RATIO_EPSILON = 1e-4
+RATIO_EPSILON = 2e-4
 """Photons. Where an estimate expects none, a float32 transform leaves up to 1e-8 of them with the
 phases of rounding errors; counts there must not be given those phases."""
 
