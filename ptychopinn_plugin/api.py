@@ -34,6 +34,7 @@ from ptychopinn_plugin.data import (
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 from ptychopinn_plugin.errors import ConfigError, PtychoPinnError
 from ptychopinn_plugin.evaluation import Evaluation, evaluate
+from ptychopinn_plugin.legacy.raw_data import RawDataLike, scan_from_raw_data
 
 __all__ = [
     'Config',
@@ -63,7 +64,9 @@ __all__ = [
     'write_scan',
 ]
 
-AnyScan = Scan | Path | str
+AnyScan = Scan | RawDataLike | Path | str
+"""A scan, a `RawData` of PtychoPINN (or what looks like one), or a file."""
+
 AnyModel = Model | Path | str
 
 
@@ -156,7 +159,7 @@ def reconstruct(
     runner = _make(choose(backend, model_backend=opened.backend))
     runner.model = opened
     return runner.reconstruct(
-        _as_scan(scan),
+        as_scan(scan),
         inference or opened.config.inference,
         refinement or opened.config.refinement,
         observer=observer,
@@ -190,7 +193,7 @@ def refine(
     """
     runner = _make(choose(backend))
     return runner.refine(
-        _as_scan(scan), refinement or RefinementConfig(), device=device, observer=observer
+        as_scan(scan), refinement or RefinementConfig(), device=device, observer=observer
     )
 
 
@@ -231,14 +234,17 @@ def _as_model(model: AnyModel) -> Model:
     return model if isinstance(model, Model) else open_model(model)
 
 
-def _as_scan(scan: AnyScan) -> Scan:
+def as_scan(scan: AnyScan) -> Scan:
+    """Return the scan that a file or a `RawData` of PtychoPINN holds."""
+    if isinstance(scan, RawDataLike):
+        return scan_from_raw_data(scan)
     return scan if isinstance(scan, Scan) else load_scan(scan)
 
 
 def _as_scans(scans: AnyScan | Iterable[AnyScan]) -> tuple[Scan, ...]:
-    if isinstance(scans, Scan | Path | str):
-        return (_as_scan(scans),)
-    return tuple(_as_scan(scan) for scan in scans)
+    if isinstance(scans, Scan | RawDataLike | Path | str):
+        return (as_scan(scans),)
+    return tuple(as_scan(scan) for scan in scans)
 
 
 def _starting_model(base_model: AnyModel | None, resume: AnyModel | None) -> Model | None:
@@ -253,6 +259,11 @@ def _starting_model(base_model: AnyModel | None, resume: AnyModel | None) -> Mod
 
 def _resumed_config(model: Model, config: Config | None, chosen: Choice) -> Config:
     """Return the settings a model was trained with, and the new ones for how long and where."""
+    if model.training_state is None:
+        raise ConfigError(
+            'This model holds no training state, so training cannot continue exactly. '
+            'Fine-tune it instead, with base_model.'
+        )
     if chosen.name != model.backend:
         raise ConfigError(
             f'Training continues exactly only on the backend that began it, {model.backend!r}; '

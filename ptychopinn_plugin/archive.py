@@ -17,8 +17,8 @@ import io
 import json
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,15 @@ import h5py
 import numpy as np
 
 from ptychopinn_plugin._version import __version__
-from ptychopinn_plugin.arrays import ComplexArray, RealArray
+from ptychopinn_plugin.arrays import RealArray
 from ptychopinn_plugin.config import Config
 from ptychopinn_plugin.errors import ArchiveError
 from ptychopinn_plugin.files import atomic_path
+from ptychopinn_plugin.legacy.models import legacy_kind, read_legacy_model
+from ptychopinn_plugin.model import Model, TrainingState
 from ptychopinn_plugin.network import NetworkDescription
+
+__all__ = ['Model', 'TrainingState', 'describe_model', 'is_model_file', 'read_model', 'write_model']
 
 FORMAT = 'ptychopinn-plugin model'
 FORMAT_VERSION = 1
@@ -38,60 +42,6 @@ LARGEST_MEMBER_BYTES = 4 << 30
 """A member that says it is larger is refused unread."""
 
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)
-
-
-@dataclass(frozen=True)
-class TrainingState:
-    """What `train --resume` needs to continue exactly: as at the end of the last whole epoch.
-
-    Attributes
-    ----------
-    arrays : mapping of str to ndarray
-        The optimizer's state, the newest and the best weights, by name.
-    values : mapping of str to plain values
-        Epoch, best loss, history, ...
-    """
-
-    arrays: Mapping[str, RealArray]
-    values: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Model:
-    """A trained network, independent of any framework.
-
-    Attributes
-    ----------
-    backend : str
-        Which backend trained it.
-    network : NetworkDescription
-    config : Config
-        All settings that were in force.
-    photons : float
-        Mean counts of a training pattern: the one normalisation. The probe's energy is this
-        number times `intensity_scale` squared.
-    weights : mapping of str to ndarray of float32
-        By layer name (`NetworkDescription.weight_shapes`).
-    intensity_scale : float
-        Factor on the probe's amplitude. It starts at 1, for 'cnn' at 1.5, or at the base model's,
-        and stays there unless it was trained.
-    probe : ndarray of complex64, shape (n_modes, height, width)
-        Of the (first) training scan, as training left it.
-    data_summary, provenance : mapping
-        Plain values for people.
-    training_state : TrainingState, optional
-    """
-
-    backend: str
-    network: NetworkDescription
-    config: Config
-    photons: float
-    weights: Mapping[str, RealArray]
-    probe: ComplexArray
-    intensity_scale: float = 1.0
-    data_summary: Mapping[str, Any] = field(default_factory=dict)
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    training_state: TrainingState | None = None
 
 
 def write_model(path: Path, model: Model, *, inference_only: bool = False) -> None:
@@ -132,7 +82,7 @@ def write_model(path: Path, model: Model, *, inference_only: bool = False) -> No
 
 
 def read_model(path: Path) -> Model:
-    """Read a model file; nothing in it is executed.
+    """Read a model file, of this package or of PtychoPINN; nothing in it is executed.
 
     Raises
     ------
@@ -140,6 +90,8 @@ def read_model(path: Path) -> Model:
         If it is not a model file, damaged, or of a newer format.
     """
     path = Path(path)
+    if legacy_kind(path) is not None:
+        return read_legacy_model(path)
     try:
         with zipfile.ZipFile(path) as archive:
             manifest = _read_manifest(path, archive)
@@ -159,7 +111,7 @@ def read_model(path: Path) -> Model:
         ) from error
     try:
         return _build_model(manifest, weights_data, state_data)
-    except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OSError, OverflowError) as error:
         raise ArchiveError(f'{path} does not hold a complete model: {error}.') from error
 
 
@@ -173,6 +125,7 @@ def describe_model(model: Model) -> dict[str, Any]:
         'pattern_size_px': model.config.model.pattern_size,
         'window_px': model.network.window_px,
         'passes': model.network.passes,
+        'network_layers': dict(Counter(layer.kind for layer in model.network.layers)),
         'gridsize': model.config.model.gridsize,
         'probe_modes': len(model.probe),
         'photons_per_pattern': model.photons,
@@ -185,12 +138,14 @@ def describe_model(model: Model) -> dict[str, Any]:
 
 
 def is_model_file(path: Path) -> bool:
-    """Tell whether a file is a zip that holds a manifest.json."""
+    """Tell whether a file is a zip that holds a manifest.json, or a model of PtychoPINN."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return 'manifest.json' in archive.namelist()
+            if 'manifest.json' in archive.namelist():
+                return True
     except (OSError, zipfile.BadZipFile):
         return False
+    return legacy_kind(path) is not None
 
 
 def _read_manifest(path: Path, archive: zipfile.ZipFile) -> dict[str, Any]:
@@ -266,6 +221,8 @@ def _datasets(file: h5py.File) -> dict[str, RealArray]:
 
     def visit(name: str, item: object) -> None:
         if isinstance(item, h5py.Dataset):
+            if item.external or item.is_virtual:
+                raise ArchiveError(f'{name} would come from another file, which is not read.')
             # Chunks that were never written take no place in the file.
             if item.nbytes > LARGEST_MEMBER_BYTES:
                 raise ArchiveError(f'{name} claims {item.nbytes} bytes; the file is damaged.')

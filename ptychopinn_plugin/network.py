@@ -8,7 +8,17 @@ from ptychopinn_plugin.config import ModelConfig
 from ptychopinn_plugin.errors import ArchiveError, ConfigError
 
 Kind = Literal[
-    'input', 'conv', 'average-pool', 'max-pool', 'upsample', 'add', 'channels', 'pad', 'border'
+    'input',
+    'conv',
+    'average-pool',
+    'max-pool',
+    'upsample',
+    'add',
+    'channels',
+    'pad',
+    'border',
+    'channel-gate',
+    'spatial-gate',
 ]
 Activations = Literal['none', 'relu', 'sigmoid', 'swish', 'softplus', 'pi-tanh']
 
@@ -19,6 +29,12 @@ SWEEPNET_FILTERS = 16
 16 fill the vector units of a CPU."""
 
 SWEEPNET_FEATURES = 6
+
+BORDER_CHANNELS = 4
+"""Of the last image of a decoder of 'cnn', the border is made from so many."""
+
+GATE_REDUCTION = 16
+GATE_SIZE = 7
 
 
 @dataclass(frozen=True)
@@ -34,8 +50,16 @@ class Layer:
         'average-pool', 'max-pool' and 'upsample' (nearest) change it by `size`;
         'add' sums its inputs; 'channels' keeps channels `start` to `stop`;
         'pad' adds `size` zeros on each side; 'border' sets the central half to zero.
+        'channel-gate' multiplies each channel by sigmoid(f(its mean) + f(its maximum)), where
+        f = expand(relu(reduce(x))) are convolutions of size 1 with `hidden_channels` between;
+        'spatial-gate' multiplies each pixel by the sigmoid of a convolution of `size`, without
+        bias, of two images: the maximum over the channels and their mean. [1]_
     inputs : tuple of str
         Names of earlier layers.
+
+    References
+    ----------
+    .. [1] S. Woo et al., CBAM, ECCV 2018, doi:10.1007/978-3-030-01234-2_1.
     """
 
     name: str
@@ -47,6 +71,32 @@ class Layer:
     start: int = 0
     stop: int = 0
     activation: Activations = 'none'
+    hidden_channels: int = 0
+
+    def convolutions(self) -> dict[str, 'Convolution']:
+        """Return the convolutions inside the layer, by the name of their weights."""
+        channels, hidden = self.in_channels, self.hidden_channels
+        match self.kind:
+            case 'conv':
+                return {self.name: Convolution(channels, self.out_channels, self.size)}
+            case 'channel-gate':
+                return {
+                    f'{self.name}/reduce': Convolution(channels, hidden, 1),
+                    f'{self.name}/expand': Convolution(hidden, channels, 1),
+                }
+            case 'spatial-gate':
+                return {self.name: Convolution(2, 1, self.size, has_bias=False)}
+        return {}
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A convolution with stride 1 and zero padding that keeps the size."""
+
+    in_channels: int
+    out_channels: int
+    size: int
+    has_bias: bool = True
 
 
 @dataclass(frozen=True)
@@ -84,10 +134,11 @@ class NetworkDescription:
         """Return the shape of each weight: (out, in, height, width) and (out,)."""
         shapes: dict[str, tuple[int, ...]] = {}
         for layer in self.layers:
-            if layer.kind == 'conv':
-                kernel = (layer.out_channels, layer.in_channels, layer.size, layer.size)
-                shapes[f'{layer.name}/weight'] = kernel
-                shapes[f'{layer.name}/bias'] = (layer.out_channels,)
+            for name, conv in layer.convolutions().items():
+                kernel = (conv.out_channels, conv.in_channels, conv.size, conv.size)
+                shapes[f'{name}/weight'] = kernel
+                if conv.has_bias:
+                    shapes[f'{name}/bias'] = (conv.out_channels,)
         return shapes
 
     def to_dict(self) -> dict[str, Any]:
@@ -137,6 +188,14 @@ class _Builder:
         channels = self.channels[sources[0]]
         return self.put(Layer(name, 'add', sources, channels, channels))
 
+    def gates(self, block: str, source: str) -> str:
+        channels = self.channels[source]
+        hidden = max(1, channels // GATE_REDUCTION)
+        name = f'{block}/channel-gate'
+        gate = Layer(name, 'channel-gate', (source,), channels, channels, hidden_channels=hidden)
+        name, inputs = f'{block}/spatial-gate', (self.put(gate),)
+        return self.put(Layer(name, 'spatial-gate', inputs, channels, channels, size=GATE_SIZE))
+
     def cut(self, name: str, source: str, start: int, stop: int) -> str:
         channels = self.channels[source]
         return self.put(
@@ -155,7 +214,7 @@ def describe_network(config: ModelConfig, window_px: int) -> NetworkDescription:
     """
     if config.architecture == 'sweepnet':
         return _describe_sweepnet(config, window_px)
-    return _describe_cnn(config)
+    return describe_cnn(config)
 
 
 def _describe_sweepnet(config: ModelConfig, window_px: int) -> NetworkDescription:
@@ -182,8 +241,19 @@ def _describe_sweepnet(config: ModelConfig, window_px: int) -> NetworkDescriptio
     )
 
 
-def _describe_cnn(config: ModelConfig) -> NetworkDescription:
-    """Describe the published encoder with two decoders (Hoidn et al. 2023)."""
+def describe_cnn(
+    config: ModelConfig, *, attention: bool = False, border_channels: int = BORDER_CHANNELS
+) -> NetworkDescription:
+    """Describe the published encoder with two decoders (Hoidn et al. 2023).
+
+    Parameters
+    ----------
+    config : ModelConfig
+    attention : bool
+        Gates after the convolutions of each block of the encoder.
+    border_channels : int
+        The border is made from so many of the last channels.
+    """
     if config.pattern_size not in CNN_FILTERS:
         raise ConfigError(
             f'Architecture cnn takes patterns of {", ".join(map(str, CNN_FILTERS))} pixels; got '
@@ -196,10 +266,13 @@ def _describe_cnn(config: ModelConfig) -> NetworkDescription:
         block = f'encoder/{index}'
         scaled = max(1, round(filters * config.filters_scale))
         code = net.conv(f'{block}/2', net.conv(f'{block}/1', code, scaled), scaled)
+        if attention:
+            code = net.gates(block, code)
         code = net.resize(f'{block}/pool', 'max-pool', code)
     outputs = group_size if config.overlap_constraint else 1
-    amplitude = _cnn_decoder(net, 'amplitude', code, config, outputs, config.amplitude_activation)
-    phase = _cnn_decoder(net, 'phase', code, config, outputs, 'pi-tanh')
+    last: Activations = config.amplitude_activation
+    amplitude = _cnn_decoder(net, 'amplitude', code, config, outputs, last, border_channels)
+    phase = _cnn_decoder(net, 'phase', code, config, outputs, 'pi-tanh', border_channels)
     return NetworkDescription(
         architecture='cnn',
         layers=tuple(net.layers),
@@ -216,6 +289,7 @@ def _cnn_decoder(
     config: ModelConfig,
     outputs: int,
     activation: Activations,
+    spare: int,
 ) -> str:
     assert config.pattern_size is not None
     image = code
@@ -236,7 +310,6 @@ def _cnn_decoder(
     if not config.border_decoder:
         centre = net.conv(f'{name}/last', image, outputs, activation)
         return net.resize(f'{name}/padded', 'pad', centre, quarter)
-    spare = 4
     centre = net.cut(f'{name}/centre', image, 0, channels - spare)
     centre = net.conv(f'{name}/last', centre, outputs, activation)
     centre = net.resize(f'{name}/padded', 'pad', centre, quarter)

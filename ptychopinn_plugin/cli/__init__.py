@@ -10,14 +10,18 @@ import typer.main
 from typer.core import TyperGroup
 
 from ptychopinn_plugin._version import __version__
+from ptychopinn_plugin.cli.convert import convert
 from ptychopinn_plugin.cli.demo import demo
 from ptychopinn_plugin.cli.doctor import doctor
 from ptychopinn_plugin.cli.evaluate import evaluate
+from ptychopinn_plugin.cli.export import export
+from ptychopinn_plugin.cli.group import group
 from ptychopinn_plugin.cli.inspect import inspect
 from ptychopinn_plugin.cli.journal import showing_warnings
 from ptychopinn_plugin.cli.options import joined_lines
 from ptychopinn_plugin.cli.reconstruct import reconstruct, refine
 from ptychopinn_plugin.cli.train import train
+from ptychopinn_plugin.cli.twins import ptycho_inference, ptycho_train
 from ptychopinn_plugin.errors import PtychoPinnError
 
 __all__ = ['app', 'main']
@@ -88,6 +92,11 @@ _FUNCTIONS: dict[str, Callable[..., None]] = {
     'refine': refine,
     'evaluate': evaluate,
     'inspect': inspect,
+    'convert': convert,
+    'export': export,
+    'group': group,
+    'ptycho-train': ptycho_train,
+    'ptycho-inference': ptycho_inference,
     'doctor': doctor,
 }
 for _name, _function in _FUNCTIONS.items():

@@ -85,15 +85,19 @@ def _geometry_lines(geometry: dict[str, float]) -> list[str]:
 
 def _model_lines(values: dict[str, Any]) -> list[str]:
     size, data, provenance = values['pattern_size_px'], values['data'], values['provenance']
+    source = provenance.get('imported_from')
     network = (
         f'network: {values["architecture"]}, {values["weights"]:,} weights, window of '
         f'{values["window_px"]} px, {count(values["passes"], "pass", "es")}'
+        + (', attention in the encoder' if 'channel-gate' in values['network_layers'] else '')
     )
     lines = [
-        f'a model for patterns of {size} x {size} px, trained with {values["backend"]}',
+        f'a model for patterns of {size} x {size} px, '
+        + (f'trained with {values["backend"]}' if source is None else f'in {source}'),
         network,
         f'groups of {count(values["gridsize"] ** 2, "pattern")} '
-        f'(gridsize {values["gridsize"]}), {count(values["probe_modes"], "probe mode")}',
+        f'(gridsize {values["gridsize"]}), '
+        + (count(values['probe_modes'], 'probe mode') if values['probe_modes'] else 'no probe'),
         f'normalisation: {values["photons_per_pattern"]:.4g} counts in a pattern, intensity scale '
         f'{values["intensity_scale"]:.4g}',
         'training can be continued with --resume'
@@ -103,7 +107,8 @@ def _model_lines(values: dict[str, Any]) -> list[str]:
     if data:
         scans = ', '.join(map(str, data.get('scans', ())))
         lines.append(f'trained on: {data.get("patterns", "?")} patterns ({scans})')
-    return [*lines, *(f'{name}: {value}' for name, value in provenance.items())]
+    shown = {name: value for name, value in provenance.items() if name != 'imported_from'}
+    return [*lines, *(f'{name}: {value}' for name, value in shown.items())]
 
 
 def _describe_reconstruction(path: Path) -> dict[str, Any]:

@@ -32,6 +32,8 @@ from ptychopinn_plugin.config import InferenceConfig, RefinementConfig
 from ptychopinn_plugin.errors import DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ptychopinn_plugin.data import Reconstruction, Scan
     from ptychopinn_plugin.evaluation import Evaluation
 
@@ -76,29 +78,8 @@ def reconstruct(
       ptychopinn reconstruct run/wts.h5.zip scan.npz --refine 0 -o network-alone
       ptychopinn reconstruct run/wts.h5.zip scan.npz --refine 100 -o result
     """
-    from ptychopinn_plugin import api
-    from ptychopinn_plugin.backends.selection import choose
-
-    watch = Stopwatch()
-    with staged_outputs(output, FILES) as stage:
-        opened = api.open_model(model)
-        config = assemble_config(given, base=opened.config.to_dict())
-        choice = choose(backend, model_backend=opened.backend)
-        size = opened.config.model.pattern_size or opened.network.window_px
-        # The fitted scan, so that its object lies where the reconstruction does.
-        fitted, notes = _read(scan, given, size)
-        watch.loaded()
-        with RunProgress() as observer:
-            result = api.reconstruct(
-                opened,
-                fitted,
-                inference=config.inference,
-                refinement=config.refinement,
-                backend=choice.name,
-                observer=observer,
-            )
-        values, lines = _finish(stage, output, result, fitted, watch)
-    report(values | {'notes': notes}, lines, as_json=as_json)
+    values, lines = reconstruct_into(output, model, scan, backend, given)
+    report(values, lines, as_json=as_json)
 
 
 @takes_settings(
@@ -140,6 +121,54 @@ def refine(
             )
         values, lines = _finish(stage, output, result, read, watch)
     report(values | {'notes': notes}, lines, as_json=as_json)
+
+
+def _everything(scan: 'Scan') -> 'Scan':
+    return scan
+
+
+def reconstruct_into(
+    output: Path,
+    model: Path,
+    scan: Path,
+    backend: str | None,
+    given: Given,
+    select: 'Callable[[Scan], Scan]' = _everything,
+) -> tuple[dict[str, Any], list[str]]:
+    """Reconstruct a scan, or what `select` leaves of it; return what to report.
+
+    Parameters
+    ----------
+    output, model, scan : Path
+    backend : str, optional
+    given : dict of dict
+        The sections 'reading', 'inference' and 'refinement'.
+    select : callable
+    """
+    from ptychopinn_plugin import api
+    from ptychopinn_plugin.backends.selection import choose
+
+    watch = Stopwatch()
+    with staged_outputs(output, FILES) as stage:
+        opened = api.open_model(model)
+        config = assemble_config(given, base=opened.config.to_dict())
+        choice = choose(backend, model_backend=opened.backend)
+        size = opened.config.model.pattern_size or opened.network.window_px
+        # The fitted scan, so that its object lies where the reconstruction does.
+        fitted, notes = _read(scan, given, size)
+        fitted = select(fitted)
+        watch.loaded()
+        with RunProgress() as observer:
+            result = api.reconstruct(
+                opened,
+                fitted,
+                inference=config.inference,
+                refinement=config.refinement,
+                backend=choice.name,
+                observer=observer,
+            )
+        values, lines = _finish(stage, output, result, fitted, watch)
+    return values | {'notes': notes}, lines
 
 
 @dataclass

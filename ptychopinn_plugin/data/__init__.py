@@ -2,7 +2,13 @@
 
 from ptychopinn_plugin.data.description import describe_scan
 from ptychopinn_plugin.data.preparation import find_hot_pixels, fit_to_size, inpaint
-from ptychopinn_plugin.data.readers import Domain, load_scan, read_probe, reader_names
+from ptychopinn_plugin.data.readers import (
+    Domain,
+    load_scan,
+    read_probe,
+    reader_names,
+    scan_from_arrays,
+)
 from ptychopinn_plugin.data.reconstruction import Reconstruction
 from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.data.writers import (
@@ -25,6 +31,7 @@ __all__ = [
     'read_probe',
     'read_reconstruction',
     'reader_names',
+    'scan_from_arrays',
     'write_product',
     'write_reconstruction',
     'write_scan',

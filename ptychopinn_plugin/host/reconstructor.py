@@ -87,7 +87,7 @@ class PinnReconstructor(TrainableReconstructor):
 
     def get_model_file_filter(self) -> str:
         """Return what the file dialog offers."""
-        return f'PtychoPINN Models (*{MODEL_EXTENSION})'
+        return f'PtychoPINN Models (*{MODEL_EXTENSION} *.ckpt)'
 
     def get_model_file_extension(self) -> str:
         """Return the end of a model's name."""
@@ -108,7 +108,10 @@ class PinnReconstructor(TrainableReconstructor):
         with _reported('Load Model'):
             self._hold(Path(file_path))
         assert self._model is not None
-        logger.info('Loaded %s, trained with %s.', file_path, self._model.backend)
+        trained = f'trained with {self._model.backend}'
+        logger.info(
+            'Loaded %s, %s.', file_path, self._model.provenance.get('imported_from', trained)
+        )
 
     def _hold(self, path: Path) -> None:
         self._model, self._model_path = read_model(path), path

@@ -134,3 +134,19 @@ def test_settings_that_cannot_be_keep_their_defaults(
     assert 'TrainingBatchSize' in line
     assert "'many'" in line
     assert read_model(tmp_path / 'out' / 'model.zip').config.training.batch_size == 32
+
+
+def test_a_model_of_ptychopinn_itself(
+    real_data: Path, write_folder: WriteFolder, tmp_path: Path
+) -> None:
+    old = real_data / 'legacy' / 'tf_gs1' / 'wts.h5.zip'
+    if not old.is_file():
+        pytest.skip('No model files of PtychoPINN here.')
+    source = write_folder(tmp_path / 'in', sweeps=3)
+    (source / 'model.zip').write_bytes(old.read_bytes())
+    run = ptychodus('reconstruct', source, tmp_path / 'out')
+    assert run.returncode == 0, run.stdout + run.stderr
+    products = sorted((tmp_path / 'out').glob('product.*.h5'))
+    with h5py.File(products[-1]) as file:
+        losses = file['loss_values'][()]
+    assert losses[-1] < losses[0]

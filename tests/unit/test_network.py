@@ -10,7 +10,7 @@ import pytest
 
 from ptychopinn_plugin.config import ModelConfig
 from ptychopinn_plugin.errors import ArchiveError, ConfigError
-from ptychopinn_plugin.network import NetworkDescription, describe_network
+from ptychopinn_plugin.network import NetworkDescription, describe_cnn, describe_network
 
 PUBLISHED_ENCODER = {64: [32, 64, 128], 128: [16, 32, 64, 128], 256: [8, 16, 32, 64, 128]}
 PUBLISHED_DECODER = {64: [64, 32], 128: [128, 64, 32], 256: [256, 128, 64, 32]}
@@ -100,6 +100,26 @@ def test_cnn_has_the_published_filters(size: int, scale: int) -> None:
 def test_cnn_is_as_large_as_the_published_one() -> None:
     # 2.33 million with a filter scale of 2 and patterns of 64 pixels.
     assert count(cnn(64, filters_scale=2.0)) == pytest.approx(2.33e6, rel=0.002)
+
+
+@pytest.mark.parametrize('border', [1, 4])
+@pytest.mark.parametrize('size', [64, 128, 256])
+def test_attention(size: int, border: int) -> None:
+    config = ModelConfig(architecture='cnn', pattern_size=size, gridsize=2)
+    description = describe_cnn(config, attention=True, border_channels=border)
+    shapes, weights = output_shapes(description), description.weight_shapes()
+    for index, filters in enumerate(PUBLISHED_ENCODER[size]):
+        gate = f'encoder/{index}/channel-gate'
+        assert shapes[gate] == shapes[f'encoder/{index}/2']
+        hidden = max(1, filters // 16)
+        assert weights[f'{gate}/reduce/weight'] == (hidden, filters, 1, 1)
+        assert weights[f'{gate}/expand/bias'] == (filters,)
+        assert weights[f'encoder/{index}/spatial-gate/weight'] == (1, 2, 7, 7)
+        assert f'encoder/{index}/spatial-gate/bias' not in weights
+    assert shapes['amplitude/rest'][0] == border
+    assert (
+        NetworkDescription.from_dict(json.loads(json.dumps(description.to_dict()))) == description
+    )
 
 
 def test_cnn_activations() -> None:

@@ -38,15 +38,18 @@ class Network(nn.Module):
         self.precision: torch.dtype = getattr(torch, precision)
         self.convolutions = nn.ModuleDict()
         for layer in description.layers:
-            if layer.kind == 'conv':
+            for name, made in layer.convolutions().items():
                 conv = nn.Conv2d(
-                    layer.in_channels, layer.out_channels, layer.size, padding=layer.size // 2
+                    made.in_channels,
+                    made.out_channels,
+                    made.size,
+                    padding=made.size // 2,
+                    bias=made.has_bias,
                 )
                 if layer.name in description.zero_layers:
-                    nn.init.zeros_(conv.weight)
-                    assert conv.bias is not None
-                    nn.init.zeros_(conv.bias)
-                self.convolutions[_key(layer.name)] = conv
+                    for parameter in conv.parameters():
+                        nn.init.zeros_(parameter)
+                self.convolutions[_key(name)] = conv
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Compute the outputs for images of shape (batch, channels, height, width)."""
@@ -81,7 +84,23 @@ class Network(nn.Module):
                 mask = torch.ones_like(image[:1, :1])
                 mask[..., height // 4 : -(height // 4), width // 4 : -(width // 4)] = 0
                 return image * mask
+            case 'channel-gate':
+                return self._gate_channels(layer.name, image)
+            case 'spatial-gate':
+                seen = torch.cat([image.amax(1, keepdim=True), image.mean(1, keepdim=True)], 1)
+                return image * torch.sigmoid(self.convolutions[_key(layer.name)](seen))
         raise ArchiveError(f'Layer {layer.name!r} is of unknown kind {layer.kind!r}.')
+
+    def _gate_channels(self, name: str, image: Tensor) -> Tensor:
+        reduce = self.convolutions[_key(f'{name}/reduce')]
+        expand = self.convolutions[_key(f'{name}/expand')]
+
+        def weigh(statistic: Tensor) -> Tensor:
+            weighed: Tensor = expand(functional.relu(reduce(statistic)))
+            return weighed
+
+        total = weigh(image.mean((2, 3), keepdim=True)) + weigh(image.amax((2, 3), keepdim=True))
+        return image * torch.sigmoid(total)
 
     def load_weights(self, weights: Mapping[str, RealArray]) -> None:
         """Take weights by layer name; each must be there and fit.

@@ -83,21 +83,41 @@ def compute(
         inputs = [values[name] for name in layer.inputs]
         if layer.kind == 'conv':
             values[layer.name] = _convolve(layer, inputs[0], weights, dtype)
+        elif layer.kind in ('channel-gate', 'spatial-gate'):
+            values[layer.name] = inputs[0] * _gate(layer, inputs[0], weights, dtype)
         else:
             values[layer.name] = _reshape(layer, inputs)
     return tuple(tf.cast(values[name], tf.float32) for name in description.outputs)
 
 
 def _convolve(layer: Layer, image: Tensor, weights: Weights, dtype: tf.DType) -> Tensor:
-    kernel = tf.cast(weights[f'{layer.name}/weight'], dtype)
-    bias = tf.cast(weights[f'{layer.name}/bias'], dtype)
-    # An image may come from a function of float32.
-    convolved = tf.nn.conv2d(tf.cast(image, dtype), kernel, strides=1, padding='SAME')
-    convolved = tf.nn.bias_add(convolved, bias)
+    convolved = _linear(layer.name, image, weights, dtype)
     if layer.activation not in ('none', 'relu'):
         # Exponentials lose too much in half precision.
         convolved = tf.cast(convolved, tf.float32)
     return ACTIVATIONS[layer.activation](convolved)
+
+
+def _linear(name: str, image: Tensor, weights: Weights, dtype: tf.DType) -> Tensor:
+    kernel = tf.cast(weights[f'{name}/weight'], dtype)
+    # An image may come from a function of float32.
+    convolved = tf.nn.conv2d(tf.cast(image, dtype), kernel, strides=1, padding='SAME')
+    bias = weights.get(f'{name}/bias')
+    return convolved if bias is None else tf.nn.bias_add(convolved, tf.cast(bias, dtype))
+
+
+def _gate(layer: Layer, image: Tensor, weights: Weights, dtype: tf.DType) -> Tensor:
+    """Return the factor on each channel or pixel."""
+    if layer.kind == 'spatial-gate':
+        seen = (tf.reduce_max(image, 3, keepdims=True), tf.reduce_mean(image, 3, keepdims=True))
+        return tf.sigmoid(_linear(layer.name, tf.concat(seen, 3), weights, dtype))
+
+    def weigh(statistic: Tensor) -> Tensor:
+        hidden = tf.nn.relu(_linear(f'{layer.name}/reduce', statistic, weights, dtype))
+        return _linear(f'{layer.name}/expand', hidden, weights, dtype)
+
+    mean = tf.reduce_mean(image, (1, 2), keepdims=True)
+    return tf.sigmoid(weigh(mean) + weigh(tf.reduce_max(image, (1, 2), keepdims=True)))
 
 
 def _reshape(layer: Layer, inputs: list[Tensor]) -> Tensor:

@@ -1,25 +1,26 @@
 """Reading a scan, whatever file it is in."""
 
 import dataclasses
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-from ptychopinn_plugin.arrays import ComplexArray
+from ptychopinn_plugin.arrays import ComplexArray, RealArray
 from ptychopinn_plugin.data.preparation import find_hot_pixels
 from ptychopinn_plugin.data.readers.cxi import read_cxi, read_cxi_product
 from ptychopinn_plugin.data.readers.domain import Domain, check_domain
 from ptychopinn_plugin.data.readers.hdf5 import open_hdf5
 from ptychopinn_plugin.data.readers.joining import Product, single_probe
-from ptychopinn_plugin.data.readers.npz import open_npz, read_npz
+from ptychopinn_plugin.data.readers.npz import open_npz, read_npz, scan_of
 from ptychopinn_plugin.data.readers.plugins import read_with_ptychodus, reader_names
 from ptychopinn_plugin.data.readers.ptychodus_files import read_pair, read_product
 from ptychopinn_plugin.data.scan import Scan
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.physics import split_positions
 
-__all__ = ['Domain', 'load_scan', 'read_probe', 'reader_names']
+__all__ = ['Domain', 'load_scan', 'read_probe', 'reader_names', 'scan_from_arrays']
 
 _EXPECTED = (
     'a scan is an NPZ file, a CXI file, or a folder with diffraction.h5 and product.h5; '
@@ -86,6 +87,55 @@ def load_scan(
     except DataError as error:
         raise _with_path(error, path) from error
     return _finish(scan, mask_hot=mask_hot)
+
+
+def scan_from_arrays(
+    arrays: Mapping[str, RealArray], *, name: str = 'scan', domain: Domain | None = None
+) -> Scan:
+    """Make a scan of arrays under the names that an NPZ file has, and of the same layouts.
+
+    Parameters
+    ----------
+    arrays : mapping of str to ndarray
+        `diff3d` (or `diffraction`), `xcoords`, `ycoords`, `probeGuess` and what else a file may
+        hold. None of them is changed.
+    name : str
+        For messages and plots.
+    domain : 'counts' or 'amplitudes', optional
+        As in `load_scan`.
+
+    Raises
+    ------
+    DataError
+        If an array is missing or is not what it must be.
+    """
+    check_domain(domain)
+    return _finish(scan_of(_Given(arrays, name), name, domain=domain), mask_hot=False)
+
+
+class _Given(Mapping[str, RealArray]):
+    """Arrays in memory, read-only, so that reading cannot change what belongs to others."""
+
+    def __init__(self, arrays: Mapping[str, RealArray], name: str) -> None:
+        self._arrays, self._name = arrays, name
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._arrays
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def __getitem__(self, key: str) -> RealArray:
+        if key not in self._arrays:
+            raise DataError(
+                f'{self._name} must hold {key!r}; it holds {", ".join(self) or "nothing"}.'
+            )
+        array = np.asarray(self._arrays[key]).view()
+        array.flags.writeable = False
+        return array
 
 
 def _with_path(error: DataError, path: Path) -> DataError:

@@ -26,6 +26,9 @@ from ptychopinn_plugin.data.readers.joining import (
 from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.errors import DataError
 
+Arrays = Mapping[str, RealArray]
+"""By key; what is wrong with an array becomes a DataError when it is looked up."""
+
 _GEOMETRY = tuple(Geometry.__dataclass_fields__)
 
 
@@ -88,7 +91,7 @@ def open_npz(path: Path) -> Iterator[Archive]:
         yield Archive(path, members)
 
 
-def read_metadata(archive: Archive) -> tuple[dict[str, Any], tuple[str, ...]]:
+def read_metadata(archive: Arrays) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return the JSON of `_metadata`, empty where there is none, and a note if it is unreadable."""
     if '_metadata' not in archive:
         return {}, ()
@@ -132,24 +135,31 @@ def read_npz(path: Path, *, domain: Domain | None, probe: ComplexArray | None = 
         Used in place of `probeGuess`.
     """
     with open_npz(path) as archive:
-        metadata, notes = read_metadata(archive)
-        is_export = 'bad_pixels' in archive and not metadata
-        positions, more = _positions(archive)
-        patterns, order = _patterns(archive, len(positions))
-        notes = (*notes, *more, *order)
-        modes_axis = False
-        if probe is None:
-            guess = archive['probeGuess']
-            modes_axis = guess.ndim > 2
-            probe, more = single_probe(guess)
-            notes = (*notes, *more)
-        looks_exported = 'bad_pixels' in archive or modes_axis
-        domain, note = _choose_domain(patterns, domain, metadata, looks_exported)
-        object_, more = _object(archive)
-        notes = (*notes, *note, *more, *_restored(metadata))
-        nominal = _nominal(archive, len(positions))
-        bad_pixels = _bad_pixels(archive)
-        scan_index = _scan_index(archive, len(positions))
+        return scan_of(archive, load_name(path), domain=domain, probe=probe)
+
+
+def scan_of(
+    archive: Arrays, name: str, *, domain: Domain | None, probe: ComplexArray | None = None
+) -> Scan:
+    """Make a scan of arrays under the names of an NPZ file; see `read_npz`."""
+    metadata, notes = read_metadata(archive)
+    is_export = 'bad_pixels' in archive and not metadata
+    positions, more = _positions(archive)
+    patterns, order = _patterns(archive, len(positions))
+    notes = (*notes, *more, *order)
+    modes_axis = False
+    if probe is None:
+        guess = archive['probeGuess']
+        modes_axis = guess.ndim > 2
+        probe, more = single_probe(guess)
+        notes = (*notes, *more)
+    looks_exported = 'bad_pixels' in archive or modes_axis
+    domain, note = _choose_domain(patterns, domain, metadata, looks_exported)
+    object_, more = _object(archive)
+    notes = (*notes, *note, *more, *_restored(metadata))
+    nominal = _nominal(archive, len(positions))
+    bad_pixels = _bad_pixels(archive)
+    scan_index = _scan_index(archive, len(positions))
     if is_export:
         # Since 1.6 Ptychodus gives the middle between pixels; only newer files have bad_pixels.
         offset = [middle_offset_px(patterns.shape[1]), middle_offset_px(patterns.shape[2])]
@@ -165,7 +175,7 @@ def read_npz(path: Path, *, domain: Domain | None, probe: ComplexArray | None = 
         nominal_positions_px=nominal,
         scan_index=scan_index,
         geometry=geometry_of(metadata),
-        name=str(metadata.get('name') or load_name(path)),
+        name=str(metadata.get('name') or name),
         notes=(*notes, *scaled),
     )
 
@@ -175,14 +185,14 @@ def _restored(metadata: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(map(str, notes)) if isinstance(notes, list) else ()
 
 
-def _column(archive: Archive, key: str) -> FloatArray:
+def _column(archive: Arrays, key: str) -> FloatArray:
     values = archive[key]
     if values.dtype.kind not in 'uif':
         raise DataError(f'{key} must hold real numbers; its type is {values.dtype}.')
     return values.astype(np.float64).ravel()
 
 
-def _coordinates(archive: Archive, x_key: str, y_key: str) -> FloatArray:
+def _coordinates(archive: Arrays, x_key: str, y_key: str) -> FloatArray:
     x, y = _column(archive, x_key), _column(archive, y_key)
     if len(x) != len(y):
         raise DataError(
@@ -191,14 +201,14 @@ def _coordinates(archive: Archive, x_key: str, y_key: str) -> FloatArray:
     return np.stack([y, x], axis=1)
 
 
-def _positions(archive: Archive) -> tuple[FloatArray, tuple[str, ...]]:
+def _positions(archive: Arrays) -> tuple[FloatArray, tuple[str, ...]]:
     if 'xcoords' not in archive and 'xcoords_start' in archive:
         nominal = _coordinates(archive, 'xcoords_start', 'ycoords_start')
         return nominal, ('The file holds nominal positions alone; they are used.',)
     return _coordinates(archive, 'xcoords', 'ycoords'), ()
 
 
-def _nominal(archive: Archive, count: int) -> FloatArray | None:
+def _nominal(archive: Arrays, count: int) -> FloatArray | None:
     if 'xcoords_start' not in archive or 'ycoords_start' not in archive:
         return None
     nominal = _coordinates(archive, 'xcoords_start', 'ycoords_start')
@@ -209,7 +219,7 @@ def _nominal(archive: Archive, count: int) -> FloatArray | None:
     return nominal
 
 
-def _patterns(archive: Archive, count: int) -> tuple[RealArray, tuple[str, ...]]:
+def _patterns(archive: Arrays, count: int) -> tuple[RealArray, tuple[str, ...]]:
     key = 'diffraction' if 'diff3d' not in archive and 'diffraction' in archive else 'diff3d'
     patterns = archive[key]
     if patterns.dtype.kind not in 'uif':
@@ -274,7 +284,7 @@ def _photons(metadata: Mapping[str, Any]) -> float | None:
     return next((number for number in numbers if number is not None and number > 0), None)
 
 
-def _object(archive: Archive) -> tuple[ComplexArray | None, tuple[str, ...]]:
+def _object(archive: Arrays) -> tuple[ComplexArray | None, tuple[str, ...]]:
     if 'objectGuess' not in archive:
         return None, ()
     values = archive['objectGuess']
@@ -284,11 +294,11 @@ def _object(archive: Archive) -> tuple[ComplexArray | None, tuple[str, ...]]:
     return object_.astype(np.complex64), notes
 
 
-def _bad_pixels(archive: Archive) -> BoolArray | None:
+def _bad_pixels(archive: Arrays) -> BoolArray | None:
     return archive['bad_pixels'] != 0 if 'bad_pixels' in archive else None
 
 
-def _scan_index(archive: Archive, count: int) -> IntArray | None:
+def _scan_index(archive: Arrays, count: int) -> IntArray | None:
     if 'scan_index' not in archive:
         return None
     values = archive['scan_index'].ravel()

@@ -7,7 +7,19 @@ from typing import Any
 
 import pytest
 
-COMMANDS = ('train', 'reconstruct', 'refine', 'evaluate', 'inspect', 'simulate')
+COMMANDS = (
+    'train',
+    'reconstruct',
+    'refine',
+    'evaluate',
+    'inspect',
+    'convert',
+    'export',
+    'group',
+    'simulate',
+    'ptycho-train',
+    'ptycho-inference',
+)
 HEAVY = ('torch', 'tensorflow', 'scipy', 'matplotlib', 'skimage', 'h5py', 'ptychodus')
 
 

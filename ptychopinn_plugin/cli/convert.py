@@ -1,0 +1,67 @@
+"""`ptychopinn convert`: a model of PtychoPINN as a model of this package."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ptychopinn_plugin.cli.common import report
+from ptychopinn_plugin.cli.options import AsJson
+from ptychopinn_plugin.errors import ArchiveError, OutputError
+
+
+def convert(
+    old: Annotated[
+        Path,
+        typer.Argument(
+            metavar='OLD', help="PtychoPINN's wts.h5.zip (TensorFlow or torch) or Lightning .ckpt."
+        ),
+    ],
+    new: Annotated[Path, typer.Argument(metavar='NEW.zip', help='The model file to write.')],
+    probe_from: Annotated[
+        Path | None,
+        typer.Option(
+            '--probe-from',
+            metavar='FILE',
+            help='A scan or product with the probe of the training: torch files hold none, and the '
+            'intensity scale follows from it.',
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Turn a model of PtychoPINN into one of this package, without executing what is in it.
+
+    The new model predicts what the old one predicts. Other commands read the old file directly as
+    well.
+
+    \b
+    Examples:
+      ptychopinn convert old/wts.h5.zip model/wts.h5.zip
+      ptychopinn convert last.ckpt model.zip --probe-from train_data.npz
+    """
+    from ptychopinn_plugin.archive import describe_model, write_model
+    from ptychopinn_plugin.data import read_probe
+    from ptychopinn_plugin.legacy.models import legacy_kind, read_legacy_model
+
+    if not old.is_file():
+        raise ArchiveError(f'There is no model file {old}. Check the path.')
+    if legacy_kind(old) is None:
+        raise ArchiveError(
+            f'{old} is no model of PtychoPINN, so there is nothing to convert. '
+            f'See what it is: ptychopinn inspect {old}.'
+        )
+    if new.exists() and new.samefile(old):
+        raise OutputError(f'{new} is the old file. Choose another name for the new one.')
+    model = read_legacy_model(old, probe=None if probe_from is None else read_probe(probe_from))
+    write_model(new, model)
+    values = {'old': old, 'new': new, **describe_model(model)}
+    lines = [
+        f'{old} was {model.provenance["imported_from"]}',
+        f'{values["architecture"]}, {values["weights"]:,} weights, patterns of '
+        f'{values["pattern_size_px"]} px, gridsize {values["gridsize"]}',
+        f'intensity scale {model.intensity_scale:.4g}, from '
+        f'{model.provenance["intensity_scale_from"]}',
+        f'model: {new}',
+        f'next: ptychopinn reconstruct {new} SCAN --output DIR',
+    ]
+    report(values, lines, as_json=as_json)

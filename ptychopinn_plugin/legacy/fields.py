@@ -1,0 +1,272 @@
+"""Every field of PtychoPINN's settings: its flat name, its default, and what it is here."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Owner = Literal['ModelConfig', 'TrainingConfig', 'InferenceConfig']
+Policy = Literal['taken', 'warn', 'raise']
+
+OWNERS: tuple[Owner, ...] = ('ModelConfig', 'TrainingConfig', 'InferenceConfig')
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _whole_if_possible(value: Any) -> Any:
+    return int(value) if float(value).is_integer() else value
+
+
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
+
+
+_ACTIVATIONS = {'silu': 'swish'}
+_SCHEDULES = {
+    'default': 'constant',
+    'reducelronplateau': 'plateau',
+    'reduceonplateau': 'plateau',
+    'warmupcosine': 'cosine',
+}
+_SCHEDULES_BACK = {
+    'constant': 'Default',
+    'exponential': 'Exponential',
+    'cosine': 'WarmupCosine',
+    'one-cycle': 'WarmupCosine',
+    'plateau': 'ReduceLROnPlateau',
+}
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field of PtychoPINN's settings.
+
+    Attributes
+    ----------
+    owner, name : str
+        Its class and name there.
+    default : plain value
+        There.
+    effect : str
+        What it does here, or why it has no effect.
+    ours : str
+        ``section.name`` in `Config`, or ``run.name`` for what is no setting here but an argument
+        (`configuration.LegacySettings`); empty where there is none.
+    flat : str
+        Its name in the flat dictionary, where that is not `name`.
+    policy : str
+        'taken': honoured, or without any effect on results; else what happens where the value is
+        another than `neutral`.
+    neutral : plain value
+        With which there is nothing to honour; the default where not given.
+    take, give : callable
+        From their value to ours, and back.
+    """
+
+    owner: Owner
+    name: str
+    default: Any
+    effect: str
+    ours: str = ''
+    flat: str = ''
+    policy: Policy = 'taken'
+    neutral: Any = ...
+    take: Callable[[Any], Any] = _same
+    give: Callable[[Any], Any] = _same
+
+    @property
+    def flat_name(self) -> str:
+        """Return the name in the flat dictionary."""
+        return self.flat or self.name
+
+    def is_neutral(self, value: Any) -> bool:
+        """Tell whether a value asks for nothing that is not done here."""
+        neutral = self.default if self.neutral is ... else self.neutral
+        return bool(value is None or value == neutral)
+
+
+def _model(*arguments: Any, **more: Any) -> Field:
+    return Field('ModelConfig', *arguments, **more)
+
+
+def _training(*arguments: Any, **more: Any) -> Field:
+    return Field('TrainingConfig', *arguments, **more)
+
+
+def _inference(*arguments: Any, **more: Any) -> Field:
+    return Field('InferenceConfig', *arguments, **more)
+
+
+_GROUPS_COVER = 'no effect: groups cover every position once'
+
+FIELDS: tuple[Field, ...] = (
+    _model('N', 64, 'side of the patterns', 'model.pattern_size'),
+    _model('gridsize', 1, 'a group holds its square of patterns', 'model.gridsize'),
+    _model(
+        'n_filters_scale',
+        2,
+        'factor on the filters',
+        'model.filters_scale',
+        give=_whole_if_possible,
+    ),
+    _model('model_type', 'pinn', 'pinn or supervised', 'model.model_type', take=_lower),
+    _model(
+        'amp_activation',
+        'sigmoid',
+        'last activation of the amplitude',
+        'model.amplitude_activation',
+        take=lambda value: _ACTIVATIONS.get(_lower(value), _lower(value)),
+    ),
+    _model(
+        'object_big',
+        True,
+        'patches of a group are averaged where they overlap',
+        'model.overlap_constraint',
+        flat='object.big',
+    ),
+    _model(
+        'probe_big',
+        True,
+        'a second branch predicts the border of a patch',
+        'model.border_decoder',
+        flat='probe.big',
+    ),
+    _model(
+        'probe_mask',
+        False,
+        'no mask: the probe is used as it is in the scan',
+        flat='probe.mask',
+        policy='warn',
+    ),
+    _model('pad_object', True, 'predict the central half of a patch', 'model.pad_object'),
+    _model(
+        'probe_scale',
+        4.0,
+        'no effect: the probe is scaled to the counts; an imported model keeps its own scale',
+        policy='warn',
+    ),
+    _model('gaussian_smoothing_sigma', 0.0, 'predictions are not smoothed', policy='warn'),
+    _model(
+        'architecture',
+        'cnn',
+        'cnn; a sweepnet of ours has no counterpart there',
+        'model.architecture',
+        take=_lower,
+    ),
+    _training(
+        'train_data_file', None, 'the scan to train on', 'run.train_data', 'train_data_file_path'
+    ),
+    _training(
+        'test_data_file', None, 'the scan to reconstruct', 'run.test_data', 'test_data_file_path'
+    ),
+    _training('batch_size', 16, 'patterns in a batch', 'training.batch_size'),
+    _training('nepochs', 50, 'passes over the training patterns', 'training.epochs'),
+    _training(
+        'mae_weight',
+        0.0,
+        'weight of the mean absolute error of the amplitudes',
+        'training.amplitude_mae_weight',
+    ),
+    _training('nll_weight', 1.0, 'weight of the Poisson likelihood', 'training.poisson_weight'),
+    _training('realspace_mae_weight', 0.0, 'no such term of the loss', policy='raise'),
+    _training('realspace_weight', 0.0, 'no such term of the loss', policy='raise'),
+    _training(
+        'nphotons',
+        1e9,
+        'no effect: counts come from the scan, or from nphotons in its _metadata',
+        policy='warn',
+    ),
+    _training('n_groups', 512, 'groups in an epoch', 'training.n_groups'),
+    _training('n_images', None, 'deprecated name of n_groups', 'training.n_groups'),
+    _training('n_subsample', None, 'use so many patterns of each scan', 'training.n_subsample'),
+    _training('subsample_seed', None, 'seed of all that is random', 'training.seed'),
+    _training(
+        'neighbor_count',
+        4,
+        'a group is chosen among so many neighbours',
+        'training.neighbor_count',
+    ),
+    _training(
+        'enable_oversampling',
+        False,
+        'no effect: each epoch draws new groups, so all combinations come up',
+        policy='warn',
+    ),
+    _training(
+        'neighbor_pool_size',
+        None,
+        'beats neighbor_count, where given',
+        'training.neighbor_count',
+    ),
+    _training(
+        'positions_provided',
+        True,
+        'positions are needed, and are in the scan',
+        flat='positions.provided',
+        policy='raise',
+    ),
+    _training(
+        'probe_trainable',
+        False,
+        'training corrects the probe',
+        'training.probe_trainable',
+        'probe.trainable',
+    ),
+    _training(
+        'intensity_scale_trainable',
+        True,
+        'training corrects the intensity scale',
+        'training.intensity_scale_trainable',
+        'intensity_scale.trainable',
+    ),
+    _training('output_dir', None, 'folder for the results', 'run.output', 'output_prefix'),
+    _training('sequential_sampling', False, 'no effect: groups are drawn at random', policy='warn'),
+    _training('backend', None, 'the framework that computes', 'run.backend'),
+    _training('learning_rate', 1e-3, 'peak step of the optimizer', 'training.learning_rate'),
+    _training('optimizer', 'adam', 'adam or adamw', 'training.optimizer', take=_lower),
+    _training('weight_decay', 0.0, 'of adamw', 'training.weight_decay'),
+    _training(
+        'gradient_clip_val',
+        None,
+        'largest norm of the gradient; ours where not given',
+        'training.gradient_clip',
+    ),
+    _training('accum_steps', 1, 'batches that share one step', 'training.accumulation'),
+    _training(
+        'scheduler',
+        'Default',
+        'how the learning rate changes',
+        'training.schedule',
+        take=lambda value: _SCHEDULES.get(_lower(value), _lower(value)),
+        give=lambda value: _SCHEDULES_BACK[value],
+    ),
+    _inference('model_path', None, 'the model, or the folder that holds it', 'run.model'),
+    _inference(
+        'test_data_file', None, 'the scan to reconstruct', 'run.test_data', 'test_data_file_path'
+    ),
+    _inference('n_groups', None, _GROUPS_COVER, policy='warn'),
+    _inference(
+        'n_subsample',
+        None,
+        'reconstruct from so many patterns',
+        'run.n_subsample',
+    ),
+    _inference('subsample_seed', None, 'seed of n_subsample', 'run.subsample_seed'),
+    _inference('neighbor_count', 4, _GROUPS_COVER, policy='warn'),
+    _inference('enable_oversampling', False, _GROUPS_COVER, policy='warn'),
+    _inference('neighbor_pool_size', None, _GROUPS_COVER, policy='warn'),
+    _inference('debug', False, 'no effect; see the log and metrics.json', policy='warn'),
+    _inference('output_dir', None, 'folder for the results', 'run.output', 'output_prefix'),
+    _inference('backend', None, 'the framework that computes', 'run.backend'),
+)
+
+RUN_TIME = frozenset(
+    ['learning_rate', 'optimizer', 'weight_decay', 'gradient_clip_val', 'accum_steps', 'scheduler']
+)
+"""Read where they are given, and never written to the flat dictionary."""
+
+
+def fields_of(owner: Owner) -> Mapping[str, Field]:
+    """Return the fields of one of PtychoPINN's classes by name."""
+    return {item.name: item for item in FIELDS if item.owner == owner}

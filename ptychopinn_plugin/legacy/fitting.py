@@ -1,0 +1,70 @@
+"""Old weights into the layers of a description: every one fits, or an error names the first."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ptychopinn_plugin.arrays import RealArray
+from ptychopinn_plugin.errors import ArchiveError
+from ptychopinn_plugin.network import NetworkDescription
+
+
+@dataclass(frozen=True)
+class OldWeight:
+    """A weight of an old file.
+
+    Attributes
+    ----------
+    name : str
+        In the old file.
+    values : ndarray
+        Kernels as (out, in, height, width).
+    """
+
+    name: str
+    values: RealArray
+
+
+def fit_weights(
+    network: NetworkDescription, old: Mapping[str, OldWeight], source: str
+) -> dict[str, RealArray]:
+    """Return the network's weights, in its order.
+
+    Parameters
+    ----------
+    network : NetworkDescription
+    old : mapping of str to OldWeight
+        By the name that the weight has in `network`.
+    source : str
+        For messages.
+
+    Raises
+    ------
+    ArchiveError
+        Naming the first weight that is missing, left over, of another shape or not finite.
+    """
+    shapes = network.weight_shapes()
+    fitted: dict[str, RealArray] = {}
+    for name, shape in shapes.items():
+        if name not in old:
+            raise ArchiveError(
+                f'{source}: there are no weights for the layer {name!r}, whose shape is {shape}. '
+                'The file holds a network of another kind than its settings say.'
+            )
+        values = old[name].values
+        if values.shape != shape:
+            raise ArchiveError(
+                f'{source}: {old[name].name!r} does not fit the layer {name!r}: its shape must be '
+                f'{shape}; it is {values.shape}. No weight was taken over.'
+            )
+        if values.dtype.kind != 'f' or not np.isfinite(values).all():
+            raise ArchiveError(f'{source}: {old[name].name!r} holds values that are no numbers.')
+        fitted[name] = np.ascontiguousarray(values, dtype=np.float32)
+    left = [weight.name for name, weight in old.items() if name not in shapes]
+    if left:
+        raise ArchiveError(
+            f'{source}: the network has no layer for {left[0]!r} ({len(left)} such weights). '
+            'The file holds a network of another kind than its settings say.'
+        )
+    return fitted

@@ -1,0 +1,357 @@
+"""Model files of PtychoPINN: told from ours, read without executing anything, and described."""
+
+import hashlib
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ptychopinn_plugin._version import __version__
+from ptychopinn_plugin.arrays import ComplexArray
+from ptychopinn_plugin.config import Config
+from ptychopinn_plugin.errors import ArchiveError, ConfigError
+from ptychopinn_plugin.legacy.configuration import from_legacy
+from ptychopinn_plugin.legacy.containers import SafeZip, open_zip
+from ptychopinn_plugin.legacy.fields import FIELDS
+from ptychopinn_plugin.legacy.fitting import OldWeight, fit_weights
+from ptychopinn_plugin.legacy.keras_models import read_keras_network
+from ptychopinn_plugin.legacy.pickles import read_pickle
+from ptychopinn_plugin.legacy.torch_files import is_torch_file, read_torch_file
+from ptychopinn_plugin.legacy.torch_models import map_torch_weights
+from ptychopinn_plugin.model import Model
+from ptychopinn_plugin.network import BORDER_CHANNELS, NetworkDescription, describe_cnn
+
+Kind = Literal['tensorflow', 'torch', 'lightning']
+
+KINDS: dict[Kind, str] = {
+    'tensorflow': "PtychoPINN's TensorFlow archive (wts.h5.zip, version 1.0)",
+    'torch': "PtychoPINN's torch archive (wts.h5.zip, version 2.0-pytorch)",
+    'lightning': "a Lightning checkpoint (.ckpt) of PtychoPINN's torch network",
+}
+
+BACKEND = 'auto'
+"""An imported model belongs to no backend: whichever is chosen can run it."""
+
+PROBE_SCALE = 4.0
+FALLBACK_INTENSITY_SCALE = 1.25
+"""That of a probe of about 0.4 of the pattern's width, for files that hold no probe."""
+
+_MEMBER = 'diffraction_to_obj'
+
+
+@dataclass(frozen=True)
+class LegacyFile:
+    """What a file of PtychoPINN holds.
+
+    Attributes
+    ----------
+    kind : str
+    settings : mapping
+        Its flat dictionary.
+    network : NetworkDescription
+    weights : mapping of str to OldWeight
+        By our names.
+    probe : ndarray of complex64, shape (1, height, width), optional
+        As PtychoPINN normalised it.
+    """
+
+    kind: Kind
+    settings: Mapping[str, Any]
+    network: NetworkDescription
+    weights: Mapping[str, OldWeight]
+    probe: ComplexArray | None = None
+
+
+def legacy_kind(path: Path) -> Kind | None:
+    """Tell which kind of file of PtychoPINN this is, by its members; None where it is none."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
+        return None
+    if 'manifest.dill' in names:
+        return 'tensorflow' if f'{_MEMBER}/model.keras' in names else 'torch'
+    return 'lightning' if is_torch_file(names) else None
+
+
+def read_legacy_model(path: Path, *, probe: ComplexArray | None = None) -> Model:
+    """Read a model file of PtychoPINN.
+
+    Parameters
+    ----------
+    path : Path
+    probe : ndarray of complex, shape (n_modes, height, width), optional
+        The probe it was trained with, of any scale. Torch's files hold none, and the intensity
+        scale follows from it.
+
+    Returns
+    -------
+    Model
+        Of architecture 'cnn' and backend 'auto'; it predicts what PtychoPINN predicts.
+
+    Raises
+    ------
+    ArchiveError
+        If it is none, is damaged, holds a network that is not read, or names something that could
+        run code.
+    """
+    file = read_legacy_file(path)
+    weights = fit_weights(file.network, file.weights, str(path))
+    config = _config_of(file)
+    size = file.network.window_px
+    if probe is not None:
+        file_probe: ComplexArray | None = normalise_as_legacy(probe, _probe_scale(file.settings))
+    else:
+        file_probe = file.probe
+    if file_probe is not None and file_probe.shape[1:] != (size, size):
+        raise ArchiveError(
+            f'{path}: the probe must have {size} x {size} pixels as the patterns have; it has '
+            f'{file_probe.shape[1]} x {file_probe.shape[2]}.'
+        )
+    scale = FALLBACK_INTENSITY_SCALE if file_probe is None else intensity_scale_of(file_probe)
+    return Model(
+        backend=BACKEND,
+        network=file.network,
+        config=config,
+        photons=_photons(file.settings),
+        intensity_scale=scale,
+        weights=weights,
+        probe=np.zeros((0, size, size), np.complex64) if file_probe is None else file_probe,
+        data_summary=_data_summary(file.settings),
+        provenance={
+            'imported_from': KINDS[file.kind],
+            'file': path.name,
+            'sha256': _digest(path),
+            'package': f'ptychopinn-plugin {__version__}',
+            'intensity_scale_from': 'an assumed probe' if file_probe is None else 'the probe',
+        },
+    )
+
+
+def read_legacy_file(path: Path) -> LegacyFile:
+    """Read what a file of PtychoPINN holds; see `read_legacy_model`."""
+    kind, source = legacy_kind(path), str(path)
+    if kind is None:
+        raise ArchiveError(
+            f'{source} is no model file of PtychoPINN: a zip with manifest.dill, or a checkpoint '
+            'of Lightning, is needed.'
+        )
+    try:
+        if kind == 'lightning':
+            return _read_lightning(path, source)
+        with open_zip(path, source) as archive:
+            version = _read_version(archive)
+            if kind == 'tensorflow':
+                return _read_tensorflow(archive, version)
+            return _read_torch(archive, version)
+    except ConfigError as error:
+        raise ArchiveError(f'{source}: {error}') from error
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+        raise ArchiveError(f'{source} does not hold a complete model: {error}.') from error
+
+
+def normalise_as_legacy(probe: ComplexArray, probe_scale: float) -> ComplexArray:
+    """Scale a probe as PtychoPINN does.
+
+    The mean of its modulus over all pixels, taken inside a disc of a quarter of the width around
+    the middle between pixels, becomes ``1 / probe_scale``.
+
+    Parameters
+    ----------
+    probe : ndarray of complex, shape (n_modes, height, width)
+    probe_scale : float
+
+    Returns
+    -------
+    ndarray of complex64, shape (n_modes, height, width)
+    """
+    height, width = probe.shape[-2:]
+    y = np.arange(height)[:, np.newaxis] - (height - 1) / 2
+    x = np.arange(width)[np.newaxis, :] - (width - 1) / 2
+    disc = np.hypot(y, x) < width / 4
+    modulus = np.sqrt((np.abs(probe.astype(np.complex128)) ** 2).sum(axis=0))
+    mean = float((modulus * disc).mean())
+    if not mean > 0:
+        raise ConfigError('The probe is dark in its middle, so it cannot be scaled.')
+    return (probe / (probe_scale * mean)).astype(np.complex64)
+
+
+def intensity_scale_of(probe: ComplexArray) -> float:
+    r"""Return our intensity scale of a probe that PtychoPINN normalised.
+
+    Its network sees amplitudes :math:`X` of mean energy :math:`(N/2)^2` and is trained so that
+    :math:`X = |F(P O)|`; here :math:`\sqrt{k} = |F(s \hat P O)|` with a probe :math:`\hat P` whose
+    energy is the mean of the counts :math:`k`. So :math:`s^2 = \sum |P|^2 / (N/2)^2`.
+    """
+    energy = float((np.abs(probe.astype(np.complex128)) ** 2).sum())
+    return float(np.sqrt(energy) / (probe.shape[-1] / 2))
+
+
+def _digest(path: Path) -> str:
+    with path.open('rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def _read_version(archive: SafeZip) -> str:
+    source = f'{archive.source}: manifest.dill'
+    manifest = read_pickle(archive.read('manifest.dill'), source)
+    if not isinstance(manifest, dict) or _MEMBER not in (manifest.get('models') or ()):
+        raise ArchiveError(f'{source} lists no model {_MEMBER!r}.')
+    return str(manifest.get('version'))
+
+
+def _read_settings(archive: SafeZip) -> dict[str, Any]:
+    source = f'{archive.source}: {_MEMBER}/params.dill'
+    settings = read_pickle(archive.read(f'{_MEMBER}/params.dill'), source)
+    if not isinstance(settings, dict) or 'N' not in settings:
+        raise ArchiveError(f'{source} holds no settings with N, the size of the patterns.')
+    return settings
+
+
+def _read_tensorflow(archive: SafeZip, version: str) -> LegacyFile:
+    if version != '1.0':
+        raise ArchiveError(
+            f'{archive.source}: version 1.0 of the TensorFlow archive is read; this is {version}.'
+        )
+    settings = _read_settings(archive)
+    source = f'{archive.source}: {_MEMBER}/model.keras'
+    found = read_keras_network(archive.read(f'{_MEMBER}/model.keras'), source)
+    settings = {**settings, 'amp_activation': found.amplitude_activation}
+    network = _describe(
+        settings,
+        outputs=found.outputs,
+        group_size=found.group_size,
+        border_channels=found.border_channels,
+        source=source,
+    )
+    return LegacyFile('tensorflow', settings, network, found.weights, _probe(settings))
+
+
+def _read_torch(archive: SafeZip, version: str) -> LegacyFile:
+    if version != '2.0-pytorch':
+        raise ArchiveError(
+            f'{archive.source}: version 2.0-pytorch of the torch archive is read; this is '
+            f'{version}.'
+        )
+    settings = _read_settings(archive)
+    source = f'{archive.source}: {_MEMBER}/model.pth'
+    state = read_torch_file(archive.read(f'{_MEMBER}/model.pth'), source)
+    return _from_state('torch', settings, state, source)
+
+
+def _read_lightning(path: Path, source: str) -> LegacyFile:
+    values = read_torch_file(path, source)
+    if not isinstance(values, dict) or not isinstance(values.get('state_dict'), dict):
+        raise ArchiveError(f'{source} holds no state_dict, so it is no checkpoint of Lightning.')
+    parts = values.get('hyper_parameters') or {}
+    model, data, training = (
+        dict(parts.get(name) or {}) for name in ('model_config', 'data_config', 'training_config')
+    )
+    if 'N' not in data:
+        raise ArchiveError(
+            f'{source} holds no hyper_parameters with data_config.N, the size of the patterns. '
+            'Use the wts.h5.zip that was written beside it.'
+        )
+    side = (data.get('grid_size') or (1, 1))[0]
+    settings = {
+        **model,
+        'N': data['N'],
+        'gridsize': side,
+        'nphotons': data.get('nphotons'),
+        'probe_scale': data.get('probe_scale'),
+        'nepochs': training.get('epochs'),
+        'model_type': 'supervised' if model.get('mode') == 'Supervised' else 'pinn',
+        **{
+            name: training.get(name)
+            for name in ('batch_size', 'learning_rate', 'n_groups', 'train_data_file')
+        },
+    }
+    return _from_state('lightning', settings, values['state_dict'], source)
+
+
+def _from_state(kind: Kind, settings: dict[str, Any], state: Any, source: str) -> LegacyFile:
+    if not isinstance(state, dict) or not all(isinstance(v, np.ndarray) for v in state.values()):
+        raise ArchiveError(f'{source} holds no weights by name.')
+    found = map_torch_weights(state, source)
+    network = _describe(
+        settings,
+        outputs=found.outputs,
+        group_size=found.group_size,
+        border_channels=found.border_channels,
+        source=source,
+        attention=found.attention,
+    )
+    return LegacyFile(kind, settings, network, found.weights, _probe(settings))
+
+
+def _describe(
+    settings: dict[str, Any],
+    *,
+    outputs: int,
+    group_size: int,
+    border_channels: int,
+    source: str,
+    attention: bool = False,
+) -> NetworkDescription:
+    """Describe the network of the settings, of which the weights know some better."""
+    settings['probe_big'] = border_channels > 0
+    if group_size > 1:
+        settings['object_big'] = outputs == group_size
+    config = from_legacy(_known(settings), owner='TrainingConfig').config.model
+    if config.gridsize**2 != group_size:
+        raise ArchiveError(
+            f'{source}: the settings say gridsize {config.gridsize}; the first layer takes '
+            f'{group_size} channels.'
+        )
+    return describe_cnn(
+        config, attention=attention, border_channels=border_channels or BORDER_CHANNELS
+    )
+
+
+def _known(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that we honour, in the names of the fields."""
+    taken: dict[str, Any] = {}
+    for item in FIELDS:
+        if item.owner == 'InferenceConfig' or not item.ours or item.ours.startswith('run.'):
+            continue
+        value = settings.get(item.name, settings.get(item.flat_name))
+        if isinstance(value, str | int | float):
+            taken[item.name] = value
+    return taken
+
+
+def _config_of(file: LegacyFile) -> Config:
+    config = from_legacy(_known(file.settings), owner='TrainingConfig').config
+    return config.replace(
+        # As PtychoPINN does: each scan is scaled by its own mean.
+        inference=config.inference.replace(intensity_scale='scan'),
+        # Moved by exactly zero there, whatever the setting says; the probe is the scan's.
+        training=config.training.replace(probe_trainable=False),
+    )
+
+
+def _probe(settings: Mapping[str, Any]) -> ComplexArray | None:
+    """Return the probe of the flat dictionary; shape (height, width, modes) there."""
+    probe = settings.get('probe')
+    if not isinstance(probe, np.ndarray) or probe.dtype.kind != 'c' or probe.ndim not in (2, 3):
+        return None
+    stacked = probe[..., np.newaxis] if probe.ndim == 2 else probe
+    return np.ascontiguousarray(np.moveaxis(stacked, -1, 0), dtype=np.complex64)
+
+
+def _probe_scale(settings: Mapping[str, Any]) -> float:
+    value = settings.get('probe_scale')
+    return float(value) if isinstance(value, int | float) and value > 0 else PROBE_SCALE
+
+
+def _photons(settings: Mapping[str, Any]) -> float:
+    value = settings.get('nphotons')
+    return float(value) if isinstance(value, int | float) and value > 0 else 1e9
+
+
+def _data_summary(settings: Mapping[str, Any]) -> dict[str, Any]:
+    name = settings.get('train_data_file_path') or settings.get('train_data_file')
+    return {'scans': [str(name)]} if name else {}

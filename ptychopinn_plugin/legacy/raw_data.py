@@ -1,0 +1,58 @@
+"""PtychoPINN's `RawData` in memory, told by its attributes and imported from nowhere."""
+
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from ptychopinn_plugin.arrays import RealArray
+from ptychopinn_plugin.data import Domain, Scan, scan_from_arrays
+
+KEYS = (
+    'diff3d',
+    'xcoords',
+    'ycoords',
+    'xcoords_start',
+    'ycoords_start',
+    'probeGuess',
+    'objectGuess',
+    'scan_index',
+)
+
+
+@runtime_checkable
+class RawDataLike(Protocol):
+    """What an object needs to be taken for a `RawData`; more of `KEYS` is read where it is there.
+
+    Attributes
+    ----------
+    diff3d : ndarray, shape (n_positions, height, width)
+        Amplitudes, zero frequency in the middle.
+    xcoords, ycoords : ndarray, shape (n_positions,)
+        Column and row of the patches' middles, in object pixels.
+    probeGuess : ndarray of complex, shape (height, width)
+    """
+
+    diff3d: RealArray
+    xcoords: RealArray
+    ycoords: RealArray
+    probeGuess: RealArray
+
+
+def scan_from_raw_data(raw: RawDataLike, *, domain: Domain | None = None) -> Scan:
+    """Make a scan of a `RawData`; its arrays stay as they are.
+
+    Parameters
+    ----------
+    raw : object
+        With the attributes of `RawDataLike`.
+    domain : 'counts' or 'amplitudes', optional
+        What the patterns hold; else told as for a file.
+
+    Raises
+    ------
+    DataError
+        If an array is not what it must be.
+    """
+    found = {name: getattr(raw, name, None) for name in KEYS}
+    arrays = {name: np.asarray(value) for name, value in found.items() if value is not None}
+    return scan_from_arrays(arrays, name=type(raw).__name__, domain=domain)

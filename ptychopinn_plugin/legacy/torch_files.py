@@ -1,0 +1,81 @@
+"""Files of `torch.save`, read without torch: a zip of a pickle and of raw numbers."""
+
+from pathlib import Path
+from typing import Any
+
+from ptychopinn_plugin.errors import ArchiveError
+from ptychopinn_plugin.legacy.containers import SafeZip, open_zip
+from ptychopinn_plugin.legacy.pickles import read_pickle
+from ptychopinn_plugin.legacy.storages import LazyTensor, Storage, StorageType
+
+
+def read_torch_file(file: Path | bytes, source: str) -> Any:
+    """Read what `torch.save` wrote.
+
+    Parameters
+    ----------
+    file : Path or bytes
+    source : str
+        For messages.
+
+    Returns
+    -------
+    plain values
+        The tensors of the dictionary, or of its `state_dict` where it has one, as ndarray; an
+        optimizer's are left unread.
+
+    Raises
+    ------
+    ArchiveError
+        If it is no such file, is damaged or names something that could run code.
+    """
+    with open_zip(file, source) as archive:
+        root = find_root(archive)
+        order = '<'
+        if f'{root}byteorder' in archive:
+            order = '>' if archive.read(f'{root}byteorder').strip() == b'big' else '<'
+
+        def load(identity: Any) -> Storage:
+            if not isinstance(identity, tuple) or len(identity) != 5 or identity[0] != 'storage':
+                raise ValueError('a reference that is no storage')
+            _, kind, key, _, count = identity
+            if not isinstance(kind, StorageType) or not isinstance(key, str):
+                raise ValueError('a storage of unknown type')
+            if type(count) is not int or count < 0:
+                raise ValueError(f'a storage of {count} numbers')
+            return Storage(kind, count, lambda: archive.read(f'{root}data/{key}'), order)
+
+        data = archive.read(f'{root}data.pkl')
+        values = read_pickle(data, f'{source}: {root}data.pkl', persistent_load=load)
+        return _with_tensors(values, source)
+
+
+def find_root(archive: SafeZip) -> str:
+    """Return the folder of a torch file's members, such as 'archive/'."""
+    roots = [name[: -len('data.pkl')] for name in archive.names() if name.endswith('/data.pkl')]
+    if len(roots) != 1:
+        raise ArchiveError(
+            f'{archive.source} is no file of torch.save: one data.pkl is needed, it holds '
+            f'{len(roots)}. Files from before torch 1.6 must be saved again with a newer torch.'
+        )
+    return roots[0]
+
+
+def is_torch_file(names: list[str]) -> bool:
+    """Tell whether these are the members of a file of `torch.save`."""
+    return any(name.count('/') == 1 and name.endswith('/data.pkl') for name in names)
+
+
+def _with_tensors(values: Any, source: str) -> Any:
+    """Read the numbers of the tensors in a state dictionary, in place."""
+    if not isinstance(values, dict):
+        return values
+    inner = values.get('state_dict')
+    target = inner if isinstance(inner, dict) else values
+    for name, value in target.items():
+        if isinstance(value, LazyTensor):
+            try:
+                target[name] = value.read()
+            except ValueError as error:
+                raise ArchiveError(f'{source}: {name} is damaged: {error}.') from error
+    return values

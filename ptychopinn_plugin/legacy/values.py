@@ -1,0 +1,274 @@
+"""The names that `pickles` knows, and what stands for them: functions of this package alone."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ptychopinn_plugin.arrays import RealArray
+from ptychopinn_plugin.legacy.storages import (
+    STORAGE_CODES,
+    StorageType,
+    checked_shape,
+    rebuild_tensor,
+)
+
+LARGEST_ARRAY_BYTES = 1 << 30
+
+CONFIGURATION_CLASSES = (
+    'DataConfig',
+    'DatagenConfig',
+    'ExecutionConfig',
+    'InferenceConfig',
+    'ModelConfig',
+    'PyTorchExecutionConfig',
+    'TrainingConfig',
+)
+"""Read as `Record`, from whatever module of the packages below."""
+
+CONFIGURATION_PACKAGES = ('ptycho', 'ptycho_torch')
+
+_TORCH_TYPES = [
+    'float32',
+    'float64',
+    'float16',
+    'bfloat16',
+    'int64',
+    'int32',
+    'int16',
+    'int8',
+    'uint8',
+    'bool',
+    'complex64',
+    'complex128',
+]
+
+
+@dataclass(frozen=True)
+class Global:
+    """A known name that can be called; `make` stands for it."""
+
+    name: str
+    make: Callable[..., Any]
+
+
+class Record(dict[str, Any]):
+    """The fields of an instance of a configuration class."""
+
+    type_name: str = ''
+
+    def build(self, state: Any) -> None:
+        """Take the fields, as a dictionary or as (dictionary, slots)."""
+        parts = state if isinstance(state, tuple) else (state,)
+        for part in parts:
+            if part is None:
+                continue
+            if not isinstance(part, dict) or not all(isinstance(name, str) for name in part):
+                raise ValueError(f'fields of a {self.type_name} that are no dictionary')
+            self.update(part)
+
+
+@dataclass
+class Unbuilt:
+    """A value that a later instruction completes; `memo_keys` is where it is remembered."""
+
+    memo_keys: list[int] = field(default_factory=list)
+
+    def build(self, state: Any) -> Any:
+        """Return the complete value."""
+        raise NotImplementedError
+
+
+@dataclass
+class DataType(Unbuilt):
+    """A NumPy type of numbers, texts excepted: 'f8', 'c8' ..."""
+
+    code: str = ''
+    order: str = '<'
+
+    def build(self, state: Any) -> 'DataType':
+        """Take the byte order; fields, subarrays and metadata are refused."""
+        if not isinstance(state, tuple) or len(state) < 8:
+            raise ValueError('the state of a data type')
+        if state[1] not in ('<', '>', '|', '='):
+            raise ValueError(f'a byte order {state[1]!r}')
+        if any(part is not None for part in state[2:5]):
+            raise ValueError('a data type with fields')
+        self.order = str(state[1])
+        return self
+
+    def numpy(self) -> np.dtype[Any]:
+        """Return the type; only booleans, whole, real and complex numbers are allowed."""
+        kind = np.dtype(self.order.replace('|', '=') + self.code)
+        if kind.kind not in 'biufc' or kind.hasobject:
+            raise ValueError(f'an array of {kind}')
+        return kind
+
+
+@dataclass
+class Array(Unbuilt):
+    """An array whose numbers come with its state."""
+
+    def build(self, state: Any) -> RealArray:
+        """Return the array of (version, shape, type, is Fortran's order, bytes)."""
+        if not isinstance(state, tuple) or len(state) != 5:
+            raise ValueError('the state of an array')
+        _, shape, kind, is_fortran, data = state
+        if not isinstance(kind, DataType) or not isinstance(data, bytes):
+            raise ValueError('an array of objects')
+        return _array_of(shape, kind.numpy(), bool(is_fortran), data)
+
+
+def _array_of(shape: Any, kind: np.dtype[Any], is_fortran: bool, data: bytes) -> RealArray:
+    sides = checked_shape(shape)
+    count = math.prod(sides)
+    if count * kind.itemsize != len(data) or len(data) > LARGEST_ARRAY_BYTES:
+        raise ValueError(f'an array of shape {sides} and type {kind} in {len(data)} bytes')
+    order: Any = 'F' if is_fortran else 'C'
+    values = np.frombuffer(data, dtype=kind).reshape(sides, order=order)
+    return np.array(values.astype(kind.newbyteorder('='), copy=False))
+
+
+def _new_array(*_: Any) -> Array:
+    return Array()
+
+
+def _dill_array(function: Any, _: Any, state: Any, attributes: Any = None) -> RealArray:
+    # dill wraps an array's instructions in a function of its own: (rebuild, arguments, state).
+    if not isinstance(function, Global) or function.make is not _new_array or attributes:
+        raise ValueError('an array that dill wraps in an unknown way')
+    return Array().build(state)
+
+
+def _data_type(code: Any, *_: Any) -> DataType:
+    kind = DataType(code=str(code))
+    kind.numpy()
+    return kind
+
+
+def _scalar(kind: Any, data: Any) -> Any:
+    if not isinstance(kind, DataType) or not isinstance(data, bytes):
+        raise ValueError('a number of unknown type')
+    return _array_of((), kind.numpy(), False, data).item()
+
+
+def _first(value: Any, *_: Any) -> Any:
+    return value
+
+
+def _encode(text: Any, encoding: Any = 'latin1') -> bytes:
+    # How protocol 2 writes bytes.
+    if not isinstance(text, str) or encoding != 'latin1':
+        raise ValueError('bytes in an unknown encoding')
+    return text.encode('latin1')
+
+
+def _mapping(*items: Any) -> dict[Any, Any]:
+    if items:
+        raise ValueError('a dictionary made from arguments')
+    return {}
+
+
+def _members(kind: type) -> Callable[..., Any]:
+    def make(items: Any = ()) -> Any:
+        if not isinstance(items, list | tuple):
+            raise ValueError(f'a {kind.__name__} of something else')
+        if kind in (set, frozenset) and any(isinstance(item, tuple | Record) for item in items):
+            raise ValueError(f'a {kind.__name__} of containers')
+        return kind(items)
+
+    return make
+
+
+def _path(*parts: Any) -> str:
+    texts = [str(part) for part in parts if isinstance(part, str)]
+    return '/'.join(texts).replace('//', '/')
+
+
+def _device(*parts: Any) -> str:
+    return ':'.join(str(part) for part in parts if isinstance(part, str | int))
+
+
+def _complex(real: Any, imaginary: Any = 0.0) -> complex:
+    return complex(float(real), float(imaginary))
+
+
+def _reconstructed(kind: Any, *_: Any) -> Any:
+    # How protocols 0 and 1 make an instance: (class, object, None).
+    if not isinstance(kind, Global):
+        raise ValueError('an instance of an unknown class')
+    return kind.make()
+
+
+def record_class(module: str, name: str) -> Global | None:
+    """Return what makes records of a configuration class; None for any other name."""
+    if module.split('.')[0] not in CONFIGURATION_PACKAGES or name not in CONFIGURATION_CLASSES:
+        return None
+
+    def make(*arguments: Any) -> Record:
+        if arguments:
+            raise ValueError(f'a {name} made from arguments')
+        record = Record()
+        record.type_name = name
+        return record
+
+    return Global(f'{module}.{name}', make)
+
+
+def _table() -> dict[tuple[str, str], Any]:
+    made: dict[str, Callable[..., Any]] = {
+        'collections OrderedDict': _mapping,
+        '_codecs encode': _encode,
+        'builtins object': lambda: None,
+        'torch Size': lambda sides=(): tuple(sides),
+        'torch device': _device,
+        'torch._utils _rebuild_parameter': _first,
+        'torch._utils _rebuild_tensor_v2': rebuild_tensor,
+        'tensorflow.python.framework.ops convert_to_tensor': _first,
+        'tensorflow.python.framework.tensor_conversion_registry convert_to_tensor': _first,
+        'dill._dill _create_array': _dill_array,
+        'numpy ndarray': _refuse,
+        'numpy dtype': _data_type,
+    }
+    for package in ('numpy.core.multiarray', 'numpy._core.multiarray', 'numpy'):
+        made[f'{package} _reconstruct'] = _new_array
+        made[f'{package} scalar'] = _scalar
+    for package in ('builtins', '__builtin__'):
+        for kind in (set, frozenset, list, tuple):
+            made[f'{package} {kind.__name__}'] = _members(kind)
+        made[f'{package} dict'] = _mapping
+        made[f'{package} bytes'] = _no_bytes
+        made[f'{package} complex'] = _complex
+    for package in ('pathlib', 'pathlib._local'):
+        for name in ('PosixPath', 'WindowsPath', 'PurePosixPath', 'PureWindowsPath', 'Path'):
+            made[f'{package} {name}'] = _path
+    for package in (
+        'lightning.fabric.utilities.data',
+        'lightning_fabric.utilities.data',
+        'lightning.pytorch.utilities.parsing',
+        'pytorch_lightning.utilities.parsing',
+    ):
+        made[f'{package} AttributeDict'] = _mapping
+    for package in ('copyreg', 'copy_reg'):
+        made[f'{package} _reconstructor'] = _reconstructed
+    known: dict[tuple[str, str], Any] = {}
+    for words, make in made.items():
+        module, name = words.split()
+        known[module, name] = Global(f'{module}.{name}', make)
+    known |= {('torch', name): StorageType(code) for name, code in STORAGE_CODES.items()}
+    known |= {('torch', name): f'torch.{name}' for name in _TORCH_TYPES}
+    return known
+
+
+def _no_bytes() -> bytes:
+    # How protocol 2 writes bytes of length 0.
+    return b''
+
+
+def _refuse(*_: Any) -> Any:
+    raise ValueError('an array made from arguments')
+
+
+GLOBALS = _table()

@@ -1,0 +1,63 @@
+"""A trained network in memory, independent of any framework and of any file."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ptychopinn_plugin.arrays import ComplexArray, RealArray
+from ptychopinn_plugin.config import Config
+from ptychopinn_plugin.network import NetworkDescription
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """What `train --resume` needs to continue exactly: as at the end of the last whole epoch.
+
+    Attributes
+    ----------
+    arrays : mapping of str to ndarray
+        The optimizer's state, the newest and the best weights, by name.
+    values : mapping of str to plain values
+        Epoch, best loss, history, ...
+    """
+
+    arrays: Mapping[str, RealArray]
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network, independent of any framework.
+
+    Attributes
+    ----------
+    backend : str
+        Which backend trained it; 'auto' where PtychoPINN did, and any can run it.
+    network : NetworkDescription
+    config : Config
+        All settings that were in force.
+    photons : float
+        Mean counts of a training pattern: the one normalisation. The probe's energy is this
+        number times `intensity_scale` squared.
+    weights : mapping of str to ndarray of float32
+        By layer name (`NetworkDescription.weight_shapes`).
+    intensity_scale : float
+        Factor on the probe's amplitude. It starts at 1, for 'cnn' at 1.5, or at the base model's,
+        and stays there unless it was trained.
+    probe : ndarray of complex64, shape (n_modes, height, width)
+        Of the (first) training scan, as training left it.
+    data_summary, provenance : mapping
+        Plain values for people.
+    training_state : TrainingState, optional
+    """
+
+    backend: str
+    network: NetworkDescription
+    config: Config
+    photons: float
+    weights: Mapping[str, RealArray]
+    probe: ComplexArray
+    intensity_scale: float = 1.0
+    data_summary: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    training_state: TrainingState | None = None

@@ -1,0 +1,305 @@
+"""PtychoPINN's settings and ours: every field, both ways, and what is not honoured by name."""
+
+import dataclasses
+import logging
+from dataclasses import dataclass, field, make_dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ptychopinn_plugin import legacy
+from ptychopinn_plugin.cli.settings import assemble_config
+from ptychopinn_plugin.config import Config, ModelConfig, TrainingConfig
+from ptychopinn_plugin.errors import ConfigError
+from ptychopinn_plugin.legacy.configuration import field_table
+from ptychopinn_plugin.legacy.fields import FIELDS, RUN_TIME, Field, fields_of
+
+CONTRACT = {
+    'ModelConfig': 'N gridsize n_filters_scale model_type amp_activation object_big probe_big '
+    'probe_mask pad_object probe_scale gaussian_smoothing_sigma architecture',
+    'TrainingConfig': 'train_data_file test_data_file batch_size nepochs mae_weight nll_weight '
+    'realspace_mae_weight realspace_weight nphotons n_groups n_images n_subsample subsample_seed '
+    'neighbor_count enable_oversampling neighbor_pool_size positions_provided probe_trainable '
+    'intensity_scale_trainable output_dir sequential_sampling backend',
+    'InferenceConfig': 'model_path test_data_file n_groups n_subsample subsample_seed '
+    'neighbor_count enable_oversampling neighbor_pool_size debug output_dir backend',
+}
+
+OTHERS: dict[str, Any] = {
+    'N': 128,
+    'gridsize': 2,
+    'n_filters_scale': 1,
+    'model_type': 'supervised',
+    'amp_activation': 'softplus',
+    'train_data_file': Path('a/train.npz'),
+    'test_data_file': Path('a/test.npz'),
+    'model_path': Path('a/model'),
+    'output_dir': Path('out'),
+    'backend': 'pytorch',
+    'batch_size': 7,
+    'nepochs': 9,
+    'mae_weight': 0.5,
+    'nll_weight': 0.25,
+    'n_groups': 77,
+    'n_images': 78,
+    'n_subsample': 79,
+    'subsample_seed': 5,
+    'neighbor_count': 6,
+    'neighbor_pool_size': 11,
+    'learning_rate': 2e-4,
+    'optimizer': 'adamw',
+    'weight_decay': 0.125,
+    'gradient_clip_val': 3.0,
+    'accum_steps': 4,
+    'scheduler': 'Exponential',
+}
+"""Another value than the default, for each field that is honoured; booleans are turned."""
+
+NOT_HERE: dict[str, Any] = {
+    'probe_scale': 10.0,
+    'gaussian_smoothing_sigma': 1.0,
+    'realspace_mae_weight': 0.5,
+    'realspace_weight': 0.5,
+    'nphotons': 1e6,
+    'n_groups': 3,
+    'neighbor_count': 7,
+    'neighbor_pool_size': 9,
+}
+
+HONOURED = [item for item in FIELDS if item.ours and item.name != 'architecture']
+LEFT_OUT = [item for item in FIELDS if not item.ours]
+
+
+def label(item: Field) -> str:
+    return f'{item.owner}.{item.name}'
+
+
+def other(item: Field) -> Any:
+    return not item.default if isinstance(item.default, bool) else OTHERS[item.name]
+
+
+def found(settings: legacy.LegacySettings, item: Field) -> Any:
+    section, name = item.ours.split('.')
+    return getattr(settings if section == 'run' else getattr(settings.config, section), name)
+
+
+@pytest.fixture
+def model_class() -> Any:
+    """Return PtychoPINN's ModelConfig as it is documented."""
+    return make(
+        'ModelConfig', [(name, item.default) for name, item in fields_of('ModelConfig').items()]
+    )
+
+
+def make(name: str, fields: list[tuple[str, Any]]) -> Any:
+    return make_dataclass(
+        name,
+        [(key, Any, field(default_factory=lambda value=value: value)) for key, value in fields],
+    )
+
+
+@pytest.fixture
+def training_class(model_class: Any) -> Any:
+    fields = [(name, item.default) for name, item in fields_of('TrainingConfig').items()]
+    return make('TrainingConfig', [('model', model_class()), *fields])
+
+
+def test_every_field_of_the_contract_is_there() -> None:
+    for owner, names in CONTRACT.items():
+        have = set(fields_of(owner))  # type: ignore[arg-type]
+        assert set(names.split()) <= have
+        assert have - set(names.split()) <= RUN_TIME
+
+
+@pytest.mark.parametrize('item', HONOURED, ids=label)
+def test_each_field_is_taken(item: Field) -> None:
+    before = legacy.from_legacy({}, owner=item.owner)
+    value = other(item)
+    after = legacy.from_legacy({item.name: value}, owner=item.owner)
+    assert found(after, item) != found(before, item)
+    assert found(after, item) == item.take(value)
+    # And by its name in the flat dictionary.
+    flat = legacy.from_legacy({item.flat_name: value}, owner=item.owner)
+    assert dataclasses.replace(flat, notes=()) == dataclasses.replace(after, notes=())
+
+
+@pytest.mark.parametrize('item', LEFT_OUT, ids=label)
+def test_each_field_that_is_not_is_named(item: Field, caplog: pytest.LogCaptureFixture) -> None:
+    value = not item.default if isinstance(item.default, bool) else NOT_HERE[item.name]
+    assert legacy.from_legacy({item.name: item.default}, owner=item.owner).notes == ()
+    if item.policy == 'raise':
+        with pytest.raises(ConfigError, match=rf'{item.name} = .* not honoured.*Set it to'):
+            legacy.from_legacy({item.name: value}, owner=item.owner)
+        return
+    (note,) = legacy.from_legacy({item.name: value}, owner=item.owner).notes
+    assert f'{item.owner}.{item.name} = ' in note
+    assert note in caplog.text
+
+
+def test_objects(training_class: Any, model_class: Any) -> None:
+    model = model_class(N=128, gridsize=2, n_filters_scale=1)
+    settings = training_class(model=model, nepochs=3, train_data_file=Path('x.npz'), n_groups=5)
+    ours = legacy.from_legacy(settings)
+    assert ours.train_data == Path('x.npz')
+    assert ours.config.model == ModelConfig(
+        architecture='cnn', pattern_size=128, gridsize=2, filters_scale=1.0
+    )
+    training = ours.config.training
+    assert (training.epochs, training.n_groups, training.batch_size) == (3, 5, 16)
+    assert training.intensity_scale_trainable
+    # Without a class of that name, by its attributes alone.
+    loose = SimpleNamespace(model=SimpleNamespace(N=128), nepochs=3)
+    assert legacy.from_legacy(loose).config.model.pattern_size == 128
+
+
+def test_its_defaults_are_its_own(training_class: Any) -> None:
+    assert legacy.from_legacy({}).config == legacy.from_legacy(training_class()).config
+    assert legacy.from_legacy({}).config.model.architecture == 'cnn'
+    assert legacy.from_legacy({}, base=Config()).config == Config()
+
+
+def test_round_trip(training_class: Any) -> None:
+    taken = {
+        item.name: other(item)
+        for item in HONOURED
+        if item.owner == 'TrainingConfig' and item.name not in ('n_images', 'neighbor_pool_size')
+    }
+    model = {item.name: other(item) for item in HONOURED if item.owner == 'ModelConfig'}
+    theirs = training_class(**taken, model=training_class().model.__class__(**model))
+    ours = legacy.from_legacy(theirs)
+    run = {name: getattr(ours, name) for name in ('train_data', 'test_data', 'output', 'backend')}
+    back = legacy.to_legacy(ours.config, 'TrainingConfig', **run)
+    assert back == dataclasses.asdict(theirs)
+    again = legacy.from_legacy(back)
+    assert again == ours
+    inference = legacy.to_legacy(ours.config, 'InferenceConfig', output=Path('o'), model=Path('m'))
+    assert legacy.from_legacy(inference).config.model == ours.config.model
+    assert (inference['output_dir'], inference['model_path']) == (Path('o'), Path('m'))
+
+
+def test_old_names(caplog: pytest.LogCaptureFixture) -> None:
+    assert legacy.from_legacy({'n_groups': 512, 'n_images': 9}).config.training.n_groups == 9
+    assert 'n_images is the old name of n_groups' in caplog.text
+    many = {'neighbor_pool_size': 12, 'neighbor_count': 4}
+    assert legacy.from_legacy(many).config.training.neighbor_count == 12
+
+
+def test_unknown_fields_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    legacy.from_legacy({'nepoch': 3, 'fno_width': 32})
+    assert 'no effect: nepoch, fno_width' in caplog.text
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        ({'architecture': 'fno'}, 'architecture must be one of sweepnet, cnn'),
+        ({'N': 'big'}, 'pattern_size must be of type int'),
+        ({'nepochs': 0}, 'epochs must be at least 1'),
+        ({'optimizer': 'sgd'}, 'optimizer must be one of'),
+        ({'positions_provided': False}, 'positions are needed'),
+        (3, 'a mapping of their fields'),
+    ],
+)
+def test_refused(settings: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        legacy.from_legacy(settings)
+
+
+def test_flat_dictionary(training_class: Any, caplog: pytest.LogCaptureFixture) -> None:
+    theirs = training_class(train_data_file=Path('d/train.npz'), output_dir=Path('out'))
+    flat = legacy.to_legacy_dict(theirs)
+    assert flat['object.big'] is True
+    assert flat['probe.trainable'] is False
+    assert flat['intensity_scale.trainable'] is True
+    assert flat['positions.provided'] is True
+    assert flat['train_data_file_path'] == 'd/train.npz'
+    assert flat['output_prefix'] == 'out'
+    assert flat['nphotons'] == 1e9
+    assert 'model' not in flat
+    assert None not in flat.values()
+    assert not RUN_TIME & set(flat)
+    # From ours, it is the same; what has a default of none there has a number here.
+    flat['subsample_seed'] = 0
+    assert legacy.to_legacy_dict(legacy.from_legacy(theirs)) == flat
+    ours = legacy.from_legacy(theirs).config
+    run = {'train_data': Path('d/train.npz'), 'output': Path('out')}
+    assert legacy.to_legacy_dict(ours, **run) == flat
+    assert legacy.to_legacy_dict(ours, nphotons=1e5)['nphotons'] == 1e5
+    assert caplog.text == ''
+
+
+def test_update_is_in_place_and_one_way() -> None:
+    cfg: dict[str, Any] = {'N': 64, 'offset': 4, 'probe.mask': True, 'n_subsample': 8}
+    ours = Config(model=ModelConfig(architecture='cnn', pattern_size=128))
+    legacy.update_legacy_dict(cfg, ours)
+    assert (cfg['N'], cfg['offset'], cfg['probe.mask'], cfg['n_subsample']) == (128, 4, False, 8)
+
+
+def test_our_own_network_has_no_name_there(caplog: pytest.LogCaptureFixture) -> None:
+    assert legacy.to_legacy_dict(Config())['architecture'] == 'cnn'
+    assert 'sweepnet is not one of PtychoPINN' in caplog.text
+
+
+def test_the_same_from_panel_command_line_and_python() -> None:
+    settings = pytest.importorskip('ptychodus.api.settings')
+    from ptychopinn_plugin.host.settings import PluginSettings
+
+    panel = PluginSettings(settings.SettingsRegistry())
+    panel.parameters['model.architecture'].set_value_from_string('cnn')
+    panel.parameters['training.epochs'].set_value_from_string('12')
+    panel.parameters['model.gridsize'].set_value_from_string('2')
+    given = {'model': {'architecture': 'cnn', 'gridsize': 2}, 'training': {'epochs': 12}}
+    command_line = assemble_config(given)
+    python = Config(
+        model=ModelConfig(architecture='cnn', gridsize=2), training=TrainingConfig(epochs=12)
+    )
+    flat = legacy.to_legacy_dict(python)
+    assert flat['nepochs'] == 12
+    assert legacy.to_legacy_dict(command_line) == flat
+    assert legacy.to_legacy_dict(panel.config('pinn')) == flat
+
+
+def test_yaml(tmp_path: Path) -> None:
+    pytest.importorskip('yaml')
+    path = tmp_path / 'settings.yaml'
+    path.write_text('model:\n  N: 128\n  gridsize: 2\nnepochs: 4\ntrain_data_file: a.npz\n')
+    ours = legacy.from_legacy(path)
+    assert ours.config.model.pattern_size == 128
+    assert (ours.config.training.epochs, ours.train_data) == (4, Path('a.npz'))
+    path.write_text('!!python/object/apply:os.system ["true"]')
+    with pytest.raises(ConfigError, match='not a readable YAML'):
+        legacy.from_legacy(path)
+    path.write_text('- 1')
+    with pytest.raises(ConfigError, match='must hold names and values'):
+        legacy.from_legacy(str(path))
+    with pytest.raises(ConfigError, match='not a readable YAML'):
+        legacy.from_legacy(tmp_path / 'none.yaml')
+
+
+def test_the_documented_table_is_the_code() -> None:
+    text = (Path(__file__).parents[3] / 'docs' / 'migrating.md').read_text(encoding='utf-8')
+    assert field_table() in text, 'The table there must be what field_table() returns.'
+
+
+@dataclass
+class InferenceConfig:
+    """Stands for PtychoPINN's class of this name."""
+
+    model: Any = None
+    n_groups: int | None = None
+    debug: bool = False
+
+
+def test_the_class_name_tells_whose_fields_they_are(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    ours = legacy.from_legacy(InferenceConfig(n_groups=9))
+    assert ours.config.training.n_groups == legacy.from_legacy({}).config.training.n_groups
+    assert 'InferenceConfig.n_groups = 9' in caplog.text
+
+
+def test_names_are_listed_and_others_refused() -> None:
+    assert 'to_legacy_dict' in dir(legacy)
+    with pytest.raises(AttributeError, match='nothing'):
+        legacy.nothing  # noqa: B018
