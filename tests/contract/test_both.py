@@ -52,6 +52,19 @@ def test_both_in_one_process_in_either_order(order: tuple[str, str]) -> None:
     assert run(*order).stdout.split() == ['torch', 'tensorflow']
 
 
+@pytest.mark.parametrize('first', ['import tensorflow', 'import torch, tensorflow'])
+def test_a_user_may_have_loaded_them_before(first: str) -> None:
+    """Triton, which CUDA builds of PyTorch bring, must not be loaded after TensorFlow."""
+    child = subprocess.run(
+        [sys.executable, '-c', f'{first}\n{RUN}', str(SCAN), 'tensorflow', 'pytorch'],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert child.returncode == 0, child.stderr
+
+
 @pytest.mark.parametrize(('name', 'framework'), [('pytorch', 'torch'), ('tensorflow',) * 2])
 def test_one_backend_loads_one_framework_and_is_quiet(name: str, framework: str) -> None:
     child = run(name)

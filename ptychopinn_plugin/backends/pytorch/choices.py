@@ -1,5 +1,6 @@
 """Which device runs."""
 
+import sys
 import warnings
 
 import torch
@@ -32,3 +33,13 @@ def choose_device(name: str) -> torch.device:
             f'There is no device {name!r} here ({reason}). Use auto, cpu, cuda or mps.'
         ) from error
     return device
+
+
+def keep_triton_out() -> None:
+    """Let PyTorch do without Triton where TensorFlow was loaded before it.
+
+    An optimizer loads Triton, which compiles nothing here. After TensorFlow that would end the
+    process; so PyTorch is told that there is none.
+    """
+    if 'tensorflow' in sys.modules and 'triton' not in sys.modules:
+        sys.modules['triton'] = None  # type: ignore[assignment]

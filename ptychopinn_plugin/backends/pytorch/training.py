@@ -20,6 +20,7 @@ from ptychopinn_plugin.backends.lessons import (
 )
 from ptychopinn_plugin.backends.objective import validation_loss
 from ptychopinn_plugin.backends.protocol import Observer
+from ptychopinn_plugin.backends.pytorch.choices import keep_triton_out
 from ptychopinn_plugin.backends.pytorch.forward import ForwardModel, intensity, shift_probe
 from ptychopinn_plugin.backends.pytorch.lessons import make_lesson
 from ptychopinn_plugin.backends.pytorch.losses import (
@@ -99,6 +100,7 @@ class Trainer(EpochTrainer):
         # Weights may decay; a probe must not.
         groups: list[dict[str, Any]] = [{'params': list(network.parameters())}]
         groups += [{'params': beams, 'weight_decay': 0.0}] if beams else []
+        keep_triton_out()
         kind = torch.optim.AdamW if settings.optimizer == 'adamw' else torch.optim.Adam
         decay = settings.weight_decay if settings.optimizer == 'adamw' else 0.0
         self.optimizer = kind(groups, lr=settings.learning_rate, weight_decay=decay)

@@ -46,8 +46,9 @@ os.environ.setdefault('TF_FORCE_GPU_ALLOW_GROWTH', 'true')
 
 # CUDA builds of PyTorch bring Triton. Its compiler and TensorFlow's end the process where Triton's
 # is loaded second, which PyTorch's optimizers do; where it is loaded first they get along.
-with suppress(ImportError):
-    importlib.import_module('triton._C.libtriton')
+if 'tensorflow' not in sys.modules:
+    with suppress(ImportError):
+        importlib.import_module('triton._C.libtriton')
 
 with _quiet():
     import tensorflow as tf
