@@ -38,7 +38,7 @@ def choose_device(name: str) -> torch.device:
 def keep_triton_out() -> None:
     """Let PyTorch do without Triton where TensorFlow was loaded before it.
 
-    An optimizer loads Triton, which compiles nothing here. After TensorFlow that would end the
+    Optimizers and `torch.export` load Triton, which compiles nothing here. After TensorFlow that would end the
     process; so PyTorch is told that there is none.
     """
     if 'tensorflow' in sys.modules and 'triton' not in sys.modules:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ptychopinn_plugin.backends.pytorch.choices import keep_triton_out
 from ptychopinn_plugin.backends.pytorch.network import Network
 from ptychopinn_plugin.files import atomic_path
 from ptychopinn_plugin.model import Model
@@ -29,6 +30,7 @@ def write_torchscript(model: Model, path: Path) -> None:
 
 def write_torch_export(model: Model, path: Path) -> None:
     """Write a model's network for `torch.export.load`."""
+    keep_triton_out()
     network, images = _prepared(model)
     batch = torch.export.Dim('batch')
     program = torch.export.export(network, (images,), dynamic_shapes=({0: batch},))
