@@ -38,8 +38,8 @@ def choose_device(name: str) -> torch.device:
 def keep_triton_out() -> None:
     """Let PyTorch do without Triton where TensorFlow was loaded before it.
 
-    Optimizers and `torch.export` load Triton, which compiles nothing here. After TensorFlow that would end the
-    process; so PyTorch is told that there is none.
+    Optimizers and `torch.export` load Triton, which compiles nothing here. After TensorFlow that
+    would end the process; so PyTorch is told that there is none.
     """
     if 'tensorflow' in sys.modules and 'triton' not in sys.modules:
         sys.modules['triton'] = None  # type: ignore[assignment]
