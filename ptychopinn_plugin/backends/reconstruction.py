@@ -1,8 +1,18 @@
 """What reconstruction is about in every backend: blocks, photons, and who holds the model."""
 
+from collections.abc import Callable, Iterable
+from typing import Protocol, TypeVar
+
+from ptychopinn_plugin.arrays import FloatArray, IntArray
+from ptychopinn_plugin.backends.timing import Stopwatch
 from ptychopinn_plugin.config import IntensityScale
 from ptychopinn_plugin.data import Scan
+from ptychopinn_plugin.data.grouping import covering_groups, spatial_blocks
 from ptychopinn_plugin.network import NetworkDescription
+
+Image = TypeVar('Image')
+Stitched = TypeVar('Stitched', covariant=True)
+Part = TypeVar('Part')
 
 BLOCK_BYTES = 1 << 30
 """Patches are held for so many bytes at a time; a larger scan is stitched block by block."""
@@ -28,3 +38,76 @@ def block_size(description: NetworkDescription, n_bytes: int) -> int:
     """Return how many patterns are stitched together."""
     # Twice a group: a block that is halved must still hold one.
     return max(2 * description.group_size, n_bytes // (8 * description.window_px**2))
+
+
+class Stitches(Protocol[Part, Stitched]):
+    """Puts predicted patches together."""
+
+    def add(self, parts: list[Part], phase_agreement: bool) -> None:
+        """Add patches; with `phase_agreement` their global phases are brought together first."""
+        ...
+
+    def object_(self) -> Stitched:
+        """Return the weighted mean of all patches."""
+        ...
+
+
+def run_passes(
+    description: NetworkDescription,
+    places_px: FloatArray,
+    flat: Image,
+    *,
+    passes: int | None,
+    phase_agreement: bool,
+    stitch: Callable[[Image], Stitches[Part, Image]],
+    predict: Callable[[IntArray, Image, bool], Iterable[Part]],
+    settle: Callable[[Image], Image],
+    stopwatch: Stopwatch,
+    observer: Callable[[int, Image], bool | None] | None,
+) -> list[Image]:
+    """Let a network predict a scan's object pass by pass, block by block.
+
+    Parameters
+    ----------
+    description : NetworkDescription
+    places_px : ndarray, shape (n_positions, 2)
+        (y, x) of the positions.
+    flat : Image
+        The object before the first pass.
+    passes : int, optional
+        Fewer than the network's.
+    phase_agreement : bool
+    stitch : callable
+        Makes a stitcher from the object of the pass before.
+    predict : callable
+        Predicts patches, in batches, of groups (n_groups, group_size) from an object; the last
+        argument tells whether it is still flat.
+    settle : callable
+        Corrects the slow drift of the phase after the last pass.
+    stopwatch : Stopwatch
+        Gets the seconds of 'predict' and 'stitch'.
+    observer : callable, optional
+        Gets the number of passes done and the object; True stops.
+
+    Returns
+    -------
+    list of Image
+        `flat` and the object after each pass.
+    """
+    objects = [flat]
+    blocks = spatial_blocks(places_px, block_size(description, BLOCK_BYTES))
+    for number in range(description.passes if passes is None else passes):
+        stitcher = stitch(objects[-1])
+        for block in blocks:
+            groups = block[covering_groups(places_px[block], description.group_size)]
+            parts = list(predict(groups, objects[-1], number == 0))
+            stopwatch.lap('predict')
+            stitcher.add(parts, phase_agreement)
+            stopwatch.lap('stitch')
+        objects.append(stitcher.object_())
+        if phase_agreement and number + 1 == description.passes:
+            objects[-1] = settle(objects[-1])
+        stopwatch.lap('stitch')
+        if observer is not None and observer(number + 1, objects[-1]):
+            break
+    return objects

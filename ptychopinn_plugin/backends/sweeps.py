@@ -1,10 +1,13 @@
 """The course of the sweeps over an object, the same in every backend."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import numpy as np
 
 from ptychopinn_plugin.arrays import IntArray
+
+State = TypeVar('State')
 
 MOMENTUM = 0.9
 REGULARISATION = 0.2
@@ -39,12 +42,45 @@ def batches_of(n_patterns: int, batch_size: int, seed: int) -> Iterator[list[Int
     seed : int
     """
     size = min(batch_size, max(1, n_patterns // FEWEST_BATCHES))
-    # A Mersenne twister and the exchanges of `torch.randperm`: PyTorch's order for this seed.
-    rng = np.random.RandomState(seed % 2**32)
+    rng = np.random.default_rng(seed)
     while True:
-        order = np.arange(n_patterns)
-        draws = rng.randint(0, 2**32, size=max(0, n_patterns - 1), dtype=np.uint32)
-        for index, draw in enumerate(draws.tolist()):
-            other = index + draw % (n_patterns - index)
-            order[index], order[other] = order[other], order[index]
+        order = rng.permutation(n_patterns)
         yield [order[start : start + size] for start in range(0, n_patterns, size)]
+
+
+def sweep_for_the_best(
+    sweeps: int,
+    start: State,
+    loss: float,
+    sweep_once: Callable[[int], tuple[State, float]],
+    observer: Callable[[int, float, State], bool | None],
+) -> tuple[State, list[float]]:
+    """Sweep, and keep the best that the sweeps come through.
+
+    The first steps are long and noisy, so that a good start can get worse before it gets better.
+
+    Parameters
+    ----------
+    sweeps : int
+    start : State
+        Where the sweeps begin, with its `loss`.
+    sweep_once : callable
+        Gets the number of the sweep, from 0, and returns where it led and the loss there.
+    observer : callable
+        Gets the number of sweeps done, the lowest loss and what has it; True stops.
+
+    Returns
+    -------
+    best : State
+    losses : list of float
+        Of the start and of the best after each sweep; never rising.
+    """
+    best, losses = start, [loss]
+    for sweep in range(sweeps):
+        newest, loss = sweep_once(sweep)
+        if loss < losses[-1]:
+            best = newest
+        losses.append(min(loss, losses[-1]))
+        if observer(sweep + 1, losses[-1], best):
+            break
+    return best, losses

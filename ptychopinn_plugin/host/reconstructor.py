@@ -119,7 +119,7 @@ class PinnReconstructor(TrainableReconstructor):
     def save_model(self, file_path: Path) -> None:
         """Write the loaded model to another file."""
         with _reported('Save Model'):
-            model, _ = self._held()
+            model, _ = self._held('Saving')
             keeps = self._settings.options.keep_training_state
             write_model(Path(file_path), model, inference_only=not keeps)
 
@@ -133,12 +133,12 @@ class PinnReconstructor(TrainableReconstructor):
             write_scan(path, scan)
         logger.info('Wrote %d patterns to %s.', len(scan), path)
 
-    def _held(self) -> tuple[Model, Path]:
+    def _held(self, purpose: str) -> tuple[Model, Path]:
         if self._model is None or self._model_path is None:
             raise DataError(
-                'Infer needs a model, and none is loaded. Press Train, or open a file with '
-                f'Load Model... in the menu beside it; in batch mode put {MODEL_NAME} into the '
-                'input folder.'
+                f'{purpose} needs a model, and none is loaded. Train one from scratch, or open a '
+                f'file with Load Model... in the menu beside it; in batch mode put {MODEL_NAME} '
+                'into the input folder.'
             )
         return self._model, self._model_path
 
@@ -169,7 +169,10 @@ class PinnReconstructor(TrainableReconstructor):
         base = None
         model_backend = None
         if self._settings.options.fine_tune:
-            model, base = self._held()
+            if self._model is None and (source / MODEL_NAME).is_file():
+                # Batch mode loads no model to train.
+                self.load_model_from_file(source / MODEL_NAME)
+            model, base = self._held('Fine-tune')
             model_backend = model.backend
         choice = choose(setting=self._settings.backend, model_backend=model_backend)
         logger.info('Training on %s with %s.', files, _described(choice))
@@ -265,7 +268,7 @@ class PinnReconstructor(TrainableReconstructor):
             The first picture as soon as there is one, then one every two seconds, and the last.
         """
         with _reported('Infer'), self._activity.running('inference'):
-            model, path = self._held()
+            model, path = self._held('Infer')
             scan = self._fitted_scan(parameters, model)
             job = self._inference_job(model, path, scan)
             self._goal = model.config.model.passes + int(job['refinement']['sweeps'])

@@ -1,6 +1,7 @@
 """The names that `pickles` knows, and what stands for them: functions of this package alone."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -71,14 +72,14 @@ class Record(dict[str, Any]):
 
 
 @dataclass
-class Unbuilt:
+class Unbuilt(ABC):
     """A value that a later instruction completes; `memo_keys` is where it is remembered."""
 
     memo_keys: list[int] = field(default_factory=list)
 
+    @abstractmethod
     def build(self, state: Any) -> Any:
         """Return the complete value."""
-        raise NotImplementedError
 
 
 @dataclass

@@ -1,13 +1,13 @@
 """What every backend makes of a scan, through the same assertions."""
 
 import dataclasses
-import importlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from ptychopinn_plugin.backends import reconstruction
 from ptychopinn_plugin.backends.protocol import Backend, Progress
 from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig
 from ptychopinn_plugin.data import Scan
@@ -123,10 +123,9 @@ def test_a_scan_in_blocks_is_nearly_the_same(
     trained: Backend, scan: Scan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = trained.reconstruct(scan, InferenceConfig(), ALONE)
-    module = importlib.import_module(f'ptychopinn_plugin.backends.{trained.name}.inference')
     assert trained.model is not None
     patch = 8 * trained.model.network.window_px**2
-    monkeypatch.setattr(module, 'BLOCK_BYTES', 30 * patch)
+    monkeypatch.setattr(reconstruction, 'BLOCK_BYTES', 30 * patch)
     blocks = trained.reconstruct(scan, InferenceConfig(), ALONE)
     box = whole.covered_box(0.2)
     first, second = whole.object_[box], blocks.object_[box]

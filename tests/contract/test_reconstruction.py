@@ -1,13 +1,13 @@
 """Reconstruction: where the object lies, that nothing is missing, and what each setting does."""
 
 import dataclasses
-import importlib
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
+from ptychopinn_plugin.backends import reconstruction
 from ptychopinn_plugin.backends.protocol import Backend, Progress
 from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig
 from ptychopinn_plugin.data import Reconstruction, Scan
@@ -136,10 +136,9 @@ def test_blocks_give_nearly_the_same_object(
     backend = make_backend()
     backend.train([tiny_scan], brief(epochs=2, model={'gridsize': gridsize}))
     whole = backend.reconstruct(tiny_scan, CPU, ALONE)
-    module = importlib.import_module(f'ptychopinn_plugin.backends.{backend.name}.inference')
     assert backend.model is not None
     patch_bytes = 8 * backend.model.network.window_px**2
-    monkeypatch.setattr(module, 'BLOCK_BYTES', max(1, patches * patch_bytes))
+    monkeypatch.setattr(reconstruction, 'BLOCK_BYTES', max(1, patches * patch_bytes))
     blocks = backend.reconstruct(tiny_scan, CPU, ALONE)
     box = whole.covered_box(0.3)
     # A block of one pattern has no neighbour inside it to agree with.

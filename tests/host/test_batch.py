@@ -75,6 +75,25 @@ def test_training_without_an_export_takes_the_pair(
     assert model.training_state is None
 
 
+def test_fine_tuning_starts_from_the_model_of_the_folder(
+    model_file: Path, write_folder: WriteFolder, tmp_path: Path
+) -> None:
+    source = write_folder(
+        tmp_path / 'in', epochs=1, more='FineTune = True\nTrainingLearningRate = 0'
+    )
+    run = ptychodus('train', source, tmp_path / 'out')
+    assert run.returncode != 0
+    (line,) = _lines(run, 'ERROR')
+    assert 'Fine-tune needs a model' in line
+    (source / 'model.zip').write_bytes(model_file.read_bytes())
+    run = ptychodus('train', source, tmp_path / 'out')
+    assert run.returncode == 0, run.stdout + run.stderr
+    before, after = read_model(model_file), read_model(tmp_path / 'out' / 'model.zip')
+    # Nothing was learned in steps of no length, so what is there is where it began.
+    for name, weights in before.weights.items():
+        np.testing.assert_array_equal(after.weights[name], weights)
+
+
 def test_reconstruction_equals_that_of_our_command(
     model_file: Path, write_folder: WriteFolder, tmp_path: Path
 ) -> None:

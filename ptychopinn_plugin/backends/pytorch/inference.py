@@ -1,6 +1,7 @@
 """From patterns to an object: passes of the network, agreement of phases, stitching."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,13 +13,11 @@ from ptychopinn_plugin.backends.pytorch.network import Network
 from ptychopinn_plugin.backends.pytorch.prediction import Patches, predict_patches
 from ptychopinn_plugin.backends.pytorch.tilts import correct_slow_phase
 from ptychopinn_plugin.backends.reconstruction import (
-    BLOCK_BYTES,
     PAIRS_TOGETHER,
     STITCHING_FLOOR,
-    block_size,
+    run_passes,
 )
 from ptychopinn_plugin.backends.timing import Stopwatch
-from ptychopinn_plugin.data.grouping import covering_groups, spatial_blocks
 from ptychopinn_plugin.stitching import CELL_PX, agree_phases, neighbour_pairs
 
 PassObserver = Callable[[int, Tensor], bool | None]
@@ -67,29 +66,22 @@ def predict_object(
     list of Tensor of complex64, shape `model.canvas_shape`
         The flat start and the object after each pass.
     """
-    stopwatch = stopwatch or start_stopwatch(model.device)
-    positions = model.places_px
-    group_size = network.description.group_size
-    objects = [model.flat_object()]
-    blocks = spatial_blocks(positions, block_size(network.description, BLOCK_BYTES))
-    wanted = network.description.passes if passes is None else passes
-    for number in range(wanted):
-        stitcher = Stitcher(model, objects[-1])
-        for block in blocks:
-            groups = block[covering_groups(positions[block], group_size)]
-            parts = list(
-                _predict_batches(network, model, groups, objects[-1], batch_size, number == 0)
-            )
-            stopwatch.lap('predict')
-            stitcher.add(parts, phase_agreement)
-            stopwatch.lap('stitch')
-        objects.append(stitcher.object_())
-        if phase_agreement and number + 1 == network.description.passes:
-            objects[-1] = correct_slow_phase(model, objects[-1])
-        stopwatch.lap('stitch')
-        if observer is not None and observer(number + 1, objects[-1]):
-            break
-    return objects
+
+    def predict(groups: IntArray, object_: Tensor, is_flat: bool) -> Iterator[Patches]:
+        return _predict_batches(network, model, groups, object_, batch_size, is_flat)
+
+    return run_passes(
+        network.description,
+        model.places_px,
+        model.flat_object(),
+        passes=passes,
+        phase_agreement=phase_agreement,
+        stitch=partial(Stitcher, model),
+        predict=predict,
+        settle=partial(correct_slow_phase, model),
+        stopwatch=stopwatch or start_stopwatch(model.device),
+        observer=observer,
+    )
 
 
 def _predict_batches(

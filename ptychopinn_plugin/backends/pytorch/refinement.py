@@ -32,6 +32,7 @@ from ptychopinn_plugin.backends.sweeps import (
     batches_of,
     corrects_slow_phase,
     step_of,
+    sweep_for_the_best,
 )
 
 SweepObserver = Callable[[int, float, Tensor], bool | None]
@@ -87,20 +88,21 @@ def sweep_object(
     if refine_probe:
         model.set_probe(model.probe, cache=False)
     state = SweepState(object_.clone(), torch.zeros_like(object_), model.probe.clone())
-    best = SweepState(object_, state.velocity, model.probe)
-    losses = [model.assess(object_)[0]]
-    for sweep in range(sweeps):
+
+    def sweep_once(sweep: int) -> tuple[SweepState, float]:
         some = [torch.from_numpy(batch).to(model.device) for batch in next(batches)]
         _sweep_once(model, state, some, step_of(sweep, sweeps), refine_probe)
         if corrects_slow_phase(sweep, sweeps):
             state.object_ = correct_slow_phase(model, state.object_)
-        loss = model.assess(state.object_)[0]
-        if loss < losses[-1]:
-            # `_sweep_once` makes a new object and probe, so nothing needs copying.
-            best = SweepState(state.object_, state.velocity, state.probe)
-        losses.append(min(loss, losses[-1]))
-        if observer is not None and observer(sweep + 1, losses[-1], best.object_):
-            break
+        # `_sweep_once` makes a new object and probe, so nothing needs copying.
+        newest = SweepState(state.object_, state.velocity, state.probe)
+        return newest, model.assess(state.object_)[0]
+
+    def show(done: int, loss: float, best: SweepState) -> bool | None:
+        return observer(done, loss, best.object_) if observer is not None else False
+
+    start = SweepState(object_, state.velocity, model.probe)
+    best, losses = sweep_for_the_best(sweeps, start, model.assess(object_)[0], sweep_once, show)
     if refine_probe:
         # Only their product is measured: the probe keeps the energy that it came with.
         growth = torch.linalg.vector_norm(best.probe) / energy

@@ -126,7 +126,7 @@ def test_no_model_is_one_line_and_the_application_lives(window: Window) -> None:
     window.wait_for_end()
 
     (line,) = window.log.splitlines()
-    assert 'Infer failed: Infer needs a model, and none is loaded. Press Train' in line
+    assert 'Infer failed: Infer needs a model, and none is loaded. Train one' in line
     assert window.train_button.isEnabled()
 
 
