@@ -1,0 +1,203 @@
+"""Training that goes on: resumed exactly, or fine-tuned."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from contract.training import (
+    MakeBackend,
+    MakeConfig,
+    MakeScan,
+    after_epochs,
+    flat,
+    losses,
+)
+
+from ptychopinn_plugin.backends import trainer
+from ptychopinn_plugin.backends.protocol import Backend, Progress, TrainingResult
+from ptychopinn_plugin.data import Scan
+from ptychopinn_plugin.errors import ConfigError
+
+RESUMED: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({}, {}),
+    ({'schedule': 'plateau', 'optimizer': 'adam', 'accumulation': 3}, {}),
+    ({'probe_trainable': True, 'intensity_scale_trainable': True, 'learning_rate': 0.01}, {}),
+    ({'teacher': 'none', 'n_subsample': 50}, {'gridsize': 2}),
+    ({}, {'model_type': 'supervised'}),
+    # Its gradients overflow at first, so that the scale falls from step to step.
+    ({'precision': 'float16', 'poisson_weight': 1e3}, {}),
+]
+
+
+@pytest.mark.parametrize(('training', 'model'), RESUMED, ids=str)
+def test_resume_is_as_if_never_stopped(
+    make_backend: MakeBackend,
+    tiny_scan: Scan,
+    brief: MakeConfig,
+    tmp_path: Path,
+    training: dict[str, Any],
+    model: dict[str, Any],
+) -> None:
+    config = brief(epochs=4, model=model, **training)
+    whole = make_backend().train([tiny_scan], config)
+    half = make_backend()
+    stopped = half.train([tiny_scan], config, observer=after_epochs(2))
+    assert stopped.stopped == 'request'
+    assert len(stopped.history) == 2
+    half.save_model(tmp_path / 'half.h5.zip')
+    rest = make_backend()
+    opened = rest.open_model(tmp_path / 'half.h5.zip')
+    resumed = rest.train([tiny_scan], config, base_model=opened, resume=True)
+    assert_same_run(resumed, whole)
+    assert [row['epoch'] for row in resumed.history] == [1, 2, 3, 4]
+
+
+def inside_epoch(number: int) -> Callable[[Progress], bool]:
+    """Return an observer that stops after the second batch of an epoch."""
+    seen = []
+
+    def observe(progress: Progress) -> bool:
+        if progress.stage == 'train' and progress.step == number - 1:
+            seen.append(progress)
+        return len(seen) == 2
+
+    return observe
+
+
+@pytest.fixture
+def report_each_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, 'REPORT_SECONDS', -1.0)
+
+
+@pytest.mark.usefixtures('report_each_batch')
+@pytest.mark.parametrize('epoch', [1, 2])
+@pytest.mark.parametrize(('training', 'model'), RESUMED, ids=str)
+def test_resume_after_a_stop_inside_an_epoch(
+    make_backend: MakeBackend,
+    tiny_scan: Scan,
+    brief: MakeConfig,
+    tmp_path: Path,
+    epoch: int,
+    training: dict[str, Any],
+    model: dict[str, Any],
+) -> None:
+    """The epoch is taken up again from its start, with what it started from."""
+    config = brief(epochs=3, batch_size=4, model=model, **training)
+    whole = make_backend().train([tiny_scan], config)
+    half = make_backend()
+    stopped = half.train([tiny_scan], config, observer=inside_epoch(epoch))
+    assert stopped.stopped == 'request'
+    # What was learned up to then counts for the model, if not for what follows.
+    assert len(stopped.history) == epoch
+    assert stopped.model.provenance['best_loss'] == min(losses(stopped))
+    assert stopped.history[epoch - 1]['loss'] != whole.history[epoch - 1]['loss']
+    half.save_model(tmp_path / 'half.h5.zip')
+    rest = make_backend()
+    opened = rest.open_model(tmp_path / 'half.h5.zip')
+    resumed = rest.train([tiny_scan], config, base_model=opened, resume=True)
+    assert_same_run(resumed, whole)
+    assert [row['epoch'] for row in resumed.history] == [1, 2, 3]
+
+
+@pytest.mark.usefixtures('report_each_batch')
+def test_resume_after_the_time_was_up_inside_an_epoch(
+    make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig
+) -> None:
+    # The teacher and other schedules go by the clock as well.
+    config = brief(epochs=3, teacher='none', schedule='constant')
+    whole = make_backend().train([tiny_scan], config)
+    brief_time = config.replace(training=config.training.replace(max_minutes=0.05))
+
+    def wait(progress: Progress) -> None:
+        if progress.step > 0 and 'validation_loss' not in progress.losses:
+            time.sleep(3)
+
+    stopped = make_backend().train([tiny_scan], brief_time, observer=wait)
+    assert stopped.stopped == 'max-minutes'
+    rest = make_backend().train([tiny_scan], config, base_model=stopped.model, resume=True)
+    assert_same_run(rest, whole)
+
+
+def assert_same_run(first: TrainingResult, second: TrainingResult) -> None:
+    np.testing.assert_array_equal(flat(first), flat(second))
+    np.testing.assert_array_equal(first.model.probe, second.model.probe)
+    assert first.model.intensity_scale == second.model.intensity_scale
+    assert [row['loss'] for row in first.history] == [row['loss'] for row in second.history]
+    assert losses(first) == losses(second)
+    states = first.model.training_state, second.model.training_state
+    assert states[0] is not None
+    assert states[1] is not None
+    assert set(states[0].arrays) == set(states[1].arrays)
+    for name, array in states[0].arrays.items():
+        np.testing.assert_array_equal(array, states[1].arrays[name], err_msg=name)
+    first_values, second_values = (
+        {name: value for name, value in state.values.items() if name != 'history'}
+        for state in states
+        if state is not None
+    )
+    assert first_values == second_values
+
+
+def test_resume_of_a_fine_tuning(
+    make_backend: MakeBackend, tiny_scan: Scan, tiny: MakeScan, brief: MakeConfig
+) -> None:
+    """It began at the intensity scale of another model."""
+    trainable = {'intensity_scale_trainable': True, 'learning_rate': 0.02}
+    base = make_backend().train([tiny(seed=9)], brief(**trainable)).model
+    assert abs(base.intensity_scale - 1) > 1e-3
+    config = brief(epochs=4, **trainable)
+    whole = make_backend().train([tiny_scan], config, base_model=base)
+    half = make_backend().train([tiny_scan], config, base_model=base, observer=after_epochs(2))
+    rest = make_backend().train([tiny_scan], config, base_model=half.model, resume=True)
+    assert_same_run(rest, whole)
+
+
+def test_resume_knows_how_long_nothing_got_better(
+    make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig
+) -> None:
+    config = brief(epochs=13, schedule='plateau', learning_rate=0.0)
+    half = make_backend().train([tiny_scan], config, observer=after_epochs(7))
+    rest = make_backend().train([tiny_scan], config, base_model=half.model, resume=True)
+    state = rest.model.training_state
+    assert state is not None
+    assert state.values['plateau_factor'] == 0.25
+    assert state.values['epochs_without_gain'] == 12
+
+
+def test_resume_with_nothing_left_to_do(
+    make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig, tmp_path: Path
+) -> None:
+    config = brief(epochs=2)
+    backend = make_backend()
+    done = backend.train([tiny_scan], config)
+    again = backend.train([tiny_scan], config, base_model=done.model, resume=True)
+    assert_same_run(again, done)
+    backend.save_model(tmp_path / 'wts.h5.zip')
+
+
+def test_resume_needs_the_state(
+    make_backend: MakeBackend, tiny_model: Backend, tiny_scan: Scan, brief: MakeConfig
+) -> None:
+    assert tiny_model.model is not None
+    bare = dataclasses.replace(tiny_model.model, training_state=None)
+    for base in (bare, None):
+        with pytest.raises(ConfigError, match=r'no training state.*--base-model'):
+            make_backend().train([tiny_scan], brief(), base_model=base, resume=True)
+
+
+def test_fine_tuning_keeps_the_network_and_starts_better(
+    make_backend: MakeBackend, tiny_model: Backend, tiny: MakeScan, brief: MakeConfig
+) -> None:
+    assert tiny_model.model is not None
+    other = tiny(seed=11)
+    config = brief(epochs=1, learning_rate=1e-4, model={'filters_scale': 2.0, 'passes': 1})
+    tuned = make_backend().train([other], config, base_model=tiny_model.model)
+    assert tuned.model.network == tiny_model.model.network
+    assert tuned.model.config.model == tiny_model.model.config.model
+    assert tuned.model.photons == tiny_model.model.photons
+    fresh = make_backend().train([other], brief(epochs=1, learning_rate=1e-4))
+    assert losses(tuned)[0] < losses(fresh)[0]

@@ -1,0 +1,156 @@
+"""What training learns from: labels, held-out patterns, several scans, dead pixels."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from contract.training import (
+    ALONE,
+    CPU,
+    MakeBackend,
+    MakeConfig,
+    MakeScan,
+    flat,
+    losses,
+)
+
+from ptychopinn_plugin.config import RefinementConfig
+from ptychopinn_plugin.data import Scan
+from ptychopinn_plugin.errors import DataError
+
+
+def test_supervised_labels_fit_the_counts(
+    make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig
+) -> None:
+    """The object in a file and a probe that is scaled to the counts have different scales."""
+    assert tiny_scan.object_ is not None
+    residuals = []
+    for factor in (1.0, 0.1):
+        scan = dataclasses.replace(tiny_scan, object_=factor * tiny_scan.object_)
+        backend = make_backend()
+        config = brief(
+            epochs=20, batch_size=16, learning_rate=3e-3, model={'model_type': 'supervised'}
+        )
+        result = backend.train([scan], config)
+        assert losses(result)[-1] < losses(result)[0]
+        residuals.append(backend.reconstruct(scan, CPU, ALONE).amplitude_residual)
+    empty = make_backend().refine(tiny_scan, ALONE, device='cpu').amplitude_residual
+    assert residuals[0] < 0.3 * empty
+    assert residuals[1] == pytest.approx(residuals[0], rel=1e-2)
+
+
+def test_supervised_validation_scan(
+    make_backend: MakeBackend, tiny_scan: Scan, tiny: MakeScan, brief: MakeConfig
+) -> None:
+    config = brief(model={'model_type': 'supervised'})
+    result = make_backend().train([tiny_scan], config, validation=[tiny(seed=5)])
+    assert np.isfinite(losses(result)).all()
+    blind = dataclasses.replace(tiny(seed=5), object_=None)
+    with pytest.raises(DataError, match=r'objectGuess.*supervised'):
+        make_backend().train([tiny_scan], config, validation=[blind])
+
+
+@pytest.mark.parametrize('shift', [(500.0, 0.0), (0.0, -500.0)])
+def test_an_object_elsewhere_is_an_error(
+    make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig, shift: tuple[float, float]
+) -> None:
+    away = dataclasses.replace(tiny_scan, positions_px=tiny_scan.positions_px + np.array(shift))
+    with pytest.raises(DataError, match=r'must lie where the scan is.*do not touch.*--model-type'):
+        make_backend().train([away], brief(model={'model_type': 'supervised'}))
+
+
+def test_a_validation_scan_is_what_is_validated(
+    make_backend: MakeBackend, tiny_scan: Scan, tiny: MakeScan, brief: MakeConfig
+) -> None:
+    found = [
+        losses(make_backend().train([tiny_scan], brief(), validation=[tiny(seed=seed)]))
+        for seed in (5, 6)
+    ]
+    assert found[0] != found[1]
+
+
+@pytest.mark.parametrize(
+    'changes',
+    [{}, {'amplitude_mae_weight': 1.0}, {'total_variation_weight': 0.1}],
+    ids=str,
+)
+def test_a_validation_scan_tells_epochs_apart_without_a_likelihood(
+    make_backend: MakeBackend,
+    tiny_scan: Scan,
+    tiny: MakeScan,
+    brief: MakeConfig,
+    changes: dict[str, float],
+) -> None:
+    """It has no teacher: what is left must compare with its patterns."""
+    config = brief(epochs=3, poisson_weight=0.0, **changes)
+    result = make_backend().train([tiny_scan], config, validation=[tiny(seed=5)])
+    found = losses(result)
+    assert min(found) > 0
+    assert len(set(found)) == 3
+    assert result.model.provenance['best_loss'] == min(found)
+    # The same weights by the likelihood, which is not in force here.
+    likelihood = brief(epochs=1, teacher='none', learning_rate=0.0)
+    seen = make_backend().train(
+        [tiny_scan], likelihood, validation=[tiny(seed=5)], base_model=result.model
+    )
+    by_likelihood = losses(seen)[0] == pytest.approx(min(found), rel=1e-6)
+    assert by_likelihood == ('amplitude_mae_weight' not in changes)
+
+
+def test_several_scans_are_all_learned_from(
+    make_backend: MakeBackend, tiny: MakeScan, brief: MakeConfig
+) -> None:
+    first, second, third = (tiny(seed=seed) for seed in (1, 2, 3))
+    results = [
+        make_backend().train(scans, brief(epochs=1)) for scans in ([first, second], [first, third])
+    ]
+    assert not np.array_equal(flat(results[0]), flat(results[1]))
+    summary = results[0].model.data_summary
+    assert summary['patterns'] == 160
+    assert summary['scans'] == [first.name, second.name]
+
+
+def test_probes_of_several_scans_are_trained_apart(
+    make_backend: MakeBackend, tiny: MakeScan, brief: MakeConfig
+) -> None:
+    scans = [tiny(seed=1), tiny(seed=2, n_modes=2)]
+    result = make_backend().train(scans, brief(epochs=1, probe_trainable=True))
+    assert len(result.model.probe) == 1
+    state = result.model.training_state
+    assert state is not None
+    shapes = {
+        array.shape for name, array in state.arrays.items() if 'last/illumination.probes' in name
+    }
+    assert shapes == {(1, 32, 32, 2), (2, 32, 32, 2)}
+
+
+@pytest.mark.parametrize('garbage', [77777.0, 0.5, np.nan])
+def test_what_stands_in_dead_pixels_is_not_learned(
+    make_backend: MakeBackend, tiny: MakeScan, brief: MakeConfig, garbage: float
+) -> None:
+    clean = tiny(dead_pixels=8)
+    assert clean.bad_pixels is not None
+    results = []
+    for value in (0.0, garbage):
+        patterns = clean.patterns.astype(np.float32)
+        patterns[:, clean.bad_pixels] = value
+        scan = dataclasses.replace(clean, patterns=patterns)
+        backend = make_backend()
+        trained = backend.train([scan], brief(epochs=3))
+        found = backend.reconstruct(scan, CPU, RefinementConfig(sweeps=3))
+        results.append((losses(trained), flat(trained), found))
+    assert results[0][0] == results[1][0]
+    np.testing.assert_array_equal(results[0][1], results[1][1])
+    np.testing.assert_array_equal(results[0][2].object_, results[1][2].object_)
+    assert results[0][2].likelihoods == results[1][2].likelihoods
+
+
+@pytest.mark.parametrize('share', [0.0, 0.01, 0.5])
+def test_held_out_patterns(
+    make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig, share: float
+) -> None:
+    """One pattern is no group of four: then none is held out."""
+    config = brief(epochs=1, validation_share=share, model={'gridsize': 2})
+    result = make_backend().train([tiny_scan], config)
+    (row,) = result.history
+    assert (row['validation_loss'] == row['loss']) == (share < 0.05)
