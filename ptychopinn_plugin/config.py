@@ -24,6 +24,7 @@ Optimizer = Literal['adam', 'adamw']
 Precision = Literal['float32', 'bfloat16', 'float16']
 Teacher = Literal['sweeps', 'none']
 IntensityScale = Literal['auto', 'scan', 'model']
+StitchingWeights = Literal['intensity', 'amplitude', 'uniform']
 
 
 def setting(
@@ -148,6 +149,13 @@ class TrainingConfig(Validated):
     )
     gradient_clip: float = setting(1.0, 'largest norm of the gradient; 0 is off', minimum=0.0)
     accumulation: int = setting(1, 'batches that share one optimizer step', minimum=1)
+    weight_average_decay: float = setting(
+        0.8,
+        'share that stays from epoch to epoch in the average of the weights, which is what is '
+        'validated and kept; 0 keeps the weights of an epoch as they are',
+        minimum=0.0,
+        maximum=0.999,
+    )
     precision: Precision = setting('float32', 'arithmetic inside the network')
     early_stop_patience: int | None = setting(
         None, 'stop after so many epochs without a better validation loss', minimum=1
@@ -192,6 +200,12 @@ class InferenceConfig(Validated):
     device: str = setting('auto', 'auto, cpu, cuda, cuda:1, mps')
     phase_agreement: bool = setting(
         True, 'bring the free global phases of the patches into agreement'
+    )
+    stitching_weights: StitchingWeights = setting(
+        'intensity',
+        'how patches are weighted where they overlap; intensity: by the intensity of the probe; '
+        'amplitude: by its amplitude; uniform: alike wherever it is brighter than a hundredth of '
+        'its peak',
     )
     intensity_scale: IntensityScale = setting(
         'auto',

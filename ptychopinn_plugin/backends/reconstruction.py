@@ -23,6 +23,9 @@ PAIRS_TOGETHER = 4096
 STITCHING_FLOOR = 1e-3
 """Share of the brightest coverage below which a pixel stays as it was."""
 
+UNIFORM_SHARE = 0.01
+"""Share of the probe's peak from which on uniform weights count a pixel."""
+
 SAME_EXPOSURE = 2.0
 """Mean counts within this factor count as the same exposure."""
 

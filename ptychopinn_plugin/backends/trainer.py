@@ -1,4 +1,4 @@
-"""The training loop: epochs of lessons, the best and the last weights, and when to stop."""
+"""The training loop: epochs of lessons, averaged, best and last weights, and when to stop."""
 
 import dataclasses
 import math
@@ -25,11 +25,18 @@ Arrays = Mapping[str, RealArray]
 
 @dataclass
 class TrainerState:
-    """What changes from epoch to epoch."""
+    """What changes from epoch to epoch.
+
+    Attributes
+    ----------
+    average : mapping of str to ndarray
+        Weights averaged over the epochs so far; these are validated, and kept where best.
+    """
 
     epoch: int = 0
     best_loss: float = math.inf
     best_weights: Arrays = field(default_factory=dict)
+    average: Arrays = field(default_factory=dict)
     epochs_without_gain: int = 0
     plateau_factor: float = 1.0
     history: list[dict[str, float]] = field(default_factory=list)
@@ -205,13 +212,12 @@ class EpochTrainer(ABC):
 
     def _end_epoch(self, losses: list[dict[str, float]], rate: float) -> None:
         state = self.state
-        self.use_illumination()
-        validation = self.validate()
+        state.average, validation = self._validated_average()
         if validation is None:
             validation = _mean(losses)['loss']
         if validation < state.best_loss:
             state.best_loss, state.epochs_without_gain = validation, 0
-            state.best_weights = self.snapshot()
+            state.best_weights = state.average
         else:
             state.epochs_without_gain += 1
             waited = state.epochs_without_gain % PLATEAU_EPOCHS == 0
@@ -229,6 +235,20 @@ class EpochTrainer(ABC):
         )
         if self._report(state.history[-1]['loss'], rate, validation):
             state.stopped = 'request'
+
+    def _validated_average(self) -> tuple[Arrays, float | None]:
+        """Return the weights averaged up to this epoch, and their loss; training goes on as is."""
+        running = self.snapshot()
+        number = len(self.state.history) + 1
+        average = averaged(
+            self.state.average, running, self.config.training.weight_average_decay, number
+        )
+        self.restore(average)
+        self.use_illumination()
+        validation = self.validate()
+        self.restore(running)
+        self.use_illumination()
+        return average, validation
 
     def validate(self) -> float | None:
         """Return the mean loss over the held-out lessons; None where there are none."""
@@ -278,12 +298,42 @@ class EpochTrainer(ABC):
         self.learning_rate = settings.learning_rate * factor
 
 
+def averaged(average: Arrays, weights: Arrays, decay: float, epoch: int) -> Arrays:
+    """Return the exponential moving average of weights after one more epoch.
+
+    Parameters
+    ----------
+    average : mapping of str to ndarray
+        After the epochs before; empty before the first.
+    weights : mapping of str to ndarray
+        As this epoch left them.
+    decay : float
+        Share of `average` that stays in the long run, at least 0 and below 1.
+    epoch : int
+        Counted from 1; the share grows with it as (1 + epoch) / (10 + epoch), so that first
+        weights do not linger.
+
+    Notes
+    -----
+    Polyak and Juditsky, SIAM J. Control Optim. 30 (1992) 838, with the exponential weights and
+    the slow start that are usual in deep learning.
+    """
+    if not average:
+        return weights
+    share = min(decay, (1 + epoch) / (10 + epoch))
+    return {
+        name: (value + share * (average[name] - value)).astype(value.dtype)
+        for name, value in weights.items()
+    }
+
+
 def save_state(trainer: EpochTrainer, first_scale: float) -> TrainingState:
     """Return what the next epoch starts from; of one that was stopped inside nothing is kept."""
     point = trainer.resume_point
     state = point.state
     arrays = {f'last/{name}': array for name, array in point.weights.items()}
     arrays |= {f'best/{name}': array for name, array in state.best_weights.items()}
+    arrays |= {f'average/{name}': array for name, array in state.average.items()}
     arrays |= {f'optimizer/{name}': array for name, array in point.optimizer.items()}
     values = {
         'epoch': state.epoch,
@@ -318,6 +368,7 @@ def load_state(trainer: EpochTrainer, saved: TrainingState) -> None:
         epoch=int(values['epoch']),
         best_loss=math.inf if best is None else float(best),
         best_weights=part('best/'),
+        average=part('average/'),
         epochs_without_gain=int(values['epochs_without_gain']),
         plateau_factor=float(values['plateau_factor']),
         history=[dict(row) for row in values['history']],

@@ -49,6 +49,7 @@ def read_scans(paths: Sequence[Path], given: Given) -> list['Scan']:
             positions=reading.positions,
             probe_from=reading.probe_from,
             mask_hot=reading.mask_hot,
+            photons=reading.photons,
         )
         for path in paths
     ]

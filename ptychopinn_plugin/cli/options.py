@@ -52,6 +52,12 @@ class ScanReading(Validated):
         None, 'take the probe from this scan, product or reconstruction'
     )
     mask_hot: bool = setting(False, 'find hot pixels and leave them out')
+    photons: float | None = setting(
+        None,
+        'mean photons in a pattern, to which patterns of another unit are scaled; else what the '
+        'file holds are counts',
+        minimum=1.0,
+    )
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,12 @@
 """Scans and reconstructions: in memory, read and written."""
 
 from ptychopinn_plugin.data.description import describe_scan
-from ptychopinn_plugin.data.preparation import find_hot_pixels, fit_to_size, inpaint
+from ptychopinn_plugin.data.preparation import (
+    find_hot_pixels,
+    fit_to_size,
+    inpaint,
+    scale_to_photons,
+)
 from ptychopinn_plugin.data.readers import (
     Domain,
     load_scan,
@@ -31,6 +36,7 @@ __all__ = [
     'read_probe',
     'read_reconstruction',
     'reader_names',
+    'scale_to_photons',
     'scan_from_arrays',
     'write_product',
     'write_reconstruction',

@@ -87,6 +87,36 @@ def _scaled_geometry(geometry: Geometry, scale: FloatArray) -> Geometry:
     )
 
 
+def scale_to_photons(scan: Scan, photons: float) -> Scan:
+    """Scale patterns of another unit to counts, as the Poisson likelihood needs them.
+
+    Parameters
+    ----------
+    scan : Scan
+    photons : float
+        Mean number of photons in a pattern.
+
+    Returns
+    -------
+    Scan
+        Patterns in float32, with a note of the factor.
+
+    Raises
+    ------
+    DataError
+        If `photons` is not a positive number.
+    """
+    if not 0 < photons < math.inf:
+        raise DataError(f'The photons of a pattern must be a positive number; got {photons}.')
+    factor = photons / scan.mean_counts()
+    # A block at a time: float64 copies of a million patterns would not fit.
+    patterns = np.empty(scan.patterns.shape, dtype=np.float32)
+    for start in range(0, len(scan), _CHUNK):
+        patterns[start : start + _CHUNK] = scan.patterns[start : start + _CHUNK] * factor
+    note = f'Patterns were scaled by {factor:.4g} to {photons:.4g} photons each on average.'
+    return dataclasses.replace(scan, patterns=patterns, notes=(*scan.notes, note))
+
+
 def _fit_middle(images: RealArray, size: int, *, fill: complex) -> RealArray:
     """Crop or pad the last two axes so that index ``side // 2`` becomes ``size // 2``."""
     fitted = np.full((*images.shape[:-2], size, size), fill, dtype=images.dtype)

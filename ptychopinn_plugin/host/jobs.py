@@ -100,9 +100,9 @@ class Jobs:
         self._held = None
         try:
             result = backend.train(
-                _load(message['scans']),
+                _load(message['scans'], message.get('photons')),
                 Config.from_dict(message['config']),
-                validation=_load(message['validation']),
+                validation=_load(message['validation'], message.get('photons')),
                 base_model=None if base is None else read_model(Path(base)),
                 observer=Reporter(self._voice),
             )
@@ -159,8 +159,8 @@ class Jobs:
         return backend.model
 
 
-def _load(paths: Sequence[str]) -> list[Scan]:
-    return [load_scan(path) for path in paths]
+def _load(paths: Sequence[str], photons: float | None) -> list[Scan]:
+    return [load_scan(path, photons=photons) for path in paths]
 
 
 def _identity(path: Path) -> tuple[str, int, int] | None:

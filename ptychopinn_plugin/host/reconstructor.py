@@ -18,7 +18,7 @@ from ptychodus.api.reconstruct import (
 
 from ptychopinn_plugin.archive import Model, read_model, write_model
 from ptychopinn_plugin.backends.selection import Choice, choose
-from ptychopinn_plugin.data import Scan, fit_to_size, write_scan
+from ptychopinn_plugin.data import Scan, fit_to_size, scale_to_photons, write_scan
 from ptychopinn_plugin.errors import DataError, PtychoPinnError
 from ptychopinn_plugin.host.activity import Activity
 from ptychopinn_plugin.host.pictures import InferenceWatch
@@ -181,6 +181,7 @@ class PinnReconstructor(TrainableReconstructor):
             'backend': choice.name,
             'scans': [str(path) for path in files.scans],
             'validation': [str(path) for path in files.validation],
+            'photons': self._settings.options.photons,
             'config': config.to_dict(),
             'base_model': None if base is None else str(base),
             'output': str(target / MODEL_NAME),
@@ -279,7 +280,10 @@ class PinnReconstructor(TrainableReconstructor):
     def _fitted_scan(self, parameters: ReconstructInput, model: Model) -> Scan:
         size = model.config.model.pattern_size
         assert size is not None
-        scan = fit_to_size(to_scan(parameters), size)
+        scan = to_scan(parameters)
+        if (photons := self._settings.options.photons) is not None:
+            scan = scale_to_photons(scan, photons)
+        scan = fit_to_size(scan, size)
         _log_notes(scan)
         return scan
 

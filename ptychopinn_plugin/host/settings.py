@@ -43,6 +43,12 @@ class HostOptions(Validated):
     keep_training_state: bool = setting(
         True, 'the model file keeps what "ptychopinn train --resume" needs; else it is smaller'
     )
+    photons: float | None = setting(
+        None,
+        'mean photons in a pattern, to which patterns of another unit are scaled, in training '
+        'and inference',
+        minimum=1.0,
+    )
     idle_minutes: float = setting(
         10.0,
         'after so long without a run the worker ends and frees memory, the GPU included',
@@ -150,6 +156,7 @@ ROWS = (
     Row('Run', 'Backend', ('backend',)),
     Row('Run', 'Device', ('training.device', 'inference.device')),
     Row('Run', 'Random seed', ('training.seed', 'refinement.seed')),
+    Row('Run', 'Photons per pattern', ('photons',), zero='as the data'),
     Row('Run', 'Idle time [min]', ('idle_minutes',)),
     Row('Model', 'Architecture', ('model.architecture',)),
     Row('Model', 'Pattern size [px]', ('model.pattern_size',), zero='as the data'),
@@ -181,6 +188,7 @@ ROWS = (
     Row('Training', 'Resumable model', ('keep_training_state',)),
     Row('Inference', 'Batch size', ('inference.batch_size',)),
     Row('Inference', 'Phase agreement', ('inference.phase_agreement',)),
+    Row('Inference', 'Stitching weights', ('inference.stitching_weights',)),
     Row('Inference', 'Intensity scale', ('inference.intensity_scale',)),
     Row('Refinement', 'Sweeps', ('refinement.sweeps',), zero='none'),
     Row('Refinement', 'Batch size', ('refinement.batch_size',)),

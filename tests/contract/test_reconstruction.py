@@ -1,6 +1,7 @@
 """Reconstruction: where the object lies, that nothing is missing, and what each setting does."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -172,6 +173,17 @@ def test_phases_are_brought_into_agreement(tiny_model: Backend, tiny_scan: Scan)
     )
     assert not np.array_equal(agreed.object_, free.object_)
     assert likeness(*truth_of(tiny_scan, agreed)) >= likeness(*truth_of(tiny_scan, free)) - 0.02
+
+
+def test_patches_are_weighted_by_the_rule(tiny_model: Backend, tiny_scan: Scan) -> None:
+    objects = []
+    for rule in ('intensity', 'amplitude', 'uniform'):
+        inference = InferenceConfig.from_dict({'device': 'cpu', 'stitching_weights': rule})
+        found = tiny_model.reconstruct(tiny_scan, inference, ALONE)
+        assert likeness(*truth_of(tiny_scan, found)) > 0.9
+        objects.append(found.object_)
+    for one, other in itertools.combinations(objects, 2):
+        assert np.abs(one - other).max() > 1e-3
 
 
 def test_the_network_alone_is_nearer_than_an_empty_object(

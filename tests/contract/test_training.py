@@ -54,6 +54,30 @@ def test_the_best_weights_are_kept(
             np.testing.assert_array_equal(result.model.weights[layer], weight)
 
 
+def test_the_model_is_an_average_over_epochs(
+    make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig
+) -> None:
+    def trained(epochs: int, decay: float) -> dict[str, np.ndarray]:
+        settings = brief(epochs=epochs, schedule='constant', weight_average_decay=decay)
+        state = make_backend().train([tiny_scan], settings).model.training_state
+        assert state is not None
+        return dict(state.arrays)
+
+    first, second = trained(1, 0.8), trained(2, 0.8)
+    names = [name.removeprefix('last/') for name in first if name.startswith('last/network')]
+    assert names
+    for name in names:
+        np.testing.assert_array_equal(first[f'average/{name}'], first[f'last/{name}'])
+        # After two epochs a quarter is the first's.
+        mean = 0.25 * first[f'last/{name}'] + 0.75 * second[f'last/{name}']
+        np.testing.assert_allclose(second[f'average/{name}'], mean, rtol=1e-5, atol=1e-7)
+    plain = trained(2, 0.0)
+    for name in names:
+        # Training itself goes on from the newest weights.
+        np.testing.assert_array_equal(plain[f'last/{name}'], second[f'last/{name}'])
+        np.testing.assert_array_equal(plain[f'average/{name}'], plain[f'last/{name}'])
+
+
 @pytest.mark.parametrize('schedule', ['constant', 'exponential', 'cosine', 'one-cycle', 'plateau'])
 def test_schedules(
     make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig, schedule: str

@@ -1,5 +1,6 @@
 """``ptychodus -b``: the unmodified command on real files, and the same from our own command."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -118,6 +119,27 @@ def test_reconstruction_equals_that_of_our_command(
         np.testing.assert_array_equal(file['loss_epochs'], np.arange(4))
     np.testing.assert_allclose(losses, ours.likelihoods, rtol=1e-4)
     assert losses[-1] < losses[0]
+
+
+def test_patterns_of_another_unit_become_photons(
+    small_scan: Scan, write_folder: WriteFolder, tmp_path: Path
+) -> None:
+    """Normalised patterns with *Photons* train and infer as the counts themselves do."""
+    counts = small_scan.patterns.astype(np.float32)
+    normalised = dataclasses.replace(small_scan, patterns=counts / counts.max())
+    objects = []
+    for name, scan, more in (
+        ('counts', small_scan, ''),
+        ('normalised', normalised, f'Photons = {small_scan.mean_counts()!r}'),
+    ):
+        source = write_folder(tmp_path / name, scan=scan, epochs=1, more=more)
+        run = ptychodus('train', source, source)
+        assert run.returncode == 0, run.stdout + run.stderr
+        run = ptychodus('reconstruct', source, tmp_path / name / 'out')
+        assert run.returncode == 0, run.stdout + run.stderr
+        with h5py.File(max((tmp_path / name / 'out').glob('product.*.h5'))) as file:
+            objects.append(file['object'][0])
+    np.testing.assert_allclose(objects[1], objects[0], atol=5e-3)
 
 
 def test_no_model_is_a_readable_line_and_an_exit_code(

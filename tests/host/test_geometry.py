@@ -47,7 +47,7 @@ def results(small_scan: Scan, tmp_path_factory: pytest.TempPathFactory) -> tuple
     return products[0], products[1]
 
 
-def _phase(product: Product, height_px: int, width_px: int) -> tuple[NDArray, NDArray]:
+def field_phase(product: Product, height_px: int, width_px: int) -> tuple[NDArray, NDArray]:
     """Return the phase of the scanned field and where its first pixel lies, (y, x) in metres."""
     points, geometry = product.probe_positions, product.object_.get_geometry()
     y_px = geometry.map_probe_positions_to_object_y_px(points)
@@ -61,7 +61,7 @@ def _phase(product: Product, height_px: int, width_px: int) -> tuple[NDArray, ND
 
 
 def test_our_object_lies_on_ptychis(results: tuple[Product, Product]) -> None:
-    (ours, at), (theirs, there) = (_phase(product, 26, 34) for product in results)
+    (ours, at), (theirs, there) = (field_phase(product, 26, 34) for product in results)
     pixel = results[0].object_.get_pixel_geometry()
     shift, *_ = phase_cross_correlation(theirs, ours, upsample_factor=50)
     # What the pictures say and what the geometry says make one distance.
@@ -71,7 +71,7 @@ def test_our_object_lies_on_ptychis(results: tuple[Product, Product]) -> None:
 
 
 def test_our_object_is_neither_mirrored_nor_turned(results: tuple[Product, Product]) -> None:
-    ours, theirs = (_phase(product, 26, 26)[0] for product in results)
+    ours, theirs = (field_phase(product, 26, 26)[0] for product in results)
 
     def likeness(turned: NDArray) -> float:
         return float(np.corrcoef(turned.ravel(), theirs.ravel())[0, 1])
@@ -86,7 +86,7 @@ def test_our_object_is_neither_mirrored_nor_turned(results: tuple[Product, Produ
 
 
 def test_our_object_is_the_true_one(results: tuple[Product, Product], small_scan: Scan) -> None:
-    ours, _ = _phase(results[0], 26, 34)
+    ours, _ = field_phase(results[0], 26, 34)
     assert small_scan.object_ is not None
     # Ptychodus' middle of a patch lies half a pixel before ours.
     top, left = np.rint(small_scan.positions_px.min(axis=0) - 0.5).astype(int)

@@ -65,7 +65,7 @@ def _another(row: Row) -> object:
         return next(choice for choice in row.choices if choice != default)
     if row.kind is bool:
         return not default
-    if row.names == ('model.pattern_size',):
+    if row.names[0] in ('model.pattern_size', 'photons'):
         return 64
     if row.kind is float:
         return 0.5 if default != 0.5 else 0.25
@@ -131,6 +131,7 @@ def test_what_is_not_in_the_panel_is_a_choice() -> None:
         'training.neighbor_count',
         'training.optimizer',
         'training.warmup_share',
+        'training.weight_average_decay',
         'training.weight_decay',
     }
     every = {

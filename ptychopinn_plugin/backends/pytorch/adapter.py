@@ -67,6 +67,7 @@ class PyTorchBackend(NetworkBackend[torch.device]):
             forward,
             batch_size=inference.batch_size,
             phase_agreement=inference.phase_agreement,
+            stitching_weights=inference.stitching_weights,
             stopwatch=stopwatch,
             observer=show,
         )[-1]

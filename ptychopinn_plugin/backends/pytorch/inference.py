@@ -1,6 +1,7 @@
 """From patterns to an object: passes of the network, agreement of phases, stitching."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -15,9 +16,11 @@ from ptychopinn_plugin.backends.pytorch.tilts import correct_slow_phase
 from ptychopinn_plugin.backends.reconstruction import (
     PAIRS_TOGETHER,
     STITCHING_FLOOR,
+    UNIFORM_SHARE,
     run_passes,
 )
 from ptychopinn_plugin.backends.timing import Stopwatch
+from ptychopinn_plugin.config import StitchingWeights
 from ptychopinn_plugin.stitching import CELL_PX, agree_phases, neighbour_pairs
 
 PassObserver = Callable[[int, Tensor], bool | None]
@@ -41,6 +44,7 @@ def predict_object(
     passes: int | None = None,
     batch_size: int = 32,
     phase_agreement: bool = True,
+    stitching_weights: StitchingWeights = 'intensity',
     stopwatch: Stopwatch | None = None,
     observer: PassObserver | None = None,
 ) -> list[Tensor]:
@@ -56,6 +60,8 @@ def predict_object(
         Patterns in a batch.
     phase_agreement : bool
         Bring the patches of each pass into phase, and at the end correct the slow drift.
+    stitching_weights : 'intensity', 'amplitude' or 'uniform'
+        See `InferenceConfig`.
     stopwatch : Stopwatch, optional
         Gets the seconds of 'predict' and 'stitch'.
     observer : callable, optional
@@ -68,7 +74,8 @@ def predict_object(
     """
 
     def predict(groups: IntArray, object_: Tensor, is_flat: bool) -> Iterator[Patches]:
-        return _predict_batches(network, model, groups, object_, batch_size, is_flat)
+        for part in _predict_batches(network, model, groups, object_, batch_size, is_flat):
+            yield replace(part, weights=_weigh(part.weights, stitching_weights))
 
     return run_passes(
         network.description,
@@ -97,8 +104,17 @@ def _predict_batches(
         yield predict_patches(network, model, batch, object_, is_flat=is_flat)
 
 
+def _weigh(intensities: Tensor, rule: StitchingWeights) -> Tensor:
+    if rule == 'amplitude':
+        return torch.sqrt(intensities)
+    if rule == 'uniform':
+        brightest = intensities.amax(dim=(-2, -1), keepdim=True)
+        return (intensities > UNIFORM_SHARE * brightest).to(intensities.dtype)
+    return intensities
+
+
 class Stitcher:
-    """Adds blocks of patches to a canvas, weighted by the probe's intensity.
+    """Adds blocks of weighted patches to a canvas.
 
     Parameters
     ----------

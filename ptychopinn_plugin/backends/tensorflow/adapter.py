@@ -65,6 +65,7 @@ class TensorFlowBackend(NetworkBackend[str]):
             forward,
             batch_size=inference.batch_size,
             phase_agreement=inference.phase_agreement,
+            stitching_weights=inference.stitching_weights,
             stopwatch=stopwatch,
             observer=show,
         )[-1]

@@ -1,6 +1,7 @@
 """From patterns to an object: passes of the network, agreement of phases, stitching."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -9,6 +10,7 @@ from ptychopinn_plugin.arrays import ComplexArray, IntArray
 from ptychopinn_plugin.backends.reconstruction import (
     PAIRS_TOGETHER,
     STITCHING_FLOOR,
+    UNIFORM_SHARE,
     run_passes,
 )
 from ptychopinn_plugin.backends.tensorflow.forward import ForwardModel
@@ -18,6 +20,7 @@ from ptychopinn_plugin.backends.tensorflow.prediction import Patches, predict_pa
 from ptychopinn_plugin.backends.tensorflow.tilts import correct_slow_phase
 from ptychopinn_plugin.backends.tensorflow.waves import scaled
 from ptychopinn_plugin.backends.timing import Stopwatch
+from ptychopinn_plugin.config import StitchingWeights
 from ptychopinn_plugin.stitching import CELL_PX, agree_phases, neighbour_pairs
 
 PassObserver = Callable[[int, Tensor], bool | None]
@@ -35,6 +38,7 @@ def predict_object(
     passes: int | None = None,
     batch_size: int = 32,
     phase_agreement: bool = True,
+    stitching_weights: StitchingWeights = 'intensity',
     stopwatch: Stopwatch | None = None,
     observer: PassObserver | None = None,
 ) -> list[Tensor]:
@@ -50,6 +54,8 @@ def predict_object(
         Patterns in a batch.
     phase_agreement : bool
         Bring the patches of each pass into phase, and at the end correct the slow drift.
+    stitching_weights : 'intensity', 'amplitude' or 'uniform'
+        See `InferenceConfig`.
     stopwatch : Stopwatch, optional
         Gets the seconds of 'predict' and 'stitch'.
     observer : callable, optional
@@ -62,7 +68,8 @@ def predict_object(
     """
 
     def predict(groups: IntArray, object_: Tensor, is_flat: bool) -> Iterator[Patches]:
-        return _predict_batches(network, model, groups, object_, batch_size, is_flat)
+        for part in _predict_batches(network, model, groups, object_, batch_size, is_flat):
+            yield replace(part, weights=_weigh(part.weights, stitching_weights))
 
     return run_passes(
         network.description,
@@ -92,8 +99,17 @@ def _predict_batches(
         yield predict_patches(network, model, batch, object_, is_flat=is_flat)
 
 
+def _weigh(intensities: Tensor, rule: StitchingWeights) -> Tensor:
+    if rule == 'amplitude':
+        return tf.sqrt(intensities)
+    if rule == 'uniform':
+        brightest = tf.reduce_max(intensities, axis=(-2, -1), keepdims=True)
+        return tf.cast(intensities > UNIFORM_SHARE * brightest, intensities.dtype)
+    return intensities
+
+
 class Stitcher:
-    """Adds blocks of patches to a canvas, weighted by the probe's intensity.
+    """Adds blocks of weighted patches to a canvas.
 
     Parameters
     ----------

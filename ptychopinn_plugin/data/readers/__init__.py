@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 
 from ptychopinn_plugin.arrays import ComplexArray, RealArray
-from ptychopinn_plugin.data.preparation import find_hot_pixels
+from ptychopinn_plugin.data.preparation import find_hot_pixels, scale_to_photons
 from ptychopinn_plugin.data.readers.cxi import read_cxi, read_cxi_product
 from ptychopinn_plugin.data.readers.domain import Domain, check_domain
 from ptychopinn_plugin.data.readers.hdf5 import open_hdf5
@@ -37,6 +37,7 @@ def load_scan(
     positions: Path | str | None = None,
     probe_from: Path | str | None = None,
     mask_hot: bool = False,
+    photons: float | None = None,
 ) -> Scan:
     """Read a scan. The content of the file decides what it is, not its name.
 
@@ -57,6 +58,8 @@ def load_scan(
         A scan, product or reconstruction whose probe is used.
     mask_hot : bool
         Mark pixels as bad that are bright in most patterns and far above their neighbours.
+    photons : float, optional
+        Mean number of photons in a pattern: for patterns in another unit, which are scaled to it.
 
     Returns
     -------
@@ -86,7 +89,8 @@ def load_scan(
             )
     except DataError as error:
         raise _with_path(error, path) from error
-    return _finish(scan, mask_hot=mask_hot)
+    scan = _finish(scan, mask_hot=mask_hot)
+    return scan if photons is None else scale_to_photons(scan, photons)
 
 
 def scan_from_arrays(

@@ -140,10 +140,10 @@ class Window:
         """Let the window live until something is so."""
         self.qtbot.waitUntil(condition, timeout=timeout_ms)
 
-    def wait_for_end(self) -> None:
+    def wait_for_end(self, timeout_ms: int = PATIENCE_MS) -> None:
         """Let the window live until the run has ended and everything is drawn."""
         tasks = self.model._task_manager
-        self.wait(lambda: not self.is_running)
+        self.wait(lambda: not self.is_running, timeout_ms)
         self.wait(lambda: tasks.foreground_queue_size == 0)
 
     def wait_for_epochs(self, number: int) -> None:

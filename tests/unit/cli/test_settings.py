@@ -97,9 +97,11 @@ def _call(*arguments: str) -> Given:
 
 def test_only_what_was_given_arrives() -> None:
     assert _call() == {'refinement': {}, 'reading': {}}
-    given = _call('--refine', '0', '--no-probe', '--probe-from', 'a.npz', '--mask-hot')
+    given = _call(
+        '--refine', '0', '--no-probe', '--probe-from', 'a.npz', '--mask-hot', '--photons', '1e5'
+    )
     assert given['refinement'] == {'sweeps': 0, 'probe': False}
-    assert given['reading'] == {'probe_from': Path('a.npz'), 'mask_hot': True}
+    assert given['reading'] == {'probe_from': Path('a.npz'), 'mask_hot': True, 'photons': 1e5}
 
 
 def test_every_setting_says_what_it_is() -> None:

@@ -217,6 +217,18 @@ def test_hot_pixels_are_masked_where_asked(make_scan: MakeScan, save_npz: SaveNp
     assert loaded.notes[-1] == '1 hot pixels were marked as bad.'
 
 
+def test_patterns_of_another_unit_become_photons(make_scan: MakeScan, save_npz: SaveNpz) -> None:
+    scan = make_scan()
+    counts = _counts(scan)
+    path = save_npz(scan, diff3d=(counts / counts.max()).astype(np.float32))
+    loaded = load_scan(path, domain='counts', photons=counts.sum(axis=(1, 2)).mean())
+    np.testing.assert_allclose(loaded.patterns, counts, rtol=1e-5)
+    assert 'scaled by' in loaded.notes[-1]
+    for wrong in (0.0, -1.0, np.nan, np.inf):
+        with pytest.raises(DataError, match='positive number'):
+            load_scan(path, domain='counts', photons=wrong)
+
+
 def test_what_we_write_comes_back(make_scan: MakeScan, tmp_path: Path, residual: Residual) -> None:
     scan = make_scan(shape=(16, 20), modes=2)
     path = tmp_path / 'scan.npz'

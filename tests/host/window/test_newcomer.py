@@ -1,0 +1,185 @@
+"""The guide, step by step: every menu, wizard and dialog that it names, clicked as it says."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+from PyQt5.QtCore import QTimer
+from PyQt5.QtWidgets import (
+    QApplication,
+    QComboBox,
+    QDialog,
+    QFileDialog,
+    QFormLayout,
+    QInputDialog,
+    QLineEdit,
+    QWidget,
+    QWizard,
+)
+
+from ptychopinn_plugin.data import load_scan
+from ptychopinn_plugin.data.simulation import simulate
+from ptychopinn_plugin.host.trial import SCANS, write_trial
+
+from ..test_geometry import field_phase
+from .test_panel import widget_of
+from .user import Window
+
+Dialog = TypeVar('Dialog', bound=QDialog)
+
+SHORT_MIN = 0.4
+"""Training takes so long, where the guide says three minutes."""
+
+LONG_MS = 180_000
+
+N_PATTERNS = 1024
+
+SIDES_PX = (160, 160)
+"""Of the field that is compared."""
+
+
+@pytest.fixture
+def trial(tmp_path: Path) -> Path:
+    """Return the folder that ``python -m ptychopinn_plugin.host.trial`` leaves."""
+    write_trial(tmp_path / 'trial')
+    return tmp_path / 'trial'
+
+
+def answer(kind: type[Dialog], fill: Callable[[Dialog], object]) -> None:
+    """Let the next dialog of a kind be filled in and accepted, as soon as it waits for it."""
+    timer = QTimer(QApplication.instance())
+    timer.setInterval(50)
+
+    def look() -> None:
+        dialog = QApplication.activeModalWidget()
+        if isinstance(dialog, kind):
+            timer.stop()
+            try:
+                fill(dialog)
+            finally:
+                # Left open, it would wait for ever.
+                dialog.accept()
+
+    timer.timeout.connect(look)
+    timer.start()
+
+
+def choose_file(path: Path, name_filter: str) -> None:
+    def fill(dialog: QFileDialog) -> None:
+        assert name_filter in dialog.nameFilters()
+        dialog.selectNameFilter(name_filter)
+        line = dialog.findChild(QLineEdit, 'fileNameEdit')
+        assert line is not None
+        line.setText(str(path))
+
+    answer(QFileDialog, fill)
+
+
+def insert(view: Any, text: str) -> None:
+    """Choose an entry of the menu *Insert*."""
+    actions = {action.text(): action for action in view.button_box.insert_menu.actions()}
+    actions[text].trigger()
+
+
+def field_of(page: QWidget, label: str) -> QWidget:
+    """Return what stands beside a label on a page of the wizard."""
+    form = page.layout()
+    assert isinstance(form, QFormLayout)
+    for number in range(form.rowCount()):
+        item = form.itemAt(number, QFormLayout.ItemRole.LabelRole)
+        if item is not None and item.widget().text() == label:
+            return form.itemAt(number, QFormLayout.ItemRole.FieldRole).widget()
+    raise AssertionError(f'There is no row {label!r}.')
+
+
+def open_patterns(window: Window, path: Path) -> None:
+    """*Diffraction*, *Insert*, *Open File...*, and *Next* until *Finish*."""
+    window.view.diffraction_action.trigger()
+    insert(window.view.diffraction_view, 'Open File...')
+    wizard: QWizard = window.controller._diffraction_controller._wizard_controller._wizard
+    assert wizard.isVisible()
+    kinds = field_of(wizard.currentPage(), 'File Type:')
+    assert isinstance(kinds, QComboBox)
+    window.choose(kinds, 'Ptychodus NumPy Zipped Archive (*.npz)')
+    place = field_of(wizard.currentPage(), 'Location:')
+    assert isinstance(place, QLineEdit)
+    place.setText(str(path))
+    place.editingFinished.emit()
+    repository = window.model.diffraction_core.repository
+    before = len(repository)
+    while (following := wizard.button(QWizard.WizardButton.NextButton)).isVisible():
+        window.wait(following.isEnabled)
+        following.click()
+    wizard.button(QWizard.WizardButton.FinishButton).click()
+    window.wait(lambda: len(repository) > before)
+    window.wait(lambda: not repository[before].is_pending())
+    assert repository[before].get_assembled_data().get_num_patterns() == N_PATTERNS
+
+
+def open_product(window: Window, path: Path, patterns: str) -> int:
+    """*Products*, *Insert*, *Open File...*, and bind it to patterns; return its number."""
+    window.view.product_action.trigger()
+    choose_file(path, 'Ptychodus Product Files (*.h5 *.hdf5)')
+
+    def bind(dialog: QInputDialog) -> None:
+        assert patterns in dialog.comboBoxItems()
+        dialog.setTextValue(patterns)
+
+    def bind_next() -> None:
+        answer(QInputDialog, bind)
+
+    QTimer.singleShot(0, bind_next)
+    before = len(window.products)
+    insert(window.view.product_view, 'Open File...')
+    window.wait(lambda: len(window.products) > before)
+    window.wait(lambda: not window.products[before].is_pending())
+    return before
+
+
+def choose_product(window: Window, name: str) -> None:
+    window.choose(window.parts._product_view_controller.get_widget(), name)
+
+
+def test_the_guide_from_the_scan_to_the_object(
+    open_window: Callable[..., Window], trial: Path
+) -> None:
+    pytest.importorskip(
+        'ptychodus.controller.diffraction.wizard', reason='This Ptychodus opens files elsewhere.'
+    )
+    window = open_window()
+    for name in SCANS:
+        open_patterns(window, trial / f'{name}-patterns.npz')
+        open_product(window, trial / name / 'product.h5', f'{name}-patterns')
+
+    window.view.processing_action.trigger()
+    window.choose(window.algorithms, 'ptychopinn-plugin_pinn')
+    choose_product(window, 'known')
+    limit = widget_of(window.panel, 'Training', 'Time limit [min]')
+    assert isinstance(limit, QLineEdit)
+    limit.setText(str(SHORT_MIN))
+    limit.editingFinished.emit()
+    window.train(trial / 'known')
+    window.wait_for_end(LONG_MS)
+    assert (trial / 'known' / 'model.zip').is_file()
+
+    choose_product(window, 'unseen')
+    number = window.infer()
+    window.wait_for_end(LONG_MS)
+    assert window.errors == []
+    assert 'ERROR' not in window.log
+
+    product = window.products[number].get_product()
+    written = load_scan(trial / 'unseen').geometry
+    pixel = product.object_.get_pixel_geometry()
+    assert pixel.width_m == pytest.approx(written.pixel_width_m)
+    assert pixel.height_m == pytest.approx(written.pixel_height_m)
+    true = simulate(SCANS['unseen'])
+    assert true.object_ is not None
+    found, _ = field_phase(product, *SIDES_PX)
+    # Ptychodus' middle of a patch lies half a pixel before ours.
+    top, left = np.rint(true.positions_px.min(axis=0) - 0.5).astype(int)
+    wanted = np.angle(true.object_[top : top + SIDES_PX[0], left : left + SIDES_PX[1]])
+    likeness = np.corrcoef(found.ravel(), wanted.ravel())[0, 1]
+    assert likeness > 0.8, likeness
