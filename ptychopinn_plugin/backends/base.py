@@ -195,7 +195,7 @@ class NetworkBackend(ABC, Generic[Device]):
         """Sweep from a flat object, without a model: the baseline."""
         check_positions(scan)
         with self._on(device) as where:
-            forward = self._forward(scan, normalise_probe(scan.probe, scan.mean_counts()), where)
+            forward = self._forward(scan, normalise_probe(scan.probe, scan.mean_photons()), where)
             flat, stopwatch = forward.flat_object(), self._stopwatch(where)
             return self._refined(scan, forward, flat, refinement, stopwatch, observer)
 

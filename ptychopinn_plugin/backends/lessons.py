@@ -157,7 +157,10 @@ def epoch_batches(
     rng: np.random.Generator,
     make: MakeLesson,
 ) -> Iterator[Batch]:
-    """Yield the batches of an epoch, in which about every position is met `VISITS` times."""
+    """Yield the batches of an epoch, in which a position is met about `VISITS` times.
+
+    It is less often met where lessons leave positions out.
+    """
     limit = config.training.n_groups
     schedule = [
         scan

@@ -13,6 +13,9 @@ TEACHER_FLOOR = 0.02
 DARK_COUNTS = 1e-3
 """Expected counts below this are taken as this, where nothing was counted."""
 
+DARK_SHARE = 0.1
+"""A batch of dark patterns counts as this share of the usual light, which losses divide by."""
+
 DATA_TERMS = ('poisson', 'amplitude_mae', 'teacher')
 """Those that compare with what was measured or taught; total variation is smoothness alone."""
 

@@ -58,7 +58,7 @@ class TrainingResult:
     history : sequence of mappings
         One row an epoch: 'epoch', 'seconds', 'learning_rate', 'loss', its parts, 'validation_loss'.
     stopped : str
-        Why it ended: 'epochs', 'max-minutes', 'early-stop' or 'request'.
+        Why it ended: 'epochs', 'max-minutes', 'early-stop', 'request' or 'diverged'.
     """
 
     model: Model

@@ -32,7 +32,7 @@ SAME_EXPOSURE = 2.0
 
 def choose_photons(scan: Scan, reference: float, rule: IntensityScale) -> float:
     """Return the energy of the probe: as in training, or by this scan's own mean counts."""
-    own = scan.mean_counts()
+    own = scan.mean_photons()
     same = reference / SAME_EXPOSURE <= own <= reference * SAME_EXPOSURE
     return reference if rule == 'model' or (rule == 'auto' and same) else own
 

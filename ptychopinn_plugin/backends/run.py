@@ -1,6 +1,7 @@
 """One training run: scans on the device, a teacher, a trainer, and the model that comes out."""
 
 import dataclasses
+import hashlib
 import platform
 import time
 from abc import ABC, abstractmethod
@@ -15,13 +16,14 @@ from ptychopinn_plugin.archive import Model
 from ptychopinn_plugin.arrays import ComplexArray, FloatArray, IntArray
 from ptychopinn_plugin.backends.hints import suggest_probe
 from ptychopinn_plugin.backends.lessons import VALIDATION, Lesson, MakeLesson, TrainingScan
+from ptychopinn_plugin.backends.objective import term_weights
 from ptychopinn_plugin.backends.protocol import Observer, Progress
 from ptychopinn_plugin.backends.reconstruction import choose_photons
 from ptychopinn_plugin.backends.trainer import EpochTrainer, TrainerState, load_state, save_state
 from ptychopinn_plugin.config import Config
 from ptychopinn_plugin.data import Scan, fit_to_size
 from ptychopinn_plugin.data.grouping import covering_groups
-from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.errors import ConfigError, DataError
 from ptychopinn_plugin.network import NetworkDescription, describe_network
 from ptychopinn_plugin.physics import illuminated_size, normalise_probe
 
@@ -67,7 +69,7 @@ class TrainingRun(ABC, Generic[Device]):
             self.config = config.replace(model=config.model.replace(pattern_size=size))
         rng = np.random.default_rng(self.config.training.seed)
         fitted = [_subsampled(fit_to_size(scan, size), self.config, rng) for scan in scans]
-        self.photons = base_model.photons if base_model else fitted[0].mean_counts()
+        self.photons = base_model.photons if base_model else fitted[0].mean_photons()
         self.summary = _summarise(fitted)
         self.description = self._describe(fitted[0])
         # A sigmoid's amplitudes reach from 0 to 1, and 1/1.5 is a good middle.
@@ -77,8 +79,34 @@ class TrainingRun(ABC, Generic[Device]):
         elif base_model is not None and base_model.training_state is not None:
             # As when the run began, which may have been a fine-tuning.
             self.scale = float(base_model.training_state.values.get('first_scale', self.scale))
+        self.fingerprints = [_fingerprint(scan) for scan in fitted]
+        if resume:
+            self._check_same_scans(fitted)
         self.models = [self._forward(scan) for scan in fitted]
         self.trainer = self._prepare(fitted, [fit_to_size(scan, size) for scan in validation], rng)
+
+    def _check_same_scans(self, scans: Sequence[Scan]) -> None:
+        assert self.base_model is not None
+        assert self.base_model.training_state is not None
+        trained_on = self.base_model.training_state.values.get('scans', self.fingerprints)
+        if list(trained_on) != self.fingerprints:
+            names = ', '.join(scan.name for scan in scans)
+            raise ConfigError(
+                f'To continue exactly, training needs the {len(trained_on)} scan(s) that it began '
+                f'with; {names} are not these. On other scans, fine-tune: ptychopinn train '
+                '--base-model MODEL.'
+            )
+
+    def _check_terms(self, labelled: bool) -> None:
+        weights = term_weights(self.config.training)
+        supervised = self.config.model.model_type == 'supervised'
+        names = [] if supervised else ['poisson', 'amplitude_mae']
+        names += ['teacher'] if labelled else []
+        if not any(weights[name] > 0 for name in names):
+            raise ConfigError(
+                'Nothing in the loss compares with the data: the weights of '
+                f'{", ".join(names)} are 0. Set one above 0, as training.{names[-1]}_weight.'
+            )
 
     @abstractmethod
     def _build_forward(self, scan: Scan, probe: ComplexArray) -> Any:
@@ -132,11 +160,18 @@ class TrainingRun(ABC, Generic[Device]):
                     # Too few for a group: they would be missed in training, and used nowhere.
                     out = out[:0]
             members = _left_to_train(scan, everyone, out)
-            part = self._part(index, scan, model, members, self._labels(scan, model))
+            labels = self._labels(scan, model)
+            self._check_terms(labels is not None)
+            part = self._part(index, scan, model, members, labels)
             lessons.append(part)
             if len(out) > 0:
                 held.append((part, out))
         for scan in validation:
+            if len(scan) < self.description.group_size:
+                raise DataError(
+                    f'The validation scan {scan.name} must hold at least '
+                    f'{self.description.group_size} patterns, a group; it holds {len(scan)}.'
+                )
             model = self._forward(scan)
             # Supervised training has no other term; a teacher's likelihood needs no labels.
             supervised = self.config.model.model_type == 'supervised'
@@ -199,12 +234,13 @@ class TrainingRun(ABC, Generic[Device]):
             assert self.base_model is not None
             assert self.base_model.training_state is not None
             load_state(self.trainer, self.base_model.training_state)
-            self.trainer.use_illumination()
+        # Whether new or resumed, the probe is the one that training holds, to the last bit.
+        self.trainer.use_illumination()
         return self.trainer.run()
 
     def to_model(self, state: TrainerState) -> Model:
         """Return the best weights as a model, with the newest ones in its training state."""
-        training_state = save_state(self.trainer, self.scale)
+        training_state = save_state(self.trainer, self.scale, self.fingerprints)
         self.trainer.restore(state.best_weights)
         probe, intensity_scale = self.trainer.first_probe()
         return Model(
@@ -236,6 +272,14 @@ def _subsampled(scan: Scan, config: Config, rng: np.random.Generator) -> Scan:
     if wanted is None or wanted >= len(scan):
         return scan
     return scan.subset(np.sort(rng.permutation(len(scan))[:wanted]))
+
+
+def _fingerprint(scan: Scan) -> str:
+    """Return a hash of positions and of each pattern's light, which tells scans apart."""
+    light = scan.patterns.sum(axis=(1, 2), dtype=np.float64)
+    digest = hashlib.sha256(scan.positions_px.astype(np.float64).tobytes())
+    digest.update(light.tobytes())
+    return digest.hexdigest()
 
 
 def _held_out(positions_px: FloatArray, share: float, rng: np.random.Generator) -> IntArray:

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import time
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,13 +13,22 @@ import numpy as np
 
 from ptychopinn_plugin.archive import TrainingState
 from ptychopinn_plugin.arrays import ComplexArray, RealArray
-from ptychopinn_plugin.backends.lessons import Batch, Lesson, TrainingScan, validation_batches
+from ptychopinn_plugin.backends.lessons import (
+    VISITS,
+    Batch,
+    Lesson,
+    TrainingScan,
+    validation_batches,
+)
 from ptychopinn_plugin.backends.protocol import Observer, Progress
 from ptychopinn_plugin.backends.schedules import PLATEAU_EPOCHS, schedule_factor
 from ptychopinn_plugin.config import Config
 from ptychopinn_plugin.errors import DataError
 
 REPORT_SECONDS = 0.5
+
+PROBE_RMS = 5.0
+"""Size of a probe's pixels as the optimizer sees them: about that of 1e5 photons on 64 x 64."""
 
 Arrays = Mapping[str, RealArray]
 
@@ -64,6 +74,10 @@ class ResumePoint:
     state: TrainerState
 
 
+class _Stopped(Exception):
+    """The observer asked to stop while an epoch was validated."""
+
+
 class EpochTrainer(ABC):
     """Trains a network on scans; a framework computes gradients and takes steps.
 
@@ -94,6 +108,7 @@ class EpochTrainer(ABC):
         self.state = TrainerState()
         self.first_second = time.perf_counter()
         self.learning_rate = config.training.learning_rate
+        self.latest_loss = math.nan
         self.resume_point: ResumePoint
 
     @abstractmethod
@@ -163,12 +178,19 @@ class EpochTrainer(ABC):
             losses, n_patterns = self._train_epoch(
                 np.random.default_rng([settings.seed, state.epoch])
             )
-            if not losses:
+            if not losses or (state.history and state.stopped in ('request', 'diverged')):
+                # What whole epochs have left is kept, and nobody waits for this one's judgement.
                 break
             complete = state.stopped == 'epochs'
+            try:
+                average, validation = self._validated_average()
+            except _Stopped:
+                state.stopped = 'request'
+                break
             if complete:
                 state.epoch += 1
-            self._end_epoch(losses, n_patterns / (time.perf_counter() - begun))
+            rate = n_patterns / (time.perf_counter() - begun)
+            self._end_epoch(losses, rate, average, validation)
             if complete:
                 self._mark()
             if state.stopped != 'epochs':
@@ -189,10 +211,9 @@ class EpochTrainer(ABC):
             self._set_learning_rate(min(1.0, number / expected))
             losses.append(self.gather_gradients(batch))
             if not math.isfinite(losses[-1]['loss']):
-                raise DataError(
-                    f'The loss became {losses[-1]["loss"]} in epoch {self.state.epoch + 1}. '
-                    'Lower the learning rate, or look at the patterns with: ptychopinn inspect.'
-                )
+                self._diverge(losses[-1]['loss'])
+                break
+            self.latest_loss = losses[-1]['loss']
             if (number + 1) % settings.accumulation == 0:
                 self.step()
             n_patterns += batch.groups.size
@@ -210,9 +231,26 @@ class EpochTrainer(ABC):
             self.step()
         return losses, n_patterns
 
-    def _end_epoch(self, losses: list[dict[str, float]], rate: float) -> None:
+    def _diverge(self, loss: float) -> None:
+        """End with what earlier epochs have left, if there are any."""
+        message = (
+            f'The loss became {loss} in epoch {self.state.epoch + 1}. '
+            'Lower the learning rate, or look at the patterns with: ptychopinn inspect.'
+        )
+        if not self.state.history:
+            raise DataError(message)
+        warnings.warn(f'{message} The best of the epochs before is kept.', stacklevel=2)
+        self.state.stopped = 'diverged'
+
+    def _end_epoch(
+        self,
+        losses: list[dict[str, float]],
+        rate: float,
+        average: Arrays,
+        validation: float | None,
+    ) -> None:
         state = self.state
-        state.average, validation = self._validated_average()
+        state.average = average
         if validation is None:
             validation = _mean(losses)['loss']
         if validation < state.best_loss:
@@ -245,18 +283,26 @@ class EpochTrainer(ABC):
         )
         self.restore(average)
         self.use_illumination()
-        validation = self.validate()
-        self.restore(running)
-        self.use_illumination()
+        try:
+            validation = self.validate()
+        finally:
+            self.restore(running)
+            self.use_illumination()
         return average, validation
 
     def validate(self) -> float | None:
         """Return the mean loss over the held-out lessons; None where there are none."""
-        total, count = 0.0, 0
+        total, count, reported = 0.0, 0, time.perf_counter()
+        # A first epoch is judged to its end: without it there is nothing to keep.
+        may_stop = self.state.stopped == 'epochs' and bool(self.state.history)
         for lesson in self.held_out():
             for batch in validation_batches(lesson):
                 total += self.validation_loss(batch) * len(batch.groups)
                 count += len(batch.groups)
+                if time.perf_counter() - reported > REPORT_SECONDS:
+                    reported = time.perf_counter()
+                    if self._report(self.latest_loss, None) and may_stop:
+                        raise _Stopped
         return total / count if count else None
 
     def _mark(self) -> None:
@@ -266,7 +312,7 @@ class EpochTrainer(ABC):
             self.snapshot(), self.optimizer_arrays(), self.scaler_state(), state
         )
 
-    def _report(self, loss: float, rate: float, validation: float | None = None) -> bool:
+    def _report(self, loss: float, rate: float | None, validation: float | None = None) -> bool:
         losses = {'loss': loss}
         if validation is not None:
             losses['validation_loss'] = validation
@@ -283,8 +329,12 @@ class EpochTrainer(ABC):
         return (time.perf_counter() - self.started) / (60 * limit)
 
     def _batches_in_epoch(self) -> float:
-        positions = sum(len(scan.members) for scan in self.scans)
-        return max(1.0, 2 * positions / self.config.training.batch_size)
+        """Return how many batches an epoch has where no lesson is thinned."""
+        settings = self.config.training
+        limit = settings.n_groups
+        groups = sum(min(limit or len(s.members), len(s.members)) for s in self.scans)
+        per_batch = max(1, settings.batch_size // self.config.model.gridsize**2)
+        return max(1.0, VISITS * groups / per_batch)
 
     def _set_learning_rate(self, share_of_epoch: float) -> None:
         settings = self.config.training
@@ -327,7 +377,9 @@ def averaged(average: Arrays, weights: Arrays, decay: float, epoch: int) -> Arra
     }
 
 
-def save_state(trainer: EpochTrainer, first_scale: float) -> TrainingState:
+def save_state(
+    trainer: EpochTrainer, first_scale: float, fingerprints: Sequence[str]
+) -> TrainingState:
     """Return what the next epoch starts from; of one that was stopped inside nothing is kept."""
     point = trainer.resume_point
     state = point.state
@@ -343,6 +395,7 @@ def save_state(trainer: EpochTrainer, first_scale: float) -> TrainingState:
         'plateau_factor': state.plateau_factor,
         'history': state.history,
         'first_scale': first_scale,
+        'scans': list(fingerprints),
         'scaler': dict(point.scaler),
     }
     return TrainingState(arrays, values)

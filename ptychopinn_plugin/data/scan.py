@@ -9,6 +9,9 @@ import numpy as np
 from ptychopinn_plugin.arrays import BoolArray, ComplexArray, FloatArray, IntArray, RealArray
 from ptychopinn_plugin.errors import DataError
 
+LEAST_VISIBLE_SHARE = 0.05
+"""Bad pixels hide no more of the light than the rest; beyond, the probe says nothing sure."""
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -187,3 +190,15 @@ class Scan:
             for start in range(0, len(self), 1024)
         )
         return total / len(self)
+
+    def mean_photons(self) -> float:
+        """Return the mean number of photons in a pattern, those on bad pixels included.
+
+        What falls on them is judged by the far field of the probe alone: a beamstop hides most of
+        the light, and a probe scaled to the rest would make the object too bright.
+        """
+        if self.bad_pixels is None or not self.bad_pixels.any():
+            return self.mean_counts()
+        far = np.fft.fftshift(np.abs(np.fft.fft2(self.probe)) ** 2, axes=(-2, -1)).sum(axis=0)
+        share = float(far[~self.bad_pixels].sum() / far.sum())
+        return self.mean_counts() / max(share, LEAST_VISIBLE_SHARE)

@@ -15,6 +15,7 @@ from typing import IO, Any
 import numpy as np
 
 from ptychopinn_plugin.arrays import RealArray
+from ptychopinn_plugin.errors import WorkerError
 
 Message = dict[str, Any]
 
@@ -43,6 +44,23 @@ def read_message(stream: IO[bytes]) -> Message | None:
     return message
 
 
+def _reserve(n_bytes: int) -> shared_memory.SharedMemory:
+    """Return a block whose memory is there; written to without, the process would be killed."""
+    block = shared_memory.SharedMemory(create=True, size=n_bytes)
+    reserve = getattr(os, 'posix_fallocate', None)
+    try:
+        if reserve is not None:
+            reserve(block._fd, 0, n_bytes)  # type: ignore[attr-defined]
+    except OSError as error:
+        block.close()
+        block.unlink()
+        raise WorkerError(
+            f'Shared memory (/dev/shm) must hold {n_bytes / 2**20:.0f} MiB more: {error.strerror}. '
+            'Enlarge it (in a container: --shm-size), or use fewer patterns.'
+        ) from error
+    return block
+
+
 class SharedArrays:
     """Arrays that this process lends to another one, until it has read them.
 
@@ -56,7 +74,7 @@ class SharedArrays:
     def lend(self, array: RealArray) -> Message:
         """Copy an array into shared memory and return what `borrow` needs."""
         array = np.ascontiguousarray(array)
-        block = shared_memory.SharedMemory(create=True, size=max(1, array.nbytes))
+        block = _reserve(max(1, array.nbytes))
         view: RealArray = np.ndarray(array.shape, array.dtype, buffer=block.buf)
         view[...] = array
         self._blocks[block.name] = block

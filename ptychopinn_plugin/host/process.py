@@ -55,7 +55,8 @@ class WorkerProcess:
         # Not multiprocessing: that imports the host's main script once more in the child, which
         # costs a second and hangs where the script has no guard.
         self._popen = subprocess.Popen(
-            [sys.executable, '-m', 'ptychopinn_plugin.host.worker_process'],
+            # -P: nothing is imported from the folder that happens to be the current one.
+            [sys.executable, '-P', '-m', 'ptychopinn_plugin.host.worker_process'],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

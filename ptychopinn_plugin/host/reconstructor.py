@@ -197,7 +197,7 @@ class PinnReconstructor(TrainableReconstructor):
         try:
             for event in events:
                 if self._is_over(run, event):
-                    logger.warning('Stopped before the first epoch ended: there is no new model.')
+                    self._note_lost_training()
                     return
                 if event is not None and event.kind == 'done':
                     self._end_training(event, output)
@@ -212,6 +212,17 @@ class PinnReconstructor(TrainableReconstructor):
                 if done is not None:
                     self._end_training(done, output)
             raise
+
+    def _note_lost_training(self) -> None:
+        if self._activity.epochs:
+            logger.error(
+                'The worker did not hand over its model within %.0f s after Stop; the training of '
+                '%d epochs is lost.',
+                GRACE_S,
+                len(self._activity.epochs),
+            )
+        else:
+            logger.warning('Stopped before the first epoch ended: there is no new model.')
 
     def _is_over(self, run: Run, event: Event | None) -> bool:
         """Ask a run to end where it should; True where there is nothing more to wait for."""
@@ -272,9 +283,9 @@ class PinnReconstructor(TrainableReconstructor):
             model, path = self._held('Infer')
             scan = self._fitted_scan(parameters, model)
             job = self._inference_job(model, path, scan)
-            self._goal = model.config.model.passes + int(job['refinement']['sweeps'])
+            self._goal = model.network.passes + int(job['refinement']['sweeps'])
             with self._start(job, _arrays(scan)) as run:
-                watch = InferenceWatch(parameters.product, scan, model.config.model.passes)
+                watch = InferenceWatch(parameters.product, scan, model.network.passes)
                 yield from self._watch_inference(run, watch)
 
     def _fitted_scan(self, parameters: ReconstructInput, model: Model) -> Scan:

@@ -6,11 +6,11 @@ It ends when its parent does: with the end of the input, or when another process
 import logging
 import os
 import queue
+import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from typing import IO, Any
 
 from ptychopinn_plugin.errors import PtychoPinnError
@@ -154,8 +154,9 @@ def main() -> None:
     sink = os.fdopen(os.dup(sys.stdout.fileno()), 'wb')
     sys.stdout.flush()
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    with suppress(KeyboardInterrupt):
-        serve(sys.stdin.buffer, sink)
+    # Ctrl-C in a terminal is for the host, whose end ends this process as well.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    serve(sys.stdin.buffer, sink)
 
 
 if __name__ == '__main__':

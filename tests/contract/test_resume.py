@@ -91,10 +91,10 @@ def test_resume_after_a_stop_inside_an_epoch(
     half = make_backend()
     stopped = half.train([tiny_scan], config, observer=inside_epoch(epoch))
     assert stopped.stopped == 'request'
-    # What was learned up to then counts for the model, if not for what follows.
-    assert len(stopped.history) == epoch
+    # What a first epoch has learned counts for the model; a later one is not waited for.
+    assert len(stopped.history) == 1
     assert stopped.model.provenance['best_loss'] == min(losses(stopped))
-    assert stopped.history[epoch - 1]['loss'] != whole.history[epoch - 1]['loss']
+    assert (stopped.history[0]['loss'] != whole.history[0]['loss']) == (epoch == 1)
     half.save_model(tmp_path / 'half.h5.zip')
     rest = make_backend()
     opened = rest.open_model(tmp_path / 'half.h5.zip')
@@ -120,6 +120,16 @@ def test_resume_after_the_time_was_up_inside_an_epoch(
     assert stopped.stopped == 'max-minutes'
     rest = make_backend().train([tiny_scan], config, base_model=stopped.model, resume=True)
     assert_same_run(rest, whole)
+
+
+def test_other_scans_are_not_the_same_run(
+    make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig
+) -> None:
+    begun = make_backend().train([tiny_scan], brief(epochs=1)).model
+    other = tiny_scan.subset(np.arange(60))
+    for scans in ([other], [tiny_scan, other]):
+        with pytest.raises(ConfigError, match=r'needs the 1 scan.*--base-model MODEL'):
+            make_backend().train(scans, brief(epochs=2), base_model=begun, resume=True)
 
 
 def assert_same_run(first: TrainingResult, second: TrainingResult) -> None:

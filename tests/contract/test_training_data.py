@@ -1,6 +1,7 @@
 """What training learns from: labels, held-out patterns, several scans, dead pixels."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,8 @@ from contract.training import (
 
 from ptychopinn_plugin.config import RefinementConfig
 from ptychopinn_plugin.data import Scan
-from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.errors import ConfigError, DataError
+from ptychopinn_plugin.physics import normalise_probe
 
 
 def test_supervised_labels_fit_the_counts(
@@ -154,3 +156,70 @@ def test_held_out_patterns(
     result = make_backend().train([tiny_scan], config)
     (row,) = result.history
     assert (row['validation_loss'] == row['loss']) == (share < 0.05)
+
+
+def test_dark_patterns_do_not_rule_the_loss(
+    make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig
+) -> None:
+    patterns = tiny_scan.patterns.copy()
+    patterns[[3, 30, 60]] = 0
+    dark = dataclasses.replace(tiny_scan, patterns=patterns)
+    config = brief(batch_size=1, teacher='none', validation_share=0.0)
+    assert max(losses(make_backend().train([dark], config))) < 10
+
+
+def test_a_probe_is_corrected_alike_at_any_number_of_photons(
+    make_backend: MakeBackend, tiny: MakeScan, brief: MakeConfig
+) -> None:
+    changes = []
+    for photons in (1e3, 1e7):
+        scan = tiny(photons=photons)
+        config = brief(epochs=3, teacher='none', probe_trainable=True, weight_average_decay=0.0)
+        probe = make_backend().train([scan], config).model.probe
+        start = normalise_probe(scan.probe, scan.mean_counts())
+        # Its energy stays that of the counts.
+        assert np.sum(np.abs(probe) ** 2) == pytest.approx(scan.mean_counts(), rel=1e-4)
+        changes.append(np.linalg.norm(probe - start) / np.linalg.norm(start))
+    assert min(changes) > 1e-4
+    assert max(changes) < 5 * min(changes)
+
+
+def test_light_that_bad_pixels_hide_does_not_make_the_object_brighter(
+    make_backend: MakeBackend, tiny_scan: Scan
+) -> None:
+    bad = np.zeros(tiny_scan.pattern_shape, dtype=bool)
+    bad[12:20, 12:20] = True
+    hidden = dataclasses.replace(tiny_scan, bad_pixels=bad)
+    assert hidden.mean_counts() < 0.7 * tiny_scan.mean_counts()
+    found = [
+        make_backend().refine(scan, RefinementConfig(sweeps=30), device='cpu')
+        for scan in (tiny_scan, hidden)
+    ]
+    whole, partial = (np.median(np.abs(r.object_[r.coverage > 0.3])) for r in found)
+    assert partial == pytest.approx(whole, rel=0.15)
+
+
+def test_a_validation_scan_smaller_than_a_group(
+    make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig
+) -> None:
+    few = dataclasses.replace(tiny_scan.subset(np.arange(3)), name='few')
+    with pytest.raises(DataError, match='validation scan few must hold at least 4 patterns'):
+        make_backend().train([tiny_scan], brief(model={'gridsize': 2}), validation=[few])
+
+
+@pytest.mark.parametrize(
+    ('training', 'model'),
+    [
+        ({'teacher_weight': 0.0}, {'model_type': 'supervised'}),
+        ({'teacher': 'none', 'poisson_weight': 0.0}, {}),
+    ],
+)
+def test_nothing_to_learn_from_is_an_error(
+    make_backend: MakeBackend,
+    tiny_scan: Scan,
+    brief: MakeConfig,
+    training: dict[str, Any],
+    model: dict[str, Any],
+) -> None:
+    with pytest.raises(ConfigError, match='Nothing in the loss compares with the data'):
+        make_backend().train([tiny_scan], brief(model=model, **training))

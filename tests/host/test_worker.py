@@ -1,5 +1,6 @@
 """The worker as a real process: warm, stopped, killed, stuck, idle, orphaned."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 
 from ptychopinn_plugin.data import Scan, write_scan
 from ptychopinn_plugin.errors import ArchiveError, DataError, WorkerError
+from ptychopinn_plugin.host.channel import SharedArrays
 from ptychopinn_plugin.host.worker import Event, Worker
 
 from .conftest import needs
@@ -362,6 +364,43 @@ def _is_running(pid: int) -> bool:
         return False
     # A zombie has ended and waits for whoever adopted it.
     return state != 'Z'
+
+
+def test_the_current_folder_is_not_imported_from(
+    worker: Worker,
+    training: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / 'queue.py').write_text('raise SystemExit("foreign code ran")')
+    monkeypatch.chdir(tmp_path)
+    with worker.run(training(epochs=1)) as run:
+        assert _last(run.events()).kind == 'done'
+
+
+def test_ctrl_c_in_the_terminal_is_for_the_host(
+    worker: Worker, training: Callable[..., dict[str, Any]]
+) -> None:
+    with worker.run(training(epochs=1)) as run:
+        _last(run.events())
+    pid = worker.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGINT)
+    with worker.run(training(epochs=1)) as run:
+        assert _last(run.events()).kind == 'done'
+    assert worker.pid == pid
+
+
+@pytest.mark.skipif(not hasattr(os, 'posix_fallocate'), reason='Memory is not reserved here.')
+def test_shared_memory_that_is_full_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: int) -> None:
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr(os, 'posix_fallocate', refuse)
+    before = set(os.listdir('/dev/shm'))
+    with pytest.raises(WorkerError, match=r'must hold 8 MiB more: No space.*--shm-size'):
+        SharedArrays().lend(np.zeros(2**20))
+    assert set(os.listdir('/dev/shm')) <= before
 
 
 @pytest.mark.skipif(not Path('/dev/shm').is_dir(), reason='Shared memory is looked up there.')

@@ -267,10 +267,14 @@ class TensorFlow(Framework):
         return model
 
     def deviance(self, expected: Tensor, model: Any, indices: Any) -> Tensor:
-        return self.losses.poisson_deviance(expected, model.measured(indices), model.good)
+        return self.losses.poisson_deviance(
+            expected, model.measured(indices), model.good, model.photons
+        )
 
     def amplitude_error(self, expected: Tensor, model: Any, indices: Any) -> Tensor:
-        return self.losses.amplitude_error(expected, model.measured(indices), model.good)
+        return self.losses.amplitude_error(
+            expected, model.measured(indices), model.good, model.photons
+        )
 
     def teacher_distance(self, patches: Any, labels: Tensor, coverage: Tensor) -> Tensor:
         return self.losses.teacher_distance(

@@ -49,7 +49,7 @@ class ForwardModel:
         if scan.bad_pixels.any():
             good = np.fft.ifftshift(~scan.bad_pixels).astype(np.float32)
             self.good = torch.from_numpy(good).to(device)
-        self.photons = scan.mean_counts()
+        self.photons = scan.mean_photons()
         self.set_probe(probe)
 
     def set_probe(self, probe: Tensor, *, cache: bool = True) -> None:

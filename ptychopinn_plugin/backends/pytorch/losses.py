@@ -5,7 +5,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ptychopinn_plugin.backends.objective import DARK_COUNTS, TEACHER_FLOOR, term_weights
+from ptychopinn_plugin.backends.objective import (
+    DARK_COUNTS,
+    DARK_SHARE,
+    TEACHER_FLOOR,
+    term_weights,
+)
 from ptychopinn_plugin.backends.pytorch.forward import ForwardModel, poisson_terms
 from ptychopinn_plugin.backends.pytorch.prediction import Patches
 from ptychopinn_plugin.config import TrainingConfig
@@ -29,7 +34,8 @@ def poisson_deviance(expected: Tensor, model: ForwardModel, indices: Tensor) -> 
     counts = model.measured(indices) ** 2
     terms = poisson_terms(expected, counts, DARK_COUNTS)
     good = 1.0 if model.good is None else model.good
-    return 2 * (good * terms).sum() / (good * counts).sum().clamp(min=POISSON_EPSILON)
+    light = (good * counts).sum().clamp(min=DARK_SHARE * model.photons * len(indices))
+    return 2 * (good * terms).sum() / light
 
 
 def amplitude_error(expected: Tensor, model: ForwardModel, indices: Tensor) -> Tensor:
@@ -38,7 +44,8 @@ def amplitude_error(expected: Tensor, model: ForwardModel, indices: Tensor) -> T
     good = 1.0 if model.good is None else model.good
     # The square root's slope at zero is infinite.
     error = (torch.sqrt(expected + POISSON_EPSILON) - measured).abs()
-    return (good * error).sum() / (good * measured).sum().clamp(min=POISSON_EPSILON)
+    light = (good * measured).sum().clamp(min=DARK_SHARE * model.photons**0.5 * len(indices))
+    return (good * error).sum() / light
 
 
 def teacher_distance(patches: Patches, labels: Tensor, coverage: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ from ptychopinn_plugin.backends.pytorch.losses import (
 )
 from ptychopinn_plugin.backends.pytorch.network import Network
 from ptychopinn_plugin.backends.pytorch.prediction import average_overlap, predict_patches
-from ptychopinn_plugin.backends.trainer import Arrays, EpochTrainer
+from ptychopinn_plugin.backends.trainer import PROBE_RMS, Arrays, EpochTrainer
 from ptychopinn_plugin.config import Config, TrainingConfig
 
 
@@ -42,7 +42,7 @@ class Illumination(nn.Module):
     Parameters
     ----------
     probes : sequence of Tensor of complex64, shape (n_modes, height, width)
-        One for each scan, scaled to its counts.
+        One for each scan, scaled to its counts; training keeps its energy.
     intensity_scale : float
         Factor on every probe.
     config : TrainingConfig
@@ -52,8 +52,13 @@ class Illumination(nn.Module):
         self, probes: Sequence[Tensor], intensity_scale: float, config: TrainingConfig
     ) -> None:
         super().__init__()
+        self.norms = [float(torch.view_as_real(probe).norm()) for probe in probes]
+        # A step of the optimizer is as large a share of the probe at any number of photons.
         self.probes = nn.ParameterList(
-            [nn.Parameter(torch.view_as_real(probe).clone()) for probe in probes]
+            [
+                nn.Parameter(torch.view_as_real(probe) * (PROBE_RMS * probe.numel() ** 0.5 / norm))
+                for probe, norm in zip(probes, self.norms, strict=True)
+            ]
         )
         self.probes.requires_grad_(config.probe_trainable)
         self.log_scale = nn.Parameter(torch.tensor(math.log(intensity_scale)))
@@ -62,7 +67,10 @@ class Illumination(nn.Module):
 
     def probe(self, index: int) -> Tensor:
         """Return the probe of a scan, shape (n_modes, height, width)."""
-        return torch.view_as_complex(self.probes[index]) * torch.exp(self.log_scale)
+        parts = self.probes[index]
+        factor = torch.exp(self.log_scale) * self.norms[index] / parts.norm()
+        probe: Tensor = torch.view_as_complex(parts) * factor
+        return probe
 
     @property
     def intensity_scale(self) -> float:
@@ -216,8 +224,9 @@ class Trainer(EpochTrainer):
         slots: dict[int, dict[str, Tensor]] = {}
         for name, value in arrays.items():
             number, slot = name.split('/')
-            tensor = torch.from_numpy(np.array(value)).to(self.device)
-            slots.setdefault(int(number), {})[slot] = tensor
+            # The count of steps stays on the CPU: read from a GPU, each step would wait for it.
+            place = 'cpu' if slot == 'step' else self.device
+            slots.setdefault(int(number), {})[slot] = torch.from_numpy(np.array(value)).to(place)
         groups = self.optimizer.state_dict()['param_groups']
         self.optimizer.load_state_dict({'state': slots, 'param_groups': groups})
 

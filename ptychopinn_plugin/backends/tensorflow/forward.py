@@ -50,7 +50,7 @@ class ForwardModel:
         self.good: Tensor | None = None
         if scan.bad_pixels.any():
             self.good = tf.constant(np.fft.ifftshift(~scan.bad_pixels), tf.float32)
-        self.photons = scan.mean_counts()
+        self.photons = scan.mean_photons()
         self.set_probe(probe)
 
     def set_probe(self, probe: Tensor | ComplexArray, *, cache: bool = True) -> None:

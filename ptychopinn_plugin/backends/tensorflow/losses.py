@@ -1,12 +1,14 @@
 """What training minimises, a function a term."""
 
-from ptychopinn_plugin.backends.objective import DARK_COUNTS, TEACHER_FLOOR
+from ptychopinn_plugin.backends.objective import DARK_COUNTS, DARK_SHARE, TEACHER_FLOOR
 from ptychopinn_plugin.backends.tensorflow.framework import Tensor, tf
 from ptychopinn_plugin.backends.tensorflow.waves import poisson_terms, scaled, squared
 from ptychopinn_plugin.physics import POISSON_EPSILON
 
 
-def poisson_deviance(expected: Tensor, measured: Tensor, good: Tensor | None) -> Tensor:
+def poisson_deviance(
+    expected: Tensor, measured: Tensor, good: Tensor | None, photons: Tensor
+) -> Tensor:
     r"""Compute twice the Poisson log-likelihood ratio per photon.
 
     :math:`\frac{2}{\sum k} \sum [\lambda - k - k \log(\lambda / k)]` over good pixels: the
@@ -21,21 +23,27 @@ def poisson_deviance(expected: Tensor, measured: Tensor, good: Tensor | None) ->
         Amplitudes.
     good : Tensor of float32, shape (height, width), optional
         0 where a pixel does not count.
+    photons : Tensor of float32, shape ()
+        Usual number in a pattern.
     """
     counts = measured**2
     terms = poisson_terms(expected, counts, DARK_COUNTS)
     if good is not None:
         terms, counts = good * terms, good * counts
-    return 2 * tf.reduce_sum(terms) / tf.maximum(tf.reduce_sum(counts), POISSON_EPSILON)
+    least = DARK_SHARE * photons * tf.cast(tf.shape(measured)[0], tf.float32)
+    return 2 * tf.reduce_sum(terms) / tf.maximum(tf.reduce_sum(counts), least)
 
 
-def amplitude_error(expected: Tensor, measured: Tensor, good: Tensor | None) -> Tensor:
+def amplitude_error(
+    expected: Tensor, measured: Tensor, good: Tensor | None, photons: Tensor
+) -> Tensor:
     """Compute the mean absolute error of amplitudes over the mean amplitude, on good pixels."""
     # The square root's slope at zero is infinite.
     error = tf.abs(tf.sqrt(expected + POISSON_EPSILON) - measured)
     if good is not None:
         error, measured = good * error, good * measured
-    return tf.reduce_sum(error) / tf.maximum(tf.reduce_sum(measured), POISSON_EPSILON)
+    least = DARK_SHARE * tf.sqrt(photons) * tf.cast(tf.shape(measured)[0], tf.float32)
+    return tf.reduce_sum(error) / tf.maximum(tf.reduce_sum(measured), least)
 
 
 def teacher_distance(

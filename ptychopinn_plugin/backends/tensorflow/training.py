@@ -44,7 +44,7 @@ from ptychopinn_plugin.backends.tensorflow.prediction import (
     predict,
 )
 from ptychopinn_plugin.backends.tensorflow.waves import expect, scaled, shift_probe
-from ptychopinn_plugin.backends.trainer import Arrays, EpochTrainer
+from ptychopinn_plugin.backends.trainer import PROBE_RMS, Arrays, EpochTrainer
 from ptychopinn_plugin.config import Config, TrainingConfig
 from ptychopinn_plugin.network import NetworkDescription
 
@@ -55,7 +55,7 @@ class Illumination:
     Parameters
     ----------
     probes : sequence of Tensor of complex64, shape (n_modes, height, width)
-        One for each scan, scaled to its counts.
+        One for each scan, scaled to its counts; training keeps its energy.
     intensity_scale : float
         Factor on every probe.
     config : TrainingConfig
@@ -64,8 +64,12 @@ class Illumination:
     def __init__(
         self, probes: Sequence[Tensor], intensity_scale: float, config: TrainingConfig
     ) -> None:
+        parts = [tf.stack([tf.math.real(probe), tf.math.imag(probe)], axis=-1) for probe in probes]
+        self.norms = [tf.norm(part) for part in parts]
+        # A step of the optimizer is as large a share of the probe at any number of photons.
         self.probes = [
-            tf.stack([tf.math.real(probe), tf.math.imag(probe)], axis=-1) for probe in probes
+            part * (PROBE_RMS * (int(tf.size(part)) / 2) ** 0.5 / norm)
+            for part, norm in zip(parts, self.norms, strict=True)
         ]
         self.log_scale = tf.constant(math.log(intensity_scale), tf.float32)
         self.trainable = config.probe_trainable or config.intensity_scale_trainable
@@ -76,7 +80,11 @@ class Illumination:
 
     def beam(self, index: int) -> Tensors:
         """Return what makes the probe of a scan."""
-        return {'probe': self.probes[index], 'log_scale': self.log_scale}
+        return {
+            'probe': self.probes[index],
+            'norm': self.norms[index],
+            'log_scale': self.log_scale,
+        }
 
     @property
     def intensity_scale(self) -> float:
@@ -86,7 +94,8 @@ class Illumination:
 
 def _probe_of(beam: Tensors) -> Tensor:
     parts = beam['probe']
-    return scaled(tf.complex(parts[..., 0], parts[..., 1]), tf.exp(beam['log_scale']))
+    factor = tf.exp(beam['log_scale']) * beam['norm'] / tf.norm(parts)
+    return scaled(tf.complex(parts[..., 0], parts[..., 1]), factor)
 
 
 @dataclass(frozen=True)
@@ -134,12 +143,12 @@ class Objective:
         if self.overlap_constraint and self.description.group_size > 1:
             agreed = average(values, light, inputs['corners'])
         terms: Tensors = {}
-        measured, good = inputs['measured'], inputs.get('good')
+        measured, good, photons = inputs['measured'], inputs.get('good'), inputs['photons']
         if not self.supervised:
             expected = _expect(beam, inputs, agreed)
-            terms['poisson'] = losses.poisson_deviance(expected, measured, good)
+            terms['poisson'] = losses.poisson_deviance(expected, measured, good, photons)
             if 'amplitude_mae' in self.in_force:
-                terms['amplitude_mae'] = losses.amplitude_error(expected, measured, good)
+                terms['amplitude_mae'] = losses.amplitude_error(expected, measured, good, photons)
         if 'labels' in inputs:
             terms['teacher'] = losses.teacher_distance(
                 values, light, reference, inputs['labels'], inputs['label_coverage']
@@ -275,6 +284,7 @@ class Trainer(EpochTrainer):
         inputs = collect_inputs(description, model, groups, batch.object_, is_flat=batch.is_flat)
         if description.group_size > 1:
             inputs['corners'] = tf.constant(group_corners(model, groups))
+        inputs['photons'] = tf.constant(model.photons, tf.float32)
         if lesson.labels is not None:
             window = description.window_px
             inputs['labels'] = model.extract(lesson.labels, indices, window)

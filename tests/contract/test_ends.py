@@ -1,0 +1,64 @@
+"""How a training ends before its time, and what is kept then."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from contract.training import MakeBackend, MakeConfig, losses
+
+from ptychopinn_plugin.backends import trainer
+from ptychopinn_plugin.backends.protocol import Progress
+from ptychopinn_plugin.backends.trainer import EpochTrainer
+from ptychopinn_plugin.data import Scan
+
+
+def test_a_loss_that_is_no_number_leaves_the_epochs_before(
+    make_backend: MakeBackend,
+    tiny_scan: Scan,
+    brief: MakeConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = brief(epochs=4)
+    usual = make_backend().train([tiny_scan], config)
+    train_epoch = EpochTrainer._train_epoch
+
+    def diverge(self: EpochTrainer, rng: np.random.Generator) -> Any:
+        result = train_epoch(self, rng)
+        if self.state.epoch == 2:
+            self._diverge(math.nan)
+        return result
+
+    monkeypatch.setattr(EpochTrainer, '_train_epoch', diverge)
+    with pytest.warns(UserWarning, match='became nan in epoch 3.*epochs before is kept'):
+        result = make_backend().train([tiny_scan], config)
+    assert result.stopped == 'diverged'
+    assert losses(result) == losses(usual)[:2]
+    assert result.model.provenance['best_loss'] == min(losses(result))
+
+
+def test_stop_is_heard_while_an_epoch_is_validated(
+    make_backend: MakeBackend,
+    tiny_scan: Scan,
+    brief: MakeConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(trainer, 'REPORT_SECONDS', -1.0)
+    in_validation: list[bool] = []
+    validate = EpochTrainer.validate
+
+    def watch(self: EpochTrainer) -> float | None:
+        in_validation.append(True)
+        try:
+            return validate(self)
+        finally:
+            in_validation.pop()
+
+    monkeypatch.setattr(EpochTrainer, 'validate', watch)
+
+    def stop(progress: Progress) -> bool:
+        return bool(in_validation) and progress.step == 1
+
+    result = make_backend().train([tiny_scan], brief(epochs=3), observer=stop)
+    assert result.stopped == 'request'
+    assert len(result.history) == 1
