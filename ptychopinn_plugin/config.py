@@ -5,6 +5,7 @@ from TOML, and into the model file.
 """
 
 import dataclasses
+import math
 import tomllib
 import types
 import typing
@@ -23,6 +24,9 @@ Schedule = Literal['constant', 'exponential', 'cosine', 'one-cycle', 'plateau']
 Optimizer = Literal['adam', 'adamw']
 Precision = Literal['float32', 'bfloat16', 'float16']
 Teacher = Literal['sweeps', 'none']
+LARGEST_SEED = 2**32 - 1
+"""What every generator of random numbers takes."""
+
 IntensityScale = Literal['auto', 'scan', 'model']
 StitchingWeights = Literal['intensity', 'amplitude', 'uniform']
 
@@ -83,11 +87,12 @@ def _checked(value: Any, hint: Any, item: dataclasses.Field[Any], owner: str) ->
         value = float(value)
     if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
         raise ConfigError(f'{name} must be of type {hint.__name__}; got {value!r}.')
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f'{name} must be a finite number; got {value}.')
     low, high = item.metadata.get('minimum'), item.metadata.get('maximum')
-    # "not >=" rather than "<", so that NaN fails.
-    if low is not None and not value >= low:
+    if low is not None and value < low:
         raise ConfigError(f'{name} must be at least {low}; got {value}.')
-    if high is not None and not value <= high:
+    if high is not None and value > high:
         raise ConfigError(f'{name} must be at most {high}; got {value}.')
     return value
 
@@ -166,7 +171,9 @@ class TrainingConfig(Validated):
         minimum=0,
         maximum=0.9,
     )
-    seed: int = setting(0, 'the same seed gives the same bits on a CPU', minimum=0)
+    seed: int = setting(
+        0, 'the same seed gives the same bits on a CPU', minimum=0, maximum=LARGEST_SEED
+    )
     device: str = setting('auto', 'auto, cpu, cuda, cuda:1, mps')
     poisson_weight: float = setting(1.0, 'weight of the Poisson likelihood', minimum=0.0)
     amplitude_mae_weight: float = setting(
@@ -218,10 +225,12 @@ class InferenceConfig(Validated):
 class RefinementConfig(Validated):
     """Sweeps over the stitched object."""
 
-    sweeps: int = setting(30, 'sweeps after the network; 0 is the network alone', minimum=0)
+    sweeps: int = setting(
+        30, 'sweeps over the object; 0 leaves it as the network predicts it', minimum=0
+    )
     batch_size: int = setting(64, 'patterns that are updated together', minimum=1, maximum=65536)
     probe: bool = setting(False, 'correct the probe as well')
-    seed: int = setting(0, 'order of the patterns', minimum=0)
+    seed: int = setting(0, 'order of the patterns', minimum=0, maximum=LARGEST_SEED)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from ptychopinn_plugin.backends.reconstruction import choose_photons
 from ptychopinn_plugin.backends.run import TrainingRun
 from ptychopinn_plugin.backends.timing import Stopwatch
 from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig
-from ptychopinn_plugin.data import Reconstruction, Scan, fit_to_size
+from ptychopinn_plugin.data import Reconstruction, Scan, fit_to_size, without_dark_patterns
 from ptychopinn_plugin.data.grouping import check_positions
 from ptychopinn_plugin.errors import ConfigError, DataError
 from ptychopinn_plugin.physics import Misfit, normalise_probe
@@ -134,8 +134,7 @@ class NetworkBackend(ABC, Generic[Device]):
         started = time.perf_counter()
         if not scans:
             raise DataError('Training needs at least one scan; none was given.')
-        for scan in (*scans, *validation):
-            check_positions(scan)
+        scans, validation = _usable(scans), _usable(validation)
         if resume and (base_model is None or base_model.training_state is None):
             raise ConfigError(
                 'This model holds no training state, so training cannot continue exactly. '
@@ -158,7 +157,7 @@ class NetworkBackend(ABC, Generic[Device]):
         observer: Observer = ignore_progress,
     ) -> Reconstruction:
         """Predict with the held model, stitch, and refine."""
-        check_positions(scan)
+        (scan,) = _usable([scan])
         held = self._held_model()
         assert held.config.model.pattern_size is not None
         scan = fit_to_size(scan, held.config.model.pattern_size)
@@ -193,7 +192,7 @@ class NetworkBackend(ABC, Generic[Device]):
         observer: Observer = ignore_progress,
     ) -> Reconstruction:
         """Sweep from a flat object, without a model: the baseline."""
-        check_positions(scan)
+        (scan,) = _usable([scan])
         with self._on(device) as where:
             forward = self._forward(scan, normalise_probe(scan.probe, scan.mean_photons()), where)
             flat, stopwatch = forward.flat_object(), self._stopwatch(where)
@@ -242,6 +241,13 @@ class NetworkBackend(ABC, Generic[Device]):
         if self.model is None:
             raise DataError('No model is loaded. Train one, or open a model file first.')
         return self.model
+
+
+def _usable(scans: Sequence[Scan]) -> list[Scan]:
+    """Check positions, and leave out patterns without light."""
+    for scan in scans:
+        check_positions(scan)
+    return [without_dark_patterns(scan) for scan in scans]
 
 
 def _origin(forward: Forward) -> FloatArray:

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import platform
 import time
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -234,6 +235,13 @@ class TrainingRun(ABC, Generic[Device]):
             assert self.base_model is not None
             assert self.base_model.training_state is not None
             load_state(self.trainer, self.base_model.training_state)
+            done, wanted = self.trainer.state.epoch, self.config.training.epochs
+            if done >= wanted:
+                warnings.warn(
+                    f'This model has {done} epochs of the {wanted} that are asked for; nothing is '
+                    'left to train. Give a larger number of epochs (--epochs).',
+                    stacklevel=2,
+                )
         # Whether new or resumed, the probe is the one that training holds, to the last bit.
         self.trainer.use_illumination()
         return self.trainer.run()
@@ -276,7 +284,7 @@ def _subsampled(scan: Scan, config: Config, rng: np.random.Generator) -> Scan:
 
 def _fingerprint(scan: Scan) -> str:
     """Return a hash of positions and of each pattern's light, which tells scans apart."""
-    light = scan.patterns.sum(axis=(1, 2), dtype=np.float64)
+    light = scan.counts()
     digest = hashlib.sha256(scan.positions_px.astype(np.float64).tobytes())
     digest.update(light.tobytes())
     return digest.hexdigest()

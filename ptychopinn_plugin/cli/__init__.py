@@ -118,6 +118,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(_fail(str(error)))
     except _ClickError as error:
         sys.exit(_fail(_explain(error)))
+    except MemoryError as error:
+        # NumPy says how much it asked for.
+        more = str(error) or 'no word of how much'
+        sys.exit(_fail(f'The memory of this machine must hold more: {more}. Use a smaller scan.'))
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)

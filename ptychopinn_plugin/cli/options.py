@@ -57,6 +57,7 @@ class ScanReading(Validated):
         'mean photons in a pattern, to which patterns of another unit are scaled; else what the '
         'file holds are counts',
         minimum=1.0,
+        maximum=1e12,
     )
 
 

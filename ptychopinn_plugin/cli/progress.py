@@ -119,7 +119,10 @@ def _describe_shortly(progress: 'Progress') -> str:
 
 @contextmanager
 def _stopping_at_interrupt(stop: threading.Event) -> Iterator[None]:
-    """Set `stop` at the first Ctrl-C; raise KeyboardInterrupt at the second."""
+    """Set `stop` at the first Ctrl-C or SIGTERM; raise KeyboardInterrupt at the second.
+
+    Batch systems end a job with SIGTERM and give it some time.
+    """
     if threading.current_thread() is not threading.main_thread():
         # Only the main thread may install handlers.
         yield
@@ -131,8 +134,9 @@ def _stopping_at_interrupt(stop: threading.Event) -> Iterator[None]:
         # No word here: the signal may come in the middle of a write to the same stream.
         stop.set()
 
-    former = signal.signal(signal.SIGINT, handle)
+    former = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, former)
+        for number, before in former.items():
+            signal.signal(number, before)

@@ -75,7 +75,8 @@ def simulate(
       ptychopinn simulate x.npz --object image --object-file x.png --modes 3
     """
     if out.suffix != '.npz':
-        raise OutputError(f'A scan is written as .npz; got {out}. Try {out.with_suffix(".npz")}.')
+        better = out.with_suffix('.npz') if out.name else out / 'scan.npz'
+        raise OutputError(f'A scan is written as .npz; got {out}. Try {better}.')
     settings = dict(given['simulation'])
     probe = None
     if probe_file is not None:

@@ -6,6 +6,7 @@ from ptychopinn_plugin.data.preparation import (
     fit_to_size,
     inpaint,
     scale_to_photons,
+    without_dark_patterns,
 )
 from ptychopinn_plugin.data.readers import (
     Domain,
@@ -38,6 +39,7 @@ __all__ = [
     'reader_names',
     'scale_to_photons',
     'scan_from_arrays',
+    'without_dark_patterns',
     'write_product',
     'write_reconstruction',
     'write_scan',

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import warnings
 
 import numpy as np
 from scipy import ndimage, sparse
@@ -12,6 +13,9 @@ from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.physics import split_positions
 
 _CHUNK = 1024
+
+DARK_PATTERN_SHARE = 0.01
+"""Of the median counts; with less, the beam was off."""
 
 
 def fit_to_size(scan: Scan, size: int) -> Scan:
@@ -115,6 +119,35 @@ def scale_to_photons(scan: Scan, photons: float) -> Scan:
         patterns[start : start + _CHUNK] = scan.patterns[start : start + _CHUNK] * factor
     note = f'Patterns were scaled by {factor:.4g} to {photons:.4g} photons each on average.'
     return dataclasses.replace(scan, patterns=patterns, notes=(*scan.notes, note))
+
+
+def without_dark_patterns(scan: Scan) -> Scan:
+    """Leave out patterns that were taken while no beam was there.
+
+    Light that is missing for another reason than the object would be blamed on it.
+
+    Parameters
+    ----------
+    scan : Scan
+
+    Returns
+    -------
+    Scan
+        The same where every pattern has at least `DARK_PATTERN_SHARE` of the usual counts; else
+        with a warning that says how many are left out.
+    """
+    light = scan.counts()
+    dark = light < DARK_PATTERN_SHARE * np.median(light[light > 0])
+    if not dark.any():
+        return scan
+    first = int(np.flatnonzero(dark)[0])
+    warnings.warn(
+        f'{scan.name}: {int(dark.sum())} of {len(scan)} patterns hold less than '
+        f'{DARK_PATTERN_SHARE:.0%} of the usual counts (the first is number {first}) and are '
+        'left out.',
+        stacklevel=2,
+    )
+    return scan.subset(np.flatnonzero(~dark))
 
 
 def _fit_middle(images: RealArray, size: int, *, fill: complex) -> RealArray:

@@ -184,12 +184,16 @@ class Scan:
 
     def mean_counts(self) -> float:
         """Return the mean number of counts in a pattern, bad pixels left out."""
+        return float(self.counts().mean())
+
+    def counts(self) -> FloatArray:
+        """Return the counts of each pattern, bad pixels left out, shape (n_positions,)."""
         good = self._good_pixels()
-        total = sum(
-            float(self.patterns[start : start + 1024][:, good].sum(dtype=np.float64))
-            for start in range(0, len(self), 1024)
-        )
-        return total / len(self)
+        parts = []
+        for start in range(0, len(self), 1024):
+            block = self.patterns[start : start + 1024][:, good]
+            parts.append(block.reshape(len(block), -1).sum(axis=1, dtype=np.float64))
+        return np.concatenate(parts)
 
     def mean_photons(self) -> float:
         """Return the mean number of photons in a pattern, those on bad pixels included.

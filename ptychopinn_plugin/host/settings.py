@@ -48,6 +48,7 @@ class HostOptions(Validated):
         'mean photons in a pattern, to which patterns of another unit are scaled, in training '
         'and inference',
         minimum=1.0,
+        maximum=1e12,
     )
     idle_minutes: float = setting(
         10.0,

@@ -184,7 +184,8 @@ def test_resume_with_nothing_left_to_do(
     config = brief(epochs=2)
     backend = make_backend()
     done = backend.train([tiny_scan], config)
-    again = backend.train([tiny_scan], config, base_model=done.model, resume=True)
+    with pytest.warns(UserWarning, match='has 2 epochs of the 2'):
+        again = backend.train([tiny_scan], config, base_model=done.model, resume=True)
     assert_same_run(again, done)
     backend.save_model(tmp_path / 'wts.h5.zip')
 

@@ -15,6 +15,7 @@ from contract.training import (
     losses,
 )
 
+from ptychopinn_plugin.backends.protocol import Backend
 from ptychopinn_plugin.config import RefinementConfig
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.errors import ConfigError, DataError
@@ -158,14 +159,32 @@ def test_held_out_patterns(
     assert (row['validation_loss'] == row['loss']) == (share < 0.05)
 
 
-def test_dark_patterns_do_not_rule_the_loss(
+def test_dim_patterns_do_not_rule_the_loss(
     make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig
 ) -> None:
     patterns = tiny_scan.patterns.copy()
-    patterns[[3, 30, 60]] = 0
-    dark = dataclasses.replace(tiny_scan, patterns=patterns)
+    patterns[[3, 30, 60]] //= 50
+    dim = dataclasses.replace(tiny_scan, patterns=patterns)
     config = brief(batch_size=1, teacher='none', validation_share=0.0)
-    assert max(losses(make_backend().train([dark], config))) < 10
+    assert max(losses(make_backend().train([dim], config))) < 10
+
+
+def test_dark_patterns_are_left_out(
+    make_backend: MakeBackend, tiny_scan: Scan, tiny_model: Backend, brief: MakeConfig
+) -> None:
+    patterns = tiny_scan.patterns.copy()
+    patterns[[0, 30]] = 0
+    dark = dataclasses.replace(tiny_scan, patterns=patterns)
+    lit = tiny_scan.subset(np.setdiff1d(np.arange(len(tiny_scan)), [0, 30]))
+    refinement = RefinementConfig(sweeps=2)
+    with pytest.warns(UserWarning, match='2 of 80 patterns'):
+        found = tiny_model.reconstruct(dark, CPU, refinement)
+    np.testing.assert_array_equal(
+        found.object_, tiny_model.reconstruct(lit, CPU, refinement).object_
+    )
+    with pytest.warns(UserWarning, match='2 of 80 patterns'):
+        trained = make_backend().train([dark], brief(epochs=1))
+    np.testing.assert_array_equal(flat(trained), flat(make_backend().train([lit], brief(epochs=1))))
 
 
 def test_a_probe_is_corrected_alike_at_any_number_of_photons(

@@ -77,7 +77,7 @@ def _another(row: Row) -> object:
     [
         ('TrainingEpochs = many', "expected a number; got 'many'"),
         ('TrainingEpochs = 0', 'at least 1'),
-        ('TrainingLearningRate = nan', 'at least 0'),
+        ('TrainingLearningRate = nan', 'finite number'),
         ('TrainingSchedule = lunar', 'one-cycle'),
         ('ModelPadObject = perhaps', "expected True or False; got 'perhaps'"),
         ('ModelPatternSize = 7', 'at least 16'),

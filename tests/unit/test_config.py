@@ -209,7 +209,7 @@ def test_a_part_of_a_toml_file_is_enough(tmp_path: Path) -> None:
         ('[training\n', 'not a readable TOML file'),
         ('[training]\nepochs = 0\n', r'TrainingConfig\.epochs must be at least 1; got 0'),
         ('[training]\nepochs = nan\n', r'TrainingConfig\.epochs must be of type int'),
-        ('[training]\nlearning_rate = nan\n', r'learning_rate must be at least 0\.0; got nan'),
+        ('[training]\nlearning_rate = nan\n', r'learning_rate must be a finite number; got nan'),
         ('[training]\nepoch = 1\n', "has no field 'epoch'"),
         ('epochs = 1\n', r'no section \[epochs\]'),
     ],

@@ -30,7 +30,7 @@ def poisson_deviance(
     terms = poisson_terms(expected, counts, DARK_COUNTS)
     if good is not None:
         terms, counts = good * terms, good * counts
-    least = DARK_SHARE * photons * tf.cast(tf.shape(measured)[0], tf.float32)
+    least = DARK_SHARE * tf.cast(photons, counts.dtype) * _number_of(counts)
     return 2 * tf.reduce_sum(terms) / tf.maximum(tf.reduce_sum(counts), least)
 
 
@@ -42,8 +42,12 @@ def amplitude_error(
     error = tf.abs(tf.sqrt(expected + POISSON_EPSILON) - measured)
     if good is not None:
         error, measured = good * error, good * measured
-    least = DARK_SHARE * tf.sqrt(photons) * tf.cast(tf.shape(measured)[0], tf.float32)
+    least = DARK_SHARE * tf.sqrt(tf.cast(photons, measured.dtype)) * _number_of(measured)
     return tf.reduce_sum(error) / tf.maximum(tf.reduce_sum(measured), least)
+
+
+def _number_of(patterns: Tensor) -> Tensor:
+    return tf.cast(tf.shape(patterns)[0], patterns.dtype)
 
 
 def teacher_distance(

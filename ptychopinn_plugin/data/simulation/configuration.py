@@ -66,6 +66,11 @@ class SimulationConfig(Validated):
                 'SimulationConfig needs rows and columns together; '
                 f'got rows {self.rows} and columns {self.columns}. Give both, or n_positions.'
             )
+        if self.object_kind != 'image' and self.object_file is not None:
+            raise ConfigError(
+                'SimulationConfig.object_file belongs to object_kind image; got '
+                f'{self.object_kind}. Add --object image, or leave the file out.'
+            )
         if self.object_kind == 'image' and self.object_file is None:
             raise ConfigError(
                 'SimulationConfig.object_kind image needs object_file, a picture or an .npz file; '

@@ -35,18 +35,21 @@ def test_shows_loss_and_rate_on_a_terminal(
     assert '50%' in captured.err
 
 
-def test_interrupt_stops_and_a_second_one_leaves(capfd: pytest.CaptureFixture[str]) -> None:
-    former = signal.getsignal(signal.SIGINT)
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_stops_and_a_second_one_leaves(
+    capfd: pytest.CaptureFixture[str], number: signal.Signals
+) -> None:
+    former = signal.getsignal(number)
     with RunProgress() as watch:
         assert not watch(Progress('train', 1, 5))
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(number)
         assert watch(Progress('train', 2, 5))
         assert 'best so far is kept' in capfd.readouterr().err
         assert watch(Progress('train', 3, 5))
         assert capfd.readouterr().err == ''
         with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is former
+            signal.raise_signal(number)
+    assert signal.getsignal(number) is former
 
 
 def test_journal_counts_epochs(caplog: pytest.LogCaptureFixture) -> None:

@@ -6,7 +6,14 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from ptychopinn_plugin.data import Geometry, Scan, find_hot_pixels, fit_to_size, inpaint
+from ptychopinn_plugin.data import (
+    Geometry,
+    Scan,
+    find_hot_pixels,
+    fit_to_size,
+    inpaint,
+    without_dark_patterns,
+)
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.physics import predict_patterns
 
@@ -200,3 +207,17 @@ class TestHotPixels:
 
     def test_a_smooth_pattern_has_none(self, make_scan: MakeScan) -> None:
         assert not find_hot_pixels(make_scan().patterns).any()
+
+
+def test_patterns_without_light_are_left_out(make_scan: MakeScan) -> None:
+    scan = make_scan()
+    assert without_dark_patterns(scan) is scan
+    patterns = scan.patterns.copy()
+    patterns[[2, 7]] = 0
+    patterns[7, 3, 3] = 1
+    dark = dataclasses.replace(scan, patterns=patterns)
+    with pytest.warns(UserWarning, match=r'2 of 11 patterns .* 1% .* number 2\) and are left out'):
+        lit = without_dark_patterns(dark)
+    left = [0, 1, 3, 4, 5, 6, 8, 9, 10]
+    np.testing.assert_array_equal(lit.positions_px, scan.positions_px[left])
+    np.testing.assert_array_equal(lit.patterns, scan.patterns[left])
