@@ -87,7 +87,7 @@ def _flattened(values: Mapping[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if name == 'model' and value is not None:
-            if isinstance(value, str | PurePath | int | float):
+            if isinstance(value, str | PurePath | int | float | list):
                 raise ConfigError(
                     f'model must be a ModelConfig or a mapping of its fields; got {value!r}. '
                     'The path of a model is model_path.'
