@@ -39,7 +39,7 @@ def group(
 
     from ptychopinn_plugin.files import atomic_path
     from ptychopinn_plugin.legacy.group_cache import cache_path
-    from ptychopinn_plugin.legacy.groups import group_scan
+    from ptychopinn_plugin.legacy.groups import group_scan, groups_are_kept
 
     if out.suffix != '.npz':
         raise OutputError(f'Groups are written as .npz; got {out}. Try {out.with_suffix(".npz")}.')
@@ -48,6 +48,9 @@ def group(
     notes = show_notes([loaded])
     cache = None if no_cache else cache_path(scan)
     grouped = group_scan(loaded, options, cache=cache)
+    if cache is not None and not groups_are_kept(cache, loaded.positions_px, options):
+        # It could not be written; the log says why.
+        cache = None
     arrays: dict[str, Any] = {name: x for name, x in grouped.items() if x is not None}
     with atomic_path(out) as partial:
         np.savez(partial, probeGuess=loaded.probe[0], **arrays)
@@ -57,6 +60,6 @@ def group(
     lines = [
         f'Wrote {count(n_groups, "group")} of {count(size, "pattern")} to {out}',
         f'arrays: {", ".join(f"{name} {tuple(shape)}" for name, shape in shapes.items())}',
-        f'groups kept in: {cache or "no cache"}',
+        f'groups kept in: {cache or "no file"}',
     ]
     report(values, lines, as_json=as_json)

@@ -12,26 +12,14 @@ from ptychopinn_plugin.cli.journal import logger
 from ptychopinn_plugin.cli.options import READING, Given, Section, takes_settings
 from ptychopinn_plugin.config import Validated, setting
 from ptychopinn_plugin.errors import ConfigError
-from ptychopinn_plugin.legacy.fields import Field, Owner, fields_of
+from ptychopinn_plugin.legacy.fields import OLDER_NAMES, Field, Owner, fields_of
 
 if TYPE_CHECKING:
     from ptychopinn_plugin.legacy.configuration import LegacySettings
 
-DEPRECATED = {
-    'n_images': 'n_groups',
-    'max_epochs': 'nepochs',
-    'device': 'accelerator',
-    'test_data': 'test_data_file',
-}
+DEPRECATED = {**OLDER_NAMES, 'device': 'accelerator'}
 """Older names of options, and those that took their place."""
 
-_PATHS = ('train_data_file', 'test_data_file', 'test_data', 'output_dir', 'model_path')
-_NUMBERS = ('n_groups', 'n_images', 'max_epochs', 'n_subsample', 'subsample_seed')
-_KINDS: dict[str, type] = {
-    **dict.fromkeys(_PATHS, Path),
-    **dict.fromkeys((*_NUMBERS, 'neighbor_pool_size'), int),
-    'gradient_clip_val': float,
-}
 _ACCELERATORS = {'gpu': 'cuda', 'tpu': 'auto'}
 
 
@@ -42,10 +30,10 @@ def _options_of(owner: Owner, more: dict[str, str]) -> type[Validated]:
     for name, item in known.items():
         if name in DEPRECATED:
             continue
-        kind = _KINDS.get(name) or (str if item.default is None else type(item.default))
-        members.append((name, kind | None, setting(item.default, item.effect)))
+        members.append((name, item.kind | None, setting(item.default, item.effect)))
     for name, text in more.items():
-        members.append((name, _KINDS.get(name, str) | None, setting(None, text)))
+        newer = known.get(DEPRECATED.get(name, ''))
+        members.append((name, (newer.kind if newer else str) | None, setting(None, text)))
     return dataclasses.make_dataclass(owner, members, bases=(Validated,), frozen=True)
 
 
@@ -114,8 +102,34 @@ def ptycho_inference(config: _Yaml = None, *, given: Given) -> None:
     from ptychopinn_plugin.legacy.workflow import find_model
 
     settings = _settings(given, config, 'InferenceConfig')
-    model, scan = _needed(settings, 'model'), _needed(settings, 'test_data')
-    _reconstruct(find_model(model), scan, settings, given)
+    model, scan = find_model(_needed(settings, 'model')), _needed(settings, 'test_data')
+    _warn_of_model_options(settings, model)
+    _reconstruct(model, scan, settings, given)
+
+
+def _warn_of_model_options(settings: 'LegacySettings', path: Path) -> None:
+    """Name what was asked for of the network, where the model file says otherwise."""
+    from ptychopinn_plugin import api
+
+    asked = {
+        item: settings.given[name]
+        for name, item in fields_of('ModelConfig').items()
+        if item.ours and settings.given and settings.given.get(name) is not None
+    }
+    if not asked:
+        return
+    model = api.open_model(path)
+    size = model.config.model.pattern_size or model.network.window_px
+    there = model.config.model.replace(pattern_size=size)
+    for item, value in asked.items():
+        ours = getattr(there, item.ours.removeprefix('model.'))
+        if item.take(value) != ours:
+            logger.warning(
+                '%s = %s has no effect: the model file decides, and it says %s.',
+                item.name,
+                value,
+                item.give(ours),
+            )
 
 
 def _reconstruct(model: Path, scan: Path, settings: 'LegacySettings', given: Given) -> None:
@@ -137,10 +151,11 @@ def _reconstruct(model: Path, scan: Path, settings: 'LegacySettings', given: Giv
 
 def _settings(given: Given, config: Path | None, owner: Owner) -> 'LegacySettings':
     """Put a YAML file and options together, older names mapped, in our terms."""
-    from ptychopinn_plugin.legacy.configuration import from_legacy, read_settings
+    from ptychopinn_plugin.legacy.configuration import from_legacy
+    from ptychopinn_plugin.legacy.plain_settings import newer_names, read_settings
 
-    theirs = _newer(read_settings(config)) if config else {}
-    theirs |= _newer(given['theirs'])
+    theirs = newer_names(read_settings(config), DEPRECATED) if config else {}
+    theirs |= newer_names(given['theirs'], DEPRECATED)
     accelerator = theirs.pop('accelerator', None)
     settings = from_legacy(theirs, owner=owner)
     changed = settings.config
@@ -154,14 +169,6 @@ def _settings(given: Given, config: Path | None, owner: Owner) -> 'LegacySetting
             inference=changed.inference.replace(device=device),
         )
     return dataclasses.replace(settings, config=changed)
-
-
-def _newer(theirs: dict[str, Any]) -> dict[str, Any]:
-    """Return settings under their newer names."""
-    for old in set(DEPRECATED) & set(theirs):
-        logger.warning('%s is deprecated; it is taken as %s.', old, DEPRECATED[old])
-    older = {DEPRECATED[name]: value for name, value in theirs.items() if name in DEPRECATED}
-    return older | {name: value for name, value in theirs.items() if name not in DEPRECATED}
 
 
 def _needed(settings: 'LegacySettings', name: str) -> Path:

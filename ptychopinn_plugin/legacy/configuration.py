@@ -2,14 +2,16 @@
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Mapping, MutableMapping
+import typing
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
 from ptychopinn_plugin.config import Config
 from ptychopinn_plugin.errors import ConfigError
-from ptychopinn_plugin.legacy.fields import FIELDS, OWNERS, RUN_TIME, Field, Owner, fields_of
+from ptychopinn_plugin.legacy.fields import FIELDS, RUN_TIME, Field, Owner, fields_of
+from ptychopinn_plugin.legacy.plain_settings import owner_of, plain_settings
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +30,11 @@ class LegacySettings:
         Reconstruct from so many patterns.
     notes : tuple of str
         What is not honoured, a sentence each, as it was logged.
+    owner : str
+        Which of their classes it came from.
+    given : mapping of str to value, optional
+        What was said there, under their names, those without a counterpart here included. On the
+        way back it stands, as long as the setting here says the same.
     """
 
     config: Config = dataclasses.field(default_factory=Config)
@@ -39,6 +46,8 @@ class LegacySettings:
     n_subsample: int | None = None
     subsample_seed: int | None = None
     notes: tuple[str, ...] = ()
+    owner: Owner = 'TrainingConfig'
+    given: Mapping[str, Any] | None = dataclasses.field(default=None, hash=False)
 
 
 def from_legacy(
@@ -68,52 +77,61 @@ def from_legacy(
         If a field asks for what is not done here and would change the result, or has a value that
         it cannot have. What can be left out is logged as a warning that names the field.
     """
-    values = _plain(settings)
-    owner = owner or _owner_of(settings, values)
-    known = {**fields_of('ModelConfig'), **fields_of(owner)}
-    by_flat = {item.flat_name: item for item in known.values()}
+    values = plain_settings(settings)
+    owner = owner or owner_of(settings, values)
+    translated = _translated(_by_name(values, owner), owner, base)
+    for note in translated.notes:
+        logger.warning('%s', note)
+    return translated
+
+
+def _translated(given: dict[str, Any], owner: Owner, base: Config | None) -> LegacySettings:
+    known = _known(owner)
     sections = (base or _their_defaults()).to_dict()
     run: dict[str, Any] = {}
     notes: list[str] = []
-    ranks = {item: rank for rank, item in enumerate(FIELDS)}
-    taken = [(known.get(name) or by_flat.get(name), value) for name, value in values.items()]
-    unknown = [name for name, (item, _) in zip(values, taken, strict=True) if item is None]
     # In the order of the table, so that of two names of one setting the more special one wins.
-    pairs = [(item, value) for item, value in taken if item is not None]
-    for item, value in sorted(pairs, key=lambda pair: ranks[pair[0]]):
+    for name, item in known.items():
+        value = given.get(name)
         if item.ours and value is not None:
             _put(sections, run, item, value)
         elif not item.ours and not item.is_neutral(value):
             notes.append(_dishonoured(item, value))
-    if values.get('n_images') is not None:
-        notes.append('n_images is the old name of n_groups; write n_groups.')
+    unknown = [name for name in given if name not in known]
     if unknown:
         notes.append(f'Fields that are not known here have no effect: {", ".join(unknown)}.')
-    for note in notes:
-        logger.warning('%s', note)
-    return LegacySettings(Config.from_dict(sections), notes=tuple(notes), **run)
+    return LegacySettings(
+        Config.from_dict(sections), notes=tuple(notes), owner=owner, given=given, **run
+    )
 
 
-def to_legacy(config: Config, owner: Owner, **run: Any) -> dict[str, Any]:
+def to_legacy(
+    config: Config | LegacySettings, owner: Owner | None = None, **run: Any
+) -> dict[str, Any]:
     """Return the fields of one of PtychoPINN's classes, `model` nested.
 
     Parameters
     ----------
-    config : Config
-    owner : str
-        'ModelConfig', 'TrainingConfig' or 'InferenceConfig'.
+    config : Config or LegacySettings
+    owner : str, optional
+        'ModelConfig', 'TrainingConfig' or 'InferenceConfig'; where not given, the class that
+        `LegacySettings` came from, and else 'TrainingConfig'.
     **run
         Attributes of `LegacySettings` that are no settings here (`train_data`, `output` ...), and
-        fields of theirs that have no counterpart here (`nphotons` ...).
+        fields of theirs (`nphotons` ...). They win.
+
+    Raises
+    ------
+    ConfigError
+        If a keyword is neither.
     """
-    values = {item.name: _their_value(item, config, run) for item in fields_of(owner).values()}
-    # Their older names of what stands under a newer one.
-    for name in ('n_images', 'neighbor_pool_size'):
-        if name in values:
-            values[name] = None
+    settings = config if isinstance(config, LegacySettings) else LegacySettings(config)
+    owner = owner or settings.owner
+    values = {**_fields_back(settings, owner), **_keywords(owner, run)}
     if owner == 'ModelConfig':
         return values
-    return {'model': to_legacy(config, 'ModelConfig'), **values}
+    model = {name: values.pop(name) for name in fields_of('ModelConfig')}
+    return {'model': model, **values}
 
 
 def to_legacy_dict(config: object, **run: Any) -> dict[str, Any]:
@@ -128,27 +146,16 @@ def to_legacy_dict(config: object, **run: Any) -> dict[str, Any]:
     Returns
     -------
     dict
-        Run-time choices (learning rate, optimizer ...) are left out, as PtychoPINN leaves them.
+        What `config` does not say has PtychoPINN's default. Run-time choices (learning rate,
+        optimizer ...) are left out, as PtychoPINN leaves them.
+
+    Raises
+    ------
+    ConfigError
+        If a keyword is none of PtychoPINN's fields or of `LegacySettings`.
     """
-    if isinstance(config, LegacySettings):
-        names = ('train_data', 'test_data', 'model', 'output', 'backend')
-        run = {**{name: getattr(config, name) for name in names}, **run}
-        config = config.config
-    if isinstance(config, Config):
-        owner: Owner = 'TrainingConfig'
-        values = _flattened(to_legacy(config, owner, **run))
-    else:
-        values = _plain(config)
-        owner = _owner_of(config, values)
-    flat: dict[str, Any] = {}
-    known = {**fields_of('ModelConfig'), **fields_of(owner)}
-    for name, value in values.items():
-        if value is None or name in RUN_TIME:
-            continue
-        item = known.get(name)
-        plain = str(value) if isinstance(value, PurePath) else value
-        flat[item.flat_name if item else name] = plain
-    return flat
+    said, rest = _flat_dicts(config, run)
+    return {**rest, **said}
 
 
 def update_legacy_dict(target: MutableMapping[str, Any], config: object, **run: Any) -> None:
@@ -157,11 +164,42 @@ def update_legacy_dict(target: MutableMapping[str, Any], config: object, **run: 
     Parameters
     ----------
     target : mutable mapping
-        Changed in place; what `config` does not say stays as it was.
+        Changed in place. What `config` does not say, such as a field without a counterpart here,
+        stays as it was; where it is missing, it gets PtychoPINN's default.
     config, **run
         As in `to_legacy_dict`.
     """
-    target.update(to_legacy_dict(config, **run))
+    said, rest = _flat_dicts(config, run)
+    for name, value in rest.items():
+        target.setdefault(name, value)
+    target.update(said)
+
+
+def _flat_dicts(config: object, run: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what settings say under flat names, and PtychoPINN's defaults for the rest."""
+    settings = LegacySettings(config) if isinstance(config, Config) else config
+    if isinstance(settings, LegacySettings):
+        owner = settings.owner
+        values = _fields_back(settings, owner)
+        ours = {name for name, item in _known(owner).items() if item.ours}
+        names = ours | set(settings.given or {})
+    else:
+        found = plain_settings(settings)
+        owner = owner_of(settings, found)
+        given = _by_name(found, owner)
+        values, names = {**_defaults(owner), **given}, set(given)
+    more = _keywords(owner, run)
+    said: dict[str, Any] = {}
+    rest: dict[str, Any] = {}
+    known = _known(owner)
+    for name, value in {**values, **more}.items():
+        if value is None or name in RUN_TIME:
+            continue
+        item = known.get(name)
+        part = said if name in names or name in more else rest
+        plain = str(value) if isinstance(value, PurePath) else value
+        part[item.flat_name if item else name] = plain
+    return said, rest
 
 
 def field_table() -> str:
@@ -189,15 +227,49 @@ def _their_defaults() -> Config:
 _POLICIES = {'taken': 'none', 'warn': 'none; warns', 'raise': 'none; an error'}
 
 
+def _known(owner: Owner) -> dict[str, Field]:
+    return {**fields_of('ModelConfig'), **fields_of(owner)}
+
+
+def _defaults(owner: Owner) -> dict[str, Any]:
+    return {name: item.default for name, item in _known(owner).items()}
+
+
+def _by_name(values: Mapping[str, Any], owner: Owner) -> dict[str, Any]:
+    """Return values under the names of fields, where they have a flat name."""
+    names = {item.flat_name: name for name, item in _known(owner).items()}
+    return {names.get(name, name): value for name, value in values.items()}
+
+
+_LIMITS = {'run.n_subsample': 'training.n_subsample', 'run.subsample_seed': 'training.seed'}
+"""Settings that say which values an argument can have."""
+
+
 def _put(sections: dict[str, dict[str, Any]], run: dict[str, Any], item: Field, value: Any) -> None:
     section, _, name = item.ours.partition('.')
     taken = item.take(value)
-    if section != 'run':
-        sections[section][name] = taken
-    elif name in ('train_data', 'test_data', 'model', 'output'):
-        run[name] = Path(taken)
-    else:
-        run[name] = taken
+    if item.kind is Path:
+        if not isinstance(value, str | PurePath):
+            raise ConfigError(f'{item.name} must be a path; got {value!r}.')
+        taken = Path(value)
+    elif item.ours != 'run.backend':
+        _check(item, value, taken)
+    (run if section == 'run' else sections[section])[name] = taken
+
+
+def _check(item: Field, value: Any, taken: Any) -> None:
+    """Raise an error under their name, and with their choices, for a value that cannot be."""
+    section, _, name = _LIMITS.get(item.ours, item.ours).partition('.')
+    kind = type(getattr(Config(), section))
+    try:
+        kind.from_dict({name: taken})
+    except ConfigError as error:
+        reason = str(error).removeprefix(f'{kind.__name__}.{name} ')
+        choices = typing.get_args(typing.get_type_hints(kind)[name])
+        if choices and isinstance(choices[0], str):
+            theirs = dict.fromkeys(str(item.give(choice)) for choice in choices)
+            reason = f'must be one of {", ".join(theirs)}; got {value!r}.'
+        raise ConfigError(f'{item.name} ({item.ours} here) {reason}') from None
 
 
 def _dishonoured(item: Field, value: Any) -> str:
@@ -208,15 +280,33 @@ def _dishonoured(item: Field, value: Any) -> str:
     return text
 
 
-def _their_value(item: Field, config: Config, run: Mapping[str, Any]) -> Any:
+def _fields_back(settings: LegacySettings, owner: Owner) -> dict[str, Any]:
+    """Return their fields in one level: as they were given, where ours still say the same."""
+    given = settings.given or {}
+    if owner != settings.owner:
+        given = {name: given[name] for name in fields_of('ModelConfig') if name in given}
+    values = {**_defaults(owner), **given}
+    before = _translated(values, owner, None)
+    for name, item in _known(owner).items():
+        if not item.ours:
+            continue
+        as_given = settings.given is not None and _ours(settings, item) == _ours(before, item)
+        # Ours has no counterpart there, whoever asked for it.
+        if as_given and name != 'architecture':
+            continue
+        # Of two names of one setting, the plain one.
+        special = name in ('n_images', 'neighbor_pool_size')
+        values[name] = None if special else _their_value(settings, item)
+    return values
+
+
+def _ours(settings: LegacySettings, item: Field) -> Any:
     section, _, name = item.ours.partition('.')
-    if item.name in run:
-        return run[item.name]
-    if not item.ours:
-        return item.default
-    if section == 'run':
-        return run.get(name)
-    value = getattr(getattr(config, section), name)
+    return getattr(settings if section == 'run' else getattr(settings.config, section), name)
+
+
+def _their_value(settings: LegacySettings, item: Field) -> Any:
+    value = _ours(settings, item)
     if item.name == 'architecture' and value != 'cnn':
         logger.warning(
             'The architecture %s is not one of PtychoPINN; its settings get cnn instead.', value
@@ -225,68 +315,18 @@ def _their_value(item: Field, config: Config, run: Mapping[str, Any]) -> Any:
     return None if value is None else item.give(value)
 
 
-def read_settings(path: Path) -> dict[str, Any]:
-    """Return the fields of a YAML file in one level, as they are there."""
-    return _flattened(_read_yaml(path))
-
-
-def _plain(settings: object) -> dict[str, Any]:
-    """Return the fields of settings in one level, without importing what they came from."""
-    if isinstance(settings, str | PurePath):
-        return _flattened(_read_yaml(Path(settings)))
-    if isinstance(settings, Mapping):
-        return _flattened(settings)
-    if dataclasses.is_dataclass(settings) and not isinstance(settings, type):
-        names = [item.name for item in dataclasses.fields(settings)]
-        return _flattened({name: getattr(settings, name) for name in names})
-    known = {item.name for item in FIELDS} | {'model'}
-    found = {name: getattr(settings, name) for name in sorted(known) if hasattr(settings, name)}
-    if not found:
-        raise ConfigError(
-            f'Settings of PtychoPINN are expected: {", ".join(OWNERS)}, a mapping of their fields '
-            f'or the path of a YAML file; got a {type(settings).__name__}.'
-        )
-    return _flattened(found)
-
-
-def _flattened(values: Mapping[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if name == 'model' and value is not None:
-            flat.update(_plain(value))
-        else:
-            flat[str(name)] = value
-    return flat
-
-
-def _owner_of(settings: object, values: Mapping[str, Any]) -> Owner:
-    name = type(settings).__name__
-    for owner in OWNERS:
-        if owner == name:
-            return owner
-    names = set(values)
-    training = set(_names('TrainingConfig')) - set(_names('InferenceConfig'))
-    inference = set(_names('InferenceConfig')) - set(_names('TrainingConfig'))
-    if names & inference and not names & training:
-        return 'InferenceConfig'
-    return 'TrainingConfig'
-
-
-def _names(owner: Owner) -> Iterator[str]:
-    return iter(fields_of(owner))
-
-
-def _read_yaml(path: Path) -> Mapping[str, Any]:
-    try:
-        import yaml
-    except ImportError:
-        raise ConfigError(
-            f'Reading {path} needs PyYAML. Run: pip install "ptychopinn-plugin[legacy]".'
-        ) from None
-    try:
-        values = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f'{path} is not a readable YAML file: {error}.') from error
-    if not isinstance(values, dict):
-        raise ConfigError(f'{path} must hold names and values; it holds {values!r}.')
-    return values
+def _keywords(owner: Owner, run: Mapping[str, Any]) -> dict[str, Any]:
+    """Return keyword arguments under the names of their fields."""
+    known = _known(owner)
+    names = {name: name for name in known}
+    for name, item in known.items():
+        section, _, ours = item.ours.partition('.')
+        if section == 'run':
+            names[ours] = name
+    for name in run:
+        if name not in names:
+            raise ConfigError(
+                f'{name!r} is no field of {owner}, nor an argument here that stands for one. '
+                f'Known: {", ".join(sorted(names))}.'
+            )
+    return {names[name]: value for name, value in run.items()}

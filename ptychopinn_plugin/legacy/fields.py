@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 Owner = Literal['ModelConfig', 'TrainingConfig', 'InferenceConfig']
@@ -21,6 +22,22 @@ def _whole_if_possible(value: Any) -> Any:
 def _lower(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
 
+
+def _renamed(names: Mapping[str, str]) -> Callable[[Any], Any]:
+    def rename(value: Any) -> Any:
+        return names.get(value.lower(), value.lower()) if isinstance(value, str) else value
+
+    return rename
+
+
+_PATHS = ('train_data_file', 'test_data_file', 'output_dir', 'model_path')
+_NUMBERS = ('n_groups', 'n_images', 'n_subsample', 'subsample_seed', 'neighbor_pool_size')
+_KINDS: dict[str, type] = {
+    **dict.fromkeys(_PATHS, Path),
+    **dict.fromkeys(_NUMBERS, int),
+    'gradient_clip_val': float,
+}
+"""Of fields whose default is none, and does not tell."""
 
 _ACTIVATIONS = {'silu': 'swish'}
 _SCHEDULES = {
@@ -80,6 +97,11 @@ class Field:
         """Return the name in the flat dictionary."""
         return self.flat or self.name
 
+    @property
+    def kind(self) -> type:
+        """Return the type of its values."""
+        return _KINDS.get(self.name) or (str if self.default is None else type(self.default))
+
     def is_neutral(self, value: Any) -> bool:
         """Tell whether a value asks for nothing that is not done here."""
         neutral = self.default if self.neutral is ... else self.neutral
@@ -116,7 +138,7 @@ FIELDS: tuple[Field, ...] = (
         'sigmoid',
         'last activation of the amplitude',
         'model.amplitude_activation',
-        take=lambda value: _ACTIVATIONS.get(_lower(value), _lower(value)),
+        take=_renamed(_ACTIVATIONS),
     ),
     _model(
         'object_big',
@@ -238,7 +260,7 @@ FIELDS: tuple[Field, ...] = (
         'Default',
         'how the learning rate changes',
         'training.schedule',
-        take=lambda value: _SCHEDULES.get(_lower(value), _lower(value)),
+        take=_renamed(_SCHEDULES),
         give=lambda value: _SCHEDULES_BACK[value],
     ),
     _inference('model_path', None, 'the model, or the folder that holds it', 'run.model'),
@@ -265,6 +287,10 @@ RUN_TIME = frozenset(
     ['learning_rate', 'optimizer', 'weight_decay', 'gradient_clip_val', 'accum_steps', 'scheduler']
 )
 """Read where they are given, and never written to the flat dictionary."""
+
+
+OLDER_NAMES = {'n_images': 'n_groups', 'max_epochs': 'nepochs', 'test_data': 'test_data_file'}
+"""Deprecated names, and those that took their place."""
 
 
 def fields_of(owner: Owner) -> Mapping[str, Field]:

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from ptychopinn_plugin.arrays import ComplexArray, FloatArray, IntArray, RealArray
-from ptychopinn_plugin.data import Scan
+from ptychopinn_plugin.data import Scan, load_scan, scan_from_arrays
 from ptychopinn_plugin.data.grouping import covering_groups, training_groups
+from ptychopinn_plugin.data.readers.npz import arrays_of
 from ptychopinn_plugin.legacy.group_cache import cached_groups
 from ptychopinn_plugin.legacy.group_options import GroupOptions
 from ptychopinn_plugin.physics import extract_patches
 
-__all__ = ['GroupOptions', 'find_groups', 'group_scan']
+__all__ = ['GroupOptions', 'find_groups', 'group_scan', 'groups_are_kept']
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +62,21 @@ def _find_groups(positions_px: FloatArray, options: GroupOptions) -> IntArray:
     return np.concatenate(parts)
 
 
+def groups_are_kept(cache: Path, positions_px: FloatArray, options: GroupOptions) -> bool:
+    """Return whether a cache holds the groups of these positions and options."""
+
+    def missing() -> IntArray:
+        raise LookupError
+
+    try:
+        cached_groups(cache, positions_px, asdict(options), missing)
+    except LookupError:
+        return False
+    return True
+
+
 def group_scan(
-    scan: Scan,
+    scan: object,
     options: GroupOptions | None = None,
     *,
     cache: Path | None = None,
@@ -72,7 +86,8 @@ def group_scan(
 
     Parameters
     ----------
-    scan : Scan
+    scan : Scan, RawData or path
+        A `RawData` is an object with the attributes of PtychoPINN's.
     options : GroupOptions, optional
     cache : Path, optional
         See `find_groups`; `group_cache.cache_path` names the one beside a scan.
@@ -96,7 +111,7 @@ def group_scan(
         ``nn_indices`` int64 (n, C): which patterns.
         ``objectGuess`` complex64 (H, W); None without one.
     """
-    options = options or GroupOptions()
+    scan, options = _as_scan(scan), options or GroupOptions()
     groups = find_groups(scan.positions_px, options, cache=cache)
     size = scan.pattern_shape[1]
     amplitudes = np.sqrt(scan.patterns[groups].astype(np.float32)).transpose(0, 2, 3, 1)
@@ -115,6 +130,14 @@ def group_scan(
         'nn_indices': groups,
         'objectGuess': scan.object_,
     }
+
+
+def _as_scan(scan: object) -> Scan:
+    if isinstance(scan, Scan):
+        return scan
+    if isinstance(scan, str | Path):
+        return load_scan(scan)
+    return scan_from_arrays(arrays_of(scan), name=type(scan).__name__)
 
 
 def _coordinates(

@@ -2,26 +2,14 @@
 
 from typing import Protocol, runtime_checkable
 
-import numpy as np
-
 from ptychopinn_plugin.arrays import RealArray
 from ptychopinn_plugin.data import Domain, Scan, scan_from_arrays
-
-KEYS = (
-    'diff3d',
-    'xcoords',
-    'ycoords',
-    'xcoords_start',
-    'ycoords_start',
-    'probeGuess',
-    'objectGuess',
-    'scan_index',
-)
+from ptychopinn_plugin.data.readers.npz import arrays_of
 
 
 @runtime_checkable
 class RawDataLike(Protocol):
-    """What an object needs to be taken for a `RawData`; more of `KEYS` is read where it is there.
+    """What an object needs to be taken for a `RawData`; what else a scan has is read as well.
 
     Attributes
     ----------
@@ -53,6 +41,4 @@ def scan_from_raw_data(raw: RawDataLike, *, domain: Domain | None = None) -> Sca
     DataError
         If an array is not what it must be.
     """
-    found = {name: getattr(raw, name, None) for name in KEYS}
-    arrays = {name: np.asarray(value) for name, value in found.items() if value is not None}
-    return scan_from_arrays(arrays, name=type(raw).__name__, domain=domain)
+    return scan_from_arrays(arrays_of(raw), name=type(raw).__name__, domain=domain)

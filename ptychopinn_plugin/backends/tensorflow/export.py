@@ -41,7 +41,13 @@ def write_keras(model: Model, path: Path) -> None:
     """
     made = build_keras(model)
     with atomic_path(path) as partial:
-        made.save(partial)
+        # Keras takes no other suffix, whatever the file is to be called.
+        named = partial.with_name(f'{partial.name}.keras')
+        try:
+            made.save(named)
+            named.replace(partial)
+        finally:
+            named.unlink(missing_ok=True)
 
 
 def build_keras(model: Model) -> Any:

@@ -1,6 +1,7 @@
 """NPZ scans: PtychoPINN's contract (amplitudes) and Ptychodus' export (counts), one set of keys."""
 
 import contextlib
+import dataclasses
 import json
 import zipfile
 import zlib
@@ -29,6 +30,22 @@ from ptychopinn_plugin.errors import DataError
 Arrays = Mapping[str, RealArray]
 """By key; what is wrong with an array becomes a DataError when it is looked up."""
 
+_OPTIONAL = ('objectGuess', 'scan_index', 'bad_pixels', 'xcoords_start', 'ycoords_start')
+_ATTRIBUTES = (
+    'diff3d',
+    'xcoords',
+    'ycoords',
+    'xcoords_start',
+    'ycoords_start',
+    'probeGuess',
+    'objectGuess',
+    'scan_index',
+)
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+
 _GEOMETRY = tuple(Geometry.__dataclass_fields__)
 
 
@@ -37,16 +54,19 @@ class Archive(Mapping[str, RealArray]):
 
     def __init__(self, path: Path, members: Any) -> None:
         self._path, self._members = path, members
+        self.empty = tuple(key for key in _OPTIONAL if self._is_object(key))
+        """Optional keys that hold an object and no array, as `np.savez` makes of None."""
+        self._keys = tuple(key for key in members.files if key not in self.empty)
 
     def __contains__(self, key: object) -> bool:
         # The inherited test would read the whole array.
-        return key in self._members.files
+        return key in self._keys
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._members.files)
+        return iter(self._keys)
 
     def __len__(self) -> int:
-        return len(self._members.files)
+        return len(self._keys)
 
     def __getitem__(self, key: str) -> RealArray:
         if key not in self:
@@ -70,6 +90,18 @@ class Archive(Mapping[str, RealArray]):
             )
         return array
 
+    def _is_object(self, key: str) -> bool:
+        """Tell a single object by the header, whose text says it; the object is never read."""
+        if key not in self._members.files:
+            return False
+        try:
+            with self._members.zip.open(f'{key}.npy') as file:
+                header = _HEADERS[np.lib.format.read_magic(file)]
+                shape, _, kind = header(file)
+        except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error):
+            return False
+        return shape == () and kind.hasobject
+
 
 def _damaged(path: Path, key: str) -> DataError:
     return DataError(f'{key!r} of {path} is truncated or damaged. Copy or write the file again.')
@@ -89,6 +121,13 @@ def open_npz(path: Path) -> Iterator[Archive]:
                 'Copy or write the file again.'
             ) from error
         yield Archive(path, members)
+
+
+def arrays_of(raw: object) -> dict[str, RealArray]:
+    """Return the arrays of an object with the attributes of PtychoPINN's `RawData`, by key."""
+    found = {name: getattr(raw, name, None) for name in _ATTRIBUTES}
+    arrays = {name: np.asarray(value) for name, value in found.items()}
+    return {name: array for name, array in arrays.items() if array.shape or array.dtype != object}
 
 
 def read_metadata(archive: Arrays) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -135,7 +174,11 @@ def read_npz(path: Path, *, domain: Domain | None, probe: ComplexArray | None = 
         Used in place of `probeGuess`.
     """
     with open_npz(path) as archive:
-        return scan_of(archive, load_name(path), domain=domain, probe=probe)
+        scan = scan_of(archive, load_name(path), domain=domain, probe=probe)
+        if archive.empty:
+            note = f'{", ".join(archive.empty)}: an object (None?) and no array; not read.'
+            scan = dataclasses.replace(scan, notes=(*scan.notes, note))
+        return scan
 
 
 def scan_of(
@@ -145,7 +188,9 @@ def scan_of(
     metadata, notes = read_metadata(archive)
     is_export = 'bad_pixels' in archive and not metadata
     positions, more = _positions(archive)
-    patterns, order = _patterns(archive, len(positions))
+    # Both of these write the positions first.
+    known = 'bad_pixels' in archive or 'diffraction_domain' in metadata
+    patterns, order = _patterns(archive, len(positions), known_order=known)
     notes = (*notes, *more, *order)
     modes_axis = False
     if probe is None:
@@ -219,7 +264,9 @@ def _nominal(archive: Arrays, count: int) -> FloatArray | None:
     return nominal
 
 
-def _patterns(archive: Arrays, count: int) -> tuple[RealArray, tuple[str, ...]]:
+def _patterns(
+    archive: Arrays, count: int, *, known_order: bool
+) -> tuple[RealArray, tuple[str, ...]]:
     key = 'diffraction' if 'diff3d' not in archive and 'diffraction' in archive else 'diff3d'
     patterns = archive[key]
     if patterns.dtype.kind not in 'uif':
@@ -230,15 +277,37 @@ def _patterns(archive: Arrays, count: int) -> tuple[RealArray, tuple[str, ...]]:
         )
     if not patterns.size:
         raise DataError(f'{key} holds no pattern (shape {patterns.shape}); at least one is needed.')
+    if patterns.shape == (count,) * 3 and not known_order:
+        return _cube(patterns, key)
     if len(patterns) == count:
         return patterns, ()
     if patterns.shape[2] == count:
         note = f'{key} was stored as (height, width, n_positions) and has been turned.'
-        return np.ascontiguousarray(np.moveaxis(patterns, 2, 0)), (note,)
+        return _turned(patterns), (note,)
     raise DataError(
         f'{key} must hold one pattern for each of the {count} positions of xcoords; '
         f'its shape is {patterns.shape}. Cut the longer one.'
     )
+
+
+def _turned(patterns: RealArray) -> RealArray:
+    return np.ascontiguousarray(np.moveaxis(patterns, 2, 0))
+
+
+def _cube(patterns: RealArray, key: str) -> tuple[RealArray, tuple[str, ...]]:
+    """Tell which axis of a cube holds the positions: along it, patterns are about equally bright.
+
+    Along the sides of a pattern they are not: light gathers at the zero frequency, or around a
+    beam stop.
+    """
+    sums = (patterns.sum(axis=(1, 2), dtype=float), patterns.sum(axis=(0, 1), dtype=float))
+    first, last = (float(each.std() / each.mean()) if each.mean() > 0 else 0.0 for each in sums)
+    told = max(first, last) > max(2 * min(first, last), 0.1)
+    which = 'last' if told and last < first else 'first'
+    reason = 'along it patterns are about equally bright' if told else 'as in most files'
+    note = f'{key} has three sides of {len(patterns)}: the {which} axis was taken for the '
+    note += f'positions; {reason}.'
+    return (_turned(patterns) if which == 'last' else patterns), (note,)
 
 
 def _choose_domain(

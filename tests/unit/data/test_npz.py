@@ -70,10 +70,31 @@ def test_patterns_along_the_last_axis(
     assert 'has been turned' in loaded.notes[0]
 
 
-def test_as_many_patterns_as_rows_are_taken_along_the_first_axis(
-    make_scan: MakeScan, save_npz: SaveNpz, residual: Residual
+@pytest.mark.parametrize('axis', [0, 2])
+@pytest.mark.parametrize('beam_stop', [False, True])
+def test_as_many_patterns_as_rows_are_told_by_their_brightness(
+    make_scan: MakeScan, save_npz: SaveNpz, axis: int, beam_stop: bool
 ) -> None:
-    assert residual(load_scan(save_npz(make_scan(count=16)))) < 1e-9
+    scan = make_scan(count=16)
+    amplitudes = np.sqrt(scan.patterns)
+    if beam_stop:
+        amplitudes[:, 6:11, 6:11] = 0
+    loaded = load_scan(save_npz(scan, diff3d=np.moveaxis(amplitudes, 0, axis)))
+    np.testing.assert_allclose(loaded.patterns, amplitudes**2, rtol=1e-5)
+    which = 'first' if axis == 0 else 'last'
+    assert f'three sides of 16: the {which} axis was taken for the positions' in loaded.notes[0]
+    assert 'about equally bright' in loaded.notes[0]
+
+
+def test_the_first_axis_where_nothing_tells(make_scan: MakeScan, save_npz: SaveNpz) -> None:
+    scan = make_scan(count=16)
+    flat = np.random.default_rng(0).uniform(1, 2, (16, 16, 16))
+    loaded = load_scan(save_npz(scan, diff3d=flat))
+    np.testing.assert_allclose(loaded.patterns, flat**2, rtol=1e-5)
+    assert 'the first axis was taken for the positions; as in most' in loaded.notes[0]
+    # Our own files and exports of Ptychodus have one order only.
+    exported = load_scan(save_npz(scan, diff3d=flat, bad_pixels=np.zeros((16, 16), bool)))
+    assert not any('axis was taken' in note for note in exported.notes)
 
 
 @pytest.mark.parametrize('dtype', ['uint8', 'uint16', 'uint32', 'int32'])
@@ -174,6 +195,23 @@ def test_an_object_that_tells_nothing_is_left_out(
 
 def test_without_an_object(make_scan: MakeScan, save_npz: SaveNpz) -> None:
     assert load_scan(save_npz(make_scan(), leave_out=('objectGuess',))).object_ is None
+
+
+class Explosive:
+    """Must not be made from a file."""
+
+    def __reduce__(self) -> Any:
+        return pytest.fail, ('The object was unpickled.',)
+
+
+@pytest.mark.parametrize('value', [None, Explosive()])
+def test_none_is_no_array(make_scan: MakeScan, save_npz: SaveNpz, value: Any) -> None:
+    nothing = np.array(value, dtype=object)
+    loaded = load_scan(save_npz(make_scan(), objectGuess=nothing, scan_index=nothing))
+    assert loaded.object_ is None
+    assert 'objectGuess, scan_index: an object (None?) and no array; not read.' in loaded.notes
+    with pytest.raises(DataError, match=r"'probeGuess' of .* it is an object array"):
+        load_scan(save_npz(make_scan(), probeGuess=nothing))
 
 
 def test_nominal_positions_alone(make_scan: MakeScan, save_npz: SaveNpz) -> None:

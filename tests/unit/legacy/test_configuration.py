@@ -180,8 +180,13 @@ def test_round_trip(training_class: Any) -> None:
 
 
 def test_old_names(caplog: pytest.LogCaptureFixture) -> None:
-    assert legacy.from_legacy({'n_groups': 512, 'n_images': 9}).config.training.n_groups == 9
-    assert 'n_images is the old name of n_groups' in caplog.text
+    both = {'n_groups': 512, 'n_images': 9}
+    assert legacy.from_legacy(both).config.training.n_groups == 512
+    assert 'n_images is deprecated; n_groups, which is given too, wins: 512' in caplog.text
+    # An object has both, so its default was not given.
+    assert legacy.from_legacy(SimpleNamespace(**both)).config.training.n_groups == 9
+    assert 'n_images is deprecated; it is taken as n_groups' in caplog.text
+    assert legacy.from_legacy({'max_epochs': 3}).config.training.epochs == 3
     many = {'neighbor_pool_size': 12, 'neighbor_count': 4}
     assert legacy.from_legacy(many).config.training.neighbor_count == 12
 
@@ -194,10 +199,20 @@ def test_unknown_fields_are_named(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize(
     ('settings', 'message'),
     [
-        ({'architecture': 'fno'}, 'architecture must be one of sweepnet, cnn'),
-        ({'N': 'big'}, 'pattern_size must be of type int'),
-        ({'nepochs': 0}, 'epochs must be at least 1'),
-        ({'optimizer': 'sgd'}, 'optimizer must be one of'),
+        ({'architecture': 'fno'}, r'architecture \(model.architecture here\) must be one of'),
+        ({'N': 'big'}, r"N \(model.pattern_size here\) must be of type int; got 'big'"),
+        ({'nepochs': 0}, r'nepochs \(training.epochs here\) must be at least 1; got 0'),
+        ({'nepochs': 50.0}, r'nepochs .* must be of type int; got 50.0'),
+        ({'optimizer': 'sgd'}, r'optimizer .* must be one of adam, adamw'),
+        (
+            {'scheduler': 'MultiStage'},
+            r'scheduler \(training.schedule here\) must be one of '
+            r"Default, Exponential, WarmupCosine, ReduceLROnPlateau; got 'MultiStage'",
+        ),
+        ({'scheduler': ['Default']}, r'scheduler .* must be one of'),
+        ({'train_data_file': 3}, 'train_data_file must be a path; got 3'),
+        ({'model_path': 'm', 'n_subsample': 0}, 'n_subsample .* must be at least 1'),
+        ({'model': 'out', 'nepochs': 3}, r"model must be a ModelConfig or a mapping.*got 'out'"),
         ({'positions_provided': False}, 'positions are needed'),
         (3, 'a mapping of their fields'),
     ],
@@ -220,9 +235,9 @@ def test_flat_dictionary(training_class: Any, caplog: pytest.LogCaptureFixture) 
     assert 'model' not in flat
     assert None not in flat.values()
     assert not RUN_TIME & set(flat)
+    assert legacy.to_legacy_dict(legacy.from_legacy(theirs)) == flat
     # From ours, it is the same; what has a default of none there has a number here.
     flat['subsample_seed'] = 0
-    assert legacy.to_legacy_dict(legacy.from_legacy(theirs)) == flat
     ours = legacy.from_legacy(theirs).config
     run = {'train_data': Path('d/train.npz'), 'output': Path('out')}
     assert legacy.to_legacy_dict(ours, **run) == flat
@@ -234,7 +249,81 @@ def test_update_is_in_place_and_one_way() -> None:
     cfg: dict[str, Any] = {'N': 64, 'offset': 4, 'probe.mask': True, 'n_subsample': 8}
     ours = Config(model=ModelConfig(architecture='cnn', pattern_size=128))
     legacy.update_legacy_dict(cfg, ours)
-    assert (cfg['N'], cfg['offset'], cfg['probe.mask'], cfg['n_subsample']) == (128, 4, False, 8)
+    # What ours do not say stays.
+    assert (cfg['N'], cfg['offset'], cfg['probe.mask'], cfg['n_subsample']) == (128, 4, True, 8)
+    legacy.update_legacy_dict(cfg, legacy.from_legacy({'gridsize': 2}))
+    assert (cfg['gridsize'], cfg['probe.mask'], cfg['nphotons']) == (2, True, 1e9)
+    legacy.update_legacy_dict(cfg, legacy.from_legacy({'probe_mask': False}), nphotons=1e5)
+    assert (cfg['probe.mask'], cfg['nphotons']) == (False, 1e5)
+    legacy.update_legacy_dict(cfg, {'nepochs': 3})
+    assert (cfg['nepochs'], cfg['gridsize'], cfg['nphotons']) == (3, 1, 1e5)
+
+
+def everything(owner: Any) -> dict[str, Any]:
+    """Return another value than the default for each field that is not refused."""
+    items = [item for item in FIELDS if item.owner == owner and item.policy != 'raise']
+    values = {
+        item.name: other(item) if item.ours or item.default is False else NOT_HERE[item.name]
+        for item in items
+        if item.name != 'architecture'
+    }
+    return values if owner == 'ModelConfig' else {'model': everything('ModelConfig'), **values}
+
+
+def one_by_one(owner: Any) -> list[Any]:
+    values = everything(owner)
+    return [{}, values, *({name: value} for name, value in values.items())]
+
+
+SETTINGS = [(owner, values) for owner in CONTRACT for values in one_by_one(owner)]
+
+
+@pytest.mark.parametrize(
+    ('owner', 'values'), SETTINGS, ids=[f'{o}-{"-".join([*v][:2])}' for o, v in SETTINGS]
+)
+def test_the_way_back_gives_the_same_dictionary(owner: Any, values: dict[str, Any]) -> None:
+    fields = [(name, item.default) for name, item in fields_of(owner).items()]
+    full = make(owner, fields if owner == 'ModelConfig' else [('model', {}), *fields])(**values)
+    for theirs in (full, values):
+        ours = legacy.from_legacy(theirs)
+        flat = legacy.to_legacy_dict(theirs)
+        assert legacy.to_legacy_dict(ours) == flat
+        again = legacy.from_legacy(legacy.to_legacy(ours), owner=ours.owner)
+        assert again.config == ours.config
+        assert legacy.to_legacy_dict(again) == flat
+
+
+def test_what_was_changed_here_is_what_goes_back() -> None:
+    ours = legacy.from_legacy({'nepochs': 3, 'neighbor_pool_size': 9, 'nphotons': 1e5})
+    training = ours.config.training.replace(epochs=4, neighbor_count=5)
+    changed = dataclasses.replace(ours, config=ours.config.replace(training=training))
+    flat = legacy.to_legacy_dict(changed)
+    assert (flat['nepochs'], flat['neighbor_count'], flat['nphotons']) == (4, 5, 1e5)
+    assert 'neighbor_pool_size' not in flat
+    inference = legacy.to_legacy(changed, 'InferenceConfig', model='m')
+    assert (inference['neighbor_count'], inference['model_path']) == (4, 'm')
+
+
+@pytest.mark.parametrize('kind', ['object', 'mapping', 'file', 'ours', 'settings'])
+def test_keyword_arguments_win(training_class: Any, tmp_path: Path, kind: str) -> None:
+    pytest.importorskip('yaml')
+    (tmp_path / 'a.yaml').write_text('backend: tensorflow\n')
+    config = {
+        'object': training_class(backend='tensorflow'),
+        'mapping': {'backend': 'tensorflow'},
+        'file': tmp_path / 'a.yaml',
+        'ours': Config(),
+        'settings': legacy.from_legacy({'backend': 'tensorflow'}),
+    }[kind]
+    run = {'backend': 'pytorch', 'train_data': Path('z.npz'), 'nphotons': 1e5, 'probe_mask': True}
+    flat = legacy.to_legacy_dict(config, **run)
+    target: dict[str, Any] = {'nphotons': 1.0, 'probe.mask': False}
+    legacy.update_legacy_dict(target, config, **run)
+    for found in (flat, target):
+        assert (found['backend'], found['train_data_file_path']) == ('pytorch', 'z.npz')
+        assert (found['nphotons'], found['probe.mask']) == (1e5, True)
+    with pytest.raises(ConfigError, match="'nphoton' is no field of TrainingConfig"):
+        legacy.to_legacy_dict(config, nphoton=3)
 
 
 def test_our_own_network_has_no_name_there(caplog: pytest.LogCaptureFixture) -> None:
@@ -268,6 +357,15 @@ def test_yaml(tmp_path: Path) -> None:
     ours = legacy.from_legacy(path)
     assert ours.config.model.pattern_size == 128
     assert (ours.config.training.epochs, ours.train_data) == (4, Path('a.npz'))
+    # For PyYAML these are text.
+    path.write_text('nphotons: 1e9\nlearning_rate: 1e-3\nnepochs: 5e1\noptimizer: adam\n')
+    ours = legacy.from_legacy(path)
+    assert ours.notes == ()
+    assert (ours.config.training.learning_rate, ours.config.training.epochs) == (1e-3, 50)
+    assert legacy.to_legacy_dict(path)['nphotons'] == 1e9
+    path.write_text('nepochs: many')
+    with pytest.raises(ConfigError, match=r"nepochs .* must be of type int; got 'many'"):
+        legacy.from_legacy(path)
     path.write_text('!!python/object/apply:os.system ["true"]')
     with pytest.raises(ConfigError, match='not a readable YAML'):
         legacy.from_legacy(path)

@@ -181,6 +181,17 @@ def test_grouped(scan: pinn.Scan, gridsize: int) -> None:
     assert found['Y'][3, 16, 16, -1] == pytest.approx(expected, abs=1e-5)
 
 
+def test_grouped_from_whatever_holds_a_scan(
+    scan: pinn.Scan, contract: Arrays, tmp_path: Path
+) -> None:
+    write_scan(tmp_path / 'scan.npz', scan)
+    wanted = group_scan(scan, OPTIONS)['nn_indices']
+    for source in (SimpleNamespace(**contract), tmp_path / 'scan.npz', f'{tmp_path}/scan.npz'):
+        assert np.array_equal(legacy.group_scan(source, OPTIONS)['nn_indices'], wanted)
+    with pytest.raises(DataError, match="int must hold 'xcoords'"):
+        group_scan(3)
+
+
 def test_normalisation_is_that_of_the_network(scan: pinn.Scan) -> None:
     found: Arrays = group_scan(scan)
     energy = (found['X_full'].astype(np.float64) ** 2).sum(axis=(1, 2))
@@ -317,4 +328,9 @@ def test_group_command(scan: pinn.Scan, tmp_path: Path, run: Any) -> None:
     with np.load(out) as archive:
         assert archive['Y'].shape == (5, 32, 32, 4)
         assert np.allclose(archive['probeGuess'], scan.probe[0])
+    assert values['cache'] == str(group_cache.cache_path(source))
+    group_cache.cache_path(source).unlink()
+    group_cache.cache_path(source).mkdir()
+    assert 'groups kept in: no file' in run('group', source, out)
+    assert json.loads(run('group', source, out, '--json'))['cache'] is None
     assert 'written as .npz' in run('group', source, tmp_path / 'x.txt', code=2)

@@ -143,7 +143,10 @@ MANIFEST = {'models': ['diffraction_to_obj'], 'version': '0.9'}
         ({'manifest.dill': b'cos\nsystem\n.'}, r'manifest.dill is refused: it names os.system'),
         ({'diffraction_to_obj/params.dill': b'cos\nsystem\n.'}, r'params.dill .* os.system'),
         ({'diffraction_to_obj/params.dill': pickle.dumps([1])}, 'no settings with N'),
-        ({'diffraction_to_obj/params.dill': pickle.dumps({'N': 'x'})}, 'pattern_size must be'),
+        (
+            {'diffraction_to_obj/params.dill': pickle.dumps({'N': 'x'})},
+            r'N \(model.pattern_size',
+        ),
         ({'diffraction_to_obj/params.dill': pickle.dumps({'N': 65})}, 'patterns of 64, 128, 256'),
         ({'diffraction_to_obj/params.dill': pickle.dumps({'N': 128})}, 'no weights for the layer'),
         ({'diffraction_to_obj/params.dill': None}, 'must hold diffraction_to_obj/params.dill'),

@@ -114,7 +114,9 @@ def options(settings: dict[str, Any]) -> list[str]:
 SCRIPT: dict[str, Any] = {'n_filters_scale': 1, 'nepochs': 1, 'accelerator': 'cpu'}
 
 
-def test_training_script(scan_file: Path, tmp_path: Path, run: Any) -> None:
+def test_training_script(
+    scan_file: Path, tmp_path: Path, run: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     out = tmp_path / 'out'
     more = {'train_data_file': scan_file, 'test_data_file': scan_file, 'output_dir': out}
     flags = options({**SCRIPT, **more, 'n_groups': 16, 'backend': 'pytorch'})
@@ -128,15 +130,20 @@ def test_training_script(scan_file: Path, tmp_path: Path, run: Any) -> None:
     assert json.loads((out / 'metrics.json').read_text())['backend'] == 'pytorch'
     # The folder is what PtychoPINN's script takes for the model.
     flags = options({'model_path': out, 'test_data_file': scan_file, 'output_dir': out})
-    text = run('ptycho-inference', *flags, '--n_subsample', 12, '--subsample_seed', 1)
+    more = options({'gridsize': 3, 'n_filters_scale': 1, 'N': 64, 'amp_activation': 'relu'})
+    text = run('ptycho-inference', *flags, *more, '--n_subsample', 12, '--subsample_seed', 1)
     assert 'Reconstructed 12 patterns' in text
+    ignored = [line.split(' = ')[0] for line in caplog.messages if 'the model file decides' in line]
+    assert ignored == ['gridsize', 'amp_activation']
+    assert 'gridsize = 3 has no effect: the model file decides, and it says 1' in caplog.text
 
 
 def test_older_options(
     scan_file: Path, tmp_path: Path, run: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / 'settings.yaml'
-    path.write_text(f'train_data_file: {scan_file}\nnepochs: 7\nmodel:\n  n_filters_scale: 1\n')
+    more = 'nepochs: 7\nn_groups: 30\nn_images: 20\nmodel:\n  n_filters_scale: 1\n'
+    path.write_text(f'train_data_file: {scan_file}\n{more}')
     pytest.importorskip('yaml')
     out = tmp_path / 'out'
     flags = {'config': path, 'n_images': 8, 'max_epochs': 1, 'device': 'cpu', 'output_dir': out}
@@ -145,6 +152,9 @@ def test_older_options(
         assert f'{old} is deprecated; it is taken as {new}' in caplog.text
     training = pinn.open_model(out / 'wts.h5.zip').config.training
     assert (training.n_groups, training.epochs, training.device) == (8, 1, 'cpu')
+    # One rule for the script and in Python.
+    assert 'n_images is deprecated; n_groups, which is given too, wins: 30' in caplog.text
+    assert legacy.from_legacy(path).config.training.n_groups == 30
 
 
 @pytest.mark.parametrize(

@@ -105,3 +105,15 @@ def test_a_template_that_is_half_there(tensorflow_file: Any, tmp_path: Path) -> 
 
     with pytest.raises(ArchiveError, match='there are no weights for the layer'):
         write_legacy_tensorflow(model, tmp_path / 'x.zip', tensorflow_file(mutate=odd))
+
+
+# Of Keras on NumPy 2, whenever it reads a variable.
+@pytest.mark.filterwarnings('ignore:__array__ implementation:DeprecationWarning')
+@pytest.mark.parametrize('name', ['network', 'network.h5', 'network.keras'])
+def test_keras_under_any_name(tensorflow_file: Any, tmp_path: Path, run: Any, name: str) -> None:
+    pytest.importorskip('tensorflow')
+    path = tmp_path / 'out' / name
+    path.parent.mkdir()
+    run('export', tensorflow_file(), '--format', 'keras', '-o', path)
+    assert zipfile.is_zipfile(path)
+    assert list(path.parent.iterdir()) == [path]
