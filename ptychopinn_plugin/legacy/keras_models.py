@@ -170,12 +170,15 @@ def _check_graph(graph: Mapping[str, Node], source: str) -> None:
 def _find_roles(graph: Mapping[str, Node], source: str) -> tuple[dict[str, str], str]:
     """Return the layer for each of our convolutions, and the amplitude's activation."""
     roles: dict[str, str] = {}
-    encoder, starts = _chain(graph, _next_convolutions(graph, _root(graph)))
+    root = next((name for name, node in graph.items() if node.kind == 'InputLayer'), None)
+    if root is None:
+        raise ArchiveError(f'{source}: the patches are computed from no InputLayer.')
+    encoder, starts = _chain(graph, _next_convolutions(graph, root), source)
     for index, name in enumerate(encoder):
         roles[f'encoder/{index // 2}/{index % 2 + 1}'] = name
     activations: dict[str, str] = {}
     for start in starts:
-        chain, ends = _chain(graph, [start])
+        chain, ends = _chain(graph, [start], source)
         found: dict[str, str] = {}
         border: list[str] = []
         if not ends:
@@ -183,7 +186,7 @@ def _find_roles(graph: Mapping[str, Node], source: str) -> tuple[dict[str, str],
             *chain, head = chain
             found['last'] = head
         for end in ends:
-            branch, _ = _chain(graph, [end])
+            branch, _ = _chain(graph, [end], source)
             if len(branch) == 1:
                 found['last'] = branch[0]
             else:
@@ -199,17 +202,17 @@ def _find_roles(graph: Mapping[str, Node], source: str) -> tuple[dict[str, str],
     return roles, activations['amplitude']
 
 
-def _root(graph: Mapping[str, Node]) -> str:
-    return next(name for name, node in graph.items() if node.kind == 'InputLayer')
-
-
-def _chain(graph: Mapping[str, Node], starts: list[str]) -> tuple[list[str], list[str]]:
+def _chain(
+    graph: Mapping[str, Node], starts: list[str], source: str
+) -> tuple[list[str], list[str]]:
     """Follow convolutions while one leads to one; return them and where the ways part."""
-    chain: list[str] = []
+    chain: dict[str, None] = {}
     while len(starts) == 1:
-        chain.append(starts[0])
+        if starts[0] in chain:
+            raise ArchiveError(f'{source}: the layer {starts[0]!r} is computed from itself.')
+        chain[starts[0]] = None
         starts = _next_convolutions(graph, starts[0])
-    return chain, starts
+    return list(chain), starts
 
 
 def _next_convolutions(graph: Mapping[str, Node], name: str) -> list[str]:
@@ -248,7 +251,7 @@ def _head_of(graph: Mapping[str, Node], name: str, source: str) -> tuple[str, st
 
 
 def _read_kernels(data: bytes, source: str) -> dict[str, tuple[RealArray, RealArray]]:
-    datasets, names = read_hdf5(data, source)
+    datasets, names = read_hdf5(data, source, skip='optimizer/')
     kernels: dict[str, tuple[RealArray, RealArray]] = {}
     for path, name in names.items():
         kernel, bias = datasets.pop(f'{path}/0', None), datasets.pop(f'{path}/1', None)
@@ -259,7 +262,6 @@ def _read_kernels(data: bytes, source: str) -> dict[str, tuple[RealArray, RealAr
                 f'{source}: the weights of {name!r} are not a convolution of its own.'
             )
         kernels[name] = (kernel, bias)
-    left = [path for path in datasets if not path.startswith('optimizer/')]
-    if left:
-        raise ArchiveError(f'{source}: {left[0]!r} belongs to no named layer.')
+    if datasets:
+        raise ArchiveError(f'{source}: {next(iter(datasets))!r} belongs to no named layer.')
     return kernels

@@ -227,6 +227,59 @@ def test_unwritten_chunks_are_no_bomb(tensorflow_file: Any) -> None:
         read_model(tensorflow_file(mutate=claim))
 
 
+def test_many_unwritten_datasets_are_no_bomb(tensorflow_file: Any) -> None:
+    def claim(file: h5py.File, folder: str) -> None:
+        for index in range(300):
+            place = f'{folder}/{index}'
+            file.create_dataset(place, shape=(1 << 22,), dtype='f4', chunks=(1 << 20,))
+
+    with pytest.raises(ArchiveError, match=r'layers/x/.* is refused: it claims'):
+        read_model(tensorflow_file(mutate=lambda file: claim(file, 'layers/x')))
+    # Thrown away, so never read.
+    assert read_model(tensorflow_file(mutate=lambda file: claim(file, 'optimizer/x')))
+
+
+def lying(path: Path, name: str, data: bytes, claimed: int) -> Path:
+    """Add a deflated member whose size in the zip's tables is another."""
+    with zipfile.ZipFile(path, 'a', zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, data)
+    size, content = len(data).to_bytes(4, 'little'), path.read_bytes()
+    assert content.count(size) == 2
+    path.write_bytes(content.replace(size, claimed.to_bytes(4, 'little')))
+    return path
+
+
+def test_no_more_is_read_than_claimed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_zip: Any
+) -> None:
+    monkeypatch.setattr(containers, 'CHUNK_BYTES', 1 << 12)
+    largest = 0
+    original = zipfile.ZipExtFile._update_crc  # type: ignore[attr-defined]
+
+    def watch(self: Any, data: bytes) -> None:
+        nonlocal largest
+        largest = max(largest, len(data))
+        original(self, data)
+
+    monkeypatch.setattr(zipfile.ZipExtFile, '_update_crc', watch)
+    for claimed in (1000, 9_999_999):
+        path = write_zip(tmp_path / f'{claimed}.zip', {'a': b''})
+        lying(path, 'manifest.dill', bytes(5_000_001), claimed)
+        with pytest.raises(ArchiveError, match=r'manifest\.dill is damaged'):
+            read_legacy_file(path)
+    assert largest <= 1 << 12
+
+
+def test_packed_sizes_that_are_lies(tmp_path: Path, write_zip: Any) -> None:
+    path = write_zip(tmp_path / 'x.zip', {'manifest.dill': bytes(1000)})
+    data = bytearray(path.read_bytes())
+    entry = data.rindex(b'PK\x01\x02')
+    data[entry + 20 : entry + 24] = (1 << 20).to_bytes(4, 'little')
+    path.write_bytes(data)
+    with pytest.raises(ArchiveError, match='claim 1048576 bytes of a file of'):
+        read_legacy_file(path)
+
+
 def test_zip_bombs(tensorflow_file: Any, write_zip: Any, tmp_path: Path) -> None:
     bomb = {'manifest.dill': b'\0' * (containers.RATIO_FLOOR_BYTES + 1)}
     with pytest.raises(ArchiveError, match='would grow from'):
@@ -267,6 +320,12 @@ def test_many_members(tmp_path: Path, write_zip: Any, monkeypatch: pytest.Monkey
         read_model(path)
 
 
+def turn_back(graph: Any, name: str, source: str) -> None:
+    """Let a layer take what is computed from it, too."""
+    layer = next(layer for layer in graph.layers if layer['name'] == name)
+    layer['inbound_nodes'].append({'args': [{'keras_history': [source, 0, 0]}]})
+
+
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
@@ -276,6 +335,8 @@ def test_many_members(tmp_path: Path, write_zip: Any, monkeypatch: pytest.Monkey
         (lambda g: g.layers.pop(2), 'describes no graph'),
         (lambda g: g.layers.clear(), 'describes no graph'),
         (lambda g: g.layers.__setitem__(0, 7), 'describes no graph'),
+        (lambda g: g.layers[0].update(class_name='Multiply'), 'from no InputLayer'),
+        (lambda g: turn_back(g, 'conv2d_12', 'conv2d_7'), "'conv2d_12' is computed from itself"),
     ],
 )
 def test_other_graphs(tensorflow_file: Any, graph: Any, change: Any, message: str | None) -> None:
