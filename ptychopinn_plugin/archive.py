@@ -36,7 +36,7 @@ from ptychopinn_plugin.legacy.containers import (
     read_datasets,
     zip_names,
 )
-from ptychopinn_plugin.legacy.models import legacy_kind, read_legacy_model
+from ptychopinn_plugin.legacy.models import legacy_kind, read_legacy_model, refuse_bare_pickle
 from ptychopinn_plugin.model import Model, TrainingState
 from ptychopinn_plugin.network import NetworkDescription
 
@@ -106,6 +106,7 @@ def read_model(path: Path) -> Model:
         return read_legacy_model(path)
     if not path.exists():
         raise ArchiveError(f'There is no model file {path}. Train one with: ptychopinn train.')
+    refuse_bare_pickle(path)
     what = 'model file (a zip with manifest.json)'
     with open_zip(path, str(path), what=what) as archive:
         manifest = _read_manifest(archive)

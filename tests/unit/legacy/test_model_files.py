@@ -132,6 +132,13 @@ def rewritten(path: Path, changes: dict[str, bytes | None]) -> Path:
     return path
 
 
+def zip_of(name: str, data: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, 'w') as archive:
+        archive.writestr(name, data)
+    return buffer.getvalue()
+
+
 MANIFEST = {'models': ['diffraction_to_obj'], 'version': '0.9'}
 
 
@@ -140,6 +147,10 @@ MANIFEST = {'models': ['diffraction_to_obj'], 'version': '0.9'}
     [
         ({'manifest.dill': pickle.dumps(MANIFEST)}, r'version 1.0 of .* is read; this is 0.9'),
         ({'manifest.dill': pickle.dumps({})}, 'lists no model'),
+        ({'manifest.dill': pickle.dumps({**MANIFEST, 'version': [1]})}, 'says no version'),
+        ({'autoencoder/params.dill': b'cos\nsystem\n.'}, r'autoencoder/params.dill .* os.system'),
+        ({'scaling.pt': b'cos\nsystem\n.'}, r'scaling.pt is refused: it names os.system'),
+        ({'autoencoder/model.pth': zip_of('a/data.pkl', b'cos\nsystem\n.')}, 'names os.system'),
         ({'manifest.dill': b'cos\nsystem\n.'}, r'manifest.dill is refused: it names os.system'),
         ({'diffraction_to_obj/params.dill': b'cos\nsystem\n.'}, r'params.dill .* os.system'),
         ({'diffraction_to_obj/params.dill': pickle.dumps([1])}, 'no settings with N'),
@@ -378,3 +389,16 @@ def test_other_files_are_none(tmp_path: Path, write_zip: Any, name: str) -> None
     assert not is_model_file(tmp_path / name)
     with pytest.raises(ArchiveError):
         read_legacy_model(tmp_path / name)
+
+
+@pytest.mark.parametrize('command', ['inspect', 'convert'])
+@pytest.mark.parametrize('data', [b'\x80\2K\1.cos\nsystem\n.', b'cos\nsystem\n.'])
+def test_bare_pickles_are_named(tmp_path: Path, run: Any, command: str, data: bytes) -> None:
+    path = tmp_path / 'model.ckpt'
+    path.write_bytes(data)
+    assert not is_model_file(path)
+    for read in (read_model, read_legacy_model):
+        with pytest.raises(ArchiveError, match=r'is a bare pickle that names os.system.*torch >='):
+            read(path)
+    target = [tmp_path / 'new.zip'] if command == 'convert' else []
+    assert 'is a bare pickle that names os.system' in run(command, path, *target, code=2)
