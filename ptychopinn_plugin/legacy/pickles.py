@@ -25,6 +25,8 @@ from ptychopinn_plugin.legacy.values import (
 LARGEST_PICKLE_BYTES = 64 << 20
 LONGEST_NAME = 200
 LARGEST_MEMO_KEY = 1 << 32
+MOST_ARGUMENTS = 256
+"""Of a call, such as the parts of a path."""
 
 DAMAGE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 """What reading a damaged pickle raises."""
@@ -220,7 +222,7 @@ class _Machine:
     def _call(self, function: Any, arguments: Any) -> Any:
         if not isinstance(function, Global) or not isinstance(arguments, tuple):
             raise ValueError('a call of something that is no known global')
-        self.budget.charge(arguments, *arguments)
+        self.budget.charge(*_parts(arguments))
         made = function.make(*arguments)
         self.budget.charge(made)
         return made
@@ -233,7 +235,7 @@ class _Machine:
 
     def build(self, _: Any) -> None:
         target, state = self._take(2)
-        self.budget.charge(state, *(state if isinstance(state, tuple) else ()))
+        self.budget.charge(*_parts(state))
         if isinstance(target, Unbuilt):
             keys, target = target.memo_keys, target.build(state)
             self.budget.charge(keys, target)
@@ -296,6 +298,15 @@ class _Machine:
         items = self._since_mark()
         check_keys(items)
         self.stack.append(frozenset(items))
+
+
+def _parts(value: Any) -> tuple[Any, ...]:
+    """Return what is in the arguments of a call, or in a state."""
+    if not isinstance(value, tuple):
+        return (value,)
+    if len(value) > MOST_ARGUMENTS:
+        raise ValueError(f'a call or state of more than {MOST_ARGUMENTS} values')
+    return value
 
 
 _ACTIONS: Mapping[str, Callable[[_Machine, Any], None]] = {
