@@ -40,6 +40,10 @@ KNOWN_CLASSES = frozenset(
 )
 """Up to the predicted patches; what merges them (`obj` and later) is not carried over."""
 
+MOST_LAYERS = 1000
+MOST_CONNECTIONS = 10_000
+"""The published network has about 60 of each; following many times more could take for ever."""
+
 _PATCHES = 'CombineComplexLayer'
 
 
@@ -120,6 +124,9 @@ def _read_graph(config: Any) -> dict[str, Node]:
         inputs = tuple(dict.fromkeys(_histories(layer['inbound_nodes'])))
         name = str(layer['name'])
         nodes[name] = Node(name, str(layer['class_name']), layer['config'], inputs)
+    connections = sum(len(node.inputs) for node in nodes.values())
+    if len(nodes) > MOST_LAYERS or connections > MOST_CONNECTIONS:
+        raise ValueError(f'{len(nodes)} layers with {connections} connections are too many')
     last = [node.name for node in nodes.values() if node.kind == _PATCHES]
     if len(last) != 1:
         raise ValueError(f'one {_PATCHES} is needed, there are {len(last)}')
@@ -177,8 +184,13 @@ def _find_roles(graph: Mapping[str, Node], source: str) -> tuple[dict[str, str],
     for index, name in enumerate(encoder):
         roles[f'encoder/{index // 2}/{index % 2 + 1}'] = name
     activations: dict[str, str] = {}
+    missing = f'{source}: a decoder of amplitude and one of phase are needed.'
+    if len(starts) != 2:
+        raise ArchiveError(missing)
     for start in starts:
         chain, ends = _chain(graph, [start], source)
+        if len(ends) > 2:
+            raise ArchiveError(f'{source}: after {chain[-1]!r} there are more ways than two.')
         found: dict[str, str] = {}
         border: list[str] = []
         if not ends:
@@ -198,7 +210,7 @@ def _find_roles(graph: Mapping[str, Node], source: str) -> tuple[dict[str, str],
         found |= {f'border/{index + 1}': name for index, name in enumerate(border)}
         roles |= {f'{branch_name}/{part}': name for part, name in found.items()}
     if set(activations) != {'amplitude', 'phase'}:
-        raise ArchiveError(f'{source}: a decoder of amplitude and one of phase are needed.')
+        raise ArchiveError(missing)
     return roles, activations['amplitude']
 
 

@@ -347,6 +347,9 @@ def turn_back(graph: Any, name: str, source: str) -> None:
         (lambda g: g.layers.clear(), 'describes no graph'),
         (lambda g: g.layers.__setitem__(0, 7), 'describes no graph'),
         (lambda g: g.layers[0].update(class_name='Multiply'), 'from no InputLayer'),
+        (lambda g: [g.put('Add', f'a{i}') for i in range(1000)], 'are too many'),
+        (lambda g: turn_back(g, 'conv2d_20', 'conv2d_11'), "after 'conv2d_11' there are more ways"),
+        (lambda g: turn_back(g, 'conv2d_13', 'conv2d_5'), 'a decoder of amplitude and one of'),
         (lambda g: turn_back(g, 'conv2d_12', 'conv2d_7'), "'conv2d_12' is computed from itself"),
     ],
 )
