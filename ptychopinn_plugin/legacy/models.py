@@ -235,7 +235,7 @@ def _check_other_members(archive: SafeZip) -> None:
     """Refuse a file that holds something to run in a member that is not read."""
     budget = Budget(archive.source)
     for name in archive.names():
-        if name.endswith(SUFFIXES) and name not in _READ_MEMBERS:
+        if name.lower().endswith(SUFFIXES) and name not in _READ_MEMBERS:
             check_pickle_member(archive.read(name), f'{archive.source}: {name}', budget)
 
 

@@ -26,6 +26,9 @@ SUFFIXES = ('.dill', '.pkl', '.pickle', '.pth', '.pt', '.ckpt')
 PACKAGES = frozenset(('ptycho', 'ptycho_torch', 'keras', 'tensorflow'))
 """PtychoPINN's `custom_objects.dill` names its layers and losses, which belong to these."""
 
+HARMLESS = frozenset([('dill._dill', '_load_type')])
+"""How dill names a type of Python itself; its other functions can make code."""
+
 MOST_PICKLES = 5
 """That follow one another: torch before 1.6 wrote three, the values and a list of storages."""
 
@@ -45,7 +48,7 @@ def check_pickle_member(data: bytes, source: str, budget: Budget) -> None:
     Raises
     ------
     ArchiveError
-        Naming the first global that is neither known nor of `PACKAGES`, or if the names cannot be
+        Naming the first global that is not known, harmless or of `PACKAGES`, or if the names cannot be
         told.
     """
     if data.startswith(b'PK'):
@@ -114,7 +117,8 @@ def _check_names(data: bytes, source: str, budget: Budget) -> None:
     try:
         for module, name in pickle_names(data, budget):
             is_ours = module.split('.', 1)[0] in PACKAGES and '.' not in name
-            if not is_ours and not is_known(module, name):
+            is_harmless = is_ours or (module, name) in HARMLESS
+            if not is_harmless and not is_known(module, name):
                 raise refused_name(source, module, name)
     except DAMAGE as error:
         raise ArchiveError(

@@ -269,13 +269,14 @@ def test_names_are_told_without_running(trace: Path, protocol: int) -> None:
 
 
 def test_names_of_the_package_itself_are_no_harm() -> None:
-    data = b'}' + short('x') + b'cptycho.custom_layers\nScaleLayer\ns.'
+    data = b'}' + short('x') + b'cptycho.custom_layers\nScaleLayer\nscdill._dill\n_load_type\n.'
     check_pickle_member(data, 'here', budget.Budget('here'))
 
 
 @pytest.mark.parametrize(
     ('data', 'message'),
     [
+        (b'cdill._dill\n_create_function\n.', 'names dill._dill._create_function'),
         (b'cptycho.model\nnp.os.system\n.', 'names ptycho.model.np.os.system'),
         (short('system') + short('os') + short('x') + b'0\x93.', 'an unusual way'),
         (short('os') + short('sys') + b'2\x93.', 'an unusual way'),
