@@ -48,8 +48,8 @@ def check_pickle_member(data: bytes, source: str, budget: Budget) -> None:
     Raises
     ------
     ArchiveError
-        Naming the first global that is not known, harmless or of `PACKAGES`, or if the names cannot be
-        told.
+        Naming the first global that is not known, harmless or of `PACKAGES`, or if the names
+        cannot be told.
     """
     if data.startswith(b'PK'):
         with open_zip(data, source) as archive:
