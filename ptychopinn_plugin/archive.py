@@ -16,7 +16,6 @@ import hashlib
 import io
 import json
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,7 +29,14 @@ from ptychopinn_plugin.arrays import RealArray
 from ptychopinn_plugin.config import Config
 from ptychopinn_plugin.errors import ArchiveError
 from ptychopinn_plugin.files import atomic_path
-from ptychopinn_plugin.legacy.models import legacy_kind, read_legacy_model
+from ptychopinn_plugin.legacy.containers import (
+    LARGEST_TEXT_BYTES,
+    SafeZip,
+    open_zip,
+    read_datasets,
+    zip_names,
+)
+from ptychopinn_plugin.legacy.models import legacy_kind, read_legacy_model, refuse_bare_pickle
 from ptychopinn_plugin.model import Model, TrainingState
 from ptychopinn_plugin.network import NetworkDescription
 
@@ -38,10 +44,16 @@ __all__ = ['Model', 'TrainingState', 'describe_model', 'is_model_file', 'read_mo
 
 FORMAT = 'ptychopinn-plugin model'
 FORMAT_VERSION = 1
-LARGEST_MEMBER_BYTES = 4 << 30
-"""A member that says it is larger is refused unread."""
-
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)
+_INCOMPLETE = (
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    OSError,
+    ArithmeticError,
+    RuntimeError,
+)
 
 
 def write_model(path: Path, model: Model, *, inference_only: bool = False) -> None:
@@ -92,26 +104,19 @@ def read_model(path: Path) -> Model:
     path = Path(path)
     if legacy_kind(path) is not None:
         return read_legacy_model(path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            manifest = _read_manifest(path, archive)
-            weights_data = _read_member(path, archive, manifest, 'weights.h5')
-            state_data = None
-            if 'training_state.h5' in manifest['sha256']:
-                state_data = _read_member(path, archive, manifest, 'training_state.h5')
-    except FileNotFoundError:
-        raise ArchiveError(
-            f'There is no model file {path}. Train one with: ptychopinn train.'
-        ) from None
-    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        # RuntimeError: an encrypted member, or a compression that Python does not know.
-        raise ArchiveError(
-            f'{path} is not a readable model file (a zip with manifest.json): {error}. '
-            'Copy it again, or train anew.'
-        ) from error
+    if not path.exists():
+        raise ArchiveError(f'There is no model file {path}. Train one with: ptychopinn train.')
+    refuse_bare_pickle(path)
+    what = 'model file (a zip with manifest.json)'
+    with open_zip(path, str(path), what=what) as archive:
+        manifest = _read_manifest(archive)
+        weights_data = _read_member(archive, manifest, 'weights.h5')
+        state_data = None
+        if 'training_state.h5' in manifest['sha256']:
+            state_data = _read_member(archive, manifest, 'training_state.h5')
     try:
         return _build_model(manifest, weights_data, state_data)
-    except (KeyError, TypeError, ValueError, AttributeError, OSError, OverflowError) as error:
+    except _INCOMPLETE as error:
         raise ArchiveError(f'{path} does not hold a complete model: {error}.') from error
 
 
@@ -139,24 +144,19 @@ def describe_model(model: Model) -> dict[str, Any]:
 
 def is_model_file(path: Path) -> bool:
     """Tell whether a file is a zip that holds a manifest.json, or a model of PtychoPINN."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if 'manifest.json' in archive.namelist():
-                return True
-    except (OSError, zipfile.BadZipFile):
-        return False
-    return legacy_kind(path) is not None
+    return 'manifest.json' in zip_names(path) or legacy_kind(path) is not None
 
 
-def _read_manifest(path: Path, archive: zipfile.ZipFile) -> dict[str, Any]:
-    if 'manifest.json' not in archive.namelist():
+def _read_manifest(archive: SafeZip) -> dict[str, Any]:
+    path, names = archive.source, archive.names()
+    if 'manifest.json' not in names:
         raise ArchiveError(
             f'{path} holds no manifest.json, so it is not a model of this package; it holds '
-            f'{", ".join(archive.namelist()[:4]) or "nothing"}.'
+            f'{", ".join(names[:4]) or "nothing"}.'
         )
     try:
-        manifest = json.loads(_read_bytes(path, archive, 'manifest.json'))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        manifest = json.loads(archive.read('manifest.json', largest=LARGEST_TEXT_BYTES))
+    except (ValueError, RecursionError) as error:
         raise ArchiveError(f'{path}: manifest.json is not readable: {error}.') from error
     if not isinstance(manifest, dict) or manifest.get('format') != FORMAT:
         raise ArchiveError(f'{path}: manifest.json does not say format {FORMAT!r}.')
@@ -171,27 +171,20 @@ def _read_manifest(path: Path, archive: zipfile.ZipFile) -> dict[str, Any]:
     return manifest
 
 
-def _read_member(
-    path: Path, archive: zipfile.ZipFile, manifest: dict[str, Any], name: str
-) -> bytes:
-    if name not in archive.namelist():
-        raise ArchiveError(f'{path} lacks {name}, which every model holds.')
-    data = _read_bytes(path, archive, name)
+def _read_member(archive: SafeZip, manifest: dict[str, Any], name: str) -> bytes:
+    if name not in archive:
+        raise ArchiveError(f'{archive.source} lacks {name}, which every model holds.')
+    data = archive.read(name)
     if hashlib.sha256(data).hexdigest() != manifest['sha256'].get(name):
-        raise ArchiveError(f'{path}: {name} is damaged (SHA-256 differs). Copy the file again.')
+        raise ArchiveError(
+            f'{archive.source}: {name} is damaged (SHA-256 differs). Copy the file again.'
+        )
     return data
-
-
-def _read_bytes(path: Path, archive: zipfile.ZipFile, name: str) -> bytes:
-    size = archive.getinfo(name).file_size
-    if size > LARGEST_MEMBER_BYTES:
-        raise ArchiveError(f'{path}: {name} claims {size} bytes; at most {LARGEST_MEMBER_BYTES}.')
-    return archive.read(name)
 
 
 def _build_model(manifest: dict[str, Any], weights: bytes, state: bytes | None) -> Model:
     with h5py.File(io.BytesIO(weights), 'r') as file:
-        arrays = _datasets(file)
+        arrays = read_datasets(file, 'weights.h5', len(weights))
     network = NetworkDescription.from_dict(manifest['network'])
     for name, shape in network.weight_shapes().items():
         if name not in arrays or arrays[name].shape != shape or arrays[name].dtype.kind != 'f':
@@ -216,23 +209,6 @@ def _build_model(manifest: dict[str, Any], weights: bytes, state: bytes | None) 
     )
 
 
-def _datasets(file: h5py.File) -> dict[str, RealArray]:
-    found: dict[str, RealArray] = {}
-
-    def visit(name: str, item: object) -> None:
-        if isinstance(item, h5py.Dataset):
-            if item.external or item.is_virtual:
-                raise ArchiveError(f'{name} would come from another file, which is not read.')
-            # Chunks that were never written take no place in the file.
-            if item.nbytes > LARGEST_MEMBER_BYTES:
-                raise ArchiveError(f'{name} claims {item.nbytes} bytes; the file is damaged.')
-            found[name] = item[()]
-
-    # Follows neither soft nor external links, so a file cannot point outside itself.
-    file.visititems(visit)
-    return found
-
-
 def _weights_bytes(model: Model) -> bytes:
     arrays = {name: np.asarray(w, dtype=np.float32) for name, w in model.weights.items()}
     arrays['probe'] = np.asarray(model.probe, dtype=np.complex64)
@@ -245,7 +221,8 @@ def _state_bytes(state: TrainingState) -> bytes:
 
 def _read_state(data: bytes) -> TrainingState:
     with h5py.File(io.BytesIO(data), 'r') as file:
-        return TrainingState(_datasets(file), json.loads(str(file.attrs['values'])))
+        arrays = read_datasets(file, 'training_state.h5', len(data))
+        return TrainingState(arrays, json.loads(str(file.attrs['values'])))
 
 
 def _hdf5_bytes(arrays: Mapping[str, RealArray], attributes: Mapping[str, str]) -> bytes:

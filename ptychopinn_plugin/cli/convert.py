@@ -41,10 +41,11 @@ def convert(
     """
     from ptychopinn_plugin.archive import describe_model, write_model
     from ptychopinn_plugin.data import read_probe
-    from ptychopinn_plugin.legacy.models import legacy_kind, read_legacy_model
+    from ptychopinn_plugin.legacy.models import legacy_kind, read_legacy_model, refuse_bare_pickle
 
     if not old.is_file():
         raise ArchiveError(f'There is no model file {old}. Check the path.')
+    refuse_bare_pickle(old)
     if legacy_kind(old) is None:
         raise ArchiveError(
             f'{old} is no model of PtychoPINN, so there is nothing to convert. '

@@ -32,10 +32,11 @@ def inspect(
     """
     from ptychopinn_plugin.archive import describe_model, is_model_file, read_model
     from ptychopinn_plugin.data import describe_scan
+    from ptychopinn_plugin.legacy.models import is_bare_pickle
 
     if not file.exists():
         raise DataError(f'There is no file {file}. Check the path.')
-    if is_model_file(file):
+    if is_model_file(file) or is_bare_pickle(file):
         values = describe_model(read_model(file))
         lines = _model_lines(values)
     elif is_reconstruction_file(file):

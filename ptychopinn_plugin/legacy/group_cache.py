@@ -4,6 +4,8 @@ import hashlib
 import io
 import json
 import logging
+import lzma
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -18,6 +20,20 @@ from ptychopinn_plugin.files import atomic_path
 
 VERSION = 1
 """Another number, where the same options would give other groups."""
+
+_DAMAGE = (
+    OSError,
+    ValueError,
+    LookupError,
+    EOFError,
+    RuntimeError,
+    MemoryError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+)
+"""RuntimeError: a member that says it is encrypted, or compressed in an unknown way."""
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +92,7 @@ def _read(path: Path, key: str, n_positions: int) -> IntArray | None:
     try:
         with path.open('rb') as file, np.load(file, allow_pickle=False) as archive:
             found, groups = str(archive['key']), archive['groups']
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except _DAMAGE as error:
         logger.warning('The group cache %s is damaged and is ignored: %s.', path, error)
         return None
     if found != key:

@@ -40,6 +40,10 @@ KNOWN_CLASSES = frozenset(
 )
 """Up to the predicted patches; what merges them (`obj` and later) is not carried over."""
 
+MOST_LAYERS = 1000
+MOST_CONNECTIONS = 10_000
+"""The published network has about 60 of each; following many times more could take for ever."""
+
 _PATCHES = 'CombineComplexLayer'
 
 
@@ -120,6 +124,9 @@ def _read_graph(config: Any) -> dict[str, Node]:
         inputs = tuple(dict.fromkeys(_histories(layer['inbound_nodes'])))
         name = str(layer['name'])
         nodes[name] = Node(name, str(layer['class_name']), layer['config'], inputs)
+    connections = sum(len(node.inputs) for node in nodes.values())
+    if len(nodes) > MOST_LAYERS or connections > MOST_CONNECTIONS:
+        raise ValueError(f'{len(nodes)} layers with {connections} connections are too many')
     last = [node.name for node in nodes.values() if node.kind == _PATCHES]
     if len(last) != 1:
         raise ValueError(f'one {_PATCHES} is needed, there are {len(last)}')
@@ -170,12 +177,20 @@ def _check_graph(graph: Mapping[str, Node], source: str) -> None:
 def _find_roles(graph: Mapping[str, Node], source: str) -> tuple[dict[str, str], str]:
     """Return the layer for each of our convolutions, and the amplitude's activation."""
     roles: dict[str, str] = {}
-    encoder, starts = _chain(graph, _next_convolutions(graph, _root(graph)))
+    root = next((name for name, node in graph.items() if node.kind == 'InputLayer'), None)
+    if root is None:
+        raise ArchiveError(f'{source}: the patches are computed from no InputLayer.')
+    encoder, starts = _chain(graph, _next_convolutions(graph, root), source)
     for index, name in enumerate(encoder):
         roles[f'encoder/{index // 2}/{index % 2 + 1}'] = name
     activations: dict[str, str] = {}
+    missing = f'{source}: a decoder of amplitude and one of phase are needed.'
+    if len(starts) != 2:
+        raise ArchiveError(missing)
     for start in starts:
-        chain, ends = _chain(graph, [start])
+        chain, ends = _chain(graph, [start], source)
+        if len(ends) > 2:
+            raise ArchiveError(f'{source}: after {chain[-1]!r} there are more ways than two.')
         found: dict[str, str] = {}
         border: list[str] = []
         if not ends:
@@ -183,7 +198,7 @@ def _find_roles(graph: Mapping[str, Node], source: str) -> tuple[dict[str, str],
             *chain, head = chain
             found['last'] = head
         for end in ends:
-            branch, _ = _chain(graph, [end])
+            branch, _ = _chain(graph, [end], source)
             if len(branch) == 1:
                 found['last'] = branch[0]
             else:
@@ -195,21 +210,21 @@ def _find_roles(graph: Mapping[str, Node], source: str) -> tuple[dict[str, str],
         found |= {f'border/{index + 1}': name for index, name in enumerate(border)}
         roles |= {f'{branch_name}/{part}': name for part, name in found.items()}
     if set(activations) != {'amplitude', 'phase'}:
-        raise ArchiveError(f'{source}: a decoder of amplitude and one of phase are needed.')
+        raise ArchiveError(missing)
     return roles, activations['amplitude']
 
 
-def _root(graph: Mapping[str, Node]) -> str:
-    return next(name for name, node in graph.items() if node.kind == 'InputLayer')
-
-
-def _chain(graph: Mapping[str, Node], starts: list[str]) -> tuple[list[str], list[str]]:
+def _chain(
+    graph: Mapping[str, Node], starts: list[str], source: str
+) -> tuple[list[str], list[str]]:
     """Follow convolutions while one leads to one; return them and where the ways part."""
-    chain: list[str] = []
+    chain: dict[str, None] = {}
     while len(starts) == 1:
-        chain.append(starts[0])
+        if starts[0] in chain:
+            raise ArchiveError(f'{source}: the layer {starts[0]!r} is computed from itself.')
+        chain[starts[0]] = None
         starts = _next_convolutions(graph, starts[0])
-    return chain, starts
+    return list(chain), starts
 
 
 def _next_convolutions(graph: Mapping[str, Node], name: str) -> list[str]:
@@ -248,7 +263,7 @@ def _head_of(graph: Mapping[str, Node], name: str, source: str) -> tuple[str, st
 
 
 def _read_kernels(data: bytes, source: str) -> dict[str, tuple[RealArray, RealArray]]:
-    datasets, names = read_hdf5(data, source)
+    datasets, names = read_hdf5(data, source, skip='optimizer/')
     kernels: dict[str, tuple[RealArray, RealArray]] = {}
     for path, name in names.items():
         kernel, bias = datasets.pop(f'{path}/0', None), datasets.pop(f'{path}/1', None)
@@ -259,7 +274,6 @@ def _read_kernels(data: bytes, source: str) -> dict[str, tuple[RealArray, RealAr
                 f'{source}: the weights of {name!r} are not a convolution of its own.'
             )
         kernels[name] = (kernel, bias)
-    left = [path for path in datasets if not path.startswith('optimizer/')]
-    if left:
-        raise ArchiveError(f'{source}: {left[0]!r} belongs to no named layer.')
+    if datasets:
+        raise ArchiveError(f'{source}: {next(iter(datasets))!r} belongs to no named layer.')
     return kernels

@@ -1,7 +1,6 @@
 """Model files of PtychoPINN: told from ours, read without executing anything, and described."""
 
 import hashlib
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +12,18 @@ from ptychopinn_plugin._version import __version__
 from ptychopinn_plugin.arrays import ComplexArray
 from ptychopinn_plugin.config import Config
 from ptychopinn_plugin.errors import ArchiveError, ConfigError
+from ptychopinn_plugin.legacy.budget import Budget
 from ptychopinn_plugin.legacy.configuration import from_legacy
-from ptychopinn_plugin.legacy.containers import SafeZip, open_zip
+from ptychopinn_plugin.legacy.containers import SafeZip, open_zip, zip_names
 from ptychopinn_plugin.legacy.fields import FIELDS
 from ptychopinn_plugin.legacy.fitting import OldWeight, fit_weights
 from ptychopinn_plugin.legacy.keras_models import read_keras_network
-from ptychopinn_plugin.legacy.pickles import read_pickle
+from ptychopinn_plugin.legacy.pickle_names import (
+    SUFFIXES,
+    bare_pickle_name,
+    check_pickle_member,
+)
+from ptychopinn_plugin.legacy.pickles import DAMAGE, LARGEST_PICKLE_BYTES, read_pickle
 from ptychopinn_plugin.legacy.torch_files import is_torch_file, read_torch_file
 from ptychopinn_plugin.legacy.torch_models import map_torch_weights
 from ptychopinn_plugin.model import Model
@@ -40,6 +45,8 @@ FALLBACK_INTENSITY_SCALE = 1.25
 """That of a probe of about 0.4 of the pattern's width, for files that hold no probe."""
 
 _MEMBER = 'diffraction_to_obj'
+_READ_MEMBERS = ('manifest.dill', f'{_MEMBER}/params.dill', f'{_MEMBER}/model.pth')
+"""Whose pickles are read, and so checked more strictly."""
 
 
 @dataclass(frozen=True)
@@ -67,14 +74,41 @@ class LegacyFile:
 
 def legacy_kind(path: Path) -> Kind | None:
     """Tell which kind of file of PtychoPINN this is, by its members; None where it is none."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
-        return None
+    names = zip_names(path)
     if 'manifest.dill' in names:
         return 'tensorflow' if f'{_MEMBER}/model.keras' in names else 'torch'
     return 'lightning' if is_torch_file(names) else None
+
+
+def is_bare_pickle(path: Path) -> bool:
+    """Tell whether a file is a pickle outside a zip; torch before 1.6 wrote such files, too."""
+    if not path.is_file():
+        return False
+    with path.open('rb') as file:
+        first = file.read(2)
+    if first in (b'\x80\2', b'\x80\3', b'\x80\4', b'\x80\5'):
+        return True
+    # Protocols 0 and 1 have no beginning of their own, so only a model's suffix tells them.
+    return path.suffix in SUFFIXES and first[:1] in (b'(', b'c', b'}', b']')
+
+
+def refuse_bare_pickle(path: Path) -> None:
+    """Say what a pickle outside a zip names; it is never executed.
+
+    Raises
+    ------
+    ArchiveError
+        If the file is a bare pickle.
+    """
+    if not is_bare_pickle(path):
+        return
+    with path.open('rb') as file:
+        name = bare_pickle_name(file.read(LARGEST_PICKLE_BYTES))
+    names = f' that names {name}, which opening it would import' if name else ''
+    raise ArchiveError(
+        f'{path} is a bare pickle{names}. Such files, also those of torch before 1.6, are never '
+        'executed. Load it where it was made, if you trust it, and save it again with torch >= 1.6.'
+    )
 
 
 def read_legacy_model(path: Path, *, probe: ComplexArray | None = None) -> Model:
@@ -135,6 +169,7 @@ def read_legacy_file(path: Path) -> LegacyFile:
     """Read what a file of PtychoPINN holds; see `read_legacy_model`."""
     kind, source = legacy_kind(path), str(path)
     if kind is None:
+        refuse_bare_pickle(path)
         raise ArchiveError(
             f'{source} is no model file of PtychoPINN: a zip with manifest.dill, or a checkpoint '
             'of Lightning, is needed.'
@@ -143,13 +178,14 @@ def read_legacy_file(path: Path) -> LegacyFile:
         if kind == 'lightning':
             return _read_lightning(path, source)
         with open_zip(path, source) as archive:
+            _check_other_members(archive)
             version = _read_version(archive)
             if kind == 'tensorflow':
                 return _read_tensorflow(archive, version)
             return _read_torch(archive, version)
     except ConfigError as error:
         raise ArchiveError(f'{source}: {error}') from error
-    except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+    except DAMAGE as error:
         raise ArchiveError(f'{source} does not hold a complete model: {error}.') from error
 
 
@@ -195,12 +231,23 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
+def _check_other_members(archive: SafeZip) -> None:
+    """Refuse a file that holds something to run in a member that is not read."""
+    budget = Budget(archive.source)
+    for name in archive.names():
+        if name.lower().endswith(SUFFIXES) and name not in _READ_MEMBERS:
+            check_pickle_member(archive.read(name), f'{archive.source}: {name}', budget)
+
+
 def _read_version(archive: SafeZip) -> str:
     source = f'{archive.source}: manifest.dill'
     manifest = read_pickle(archive.read('manifest.dill'), source)
     if not isinstance(manifest, dict) or _MEMBER not in (manifest.get('models') or ()):
         raise ArchiveError(f'{source} lists no model {_MEMBER!r}.')
-    return str(manifest.get('version'))
+    version = manifest.get('version')
+    if not isinstance(version, str):
+        raise ArchiveError(f'{source} says no version.')
+    return version
 
 
 def _read_settings(archive: SafeZip) -> dict[str, Any]:
@@ -344,14 +391,14 @@ def _probe(settings: Mapping[str, Any]) -> ComplexArray | None:
 
 def _probe_scale(settings: Mapping[str, Any]) -> float:
     value = settings.get('probe_scale')
-    return float(value) if isinstance(value, int | float) and value > 0 else PROBE_SCALE
+    return float(value) if isinstance(value, int | float) and 0 < value < 1e300 else PROBE_SCALE
 
 
 def _photons(settings: Mapping[str, Any]) -> float:
     value = settings.get('nphotons')
-    return float(value) if isinstance(value, int | float) and value > 0 else 1e9
+    return float(value) if isinstance(value, int | float) and 0 < value < 1e300 else 1e9
 
 
 def _data_summary(settings: Mapping[str, Any]) -> dict[str, Any]:
     name = settings.get('train_data_file_path') or settings.get('train_data_file')
-    return {'scans': [str(name)]} if name else {}
+    return {'scans': [name]} if isinstance(name, str) and name else {}

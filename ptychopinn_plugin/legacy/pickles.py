@@ -12,14 +12,24 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ptychopinn_plugin.errors import ArchiveError
-from ptychopinn_plugin.legacy.values import GLOBALS, Global, Record, Unbuilt, record_class
+from ptychopinn_plugin.legacy.budget import Budget
+from ptychopinn_plugin.legacy.values import (
+    GLOBALS,
+    Global,
+    Record,
+    Unbuilt,
+    check_keys,
+    record_class,
+)
 
 LARGEST_PICKLE_BYTES = 64 << 20
-LARGEST_STACK = 4 << 20
-"""Values at a time; more than any dictionary of settings or weights has."""
+LONGEST_NAME = 200
+LARGEST_MEMO_KEY = 1 << 32
+MOST_ARGUMENTS = 256
+"""Of a call, such as the parts of a path."""
 
-MOST_KEYS = 50_000
-"""Of a dictionary or set: keys that are made to collide take a time that grows with the square."""
+DAMAGE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+"""What reading a damaged pickle raises."""
 
 PersistentLoad = Callable[[Any], Any]
 
@@ -84,7 +94,8 @@ def read_pickle(data: bytes, source: str, *, persistent_load: PersistentLoad | N
     Raises
     ------
     ArchiveError
-        Naming the first global, instruction or value that is not allowed.
+        Naming the first global, instruction or value that is not allowed; or if it costs more than
+        a `Budget`.
     """
     if len(data) > LARGEST_PICKLE_BYTES:
         raise ArchiveError(
@@ -93,16 +104,42 @@ def read_pickle(data: bytes, source: str, *, persistent_load: PersistentLoad | N
     machine = _Machine(source, persistent_load)
     try:
         return machine.run(data)
-    except (ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError) as error:
+    except DAMAGE as error:
         raise ArchiveError(
-            f'{source} is damaged, or no pickle of plain values: {error}.'
+            f'{source} is damaged, or no pickle of plain values: {str(error)[:LONGEST_NAME]}.'
         ) from error
+
+
+def is_known(module: str, name: str) -> bool:
+    """Tell whether a global is one that `read_pickle` has something for."""
+    return len(module) + len(name) <= LONGEST_NAME and _find(module, name) is not None
+
+
+def refused_name(source: str, module: str, name: str) -> ArchiveError:
+    """Return the error for a global that is not allowed."""
+    return ArchiveError(
+        f'{source} is refused: it names {f"{module}.{name}"[:LONGEST_NAME]}, which could run code. '
+        'Only plain values, arrays and configuration classes are read, and nothing was run.'
+    )
+
+
+def memo_key(argument: Any) -> int:
+    """Return the number under which a value is remembered; large ones could be made to collide."""
+    key = int(argument)
+    if not 0 <= key < LARGEST_MEMO_KEY:
+        raise ValueError('a memo key that no pickler uses')
+    return key
+
+
+def _find(module: str, name: str) -> Any:
+    return GLOBALS.get((module, name)) or record_class(module, name)
 
 
 class _Machine:
     def __init__(self, source: str, persistent_load: PersistentLoad | None) -> None:
         self.source = source
         self.persistent_load = persistent_load
+        self.budget = Budget(source)
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
 
@@ -110,18 +147,17 @@ class _Machine:
         for opcode, argument, _ in pickletools.genops(io.BytesIO(data)):
             if opcode.name == 'STOP':
                 return self._pop()
+            self.budget.step()
             self._step(opcode.name, argument)
-            if len(self.stack) > LARGEST_STACK:
-                raise ArchiveError(f'{self.source} holds too many values for settings or weights.')
         raise ArchiveError(f'{self.source} is truncated: a pickle without an end.')
 
     def _step(self, name: str, argument: Any) -> None:
         if name in _PUSHED:
             self.stack.append(argument)
         elif name in _PUTS:
-            self._store(int(argument))
+            self._store(memo_key(argument))
         elif name in _GETS:
-            self.stack.append(self.memo[int(argument)])
+            self.stack.append(self.memo[memo_key(argument)])
         elif name in _CONSTANTS:
             self.stack.append(_CONSTANTS[name])
         elif name in _EMPTY:
@@ -159,13 +195,9 @@ class _Machine:
     def _look_up(self, module: Any, name: Any) -> Any:
         if not isinstance(module, str) or not isinstance(name, str):
             raise ValueError('a global whose name is no text')
-        found = GLOBALS.get((module, name)) or record_class(module, name)
-        if found is None:
-            raise ArchiveError(
-                f'{self.source} is refused: it names {module}.{name}, which could run code. Only '
-                'plain values, arrays and configuration classes are read, and nothing was run.'
-            )
-        return found
+        if not is_known(module, name):
+            raise refused_name(self.source, module, name)
+        return _find(module, name)
 
     # What each instruction does; the argument is what the instruction itself carries.
 
@@ -190,7 +222,10 @@ class _Machine:
     def _call(self, function: Any, arguments: Any) -> Any:
         if not isinstance(function, Global) or not isinstance(arguments, tuple):
             raise ValueError('a call of something that is no known global')
-        return function.make(*arguments)
+        self.budget.charge(*_parts(arguments))
+        made = function.make(*arguments)
+        self.budget.charge(made)
+        return made
 
     def new_object_with_keywords(self, _: Any) -> None:
         function, arguments, keywords = self._take(3)
@@ -200,8 +235,10 @@ class _Machine:
 
     def build(self, _: Any) -> None:
         target, state = self._take(2)
+        self.budget.charge(*_parts(state))
         if isinstance(target, Unbuilt):
             keys, target = target.memo_keys, target.build(state)
+            self.budget.charge(keys, target)
             self.memo.update(dict.fromkeys(keys, target))
         elif isinstance(target, Record):
             target.build(state)
@@ -241,7 +278,7 @@ class _Machine:
     def _fill(self, target: Any, items: list[Any]) -> None:
         if not isinstance(target, dict) or len(items) % 2:
             raise ValueError(f'keys and values for a {type(target).__name__}')
-        _check_keys(items[::2], len(target))
+        check_keys(items[::2], len(target))
         target.update(zip(items[::2], items[1::2], strict=True))
         self.stack.append(target)
 
@@ -250,7 +287,7 @@ class _Machine:
         target = self._pop()
         if not isinstance(target, set):
             raise ValueError(f'members for a {type(target).__name__}')
-        _check_keys(items, len(target))
+        check_keys(items, len(target))
         target.update(items)
         self.stack.append(target)
 
@@ -259,18 +296,17 @@ class _Machine:
 
     def make_frozenset(self, _: Any) -> None:
         items = self._since_mark()
-        _check_keys(items, 0)
+        check_keys(items)
         self.stack.append(frozenset(items))
 
 
-def _check_keys(keys: list[Any], before: int) -> None:
-    """Refuse too many keys, and such that hold others: hashing those can take forever."""
-    if len(keys) + before > MOST_KEYS:
-        raise ValueError(f'more than {MOST_KEYS} keys in a dictionary or set')
-    for key in keys:
-        for part in key if isinstance(key, tuple) else (key,):
-            if part is not None and not isinstance(part, str | bytes | int | float | complex):
-                raise ValueError(f'a {type(part).__name__} as a key')
+def _parts(value: Any) -> tuple[Any, ...]:
+    """Return what is in the arguments of a call, or in a state."""
+    if not isinstance(value, tuple):
+        return (value,)
+    if len(value) > MOST_ARGUMENTS:
+        raise ValueError(f'a call or state of more than {MOST_ARGUMENTS} values')
+    return value
 
 
 _ACTIONS: Mapping[str, Callable[[_Machine, Any], None]] = {

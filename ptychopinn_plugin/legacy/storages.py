@@ -25,6 +25,9 @@ STORAGE_CODES = {
 }
 
 
+LARGEST_SIDE = 1 << 48
+
+
 @dataclass(frozen=True)
 class StorageType:
     """The type of the numbers of a storage."""
@@ -52,18 +55,22 @@ class Storage:
     load: Callable[[], bytes]
     byte_order: str = '<'
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type as stored; bfloat16 is the upper half of a float32."""
+        return np.dtype(self.byte_order + ('u2' if self.is_bfloat16 else self.kind.code))
+
+    @property
+    def is_bfloat16(self) -> bool:
+        """Whether NumPy lacks the type."""
+        return self.kind.code == 'bfloat16'
+
     def numbers(self) -> RealArray:
-        """Return all numbers, in one row."""
-        is_bfloat16 = self.kind.code == 'bfloat16'
-        kind = np.dtype(self.byte_order + ('u2' if is_bfloat16 else self.kind.code))
+        """Return all numbers as stored, in one row, without a copy."""
         data = self.load()
-        if len(data) < self.count * kind.itemsize:
-            raise ValueError(f'{self.count} numbers of {kind} in {len(data)} bytes')
-        values = np.frombuffer(data, dtype=kind, count=self.count)
-        if is_bfloat16:
-            # The upper half of a float32.
-            return (values.astype(np.uint32) << 16).view(np.float32)
-        return np.array(values.astype(kind.newbyteorder('='), copy=False))
+        if len(data) < self.count * self.dtype.itemsize:
+            raise ValueError(f'{self.count} numbers of {self.dtype} in {len(data)} bytes')
+        return np.frombuffer(data, dtype=self.dtype, count=self.count)
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,12 @@ class LazyTensor:
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
+    @property
+    def nbytes(self) -> int:
+        """How many bytes `read` returns."""
+        itemsize = 4 if self.storage.is_bfloat16 else self.storage.dtype.itemsize
+        return math.prod(self.shape) * itemsize
+
     def read(self) -> RealArray:
         """Return the tensor's numbers."""
         numbers = self.storage.numbers()
@@ -82,7 +95,9 @@ class LazyTensor:
         view = np.lib.stride_tricks.as_strided(
             numbers[self.offset :], self.shape, strides, writeable=False
         )
-        return np.array(view, order='C')
+        if self.storage.is_bfloat16:
+            return np.asarray(view.astype(np.uint32, order='C') << 16).view(np.float32)
+        return np.array(view, dtype=numbers.dtype.newbyteorder('='), order='C')
 
 
 def rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> LazyTensor:
@@ -96,8 +111,8 @@ def rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any)
     if not isinstance(storage, Storage):
         raise ValueError('a tensor without a storage')
     sides, steps = checked_shape(shape), checked_shape(strides)
-    if type(offset) is not int or offset < 0 or len(sides) != len(steps):
-        raise ValueError(f'a tensor of shape {sides} and strides {steps} from {offset}')
+    if type(offset) is not int or not 0 <= offset < LARGEST_SIDE or len(sides) != len(steps):
+        raise ValueError(f'a tensor of shape {sides} and strides {steps}')
     count = math.prod(sides)
     last = offset + sum((side - 1) * step for side, step in zip(sides, steps, strict=True))
     if count > storage.count or (count > 0 and last >= storage.count):
@@ -106,9 +121,10 @@ def rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any)
 
 
 def checked_shape(shape: Any) -> tuple[int, ...]:
-    """Return a shape whose sides are whole and not negative."""
+    """Return a shape whose sides are whole, not negative and of a length that memory may have."""
     if not isinstance(shape, tuple) or len(shape) > 32:
         raise ValueError('a shape that is none')
-    if any(type(side) is not int or side < 0 for side in shape):
-        raise ValueError(f'a shape {shape}')
+    if any(type(side) is not int or not 0 <= side < LARGEST_SIDE for side in shape):
+        # The shape itself stays out of the message: writing it out could take forever.
+        raise ValueError('a shape of other than whole numbers')
     return shape

@@ -1,12 +1,16 @@
 """Files of `torch.save`, read without torch: a zip of a pickle and of raw numbers."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
 from ptychopinn_plugin.errors import ArchiveError
 from ptychopinn_plugin.legacy.containers import SafeZip, open_zip
 from ptychopinn_plugin.legacy.pickles import read_pickle
-from ptychopinn_plugin.legacy.storages import LazyTensor, Storage, StorageType
+from ptychopinn_plugin.legacy.storages import LARGEST_SIDE, LazyTensor, Storage, StorageType
+
+LARGEST_TENSORS_BYTES = 1 << 30
+"""Of a file; names that share a storage count each for themselves."""
 
 
 def read_torch_file(file: Path | bytes, source: str) -> Any:
@@ -35,15 +39,19 @@ def read_torch_file(file: Path | bytes, source: str) -> Any:
         if f'{root}byteorder' in archive:
             order = '>' if archive.read(f'{root}byteorder').strip() == b'big' else '<'
 
+        @functools.cache
+        def member(key: str) -> bytes:
+            return archive.read(f'{root}data/{key}')
+
         def load(identity: Any) -> Storage:
             if not isinstance(identity, tuple) or len(identity) != 5 or identity[0] != 'storage':
                 raise ValueError('a reference that is no storage')
             _, kind, key, _, count = identity
             if not isinstance(kind, StorageType) or not isinstance(key, str):
                 raise ValueError('a storage of unknown type')
-            if type(count) is not int or count < 0:
-                raise ValueError(f'a storage of {count} numbers')
-            return Storage(kind, count, lambda: archive.read(f'{root}data/{key}'), order)
+            if type(count) is not int or not 0 <= count < LARGEST_SIDE:
+                raise ValueError('a storage of other than a number of numbers')
+            return Storage(kind, count, lambda: member(key), order)
 
         data = archive.read(f'{root}data.pkl')
         values = read_pickle(data, f'{source}: {root}data.pkl', persistent_load=load)
@@ -72,10 +80,16 @@ def _with_tensors(values: Any, source: str) -> Any:
         return values
     inner = values.get('state_dict')
     target = inner if isinstance(inner, dict) else values
-    for name, value in target.items():
-        if isinstance(value, LazyTensor):
-            try:
-                target[name] = value.read()
-            except ValueError as error:
-                raise ArchiveError(f'{source}: {name} is damaged: {error}.') from error
+    tensors = {name: value for name, value in target.items() if isinstance(value, LazyTensor)}
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    if total > LARGEST_TENSORS_BYTES:
+        raise ArchiveError(
+            f'{source} is refused: {len(tensors)} tensors of {total} bytes together; at most '
+            f'{LARGEST_TENSORS_BYTES} are read.'
+        )
+    for name, tensor in tensors.items():
+        try:
+            target[name] = tensor.read()
+        except ValueError as error:
+            raise ArchiveError(f'{source}: {name} is damaged: {error}.') from error
     return values

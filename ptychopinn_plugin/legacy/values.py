@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,19 @@ from ptychopinn_plugin.legacy.storages import (
 )
 
 LARGEST_ARRAY_BYTES = 1 << 30
+LONGEST_PATH = 4096
+LONGEST_DEVICE = 64
+LONGEST_CODE = 8
+"""Of a data type."""
+
+MOST_KEYS = 50_000
+"""Of a dictionary or set."""
+
+LARGEST_KEY = (1 << 61) - 2
+"""The hash of a larger number equals that of a smaller one, so any number of keys could collide."""
+
+LONGEST_KEY = 16
+"""Parts of a tuple, which are hashed anew each time."""
 
 CONFIGURATION_CLASSES = (
     'DataConfig',
@@ -93,11 +106,11 @@ class DataType(Unbuilt):
         """Take the byte order; fields, subarrays and metadata are refused."""
         if not isinstance(state, tuple) or len(state) < 8:
             raise ValueError('the state of a data type')
-        if state[1] not in ('<', '>', '|', '='):
-            raise ValueError(f'a byte order {state[1]!r}')
+        if not isinstance(state[1], str) or state[1] not in ('<', '>', '|', '='):
+            raise ValueError('an unknown byte order')
         if any(part is not None for part in state[2:5]):
             raise ValueError('a data type with fields')
-        self.order = str(state[1])
+        self.order = state[1]
         return self
 
     def numpy(self) -> np.dtype[Any]:
@@ -144,7 +157,9 @@ def _dill_array(function: Any, _: Any, state: Any, attributes: Any = None) -> Re
 
 
 def _data_type(code: Any, *_: Any) -> DataType:
-    kind = DataType(code=str(code))
+    if not isinstance(code, str) or len(code) > LONGEST_CODE:
+        raise ValueError('a data type without a code')
+    kind = DataType(code=code)
     kind.numpy()
     return kind
 
@@ -176,23 +191,30 @@ def _members(kind: type) -> Callable[..., Any]:
     def make(items: Any = ()) -> Any:
         if not isinstance(items, list | tuple):
             raise ValueError(f'a {kind.__name__} of something else')
-        if kind in (set, frozenset) and any(isinstance(item, tuple | Record) for item in items):
-            raise ValueError(f'a {kind.__name__} of containers')
+        if kind in (set, frozenset):
+            check_keys(items)
         return kind(items)
 
     return make
 
 
 def _path(*parts: Any) -> str:
-    texts = [str(part) for part in parts if isinstance(part, str)]
+    texts = [part for part in parts if isinstance(part, str)]
+    if sum(map(len, texts)) > LONGEST_PATH:
+        raise ValueError(f'a path of more than {LONGEST_PATH} characters')
     return '/'.join(texts).replace('//', '/')
 
 
 def _device(*parts: Any) -> str:
-    return ':'.join(str(part) for part in parts if isinstance(part, str | int))
+    text = ':'.join(str(part) for part in parts if isinstance(part, str | int))
+    if len(text) > LONGEST_DEVICE:
+        raise ValueError(f'a device of more than {LONGEST_DEVICE} characters')
+    return text
 
 
 def _complex(real: Any, imaginary: Any = 0.0) -> complex:
+    if not isinstance(real, int | float) or not isinstance(imaginary, int | float):
+        raise ValueError('a complex number made from something else')
     return complex(float(real), float(imaginary))
 
 
@@ -201,6 +223,40 @@ def _reconstructed(kind: Any, *_: Any) -> Any:
     if not isinstance(kind, Global):
         raise ValueError('an instance of an unknown class')
     return kind.make()
+
+
+def check_keys(keys: Sequence[Any], before: int = 0) -> None:
+    """Refuse keys of a dictionary or set whose hashing or comparing can take forever.
+
+    Parameters
+    ----------
+    keys : sequence
+    before : int
+        How many there are already.
+
+    Raises
+    ------
+    ValueError
+        If there are too many, or others than texts, small numbers and short tuples of texts: whose
+        hashes can be made to collide, or whose parts are many.
+    """
+    if len(keys) + before > MOST_KEYS:
+        raise ValueError(f'more than {MOST_KEYS} keys in a dictionary or set')
+    for key in keys:
+        if isinstance(key, tuple):
+            is_good = len(key) <= LONGEST_KEY and all(map(_is_text, key))
+        elif isinstance(key, int):
+            is_good = -LARGEST_KEY <= key <= LARGEST_KEY
+        else:
+            is_good = _is_text(key) or isinstance(key, float)
+        if not is_good:
+            raise ValueError(
+                f'a key of type {type(key).__name__}; texts and numbers below 2**61 are needed'
+            )
+
+
+def _is_text(value: Any) -> bool:
+    return value is None or isinstance(value, str | bytes)
 
 
 def record_class(module: str, name: str) -> Global | None:
@@ -223,7 +279,7 @@ def _table() -> dict[tuple[str, str], Any]:
         'collections OrderedDict': _mapping,
         '_codecs encode': _encode,
         'builtins object': lambda: None,
-        'torch Size': lambda sides=(): tuple(sides),
+        'torch Size': _members(tuple),
         'torch device': _device,
         'torch._utils _rebuild_parameter': _first,
         'torch._utils _rebuild_tensor_v2': rebuild_tensor,

@@ -14,7 +14,6 @@ import h5py
 import numpy as np
 import pytest
 
-from ptychopinn_plugin import archive
 from ptychopinn_plugin.archive import (
     Model,
     TrainingState,
@@ -25,6 +24,7 @@ from ptychopinn_plugin.archive import (
 )
 from ptychopinn_plugin.config import Config, ModelConfig, TrainingConfig
 from ptychopinn_plugin.errors import ArchiveError, OutputError
+from ptychopinn_plugin.legacy import containers
 from ptychopinn_plugin.network import describe_network
 
 Members = dict[str, bytes]
@@ -349,9 +349,9 @@ def test_links_out_of_the_file_are_not_followed(path: Path, tmp_path: Path) -> N
 
 
 def test_a_member_that_claims_to_be_too_large(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    limit = len(members_of(path)['weights.h5']) - 1
-    monkeypatch.setattr(archive, 'LARGEST_MEMBER_BYTES', limit)
-    with pytest.raises(ArchiveError, match=f'claims {limit + 1} bytes; at most {limit}'):
+    size = len(members_of(path)['weights.h5'])
+    monkeypatch.setattr(containers, 'LARGEST_MEMBER_BYTES', size - 1)
+    with pytest.raises(ArchiveError, match=f'weights.h5 would grow from .* to {size}'):
         read_model(path)
 
 
@@ -364,6 +364,55 @@ def test_a_dataset_that_claims_to_be_too_large(path: Path) -> None:
     change_weights(path, change)
     assert path.stat().st_size < 1 << 20
     with pytest.raises(ArchiveError, match='extra'):
+        read_model(path)
+
+
+def test_zeros_that_were_packed_to_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(containers, 'RATIO_FLOOR_BYTES', 1 << 10)
+    with zipfile.ZipFile(path, 'a', zipfile.ZIP_DEFLATED) as file:
+        file.writestr('more', bytes(1 << 20))
+    with pytest.raises(ArchiveError, match='more would grow from'):
+        read_model(path)
+
+
+def test_datasets_that_claim_too_much_together(path: Path) -> None:
+    def change(file: h5py.File) -> None:
+        for index in range(400):
+            file.create_dataset(f'extra{index}', shape=(1 << 22,), dtype='u1', chunks=(1 << 20,))
+
+    change_weights(path, change)
+    with pytest.raises(ArchiveError, match=r'extra.* is refused: it claims 4194304 bytes'):
+        read_model(path)
+
+
+def test_a_chunk_larger_than_its_dataset(path: Path) -> None:
+    def change(file: h5py.File) -> None:
+        file.create_dataset('one', shape=(1,), maxshape=(None,), dtype='u1', chunks=(1 << 30,))
+
+    change_weights(path, change)
+    with pytest.raises(ArchiveError, match='one is refused'):
+        read_model(path)
+
+
+@pytest.mark.parametrize('method', [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_compressions_without_a_limit(path: Path, method: int) -> None:
+    members = members_of(path)
+    with zipfile.ZipFile(path, 'w', method) as file:
+        for name, data in members.items():
+            file.writestr(name, data)
+    with pytest.raises(ArchiveError, match=f'compressed with method {method}; only stored'):
+        read_model(path)
+
+
+def test_a_name_that_is_no_text(path: Path) -> None:
+    data = path.read_bytes()
+    entry = data.rindex(b'PK\x01\x02')
+    changed = bytearray(data)
+    changed[entry + 9] |= 8  # names are UTF-8
+    changed[entry + 46] = 0xFF
+    path.write_bytes(changed)
+    assert not is_model_file(path)
+    with pytest.raises(ArchiveError, match='not a readable model file'):
         read_model(path)
 
 

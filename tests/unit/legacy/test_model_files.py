@@ -132,6 +132,13 @@ def rewritten(path: Path, changes: dict[str, bytes | None]) -> Path:
     return path
 
 
+def zip_of(name: str, data: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, 'w') as archive:
+        archive.writestr(name, data)
+    return buffer.getvalue()
+
+
 MANIFEST = {'models': ['diffraction_to_obj'], 'version': '0.9'}
 
 
@@ -140,6 +147,10 @@ MANIFEST = {'models': ['diffraction_to_obj'], 'version': '0.9'}
     [
         ({'manifest.dill': pickle.dumps(MANIFEST)}, r'version 1.0 of .* is read; this is 0.9'),
         ({'manifest.dill': pickle.dumps({})}, 'lists no model'),
+        ({'manifest.dill': pickle.dumps({**MANIFEST, 'version': [1]})}, 'says no version'),
+        ({'autoencoder/params.dill': b'cos\nsystem\n.'}, r'autoencoder/params.dill .* os.system'),
+        ({'scaling.pt': b'cos\nsystem\n.'}, r'scaling.pt is refused: it names os.system'),
+        ({'autoencoder/model.pth': zip_of('a/data.pkl', b'cos\nsystem\n.')}, 'names os.system'),
         ({'manifest.dill': b'cos\nsystem\n.'}, r'manifest.dill is refused: it names os.system'),
         ({'diffraction_to_obj/params.dill': b'cos\nsystem\n.'}, r'params.dill .* os.system'),
         ({'diffraction_to_obj/params.dill': pickle.dumps([1])}, 'no settings with N'),
@@ -230,6 +241,59 @@ def test_unwritten_chunks_are_no_bomb(tensorflow_file: Any) -> None:
         read_model(tensorflow_file(mutate=claim))
 
 
+def test_many_unwritten_datasets_are_no_bomb(tensorflow_file: Any) -> None:
+    def claim(file: h5py.File, folder: str) -> None:
+        for index in range(300):
+            place = f'{folder}/{index}'
+            file.create_dataset(place, shape=(1 << 22,), dtype='f4', chunks=(1 << 20,))
+
+    with pytest.raises(ArchiveError, match=r'layers/x/.* is refused: it claims'):
+        read_model(tensorflow_file(mutate=lambda file: claim(file, 'layers/x')))
+    # Thrown away, so never read.
+    assert read_model(tensorflow_file(mutate=lambda file: claim(file, 'optimizer/x')))
+
+
+def lying(path: Path, name: str, data: bytes, claimed: int) -> Path:
+    """Add a deflated member whose size in the zip's tables is another."""
+    with zipfile.ZipFile(path, 'a', zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, data)
+    size, content = len(data).to_bytes(4, 'little'), path.read_bytes()
+    assert content.count(size) == 2
+    path.write_bytes(content.replace(size, claimed.to_bytes(4, 'little')))
+    return path
+
+
+def test_no_more_is_read_than_claimed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_zip: Any
+) -> None:
+    monkeypatch.setattr(containers, 'CHUNK_BYTES', 1 << 12)
+    largest = 0
+    original = zipfile.ZipExtFile._update_crc  # type: ignore[attr-defined]
+
+    def watch(self: Any, data: bytes) -> None:
+        nonlocal largest
+        largest = max(largest, len(data))
+        original(self, data)
+
+    monkeypatch.setattr(zipfile.ZipExtFile, '_update_crc', watch)
+    for claimed in (1000, 9_999_999):
+        path = write_zip(tmp_path / f'{claimed}.zip', {'a': b''})
+        lying(path, 'manifest.dill', bytes(5_000_001), claimed)
+        with pytest.raises(ArchiveError, match=r'manifest\.dill is damaged'):
+            read_legacy_file(path)
+    assert largest <= 1 << 12
+
+
+def test_packed_sizes_that_are_lies(tmp_path: Path, write_zip: Any) -> None:
+    path = write_zip(tmp_path / 'x.zip', {'manifest.dill': bytes(1000)})
+    data = bytearray(path.read_bytes())
+    entry = data.rindex(b'PK\x01\x02')
+    data[entry + 20 : entry + 24] = (1 << 20).to_bytes(4, 'little')
+    path.write_bytes(data)
+    with pytest.raises(ArchiveError, match='claim 1048576 bytes of a file of'):
+        read_legacy_file(path)
+
+
 def test_zip_bombs(tensorflow_file: Any, write_zip: Any, tmp_path: Path) -> None:
     bomb = {'manifest.dill': b'\0' * (containers.RATIO_FLOOR_BYTES + 1)}
     with pytest.raises(ArchiveError, match='would grow from'):
@@ -270,6 +334,12 @@ def test_many_members(tmp_path: Path, write_zip: Any, monkeypatch: pytest.Monkey
         read_model(path)
 
 
+def turn_back(graph: Any, name: str, source: str) -> None:
+    """Let a layer take what is computed from it, too."""
+    layer = next(layer for layer in graph.layers if layer['name'] == name)
+    layer['inbound_nodes'].append({'args': [{'keras_history': [source, 0, 0]}]})
+
+
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
@@ -279,6 +349,11 @@ def test_many_members(tmp_path: Path, write_zip: Any, monkeypatch: pytest.Monkey
         (lambda g: g.layers.pop(2), 'describes no graph'),
         (lambda g: g.layers.clear(), 'describes no graph'),
         (lambda g: g.layers.__setitem__(0, 7), 'describes no graph'),
+        (lambda g: g.layers[0].update(class_name='Multiply'), 'from no InputLayer'),
+        (lambda g: [g.put('Add', f'a{i}') for i in range(1000)], 'are too many'),
+        (lambda g: turn_back(g, 'conv2d_20', 'conv2d_11'), "after 'conv2d_11' there are more ways"),
+        (lambda g: turn_back(g, 'conv2d_13', 'conv2d_5'), 'a decoder of amplitude and one of'),
+        (lambda g: turn_back(g, 'conv2d_12', 'conv2d_7'), "'conv2d_12' is computed from itself"),
     ],
 )
 def test_other_graphs(tensorflow_file: Any, graph: Any, change: Any, message: str | None) -> None:
@@ -320,3 +395,16 @@ def test_other_files_are_none(tmp_path: Path, write_zip: Any, name: str) -> None
     assert not is_model_file(tmp_path / name)
     with pytest.raises(ArchiveError):
         read_legacy_model(tmp_path / name)
+
+
+@pytest.mark.parametrize('command', ['inspect', 'convert'])
+@pytest.mark.parametrize('data', [b'\x80\2K\1.cos\nsystem\n.', b'cos\nsystem\n.'])
+def test_bare_pickles_are_named(tmp_path: Path, run: Any, command: str, data: bytes) -> None:
+    path = tmp_path / 'model.ckpt'
+    path.write_bytes(data)
+    assert not is_model_file(path)
+    for read in (read_model, read_legacy_model):
+        with pytest.raises(ArchiveError, match=r'is a bare pickle that names os.system.*torch >='):
+            read(path)
+    target = [tmp_path / 'new.zip'] if command == 'convert' else []
+    assert 'is a bare pickle that names os.system' in run(command, path, *target, code=2)

@@ -11,8 +11,14 @@ import numpy as np
 import pytest
 
 from ptychopinn_plugin.errors import ArchiveError
-from ptychopinn_plugin.legacy.pickles import LARGEST_PICKLE_BYTES, MOST_KEYS, read_pickle
-from ptychopinn_plugin.legacy.values import Record
+from ptychopinn_plugin.legacy import budget
+from ptychopinn_plugin.legacy.pickle_names import (
+    bare_pickle_name,
+    check_pickle_member,
+    pickle_names,
+)
+from ptychopinn_plugin.legacy.pickles import LARGEST_PICKLE_BYTES, read_pickle
+from ptychopinn_plugin.legacy.values import MOST_KEYS, Record
 
 PLAIN = {
     'text': 'a ü',
@@ -158,8 +164,17 @@ EMPTY = RECONSTRUCT + NDARRAY + b'K\x00\x85C\x01b\x87R'
         (b'K\x01Q.', 'outside the pickle'),
         (b'K\x01K\x02\x85R.', 'no known global'),
         (global_('builtins', 'set') + b']K\x01\x85a\x85R.', 'damaged, or no pickle'),
-        (b'}))\x86)\x86K\x01s.', 'a tuple as a key'),
-        (b'}]K\x01s.', 'a list as a key'),
+        (b'}))\x86)\x86K\x01s.', 'a key of type tuple'),
+        (b'}]K\x01s.', 'a key of type list'),
+        (b'}\x8a\x08' + (2**61 - 1).to_bytes(8, 'little') + b'K\x01s.', 'a key of type int'),
+        (global_('builtins', 'frozenset') + b'](K\x01\x85e\x85R.', 'type tuple'),
+        (b'}' + global_('builtins', 'complex') + b'K\x01\x85RK\x01s.', 'a key of type complex'),
+        (global_('builtins', 'complex') + short('1') + b'\x85R.', 'made from something else'),
+        (global_('builtins', 'set') + b'](\x8a\x09123456789e\x85R.', 'a key of type int'),
+        (b'K\x01p4294967296\n.', 'a memo key'),
+        (b'ctorch._utils\n_rebuild_parameter\n(' + b'N' * 257 + b'tR.', 'more than 256 values'),
+        (DTYPE + b']\x85R.', 'a data type without a code'),
+        (DTYPE + short('f4') + b'\x85R(K\x03]NNNJ\xff\xff\xff\xffK\x00K\x00tb.', 'byte order'),
         (b'r\xff\xff\xff\xff.', 'damaged, or no pickle'),
         (b'', 'truncated|damaged'),
         (b'K\x01', 'truncated|damaged'),
@@ -175,7 +190,7 @@ def test_refused(data: bytes, message: str) -> None:
 def test_references_make_no_mountains() -> None:
     # Tuples that hold the one before twice: hashing the last would never end.
     nested = b')' + b''.join(b'\x94h%c\x86' % index for index in range(60))
-    with pytest.raises(ArchiveError, match='as a key'):
+    with pytest.raises(ArchiveError, match='a key of type tuple'):
         read_pickle(b'}' + nested + b'K\x01s.', 'here')
 
 
@@ -193,3 +208,83 @@ def test_a_huge_pickle_is_refused_unread() -> None:
 
     with pytest.raises(ArchiveError, match='at most'):
         read_pickle(Huge(b'K\x01.'), 'here')
+
+
+@pytest.mark.parametrize(
+    ('module', 'name', 'message'),
+    [('pathlib', 'PosixPath', 'a path of more'), ('torch', 'device', 'a device of more')],
+)
+def test_texts_do_not_double_for_ever(module: str, name: str, message: str) -> None:
+    doubling = (
+        global_(module, name) + b'\x94' + short('A' * 32) + b'\x94' + b'h\0h\1h\1\x86Rq\1' * 40
+    )
+    with pytest.raises(ArchiveError, match=message):
+        read_pickle(b'\x80\4' + doubling + b'.', 'here')
+
+
+LIST, SET, CLASS = b'cbuiltins\nlist\n', b'cbuiltins\nset\n', b'cptycho\nDataConfig\n'
+HUNDRED = b']q\1(' + b'K\1' * 100 + b'e'
+FIELDS = b'}q\1' + short('a') + b'K\1s'
+STATE = b'(K\1K\x64\x85' + DTYPE + short('u1') + b'\x85R\x89C\x64' + b'a' * 100 + b'tq\1'
+
+
+@pytest.mark.parametrize(
+    ('first', 'again'),
+    [
+        (LIST + b'q\0' + HUNDRED, b'h\0h\1\x85R0'),
+        (SET + b'q\0' + HUNDRED, b'h\0h\1\x85R0'),
+        (b'ctorch\nSize\nq\0' + HUNDRED, b'h\0h\1\x85R0'),
+        (b'c_codecs\nencode\nq\0' + short('a' * 200) + b'q\1', b'h\0h\1\x85R0'),
+        (CLASS + b')Rq\0' + FIELDS, b'h\0h\1b0'),
+        (RECONSTRUCT + b'q\0' + STATE, b'h\0)Rh\1b0'),
+    ],
+)
+def test_references_copy_no_mountains(
+    monkeypatch: pytest.MonkeyPatch, first: bytes, again: bytes
+) -> None:
+    monkeypatch.setattr(budget, 'LARGEST_GROWTH_BYTES', 30_000)
+    assert read_pickle(first + again + b'.', 'here') is not None
+    with pytest.raises(ArchiveError, match='here is refused: it would grow beyond 30000 bytes'):
+        read_pickle(first + again * 1000 + b'.', 'here')
+
+
+def test_endless_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, 'MOST_INSTRUCTIONS', 100)
+    assert read_pickle(b'N0' * 49 + b'N.', 'here') is None
+    with pytest.raises(ArchiveError, match='more than 100 instructions'):
+        read_pickle(b'N0' * 50 + b'N.', 'here')
+
+
+@pytest.mark.parametrize('protocol', range(6))
+def test_names_are_told_without_running(trace: Path, protocol: int) -> None:
+    values = [OrderedDict(a=OrderedDict()), Hostile(exec, f'open({str(trace)!r}, "w")')]
+    data = pickle.dumps(values, protocol)
+    names = list(pickle_names(data, budget.Budget('here')))
+    assert names[0] == ('collections', 'OrderedDict')
+    assert names[-1] in [('builtins', 'exec'), ('__builtin__', 'exec')]
+    assert bare_pickle_name(data).endswith('builtin__.exec' if protocol < 3 else 'builtins.exec')
+    with pytest.raises(ArchiveError, match=r'exec, which could run code'):
+        check_pickle_member(data, 'here', budget.Budget('here'))
+    assert not trace.exists()
+
+
+def test_names_of_the_package_itself_are_no_harm() -> None:
+    data = b'}' + short('x') + b'cptycho.custom_layers\nScaleLayer\nscdill._dill\n_load_type\n.'
+    check_pickle_member(data, 'here', budget.Budget('here'))
+
+
+@pytest.mark.parametrize(
+    ('data', 'message'),
+    [
+        (b'cdill._dill\n_create_function\n.', 'names dill._dill._create_function'),
+        (b'cptycho.model\nnp.os.system\n.', 'names ptycho.model.np.os.system'),
+        (short('system') + short('os') + short('x') + b'0\x93.', 'an unusual way'),
+        (short('os') + short('sys') + b'2\x93.', 'an unusual way'),
+        (b'\x82\1.', 'the instruction EXT1'),
+        (b'K\1.cos\nsystem\n.', 'names os.system'),
+        (b'no pickle', 'cannot be told'),
+    ],
+)
+def test_names_that_are_refused(data: bytes, message: str) -> None:
+    with pytest.raises(ArchiveError, match=message):
+        check_pickle_member(data, 'here', budget.Budget('here'))
