@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
 from ptychopinn_plugin.arrays import BoolArray, ComplexArray, FloatArray, IntArray, RealArray
@@ -116,6 +117,10 @@ def open_npz(path: Path) -> Iterator[Archive]:
             file = stack.enter_context(path.open('rb'))
             members = stack.enter_context(np.load(file, allow_pickle=False))
         except (zipfile.BadZipFile, EOFError, ValueError, TypeError, AttributeError) as error:
+            if h5py.is_hdf5(path):
+                raise DataError(
+                    f'{path} must be an NPZ file here, as reconstruction.npz; it is HDF5.'
+                ) from error
             raise DataError(
                 f'{path} is truncated or damaged: it is no complete NPZ file. '
                 'Copy or write the file again.'

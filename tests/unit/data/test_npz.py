@@ -5,10 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
-from ptychopinn_plugin.data import Scan, load_scan, read_probe, write_scan
+from ptychopinn_plugin.data import Scan, load_scan, read_probe, read_reconstruction, write_scan
 from ptychopinn_plugin.errors import DataError
 
 MakeScan = Callable[..., Scan]
@@ -265,6 +266,13 @@ def test_patterns_of_another_unit_become_photons(make_scan: MakeScan, save_npz: 
     for wrong in (0.0, -1.0, np.nan, np.inf):
         with pytest.raises(DataError, match='positive number'):
             load_scan(path, domain='counts', photons=wrong)
+
+
+def test_hdf5_in_place_of_a_reconstruction(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / 'product.h5', 'w') as file:
+        file['object'] = np.ones((1, 4, 4))
+    with pytest.raises(DataError, match=r'must be an NPZ file here.*it is HDF5'):
+        read_reconstruction(tmp_path / 'product.h5')
 
 
 def test_what_we_write_comes_back(make_scan: MakeScan, tmp_path: Path, residual: Residual) -> None:
