@@ -24,8 +24,8 @@ Schedule = Literal['constant', 'exponential', 'cosine', 'one-cycle', 'plateau']
 Optimizer = Literal['adam', 'adamw']
 Precision = Literal['float32', 'bfloat16', 'float16']
 Teacher = Literal['sweeps', 'none']
-LARGEST_SEED = 2**32 - 1
-"""What every generator of random numbers takes."""
+LARGEST_SEED = 2**31 - 1
+"""What every generator of random numbers takes, and Qt's box for whole numbers."""
 
 IntensityScale = Literal['auto', 'scan', 'model']
 StitchingWeights = Literal['intensity', 'amplitude', 'uniform']
