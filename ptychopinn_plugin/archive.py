@@ -27,15 +27,15 @@ import numpy as np
 from ptychopinn_plugin._version import __version__
 from ptychopinn_plugin.arrays import RealArray
 from ptychopinn_plugin.config import Config
-from ptychopinn_plugin.errors import ArchiveError
-from ptychopinn_plugin.files import atomic_path
-from ptychopinn_plugin.legacy.containers import (
+from ptychopinn_plugin.containers import (
     LARGEST_TEXT_BYTES,
     SafeZip,
     open_zip,
     read_datasets,
     zip_names,
 )
+from ptychopinn_plugin.errors import ArchiveError
+from ptychopinn_plugin.files import atomic_path
 from ptychopinn_plugin.legacy.models import legacy_kind, read_legacy_model, refuse_bare_pickle
 from ptychopinn_plugin.model import Model, TrainingState
 from ptychopinn_plugin.network import NetworkDescription

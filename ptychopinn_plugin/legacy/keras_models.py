@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from ptychopinn_plugin.arrays import RealArray
+from ptychopinn_plugin.containers import LARGEST_TEXT_BYTES, open_zip, read_hdf5
 from ptychopinn_plugin.errors import ArchiveError
-from ptychopinn_plugin.legacy.containers import LARGEST_TEXT_BYTES, open_zip, read_hdf5
 from ptychopinn_plugin.legacy.fitting import OldWeight
 
 ACTIVATIONS = {'sigmoid': 'sigmoid', 'swish': 'swish', 'silu': 'swish', 'softplus': 'softplus'}

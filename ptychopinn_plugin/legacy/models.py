@@ -11,10 +11,10 @@ import numpy as np
 from ptychopinn_plugin._version import __version__
 from ptychopinn_plugin.arrays import ComplexArray
 from ptychopinn_plugin.config import Config
+from ptychopinn_plugin.containers import SafeZip, open_zip, zip_names
 from ptychopinn_plugin.errors import ArchiveError, ConfigError
 from ptychopinn_plugin.legacy.budget import Budget
 from ptychopinn_plugin.legacy.configuration import from_legacy
-from ptychopinn_plugin.legacy.containers import SafeZip, open_zip, zip_names
 from ptychopinn_plugin.legacy.fields import FIELDS
 from ptychopinn_plugin.legacy.fitting import OldWeight, fit_weights
 from ptychopinn_plugin.legacy.keras_models import read_keras_network

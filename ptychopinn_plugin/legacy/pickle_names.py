@@ -9,9 +9,9 @@ import io
 import pickletools
 from collections.abc import Iterator
 
+from ptychopinn_plugin.containers import open_zip
 from ptychopinn_plugin.errors import ArchiveError
 from ptychopinn_plugin.legacy.budget import Budget
-from ptychopinn_plugin.legacy.containers import open_zip
 from ptychopinn_plugin.legacy.pickles import (
     DAMAGE,
     LARGEST_PICKLE_BYTES,

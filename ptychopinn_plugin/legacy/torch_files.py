@@ -4,8 +4,8 @@ import functools
 from pathlib import Path
 from typing import Any
 
+from ptychopinn_plugin.containers import SafeZip, open_zip
 from ptychopinn_plugin.errors import ArchiveError
-from ptychopinn_plugin.legacy.containers import SafeZip, open_zip
 from ptychopinn_plugin.legacy.pickles import read_pickle
 from ptychopinn_plugin.legacy.storages import LARGEST_SIDE, LazyTensor, Storage, StorageType
 

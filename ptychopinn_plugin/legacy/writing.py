@@ -14,9 +14,9 @@ import h5py
 import numpy as np
 
 from ptychopinn_plugin.arrays import RealArray
+from ptychopinn_plugin.containers import SafeZip, open_zip, read_hdf5
 from ptychopinn_plugin.errors import ArchiveError
 from ptychopinn_plugin.files import atomic_path
-from ptychopinn_plugin.legacy.containers import SafeZip, open_zip, read_hdf5
 from ptychopinn_plugin.legacy.fitting import fit_weights
 from ptychopinn_plugin.legacy.models import read_legacy_file
 from ptychopinn_plugin.model import Model

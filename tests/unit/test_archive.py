@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 import pytest
 
+from ptychopinn_plugin import containers
 from ptychopinn_plugin.archive import (
     Model,
     TrainingState,
@@ -24,7 +25,6 @@ from ptychopinn_plugin.archive import (
 )
 from ptychopinn_plugin.config import Config, ModelConfig, TrainingConfig
 from ptychopinn_plugin.errors import ArchiveError, OutputError
-from ptychopinn_plugin.legacy import containers
 from ptychopinn_plugin.network import describe_network
 
 Members = dict[str, bytes]

@@ -11,9 +11,9 @@ import h5py
 import numpy as np
 import pytest
 
+from ptychopinn_plugin import containers
 from ptychopinn_plugin.archive import is_model_file, read_model, write_model
 from ptychopinn_plugin.errors import ArchiveError
-from ptychopinn_plugin.legacy import containers
 from ptychopinn_plugin.legacy.models import (
     intensity_scale_of,
     legacy_kind,

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ptychopinn_plugin.containers import SafeZip
 from ptychopinn_plugin.errors import ArchiveError
 from ptychopinn_plugin.legacy import torch_files
-from ptychopinn_plugin.legacy.containers import SafeZip
 from ptychopinn_plugin.legacy.torch_files import read_torch_file
 
 FLOATS = np.arange(6, dtype=np.float32)
