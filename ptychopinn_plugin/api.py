@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ptychopinn_plugin.archive import Model, read_model, write_model
+from ptychopinn_plugin.backends.checkpoints import Checkpoints
 from ptychopinn_plugin.backends.protocol import (
     Backend,
     Observer,
@@ -79,6 +80,7 @@ def train(
     resume: AnyModel | None = None,
     backend: str | None = None,
     observer: Observer = ignore_progress,
+    checkpoint: Path | str | None = None,
 ) -> TrainingResult:
     """Train a network on one or several scans.
 
@@ -99,6 +101,9 @@ def train(
     observer : callable, optional
         Called with a `Progress` after each step; where it returns True, training ends with the
         best model so far.
+    checkpoint : path, optional
+        A model file for the best and the newest weights so far, written at the end of an epoch
+        about once a minute: give it to `resume` where a training was cut off.
 
     Returns
     -------
@@ -113,6 +118,8 @@ def train(
     chosen = choose(backend, model_backend=None if start is None else start.backend)
     if resume is not None and start is not None:
         config = _resumed_config(start, config, chosen)
+    if checkpoint is not None:
+        observer = Checkpoints(Path(checkpoint), continues=checkpoint == resume).beside(observer)
     return _make(chosen).train(
         _as_scans(scans),
         config or Config(),

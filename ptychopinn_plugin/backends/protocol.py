@@ -28,6 +28,8 @@ class Progress:
         A preview, where there is a new one.
     origin_px : ndarray of float64, shape (2,), optional
         (y, x): where its pixel [0, 0] lies in the frame of the scan's positions.
+    model : callable, optional
+        At the end of an epoch: returns the model that training would return if it ended here.
     """
 
     stage: str
@@ -37,6 +39,7 @@ class Progress:
     patterns_per_second: float | None = None
     object_: ComplexArray | None = None
     origin_px: FloatArray | None = None
+    model: Callable[[], Model] | None = None
 
 
 Observer = Callable[[Progress], bool | None]

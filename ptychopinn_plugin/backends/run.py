@@ -244,19 +244,27 @@ class TrainingRun(ABC, Generic[Device]):
                 )
         # Whether new or resumed, the probe is the one that training holds, to the last bit.
         self.trainer.use_illumination()
-        return self.trainer.run()
+        return self.trainer.run(lambda: self.to_model(self.trainer.state))
 
     def to_model(self, state: TrainerState) -> Model:
-        """Return the best weights as a model, with the newest ones in its training state."""
+        """Return the best weights as a model, with the newest ones in its training state.
+
+        The trainer is left as it was, so that training can go on.
+        """
         training_state = save_state(self.trainer, self.scale, self.fingerprints)
+        newest = self.trainer.snapshot()
         self.trainer.restore(state.best_weights)
-        probe, intensity_scale = self.trainer.first_probe()
+        try:
+            weights = self.trainer.network_weights()
+            probe, intensity_scale = self.trainer.first_probe()
+        finally:
+            self.trainer.restore(newest)
         return Model(
             backend=self.backend,
             network=self.description,
             config=self.config,
             photons=self.photons,
-            weights=self.trainer.network_weights(),
+            weights=weights,
             probe=probe,
             intensity_scale=intensity_scale,
             data_summary=self.summary,

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from ptychopinn_plugin.archive import TrainingState
 from ptychopinn_plugin.arrays import ComplexArray, RealArray
 from ptychopinn_plugin.backends.lessons import (
     VISITS,
@@ -24,6 +23,7 @@ from ptychopinn_plugin.backends.protocol import Observer, Progress
 from ptychopinn_plugin.backends.schedules import PLATEAU_EPOCHS, schedule_factor
 from ptychopinn_plugin.config import Config
 from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.model import Model, TrainingState
 
 REPORT_SECONDS = 0.5
 
@@ -167,8 +167,8 @@ class EpochTrainer(ABC):
     def first_probe(self) -> tuple[ComplexArray, float]:
         """Return the first scan's probe, without the intensity scale, and that scale."""
 
-    def run(self) -> TrainerState:
-        """Train until an end is reached."""
+    def run(self, model_so_far: Callable[[], Model]) -> TrainerState:
+        """Train until an end is reached; observers may ask for the model after each epoch."""
         settings, state = self.config.training, self.state
         if not state.best_weights:
             state.best_weights = self.snapshot()
@@ -193,6 +193,8 @@ class EpochTrainer(ABC):
             self._end_epoch(losses, rate, average, validation)
             if complete:
                 self._mark()
+            if self._report_epoch(model_so_far):
+                state.stopped = 'request'
             if state.stopped != 'epochs':
                 break
             patience = settings.early_stop_patience
@@ -271,8 +273,6 @@ class EpochTrainer(ABC):
                 'patterns_per_second': rate,
             }
         )
-        if self._report(state.history[-1]['loss'], rate, validation):
-            state.stopped = 'request'
 
     def _validated_average(self) -> tuple[Arrays, float | None]:
         """Return the weights averaged up to this epoch, and their loss; training goes on as is."""
@@ -312,15 +312,21 @@ class EpochTrainer(ABC):
             self.snapshot(), self.optimizer_arrays(), self.scaler_state(), state
         )
 
-    def _report(self, loss: float, rate: float | None, validation: float | None = None) -> bool:
-        losses = {'loss': loss}
-        if validation is not None:
-            losses['validation_loss'] = validation
+    def _report(self, loss: float, rate: float | None) -> bool:
+        return bool(self.observer(self._progress({'loss': loss}, rate)))
+
+    def _report_epoch(self, model_so_far: Callable[[], Model]) -> bool:
+        row = self.state.history[-1]
+        losses = {name: row[name] for name in ('loss', 'validation_loss')}
+        progress = self._progress(losses, row['patterns_per_second'])
+        return bool(self.observer(dataclasses.replace(progress, model=model_so_far)))
+
+    def _progress(self, losses: Mapping[str, float], rate: float | None) -> Progress:
         epochs = self.config.training.epochs
         step, total = self.state.epoch, epochs
         if self._minutes_share() > step / epochs:
             step, total = round(1000 * min(1.0, self._minutes_share())), 1000
-        return bool(self.observer(Progress('train', step, total, losses, rate)))
+        return Progress('train', step, total, losses, rate)
 
     def _minutes_share(self) -> float:
         limit = self.config.training.max_minutes

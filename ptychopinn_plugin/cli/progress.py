@@ -46,7 +46,8 @@ class _Details(ProgressColumn):
 class RunProgress:
     """Shows where a run is, on stderr and only where that is a terminal; an `Observer`.
 
-    The first Ctrl-C asks the run to stop and to keep the best it has, a second one ends it.
+    The first Ctrl-C asks the run to stop and to keep the best it has, a second one ends it. While
+    a teacher sweeps there is nothing to keep, and the first one ends the run.
 
     Parameters
     ----------
@@ -86,6 +87,9 @@ class RunProgress:
             self._on_progress(progress)
         if not self._bars.disable:
             self._show(progress)
+        if self._stop.is_set() and progress.stage == 'teach':
+            typer.echo('Stopped before the network learned anything; no model is kept.', err=True)
+            raise KeyboardInterrupt
         if self._stop.is_set() and not self._announced:
             self._announced = True
             typer.echo('Stopping; the best so far is kept. Ctrl-C again leaves at once.', err=True)

@@ -28,11 +28,13 @@ from ptychopinn_plugin.errors import ConfigError
 
 if TYPE_CHECKING:
     from ptychopinn_plugin.archive import Model
+    from ptychopinn_plugin.backends.checkpoints import Checkpoints
     from ptychopinn_plugin.backends.protocol import TrainingResult
     from ptychopinn_plugin.backends.selection import Choice
     from ptychopinn_plugin.data import Scan
 
 MODEL_FILE = 'wts.h5.zip'
+CHECKPOINT_FILE = 'checkpoint.h5.zip'
 LOG_FILE = 'train.log'
 FILES = (MODEL_FILE, 'losses.csv', 'training.png', 'config.toml', LOG_FILE)
 
@@ -126,7 +128,8 @@ def train(
 
     Leaves wts.h5.zip (the model), losses.csv, training.png, config.toml (all settings that were
     in force) and train.log. A named option beats --set, which beats --config, which beats the
-    default. Ctrl-C ends training and keeps the best model so far.
+    default. Ctrl-C ends training and keeps the best model so far. While it trains, the model so
+    far lies in checkpoint.h5.zip, from which --resume continues where a machine failed.
 
     \b
     Examples:
@@ -144,8 +147,10 @@ def train(
             )
         settings = _settings(start, resumes, given, config, assignments)
         job = _prepare(scans, validation or (), *settings, resumes, backend, given)
-        result = _run(job)
+        checkpoints = _checkpoints(output / CHECKPOINT_FILE, resume)
+        result = _run(job, checkpoints)
         _write(stage, result, inference_only=inference_only)
+    checkpoints.remove()
     values = _facts(job, result, output)
     report(values, _summary(values), as_json=as_json)
 
@@ -205,23 +210,46 @@ def _prepare(
     return _Job(scans, held_out, config, model, resume, choice, notes)
 
 
-def _run(job: _Job) -> 'TrainingResult':
+def _checkpoints(path: Path, resumed: Path | None) -> 'Checkpoints':
+    """Say so where a former training was cut off; its checkpoint is kept."""
+    from ptychopinn_plugin.backends.checkpoints import Checkpoints
+
+    continues = resumed is not None and path.exists() and path.samefile(resumed)
+    if path.exists() and not continues:
+        typer.echo(
+            f'note: {path} is of a training that was cut off. To continue that one, say --resume '
+            f'{path}; the first checkpoint of this one moves it aside.',
+            err=True,
+        )
+    return Checkpoints(path, continues=continues)
+
+
+def _run(job: _Job, checkpoints: 'Checkpoints') -> 'TrainingResult':
     from ptychopinn_plugin import api
 
     _log_start(job)
     epochs_before = 0
     if job.resume and job.model is not None and job.model.training_state is not None:
         epochs_before = len(job.model.training_state.values.get('history', ()))
-    with RunProgress(EpochJournal(epochs_before)) as watch:
-        result = api.train(
-            job.scans,
-            job.config,
-            validation=job.validation,
-            base_model=None if job.resume else job.model,
-            resume=job.model if job.resume else None,
-            backend=job.choice.name,
-            observer=watch,
-        )
+    try:
+        with RunProgress(EpochJournal(epochs_before)) as watch:
+            result = api.train(
+                job.scans,
+                job.config,
+                validation=job.validation,
+                base_model=None if job.resume else job.model,
+                resume=job.model if job.resume else None,
+                backend=job.choice.name,
+                observer=checkpoints.beside(watch),
+            )
+    except BaseException:
+        if checkpoints.is_written:
+            typer.echo(
+                'note: what was learned until the last checkpoint is kept; to continue, say '
+                f'--resume {checkpoints.path}',
+                err=True,
+            )
+        raise
     logger.info('Stopped: %s.', result.stopped)
     for name, value in result.model.provenance.items():
         logger.info('%s: %s', name, value)

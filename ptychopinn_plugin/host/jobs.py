@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from ptychopinn_plugin.archive import Model, read_model
 from ptychopinn_plugin.arrays import RealArray
+from ptychopinn_plugin.backends.checkpoints import Checkpoints
 from ptychopinn_plugin.backends.protocol import Backend, Progress
 from ptychopinn_plugin.backends.selection import create_backend
 from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig
@@ -97,6 +98,7 @@ class Jobs:
         output = Path(message['output'])
         check_output_folder(output.parent)
         base = message.get('base_model')
+        checkpoints = Checkpoints(checkpoint_path(output))
         self._held = None
         try:
             result = backend.train(
@@ -104,13 +106,14 @@ class Jobs:
                 Config.from_dict(message['config']),
                 validation=_load(message['validation'], message.get('photons')),
                 base_model=None if base is None else read_model(Path(base)),
-                observer=Reporter(self._voice),
+                observer=checkpoints.beside(Reporter(self._voice)),
             )
         except _NothingToKeep:
             self._voice.say('done', {'epochs': 0, 'stopped': 'request'})
             return
         keep_previous(output)
         backend.save_model(output, inference_only=not message['keep_training_state'])
+        checkpoints.remove()
         self._held = _identity(output)
         values = {
             'epochs': len(result.history),
@@ -157,6 +160,11 @@ class Jobs:
             self._held = identity
         assert backend.model is not None
         return backend.model
+
+
+def checkpoint_path(output: Path) -> Path:
+    """Return where the model so far lies while training goes on, beside the model to come."""
+    return output.with_suffix(f'.checkpoint{output.suffix}')
 
 
 def _load(paths: Sequence[str], photons: float | None) -> list[Scan]:

@@ -19,8 +19,9 @@ from ptychodus.api.reconstruct import (
 from ptychopinn_plugin.archive import Model, read_model, write_model
 from ptychopinn_plugin.backends.selection import Choice, choose
 from ptychopinn_plugin.data import Scan, fit_to_size, scale_to_photons, write_scan
-from ptychopinn_plugin.errors import DataError, PtychoPinnError
+from ptychopinn_plugin.errors import DataError, PtychoPinnError, WorkerError
 from ptychopinn_plugin.host.activity import Activity
+from ptychopinn_plugin.host.jobs import checkpoint_path
 from ptychopinn_plugin.host.pictures import InferenceWatch
 from ptychopinn_plugin.host.settings import PluginSettings
 from ptychopinn_plugin.host.training_data import find_training_files
@@ -193,11 +194,12 @@ class PinnReconstructor(TrainableReconstructor):
         return self._worker.run(job, arrays)
 
     def _watch_training(self, run: Run, output: Path) -> Iterator[TrainOutput]:
-        events = run.events()
+        events, begun = run.events(), time.time()
         try:
             for event in events:
                 if self._is_over(run, event):
                     self._note_lost_training()
+                    _note_checkpoint(output, begun)
                     return
                 if event is not None and event.kind == 'done':
                     self._end_training(event, output)
@@ -212,12 +214,14 @@ class PinnReconstructor(TrainableReconstructor):
                 if done is not None:
                     self._end_training(done, output)
             raise
+        except WorkerError:
+            _note_checkpoint(output, begun)
+            raise
 
     def _note_lost_training(self) -> None:
         if self._activity.epochs:
             logger.error(
-                'The worker did not hand over its model within %.0f s after Stop; the training of '
-                '%d epochs is lost.',
+                'The worker did not hand over its model within %.0f s after Stop, after %d epochs.',
                 GRACE_S,
                 len(self._activity.epochs),
             )
@@ -360,6 +364,18 @@ def _wait_for_end(events: Iterator[Event | None]) -> Event | None:
     except PtychoPinnError as error:
         logger.error('The run failed while it stopped: %s', error)
     return None
+
+
+def _note_checkpoint(output: Path, begun: float) -> None:
+    """Say where the model so far lies, if this run, which began then, has left one."""
+    path = checkpoint_path(output)
+    if path.is_file() and path.stat().st_mtime >= begun:
+        logger.warning(
+            'What was learned until %s is kept in %s; Load Model opens it, and ptychopinn train '
+            '--resume continues it.',
+            time.strftime('%H:%M', time.localtime(path.stat().st_mtime)),
+            path,
+        )
 
 
 def _arrays(scan: Scan) -> dict[str, Any]:

@@ -2,6 +2,9 @@
 
 import csv
 import json
+import signal
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -95,6 +98,44 @@ def test_resume_is_as_if_never_stopped(tmp_path: Path, call: Call, scan_file: Pa
     for name, weight in expected.weights.items():
         np.testing.assert_array_equal(weight, found.weights[name])
     assert 'epoch 2:' in (rest / 'train.log').read_text()
+
+
+BREAKS_DOWN = """
+import os, signal, sys
+from ptychopinn_plugin.backends import checkpoints
+from ptychopinn_plugin.cli import main
+
+checkpoints.FEWEST_SECONDS = 0.0
+checkpoints.LARGEST_SHARE = float('inf')
+write, written = checkpoints.write_model, []
+
+def write_and_die(*arguments):
+    write(*arguments)
+    written.append(arguments)
+    if len(written) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+checkpoints.write_model = write_and_die
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, 'SIGKILL'), reason='There is no SIGKILL here.')
+def test_a_killed_training_is_continued(tmp_path: Path, call: Call, scan_file: Path) -> None:
+    options = ('--epochs', 3, *QUICK, '--schedule', 'constant')
+    whole, killed = tmp_path / 'whole', tmp_path / 'killed'
+    call('train', scan_file, '-o', whole, *options)
+    arguments = map(str, ('train', scan_file, '-o', killed, *options))
+    run = subprocess.run([sys.executable, '-c', BREAKS_DOWN, *arguments], check=False)
+    assert run.returncode == -signal.SIGKILL
+    checkpoint = killed / 'checkpoint.h5.zip'
+    assert call('inspect', checkpoint)['provenance']['epochs'] == 2
+    call('train', scan_file, '-o', killed, '--resume', checkpoint)
+    assert not checkpoint.exists()
+    first, second = (read_model(folder / 'wts.h5.zip') for folder in (whole, killed))
+    assert second.provenance['epochs'] == 3
+    for name, weight in first.weights.items():
+        np.testing.assert_array_equal(weight, second.weights[name])
 
 
 def test_flat_start(tmp_path: Path, call: Call, scan_file: Path) -> None:

@@ -1,6 +1,7 @@
 """Training that goes on: resumed exactly, or fine-tuned."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,8 @@ from contract.training import (
     losses,
 )
 
-from ptychopinn_plugin.backends import trainer
+from ptychopinn_plugin.backends import checkpoints, trainer
+from ptychopinn_plugin.backends.checkpoints import Checkpoints
 from ptychopinn_plugin.backends.protocol import Backend, Progress, TrainingResult
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.errors import ConfigError
@@ -33,7 +35,7 @@ RESUMED: list[tuple[dict[str, Any], dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(('training', 'model'), RESUMED, ids=str)
+@pytest.mark.parametrize(('training', 'model'), RESUMED[:1], ids=str)
 def test_resume_is_as_if_never_stopped(
     make_backend: MakeBackend,
     tiny_scan: Scan,
@@ -54,6 +56,44 @@ def test_resume_is_as_if_never_stopped(
     resumed = rest.train([tiny_scan], config, base_model=opened, resume=True)
     assert_same_run(resumed, whole)
     assert [row['epoch'] for row in resumed.history] == [1, 2, 3, 4]
+
+
+@pytest.fixture
+def checkpoint_each_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints, 'FEWEST_SECONDS', 0.0)
+    monkeypatch.setattr(checkpoints, 'LARGEST_SHARE', math.inf)
+
+
+@pytest.mark.usefixtures('checkpoint_each_epoch')
+@pytest.mark.parametrize(('training', 'model'), RESUMED, ids=str)
+def test_resume_from_a_checkpoint(
+    make_backend: MakeBackend,
+    tiny_scan: Scan,
+    brief: MakeConfig,
+    tmp_path: Path,
+    training: dict[str, Any],
+    model: dict[str, Any],
+) -> None:
+    """A checkpoint disturbs no training, and a training that breaks off continues from it."""
+    config = brief(epochs=4, model=model, **training)
+    whole = make_backend().train([tiny_scan], config)
+    seen: list[float] = []
+
+    def break_down(progress: Progress) -> None:
+        if progress.model is not None:
+            seen.append(progress.losses['validation_loss'])
+            if len(seen) == 3:
+                raise MemoryError
+
+    path = tmp_path / 'checkpoint.zip'
+    with pytest.raises(MemoryError):
+        make_backend().train([tiny_scan], config, observer=Checkpoints(path).beside(break_down))
+    assert seen == losses(whole)[:3]
+    rest = make_backend()
+    opened = rest.open_model(path)
+    assert opened.provenance['epochs'] == 2
+    assert opened.provenance['best_loss'] == min(seen[:2])
+    assert_same_run(rest.train([tiny_scan], config, base_model=opened, resume=True), whole)
 
 
 def inside_epoch(number: int) -> Callable[[Progress], bool]:

@@ -1,6 +1,7 @@
 """The worker as a real process: warm, stopped, killed, stuck, idle, orphaned."""
 
 import errno
+import math
 import os
 import signal
 import subprocess
@@ -14,9 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ptychopinn_plugin.archive import read_model
+from ptychopinn_plugin.backends import checkpoints
 from ptychopinn_plugin.data import Scan, write_scan
 from ptychopinn_plugin.errors import ArchiveError, DataError, WorkerError
-from ptychopinn_plugin.host.channel import SharedArrays
+from ptychopinn_plugin.host.channel import Message, SharedArrays
+from ptychopinn_plugin.host.jobs import Jobs
 from ptychopinn_plugin.host.worker import Event, Worker
 
 from .conftest import needs
@@ -131,6 +135,26 @@ def test_a_training_reports_progress_and_leaves_a_model(
     assert last.values['epochs'] == 2
     assert {'teach', 'train'} <= stages
     assert (tmp_path / 'model.zip').is_file()
+
+
+def test_a_training_keeps_the_model_so_far(
+    training: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, 'FEWEST_SECONDS', 0.0)
+    monkeypatch.setattr(checkpoints, 'LARGEST_SHARE', math.inf)
+    checkpoint = tmp_path / 'model.checkpoint.zip'
+    epochs: list[int] = []
+
+    class Listener:
+        is_stopping = False
+
+        def say(self, event: str, values: Message, arrays: Message | None = None) -> None:
+            if checkpoint.exists():
+                epochs.append(read_model(checkpoint).provenance['epochs'])
+
+    Jobs(Listener()).do(training(epochs=3))
+    assert set(epochs) == {1, 2}
+    assert [path.name for path in tmp_path.iterdir()] == ['model.zip']
 
 
 def test_an_inference_sends_pictures_and_the_object(

@@ -110,12 +110,16 @@ def test_a_killed_worker_is_an_error_and_the_next_training_works(
     window.wait_for_epochs(1)
     pid = window.library.worker.pid
     assert pid is not None
+    # As the worker does once a minute.
+    checkpoint = folder / 'model.checkpoint.zip'
+    checkpoint.write_bytes(b'what was learned')
 
     os.kill(pid, signal.SIGKILL)
     killed = time.monotonic()
     window.wait(lambda: 'Training failed: The worker died while it worked (killed' in window.log)
     assert time.monotonic() - killed < 5
     window.wait_for_end()
+    assert f'is kept in {checkpoint}; Load Model opens it' in window.log
 
     window.set(TrainingEpochs=1)
     window.train(folder)

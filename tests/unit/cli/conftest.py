@@ -157,8 +157,9 @@ class BlankBackend:
             losses = {'loss': 1 / epoch, 'validation_loss': 2 / epoch}
             row = {'epoch': float(epoch), 'seconds': 0.1 * epoch, 'learning_rate': 1e-3, **losses}
             history.append(row)
-            observer(Progress('train', epoch, 2, losses, 1000.0))
-        self.model = blank_model(config, config.model.pattern_size or scans[0].pattern_shape[0])
+            size = config.model.pattern_size or scans[0].pattern_shape[0]
+            self.model = blank_model(config, size)
+            observer(Progress('train', epoch, 2, losses, 1000.0, model=lambda: self.model))
         return TrainingResult(self.model, history, 'epochs')
 
     def reconstruct(

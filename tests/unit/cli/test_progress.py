@@ -52,6 +52,15 @@ def test_interrupt_stops_and_a_second_one_leaves(
     assert signal.getsignal(number) is former
 
 
+def test_interrupt_while_there_is_nothing_to_keep(capfd: pytest.CaptureFixture[str]) -> None:
+    with RunProgress() as watch:
+        assert not watch(Progress('teach', 1, 5))
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            watch(Progress('teach', 2, 5))
+    assert 'no model is kept' in capfd.readouterr().err
+
+
 def test_journal_counts_epochs(caplog: pytest.LogCaptureFixture) -> None:
     journal = EpochJournal(epochs_before=4)
     with caplog.at_level(logging.INFO, 'ptychopinn_plugin'):

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import math
+import shutil
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 
 from ptychopinn_plugin import plots
 from ptychopinn_plugin.archive import read_model, write_model
+from ptychopinn_plugin.backends import checkpoints
 from ptychopinn_plugin.config import Config
 from ptychopinn_plugin.data import Scan, write_scan
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
@@ -157,3 +160,64 @@ def test_domain_is_passed_on(
     write_scan(tmp_path / 'scan.npz', exact)
     run('train', tmp_path / 'scan.npz', '-o', tmp_path / 'run', '--domain', 'amplitudes')
     assert backend.asked['scans'][0].mean_counts() > 10 * exact.mean_counts()
+
+
+@pytest.fixture
+def checkpoint_each_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints, 'FEWEST_SECONDS', 0.0)
+    monkeypatch.setattr(checkpoints, 'LARGEST_SHARE', math.inf)
+
+
+@pytest.mark.usefixtures('checkpoint_each_epoch')
+def test_a_training_that_fails_leaves_its_checkpoint(
+    run: Any, backend: Any, scan_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = backend.train
+
+    def fail(*arguments: Any, **options: Any) -> None:
+        train(*arguments, **options)
+        raise MemoryError
+
+    monkeypatch.setattr(backend, 'train', fail)
+    folder = tmp_path / 'run'
+    failed = run('train', scan_file, '-o', folder)
+    assert failed.code == 2
+    assert f'--resume {folder / "checkpoint.h5.zip"}' in failed.err
+    assert _names(folder) == ['checkpoint.h5.zip']
+    assert read_model(folder / 'checkpoint.h5.zip').training_state is not None
+
+
+@pytest.mark.usefixtures('checkpoint_each_epoch')
+def test_a_training_that_ends_leaves_none(
+    run: Any, backend: Any, scan_file: Path, tmp_path: Path
+) -> None:
+    run('train', scan_file, '-o', tmp_path / 'run')
+    assert _names(tmp_path / 'run') == FILES
+
+
+@pytest.mark.usefixtures('checkpoint_each_epoch', 'backend')
+def test_a_checkpoint_that_is_resumed_has_done_its_duty(
+    run: Any, scan_file: Path, model_file: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / 'run'
+    folder.mkdir()
+    checkpoint = folder / 'checkpoint.h5.zip'
+    shutil.copy(model_file, checkpoint)
+    done = run('train', scan_file, '-o', folder, '--resume', checkpoint, '--epochs', 9)
+    assert done.code == 0, done.err
+    assert 'cut off' not in done.err
+    assert _names(folder) == FILES
+
+
+@pytest.mark.usefixtures('checkpoint_each_epoch', 'backend')
+def test_a_checkpoint_of_another_training_is_kept(
+    run: Any, scan_file: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / 'run'
+    folder.mkdir()
+    checkpoint = folder / 'checkpoint.h5.zip'
+    checkpoint.write_bytes(b'hours of work')
+    done = run('train', scan_file, '-o', folder)
+    assert f'To continue that one, say --resume {checkpoint}' in done.err
+    assert _names(folder) == ['checkpoint.h5.previous.zip', *FILES]
+    assert (folder / 'checkpoint.h5.previous.zip').read_bytes() == b'hours of work'

@@ -1,0 +1,76 @@
+"""The model so far, on disk while training goes on: what a killed run has learned is not lost."""
+
+import time
+import warnings
+from pathlib import Path
+
+from ptychopinn_plugin.archive import write_model
+from ptychopinn_plugin.backends.protocol import Observer, Progress
+from ptychopinn_plugin.errors import OutputError
+from ptychopinn_plugin.files import keep_previous
+
+FEWEST_SECONDS = 60.0
+"""Between two checkpoints."""
+
+LARGEST_SHARE = 0.01
+"""Of the time that training takes, for large networks on slow disks."""
+
+
+class Checkpoints:
+    """Writes the model so far to a file, at the end of an epoch about once a minute.
+
+    The file holds the best weights and, for ``train --resume``, the newest. It is replaced in one
+    go. What lay there before the first is kept as ``NAME.previous.zip``.
+
+    Parameters
+    ----------
+    path : Path
+    continues : bool
+        Training continues what lies at `path`, which may then be replaced.
+
+    Attributes
+    ----------
+    path : Path
+    is_written : bool
+        Whether there is one of this training.
+    """
+
+    def __init__(self, path: Path, *, continues: bool = False) -> None:
+        self.path = path
+        self.is_written = False
+        self._continues = continues
+        self._due = time.monotonic() + FEWEST_SECONDS
+
+    def beside(self, observer: Observer) -> Observer:
+        """Return an observer that does what another one does, and writes checkpoints."""
+
+        def observe(progress: Progress) -> bool | None:
+            is_ending = observer(progress)
+            self._write_if_due(progress)
+            return is_ending
+
+        return observe
+
+    def _write_if_due(self, progress: Progress) -> None:
+        begun = time.monotonic()
+        if progress.model is None or begun < self._due:
+            return
+        try:
+            if not self._is_ours:
+                keep_previous(self.path)
+            write_model(self.path, progress.model())
+            self.is_written = True
+        except OutputError as error:
+            # It may work again the next time.
+            warnings.warn(f'No checkpoint: {error} Training goes on.', stacklevel=2)
+        now = time.monotonic()
+        self._due = now + max(FEWEST_SECONDS, (now - begun) / LARGEST_SHARE)
+
+    def remove(self) -> None:
+        """Remove the file, where this training wrote it or continued it."""
+        if self._is_ours:
+            self.path.unlink(missing_ok=True)
+
+    @property
+    def _is_ours(self) -> bool:
+        return self.is_written or self._continues
