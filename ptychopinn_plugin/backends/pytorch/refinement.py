@@ -60,7 +60,8 @@ def sweep_object(
     """Sweep an object, and return the best that the sweeps came through.
 
     The first steps are long and noisy, so that a good start can get worse before it gets better.
-    What is returned, and shown after each sweep, is the object with the lowest loss so far.
+    What is returned, and shown after each sweep, is the object with the lowest loss so far; see
+    `sweep_for_the_best`.
 
     Parameters
     ----------
@@ -98,11 +99,22 @@ def sweep_object(
         newest = SweepState(state.object_, state.velocity, state.probe)
         return newest, model.assess(state.object_)[0]
 
+    def part_way(best: SweepState, newest: SweepState, share: float) -> tuple[SweepState, float]:
+        object_ = torch.lerp(best.object_, newest.object_, share)
+        probe = torch.lerp(best.probe, newest.probe, share)
+        if refine_probe:
+            model.set_probe_only(probe)
+        loss = model.assess(object_)[0]
+        if refine_probe:
+            model.set_probe_only(state.probe)
+        return SweepState(object_, newest.velocity, probe), loss
+
     def show(done: int, loss: float, best: SweepState) -> bool | None:
         return observer(done, loss, best.object_) if observer is not None else False
 
     start = SweepState(object_, state.velocity, model.probe)
-    best, losses = sweep_for_the_best(sweeps, start, model.assess(object_)[0], sweep_once, show)
+    loss = model.assess(object_)[0]
+    best, losses = sweep_for_the_best(sweeps, start, loss, sweep_once, part_way, show)
     if refine_probe:
         # Only their product is measured: the probe keeps the energy that it came with.
         growth = torch.linalg.vector_norm(best.probe) / energy
