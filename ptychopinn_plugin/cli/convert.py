@@ -43,6 +43,9 @@ def convert(
     from ptychopinn_plugin.data import read_probe
     from ptychopinn_plugin.legacy.models import legacy_kind, read_legacy_model, refuse_bare_pickle
 
+    if new.suffix != '.zip':
+        better = new.with_suffix('.zip') if new.name else new / 'wts.h5.zip'
+        raise OutputError(f'A model is written as .zip; got {new}. Try {better}.')
     if not old.is_file():
         raise ArchiveError(f'There is no model file {old}. Check the path.')
     refuse_bare_pickle(old)
