@@ -97,6 +97,12 @@ def test_simulate_with_a_given_probe(
     assert run(*arguments, '--probe-file', tmp_path / 'product.h5').code == 0
     message = run(*arguments, '--probe-file', scan_file, '--size', 64).error()
     assert '32 px; got 64' in message
+    message = run(*arguments, '--probe-file', scan_file, '--defocus', 9).error()
+    assert '(1 mode) is taken as it is; got --defocus' in message
+    assert run(*arguments, '--probe-file', scan_file, '--modes', 2).code == 0
+    assert len(load_scan(out).probe) == 2
+    message = run(*arguments, '--probe-file', out, '--modes', 3).error()
+    assert '(2 modes) is taken as it is; got --modes' in message
 
 
 @pytest.mark.parametrize(
@@ -105,6 +111,7 @@ def test_simulate_with_a_given_probe(
         (('scan.txt',), 'written as .npz'),
         (('scan',), 'written as .npz'),
         (('scan.npz', '--rows', 3), 'rows and columns together'),
+        (('scan.npz', *SMALL, '--positions', 12), 'got both'),
         (('scan.npz', '--object', 'image'), 'needs object_file'),
         (('scan.npz', '--object', 'cat'), 'one of dead-leaves'),
         (('scan.npz', '--object', 'image', '--object-file', 'none.png'), 'none.png'),
