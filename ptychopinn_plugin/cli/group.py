@@ -5,10 +5,11 @@ from typing import Annotated, Any
 
 import typer
 
-from ptychopinn_plugin.cli.common import count, read_scans, report, show_notes
+from ptychopinn_plugin.cli.common import read_scans, report, show_notes
 from ptychopinn_plugin.cli.options import READING, AsJson, Given, Section, takes_settings
 from ptychopinn_plugin.errors import OutputError
 from ptychopinn_plugin.legacy.group_options import GroupOptions
+from ptychopinn_plugin.words import count
 
 
 @takes_settings(Section('groups', GroupOptions, 'Groups'), READING)

@@ -5,9 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
-from ptychopinn_plugin.cli.common import count, is_reconstruction_file, read_scans, report
+from ptychopinn_plugin.cli.common import is_reconstruction_file, read_scans, report
 from ptychopinn_plugin.cli.options import READING, AsJson, Given, takes_settings
 from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.words import count
 
 _UNITS = {'m': 'm', 'eV': 'eV'}
 
@@ -107,7 +108,9 @@ def _model_lines(values: dict[str, Any]) -> list[str]:
     ]
     if data:
         scans = ', '.join(map(str, data.get('scans', ())))
-        lines.append(f'trained on: {data.get("patterns", "?")} patterns ({scans})')
+        patterns = data.get('patterns')
+        number = 'an unknown number of patterns' if patterns is None else count(patterns, 'pattern')
+        lines.append(f'trained on: {number} ({scans})')
     shown = {name: value for name, value in provenance.items() if name != 'imported_from'}
     return [*lines, *(f'{name}: {value}' for name, value in shown.items())]
 

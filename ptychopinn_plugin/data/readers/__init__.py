@@ -19,6 +19,7 @@ from ptychopinn_plugin.data.readers.ptychodus_files import read_pair, read_produ
 from ptychopinn_plugin.data.scan import Scan
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.physics import split_positions
+from ptychopinn_plugin.words import count
 
 __all__ = ['Domain', 'load_scan', 'read_probe', 'reader_names', 'scan_from_arrays']
 
@@ -267,7 +268,7 @@ def _finish(scan: Scan, *, mask_hot: bool) -> Scan:
             object_ = None
     if mask_hot:
         hot = find_hot_pixels(scan.patterns, scan.bad_pixels)
-        notes.append(f'{int(hot.sum())} hot pixels were marked as bad.')
+        notes.append(f'Marked as bad: {count(int(hot.sum()), "hot pixel")}.')
         bad = hot if bad is None else bad | hot
     if len(notes) == len(scan.notes):
         return scan

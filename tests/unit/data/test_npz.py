@@ -253,7 +253,7 @@ def test_hot_pixels_are_masked_where_asked(make_scan: MakeScan, save_npz: SaveNp
     assert not load_scan(path).bad_pixels.any()
     loaded = load_scan(path, mask_hot=True)
     assert np.argwhere(loaded.bad_pixels).tolist() == [[2, 13]]
-    assert loaded.notes[-1] == '1 hot pixels were marked as bad.'
+    assert loaded.notes[-1] == 'Marked as bad: 1 hot pixel.'
 
 
 def test_patterns_of_another_unit_become_photons(make_scan: MakeScan, save_npz: SaveNpz) -> None:

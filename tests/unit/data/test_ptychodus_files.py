@@ -165,8 +165,8 @@ def test_patterns_and_positions_meet_by_index(folder: Path, residual: Residual) 
     loaded = load_scan(folder)
     assert len(loaded) == 9
     assert residual(loaded) < 1e-5
-    assert '2 patterns without a position were left out.' in loaded.notes
-    assert '2 positions without a pattern were left out.' in loaded.notes
+    assert 'Left out: 2 patterns without a position.' in loaded.notes
+    assert 'Left out: 2 positions without a pattern.' in loaded.notes
 
 
 def test_layers_are_multiplied_and_the_first_probe_is_taken(
