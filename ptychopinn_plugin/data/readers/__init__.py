@@ -15,13 +15,21 @@ from ptychopinn_plugin.data.readers.hdf5 import open_hdf5
 from ptychopinn_plugin.data.readers.joining import Product, single_probe
 from ptychopinn_plugin.data.readers.npz import open_npz, read_npz, scan_of
 from ptychopinn_plugin.data.readers.plugins import read_with_ptychodus, reader_names
-from ptychopinn_plugin.data.readers.ptychodus_files import read_pair, read_product
+from ptychopinn_plugin.data.readers.ptychodus_files import is_product_file, read_pair, read_product
 from ptychopinn_plugin.data.scan import Scan
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.physics import split_positions
 from ptychopinn_plugin.words import count
 
-__all__ = ['Domain', 'load_scan', 'read_probe', 'reader_names', 'scan_from_arrays']
+__all__ = [
+    'Domain',
+    'is_product_file',
+    'load_scan',
+    'read_probe',
+    'read_product',
+    'reader_names',
+    'scan_from_arrays',
+]
 
 _EXPECTED = (
     'a scan is an NPZ file, a CXI file, or a folder with diffraction.h5 and product.h5; '

@@ -54,6 +54,9 @@ class Product:
     object_ : ndarray of complex, shape (object_height, object_width), optional
     center_m : (float, float), optional
         (y, x) of the middle of the object.
+    name, comments : str
+    losses : tuple of float
+        Of each epoch of what made it.
     """
 
     indexes: IntArray
@@ -63,6 +66,9 @@ class Product:
     center_m: tuple[float, float] | None = None
     geometry: Geometry = field(default_factory=Geometry)
     notes: tuple[str, ...] = ()
+    name: str = ''
+    comments: str = ''
+    losses: tuple[float, ...] = ()
 
 
 def wavelength_m(photon_energy_eV: float) -> float:
