@@ -10,7 +10,7 @@ import numpy as np
 from ptychopinn_plugin.arrays import ComplexArray, RealArray
 from ptychopinn_plugin.data.preparation import find_hot_pixels, scale_to_photons
 from ptychopinn_plugin.data.readers.cxi import read_cxi, read_cxi_product
-from ptychopinn_plugin.data.readers.domain import Domain, check_domain
+from ptychopinn_plugin.data.readers.domain import Domain, check_domain, unit_note
 from ptychopinn_plugin.data.readers.hdf5 import open_hdf5
 from ptychopinn_plugin.data.readers.joining import Product, single_probe
 from ptychopinn_plugin.data.readers.npz import open_npz, read_npz, scan_of
@@ -99,7 +99,11 @@ def load_scan(
     except DataError as error:
         raise _with_path(error, path) from error
     scan = _finish(scan, mask_hot=mask_hot)
-    return scan if photons is None else scale_to_photons(scan, photons)
+    if photons is not None:
+        return scale_to_photons(scan, photons)
+    assert scan.bad_pixels is not None
+    some = scan.patterns[:: max(1, len(scan) // 32)][:, ~scan.bad_pixels]
+    return dataclasses.replace(scan, notes=(*scan.notes, *unit_note(some)))
 
 
 def scan_from_arrays(

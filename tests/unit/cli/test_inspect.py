@@ -22,6 +22,15 @@ def test_inspect_scan(run: Any, scan_file: Path) -> None:
     assert (values['kind'], values['patterns'], values['shape_px']) == ('scan', 36, [32, 32])
 
 
+def test_inspect_tells_normalised_patterns(run: Any, scan_file: Path, tmp_path: Path) -> None:
+    with np.load(scan_file) as archive:
+        counts = archive['diff3d'].astype(np.float32)
+        path = tmp_path / 'normalised.npz'
+        np.savez(path, **{**archive, 'diff3d': counts / counts.sum()})
+    assert 'no whole numbers' in run('inspect', path).out
+    assert '--photons N' not in run('inspect', path, '--photons', 1e4).out
+
+
 def test_inspect_model(run: Any, model_file: Path) -> None:
     text = run('inspect', model_file).out
     assert 'a model for patterns of 32 x 32 px, trained with blank' in text
