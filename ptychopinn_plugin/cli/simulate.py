@@ -81,6 +81,11 @@ def simulate(
             'The number of patterns is --positions, or --rows times --columns; got both. Leave '
             'one of them out.'
         )
+    if 'jitter_px' in settings and settings.get('path_kind', 'jittered') != 'jittered':
+        raise ConfigError(
+            f'--jitter belongs to --path jittered; got --path {settings["path_kind"]}. Leave one '
+            'of them out.'
+        )
     probe = None
     if probe_file is not None:
         probe = read_probe(probe_file)
@@ -92,9 +97,8 @@ def simulate(
         _refuse_other_probes(settings, probe_file, len(probe))
         probe = probe[0] if len(probe) == 1 else probe
     config = SimulationConfig.from_dict(settings)
-    if out.is_dir():
-        raise OutputError(f'The scan must become a file; {out} is a folder. Choose another name.')
     files.check_output_folder(out.parent)
+    files.check_output_file(out, *([] if probe_file is None else [probe_file]))
     scan = simulations.simulate(config, probe=probe)
     write_scan(out, scan)
     values = {'file': out, 'kind': 'scan', **describe_scan(scan)}
@@ -120,7 +124,8 @@ def _summary(out: Path, scan: Scan, config: SimulationConfig) -> list[str]:
     height, width = scan.object_.shape
     return [
         f'Simulated {count(len(scan), "pattern")} of {config.size} x {config.size} px with '
-        f'{config.photons:.4g} counts each (seed {config.seed})',
+        f'{config.photons:.4g} {"count" if config.photons == 1 else "counts"} each '
+        f'(seed {config.seed})',
         f'object: {config.object_kind}, {height} x {width} px, in the file as the truth',
         f'path: {config.path_kind}, steps of {config.step_px:g} px; '
         f'probe: {count(len(scan.probe), "mode")}',

@@ -137,11 +137,19 @@ def read_reconstruction(path: Path | str) -> Reconstruction:
         If the file is missing, damaged or not a reconstruction.
     """
     path = Path(path)
+    if path.is_dir():
+        raise DataError(f'{path} is a folder. Name the reconstruction.npz or product.h5 in it.')
     if not path.is_file():
         raise DataError(f'There is no file {path}. Check the path.')
     if is_product_file(path):
         return _of_product(path)
     with open_npz(path) as archive:
+        missing = [name for name in ('object', 'origin_px', 'coverage') if name not in archive]
+        if missing:
+            raise DataError(
+                f'{path} is no reconstruction: it must hold {missing[0]!r}; it holds '
+                f'{", ".join(archive) or "nothing"}. Give a reconstruction.npz or a product.h5.'
+            )
         object_, origin, coverage = archive['object'], archive['origin_px'], archive['coverage']
         probe, positions = archive['probe'], archive['positions_px']
         likelihoods = archive['likelihoods']

@@ -186,7 +186,7 @@ def _content(path: Path) -> str:
     if start.startswith((b'PK\x03\x04', b'PK\x05\x06')):
         return 'npz'
     if not h5py.is_hdf5(path):
-        kind = 'a single NumPy array' if start.startswith(b'\x93NUMPY') else 'neither'
+        kind = 'a single NumPy array' if start.startswith(b'\x93NUMPY') else 'neither NPZ nor HDF5'
         raise DataError(f'{path} is {kind}; {_EXPECTED}.')
     with open_hdf5(path) as file:
         if 'entry_1' in file:

@@ -196,6 +196,38 @@ def test_convert_writes_zips(run: Any, model_file: Path, tmp_path: Path) -> None
     assert 'written as .zip' in run('convert', model_file, tmp_path / 'c.txt').error()
 
 
+@pytest.mark.parametrize(
+    ('arguments', 'expected'),
+    [
+        (('group', 'scan.npz', 'scan.npz'), 'is the file that is read'),
+        (('export', 'model.zip', '--format', 'onnx', '-o', 'model.zip'), 'written as .onnx'),
+        (('export', 'model.zip', '--format', 'legacy-tf', '-o', 'model.zip'), 'that is read'),
+        (('simulate', 'scan.npz', '--probe-file', 'scan.npz'), 'is the file that is read'),
+        (('group', 'scan.npz', 'none/groups.npz'), 'there is no folder none'),
+        (('refine', 'scan.npz', '-o', '.'), 'holds a scan of Ptychodus'),
+        (('evaluate', 'scan.npz', 'scan.npz'), 'is no reconstruction'),
+        (('evaluate', '.', 'scan.npz'), 'is a folder'),
+        (('inspect', 'notes.txt'), 'is neither NPZ nor HDF5'),
+    ],
+)
+def test_what_is_there_stays(
+    run: Any,
+    backend: Any,
+    scan_file: Path,
+    model_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    expected: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ('diffraction.h5', 'product.h5', 'notes.txt'):
+        (tmp_path / name).write_text(name)
+    before = _snapshot(tmp_path)
+    assert expected in run(*arguments).error()
+    assert _snapshot(tmp_path) == before
+
+
 def test_no_backend(
     run: Any, scan_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

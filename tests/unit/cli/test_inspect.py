@@ -195,6 +195,7 @@ def test_simulate_with_a_given_probe(
         (('scan.npz', '--rows', 3), 'rows and columns together'),
         (('scan.npz', *SMALL, '--positions', 12), 'got both'),
         (('scan.npz', '--object', 'image'), 'needs object_file'),
+        (('scan.npz', '--path', 'fermat', '--jitter', 2), 'got --path fermat'),
         (('scan.npz', '--object', 'cat'), 'one of dead-leaves'),
         (('scan.npz', '--object', 'image', '--object-file', 'none.png'), 'none.png'),
         (('scan.npz', '--photons', 0), 'at least'),

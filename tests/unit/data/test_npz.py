@@ -422,7 +422,7 @@ class TestBadInput:
         self, tmp_path: Path, refused: Callable[..., None], content: bytes
     ) -> None:
         (tmp_path / 'scan.npz').write_bytes(content)
-        refused(tmp_path / 'scan.npz', 'is neither; a scan is an NPZ file, a CXI file')
+        refused(tmp_path / 'scan.npz', 'is neither NPZ nor HDF5; a scan is an NPZ file')
 
     def test_a_single_array(self, tmp_path: Path, refused: Callable[..., None]) -> None:
         np.save(tmp_path / 'scan.npy', np.zeros(3))
