@@ -44,6 +44,12 @@ def setting(
     return field(default=default, metadata=metadata)
 
 
+def photons_setting(use: str) -> Any:
+    """Declare the mean photons of a pattern, which the command line and the panel both offer."""
+    help_ = f'mean photons in a pattern, to which patterns of another unit are scaled{use}'
+    return setting(None, help_, minimum=1.0, maximum=1e12)
+
+
 class Validated:
     """Check types, choices and limits of each field after construction."""
 

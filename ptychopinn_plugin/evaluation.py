@@ -1,5 +1,6 @@
 """A reconstruction against the truth, or against another reconstruction: numbers and a picture."""
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,12 @@ from ptychopinn_plugin.files import atomic_path
 
 LARGEST_SHIFT_PX = 8.0
 """Both objects lie in the frame of the scan's positions; a larger residual shift is chance."""
+
+SAME_PIXEL_SHARE = 0.01
+"""By which sizes of pixels may differ: a pixel in a hundred, where registration ends."""
+
+SAME_POSITION_PX = 1.0
+"""What positions of the same scan may differ by, as after a correction of positions."""
 
 _MARGIN_PX = 16
 _SMALLEST_SIDE_PX = 16
@@ -127,8 +134,10 @@ def evaluate(
     Raises
     ------
     DataError
-        If the scan has no object, or the two share too small a region.
+        If the scan has no object, the pixels are of different sizes, or the two share too small a
+        region.
     """
+    _check_pixels(reconstruction, truth)
     true_object, true_origin = _object_of(truth, truth_origin_px)
     offset = np.asarray(reconstruction.origin_px, dtype=np.float64) - true_origin
     whole = np.floor(offset + 0.5).astype(int)
@@ -153,6 +162,50 @@ def evaluate(
         image=aligned.image,
         truth=target,
     )
+
+
+def in_frame_of(reconstruction: Reconstruction, truth: Scan | Reconstruction) -> Reconstruction:
+    """Count a reconstruction's positions from where the truth's are counted from.
+
+    Files in metres have another zero than files in pixels.
+
+    Parameters
+    ----------
+    reconstruction : Reconstruction
+    truth : Scan or Reconstruction
+
+    Returns
+    -------
+    Reconstruction
+        Moved, if both hold as many positions and those are the same but for a shift; else as it is.
+    """
+    there, here = truth.positions_px, reconstruction.positions_px
+    if len(there) != len(here):
+        return reconstruction
+    shift = np.median(there - here, axis=0)
+    if np.median(np.abs(there - here - shift).max(axis=1)) > SAME_POSITION_PX:
+        return reconstruction
+    return dataclasses.replace(
+        reconstruction, origin_px=reconstruction.origin_px + shift, positions_px=here + shift
+    )
+
+
+def _check_pixels(
+    reconstruction: Reconstruction, truth: Scan | Reconstruction | ComplexArray
+) -> None:
+    if not isinstance(truth, Scan | Reconstruction):
+        return
+    sizes = [
+        (known.pixel_height_m, known.pixel_width_m)
+        for known in (reconstruction.geometry, truth.geometry)
+    ]
+    here, there = (np.array(size, dtype=np.float64) for size in sizes)  # None becomes NaN
+    if (np.abs(here - there) > SAME_PIXEL_SHARE * there).any():
+        raise DataError(
+            f'The pixels of both must be of one size; here {here[0]:.4g} x {here[1]:.4g} m (height '
+            f'x width), in the truth {there[0]:.4g} x {there[1]:.4g} m. Give the scan as the '
+            'truth, which is brought to the same size.'
+        )
 
 
 def _object_of(

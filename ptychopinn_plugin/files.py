@@ -30,10 +30,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         If the file cannot be written: a missing or unwritable folder, a full disk.
     """
     path = Path(path)
-    if not path.parent.is_dir():
-        raise OutputError(
-            f'Cannot write {path}: there is no folder {path.parent}. Create it, or choose another.'
-        )
+    check_output_file(path)
     temporary = path.with_name(f'.{path.stem}.{secrets.token_hex(4)}{path.suffix}')
     try:
         yield temporary
@@ -42,6 +39,30 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise OutputError(f'Cannot write {path}: {_reason(error)}') from error
     finally:
         _remove(temporary)
+
+
+def check_output_file(path: Path, *sources: Path) -> None:
+    """Make sure that a file can be put in a place, before the work begins.
+
+    Parameters
+    ----------
+    path : Path
+    *sources : Path
+        Files that the work reads; none of them is replaced.
+
+    Raises
+    ------
+    OutputError
+        If its folder is missing, or it is a folder or one of `sources`.
+    """
+    if not path.parent.is_dir():
+        raise OutputError(
+            f'Cannot write {path}: there is no folder {path.parent}. Create it, or choose another.'
+        )
+    if path.is_dir():
+        raise OutputError(f'Cannot write {path}: it is a folder. Choose another name for the file.')
+    if any(path.exists() and source.exists() and path.samefile(source) for source in sources):
+        raise OutputError(f'Cannot write {path}: it is the file that is read. Choose another name.')
 
 
 def keep_previous(path: Path) -> None:

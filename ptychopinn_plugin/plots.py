@@ -18,6 +18,7 @@ from ptychopinn_plugin import metrics
 from ptychopinn_plugin.arrays import BoolArray, ComplexArray, FloatArray
 from ptychopinn_plugin.data import Reconstruction
 from ptychopinn_plugin.files import atomic_path
+from ptychopinn_plugin.words import count
 
 COVERED = 0.05
 """Pixels with a smaller share of the brightest illumination hold no object worth showing."""
@@ -381,8 +382,8 @@ def _make_grid(
 
 def _title(reconstruction: Reconstruction) -> str:
     sweeps = max(0, len(reconstruction.likelihoods) - 1)
-    words = f'{len(reconstruction.positions_px):,} patterns, {reconstruction.backend}'
-    return f'{reconstruction.name}: {words}, {sweeps} sweeps'
+    words = f'{count(len(reconstruction.positions_px), "pattern")}, {reconstruction.backend}'
+    return f'{reconstruction.name}: {words}, {count(sweeps, "sweep")}'
 
 
 def _save(figure: Figure, path: Path) -> None:

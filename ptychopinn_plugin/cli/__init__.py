@@ -22,7 +22,7 @@ from ptychopinn_plugin.cli.options import joined_lines
 from ptychopinn_plugin.cli.reconstruct import reconstruct, refine
 from ptychopinn_plugin.cli.train import train
 from ptychopinn_plugin.cli.twins import ptycho_inference, ptycho_train
-from ptychopinn_plugin.errors import PtychoPinnError
+from ptychopinn_plugin.errors import ConfigError, PtychoPinnError
 
 __all__ = ['app', 'main']
 
@@ -37,12 +37,27 @@ class _Commands(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)
+        _refuse_empty(rest)
         if name == 'simulate':
             module = importlib.import_module('ptychopinn_plugin.cli.simulate')
             single = typer.Typer(add_completion=False, rich_markup_mode='rich')
             single.command(name, help=joined_lines(module.simulate.__doc__))(module.simulate)
             command = typer.main.get_command(single)
         return name, command, rest
+
+
+def _refuse_empty(arguments: Sequence[str]) -> None:
+    """Refuse a value of no letters: as a path it would be the current folder."""
+    for number, argument in enumerate(arguments):
+        before = arguments[number - 1] if number else ''
+        name = before if before.startswith('-') else 'an argument'
+        if argument.startswith('--') and argument.endswith('='):
+            name, argument = argument[:-1], ''
+        if not argument:
+            raise ConfigError(
+                f'A value was expected for {name}; got an empty one. Give one, or leave it out. '
+                'Is a variable of the shell not set?'
+            )
 
 
 app = typer.Typer(

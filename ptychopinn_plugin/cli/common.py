@@ -1,4 +1,4 @@
-"""What the commands share: reading scans, their notes, which backend, words for numbers."""
+"""What the commands share: reading scans, their notes, figures, durations."""
 
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -106,8 +106,3 @@ def in_words(seconds: float) -> str:
     if seconds < 90:
         return f'{seconds:.1f} s'
     return f'{seconds / 60:.1f} min' if seconds < 5400 else f'{seconds / 3600:.1f} h'
-
-
-def count(number: int, word: str, plural: str = 's') -> str:
-    """Return a number with its noun."""
-    return f'{number:,} {word}{"" if number == 1 else plural}'

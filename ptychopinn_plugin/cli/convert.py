@@ -41,8 +41,12 @@ def convert(
     """
     from ptychopinn_plugin.archive import describe_model, write_model
     from ptychopinn_plugin.data import read_probe
+    from ptychopinn_plugin.files import check_output_file
     from ptychopinn_plugin.legacy.models import legacy_kind, read_legacy_model, refuse_bare_pickle
 
+    if new.suffix != '.zip':
+        better = new.with_suffix('.zip') if new.name else new / 'wts.h5.zip'
+        raise OutputError(f'A model is written as .zip; got {new}. Try {better}.')
     if not old.is_file():
         raise ArchiveError(f'There is no model file {old}. Check the path.')
     refuse_bare_pickle(old)
@@ -51,8 +55,7 @@ def convert(
             f'{old} is no model of PtychoPINN, so there is nothing to convert. '
             f'See what it is: ptychopinn inspect {old}.'
         )
-    if new.exists() and new.samefile(old):
-        raise OutputError(f'{new} is the old file. Choose another name for the new one.')
+    check_output_file(new, old)
     model = read_legacy_model(old, probe=None if probe_from is None else read_probe(probe_from))
     write_model(new, model)
     values = {'old': old, 'new': new, **describe_model(model)}

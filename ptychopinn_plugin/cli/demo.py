@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ptychopinn_plugin._version import __version__
-from ptychopinn_plugin.cli.common import count, in_words, report
+from ptychopinn_plugin.cli.common import in_words, report
 from ptychopinn_plugin.cli.options import AsJson, BackendName, Output
 from ptychopinn_plugin.cli.outputs import staged_outputs, write_history, write_json, write_text
 from ptychopinn_plugin.cli.progress import RunProgress
 from ptychopinn_plugin.config import Config, RefinementConfig, TrainingConfig
+from ptychopinn_plugin.words import count
 
 if TYPE_CHECKING:
     from ptychopinn_plugin.backends.protocol import TrainingResult

@@ -17,6 +17,7 @@ from ptychopinn_plugin.backends.selection import ENVIRONMENT_VARIABLE, choose, f
 from ptychopinn_plugin.backends.spec import BackendSpec
 from ptychopinn_plugin.errors import BackendUnavailableError, UnknownBackendError
 from ptychopinn_plugin.host.diagnosis import examine_host, host_rows
+from ptychopinn_plugin.words import count
 
 PROBE_TIMEOUT_S = 120.0
 """The first import of a framework from a cold disk can take a minute."""
@@ -215,7 +216,7 @@ def _rows(report: dict[str, Any]) -> list[tuple[str, str]]:
         ('ptychopinn-plugin', report['version']),
         ('Python', f'{report["python"]["version"]} ({report["python"]["executable"]})'),
         ('platform', report['platform']),
-        ('CPU', f'{cpu["name"]}, {cpu["cores"]} cores'),
+        ('CPU', f'{cpu["name"]}, {count(cpu["cores"], "core")}'),
         ('memory', 'unknown' if memory is None else f'{memory} GB'),
     ]
     rows += [('GPU', _gpu_line(gpu)) for gpu in report['gpus']]

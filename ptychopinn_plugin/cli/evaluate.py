@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 FILES = ('evaluation.json', 'evaluation.png')
 
 _Reconstruction = Annotated[
-    Path, typer.Argument(metavar='RECONSTRUCTION', help='A reconstruction.npz.')
+    Path, typer.Argument(metavar='RECONSTRUCTION', help='A reconstruction.npz or a product.h5.')
 ]
 _Truth = Annotated[
     Path,
     typer.Argument(
-        metavar='TRUTH', help='A scan that holds its object, or another reconstruction.npz.'
+        metavar='TRUTH', help='A scan that holds its object, or another reconstruction or product.'
     ),
 ]
 _Output = Annotated[
@@ -59,18 +59,21 @@ def evaluate(
     Examples:
       ptychopinn evaluate result/reconstruction.npz scan.npz
       ptychopinn evaluate result/reconstruction.npz other/reconstruction.npz -o compared
-      ptychopinn evaluate result/reconstruction.npz scan.npz --json
+      ptychopinn evaluate product.h5 scan.npz --json
     """
-    from ptychopinn_plugin.data import read_reconstruction
+    from ptychopinn_plugin.data import is_product_file, read_reconstruction
     from ptychopinn_plugin.evaluation import evaluate as measure
-    from ptychopinn_plugin.evaluation import plot_evaluation
+    from ptychopinn_plugin.evaluation import in_frame_of, plot_evaluation
 
     with ExitStack() as stack:
         stage = None
         if output is not None:
             stage = stack.enter_context(staged_outputs(output, FILES))
         found = read_reconstruction(reconstruction)
-        evaluation = measure(found, _read_truth(truth, found, given), remove_ramp=remove_ramp)
+        true = _read_truth(truth, found, given)
+        if is_product_file(reconstruction) or is_product_file(truth):
+            found = in_frame_of(found, true)
+        evaluation = measure(found, true, remove_ramp=remove_ramp)
         values: dict[str, Any] = {
             'reconstruction': reconstruction,
             'truth': truth,
@@ -86,9 +89,9 @@ def evaluate(
 
 
 def _read_truth(path: Path, found: 'Reconstruction', given: Given) -> 'Scan | Reconstruction':
-    from ptychopinn_plugin.data import read_reconstruction
+    from ptychopinn_plugin.data import is_product_file, read_reconstruction
 
-    if is_reconstruction_file(path):
+    if is_reconstruction_file(path) or is_product_file(path):
         return read_reconstruction(path)
     # In the frame of the reconstruction, where a model of another size made it.
     scans = fit_scans(read_scans([path], given), found.probe.shape[-1])

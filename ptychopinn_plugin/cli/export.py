@@ -7,6 +7,7 @@ import typer
 
 from ptychopinn_plugin.cli.common import report
 from ptychopinn_plugin.cli.options import AsJson
+from ptychopinn_plugin.errors import OutputError
 
 
 def export(
@@ -46,12 +47,17 @@ def export(
     """
     from ptychopinn_plugin.archive import read_model
     from ptychopinn_plugin.export import EXPORTERS, export_model
+    from ptychopinn_plugin.files import check_output_file
 
     opened = read_model(model)
     name = model.name.removesuffix('.zip').removesuffix('.h5').removesuffix('.ckpt')
     exporter = EXPORTERS.get(format_)
     suffix = '' if exporter is None else exporter.suffix
     path = output or model.with_name(f'{name}{suffix}')
+    if path.suffix != Path(f'x{suffix}').suffix and exporter is not None:
+        better = path.with_suffix(suffix)
+        raise OutputError(f'{format_} is written as {suffix}; got {path}. Try {better}.')
+    check_output_file(path, model)
     export_model(opened, path, format_, template=template)
     network = opened.network
     channels, size = network.layers[0].out_channels, network.window_px

@@ -5,10 +5,11 @@ from typing import Annotated, Any
 
 import typer
 
-from ptychopinn_plugin.cli.common import count, read_scans, report, show_notes
+from ptychopinn_plugin.cli.common import read_scans, report, show_notes
 from ptychopinn_plugin.cli.options import READING, AsJson, Given, Section, takes_settings
 from ptychopinn_plugin.errors import OutputError
 from ptychopinn_plugin.legacy.group_options import GroupOptions
+from ptychopinn_plugin.words import count
 
 
 @takes_settings(Section('groups', GroupOptions, 'Groups'), READING)
@@ -37,13 +38,14 @@ def group(
     """
     import numpy as np
 
-    from ptychopinn_plugin.files import atomic_path
+    from ptychopinn_plugin.files import atomic_path, check_output_file
     from ptychopinn_plugin.legacy.group_cache import cache_path
     from ptychopinn_plugin.legacy.groups import group_scan, groups_are_kept
 
     if out.suffix != '.npz':
         raise OutputError(f'Groups are written as .npz; got {out}. Try {out.with_suffix(".npz")}.')
     options = GroupOptions.from_dict(given['groups'])
+    check_output_file(out, scan)
     loaded = read_scans([scan], given)[0]
     notes = show_notes([loaded])
     cache = None if no_cache else cache_path(scan)

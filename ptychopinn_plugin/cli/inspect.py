@@ -5,9 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
-from ptychopinn_plugin.cli.common import count, is_reconstruction_file, read_scans, report
+from ptychopinn_plugin.cli.common import is_reconstruction_file, read_scans, report
 from ptychopinn_plugin.cli.options import READING, AsJson, Given, takes_settings
 from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.words import count
 
 _UNITS = {'m': 'm', 'eV': 'eV'}
 
@@ -16,22 +17,26 @@ _UNITS = {'m': 'm', 'eV': 'eV'}
 def inspect(
     file: Annotated[
         Path,
-        typer.Argument(metavar='FILE', help='A scan (a file or folder), model or reconstruction.'),
+        typer.Argument(
+            metavar='FILE',
+            help='A scan (a file or folder), a model, a reconstruction or a product.h5.',
+        ),
     ],
     as_json: AsJson = False,
     *,
     given: Given,
 ) -> None:
-    """Say in plain words what a scan, a model or a reconstruction holds.
+    """Say in plain words what a scan, a model, a reconstruction or a product holds.
 
     \b
     Examples:
       ptychopinn inspect scan.npz
       ptychopinn inspect run/wts.h5.zip --json
       ptychopinn inspect result/reconstruction.npz
+      ptychopinn inspect result/product.h5
     """
     from ptychopinn_plugin.archive import describe_model, is_model_file, read_model
-    from ptychopinn_plugin.data import describe_scan
+    from ptychopinn_plugin.data import describe_scan, is_product_file
     from ptychopinn_plugin.legacy.models import is_bare_pickle
 
     if not file.exists():
@@ -42,6 +47,9 @@ def inspect(
     elif is_reconstruction_file(file):
         values = _describe_reconstruction(file)
         lines = _reconstruction_lines(values)
+    elif is_product_file(file):
+        values = _describe_product(file)
+        lines = _product_lines(values)
     else:
         values = {'kind': 'scan', **describe_scan(read_scans([file], given)[0])}
         lines = _scan_lines(values)
@@ -107,7 +115,9 @@ def _model_lines(values: dict[str, Any]) -> list[str]:
     ]
     if data:
         scans = ', '.join(map(str, data.get('scans', ())))
-        lines.append(f'trained on: {data.get("patterns", "?")} patterns ({scans})')
+        patterns = data.get('patterns')
+        number = 'an unknown number of patterns' if patterns is None else count(patterns, 'pattern')
+        lines.append(f'trained on: {number} ({scans})')
     shown = {name: value for name, value in provenance.items() if name != 'imported_from'}
     return [*lines, *(f'{name}: {value}' for name, value in shown.items())]
 
@@ -151,6 +161,51 @@ def _reconstruction_lines(values: dict[str, Any]) -> list[str]:
         f'time: {timing or "not in the file"}',
         *_geometry_lines(values['geometry']),
     ]
+
+
+def _describe_product(path: Path) -> dict[str, Any]:
+    import dataclasses
+
+    from ptychopinn_plugin.data import read_product
+
+    found = read_product(path)
+    geometry = dataclasses.asdict(found.geometry)
+    y_m, x_m = found.positions_m.T.tolist()
+    assert found.probe is not None
+    return {
+        'kind': 'product',
+        'name': found.name,
+        'comments': found.comments,
+        'object_shape_px': None if found.object_ is None else list(found.object_.shape),
+        'positions': len(y_m),
+        'positions_m': {'y': [min(y_m), max(y_m)], 'x': [min(x_m), max(x_m)]} if y_m else None,
+        'probe_modes': len(found.probe),
+        'probe_shape_px': list(found.probe.shape[-2:]),
+        'losses': list(found.losses),
+        'geometry': {name: value for name, value in geometry.items() if value},
+        'notes': list(found.notes),
+    }
+
+
+def _product_lines(values: dict[str, Any]) -> list[str]:
+    shape, losses, positions = values['object_shape_px'], values['losses'], values['positions_m']
+    height, width = values['probe_shape_px']
+    lines = [
+        f'a product of Ptychodus, {values["name"] or "without a name"}',
+        'object: none' if shape is None else f'object: {shape[0]} x {shape[1]} px',
+        f'positions: {values["positions"]:,}, y {_range(positions["y"])} m, '
+        f'x {_range(positions["x"])} m'
+        if positions
+        else 'positions: none',
+        f'probe: {count(values["probe_modes"], "mode")}, {height} x {width} px',
+        f'losses: {len(losses):,}, {losses[0]:.4g} at first, {losses[-1]:.4g} at last'
+        if losses
+        else 'losses: none',
+        *_geometry_lines(values['geometry']),
+    ]
+    if values['comments']:
+        lines.append(f'comments: {values["comments"]}')
+    return [*lines, *(f'note: {note}' for note in values['notes'])]
 
 
 def _range(limits: list[float]) -> str:

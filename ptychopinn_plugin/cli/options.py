@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from ptychopinn_plugin.config import Validated, setting
+from ptychopinn_plugin.config import Validated, photons_setting, setting
 
 Given = dict[str, dict[str, Any]]
 """By section: the settings that the user gave, and no others."""
@@ -52,13 +52,7 @@ class ScanReading(Validated):
         None, 'take the probe from this scan, product or reconstruction'
     )
     mask_hot: bool = setting(False, 'find hot pixels and leave them out')
-    photons: float | None = setting(
-        None,
-        'mean photons in a pattern, to which patterns of another unit are scaled; else what the '
-        'file holds are counts',
-        minimum=1.0,
-        maximum=1e12,
-    )
+    photons: float | None = photons_setting('; else what the file holds are counts')
 
 
 @dataclass(frozen=True)

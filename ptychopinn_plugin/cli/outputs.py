@@ -46,6 +46,7 @@ def staged_outputs(
     try:
         files.check_output_folder(folder)
         _check_names(folder, names)
+        _spare_scan(folder, names)
         files.check_output_folder(stage)
         yield stage
         _move_files(stage, folder)
@@ -102,6 +103,17 @@ def _check_names(folder: Path, names: Sequence[str]) -> None:
             raise OutputError(
                 f'{folder / name} must become a file; it is a folder. Choose another --output.'
             )
+
+
+def _spare_scan(folder: Path, names: Sequence[str]) -> None:
+    """Refuse to replace the product that belongs to the patterns beside it."""
+    if 'product.h5' in names and all(
+        (folder / name).is_file() for name in ('diffraction.h5', 'product.h5')
+    ):
+        raise OutputError(
+            f'{folder} holds a scan of Ptychodus, whose product.h5 would be replaced. '
+            'Choose another --output.'
+        )
 
 
 def _move_files(stage: Path, folder: Path) -> None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ptychopinn_plugin.cli.common import (
-    count,
     fit_scans,
     in_words,
     read_scans,
@@ -30,10 +29,12 @@ from ptychopinn_plugin.cli.progress import RunProgress
 from ptychopinn_plugin.cli.settings import assemble_config
 from ptychopinn_plugin.config import InferenceConfig, RefinementConfig
 from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.words import count
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ptychopinn_plugin.archive import Model
     from ptychopinn_plugin.data import Reconstruction, Scan
     from ptychopinn_plugin.evaluation import Evaluation
 
@@ -129,7 +130,7 @@ def _everything(scan: 'Scan') -> 'Scan':
 
 def reconstruct_into(
     output: Path,
-    model: Path,
+    model: 'Path | Model',
     scan: Path,
     backend: str | None,
     given: Given,
@@ -139,7 +140,9 @@ def reconstruct_into(
 
     Parameters
     ----------
-    output, model, scan : Path
+    output : Path
+    model : Path or Model
+    scan : Path
     backend : str, optional
     given : dict of dict
         The sections 'reading', 'inference' and 'refinement'.
@@ -150,7 +153,7 @@ def reconstruct_into(
 
     watch = Stopwatch()
     with staged_outputs(output, FILES) as stage:
-        opened = api.open_model(model)
+        opened = api.open_model(model) if isinstance(model, Path) else model
         config = assemble_config(given, base=opened.config.to_dict())
         choice = choose(backend, model_backend=opened.backend)
         size = opened.config.model.pattern_size or opened.network.window_px

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ptychopinn_plugin._version import __version__
-from ptychopinn_plugin.cli.common import count, fit_scans, in_words, read_scans, report, show_notes
+from ptychopinn_plugin.cli.common import fit_scans, in_words, read_scans, report, show_notes
 from ptychopinn_plugin.cli.journal import EpochJournal, keeping_log, logger
 from ptychopinn_plugin.cli.options import (
     READING,
@@ -25,6 +25,7 @@ from ptychopinn_plugin.cli.progress import RunProgress
 from ptychopinn_plugin.cli.settings import assemble_config, refuse_changes
 from ptychopinn_plugin.config import Config, ModelConfig, TrainingConfig
 from ptychopinn_plugin.errors import ConfigError
+from ptychopinn_plugin.words import count
 
 if TYPE_CHECKING:
     from ptychopinn_plugin.archive import Model
@@ -283,18 +284,24 @@ def _write(stage: Path, result: 'TrainingResult', *, inference_only: bool) -> No
 
 def _facts(job: _Job, result: 'TrainingResult', output: Path) -> dict[str, Any]:
     last = dict(result.history[-1]) if result.history else {}
-    provenance = result.model.provenance
+    provenance, given = result.model.provenance, sum(len(scan) for scan in job.scans)
+    # Where nothing is held out, the loss of training stands in for it, to the last bit.
+    validated = any(
+        row.get('validation_loss', row['loss']) != row['loss'] for row in result.history
+    )
     return {
         'output': output,
         'model': output / MODEL_FILE,
         'files': list(FILES),
         'backend': job.choice.name,
         'device': provenance.get('device'),
-        'patterns': sum(len(scan) for scan in job.scans),
+        'patterns': result.model.data_summary.get('patterns', given),
+        'patterns_given': given,
         'scans': [scan.name for scan in job.scans],
         'epochs': len(result.history),
         'stopped': result.stopped,
         'best_loss': provenance.get('best_loss'),
+        'validated': validated,
         'last': last,
         'seconds': provenance.get('seconds'),
         'notes': job.notes,
@@ -302,14 +309,18 @@ def _facts(job: _Job, result: 'TrainingResult', output: Path) -> dict[str, Any]:
 
 
 def _summary(values: dict[str, Any]) -> list[str]:
-    seconds, best = values['seconds'], values['best_loss']
+    seconds, best, used = values['seconds'], values['best_loss'], values['patterns']
+    patterns = count(values['patterns_given'], 'pattern')
+    if used != values['patterns_given']:
+        patterns = f'{used:,} of {patterns}'
+    loss = 'validation loss' if values['validated'] else 'training loss (nothing was held out)'
     return [
-        f'Trained on {count(values["patterns"], "pattern")} of '
-        f'{count(len(values["scans"]), "scan")} with {values["backend"]} on {values["device"]}: '
+        f'Trained on {patterns} of {count(len(values["scans"]), "scan")} with '
+        f'{values["backend"]} on {values["device"]}: '
         f'{count(values["epochs"], "epoch")}'
         + ('' if seconds is None else f' in {in_words(seconds)}')
         + f' (ended by: {values["stopped"]})',
-        f'best validation loss: {"unknown" if best is None else format(best, ".5g")}',
+        f'best {loss}: {"unknown" if best is None else format(best, ".5g")}',
         f'model: {values["model"]}; beside it: {", ".join(FILES[1:])}',
         f'next: ptychopinn reconstruct {values["model"]} SCAN --output DIR',
     ]

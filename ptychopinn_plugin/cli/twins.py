@@ -15,6 +15,7 @@ from ptychopinn_plugin.errors import ConfigError
 from ptychopinn_plugin.legacy.fields import OLDER_NAMES, Field, Owner, fields_of
 
 if TYPE_CHECKING:
+    from ptychopinn_plugin.archive import Model
     from ptychopinn_plugin.legacy.configuration import LegacySettings
 
 DEPRECATED = {**OLDER_NAMES, 'device': 'accelerator'}
@@ -99,26 +100,23 @@ def ptycho_inference(config: _Yaml = None, *, given: Given) -> None:
       ptychopinn ptycho-inference --model_path out --test_data_file b.npz --output_dir result
       ptychopinn ptycho-inference --model_path last.ckpt --test_data_file b.npz --output_dir x
     """
+    from ptychopinn_plugin import api
     from ptychopinn_plugin.legacy.workflow import find_model
 
     settings = _settings(given, config, 'InferenceConfig')
-    model, scan = find_model(_needed(settings, 'model')), _needed(settings, 'test_data')
+    path, scan = find_model(_needed(settings, 'model')), _needed(settings, 'test_data')
+    model = api.open_model(path)
     _warn_of_model_options(settings, model)
     _reconstruct(model, scan, settings, given)
 
 
-def _warn_of_model_options(settings: 'LegacySettings', path: Path) -> None:
+def _warn_of_model_options(settings: 'LegacySettings', model: 'Model') -> None:
     """Name what was asked for of the network, where the model file says otherwise."""
-    from ptychopinn_plugin import api
-
     asked = {
         item: settings.given[name]
         for name, item in fields_of('ModelConfig').items()
         if item.ours and settings.given and settings.given.get(name) is not None
     }
-    if not asked:
-        return
-    model = api.open_model(path)
     size = model.config.model.pattern_size or model.network.window_px
     there = model.config.model.replace(pattern_size=size)
     for item, value in asked.items():
@@ -132,7 +130,9 @@ def _warn_of_model_options(settings: 'LegacySettings', path: Path) -> None:
             )
 
 
-def _reconstruct(model: Path, scan: Path, settings: 'LegacySettings', given: Given) -> None:
+def _reconstruct(
+    model: 'Path | Model', scan: Path, settings: 'LegacySettings', given: Given
+) -> None:
     from ptychopinn_plugin.cli.reconstruct import reconstruct_into
     from ptychopinn_plugin.legacy.workflow import subsample_scan
 

@@ -10,8 +10,10 @@ from ptychopinn_plugin.data.preparation import (
 )
 from ptychopinn_plugin.data.readers import (
     Domain,
+    is_product_file,
     load_scan,
     read_probe,
+    read_product,
     reader_names,
     scan_from_arrays,
 )
@@ -33,8 +35,10 @@ __all__ = [
     'find_hot_pixels',
     'fit_to_size',
     'inpaint',
+    'is_product_file',
     'load_scan',
     'read_probe',
+    'read_product',
     'read_reconstruction',
     'reader_names',
     'scale_to_photons',

@@ -11,6 +11,7 @@ from ptychopinn_plugin.arrays import BoolArray, ComplexArray, FloatArray, IntArr
 from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.physics import split_positions
+from ptychopinn_plugin.words import count
 
 _CHUNK = 1024
 
@@ -142,9 +143,8 @@ def without_dark_patterns(scan: Scan) -> Scan:
         return scan
     first = int(np.flatnonzero(dark)[0])
     warnings.warn(
-        f'{scan.name}: {int(dark.sum())} of {len(scan)} patterns hold less than '
-        f'{DARK_PATTERN_SHARE:.0%} of the usual counts (the first is number {first}) and are '
-        'left out.',
+        f'{scan.name}: left out {int(dark.sum())} of {count(len(scan), "pattern")}, with less than '
+        f'{DARK_PATTERN_SHARE:.0%} of the usual counts (the first is number {first}).',
         stacklevel=2,
     )
     return scan.subset(np.flatnonzero(~dark))

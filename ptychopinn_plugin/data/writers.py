@@ -7,7 +7,7 @@ import dataclasses
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ import h5py
 import numpy as np
 
 from ptychopinn_plugin._version import __version__
-from ptychopinn_plugin.arrays import RealArray
-from ptychopinn_plugin.data.readers.joining import middle_offset_px
+from ptychopinn_plugin.arrays import FloatArray, RealArray
+from ptychopinn_plugin.data.readers.joining import load_name, middle_offset_px
 from ptychopinn_plugin.data.readers.npz import geometry_of, open_npz, read_metadata
+from ptychopinn_plugin.data.readers.ptychodus_files import is_product_file, read_product
 from ptychopinn_plugin.data.reconstruction import Reconstruction
 from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.errors import DataError
@@ -117,15 +118,18 @@ def _save(path: Path, arrays: dict[str, Any], metadata: dict[str, Any]) -> None:
 
 
 def read_reconstruction(path: Path | str) -> Reconstruction:
-    """Read what `write_reconstruction` wrote.
+    """Read what `write_reconstruction` or `write_product` wrote, or a product of Ptychodus.
 
     Parameters
     ----------
     path : Path
+        A `reconstruction.npz` or a `product.h5`.
 
     Returns
     -------
     Reconstruction
+        Of a product, zero metres are the position of zero pixels, and `coverage`, which it does
+        not hold, is 1.
 
     Raises
     ------
@@ -133,9 +137,19 @@ def read_reconstruction(path: Path | str) -> Reconstruction:
         If the file is missing, damaged or not a reconstruction.
     """
     path = Path(path)
+    if path.is_dir():
+        raise DataError(f'{path} is a folder. Name the reconstruction.npz or product.h5 in it.')
     if not path.is_file():
         raise DataError(f'There is no file {path}. Check the path.')
+    if is_product_file(path):
+        return _of_product(path)
     with open_npz(path) as archive:
+        missing = [name for name in ('object', 'origin_px', 'coverage') if name not in archive]
+        if missing:
+            raise DataError(
+                f'{path} is no reconstruction: it must hold {missing[0]!r}; it holds '
+                f'{", ".join(archive) or "nothing"}. Give a reconstruction.npz or a product.h5.'
+            )
         object_, origin, coverage = archive['object'], archive['origin_px'], archive['coverage']
         probe, positions = archive['probe'], archive['positions_px']
         likelihoods = archive['likelihoods']
@@ -160,6 +174,38 @@ def read_reconstruction(path: Path | str) -> Reconstruction:
         geometry=geometry_of(metadata),
         name=str(metadata.get('name', 'scan')),
     )
+
+
+def _of_product(path: Path) -> Reconstruction:
+    product = read_product(path)
+    object_, probe, known = product.object_, product.probe, product.geometry
+    if object_ is None or probe is None:
+        raise DataError(f'{path} holds no object. Reconstruct it, or give another product.')
+    if not (known.pixel_height_m and known.pixel_width_m):
+        raise DataError(
+            f'{path} must say the size of an object pixel (pixel_height_m, pixel_width_m); it does '
+            'not. Write it again with Ptychodus.'
+        )
+    pixel_m = np.array([known.pixel_height_m, known.pixel_width_m])
+    if (pixel_m == UNKNOWN_PIXEL_M).all():
+        known = dataclasses.replace(known, pixel_height_m=None, pixel_width_m=None)
+    return Reconstruction(
+        object_=object_.astype(np.complex64),
+        origin_px=product.center_m / pixel_m - _middle_px(object_.shape, probe.shape[-2:]),
+        coverage=np.ones(object_.shape, dtype=np.float32),
+        probe=probe.astype(np.complex64),
+        positions_px=product.positions_m / pixel_m,
+        backend='unknown',
+        likelihoods=product.losses,
+        geometry=known,
+        name=product.name or load_name(path),
+    )
+
+
+def _middle_px(shape: Sequence[int], probe_shape: Sequence[int]) -> FloatArray:
+    """Return the middle of an object, between pixels as Ptychodus counts; see readers.joining."""
+    offset = [middle_offset_px(side) for side in probe_shape]
+    return (np.array(shape) - 1) / 2 + offset
 
 
 def write_product(path: Path | str, reconstruction: Reconstruction) -> None:
@@ -218,9 +264,7 @@ def _write_arrays(file: Any, reconstruction: Reconstruction, pixel_m: RealArray)
     file['object'] = np.asarray(reconstruction.object_, dtype=np.complex64)[np.newaxis]
     for name in ('probe', 'object'):
         file[name].attrs.update(pixel_height_m=pixel_m[0], pixel_width_m=pixel_m[1])
-    # The middle of the object, between pixels as Ptychodus counts; see readers.joining.
-    offset = [middle_offset_px(side) for side in probe.shape[-2:]]
-    middle = (np.array(reconstruction.object_.shape) - 1) / 2 + offset
+    middle = _middle_px(reconstruction.object_.shape, probe.shape[-2:])
     center_m = (reconstruction.origin_px + middle) * pixel_m
     file['object'].attrs.update(center_y_m=center_m[0], center_x_m=center_m[1])
     file['object_layer_spacing_m'] = np.zeros(0)

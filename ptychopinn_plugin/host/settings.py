@@ -21,6 +21,7 @@ from ptychopinn_plugin.config import (
     RefinementConfig,
     TrainingConfig,
     Validated,
+    photons_setting,
     setting,
 )
 from ptychopinn_plugin.errors import ConfigError
@@ -43,13 +44,7 @@ class HostOptions(Validated):
     keep_training_state: bool = setting(
         True, 'the model file keeps what "ptychopinn train --resume" needs; else it is smaller'
     )
-    photons: float | None = setting(
-        None,
-        'mean photons in a pattern, to which patterns of another unit are scaled, in training '
-        'and inference',
-        minimum=1.0,
-        maximum=1e12,
-    )
+    photons: float | None = photons_setting(', in training and inference')
     idle_minutes: float = setting(
         10.0,
         'after so long without a run the worker ends and frees memory, the GPU included',

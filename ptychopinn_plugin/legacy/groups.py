@@ -48,8 +48,8 @@ def _find_groups(positions_px: FloatArray, options: GroupOptions) -> IntArray:
     wanted = options.n_groups or len(positions_px)
     if wanted > len(positions_px) and not options.enable_oversampling:
         logger.warning(
-            '%d groups were asked for and there are %d patterns, so there are as many groups as '
-            'patterns; say enable_oversampling for more.',
+            '%d groups were asked for; there are only as many as patterns, %d. '
+            'Say enable_oversampling for more.',
             wanted,
             len(positions_px),
         )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ptychopinn_plugin.data.reconstruction import Reconstruction
-from ptychopinn_plugin.data.scan import Scan
+from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 from ptychopinn_plugin.errors import DataError, OutputError
 from ptychopinn_plugin.evaluation import evaluate, plot_evaluation
@@ -135,6 +135,12 @@ def test_what_cannot_be_compared(scan: Scan) -> None:
         evaluate(found, dataclasses.replace(scan, object_=None))
     with pytest.raises(DataError, match='share at least 16 x 16'):
         evaluate(found, found.object_, truth_origin_px=(500.0, 0.0))
+    other, pixel = (
+        dataclasses.replace(found, geometry=Geometry(pixel_height_m=size, pixel_width_m=size))
+        for size in (1e-8, 2e-8)
+    )
+    with pytest.raises(DataError, match=r'of one size; .* 1e-08 x .* 2e-08 x'):
+        evaluate(other, pixel)
     with pytest.raises(DataError, match='must be an image'):
         evaluate(found, found.object_[np.newaxis])
 

@@ -62,6 +62,16 @@ def test_uncovered_areas_are_masked(
         assert to_hex(image.cmap.get_bad()) == '#dddddd'
 
 
+def test_titles_count_in_words(
+    reconstruction: Reconstruction, figures: list[Figure], tmp_path: Path
+) -> None:
+    single = dataclasses.replace(
+        reconstruction, positions_px=np.zeros((1, 2)), likelihoods=(2.0, 1.0)
+    )
+    plots.plot_reconstruction(single, tmp_path / 'a.png')
+    assert figures[0].get_suptitle() == 'scan: 1 pattern, none, 1 sweep'
+
+
 def test_global_phase_does_not_matter(
     reconstruction: Reconstruction, figures: list[Figure], tmp_path: Path
 ) -> None:

@@ -10,17 +10,26 @@ import numpy as np
 from ptychopinn_plugin.arrays import ComplexArray, RealArray
 from ptychopinn_plugin.data.preparation import find_hot_pixels, scale_to_photons
 from ptychopinn_plugin.data.readers.cxi import read_cxi, read_cxi_product
-from ptychopinn_plugin.data.readers.domain import Domain, check_domain
+from ptychopinn_plugin.data.readers.domain import Domain, check_domain, unit_note
 from ptychopinn_plugin.data.readers.hdf5 import open_hdf5
 from ptychopinn_plugin.data.readers.joining import Product, single_probe
 from ptychopinn_plugin.data.readers.npz import open_npz, read_npz, scan_of
 from ptychopinn_plugin.data.readers.plugins import read_with_ptychodus, reader_names
-from ptychopinn_plugin.data.readers.ptychodus_files import read_pair, read_product
+from ptychopinn_plugin.data.readers.ptychodus_files import is_product_file, read_pair, read_product
 from ptychopinn_plugin.data.scan import Scan
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.physics import split_positions
+from ptychopinn_plugin.words import count
 
-__all__ = ['Domain', 'load_scan', 'read_probe', 'reader_names', 'scan_from_arrays']
+__all__ = [
+    'Domain',
+    'is_product_file',
+    'load_scan',
+    'read_probe',
+    'read_product',
+    'reader_names',
+    'scan_from_arrays',
+]
 
 _EXPECTED = (
     'a scan is an NPZ file, a CXI file, or a folder with diffraction.h5 and product.h5; '
@@ -90,7 +99,11 @@ def load_scan(
     except DataError as error:
         raise _with_path(error, path) from error
     scan = _finish(scan, mask_hot=mask_hot)
-    return scan if photons is None else scale_to_photons(scan, photons)
+    if photons is not None:
+        return scale_to_photons(scan, photons)
+    assert scan.bad_pixels is not None
+    some = scan.patterns[:: max(1, len(scan) // 32)][:, ~scan.bad_pixels]
+    return dataclasses.replace(scan, notes=(*scan.notes, *unit_note(some)))
 
 
 def scan_from_arrays(
@@ -173,7 +186,7 @@ def _content(path: Path) -> str:
     if start.startswith((b'PK\x03\x04', b'PK\x05\x06')):
         return 'npz'
     if not h5py.is_hdf5(path):
-        kind = 'a single NumPy array' if start.startswith(b'\x93NUMPY') else 'neither'
+        kind = 'a single NumPy array' if start.startswith(b'\x93NUMPY') else 'neither NPZ nor HDF5'
         raise DataError(f'{path} is {kind}; {_EXPECTED}.')
     with open_hdf5(path) as file:
         if 'entry_1' in file:
@@ -267,7 +280,7 @@ def _finish(scan: Scan, *, mask_hot: bool) -> Scan:
             object_ = None
     if mask_hot:
         hot = find_hot_pixels(scan.patterns, scan.bad_pixels)
-        notes.append(f'{int(hot.sum())} hot pixels were marked as bad.')
+        notes.append(f'Marked as bad: {count(int(hot.sum()), "hot pixel")}.')
         bad = hot if bad is None else bad | hot
     if len(notes) == len(scan.notes):
         return scan

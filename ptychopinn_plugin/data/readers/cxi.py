@@ -24,6 +24,7 @@ from ptychopinn_plugin.data.readers.joining import (
 )
 from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.words import count
 
 _DETECTOR = 'entry_1/instrument_1/detector_1'
 _SOURCE = 'entry_1/instrument_1/source_1'
@@ -64,8 +65,9 @@ def read_cxi(
             positions, patterns = len(product.indexes), len(measurement.patterns)
             if positions != patterns and f'{_EXTRA}/probe_position_indexes' not in file:
                 raise DataError(
-                    f'{path} must hold one position for each pattern; it holds {patterns} patterns '
-                    f'and {positions} positions. Cut the longer one.'
+                    f'{path} must hold one position for each pattern; it holds '
+                    f'{count(patterns, "pattern")} and {count(positions, "position")}. '
+                    'Cut the longer one.'
                 )
     return join(measurement, product, name=load_name(path), probe=probe)
 

@@ -1,10 +1,10 @@
 """Counts or amplitudes: what the numbers of a pattern are, and how amplitudes become counts."""
 
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from ptychopinn_plugin.arrays import RealArray
+from ptychopinn_plugin.arrays import FloatArray, RealArray
 from ptychopinn_plugin.errors import DataError
 
 Domain: TypeAlias = Literal['counts', 'amplitudes']
@@ -60,19 +60,40 @@ def values_are_whole(patterns: RealArray) -> bool:
 
 def squares_are_whole(patterns: RealArray) -> bool:
     """Return whether nearly all squares of a sample are whole numbers, as the file rounded them."""
-    sample = _sample(patterns)
-    squares = sample[sample > 0] ** 2
-    rounding = 8 * np.finfo(patterns.dtype).eps if patterns.dtype.kind == 'f' else 0.0
-    tolerance = 1e-3 + rounding * squares
-    # Where rounding alone reaches a quarter, any number would pass.
-    told = tolerance < 0.25
+    return _nearly_whole(_sample(patterns) ** 2, patterns.dtype)
+
+
+def _nearly_whole(values: FloatArray, dtype: np.dtype[Any]) -> bool:
+    rounding = 8 * np.finfo(dtype).eps if dtype.kind == 'f' else 0.0
+    tolerance = 1e-3 + rounding * values
+    # Where rounding alone reaches a quarter, any number would pass; so would any that is tiny.
+    told = (tolerance < 0.25) & (values > tolerance)
     if not told.any():
         return False
-    near = np.abs(squares - np.rint(squares)) < tolerance
+    near = np.abs(values - np.rint(values)) < tolerance
     return bool(near[told].mean() > 0.99)
 
 
-def _sample(patterns: RealArray, count: int = 32) -> RealArray:
+def unit_note(counts: RealArray) -> tuple[str, ...]:
+    """Return what to say of counts that look normalised: few and not whole; else nothing.
+
+    Parameters
+    ----------
+    counts : ndarray, shape (n_positions, ...)
+        Of good pixels.
+    """
+    sample = _sample(counts)
+    mean = float(sample.mean())
+    if counts.dtype.kind in 'ui' or mean >= 1 or _nearly_whole(sample, counts.dtype):
+        return ()
+    return (
+        f'The counts, {mean * counts[0].size:.3g} in a pattern, are no whole numbers; if the '
+        'patterns are normalised or in another unit, say how many photons a pattern holds on '
+        'average: photons=N (--photons N).',
+    )
+
+
+def _sample(patterns: RealArray, count: int = 32) -> FloatArray:
     sample = patterns[:: max(1, len(patterns) // count)].astype(np.float64)
     return sample[np.isfinite(sample)]
 

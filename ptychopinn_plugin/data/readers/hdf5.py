@@ -64,6 +64,12 @@ def attribute(item: Any, key: str) -> float | None:
     return float(value.ravel()[0])
 
 
+def text_attribute(item: Any, key: str) -> str:
+    """Return an attribute as text; nothing where there is none."""
+    value = item.attrs.get(key, '')
+    return value.decode('utf-8', 'replace') if isinstance(value, bytes) else str(value)
+
+
 def check_stack(patterns: RealArray, where: str) -> None:
     """Raise a DataError unless `patterns` is a stack of real images."""
     if patterns.ndim != 3 or patterns.dtype.kind not in 'uif':

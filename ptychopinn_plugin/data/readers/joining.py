@@ -14,6 +14,7 @@ import numpy as np
 from ptychopinn_plugin.arrays import BoolArray, ComplexArray, FloatArray, IntArray, RealArray
 from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.words import count
 
 HC_J_M = 6.62607015e-34 * 299792458.0
 ELECTRON_VOLT_J = 1.602176634e-19
@@ -53,6 +54,9 @@ class Product:
     object_ : ndarray of complex, shape (object_height, object_width), optional
     center_m : (float, float), optional
         (y, x) of the middle of the object.
+    name, comments : str
+    losses : tuple of float
+        Of each epoch of what made it.
     """
 
     indexes: IntArray
@@ -62,6 +66,9 @@ class Product:
     center_m: tuple[float, float] | None = None
     geometry: Geometry = field(default_factory=Geometry)
     notes: tuple[str, ...] = ()
+    name: str = ''
+    comments: str = ''
+    losses: tuple[float, ...] = ()
 
 
 def wavelength_m(photon_energy_eV: float) -> float:
@@ -158,10 +165,10 @@ def _match(indexes: IntArray, product: Product) -> tuple[IntArray, FloatArray, l
         )
     notes = []
     if len(kept) < len(indexes):
-        notes.append(f'{len(indexes) - len(kept)} patterns without a position were left out.')
+        notes.append(f'Left out: {count(len(indexes) - len(kept), "pattern")} without a position.')
     unused = int((~np.isin(unique, indexes)).sum())
     if unused:
-        notes.append(f'{unused} positions without a pattern were left out.')
+        notes.append(f'Left out: {count(unused, "position")} without a pattern.')
     if len(unique) < len(product.indexes):
         notes.append('Positions with the same index were averaged.')
     return kept, mean[np.searchsorted(unique, indexes[kept])], notes
@@ -176,7 +183,7 @@ def _object_geometry(measurement: Measurement, product: Geometry) -> Geometry:
     energy = product.photon_energy_eV or detector.photon_energy_eV
     distance = product.detector_distance_m or detector.detector_distance_m
     sizes: list[float] = []
-    for pixel, detector_pixel, count, axis in (
+    for pixel, detector_pixel, side, axis in (
         (product.pixel_height_m, detector.detector_pixel_height_m, -2, 'height'),
         (product.pixel_width_m, detector.detector_pixel_width_m, -1, 'width'),
     ):
@@ -187,7 +194,7 @@ def _object_geometry(measurement: Measurement, product: Geometry) -> Geometry:
                     'gives neither it nor all of photon energy, detector distance and detector '
                     'pixel size. Write them into the file, or convert the positions to an NPZ scan.'
                 )
-            pixels = measurement.patterns.shape[count]
+            pixels = measurement.patterns.shape[side]
             pixel = wavelength_m(energy) * abs(distance) / (pixels * detector_pixel)
         sizes.append(float(pixel))
     return Geometry(

@@ -2,11 +2,19 @@
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 
 from ptychopinn_plugin.arrays import ComplexArray
 from ptychopinn_plugin.data.readers.domain import Domain, to_counts
-from ptychopinn_plugin.data.readers.hdf5 import attribute, check_stack, find, need, open_hdf5
+from ptychopinn_plugin.data.readers.hdf5 import (
+    attribute,
+    check_stack,
+    find,
+    need,
+    open_hdf5,
+    text_attribute,
+)
 from ptychopinn_plugin.data.readers.joining import (
     Measurement,
     Product,
@@ -57,6 +65,11 @@ def read_pair(
             )
     measurement = read_measurement(diffraction, domain=domain)
     return join(measurement, read_product(product), name=load_name(path), probe=probe)
+
+
+def is_product_file(path: Path) -> bool:
+    """Return whether a path is a product of Ptychodus in HDF5, whatever its name."""
+    return path.is_file() and h5py.is_hdf5(path) and is_product(path)
 
 
 def is_product(path: Path) -> bool:
@@ -114,6 +127,9 @@ def read_product(path: Path) -> Product:
             or attribute(file, 'probe_energy_eV'),
             detector_distance_m=attribute(file, 'detector_object_distance_m'),
         )
+        name, comments = text_attribute(file, 'name'), text_attribute(file, 'comments')
+        # Called costs by Ptychodus until 1.5.
+        losses = find(file, ['loss_values', 'costs'])
     object_, object_notes = single_layer(layers) if layers.size else (None, ())
     return Product(
         indexes=indexes.astype(np.int64),
@@ -123,4 +139,7 @@ def read_product(path: Path) -> Product:
         center_m=(center[0] or 0.0, center[1] or 0.0),
         geometry=geometry,
         notes=(*probe_notes, *object_notes),
+        name=name,
+        comments=comments,
+        losses=() if losses is None else tuple(losses.astype(np.float64).ravel().tolist()),
     )

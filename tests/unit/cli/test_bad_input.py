@@ -160,6 +160,74 @@ def test_output_that_is_a_file(run: Any, backend: Any, scan_file: Path) -> None:
     assert 'must be a folder' in run('train', scan_file, '-o', scan_file).error()
 
 
+@pytest.mark.parametrize(
+    ('arguments', 'name'),
+    [
+        (('train', 'scan.npz', '-o', ''), '-o'),
+        (('reconstruct', 'model.zip', 'scan.npz', '--output', ''), '--output'),
+        (('refine', 'scan.npz', '--output='), '--output'),
+        (('demo', '-o', ''), '-o'),
+        (('evaluate', 'a.npz', 'b.npz', '-o', ''), '-o'),
+        (('export', 'model.zip', '-o', ''), '-o'),
+        (('ptycho-train', '--train_data_file', 'scan.npz', '--output_dir', ''), '--output_dir'),
+        (('simulate', ''), 'an argument'),
+        (('group', 'scan.npz', ''), 'an argument'),
+        (('convert', 'old.zip', ''), 'an argument'),
+    ],
+)
+def test_an_empty_value_is_not_the_current_folder(
+    run: Any,
+    backend: Any,
+    scan_file: Path,
+    model_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    name: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = _snapshot(tmp_path)
+    assert f'expected for {name}; got an empty one' in run(*arguments).error()
+    assert _snapshot(tmp_path) == before
+    assert backend.asked == {}
+
+
+def test_convert_writes_zips(run: Any, model_file: Path, tmp_path: Path) -> None:
+    assert 'written as .zip' in run('convert', model_file, tmp_path / 'c.txt').error()
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'expected'),
+    [
+        (('group', 'scan.npz', 'scan.npz'), 'is the file that is read'),
+        (('export', 'model.zip', '--format', 'onnx', '-o', 'model.zip'), 'written as .onnx'),
+        (('export', 'model.zip', '--format', 'legacy-tf', '-o', 'model.zip'), 'that is read'),
+        (('simulate', 'scan.npz', '--probe-file', 'scan.npz'), 'is the file that is read'),
+        (('group', 'scan.npz', 'none/groups.npz'), 'there is no folder none'),
+        (('refine', 'scan.npz', '-o', '.'), 'holds a scan of Ptychodus'),
+        (('evaluate', 'scan.npz', 'scan.npz'), 'is no reconstruction'),
+        (('evaluate', '.', 'scan.npz'), 'is a folder'),
+        (('inspect', 'notes.txt'), 'is neither NPZ nor HDF5'),
+    ],
+)
+def test_what_is_there_stays(
+    run: Any,
+    backend: Any,
+    scan_file: Path,
+    model_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    expected: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ('diffraction.h5', 'product.h5', 'notes.txt'):
+        (tmp_path / name).write_text(name)
+    before = _snapshot(tmp_path)
+    assert expected in run(*arguments).error()
+    assert _snapshot(tmp_path) == before
+
+
 def test_no_backend(
     run: Any, scan_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,13 +1,15 @@
 """`inspect`, `evaluate` and `simulate`: commands that need no backend."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
-from ptychopinn_plugin.data import load_scan, write_product
+from ptychopinn_plugin.data import Geometry, load_scan, write_product
 from ptychopinn_plugin.data.reconstruction import Reconstruction
 
 
@@ -18,6 +20,15 @@ def test_inspect_scan(run: Any, scan_file: Path) -> None:
     assert 'lengths stay in pixels' in text
     values = json.loads(run('inspect', scan_file, '--json').out)
     assert (values['kind'], values['patterns'], values['shape_px']) == ('scan', 36, [32, 32])
+
+
+def test_inspect_tells_normalised_patterns(run: Any, scan_file: Path, tmp_path: Path) -> None:
+    with np.load(scan_file) as archive:
+        counts = archive['diff3d'].astype(np.float32)
+        path = tmp_path / 'normalised.npz'
+        np.savez(path, **{**archive, 'diff3d': counts / counts.sum()})
+    assert 'no whole numbers' in run('inspect', path).out
+    assert '--photons N' not in run('inspect', path, '--photons', 1e4).out
 
 
 def test_inspect_model(run: Any, model_file: Path) -> None:
@@ -51,6 +62,77 @@ def test_evaluate_truth_is_perfect(
 def test_evaluate_against_another_reconstruction(run: Any, reconstruction_file: Path) -> None:
     done = run('evaluate', reconstruction_file, reconstruction_file, '--json')
     assert json.loads(done.out)['amplitude']['ssim'] == pytest.approx(1)
+
+
+METRES = (3e-9, 2e-9)
+
+
+@pytest.fixture
+def product_file(tmp_path: Path, perfect: Reconstruction) -> Path:
+    """Return the truth in a product of Ptychodus."""
+    geometry = Geometry(pixel_height_m=METRES[0], pixel_width_m=METRES[1])
+    path = tmp_path / 'product.h5'
+    write_product(path, replace(perfect, geometry=geometry, likelihoods=(2.0, 0.5)))
+    return path
+
+
+def test_inspect_product(run: Any, product_file: Path, perfect: Reconstruction) -> None:
+    text = run('inspect', product_file).out
+    height, width = perfect.object_.shape
+    for expected in (
+        'a product of Ptychodus, simulated-dead-leaves-1',
+        f'object: {height} x {width} px',
+        'positions: 36, y ',
+        'probe: 1 mode, 32 x 32 px',
+        'losses: 2, 2 at first, 0.5 at last',
+        'pixel height 3e-09 m, pixel width 2e-09 m',
+        'comments: Reconstructed by',
+    ):
+        assert expected in text
+    # Older files of Ptychodus call the losses otherwise; a new product may hold no positions.
+    with h5py.File(product_file, 'a') as file:
+        file.move('loss_values', 'costs')
+        for name in ('probe_position_x_m', 'probe_position_y_m', 'probe_position_indexes'):
+            del file[name]
+            file[name] = np.zeros(0)
+    values = json.loads(run('inspect', product_file, '--json').out)
+    assert (values['kind'], values['losses']) == ('product', [2, 0.5])
+    assert values['positions_m'] is None
+
+
+def test_evaluate_products(
+    run: Any, product_file: Path, scan_file: Path, reconstruction_file: Path, tmp_path: Path
+) -> None:
+    # Ptychodus counts metres from elsewhere.
+    moved = tmp_path / 'moved.h5'
+    moved.write_bytes(product_file.read_bytes())
+    with h5py.File(moved, 'a') as file:
+        for name, shift in (('y', 4e-6), ('x', -7e-6)):
+            file[f'probe_position_{name}_m'][...] += shift
+            file['object'].attrs[f'center_{name}_m'] += shift
+    for found, truth in (
+        (product_file, scan_file),
+        (product_file, product_file),
+        (reconstruction_file, product_file),
+        (moved, scan_file),
+        (moved, product_file),
+        (reconstruction_file, moved),
+    ):
+        values = json.loads(run('evaluate', found, truth, '--json').out)
+        assert values['phase']['ssim'] == pytest.approx(1)
+        assert values['shift_px'] == pytest.approx([0, 0], abs=0.01)
+
+
+def test_evaluate_refuses_products_that_hold_no_object(
+    run: Any, product_file: Path, scan_file: Path
+) -> None:
+    with h5py.File(product_file, 'a') as file:
+        del file['object'].attrs['pixel_width_m']
+    assert 'size of an object pixel' in run('evaluate', product_file, scan_file).error()
+    with h5py.File(product_file, 'a') as file:
+        del file['object']
+        file['object'] = np.zeros((0, 0, 0), np.complex64)
+    assert 'holds no object' in run('evaluate', product_file, scan_file).error()
 
 
 def test_evaluate_needs_a_truth(
@@ -97,6 +179,12 @@ def test_simulate_with_a_given_probe(
     assert run(*arguments, '--probe-file', tmp_path / 'product.h5').code == 0
     message = run(*arguments, '--probe-file', scan_file, '--size', 64).error()
     assert '32 px; got 64' in message
+    message = run(*arguments, '--probe-file', scan_file, '--defocus', 9).error()
+    assert '(1 mode) is taken as it is; got --defocus' in message
+    assert run(*arguments, '--probe-file', scan_file, '--modes', 2).code == 0
+    assert len(load_scan(out).probe) == 2
+    message = run(*arguments, '--probe-file', out, '--modes', 3).error()
+    assert '(2 modes) is taken as it is; got --modes' in message
 
 
 @pytest.mark.parametrize(
@@ -105,7 +193,9 @@ def test_simulate_with_a_given_probe(
         (('scan.txt',), 'written as .npz'),
         (('scan',), 'written as .npz'),
         (('scan.npz', '--rows', 3), 'rows and columns together'),
+        (('scan.npz', *SMALL, '--positions', 12), 'got both'),
         (('scan.npz', '--object', 'image'), 'needs object_file'),
+        (('scan.npz', '--path', 'fermat', '--jitter', 2), 'got --path fermat'),
         (('scan.npz', '--object', 'cat'), 'one of dead-leaves'),
         (('scan.npz', '--object', 'image', '--object-file', 'none.png'), 'none.png'),
         (('scan.npz', '--photons', 0), 'at least'),

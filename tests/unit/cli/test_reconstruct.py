@@ -8,6 +8,8 @@ import h5py
 import numpy as np
 import pytest
 
+from ptychopinn_plugin import api
+from ptychopinn_plugin.archive import Model, read_model
 from ptychopinn_plugin.data import Scan, read_reconstruction, write_scan
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 
@@ -43,6 +45,28 @@ def test_leaves_every_file(
     assert metrics['evaluation']['phase']['ssim'] == pytest.approx(1)
     assert '144 patterns/s' in done.out
     assert 'phase: SSIM 1.000' in done.out
+
+
+def test_the_script_of_ptychopinn_opens_the_model_once(
+    run: Any,
+    backend: Any,
+    model_file: Path,
+    scan_file: Path,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened: list[Path] = []
+
+    def open_model(path: Path) -> Model:
+        opened.append(path)
+        return read_model(path)
+
+    monkeypatch.setattr(api, 'open_model', open_model)
+    files = ('--model_path', model_file, '--test_data_file', scan_file, '--output_dir', folder)
+    done = run('ptycho-inference', *files, '--gridsize', 3)
+    assert 'gridsize = 3 has no effect' in done.err
+    assert sorted(path.name for path in folder.iterdir()) == FILES
+    assert opened == [model_file]
 
 
 def test_settings_are_those_of_the_model_unless_given(

@@ -45,6 +45,18 @@ def test_leaves_every_file(run: Any, backend: Any, scan_file: Path, tmp_path: Pa
     assert (folder / 'training.png').stat().st_size > 0
 
 
+def test_summary_says_what_was_used(
+    run: Any, backend: Any, tmp_path: Path, scan_file: Path
+) -> None:
+    # The backend's model says that it was trained on 36 patterns.
+    done = run('train', scan_file, scan_file, '-o', tmp_path / 'run')
+    assert 'Trained on 36 of 72 patterns of 2 scans' in done.out
+    assert 'best validation loss: 0.5' in done.out
+    backend.holds_out = False
+    done = run('train', scan_file, '-o', tmp_path / 'run')
+    assert 'best training loss (nothing was held out): 0.5' in done.out
+
+
 def test_json_is_all_of_stdout(run: Any, backend: Any, scan_file: Path, tmp_path: Path) -> None:
     done = run('train', scan_file, '-o', tmp_path / 'run', '--json')
     values = json.loads(done.out)

@@ -253,7 +253,7 @@ def test_hot_pixels_are_masked_where_asked(make_scan: MakeScan, save_npz: SaveNp
     assert not load_scan(path).bad_pixels.any()
     loaded = load_scan(path, mask_hot=True)
     assert np.argwhere(loaded.bad_pixels).tolist() == [[2, 13]]
-    assert loaded.notes[-1] == '1 hot pixels were marked as bad.'
+    assert loaded.notes[-1] == 'Marked as bad: 1 hot pixel.'
 
 
 def test_patterns_of_another_unit_become_photons(make_scan: MakeScan, save_npz: SaveNpz) -> None:
@@ -266,6 +266,36 @@ def test_patterns_of_another_unit_become_photons(make_scan: MakeScan, save_npz: 
     for wrong in (0.0, -1.0, np.nan, np.inf):
         with pytest.raises(DataError, match='positive number'):
             load_scan(path, domain='counts', photons=wrong)
+
+
+def test_normalised_patterns_get_a_hint(make_scan: MakeScan, save_npz: SaveNpz) -> None:
+    scan = make_scan()
+    counts = _counts(scan).astype(np.float32)
+    few = np.random.default_rng(0).binomial(counts.astype(int), 0.3 / counts.mean())
+    for patterns, normalised in (
+        (np.sqrt(counts / counts.sum()), True),
+        (np.sqrt(0.25 * counts / counts.mean()), True),
+        # Photons, though few or not whole.
+        (np.sqrt(few), False),
+        (few.astype(np.float64), False),
+        (np.sqrt(1.3 * counts), False),
+    ):
+        path = save_npz(scan, diff3d=patterns)
+        notes = load_scan(path).notes
+        assert any('--photons N' in note for note in notes) is normalised
+        assert not any('squares are whole' in note for note in notes) or not normalised
+        assert not any('--photons N' in note for note in load_scan(path, photons=1e3).notes)
+
+
+def test_tiny_amplitudes_become_the_photons_of_the_metadata(
+    make_scan: MakeScan, save_npz: SaveNpz
+) -> None:
+    scan = make_scan()
+    tiny = np.sqrt(scan.patterns / scan.patterns.sum() * 1e-3).astype(np.float32)
+    metadata = np.array(json.dumps({'nphotons': 3e4, 'diffraction_domain': 'amplitudes'}))
+    assert load_scan(save_npz(scan, diff3d=tiny, _metadata=metadata)).mean_counts() == (
+        pytest.approx(3e4, rel=1e-4)
+    )
 
 
 def test_hdf5_in_place_of_a_reconstruction(tmp_path: Path) -> None:
@@ -392,7 +422,7 @@ class TestBadInput:
         self, tmp_path: Path, refused: Callable[..., None], content: bytes
     ) -> None:
         (tmp_path / 'scan.npz').write_bytes(content)
-        refused(tmp_path / 'scan.npz', 'is neither; a scan is an NPZ file, a CXI file')
+        refused(tmp_path / 'scan.npz', 'is neither NPZ nor HDF5; a scan is an NPZ file')
 
     def test_a_single_array(self, tmp_path: Path, refused: Callable[..., None]) -> None:
         np.save(tmp_path / 'scan.npy', np.zeros(3))

@@ -216,7 +216,7 @@ def test_patterns_without_light_are_left_out(make_scan: MakeScan) -> None:
     patterns[[2, 7]] = 0
     patterns[7, 3, 3] = 1
     dark = dataclasses.replace(scan, patterns=patterns)
-    with pytest.warns(UserWarning, match=r'2 of 11 patterns .* 1% .* number 2\) and are left out'):
+    with pytest.warns(UserWarning, match=r'left out 2 of 11 patterns, with .* 1% .* number 2\)'):
         lit = without_dark_patterns(dark)
     left = [0, 1, 3, 4, 5, 6, 8, 9, 10]
     np.testing.assert_array_equal(lit.positions_px, scan.positions_px[left])

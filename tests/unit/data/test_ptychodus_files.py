@@ -18,6 +18,7 @@ from ptychopinn_plugin.data import (
     write_reconstruction,
 )
 from ptychopinn_plugin.errors import DataError, OutputError
+from ptychopinn_plugin.evaluation import in_frame_of
 
 MakeScan = Callable[..., Scan]
 Residual = Callable[[Scan], float]
@@ -165,8 +166,23 @@ def test_patterns_and_positions_meet_by_index(folder: Path, residual: Residual) 
     loaded = load_scan(folder)
     assert len(loaded) == 9
     assert residual(loaded) < 1e-5
-    assert '2 patterns without a position were left out.' in loaded.notes
-    assert '2 positions without a pattern were left out.' in loaded.notes
+    assert 'Left out: 2 patterns without a position.' in loaded.notes
+    assert 'Left out: 2 positions without a pattern.' in loaded.notes
+
+
+def test_a_product_of_ptychodus_is_a_reconstruction(folder: Path) -> None:
+    scan, found = load_scan(folder), read_reconstruction(folder / 'product.h5')
+    assert (found.name, len(found.probe)) == ('lopsided', 2)
+    assert found.geometry.photon_energy_eV == ENERGY_EV
+    np.testing.assert_array_equal(found.object_, scan.object_)
+    # Metres are counted from elsewhere; the positions say from where.
+    assert np.abs(found.origin_px).min() > 100
+    moved = in_frame_of(found, scan)
+    np.testing.assert_allclose(moved.origin_px, 0, atol=1e-6)
+    np.testing.assert_allclose(moved.positions_px, scan.positions_px, atol=1e-6)
+    # Other positions are another scan.
+    assert in_frame_of(found, scan.subset(np.arange(len(scan))[::-1])) is found
+    assert in_frame_of(found, scan.subset(np.arange(3))) is found
 
 
 def test_layers_are_multiplied_and_the_first_probe_is_taken(

@@ -117,7 +117,7 @@ def test_convert_command(tensorflow_file: Any, tmp_path: Path, run: Any) -> None
     assert f'reconstruct {new}' in text
     assert read_model(new).provenance['file'] == 'wts.h5.zip'
     assert 'nothing to convert' in run('convert', new, tmp_path / 'again.zip', code=2)
-    assert 'is the old file' in run('convert', old, old, code=2)
+    assert 'is the file that is read' in run('convert', old, old, code=2)
     assert 'no model file' in run('convert', tmp_path / 'none', new, code=2)
 
 
