@@ -188,6 +188,41 @@ def test_weights_that_do_not_fit(tensorflow_file: Any, settings: Any, message: s
         read_model(tensorflow_file(**settings))
 
 
+@pytest.mark.parametrize('polar', [False, None])
+def test_outputs_that_were_real_and_imaginary_part(
+    tensorflow_file: Any, graph: Any, polar: bool | None
+) -> None:
+    made = graph()
+    (layer,) = (layer for layer in made.layers if layer['name'] == 'obj')
+    layer['config'].pop('use_polar')
+    if polar is not None:
+        layer['config']['use_polar'] = polar
+    with pytest.raises(ArchiveError, match=r"'obj' takes the two outputs as real and imaginary"):
+        read_model(tensorflow_file(graph=made))
+
+
+def test_saved_models_of_keras_2(tensorflow_file: Any) -> None:
+    changes = {'diffraction_to_obj/model.keras': None, 'diffraction_to_obj/saved_model.pb': b'x'}
+    path = rewritten(tensorflow_file(), changes)
+    assert legacy_kind(path) == 'tensorflow'
+    with pytest.raises(ArchiveError, match='holds a SavedModel of Keras 2'):
+        read_model(path)
+
+
+@pytest.mark.parametrize(
+    ('data', 'message'),
+    [
+        (b'{', r'manifest.json is not readable'),
+        (b'[' * 100_000, r'manifest.json is not readable'),
+        (b'{}', r'manifest.json lists no model'),
+    ],
+)
+def test_damaged_json(tmp_path: Path, write_zip: Any, data: bytes, message: str) -> None:
+    members = {'manifest.json': data, 'diffraction_to_obj/model.pth': b''}
+    with pytest.raises(ArchiveError, match=message):
+        read_model(write_zip(tmp_path / 'wts.h5.zip', members))
+
+
 def test_another_gridsize(tensorflow_file: Any, graph: Any) -> None:
     with pytest.raises(ArchiveError, match='say gridsize 3; the first layer takes 1 channels'):
         read_model(tensorflow_file(gridsize=3, graph=graph(1)))
