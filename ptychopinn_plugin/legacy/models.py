@@ -352,6 +352,8 @@ def _describe(
 ) -> NetworkDescription:
     """Describe the network of the settings, of which the weights know some better."""
     settings['probe_big'] = found.has_border
+    # Another name of object_big, which would win.
+    settings.pop('object_layout', None)
     if found.group_size > 1:
         settings['object_big'] = found.outputs == found.group_size
     config = from_legacy(_known(settings), owner='TrainingConfig').config.model
@@ -370,9 +372,20 @@ def _known(settings: Mapping[str, Any]) -> dict[str, Any]:
         if item.owner == 'InferenceConfig' or not item.ours or item.ours.startswith('run.'):
             continue
         value = settings.get(item.name, settings.get(item.flat_name))
-        if isinstance(value, str | int | float):
+        if isinstance(value, str | int | float) and (
+            item.owner == 'ModelConfig' or _can_train(item.name, value)
+        ):
             taken[item.name] = value
     return taken
+
+
+def _can_train(name: str, value: Any) -> bool:
+    """Tell whether we can train so; how a model was trained does not keep it from being read."""
+    try:
+        from_legacy({name: value}, owner='TrainingConfig')
+    except ConfigError:
+        return False
+    return True
 
 
 def _config_of(file: LegacyFile) -> Config:

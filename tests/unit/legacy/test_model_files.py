@@ -55,6 +55,13 @@ def test_tensorflow_layers_go_where_they_belong(
     assert model.photons == 1e5
 
 
+def test_how_it_was_trained_does_not_matter(tensorflow_file: Any) -> None:
+    settings = {'optimizer': 'sgd', 'scheduler': 'MultiStage', 'momentum': 0.5, 'nepochs': 0}
+    training = read_model(tensorflow_file(**settings, learning_rate=2e-3)).config.training
+    assert (training.optimizer, training.schedule, training.epochs) == ('adam', 'constant', 50)
+    assert training.learning_rate == 2e-3
+
+
 def test_the_probe_gives_the_intensity_scale(tensorflow_file: Any) -> None:
     probe = np.full((64, 64, 1), 0.25 + 0.25j, np.complex64)
     model = read_model(tensorflow_file(probe=probe))
