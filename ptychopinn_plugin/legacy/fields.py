@@ -157,7 +157,7 @@ FIELDS: tuple[Field, ...] = (
     _model(
         'object_layout',
         None,
-        'since July 2026: grouped_patches is object_big, single_patch is not; it wins',
+        'of newer versions: grouped_patches is object_big, single_patch is not; it wins',
         'model.overlap_constraint',
         take=lambda value: _LAYOUTS.get(value, value) if isinstance(value, str) else value,
     ),
@@ -367,7 +367,7 @@ NEWEST_NAMES = {
     'train_raw_selection': 'n_subsample',
     'inference_raw_selection': 'n_subsample',
 }
-"""What PtychoPINN calls some fields since July 2026."""
+"""What newer versions of PtychoPINN call some fields."""
 
 GROUPS: Mapping[str, Mapping[str, str]] = {
     'model': {},

@@ -31,7 +31,7 @@ class OldWeight:
 def repeat_amplitude(weights: Mapping[str, OldWeight]) -> dict[str, OldWeight]:
     """Give the amplitude as many outputs as the phase, where one stands for a whole group.
 
-    Until 2026, PtychoPINN predicted one amplitude for all patches of a group and a phase for each.
+    Older versions of PtychoPINN predicted one amplitude for a group and a phase for each patch.
     """
     outputs = [weights[f'{name}/last/bias'].values.shape[0] for name in ('amplitude', 'phase')]
     if outputs[0] != 1:

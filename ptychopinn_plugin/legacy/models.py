@@ -265,7 +265,7 @@ def _read_version(archive: SafeZip) -> str:
 
 
 def _read_values(archive: SafeZip, name: str) -> tuple[str, Any]:
-    """Read a member that is JSON, or was a pickle until 2026; return its name as well."""
+    """Read a member that is JSON, or a pickle in older files; return its name as well."""
     if f'{name}.json' not in archive:
         name = f'{name}.dill'
         return name, read_pickle(archive.read(name), f'{archive.source}: {name}')

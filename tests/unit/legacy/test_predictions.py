@@ -289,7 +289,7 @@ def test_what_torch_settings_change(checkpoint: Any, changes: Any, how: Any) -> 
 
 
 def test_one_amplitude_for_a_group(checkpoint: Any, tensorflow_file: Any, graph: Any) -> None:
-    # Their default until 2026.
+    # Their default once.
     state = torch_state(4, attention=True, border=8, amplitudes=1)
     old = {'use_legacy_decoder_channel_override': ...}
     model = pinn.open_model(checkpoint(state, gridsize=2, model=old))
@@ -325,7 +325,7 @@ def test_torch_networks_that_compute_something_else(
 
 
 def identity(sections: Mapping[str, Any], gridsize: int) -> dict[str, Any]:
-    """Return the settings as PtychoPINN keeps them since July 2026."""
+    """Return the settings as newer versions of PtychoPINN keep them."""
     model = {**sections['model_config'], 'object_layout': 'grouped_patches'}
     data = {**sections['data_config'], 'gridsize': gridsize}
     del model['object_big'], data['grid_size']
