@@ -33,6 +33,9 @@ SWEEPNET_FEATURES = 6
 BORDER_CHANNELS = 4
 """Of the last image of a decoder of 'cnn', the border is made from so many."""
 
+BORDER_FILTERS = 2048
+"""Divided by the pattern's size, the filters of the convolutions at full size: 32 at 64 pixels."""
+
 GATE_REDUCTION = 16
 GATE_SIZE = 7
 
@@ -241,24 +244,48 @@ def _describe_sweepnet(config: ModelConfig, window_px: int) -> NetworkDescriptio
     )
 
 
-def describe_cnn(
-    config: ModelConfig, *, attention: bool = False, border_channels: int = BORDER_CHANNELS
-) -> NetworkDescription:
+@dataclass(frozen=True)
+class CnnVariant:
+    """How the published network differs from framework to framework and over the years.
+
+    The defaults are those of the published one, on TensorFlow.
+
+    Attributes
+    ----------
+    attention : bool
+        Gates after the convolutions of each block of the encoder.
+    border_channels : int
+        The border is made from so many of the last channels of a decoder's image.
+    border_filters : int, optional
+        Of the convolutions at full size, which make the border, or the patch without `pad_object`;
+        else as there: fewer, the larger the patterns are.
+    unseen_channels : int
+        Without a border, the centre is made from all channels but so many of the last ones.
+    border_everywhere : bool
+        What the border's branch predicts is added to the centre as well.
+    """
+
+    attention: bool = False
+    border_channels: int = BORDER_CHANNELS
+    border_filters: int | None = None
+    unseen_channels: int = BORDER_CHANNELS
+    border_everywhere: bool = False
+
+
+def describe_cnn(config: ModelConfig, variant: CnnVariant | None = None) -> NetworkDescription:
     """Describe the published encoder with two decoders (Hoidn et al. 2023).
 
     Parameters
     ----------
     config : ModelConfig
-    attention : bool
-        Gates after the convolutions of each block of the encoder.
-    border_channels : int
-        The border is made from so many of the last channels.
+    variant : CnnVariant, optional
     """
     if config.pattern_size not in CNN_FILTERS:
         raise ConfigError(
             f'Architecture cnn takes patterns of {", ".join(map(str, CNN_FILTERS))} pixels; got '
             f'pattern_size {config.pattern_size}. Choose one of them, or architecture sweepnet.'
         )
+    variant = variant or CnnVariant()
     group_size = config.gridsize**2
     net = _Builder(group_size)
     code = 'input'
@@ -266,13 +293,13 @@ def describe_cnn(
         block = f'encoder/{index}'
         scaled = max(1, round(filters * config.filters_scale))
         code = net.conv(f'{block}/2', net.conv(f'{block}/1', code, scaled), scaled)
-        if attention:
+        if variant.attention:
             code = net.gates(block, code)
         code = net.resize(f'{block}/pool', 'max-pool', code)
     outputs = group_size if config.overlap_constraint else 1
     last: Activations = config.amplitude_activation
-    amplitude = _cnn_decoder(net, 'amplitude', code, config, outputs, last, border_channels)
-    phase = _cnn_decoder(net, 'phase', code, config, outputs, 'pi-tanh', border_channels)
+    amplitude = _cnn_decoder(net, 'amplitude', code, config, outputs, last, variant)
+    phase = _cnn_decoder(net, 'phase', code, config, outputs, 'pi-tanh', variant)
     return NetworkDescription(
         architecture='cnn',
         layers=tuple(net.layers),
@@ -289,7 +316,7 @@ def _cnn_decoder(
     config: ModelConfig,
     outputs: int,
     activation: Activations,
-    spare: int,
+    variant: CnnVariant,
 ) -> str:
     assert config.pattern_size is not None
     image = code
@@ -297,8 +324,10 @@ def _cnn_decoder(
         max(8, round(count * config.filters_scale))
         for count in CNN_DECODER_FILTERS[config.pattern_size]
     ]
+    full_size = round(BORDER_FILTERS / config.pattern_size * config.filters_scale)
+    full_size_filters = variant.border_filters or max(8, full_size)
     if not config.pad_object:
-        filters.append(filters[-1])
+        filters.append(full_size_filters)
     for index, count in enumerate(filters):
         block = f'{name}/{index}'
         image = net.conv(f'{block}/2', net.conv(f'{block}/1', image, count), count)
@@ -307,16 +336,17 @@ def _cnn_decoder(
     if not config.pad_object:
         return net.conv(f'{name}/last', image, outputs, activation)
     quarter = config.pattern_size // 4
-    if not config.border_decoder:
-        centre = net.conv(f'{name}/last', image, outputs, activation)
-        return net.resize(f'{name}/padded', 'pad', centre, quarter)
-    centre = net.cut(f'{name}/centre', image, 0, channels - spare)
+    spare = variant.border_channels if config.border_decoder else variant.unseen_channels
+    centre = net.cut(f'{name}/centre', image, 0, channels - spare) if spare else image
     centre = net.conv(f'{name}/last', centre, outputs, activation)
     centre = net.resize(f'{name}/padded', 'pad', centre, quarter)
+    if not config.border_decoder:
+        return centre
     border = net.cut(f'{name}/rest', image, channels - spare, channels)
-    border = net.conv(f'{name}/border/1', border, channels)
-    border = net.conv(f'{name}/border/2', border, channels)
+    border = net.conv(f'{name}/border/1', border, full_size_filters)
+    border = net.conv(f'{name}/border/2', border, full_size_filters)
     border = net.resize(f'{name}/border/up', 'upsample', border)
     border = net.conv(f'{name}/border/3', border, outputs, 'swish')
-    border = net.resize(f'{name}/border', 'border', border)
+    if not variant.border_everywhere:
+        border = net.resize(f'{name}/border', 'border', border)
     return net.add(f'{name}', centre, border)

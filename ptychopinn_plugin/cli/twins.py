@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,6 +24,39 @@ DEPRECATED = {**OLDER_NAMES, 'device': 'accelerator'}
 
 _ACCELERATORS = {'gpu': 'cuda', 'tpu': 'auto'}
 
+_TORCH_OPTIONS = {
+    'torch-accelerator': 'accelerator',
+    'torch-learning-rate': 'learning_rate',
+    'torch-scheduler': 'scheduler',
+    'torch-accumulate-grad-batches': 'accum_steps',
+    'torch-loss-mode': 'torch_loss_mode',
+    'learning-rate': 'learning_rate',
+    'accumulate-grad-batches': 'accum_steps',
+}
+"""Other names of options in PtychoPINN's scripts and in those of its torch side."""
+
+_NO_EFFECT: dict[str, type] = {
+    'do_stitching': bool,
+    'comparison_plot': bool,
+    'phase_vmin': float,
+    'phase_vmax': float,
+    'quiet': bool,
+    'verbose': bool,
+    'console-level': str,
+    'deterministic': bool,
+    'num-workers': int,
+    'inference-batch-size': int,
+    'logger': str,
+    'disable_mlflow': bool,
+    'torch-deterministic': bool,
+    'torch-num-workers': int,
+    'torch-inference-batch-size': int,
+    'torch-logger': str,
+    'torch-enable-checkpointing': bool,
+    'torch-checkpoint-save-top-k': int,
+}
+"""Options of theirs that change no result; taken, so that a script runs as it is."""
+
 
 def _options_of(owner: Owner, more: dict[str, str]) -> type[Validated]:
     """Make settings of PtychoPINN's fields, for options under their own names."""
@@ -35,7 +69,19 @@ def _options_of(owner: Owner, more: dict[str, str]) -> type[Validated]:
     for name, text in more.items():
         newer = known.get(DEPRECATED.get(name, ''))
         members.append((name, (newer.kind if newer else str) | None, setting(None, text)))
+    for option, name in _TORCH_OPTIONS.items():
+        if name in known or name in more:
+            kind = known[name].kind if name in known else str
+            text = f'another name of {name}'
+            members.append((_field(option), kind | None, setting(None, text)))
+    for option, kind in _NO_EFFECT.items():
+        default = False if kind is bool else None
+        members.append((_field(option), kind | None, setting(default, 'no effect')))
     return dataclasses.make_dataclass(owner, members, bases=(Validated,), frozen=True)
+
+
+def _field(option: str) -> str:
+    return option.replace('-', '_') + ('_' if '-' in option else '')
 
 
 def _older(*names: str) -> dict[str, str]:
@@ -52,8 +98,9 @@ _INFERENCE = _options_of(
 
 
 def _section(settings: type[Validated]) -> Section:
-    names = [item.name for item in dataclasses.fields(settings)]  # type: ignore[arg-type]
-    return Section('theirs', settings, "PtychoPINN's options", dict(zip(names, names, strict=True)))
+    names = {item.name: item.name for item in dataclasses.fields(settings)}  # type: ignore[arg-type]
+    names |= {_field(option): option for option in (*_TORCH_OPTIONS, *_NO_EFFECT)}
+    return Section('theirs', settings, "PtychoPINN's options", names)
 
 
 _Yaml = Annotated[
@@ -155,7 +202,7 @@ def _settings(given: Given, config: Path | None, owner: Owner) -> 'LegacySetting
     from ptychopinn_plugin.legacy.plain_settings import newer_names, read_settings
 
     theirs = newer_names(read_settings(config), DEPRECATED) if config else {}
-    theirs |= newer_names(given['theirs'], DEPRECATED)
+    theirs |= newer_names(_plain_options(given['theirs']), DEPRECATED)
     accelerator = theirs.pop('accelerator', None)
     settings = from_legacy(theirs, owner=owner)
     changed = settings.config
@@ -169,6 +216,20 @@ def _settings(given: Given, config: Path | None, owner: Owner) -> 'LegacySetting
             inference=changed.inference.replace(device=device),
         )
     return dataclasses.replace(settings, config=changed)
+
+
+def _plain_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options under the names of fields, without those that have no effect."""
+    others = {_field(option): name for option, name in _TORCH_OPTIONS.items()}
+    without = {_field(option): option for option in _NO_EFFECT}
+    values = {name: value for name, value in given.items() if name not in {**others, **without}}
+    for name, newer in others.items():
+        if name in given:
+            values.setdefault(newer, given[name])
+    ignored = [f'--{option}' for name, option in without.items() if name in given]
+    if ignored:
+        logger.info('Options of PtychoPINN without an effect here: %s.', ', '.join(ignored))
+    return values
 
 
 def _needed(settings: 'LegacySettings', name: str) -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ptychopinn_plugin.config import Config
 from ptychopinn_plugin.errors import ConfigError
-from ptychopinn_plugin.legacy.fields import FIELDS, RUN_TIME, Field, Owner, fields_of
+from ptychopinn_plugin.legacy.fields import FIELDS, RUN_TIME, SPECIAL, Field, Owner, fields_of
 from ptychopinn_plugin.legacy.plain_settings import owner_of, plain_settings
 
 logger = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ def _translated(given: dict[str, Any], owner: Owner, base: Config | None) -> Leg
         value = given.get(name)
         if item.ours and value is not None:
             _put(sections, run, item, value)
-        elif not item.ours and not item.is_neutral(value):
+        elif not item.ours and item.policy != 'taken' and not item.is_neutral(value):
             notes.append(_dishonoured(item, value))
     unknown = [name for name in given if name not in known]
     if unknown:
@@ -295,8 +295,7 @@ def _fields_back(settings: LegacySettings, owner: Owner) -> dict[str, Any]:
         if as_given and name != 'architecture':
             continue
         # Of two names of one setting, the plain one.
-        special = name in ('n_images', 'neighbor_pool_size')
-        values[name] = None if special else _their_value(settings, item)
+        values[name] = None if name in SPECIAL else _their_value(settings, item)
     return values
 
 

@@ -36,6 +36,8 @@ _KINDS: dict[str, type] = {
     **dict.fromkeys(_PATHS, Path),
     **dict.fromkeys(_NUMBERS, int),
     'gradient_clip_val': float,
+    **dict.fromkeys(('max_hidden_channels', 'resnet_width'), int),
+    'probe_mask_diameter': float,
 }
 """Of fields whose default is none, and does not tell."""
 
@@ -44,7 +46,9 @@ _SCHEDULES = {
     'default': 'constant',
     'reducelronplateau': 'plateau',
     'reduceonplateau': 'plateau',
+    'adaptive': 'plateau',
     'warmupcosine': 'cosine',
+    'cosineannealing': 'cosine',
 }
 _SCHEDULES_BACK = {
     'constant': 'Default',
@@ -73,8 +77,8 @@ class Field:
     flat : str
         Its name in the flat dictionary, where that is not `name`.
     policy : str
-        'taken': honoured, or without any effect on results; else what happens where the value is
-        another than `neutral`.
+        'taken': honoured, or, without `ours`, without any effect there either, given what is
+        refused; else what happens where the value is another than `neutral`.
     neutral : plain value
         With which there is nothing to honour; the default where not given.
     take, give : callable
@@ -120,6 +124,9 @@ def _inference(*arguments: Any, **more: Any) -> Field:
     return Field('InferenceConfig', *arguments, **more)
 
 
+_LAYOUTS = {'grouped_patches': True, 'single_patch': False}
+_OTHER_NETWORKS = 'no effect: of architectures that are refused'
+_SCHEDULES_OWN = 'no effect: schedules have settings of their own here'
 _GROUPS_COVER = 'no effect: groups cover every position once'
 
 FIELDS: tuple[Field, ...] = (
@@ -148,6 +155,21 @@ FIELDS: tuple[Field, ...] = (
         flat='object.big',
     ),
     _model(
+        'object_layout',
+        None,
+        'of newer versions: grouped_patches is object_big, single_patch is not; it wins',
+        'model.overlap_constraint',
+        take=lambda value: _LAYOUTS.get(value, value) if isinstance(value, str) else value,
+    ),
+    _model('training_canvas', None, 'no effect: follows object_layout'),
+    _model(
+        'training_patch_weighting',
+        None,
+        'no effect: patches of a group weigh alike',
+        policy='warn',
+        neutral='central_mask',
+    ),
+    _model(
         'probe_big',
         True,
         'a second branch predicts the border of a patch',
@@ -161,6 +183,8 @@ FIELDS: tuple[Field, ...] = (
         flat='probe.mask',
         policy='warn',
     ),
+    _model('probe_mask_sigma', 1.0, 'no effect: see probe_mask'),
+    _model('probe_mask_diameter', None, 'no effect: see probe_mask'),
     _model('pad_object', True, 'predict the central half of a patch', 'model.pad_object'),
     _model(
         'probe_scale',
@@ -176,6 +200,15 @@ FIELDS: tuple[Field, ...] = (
         'model.architecture',
         take=_lower,
     ),
+    _model('fno_modes', 12, _OTHER_NETWORKS),
+    _model('fno_width', 32, _OTHER_NETWORKS),
+    _model('fno_blocks', 4, _OTHER_NETWORKS),
+    _model('fno_cnn_blocks', 2, _OTHER_NETWORKS),
+    _model('fno_input_transform', 'none', _OTHER_NETWORKS),
+    _model('generator_output_mode', 'real_imag', _OTHER_NETWORKS),
+    _model('learned_input_channels', 1, _OTHER_NETWORKS),
+    _model('max_hidden_channels', None, _OTHER_NETWORKS),
+    _model('resnet_width', None, _OTHER_NETWORKS),
     _training(
         'train_data_file', None, 'the scan to train on', 'run.train_data', 'train_data_file_path'
     ),
@@ -263,6 +296,23 @@ FIELDS: tuple[Field, ...] = (
         take=_renamed(_SCHEDULES),
         give=lambda value: _SCHEDULES_BACK[value],
     ),
+    _training('momentum', 0.9, 'no effect: of sgd, which is refused'),
+    _training('adam_beta1', 0.9, 'no effect: 0.9', policy='warn'),
+    _training('adam_beta2', 0.999, 'no effect: 0.999', policy='warn'),
+    _training('gradient_clip_algorithm', 'norm', 'the norm is clipped', policy='warn'),
+    _training('lr_warmup_epochs', 0, _SCHEDULES_OWN, policy='warn'),
+    _training('lr_min_ratio', 0.1, _SCHEDULES_OWN, policy='warn'),
+    _training('plateau_factor', 0.5, _SCHEDULES_OWN, policy='warn'),
+    _training('plateau_patience', 2, _SCHEDULES_OWN, policy='warn'),
+    _training('plateau_min_lr', 5e-5, _SCHEDULES_OWN, policy='warn'),
+    _training('plateau_threshold', 0.0, _SCHEDULES_OWN, policy='warn'),
+    _training(
+        'torch_loss_mode',
+        'poisson',
+        'for mae say mae_weight 1 and nll_weight 0',
+        policy='raise',
+    ),
+    _training('torch_mae_pred_l2_match_target', False, 'no such term of the loss', policy='raise'),
     _inference('model_path', None, 'the model, or the folder that holds it', 'run.model'),
     _inference(
         'test_data_file', None, 'the scan to reconstruct', 'run.test_data', 'test_data_file_path'
@@ -284,13 +334,54 @@ FIELDS: tuple[Field, ...] = (
 )
 
 RUN_TIME = frozenset(
-    ['learning_rate', 'optimizer', 'weight_decay', 'gradient_clip_val', 'accum_steps', 'scheduler']
+    [
+        'learning_rate',
+        'optimizer',
+        'weight_decay',
+        'momentum',
+        'adam_beta1',
+        'adam_beta2',
+        'gradient_clip_val',
+        'gradient_clip_algorithm',
+        'accum_steps',
+        'scheduler',
+        'lr_warmup_epochs',
+        'lr_min_ratio',
+        'plateau_factor',
+        'plateau_patience',
+        'plateau_min_lr',
+        'plateau_threshold',
+    ]
 )
 """Read where they are given, and never written to the flat dictionary."""
 
+SPECIAL = frozenset(['n_images', 'neighbor_pool_size', 'object_layout'])
+"""Second names of a setting, which win where they are given; on the way back the plain one is."""
 
 OLDER_NAMES = {'n_images': 'n_groups', 'max_epochs': 'nepochs', 'test_data': 'test_data_file'}
 """Deprecated names, and those that took their place."""
+
+NEWEST_NAMES = {
+    'training_groups': 'n_groups',
+    'inference_groups': 'n_groups',
+    'train_raw_selection': 'n_subsample',
+    'inference_raw_selection': 'n_subsample',
+}
+"""What newer versions of PtychoPINN call some fields."""
+
+GROUPS: Mapping[str, Mapping[str, str]] = {
+    'model': {},
+    'data': {},
+    'sampling': {},
+    'loss': {},
+    'tf_loss': {},
+    'gradient_clip': {'val': 'gradient_clip_val', 'algorithm': 'gradient_clip_algorithm'},
+    'optimizer': {'algorithm': 'optimizer'},
+    'sgd': {},
+    'adam': {'beta1': 'adam_beta1', 'beta2': 'adam_beta2'},
+    'scheduler': {'kind': 'scheduler'},
+}
+"""Dataclasses inside `TrainingConfig`, in one of its states; what their fields are in one level."""
 
 
 def fields_of(owner: Owner) -> Mapping[str, Field]:

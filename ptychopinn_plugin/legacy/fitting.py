@@ -1,5 +1,7 @@
 """Old weights into the layers of a description: every one fits, or an error names the first."""
 
+import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -24,6 +26,29 @@ class OldWeight:
 
     name: str
     values: RealArray
+
+
+def repeat_amplitude(weights: Mapping[str, OldWeight]) -> dict[str, OldWeight]:
+    """Give the amplitude as many outputs as the phase, where one stands for a whole group.
+
+    Older versions of PtychoPINN predicted one amplitude for a group and a phase for each patch.
+    """
+    outputs = [weights[f'{name}/last/bias'].values.shape[0] for name in ('amplitude', 'phase')]
+    if outputs[0] != 1:
+        return dict(weights)
+    last = ('amplitude/last/', 'amplitude/border/3/')
+    return {
+        name: dataclasses.replace(weight, values=np.repeat(weight.values, outputs[1], axis=0))
+        if name.startswith(last)
+        else weight
+        for name, weight in weights.items()
+    }
+
+
+def last_image_channels(weights: Mapping[str, OldWeight]) -> int:
+    """Return how many channels come out of the last block of the amplitude's decoder."""
+    blocks = [name for name in weights if re.fullmatch(r'amplitude/\d+/2/weight', name)]
+    return weights[max(blocks)].values.shape[0] if blocks else 0
 
 
 def fit_weights(

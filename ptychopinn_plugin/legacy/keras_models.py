@@ -16,7 +16,8 @@ import numpy as np
 from ptychopinn_plugin.arrays import RealArray
 from ptychopinn_plugin.containers import LARGEST_TEXT_BYTES, open_zip, read_hdf5
 from ptychopinn_plugin.errors import ArchiveError
-from ptychopinn_plugin.legacy.fitting import OldWeight
+from ptychopinn_plugin.legacy.fitting import OldWeight, last_image_channels, repeat_amplitude
+from ptychopinn_plugin.network import CnnVariant
 
 ACTIVATIONS = {'sigmoid': 'sigmoid', 'swish': 'swish', 'silu': 'swish', 'softplus': 'softplus'}
 ACTIVATIONS |= {'relu': 'relu'}
@@ -67,15 +68,16 @@ class KerasNetwork:
     weights : dict of str to OldWeight
         By the names of `network.describe_cnn`, kernels as (out, in, height, width).
     amplitude_activation : str
-    border_channels : int
-        0 where there is no border branch.
+    has_border : bool
+    variant : CnnVariant
     outputs, group_size : int
         Channels that come out of a decoder and go in.
     """
 
     weights: dict[str, OldWeight]
     amplitude_activation: str
-    border_channels: int
+    has_border: bool
+    variant: CnnVariant
     outputs: int
     group_size: int
 
@@ -107,14 +109,26 @@ def read_keras_network(data: bytes, source: str) -> KerasNetwork:
         named[f'{role}/bias'] = OldWeight(layer, bias)
     if kernels:
         raise ArchiveError(f'{source}: the weights of {next(iter(kernels))!r} have no layer.')
-    border = named.get('amplitude/border/1/weight')
+    named = repeat_amplitude(named)
     return KerasNetwork(
         weights=named,
         amplitude_activation=activation,
-        border_channels=0 if border is None else int(border.values.shape[1]),
+        has_border='amplitude/border/1/weight' in named,
+        variant=_variant(named),
         outputs=int(named['amplitude/last/weight'].values.shape[0]),
         group_size=int(named['encoder/0/1/weight'].values.shape[1]),
     )
+
+
+def _variant(weights: Mapping[str, OldWeight]) -> CnnVariant:
+    """Tell from the weights what settings do not say."""
+    border, image = weights.get('amplitude/border/1/weight'), last_image_channels(weights)
+    if border is not None:
+        filters, channels = border.values.shape[:2]
+        return CnnVariant(border_channels=channels, border_filters=filters)
+    # Without padding, the last block is that at full size.
+    unseen = image - weights['amplitude/last/weight'].values.shape[1]
+    return CnnVariant(border_filters=image, unseen_channels=max(0, unseen))
 
 
 def _read_graph(config: Any) -> dict[str, Node]:
@@ -158,6 +172,12 @@ def _histories(value: Any) -> Iterator[str]:
 
 def _check_graph(graph: Mapping[str, Node], source: str) -> None:
     for node in graph.values():
+        if node.kind == _PATCHES and node.config.get('use_polar') is not True:
+            raise ArchiveError(
+                f'{source}: {node.name!r} takes the two outputs as real and imaginary part, as '
+                'PtychoPINN did by mistake until 26 January 2026. Such a model means nothing as '
+                'amplitude and phase; train it again.'
+            )
         if node.kind not in KNOWN_CLASSES:
             raise ArchiveError(
                 f'{source}: the layer {node.name!r} is a {node.kind}, which the published network '

@@ -1,6 +1,7 @@
 """Model files of PtychoPINN: told from ours, read without executing anything, and described."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,13 @@ import numpy as np
 from ptychopinn_plugin._version import __version__
 from ptychopinn_plugin.arrays import ComplexArray
 from ptychopinn_plugin.config import Config
-from ptychopinn_plugin.containers import SafeZip, open_zip, zip_names
+from ptychopinn_plugin.containers import LARGEST_TEXT_BYTES, SafeZip, open_zip, zip_names
 from ptychopinn_plugin.errors import ArchiveError, ConfigError
 from ptychopinn_plugin.legacy.budget import Budget
 from ptychopinn_plugin.legacy.configuration import from_legacy
 from ptychopinn_plugin.legacy.fields import FIELDS
 from ptychopinn_plugin.legacy.fitting import OldWeight, fit_weights
-from ptychopinn_plugin.legacy.keras_models import read_keras_network
+from ptychopinn_plugin.legacy.keras_models import KerasNetwork, read_keras_network
 from ptychopinn_plugin.legacy.pickle_names import (
     SUFFIXES,
     bare_pickle_name,
@@ -25,9 +26,16 @@ from ptychopinn_plugin.legacy.pickle_names import (
 )
 from ptychopinn_plugin.legacy.pickles import DAMAGE, LARGEST_PICKLE_BYTES, read_pickle
 from ptychopinn_plugin.legacy.torch_files import is_torch_file, read_torch_file
-from ptychopinn_plugin.legacy.torch_models import map_torch_weights
+from ptychopinn_plugin.legacy.torch_models import TorchNetwork, map_torch_weights
+from ptychopinn_plugin.legacy.torch_settings import (
+    TorchSections,
+    find_sections,
+    flat_settings,
+    structure_of,
+    torch_activation,
+)
 from ptychopinn_plugin.model import Model
-from ptychopinn_plugin.network import BORDER_CHANNELS, NetworkDescription, describe_cnn
+from ptychopinn_plugin.network import NetworkDescription, describe_cnn
 
 Kind = Literal['tensorflow', 'torch', 'lightning']
 
@@ -45,8 +53,11 @@ FALLBACK_INTENSITY_SCALE = 1.25
 """That of a probe of about 0.4 of the pattern's width, for files that hold no probe."""
 
 _MEMBER = 'diffraction_to_obj'
-_READ_MEMBERS = ('manifest.dill', f'{_MEMBER}/params.dill', f'{_MEMBER}/model.pth')
+_METADATA = 'torch_scaling_metadata.pt'
+_READ_MEMBERS = ('manifest.dill', f'{_MEMBER}/params.dill', f'{_MEMBER}/model.pth', _METADATA)
 """Whose pickles are read, and so checked more strictly."""
+
+_TENSORFLOW_MEMBERS = ('model.keras', 'saved_model.pb', 'custom_objects.dill')
 
 
 @dataclass(frozen=True)
@@ -75,8 +86,11 @@ class LegacyFile:
 def legacy_kind(path: Path) -> Kind | None:
     """Tell which kind of file of PtychoPINN this is, by its members; None where it is none."""
     names = zip_names(path)
+    if f'{_MEMBER}/model.pth' in names:
+        return 'torch'
     if 'manifest.dill' in names:
-        return 'tensorflow' if f'{_MEMBER}/model.keras' in names else 'torch'
+        is_keras = any(f'{_MEMBER}/{name}' in names for name in _TENSORFLOW_MEMBERS)
+        return 'tensorflow' if is_keras else 'torch'
     return 'lightning' if is_torch_file(names) else None
 
 
@@ -240,8 +254,8 @@ def _check_other_members(archive: SafeZip) -> None:
 
 
 def _read_version(archive: SafeZip) -> str:
-    source = f'{archive.source}: manifest.dill'
-    manifest = read_pickle(archive.read('manifest.dill'), source)
+    name, manifest = _read_values(archive, 'manifest')
+    source = f'{archive.source}: {name}'
     if not isinstance(manifest, dict) or _MEMBER not in (manifest.get('models') or ()):
         raise ArchiveError(f'{source} lists no model {_MEMBER!r}.')
     version = manifest.get('version')
@@ -250,11 +264,25 @@ def _read_version(archive: SafeZip) -> str:
     return version
 
 
+def _read_values(archive: SafeZip, name: str) -> tuple[str, Any]:
+    """Read a member that is JSON, or a pickle in older files; return its name as well."""
+    if f'{name}.json' not in archive:
+        name = f'{name}.dill'
+        return name, read_pickle(archive.read(name), f'{archive.source}: {name}')
+    name = f'{name}.json'
+    data = archive.read(name, largest=LARGEST_TEXT_BYTES)
+    try:
+        return name, json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ArchiveError(f'{archive.source}: {name} is not readable: {error}.') from error
+
+
 def _read_settings(archive: SafeZip) -> dict[str, Any]:
-    source = f'{archive.source}: {_MEMBER}/params.dill'
-    settings = read_pickle(archive.read(f'{_MEMBER}/params.dill'), source)
+    name, settings = _read_values(archive, f'{_MEMBER}/params')
     if not isinstance(settings, dict) or 'N' not in settings:
-        raise ArchiveError(f'{source} holds no settings with N, the size of the patterns.')
+        raise ArchiveError(
+            f'{archive.source}: {name} holds no settings with N, the size of the patterns.'
+        )
     return settings
 
 
@@ -263,17 +291,16 @@ def _read_tensorflow(archive: SafeZip, version: str) -> LegacyFile:
         raise ArchiveError(
             f'{archive.source}: version 1.0 of the TensorFlow archive is read; this is {version}.'
         )
+    if f'{_MEMBER}/model.keras' not in archive:
+        raise ArchiveError(
+            f'{archive.source} holds a SavedModel of Keras 2, which is a program and not read. '
+            'Open it with the PtychoPINN that wrote it, and save it with a newer one.'
+        )
     settings = _read_settings(archive)
     source = f'{archive.source}: {_MEMBER}/model.keras'
     found = read_keras_network(archive.read(f'{_MEMBER}/model.keras'), source)
     settings = {**settings, 'amp_activation': found.amplitude_activation}
-    network = _describe(
-        settings,
-        outputs=found.outputs,
-        group_size=found.group_size,
-        border_channels=found.border_channels,
-        source=source,
-    )
+    network = _describe(settings, found, source)
     return LegacyFile('tensorflow', settings, network, found.weights, _probe(settings))
 
 
@@ -283,79 +310,59 @@ def _read_torch(archive: SafeZip, version: str) -> LegacyFile:
             f'{archive.source}: version 2.0-pytorch of the torch archive is read; this is '
             f'{version}.'
         )
-    settings = _read_settings(archive)
+    settings, sections = _read_settings(archive), None
+    if _METADATA in archive:
+        metadata = read_torch_file(archive.read(_METADATA), f'{archive.source}: {_METADATA}')
+        sections = find_sections(metadata)
     source = f'{archive.source}: {_MEMBER}/model.pth'
     state = read_torch_file(archive.read(f'{_MEMBER}/model.pth'), source)
-    return _from_state('torch', settings, state, source)
+    return _from_state('torch', settings, sections, state, source)
 
 
 def _read_lightning(path: Path, source: str) -> LegacyFile:
     values = read_torch_file(path, source)
     if not isinstance(values, dict) or not isinstance(values.get('state_dict'), dict):
         raise ArchiveError(f'{source} holds no state_dict, so it is no checkpoint of Lightning.')
-    parts = values.get('hyper_parameters') or {}
-    model, data, training = (
-        dict(parts.get(name) or {}) for name in ('model_config', 'data_config', 'training_config')
-    )
-    if 'N' not in data:
+    sections = find_sections(values.get('hyper_parameters'))
+    if sections is None or 'N' not in sections.data:
         raise ArchiveError(
             f'{source} holds no hyper_parameters with data_config.N, the size of the patterns. '
             'Use the wts.h5.zip that was written beside it.'
         )
-    side = (data.get('grid_size') or (1, 1))[0]
-    settings = {
-        **model,
-        'N': data['N'],
-        'gridsize': side,
-        'nphotons': data.get('nphotons'),
-        'probe_scale': data.get('probe_scale'),
-        'nepochs': training.get('epochs'),
-        'model_type': 'supervised' if model.get('mode') == 'Supervised' else 'pinn',
-        **{
-            name: training.get(name)
-            for name in ('batch_size', 'learning_rate', 'n_groups', 'train_data_file')
-        },
-    }
-    return _from_state('lightning', settings, values['state_dict'], source)
+    settings = flat_settings(sections)
+    return _from_state('lightning', settings, sections, values['state_dict'], source)
 
 
-def _from_state(kind: Kind, settings: dict[str, Any], state: Any, source: str) -> LegacyFile:
+def _from_state(
+    kind: Kind, settings: dict[str, Any], sections: TorchSections | None, state: Any, source: str
+) -> LegacyFile:
     if not isinstance(state, dict) or not all(isinstance(v, np.ndarray) for v in state.values()):
         raise ArchiveError(f'{source} holds no weights by name.')
-    found = map_torch_weights(state, source)
-    network = _describe(
-        settings,
-        outputs=found.outputs,
-        group_size=found.group_size,
-        border_channels=found.border_channels,
-        source=source,
-        attention=found.attention,
-    )
+    structure = structure_of(settings, sections, source)
+    found = map_torch_weights(state, source, structure=structure)
+    activation = torch_activation(settings, sections)
+    # It pads, whatever the setting says.
+    settings = {**settings, 'amp_activation': activation, 'pad_object': True}
+    network = _describe(settings, found, source)
     return LegacyFile(kind, settings, network, found.weights, _probe(settings))
 
 
 def _describe(
-    settings: dict[str, Any],
-    *,
-    outputs: int,
-    group_size: int,
-    border_channels: int,
-    source: str,
-    attention: bool = False,
+    settings: dict[str, Any], found: KerasNetwork | TorchNetwork, source: str
 ) -> NetworkDescription:
     """Describe the network of the settings, of which the weights know some better."""
-    settings['probe_big'] = border_channels > 0
-    if group_size > 1:
-        settings['object_big'] = outputs == group_size
+    settings['probe_big'] = found.has_border
+    # Another name of object_big, which would win.
+    settings.pop('object_layout', None)
+    if found.group_size > 1:
+        settings['object_big'] = found.outputs == found.group_size
     config = from_legacy(_known(settings), owner='TrainingConfig').config.model
-    if config.gridsize**2 != group_size:
+    if config.gridsize**2 != found.group_size:
         raise ArchiveError(
             f'{source}: the settings say gridsize {config.gridsize}; the first layer takes '
-            f'{group_size} channels.'
+            f'{found.group_size} channels.'
         )
-    return describe_cnn(
-        config, attention=attention, border_channels=border_channels or BORDER_CHANNELS
-    )
+    return describe_cnn(config, found.variant)
 
 
 def _known(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -365,9 +372,20 @@ def _known(settings: Mapping[str, Any]) -> dict[str, Any]:
         if item.owner == 'InferenceConfig' or not item.ours or item.ours.startswith('run.'):
             continue
         value = settings.get(item.name, settings.get(item.flat_name))
-        if isinstance(value, str | int | float):
+        if isinstance(value, str | int | float) and (
+            item.owner == 'ModelConfig' or _can_train(item.name, value)
+        ):
             taken[item.name] = value
     return taken
+
+
+def _can_train(name: str, value: Any) -> bool:
+    """Tell whether we can train so; how a model was trained does not keep it from being read."""
+    try:
+        from_legacy({name: value}, owner='TrainingConfig')
+    except ConfigError:
+        return False
+    return True
 
 
 def _config_of(file: LegacyFile) -> Config:

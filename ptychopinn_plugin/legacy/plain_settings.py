@@ -7,7 +7,15 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from ptychopinn_plugin.errors import ConfigError
-from ptychopinn_plugin.legacy.fields import FIELDS, OLDER_NAMES, OWNERS, Owner, fields_of
+from ptychopinn_plugin.legacy.fields import (
+    FIELDS,
+    GROUPS,
+    NEWEST_NAMES,
+    OLDER_NAMES,
+    OWNERS,
+    Owner,
+    fields_of,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +73,7 @@ def plain_settings(settings: object) -> dict[str, Any]:
     if dataclasses.is_dataclass(settings) and not isinstance(settings, type):
         names = [item.name for item in dataclasses.fields(settings)]
         return _of_object({name: getattr(settings, name) for name in names})
-    known = {item.name for item in FIELDS} | {'model'}
+    known = {item.name for item in FIELDS} | set(GROUPS) | set(NEWEST_NAMES)
     found = {name: getattr(settings, name) for name in sorted(known) if hasattr(settings, name)}
     if not found:
         raise ConfigError(
@@ -93,9 +101,19 @@ def _flattened(values: Mapping[str, Any]) -> dict[str, Any]:
                     'The path of a model is model_path.'
                 )
             flat.update(plain_settings(value))
+        elif name in GROUPS and _is_group(value):
+            inner = value if isinstance(value, Mapping) else vars(value)
+            names = GROUPS[name]
+            flat.update({names.get(key, key): part for key, part in _flattened(inner).items()})
         else:
-            flat[str(name)] = value
+            flat[NEWEST_NAMES.get(str(name), str(name))] = value
     return flat
+
+
+def _is_group(value: Any) -> bool:
+    return isinstance(value, Mapping) or (
+        dataclasses.is_dataclass(value) and not isinstance(value, type)
+    )
 
 
 def owner_of(settings: object, values: Mapping[str, Any]) -> Owner:

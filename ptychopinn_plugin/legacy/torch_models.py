@@ -4,15 +4,24 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from ptychopinn_plugin.arrays import RealArray
 from ptychopinn_plugin.errors import ArchiveError
-from ptychopinn_plugin.legacy.fitting import OldWeight
+from ptychopinn_plugin.legacy.fitting import OldWeight, last_image_channels, repeat_amplitude
+from ptychopinn_plugin.legacy.torch_settings import TorchStructure
+from ptychopinn_plugin.network import CnnVariant
 
 PREFIXES = ('model.autoencoder.', 'autoencoder.')
 """Before the names of the network; the rest of the dictionary belongs to its physics and loss."""
 
 UNUSED = re.compile(r'(model\.)?(forward_model|scaler|.*[lL]oss)\b')
 """Weights that its prediction does not use: parameters of its forward model and of losses."""
+
+UNUSED_ATTENTION = re.compile(
+    r'decoder_(amp|phase)\.attention_blocks\..+|encoder\.blocks\.\d+\.attention\.conv\.weight'
+)
+"""It makes these where settings ask for them, and leaves them out of the computation."""
 
 _ENCODER = re.compile(r'encoder\.blocks\.(\d+)\.(.+)\.(weight|bias)')
 _DECODER = re.compile(r'decoder_(amp|phase)\.(.+)\.(weight|bias)')
@@ -34,27 +43,28 @@ _HEAD_PARTS = {
 
 @dataclass(frozen=True)
 class TorchNetwork:
-    """What the weights themselves say.
+    """What the weights say, and the settings where weights cannot.
 
     Attributes
     ----------
     weights : dict of str to OldWeight
         By the names of `network.describe_cnn`.
-    attention : bool
-    border_channels : int
-        0 where there is no border branch.
+    has_border : bool
+    variant : CnnVariant
     outputs, group_size : int
         Channels that come out of a decoder and go in.
     """
 
     weights: dict[str, OldWeight]
-    attention: bool
-    border_channels: int
+    has_border: bool
+    variant: CnnVariant
     outputs: int
     group_size: int
 
 
-def map_torch_weights(state: Mapping[str, RealArray], source: str) -> TorchNetwork:
+def map_torch_weights(
+    state: Mapping[str, RealArray], source: str, *, structure: TorchStructure
+) -> TorchNetwork:
     """Give the weights of a state dictionary our names.
 
     Parameters
@@ -62,6 +72,7 @@ def map_torch_weights(state: Mapping[str, RealArray], source: str) -> TorchNetwo
     state : mapping of str to ndarray
     source : str
         For messages.
+    structure : TorchStructure
 
     Raises
     ------
@@ -75,27 +86,67 @@ def map_torch_weights(state: Mapping[str, RealArray], source: str) -> TorchNetwo
             if not UNUSED.match(name):
                 raise ArchiveError(_unknown(name, source))
             continue
-        ours = _rename(name.removeprefix(prefix))
+        inner = name.removeprefix(prefix)
+        if UNUSED_ATTENTION.fullmatch(inner):
+            continue
+        ours = _rename(inner)
         if ours is None:
             raise ArchiveError(_unknown(name, source))
-        if '/channel-gate/' in ours and values.ndim == 2:
-            # A fully connected layer is a convolution of size 1.
-            values = values[:, :, None, None]
+        if '/channel-gate/' in ours:
+            values = _as_convolution(ours, values)
         weights[ours] = OldWeight(name, values)
-    first, last = weights.get('encoder/0/1/weight'), weights.get('amplitude/last/weight')
-    if first is None or last is None or first.values.ndim != 4 or last.values.ndim != 4:
+    needed = [f'{name}/last/{part}' for name in _BRANCHES.values() for part in ('weight', 'bias')]
+    kernels = [weights.get(name) for name in ('encoder/0/1/weight', 'amplitude/last/weight')]
+    if any(kernel is None or kernel.values.ndim != 4 for kernel in kernels) or not all(
+        name in weights for name in needed
+    ):
         raise ArchiveError(
             f'{source} holds no network of architecture cnn: no first convolution of an encoder, '
-            'or no last one of the amplitude. Only cnn is read.'
+            'or no last one of the amplitude or phase. Only cnn is read.'
         )
-    border = weights.get('amplitude/border/1/weight')
+    variant = _variant(weights, state, structure)
+    if not structure.has_border:
+        # It makes the border's layers all the same.
+        weights = {name: weight for name, weight in weights.items() if '/border/' not in name}
+    weights = repeat_amplitude(weights)
     return TorchNetwork(
         weights=weights,
-        attention=any('-gate' in name for name in weights),
-        border_channels=0 if border is None else int(border.values.shape[1]),
-        outputs=int(last.values.shape[0]),
-        group_size=int(first.values.shape[1]),
+        has_border='amplitude/border/1/weight' in weights,
+        variant=variant,
+        outputs=int(weights['amplitude/last/weight'].values.shape[0]),
+        group_size=int(weights['encoder/0/1/weight'].values.shape[1]),
     )
+
+
+def _variant(
+    weights: Mapping[str, OldWeight], state: Mapping[str, RealArray], structure: TorchStructure
+) -> CnnVariant:
+    last = weights['amplitude/last/weight'].values
+    border = weights.get('amplitude/border/1/weight')
+    filters, channels = border.values.shape[:2] if border else (None, 0)
+    everywhere = structure.border_everywhere
+    if everywhere is None:
+        # A file that does not say it: with the mask came the number of channels and the scaler.
+        has_scaler = any('.rect_scaler.' in name for name in state)
+        everywhere = channels != last.shape[0] or not has_scaler
+    return CnnVariant(
+        attention=any('-gate' in name for name in weights),
+        border_channels=channels,
+        border_filters=filters,
+        unseen_channels=max(0, last_image_channels(weights) - last.shape[1]),
+        border_everywhere=everywhere,
+    )
+
+
+def _as_convolution(name: str, values: RealArray) -> RealArray:
+    """Turn a fully connected layer into a convolution of size 1; one without width gets zeros."""
+    if name.endswith('reduce/weight') and values.ndim == 2 and not len(values):
+        values = np.zeros((1, values.shape[1]), np.float32)
+    elif name.endswith('reduce/bias') and not values.size:
+        values = np.zeros(1, np.float32)
+    elif name.endswith('expand/weight') and values.ndim == 2 and not values.shape[1]:
+        values = np.zeros((len(values), 1), np.float32)
+    return values[:, :, np.newaxis, np.newaxis] if values.ndim == 2 else values
 
 
 def _rename(name: str) -> str | None:

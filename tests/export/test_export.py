@@ -17,7 +17,7 @@ from ptychopinn_plugin.cli import main
 from ptychopinn_plugin.config import Config, ModelConfig
 from ptychopinn_plugin.errors import BackendUnavailableError, ConfigError, OutputError
 from ptychopinn_plugin.export import EXPORTERS, export_model
-from ptychopinn_plugin.network import describe_cnn, describe_network
+from ptychopinn_plugin.network import CnnVariant, describe_cnn, describe_network
 
 TOLERANCE = 1e-4
 
@@ -46,7 +46,7 @@ def model(request: pytest.FixtureRequest) -> Model:
     config = CONFIGS[request.param]
     network = describe_network(config, 16)
     if 'attention' in request.param:
-        network = describe_cnn(config, attention=True, border_channels=1)
+        network = describe_cnn(config, CnnVariant(attention=True, border_channels=1))
     torch.manual_seed(0)
     weights = Network(network).numpy_weights()
     rng = np.random.default_rng(0)

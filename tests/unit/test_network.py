@@ -10,7 +10,7 @@ import pytest
 
 from ptychopinn_plugin.config import ModelConfig
 from ptychopinn_plugin.errors import ArchiveError, ConfigError
-from ptychopinn_plugin.network import NetworkDescription, describe_cnn, describe_network
+from ptychopinn_plugin.network import CnnVariant, NetworkDescription, describe_cnn, describe_network
 
 PUBLISHED_ENCODER = {64: [32, 64, 128], 128: [16, 32, 64, 128], 256: [8, 16, 32, 64, 128]}
 PUBLISHED_DECODER = {64: [64, 32], 128: [128, 64, 32], 256: [256, 128, 64, 32]}
@@ -106,7 +106,7 @@ def test_cnn_is_as_large_as_the_published_one() -> None:
 @pytest.mark.parametrize('size', [64, 128, 256])
 def test_attention(size: int, border: int) -> None:
     config = ModelConfig(architecture='cnn', pattern_size=size, gridsize=2)
-    description = describe_cnn(config, attention=True, border_channels=border)
+    description = describe_cnn(config, CnnVariant(attention=True, border_channels=border))
     shapes, weights = output_shapes(description), description.weight_shapes()
     for index, filters in enumerate(PUBLISHED_ENCODER[size]):
         gate = f'encoder/{index}/channel-gate'

@@ -66,53 +66,81 @@ class KerasGraph:
         return name
 
     def conv(self, name: str, source: str, shape: tuple[int, int], rng: Any) -> str:
-        self.kernels[name] = rng.normal(size=(3, 3, *shape)).astype(np.float32) / 10
+        # So that each layer keeps the spread of the numbers that it gets.
+        spread = np.sqrt(2 / 9 / shape[0])
+        self.kernels[name] = (rng.normal(size=(3, 3, *shape)) * spread).astype(np.float32)
         config = {'kernel_size': [3, 3], 'strides': [1, 1], 'padding': 'same', 'use_bias': True}
         return self.put('Conv2D', name, source, filters=shape[1], **config)
 
 
-def _decoder(graph: KerasGraph, name: str, code: str, first: int, group: int, rng: Any) -> str:
+ENCODER = {64: (32, 64, 128), 128: (16, 32, 64, 128), 256: (8, 16, 32, 64, 128)}
+DECODER = {64: (64, 32), 128: (128, 64, 32), 256: (256, 128, 64, 32)}
+
+
+def _decoder(
+    graph: KerasGraph, name: str, code: str, first: int, outputs: int, size: int, how: str, rng: Any
+) -> str:
     """Add a decoder whose convolutions are numbered from `first` as Keras numbers them."""
     inner, outer = f'conv2d_{first}', f'conv2d_{first + 1}'
-    source, before = code, 128
-    for block, filters in enumerate((64, 32)):
-        for half in range(2):
-            number = first + 2 + 2 * block + half
+    source, before, number, full = code, 128, first + 2, 2048 // size
+    for block, filters in enumerate(DECODER[size]):
+        for _ in range(2):
             source = graph.conv(f'conv2d_{number}', source, (before, filters), rng)
-            before = filters
+            before, number = filters, number + 1
         source = graph.put('UpSampling2D', f'up_{name}_{block}', source)
+    activation = ('sigmoid', 1.0) if name == 'amp' else ('tanh', np.pi)
+    settings = dict(zip(('activation_name', 'scale'), activation, strict=True))
+    if how == 'full':
+        source = graph.conv(f'conv2d_{number}', source, (before, full), rng)
+        source = graph.conv(f'conv2d_{number + 1}', source, (full, full), rng)
+        source = graph.put('UpSampling2D', f'up_{name}_full', source)
+        source = graph.conv(outer, source, (full, outputs), rng)
+        return graph.put('ActivationLayer', name, source, **settings)
+    centre = graph.put('GetItem', f'centre_{name}', source)
+    centre = graph.conv(inner, centre, (before - 4, outputs), rng)
+    centre = graph.put('ActivationLayer', name, centre, **settings)
+    centre = graph.put('ZeroPadding2D', f'{name}_padded', centre)
+    if how == 'no border':
+        return centre
     rest = graph.put('GetItem', f'rest_{name}', source)
-    border = graph.conv(f'conv2d_{first + 6}', rest, (4, 32), rng)
-    border = graph.conv(f'conv2d_{first + 7}', border, (32, 32), rng)
+    border = graph.conv(f'conv2d_{number}', rest, (4, full), rng)
+    border = graph.conv(f'conv2d_{number + 1}', border, (full, full), rng)
     border = graph.put('UpSampling2D', f'up_{name}_border', border)
-    border = graph.conv(outer, border, (32, group), rng)
+    border = graph.conv(outer, border, (full, outputs), rng)
     border = graph.put('Silu', f'silu_{name}', border)
     mask = graph.put('CenterMaskLayer', f'mask_{name}', border)
     border = graph.put('Multiply', f'multiply_{name}', border, mask)
-    centre = graph.put('GetItem', f'centre_{name}', source)
-    centre = graph.conv(inner, centre, (28, group), rng)
-    how = ('sigmoid', 1.0) if name == 'amp' else ('tanh', np.pi)
-    centre = graph.put('ActivationLayer', name, centre, activation_name=how[0], scale=how[1])
-    centre = graph.put('ZeroPadding2D', f'{name}_padded', centre)
     return graph.put('Add', f'add_{name}', centre, border)
 
 
-def keras_graph(gridsize: int = 1) -> KerasGraph:
-    """Return the graph of PtychoPINN's network for patterns of 64 pixels."""
+def keras_graph(
+    gridsize: int = 1, *, size: int = 64, how: str = 'border', amplitudes: int | None = None
+) -> KerasGraph:
+    """Return the graph of PtychoPINN's network.
+
+    Parameters
+    ----------
+    gridsize, size : int
+    how : str
+        'border', 'no border', or 'full': without padding.
+    amplitudes : int, optional
+        Outputs of the amplitude, where the phase has others.
+    """
     rng, group, graph = np.random.default_rng(0), gridsize**2, KerasGraph()
-    source = graph.put('InputLayer', 'input', batch_shape=[None, 64, 64, group])
+    source = graph.put('InputLayer', 'input', batch_shape=[None, size, size, group])
     source = graph.put('IntensityScaler', 'intensity_scaler', source)
     before = group
-    for block, filters in enumerate((32, 64, 128)):
+    for block, filters in enumerate(ENCODER[size]):
         for half in range(2):
             number = 2 * block + half
             name = 'conv2d' if number == 0 else f'conv2d_{number}'
             source = graph.conv(name, source, (before, filters), rng)
             before = filters
         source = graph.put('MaxPooling2D', f'max_{block}', source)
-    amplitude = _decoder(graph, 'amp', source, 6, group, rng)
-    phase = _decoder(graph, 'phi', source, 14, group, rng)
-    merged = graph.put('CombineComplexLayer', 'obj', amplitude, phase)
+    first, count = 2 * len(ENCODER[size]), 2 * len(DECODER[size]) + 4
+    amplitude = _decoder(graph, 'amp', source, first, amplitudes or group, size, how, rng)
+    phase = _decoder(graph, 'phi', source, first + count, group, size, how, rng)
+    merged = graph.put('CombineComplexLayer', 'obj', amplitude, phase, use_polar=True)
     graph.put('InputLayer', 'input_positions')
     graph.put('ReassemblePatchesLayer', 'padded_obj_2', merged, 'input_positions')
     return graph

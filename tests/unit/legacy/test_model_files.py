@@ -55,6 +55,13 @@ def test_tensorflow_layers_go_where_they_belong(
     assert model.photons == 1e5
 
 
+def test_how_it_was_trained_does_not_matter(tensorflow_file: Any) -> None:
+    settings = {'optimizer': 'sgd', 'scheduler': 'MultiStage', 'momentum': 0.5, 'nepochs': 0}
+    training = read_model(tensorflow_file(**settings, learning_rate=2e-3)).config.training
+    assert (training.optimizer, training.schedule, training.epochs) == ('adam', 'constant', 50)
+    assert training.learning_rate == 2e-3
+
+
 def test_the_probe_gives_the_intensity_scale(tensorflow_file: Any) -> None:
     probe = np.full((64, 64, 1), 0.25 + 0.25j, np.complex64)
     model = read_model(tensorflow_file(probe=probe))
@@ -186,6 +193,41 @@ def test_damage_is_named(tensorflow_file: Any, changes: Any, message: str) -> No
 def test_weights_that_do_not_fit(tensorflow_file: Any, settings: Any, message: str) -> None:
     with pytest.raises(ArchiveError, match=message):
         read_model(tensorflow_file(**settings))
+
+
+@pytest.mark.parametrize('polar', [False, None])
+def test_outputs_that_were_real_and_imaginary_part(
+    tensorflow_file: Any, graph: Any, polar: bool | None
+) -> None:
+    made = graph()
+    (layer,) = (layer for layer in made.layers if layer['name'] == 'obj')
+    layer['config'].pop('use_polar')
+    if polar is not None:
+        layer['config']['use_polar'] = polar
+    with pytest.raises(ArchiveError, match=r"'obj' takes the two outputs as real and imaginary"):
+        read_model(tensorflow_file(graph=made))
+
+
+def test_saved_models_of_keras_2(tensorflow_file: Any) -> None:
+    changes = {'diffraction_to_obj/model.keras': None, 'diffraction_to_obj/saved_model.pb': b'x'}
+    path = rewritten(tensorflow_file(), changes)
+    assert legacy_kind(path) == 'tensorflow'
+    with pytest.raises(ArchiveError, match='holds a SavedModel of Keras 2'):
+        read_model(path)
+
+
+@pytest.mark.parametrize(
+    ('data', 'message'),
+    [
+        (b'{', r'manifest.json is not readable'),
+        (b'[' * 100_000, r'manifest.json is not readable'),
+        (b'{}', r'manifest.json lists no model'),
+    ],
+)
+def test_damaged_json(tmp_path: Path, write_zip: Any, data: bytes, message: str) -> None:
+    members = {'manifest.json': data, 'diffraction_to_obj/model.pth': b''}
+    with pytest.raises(ArchiveError, match=message):
+        read_model(write_zip(tmp_path / 'wts.h5.zip', members))
 
 
 def test_another_gridsize(tensorflow_file: Any, graph: Any) -> None:

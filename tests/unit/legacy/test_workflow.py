@@ -157,6 +157,30 @@ def test_older_options(
     assert legacy.from_legacy(path).config.training.n_groups == 30
 
 
+def test_options_of_the_torch_side(
+    scan_file: Path, tmp_path: Path, run: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level('INFO')
+    out = tmp_path / 'out'
+    flags = options({'train_data_file': scan_file, 'output_dir': out, 'nepochs': 1})
+    flags += options({'n_filters_scale': 1, 'n_groups': 8, 'backend': 'pytorch'})
+    torch = {'accelerator': 'cpu', 'learning-rate': 2e-3, 'scheduler': 'ReduceLROnPlateau'}
+    torch |= {'accumulate-grad-batches': 2, 'num-workers': 3, 'logger': 'none'}
+    flags += options({f'torch-{name}': value for name, value in torch.items()})
+    run('ptycho-train', *flags, '--do_stitching', '--quiet', '--torch-deterministic')
+    training = pinn.open_model(out / 'wts.h5.zip').config.training
+    assert (training.device, training.learning_rate) == ('cpu', 2e-3)
+    assert (training.schedule, training.accumulation) == ('plateau', 2)
+    note = 'without an effect here: --do_stitching, --quiet, --torch-deterministic, '
+    assert f'{note}--torch-num-workers, --torch-logger' in caplog.text
+
+
+def test_an_option_that_would_change_the_loss(scan_file: Path, tmp_path: Path, run: Any) -> None:
+    flags = options({'train_data_file': scan_file, 'output_dir': tmp_path / 'out'})
+    text = run('ptycho-train', *flags, '--torch-loss-mode', 'mae', code=2)
+    assert 'for mae say mae_weight 1 and nll_weight 0' in text
+
+
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from ptychopinn_plugin.archive import Model, read_model, write_model
+from ptychopinn_plugin.config import ModelConfig
 from ptychopinn_plugin.errors import ArchiveError
 from ptychopinn_plugin.export import export_model
 from ptychopinn_plugin.legacy.writing import write_legacy_tensorflow
+from ptychopinn_plugin.network import describe_cnn
 
 
 def changed(model: Model) -> Model:
@@ -33,8 +35,12 @@ def weights_in(path: Path, member: str) -> dict[str, np.ndarray]:
         return {str(group.attrs['name']): group['0'][()] for group in groups if '0' in group}
 
 
-def test_weights_come_back(tensorflow_file: Any, tmp_path: Path) -> None:
-    template = tensorflow_file(gridsize=2)
+@pytest.mark.parametrize(('size', 'how'), [(64, 'border'), (128, 'border'), (128, 'no border')])
+def test_weights_come_back(
+    tensorflow_file: Any, graph: Any, tmp_path: Path, size: int, how: str
+) -> None:
+    made = graph(2, size=size, how=how)
+    template = tensorflow_file(gridsize=2, graph=made, N=size, probe=None)
     model = changed(read_model(template))
     before = template.read_bytes()
     export_model(model, tmp_path / 'new.zip', 'legacy-tf', template=template)
@@ -43,6 +49,24 @@ def test_weights_come_back(tensorflow_file: Any, tmp_path: Path) -> None:
     for name, values in model.weights.items():
         assert np.array_equal(again.weights[name], values), name
     assert template.read_bytes() == before
+
+
+@pytest.mark.parametrize('size', [64, 128, 256])
+@pytest.mark.parametrize('how', ['border', 'no border', 'full'])
+def test_a_network_of_ours_fits_a_template(
+    tensorflow_file: Any, graph: Any, size: int, how: str
+) -> None:
+    ours = ModelConfig(
+        architecture='cnn',
+        pattern_size=size,
+        filters_scale=1.0,
+        amplitude_activation='sigmoid',
+        border_decoder=how == 'border',
+        pad_object=how != 'full',
+    )
+    made = graph(size=size, how=how)
+    settings = {'N': size, 'pad_object': how != 'full', 'probe': None}
+    assert read_model(tensorflow_file(graph=made, **settings)).network == describe_cnn(ours)
 
 
 def test_a_real_template_keeps_all_else(legacy_data: Path, tmp_path: Path) -> None:

@@ -1,0 +1,125 @@
+"""What PtychoPINN's torch files say of their network, in every layout they have had.
+
+A checkpoint of Lightning holds the settings as dictionaries of three classes, or, later, as the
+`artifact_identity` that a `wts.h5.zip` keeps in `torch_scaling_metadata.pt`. Older archives have
+the flat dictionary alone.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ptychopinn_plugin.errors import ArchiveError
+
+Section = Mapping[str, Any]
+
+MASK_CAME_WITH = 'use_legacy_decoder_channel_override'
+"""A field of `ModelConfig`; before it, the border's branch was added in the middle as well."""
+
+_TRAINING_NAMES = {'epochs': 'nepochs', 'training_groups': 'n_groups'}
+_TRAINING = ('batch_size', 'learning_rate', 'n_groups', 'nepochs', 'train_data_file')
+
+
+@dataclass(frozen=True)
+class TorchSections:
+    """The settings of its classes `ModelConfig`, `DataConfig` and `TrainingConfig`."""
+
+    model: Section
+    data: Section
+    training: Section
+
+
+@dataclass(frozen=True)
+class TorchStructure:
+    """What the weights alone do not tell.
+
+    Attributes
+    ----------
+    has_border : bool
+        Whether the border's branch, whose weights are always there, is used.
+    border_everywhere : bool, optional
+        Whether it is added in the middle as well; None where the file does not say it.
+    """
+
+    has_border: bool = True
+    border_everywhere: bool | None = None
+
+
+def find_sections(values: Any) -> TorchSections | None:
+    """Return the settings in a checkpoint's hyper-parameters or in an archive's metadata."""
+    if not isinstance(values, dict):
+        return None
+    identity = values.get('artifact_identity', values)
+    if not isinstance(identity, dict):
+        return None
+    spec = identity.get('model_spec')
+    models = spec if isinstance(spec, dict) else identity
+    parts = [models.get('model_config')]
+    parts += [identity.get(name) for name in ('data_config', 'training_config')]
+    found = [part if isinstance(part, dict) else {} for part in parts]
+    return TorchSections(*found) if any(found) else None
+
+
+def flat_settings(sections: TorchSections) -> dict[str, Any]:
+    """Return settings under the names of the flat dictionary."""
+    model, data = sections.model, sections.data
+    training = {
+        _TRAINING_NAMES.get(name, name): sections.training[name] for name in sections.training
+    }
+    grid = data.get('grid_size')
+    side = grid[0] if isinstance(grid, tuple | list) and grid else 1
+    return {
+        **model,
+        'N': data.get('N'),
+        'gridsize': data.get('gridsize', side),
+        'nphotons': data.get('nphotons'),
+        'probe_scale': data.get('probe_scale'),
+        'model_type': 'supervised' if model.get('mode') == 'Supervised' else 'pinn',
+        **{name: training.get(name) for name in _TRAINING},
+    }
+
+
+def structure_of(
+    settings: Mapping[str, Any], sections: TorchSections | None, source: str
+) -> TorchStructure:
+    """Tell what the weights do not, and refuse networks that compute something else.
+
+    Parameters
+    ----------
+    settings : mapping
+        The flat dictionary.
+    sections : TorchSections, optional
+    source : str
+        For messages.
+
+    Raises
+    ------
+    ArchiveError
+        Naming the setting.
+    """
+    model = sections.model if sections else {}
+    architecture = model.get('architecture', settings.get('architecture', 'cnn'))
+    if architecture != 'cnn':
+        raise ArchiveError(
+            f'{source} holds a network of architecture {architecture!r}; only cnn is read.'
+        )
+    if model.get('cnn_output_mode') == 'real_imag' and model.get('mode') != 'Supervised':
+        raise ArchiveError(
+            f"{source}: cnn_output_mode is 'real_imag', so its outputs are real and imaginary "
+            'part; only amplitude and phase are read.'
+        )
+    if model.get('intensity_scale_trainable') is True:
+        raise ArchiveError(
+            f'{source}: intensity_scale_trainable is on, so the network takes patterns in a scale '
+            'of its own, which the file does not tell.'
+        )
+    big = model.get('probe_big', settings.get('probe.big', settings.get('probe_big', True)))
+    everywhere = MASK_CAME_WITH not in model if model else None
+    return TorchStructure(has_border=big is not False, border_everywhere=everywhere)
+
+
+def torch_activation(settings: Mapping[str, Any], sections: TorchSections | None) -> str:
+    """Return the amplitude's activation: there, whatever is not a sigmoid is a SiLU."""
+    model = sections.model if sections else {}
+    name = model.get('amp_activation', settings.get('amp_activation', 'silu'))
+    return 'sigmoid' if name == 'sigmoid' else 'swish'
