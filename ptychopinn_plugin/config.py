@@ -234,7 +234,12 @@ class RefinementConfig(Validated):
     sweeps: int = setting(
         30, 'sweeps over the object; 0 leaves it as the network predicts it', minimum=0
     )
-    batch_size: int = setting(64, 'patterns that are updated together', minimum=1, maximum=65536)
+    batch_size: int = setting(
+        64,
+        'patterns that are updated together; a 64th of the scan where that is more',
+        minimum=1,
+        maximum=65536,
+    )
     probe: bool = setting(False, 'correct the probe as well')
     seed: int = setting(0, 'order of the patterns', minimum=0, maximum=LARGEST_SEED)
 

@@ -14,7 +14,7 @@ Image = TypeVar('Image')
 Stitched = TypeVar('Stitched', covariant=True)
 Part = TypeVar('Part')
 
-BLOCK_BYTES = 1 << 30
+BLOCK_BYTES = 1 << 26
 """Patches are held for so many bytes at a time; a larger scan is stitched block by block."""
 
 PAIRS_TOGETHER = 4096

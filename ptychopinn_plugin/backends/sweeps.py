@@ -27,6 +27,13 @@ FEWEST_BATCHES = 16
 """A sweep has at least so many batches: one batch a sweep would hardly move."""
 
 
+MOST_BATCHES = 64
+"""Each batch moves the whole canvas, so that small batches of a large scan would hardly advance."""
+
+LARGEST_BATCH_BYTES = 1 << 28
+"""Of one complex number for each pixel and mode, however many the patterns."""
+
+
 def step_of(sweep: int, sweeps: int) -> float:
     """Return how far a sweep moves the object: less and less."""
     return FIRST_STEP * (1 - sweep / sweeps) ** 2 + LAST_STEP
@@ -37,17 +44,22 @@ def corrects_slow_phase(sweep: int, sweeps: int) -> bool:
     return (sweep + 1) % TILT_INTERVAL == 0 and sweep + 1 < sweeps
 
 
-def batches_of(n_patterns: int, batch_size: int, seed: int) -> Iterator[list[IntArray]]:
+def batches_of(
+    n_patterns: int, batch_size: int, pattern_bytes: int, seed: int
+) -> Iterator[list[IntArray]]:
     """Yield the batches of one sweep after the other, patterns in another order each time.
 
     Parameters
     ----------
     n_patterns : int
     batch_size : int
-        At most; small scans use smaller batches.
+        Small scans use smaller batches, and large ones larger.
+    pattern_bytes : int
+        Of one complex number for each pixel and mode.
     seed : int
     """
     size = min(batch_size, max(1, n_patterns // FEWEST_BATCHES))
+    size = max(size, min(n_patterns // MOST_BATCHES, LARGEST_BATCH_BYTES // pattern_bytes))
     rng = np.random.default_rng(seed)
     while True:
         order = rng.permutation(n_patterns)

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ptychopinn_plugin.arrays import FloatArray
 from ptychopinn_plugin.backends.amplitudes import corner_amplitudes, judged_positions
+from ptychopinn_plugin.backends.frames import Frame, frame_of, shape_of
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.physics import POISSON_EPSILON, Misfit, measure_misfit, split_positions
 from ptychopinn_plugin.physics.features import RATIO_EPSILON
@@ -63,7 +64,8 @@ class ForwardModel:
             self._shifted = torch.cat(parts)
         self.coverage = torch.zeros(self.canvas_shape, device=self.device)
         for indices in torch.arange(len(self), device=self.device).split(256):
-            self.coverage += self.place(intensity(self.probes(indices)), indices)
+            frame = self.frame(indices)
+            self.coverage[frame] += self.place(intensity(self.probes(indices)), indices, frame)
 
     def set_probe_only(self, probe: Tensor) -> None:
         """Use another probe from now on, and leave the coverage as it was."""
@@ -138,17 +140,29 @@ class ForwardModel:
         # Scans that do not fit stay in the computer's memory and come batch by batch.
         return self.amplitudes[indices.to(self.amplitudes.device)].to(self.device)
 
-    def place(self, patches: Tensor, indices: Tensor) -> Tensor:
+    def frame(self, indices: Tensor, size: int | None = None) -> Frame:
+        """Return the part of the canvas on which patches of `extract` lie."""
+        height, width = (size, size) if size else self.shape
+        rows, columns = (corners.cpu().numpy() for corners in self._corners(indices, height, width))
+        return frame_of(rows, columns, height, width)
+
+    def place(self, patches: Tensor, indices: Tensor, frame: Frame | None = None) -> Tensor:
         """Add patches to an empty canvas: the adjoint of `extract`.
 
         Parameters
         ----------
         patches : Tensor, shape (n_indices, height, width)
             Their middles go where the positions are, whatever their size.
+        frame : Frame, optional
+            Return this part of the canvas alone.
         """
         height, width = patches.shape[-2:]
         rows, columns = self._corners(indices, height, width)
-        stride = self.canvas_shape[1]
+        shape = self.canvas_shape
+        if frame is not None:
+            rows, columns = rows - frame[0].start, columns - frame[1].start
+            shape = shape_of(frame)
+        stride = shape[1]
         inside = (
             torch.arange(height, device=self.device)[:, None] * stride
             + torch.arange(width, device=self.device)[None, :]
@@ -157,13 +171,9 @@ class ForwardModel:
         if patches.is_complex():
             # scatter_add has no complex kernel that is fast on a CPU.
             return torch.complex(
-                self._scatter(patches.real, pixels), self._scatter(patches.imag, pixels)
+                _scatter(patches.real, pixels, shape), _scatter(patches.imag, pixels, shape)
             )
-        return self._scatter(patches, pixels)
-
-    def _scatter(self, values: Tensor, pixels: Tensor) -> Tensor:
-        canvas = values.new_zeros(self.canvas_shape[0] * self.canvas_shape[1])
-        return canvas.scatter_add(0, pixels, values.reshape(-1)).view(self.canvas_shape)
+        return _scatter(patches, pixels, shape)
 
     def _corners(self, indices: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
         inset = torch.tensor(
@@ -246,6 +256,11 @@ class ForwardModel:
         good = torch.ones(self.shape) if self.good is None else self.good.cpu()
         counts = self.measured(sample).cpu() ** 2
         return measure_misfit(torch.cat(expected).numpy(), counts.numpy(), good.numpy() > 0)
+
+
+def _scatter(values: Tensor, pixels: Tensor, shape: tuple[int, int]) -> Tensor:
+    canvas = values.new_zeros(shape[0] * shape[1])
+    return canvas.scatter_add(0, pixels, values.reshape(-1)).view(shape)
 
 
 def intensity(waves: Tensor) -> Tensor:

@@ -133,19 +133,23 @@ class Stitcher:
         """Add patches; with `phase_agreement` their global phases are brought together first."""
         turns = [part.values.new_ones(len(part.values)) for part in parts]
         if phase_agreement:
-            turns = list(self._agree(parts).split([len(part.values) for part in parts]))
-        total = torch.zeros_like(self.total)
+            turns = self._settle(parts, self._agree(parts))
         for part, turn in zip(parts, turns, strict=True):
-            values = part.values * part.weights * turn[:, None, None]
-            total += self.model.place(values, part.indices)
-        if phase_agreement:
-            # A block's own common phase is free as well; the canvas so far decides.
-            common = (total.conj() * self.total).sum()
-            if common.abs() > 0:
-                total *= common / common.abs()
-        self.total += total
-        for part in parts:
-            self.weight += self.model.place(part.weights, part.indices)
+            # Patches predicted together are neighbours, and cover little of the canvas.
+            frame = self.model.frame(part.indices, part.values.shape[-1])
+            self.total[frame] += self.model.place(_turned(part, turn), part.indices, frame)
+            self.weight[frame] += self.model.place(part.weights, part.indices, frame)
+
+    def _settle(self, parts: list[Patches], turns: Tensor) -> list[Tensor]:
+        """Bring a block's own common phase, which is free as well, to that of the canvas so far."""
+        each = list(turns.split([len(part.values) for part in parts]))
+        common = turns.new_zeros(())
+        for part, turn in zip(parts, each, strict=True):
+            there = self.model.extract(self.total, part.indices, part.values.shape[-1])
+            common += (_turned(part, turn).conj() * there).sum()
+        if common.abs() > 0:
+            each = [turn * common / common.abs() for turn in each]
+        return each
 
     def object_(self) -> Tensor:
         """Return the weighted mean of all patches."""
@@ -164,6 +168,10 @@ class Stitcher:
         ]
         found = torch.cat(correlations).cpu().numpy() if correlations else np.empty(0, np.complex64)
         return torch.from_numpy(agree_phases(len(indices), pairs, found)).to(self.model.device)
+
+
+def _turned(part: Patches, turn: Tensor) -> Tensor:
+    return part.values * part.weights * turn[:, None, None]
 
 
 def _cell_sums(part: Patches, corners: Tensor) -> Tensor:

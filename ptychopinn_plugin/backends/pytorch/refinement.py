@@ -71,7 +71,7 @@ def sweep_object(
         Where to start; left as it is.
     sweeps : int
     batch_size : int
-        At most; small scans use smaller batches.
+        Small scans use smaller batches, and large ones larger; see `batches_of`.
     seed : int
         Order of the patterns.
     refine_probe : bool
@@ -84,7 +84,7 @@ def sweep_object(
     losses : list of float
         Poisson loss per pixel of the start and of the best object after each sweep; never rising.
     """
-    batches = batches_of(len(model), batch_size, seed)
+    batches = batches_of(len(model), batch_size, 8 * model.probe.numel(), seed)
     energy = torch.linalg.vector_norm(model.probe)
     if refine_probe:
         model.set_probe(model.probe, cache=False)

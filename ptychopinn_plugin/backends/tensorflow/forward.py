@@ -4,6 +4,7 @@ import numpy as np
 
 from ptychopinn_plugin.arrays import ComplexArray, FloatArray, IntArray
 from ptychopinn_plugin.backends.amplitudes import corner_amplitudes, judged_positions
+from ptychopinn_plugin.backends.frames import Frame, frame_of, shape_of
 from ptychopinn_plugin.backends.tensorflow import waves
 from ptychopinn_plugin.backends.tensorflow.framework import Tensor, tf
 from ptychopinn_plugin.backends.tensorflow.waves import intensity, shift_probe
@@ -60,10 +61,11 @@ class ForwardModel:
         if cache and n_bytes <= PROBE_CACHE_BYTES:
             parts = [shift_probe(self.probe, tf.gather(self.rests, i)) for i in self.batches(256)]
             self._shifted = tf.concat(parts, axis=0)
-        coverage = tf.zeros(self.canvas_shape, self.rests.dtype)
+        coverage = np.zeros(self.canvas_shape, self.rests.dtype.as_numpy_dtype)
         for indices in self.batches(256):
-            coverage += self.place(intensity(self.probes(indices)), indices)
-        self.coverage = coverage
+            frame = self.frame(indices)
+            coverage[frame] += self.place(intensity(self.probes(indices)), indices, frame).numpy()
+        self.coverage = tf.constant(coverage)
 
     def set_probe_only(self, probe: Tensor | ComplexArray) -> None:
         """Use another probe from now on, and leave the coverage as it was."""
@@ -143,17 +145,27 @@ class ForwardModel:
             return tf.convert_to_tensor(self.amplitudes[indices])
         return tf.gather(self.amplitudes, indices)
 
-    def place(self, patches: Tensor, indices: IntArray) -> Tensor:
+    def frame(self, indices: IntArray, size: int | None = None) -> Frame:
+        """Return the part of the canvas on which patches of `extract` lie."""
+        height, width = (size, size) if size else self.shape
+        rows, columns = self._corners(indices, height, width).T
+        return frame_of(rows, columns, height, width)
+
+    def place(self, patches: Tensor, indices: IntArray, frame: Frame | None = None) -> Tensor:
         """Add patches to an empty canvas: the adjoint of `extract`.
 
         Parameters
         ----------
         patches : Tensor, shape (n_indices, height, width)
             Their middles go where the positions are, whatever their size.
+        frame : Frame, optional
+            Return this part of the canvas alone.
         """
         height, width = patches.shape[-2:]
-        corners = self._corners(indices, height, width)
-        return waves.place(patches, corners, tf.constant(self.canvas_shape, tf.int64))
+        corners, shape = self._corners(indices, height, width), self.canvas_shape
+        if frame is not None:
+            corners, shape = corners - [side.start for side in frame], shape_of(frame)
+        return waves.place(patches, corners, tf.constant(shape, tf.int64))
 
     def _corners(self, indices: IntArray, height: int, width: int) -> IntArray:
         inset = [self.shape[0] // 2 - height // 2, self.shape[1] // 2 - width // 2]

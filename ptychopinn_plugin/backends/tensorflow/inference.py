@@ -121,32 +121,37 @@ class Stitcher:
     def __init__(self, model: ForwardModel, before: Tensor) -> None:
         self.model = model
         self.before = before
-        self.total = tf.zeros_like(before)
-        self.weight = tf.zeros(before.shape)
+        # Arrays, as blocks are added to parts of them.
+        self.total = np.zeros(before.shape, dtype=np.complex64)
+        self.weight = np.zeros(before.shape, dtype=np.float32)
 
     def add(self, parts: list[Patches], phase_agreement: bool) -> None:
         """Add patches; with `phase_agreement` their global phases are brought together first."""
-        lengths = [len(part.indices) for part in parts]
-        turns = [np.ones(length, dtype=np.complex64) for length in lengths]
+        turns = [np.ones(len(part.indices), dtype=np.complex64) for part in parts]
         if phase_agreement:
-            turns = np.split(self._agree(parts), np.cumsum(lengths)[:-1])
-        total = tf.zeros_like(self.total)
+            turns = self._settle(parts, self._agree(parts))
         for part, turn in zip(parts, turns, strict=True):
-            values = scaled(part.values, part.weights) * turn[:, None, None]
-            total += self.model.place(values, part.indices)
-        if phase_agreement:
-            # A block's own common phase is free as well; the canvas so far decides.
-            common = tf.reduce_sum(tf.math.conj(total) * self.total)
-            if abs(common) > 0:
-                total *= scaled(common, 1 / tf.abs(common))
-        self.total += total
-        for part in parts:
-            self.weight += self.model.place(part.weights, part.indices)
+            # Patches predicted together are neighbours, and cover little of the canvas.
+            frame = self.model.frame(part.indices, part.values.shape[-1])
+            self.total[frame] += self.model.place(_turned(part, turn), part.indices, frame).numpy()
+            self.weight[frame] += self.model.place(part.weights, part.indices, frame).numpy()
+
+    def _settle(self, parts: list[Patches], turns: ComplexArray) -> list[ComplexArray]:
+        """Bring a block's own common phase, which is free as well, to that of the canvas so far."""
+        each = np.split(turns, np.cumsum([len(part.indices) for part in parts])[:-1])
+        so_far, common = tf.constant(self.total), np.complex64(0)
+        for part, turn in zip(parts, each, strict=True):
+            there = self.model.extract(so_far, part.indices, part.values.shape[-1])
+            common += tf.reduce_sum(tf.math.conj(_turned(part, turn)) * there).numpy()
+        if abs(common) > 0:
+            each = [turn * np.complex64(common / abs(common)) for turn in each]
+        return each
 
     def object_(self) -> Tensor:
         """Return the weighted mean of all patches."""
-        floor = STITCHING_FLOOR * tf.reduce_max(self.weight)
-        return scaled(self.total + scaled(self.before, floor), 1 / (self.weight + floor))
+        floor = STITCHING_FLOOR * self.weight.max()
+        weight = tf.constant(self.weight)
+        return scaled(tf.constant(self.total) + scaled(self.before, floor), 1 / (weight + floor))
 
     def _agree(self, parts: list[Patches]) -> ComplexArray:
         indices = np.concatenate([part.indices for part in parts])
@@ -165,6 +170,10 @@ class Stitcher:
             some = pairs[start : start + PAIRS_TOGETHER]
             found.append(_correlate(cells, corners // CELL_PX, some).numpy())
         return agree_phases(len(indices), pairs, np.concatenate(found))
+
+
+def _turned(part: Patches, turn: ComplexArray) -> Tensor:
+    return scaled(part.values, part.weights) * turn[:, None, None]
 
 
 @compiled

@@ -77,7 +77,7 @@ def sweep_object(
         Where to start.
     sweeps : int
     batch_size : int
-        At most; small scans use smaller batches.
+        Small scans use smaller batches, and large ones larger; see `batches_of`.
     seed : int
         Order of the patterns.
     refine_probe : bool
@@ -90,7 +90,7 @@ def sweep_object(
     losses : list of float
         Poisson loss per pixel of the start and of the best object after each sweep; never rising.
     """
-    batches = batches_of(len(model), batch_size, seed)
+    batches = batches_of(len(model), batch_size, 8 * int(tf.size(model.probe)), seed)
     energy = tf.norm(tf.abs(model.probe))
     if refine_probe:
         model.set_probe(model.probe, cache=False)
