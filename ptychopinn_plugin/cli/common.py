@@ -9,10 +9,10 @@ import typer
 
 from ptychopinn_plugin.cli.options import Given, ScanReading
 from ptychopinn_plugin.cli.outputs import to_json
-from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from ptychopinn_plugin.data import Scan
+    from ptychopinn_plugin.data import Geometry, Scan
     from ptychopinn_plugin.evaluation import Evaluation
 
 
@@ -47,12 +47,37 @@ def read_scans(paths: Sequence[Path], given: Given) -> list['Scan']:
             reader=reading.reader,
             product=reading.product,
             positions=reading.positions,
+            positions_reader=reading.positions_reader,
             probe_from=reading.probe_from,
+            geometry=_geometry(reading),
+            beam_center_px=_place(reading.beam_center),
             mask_hot=reading.mask_hot,
             photons=reading.photons,
         )
         for path in paths
     ]
+
+
+def _geometry(reading: ScanReading) -> 'Geometry | None':
+    from ptychopinn_plugin.data import Geometry
+
+    geometry = Geometry(
+        photon_energy_eV=reading.photon_energy_eV,
+        detector_distance_m=reading.detector_distance_m,
+        detector_pixel_height_m=reading.detector_pixel_m,
+        detector_pixel_width_m=reading.detector_pixel_m,
+    )
+    return None if geometry == Geometry() else geometry
+
+
+def _place(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    try:
+        row, column = (int(part) for part in text.split(','))
+    except ValueError as error:
+        raise ConfigError(f'--beam-center must be ROW,COLUMN, as 512,498; got {text!r}.') from error
+    return row, column
 
 
 def fit_scans(scans: Iterable['Scan'], size: int) -> list['Scan']:

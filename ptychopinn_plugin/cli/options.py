@@ -48,8 +48,23 @@ class ScanReading(Validated):
         None, 'a product.h5 with positions and probe, where it is not beside the patterns'
     )
     positions: Path | None = setting(None, 'a file of positions, for --reader')
+    positions_reader: str | None = setting(
+        None, 'reader of that file, where its name and that of --reader do not tell'
+    )
     probe_from: Path | None = setting(
-        None, 'take the probe from this scan, product or reconstruction'
+        None, 'take the probe from this scan, product, reconstruction or NPY file'
+    )
+    photon_energy_eV: float | None = setting(
+        None, 'photon energy, for --reader, where the file says none', minimum=0.1, unit='eV'
+    )
+    detector_distance_m: float | None = setting(
+        None, 'from sample to detector, likewise', minimum=1e-6, unit='m'
+    )
+    detector_pixel_m: float | None = setting(
+        None, "size of the detector's pixels, likewise", minimum=1e-9, maximum=1.0, unit='m'
+    )
+    beam_center: str | None = setting(
+        None, 'ROW,COLUMN of the frames where the beam meets the detector, for --reader'
     )
     mask_hot: bool = setting(False, 'find hot pixels and leave them out')
     photons: float | None = photons_setting('; else what the file holds are counts')
@@ -84,7 +99,16 @@ class Section:
         return next((panel for panel, names in self.panels.items() if name in names), self.panel)
 
 
-READING = Section('reading', ScanReading, 'Reading scans')
+READING = Section(
+    'reading',
+    ScanReading,
+    'Reading scans',
+    {
+        'photon_energy_eV': 'photon-energy',
+        'detector_distance_m': 'detector-distance',
+        'detector_pixel_m': 'detector-pixel',
+    },
+)
 
 
 def takes_settings(

@@ -16,7 +16,7 @@ from ptychopinn_plugin.data.readers.joining import Product, single_probe
 from ptychopinn_plugin.data.readers.npz import open_npz, read_npz, scan_of
 from ptychopinn_plugin.data.readers.plugins import read_with_ptychodus, reader_names
 from ptychopinn_plugin.data.readers.ptychodus_files import is_product_file, read_pair, read_product
-from ptychopinn_plugin.data.scan import Scan
+from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.physics import split_positions
 from ptychopinn_plugin.words import count
@@ -44,7 +44,10 @@ def load_scan(
     reader: str | None = None,
     product: Path | str | None = None,
     positions: Path | str | None = None,
+    positions_reader: str | None = None,
     probe_from: Path | str | None = None,
+    geometry: Geometry | None = None,
+    beam_center_px: tuple[int, int] | None = None,
     mask_hot: bool = False,
     photons: float | None = None,
 ) -> Scan:
@@ -62,9 +65,16 @@ def load_scan(
     product : Path, optional
         A `product.h5` (or what `reader` reads as a product) with positions, probe and object.
     positions : Path, optional
-        With `reader`: a file of positions.
+        With `reader`: a file of positions; taken in place of those of `product`.
+    positions_reader : str, optional
+        With `positions`: Ptychodus' reader of it, where several could read it.
     probe_from : Path, optional
-        A scan, product or reconstruction whose probe is used.
+        A scan, product, reconstruction or NPY file whose probe is used.
+    geometry : Geometry, optional
+        With `reader`: photon energy, distance and detector pixel where the file says none, or
+        wrong ones. The values of a product stand.
+    beam_center_px : (int, int), optional
+        With `reader`: (row, column) of the frames where the beam meets the detector.
     mask_hot : bool
         Mark pixels as bad that are bright in most patterns and far above their neighbours.
     photons : float, optional
@@ -83,8 +93,14 @@ def load_scan(
     path = Path(path)
     check_domain(domain)
     _check_exists(path)
-    if positions is not None and reader is None:
-        raise DataError('positions=FILE needs reader=NAME (--reader NAME), which reads them.')
+    for name, given in (
+        ('positions', positions),
+        ('positions_reader', positions_reader),
+        ('geometry', geometry),
+        ('beam_center_px', beam_center_px),
+    ):
+        if given is not None and reader is None:
+            raise DataError(f'{name} needs reader=NAME (--reader NAME), to whose files it belongs.')
     probe = None if probe_from is None else read_probe(Path(probe_from))
     product = None if product is None else Path(product)
     positions = None if positions is None else Path(positions)
@@ -92,9 +108,16 @@ def load_scan(
         if reader is None:
             scan = _read_by_content(path, domain, product, probe)
         else:
-            known = _known_product(product)
             scan = read_with_ptychodus(
-                path, reader, product=known, positions=positions, domain=domain, probe=probe
+                path,
+                reader,
+                product=_known_product(product),
+                positions=positions,
+                positions_reader=positions_reader,
+                geometry=geometry,
+                beam_center_px=beam_center_px,
+                domain=domain,
+                probe=probe,
             )
     except DataError as error:
         raise _with_path(error, path) from error
@@ -244,7 +267,7 @@ def read_probe(path: Path) -> ComplexArray:
     Parameters
     ----------
     path : Path
-        An NPZ file with `probeGuess` or `probe`, a `product.h5` or a CXI file.
+        An NPZ file with `probeGuess` or `probe`, a `product.h5`, a CXI file or an NPY file.
 
     Returns
     -------
@@ -261,12 +284,24 @@ def read_probe(path: Path) -> ComplexArray:
         if known.probe is None:
             raise DataError(f'{path} holds no probe. Give another file.')
         return known.probe
-    if path.is_dir() or _start(path)[:2] != b'PK':
+    start = b'' if path.is_dir() else _start(path)
+    if start.startswith(b'\x93NUMPY'):
+        return single_probe(_array(path))[0]
+    if not start.startswith(b'PK'):
         raise DataError(
-            f'A probe is read from an NPZ file, a product.h5 or a CXI file; not {path}.'
+            f'A probe is read from an NPZ file, a product.h5, a CXI or an NPY file; not {path}.'
         )
     with open_npz(path) as archive:
         return single_probe(archive['probe' if 'probe' in archive else 'probeGuess'])[0]
+
+
+def _array(path: Path) -> ComplexArray:
+    try:
+        return np.asarray(np.load(path, allow_pickle=False), dtype=np.complex64)
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(
+            f'{path} is damaged or holds no numbers ({error}). Write it again.'
+        ) from error
 
 
 def _finish(scan: Scan, *, mask_hot: bool) -> Scan:

@@ -189,10 +189,19 @@ def _object_geometry(measurement: Measurement, product: Geometry) -> Geometry:
     ):
         if not pixel:
             if not (energy and distance and detector_pixel):
+                missing = [
+                    option
+                    for option, value in (
+                        ('--photon-energy', energy),
+                        ('--detector-distance', distance),
+                        ('--detector-pixel', detector_pixel),
+                    )
+                    if not value
+                ]
                 raise DataError(
-                    f'The {axis} of an object pixel is needed to turn metres into pixels; the file '
-                    'gives neither it nor all of photon energy, detector distance and detector '
-                    'pixel size. Write them into the file, or convert the positions to an NPZ scan.'
+                    f'The {axis} of an object pixel is needed to turn metres into pixels, and the '
+                    f'file does not say all that gives it. Say {", ".join(missing)} with --reader '
+                    'NAME (geometry=Geometry(...) with reader=NAME), or write it into the file.'
                 )
             pixels = measurement.patterns.shape[side]
             pixel = wavelength_m(energy) * abs(distance) / (pixels * detector_pixel)

@@ -3,9 +3,14 @@
 Ptychodus is loaded by name, on demand: this package works without it.
 """
 
+import contextlib
 import dataclasses
 import functools
 import importlib
+import logging
+import re
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +18,9 @@ import numpy as np
 
 from ptychopinn_plugin import ptychodus_names
 from ptychopinn_plugin.arrays import ComplexArray
-from ptychopinn_plugin.data.readers.domain import Domain, to_counts
-from ptychopinn_plugin.data.readers.hdf5 import check_stack
+from ptychopinn_plugin.data.readers.domain import Domain
+from ptychopinn_plugin.data.readers.frames import read_frames
 from ptychopinn_plugin.data.readers.joining import (
-    Measurement,
     Product,
     join,
     load_name,
@@ -27,17 +31,21 @@ from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.installed import is_importable
 
-# Readers of many beamlines fail in many ways on a file that is not theirs.
-_READER_ERRORS = (
-    OSError,
-    KeyError,
-    IndexError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    RuntimeError,
-    ArithmeticError,
-)
+_BY_SUFFIX = {
+    '.csv': 'CSV',
+    '.txt': 'TXT',
+    '.mda': 'MDA',
+    '.h5': 'HDF5',
+    '.hdf5': 'HDF5',
+    '.npz': 'NPZ',
+    '.cxi': 'CXI',
+}
+"""Readers that belong to no instrument."""
+
+_COUNTING_READINGS = ('aps_ptychosaxs_tiff',)
+"""Readers that give a point the number of the readings before it, where each has several."""
+
+_WIDEST_SCAN_M = 0.1
 
 
 def read_with_ptychodus(
@@ -46,6 +54,9 @@ def read_with_ptychodus(
     *,
     product: Product | Path | None = None,
     positions: Path | None = None,
+    positions_reader: str | None = None,
+    geometry: Geometry | None = None,
+    beam_center_px: tuple[int, int] | None = None,
     domain: Domain | None,
     probe: ComplexArray | None = None,
 ) -> Scan:
@@ -54,16 +65,22 @@ def read_with_ptychodus(
     Parameters
     ----------
     path : Path
-        The file of the patterns.
+        The file of the patterns; of a scan in many files, any of them.
     name : str
         The reader's name, as `reader_names` lists them.
     product : Product or Path, optional
-        Positions, probe and object, or a file from which the product reader `name` reads them.
+        Positions, probe and object, or a file of them.
     positions : Path, optional
-        A file of positions, for the position reader `name`, or CSV or TXT by its suffix.
-        With neither, the patterns' own file must hold the positions.
+        A file of positions, in place of the product's. With neither, the patterns' own file must
+        hold them.
+    positions_reader : str, optional
+        Which of Ptychodus' position readers reads it; else the name and the suffix decide.
+    geometry : Geometry, optional
+        What it knows stands in place of what the patterns' file says; a product's values stand.
+    beam_center_px : (int, int), optional
+        (row, column) where the beam meets the detector, in place of what the file says.
     domain : 'counts' or 'amplitudes', optional
-        'counts' where not given.
+        Where not given, inferred.
     probe : ndarray of complex, shape (n_modes, height, width), optional
         Used in place of any other.
 
@@ -73,13 +90,42 @@ def read_with_ptychodus(
         If Ptychodus is missing, has no such reader, or its reader fails.
     """
     registry = _registry()
-    dataset = _read(_strategy(registry.diffraction_file_readers, name, 'patterns'), path, name)
-    measurement, middle = _measurement(dataset, path, name, domain or 'counts')
-    if not isinstance(product, Product):
-        product = _product(registry, path, name, product, positions)
-    probe = product.probe if probe is None else probe
-    if probe is not None:
-        measurement = _cropped(measurement, middle, (probe.shape[-2], probe.shape[-1]))
+    reader = _by_name(registry.diffraction_file_readers, name, 'patterns').strategy
+    if path.is_dir():
+        raise DataError(f'{path} is a folder; the reader {name!r} needs a file of the scan in it.')
+    with _warnings_of_ptychodus() as heard:
+        dataset = _read(reader, path, name)
+        # Before the patterns, which are large, and after their file, from which the readers of one
+        # instrument take what they need to turn its positions.
+        if positions is not None:
+            table = _positions_of(registry, name, positions, positions_reader)
+            product = (
+                table if product is None else _moved(_product_of(registry, name, product), table)
+            )
+        elif product is not None:
+            product = _product_of(registry, name, product)
+        else:
+            product = _in_the_same_file(registry, path, name)
+        probe = product.probe if probe is None else probe
+        with _failing(
+            f'the patterns of {path}', name, 'Check that all files of the scan are there.'
+        ):
+            measurement = read_frames(
+                dataset,
+                path,
+                name,
+                domain=domain,
+                shape=None if probe is None else (probe.shape[-2], probe.shape[-1]),
+                beam_center_px=beam_center_px,
+            )
+    known = {} if geometry is None else dataclasses.asdict(geometry)
+    measurement = dataclasses.replace(
+        measurement,
+        geometry=dataclasses.replace(
+            measurement.geometry, **{key: value for key, value in known.items() if value}
+        ),
+        notes=(*heard, *measurement.notes),
+    )
     return join(measurement, product, name=load_name(path), probe=probe)
 
 
@@ -98,6 +144,54 @@ def _registry() -> Any:
     return importlib.import_module('ptychodus.api.plugins').PluginRegistry.load_plugins()
 
 
+class _Lines(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(' '.join(record.getMessage().split()))
+
+
+@contextlib.contextmanager
+def _warnings_of_ptychodus() -> Iterator[list[str]]:
+    """Collect what its readers log, which else is lost or, with a traceback, on the terminal."""
+    handler, logger = _Lines(), logging.getLogger('ptychodus')
+    heard: list[str] = []
+    logger.addHandler(handler)
+    try:
+        yield heard
+    finally:
+        logger.removeHandler(handler)
+    lines = list(dict.fromkeys(handler.lines))
+    heard += [f'Ptychodus: {line}' for line in lines[:5]]
+    if len(lines) > 5:
+        heard.append(f'Ptychodus warned of {len(lines) - 5} more.')
+
+
+@contextlib.contextmanager
+def _failing(what: str, name: str, advice: str) -> Iterator[None]:
+    """Turn whatever a reader raises into a DataError: it is the code of many beamlines."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:
+        reason = ' '.join(str(error).split()).strip('\'"') or type(error).__name__
+        if 'filter' in reason:
+            advice = 'Run: pip install hdf5plugin.'
+        raise DataError(
+            f"Ptychodus' reader {name!r} cannot read {what}: {reason.rstrip('.')}. {advice}"
+        ) from error
+
+
+def _read(strategy: Any, path: Path, name: str) -> Any:
+    if not path.exists():
+        raise DataError(f'There is no file {path}. Check the path.')
+    with _failing(str(path), name, 'Choose another reader or file.'):
+        return strategy.read(path)
+
+
 def _names(chooser: Any) -> list[str]:
     return sorted(plugin.simple_name for plugin in chooser)
 
@@ -106,123 +200,153 @@ def _find(chooser: Any, name: str) -> Any | None:
     folded = name.casefold()
     for plugin in chooser:
         if folded in (plugin.simple_name.casefold(), plugin.display_name.casefold()):
-            return plugin.strategy
+            return plugin
     return None
 
 
-def _strategy(chooser: Any, name: str, what: str) -> Any:
-    strategy = _find(chooser, name)
-    if strategy is None:
+def _by_name(chooser: Any, name: str, what: str) -> Any:
+    plugin = _find(chooser, name)
+    if plugin is None:
         raise DataError(
             f'Ptychodus has no reader {name!r} of {what}. It has: {", ".join(_names(chooser))}.'
         )
-    return strategy
+    return plugin
 
 
-def _read(strategy: Any, path: Path, name: str) -> Any:
+def _suffixes(plugin: Any) -> list[str]:
+    return re.findall(r'\*(\.\w+)', plugin.display_name.lower())
+
+
+def _choose(chooser: Any, name: str, path: Path, what: str) -> Any:
+    """Find the reader of a file that goes with the patterns of reader `name`.
+
+    The reader of the same name, one of the same instrument (their names begin alike), or one of no
+    instrument: the first that is for such a suffix.
+    """
+    suffix = path.suffix.lower()
+    own = _find(chooser, name)
+    if own is not None and suffix in _suffixes(own):
+        return own
+    related = [
+        plugin
+        for plugin in chooser
+        if suffix in _suffixes(plugin) and _begin_alike(plugin.simple_name, name)
+    ]
+    if len(related) > 1:
+        raise DataError(
+            f'{path} may be in one of several formats. Say positions_reader=NAME '
+            f'(--positions-reader NAME): {" or ".join(each.simple_name for each in related)}.'
+        )
+    plugin = related[0] if related else _find(chooser, _BY_SUFFIX.get(suffix, '')) or own
+    if plugin is None:
+        raise DataError(
+            f'Ptychodus has no reader of {what} for the reader {name!r} and {path.name}. '
+            f'It has: {", ".join(_names(chooser))}.'
+        )
+    return plugin
+
+
+def _begin_alike(one: str, other: str) -> bool:
+    one, other = f'{one}_'.casefold(), f'{other}_'.casefold()
+    return one.startswith(other) or other.startswith(one)
+
+
+def _positions_of(registry: Any, name: str, path: Path, reader: str | None) -> Product:
+    chooser = registry.probe_position_file_readers
+    if reader is None:
+        plugin = _choose(chooser, name, path, 'positions')
+    else:
+        plugin = _by_name(chooser, reader, 'positions')
+    if plugin.simple_name in ('CSV', 'TXT'):
+        return _table(path, plugin.simple_name)
+    return _positions(_read(plugin.strategy, path, plugin.simple_name), path, plugin.simple_name)
+
+
+def _table(path: Path, name: str) -> Product:
+    """Read columns of text as Ptychodus lays them out, but leave headers out of the count."""
     if not path.exists():
         raise DataError(f'There is no file {path}. Check the path.')
+    expected = f'{path} must hold two columns in metres, {"y, x" if name == "CSV" else "x y"}'
     try:
-        return strategy.read(path)
-    except _READER_ERRORS as error:
-        reason = ' '.join(str(error).split()) or type(error).__name__
-        raise DataError(
-            f"Ptychodus' reader {name!r} cannot read {path}: {reason}. "
-            'Choose another reader or file.'
-        ) from error
+        with warnings.catch_warnings(action='ignore', category=UserWarning):
+            rows = np.loadtxt(path, delimiter=',' if name == 'CSV' else None, ndmin=2)
+    except ValueError as error:
+        reason = ' '.join(str(error).split()).rstrip('.')
+        raise DataError(f'{expected} (comments after #): {reason}.') from error
+    if rows.shape[1] < 2 or not len(rows):
+        raise DataError(f'{expected}; got shape {rows.shape}.')
+    positions_m = rows[:, :2] if name == 'CSV' else rows[:, 1::-1]
+    span = np.ptp(positions_m, axis=0).max()
+    if span > _WIDEST_SCAN_M:
+        raise DataError(f'{expected}; they span {span:g} m. Are they in another unit?')
+    return Product(indexes=np.arange(len(rows)), positions_m=positions_m)
 
 
-def _measurement(
-    dataset: Any, path: Path, name: str, domain: Domain
-) -> tuple[Measurement, tuple[int, int]]:
-    try:
-        arrays = [(array.get_indexes(), array.get_patterns()) for array in dataset]
-    except _READER_ERRORS as error:
-        reason = ' '.join(str(error).split()) or type(error).__name__
-        raise DataError(
-            f"Ptychodus' reader {name!r} cannot read the patterns of {path}: {reason}. "
-            'Check that all files of the scan are there.'
-        ) from error
-    if not arrays:
-        raise DataError(f'{path} holds no pattern for the reader {name!r}; is it the right one?')
-    indexes = np.concatenate([np.asarray(each[0]) for each in arrays]).astype(np.int64)
-    stacks = [np.asarray(each[1]) for each in arrays]
-    patterns = stacks[0] if len(stacks) == 1 else np.concatenate(stacks)
-    check_stack(patterns, f'The patterns of {path}')
-    metadata = dataset.get_metadata()
-    pixel = metadata.detector_pixel_geometry
-    height, width = patterns.shape[1:]
-    middle = ptychodus_names.beam_center_px(metadata) or (height // 2, width // 2)
-    geometry = Geometry(
-        photon_energy_eV=ptychodus_names.photon_energy_eV(metadata),
-        detector_distance_m=metadata.detector_distance_m,
-        detector_pixel_height_m=None if pixel is None else float(pixel.height_m),
-        detector_pixel_width_m=None if pixel is None else float(pixel.width_m),
-    )
-    bad_pixels = np.asarray(dataset.get_bad_pixels(), dtype=bool)
-    return Measurement(to_counts(patterns, domain), indexes, bad_pixels, geometry), middle
+def _product_of(registry: Any, name: str, product: Product | Path) -> Product:
+    if isinstance(product, Product):
+        return product
+    plugin = _choose(registry.product_file_readers, name, product, 'products')
+    read = _read(plugin.strategy, product, plugin.simple_name)
+    return _from_product(read, product, plugin.simple_name)
 
 
-def _cropped(
-    measurement: Measurement, middle: tuple[int, int], shape: tuple[int, int]
-) -> Measurement:
-    """Cut raw frames around the beam to the size of the probe, as Ptychodus does when it loads."""
-    height, width = measurement.patterns.shape[1:]
-    if shape == (height, width):
-        return measurement
-    top, left = middle[0] - shape[0] // 2, middle[1] - shape[1] // 2
-    if top < 0 or left < 0 or top + shape[0] > height or left + shape[1] > width:
-        raise DataError(
-            f'Patterns of {height} x {width} pixels cannot be cut to the {shape[0]} x {shape[1]} '
-            f'of the probe around the beam at (row, column) {middle}. Give a probe that fits.'
-        )
-    window = (slice(top, top + shape[0]), slice(left, left + shape[1]))
-    bad = measurement.bad_pixels
+def _moved(product: Product, positions: Product) -> Product:
+    """Return a product at other positions, among which nobody knows where its object lies."""
     return dataclasses.replace(
-        measurement,
-        patterns=np.ascontiguousarray(measurement.patterns[:, *window]),
-        bad_pixels=None if bad is None else bad[window],
-        notes=(
-            *measurement.notes,
-            f'Frames of {height} x {width} pixels were cut to {shape[0]} x {shape[1]} '
-            f'around (row, column) {middle}.',
-        ),
+        product,
+        indexes=positions.indexes,
+        positions_m=positions.positions_m,
+        object_=None,
+        center_m=None,
     )
 
 
-def _product(
-    registry: Any, path: Path, name: str, product: Path | None, positions: Path | None
-) -> Product:
-    if positions is not None:
-        chooser = registry.probe_position_file_readers
-        by_suffix = {'.csv': 'CSV', '.txt': 'TXT'}.get(positions.suffix.lower(), name)
-        reader = name if _find(chooser, name) is not None else by_suffix
-        return _positions(_read(_strategy(chooser, reader, 'positions'), positions, reader))
-    reader_of_products = _find(registry.product_file_readers, name)
-    if product is not None:
-        reader_of_products = _strategy(registry.product_file_readers, name, 'products')
-    if reader_of_products is not None:
-        return _from_product(_read(reader_of_products, product or path, name))
-    reader_of_positions = _find(registry.probe_position_file_readers, name)
-    if reader_of_positions is None:
+def _in_the_same_file(registry: Any, path: Path, name: str) -> Product:
+    """Read positions, and what else there is, from the file of the patterns."""
+    of_products = _find(registry.product_file_readers, name)
+    plugin = of_products or _find(registry.probe_position_file_readers, name)
+    advice = (
+        'and positions are needed. Say positions=FILE (--positions FILE) or product=FILE '
+        '(--product FILE, a product.h5).'
+    )
+    if plugin is None:
+        raise DataError(f'The reader {name!r} gives patterns alone, {advice}')
+    if path.suffix.lower() not in _suffixes(plugin):
+        kinds = ' or '.join(f'*{suffix}' for suffix in _suffixes(plugin))
         raise DataError(
-            f'The reader {name!r} gives patterns alone, and positions are needed. Say product=FILE '
-            '(--product FILE, a product.h5) or positions=FILE (--positions FILE).'
+            f'The reader {name!r} has positions in a file of their own ({kinds}), {advice}'
         )
-    return _positions(_read(reader_of_positions, path, name))
+    try:
+        read = _read(plugin.strategy, path, name)
+        return (_positions if of_products is None else _from_product)(read, path, name)
+    except DataError as error:
+        raise DataError(
+            f'{error} If positions are elsewhere, say positions=FILE (--positions FILE) or '
+            'product=FILE (--product FILE).'
+        ) from error
 
 
-def _positions(sequence: Any) -> Product:
+def _positions(sequence: Any, path: Path, name: str) -> Product:
     if not len(sequence):
-        raise DataError('The file of positions holds none; at least one is needed.')
+        raise DataError(
+            f'{path} holds no positions for the reader {name!r}; at least one is needed.'
+        )
+    indexes = ptychodus_names.position_indexes(sequence)
+    if name.casefold() in _COUNTING_READINGS:
+        indexes = np.unique(indexes, return_inverse=True)[1]
     return Product(
-        indexes=ptychodus_names.position_indexes(sequence),
+        indexes=indexes,
         positions_m=ptychodus_names.positions_m(sequence),
     )
 
 
-def _from_product(product: Any) -> Product:
-    parts = _positions(product.probe_positions)
+def _number(value: Any) -> float:
+    # MATLAB's numbers are arrays of shape (1, 1).
+    return float(np.squeeze(value))
+
+
+def _from_product(product: Any, path: Path, name: str) -> Product:
+    parts = _positions(product.probe_positions, path, name)
     probe, probe_notes = single_probe(product.probes.get_array())
     object_, object_notes = single_layer(product.object_.get_array())
     metadata = product.metadata
@@ -234,7 +358,7 @@ def _from_product(product: Any) -> Product:
     try:
         pixel = product.object_.get_pixel_geometry()
         geometry = dataclasses.replace(
-            geometry, pixel_height_m=float(pixel.height_m), pixel_width_m=float(pixel.width_m)
+            geometry, pixel_height_m=_number(pixel.height_m), pixel_width_m=_number(pixel.width_m)
         )
         center = ptychodus_names.place_m(product.object_.get_center())
     except ValueError:
