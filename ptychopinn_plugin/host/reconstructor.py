@@ -19,9 +19,9 @@ from ptychodus.api.reconstruct import (
 from ptychopinn_plugin.archive import Model, read_model, write_model
 from ptychopinn_plugin.backends.selection import Choice, choose
 from ptychopinn_plugin.data import Scan, fit_to_size, scale_to_photons, write_scan
-from ptychopinn_plugin.errors import DataError, PtychoPinnError, WorkerError
+from ptychopinn_plugin.errors import DataError, PtychoPinnError
 from ptychopinn_plugin.host.activity import Activity
-from ptychopinn_plugin.host.jobs import checkpoint_path
+from ptychopinn_plugin.host.jobs import checkpoint_path, file_identity
 from ptychopinn_plugin.host.pictures import InferenceWatch
 from ptychopinn_plugin.host.settings import PluginSettings
 from ptychopinn_plugin.host.training_data import find_training_files
@@ -69,6 +69,7 @@ class PinnReconstructor(TrainableReconstructor):
         self._activity = activity
         self._model: Model | None = None
         self._model_path: Path | None = None
+        self._model_file: tuple[str, int, int] | None = None
         # Ptychodus hides Stop and the progress bar while the goal is 0.
         self._goal = 1
         self._ending_since: float | None = None
@@ -115,7 +116,9 @@ class PinnReconstructor(TrainableReconstructor):
         )
 
     def _hold(self, path: Path) -> None:
-        self._model, self._model_path = read_model(path), path
+        # Asked before it is read: one that is replaced meanwhile is read again.
+        identity = file_identity(path)
+        self._model, self._model_path, self._model_file = read_model(path), path, identity
 
     def save_model(self, file_path: Path) -> None:
         """Write the loaded model to another file."""
@@ -142,6 +145,20 @@ class PinnReconstructor(TrainableReconstructor):
                 'into the input folder.'
             )
         return self._model, self._model_path
+
+    def _held_file(self, purpose: str) -> tuple[Model, Path]:
+        """Return the model as its file, which the worker will open, holds it now."""
+        _, path = self._held(purpose)
+        identity = file_identity(path)
+        if identity is None:
+            raise DataError(
+                f'{purpose} needs the model file {path}, which is gone. Put it back, open another '
+                'one with Load Model..., or train.'
+            )
+        if identity != self._model_file:
+            self._hold(path)
+            logger.warning('%s has changed since it was loaded, and was read again.', path)
+        return self._held(purpose)
 
     def train(self, input_path: Path, output_path: Path) -> Iterator[TrainOutput]:
         """Train on the data of a folder and leave the model in another one.
@@ -173,7 +190,7 @@ class PinnReconstructor(TrainableReconstructor):
             if self._model is None and (source / MODEL_NAME).is_file():
                 # Batch mode loads no model to train.
                 self.load_model_from_file(source / MODEL_NAME)
-            model, base = self._held('Fine-tune')
+            model, base = self._held_file('Fine-tune')
             model_backend = model.backend
         choice = choose(setting=self._settings.backend, model_backend=model_backend)
         logger.info('Training on %s with %s.', files, _described(choice))
@@ -213,8 +230,10 @@ class PinnReconstructor(TrainableReconstructor):
                 done = _wait_for_end(events)
                 if done is not None:
                     self._end_training(done, output)
+                else:
+                    _note_checkpoint(output, begun)
             raise
-        except WorkerError:
+        except PtychoPinnError:
             _note_checkpoint(output, begun)
             raise
 
@@ -284,7 +303,7 @@ class PinnReconstructor(TrainableReconstructor):
             The first picture as soon as there is one, then one every two seconds, and the last.
         """
         with _reported('Infer'), self._activity.running('inference'):
-            model, path = self._held('Infer')
+            model, path = self._held_file('Infer')
             scan = self._fitted_scan(parameters, model)
             job = self._inference_job(model, path, scan)
             self._goal = model.network.passes + int(job['refinement']['sweeps'])

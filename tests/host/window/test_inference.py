@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import ptychopinn_plugin as pp
+from ptychopinn_plugin.archive import read_model
 
 from .user import Window
 
@@ -137,6 +138,33 @@ def test_a_file_that_is_no_model(window: Window, tmp_path: Path) -> None:
     assert 'Load Model failed: ' in window.flushed_log()
     assert len(window.errors) == 1, "Ptychodus' dialog"
     assert not window.reconstructor.is_model_loaded()
+
+
+def test_a_model_file_that_changes_or_goes(
+    window: Window, model_file: Path, tmp_path: Path
+) -> None:
+    """As when the other algorithm trains in the same folder."""
+    path = tmp_path / 'model.zip'
+    path.write_bytes(model_file.read_bytes())
+    load_model(window, path)
+    old = read_model(path)
+    other = pp.ModelConfig(filters_scale=0.25, passes=1, pattern_size=16)
+    config = pp.Config(model=other, training=pp.TrainingConfig(epochs=1, teacher_sweeps=2))
+    pp.save_model(path, pp.train(pp.load_scan(tmp_path / 'data'), config).model)
+
+    window.infer()
+    window.wait_for_end()
+    assert f'{path} has changed since it was loaded, and was read again.' in window.log
+    assert 'amplitude residual' in window.log
+    assert 'ERROR' not in window.log
+    # One pass and three sweeps, not the former model's two.
+    assert (old.network.passes, window.reconstructor.get_progress_goal()) == (2, 4)
+
+    path.unlink()
+    window.infer()
+    window.wait_for_end()
+    (line,) = [line for line in window.log.splitlines() if 'ERROR' in line]
+    assert f'Infer failed: Infer needs the model file {path}, which is gone.' in line
 
 
 def test_fine_tuning_starts_from_the_loaded_model(
