@@ -7,7 +7,7 @@ import time
 from ptychodus.api.product import Product
 from ptychodus.api.reconstruct import ReconstructOutput
 
-from ptychopinn_plugin.data import Scan
+from ptychopinn_plugin.host.sampling import Sampling
 from ptychopinn_plugin.host.translation import to_product
 from ptychopinn_plugin.host.worker import Event
 
@@ -20,8 +20,8 @@ logger = logging.getLogger('ptychopinn_plugin')
 class InferenceWatch:
     """The newest picture of an inference, as the host wants it."""
 
-    def __init__(self, before: Product, scan: Scan, passes: int) -> None:
-        self._before, self._scan, self._passes = before, scan, passes
+    def __init__(self, before: Product, sampling: Sampling, passes: int) -> None:
+        self._before, self._sampling, self._passes = before, sampling, passes
         self._product = before
         self._losses: dict[int, float] = {}
         self._progress = 0
@@ -43,9 +43,8 @@ class InferenceWatch:
             return False
         self._product = to_product(
             self._before,
-            self._scan,
-            event.arrays['object'],
-            event.arrays['origin_px'],
+            self._sampling.measured,
+            *self._sampling.object_back(event.arrays['object'], event.arrays['origin_px']),
             losses=self._losses,
         )
         return True
@@ -56,10 +55,9 @@ class InferenceWatch:
         self._progress = goal
         self._product = to_product(
             self._before,
-            self._scan,
-            event.arrays['object'],
-            event.arrays['origin_px'],
-            probe=event.arrays['probe'],
+            self._sampling.measured,
+            *self._sampling.object_back(event.arrays['object'], event.arrays['origin_px']),
+            probe=self._sampling.probe_back(event.arrays['probe']),
             losses=dict(enumerate(values['likelihoods'])),
         )
         spent = ', '.join(f'{name} {seconds:.2f} s' for name, seconds in values['timing'].items())

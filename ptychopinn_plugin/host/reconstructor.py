@@ -23,6 +23,7 @@ from ptychopinn_plugin.errors import DataError, PtychoPinnError
 from ptychopinn_plugin.host.activity import Activity
 from ptychopinn_plugin.host.jobs import checkpoint_path, file_identity
 from ptychopinn_plugin.host.pictures import InferenceWatch
+from ptychopinn_plugin.host.sampling import Sampling
 from ptychopinn_plugin.host.settings import PluginSettings
 from ptychopinn_plugin.host.training_data import find_training_files
 from ptychopinn_plugin.host.translation import to_scan
@@ -304,22 +305,26 @@ class PinnReconstructor(TrainableReconstructor):
         """
         with _reported('Infer'), self._activity.running('inference'):
             model, path = self._held_file('Infer')
-            scan = self._fitted_scan(parameters, model)
+            sampling = self._sampling(parameters, model)
+            scan = sampling.fitted
             job = self._inference_job(model, path, scan)
             self._goal = model.network.passes + int(job['refinement']['sweeps'])
             with self._start(job, _arrays(scan)) as run:
-                watch = InferenceWatch(parameters.product, scan, model.network.passes)
+                watch = InferenceWatch(parameters.product, sampling, model.network.passes)
                 yield from self._watch_inference(run, watch)
 
-    def _fitted_scan(self, parameters: ReconstructInput, model: Model) -> Scan:
+    def _sampling(self, parameters: ReconstructInput, model: Model) -> Sampling:
+        """Return the scan as it came and as the model takes it."""
         size = model.config.model.pattern_size
         assert size is not None
         scan = to_scan(parameters)
         if (photons := self._settings.options.photons) is not None:
             scan = scale_to_photons(scan, photons)
-        scan = fit_to_size(scan, size)
-        _log_notes(scan)
-        return scan
+        fitted = fit_to_size(scan, size)
+        _log_notes(fitted)
+        if scan.pattern_shape != fitted.pattern_shape:
+            logger.info('The product keeps the pixels of the scan: the object is resampled back.')
+        return Sampling(scan, fitted)
 
     def _inference_job(self, model: Model, path: Path, scan: Scan) -> dict[str, Any]:
         config = self._settings.config(self._model_type)

@@ -160,6 +160,17 @@ def test_a_model_file_that_changes_or_goes(
     # One pass and three sweeps, not the former model's two.
     assert (old.network.passes, window.reconstructor.get_progress_goal()) == (2, 4)
 
+    # Ptychodus chooses the new product. It has the pixels of its patterns, not of the model, so
+    # that whatever is next can go on from it.
+    window.infer()
+    window.wait_for_end()
+    assert 'ERROR' not in window.log
+    first, _, last = [item.get_product() for item in window.products][-3:]
+    assert last.probes.get_array().shape == first.probes.get_array().shape
+    pixel = first.probes.get_pixel_geometry()
+    assert last.probes.get_pixel_geometry() == pixel
+    assert last.object_.get_pixel_geometry().width_m == pytest.approx(pixel.width_m)
+
     path.unlink()
     window.infer()
     window.wait_for_end()
