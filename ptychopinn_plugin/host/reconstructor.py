@@ -347,21 +347,24 @@ class PinnReconstructor(TrainableReconstructor):
                 if self._is_over(run, event):
                     logger.warning('Stopped before there was a picture.')
                     return
-                if event is None:
-                    if not watch.is_redraw_due():
-                        continue
-                elif event.kind == 'done':
+                if event is not None and event.kind == 'done':
                     watch.finish(event, self._goal)
                 else:
-                    self._activity.note(event.values)
-                    if not watch.update(event) and not watch.is_redraw_due():
+                    has_news = event is not None and self._note_inference(event, watch)
+                    if not watch.is_due(has_news=has_news):
                         continue
                 yield watch.output()
+                watch.note_handed_over(self._activity.when_drawn)
         except GeneratorExit:
             if self._activity.has_begun:
                 run.stop()
                 _wait_for_end(events)
             raise
+
+    def _note_inference(self, event: Event, watch: InferenceWatch) -> bool:
+        """Take in progress; True where it brought a picture."""
+        self._activity.note(event.values)
+        return watch.update(event)
 
 
 @contextmanager

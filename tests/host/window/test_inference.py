@@ -107,6 +107,13 @@ def test_stop_keeps_the_newest_picture(window: Window, model_file: Path) -> None
     assert 'ERROR' not in window.log
 
 
+def test_the_host_says_when_a_picture_is_drawn(window: Window) -> None:
+    drawn: list[bool] = []
+    window.library.activity.when_drawn(lambda: drawn.append(True))
+    assert not drawn, 'nothing waits for the thread of the run'
+    window.wait(lambda: bool(drawn))
+
+
 def test_stop_while_the_worker_starts(window: Window, model_file: Path) -> None:
     load_model(window, model_file)
     number = window.infer()
