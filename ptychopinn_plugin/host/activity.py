@@ -23,6 +23,9 @@ class Activity:
     is_stop_pressed : callable
         Tells whether Stop was pressed, where the host lets us ask: it hears of it only between
         two outputs.
+    when_drawn : callable
+        Calls what it is given once the window has drawn all that it was handed over before, where
+        the host lets us know; else at once.
     """
 
     def __init__(self) -> None:
@@ -31,6 +34,7 @@ class Activity:
         self.epochs: list[dict[str, float]] = []
         self.is_running = False
         self.is_stop_pressed: Callable[[], bool] = lambda: False
+        self.when_drawn: Callable[[Callable[[], None]], None] = lambda call: call()
         self._closing = threading.Event()
 
     @property

@@ -103,9 +103,13 @@ def _after_model(core: Any, libraries: dict[str, Any]) -> None:
         parameter.set_value(known[0])
     monitor = core.processing_api.task_monitor
     _RunEnd.watch(monitor, parameter)
+    # What the window is to draw waits in this queue, in which we can stand as well.
+    tasks: Any = getattr(monitor, '_foreground_task_manager', None)
     for library in libraries.values():
         if isinstance(activity := getattr(library, 'activity', None), Activity):
             activity.is_stop_pressed = lambda: bool(monitor.is_stopping)
+            if hasattr(tasks, 'put_foreground_task'):
+                activity.when_drawn = tasks.put_foreground_task
 
 
 def _add_views(arguments: dict[str, Any]) -> dict[str, Any]:

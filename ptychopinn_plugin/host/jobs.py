@@ -114,7 +114,7 @@ class Jobs:
         keep_previous(output)
         backend.save_model(output, inference_only=not message['keep_training_state'])
         checkpoints.remove()
-        self._held = _identity(output)
+        self._held = file_identity(output)
         values = {
             'epochs': len(result.history),
             'stopped': result.stopped,
@@ -154,7 +154,7 @@ class Jobs:
 
     def _hold(self, backend: Backend, path: Path) -> Model:
         """Open a model file, unless the backend holds just this one."""
-        identity = _identity(path)
+        identity = file_identity(path)
         if backend.model is None or identity is None or identity != self._held:
             backend.open_model(path)
             self._held = identity
@@ -171,7 +171,7 @@ def _load(paths: Sequence[str], photons: float | None) -> list[Scan]:
     return [load_scan(path, photons=photons) for path in paths]
 
 
-def _identity(path: Path) -> tuple[str, int, int] | None:
+def file_identity(path: Path) -> tuple[str, int, int] | None:
     """Return what tells whether a file is the one that was read before."""
     try:
         status = path.stat()

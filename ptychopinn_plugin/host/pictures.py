@@ -3,16 +3,21 @@
 import logging
 import sys
 import time
+from collections.abc import Callable
 
 from ptychodus.api.product import Product
 from ptychodus.api.reconstruct import ReconstructOutput
 
-from ptychopinn_plugin.data import Scan
+from ptychopinn_plugin.host.sampling import Sampling
 from ptychopinn_plugin.host.translation import to_product
 from ptychopinn_plugin.host.worker import Event
 
 REDRAW_S = 2.0
-"""The window can stop a run only where it yields, and draws whatever is yielded."""
+"""The window can stop a run only where it yields, and draws whatever is yielded.
+
+It draws without a pause while there is something to draw, and hears no click meanwhile. So the next
+picture waits until the last one is drawn, and once more as long.
+"""
 
 logger = logging.getLogger('ptychopinn_plugin')
 
@@ -20,17 +25,37 @@ logger = logging.getLogger('ptychopinn_plugin')
 class InferenceWatch:
     """The newest picture of an inference, as the host wants it."""
 
-    def __init__(self, before: Product, scan: Scan, passes: int) -> None:
-        self._before, self._scan, self._passes = before, scan, passes
+    def __init__(self, before: Product, sampling: Sampling, passes: int) -> None:
+        self._before, self._sampling, self._passes = before, sampling, passes
         self._product = before
         self._losses: dict[int, float] = {}
         self._progress = 0
-        self._drawn = time.monotonic()
+        self._handed_over = time.monotonic()
+        self._has_shown = self._is_drawing = False
+        self._drawing_s = 0.0
 
-    def is_redraw_due(self) -> bool:
-        """Tell whether it is time to yield, were it for Stop alone; batch mode has no Stop."""
-        has_window = 'PyQt5.QtWidgets' in sys.modules
-        return has_window and time.monotonic() - self._drawn >= REDRAW_S
+    def is_due(self, *, has_news: bool) -> bool:
+        """Tell whether it is time to yield.
+
+        Without news too, were it for Stop alone, which batch mode does not have.
+        """
+        if 'PyQt5.QtWidgets' not in sys.modules:
+            return has_news
+        if has_news and not self._has_shown:
+            return True
+        pause = max(REDRAW_S, 2 * self._drawing_s)
+        return not self._is_drawing and time.monotonic() - self._handed_over >= pause
+
+    def note_handed_over(self, when_drawn: Callable[[Callable[[], None]], None]) -> None:
+        """Note that the host has the newest picture; `when_drawn` as in `Activity`."""
+        self._handed_over = time.monotonic()
+        self._is_drawing = True
+        self._has_shown |= self._product is not self._before
+        when_drawn(self._note_drawn)
+
+    def _note_drawn(self) -> None:
+        self._drawing_s = time.monotonic() - self._handed_over
+        self._is_drawing = False
 
     def update(self, event: Event) -> bool:
         """Take in progress; True where it brought a picture."""
@@ -43,9 +68,8 @@ class InferenceWatch:
             return False
         self._product = to_product(
             self._before,
-            self._scan,
-            event.arrays['object'],
-            event.arrays['origin_px'],
+            self._sampling.measured,
+            *self._sampling.object_back(event.arrays['object'], event.arrays['origin_px']),
             losses=self._losses,
         )
         return True
@@ -56,10 +80,9 @@ class InferenceWatch:
         self._progress = goal
         self._product = to_product(
             self._before,
-            self._scan,
-            event.arrays['object'],
-            event.arrays['origin_px'],
-            probe=event.arrays['probe'],
+            self._sampling.measured,
+            *self._sampling.object_back(event.arrays['object'], event.arrays['origin_px']),
+            probe=self._sampling.probe_back(event.arrays['probe']),
             losses=dict(enumerate(values['likelihoods'])),
         )
         spent = ', '.join(f'{name} {seconds:.2f} s' for name, seconds in values['timing'].items())
@@ -67,5 +90,4 @@ class InferenceWatch:
 
     def output(self) -> ReconstructOutput:
         """Return what the host is to draw."""
-        self._drawn = time.monotonic()
         return ReconstructOutput(self._product, self._progress)

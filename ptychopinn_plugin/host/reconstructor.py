@@ -19,10 +19,11 @@ from ptychodus.api.reconstruct import (
 from ptychopinn_plugin.archive import Model, read_model, write_model
 from ptychopinn_plugin.backends.selection import Choice, choose
 from ptychopinn_plugin.data import Scan, fit_to_size, scale_to_photons, write_scan
-from ptychopinn_plugin.errors import DataError, PtychoPinnError, WorkerError
+from ptychopinn_plugin.errors import DataError, PtychoPinnError
 from ptychopinn_plugin.host.activity import Activity
-from ptychopinn_plugin.host.jobs import checkpoint_path
+from ptychopinn_plugin.host.jobs import checkpoint_path, file_identity
 from ptychopinn_plugin.host.pictures import InferenceWatch
+from ptychopinn_plugin.host.sampling import Sampling
 from ptychopinn_plugin.host.settings import PluginSettings
 from ptychopinn_plugin.host.training_data import find_training_files
 from ptychopinn_plugin.host.translation import to_scan
@@ -69,6 +70,7 @@ class PinnReconstructor(TrainableReconstructor):
         self._activity = activity
         self._model: Model | None = None
         self._model_path: Path | None = None
+        self._model_file: tuple[str, int, int] | None = None
         # Ptychodus hides Stop and the progress bar while the goal is 0.
         self._goal = 1
         self._ending_since: float | None = None
@@ -115,7 +117,9 @@ class PinnReconstructor(TrainableReconstructor):
         )
 
     def _hold(self, path: Path) -> None:
-        self._model, self._model_path = read_model(path), path
+        # Asked before it is read: one that is replaced meanwhile is read again.
+        identity = file_identity(path)
+        self._model, self._model_path, self._model_file = read_model(path), path, identity
 
     def save_model(self, file_path: Path) -> None:
         """Write the loaded model to another file."""
@@ -142,6 +146,20 @@ class PinnReconstructor(TrainableReconstructor):
                 'into the input folder.'
             )
         return self._model, self._model_path
+
+    def _held_file(self, purpose: str) -> tuple[Model, Path]:
+        """Return the model as its file, which the worker will open, holds it now."""
+        _, path = self._held(purpose)
+        identity = file_identity(path)
+        if identity is None:
+            raise DataError(
+                f'{purpose} needs the model file {path}, which is gone. Put it back, open another '
+                'one with Load Model..., or train.'
+            )
+        if identity != self._model_file:
+            self._hold(path)
+            logger.warning('%s has changed since it was loaded, and was read again.', path)
+        return self._held(purpose)
 
     def train(self, input_path: Path, output_path: Path) -> Iterator[TrainOutput]:
         """Train on the data of a folder and leave the model in another one.
@@ -173,7 +191,7 @@ class PinnReconstructor(TrainableReconstructor):
             if self._model is None and (source / MODEL_NAME).is_file():
                 # Batch mode loads no model to train.
                 self.load_model_from_file(source / MODEL_NAME)
-            model, base = self._held('Fine-tune')
+            model, base = self._held_file('Fine-tune')
             model_backend = model.backend
         choice = choose(setting=self._settings.backend, model_backend=model_backend)
         logger.info('Training on %s with %s.', files, _described(choice))
@@ -213,8 +231,10 @@ class PinnReconstructor(TrainableReconstructor):
                 done = _wait_for_end(events)
                 if done is not None:
                     self._end_training(done, output)
+                else:
+                    _note_checkpoint(output, begun)
             raise
-        except WorkerError:
+        except PtychoPinnError:
             _note_checkpoint(output, begun)
             raise
 
@@ -284,23 +304,27 @@ class PinnReconstructor(TrainableReconstructor):
             The first picture as soon as there is one, then one every two seconds, and the last.
         """
         with _reported('Infer'), self._activity.running('inference'):
-            model, path = self._held('Infer')
-            scan = self._fitted_scan(parameters, model)
+            model, path = self._held_file('Infer')
+            sampling = self._sampling(parameters, model)
+            scan = sampling.fitted
             job = self._inference_job(model, path, scan)
             self._goal = model.network.passes + int(job['refinement']['sweeps'])
             with self._start(job, _arrays(scan)) as run:
-                watch = InferenceWatch(parameters.product, scan, model.network.passes)
+                watch = InferenceWatch(parameters.product, sampling, model.network.passes)
                 yield from self._watch_inference(run, watch)
 
-    def _fitted_scan(self, parameters: ReconstructInput, model: Model) -> Scan:
+    def _sampling(self, parameters: ReconstructInput, model: Model) -> Sampling:
+        """Return the scan as it came and as the model takes it."""
         size = model.config.model.pattern_size
         assert size is not None
         scan = to_scan(parameters)
         if (photons := self._settings.options.photons) is not None:
             scan = scale_to_photons(scan, photons)
-        scan = fit_to_size(scan, size)
-        _log_notes(scan)
-        return scan
+        fitted = fit_to_size(scan, size)
+        _log_notes(fitted)
+        if scan.pattern_shape != fitted.pattern_shape:
+            logger.info('The product keeps the pixels of the scan: the object is resampled back.')
+        return Sampling(scan, fitted)
 
     def _inference_job(self, model: Model, path: Path, scan: Scan) -> dict[str, Any]:
         config = self._settings.config(self._model_type)
@@ -323,21 +347,24 @@ class PinnReconstructor(TrainableReconstructor):
                 if self._is_over(run, event):
                     logger.warning('Stopped before there was a picture.')
                     return
-                if event is None:
-                    if not watch.is_redraw_due():
-                        continue
-                elif event.kind == 'done':
+                if event is not None and event.kind == 'done':
                     watch.finish(event, self._goal)
                 else:
-                    self._activity.note(event.values)
-                    if not watch.update(event) and not watch.is_redraw_due():
+                    has_news = event is not None and self._note_inference(event, watch)
+                    if not watch.is_due(has_news=has_news):
                         continue
                 yield watch.output()
+                watch.note_handed_over(self._activity.when_drawn)
         except GeneratorExit:
             if self._activity.has_begun:
                 run.stop()
                 _wait_for_end(events)
             raise
+
+    def _note_inference(self, event: Event, watch: InferenceWatch) -> bool:
+        """Take in progress; True where it brought a picture."""
+        self._activity.note(event.values)
+        return watch.update(event)
 
 
 @contextmanager

@@ -30,6 +30,9 @@ GROUP_NAME = 'PtychoPINNPlugin'
 
 DEVICES = ('auto', 'cpu', 'cuda', 'cuda:1', 'cuda:2', 'cuda:3', 'mps')
 
+LARGEST = 10**9
+"""Of whole numbers without a limit of their own: Qt's boxes and bars take no more than 32 bits."""
+
 logger = logging.getLogger('ptychopinn_plugin')
 
 
@@ -257,7 +260,8 @@ def _create(group: ParameterGroup, row: Row) -> Parameter[Any]:
     if row.kind is bool:
         return group.create_boolean_parameter(row.key, default)
     if row.kind is int:
-        return group.create_integer_parameter(row.key, default, minimum=low, maximum=high)
+        most = LARGEST if high is None else high
+        return group.create_integer_parameter(row.key, default, minimum=low, maximum=most)
     if row.kind is float:
         return group.create_real_parameter(row.key, float(default), minimum=low, maximum=high)
     return group.create_string_parameter(row.key, default)
@@ -297,6 +301,8 @@ def _parse(text: str, row: Row) -> Any:
         return value
     if row.is_optional and value == 0:
         return value
+    if row.kind is int and row.field.metadata['maximum'] is None and value > LARGEST:
+        raise ConfigError(f'expected at most {LARGEST}; got {value}.')
     section, _, field = row.names[0].rpartition('.')
     _SECTIONS[section](**{field: value})
     return value

@@ -90,7 +90,7 @@ def to_product(
     before : Product
         Gives the metadata and the positions.
     scan : Scan
-        What was reconstructed, in the size of the model; its positions are those of `before`.
+        What was reconstructed, in pixels of `before`; its positions are those of `before`.
     object_ : ndarray of complex64, shape (height, width)
     origin_px : ndarray of float64, shape (2,)
         (y, x): where pixel [0, 0] of `object_` lies in the frame of the scan's positions.

@@ -10,15 +10,20 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable
-from typing import IO, Any
+from pathlib import Path
+from typing import IO, Any, TextIO
 
+import ptychopinn_plugin
 from ptychopinn_plugin.errors import PtychoPinnError
 from ptychopinn_plugin.host.channel import Message, Sender, SharedArrays, read_message
 from ptychopinn_plugin.host.jobs import Jobs
 
 BEAT_S = 1.0
 """How often it says that it lives."""
+
+_PACKAGE = Path(ptychopinn_plugin.__file__).parent
 
 
 class Voice:
@@ -78,7 +83,7 @@ class Voice:
 
 
 class _Forwarder(logging.Handler):
-    """Sends what this package and the warnings module log to the parent."""
+    """Sends what this package logs to the parent."""
 
     def __init__(self, voice: Voice) -> None:
         super().__init__(logging.INFO)
@@ -99,6 +104,7 @@ def serve(source: IO[bytes], sink: IO[bytes]) -> None:
     logger.setLevel(logging.INFO)
     logger.propagate = False
     logger.addHandler(_Forwarder(voice))
+    _log_warnings(logger)
     jobs = Jobs(voice)
     idle_s: float | None = None
     while True:
@@ -112,6 +118,28 @@ def serve(source: IO[bytes], sink: IO[bytes]) -> None:
         voice.run = message['run']
         _obey(message, jobs, voice)
         voice.run = None
+
+
+def _log_warnings(logger: logging.Logger) -> None:
+    """Let what this package warns of be logged; what others warn of stays on stderr."""
+    show = warnings.showwarning
+
+    def log(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if Path(filename).is_relative_to(_PACKAGE):
+            logger.warning('%s', message)
+        else:
+            show(message, category, filename, lineno, file, line)
+
+    warnings.showwarning = log
+    # Python shows a text once in a process, which here does many runs.
+    warnings.filterwarnings('always', category=UserWarning, module='ptychopinn_plugin')
 
 
 def _obey(message: Message, jobs: Jobs, voice: Voice) -> None:

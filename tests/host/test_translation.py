@@ -14,10 +14,11 @@ from ptychodus.api.reconstruct import ReconstructInput
 from ptychopinn_plugin import ptychodus_names
 from ptychopinn_plugin.data import Scan, fit_to_size
 from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.host.sampling import Sampling
 from ptychopinn_plugin.host.translation import to_product, to_scan
 from ptychopinn_plugin.host.versions import host_version
 
-from .conftest import write_batch_folder
+from .conftest import PIXEL_M, SIZE, write_batch_folder
 
 
 @pytest.fixture
@@ -58,20 +59,50 @@ def test_an_object_lies_where_its_origin_says(
     assert after.probe_positions is parameters.product.probe_positions
 
 
-def test_a_smaller_model_has_larger_pixels(parameters: ReconstructInput) -> None:
-    scan = fit_to_size(to_scan(parameters), 16)
-    assert scan.geometry.pixel_height_m is not None
-    pixel_m = scan.geometry.pixel_height_m
-    after = to_product(parameters.product, scan, np.ones((30, 31), np.complex64), np.zeros(2))
-    assert after.object_.get_pixel_geometry().height_m == pytest.approx(pixel_m)
-    assert after.probes.get_pixel_geometry().height_m == pytest.approx(pixel_m)
-    # A patch of 16 px around a position: its middle is the position.
-    position = scan.positions_px[7]
-    # 1.5 counts from the edge of pixel 0, and so do its patches; later releases from its middle.
-    middle = position - (0.0 if host_version().startswith('1.5.') else 0.5)
-    found = _where(after, *middle)
-    expected = ptychodus_names.positions_m(parameters.product.probe_positions)[7]
-    np.testing.assert_allclose(found, expected, atol=1e-3 * pixel_m)
+@pytest.mark.parametrize('size', [16, 24, 48, 64])
+def test_a_model_of_another_size_leaves_the_pixels_of_the_scan(
+    parameters: ReconstructInput, size: int
+) -> None:
+    """What continues from the product relies on the pixels that its patterns give it."""
+    scan = to_scan(parameters)
+    fitted = fit_to_size(scan, size)
+    sampling = Sampling(scan, fitted)
+    # A hill at a scan position, which the model sees on its own pixels.
+    sides = (np.array([70, 77]) * size / SIZE).astype(int)
+    corner = np.array([3.0, -2.0])
+    y, x = np.indices(sides) + corner[:, np.newaxis, np.newaxis]
+    top = fitted.positions_px[7]
+    width = 4.0 * size / SIZE
+    hill = np.exp(-((y - top[0]) ** 2 + (x - top[1]) ** 2) / (2 * width**2)).astype(np.complex64)
+
+    object_, origin = sampling.object_back(hill, corner)
+    after = to_product(parameters.product, scan, object_, origin)
+
+    pixel = after.object_.get_pixel_geometry()
+    assert pixel.height_m == pytest.approx(scan.geometry.pixel_height_m)
+    y, x = np.indices(object_.shape) + origin[:, np.newaxis, np.newaxis]
+    top = scan.positions_px[7]
+    expected = np.exp(-((y - top[0]) ** 2 + (x - top[1]) ** 2) / (2 * 4.0**2))
+    np.testing.assert_allclose(object_, expected, atol=2e-3)
+    # Where Ptychodus says that the top lies, it is; 1.5 counts from the edge of pixel 0.
+    middle = 0.0 if host_version().startswith('1.5.') else 0.5
+    found = _where(after, *(top - origin - middle))
+    expected_m = ptychodus_names.positions_m(parameters.product.probe_positions)[7]
+    np.testing.assert_allclose(found, expected_m, atol=1e-3 * PIXEL_M)
+
+
+@pytest.mark.parametrize('size', [16, 64])
+def test_the_probe_of_another_size_comes_back(parameters: ReconstructInput, size: int) -> None:
+    scan = to_scan(parameters)
+    sampling = Sampling(scan, fit_to_size(scan, size))
+    # Untouched, it loses nothing, not even what a smaller model does not see.
+    np.testing.assert_array_equal(sampling.probe_back(sampling.fitted.probe), scan.probe)
+    corrected = sampling.probe_back(2 * sampling.fitted.probe)
+    assert corrected.shape == scan.probe.shape
+    energy = np.sum(np.abs(corrected) ** 2) / np.sum(np.abs(2 * sampling.fitted.probe) ** 2)
+    assert energy == pytest.approx(1, rel=1e-4)
+    if size > SIZE:
+        np.testing.assert_allclose(corrected, 2 * scan.probe, atol=1e-3 * np.abs(scan.probe).max())
 
 
 def test_losses_and_probe(parameters: ReconstructInput) -> None:

@@ -1,6 +1,8 @@
 """The worker as a real process: warm, stopped, killed, stuck, idle, orphaned."""
 
+import dataclasses
 import errno
+import logging
 import math
 import os
 import signal
@@ -155,6 +157,27 @@ def test_a_training_keeps_the_model_so_far(
     Jobs(Listener()).do(training(epochs=3))
     assert set(epochs) == {1, 2}
     assert [path.name for path in tmp_path.iterdir()] == ['model.zip']
+
+
+def test_what_the_package_warns_of_is_logged_in_every_run(
+    worker: Worker,
+    training: Callable[..., dict[str, Any]],
+    small_scan: Scan,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A pattern without light is left out with a word, which belongs into the window's log."""
+    patterns = small_scan.patterns.copy()
+    patterns[5] = 0
+    path = tmp_path / 'dark.npz'
+    write_scan(path, dataclasses.replace(small_scan, patterns=patterns))
+    with caplog.at_level(logging.INFO, 'ptychopinn_plugin'):
+        for number in (1, 2):
+            with worker.run({**training(epochs=1), 'scans': [str(path)]}) as run:
+                _last(run.events())
+            lines = [line for line in caplog.messages if 'are left out' in line]
+            assert len(lines) == number
+            assert lines[-1].startswith('small: 1 of 80 patterns')
 
 
 def test_an_inference_sends_pictures_and_the_object(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import ptychopinn_plugin as pp
+from ptychopinn_plugin.archive import read_model
 
 from .user import Window
 
@@ -106,6 +107,13 @@ def test_stop_keeps_the_newest_picture(window: Window, model_file: Path) -> None
     assert 'ERROR' not in window.log
 
 
+def test_the_host_says_when_a_picture_is_drawn(window: Window) -> None:
+    drawn: list[bool] = []
+    window.library.activity.when_drawn(lambda: drawn.append(True))
+    assert not drawn, 'nothing waits for the thread of the run'
+    window.wait(lambda: bool(drawn))
+
+
 def test_stop_while_the_worker_starts(window: Window, model_file: Path) -> None:
     load_model(window, model_file)
     number = window.infer()
@@ -137,6 +145,44 @@ def test_a_file_that_is_no_model(window: Window, tmp_path: Path) -> None:
     assert 'Load Model failed: ' in window.flushed_log()
     assert len(window.errors) == 1, "Ptychodus' dialog"
     assert not window.reconstructor.is_model_loaded()
+
+
+def test_a_model_file_that_changes_or_goes(
+    window: Window, model_file: Path, tmp_path: Path
+) -> None:
+    """As when the other algorithm trains in the same folder."""
+    path = tmp_path / 'model.zip'
+    path.write_bytes(model_file.read_bytes())
+    load_model(window, path)
+    old = read_model(path)
+    other = pp.ModelConfig(filters_scale=0.25, passes=1, pattern_size=16)
+    config = pp.Config(model=other, training=pp.TrainingConfig(epochs=1, teacher_sweeps=2))
+    pp.save_model(path, pp.train(pp.load_scan(tmp_path / 'data'), config).model)
+
+    window.infer()
+    window.wait_for_end()
+    assert f'{path} has changed since it was loaded, and was read again.' in window.log
+    assert 'amplitude residual' in window.log
+    assert 'ERROR' not in window.log
+    # One pass and three sweeps, not the former model's two.
+    assert (old.network.passes, window.reconstructor.get_progress_goal()) == (2, 4)
+
+    # Ptychodus chooses the new product. It has the pixels of its patterns, not of the model, so
+    # that whatever is next can go on from it.
+    window.infer()
+    window.wait_for_end()
+    assert 'ERROR' not in window.log
+    first, _, last = [item.get_product() for item in window.products][-3:]
+    assert last.probes.get_array().shape == first.probes.get_array().shape
+    pixel = first.probes.get_pixel_geometry()
+    assert last.probes.get_pixel_geometry() == pixel
+    assert last.object_.get_pixel_geometry().width_m == pytest.approx(pixel.width_m)
+
+    path.unlink()
+    window.infer()
+    window.wait_for_end()
+    (line,) = [line for line in window.log.splitlines() if 'ERROR' in line]
+    assert f'Infer failed: Infer needs the model file {path}, which is gone.' in line
 
 
 def test_fine_tuning_starts_from_the_loaded_model(

@@ -128,6 +128,23 @@ def test_a_killed_worker_is_an_error_and_the_next_training_works(
     assert window.library.worker.pid not in (None, pid)
 
 
+def test_a_model_that_cannot_be_written_leaves_the_one_so_far(window: Window, folder: Path) -> None:
+    # As a disk that fills up does, and easier to arrange.
+    (folder / 'model.zip').mkdir()
+    window.set(TrainingEpochs=LONG)
+    window.train(folder)
+    window.wait_for_epochs(1)
+    # As the worker does once a minute.
+    checkpoint = folder / 'model.checkpoint.zip'
+    checkpoint.write_bytes(b'what was learned')
+
+    assert window.stop() < 2
+
+    assert 'model.zip: it is a folder. Choose another name for the file.' in window.log
+    assert f'is kept in {checkpoint}; Load Model opens it' in window.log
+    assert not window.reconstructor.is_model_loaded()
+
+
 def test_closing_the_application_ends_a_training_with_its_model(
     window: Window, folder: Path, qapp: Any
 ) -> None:

@@ -23,7 +23,7 @@ bridge.install()
 TICK_MS = 50
 """The tests look at the queues of the window more often than once a second."""
 
-PATIENCE_MS = 20_000
+PATIENCE_MS = 60_000
 
 
 class Window:
