@@ -227,7 +227,8 @@ def _read_state(data: bytes) -> TrainingState:
 
 def _hdf5_bytes(arrays: Mapping[str, RealArray], attributes: Mapping[str, str]) -> bytes:
     buffer = io.BytesIO()
-    with h5py.File(buffer, 'w', track_order=True) as file:
+    # Not track_order, with which HDF5 writes the time into the file.
+    with h5py.File(buffer, 'w') as file:
         for name, array in arrays.items():
             file.create_dataset(name, data=array)
         file.attrs.update(attributes)
