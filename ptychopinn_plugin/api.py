@@ -119,7 +119,8 @@ def train(
     if resume is not None and start is not None:
         config = _resumed_config(start, config, chosen)
     if checkpoint is not None:
-        observer = Checkpoints(Path(checkpoint), continues=checkpoint == resume).beside(observer)
+        continues = isinstance(resume, Path | str) and Path(resume) == Path(checkpoint)
+        observer = Checkpoints(Path(checkpoint), continues=continues).beside(observer)
     return _make(chosen).train(
         _as_scans(scans),
         config or Config(),

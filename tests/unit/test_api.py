@@ -9,7 +9,7 @@ import pytest
 import ptychopinn_plugin as pinn
 from ptychopinn_plugin import api
 from ptychopinn_plugin.archive import TrainingState
-from ptychopinn_plugin.backends import selection
+from ptychopinn_plugin.backends import checkpoints, selection
 from ptychopinn_plugin.backends.protocol import ignore_progress
 from ptychopinn_plugin.backends.selection import Choice
 from ptychopinn_plugin.errors import ArchiveError, ConfigError, DataError
@@ -130,6 +130,25 @@ def test_resume_keeps_the_models_settings(
     training = second[1].training
     assert (training.epochs, training.max_minutes, training.device) == (20, 2, 'cpu')
     assert training.batch_size == 8
+
+
+@pytest.mark.parametrize('as_text', [True, False])
+def test_a_checkpoint_that_is_resumed_is_replaced(
+    backend: RecordingBackend,
+    scan: pinn.Scan,
+    model: pinn.Model,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    as_text: bool,
+) -> None:
+    monkeypatch.setattr(checkpoints, 'FEWEST_SECONDS', 0.0)
+    path = tmp_path / 'checkpoint.zip'
+    for resume in (None, str(path) if as_text else path):
+        pinn.train(scan, resume=resume, checkpoint=path)
+        _, _, options = backend.calls[-1]
+        options['observer'](pinn.Progress('train', 1, 2, {'loss': 1.0}, model=lambda: model))
+        assert pinn.open_model(path).training_state is not None
+    assert [found.name for found in tmp_path.iterdir()] == ['checkpoint.zip']
 
 
 def test_fine_tuning_takes_new_settings(
