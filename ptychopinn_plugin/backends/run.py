@@ -20,7 +20,8 @@ from ptychopinn_plugin.backends.lessons import VALIDATION, Lesson, MakeLesson, T
 from ptychopinn_plugin.backends.objective import term_weights
 from ptychopinn_plugin.backends.protocol import Observer, Progress
 from ptychopinn_plugin.backends.reconstruction import choose_photons
-from ptychopinn_plugin.backends.trainer import EpochTrainer, TrainerState, load_state, save_state
+from ptychopinn_plugin.backends.trainer import EpochTrainer, TrainerState
+from ptychopinn_plugin.backends.training_state import load_state, save_state
 from ptychopinn_plugin.config import Config
 from ptychopinn_plugin.data import Scan, fit_to_size
 from ptychopinn_plugin.data.grouping import covering_groups

@@ -23,7 +23,7 @@ from ptychopinn_plugin.backends.protocol import Observer, Progress
 from ptychopinn_plugin.backends.schedules import PLATEAU_EPOCHS, schedule_factor
 from ptychopinn_plugin.config import Config
 from ptychopinn_plugin.errors import DataError
-from ptychopinn_plugin.model import Model, TrainingState
+from ptychopinn_plugin.model import Model
 
 REPORT_SECONDS = 0.5
 
@@ -381,57 +381,6 @@ def averaged(average: Arrays, weights: Arrays, decay: float, epoch: int) -> Arra
         name: (value + share * (average[name] - value)).astype(value.dtype)
         for name, value in weights.items()
     }
-
-
-def save_state(
-    trainer: EpochTrainer, first_scale: float, fingerprints: Sequence[str]
-) -> TrainingState:
-    """Return what the next epoch starts from; of one that was stopped inside nothing is kept."""
-    point = trainer.resume_point
-    state = point.state
-    arrays = {f'last/{name}': array for name, array in point.weights.items()}
-    arrays |= {f'best/{name}': array for name, array in state.best_weights.items()}
-    arrays |= {f'average/{name}': array for name, array in state.average.items()}
-    arrays |= {f'optimizer/{name}': array for name, array in point.optimizer.items()}
-    values = {
-        'epoch': state.epoch,
-        # JSON has no infinity, which it is before the first epoch.
-        'best_loss': state.best_loss if math.isfinite(state.best_loss) else None,
-        'epochs_without_gain': state.epochs_without_gain,
-        'plateau_factor': state.plateau_factor,
-        'history': state.history,
-        'first_scale': first_scale,
-        'scans': list(fingerprints),
-        'scaler': dict(point.scaler),
-    }
-    return TrainingState(arrays, values)
-
-
-def load_state(trainer: EpochTrainer, saved: TrainingState) -> None:
-    """Put a trainer where `save_state` found one."""
-
-    def part(prefix: str) -> dict[str, RealArray]:
-        return {
-            name.removeprefix(prefix): np.array(array)
-            for name, array in saved.arrays.items()
-            if name.startswith(prefix)
-        }
-
-    trainer.restore(part('last/'))
-    trainer.restore_optimizer(part('optimizer/'))
-    values = saved.values
-    if values.get('scaler'):
-        trainer.restore_scaler(values['scaler'])
-    best = values['best_loss']
-    trainer.state = TrainerState(
-        epoch=int(values['epoch']),
-        best_loss=math.inf if best is None else float(best),
-        best_weights=part('best/'),
-        average=part('average/'),
-        epochs_without_gain=int(values['epochs_without_gain']),
-        plateau_factor=float(values['plateau_factor']),
-        history=[dict(row) for row in values['history']],
-    )
 
 
 def _mean(losses: Sequence[Mapping[str, float]]) -> dict[str, float]:

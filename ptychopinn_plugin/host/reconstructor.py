@@ -4,7 +4,6 @@ import dataclasses
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,13 @@ from ptychodus.api.reconstruct import (
 )
 
 from ptychopinn_plugin.archive import Model, read_model, write_model
-from ptychopinn_plugin.backends.selection import Choice, choose
+from ptychopinn_plugin.backends.selection import choose
 from ptychopinn_plugin.data import Scan, fit_to_size, scale_to_photons, write_scan
 from ptychopinn_plugin.errors import DataError, PtychoPinnError
 from ptychopinn_plugin.host.activity import Activity
-from ptychopinn_plugin.host.jobs import checkpoint_path, file_identity
+from ptychopinn_plugin.host.jobs import file_identity
 from ptychopinn_plugin.host.pictures import InferenceWatch
+from ptychopinn_plugin.host.reports import described, log_notes, note_checkpoint, reported
 from ptychopinn_plugin.host.sampling import Sampling
 from ptychopinn_plugin.host.settings import PluginSettings
 from ptychopinn_plugin.host.training_data import find_training_files
@@ -108,7 +108,7 @@ class PinnReconstructor(TrainableReconstructor):
         ArchiveError
             If it is no model file, damaged, or of a newer format.
         """
-        with _reported('Load Model'):
+        with reported('Load Model'):
             self._hold(Path(file_path))
         assert self._model is not None
         trained = f'trained with {self._model.backend}'
@@ -123,18 +123,18 @@ class PinnReconstructor(TrainableReconstructor):
 
     def save_model(self, file_path: Path) -> None:
         """Write the loaded model to another file."""
-        with _reported('Save Model'):
+        with reported('Save Model'):
             model, _ = self._held('Saving')
             keeps = self._settings.options.keep_training_state
             write_model(Path(file_path), model, inference_only=not keeps)
 
     def export_training_data(self, file_path: Path, parameters: ReconstructInput) -> None:
         """Write patterns, positions, probe and object as an NPZ scan."""
-        with _reported('Export Training Data'):
+        with reported('Export Training Data'):
             path = Path(file_path)
             path = path if path.suffix == '.npz' else path.with_name(f'{path.name}.npz')
             scan = to_scan(parameters)
-            _log_notes(scan)
+            log_notes(scan)
             write_scan(path, scan)
         logger.info('Wrote %d patterns to %s.', len(scan), path)
 
@@ -176,7 +176,7 @@ class PinnReconstructor(TrainableReconstructor):
         TrainOutput
             Twice a second or more often, so that Stop is heard.
         """
-        with _reported('Training'), self._activity.running('training'):
+        with reported('Training'), self._activity.running('training'):
             job = self._training_job(Path(input_path), Path(output_path))
             self._goal = int(job['config']['training']['epochs'])
             with self._start(job) as run:
@@ -194,7 +194,7 @@ class PinnReconstructor(TrainableReconstructor):
             model, base = self._held_file('Fine-tune')
             model_backend = model.backend
         choice = choose(setting=self._settings.backend, model_backend=model_backend)
-        logger.info('Training on %s with %s.', files, _described(choice))
+        logger.info('Training on %s with %s.', files, described(choice))
         return {
             'do': 'train',
             'backend': choice.name,
@@ -217,7 +217,7 @@ class PinnReconstructor(TrainableReconstructor):
             for event in events:
                 if self._is_over(run, event):
                     self._note_lost_training()
-                    _note_checkpoint(output, begun)
+                    note_checkpoint(output, begun)
                     return
                 if event is not None and event.kind == 'done':
                     self._end_training(event, output)
@@ -232,10 +232,10 @@ class PinnReconstructor(TrainableReconstructor):
                 if done is not None:
                     self._end_training(done, output)
                 else:
-                    _note_checkpoint(output, begun)
+                    note_checkpoint(output, begun)
             raise
         except PtychoPinnError:
-            _note_checkpoint(output, begun)
+            note_checkpoint(output, begun)
             raise
 
     def _note_lost_training(self) -> None:
@@ -303,7 +303,7 @@ class PinnReconstructor(TrainableReconstructor):
         ReconstructOutput
             The first picture as soon as there is one, then one every two seconds, and the last.
         """
-        with _reported('Infer'), self._activity.running('inference'):
+        with reported('Infer'), self._activity.running('inference'):
             model, path = self._held_file('Infer')
             sampling = self._sampling(parameters, model)
             scan = sampling.fitted
@@ -321,7 +321,7 @@ class PinnReconstructor(TrainableReconstructor):
         if (photons := self._settings.options.photons) is not None:
             scan = scale_to_photons(scan, photons)
         fitted = fit_to_size(scan, size)
-        _log_notes(fitted)
+        log_notes(fitted)
         if scan.pattern_shape != fitted.pattern_shape:
             logger.info('The product keeps the pixels of the scan: the object is resampled back.')
         return Sampling(scan, fitted)
@@ -329,7 +329,7 @@ class PinnReconstructor(TrainableReconstructor):
     def _inference_job(self, model: Model, path: Path, scan: Scan) -> dict[str, Any]:
         config = self._settings.config(self._model_type)
         choice = choose(setting=self._settings.backend, model_backend=model.backend)
-        logger.info('Inferring from %d patterns with %s.', len(scan), _described(choice))
+        logger.info('Inferring from %d patterns with %s.', len(scan), described(choice))
         return {
             'do': 'reconstruct',
             'backend': choice.name,
@@ -367,17 +367,6 @@ class PinnReconstructor(TrainableReconstructor):
         return watch.update(event)
 
 
-@contextmanager
-def _reported(what: str) -> Iterator[None]:
-    """Say in one line of the window's log why something failed; the console shows the rest."""
-    try:
-        yield
-    except Exception as error:
-        reason = ' '.join(str(error).split()) or type(error).__name__
-        logger.error('%s failed: %s', what, reason)
-        raise
-
-
 def _wait_for_end(events: Iterator[Event | None]) -> Event | None:
     """Return how a run that was asked to stop ended; None where it does not end in time."""
     deadline = time.monotonic() + GRACE_S
@@ -393,18 +382,6 @@ def _wait_for_end(events: Iterator[Event | None]) -> Event | None:
     return None
 
 
-def _note_checkpoint(output: Path, begun: float) -> None:
-    """Say where the model so far lies, if this run, which began then, has left one."""
-    path = checkpoint_path(output)
-    if path.is_file() and path.stat().st_mtime >= begun:
-        logger.warning(
-            'What was learned until %s is kept in %s; Load Model opens it, and ptychopinn train '
-            '--resume continues it.',
-            time.strftime('%H:%M', time.localtime(path.stat().st_mtime)),
-            path,
-        )
-
-
 def _arrays(scan: Scan) -> dict[str, Any]:
     return {
         'patterns': scan.patterns,
@@ -416,19 +393,3 @@ def _arrays(scan: Scan) -> dict[str, Any]:
 
 def _loss_values(epochs: list[dict[str, float]], name: str) -> list[LossValue]:
     return [LossValue(number, row[name]) for number, row in enumerate(epochs, 1) if name in row]
-
-
-def _described(choice: Choice) -> str:
-    why = {
-        'environment': 'PTYCHOPINN_BACKEND says so',
-        'setting': 'the Backend setting says so',
-        'model': 'it trained the model',
-        'auto': 'the first that is installed',
-        'argument': 'asked for',
-    }
-    return f'{choice.name} ({why[choice.source]})'
-
-
-def _log_notes(scan: Scan) -> None:
-    for note in scan.notes:
-        logger.info('%s: %s', scan.name, note)
