@@ -7,7 +7,6 @@ import typer
 
 from ptychopinn_plugin.cli.common import report
 from ptychopinn_plugin.cli.options import AsJson
-from ptychopinn_plugin.errors import OutputError
 
 
 def export(
@@ -54,9 +53,6 @@ def export(
     exporter = EXPORTERS.get(format_)
     suffix = '' if exporter is None else exporter.suffix
     path = output or model.with_name(f'{name}{suffix}')
-    if path.suffix != Path(f'x{suffix}').suffix and exporter is not None:
-        better = path.with_suffix(suffix)
-        raise OutputError(f'{format_} is written as {suffix}; got {path}. Try {better}.')
     check_output_file(path, model)
     export_model(opened, path, format_, template=template)
     network = opened.network

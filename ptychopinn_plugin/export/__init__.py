@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ptychopinn_plugin.errors import BackendUnavailableError, ConfigError
+from ptychopinn_plugin.errors import BackendUnavailableError, ConfigError, OutputError
 from ptychopinn_plugin.model import Model
 
 
@@ -107,13 +107,19 @@ def export_model(
     BackendUnavailableError
         If what writes it is not installed; the message says how to install it.
     OutputError
-        If the file cannot be written.
+        If the path has another suffix than the format, or the file cannot be written.
     """
     if format_ not in EXPORTERS:
         raise ConfigError(
             f'The format must be one of {", ".join(EXPORTERS)}; got {format_!r}. Choose one.'
         )
-    exporter = EXPORTERS[format_]
+    exporter, path = EXPORTERS[format_], Path(path)
+    # Of what comes behind the model's name.
+    suffix = Path(f'name{exporter.suffix}').suffix
+    if path.suffix != suffix:
+        raise OutputError(
+            f'{format_} is written as {suffix}; got {path}. Try {path.with_suffix(suffix)}.'
+        )
     if importlib.util.find_spec(exporter.needs) is None:
         raise BackendUnavailableError(
             f'Format {format_!r} needs {exporter.needs}, which is not installed. '
@@ -129,6 +135,6 @@ def export_model(
     module, name = exporter.writer.split(':')
     write = getattr(importlib.import_module(module), name)
     if template is None:
-        write(model, Path(path))
+        write(model, path)
     else:
-        write(model, Path(path), Path(template))
+        write(model, path, Path(template))

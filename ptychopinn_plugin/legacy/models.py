@@ -19,6 +19,7 @@ from ptychopinn_plugin.legacy.configuration import from_legacy
 from ptychopinn_plugin.legacy.fields import FIELDS
 from ptychopinn_plugin.legacy.fitting import OldWeight, fit_weights
 from ptychopinn_plugin.legacy.keras_models import KerasNetwork, read_keras_network
+from ptychopinn_plugin.legacy.normalisation import intensity_scale_of, normalise_as_legacy
 from ptychopinn_plugin.legacy.pickle_names import (
     SUFFIXES,
     bare_pickle_name,
@@ -201,43 +202,6 @@ def read_legacy_file(path: Path) -> LegacyFile:
         raise ArchiveError(f'{source}: {error}') from error
     except DAMAGE as error:
         raise ArchiveError(f'{source} does not hold a complete model: {error}.') from error
-
-
-def normalise_as_legacy(probe: ComplexArray, probe_scale: float) -> ComplexArray:
-    """Scale a probe as PtychoPINN does.
-
-    The mean of its modulus over all pixels, taken inside a disc of a quarter of the width around
-    the middle between pixels, becomes ``1 / probe_scale``.
-
-    Parameters
-    ----------
-    probe : ndarray of complex, shape (n_modes, height, width)
-    probe_scale : float
-
-    Returns
-    -------
-    ndarray of complex64, shape (n_modes, height, width)
-    """
-    height, width = probe.shape[-2:]
-    y = np.arange(height)[:, np.newaxis] - (height - 1) / 2
-    x = np.arange(width)[np.newaxis, :] - (width - 1) / 2
-    disc = np.hypot(y, x) < width / 4
-    modulus = np.sqrt((np.abs(probe.astype(np.complex128)) ** 2).sum(axis=0))
-    mean = float((modulus * disc).mean())
-    if not mean > 0:
-        raise ConfigError('The probe is dark in its middle, so it cannot be scaled.')
-    return (probe / (probe_scale * mean)).astype(np.complex64)
-
-
-def intensity_scale_of(probe: ComplexArray) -> float:
-    r"""Return our intensity scale of a probe that PtychoPINN normalised.
-
-    Its network sees amplitudes :math:`X` of mean energy :math:`(N/2)^2` and is trained so that
-    :math:`X = |F(P O)|`; here :math:`\sqrt{k} = |F(s \hat P O)|` with a probe :math:`\hat P` whose
-    energy is the mean of the counts :math:`k`. So :math:`s^2 = \sum |P|^2 / (N/2)^2`.
-    """
-    energy = float((np.abs(probe.astype(np.complex128)) ** 2).sum())
-    return float(np.sqrt(energy) / (probe.shape[-1] / 2))
 
 
 def _digest(path: Path) -> str:

@@ -32,7 +32,8 @@ def write_keras(model: Model, path: Path) -> None:
     ----------
     model : Model
     path : Path
-        Images go in and out with their channels last, (batch, height, width, channels).
+        Ends in '.keras', which Keras asks for. Images go in and out with their channels last,
+        (batch, height, width, channels).
 
     Raises
     ------
@@ -41,13 +42,7 @@ def write_keras(model: Model, path: Path) -> None:
     """
     made = build_keras(model)
     with atomic_path(path) as partial:
-        # Keras takes no other suffix, whatever the file is to be called.
-        named = partial.with_name(f'{partial.name}.keras')
-        try:
-            made.save(named)
-            named.replace(partial)
-        finally:
-            named.unlink(missing_ok=True)
+        made.save(partial)
 
 
 def build_keras(model: Model) -> Any:

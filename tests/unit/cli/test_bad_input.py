@@ -200,7 +200,9 @@ def test_convert_writes_zips(run: Any, model_file: Path, tmp_path: Path) -> None
     ('arguments', 'expected'),
     [
         (('group', 'scan.npz', 'scan.npz'), 'is the file that is read'),
-        (('export', 'model.zip', '--format', 'onnx', '-o', 'model.zip'), 'written as .onnx'),
+        (('export', 'model.zip', '--format', 'onnx', '-o', 'm.zip'), 'written as .onnx'),
+        (('export', 'model.zip', '--format', 'keras', '-o', 'm.h5'), 'Try m.keras'),
+        (('export', 'model.zip', '--format', 'legacy-tf', '-o', 'm.txt'), 'Try m.zip'),
         (('export', 'model.zip', '--format', 'legacy-tf', '-o', 'model.zip'), 'that is read'),
         (('simulate', 'scan.npz', '--probe-file', 'scan.npz'), 'is the file that is read'),
         (('group', 'scan.npz', 'none/groups.npz'), 'there is no folder none'),

@@ -254,3 +254,47 @@ def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
         return captured.out if code == 0 else captured.err
 
     return call
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that writes a Lightning checkpoint with torch itself."""
+    torch = pytest.importorskip('torch')
+
+    def make(
+        state: dict[str, Any],
+        *,
+        gridsize: int = 1,
+        size: int = 64,
+        model: Mapping[str, Any] | None = None,
+        **more: Any,
+    ) -> Path:
+        sections = {
+            'mode': 'Unsupervised',
+            'architecture': 'cnn',
+            'n_filters_scale': 1,
+            'amp_activation': 'sigmoid',
+            'object_big': True,
+            'probe_big': True,
+            'pad_object': True,
+            'use_legacy_decoder_channel_override': False,
+            **(model or {}),
+        }
+        sections = {name: value for name, value in sections.items() if value is not ...}
+        data = {'N': size, 'grid_size': (gridsize, gridsize), 'nphotons': 1e5, 'probe_scale': 4.0}
+        training = {'epochs': 3, 'batch_size': 8, 'learning_rate': 2e-3}
+        values = {
+            'epoch': 1,
+            'state_dict': state,
+            'optimizer_states': [{'state': {0: {'step': torch.tensor(3.0)}}}],
+            'hyper_parameters': {
+                'model_config': sections,
+                'data_config': data,
+                'training_config': training,
+            },
+            **more,
+        }
+        torch.save(values, tmp_path / 'last.ckpt')
+        return tmp_path / 'last.ckpt'
+
+    return make

@@ -15,12 +15,11 @@ from ptychopinn_plugin import containers
 from ptychopinn_plugin.archive import is_model_file, read_model, write_model
 from ptychopinn_plugin.errors import ArchiveError
 from ptychopinn_plugin.legacy.models import (
-    intensity_scale_of,
     legacy_kind,
-    normalise_as_legacy,
     read_legacy_file,
     read_legacy_model,
 )
+from ptychopinn_plugin.legacy.normalisation import intensity_scale_of, normalise_as_legacy
 
 LAYERS = {
     'encoder/0/1': 'conv2d',

@@ -1,12 +1,11 @@
-"""Imported networks predict what PtychoPINN predicts, and go on learning."""
+"""Imported networks predict what PtychoPINN predicts."""
 
 import io
 import json
-import math
 import pickle
 import sys
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,29 +14,17 @@ import pytest
 
 torch = pytest.importorskip('torch')
 
+from unit.legacy.published import (
+    TOLERANCE,
+    agrees,
+    keras_state,
+    predict,
+    torch_state,
+    worst,
+)
+
 import ptychopinn_plugin as pinn
-from ptychopinn_plugin.backends.pytorch.network import Network
-from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
-from ptychopinn_plugin.errors import ArchiveError, ConfigError
-
-TOLERANCE = 1e-4
-ENCODER = {64: (32, 64, 128), 128: (16, 32, 64, 128), 256: (8, 16, 32, 64, 128)}
-DECODER = {64: (64, 32), 128: (128, 64, 32), 256: (256, 128, 64, 32)}
-
-Tensors = dict[str, Any]
-
-
-def predict(model: pinn.Model, images: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return amplitude and phase of images (n, channels, h, w)."""
-    network = Network(model.network).eval()
-    network.load_weights(model.weights)
-    with torch.no_grad():
-        amplitude, phase = network(torch.from_numpy(np.ascontiguousarray(images)))
-    return amplitude.numpy(), phase.numpy()
-
-
-def worst(found: Any, expected: Any) -> float:
-    return float(np.abs(found - expected).max() / np.abs(expected).max())
+from ptychopinn_plugin.errors import ArchiveError
 
 
 def test_tensorflow_patches(legacy_data: Path) -> None:
@@ -68,180 +55,6 @@ def test_the_object_explains_the_patterns(legacy_data: Path) -> None:
     probe = model.probe / np.linalg.norm(model.probe) * model.intensity_scale * 32
     waves = np.fft.fft2(probe * patches, norm='ortho')
     assert (np.abs(waves) ** 2).sum() == pytest.approx((images**2).sum(), rel=0.05)
-
-
-def torch_state(
-    group: int,
-    *,
-    attention: bool,
-    border: int,
-    size: int = 64,
-    amplitudes: int | None = None,
-    seed: int = 0,
-) -> Tensors:
-    """Return a state dictionary with the names that PtychoPINN's torch network has."""
-    generator = torch.Generator().manual_seed(seed)
-    state: Tensors = {}
-
-    def put(name: str, *shape: int, bias: bool = True) -> None:
-        # So that each layer keeps the spread of the numbers that it gets.
-        spread = (2 / max(1, math.prod(shape[1:]))) ** 0.5
-        weight = torch.randn(shape, generator=generator) * spread
-        state[f'model.autoencoder.{name}.weight'] = weight
-        if bias:
-            state[f'model.autoencoder.{name}.bias'] = torch.randn(shape[0], generator=generator) / 8
-
-    before = group
-    for block, filters in enumerate(ENCODER[size]):
-        prefix = f'encoder.blocks.{block}'
-        put(f'{prefix}.conv1', filters, before, 3, 3)
-        put(f'{prefix}.conv2', filters, filters, 3, 3)
-        if attention:
-            put(f'{prefix}.attention.ChannelGate.mlp.1', filters // 16, filters)
-            put(f'{prefix}.attention.ChannelGate.mlp.3', filters, filters // 16)
-            put(f'{prefix}.attention.SpatialGate.compress', 1, 2, 7, 7, bias=False)
-        before = filters
-    for name, outputs in (('amp', amplitudes or group), ('phase', group)):
-        before = 128
-        for block, filters in enumerate(DECODER[size]):
-            put(f'decoder_{name}.blocks.{block}.conv1', filters, before, 3, 3)
-            put(f'decoder_{name}.blocks.{block}.conv2', filters, filters, 3, 3)
-            before = filters
-        head = f'decoder_{name}.{name}'
-        put(f'{head}.conv1', outputs, 32 - border, 3, 3)
-        put(f'{head}.conv_up_block.conv1', 32, border, 3, 3)
-        put(f'{head}.conv_up_block.conv2', 32, 32, 3, 3)
-        put(f'{head}.conv2', outputs, 32, 3, 3)
-    state['model.forward_model.alpha'] = torch.ones(1)
-    return state
-
-
-def published(
-    state: Tensors, images: Any, *, activation: str = 'sigmoid', border: str = 'outside'
-) -> tuple[Any, Any]:
-    """Compute amplitude and phase as the published description of the network says.
-
-    Parameters
-    ----------
-    state : dict of str to tensor
-    images : tensor
-    activation : str
-        Of the amplitude.
-    border : str
-        'outside' the centre, 'everywhere', 'nowhere', or 'alone': all channels at full size.
-    """
-    relu, sigmoid = torch.relu, torch.sigmoid
-    quarter = images.shape[-1] // 4
-
-    def conv(name: str, image: Any) -> Any:
-        weight = state[f'model.autoencoder.{name}.weight']
-        bias = state.get(f'model.autoencoder.{name}.bias')
-        return torch.nn.functional.conv2d(image, weight, bias, padding=weight.shape[-1] // 2)
-
-    def linear(name: str, values: Any) -> Any:
-        name = f'model.autoencoder.{name}'
-        return values @ state[f'{name}.weight'].T + state[f'{name}.bias']
-
-    def double(image: Any) -> Any:
-        return image.repeat_interleave(2, -1).repeat_interleave(2, -2)
-
-    def act(name: str, image: Any) -> Any:
-        if name == 'phase':
-            return torch.pi * torch.tanh(image)
-        return sigmoid(image) if activation == 'sigmoid' else image * sigmoid(image)
-
-    code = images
-    for block in range(len(ENCODER[images.shape[-1]])):
-        prefix = f'encoder.blocks.{block}'
-        code = relu(conv(f'{prefix}.conv2', relu(conv(f'{prefix}.conv1', code))))
-        if f'model.autoencoder.{prefix}.attention.SpatialGate.compress.weight' in state:
-            gate = f'{prefix}.attention.ChannelGate.mlp'
-            total = sum(
-                linear(f'{gate}.3', relu(linear(f'{gate}.1', values)))
-                for values in (code.mean((2, 3)), code.amax((2, 3)))
-            )
-            code = code * sigmoid(total)[:, :, None, None]
-            seen = torch.stack([code.amax(1), code.mean(1)], 1)
-            code = code * sigmoid(conv(f'{prefix}.attention.SpatialGate.compress', seen))
-        code = torch.nn.functional.max_pool2d(code, 2)
-    results = []
-    for name in ('amp', 'phase'):
-        image = code
-        for block in range(len(DECODER[images.shape[-1]])):
-            prefix = f'decoder_{name}.blocks.{block}'
-            image = double(relu(conv(f'{prefix}.conv2', relu(conv(f'{prefix}.conv1', image)))))
-        head, rest = f'decoder_{name}.{name}', image
-        if border != 'alone':
-            seen = state[f'model.autoencoder.{head}.conv1.weight'].shape[1]
-            centre = act(name, conv(f'{head}.conv1', image[:, :seen]))
-            centre = torch.nn.functional.pad(centre, [quarter] * 4)
-            rest = image[:, seen:]
-        if border != 'nowhere':
-            rest = relu(conv(f'{head}.conv_up_block.conv1', rest))
-            rest = conv(f'{head}.conv2', double(relu(conv(f'{head}.conv_up_block.conv2', rest))))
-        if border == 'alone':
-            results.append(act(name, rest))
-            continue
-        if border == 'nowhere':
-            results.append(centre)
-            continue
-        rest = rest * sigmoid(rest)
-        if border == 'outside':
-            rest[..., quarter:-quarter, quarter:-quarter] = 0
-        results.append(centre + rest)
-    return results[0], results[1]
-
-
-@pytest.fixture
-def checkpoint(tmp_path: Path) -> Callable[..., Path]:
-    """Return a function that writes a Lightning checkpoint with torch itself."""
-
-    def make(
-        state: Tensors,
-        *,
-        gridsize: int = 1,
-        size: int = 64,
-        model: Mapping[str, Any] | None = None,
-        **more: Any,
-    ) -> Path:
-        sections = {
-            'mode': 'Unsupervised',
-            'architecture': 'cnn',
-            'n_filters_scale': 1,
-            'amp_activation': 'sigmoid',
-            'object_big': True,
-            'probe_big': True,
-            'pad_object': True,
-            'use_legacy_decoder_channel_override': False,
-            **(model or {}),
-        }
-        sections = {name: value for name, value in sections.items() if value is not ...}
-        data = {'N': size, 'grid_size': (gridsize, gridsize), 'nphotons': 1e5, 'probe_scale': 4.0}
-        training = {'epochs': 3, 'batch_size': 8, 'learning_rate': 2e-3}
-        values = {
-            'epoch': 1,
-            'state_dict': state,
-            'optimizer_states': [{'state': {0: {'step': torch.tensor(3.0)}}}],
-            'hyper_parameters': {
-                'model_config': sections,
-                'data_config': data,
-                'training_config': training,
-            },
-            **more,
-        }
-        torch.save(values, tmp_path / 'last.ckpt')
-        return tmp_path / 'last.ckpt'
-
-    return make
-
-
-def agrees(model: pinn.Model, state: Tensors, group: int, size: int, **how: Any) -> None:
-    """Compare with the published computation, on patterns drawn at random."""
-    images = np.random.default_rng(0).normal(size=(2, group, size, size)).astype(np.float32)
-    expected = published(state, torch.from_numpy(images), **how)
-    for ours, theirs in zip(predict(model, images), expected, strict=True):
-        assert ours.shape[1] == group
-        assert worst(ours, theirs.expand(-1, group, -1, -1).numpy()) < TOLERANCE
 
 
 @pytest.mark.parametrize('attention', [True, False])
@@ -398,25 +211,6 @@ def test_torch_archives(
         agrees(old, state, 4, 64, border='everywhere')
 
 
-def keras_state(graph: Any, size: int) -> Tensors:
-    """Return the kernels of a Keras graph under the names of torch's network."""
-    depth, blocks = 2 * len(ENCODER[size]), len(DECODER[size])
-    names = {f'encoder.blocks.{i // 2}.conv{i % 2 + 1}': i for i in range(depth)}
-    for name, first in (('amp', depth), ('phase', depth + 2 * blocks + 4)):
-        parts = [f'{name}.conv1', f'{name}.conv2']
-        parts += [f'blocks.{i // 2}.conv{i % 2 + 1}' for i in range(2 * blocks)]
-        parts += [f'{name}.conv_up_block.conv{half}' for half in (1, 2)]
-        names |= {f'decoder_{name}.{part}': first + i for i, part in enumerate(parts)}
-    state = {}
-    for name, number in names.items():
-        layer = 'conv2d' if number == 0 else f'conv2d_{number}'
-        if layer in graph.kernels:
-            weight = torch.from_numpy(graph.kernels[layer].transpose(3, 2, 0, 1).copy())
-            state[f'model.autoencoder.{name}.weight'] = weight
-            state[f'model.autoencoder.{name}.bias'] = torch.linspace(-0.1, 0.1, len(weight))
-    return state
-
-
 HOW = {'border': 'outside', 'no border': 'nowhere', 'full': 'alone'}
 
 
@@ -527,55 +321,3 @@ def test_hostile_checkpoint(checkpoint: Any, tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match=r'is refused: it names (__builtin__|builtins)\.eval'):
         pinn.open_model(path)
     assert not (tmp_path / 'trace').exists()
-
-
-@pytest.fixture(scope='module')
-def scan() -> pinn.Scan:
-    return simulate(SimulationConfig(size=64, rows=5, columns=6, step_px=6.0, photons=1e4))
-
-
-def quick(**training: Any) -> pinn.Config:
-    return pinn.Config(
-        training=pinn.TrainingConfig(
-            epochs=1, teacher_sweeps=10, device='cpu', n_groups=16, **training
-        )
-    )
-
-
-def test_real_model_reconstructs_and_goes_on_learning(
-    legacy_data: Path, scan: pinn.Scan, tmp_path: Path
-) -> None:
-    model = pinn.open_model(legacy_data / 'tf_gs1' / 'wts.h5.zip')
-    alone = pinn.RefinementConfig(sweeps=0)
-    result = pinn.reconstruct(model, scan, refinement=alone)
-    assert result.backend == 'pytorch'
-    assert np.isfinite(result.object_).all()
-    # The right energy: the residual of an object of the wrong scale is near 1 or beyond it.
-    assert result.amplitude_residual < 0.3
-    tuned = pinn.train(scan, quick(), base_model=model).model
-    assert tuned.network == model.network
-    assert tuned.backend == 'pytorch'
-    moved = {
-        name
-        for name in model.weights
-        if not np.array_equal(tuned.weights[name], model.weights[name])
-    }
-    assert moved == set(model.weights)
-    pinn.save_model(tmp_path / 'tuned.zip', tuned)
-    assert pinn.open_model(tmp_path / 'tuned.zip').network == model.network
-
-
-def test_gates_are_trained(checkpoint: Any, scan: pinn.Scan) -> None:
-    model = pinn.open_model(checkpoint(torch_state(4, attention=True, border=4), gridsize=2))
-    tuned = pinn.train(scan, quick(), base_model=model).model
-    gates = [name for name in model.weights if '-gate' in name]
-    assert len(gates) == 15
-    for name in gates:
-        assert not np.array_equal(tuned.weights[name], model.weights[name]), name
-    assert pinn.reconstruct(tuned, scan, refinement=pinn.RefinementConfig(sweeps=0))
-
-
-def test_resuming_an_imported_model_is_refused(checkpoint: Any, scan: pinn.Scan) -> None:
-    path = checkpoint(torch_state(1, attention=True, border=1))
-    with pytest.raises(ConfigError, match='holds no training state'):
-        pinn.train(scan, resume=path)
