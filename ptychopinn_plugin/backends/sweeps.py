@@ -72,13 +72,14 @@ def sweep_for_the_best(
     loss: float,
     sweep_once: Callable[[int], tuple[State, float]],
     part_way: Callable[[State, State, float], tuple[State, float]],
+    step_of_all: Callable[[State], State],
     observer: Callable[[int, float, State], bool | None],
 ) -> tuple[State, list[float]]:
     """Sweep, and keep the best that the sweeps come through.
 
     The first steps are long and noisy, so that a good start can get worse before it gets better.
-    The sweeps go on from there, but the best then moves only a part of the way: as far as it gets
-    better.
+    The sweeps go on from there, but the best then moves only a part of the way, as far as it gets
+    better; where no part is better, it takes a step that all patterns agree on.
 
     Parameters
     ----------
@@ -89,6 +90,9 @@ def sweep_for_the_best(
         Gets the number of the sweep, from 0, and returns where it led and the loss there.
     part_way : callable
         Returns what lies at a share of the way from one state to another, and the loss there.
+    step_of_all : callable
+        Returns where the updates of all patterns together lead from a state; half of the way is
+        tried.
     observer : callable
         Gets the number of sweeps done, the lowest loss and what has it; True stops.
 
@@ -108,6 +112,8 @@ def sweep_for_the_best(
             found, loss = part_way(best, newest, share)
             # The next sweep begins its trials where this one ends them.
             share = min(LARGEST_SHARE, 2 * share) if loss < losses[-1] else share / 4
+        if not loss < losses[-1]:
+            found, loss = part_way(best, step_of_all(best), LARGEST_SHARE)
         if loss < losses[-1]:
             best = found
         losses.append(min(loss, losses[-1]))

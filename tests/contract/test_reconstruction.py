@@ -206,6 +206,14 @@ def test_sweeps_without_a_model(make_backend: MakeBackend, tiny_scan: Scan) -> N
     assert found.backend == backend.name
 
 
+def test_every_sweep_of_a_faint_scan_lowers_the_likelihood(
+    make_backend: MakeBackend, tiny: MakeScan
+) -> None:
+    """Of a hundred photons a pattern each sweep follows others; all of them agree on a way down."""
+    found = make_backend().refine(tiny(photons=100.0), RefinementConfig(sweeps=30), device='cpu')
+    assert np.all(np.diff(found.likelihoods) < 0)
+
+
 def test_the_likelihood_is_that_of_the_object_returned(
     make_backend: MakeBackend, tiny_scan: Scan
 ) -> None:

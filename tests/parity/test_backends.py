@@ -11,6 +11,7 @@ from parity.helpers import canvas_object
 
 from ptychopinn_plugin.archive import Model
 from ptychopinn_plugin.backends.selection import create_backend
+from ptychopinn_plugin.backends.sweeps import REGULARISATION
 from ptychopinn_plugin.backends.trainer import EpochTrainer
 from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig
 from ptychopinn_plugin.data import Scan
@@ -121,6 +122,24 @@ def test_sweeps(
     assert distance(found[1][0], found[0][0]) < 1e-3
     np.testing.assert_allclose(found[1][1], found[0][1], rtol=1e-4)
     assert distance(found[1][2], found[0][2]) < 1e-4
+
+
+def test_the_step_of_all_patterns(
+    both: tuple[Framework, Framework], scans: Callable[[int], Scan]
+) -> None:
+    """It is what all patterns ask for on the average, weighted by the probe's intensity."""
+    found = []
+    for fw in both:
+        model = fw.model(scans(64))
+        object_ = canvas_object(model) * 0.1 + 0.9
+        update = fw.array(fw.refinement.mean_update(model, fw.tensor(object_)))
+        found.append(update)
+        everyone = fw.indices(np.arange(len(scans(64))))
+        changes = model.correct(model.extract(fw.tensor(object_), everyone), everyone)
+        coverage = fw.array(model.coverage)
+        weight = (1 - REGULARISATION) * coverage + REGULARISATION * coverage.max()
+        assert distance(update * weight, fw.array(model.place(changes, everyone))) < 1e-5
+    assert distance(*found) < 1e-4
 
 
 LOSSES: list[tuple[dict[str, Any], dict[str, Any]]] = [

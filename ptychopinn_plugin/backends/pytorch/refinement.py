@@ -109,12 +109,20 @@ def sweep_object(
             model.set_probe_only(state.probe)
         return SweepState(object_, newest.velocity, probe), loss
 
+    def step_of_all(best: SweepState) -> SweepState:
+        if refine_probe:
+            model.set_probe_only(best.probe)
+        object_ = best.object_ + mean_update(model, best.object_)
+        if refine_probe:
+            model.set_probe_only(state.probe)
+        return SweepState(object_, best.velocity, best.probe)
+
     def show(done: int, loss: float, best: SweepState) -> bool | None:
         return observer(done, loss, best.object_) if observer is not None else False
 
     start = SweepState(object_, state.velocity, model.probe)
     loss = model.assess(object_)[0]
-    best, losses = sweep_for_the_best(sweeps, start, loss, sweep_once, part_way, show)
+    best, losses = sweep_for_the_best(sweeps, start, loss, sweep_once, part_way, step_of_all, show)
     if refine_probe:
         # Only their product is measured: the probe keeps the energy that it came with.
         growth = torch.linalg.vector_norm(best.probe) / energy
@@ -137,13 +145,26 @@ def _sweep_once(
         else:
             update = model.correct(patches, indices)
         weight = model.place((model.probes(indices).abs() ** 2).sum(dim=1), indices)
-        weight = (1 - REGULARISATION) * weight + REGULARISATION * weight.max()
-        state.velocity.mul_(MOMENTUM).add_(step * model.place(update, indices) / weight)
+        push = model.place(update, indices) / _regularised(weight)
+        state.velocity.mul_(MOMENTUM).add_(step * push)
         state.object_ = state.object_ + state.velocity
         if refine_probe:
-            brightness = (patches.abs() ** 2).sum(dim=0)
-            brightness = (1 - REGULARISATION) * brightness + REGULARISATION * brightness.max()
+            brightness = _regularised((patches.abs() ** 2).sum(dim=0))
             state.probe = state.probe + PROBE_STEP * probe_update / brightness
             model.set_probe_only(state.probe)
     if refine_probe:
         model.set_probe(state.probe, cache=False)
+
+
+def mean_update(model: ForwardModel, object_: Tensor) -> Tensor:
+    """Return the update of all patterns as one batch, with a step of 1."""
+    update = torch.zeros_like(object_)
+    for indices in torch.arange(len(model), device=model.device).split(128):
+        frame = model.frame(indices)
+        changes = model.correct(model.extract(object_, indices), indices)
+        update[frame] += model.place(changes, indices, frame)
+    return update / _regularised(model.coverage)
+
+
+def _regularised(weight: Tensor) -> Tensor:
+    return (1 - REGULARISATION) * weight + REGULARISATION * weight.max()

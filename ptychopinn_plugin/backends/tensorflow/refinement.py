@@ -18,6 +18,8 @@ References
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from ptychopinn_plugin.arrays import IntArray
 from ptychopinn_plugin.backends.sweeps import (
     MOMENTUM,
@@ -113,12 +115,20 @@ def sweep_object(
             model.set_probe_only(state.probe)
         return SweepState(object_, newest.velocity, probe), loss
 
+    def step_of_all(best: SweepState) -> SweepState:
+        if refine_probe:
+            model.set_probe_only(best.probe)
+        object_ = best.object_ + mean_update(model, best.object_)
+        if refine_probe:
+            model.set_probe_only(state.probe)
+        return SweepState(object_, best.velocity, best.probe)
+
     def show(done: int, loss: float, best: SweepState) -> bool | None:
         return observer(done, loss, best.object_) if observer is not None else False
 
     start = SweepState(object_, state.velocity, model.probe)
     loss = model.assess(object_)[0]
-    best, losses = sweep_for_the_best(sweeps, start, loss, sweep_once, part_way, show)
+    best, losses = sweep_for_the_best(sweeps, start, loss, sweep_once, part_way, step_of_all, show)
     if refine_probe:
         # Only their product is measured: the probe keeps the energy that it came with.
         growth = tf.norm(tf.abs(best.probe)) / energy
@@ -168,8 +178,7 @@ def _move_object(
     patches = extract(object_, corners, sides[1], sides[2])
     update, changes = project(probes, patches, measured, good)
     canvas_shape = tf.shape(object_, tf.int64)
-    weight = place(intensity(probes), corners, canvas_shape)
-    weight = (1 - REGULARISATION) * weight + REGULARISATION * tf.reduce_max(weight)
+    weight = _regularised(place(intensity(probes), corners, canvas_shape))
     push = scaled(place(update, corners, canvas_shape), step / weight)
     velocity = scaled(velocity, MOMENTUM) + push
     return object_ + velocity, velocity, patches, changes
@@ -177,7 +186,20 @@ def _move_object(
 
 @compiled
 def _move_probe(probe: Tensor, changes: Tensor, patches: Tensor, rests_px: Tensor) -> Tensor:
-    brightness = tf.reduce_sum(squared(patches), axis=0)
-    brightness = (1 - REGULARISATION) * brightness + REGULARISATION * tf.reduce_max(brightness)
+    brightness = _regularised(tf.reduce_sum(squared(patches), axis=0))
     update = probe_update(changes, patches, rests_px)
     return probe + scaled(update, PROBE_STEP / brightness)
+
+
+def mean_update(model: ForwardModel, object_: Tensor) -> Tensor:
+    """Return the update of all patterns as one batch, with a step of 1."""
+    update = np.zeros(model.canvas_shape, np.complex64)
+    for indices in model.batches(128):
+        frame = model.frame(indices)
+        changes = model.correct(model.extract(object_, indices), indices)
+        update[frame] += model.place(changes, indices, frame).numpy()
+    return scaled(tf.constant(update), 1 / _regularised(model.coverage))
+
+
+def _regularised(weight: Tensor) -> Tensor:
+    return (1 - REGULARISATION) * weight + REGULARISATION * tf.reduce_max(weight)

@@ -13,6 +13,7 @@ class Valley:
     def __init__(self, places: Sequence[float]) -> None:
         self.places = places
         self.shares: list[float] = []
+        self.steps = 0
         self.seen: list[tuple[int, float, float]] = []
 
     def run(self, start: float, stop_after: int = 99) -> tuple[float, list[float]]:
@@ -21,7 +22,13 @@ class Valley:
             return done == stop_after
 
         return sweep_for_the_best(
-            len(self.places), start, start**2, self._sweep_once, self._part_way, observe
+            len(self.places),
+            start,
+            start**2,
+            self._sweep_once,
+            self._part_way,
+            self._step_of_all,
+            observe,
         )
 
     def _sweep_once(self, sweep: int) -> tuple[float, float]:
@@ -31,6 +38,10 @@ class Valley:
         self.shares.append(share)
         place = best + share * (newest - best)
         return place, place**2
+
+    def _step_of_all(self, best: float) -> float:
+        self.steps += 1
+        return 0.0
 
 
 def test_the_newest_is_the_best_while_it_gets_better() -> None:
@@ -44,18 +55,24 @@ def test_the_best_goes_a_part_of_the_way_where_all_of_it_is_worse() -> None:
     valley = Valley([-20, -11, 0.25])
     best, losses = valley.run(4)
     # Half way lies -8, and an eighth of the way 1. From there a quarter leads to -2, a sixteenth to
-    # 0.25, and what is as good is no better.
-    assert losses == [16, 1, 0.0625, 0.0625]
+    # 0.25. What is as good is no better, so that the step of all is taken: half of it.
+    assert losses == [16, 1, 0.0625, 0.125**2]
     assert valley.shares[:4] == [0.5, 0.125, 0.25, 0.0625]
-    assert best == 0.25
+    assert (best, valley.steps) == (0.125, 1)
 
 
 def test_trials_are_few_and_the_loss_never_rises() -> None:
     valley = Valley([100.0, -90.0, 80.0, -70.0])
     best, losses = valley.run(1)
-    assert len(valley.shares) <= TRIALS * 4
+    assert len(valley.shares) <= (TRIALS + 1) * 4
     assert losses == sorted(losses, reverse=True)
     assert best**2 == losses[-1]
+
+
+def test_at_the_bottom_the_best_stays() -> None:
+    valley = Valley([2.0, -2.0])
+    assert valley.run(0.0) == (0.0, [0.0, 0.0, 0.0])
+    assert valley.steps == 2
 
 
 def test_no_sweep_leaves_the_start() -> None:
