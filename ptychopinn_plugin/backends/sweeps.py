@@ -116,7 +116,9 @@ def sweep_for_the_best(
             found, loss = part_way(best, step_of_all(best), LARGEST_SHARE)
         if loss < losses[-1]:
             best = found
-        losses.append(min(loss, losses[-1]))
+            losses.append(loss)
+        else:
+            losses.append(losses[-1])
         if observer(sweep + 1, losses[-1], best):
             break
     return best, losses

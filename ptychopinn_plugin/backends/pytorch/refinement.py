@@ -17,7 +17,8 @@ References
 .. [2] N. Qian, Neural Networks 12 (1999) 145, doi:10.1016/S0893-6080(98)00116-6.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -99,23 +100,25 @@ def sweep_object(
         newest = SweepState(state.object_, state.velocity, state.probe)
         return newest, model.assess(state.object_)[0]
 
+    @contextmanager
+    def using(probe: Tensor) -> Iterator[None]:
+        if refine_probe:
+            model.set_probe_only(probe)
+        yield
+        if refine_probe:
+            model.set_probe_only(state.probe)
+
     def part_way(best: SweepState, newest: SweepState, share: float) -> tuple[SweepState, float]:
         object_ = torch.lerp(best.object_, newest.object_, share)
         probe = torch.lerp(best.probe, newest.probe, share)
-        if refine_probe:
-            model.set_probe_only(probe)
-        loss = model.assess(object_)[0]
-        if refine_probe:
-            model.set_probe_only(state.probe)
+        with using(probe):
+            loss = model.assess(object_)[0]
         return SweepState(object_, newest.velocity, probe), loss
 
     def step_of_all(best: SweepState) -> SweepState:
-        if refine_probe:
-            model.set_probe_only(best.probe)
-        object_ = best.object_ + mean_update(model, best.object_)
-        if refine_probe:
-            model.set_probe_only(state.probe)
-        return SweepState(object_, best.velocity, best.probe)
+        with using(best.probe):
+            update = mean_update(model, best.object_)
+        return SweepState(best.object_ + update, best.velocity, best.probe)
 
     def show(done: int, loss: float, best: SweepState) -> bool | None:
         return observer(done, loss, best.object_) if observer is not None else False
@@ -157,7 +160,10 @@ def _sweep_once(
 
 
 def mean_update(model: ForwardModel, object_: Tensor) -> Tensor:
-    """Return the update of all patterns as one batch, with a step of 1."""
+    """Return the update of all patterns as one batch with a step of 1, shape `canvas_shape`.
+
+    Patterns are taken 128 at a time; `object_` is complex64 of the same shape, as is the update.
+    """
     update = torch.zeros_like(object_)
     for indices in torch.arange(len(model), device=model.device).split(128):
         frame = model.frame(indices)
