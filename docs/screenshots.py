@@ -80,7 +80,9 @@ class Photographer:
         self.pause(1.5)
         image = self.view.grab().toImage().convertToFormat(QImage.Format.Format_RGB888)
         # Quality 0 is the best compression, without loss.
-        image.save(str(self.target / f'ptychodus-{name}.png'), 'PNG', 0)
+        path = self.target / f'ptychodus-{name}.png'
+        if not image.save(str(path), 'PNG', 0):
+            raise OSError(f'{path} could not be written.')
 
     def train(self, folder: Path, share_s: float) -> None:
         """Click Train, take a picture under way and wait for the end."""
@@ -121,6 +123,7 @@ def main() -> None:
     known, unseen = write_trial(work)
     settings = work / 'settings.ini'
     settings.write_text(SETTINGS.format(minutes=options.minutes))
+    options.target.mkdir(parents=True, exist_ok=True)
     application = QApplication(sys.argv[:1])
     with ModelCore(settings, log_level=logging.INFO) as model:
         window = Photographer(application, model, options.target)
