@@ -121,6 +121,8 @@ class _Writer:
             'average-pool': self._pool,
             'max-pool': self._pool,
             'upsample': self._upsample,
+            'space-to-depth': self._space_to_depth,
+            'depth-to-space': self._depth_to_space,
             'add': self._sum,
             'channels': self._channels,
             'pad': self._pad,
@@ -136,9 +138,9 @@ class _Writer:
     def _size_of(self, layer: Layer) -> int:
         before = self.sizes[layer.inputs[0]]
         match layer.kind:
-            case 'average-pool' | 'max-pool':
+            case 'average-pool' | 'max-pool' | 'space-to-depth':
                 return before // layer.size
-            case 'upsample':
+            case 'upsample' | 'depth-to-space':
                 return before * layer.size
             case 'pad':
                 return before + 2 * layer.size
@@ -187,6 +189,12 @@ class _Writer:
             nearest_mode='floor',
             coordinate_transformation_mode='asymmetric',
         )
+
+    def _space_to_depth(self, layer: Layer) -> None:
+        self.node('SpaceToDepth', list(layer.inputs), layer.name, blocksize=layer.size)
+
+    def _depth_to_space(self, layer: Layer) -> None:
+        self.node('DepthToSpace', list(layer.inputs), layer.name, blocksize=layer.size)
 
     def _sum(self, layer: Layer) -> None:
         self.node('Add', list(layer.inputs), layer.name)

@@ -194,7 +194,7 @@ def test_losses_and_gradients(
         assert found[name] == pytest.approx(value, rel=1e-4), name
     slopes, others = (_means(trainer) for trainer in trainers)
     assert set(others) == set(slopes)
-    assert len(slopes) > 15
+    assert len(slopes) >= len(base.weights)
     for name, array in slopes.items():
         # Each of its own, where it is more than what rounding leaves of larger ones.
         assert np.linalg.norm(others[name] - array) < 1e-2 * np.linalg.norm(array) + 1e-9, name

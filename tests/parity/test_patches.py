@@ -13,7 +13,7 @@ from ptychopinn_plugin.backends.surfaces import fit_surface
 from ptychopinn_plugin.config import ModelConfig
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
-from ptychopinn_plugin.network import describe_network
+from ptychopinn_plugin.network import Layer, NetworkDescription, describe_network
 
 
 @pytest.mark.parametrize('rests', [(0.0, 0.0), (0.3, -0.4), (-0.5, 0.5), (0.25, 0.0), (1.0, -1.0)])
@@ -134,10 +134,28 @@ def test_a_new_sweepnet_corrects_nothing_and_a_cnn_stays_in_its_range(fw: Framew
     assert amplitude.max() < 1
 
 
+def test_blocks_of_pixels_become_channels_and_pixels_again(fw: Framework) -> None:
+    net = NetworkDescription(
+        'sweepnet',
+        (
+            Layer('input', 'input', out_channels=3),
+            Layer('folded', 'space-to-depth', ('input',), 3, 12, size=2),
+            Layer('again', 'depth-to-space', ('folded',), 12, 3, size=2),
+        ),
+        ('folded', 'again'),
+        window_px=8,
+    )
+    images = np.random.default_rng(0).random((2, 3, 6, 8)).astype(np.float32)
+    folded, again = fw.images(fw.network.Network(net), images)
+    expected = [images[:, :, row::2, column::2] for row in (0, 1) for column in (0, 1)]
+    np.testing.assert_array_equal(folded, np.concatenate(expected, axis=1))
+    np.testing.assert_array_equal(again, images)
+
+
 def test_first_weights_are_drawn_evenly_and_by_the_size_of_a_kernel(fw: Framework) -> None:
     network = fw.network.Network(describe_network(ModelConfig(filters_scale=2), 16))
     weights = network.numpy_weights()
-    for name in ('half/1', 'deep/2'):
+    for name in ('fine/2', 'coarse/1'):
         limit = np.prod(weights[f'{name}/weight'].shape[1:]) ** -0.5
         for part in ('weight', 'bias'):
             drawn = weights[f'{name}/{part}'].ravel()

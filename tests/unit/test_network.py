@@ -44,6 +44,12 @@ def output_shapes(description: NetworkDescription) -> dict[str, tuple[int, int]]
                 side //= layer.size
             case 'upsample':
                 side *= layer.size
+            case 'space-to-depth':
+                assert side % layer.size == 0
+                channels, side = channels * layer.size**2, side // layer.size
+            case 'depth-to-space':
+                assert channels % layer.size**2 == 0
+                channels, side = channels // layer.size**2, side * layer.size
             case 'pad':
                 side += 2 * layer.size
             case 'add':
@@ -147,7 +153,9 @@ def test_sweepnet(window: int, scale: float, gridsize: int) -> None:
     assert shapes['input'] == (6, window)
     (last,) = description.outputs
     assert shapes[last] == (2, window)
-    assert description.zero_layers == (last,)
+    # What the last convolution gives is the correction, so that training starts from the physics.
+    assert description.zero_layers == description.layers[-1].inputs
+    assert description.layers[-1].name == last
     assert (description.passes, description.group_size) == (5, gridsize**2)
     assert description.window_px == window
 
@@ -160,9 +168,9 @@ def test_filters_scale_scales() -> None:
 
 def test_weight_shapes() -> None:
     shapes = sweepnet().weight_shapes()
-    assert shapes['fine/1/weight'] == (16, 6, 3, 3)
-    assert shapes['fine/1/bias'] == (16,)
-    assert shapes['correction/weight'] == (2, 16, 3, 3)
+    assert shapes['fine/1/weight'] == (32, 24, 3, 3)
+    assert shapes['fine/1/bias'] == (32,)
+    assert shapes['correction/folded/weight'] == (8, 32, 3, 3)
     convolutions = [layer for layer in sweepnet().layers if layer.kind == 'conv']
     assert len(shapes) == 2 * len(convolutions)
 

@@ -131,52 +131,50 @@ class Stitcher:
 
     def add(self, parts: list[Patches], phase_agreement: bool) -> None:
         """Add patches; with `phase_agreement` their global phases are brought together first."""
-        turns = [part.values.new_ones(len(part.values)) for part in parts]
+        weighted = [part.values * part.weights for part in parts]
+        turns = weighted[0].new_ones(sum(map(len, weighted)))
         if phase_agreement:
-            turns = self._settle(parts, self._agree(parts))
-        for part, turn in zip(parts, turns, strict=True):
+            turns = self._agree(parts, weighted)
+            if self.weight.any():
+                turns = turns * self._common_turn(parts, weighted, turns)
+        each = turns.split([len(values) for values in weighted])
+        for part, values, turn in zip(parts, weighted, each, strict=True):
             # Patches predicted together are neighbours, and cover little of the canvas.
-            frame = self.model.frame(part.indices, part.values.shape[-1])
-            self.total[frame] += self.model.place(_turned(part, turn), part.indices, frame)
+            frame = self.model.frame(part.indices, values.shape[-1])
+            turned = values * turn[:, None, None]
+            self.total[frame] += self.model.place(turned, part.indices, frame)
             self.weight[frame] += self.model.place(part.weights, part.indices, frame)
 
-    def _settle(self, parts: list[Patches], turns: Tensor) -> list[Tensor]:
-        """Bring a block's own common phase, which is free as well, to that of the canvas so far."""
-        each = list(turns.split([len(part.values) for part in parts]))
-        common = turns.new_zeros(())
-        for part, turn in zip(parts, each, strict=True):
-            there = self.model.extract(self.total, part.indices, part.values.shape[-1])
-            common += (_turned(part, turn).conj() * there).sum()
-        if common.abs() > 0:
-            each = [turn * common / common.abs() for turn in each]
-        return each
+    def _common_turn(self, parts: list[Patches], weighted: list[Tensor], turns: Tensor) -> Tensor:
+        """Return what brings a block's own common phase, free as well, to that of the canvas."""
+        agreement = []
+        for part, values in zip(parts, weighted, strict=True):
+            there = self.model.extract(self.total, part.indices, values.shape[-1])
+            agreement.append((values.conj() * there).sum(dim=(-2, -1)))
+        common = (turns.conj() * torch.cat(agreement)).sum()
+        return common / common.abs() if common.abs() > 0 else torch.ones_like(common)
 
     def object_(self) -> Tensor:
         """Return the weighted mean of all patches."""
         floor = STITCHING_FLOOR * self.weight.max()
         return (self.total + floor * self.before) / (self.weight + floor)
 
-    def _agree(self, parts: list[Patches]) -> Tensor:
-        indices = torch.cat([part.indices for part in parts])
-        corners = self.model.corners[indices]
-        cells = torch.cat([_cell_sums(part, self.model.corners[part.indices]) for part in parts])
-        window = parts[0].values.shape[-1]
+    def _agree(self, parts: list[Patches], weighted: list[Tensor]) -> Tensor:
+        each = [self.model.corners[part.indices] for part in parts]
+        corners = torch.cat(each)
+        cells = torch.cat([_cell_sums(*pair) for pair in zip(weighted, each, strict=True)])
+        window = weighted[0].shape[-1]
         pairs = neighbour_pairs(corners.cpu().numpy().astype(np.float64), float(window))
         correlations = [
             _correlate(cells, torch.div(corners, CELL_PX, rounding_mode='floor'), some)
             for some in torch.from_numpy(pairs).to(self.model.device).split(PAIRS_TOGETHER)
         ]
         found = torch.cat(correlations).cpu().numpy() if correlations else np.empty(0, np.complex64)
-        return torch.from_numpy(agree_phases(len(indices), pairs, found)).to(self.model.device)
+        return torch.from_numpy(agree_phases(len(corners), pairs, found)).to(self.model.device)
 
 
-def _turned(part: Patches, turn: Tensor) -> Tensor:
-    return part.values * part.weights * turn[:, None, None]
-
-
-def _cell_sums(part: Patches, corners: Tensor) -> Tensor:
+def _cell_sums(values: Tensor, corners: Tensor) -> Tensor:
     """Sum weighted patches over the cells of one grid; (n, window, window) to (n, side, side)."""
-    values = part.values * part.weights
     window = values.shape[-1]
     side = window // CELL_PX + 2
     inside = torch.arange(window, device=values.device)

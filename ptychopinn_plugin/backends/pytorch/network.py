@@ -73,6 +73,10 @@ class Network(nn.Module):
                 return functional.max_pool2d(image, layer.size)
             case 'upsample':
                 return functional.interpolate(image, scale_factor=layer.size, mode='nearest')
+            case 'space-to-depth':
+                return _space_to_depth(image, layer.size)
+            case 'depth-to-space':
+                return _depth_to_space(image, layer.size)
             case 'add':
                 return image + inputs[1]
             case 'channels':
@@ -132,6 +136,22 @@ class Network(nn.Module):
         parameter = getattr(self.convolutions[_key(layer)], part)
         assert isinstance(parameter, Tensor)
         return parameter
+
+
+def _space_to_depth(image: Tensor, size: int) -> Tensor:
+    # Channels lie last in memory (see `forward`), so that whole runs of them are copied.
+    n, channels, height, width = image.shape
+    rows, columns = height // size, width // size
+    blocks = image.permute(0, 2, 3, 1).reshape(n, rows, size, columns, size, channels)
+    folded = blocks.transpose(2, 3).reshape(n, rows, columns, size * size * channels)
+    return folded.permute(0, 3, 1, 2)
+
+
+def _depth_to_space(image: Tensor, size: int) -> Tensor:
+    n, _, rows, columns = image.shape
+    blocks = image.permute(0, 2, 3, 1).reshape(n, rows, columns, size, size, -1)
+    spread = blocks.transpose(2, 3).reshape(n, rows * size, columns * size, -1)
+    return spread.permute(0, 3, 1, 2)
 
 
 def _key(name: str) -> str:

@@ -78,6 +78,8 @@ class _Builder:
             'average-pool': lambda: keras.layers.AveragePooling2D(layer.size, name=name)(image),
             'max-pool': lambda: keras.layers.MaxPooling2D(layer.size, name=name)(image),
             'upsample': lambda: keras.layers.UpSampling2D(layer.size, name=name)(image),
+            'space-to-depth': lambda: _space_to_depth(name, image, layer.size),
+            'depth-to-space': lambda: _depth_to_space(name, image, layer.size),
             'add': lambda: keras.layers.Add(name=name)(inputs),
             'channels': lambda: image[..., layer.start : layer.stop],
             'pad': lambda: keras.layers.ZeroPadding2D(layer.size, name=name)(image),
@@ -126,6 +128,20 @@ class _Builder:
         seen = keras.layers.Concatenate(name=_name(f'{name}/seen'))([top, mean])
         gate = self._layer(name, layer.convolutions()[name], 'sigmoid')(seen)
         return keras.layers.Multiply(name=_name(f'{name}/product'))([image, gate])
+
+
+def _space_to_depth(name: str, image: Any, size: int) -> Any:
+    rows, columns, channels = image.shape[1] // size, image.shape[2] // size, image.shape[3]
+    blocks = keras.layers.Reshape((rows, size, columns, size, channels), name=f'{name}.cut')(image)
+    blocks = keras.layers.Permute((1, 3, 2, 4, 5), name=f'{name}.sorted')(blocks)
+    return keras.layers.Reshape((rows, columns, size * size * channels), name=name)(blocks)
+
+
+def _depth_to_space(name: str, image: Any, size: int) -> Any:
+    rows, columns, channels = image.shape[1], image.shape[2], image.shape[3] // size**2
+    blocks = keras.layers.Reshape((rows, columns, size, size, channels), name=f'{name}.cut')(image)
+    blocks = keras.layers.Permute((1, 3, 2, 4, 5), name=f'{name}.sorted')(blocks)
+    return keras.layers.Reshape((rows * size, columns * size, channels), name=name)(blocks)
 
 
 def _border(name: str, image: Any) -> Any:

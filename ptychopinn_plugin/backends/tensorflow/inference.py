@@ -127,25 +127,31 @@ class Stitcher:
 
     def add(self, parts: list[Patches], phase_agreement: bool) -> None:
         """Add patches; with `phase_agreement` their global phases are brought together first."""
-        turns = [np.ones(len(part.indices), dtype=np.complex64) for part in parts]
+        weighted = [scaled(part.values, part.weights) for part in parts]
+        sizes = [len(part.indices) for part in parts]
+        turns = np.ones(sum(sizes), dtype=np.complex64)
         if phase_agreement:
-            turns = self._settle(parts, self._agree(parts))
-        for part, turn in zip(parts, turns, strict=True):
+            turns = self._agree(parts, weighted)
+            if self.weight.any():
+                turns = turns * self._common_turn(parts, weighted, turns)
+        each = np.split(turns, np.cumsum(sizes)[:-1])
+        for part, values, turn in zip(parts, weighted, each, strict=True):
             # Patches predicted together are neighbours, and cover little of the canvas.
             frame = self.model.frame(part.indices, part.values.shape[-1])
-            self.total[frame] += self.model.place(_turned(part, turn), part.indices, frame).numpy()
+            turned = values * turn[:, None, None]
+            self.total[frame] += self.model.place(turned, part.indices, frame).numpy()
             self.weight[frame] += self.model.place(part.weights, part.indices, frame).numpy()
 
-    def _settle(self, parts: list[Patches], turns: ComplexArray) -> list[ComplexArray]:
-        """Bring a block's own common phase, which is free as well, to that of the canvas so far."""
-        each = np.split(turns, np.cumsum([len(part.indices) for part in parts])[:-1])
-        so_far, common = tf.constant(self.total), np.complex64(0)
-        for part, turn in zip(parts, each, strict=True):
+    def _common_turn(
+        self, parts: list[Patches], weighted: list[Tensor], turns: ComplexArray
+    ) -> np.complex64:
+        """Return what brings a block's own common phase, free as well, to that of the canvas."""
+        so_far, agreement = tf.constant(self.total), []
+        for part, values in zip(parts, weighted, strict=True):
             there = self.model.extract(so_far, part.indices, part.values.shape[-1])
-            common += tf.reduce_sum(tf.math.conj(_turned(part, turn)) * there).numpy()
-        if abs(common) > 0:
-            each = [turn * np.complex64(common / abs(common)) for turn in each]
-        return each
+            agreement.append(tf.reduce_sum(tf.math.conj(values) * there, axis=(-2, -1)).numpy())
+        common = (turns.conj() * np.concatenate(agreement)).sum()
+        return np.complex64(common / abs(common) if abs(common) > 0 else 1)
 
     def object_(self) -> Tensor:
         """Return the weighted mean of all patches."""
@@ -153,27 +159,17 @@ class Stitcher:
         weight = tf.constant(self.weight)
         return scaled(tf.constant(self.total) + scaled(self.before, floor), 1 / (weight + floor))
 
-    def _agree(self, parts: list[Patches]) -> ComplexArray:
-        indices = np.concatenate([part.indices for part in parts])
-        corners = self.model.corners[indices]
-        cells = tf.concat(
-            [
-                _cell_sums(scaled(part.values, part.weights), self.model.corners[part.indices])
-                for part in parts
-            ],
-            axis=0,
-        )
+    def _agree(self, parts: list[Patches], weighted: list[Tensor]) -> ComplexArray:
+        each = [self.model.corners[part.indices] for part in parts]
+        corners = np.concatenate(each)
+        cells = tf.concat([_cell_sums(*pair) for pair in zip(weighted, each, strict=True)], axis=0)
         window = parts[0].values.shape[-1]
         pairs = neighbour_pairs(corners.astype(np.float64), float(window))
         found = [np.empty(0, np.complex64)]
         for start in range(0, len(pairs), PAIRS_TOGETHER):
             some = pairs[start : start + PAIRS_TOGETHER]
             found.append(_correlate(cells, corners // CELL_PX, some).numpy())
-        return agree_phases(len(indices), pairs, np.concatenate(found))
-
-
-def _turned(part: Patches, turn: ComplexArray) -> Tensor:
-    return scaled(part.values, part.weights) * turn[:, None, None]
+        return agree_phases(len(corners), pairs, np.concatenate(found))
 
 
 @compiled

@@ -129,6 +129,10 @@ def _reshape(layer: Layer, inputs: list[Tensor]) -> Tensor:
             return tf.nn.max_pool2d(image, size, size, 'VALID')
         case 'upsample':
             return _upsample(image, size)
+        case 'space-to-depth':
+            return tf.nn.space_to_depth(image, size)
+        case 'depth-to-space':
+            return tf.nn.depth_to_space(image, size)
         case 'add':
             return image + inputs[1]
         case 'channels':

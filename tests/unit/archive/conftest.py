@@ -24,7 +24,7 @@ def model() -> Model:
     }
     state = TrainingState(
         arrays={
-            'last/fine/1/weight': rng.normal(size=(4, 6, 3, 3)).astype(np.float32),
+            'last/fine/1/weight': rng.normal(size=(8, 24, 3, 3)).astype(np.float32),
             'optimizer/0/step': np.float32(17),
         },
         values={'epoch': 3, 'history': [{'loss': 0.1}, {'loss': 1 / 3}], 'best_loss': 0.25},

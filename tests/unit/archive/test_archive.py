@@ -198,7 +198,7 @@ def test_a_newer_format_says_how_to_upgrade(path: Path) -> None:
         lambda m: m['normalisation'].update(photons=None),
         lambda m: m['config']['model'].update(passes=0),
         lambda m: m['config']['model'].update(colour='red'),
-        lambda m: m['network']['layers'][1].update(out_channels='x'),
+        lambda m: m['network']['layers'][2].update(out_channels='x'),
     ],
 )
 def test_a_manifest_that_does_not_hold_what_it_must(
@@ -215,13 +215,13 @@ def test_a_weight_of_another_shape_is_named(path: Path) -> None:
         file['fine/2/bias'] = np.zeros(5, np.float32)
 
     change_weights(path, change)
-    with pytest.raises(ArchiveError, match=r"Weight 'fine/2/bias'.*\(4,\).*\(5,\)"):
+    with pytest.raises(ArchiveError, match=r"Weight 'fine/2/bias'.*\(8,\).*\(5,\)"):
         read_model(path)
 
 
 def test_a_weight_that_is_not_there_is_named(path: Path) -> None:
-    change_weights(path, lambda file: file.__delitem__('correction/weight'))
-    with pytest.raises(ArchiveError, match=r"Weight 'correction/weight'.*nothing"):
+    change_weights(path, lambda file: file.__delitem__('correction/folded/weight'))
+    with pytest.raises(ArchiveError, match=r"Weight 'correction/folded/weight'.*nothing"):
         read_model(path)
 
 
@@ -245,7 +245,7 @@ def test_a_probe_that_is_none(path: Path, probe: np.ndarray) -> None:
 def test_a_weight_that_is_no_number(path: Path) -> None:
     def change(file: h5py.File) -> None:
         del file['fine/2/bias']
-        file['fine/2/bias'] = np.array([b'a', b'b', b'c', b'd'])
+        file['fine/2/bias'] = np.array([b'a'] * 8)
 
     change_weights(path, change)
     with pytest.raises(ArchiveError, match='fine/2/bias'):
