@@ -41,14 +41,17 @@ def neighbour_pairs(positions_px: FloatArray, reach_px: float) -> IntArray:
     -------
     ndarray of int64, shape (n_pairs, 2)
     """
-    count = min(NEIGHBOURS + 1, len(positions_px))
+    n_positions = len(positions_px)
+    count = min(NEIGHBOURS + 1, n_positions)
     distances, neighbours = cKDTree(positions_px).query(positions_px, k=count)
     if count == 1:
         return np.empty((0, 2), dtype=np.int64)
-    first = np.repeat(np.arange(len(positions_px)), count).reshape(neighbours.shape)
+    first = np.repeat(np.arange(n_positions), count).reshape(neighbours.shape)
     near = (distances <= reach_px) & (neighbours != first)
-    pairs = np.sort(np.stack([first[near], neighbours[near]], axis=1), axis=1)
-    return np.unique(pairs, axis=0).astype(np.int64)
+    lower = np.minimum(first[near], neighbours[near])
+    upper = np.maximum(first[near], neighbours[near])
+    # Numbers are sorted much faster than rows.
+    return np.stack(np.divmod(np.unique(lower * n_positions + upper), n_positions), axis=1)
 
 
 def agree_phases(n_patches: int, pairs: IntArray, correlations: ComplexArray) -> ComplexArray:
