@@ -94,9 +94,9 @@ class TrainingRun(ABC, Generic[Device]):
         if list(trained_on) != self.fingerprints:
             names = ', '.join(scan.name for scan in scans)
             raise ConfigError(
-                f'To continue exactly, training needs the {len(trained_on)} scan(s) that it began '
-                f'with; {names} are not these. On other scans, fine-tune: ptychopinn train '
-                '--base-model MODEL.'
+                f'To continue exactly, training needs the same scans as before, '
+                f'{len(trained_on)} in number; got {names}. On other scans, fine-tune: '
+                'ptychopinn train --base-model MODEL.'
             )
 
     def _check_terms(self, labelled: bool) -> None:
@@ -210,7 +210,7 @@ class TrainingRun(ABC, Generic[Device]):
             if scan.object_ is None:
                 raise DataError(
                     f'{scan.name} holds no object (objectGuess), which supervised training learns '
-                    'from. Add one, or use --model-type pinn.'
+                    'from. Add one, or train without labels (model type pinn).'
                 )
             return self._scaled_to_counts(_on_canvas(scan.object_, model, scan.name), model)
         settings = self.config.training
@@ -240,7 +240,7 @@ class TrainingRun(ABC, Generic[Device]):
             if done >= wanted:
                 warnings.warn(
                     f'This model has {done} epochs of the {wanted} that are asked for; nothing is '
-                    'left to train. Give a larger number of epochs (--epochs).',
+                    'left to train. Give a larger number of epochs.',
                     stacklevel=2,
                 )
         # Whether new or resumed, the probe is the one that training holds, to the last bit.
@@ -312,8 +312,7 @@ def _left_to_train(scan: Scan, everyone: IntArray, held_out: IntArray) -> IntArr
     if len(members) == 0:
         raise DataError(
             f'{scan.name}: all of its {len(everyone)} patterns are held out; at least one must be '
-            'left to train on. '
-            'Lower --validation-share.'
+            'left to train on. Lower the validation share.'
         )
     return members
 
@@ -329,7 +328,7 @@ def _on_canvas(object_: ComplexArray, model: Any, name: str) -> ComplexArray:
             f'{name}: the object (objectGuess), of {height} x {width} px with its first pixel at '
             f'position (0, 0), must lie where the scan is: rows {top} to {top + canvas.shape[0]}, '
             f'columns {left} to {left + canvas.shape[1]}; they do not touch. '
-            'Shift the positions or pad the object, or use --model-type pinn.'
+            'Shift the positions or pad the object, or train without labels (model type pinn).'
         )
     canvas[rows, columns] = object_[
         rows.start + top : rows.stop + top, columns.start + left : columns.stop + left

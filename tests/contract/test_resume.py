@@ -168,7 +168,7 @@ def test_other_scans_are_not_the_same_run(
     begun = make_backend().train([tiny_scan], brief(epochs=1)).model
     other = tiny_scan.subset(np.arange(60))
     for scans in ([other], [tiny_scan, other]):
-        with pytest.raises(ConfigError, match=r'needs the 1 scan.*--base-model MODEL'):
+        with pytest.raises(ConfigError, match=r'the same scans.*--base-model MODEL'):
             make_backend().train(scans, brief(epochs=2), base_model=begun, resume=True)
 
 
