@@ -49,6 +49,8 @@ def plot_training(history: Sequence[Mapping[str, float]], path: Path) -> None:
     figure = Figure(figsize=(7, 5), layout='constrained')
     losses, rate = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     columns = dict.fromkeys(name for row in history for name in row if name not in _NOT_LOSSES)
+    if not was_validated(history):
+        columns.pop('validation_loss', None)
     drawn = [_draw_loss(losses, history, name) for name in columns]
     _mark_best(losses, history)
     lowest = [low for low in drawn if low is not None]
@@ -69,6 +71,11 @@ def plot_training(history: Sequence[Mapping[str, float]], path: Path) -> None:
         axes.grid(alpha=0.25)
         axes.spines[['top', 'right']].set_visible(False)
     _save(figure, path)
+
+
+def was_validated(history: Sequence[Mapping[str, float]]) -> bool:
+    """Tell whether patterns were held out; else the training loss stands in, to the last bit."""
+    return any(row.get('validation_loss', row['loss']) != row['loss'] for row in history)
 
 
 def plot_reconstruction(

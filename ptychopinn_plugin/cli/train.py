@@ -283,12 +283,10 @@ def _write(stage: Path, result: 'TrainingResult', *, inference_only: bool) -> No
 
 
 def _facts(job: _Job, result: 'TrainingResult', output: Path) -> dict[str, Any]:
+    from ptychopinn_plugin.plots import was_validated
+
     last = dict(result.history[-1]) if result.history else {}
     provenance, given = result.model.provenance, sum(len(scan) for scan in job.scans)
-    # Where nothing is held out, the loss of training stands in for it, to the last bit.
-    validated = any(
-        row.get('validation_loss', row['loss']) != row['loss'] for row in result.history
-    )
     return {
         'output': output,
         'model': output / MODEL_FILE,
@@ -301,7 +299,7 @@ def _facts(job: _Job, result: 'TrainingResult', output: Path) -> dict[str, Any]:
         'epochs': len(result.history),
         'stopped': result.stopped,
         'best_loss': provenance.get('best_loss'),
-        'validated': validated,
+        'validated': was_validated(result.history),
         'last': last,
         'seconds': provenance.get('seconds'),
         'notes': job.notes,

@@ -138,6 +138,20 @@ def test_training(history: list[dict[str, float]], tmp_path: Path) -> None:
     assert (tmp_path / 'a.png').read_bytes().startswith(PNG)
 
 
+@pytest.mark.parametrize(
+    ('validation', 'curves'), [(0.7, ['loss', 'validation loss']), (1.0, ['loss'])]
+)
+def test_the_training_loss_is_not_drawn_as_a_validation_loss(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, validation: float, curves: list[str]
+) -> None:
+    saved: list[Figure] = []
+    monkeypatch.setattr(plots, '_save', lambda figure, _: saved.append(figure))
+    history = [{'epoch': 1.0, 'loss': 1.0, 'validation_loss': validation, 'learning_rate': 1e-3}]
+    plots.plot_training(history, tmp_path / 'a.png')
+    labels = saved[0].axes[0].get_legend_handles_labels()[1]
+    assert labels == [*curves, 'best: epoch 1']
+
+
 def test_comparison_and_ring_correlations(reconstruction: Reconstruction, tmp_path: Path) -> None:
     truth = reconstruction.object_[10:50, 20:60]
     plots.plot_comparison(truth, {'one': truth, 'other': 0.9 * truth}, tmp_path / 'a.png')
