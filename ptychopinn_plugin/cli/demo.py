@@ -26,8 +26,8 @@ FILES = (
     'losses.csv',
     'training.png',
     'config.toml',
-    'train.npz',
-    'test.npz',
+    'simulated-train.npz',
+    'simulated-test.npz',
     'reconstruction.npz',
     'product.h5',
     'reconstruction.png',
@@ -67,9 +67,9 @@ def demo(
 
     Ends within six minutes on two cores. Leaves report.html (one page with everything),
     wts.h5.zip, losses.csv, training.png, config.toml, reconstruction.npz, product.h5,
-    reconstruction.png, comparison.png, frc.png, metrics.json, and the scans train.npz and
-    test.npz, to repeat each step by hand. Ctrl-C ends the training and goes on with the best
-    model so far.
+    reconstruction.png, comparison.png, frc.png, metrics.json, and the scans
+    simulated-train.npz and simulated-test.npz, to repeat each step by hand. Ctrl-C ends the
+    training and goes on with the best model so far.
 
     \b
     Examples:
@@ -167,8 +167,8 @@ def _write_training(stage: Path, result: 'TrainingResult') -> None:
 def _write_scans(stage: Path, training: 'Scan', test: 'Scan') -> None:
     from ptychopinn_plugin.data import write_scan
 
-    write_scan(stage / 'train.npz', training)
-    write_scan(stage / 'test.npz', test)
+    write_scan(stage / 'simulated-train.npz', training)
+    write_scan(stage / 'simulated-test.npz', test)
 
 
 def _reconstruct(

@@ -59,10 +59,11 @@ def test_metrics(folder: Path) -> None:
 
 
 def test_reconstruction_can_be_had_again_by_hand(folder: Path, backend_name: str) -> None:
-    again = api.reconstruct(folder / 'wts.h5.zip', folder / 'test.npz', backend=backend_name)
+    test = folder / 'simulated-test.npz'
+    again = api.reconstruct(folder / 'wts.h5.zip', test, backend=backend_name)
     kept = api.read_reconstruction(folder / 'reconstruction.npz')
     np.testing.assert_allclose(again.object_, kept.object_, atol=1e-5)
-    evaluation = api.evaluate(again, api.load_scan(folder / 'test.npz'))
+    evaluation = api.evaluate(again, api.load_scan(test))
     results = json.loads((folder / 'metrics.json').read_text())['results']
     expected = results['network_and_sweeps']['phase_ssim']
     assert evaluation.phase.ssim == pytest.approx(expected, abs=1e-4)
