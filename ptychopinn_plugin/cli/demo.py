@@ -13,6 +13,7 @@ from ptychopinn_plugin.cli.options import AsJson, BackendName, Output
 from ptychopinn_plugin.cli.outputs import staged_outputs, write_history, write_json, write_text
 from ptychopinn_plugin.cli.progress import RunProgress
 from ptychopinn_plugin.config import Config, RefinementConfig, TrainingConfig
+from ptychopinn_plugin.files import MODEL_FILE
 from ptychopinn_plugin.words import count
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from ptychopinn_plugin.data import Reconstruction, Scan
     from ptychopinn_plugin.evaluation import Evaluation
 
-MODEL_FILE = 'wts.h5.zip'
 FILES = (
     MODEL_FILE,
     'losses.csv',

@@ -59,7 +59,9 @@ ScanPath = Annotated[Path, typer.Argument(metavar='SCAN', help='The scan to reco
     READING,
 )
 def reconstruct(
-    model: Annotated[Path, typer.Argument(metavar='MODEL', help='A model file, wts.h5.zip.')],
+    model: Annotated[
+        Path, typer.Argument(metavar='MODEL', help='A model file, wts.h5.zip, or its folder.')
+    ],
     scan: ScanPath,
     output: Output,
     backend: BackendName = None,

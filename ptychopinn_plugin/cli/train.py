@@ -25,6 +25,7 @@ from ptychopinn_plugin.cli.progress import RunProgress
 from ptychopinn_plugin.cli.settings import assemble_config, refuse_changes
 from ptychopinn_plugin.config import Config, ModelConfig, TrainingConfig
 from ptychopinn_plugin.errors import ConfigError
+from ptychopinn_plugin.files import MODEL_FILE
 from ptychopinn_plugin.words import count
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from ptychopinn_plugin.backends.selection import Choice
     from ptychopinn_plugin.data import Scan
 
-MODEL_FILE = 'wts.h5.zip'
 CHECKPOINT_FILE = 'checkpoint.h5.zip'
 LOG_FILE = 'train.log'
 FILES = (MODEL_FILE, 'losses.csv', 'training.png', 'config.toml', LOG_FILE)
