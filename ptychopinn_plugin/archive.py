@@ -35,7 +35,7 @@ from ptychopinn_plugin.containers import (
     zip_names,
 )
 from ptychopinn_plugin.errors import ArchiveError
-from ptychopinn_plugin.files import MODEL_FILE, atomic_path
+from ptychopinn_plugin.files import atomic_path
 from ptychopinn_plugin.legacy.models import legacy_kind, read_legacy_model, refuse_bare_pickle
 from ptychopinn_plugin.model import Model, TrainingState
 from ptychopinn_plugin.network import NetworkDescription
@@ -96,21 +96,19 @@ def write_model(path: Path, model: Model, *, inference_only: bool = False) -> No
 def read_model(path: Path) -> Model:
     """Read a model file, of this package or of PtychoPINN; nothing in it is executed.
 
-    Parameters
-    ----------
-    path : Path
-        A folder stands for the `wts.h5.zip` in it.
-
     Raises
     ------
     ArchiveError
         If it is not a model file, damaged, or of a newer format.
     """
-    path = _model_path(Path(path))
+    path = Path(path)
     if legacy_kind(path) is not None:
         return read_legacy_model(path)
     if not path.exists():
         raise ArchiveError(f'There is no model file {path}. Train one with: ptychopinn train.')
+    if path.is_dir():
+        found = ', '.join(map(str, sorted(path.glob('*.zip')))) or 'none; it holds no *.zip'
+        raise ArchiveError(f'{path} is a folder; name the model file in it: {found}.')
     refuse_bare_pickle(path)
     what = 'model file (a zip with manifest.json)'
     with open_zip(path, str(path), what=what) as archive:
@@ -149,12 +147,7 @@ def describe_model(model: Model) -> dict[str, Any]:
 
 def is_model_file(path: Path) -> bool:
     """Tell whether a file is a zip that holds a manifest.json, or a model of PtychoPINN."""
-    path = _model_path(path)
     return 'manifest.json' in zip_names(path) or legacy_kind(path) is not None
-
-
-def _model_path(path: Path) -> Path:
-    return path / MODEL_FILE if path.is_dir() else path
 
 
 def _read_manifest(archive: SafeZip) -> dict[str, Any]:

@@ -10,9 +10,6 @@ from pathlib import Path
 
 from ptychopinn_plugin.errors import OutputError
 
-MODEL_FILE = 'wts.h5.zip'
-"""What a run calls its model."""
-
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:

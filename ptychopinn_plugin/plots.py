@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ptychopinn_plugin import metrics
 from ptychopinn_plugin.arrays import BoolArray, ComplexArray, FloatArray
+from ptychopinn_plugin.backends.protocol import was_validated
 from ptychopinn_plugin.data import Reconstruction
 from ptychopinn_plugin.files import atomic_path
 from ptychopinn_plugin.words import count
@@ -71,11 +72,6 @@ def plot_training(history: Sequence[Mapping[str, float]], path: Path) -> None:
         axes.grid(alpha=0.25)
         axes.spines[['top', 'right']].set_visible(False)
     _save(figure, path)
-
-
-def was_validated(history: Sequence[Mapping[str, float]]) -> bool:
-    """Tell whether patterns were held out; else the training loss stands in, to the last bit."""
-    return any(row.get('validation_loss', row['loss']) != row['loss'] for row in history)
 
 
 def plot_reconstruction(

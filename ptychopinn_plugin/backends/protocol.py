@@ -1,5 +1,6 @@
 """What a backend must do, and what it returns."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,6 +68,15 @@ class TrainingResult:
     model: Model
     history: Sequence[Mapping[str, float]]
     stopped: str
+
+
+def was_validated(history: Sequence[Mapping[str, float]]) -> bool:
+    """Tell whether patterns were held out; else the training loss stands in, to the last bit."""
+    return any(
+        math.isfinite(row['validation_loss']) and row['validation_loss'] != row.get('loss')
+        for row in history
+        if 'validation_loss' in row
+    )
 
 
 class Backend(Protocol):

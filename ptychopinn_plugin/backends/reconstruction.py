@@ -15,7 +15,8 @@ Stitched = TypeVar('Stitched', covariant=True)
 Part = TypeVar('Part')
 
 BLOCK_BYTES = 1 << 26
-"""Patches are held for so many bytes at a time; a larger scan is stitched block by block."""
+"""Of the patches that are stitched together, and as much again of weighted ones; a larger scan is
+stitched block by block."""
 
 PAIRS_TOGETHER = 4096
 """Overlaps that are compared at a time."""

@@ -13,7 +13,6 @@ from ptychopinn_plugin.cli.options import AsJson, BackendName, Output
 from ptychopinn_plugin.cli.outputs import staged_outputs, write_history, write_json, write_text
 from ptychopinn_plugin.cli.progress import RunProgress
 from ptychopinn_plugin.config import Config, RefinementConfig, TrainingConfig
-from ptychopinn_plugin.files import MODEL_FILE
 from ptychopinn_plugin.words import count
 
 if TYPE_CHECKING:
@@ -21,13 +20,14 @@ if TYPE_CHECKING:
     from ptychopinn_plugin.data import Reconstruction, Scan
     from ptychopinn_plugin.evaluation import Evaluation
 
+MODEL_FILE = 'wts.h5.zip'
 FILES = (
     MODEL_FILE,
     'losses.csv',
     'training.png',
     'config.toml',
-    'simulated-train.npz',
-    'simulated-test.npz',
+    'train-simulated.npz',
+    'test-simulated.npz',
     'reconstruction.npz',
     'product.h5',
     'reconstruction.png',
@@ -68,7 +68,7 @@ def demo(
     Ends within six minutes on two cores. Leaves report.html (one page with everything),
     wts.h5.zip, losses.csv, training.png, config.toml, reconstruction.npz, product.h5,
     reconstruction.png, comparison.png, frc.png, metrics.json, and the scans
-    simulated-train.npz and simulated-test.npz, to repeat each step by hand. Ctrl-C ends the
+    train-simulated.npz and test-simulated.npz, to repeat each step by hand. Ctrl-C ends the
     training and goes on with the best model so far.
 
     \b
@@ -167,8 +167,8 @@ def _write_training(stage: Path, result: 'TrainingResult') -> None:
 def _write_scans(stage: Path, training: 'Scan', test: 'Scan') -> None:
     from ptychopinn_plugin.data import write_scan
 
-    write_scan(stage / 'simulated-train.npz', training)
-    write_scan(stage / 'simulated-test.npz', test)
+    write_scan(stage / 'train-simulated.npz', training)
+    write_scan(stage / 'test-simulated.npz', test)
 
 
 def _reconstruct(

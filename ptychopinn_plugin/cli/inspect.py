@@ -19,7 +19,7 @@ def inspect(
         Path,
         typer.Argument(
             metavar='FILE',
-            help='A scan or a model (a file or its folder), a reconstruction or a product.h5.',
+            help='A scan (a file or folder), a model, a reconstruction or a product.h5.',
         ),
     ],
     as_json: AsJson = False,

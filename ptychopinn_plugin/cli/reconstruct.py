@@ -59,9 +59,7 @@ ScanPath = Annotated[Path, typer.Argument(metavar='SCAN', help='The scan to reco
     READING,
 )
 def reconstruct(
-    model: Annotated[
-        Path, typer.Argument(metavar='MODEL', help='A model file, wts.h5.zip, or its folder.')
-    ],
+    model: Annotated[Path, typer.Argument(metavar='MODEL', help='A model file, wts.h5.zip.')],
     scan: ScanPath,
     output: Output,
     backend: BackendName = None,

@@ -25,7 +25,6 @@ from ptychopinn_plugin.cli.progress import RunProgress
 from ptychopinn_plugin.cli.settings import assemble_config, refuse_changes
 from ptychopinn_plugin.config import Config, ModelConfig, TrainingConfig
 from ptychopinn_plugin.errors import ConfigError
-from ptychopinn_plugin.files import MODEL_FILE
 from ptychopinn_plugin.words import count
 
 if TYPE_CHECKING:
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from ptychopinn_plugin.backends.selection import Choice
     from ptychopinn_plugin.data import Scan
 
+MODEL_FILE = 'wts.h5.zip'
 CHECKPOINT_FILE = 'checkpoint.h5.zip'
 LOG_FILE = 'train.log'
 FILES = (MODEL_FILE, 'losses.csv', 'training.png', 'config.toml', LOG_FILE)
@@ -283,7 +283,7 @@ def _write(stage: Path, result: 'TrainingResult', *, inference_only: bool) -> No
 
 
 def _facts(job: _Job, result: 'TrainingResult', output: Path) -> dict[str, Any]:
-    from ptychopinn_plugin.plots import was_validated
+    from ptychopinn_plugin.backends.protocol import was_validated
 
     last = dict(result.history[-1]) if result.history else {}
     provenance, given = result.model.provenance, sum(len(scan) for scan in job.scans)

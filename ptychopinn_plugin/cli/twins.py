@@ -13,7 +13,6 @@ from ptychopinn_plugin.cli.journal import logger
 from ptychopinn_plugin.cli.options import READING, Given, Section, takes_settings
 from ptychopinn_plugin.config import Validated, setting
 from ptychopinn_plugin.errors import ConfigError
-from ptychopinn_plugin.files import MODEL_FILE
 from ptychopinn_plugin.legacy.fields import OLDER_NAMES, Field, Owner, fields_of
 
 if TYPE_CHECKING:
@@ -123,7 +122,7 @@ def ptycho_train(config: _Yaml = None, *, given: Given) -> None:
       ptychopinn ptycho-train --train_data_file a.npz --test_data_file b.npz --gridsize 2
         --n_groups 512 --backend pytorch --output_dir out
     """
-    from ptychopinn_plugin.cli.train import train
+    from ptychopinn_plugin.cli.train import MODEL_FILE, train
 
     settings = _settings(given, config, 'TrainingConfig')
     scan, output = _needed(settings, 'train_data'), _needed(settings, 'output')

@@ -25,6 +25,7 @@ from PyQt5.QtWidgets import (
     QWidget,
 )
 
+from ptychopinn_plugin.backends.protocol import was_validated
 from ptychopinn_plugin.backends.selection import AUTOMATIC, ENVIRONMENT_VARIABLE
 from ptychopinn_plugin.errors import PtychoPinnError
 from ptychopinn_plugin.host import versions
@@ -318,7 +319,10 @@ class TrainingCurve(_parameters.ParameterViewController):  # type: ignore[misc, 
         axes.clear()
         numbers = range(1, len(epochs) + 1)
         drawn: list[float] = []
-        for name, label in (('loss', 'training'), ('validation_loss', 'validation')):
+        labels = {'loss': 'training'}
+        if was_validated(epochs):
+            labels['validation_loss'] = 'validation'
+        for name, label in labels.items():
             values = [row.get(name, math.nan) for row in epochs]
             drawn += [value for value in values if math.isfinite(value)]
             marker = '.-' if len(epochs) <= MARKED else '-'

@@ -59,7 +59,7 @@ def test_metrics(folder: Path) -> None:
 
 
 def test_reconstruction_can_be_had_again_by_hand(folder: Path, backend_name: str) -> None:
-    test = folder / 'simulated-test.npz'
+    test = folder / 'test-simulated.npz'
     again = api.reconstruct(folder / 'wts.h5.zip', test, backend=backend_name)
     kept = api.read_reconstruction(folder / 'reconstruction.npz')
     np.testing.assert_allclose(again.object_, kept.object_, atol=1e-5)

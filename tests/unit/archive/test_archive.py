@@ -102,6 +102,7 @@ def test_is_model_file(path: Path, tmp_path: Path) -> None:
     other.write_bytes(b'')
     assert not is_model_file(other)
     assert not is_model_file(tmp_path / 'missing')
+    assert not is_model_file(tmp_path)
 
 
 def test_no_file(tmp_path: Path) -> None:
@@ -115,6 +116,15 @@ def test_not_a_zip(tmp_path: Path, data: bytes) -> None:
     path.write_bytes(data)
     with pytest.raises(ArchiveError, match='not a readable model file'):
         read_model(path)
+
+
+def test_a_folder_is_not_a_model(path: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArchiveError, match=r'is a folder; name the model file .*wts\.h5\.zip'):
+        read_model(path.parent)
+    empty = tmp_path / 'empty'
+    empty.mkdir()
+    with pytest.raises(ArchiveError, match=r'it holds no \*\.zip'):
+        read_model(empty)
 
 
 def test_truncated_anywhere(path: Path) -> None:
@@ -201,17 +211,6 @@ def test_a_manifest_that_does_not_hold_what_it_must(
     change_manifest(path, change)
     with pytest.raises(ArchiveError):
         read_model(path)
-
-
-def test_a_folder_stands_for_the_model_in_it(path: Path, model: Model) -> None:
-    assert is_model_file(path.parent)
-    assert read_model(path.parent).provenance == model.provenance
-
-
-def test_a_folder_without_a_model(tmp_path: Path) -> None:
-    assert not is_model_file(tmp_path)
-    with pytest.raises(ArchiveError, match=r'no model file .*wts\.h5\.zip.*ptychopinn train'):
-        read_model(tmp_path)
 
 
 def test_a_weight_of_another_shape_is_named(path: Path) -> None:

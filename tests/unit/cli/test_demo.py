@@ -60,7 +60,7 @@ def test_plain_lines_and_a_line_a_stage(run: Any, backend: Any, tmp_path: Path) 
 
 def test_scans_are_left_to_repeat_it_by_hand(run: Any, backend: Any, tmp_path: Path) -> None:
     assert run('demo', '-o', tmp_path, *QUICK, '--seed', 4).code == 0
-    for name, seed in (('simulated-train.npz', 4), ('simulated-test.npz', 5)):
+    for name, seed in (('train-simulated.npz', 4), ('test-simulated.npz', 5)):
         scan = load_scan(tmp_path / name)
         expected = simulate(SimulationConfig(seed=seed, n_positions=60))
         np.testing.assert_array_equal(scan.patterns, expected.patterns)
