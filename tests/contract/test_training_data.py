@@ -28,7 +28,8 @@ def test_supervised_labels_fit_the_counts(
     """The object in a file and a probe that is scaled to the counts have different scales."""
     assert tiny_scan.object_ is not None
     residuals = []
-    for factor in (1.0, 0.1):
+    # A power of two: what is scaled back is the same to the last bit.
+    for factor in (1.0, 0.125):
         scan = dataclasses.replace(tiny_scan, object_=factor * tiny_scan.object_)
         backend = make_backend()
         config = brief(
@@ -39,7 +40,7 @@ def test_supervised_labels_fit_the_counts(
         residuals.append(backend.reconstruct(scan, CPU, ALONE).amplitude_residual)
     empty = make_backend().refine(tiny_scan, ALONE, device='cpu').amplitude_residual
     assert residuals[0] < 0.3 * empty
-    assert residuals[1] == pytest.approx(residuals[0], rel=1e-2)
+    assert residuals[1] == pytest.approx(residuals[0], rel=1e-4)
 
 
 def test_supervised_validation_scan(
@@ -58,7 +59,7 @@ def test_an_object_elsewhere_is_an_error(
     make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig, shift: tuple[float, float]
 ) -> None:
     away = dataclasses.replace(tiny_scan, positions_px=tiny_scan.positions_px + np.array(shift))
-    with pytest.raises(DataError, match=r'must lie where the scan is.*do not touch.*--model-type'):
+    with pytest.raises(DataError, match=r'must lie where the scan is.*do not touch.*model type pinn'):
         make_backend().train([away], brief(model={'model_type': 'supervised'}))
 
 
