@@ -59,7 +59,7 @@ def test_an_object_elsewhere_is_an_error(
     make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig, shift: tuple[float, float]
 ) -> None:
     away = dataclasses.replace(tiny_scan, positions_px=tiny_scan.positions_px + np.array(shift))
-    with pytest.raises(DataError, match=r'must lie where the scan is.*do not touch.*model type pinn'):
+    with pytest.raises(DataError, match=r'must lie where the scan is.*not touch.*type pinn'):
         make_backend().train([away], brief(model={'model_type': 'supervised'}))
 
 
