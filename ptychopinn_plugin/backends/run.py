@@ -94,7 +94,7 @@ class TrainingRun(ABC, Generic[Device]):
         if list(trained_on) != self.fingerprints:
             names = ', '.join(scan.name for scan in scans)
             raise ConfigError(
-                f'To continue exactly, training needs the same scans as before, '
+                'To continue exactly, training needs the same scans as before, '
                 f'{len(trained_on)} in number; got {names}. On other scans, fine-tune: '
                 'ptychopinn train --base-model MODEL.'
             )
