@@ -1,4 +1,8 @@
-"""What the plugin is doing, for the panel to show: written by a run, read by the window."""
+"""What the plugin is doing, for the panel to show: written by a run, read by the window.
+
+A run has its own thread. What the window reads is therefore replaced whole, never changed in place:
+who has read it once may draw it in peace.
+"""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -13,11 +17,9 @@ class Activity:
     ----------
     kind : str
         'training' or 'inference'; empty before the first run.
-    stage : str
-        As in `backends.protocol.Progress`.
-    step, total : int
-        Of the stage.
-    epochs : list of dict
+    progress : tuple of (str, int, int)
+        Stage, step and total, as in `backends.protocol.Progress`.
+    epochs : tuple of dict
         Losses of each epoch of the last training, by name.
     is_running : bool
     is_stop_pressed : callable
@@ -29,13 +31,18 @@ class Activity:
     """
 
     def __init__(self) -> None:
-        self.kind = self.stage = ''
-        self.step = self.total = 0
-        self.epochs: list[dict[str, float]] = []
+        self.kind = ''
+        self.progress = ('', 0, 0)
+        self.epochs: tuple[dict[str, float], ...] = ()
         self.is_running = False
         self.is_stop_pressed: Callable[[], bool] = lambda: False
         self.when_drawn: Callable[[Callable[[], None]], None] = lambda call: call()
         self._closing = threading.Event()
+
+    @property
+    def stage(self) -> str:
+        """The stage of `progress`."""
+        return self.progress[0]
 
     @property
     def is_ending(self) -> bool:
@@ -54,9 +61,9 @@ class Activity:
     @contextmanager
     def running(self, kind: str) -> Iterator[None]:
         """Show a run while the block lasts."""
-        self.kind, self.stage, self.step, self.total = kind, 'load', 0, 0
+        self.kind, self.progress = kind, ('load', 0, 0)
         if kind == 'training':
-            self.epochs = []
+            self.epochs = ()
         self.is_running = True
         try:
             yield
@@ -66,7 +73,7 @@ class Activity:
     def note(self, values: Mapping[str, Any]) -> bool:
         """Take in a worker's progress; True where a stage begins."""
         is_new: bool = values['stage'] != self.stage
-        self.stage, self.step, self.total = values['stage'], values['step'], values['total']
+        self.progress = (values['stage'], values['step'], values['total'])
         if values['is_epoch_end']:
-            self.epochs.append(dict(values['losses']))
+            self.epochs = (*self.epochs, dict(values['losses']))
         return is_new

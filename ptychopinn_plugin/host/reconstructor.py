@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -273,10 +273,11 @@ class PinnReconstructor(TrainableReconstructor):
 
     def _training_output(self) -> TrainOutput:
         epochs = self._activity.epochs
+        stage, step, _ = self._activity.progress
         return TrainOutput(
             training_loss=_loss_values(epochs, 'loss'),
             validation_loss=_loss_values(epochs, 'validation_loss'),
-            progress=self._activity.step if self._activity.stage == 'train' else 0,
+            progress=step if stage == 'train' else 0,
         )
 
     def _end_training(self, event: Event, output: Path) -> None:
@@ -391,5 +392,5 @@ def _arrays(scan: Scan) -> dict[str, Any]:
     }
 
 
-def _loss_values(epochs: list[dict[str, float]], name: str) -> list[LossValue]:
+def _loss_values(epochs: Sequence[Mapping[str, float]], name: str) -> list[LossValue]:
     return [LossValue(number, row[name]) for number, row in enumerate(epochs, 1) if name in row]

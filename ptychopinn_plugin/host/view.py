@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
@@ -280,7 +281,7 @@ class TrainingCurve(_parameters.ParameterViewController):  # type: ignore[misc, 
     def __init__(self, activity: Activity) -> None:
         super().__init__()
         self._activity = activity
-        self._drawn: tuple[int, int] = (0, 0)
+        self._drawn: Sequence[Mapping[str, float]] = ()
         self.status = QLabel('Train shows its losses here.')
         self.figure = Figure(figsize=(3.2, 1.9), layout='constrained')
         self.axes = self.figure.add_subplot()
@@ -307,14 +308,12 @@ class TrainingCurve(_parameters.ParameterViewController):  # type: ignore[misc, 
         if activity.kind:
             self.status.setText(_status(activity))
         epochs = activity.epochs
-        # A new training has a new list, which may be as long as the last one's was.
-        state = (id(epochs), len(epochs))
-        if epochs and state != self._drawn:
-            self._drawn = state
+        if epochs and epochs is not self._drawn:
+            self._drawn = epochs
             self._canvas.show()
             self._draw(epochs)
 
-    def _draw(self, epochs: list[dict[str, float]]) -> None:
+    def _draw(self, epochs: Sequence[Mapping[str, float]]) -> None:
         axes = self.axes
         axes.clear()
         numbers = range(1, len(epochs) + 1)
@@ -341,6 +340,7 @@ class TrainingCurve(_parameters.ParameterViewController):  # type: ignore[misc, 
 
 
 def _status(activity: Activity) -> str:
+    name, step, total = activity.progress
     if not activity.is_running:
         return 'The last training:' if activity.kind == 'training' else 'Inference ended.'
     stages = {
@@ -350,5 +350,5 @@ def _status(activity: Activity) -> str:
         'predict': 'The network predicts',
         'refine': 'Sweeps refine the object',
     }
-    stage = stages.get(activity.stage, activity.stage)
-    return f'{stage}: {activity.step / activity.total:.0%}' if activity.total else stage
+    stage = stages.get(name, name)
+    return f'{stage}: {step / total:.0%}' if total else stage
