@@ -239,7 +239,8 @@ def test_slopes_are_measured_with_the_right_sign(fw: Framework) -> None:
     ramp = np.array([0.01, -0.02])
     y, x = np.indices(model.canvas_shape)
     tilted = truth * np.exp(-1j * (ramp[0] * y + ramp[1] * x))
-    slopes, weights = fw.tilts.measure_slopes(model, fw.tensor(tilted))
+    slopes, weights, loss = fw.tilts.measure_slopes(model, fw.tensor(tilted))
+    assert loss == pytest.approx(model.assess(fw.tensor(tilted))[0], rel=1e-5)
     np.testing.assert_allclose(slopes.mean(axis=0), ramp, rtol=0.1)
     assert (weights > 0).all()
 

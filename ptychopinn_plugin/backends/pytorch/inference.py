@@ -128,6 +128,7 @@ class Stitcher:
         self.before = before
         self.total = torch.zeros_like(before)
         self.weight = torch.zeros(before.shape, device=before.device)
+        self._is_empty = True
 
     def add(self, parts: list[Patches], phase_agreement: bool) -> None:
         """Add patches; with `phase_agreement` their global phases are brought together first."""
@@ -135,8 +136,9 @@ class Stitcher:
         turns = weighted[0].new_ones(sum(map(len, weighted)))
         if phase_agreement:
             turns = self._agree(parts, weighted)
-            if self.weight.any():
+            if not self._is_empty:
                 turns = turns * self._common_turn(parts, weighted, turns)
+        self._is_empty = False
         each = turns.split([len(values) for values in weighted])
         for part, values, turn in zip(parts, weighted, each, strict=True):
             # Patches predicted together are neighbours, and cover little of the canvas.

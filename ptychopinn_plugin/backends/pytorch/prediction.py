@@ -58,7 +58,7 @@ def _predict_sweepnet(
     with torch.no_grad():
         patches = model.extract(object_, indices)
         update = model.correct(patches, indices)
-        weights = cut_middle(intensity(model.probes(indices)), window)
+        weights = intensity(cut_middle(model.probes(indices), window))
         brightest = weights.amax(dim=(-2, -1), keepdim=True)
         steps = cut_middle(update, window) / (weights + BACK_PROJECTION_EPSILON * brightest)
         estimate = cut_middle(patches, window)
@@ -78,8 +78,9 @@ def _predict_sweepnet(
                 torch.sqrt(relative),
                 torch.log1p(coverage) / COVERAGE_SCALE,
             ],
-            dim=1,
-        )
+            # Last in memory, as `Network.forward` wants them.
+            dim=-1,
+        ).permute(0, 3, 1, 2)
     (correction,) = network(features)
     values = estimate + steps + torch.complex(correction[:, 0].float(), correction[:, 1].float())
     back = turns.conj()

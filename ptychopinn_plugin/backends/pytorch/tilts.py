@@ -38,19 +38,17 @@ def correct_slow_phase(model: ForwardModel, object_: Tensor, batch_size: int = 6
     """
     if len(model) < FEWEST_PATTERNS:
         return object_
-    slopes, weights = measure_slopes(model, object_, batch_size)
+    slopes, weights, loss = measure_slopes(model, object_, batch_size)
     positions = model.places_px
     surface = slow_phase(positions, slopes, weights, model.probe.cpu().numpy(), model.canvas_shape)
     phase = torch.from_numpy(surface).to(object_.device)
     corrected = object_ * torch.polar(torch.ones_like(phase), phase)
-    if model.assess(corrected)[0] < model.assess(object_)[0]:
-        return corrected
-    return object_
+    return corrected if model.assess(corrected)[0] < loss else object_
 
 
 def measure_slopes(
     model: ForwardModel, object_: Tensor, batch_size: int = 64
-) -> tuple[FloatArray, FloatArray]:
+) -> tuple[FloatArray, FloatArray, float]:
     """Measure the slope that each pattern misses.
 
     Returns
@@ -59,11 +57,16 @@ def measure_slopes(
         Radians a pixel, (y, x).
     weights : ndarray, shape (n_positions, 2)
         Inverse variance of each, up to a common factor.
+    loss : float
+        Poisson loss per pixel of the object, as `ForwardModel.assess`.
     """
     slopes, weights = [], []
+    loss = 0.0
     scale = 2 * np.pi / np.array(model.shape)
     for indices in torch.arange(len(model), device=model.device).split(batch_size):
-        expected = torch.sqrt(model.expect(model.extract(object_, indices), indices))
+        counts = model.expect(model.extract(object_, indices), indices)
+        loss += float(model.poisson_loss(counts, indices)) * len(indices)
+        expected = torch.sqrt(counts)
         missing = model.measured(indices) - expected
         if model.good is not None:
             missing = missing * model.good
@@ -80,4 +83,5 @@ def measure_slopes(
         shift_x = -(yy * x - yx * y) / determinant
         slopes.append(torch.stack([shift_y, shift_x], dim=1).cpu().numpy() * scale)
         weights.append(torch.stack([yy, xx], dim=1).cpu().numpy())
-    return np.concatenate(slopes).astype(np.float64), np.concatenate(weights).astype(np.float64)
+    missed = np.concatenate(slopes).astype(np.float64)
+    return missed, np.concatenate(weights).astype(np.float64), loss / len(model)

@@ -124,6 +124,7 @@ class Stitcher:
         # Arrays, as blocks are added to parts of them.
         self.total = np.zeros(before.shape, dtype=np.complex64)
         self.weight = np.zeros(before.shape, dtype=np.float32)
+        self._is_empty = True
 
     def add(self, parts: list[Patches], phase_agreement: bool) -> None:
         """Add patches; with `phase_agreement` their global phases are brought together first."""
@@ -132,8 +133,9 @@ class Stitcher:
         turns = np.ones(sum(sizes), dtype=np.complex64)
         if phase_agreement:
             turns = self._agree(parts, weighted)
-            if self.weight.any():
+            if not self._is_empty:
                 turns = turns * self._common_turn(parts, weighted, turns)
+        self._is_empty = False
         each = np.split(turns, np.cumsum(sizes)[:-1])
         for part, values, turn in zip(parts, weighted, each, strict=True):
             # Patches predicted together are neighbours, and cover little of the canvas.

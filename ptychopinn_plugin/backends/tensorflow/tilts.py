@@ -35,17 +35,15 @@ def correct_slow_phase(model: ForwardModel, object_: Tensor, batch_size: int = 6
     """
     if len(model) < FEWEST_PATTERNS:
         return object_
-    slopes, weights = measure_slopes(model, object_, batch_size)
+    slopes, weights, loss = measure_slopes(model, object_, batch_size)
     surface = slow_phase(model.places_px, slopes, weights, model.probe.numpy(), model.canvas_shape)
     corrected = object_ * tf.complex(tf.cos(surface), tf.sin(surface))
-    if model.assess(corrected)[0] < model.assess(object_)[0]:
-        return corrected
-    return object_
+    return corrected if model.assess(corrected)[0] < loss else object_
 
 
 def measure_slopes(
     model: ForwardModel, object_: Tensor, batch_size: int = 64
-) -> tuple[FloatArray, FloatArray]:
+) -> tuple[FloatArray, FloatArray, float]:
     """Measure the slope that each pattern misses.
 
     Returns
@@ -54,25 +52,31 @@ def measure_slopes(
         Radians a pixel, (y, x).
     weights : ndarray, shape (n_positions, 2)
         Inverse variance of each, up to a common factor.
+    loss : float
+        Poisson loss per pixel of the object, as `ForwardModel.assess`.
     """
     slopes, weights = [], []
+    loss = 0.0
     scale = 2 * np.pi / np.array(model.shape)
     for indices in model.batches(batch_size):
         patches = model.extract(object_, indices)
-        shifts, sharpness = _measure_shifts(
+        counts, shifts, sharpness = _measure_shifts(
             model.probes(indices), patches, model.measured(indices), model.good
         )
+        loss += float(model.poisson_loss(counts, indices)) * len(indices)
         slopes.append(shifts.numpy() * scale)
         weights.append(sharpness.numpy())
-    return np.concatenate(slopes).astype(np.float64), np.concatenate(weights).astype(np.float64)
+    missed = np.concatenate(slopes).astype(np.float64)
+    return missed, np.concatenate(weights).astype(np.float64), loss / len(model)
 
 
 @compiled
 def _measure_shifts(
     probes: Tensor, patches: Tensor, measured: Tensor, good: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Return shifts of patterns in pixels and their inverse variance, both (n, 2)."""
-    expected = tf.sqrt(expect(probes, patches))
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return expected counts, shifts in pixels (n, 2) and their inverse variance (n, 2)."""
+    counts = expect(probes, patches)
+    expected = tf.sqrt(counts)
     missing = measured - expected
     along_y = (tf.roll(expected, -1, axis=1) - tf.roll(expected, 1, axis=1)) / 2
     along_x = (tf.roll(expected, -1, axis=2) - tf.roll(expected, 1, axis=2)) / 2
@@ -90,4 +94,4 @@ def _measure_shifts(
     y, x = dot(missing, along_y), dot(missing, along_x)
     determinant = tf.maximum(yy * xx - yx * yx, 1e-12)
     shifts = [-(xx * y - yx * x) / determinant, -(yy * x - yx * y) / determinant]
-    return tf.stack(shifts, axis=1), tf.stack([yy, xx], axis=1)
+    return counts, tf.stack(shifts, axis=1), tf.stack([yy, xx], axis=1)
