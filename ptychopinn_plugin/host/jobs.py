@@ -28,9 +28,13 @@ class Voice(Protocol):
     """What a job needs to talk to the host; see `worker_process.Voice`."""
 
     @property
-    def is_stopping(self) -> bool: ...
+    def is_stopping(self) -> bool:
+        """Whether the host asked the job to stop."""
+        ...
 
-    def say(self, event: str, values: Message, arrays: dict[str, Any] | None = None) -> None: ...
+    def say(self, event: str, values: Message, arrays: dict[str, Any] | None = None) -> None:
+        """Send a message, with arrays beside it."""
+        ...
 
 
 class _NothingToKeep(Exception):
