@@ -7,7 +7,8 @@ manifest.json
     provenance, and the SHA-256 of every other member.
 weights.h5
     One float32 dataset a weight under its layer's name (``fine/1/weight``), kernels as
-    (out, in, height, width); `probe` (n_modes, h, w) complex64.
+    (out, in, height, width); `probe` (n_modes, h, w) complex64; where training corrected probes,
+    also those of each scan, `corrected_probes/0/before` and `corrected_probes/0/after`.
 training_state.h5
     Optional: arrays under their names, for `train --resume`.
 """
@@ -25,7 +26,7 @@ import h5py
 import numpy as np
 
 from ptychopinn_plugin._version import __version__
-from ptychopinn_plugin.arrays import RealArray
+from ptychopinn_plugin.arrays import ComplexArray, RealArray
 from ptychopinn_plugin.config import Config
 from ptychopinn_plugin.containers import (
     LARGEST_TEXT_BYTES,
@@ -37,13 +38,14 @@ from ptychopinn_plugin.containers import (
 from ptychopinn_plugin.errors import ArchiveError
 from ptychopinn_plugin.files import atomic_path
 from ptychopinn_plugin.legacy.models import legacy_kind, read_legacy_model, refuse_bare_pickle
-from ptychopinn_plugin.model import Model, TrainingState
+from ptychopinn_plugin.model import CorrectedProbe, Model, TrainingState
 from ptychopinn_plugin.network import NetworkDescription
 
 __all__ = ['Model', 'TrainingState', 'describe_model', 'is_model_file', 'read_model', 'write_model']
 
 FORMAT = 'ptychopinn-plugin model'
 FORMAT_VERSION = 1
+CORRECTED = 'corrected_probes'
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 _INCOMPLETE = (
     LookupError,
@@ -193,10 +195,11 @@ def _build_model(manifest: dict[str, Any], weights: bytes, state: bytes | None) 
         if name not in arrays or arrays[name].shape != shape or arrays[name].dtype.kind != 'f':
             found = f'{arrays[name].dtype} {arrays[name].shape}' if name in arrays else 'nothing'
             raise ArchiveError(f'Weight {name!r} must have shape {shape}; the file holds {found}.')
-    if arrays['probe'].ndim != 3 or arrays['probe'].dtype.kind != 'c':
-        raise ArchiveError(
-            'The probe must be complex, of shape (n_modes, height, width); the file holds '
-            f'{arrays["probe"].dtype} {arrays["probe"].shape}.'
+    corrected: list[CorrectedProbe] = []
+    while f'{CORRECTED}/{len(corrected)}/before' in arrays:
+        stem = f'{CORRECTED}/{len(corrected)}'
+        corrected.append(
+            CorrectedProbe(_probe(arrays, f'{stem}/before'), _probe(arrays, f'{stem}/after'))
         )
     return Model(
         backend=manifest['backend'],
@@ -205,16 +208,31 @@ def _build_model(manifest: dict[str, Any], weights: bytes, state: bytes | None) 
         photons=float(manifest['normalisation']['photons']),
         intensity_scale=float(manifest['normalisation']['intensity_scale']),
         weights={name: arrays[name] for name in network.weight_shapes()},
-        probe=arrays['probe'],
+        probe=_probe(arrays, 'probe'),
+        corrected_probes=tuple(corrected),
         data_summary=manifest['data_summary'],
         provenance=manifest['provenance'],
         training_state=None if state is None else _read_state(state),
     )
 
 
+def _probe(arrays: Mapping[str, Any], name: str) -> ComplexArray:
+    probe: ComplexArray = arrays[name]
+    if probe.ndim != 3 or probe.dtype.kind != 'c':
+        raise ArchiveError(
+            f'{name!r} must be complex, of shape (n_modes, height, width); the file holds '
+            f'{probe.dtype} {probe.shape}.'
+        )
+    return probe
+
+
 def _weights_bytes(model: Model) -> bytes:
     arrays = {name: np.asarray(w, dtype=np.float32) for name, w in model.weights.items()}
-    arrays['probe'] = np.asarray(model.probe, dtype=np.complex64)
+    probes = {'probe': model.probe}
+    for number, corrected in enumerate(model.corrected_probes):
+        probes[f'{CORRECTED}/{number}/before'] = corrected.before
+        probes[f'{CORRECTED}/{number}/after'] = corrected.after
+    arrays |= {name: np.asarray(probe, dtype=np.complex64) for name, probe in probes.items()}
     return _hdf5_bytes(arrays, {})
 
 

@@ -26,6 +26,20 @@ class TrainingState:
 
 
 @dataclass(frozen=True)
+class CorrectedProbe:
+    """The probe of a training scan, before and after training corrected it.
+
+    Attributes
+    ----------
+    before, after : ndarray of complex64, shape (n_modes, height, width)
+        `before` as the scan has it, at the size of the model's patterns.
+    """
+
+    before: ComplexArray
+    after: ComplexArray
+
+
+@dataclass(frozen=True)
 class Model:
     """A trained network, independent of any framework.
 
@@ -46,6 +60,8 @@ class Model:
         and stays there unless it was trained.
     probe : ndarray of complex64, shape (n_modes, height, width)
         Of the (first) training scan, as training left it.
+    corrected_probes : tuple of CorrectedProbe
+        One for each training scan where training corrected probes; empty where it did not.
     data_summary, provenance : mapping
         Plain values for people.
     training_state : TrainingState, optional
@@ -58,6 +74,7 @@ class Model:
     weights: Mapping[str, RealArray]
     probe: ComplexArray
     intensity_scale: float = 1.0
+    corrected_probes: tuple[CorrectedProbe, ...] = ()
     data_summary: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     training_state: TrainingState | None = None

@@ -19,7 +19,7 @@ from ptychopinn_plugin.backends.protocol import (
     TrainingResult,
     ignore_progress,
 )
-from ptychopinn_plugin.backends.reconstruction import choose_photons
+from ptychopinn_plugin.backends.reconstruction import choose_photons, corrected_probe
 from ptychopinn_plugin.backends.run import TrainingRun
 from ptychopinn_plugin.backends.timing import Stopwatch
 from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig
@@ -162,8 +162,7 @@ class NetworkBackend(ABC, Generic[Device]):
         assert held.config.model.pattern_size is not None
         scan = fit_to_size(scan, held.config.model.pattern_size)
         photons = choose_photons(scan, held.photons, inference.intensity_scale)
-        source = held.probe if held.config.training.probe_trainable else scan.probe
-        probe = normalise_probe(source, photons * held.intensity_scale**2)
+        probe = normalise_probe(corrected_probe(held, scan), photons * held.intensity_scale**2)
         stopped = False
 
         def show(done: int, object_: Any) -> bool:

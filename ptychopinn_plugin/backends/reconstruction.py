@@ -1,14 +1,19 @@
 """What reconstruction is about in every backend: blocks, photons, and who holds the model."""
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import Protocol, TypeVar
 
-from ptychopinn_plugin.arrays import FloatArray, IntArray
+from ptychopinn_plugin.arrays import ComplexArray, FloatArray, IntArray
 from ptychopinn_plugin.backends.timing import Stopwatch
 from ptychopinn_plugin.config import IntensityScale
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.data.grouping import covering_groups, spatial_blocks
+from ptychopinn_plugin.model import Model
 from ptychopinn_plugin.network import NetworkDescription
+from ptychopinn_plugin.physics import is_same_probe
+
+logger = logging.getLogger(__name__)
 
 Image = TypeVar('Image')
 Stitched = TypeVar('Stitched', covariant=True)
@@ -36,6 +41,31 @@ def choose_photons(scan: Scan, reference: float, rule: IntensityScale) -> float:
     own = scan.mean_photons()
     same = reference / SAME_EXPOSURE <= own <= reference * SAME_EXPOSURE
     return reference if rule == 'model' or (rule == 'auto' and same) else own
+
+
+def corrected_probe(model: Model, scan: Scan) -> ComplexArray:
+    """Return a scan's probe, as training corrected it where it met the same probe.
+
+    Parameters
+    ----------
+    model : Model
+    scan : Scan
+        At the size of the model's patterns.
+
+    Returns
+    -------
+    ndarray of complex, shape (n_modes, height, width)
+    """
+    for corrected in model.corrected_probes:
+        if is_same_probe(corrected.before, scan.probe):
+            return corrected.after
+    if model.corrected_probes:
+        logger.warning(
+            '%s: its probe is none of those that training corrected, and is used as it is; to '
+            'correct it, use --refine-probe (refinement.probe).',
+            scan.name,
+        )
+    return scan.probe
 
 
 def block_size(description: NetworkDescription, n_bytes: int) -> int:

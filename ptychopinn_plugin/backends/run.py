@@ -26,6 +26,7 @@ from ptychopinn_plugin.config import Config
 from ptychopinn_plugin.data import Scan, fit_to_size
 from ptychopinn_plugin.data.grouping import covering_groups
 from ptychopinn_plugin.errors import ConfigError, DataError
+from ptychopinn_plugin.model import CorrectedProbe
 from ptychopinn_plugin.network import NetworkDescription, describe_network
 from ptychopinn_plugin.physics import illuminated_size, normalise_probe
 
@@ -81,6 +82,7 @@ class TrainingRun(ABC, Generic[Device]):
         elif base_model is not None and base_model.training_state is not None:
             # As when the run began, which may have been a fine-tuning.
             self.scale = float(base_model.training_state.values.get('first_scale', self.scale))
+        self.first_probes = [scan.probe for scan in fitted]
         self.fingerprints = [_fingerprint(scan) for scan in fitted]
         if resume:
             self._check_same_scans(fitted)
@@ -247,6 +249,12 @@ class TrainingRun(ABC, Generic[Device]):
         self.trainer.use_illumination()
         return self.trainer.run(lambda: self.to_model(self.trainer.state))
 
+    def _corrected(self, probes: Sequence[ComplexArray]) -> tuple[CorrectedProbe, ...]:
+        if not self.config.training.probe_trainable:
+            return ()
+        pairs = zip(self.first_probes, probes, strict=True)
+        return tuple(CorrectedProbe(before, after) for before, after in pairs)
+
     def to_model(self, state: TrainerState) -> Model:
         """Return the best weights as a model, with the newest ones in its training state.
 
@@ -257,7 +265,7 @@ class TrainingRun(ABC, Generic[Device]):
         self.trainer.restore(state.best_weights)
         try:
             weights = self.trainer.network_weights()
-            probe, intensity_scale = self.trainer.first_probe()
+            probes, intensity_scale = self.trainer.probes()
         finally:
             self.trainer.restore(newest)
         return Model(
@@ -266,7 +274,8 @@ class TrainingRun(ABC, Generic[Device]):
             config=self.config,
             photons=self.photons,
             weights=weights,
-            probe=probe,
+            probe=probes[0],
+            corrected_probes=self._corrected(probes),
             intensity_scale=intensity_scale,
             data_summary=self.summary,
             provenance={

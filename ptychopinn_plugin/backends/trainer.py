@@ -164,8 +164,8 @@ class EpochTrainer(ABC):
         """Return the network's weights as a model file holds them."""
 
     @abstractmethod
-    def first_probe(self) -> tuple[ComplexArray, float]:
-        """Return the first scan's probe, without the intensity scale, and that scale."""
+    def probes(self) -> tuple[list[ComplexArray], float]:
+        """Return the probe of each scan, without the intensity scale, and that scale."""
 
     def run(self, model_so_far: Callable[[], Model]) -> TrainerState:
         """Train until an end is reached; observers may ask for the model after each epoch."""

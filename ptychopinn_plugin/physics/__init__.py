@@ -13,7 +13,7 @@ from ptychopinn_plugin.physics.forward import (
     split_positions,
 )
 from ptychopinn_plugin.physics.noise import Misfit, measure_misfit, shot_noise
-from ptychopinn_plugin.physics.probe import illuminated_size, normalise_probe
+from ptychopinn_plugin.physics.probe import illuminated_size, is_same_probe, normalise_probe
 
 __all__ = [
     'POISSON_EPSILON',
@@ -22,6 +22,7 @@ __all__ = [
     'diffract',
     'extract_patches',
     'illuminated_size',
+    'is_same_probe',
     'measure_misfit',
     'normalise_probe',
     'place_patches',

@@ -20,6 +20,19 @@ def normalise_probe(probe: ComplexArray, photons: float) -> ComplexArray:
     return np.asarray(probe * np.sqrt(photons / energy), dtype=np.complex64)
 
 
+def is_same_probe(first: ComplexArray, second: ComplexArray) -> bool:
+    """Tell whether two probes are one, but for a complex factor and what rounding leaves.
+
+    Parameters
+    ----------
+    first, second : ndarray of complex, shape (n_modes, height, width)
+    """
+    if first.shape != second.shape:
+        return False
+    norms = float(np.linalg.norm(first)) * float(np.linalg.norm(second))
+    return bool(abs(np.vdot(first, second)) > 0.999 * norms)
+
+
 def illuminated_size(probe: ComplexArray, share: float = 0.995, multiple: int = 8) -> int:
     """Return the side of the centred square that holds `share` of the probe's energy.
 

@@ -168,6 +168,34 @@ def test_a_saved_model_reconstructs_the_same_bits(
     np.testing.assert_array_equal(first.object_, second.object_)
 
 
+def test_each_scan_has_the_probe_that_training_corrected(
+    make: Any, scan: Scan, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    y, x = np.indices((32, 32)) - 16
+    other = tiny(seed=4, pupil_radius=0.25)
+    guess = dataclasses.replace(other, probe=other.probe * np.exp(0.02j * (y**2 + x * y)))
+    backend = make()
+    backend.train([scan, guess], settings(probe_trainable=True, teacher_sweeps=20))
+    backend.save_model(tmp_path / 'wts.h5.zip', inference_only=True)
+    backend.open_model(tmp_path / 'wts.h5.zip')
+    caplog.clear()
+
+    def probe(of: Scan) -> np.ndarray:
+        return backend.reconstruct(of, InferenceConfig(), ALONE).probe
+
+    assert alike(probe(scan), scan.probe) > 0.98
+    missed = [1 - alike(found, other.probe) for found in (guess.probe, probe(guess))]
+    assert missed[1] < 0.5 * missed[0]
+    assert 'none of those' not in caplog.text
+    assert alike(probe(other), other.probe) > 0.9999
+    assert 'none of those that training corrected' in caplog.text
+
+
+def alike(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the modulus of the correlation of two probes."""
+    return float(abs(np.vdot(first, second)) / np.linalg.norm(first) / np.linalg.norm(second))
+
+
 def test_patterns_of_another_size_are_fitted(trained: Backend) -> None:
     wide = tiny(size=48, pupil_radius=0.2 * 32 / 48, defocus=60.0 * (48 / 32) ** 2, step_px=6.0)
     result = trained.reconstruct(wide, InferenceConfig(), ALONE)

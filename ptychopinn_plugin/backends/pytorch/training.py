@@ -243,10 +243,11 @@ class Trainer(EpochTrainer):
         return self.network.numpy_weights()
 
     @torch.no_grad()
-    def first_probe(self) -> tuple[ComplexArray, float]:
-        """Return the first scan's probe, without the intensity scale, and that scale."""
+    def probes(self) -> tuple[list[ComplexArray], float]:
+        """Return the probe of each scan, without the intensity scale, and that scale."""
         scale = self.illumination.intensity_scale
-        return (self.illumination.probe(0) / scale).cpu().numpy(), scale
+        numbers = range(len(self.scans))
+        return [(self.illumination.probe(i) / scale).cpu().numpy() for i in numbers], scale
 
     def _module(self) -> nn.ModuleDict:
         return nn.ModuleDict({'network': self.network, 'illumination': self.illumination})

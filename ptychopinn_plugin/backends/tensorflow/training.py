@@ -362,10 +362,11 @@ class Trainer(EpochTrainer):
         """Return the network's weights as a model file holds them."""
         return self.network.numpy_weights()
 
-    def first_probe(self) -> tuple[ComplexArray, float]:
-        """Return the first scan's probe, without the intensity scale, and that scale."""
+    def probes(self) -> tuple[list[ComplexArray], float]:
+        """Return the probe of each scan, without the intensity scale, and that scale."""
         scale = self.illumination.intensity_scale
-        return np.asarray(self.illumination.probe(0).numpy() / scale, dtype=np.complex64), scale
+        probes = [self.illumination.probe(i).numpy() for i in range(len(self.scans))]
+        return [np.asarray(probe / scale, dtype=np.complex64) for probe in probes], scale
 
 
 def _probe_name(index: int) -> str:
