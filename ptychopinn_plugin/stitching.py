@@ -67,10 +67,11 @@ def agree_phases(n_patches: int, pairs: IntArray, correlations: ComplexArray) ->
     Returns
     -------
     ndarray of complex64, shape (n_patches,)
-        Of modulus 1; patches that touch no other keep their phase.
+        Of modulus 1; patches that touch no other keep their phase, and all do where a correlation
+        is not finite.
     """
     factors = np.ones(n_patches, dtype=np.complex64)
-    if len(pairs) == 0:
+    if len(pairs) == 0 or not np.isfinite(correlations).all():
         return factors
     graph = sparse.csr_matrix(
         (correlations.astype(np.complex128), (pairs[:, 0], pairs[:, 1])), (n_patches, n_patches)

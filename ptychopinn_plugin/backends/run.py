@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import math
 import platform
 import time
 import warnings
@@ -37,6 +38,7 @@ TEACHER_TIME_SHARE = 0.2
 """Of `max_minutes`."""
 
 LARGEST_VALIDATION = 512
+"""Patterns of a scan that are held out, or looked at where the whole scan is for validation."""
 
 Device = TypeVar('Device')
 SweepObserver = Callable[[int, float, Any], bool | None]
@@ -83,21 +85,28 @@ class TrainingRun(ABC, Generic[Device]):
             # As when the run began, which may have been a fine-tuning.
             self.scale = float(base_model.training_state.values.get('first_scale', self.scale))
         self.first_probes = [scan.probe for scan in fitted]
-        self.fingerprints = [_fingerprint(scan) for scan in fitted]
+        fitted_validation = [fit_to_size(scan, size) for scan in validation]
+        labelled = self.config.model.model_type == 'supervised'
+        self.fingerprints = {
+            'scans': [_fingerprint(scan, labelled) for scan in fitted],
+            'validation': [_fingerprint(scan, labelled) for scan in fitted_validation],
+        }
         if resume:
-            self._check_same_scans(fitted)
+            self._check_same_scans('scans', fitted)
+            self._check_same_scans('validation', fitted_validation)
         self.models = [self._forward(scan) for scan in fitted]
-        self.trainer = self._prepare(fitted, [fit_to_size(scan, size) for scan in validation], rng)
+        self.trainer = self._prepare(fitted, fitted_validation, rng)
 
-    def _check_same_scans(self, scans: Sequence[Scan]) -> None:
+    def _check_same_scans(self, use: str, scans: Sequence[Scan]) -> None:
         assert self.base_model is not None
         assert self.base_model.training_state is not None
-        trained_on = self.base_model.training_state.values.get('scans', self.fingerprints)
-        if list(trained_on) != self.fingerprints:
-            names = ', '.join(scan.name for scan in scans)
+        before = self.base_model.training_state.values.get(use, self.fingerprints[use])
+        if list(before) != self.fingerprints[use]:
+            names = ', '.join(scan.name for scan in scans) or 'none'
+            what = 'validation scans' if use == 'validation' else 'scans'
             raise ConfigError(
-                'To continue exactly, training needs the same scans as before, '
-                f'{len(trained_on)} in number; got {names}. On other scans, fine-tune: '
+                f'To continue exactly, training needs the same {what} as before, {len(before)} in '
+                f'number, with the same probe; got {names}. With others, fine-tune: '
                 'ptychopinn train --base-model MODEL.'
             )
 
@@ -159,7 +168,9 @@ class TrainingRun(ABC, Generic[Device]):
             everyone = np.arange(len(scan))
             out: IntArray = np.empty(0, dtype=np.int64)
             if not validation:
-                out = _held_out(scan.positions_px, settings.validation_share, rng)
+                wanted = round(settings.validation_share * len(scan))
+                wanted = min(wanted, LARGEST_VALIDATION)
+                out = _around_a_random_one(scan.positions_px, wanted, rng)
                 if len(out) < self.description.group_size:
                     # Too few for a group: they would be missed in training, and used nowhere.
                     out = out[:0]
@@ -182,7 +193,7 @@ class TrainingRun(ABC, Generic[Device]):
             labels = self._labels(scan, model) if supervised else None
             everyone = np.arange(len(scan))
             part = self._part(VALIDATION, scan, model, everyone, labels)
-            held.append((part, everyone[:LARGEST_VALIDATION]))
+            held.append((part, _around_a_random_one(scan.positions_px, LARGEST_VALIDATION, rng)))
 
         def held_out(make: MakeLesson) -> list[Lesson]:
             fixed = np.random.default_rng(0)
@@ -238,16 +249,24 @@ class TrainingRun(ABC, Generic[Device]):
             assert self.base_model is not None
             assert self.base_model.training_state is not None
             load_state(self.trainer, self.base_model.training_state)
-            done, wanted = self.trainer.state.epoch, self.config.training.epochs
-            if done >= wanted:
-                warnings.warn(
-                    f'This model has {done} epochs of the {wanted} that are asked for; nothing is '
-                    'left to train. Give a larger number of epochs.',
-                    stacklevel=2,
-                )
+            self._warn_if_nothing_is_left()
         # Whether new or resumed, the probe is the one that training holds, to the last bit.
         self.trainer.use_illumination()
         return self.trainer.run(lambda: self.to_model(self.trainer.state))
+
+    def _warn_if_nothing_is_left(self) -> None:
+        settings, done = self.config.training, self.trainer.state.epoch
+        if done >= settings.epochs:
+            spent, unit = f'has {done} epochs of the {settings.epochs}', 'epochs'
+        elif self.trainer.is_time_up():
+            spent, unit = f'has used the {settings.max_minutes:g} minutes', 'minutes'
+        else:
+            return
+        warnings.warn(
+            f'This model {spent} that are asked for; nothing is left to train. Give a larger '
+            f'number of {unit}.',
+            stacklevel=3,
+        )
 
     def _corrected(self, probes: Sequence[ComplexArray]) -> tuple[CorrectedProbe, ...]:
         if not self.config.training.probe_trainable:
@@ -287,7 +306,7 @@ class TrainingRun(ABC, Generic[Device]):
                 'seconds': round(time.perf_counter() - self.started, 1),
                 'epochs': state.epoch,
                 'stopped': state.stopped,
-                'best_loss': state.best_loss,
+                'best_loss': state.best_loss if math.isfinite(state.best_loss) else None,
             },
             training_state=training_state,
         )
@@ -300,20 +319,23 @@ def _subsampled(scan: Scan, config: Config, rng: np.random.Generator) -> Scan:
     return scan.subset(np.sort(rng.permutation(len(scan))[:wanted]))
 
 
-def _fingerprint(scan: Scan) -> str:
-    """Return a hash of positions and of each pattern's light, which tells scans apart."""
-    light = scan.counts()
+def _fingerprint(scan: Scan, labelled: bool) -> str:
+    """Return a hash of positions, each pattern's light, the probe, and the labels if any."""
     digest = hashlib.sha256(scan.positions_px.astype(np.float64).tobytes())
-    digest.update(light.tobytes())
+    digest.update(scan.counts().tobytes())
+    digest.update(scan.probe.tobytes())
+    if labelled and scan.object_ is not None:
+        digest.update(scan.object_.tobytes())
     return digest.hexdigest()
 
 
-def _held_out(positions_px: FloatArray, share: float, rng: np.random.Generator) -> IntArray:
-    """Return the positions around a random one: whole groups that training never meets."""
-    count = round(share * len(positions_px))
+def _around_a_random_one(
+    positions_px: FloatArray, count: int, rng: np.random.Generator
+) -> IntArray:
+    """Return positions that lie together, so that they are whole groups."""
     centre = positions_px[rng.integers(len(positions_px))]
     distance = ((positions_px - centre) ** 2).sum(axis=1)
-    return np.sort(np.argsort(distance, kind='stable')[: min(count, LARGEST_VALIDATION)])
+    return np.sort(np.argsort(distance, kind='stable')[:count])
 
 
 def _left_to_train(scan: Scan, everyone: IntArray, held_out: IntArray) -> IntArray:

@@ -174,6 +174,9 @@ class EpochTrainer(ABC):
             state.best_weights = self.snapshot()
         self._mark()
         while state.epoch < settings.epochs:
+            if state.history and self.is_time_up():
+                state.stopped = 'max-minutes'
+                break
             begun = time.perf_counter()
             losses, n_patterns = self._train_epoch(
                 np.random.default_rng([settings.seed, state.epoch])
@@ -186,6 +189,9 @@ class EpochTrainer(ABC):
                 average, validation = self._validated_average()
             except _Stopped:
                 state.stopped = 'request'
+                break
+            if validation is not None and not math.isfinite(validation):
+                self._diverge(validation)
                 break
             if complete:
                 state.epoch += 1
@@ -225,7 +231,7 @@ class EpochTrainer(ABC):
                 if self._report(losses[-1]['loss'], n_patterns / (now - begun)):
                     self.state.stopped = 'request'
                     break
-            if self._minutes_share() >= 1:
+            if self.is_time_up():
                 self.state.stopped = 'max-minutes'
                 break
         if len(losses) % settings.accumulation:
@@ -327,6 +333,10 @@ class EpochTrainer(ABC):
         if self._minutes_share() > step / epochs:
             step, total = round(1000 * min(1.0, self._minutes_share())), 1000
         return Progress('train', step, total, losses, rate)
+
+    def is_time_up(self) -> bool:
+        """Tell whether the minutes that were asked for have passed."""
+        return self._minutes_share() >= 1
 
     def _minutes_share(self) -> float:
         limit = self.config.training.max_minutes

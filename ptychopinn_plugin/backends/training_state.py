@@ -1,7 +1,8 @@
 """What a training continues from, as a model file holds it."""
 
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from ptychopinn_plugin.model import TrainingState
 
 
 def save_state(
-    trainer: EpochTrainer, first_scale: float, fingerprints: Sequence[str]
+    trainer: EpochTrainer, first_scale: float, fingerprints: Mapping[str, Sequence[str]]
 ) -> TrainingState:
     """Return what the next epoch starts from; of one that was stopped inside nothing is kept."""
     point = trainer.resume_point
@@ -28,7 +29,8 @@ def save_state(
         'plateau_factor': state.plateau_factor,
         'history': state.history,
         'first_scale': first_scale,
-        'scans': list(fingerprints),
+        'seconds_before_epochs': trainer.first_second - trainer.started,
+        **{use: list(prints) for use, prints in fingerprints.items()},
         'scaler': dict(point.scaler),
     }
     return TrainingState(arrays, values)
@@ -59,3 +61,7 @@ def load_state(trainer: EpochTrainer, saved: TrainingState) -> None:
         plateau_factor=float(values['plateau_factor']),
         history=[dict(row) for row in values['history']],
     )
+    if trainer.state.history:
+        # Time goes on from there as well, and with it what follows the clock.
+        trainer.started = time.perf_counter() - trainer.state.history[-1]['seconds']
+        trainer.first_second = trainer.started + values.get('seconds_before_epochs', 0.0)

@@ -176,7 +176,9 @@ def check_positions(scan: Scan) -> None:
             f'{scan.name}: positions must be object pixels; they span {spans}. '
             'Check their unit, and for outliers.'
         )
-    nearest = cKDTree(scan.positions_px).query(scan.positions_px, k=2)[0][:, 1].min()
+    # A position that was measured twice is no neighbour.
+    places = np.unique(np.round(scan.positions_px), axis=0)
+    nearest = cKDTree(places).query(places, k=2)[0][:, 1].min()
     width = illuminated_size(scan.probe, share=0.98, multiple=2)
     if nearest > width:
         raise DataError(

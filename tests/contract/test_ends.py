@@ -11,6 +11,7 @@ from ptychopinn_plugin.backends import trainer
 from ptychopinn_plugin.backends.protocol import Progress
 from ptychopinn_plugin.backends.trainer import EpochTrainer
 from ptychopinn_plugin.data import Scan
+from ptychopinn_plugin.errors import DataError
 
 
 def test_a_loss_that_is_no_number_leaves_the_epochs_before(
@@ -35,6 +36,33 @@ def test_a_loss_that_is_no_number_leaves_the_epochs_before(
     assert result.stopped == 'diverged'
     assert losses(result) == losses(usual)[:2]
     assert result.model.provenance['best_loss'] == min(losses(result))
+
+
+@pytest.mark.parametrize('first', [1, 3])
+def test_a_validation_that_is_no_number_leaves_the_epochs_before(
+    make_backend: MakeBackend,
+    tiny_scan: Scan,
+    brief: MakeConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    first: int,
+) -> None:
+    seen: list[float | None] = []
+    validate = EpochTrainer.validate
+
+    def fail(self: EpochTrainer) -> float | None:
+        seen.append(validate(self))
+        return math.nan if len(seen) >= first else seen[-1]
+
+    monkeypatch.setattr(EpochTrainer, 'validate', fail)
+    backend = make_backend()
+    if first == 1:
+        with pytest.raises(DataError, match=r'became nan in epoch 1\. Lower the learning'):
+            backend.train([tiny_scan], brief(epochs=4))
+        return
+    with pytest.warns(UserWarning, match='became nan in epoch 3.*epochs before is kept'):
+        result = backend.train([tiny_scan], brief(epochs=4))
+    assert result.stopped == 'diverged'
+    assert losses(result) == seen[:2]
 
 
 def test_stop_is_heard_while_an_epoch_is_validated(

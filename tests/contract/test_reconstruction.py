@@ -379,6 +379,8 @@ def test_progress_shows_the_object_pass_by_pass(tiny_model: Backend, tiny_scan: 
     [
         (lambda scan: scan.positions_px * 1e-6, 'must be object pixels'),
         (lambda scan: scan.positions_px * 30, 'illuminations must overlap'),
+        # One of them measured twice.
+        (lambda scan: scan.positions_px[[0, *range(len(scan) - 1)]] * 30, 'must overlap'),
     ],
 )
 def test_positions_of_another_unit_are_refused(

@@ -21,6 +21,7 @@ from contract.training import (
 from ptychopinn_plugin.backends import checkpoints, trainer
 from ptychopinn_plugin.backends.checkpoints import Checkpoints
 from ptychopinn_plugin.backends.protocol import Backend, Progress, TrainingResult
+from ptychopinn_plugin.backends.schedules import schedule_factor
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.errors import ConfigError
 
@@ -172,6 +173,65 @@ def test_other_scans_are_not_the_same_run(
             make_backend().train(scans, brief(epochs=2), base_model=begun, resume=True)
 
 
+def test_another_probe_is_not_the_same_run(
+    make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig
+) -> None:
+    begun = make_backend().train([tiny_scan], brief(epochs=1)).model
+    other = dataclasses.replace(tiny_scan, probe=np.roll(tiny_scan.probe, 1, axis=-1))
+    with pytest.raises(ConfigError, match=r'with the same probe.*--base-model MODEL'):
+        make_backend().train([other], brief(epochs=2), base_model=begun, resume=True)
+
+
+def test_another_validation_is_not_the_same_run(
+    make_backend: MakeBackend, tiny_scan: Scan, tiny: MakeScan, brief: MakeConfig
+) -> None:
+    held_out = [tiny(seed=8)]
+    begun = make_backend().train([tiny_scan], brief(epochs=1), validation=held_out).model
+    for other in ([], [tiny_scan]):
+        with pytest.raises(ConfigError, match=r'the same validation scans as before, 1 in number'):
+            make_backend().train(
+                [tiny_scan], brief(epochs=2), validation=other, base_model=begun, resume=True
+            )
+    rest = make_backend().train(
+        [tiny_scan], brief(epochs=2), validation=held_out, base_model=begun, resume=True
+    )
+    assert len(rest.history) == 2
+
+
+def test_time_goes_on_where_it_ended(
+    make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig
+) -> None:
+    """So a schedule that follows the clock does not begin anew."""
+
+    def after_an_epoch(progress: Progress) -> bool:
+        return 'validation_loss' in progress.losses
+
+    half = make_backend().train(
+        [tiny_scan], brief(epochs=10**6, max_minutes=60.0), observer=after_an_epoch
+    )
+    state = half.model.training_state
+    assert state is not None
+    rows = [dict(row, seconds=2000.0) for row in state.values['history']]
+    values = {**state.values, 'history': rows, 'seconds_before_epochs': 200.0}
+    later = dataclasses.replace(
+        half.model, training_state=dataclasses.replace(state, values=values)
+    )
+    config = brief(epochs=10**6, max_minutes=60.0)
+    rest = make_backend().train(
+        [tiny_scan], config, base_model=later, resume=True, observer=after_an_epoch
+    )
+    assert len(rest.history) == 2
+    assert 2000 < rest.history[-1]['seconds'] < 2100
+    expected = schedule_factor(config.training, 1800 / 3400) * config.training.learning_rate
+    assert rest.history[-1]['learning_rate'] == pytest.approx(expected, rel=0.1)
+
+    spent = brief(epochs=10**6, max_minutes=30.0)
+    with pytest.warns(UserWarning, match='has used the 30 minutes that are asked for'):
+        again = make_backend().train([tiny_scan], spent, base_model=later, resume=True)
+    assert again.stopped == 'max-minutes'
+    assert len(again.history) == 1
+
+
 def assert_same_run(first: TrainingResult, second: TrainingResult) -> None:
     np.testing.assert_array_equal(flat(first), flat(second))
     np.testing.assert_array_equal(first.model.probe, second.model.probe)
@@ -184,8 +244,9 @@ def assert_same_run(first: TrainingResult, second: TrainingResult) -> None:
     assert set(states[0].arrays) == set(states[1].arrays)
     for name, array in states[0].arrays.items():
         np.testing.assert_array_equal(array, states[1].arrays[name], err_msg=name)
+    clock = {'history', 'seconds_before_epochs'}
     first_values, second_values = (
-        {name: value for name, value in state.values.items() if name != 'history'}
+        {name: value for name, value in state.values.items() if name not in clock}
         for state in states
         if state is not None
     )

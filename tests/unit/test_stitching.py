@@ -72,6 +72,13 @@ def test_pairs_without_signal_change_nothing() -> None:
     np.testing.assert_array_equal(agree_phases(3, none, np.empty(0, complex)), np.ones(3))
 
 
+@pytest.mark.parametrize('wrong', [np.nan, np.inf])
+def test_patches_that_are_no_numbers_keep_their_phase(wrong: float) -> None:
+    pairs = np.array([[0, 1], [1, 2]])
+    found = agree_phases(3, pairs, np.array([1j, wrong]))
+    np.testing.assert_array_equal(found, np.ones(3))
+
+
 def test_the_first_of_a_pair_is_not_conjugated() -> None:
     """Patch 0 leads patch 1 by a quarter turn; the factors take it back."""
     factors = agree_phases(2, np.array([[0, 1]]), np.array([1j]))
