@@ -199,6 +199,23 @@ def test_a_training_that_fails_leaves_its_checkpoint(
     assert read_model(folder / 'checkpoint.h5.zip').training_state is not None
 
 
+@pytest.mark.usefixtures('checkpoint_each_epoch', 'backend')
+def test_every_warning_is_a_note_and_logged(
+    run: Any, scan_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OutputError('The disk is full.')
+
+    monkeypatch.setattr(checkpoints, 'write_model', fail)
+    done = run('train', scan_file, '-o', tmp_path / 'run')
+    assert done.code == 0, done.err
+    expected = 'No checkpoint: The disk is full. Training goes on.'
+    # One an epoch: Python alone would show the second no more.
+    assert done.err.splitlines().count(f'note: {expected}') == 2
+    assert 'UserWarning' not in done.err
+    assert (tmp_path / 'run' / 'train.log').read_text().count(f'WARNING {expected}') == 2
+
+
 @pytest.mark.usefixtures('checkpoint_each_epoch')
 def test_a_training_that_ends_leaves_none(
     run: Any, backend: Any, scan_file: Path, tmp_path: Path
