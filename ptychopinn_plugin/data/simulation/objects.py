@@ -2,6 +2,7 @@
 
 import zipfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -9,6 +10,9 @@ from scipy.ndimage import gaussian_filter
 from ptychopinn_plugin.arrays import ComplexArray, FloatArray, IntArray
 from ptychopinn_plugin.data.simulation.configuration import SimulationConfig
 from ptychopinn_plugin.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 AMPLITUDE_RANGE = (0.5, 1.0)
 PHASE_RANGE_RAD = (-1.0, 1.0)
@@ -194,7 +198,7 @@ def _from_file(path: Path, shape: tuple[int, int]) -> ComplexArray:
 
     try:
         with Image.open(path) as picture:
-            fitted = ImageOps.fit(picture.convert('L'), (shape[1], shape[0]))
+            fitted = ImageOps.fit(_in_grey(picture, path), (shape[1], shape[0]))
     except (OSError, UnidentifiedImageError) as error:
         raise DataError(
             f'{path} cannot be read as a picture ({type(error).__name__}). '
@@ -203,6 +207,22 @@ def _from_file(path: Path, shape: tuple[int, int]) -> ComplexArray:
     brightness = np.asarray(fitted, dtype=np.float64) / 255
     # What absorbs more delays more, as in a specimen of varying thickness.
     return _transmission(brightness, 1 - brightness)
+
+
+def _in_grey(picture: 'Image', path: Path) -> 'Image':
+    """Return brightness from 0 to 255; of more than 8 bits, from the least to the greatest value.
+
+    Pillow would cut these off at 255.
+    """
+    if picture.mode[0] not in 'IF':
+        return picture.convert('L')
+    from PIL.Image import fromarray
+
+    values = np.asarray(picture, dtype=np.float64)
+    low, span = values.min(), np.ptp(values)
+    if not np.isfinite(span):
+        raise DataError(f'{path} must hold finite numbers; it holds NaN or infinity. Replace them.')
+    return fromarray(((values - low) * (255 / (span or 1))).astype(np.float32))
 
 
 def _object_in_npz(path: Path) -> ComplexArray:
