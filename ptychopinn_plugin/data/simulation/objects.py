@@ -1,6 +1,5 @@
 """Objects: complex transmissions with amplitudes of 0.5 to 1 and phases of -1 to 1 rad."""
 
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +7,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from ptychopinn_plugin.arrays import ComplexArray, FloatArray, IntArray
+from ptychopinn_plugin.data.readers.npz import open_npz, read_numbers
 from ptychopinn_plugin.data.simulation.configuration import SimulationConfig
 from ptychopinn_plugin.errors import DataError
 
@@ -226,19 +226,14 @@ def _in_grey(picture: 'Image', path: Path) -> 'Image':
 
 
 def _object_in_npz(path: Path) -> ComplexArray:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            key = next((name for name in _OBJECT_KEYS if name in archive), None)
-            object_ = None if key is None else archive[key]
-            names = ', '.join(archive.files)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(
-            f'{path} cannot be read as an .npz file ({type(error).__name__}). Write it again.'
-        ) from error
-    if object_ is None:
-        raise DataError(
-            f'{path} must hold objectGuess or object; it holds {names}. Rename the array.'
-        )
+    with open_npz(path) as archive:
+        key = next((name for name in _OBJECT_KEYS if name in archive), None)
+        if key is None:
+            raise DataError(
+                f'{path} must hold objectGuess or object; it holds {", ".join(archive)}. '
+                'Rename the array.'
+            )
+        object_ = read_numbers(archive, key, 'buifc')
     # An object in slices along the beam: the first is what a single slice can show.
     object_ = object_[0] if object_.ndim == 3 else object_
     return np.asarray(object_, dtype=np.complex128)

@@ -260,11 +260,11 @@ def test_npz_as_object(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ('name', 'content', 'message'),
     [
-        ('bad.npz', b'no archive', 'cannot be read as an .npz file'),
-        ('empty.npz', b'', 'cannot be read as an .npz file'),
+        ('bad.npz', b'no archive', 'is no complete NPZ file'),
+        ('empty.npz', b'', 'is no complete NPZ file'),
         ('bad.png', b'no picture', 'cannot be read as a picture'),
         ('missing.png', None, 'cannot be read as a picture'),
-        ('missing.npz', None, 'cannot be read as an .npz file'),
+        ('missing.npz', None, 'cannot be read: No such file'),
     ],
 )
 def test_unreadable_object_file(
@@ -280,6 +280,19 @@ def test_npz_without_object(tmp_path: Path) -> None:
     np.savez(tmp_path / 'other.npz', picture=np.ones((4, 4)))
     with pytest.raises(DataError, match='must hold objectGuess or object; it holds picture'):
         simulate(small(object_kind='image', object_file=str(tmp_path / 'other.npz')))
+
+
+def test_an_array_under_the_name_of_an_npz(tmp_path: Path) -> None:
+    with (tmp_path / 'object.npz').open('wb') as file:
+        np.save(file, np.ones((40, 40)))
+    with pytest.raises(DataError, match='is no complete NPZ file'):
+        simulate(small(object_kind='image', object_file=str(tmp_path / 'object.npz')))
+
+
+def test_an_object_of_words(tmp_path: Path) -> None:
+    np.savez(tmp_path / 'object.npz', object=np.array([['a', 'b']]))
+    with pytest.raises(DataError, match='object must hold numbers; its type is <U1'):
+        simulate(small(object_kind='image', object_file=str(tmp_path / 'object.npz')))
 
 
 def test_own_object_and_probe() -> None:
