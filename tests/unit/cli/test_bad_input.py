@@ -205,6 +205,19 @@ def test_convert_writes_zips(run: Any, model_file: Path, tmp_path: Path) -> None
         (('export', 'model.zip', '--format', 'legacy-tf', '-o', 'm.txt'), 'Try m.zip'),
         (('export', 'model.zip', '--format', 'legacy-tf', '-o', 'model.zip'), 'that is read'),
         (('simulate', 'scan.npz', '--probe-file', 'scan.npz'), 'is the file that is read'),
+        (
+            ('simulate', 'scan.npz', '--object', 'image', '--object-file', 'scan.npz'),
+            'is the file that is read',
+        ),
+        (
+            ('simulate', 'new/deep/x.npz', '--object', 'image', '--object-file', 'notes.txt'),
+            'cannot be read as a picture',
+        ),
+        (
+            ('export', 'model.zip', '--format', 'legacy-tf', '--template', 't.zip', '-o', 't.zip'),
+            'is the file that is read',
+        ),
+        (('group', 'scan.npz', 'other.npz', '--probe-from', 'other.npz'), 'that is read'),
         (('group', 'scan.npz', 'none/groups.npz'), 'there is no folder none'),
         (('refine', 'scan.npz', '-o', '.'), 'holds a scan of Ptychodus'),
         (('evaluate', 'scan.npz', 'scan.npz'), 'is no reconstruction'),
@@ -223,7 +236,7 @@ def test_what_is_there_stays(
     expected: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ('diffraction.h5', 'product.h5', 'notes.txt'):
+    for name in ('diffraction.h5', 'product.h5', 'notes.txt', 't.zip', 'other.npz'):
         (tmp_path / name).write_text(name)
     before = _snapshot(tmp_path)
     assert expected in run(*arguments).error()
