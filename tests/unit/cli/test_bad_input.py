@@ -97,6 +97,9 @@ def test_bad_scan(
         (('--config', 'none.toml'), 'none.toml'),
         (('--config', 'broken.toml'), 'broken.toml'),
         (('--config', 'unknown.toml'), 'There is no section'),
+        (('--config', 'reading.toml'), "no field 'rotation'"),
+        (('--config', 'no-section.toml'), '[reading] must be a section'),
+        (('--config', 'no-name.toml'), 'backend must be the name of one'),
         (('--domain', 'colours'), 'one of counts, amplitudes'),
         (('--probe-from', 'none.npz'), 'none.npz'),
         (('--positions', 'p.csv'), '--reader'),
@@ -118,6 +121,9 @@ def test_bad_option_of_train(
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'broken.toml').write_text('[training\n')
     (tmp_path / 'unknown.toml').write_text('[weather]\nrain = 1\n')
+    (tmp_path / 'reading.toml').write_text('[reading]\nrotation = 90\n')
+    (tmp_path / 'no-section.toml').write_text('reading = 1\n')
+    (tmp_path / 'no-name.toml').write_text('backend = 1\n')
     before = _snapshot(tmp_path)
     assert expected in run('train', scan_file, '-o', 'out', *options).error()
     assert _snapshot(tmp_path) == before

@@ -8,11 +8,12 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ptychopinn_plugin import plots
 from ptychopinn_plugin.archive import read_model, write_model
-from ptychopinn_plugin.backends import checkpoints
+from ptychopinn_plugin.backends import checkpoints, selection
 from ptychopinn_plugin.config import Config
 from ptychopinn_plugin.data import Scan, write_scan
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
@@ -172,6 +173,68 @@ def test_domain_is_passed_on(
     write_scan(tmp_path / 'scan.npz', exact)
     run('train', tmp_path / 'scan.npz', '-o', tmp_path / 'run', '--domain', 'amplitudes')
     assert backend.asked['scans'][0].mean_counts() > 10 * exact.mean_counts()
+
+
+def test_a_run_is_repeated_from_its_config(
+    run: Any, backend: Any, scan_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    other = simulate(SimulationConfig(size=32, rows=6, columns=6, defocus=0))
+    write_scan(tmp_path / 'other.npz', other)
+    reading = ('--probe-from', 'other.npz', '--photons', 5e4, '--domain', 'counts', '--mask-hot')
+    assert run('train', scan_file, '-o', 'run', *reading).code == 0
+    (first,) = backend.asked['scans']
+    written = tomllib.loads((tmp_path / 'run' / 'config.toml').read_text())
+    assert written['backend'] == 'blank'
+    assert written['reading'] == {
+        'probe_from': str(tmp_path / 'other.npz'),
+        'photons': 5e4,
+        'domain': 'counts',
+        'mask_hot': True,
+    }
+    assert '[reading] domain=counts' in (tmp_path / 'run' / 'train.log').read_text()
+
+    (tmp_path / 'elsewhere').mkdir()
+    monkeypatch.chdir(tmp_path / 'elsewhere')
+    again = ('train', scan_file, '--config', tmp_path / 'run' / 'config.toml')
+    assert run(*again, '-o', 'again').code == 0
+    (second,) = backend.asked['scans']
+    np.testing.assert_array_equal(second.patterns, first.patterns)
+    np.testing.assert_array_equal(second.probe, first.probe)
+    assert second.mean_counts() == pytest.approx(5e4, rel=1e-5)
+    repeated = tomllib.loads((tmp_path / 'elsewhere' / 'again' / 'config.toml').read_text())
+    assert repeated == written
+
+    assert run(*again, '-o', 'louder', '--photons', 1e6, '--no-mask-hot').code == 0
+    (third,) = backend.asked['scans']
+    assert third.mean_counts() == pytest.approx(1e6, rel=1e-5)
+    np.testing.assert_array_equal(third.probe, first.probe)
+
+
+@pytest.mark.parametrize(
+    ('options', 'expected'), [((), 'tensorflow'), (('--backend', 'pytorch'), 'pytorch')]
+)
+def test_the_backend_of_a_config(
+    run: Any,
+    backend: Any,
+    scan_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[str, ...],
+    expected: str,
+) -> None:
+    asked: list[str | None] = []
+
+    def choose(name: str | None, **_: object) -> selection.Choice:
+        asked.append(name)
+        return selection.Choice('blank', 'argument')
+
+    monkeypatch.setattr(selection, 'choose', choose)
+    (tmp_path / 'mine.toml').write_text('backend = "tensorflow"\n[training]\nepochs = 5\n')
+    arguments = ('train', scan_file, '-o', tmp_path / 'run', '--config', tmp_path / 'mine.toml')
+    assert run(*arguments, *options).code == 0
+    assert asked == [expected]
+    assert backend.asked['config'].training.epochs == 5
 
 
 @pytest.fixture
