@@ -27,6 +27,9 @@ Teacher = Literal['sweeps', 'none']
 LARGEST_SEED = 2**31 - 1
 """What every generator of random numbers takes, and Qt's box for whole numbers."""
 
+COMMAND_LINE = ('backend', 'reading')
+"""What a `config.toml` may hold besides a `Config`: what computes, and how scans are read."""
+
 IntensityScale = Literal['auto', 'scan', 'model']
 StitchingWeights = Literal['intensity', 'amplitude', 'uniform']
 
@@ -91,6 +94,8 @@ def _checked(value: Any, hint: Any, item: dataclasses.Field[Any], owner: str) ->
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
+    if hint is Path and isinstance(value, str):
+        value = Path(value)
     if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
         raise ConfigError(f'{name} must be of type {hint.__name__}; got {value!r}.')
     if isinstance(value, float) and not math.isfinite(value):
@@ -246,7 +251,7 @@ class RefinementConfig(Validated):
 
 @dataclass(frozen=True)
 class Config(Validated):
-    """All settings of a run; `config.toml` holds one."""
+    """All settings of a run but for how scans are read; `config.toml` holds one."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -281,12 +286,12 @@ class Config(Validated):
 
     @classmethod
     def from_toml(cls, path: Path) -> Self:
-        """Read a `config.toml`."""
+        """Read a `config.toml`; what the command line alone uses, `COMMAND_LINE`, is left out."""
         try:
             values = tomllib.loads(path.read_text(encoding='utf-8'))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise ConfigError(f'{path} is not a readable TOML file: {error}.') from error
-        return cls.from_dict(values)
+        return cls.from_dict({name: v for name, v in values.items() if name not in COMMAND_LINE})
 
     def to_toml(self) -> str:
         """Return the text of a `config.toml`."""

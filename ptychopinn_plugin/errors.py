@@ -29,5 +29,9 @@ class BackendUnavailableError(PtychoPinnError):
     """The backend is known, but its framework is not installed or does not import."""
 
 
+class DeviceMemoryError(PtychoPinnError, MemoryError):
+    """A device has less memory than the work needs."""
+
+
 class WorkerError(PtychoPinnError):
     """The process in which the framework runs failed, died or is stuck."""

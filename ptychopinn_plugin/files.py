@@ -41,14 +41,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
         _remove(temporary)
 
 
-def check_output_file(path: Path, *sources: Path) -> None:
+def check_output_file(path: Path, *sources: Path | None) -> None:
     """Make sure that a file can be put in a place, before the work begins.
 
     Parameters
     ----------
     path : Path
-    *sources : Path
-        Files that the work reads; none of them is replaced.
+    *sources : Path, optional
+        Files that the work reads, where they were given; none of them is replaced.
 
     Raises
     ------
@@ -61,7 +61,8 @@ def check_output_file(path: Path, *sources: Path) -> None:
         )
     if path.is_dir():
         raise OutputError(f'Cannot write {path}: it is a folder. Choose another name for the file.')
-    if any(path.exists() and source.exists() and path.samefile(source) for source in sources):
+    read = [source for source in sources if source is not None and source.exists()]
+    if path.exists() and any(path.samefile(source) for source in read):
         raise OutputError(f'Cannot write {path}: it is the file that is read. Choose another name.')
 
 

@@ -55,7 +55,7 @@ def convert(
             f'{old} is no model of PtychoPINN, so there is nothing to convert. '
             f'See what it is: ptychopinn inspect {old}.'
         )
-    check_output_file(new, old)
+    check_output_file(new, old, probe_from)
     model = read_legacy_model(old, probe=None if probe_from is None else read_probe(probe_from))
     write_model(new, model)
     values = {'old': old, 'new': new, **describe_model(model)}

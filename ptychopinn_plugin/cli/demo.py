@@ -12,6 +12,7 @@ from ptychopinn_plugin.cli.common import in_words, report
 from ptychopinn_plugin.cli.options import AsJson, BackendName, Output
 from ptychopinn_plugin.cli.outputs import staged_outputs, write_history, write_json, write_text
 from ptychopinn_plugin.cli.progress import RunProgress
+from ptychopinn_plugin.cli.settings import run_to_toml
 from ptychopinn_plugin.config import Config, RefinementConfig, TrainingConfig
 from ptychopinn_plugin.words import count
 
@@ -160,7 +161,7 @@ def _write_training(stage: Path, result: 'TrainingResult') -> None:
 
     write_model(stage / MODEL_FILE, result.model)
     write_history(stage / 'losses.csv', result.history)
-    write_text(stage / 'config.toml', result.model.config.to_toml())
+    write_text(stage / 'config.toml', run_to_toml(result.model, {}))
     plot_training(result.history, stage / 'training.png')
 
 

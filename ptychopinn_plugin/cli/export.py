@@ -53,7 +53,7 @@ def export(
     exporter = EXPORTERS.get(format_)
     suffix = '' if exporter is None else exporter.suffix
     path = output or model.with_name(f'{name}{suffix}')
-    check_output_file(path, model)
+    check_output_file(path, model, template)
     export_model(opened, path, format_, template=template)
     network = opened.network
     channels, size = network.layers[0].out_channels, network.window_px

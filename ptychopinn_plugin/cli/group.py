@@ -45,7 +45,7 @@ def group(
     if out.suffix != '.npz':
         raise OutputError(f'Groups are written as .npz; got {out}. Try {out.with_suffix(".npz")}.')
     options = GroupOptions.from_dict(given['groups'])
-    check_output_file(out, scan)
+    check_output_file(out, scan, given['reading'].get('probe_from'))
     loaded = read_scans([scan], given)[0]
     notes = show_notes([loaded])
     cache = None if no_cache else cache_path(scan)

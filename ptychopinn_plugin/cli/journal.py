@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from ptychopinn_plugin.logged_warnings import logging_warnings
+
 if TYPE_CHECKING:
     from ptychopinn_plugin.backends.protocol import Progress
 
@@ -54,7 +56,8 @@ def showing_warnings() -> Iterator[None]:
     handler = _Notes(logging.WARNING)
     logger.addHandler(handler)
     try:
-        yield
+        with logging_warnings():
+            yield
     finally:
         logger.removeHandler(handler)
 

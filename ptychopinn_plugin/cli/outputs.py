@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,26 +40,44 @@ def staged_outputs(
     OutputError
         If `folder` cannot be written to.
     """
-    created = [path for path in (folder, *folder.parents) if not path.exists()]
     stage = folder / f'.unfinished-{secrets.token_hex(4)}'
     finished = False
+    with output_folder(folder):
+        try:
+            _check_names(folder, names)
+            _spare_scan(folder, names)
+            files.check_output_folder(stage)
+            yield stage
+            _move_files(stage, folder)
+            finished = True
+        except OutputError as error:
+            # Users know the folder that they named.
+            raise OutputError(str(error).replace(str(stage), str(folder))) from error
+        finally:
+            if not finished and rescue is not None and (stage / rescue).is_file():
+                _rescue(stage / rescue, folder / f'rescued-{rescue}')
+            shutil.rmtree(stage, ignore_errors=True)
+
+
+@contextmanager
+def output_folder(folder: Path) -> Iterator[None]:
+    """Create a folder where it is missing; if the block fails, it goes again where it is empty.
+
+    Raises
+    ------
+    OutputError
+        If `folder` cannot be written to.
+    """
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         files.check_output_folder(folder)
-        _check_names(folder, names)
-        _spare_scan(folder, names)
-        files.check_output_folder(stage)
-        yield stage
-        _move_files(stage, folder)
-        finished = True
-    except OutputError as error:
-        # Users know the folder that they named.
-        raise OutputError(str(error).replace(str(stage), str(folder))) from error
-    finally:
-        if not finished and rescue is not None and (stage / rescue).is_file():
-            _rescue(stage / rescue, folder / f'rescued-{rescue}')
-        shutil.rmtree(stage, ignore_errors=True)
-        if not finished:
-            _remove_empty(created)
+        yield
+    except BaseException:
+        for path in created:
+            # One that is not empty stays, and so do those above it.
+            with suppress(OSError):
+                path.rmdir()
+        raise
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
@@ -133,11 +151,3 @@ def _rescue(path: Path, target: Path) -> None:
         # What went wrong first is being reported.
         return
     typer.echo(f'note: what was finished is kept as {target}', err=True)
-
-
-def _remove_empty(folders: Sequence[Path]) -> None:
-    for folder in folders:
-        try:
-            folder.rmdir()
-        except OSError:
-            return

@@ -1,16 +1,21 @@
 """From defaults, a file and options to the settings that are in force."""
 
-import copy
+import dataclasses
 import tomllib
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from ptychopinn_plugin.cli.options import Given
-from ptychopinn_plugin.config import Config
+import tomli_w
+
+from ptychopinn_plugin.cli.options import Given, ScanReading
+from ptychopinn_plugin.config import COMMAND_LINE, Config
 from ptychopinn_plugin.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ptychopinn_plugin.archive import Model
 
 _TRUE, _FALSE = ('true', 'on', 'yes', '1'), ('false', 'off', 'no', '0')
 
@@ -57,6 +62,35 @@ def assemble_config(
     sections = typing.get_type_hints(Config)
     _merge(values, {name: part for name, part in given.items() if name in sections})
     return Config.from_dict(values)
+
+
+def add_from_file(given: Given, file: Path) -> tuple[Given, str | None]:
+    """Complete what the user gave by how a `config.toml` reads scans; return its backend as well.
+
+    Raises
+    ------
+    ConfigError
+        If the file is no TOML, or its section [reading] or its backend is not what it must be.
+    """
+    Config.from_toml(file)
+    values = tomllib.loads(file.read_text(encoding='utf-8'))
+    reading, named = values.get('reading', {}), values.get('backend')
+    if not isinstance(reading, dict):
+        raise ConfigError(f'{file}: [reading] must be a section of settings; got {reading!r}.')
+    if not isinstance(named, str | None):
+        raise ConfigError(f'{file}: backend must be the name of one; got {named!r}.')
+    ScanReading.from_dict(reading)
+    return {**given, 'reading': {**reading, **given['reading']}}, named
+
+
+def run_to_toml(model: 'Model', reading: Mapping[str, Any]) -> str:
+    """Return the `config.toml` of a training, which `--config` repeats from any folder."""
+    read = {
+        name: str(value.absolute()) if isinstance(value, Path) else value
+        for name, value in dataclasses.asdict(ScanReading.from_dict(dict(reading))).items()
+        if name in reading
+    }
+    return tomli_w.dumps({'backend': model.backend, **model.config.to_dict(), 'reading': read})
 
 
 def parse_assignment(text: str) -> tuple[str, str, Any]:
@@ -114,7 +148,8 @@ def refuse_changes(old: Config, new: Config, allowed: Iterable[str], advice: str
 def _read_file(path: Path) -> dict[str, dict[str, Any]]:
     Config.from_toml(path)
     # Only what the file holds, so that its silence does not undo a model's settings.
-    return copy.deepcopy(tomllib.loads(path.read_text(encoding='utf-8')))
+    values = tomllib.loads(path.read_text(encoding='utf-8'))
+    return {section: part for section, part in values.items() if section not in COMMAND_LINE}
 
 
 def _merge(

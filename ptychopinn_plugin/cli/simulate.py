@@ -9,6 +9,7 @@ import typer
 from ptychopinn_plugin import files
 from ptychopinn_plugin.cli.common import report
 from ptychopinn_plugin.cli.options import AsJson, Given, Section, takes_settings
+from ptychopinn_plugin.cli.outputs import output_folder
 from ptychopinn_plugin.data import Scan, describe_scan, read_probe, write_scan
 from ptychopinn_plugin.data import simulation as simulations
 from ptychopinn_plugin.data.simulation import SimulationConfig
@@ -97,10 +98,11 @@ def simulate(
         _refuse_other_probes(settings, probe_file, len(probe))
         probe = probe[0] if len(probe) == 1 else probe
     config = SimulationConfig.from_dict(settings)
-    files.check_output_folder(out.parent)
-    files.check_output_file(out, *([] if probe_file is None else [probe_file]))
-    scan = simulations.simulate(config, probe=probe)
-    write_scan(out, scan)
+    object_file = None if config.object_file is None else Path(config.object_file)
+    with output_folder(out.parent):
+        files.check_output_file(out, probe_file, object_file)
+        scan = simulations.simulate(config, probe=probe)
+        write_scan(out, scan)
     values = {'file': out, 'kind': 'scan', **describe_scan(scan)}
     values['settings'] = dataclasses.asdict(config)
     report(values, _summary(out, scan, config), as_json=as_json)

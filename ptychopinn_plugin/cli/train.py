@@ -22,7 +22,12 @@ from ptychopinn_plugin.cli.options import (
 )
 from ptychopinn_plugin.cli.outputs import staged_outputs, write_history, write_text
 from ptychopinn_plugin.cli.progress import RunProgress
-from ptychopinn_plugin.cli.settings import assemble_config, refuse_changes
+from ptychopinn_plugin.cli.settings import (
+    add_from_file,
+    assemble_config,
+    refuse_changes,
+    run_to_toml,
+)
 from ptychopinn_plugin.config import Config, ModelConfig, TrainingConfig
 from ptychopinn_plugin.errors import ConfigError
 from ptychopinn_plugin.words import count
@@ -70,7 +75,9 @@ _Validation = Annotated[
 ]
 _ConfigFile = Annotated[
     Path | None,
-    typer.Option(metavar='FILE', help='Settings in TOML, such as the config.toml of a run.'),
+    typer.Option(
+        metavar='FILE', help='Settings in TOML, such as the config.toml of a run, which it repeats.'
+    ),
 ]
 _Assignments = Annotated[
     list[str] | None,
@@ -103,6 +110,7 @@ class _Job:
     model: 'Model | None'
     resume: bool
     choice: 'Choice'
+    reading: dict[str, Any]
     notes: dict[str, list[str]]
 
 
@@ -128,9 +136,10 @@ def train(
     """Train a network on scans, without labels.
 
     Leaves wts.h5.zip (the model), losses.csv, training.png, config.toml (all settings that were
-    in force) and train.log. A named option beats --set, which beats --config, which beats the
-    default. Ctrl-C ends training and keeps the best model so far. While it trains, the model so
-    far lies in checkpoint.h5.zip, from which --resume continues where a machine failed.
+    in force, the backend and how the scans were read) and train.log. A named option beats --set,
+    which beats --config, which beats the default. Ctrl-C ends training and keeps the best model so
+    far. While it trains, the model so far lies in checkpoint.h5.zip, from which --resume continues
+    where a machine failed.
 
     \b
     Examples:
@@ -146,11 +155,14 @@ def train(
                 '--resume continues a training and --base-model starts a new one; got both. '
                 'Give one of them.'
             )
+        saved = None
+        if config is not None:
+            given, saved = add_from_file(given, config)
         settings = _settings(start, resumes, given, config, assignments)
-        job = _prepare(scans, validation or (), *settings, resumes, backend, given)
+        job = _prepare(scans, validation or (), *settings, resumes, (backend, saved), given)
         checkpoints = _checkpoints(output / CHECKPOINT_FILE, resume)
         result = _run(job, checkpoints)
-        _write(stage, result, inference_only=inference_only)
+        _write(stage, result, job.reading, inference_only=inference_only)
     checkpoints.remove()
     values = _facts(job, result, output)
     report(values, _summary(values), as_json=as_json)
@@ -194,13 +206,15 @@ def _prepare(
     model: 'Model | None',
     config: Config,
     resume: bool,
-    backend: str | None,
+    backend: tuple[str | None, str | None],
     given: Given,
 ) -> _Job:
-    """Choose the backend and read the scans, before anything takes long."""
+    """Choose the backend, asked for or saved, and read the scans, before anything takes long."""
     from ptychopinn_plugin.backends.selection import choose
 
-    choice = choose(backend, model_backend=None if model is None else model.backend)
+    asked, saved = backend
+    of_model = None if model is None else model.backend
+    choice = choose(asked, setting=saved, model_backend=of_model)
     read = read_scans([*paths, *validation], given)
     size = config.model.pattern_size or min(read[0].pattern_shape)
     # Checks the size, too.
@@ -208,7 +222,7 @@ def _prepare(
     fitted = fit_scans(read, size)
     notes = show_notes(fitted)
     scans, held_out = fitted[: len(paths)], fitted[len(paths) :]
-    return _Job(scans, held_out, config, model, resume, choice, notes)
+    return _Job(scans, held_out, config, model, resume, choice, given['reading'], notes)
 
 
 def _checkpoints(path: Path, resumed: Path | None) -> 'Checkpoints':
@@ -267,18 +281,20 @@ def _log_start(job: _Job) -> None:
         logger.info('%s scan %s: %d patterns, %d x %d px', use, scan.name, len(scan), height, width)
         for note in scan.notes:
             logger.info('%s: %s', scan.name, note)
-    for section, values in job.config.to_dict().items():
+    for section, values in {'reading': job.reading, **job.config.to_dict()}.items():
         logger.info('[%s] %s', section, ', '.join(f'{k}={v}' for k, v in values.items()))
 
 
-def _write(stage: Path, result: 'TrainingResult', *, inference_only: bool) -> None:
+def _write(
+    stage: Path, result: 'TrainingResult', reading: dict[str, Any], *, inference_only: bool
+) -> None:
     """Write the model first: it is what took long."""
     from ptychopinn_plugin.archive import write_model
     from ptychopinn_plugin.plots import plot_training
 
     write_model(stage / MODEL_FILE, result.model, inference_only=inference_only)
     write_history(stage / 'losses.csv', result.history)
-    write_text(stage / 'config.toml', result.model.config.to_toml())
+    write_text(stage / 'config.toml', run_to_toml(result.model, reading))
     plot_training(result.history, stage / 'training.png')
 
 

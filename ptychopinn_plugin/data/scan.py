@@ -13,6 +13,10 @@ LEAST_VISIBLE_SHARE = 0.05
 """Bad pixels hide no more of the light than the rest; beyond, the probe says nothing sure."""
 
 
+LARGEST_COUNT = 2.0**53
+"""Of a pixel: up to here every whole number is one of double precision."""
+
+
 @dataclass(frozen=True)
 class Geometry:
     """What turns pixels into metres; each value is None where the file does not say.
@@ -143,6 +147,12 @@ class Scan:
                 raise DataError(
                     f'Counts must not be negative; pattern {where} holds {counts.min()}. '
                     'Subtract less background, or mark such pixels in bad_pixels.'
+                )
+            if counts.max() > LARGEST_COUNT:
+                where = start + int(np.flatnonzero((counts > LARGEST_COUNT).any(axis=1))[0])
+                raise DataError(
+                    f'Counts must be at most {LARGEST_COUNT:.2g}; pattern {where} holds '
+                    f'{counts.max():.2g}. Mark such pixels in bad_pixels, or divide the patterns.'
                 )
             brightest = max(brightest, float(counts.max()))
         if brightest == 0:

@@ -10,20 +10,16 @@ import signal
 import sys
 import threading
 import traceback
-import warnings
 from collections.abc import Callable
-from pathlib import Path
-from typing import IO, Any, TextIO
+from typing import IO, Any
 
-import ptychopinn_plugin
 from ptychopinn_plugin.errors import PtychoPinnError
 from ptychopinn_plugin.host.channel import Message, Sender, SharedArrays, read_message
 from ptychopinn_plugin.host.jobs import Jobs
+from ptychopinn_plugin.logged_warnings import logging_warnings
 
 BEAT_S = 1.0
 """How often it says that it lives."""
-
-_PACKAGE = Path(ptychopinn_plugin.__file__).parent
 
 
 class Voice:
@@ -104,7 +100,6 @@ def serve(source: IO[bytes], sink: IO[bytes]) -> None:
     logger.setLevel(logging.INFO)
     logger.propagate = False
     logger.addHandler(_Forwarder(voice))
-    _log_warnings(logger)
     jobs = Jobs(voice)
     idle_s: float | None = None
     while True:
@@ -118,28 +113,6 @@ def serve(source: IO[bytes], sink: IO[bytes]) -> None:
         voice.run = message['run']
         _obey(message, jobs, voice)
         voice.run = None
-
-
-def _log_warnings(logger: logging.Logger) -> None:
-    """Let what this package warns of be logged; what others warn of stays on stderr."""
-    show = warnings.showwarning
-
-    def log(
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
-        if Path(filename).is_relative_to(_PACKAGE):
-            logger.warning('%s', message)
-        else:
-            show(message, category, filename, lineno, file, line)
-
-    warnings.showwarning = log
-    # Python shows a text once in a process, which here does many runs.
-    warnings.filterwarnings('always', category=UserWarning, module='ptychopinn_plugin')
 
 
 def _obey(message: Message, jobs: Jobs, voice: Voice) -> None:
@@ -184,7 +157,8 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     # Ctrl-C in a terminal is for the host, whose end ends this process as well.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    serve(sys.stdin.buffer, sink)
+    with logging_warnings():
+        serve(sys.stdin.buffer, sink)
 
 
 if __name__ == '__main__':

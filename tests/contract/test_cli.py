@@ -167,3 +167,18 @@ def test_a_probe_that_may_be_a_guess_is_noted(
         assert option in note
         assert option not in captured.out
     assert '--probe-trainable' in (tmp_path / 'run' / 'train.log').read_text()
+
+
+def test_dark_patterns_are_noted(
+    tmp_path: Path, call: Call, scan_file: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with np.load(scan_file) as archive:
+        arrays = dict(archive)
+    arrays['diff3d'][5] = 0
+    np.savez(tmp_path / 'dark.npz', **arrays)
+    arguments = ('refine', tmp_path / 'dark.npz', '-o', tmp_path / 'flat', '--sweeps', 1)
+    with pytest.raises(SystemExit):
+        main([*map(str, arguments)])
+    (note,) = (line for line in capfd.readouterr().err.splitlines() if 'left out' in line)
+    assert note.startswith('note: ')
+    assert 'left out 1 of 36 patterns' in note

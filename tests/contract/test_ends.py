@@ -1,5 +1,6 @@
 """How a training ends before its time, and what is kept then."""
 
+import importlib
 import math
 from typing import Any
 
@@ -10,8 +11,9 @@ from contract.training import MakeBackend, MakeConfig, losses
 from ptychopinn_plugin.backends import trainer
 from ptychopinn_plugin.backends.protocol import Progress
 from ptychopinn_plugin.backends.trainer import EpochTrainer
+from ptychopinn_plugin.config import RefinementConfig
 from ptychopinn_plugin.data import Scan
-from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.errors import DataError, DeviceMemoryError
 
 
 def test_a_loss_that_is_no_number_leaves_the_epochs_before(
@@ -63,6 +65,34 @@ def test_a_validation_that_is_no_number_leaves_the_epochs_before(
         result = backend.train([tiny_scan], brief(epochs=4))
     assert result.stopped == 'diverged'
     assert losses(result) == seen[:2]
+
+
+def test_memory_that_runs_out_is_explained(
+    make_backend: MakeBackend, tiny_scan: Scan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = make_backend()
+
+    def exceed(*_: object) -> None:
+        if backend.name == 'pytorch':
+            importlib.import_module('torch').empty(1 << 50)
+        importlib.import_module('tensorflow').zeros((1 << 20, 1 << 30))
+
+    monkeypatch.setattr(backend, '_forward', exceed)
+    with pytest.raises(DeviceMemoryError, match=r'(?i)memory of cpu.* smaller --batch-size'):
+        backend.refine(tiny_scan, RefinementConfig(sweeps=1), device='cpu')
+
+
+def test_other_errors_of_a_framework_stay(
+    make_backend: MakeBackend, tiny_scan: Scan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = make_backend()
+
+    def fail(*_: object) -> None:
+        raise RuntimeError('shapes do not match')
+
+    monkeypatch.setattr(backend, '_forward', fail)
+    with pytest.raises(RuntimeError, match='do not match'):
+        backend.refine(tiny_scan, RefinementConfig(sweeps=1), device='cpu')
 
 
 def test_stop_is_heard_while_an_epoch_is_validated(

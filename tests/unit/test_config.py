@@ -199,6 +199,8 @@ def test_a_part_of_a_toml_file_is_enough(tmp_path: Path) -> None:
     path = tmp_path / 'config.toml'
     path.write_text('[training]\nepochs = 3\n', encoding='utf-8')
     assert Config.from_toml(path) == Config(training=TrainingConfig(epochs=3))
+    path.write_text('backend = "pytorch"\n[reading]\nmask_hot = true\n', encoding='utf-8')
+    assert Config.from_toml(path) == Config()
     path.write_text('', encoding='utf-8')
     assert Config.from_toml(path) == Config()
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from ptychopinn_plugin.archive import Model
 from ptychopinn_plugin.arrays import ComplexArray, RealArray
 from ptychopinn_plugin.backends.base import NetworkBackend
+from ptychopinn_plugin.backends.memory import explaining_full_memory
 from ptychopinn_plugin.backends.protocol import Observer
 from ptychopinn_plugin.backends.pytorch.choices import choose_device
 from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
@@ -32,7 +33,9 @@ class PyTorchBackend(NetworkBackend[torch.device]):
 
     @contextmanager
     def _on(self, device: str) -> Iterator[torch.device]:
-        yield choose_device(device)
+        chosen = choose_device(device)
+        with explaining_full_memory(str(chosen), RuntimeError):
+            yield chosen
 
     def _start(
         self,

@@ -12,6 +12,8 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
+from ptychopinn_plugin.backends.memory import explaining_full_memory
+
 Function = TypeVar('Function', bound=Callable[..., Any])
 
 # Information, and that there is no CUDA driver: `ptychopinn doctor` says so in words.
@@ -59,6 +61,7 @@ with _quiet():
 Tensor: TypeAlias = tf.Tensor
 
 
+_MEMORY_ERRORS = (tf.errors.ResourceExhaustedError, tf.errors.InternalError)
 _device: ContextVar[str] = ContextVar('device', default='')
 
 
@@ -67,7 +70,7 @@ def on_device(name: str) -> Iterator[str]:
     """Let a device compute: what is made, and the graphs that are called."""
     before = _device.set(name)
     try:
-        with tf.device(name):
+        with tf.device(name), explaining_full_memory(name.strip('/'), *_MEMORY_ERRORS):
             yield name
     finally:
         _device.reset(before)

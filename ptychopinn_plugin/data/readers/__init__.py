@@ -13,7 +13,7 @@ from ptychopinn_plugin.data.readers.cxi import read_cxi, read_cxi_product
 from ptychopinn_plugin.data.readers.domain import Domain, check_domain, unit_note
 from ptychopinn_plugin.data.readers.hdf5 import open_hdf5
 from ptychopinn_plugin.data.readers.joining import Product, single_probe
-from ptychopinn_plugin.data.readers.npz import open_npz, read_npz, scan_of
+from ptychopinn_plugin.data.readers.npz import open_npz, read_npz, read_numbers, scan_of
 from ptychopinn_plugin.data.readers.plugins import read_with_ptychodus, reader_names
 from ptychopinn_plugin.data.readers.ptychodus_files import is_product_file, read_pair, read_product
 from ptychopinn_plugin.data.scan import Geometry, Scan
@@ -292,7 +292,8 @@ def read_probe(path: Path) -> ComplexArray:
             f'A probe is read from an NPZ file, a product.h5, a CXI or an NPY file; not {path}.'
         )
     with open_npz(path) as archive:
-        return single_probe(archive['probe' if 'probe' in archive else 'probeGuess'])[0]
+        key = 'probe' if 'probe' in archive else 'probeGuess'
+        return single_probe(read_numbers(archive, key, 'buifc'))[0]
 
 
 def _array(path: Path) -> ComplexArray:

@@ -116,6 +116,8 @@ def open_npz(path: Path) -> Iterator[Archive]:
         try:
             file = stack.enter_context(path.open('rb'))
             members = stack.enter_context(np.load(file, allow_pickle=False))
+        except OSError as error:
+            raise DataError(f'{path} cannot be read: {error.strerror}. Check the path.') from error
         except (zipfile.BadZipFile, EOFError, ValueError, TypeError, AttributeError) as error:
             if h5py.is_hdf5(path):
                 raise DataError(
@@ -133,6 +135,15 @@ def arrays_of(raw: object) -> dict[str, RealArray]:
     found = {name: getattr(raw, name, None) for name in _ATTRIBUTES}
     arrays = {name: np.asarray(value) for name, value in found.items()}
     return {name: array for name, array in arrays.items() if array.shape or array.dtype != object}
+
+
+def read_numbers(arrays: Arrays, key: str, kinds: str = 'uif') -> RealArray:
+    """Return an array of numbers; `kinds` are NumPy's letters of the types that it may have."""
+    values = arrays[key]
+    if values.dtype.kind not in kinds:
+        numbers = 'numbers' if 'c' in kinds else 'real numbers'
+        raise DataError(f'{key} must hold {numbers}; its type is {values.dtype}.')
+    return values
 
 
 def read_metadata(archive: Arrays) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -199,7 +210,7 @@ def scan_of(
     notes = (*notes, *more, *order)
     modes_axis = False
     if probe is None:
-        guess = archive['probeGuess']
+        guess = read_numbers(archive, 'probeGuess', 'buifc')
         modes_axis = guess.ndim > 2
         probe, more = single_probe(guess)
         notes = (*notes, *more)
@@ -236,10 +247,7 @@ def _restored(metadata: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _column(archive: Arrays, key: str) -> FloatArray:
-    values = archive[key]
-    if values.dtype.kind not in 'uif':
-        raise DataError(f'{key} must hold real numbers; its type is {values.dtype}.')
-    return values.astype(np.float64).ravel()
+    return read_numbers(archive, key).astype(np.float64).ravel()
 
 
 def _coordinates(archive: Arrays, x_key: str, y_key: str) -> FloatArray:
@@ -273,9 +281,7 @@ def _patterns(
     archive: Arrays, count: int, *, known_order: bool
 ) -> tuple[RealArray, tuple[str, ...]]:
     key = 'diffraction' if 'diff3d' not in archive and 'diffraction' in archive else 'diff3d'
-    patterns = archive[key]
-    if patterns.dtype.kind not in 'uif':
-        raise DataError(f'{key} must hold real numbers; its type is {patterns.dtype}.')
+    patterns = read_numbers(archive, key)
     if patterns.ndim != 3:
         raise DataError(
             f'{key} must have shape (n_positions, height, width); it has {patterns.shape}.'
@@ -361,7 +367,7 @@ def _photons(metadata: Mapping[str, Any]) -> float | None:
 def _object(archive: Arrays) -> tuple[ComplexArray | None, tuple[str, ...]]:
     if 'objectGuess' not in archive:
         return None, ()
-    values = archive['objectGuess']
+    values = read_numbers(archive, 'objectGuess', 'buifc')
     if not values.size or values.ndim == 0:
         return None, ()
     object_, notes = single_layer(values)
@@ -369,15 +375,17 @@ def _object(archive: Arrays) -> tuple[ComplexArray | None, tuple[str, ...]]:
 
 
 def _bad_pixels(archive: Arrays) -> BoolArray | None:
-    return archive['bad_pixels'] != 0 if 'bad_pixels' in archive else None
+    return read_numbers(archive, 'bad_pixels', 'buif') != 0 if 'bad_pixels' in archive else None
 
 
 def _scan_index(archive: Arrays, count: int) -> IntArray | None:
     if 'scan_index' not in archive:
         return None
-    values = archive['scan_index'].ravel()
+    values = read_numbers(archive, 'scan_index', 'buif').ravel()
     if len(values) != count:
         raise DataError(
             f'scan_index must have {count} values as xcoords has; it has {len(values)}.'
         )
+    if not np.isfinite(values).all():
+        raise DataError('scan_index must be finite; it holds NaN or infinity. Leave it out.')
     return values.astype(np.int64)

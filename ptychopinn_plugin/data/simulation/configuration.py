@@ -22,7 +22,9 @@ class SimulationConfig(Validated):
     )
     object_kind: ObjectKind = setting('dead-leaves', 'what is scanned; image needs object_file')
     object_file: str | None = setting(
-        None, 'picture, or .npz with objectGuess or object, for the object kind image'
+        None,
+        'picture (of more than 8 bits: from its least to its greatest value), or .npz with '
+        'objectGuess or object, for the object kind image',
     )
     probe_kind: ProbeKind = setting(
         'defocused', 'defocused: a round pupil out of focus; zone-plate: one with a central stop'

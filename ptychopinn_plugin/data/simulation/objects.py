@@ -1,14 +1,18 @@
 """Objects: complex transmissions with amplitudes of 0.5 to 1 and phases of -1 to 1 rad."""
 
-import zipfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from ptychopinn_plugin.arrays import ComplexArray, FloatArray, IntArray
+from ptychopinn_plugin.data.readers.npz import open_npz, read_numbers
 from ptychopinn_plugin.data.simulation.configuration import SimulationConfig
 from ptychopinn_plugin.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 AMPLITUDE_RANGE = (0.5, 1.0)
 PHASE_RANGE_RAD = (-1.0, 1.0)
@@ -194,7 +198,7 @@ def _from_file(path: Path, shape: tuple[int, int]) -> ComplexArray:
 
     try:
         with Image.open(path) as picture:
-            fitted = ImageOps.fit(picture.convert('L'), (shape[1], shape[0]))
+            fitted = ImageOps.fit(_in_grey(picture, path), (shape[1], shape[0]))
     except (OSError, UnidentifiedImageError) as error:
         raise DataError(
             f'{path} cannot be read as a picture ({type(error).__name__}). '
@@ -205,20 +209,31 @@ def _from_file(path: Path, shape: tuple[int, int]) -> ComplexArray:
     return _transmission(brightness, 1 - brightness)
 
 
+def _in_grey(picture: 'Image', path: Path) -> 'Image':
+    """Return brightness from 0 to 255; of more than 8 bits, from the least to the greatest value.
+
+    Pillow would cut these off at 255.
+    """
+    if picture.mode[0] not in 'IF':
+        return picture.convert('L')
+    from PIL.Image import fromarray
+
+    values = np.asarray(picture, dtype=np.float64)
+    low, span = values.min(), np.ptp(values)
+    if not np.isfinite(span):
+        raise DataError(f'{path} must hold finite numbers; it holds NaN or infinity. Replace them.')
+    return fromarray(((values - low) * (255 / (span or 1))).astype(np.float32))
+
+
 def _object_in_npz(path: Path) -> ComplexArray:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            key = next((name for name in _OBJECT_KEYS if name in archive), None)
-            object_ = None if key is None else archive[key]
-            names = ', '.join(archive.files)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(
-            f'{path} cannot be read as an .npz file ({type(error).__name__}). Write it again.'
-        ) from error
-    if object_ is None:
-        raise DataError(
-            f'{path} must hold objectGuess or object; it holds {names}. Rename the array.'
-        )
+    with open_npz(path) as archive:
+        key = next((name for name in _OBJECT_KEYS if name in archive), None)
+        if key is None:
+            raise DataError(
+                f'{path} must hold objectGuess or object; it holds {", ".join(archive)}. '
+                'Rename the array.'
+            )
+        object_ = read_numbers(archive, key, 'buifc')
     # An object in slices along the beam: the first is what a single slice can show.
     object_ = object_[0] if object_.ndim == 3 else object_
     return np.asarray(object_, dtype=np.complex128)

@@ -97,6 +97,9 @@ def test_bad_scan(
         (('--config', 'none.toml'), 'none.toml'),
         (('--config', 'broken.toml'), 'broken.toml'),
         (('--config', 'unknown.toml'), 'There is no section'),
+        (('--config', 'reading.toml'), "no field 'rotation'"),
+        (('--config', 'no-section.toml'), '[reading] must be a section'),
+        (('--config', 'no-name.toml'), 'backend must be the name of one'),
         (('--domain', 'colours'), 'one of counts, amplitudes'),
         (('--probe-from', 'none.npz'), 'none.npz'),
         (('--positions', 'p.csv'), '--reader'),
@@ -118,6 +121,9 @@ def test_bad_option_of_train(
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'broken.toml').write_text('[training\n')
     (tmp_path / 'unknown.toml').write_text('[weather]\nrain = 1\n')
+    (tmp_path / 'reading.toml').write_text('[reading]\nrotation = 90\n')
+    (tmp_path / 'no-section.toml').write_text('reading = 1\n')
+    (tmp_path / 'no-name.toml').write_text('backend = 1\n')
     before = _snapshot(tmp_path)
     assert expected in run('train', scan_file, '-o', 'out', *options).error()
     assert _snapshot(tmp_path) == before
@@ -205,6 +211,19 @@ def test_convert_writes_zips(run: Any, model_file: Path, tmp_path: Path) -> None
         (('export', 'model.zip', '--format', 'legacy-tf', '-o', 'm.txt'), 'Try m.zip'),
         (('export', 'model.zip', '--format', 'legacy-tf', '-o', 'model.zip'), 'that is read'),
         (('simulate', 'scan.npz', '--probe-file', 'scan.npz'), 'is the file that is read'),
+        (
+            ('simulate', 'scan.npz', '--object', 'image', '--object-file', 'scan.npz'),
+            'is the file that is read',
+        ),
+        (
+            ('simulate', 'new/deep/x.npz', '--object', 'image', '--object-file', 'notes.txt'),
+            'cannot be read as a picture',
+        ),
+        (
+            ('export', 'model.zip', '--format', 'legacy-tf', '--template', 't.zip', '-o', 't.zip'),
+            'is the file that is read',
+        ),
+        (('group', 'scan.npz', 'other.npz', '--probe-from', 'other.npz'), 'that is read'),
         (('group', 'scan.npz', 'none/groups.npz'), 'there is no folder none'),
         (('refine', 'scan.npz', '-o', '.'), 'holds a scan of Ptychodus'),
         (('evaluate', 'scan.npz', 'scan.npz'), 'is no reconstruction'),
@@ -223,7 +242,7 @@ def test_what_is_there_stays(
     expected: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ('diffraction.h5', 'product.h5', 'notes.txt'):
+    for name in ('diffraction.h5', 'product.h5', 'notes.txt', 't.zip', 'other.npz'):
         (tmp_path / name).write_text(name)
     before = _snapshot(tmp_path)
     assert expected in run(*arguments).error()

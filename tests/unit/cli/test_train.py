@@ -8,11 +8,12 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ptychopinn_plugin import plots
 from ptychopinn_plugin.archive import read_model, write_model
-from ptychopinn_plugin.backends import checkpoints
+from ptychopinn_plugin.backends import checkpoints, selection
 from ptychopinn_plugin.config import Config
 from ptychopinn_plugin.data import Scan, write_scan
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
@@ -174,6 +175,60 @@ def test_domain_is_passed_on(
     assert backend.asked['scans'][0].mean_counts() > 10 * exact.mean_counts()
 
 
+def test_a_run_is_repeated_from_its_config(
+    run: Any, backend: Any, scan_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    other = simulate(SimulationConfig(size=32, rows=6, columns=6, defocus=0))
+    write_scan(tmp_path / 'other.npz', other)
+    reading = ('--probe-from', 'other.npz', '--photons', 5e4, '--domain', 'counts', '--mask-hot')
+    assert run('train', scan_file, '-o', 'run', *reading).code == 0
+    (first,) = backend.asked['scans']
+    written = tomllib.loads((tmp_path / 'run' / 'config.toml').read_text())
+    assert written['backend'] == 'blank'
+    assert written['reading'] == {
+        'probe_from': str(tmp_path / 'other.npz'),
+        'photons': 5e4,
+        'domain': 'counts',
+        'mask_hot': True,
+    }
+    assert '[reading] domain=counts' in (tmp_path / 'run' / 'train.log').read_text()
+
+    (tmp_path / 'elsewhere').mkdir()
+    monkeypatch.chdir(tmp_path / 'elsewhere')
+    again = ('train', scan_file, '--config', tmp_path / 'run' / 'config.toml')
+    assert run(*again, '-o', 'again').code == 0
+    (second,) = backend.asked['scans']
+    np.testing.assert_array_equal(second.patterns, first.patterns)
+    np.testing.assert_array_equal(second.probe, first.probe)
+    assert second.mean_counts() == pytest.approx(5e4, rel=1e-5)
+    repeated = tomllib.loads((tmp_path / 'elsewhere' / 'again' / 'config.toml').read_text())
+    assert repeated == written
+
+    assert run(*again, '-o', 'louder', '--photons', 1e6, '--no-mask-hot').code == 0
+    (third,) = backend.asked['scans']
+    assert third.mean_counts() == pytest.approx(1e6, rel=1e-5)
+    np.testing.assert_array_equal(third.probe, first.probe)
+
+
+def test_the_backend_of_a_config_is_a_setting(
+    run: Any, backend: Any, scan_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`choose` ranks it below the option and the environment, and above the model's."""
+    asked: list[tuple[str | None, str | None]] = []
+
+    def choose(name: str | None, *, setting: str | None, **_: object) -> selection.Choice:
+        asked.append((name, setting))
+        return selection.Choice('blank', 'setting')
+
+    monkeypatch.setattr(selection, 'choose', choose)
+    (tmp_path / 'mine.toml').write_text('backend = "tensorflow"\n[training]\nepochs = 5\n')
+    arguments = ('train', scan_file, '-o', tmp_path / 'run', '--config', tmp_path / 'mine.toml')
+    assert run(*arguments, '--backend', 'pytorch').code == 0
+    assert asked == [('pytorch', 'tensorflow')]
+    assert backend.asked['config'].training.epochs == 5
+
+
 @pytest.fixture
 def checkpoint_each_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoints, 'FEWEST_SECONDS', 0.0)
@@ -197,6 +252,23 @@ def test_a_training_that_fails_leaves_its_checkpoint(
     assert f'--resume {folder / "checkpoint.h5.zip"}' in failed.err
     assert _names(folder) == ['checkpoint.h5.zip']
     assert read_model(folder / 'checkpoint.h5.zip').training_state is not None
+
+
+@pytest.mark.usefixtures('checkpoint_each_epoch', 'backend')
+def test_every_warning_is_a_note_and_logged(
+    run: Any, scan_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OutputError('The disk is full.')
+
+    monkeypatch.setattr(checkpoints, 'write_model', fail)
+    done = run('train', scan_file, '-o', tmp_path / 'run')
+    assert done.code == 0, done.err
+    expected = 'No checkpoint: The disk is full. Training goes on.'
+    # One an epoch: Python alone would show the second no more.
+    assert done.err.splitlines().count(f'note: {expected}') == 2
+    assert 'UserWarning' not in done.err
+    assert (tmp_path / 'run' / 'train.log').read_text().count(f'WARNING {expected}') == 2
 
 
 @pytest.mark.usefixtures('checkpoint_each_epoch')

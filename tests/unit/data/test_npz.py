@@ -352,6 +352,15 @@ class TestBadInput:
             (lambda s: {'xcoords': s.positions_px[1:, 1]}, 'same length; they have 10 and 11'),
             (lambda s: {'diff3d': s.patterns[:8]}, 'one pattern for each of the 11 positions'),
             (lambda s: {'scan_index': np.arange(3)}, 'scan_index must have 11 values'),
+            (lambda s: {'scan_index': np.array(['a'] * 11)}, 'scan_index must hold real numbers'),
+            (lambda s: {'scan_index': np.full(11, np.nan)}, 'scan_index must be finite'),
+            (lambda s: {'objectGuess': np.array([['a', 'b']])}, 'objectGuess must hold numbers'),
+            (lambda s: {'probeGuess': np.full((16, 16), 'a')}, 'probeGuess must hold numbers'),
+            (lambda s: {'bad_pixels': np.full((16, 16), 'a')}, 'bad_pixels must hold real numbers'),
+            (
+                lambda s: {'diff3d': s.patterns * 1e30, 'bad_pixels': s.bad_pixels},
+                r'at most 9e\+15; pattern 0 holds',
+            ),
             (
                 lambda s: {'xcoords_start': np.arange(3), 'ycoords_start': np.arange(3)},
                 'xcoords_start must have 11 values',

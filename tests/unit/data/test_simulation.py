@@ -216,6 +216,38 @@ def test_picture_as_object(tmp_path: Path) -> None:
     np.testing.assert_allclose(object_[-5], 0.5 * np.exp(1j), atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ('name', 'kind', 'greatest'),
+    [
+        ('p.png', np.uint16, 65535),
+        ('p.png', np.uint16, 4095),
+        ('p.tif', np.uint16, 65535),
+        ('p.tif', np.int32, 100_000),
+        ('p.tif', np.float32, 0.3),
+    ],
+)
+def test_a_picture_of_many_bits_is_as_one_of_eight(
+    tmp_path: Path, name: str, kind: type, greatest: float
+) -> None:
+    ramp = np.linspace(0, 1, 60 * 60).reshape(60, 60)
+    objects = []
+    for path, values in (
+        (tmp_path / name, (ramp * greatest).astype(kind)),
+        (tmp_path / '8.png', np.rint(ramp * 255).astype(np.uint8)),
+    ):
+        Image.fromarray(values).save(path)
+        config = small(object_kind='image', object_file=str(path))
+        objects.append(make_object(config, (50, 70)))
+    # Two steps of 8 bits, over which the phase changes by 2 rad.
+    np.testing.assert_allclose(objects[0], objects[1], atol=2 * 2 / 255)
+
+
+def test_a_picture_with_nan_is_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.full((8, 8), np.nan, dtype=np.float32)).save(tmp_path / 'p.tif')
+    with pytest.raises(DataError, match=r'p.tif must hold finite numbers'):
+        simulate(small(object_kind='image', object_file=str(tmp_path / 'p.tif')))
+
+
 def test_npz_as_object(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     stored = rng.normal(size=(120, 130)) + 1j * rng.normal(size=(120, 130))
@@ -228,11 +260,11 @@ def test_npz_as_object(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ('name', 'content', 'message'),
     [
-        ('bad.npz', b'no archive', 'cannot be read as an .npz file'),
-        ('empty.npz', b'', 'cannot be read as an .npz file'),
+        ('bad.npz', b'no archive', 'is no complete NPZ file'),
+        ('empty.npz', b'', 'is no complete NPZ file'),
         ('bad.png', b'no picture', 'cannot be read as a picture'),
         ('missing.png', None, 'cannot be read as a picture'),
-        ('missing.npz', None, 'cannot be read as an .npz file'),
+        ('missing.npz', None, 'cannot be read: No such file'),
     ],
 )
 def test_unreadable_object_file(
@@ -248,6 +280,19 @@ def test_npz_without_object(tmp_path: Path) -> None:
     np.savez(tmp_path / 'other.npz', picture=np.ones((4, 4)))
     with pytest.raises(DataError, match='must hold objectGuess or object; it holds picture'):
         simulate(small(object_kind='image', object_file=str(tmp_path / 'other.npz')))
+
+
+def test_an_array_under_the_name_of_an_npz(tmp_path: Path) -> None:
+    with (tmp_path / 'object.npz').open('wb') as file:
+        np.save(file, np.ones((40, 40)))
+    with pytest.raises(DataError, match='is no complete NPZ file'):
+        simulate(small(object_kind='image', object_file=str(tmp_path / 'object.npz')))
+
+
+def test_an_object_of_words(tmp_path: Path) -> None:
+    np.savez(tmp_path / 'object.npz', object=np.array([['a', 'b']]))
+    with pytest.raises(DataError, match='object must hold numbers; its type is <U1'):
+        simulate(small(object_kind='image', object_file=str(tmp_path / 'object.npz')))
 
 
 def test_own_object_and_probe() -> None:
