@@ -23,8 +23,8 @@ class Activity:
         Losses of each epoch of the last training, by name.
     is_running : bool
     is_stop_pressed : callable
-        Tells whether Stop was pressed, where the host lets us ask: it hears of it only between
-        two outputs.
+        Tells whether Stop was pressed or, in batch mode, Ctrl-C, where the host lets us ask: it
+        hears of Stop only between two outputs, and of Ctrl-C not before the run has ended.
     when_drawn : callable
         Calls what it is given once the window has drawn all that it was handed over before, where
         the host lets us know; else at once.

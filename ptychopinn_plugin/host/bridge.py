@@ -105,9 +105,14 @@ def _after_model(core: Any, libraries: dict[str, Any]) -> None:
     _RunEnd.watch(monitor, parameter)
     # What the window is to draw waits in this queue, in which we can stand as well.
     tasks: Any = getattr(monitor, '_foreground_task_manager', None)
+
+    def is_stop_pressed() -> bool:
+        # Of Ctrl-C in batch mode only the queue knows: the host closes it and waits for the run.
+        return bool(monitor.is_stopping or getattr(tasks, 'is_stopping', False))
+
     for library in libraries.values():
         if isinstance(activity := getattr(library, 'activity', None), Activity):
-            activity.is_stop_pressed = lambda: bool(monitor.is_stopping)
+            activity.is_stop_pressed = is_stop_pressed
             if hasattr(tasks, 'put_foreground_task'):
                 activity.when_drawn = tasks.put_foreground_task
 
