@@ -49,11 +49,6 @@ class Activity:
         """Whether the run is to end with what it has: Stop was pressed, or the window closes."""
         return self._closing.is_set() or self.is_stop_pressed()
 
-    @property
-    def has_begun(self) -> bool:
-        """Whether the run has come past its preparations, so that there is something to keep."""
-        return self.stage != 'load'
-
     def close(self) -> None:
         """Ask runs to end."""
         self._closing.set()

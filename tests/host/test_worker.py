@@ -21,6 +21,7 @@ from ptychopinn_plugin.archive import read_model
 from ptychopinn_plugin.backends import checkpoints
 from ptychopinn_plugin.data import Scan, write_scan
 from ptychopinn_plugin.errors import ArchiveError, DataError, WorkerError
+from ptychopinn_plugin.host import process
 from ptychopinn_plugin.host.channel import Message, SharedArrays
 from ptychopinn_plugin.host.jobs import Jobs
 from ptychopinn_plugin.host.worker import Event, Worker
@@ -322,8 +323,24 @@ def test_a_run_that_is_left_ends_the_worker(
         pid = worker.pid
     assert pid is not None
     assert worker.pid is None
+    assert not _is_running(pid)
     with worker.run(training(epochs=1)) as run:
         assert _last(run.events()).kind == 'done'
+
+
+@pytest.mark.skipif(not hasattr(signal, 'SIGSTOP'), reason='There is no SIGSTOP here.')
+def test_a_run_that_is_left_is_not_waited_for(
+    worker: Worker, training: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker hears nothing while it imports a framework, which can take long."""
+    monkeypatch.setattr(process, 'GOODBYE_S', 30.0)
+    with worker.run(training()) as run:
+        _until_trained(run.events())
+        assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGSTOP)
+        left = time.perf_counter()
+    assert time.perf_counter() - left < 15
+    assert worker.pid is None
 
 
 def test_one_run_at_a_time(worker: Worker, training: Callable[..., dict[str, Any]]) -> None:

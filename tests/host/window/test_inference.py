@@ -10,8 +10,9 @@ import pytest
 
 import ptychopinn_plugin as pp
 from ptychopinn_plugin.archive import read_model
+from ptychopinn_plugin.host import reconstructor
 
-from .user import Window
+from .user import Window, needs_stopped_processes
 
 LONG = 100_000
 """Sweeps that no test waits for."""
@@ -78,7 +79,7 @@ def seconds_to_first_event(window: Window) -> float:
     heard: list[float] = []
 
     def listen() -> None:
-        while not (activity.is_running and activity.has_begun):
+        while not (activity.is_running and activity.stage != 'load'):
             time.sleep(0.002)
         heard.append(time.monotonic())
 
@@ -114,10 +115,31 @@ def test_the_host_says_when_a_picture_is_drawn(window: Window) -> None:
     window.wait(lambda: bool(drawn))
 
 
-def test_stop_while_the_worker_starts(window: Window, model_file: Path) -> None:
+@needs_stopped_processes
+def test_stop_amid_a_long_sweep_keeps_the_picture_that_is_there(
+    window: Window, model_file: Path
+) -> None:
+    window.set(RefinementSweeps=LONG)
     load_model(window, model_file)
     number = window.infer()
-    assert window.stop() < 2.5
+    window.wait(lambda: window.library.activity.stage == 'refine')
+    window.wait(lambda: not np.allclose(object_of(window, number), 1))
+    window.freeze_worker()
+
+    assert window.stop() < reconstructor.GRACE_S / 2
+
+    assert 'Stopped: the object is that of the last picture.' in window.log
+    assert not np.allclose(object_of(window, number), 1)
+    assert window.library.worker.pid is None
+
+
+def test_stop_while_the_worker_starts(window: Window, model_file: Path, slow_start: Path) -> None:
+    load_model(window, model_file)
+    number = window.infer()
+    window.wait(slow_start.is_file)
+
+    assert window.stop() < reconstructor.GRACE_S / 2
+
     assert 'Stopped before there was a picture.' in window.log
     assert np.allclose(object_of(window, number), 1)
 

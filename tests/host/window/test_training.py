@@ -12,8 +12,9 @@ import pytest
 from PyQt5.QtCore import QTimer
 
 from ptychopinn_plugin.archive import read_model
+from ptychopinn_plugin.host import reconstructor
 
-from .user import Window
+from .user import Window, needs_stopped_processes
 
 LONG = 100_000
 """Epochs, or sweeps, that no test waits for."""
@@ -91,12 +92,43 @@ def test_stop_before_the_first_epoch_leaves_the_model_alone(window: Window, fold
     assert not list(folder.glob('*previous*'))
 
 
-def test_stop_while_the_worker_starts(window: Window, folder: Path) -> None:
+@needs_stopped_processes
+def test_stop_where_there_is_nothing_to_keep_does_not_wait(window: Window, folder: Path) -> None:
+    """A sweep of a large scan, or the first step of TensorFlow, hears nothing for long."""
+    window.set(TrainingEpochs=LONG, TrainingTeacherSweeps=LONG)
     window.train(folder)
+    window.wait(lambda: window.library.activity.stage == 'teach')
+    window.freeze_worker()
+
+    assert window.stop() < reconstructor.GRACE_S / 2
+
+    assert 'Stopped before the first epoch ended: there is no new model.' in window.log
+    assert 'ERROR' not in window.log
+
+
+@needs_stopped_processes
+def test_a_model_that_is_not_handed_over_is_said_to_be_lost(
+    window: Window, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconstructor, 'GRACE_S', 3.0)
+    window.set(TrainingEpochs=LONG)
+    window.train(folder)
+    window.wait_for_epochs(1)
+    window.freeze_worker()
+
+    assert window.stop() >= 3
+
+    assert 'The worker did not stop within 3 s and was ended.' in window.log
+    assert re.search(r'There is no model of the \d+ epochs', window.log)
+
+
+def test_stop_while_the_worker_starts(window: Window, folder: Path, slow_start: Path) -> None:
+    window.train(folder)
+    window.wait(slow_start.is_file)
     assert window.library.activity.stage == 'load'
     window.wait(window.view.processing_status_view.stop_button.isVisible)
 
-    assert window.stop() < 2.5
+    assert window.stop() < reconstructor.GRACE_S / 2
 
     assert 'there is no new model' in window.log
     assert not (folder / 'model.zip').exists()

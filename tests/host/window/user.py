@@ -2,6 +2,9 @@
 
 import importlib.util
 import logging
+import os
+import signal
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -24,6 +27,10 @@ TICK_MS = 50
 """The tests look at the queues of the window more often than once a second."""
 
 PATIENCE_MS = 60_000
+
+needs_stopped_processes = pytest.mark.skipif(
+    not hasattr(signal, 'SIGSTOP'), reason='There is no SIGSTOP here.'
+)
 
 
 class Window:
@@ -136,6 +143,12 @@ class Window:
         self.wait_for_end()
         return time.monotonic() - started
 
+    def freeze_worker(self) -> None:
+        """Let the worker hear nothing, as one that computes for minutes."""
+        pid = self.library.worker.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+
     def wait(self, condition: Callable[[], bool], timeout_ms: int = PATIENCE_MS) -> None:
         """Let the window live until something is so."""
         self.qtbot.waitUntil(condition, timeout=timeout_ms)
@@ -210,3 +223,15 @@ def window(open_window: Callable[..., Window], write_folder: Any, tmp_path: Path
     window = open_window(folder / 'settings.ini')
     window.open(folder)
     return window
+
+
+@pytest.fixture
+def slow_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Let workers import PyTorch for ever; return the file that is there once one does."""
+    package, sign = tmp_path / 'slow' / 'torch', tmp_path / 'slow' / 'importing'
+    package.mkdir(parents=True)
+    code = f'import pathlib, time\npathlib.Path({str(sign)!r}).touch()\ntime.sleep(600)\n'
+    (package / '__init__.py').write_text(code)
+    # Not syspath_prepend: this process may import the real one.
+    monkeypatch.setattr(sys, 'path', [str(package.parent), *sys.path])
+    return sign
