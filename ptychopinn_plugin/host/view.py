@@ -91,10 +91,7 @@ def _view_of(row: Row, library: PtychoPinnLibrary) -> Any:
     if row.names == ('backend',):
         return BackendView(library, row)
     if row.choices:
-        items = list(row.choices)
-        if parameter.get_value() not in items:
-            items.append(parameter.get_value())
-        return _parameters.ComboBoxParameterViewController(parameter, items, tool_tip=tip)
+        return ChoiceView(parameter, row)
     if row.kind is bool:
         return _parameters.CheckBoxParameterViewController(parameter, '', tool_tip=tip)
     if row.kind is float:
@@ -219,16 +216,43 @@ class NumberView(_parameters.ParameterViewController, Observer):  # type: ignore
             self._show()
 
 
-class BackendView(_parameters.ParameterViewController, Observer):  # type: ignore[misc, name-defined]
-    """The dropdown of the backend and, below it, which one is in force and why."""
+class ChoiceView(_parameters.ParameterViewController, Observer):  # type: ignore[misc, name-defined]
+    """A dropdown that shows what is in force, though it be none of its own choices.
 
-    def __init__(self, library: PtychoPinnLibrary, row: Row) -> None:
+    A settings file may name another one; Ptychodus' own dropdown would show the former then.
+    """
+
+    def __init__(self, parameter: Parameter[str], row: Row) -> None:
         super().__init__()
-        self._library = library
-        self._parameter = library.settings.parameters['backend']
+        self._parameter = parameter
         self.combo_box = QComboBox()
         self.combo_box.addItems(row.choices)
         self.combo_box.setToolTip(row.tool_tip)
+        self.combo_box.textActivated.connect(parameter.set_value)
+        parameter.add_observer(self)
+        self._show()
+
+    def get_widget(self) -> QWidget:
+        """Return the widget."""
+        return self.combo_box
+
+    def _show(self) -> None:
+        value = str(self._parameter.get_value())
+        if self.combo_box.findText(value) < 0:
+            self.combo_box.addItem(value)
+        self.combo_box.setCurrentText(value)
+
+    def _update(self, observable: Observable) -> None:
+        if observable is self._parameter:
+            self._show()
+
+
+class BackendView(ChoiceView):
+    """The dropdown of the backend and, below it, which one is in force and why."""
+
+    def __init__(self, library: PtychoPinnLibrary, row: Row) -> None:
+        super().__init__(library.settings.parameters['backend'], row)
+        self._library = library
         self.note = QLabel()
         self.note.setWordWrap(True)
         self._widget = QWidget()
@@ -238,8 +262,6 @@ class BackendView(_parameters.ParameterViewController, Observer):  # type: ignor
         layout.addWidget(self.combo_box)
         layout.addWidget(self.note)
         self._widget.setLayout(layout)
-        self.combo_box.textActivated.connect(self._parameter.set_value)
-        self._parameter.add_observer(self)
         self._timer = QTimer(self._widget)
         self._timer.timeout.connect(self.refresh)
         self._timer.start(REFRESH_MS)
@@ -251,10 +273,6 @@ class BackendView(_parameters.ParameterViewController, Observer):  # type: ignor
 
     def refresh(self) -> None:
         """Show what is in force now: the environment can change while the window is open."""
-        value = str(self._parameter.get_value())
-        if self.combo_box.findText(value) < 0:
-            self.combo_box.addItem(value)
-        self.combo_box.setCurrentText(value)
         named = os.environ.get(ENVIRONMENT_VARIABLE, '').strip().lower()
         self.combo_box.setEnabled(named in ('', AUTOMATIC))
         try:
@@ -271,8 +289,8 @@ class BackendView(_parameters.ParameterViewController, Observer):  # type: ignor
 
     def _update(self, observable: Observable) -> None:
         """Be told that the setting has changed."""
-        if observable is self._parameter:
-            self.refresh()
+        super()._update(observable)
+        self.refresh()
 
 
 class TrainingCurve(_parameters.ParameterViewController):  # type: ignore[misc, name-defined]

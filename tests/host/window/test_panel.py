@@ -140,6 +140,19 @@ def test_an_unknown_backend_is_an_error_that_the_panel_shows(
     assert not box.isEnabled()
 
 
+def test_a_dropdown_shows_what_a_settings_file_says(window: Window, tmp_path: Path) -> None:
+    box = widget_of(window.panel, 'Run', 'Device')
+    assert isinstance(box, QComboBox)
+    assert box.currentText() == 'cpu'
+    file = tmp_path / 'other.ini'
+    file.write_text(f'[{GROUP_NAME}]\nTrainingDevice = cuda:12\n')
+    window.model.settings_registry.open_settings(file)
+    assert box.currentText() == 'cuda:12'
+
+    window.choose(box, 'auto')
+    assert window.library.settings.config('pinn').training.device == 'auto'
+
+
 def test_rows_without_effect_are_greyed(window: Window) -> None:
     panel = window.panel
     passes, activation = (widget_of(panel, 'Model', name) for name in ('Passes', 'Activation'))
