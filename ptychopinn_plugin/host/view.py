@@ -253,6 +253,7 @@ class BackendView(ChoiceView):
     def __init__(self, library: PtychoPinnLibrary, row: Row) -> None:
         super().__init__(library.settings.parameters['backend'], row)
         self._library = library
+        self._decisive: tuple[str, str] | None = None
         self.note = QLabel()
         self.note.setWordWrap(True)
         self._widget = QWidget()
@@ -274,6 +275,11 @@ class BackendView(ChoiceView):
     def refresh(self) -> None:
         """Show what is in force now: the environment can change while the window is open."""
         named = os.environ.get(ENVIRONMENT_VARIABLE, '').strip().lower()
+        decisive = (self._parameter.get_value(), named)
+        if decisive == self._decisive:
+            # To look for what is installed reads hundreds of files.
+            return
+        self._decisive = decisive
         self.combo_box.setEnabled(named in ('', AUTOMATIC))
         try:
             choice = self._library.choose_backend()

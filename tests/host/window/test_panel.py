@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ptychodus.api.settings import SettingsRegistry
 from PyQt5.QtWidgets import (
     QComboBox,
     QDialogButtonBox,
@@ -18,8 +19,12 @@ from PyQt5.QtWidgets import (
     QSpinBox,
     QWidget,
 )
+from pytestqt.qtbot import QtBot
 
+from ptychopinn_plugin.backends import selection
+from ptychopinn_plugin.host.library import PtychoPinnLibrary
 from ptychopinn_plugin.host.settings import GROUP_NAME, ROWS
+from ptychopinn_plugin.host.view import BackendView
 
 from .user import Window
 
@@ -120,6 +125,31 @@ def test_the_environment_beats_the_dropdown(
 
     clean_environment.setenv('PTYCHOPINN_BACKEND', '')
     window.wait(box.isEnabled)
+
+
+def test_the_panel_looks_for_backends_only_when_something_changed(
+    qtbot: QtBot, clean_environment: pytest.MonkeyPatch
+) -> None:
+    library = PtychoPinnLibrary(SettingsRegistry())
+    looked: list[str] = []
+    find = selection.entry_points_of
+    clean_environment.setattr(
+        selection, 'entry_points_of', lambda group: looked.append(group) or find(group)
+    )
+    (row,) = (row for row in ROWS if row.names == ('backend',))
+    view = BackendView(library, row)
+    qtbot.addWidget(view.get_widget())
+    looked.clear()
+    view.refresh()
+    view.refresh()
+    assert not looked
+
+    library.settings.parameters['backend'].set_value('pytorch')
+    assert looked
+    looked.clear()
+    clean_environment.setenv('PTYCHOPINN_BACKEND', 'pytorch')
+    view.refresh()
+    assert looked
 
 
 def test_an_unknown_backend_is_an_error_that_the_panel_shows(
