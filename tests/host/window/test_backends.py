@@ -36,7 +36,7 @@ def test_tensorflow_trains_and_both_infer(window: Window, tmp_path: Path) -> Non
         window.wait(window.infer_button.isEnabled)
         number = window.infer()
         window.wait_for_end(3 * PATIENCE_MS)
-        assert f'with {name} (the Backend setting says so)' in window.flushed_log()
+        assert f'with {name} (the Backend setting says so)' in window.log
         objects.append(object_of(window, number))
     assert 'ERROR' not in window.log
     first, second = objects

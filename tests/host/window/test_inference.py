@@ -46,7 +46,7 @@ def test_a_fresh_application_infers_what_the_library_infers(
     fresh = open_window(folder / 'settings.ini')
     fresh.open(folder)
     load_model(fresh, model)
-    assert f'Loaded {model}, trained with pytorch.' in fresh.flushed_log()
+    fresh.wait_for_log(f'Loaded {model}, trained with pytorch.')
     number = fresh.infer()
     assert np.allclose(object_of(fresh, number), 1), 'the copy that Ptychodus begins with'
     fresh.wait_for_end()
@@ -169,7 +169,7 @@ def test_a_file_that_is_no_model(window: Window, tmp_path: Path) -> None:
     path = tmp_path / 'notes.zip'
     path.write_text('no archive')
     load_model(window, path)
-    assert 'Load Model failed: ' in window.flushed_log()
+    window.wait_for_log('Load Model failed: ')
     assert len(window.errors) == 1, "Ptychodus' dialog"
     assert not window.reconstructor.is_model_loaded()
 

@@ -268,6 +268,7 @@ def test_bad_values_in_a_settings_file_leave_the_defaults(
     warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     for name in ('TrainingBatchSize', 'ModelArchitecture', 'TrainingLearningRate'):
         assert any(re.search(rf'{GROUP_NAME}\.{name}: .+ Kept: ', text) for text in warnings)
+        window.wait_for_log(f'{GROUP_NAME}.{name}: ')
     config = window.library.settings.config('pinn')
     assert (config.training.batch_size, config.training.learning_rate) == (32, 1e-3)
     assert config.model.architecture == 'sweepnet'

@@ -83,7 +83,9 @@ def test_stop_before_the_first_epoch_leaves_the_model_alone(window: Window, fold
     (folder / 'model.zip').write_bytes(b'precious')
     window.set(TrainingEpochs=LONG, TrainingTeacherSweeps=LONG)
     window.train(folder)
-    window.wait(lambda: window.library.activity.stage == 'teach')
+    # The host by itself would show this with the first epoch.
+    window.wait_for_log('The teacher sweeps the training scan ')
+    assert window.library.activity.stage == 'teach'
 
     assert window.stop() < STOP_S
 
@@ -199,7 +201,7 @@ def test_exported_data_can_be_trained_on(window: Window, tmp_path: Path) -> None
     target.mkdir()
     window.dialogs.get_save_file_path = lambda *_, **__: (target / 'train_data', '')
     window.menu('Export Training Data...')
-    assert f'Wrote 80 patterns to {target / "train_data.npz"}.' in window.flushed_log()
+    window.wait_for_log(f'Wrote 80 patterns to {target / "train_data.npz"}.')
 
     window.train(target)
     window.wait_for_end()

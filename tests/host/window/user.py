@@ -86,10 +86,9 @@ class Window:
         """The algorithm that is chosen."""
         return self.parts._algorithm_parameter.get_current_reconstructor()
 
-    def flushed_log(self) -> str:
-        """What the log pane shows once it has heard everything."""
-        self.parts._processing_api.task_monitor.notify_observers()
-        return self.log
+    def wait_for_log(self, text: str) -> None:
+        """Let the window live until the log pane shows a text."""
+        self.wait(lambda: text in self.log)
 
     @property
     def products(self) -> Any:
