@@ -332,14 +332,16 @@ class TrainingCurve(_parameters.ParameterViewController):  # type: ignore[misc, 
         if activity.kind:
             self.status.setText(_status(activity))
         epochs = activity.epochs
-        if epochs and epochs is not self._drawn:
+        if epochs is not self._drawn:
             self._drawn = epochs
-            self._canvas.show()
-            self._draw(epochs)
+            self.axes.clear()
+            if epochs:
+                self._draw(epochs)
+            # A training that has just begun has none, and leaves no other's curve there.
+            self._canvas.setVisible(bool(epochs))
 
     def _draw(self, epochs: Sequence[Mapping[str, float]]) -> None:
         axes = self.axes
-        axes.clear()
         numbers = range(1, len(epochs) + 1)
         drawn: list[float] = []
         labels = {'loss': 'training'}
@@ -365,8 +367,10 @@ class TrainingCurve(_parameters.ParameterViewController):  # type: ignore[misc, 
 
 def _status(activity: Activity) -> str:
     name, step, total = activity.progress
+    if not activity.is_running and activity.kind == 'inference':
+        return 'Inference ended.'
     if not activity.is_running:
-        return 'The last training:' if activity.kind == 'training' else 'Inference ended.'
+        return 'The last training:' if activity.epochs else 'Training ended before its first epoch.'
     stages = {
         'load': 'Starting ...',
         'teach': 'The teacher sweeps the training scan',
