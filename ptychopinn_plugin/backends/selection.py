@@ -189,7 +189,10 @@ def _model_needs(
     if spec is not None:
         ways.append(f'run: {spec.install_command}')
     if usable:
-        ways.append(f'switch with: --backend {usable[0]}')
+        ways.append(
+            f'choose another one: --backend {usable[0]}, {ENVIRONMENT_VARIABLE}={usable[0]}, or '
+            "Backend in Ptychodus' panel"
+        )
     return (
         f'The model was made by backend {written!r}, which {problem} '
         f'(installed: {_listed(usable)}). To use it, {" or ".join(ways) or "install a backend"}.'

@@ -55,6 +55,10 @@ class PinnReconstructor(TrainableReconstructor):
     worker : Worker
     activity : Activity
         What the panel shows; also says when the application closes.
+
+    Attributes
+    ----------
+    model_type : str
     """
 
     def __init__(
@@ -67,7 +71,7 @@ class PinnReconstructor(TrainableReconstructor):
     ) -> None:
         super().__init__()
         self._name = name
-        self._model_type = model_type
+        self.model_type = model_type
         self._settings = settings
         self._worker = worker
         self._activity = activity
@@ -89,6 +93,11 @@ class PinnReconstructor(TrainableReconstructor):
     def is_model_loaded(self) -> bool:
         """Tell whether Infer has a model to work with."""
         return self._model is not None
+
+    @property
+    def model_backend(self) -> str | None:
+        """Which backend made the loaded model."""
+        return None if self._model is None else self._model.backend
 
     def get_model_file_filter(self) -> str:
         """Return what the file dialog offers."""
@@ -186,7 +195,7 @@ class PinnReconstructor(TrainableReconstructor):
 
     def _training_job(self, source: Path, target: Path) -> dict[str, Any]:
         files = find_training_files(source)
-        config = self._settings.config(self._model_type)
+        config = self._settings.config(self.model_type)
         base = None
         model_backend = None
         if self._settings.options.fine_tune:
@@ -315,7 +324,7 @@ class PinnReconstructor(TrainableReconstructor):
         return Sampling(scan, fitted)
 
     def _inference_job(self, model: Model, path: Path, scan: Scan) -> dict[str, Any]:
-        config = self._settings.config(self._model_type)
+        config = self._settings.config(self.model_type)
         choice = choose(setting=self._settings.backend, model_backend=model.backend)
         logger.info('Inferring from %d patterns with %s.', len(scan), described(choice))
         return {

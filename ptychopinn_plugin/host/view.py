@@ -31,7 +31,8 @@ from ptychopinn_plugin.backends.selection import AUTOMATIC, ENVIRONMENT_VARIABLE
 from ptychopinn_plugin.errors import PtychoPinnError
 from ptychopinn_plugin.host import versions
 from ptychopinn_plugin.host.activity import Activity
-from ptychopinn_plugin.host.library import ALGORITHMS, LIBRARY_NAME, PtychoPinnLibrary
+from ptychopinn_plugin.host.library import LIBRARY_NAME, PtychoPinnLibrary
+from ptychopinn_plugin.host.reconstructor import PinnReconstructor
 from ptychopinn_plugin.host.settings import ROWS, Row
 
 REFRESH_MS = 1000
@@ -67,16 +68,16 @@ class PinnViewControllerFactory(ReconstructorViewControllerFactory):
 
     def create_view_controller(self, reconstructor_name: str) -> QWidget:
         """Make the panel of an algorithm, which Ptychodus names in lower case."""
-        model_type = {name.casefold(): kind for name, kind in ALGORITHMS.items()}.get(
-            reconstructor_name.casefold(), 'pinn'
+        reconstructor = next(
+            item for item in self._library if item.name.casefold() == reconstructor_name.casefold()
         )
         builder = _parameters.ParameterViewBuilder(self._dialogs)
         curve = TrainingCurve(self._library.activity)
         builder.add_view_controller_to_top(curve)
         switches = []
         for row in ROWS:
-            if row.only_for in (None, model_type):
-                view = _view_of(row, self._library)
+            if row.only_for in (None, reconstructor.model_type):
+                view = _view_of(row, self._library, reconstructor)
                 builder.add_view_controller(view, f'{row.label}:', group=row.group)
                 if row.needs is not None:
                     switches.append(_Switch(view.get_widget(), row.needs, self._library))
@@ -85,11 +86,11 @@ class PinnViewControllerFactory(ReconstructorViewControllerFactory):
         return Page(panel, curve, switches)
 
 
-def _view_of(row: Row, library: PtychoPinnLibrary) -> Any:
+def _view_of(row: Row, library: PtychoPinnLibrary, reconstructor: PinnReconstructor) -> Any:
     """Make what shows a row and lets it be changed."""
     parameter, tip = library.settings.parameters[row.names[0]], row.tool_tip
     if row.names == ('backend',):
-        return BackendView(library, row)
+        return BackendView(library, reconstructor, row)
     if row.choices:
         return ChoiceView(parameter, row)
     if row.kind is bool:
@@ -250,10 +251,12 @@ class ChoiceView(_parameters.ParameterViewController, Observer):  # type: ignore
 class BackendView(ChoiceView):
     """The dropdown of the backend and, below it, which one is in force and why."""
 
-    def __init__(self, library: PtychoPinnLibrary, row: Row) -> None:
+    def __init__(
+        self, library: PtychoPinnLibrary, reconstructor: PinnReconstructor, row: Row
+    ) -> None:
         super().__init__(library.settings.parameters['backend'], row)
-        self._library = library
-        self._decisive: tuple[str, str] | None = None
+        self._library, self._reconstructor = library, reconstructor
+        self._decisive: tuple[str | None, ...] | None = None
         self.note = QLabel()
         self.note.setWordWrap(True)
         self._widget = QWidget()
@@ -273,9 +276,10 @@ class BackendView(ChoiceView):
         return self._widget
 
     def refresh(self) -> None:
-        """Show what is in force now: the environment can change while the window is open."""
+        """Show what is in force now: environment and model change while the window is open."""
         named = os.environ.get(ENVIRONMENT_VARIABLE, '').strip().lower()
-        decisive = (self._parameter.get_value(), named)
+        model_backend = self._reconstructor.model_backend
+        decisive = (self._parameter.get_value(), named, model_backend)
         if decisive == self._decisive:
             # To look for what is installed reads hundreds of files.
             return
@@ -283,6 +287,7 @@ class BackendView(ChoiceView):
         self.combo_box.setEnabled(named in ('', AUTOMATIC))
         try:
             choice = self._library.choose_backend()
+            with_model = self._library.choose_backend(model_backend)
         except PtychoPinnError as error:
             self.note.setText(str(error))
             return
@@ -291,7 +296,13 @@ class BackendView(ChoiceView):
             'setting': 'chosen here',
             'auto': 'the first that is installed; a loaded model runs on its own',
         }[choice.source]
-        self.note.setText(f'In force: {choice.name} ({why}).')
+        text = f'In force: {choice.name} ({why}).'
+        if with_model.name != choice.name:
+            text = (
+                f'In force: {with_model.name} (it made the loaded model). '
+                f'Training from scratch uses {choice.name}.'
+            )
+        self.note.setText(text)
 
     def _update(self, observable: Observable) -> None:
         """Be told that the setting has changed."""

@@ -137,7 +137,7 @@ def test_the_panel_looks_for_backends_only_when_something_changed(
         selection, 'entry_points_of', lambda group: looked.append(group) or find(group)
     )
     (row,) = (row for row in ROWS if row.names == ('backend',))
-    view = BackendView(library, row)
+    view = BackendView(library, next(iter(library)), row)
     qtbot.addWidget(view.get_widget())
     looked.clear()
     view.refresh()

@@ -160,7 +160,13 @@ def test_automatic_choice(
             {'model_backend': 'tensorflow'},
             {'torch': '2.13'},
             BackendUnavailableError,
-            ["'tensorflow'", 'is not installed', '--backend pytorch', 'pip install'],
+            [
+                "'tensorflow'",
+                'is not installed',
+                '--backend pytorch',
+                "Ptychodus' panel",
+                'pip install',
+            ],
         ),
         (
             {'model_backend': 'jax'},
