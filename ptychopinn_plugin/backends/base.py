@@ -220,7 +220,7 @@ class NetworkBackend(ABC, Generic[Device]):
             if not refinement.probe:
                 option = '--refine-probe (refinement.probe)'
                 suggest_probe(scan, len(losses) - 1, lambda: forward.misfit(object_), option)
-        residual = forward.assess(object_)[1]
+        loss, residual = forward.assess(object_)
         coverage = self._array(forward.coverage)
         return Reconstruction(
             object_=self._array(object_),
@@ -229,7 +229,7 @@ class NetworkBackend(ABC, Generic[Device]):
             probe=self._array(forward.probe),
             positions_px=scan.positions_px,
             backend=self.name,
-            likelihoods=losses,
+            likelihoods=losses or [loss],
             timing=dict(stopwatch.seconds),
             amplitude_residual=residual,
             geometry=scan.geometry,

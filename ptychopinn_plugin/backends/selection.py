@@ -1,5 +1,6 @@
 """Which backend runs, and why: one rule, in one function."""
 
+import functools
 import logging
 import os
 from collections.abc import Mapping
@@ -53,16 +54,23 @@ def find_backends() -> dict[str, BackendSpec]:
     for entry in entry_points_of(ENTRY_POINT_GROUP):
         try:
             spec = entry.load()
-        except (ImportError, AttributeError) as error:
-            logger.warning('The backend %r does not load and is left out: %s.', entry.name, error)
+        except Exception as error:  # noqa: BLE001 - others' code, which may raise anything
+            reason = f'{type(error).__name__}: {error}'
+            _warn_once(f'The backend {entry.name!r} does not load and is left out: {reason}.')
             continue
         if not isinstance(spec, BackendSpec):
-            logger.warning('The backend %r is no BackendSpec and is left out.', entry.name)
+            _warn_once(f'The backend {entry.name!r} is no BackendSpec and is left out.')
         elif spec.name in found:
-            logger.warning('Two backends are named %r; %s is left out.', spec.name, entry.value)
+            _warn_once(f'Two backends are named {spec.name!r}; {entry.value} is left out.')
         else:
             found[spec.name] = spec
     return {name: found[name] for name in sorted(found, key=_automatic_rank)}
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+    """Warn of what stays as it is, however often somebody looks."""
+    logger.warning('%s', text)
 
 
 def choose(
@@ -181,7 +189,10 @@ def _model_needs(
     if spec is not None:
         ways.append(f'run: {spec.install_command}')
     if usable:
-        ways.append(f'switch with: --backend {usable[0]}')
+        ways.append(
+            f'choose another one: --backend {usable[0]}, {ENVIRONMENT_VARIABLE}={usable[0]}, or '
+            "Backend in Ptychodus' panel"
+        )
     return (
         f'The model was made by backend {written!r}, which {problem} '
         f'(installed: {_listed(usable)}). To use it, {" or ".join(ways) or "install a backend"}.'

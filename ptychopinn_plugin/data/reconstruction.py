@@ -25,7 +25,8 @@ class Reconstruction:
     positions_px : ndarray of float64, shape (n_positions, 2)
         As used, (y, x).
     likelihoods : sequence of float
-        Poisson loss per pixel of the start and of the best object after each sweep; empty without.
+        Poisson loss per pixel of the start and of the best object after each sweep; empty where
+        unknown.
     timing : mapping of str to float
         Seconds of 'predict', 'stitch', 'refine'.
     backend : str

@@ -23,8 +23,8 @@ class Activity:
         Losses of each epoch of the last training, by name.
     is_running : bool
     is_stop_pressed : callable
-        Tells whether Stop was pressed, where the host lets us ask: it hears of it only between
-        two outputs.
+        Tells whether Stop was pressed or, in batch mode, Ctrl-C, where the host lets us ask: it
+        hears of Stop only between two outputs, and of Ctrl-C not before the run has ended.
     when_drawn : callable
         Calls what it is given once the window has drawn all that it was handed over before, where
         the host lets us know; else at once.
@@ -48,11 +48,6 @@ class Activity:
     def is_ending(self) -> bool:
         """Whether the run is to end with what it has: Stop was pressed, or the window closes."""
         return self._closing.is_set() or self.is_stop_pressed()
-
-    @property
-    def has_begun(self) -> bool:
-        """Whether the run has come past its preparations, so that there is something to keep."""
-        return self.stage != 'load'
 
     def close(self) -> None:
         """Ask runs to end."""

@@ -105,11 +105,18 @@ def _after_model(core: Any, libraries: dict[str, Any]) -> None:
     _RunEnd.watch(monitor, parameter)
     # What the window is to draw waits in this queue, in which we can stand as well.
     tasks: Any = getattr(monitor, '_foreground_task_manager', None)
+
+    def is_stop_pressed() -> bool:
+        # Of Ctrl-C in batch mode only the queue knows: the host closes it and waits for the run.
+        return bool(monitor.is_stopping or getattr(tasks, 'is_stopping', False))
+
     for library in libraries.values():
         if isinstance(activity := getattr(library, 'activity', None), Activity):
-            activity.is_stop_pressed = lambda: bool(monitor.is_stopping)
+            activity.is_stop_pressed = is_stop_pressed
             if hasattr(tasks, 'put_foreground_task'):
                 activity.when_drawn = tasks.put_foreground_task
+                # After the host's own handler, which keeps the line until it is shown.
+                library.get_logger().addHandler(_LogWatch(monitor, tasks.put_foreground_task))
 
 
 def _add_views(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -175,6 +182,29 @@ class _RunEnd:
         if self._was_running and not is_running:
             self._parameter.notify_observers()
         self._was_running = is_running
+
+
+class _LogWatch(logging.Handler):
+    """Lets the window show a line of the log at once.
+
+    By itself the host shows what was logged when the progress of a run changes.
+    """
+
+    def __init__(self, monitor: Any, put: Callable[[Callable[[], None]], None]) -> None:
+        super().__init__()
+        self._monitor, self._put = monitor, put
+        self._is_waiting = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not self._is_waiting:
+            self._is_waiting = True
+            self._put(self._show)
+
+    def _show(self) -> None:
+        """Run in the window's thread."""
+        # First, so that a line which comes meanwhile is shown as well.
+        self._is_waiting = False
+        self._monitor.notify_observers()
 
 
 def _guarded(act: Callable[..., Any], *arguments: Any) -> Any | None:

@@ -46,15 +46,20 @@ class PtychoPinnLibrary(ReconstructorLibrary):
         """Iterate over the algorithms."""
         return iter(self._reconstructors)
 
-    def choose_backend(self) -> Choice:
-        """Return which backend a training would use now, and why.
+    def choose_backend(self, model_backend: str | None = None) -> Choice:
+        """Return which backend would be used now, and why.
+
+        Parameters
+        ----------
+        model_backend : str, optional
+            The one that made the model, where a model is to be used.
 
         Raises
         ------
         UnknownBackendError, BackendUnavailableError
             What the panel shows in its place.
         """
-        return choose(setting=self.settings.backend)
+        return choose(setting=self.settings.backend, model_backend=model_backend)
 
     def close(self) -> None:
         """End runs with what they have; the application is closing."""

@@ -34,6 +34,11 @@ class InferenceWatch:
         self._has_shown = self._is_drawing = False
         self._drawing_s = 0.0
 
+    @property
+    def has_picture(self) -> bool:
+        """Whether the worker has sent one."""
+        return self._product is not self._before
+
     def is_due(self, *, has_news: bool) -> bool:
         """Tell whether it is time to yield.
 
@@ -50,7 +55,7 @@ class InferenceWatch:
         """Note that the host has the newest picture; `when_drawn` as in `Activity`."""
         self._handed_over = time.monotonic()
         self._is_drawing = True
-        self._has_shown |= self._product is not self._before
+        self._has_shown |= self.has_picture
         when_drawn(self._note_drawn)
 
     def _note_drawn(self) -> None:

@@ -1,4 +1,4 @@
-"""The worker's process, seen from the host: how it starts, is heard, is let go, and died."""
+"""The worker's process, seen from the host: how it starts, is heard, is ended, and died."""
 
 import collections
 import logging
@@ -15,7 +15,7 @@ from ptychopinn_plugin.errors import WorkerError
 from ptychopinn_plugin.host.channel import Message, Sender, read_message
 
 GOODBYE_S = 2.0
-"""A worker that is asked to leave gets so long."""
+"""A worker whose output has ended gets so long to be gone, and its last words to be read."""
 
 LAST_WORDS = 12
 """Lines of its error output that are kept for the case that it dies."""
@@ -93,20 +93,20 @@ class WorkerProcess:
             raise self.obituary() from error
 
     def end(self) -> None:
-        """Let it go, or kill it."""
-        with suppress(OSError):
-            assert self._popen.stdin is not None
-            self._popen.stdin.close()
-        try:
-            self._popen.wait(GOODBYE_S)
-        except subprocess.TimeoutExpired:
-            self._popen.kill()
-            self._popen.wait()
+        """End it at once, whatever it does: what is to be kept it has handed over before.
+
+        Asked to leave, it would not hear while it imports or computes. The memory that it lends
+        goes with it, see `channel.SharedArrays`.
+        """
+        self._popen.kill()
+        self._popen.wait()
         for thread in self._threads:
             thread.join(GOODBYE_S)
-        for stream in (self._popen.stdout, self._popen.stderr):
+        for stream in (self._popen.stdin, self._popen.stdout, self._popen.stderr):
             assert stream is not None
-            stream.close()
+            # What the child did not read goes nowhere.
+            with suppress(OSError):
+                stream.close()
 
     def obituary(self) -> WorkerError:
         """Return the error that says how it died."""

@@ -36,6 +36,9 @@ MODEL_NAME = f'model{MODEL_EXTENSION}'
 GRACE_S = 20.0
 """A run that was asked to stop gets so long to hand over what it has."""
 
+BRIEF_S = 1.0
+"""It gets so long where it has nothing that is not here already; then its worker is ended."""
+
 logger = logging.getLogger('ptychopinn_plugin')
 
 
@@ -52,6 +55,10 @@ class PinnReconstructor(TrainableReconstructor):
     worker : Worker
     activity : Activity
         What the panel shows; also says when the application closes.
+
+    Attributes
+    ----------
+    model_type : str
     """
 
     def __init__(
@@ -64,7 +71,7 @@ class PinnReconstructor(TrainableReconstructor):
     ) -> None:
         super().__init__()
         self._name = name
-        self._model_type = model_type
+        self.model_type = model_type
         self._settings = settings
         self._worker = worker
         self._activity = activity
@@ -73,7 +80,6 @@ class PinnReconstructor(TrainableReconstructor):
         self._model_file: tuple[str, int, int] | None = None
         # Ptychodus hides Stop and the progress bar while the goal is 0.
         self._goal = 1
-        self._ending_since: float | None = None
 
     @property
     def name(self) -> str:
@@ -87,6 +93,11 @@ class PinnReconstructor(TrainableReconstructor):
     def is_model_loaded(self) -> bool:
         """Tell whether Infer has a model to work with."""
         return self._model is not None
+
+    @property
+    def model_backend(self) -> str | None:
+        """Which backend made the loaded model."""
+        return None if self._model is None else self._model.backend
 
     def get_model_file_filter(self) -> str:
         """Return what the file dialog offers."""
@@ -184,7 +195,7 @@ class PinnReconstructor(TrainableReconstructor):
 
     def _training_job(self, source: Path, target: Path) -> dict[str, Any]:
         files = find_training_files(source)
-        config = self._settings.config(self._model_type)
+        config = self._settings.config(self.model_type)
         base = None
         model_backend = None
         if self._settings.options.fine_tune:
@@ -215,49 +226,34 @@ class PinnReconstructor(TrainableReconstructor):
         events, begun = run.events(), time.time()
         try:
             for event in events:
-                if self._is_over(run, event):
-                    self._note_lost_training()
-                    note_checkpoint(output, begun)
-                    return
                 if event is not None and event.kind == 'done':
                     self._end_training(event, output)
-                elif event is not None:
+                    return
+                if event is not None:
                     self._note_training(event)
+                if self._activity.is_ending:
+                    break
                 yield self._training_output()
         except GeneratorExit:
-            # Stop was pressed: what comes out until now is kept.
-            if self._activity.has_begun:
-                run.stop()
-                done = _wait_for_end(events)
-                if done is not None:
-                    self._end_training(done, output)
-                else:
-                    note_checkpoint(output, begun)
-            raise
+            # Stop, where the host does not let us ask.
+            pass
         except PtychoPinnError:
             note_checkpoint(output, begun)
             raise
+        self._stop_training(run, events, output, begun)
 
-    def _note_lost_training(self) -> None:
-        if self._activity.epochs:
-            logger.error(
-                'The worker did not hand over its model within %.0f s after Stop, after %d epochs.',
-                GRACE_S,
-                len(self._activity.epochs),
-            )
+    def _stop_training(
+        self, run: Run, events: Iterator[Event | None], output: Path, begun: float
+    ) -> None:
+        epochs = len(self._activity.epochs)
+        done = _wait_for_end(run, events, GRACE_S if epochs else BRIEF_S)
+        if done is not None:
+            self._end_training(done, output)
+        elif epochs:
+            logger.error('There is no model of the %d epochs.', epochs)
+            note_checkpoint(output, begun)
         else:
-            logger.warning('Stopped before the first epoch ended: there is no new model.')
-
-    def _is_over(self, run: Run, event: Event | None) -> bool:
-        """Ask a run to end where it should; True where there is nothing more to wait for."""
-        if not self._activity.is_ending:
-            self._ending_since = None
-            return False
-        run.stop()
-        now = time.monotonic()
-        self._ending_since = self._ending_since or now
-        is_late = now - self._ending_since > GRACE_S
-        return event is None and (is_late or not self._activity.has_begun)
+            _note_nothing_learned()
 
     def _note_training(self, event: Event) -> None:
         values = event.values
@@ -282,7 +278,7 @@ class PinnReconstructor(TrainableReconstructor):
 
     def _end_training(self, event: Event, output: Path) -> None:
         if event.values['epochs'] == 0:
-            logger.warning('Stopped before the first epoch ended: there is no new model.')
+            _note_nothing_learned()
             return
         self._hold(output)
         logger.info(
@@ -328,7 +324,7 @@ class PinnReconstructor(TrainableReconstructor):
         return Sampling(scan, fitted)
 
     def _inference_job(self, model: Model, path: Path, scan: Scan) -> dict[str, Any]:
-        config = self._settings.config(self._model_type)
+        config = self._settings.config(self.model_type)
         choice = choose(setting=self._settings.backend, model_backend=model.backend)
         logger.info('Inferring from %d patterns with %s.', len(scan), described(choice))
         return {
@@ -341,26 +337,33 @@ class PinnReconstructor(TrainableReconstructor):
             'name': scan.name,
         }
 
-    def _watch_inference(self, run: Run, watch: 'InferenceWatch') -> Iterator[ReconstructOutput]:
+    def _watch_inference(self, run: Run, watch: InferenceWatch) -> Iterator[ReconstructOutput]:
         events = run.events()
+        done = None
         try:
             for event in events:
-                if self._is_over(run, event):
-                    logger.warning('Stopped before there was a picture.')
-                    return
                 if event is not None and event.kind == 'done':
-                    watch.finish(event, self._goal)
-                else:
-                    has_news = event is not None and self._note_inference(event, watch)
-                    if not watch.is_due(has_news=has_news):
-                        continue
-                yield watch.output()
-                watch.note_handed_over(self._activity.when_drawn)
+                    done = event
+                    break
+                has_news = event is not None and self._note_inference(event, watch)
+                if self._activity.is_ending:
+                    break
+                if watch.is_due(has_news=has_news):
+                    yield watch.output()
+                    watch.note_handed_over(self._activity.when_drawn)
         except GeneratorExit:
-            if self._activity.has_begun:
-                run.stop()
-                _wait_for_end(events)
+            # Stop, where the host does not let us ask: the worker may stay for the next run.
+            _wait_for_end(run, events, BRIEF_S)
             raise
+        done = done or _wait_for_end(run, events, BRIEF_S)
+        if done is not None:
+            watch.finish(done, self._goal)
+        elif watch.has_picture:
+            logger.warning('Stopped: the object is that of the last picture.')
+        else:
+            logger.warning('Stopped before there was a picture.')
+            return
+        yield watch.output()
 
     def _note_inference(self, event: Event, watch: InferenceWatch) -> bool:
         """Take in progress; True where it brought a picture."""
@@ -368,15 +371,20 @@ class PinnReconstructor(TrainableReconstructor):
         return watch.update(event)
 
 
-def _wait_for_end(events: Iterator[Event | None]) -> Event | None:
-    """Return how a run that was asked to stop ended; None where it does not end in time."""
-    deadline = time.monotonic() + GRACE_S
+def _note_nothing_learned() -> None:
+    logger.warning('Stopped before the first epoch ended: there is no new model.')
+
+
+def _wait_for_end(run: Run, events: Iterator[Event | None], patience_s: float) -> Event | None:
+    """Ask a run to stop and return how it ended; None where it fails or does not end in time."""
+    run.stop()
+    deadline = time.monotonic() + patience_s
     try:
         for event in events:
             if event is not None and event.kind == 'done':
                 return event
-            if time.monotonic() > deadline:
-                logger.warning('The run did not stop within %.0f s and was ended.', GRACE_S)
+            if time.monotonic() >= deadline:
+                logger.warning('The worker did not stop within %.0f s and was ended.', patience_s)
                 return None
     except PtychoPinnError as error:
         logger.error('The run failed while it stopped: %s', error)

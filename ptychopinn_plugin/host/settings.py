@@ -5,6 +5,7 @@ Defaults, limits and explanations come from `config`, where each is written once
 
 import dataclasses
 import logging
+import re
 import types
 import typing
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ from ptychopinn_plugin.errors import ConfigError
 GROUP_NAME = 'PtychoPINNPlugin'
 
 DEVICES = ('auto', 'cpu', 'cuda', 'cuda:1', 'cuda:2', 'cuda:3', 'mps')
+"""What the dropdown offers; machines with more GPUs number them on."""
 
 LARGEST = 10**9
 """Of whole numbers without a limit of their own: Qt's boxes and bars take no more than 32 bits."""
@@ -303,6 +305,8 @@ def _parse(text: str, row: Row) -> Any:
         return value
     if row.kind is int and row.field.metadata['maximum'] is None and value > LARGEST:
         raise ConfigError(f'expected at most {LARGEST}; got {value}.')
+    if row.choices is DEVICES and not re.fullmatch(r'auto|cpu|mps|cuda(:\d+)?', value):
+        raise ConfigError(f'expected auto, cpu, cuda, cuda:1 ..., or mps; got {value!r}.')
     section, _, field = row.names[0].rpartition('.')
     _SECTIONS[section](**{field: value})
     return value

@@ -37,12 +37,13 @@ def to_scan(parameters: ReconstructInput) -> Scan:
     # A tiny or empty object is what a new product holds.
     layers = product.object_.get_array()
     has_object = layers.size > 0 and versions.has_center(product.object_)
-    object_, notes = joining.single_layer(layers) if has_object else (None, ())
+    object_, object_notes = joining.single_layer(layers) if has_object else (None, ())
+    modes, probe_notes = joining.single_probe(probe) if probe.size else (None, ())
     order = np.arange(len(product.probe_positions))
     known = joining.Product(
         indexes=order,
         positions_m=ptychodus_names.positions_m(product.probe_positions),
-        probe=joining.single_probe(probe)[0] if probe.size else None,
+        probe=modes,
         object_=object_,
         center_m=versions.center_m(product.object_) if has_object else None,
         geometry=Geometry(
@@ -51,7 +52,7 @@ def to_scan(parameters: ReconstructInput) -> Scan:
             photon_energy_eV=ptychodus_names.photon_energy_eV(product.metadata) or None,
             detector_distance_m=product.metadata.detector_distance_m or None,
         ),
-        notes=notes,
+        notes=(*probe_notes, *object_notes),
     )
     measured = joining.Measurement(
         np.asarray(parameters.diffraction_patterns), order, _mask(parameters)

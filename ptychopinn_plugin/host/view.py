@@ -31,7 +31,8 @@ from ptychopinn_plugin.backends.selection import AUTOMATIC, ENVIRONMENT_VARIABLE
 from ptychopinn_plugin.errors import PtychoPinnError
 from ptychopinn_plugin.host import versions
 from ptychopinn_plugin.host.activity import Activity
-from ptychopinn_plugin.host.library import ALGORITHMS, LIBRARY_NAME, PtychoPinnLibrary
+from ptychopinn_plugin.host.library import LIBRARY_NAME, PtychoPinnLibrary
+from ptychopinn_plugin.host.reconstructor import PinnReconstructor
 from ptychopinn_plugin.host.settings import ROWS, Row
 
 REFRESH_MS = 1000
@@ -67,16 +68,16 @@ class PinnViewControllerFactory(ReconstructorViewControllerFactory):
 
     def create_view_controller(self, reconstructor_name: str) -> QWidget:
         """Make the panel of an algorithm, which Ptychodus names in lower case."""
-        model_type = {name.casefold(): kind for name, kind in ALGORITHMS.items()}.get(
-            reconstructor_name.casefold(), 'pinn'
+        reconstructor = next(
+            item for item in self._library if item.name.casefold() == reconstructor_name.casefold()
         )
         builder = _parameters.ParameterViewBuilder(self._dialogs)
         curve = TrainingCurve(self._library.activity)
         builder.add_view_controller_to_top(curve)
         switches = []
         for row in ROWS:
-            if row.only_for in (None, model_type):
-                view = _view_of(row, self._library)
+            if row.only_for in (None, reconstructor.model_type):
+                view = _view_of(row, self._library, reconstructor)
                 builder.add_view_controller(view, f'{row.label}:', group=row.group)
                 if row.needs is not None:
                     switches.append(_Switch(view.get_widget(), row.needs, self._library))
@@ -85,16 +86,13 @@ class PinnViewControllerFactory(ReconstructorViewControllerFactory):
         return Page(panel, curve, switches)
 
 
-def _view_of(row: Row, library: PtychoPinnLibrary) -> Any:
+def _view_of(row: Row, library: PtychoPinnLibrary, reconstructor: PinnReconstructor) -> Any:
     """Make what shows a row and lets it be changed."""
     parameter, tip = library.settings.parameters[row.names[0]], row.tool_tip
     if row.names == ('backend',):
-        return BackendView(library, row)
+        return BackendView(library, reconstructor, row)
     if row.choices:
-        items = list(row.choices)
-        if parameter.get_value() not in items:
-            items.append(parameter.get_value())
-        return _parameters.ComboBoxParameterViewController(parameter, items, tool_tip=tip)
+        return ChoiceView(parameter, row)
     if row.kind is bool:
         return _parameters.CheckBoxParameterViewController(parameter, '', tool_tip=tip)
     if row.kind is float:
@@ -219,16 +217,46 @@ class NumberView(_parameters.ParameterViewController, Observer):  # type: ignore
             self._show()
 
 
-class BackendView(_parameters.ParameterViewController, Observer):  # type: ignore[misc, name-defined]
-    """The dropdown of the backend and, below it, which one is in force and why."""
+class ChoiceView(_parameters.ParameterViewController, Observer):  # type: ignore[misc, name-defined]
+    """A dropdown that shows what is in force, though it be none of its own choices.
 
-    def __init__(self, library: PtychoPinnLibrary, row: Row) -> None:
+    A settings file may name another one; Ptychodus' own dropdown would show the former then.
+    """
+
+    def __init__(self, parameter: Parameter[str], row: Row) -> None:
         super().__init__()
-        self._library = library
-        self._parameter = library.settings.parameters['backend']
+        self._parameter = parameter
         self.combo_box = QComboBox()
         self.combo_box.addItems(row.choices)
         self.combo_box.setToolTip(row.tool_tip)
+        self.combo_box.textActivated.connect(parameter.set_value)
+        parameter.add_observer(self)
+        self._show()
+
+    def get_widget(self) -> QWidget:
+        """Return the widget."""
+        return self.combo_box
+
+    def _show(self) -> None:
+        value = str(self._parameter.get_value())
+        if self.combo_box.findText(value) < 0:
+            self.combo_box.addItem(value)
+        self.combo_box.setCurrentText(value)
+
+    def _update(self, observable: Observable) -> None:
+        if observable is self._parameter:
+            self._show()
+
+
+class BackendView(ChoiceView):
+    """The dropdown of the backend and, below it, which one is in force and why."""
+
+    def __init__(
+        self, library: PtychoPinnLibrary, reconstructor: PinnReconstructor, row: Row
+    ) -> None:
+        super().__init__(library.settings.parameters['backend'], row)
+        self._library, self._reconstructor = library, reconstructor
+        self._decisive: tuple[str | None, ...] | None = None
         self.note = QLabel()
         self.note.setWordWrap(True)
         self._widget = QWidget()
@@ -238,8 +266,6 @@ class BackendView(_parameters.ParameterViewController, Observer):  # type: ignor
         layout.addWidget(self.combo_box)
         layout.addWidget(self.note)
         self._widget.setLayout(layout)
-        self.combo_box.textActivated.connect(self._parameter.set_value)
-        self._parameter.add_observer(self)
         self._timer = QTimer(self._widget)
         self._timer.timeout.connect(self.refresh)
         self._timer.start(REFRESH_MS)
@@ -250,15 +276,18 @@ class BackendView(_parameters.ParameterViewController, Observer):  # type: ignor
         return self._widget
 
     def refresh(self) -> None:
-        """Show what is in force now: the environment can change while the window is open."""
-        value = str(self._parameter.get_value())
-        if self.combo_box.findText(value) < 0:
-            self.combo_box.addItem(value)
-        self.combo_box.setCurrentText(value)
+        """Show what is in force now: environment and model change while the window is open."""
         named = os.environ.get(ENVIRONMENT_VARIABLE, '').strip().lower()
+        model_backend = self._reconstructor.model_backend
+        decisive = (self._parameter.get_value(), named, model_backend)
+        if decisive == self._decisive:
+            # To look for what is installed reads hundreds of files.
+            return
+        self._decisive = decisive
         self.combo_box.setEnabled(named in ('', AUTOMATIC))
         try:
             choice = self._library.choose_backend()
+            with_model = self._library.choose_backend(model_backend)
         except PtychoPinnError as error:
             self.note.setText(str(error))
             return
@@ -267,12 +296,18 @@ class BackendView(_parameters.ParameterViewController, Observer):  # type: ignor
             'setting': 'chosen here',
             'auto': 'the first that is installed; a loaded model runs on its own',
         }[choice.source]
-        self.note.setText(f'In force: {choice.name} ({why}).')
+        text = f'In force: {choice.name} ({why}).'
+        if with_model.name != choice.name:
+            text = (
+                f'In force: {with_model.name} (it made the loaded model). '
+                f'Training from scratch uses {choice.name}.'
+            )
+        self.note.setText(text)
 
     def _update(self, observable: Observable) -> None:
         """Be told that the setting has changed."""
-        if observable is self._parameter:
-            self.refresh()
+        super()._update(observable)
+        self.refresh()
 
 
 class TrainingCurve(_parameters.ParameterViewController):  # type: ignore[misc, name-defined]
@@ -308,14 +343,16 @@ class TrainingCurve(_parameters.ParameterViewController):  # type: ignore[misc, 
         if activity.kind:
             self.status.setText(_status(activity))
         epochs = activity.epochs
-        if epochs and epochs is not self._drawn:
+        if epochs is not self._drawn:
             self._drawn = epochs
-            self._canvas.show()
-            self._draw(epochs)
+            self.axes.clear()
+            if epochs:
+                self._draw(epochs)
+            # A training that has just begun has none, and leaves no other's curve there.
+            self._canvas.setVisible(bool(epochs))
 
     def _draw(self, epochs: Sequence[Mapping[str, float]]) -> None:
         axes = self.axes
-        axes.clear()
         numbers = range(1, len(epochs) + 1)
         drawn: list[float] = []
         labels = {'loss': 'training'}
@@ -341,8 +378,10 @@ class TrainingCurve(_parameters.ParameterViewController):  # type: ignore[misc, 
 
 def _status(activity: Activity) -> str:
     name, step, total = activity.progress
+    if not activity.is_running and activity.kind == 'inference':
+        return 'Inference ended.'
     if not activity.is_running:
-        return 'The last training:' if activity.kind == 'training' else 'Inference ended.'
+        return 'The last training:' if activity.epochs else 'Training ended before its first epoch.'
     stages = {
         'load': 'Starting ...',
         'teach': 'The teacher sweeps the training scan',

@@ -49,7 +49,7 @@ def test_metrics(folder: Path) -> None:
     sweeps = {'network': 0, 'network_and_sweeps': 4, 'sweeps_from_flat': 4}
     for name, number in sweeps.items():
         row = results[name]
-        assert len(row['likelihoods']) == (number + 1 if number else 0)
+        assert len(row['likelihoods']) == number + 1
         assert row['likelihoods'] == sorted(row['likelihoods'], reverse=True)
         assert 0 < row['amplitude_residual'] < 1
         assert row['seconds'] == pytest.approx(sum(row['timing'].values()))

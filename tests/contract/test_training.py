@@ -323,7 +323,8 @@ def test_a_probe_that_may_be_a_guess_is_said_so(
 def test_ends(make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig) -> None:
     short = make_backend().train([tiny_scan], brief(epochs=10**6, max_minutes=0.02))
     assert short.stopped == 'max-minutes'
-    assert short.history[-1]['seconds'] < 6
+    # 1.2 s, and what the first epoch takes on a busy machine.
+    assert short.history[-1]['seconds'] < 18
     # However short, something was learned and can be written.
     assert np.isfinite(short.model.provenance['best_loss'])
 

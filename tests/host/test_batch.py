@@ -2,8 +2,10 @@
 
 import dataclasses
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,16 +30,23 @@ def ptychodus(
     action: str, source: Path, target: Path, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run Ptychodus as a user would."""
-    command = [sys.executable, '-m', 'ptychodus', '-b', action, '-i', str(source), '-o']
-    variables = {name: value for name, value in os.environ.items() if name != 'PTYCHOPINN_BACKEND'}
     return subprocess.run(
-        [*command, str(target)],
-        env={**variables, **environment},
+        _command(action, source, target),
+        env={**_variables(), **environment},
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
+
+
+def _command(action: str, source: Path, target: Path) -> list[str]:
+    words = ['-m', 'ptychodus', '-b', action, '-i', str(source), '-o', str(target)]
+    return [sys.executable, *words]
+
+
+def _variables() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != 'PTYCHOPINN_BACKEND'}
 
 
 def _lines(run: subprocess.CompletedProcess[str], level: str) -> list[str]:
@@ -75,6 +84,34 @@ def test_training_without_an_export_takes_the_pair(
     model = read_model(tmp_path / 'out' / 'model.zip')
     assert model.data_summary['patterns'] == 80
     assert model.training_state is None
+
+
+@pytest.mark.skipif(not hasattr(os, 'killpg'), reason='There are no process groups here.')
+def test_ctrl_c_ends_a_training_with_its_model(write_folder: WriteFolder, tmp_path: Path) -> None:
+    source = write_folder(tmp_path / 'in', epochs=100_000)
+    log = tmp_path / 'log.txt'
+    with log.open('w') as output:
+        run = subprocess.Popen(
+            _command('train', source, tmp_path / 'out'),
+            env={**_variables(), 'PYTHONUNBUFFERED': '1'},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            # As in a terminal, whose Ctrl-C reaches the worker too.
+            start_new_session=True,
+        )
+    try:
+        deadline = time.monotonic() + 120.0
+        while 'epoch 2: ' not in log.read_text():
+            assert run.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.1)
+        os.killpg(run.pid, signal.SIGINT)
+        assert run.wait(60.0) != 0, 'an interrupted command has not succeeded'
+    finally:
+        run.kill()
+        run.wait()
+    assert '(ended by: request). The model is loaded' in log.read_text()
+    assert read_model(tmp_path / 'out' / 'model.zip').config.training.epochs == 100_000
 
 
 def test_fine_tuning_starts_from_the_model_of_the_folder(

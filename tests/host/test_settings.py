@@ -86,6 +86,7 @@ def _another(row: Row) -> object:
         ('ModelPadObject = perhaps', "expected True or False; got 'perhaps'"),
         ('ModelPatternSize = 7', 'at least 16'),
         ('IdleMinutes = -1', 'at least 0.1'),
+        ('TrainingDevice = gpu0', "expected auto, cpu, cuda, cuda:1 ..., or mps; got 'gpu0'"),
     ],
 )
 def test_a_value_that_cannot_be_is_named_and_the_former_kept(
@@ -116,6 +117,16 @@ def test_a_backend_that_is_missing_here_is_kept(
     file.write_text(f'[{GROUP_NAME}]\nBackend = jax\n')
     registry.open_settings(file)
     assert settings.backend == 'jax'
+
+
+def test_a_gpu_that_the_dropdown_does_not_offer_is_kept(
+    settings: PluginSettings, registry: SettingsRegistry, tmp_path: Path
+) -> None:
+    file = tmp_path / 'settings.ini'
+    file.write_text(f'[{GROUP_NAME}]\nTrainingDevice = cuda:12\n')
+    registry.open_settings(file)
+    config = settings.config('pinn')
+    assert (config.training.device, config.inference.device) == ('cuda:12', 'cuda:12')
 
 
 def test_a_number_between_off_and_its_minimum_is_an_error(settings: PluginSettings) -> None:

@@ -1,5 +1,6 @@
 """Scans and products: metres and pixels, (x, y) and (y, x), against Ptychodus' own mapping."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -117,11 +118,21 @@ def test_losses_and_probe(parameters: ReconstructInput) -> None:
 
 
 def test_a_product_without_a_probe_says_so(parameters: ReconstructInput) -> None:
-    import dataclasses
-
     bare = dataclasses.replace(parameters.product, probes=ProbeSequence(None, None, None))
     with pytest.raises(DataError, match='probe'):
         to_scan(ReconstructInput(parameters.diffraction_patterns, parameters.bad_pixels, bare))
+
+
+def test_what_is_left_out_of_a_probe_is_noted(parameters: ReconstructInput) -> None:
+    probes = parameters.product.probes
+    modes = np.repeat(probes.get_array(), 3, axis=0)
+    weights = np.ones((len(parameters.product.probe_positions), 3))
+    varying = ProbeSequence(modes, weights, probes.get_pixel_geometry())
+    product = dataclasses.replace(parameters.product, probes=varying)
+    scan = to_scan(ReconstructInput(parameters.diffraction_patterns, None, product))
+    assert scan.probe.shape == modes.shape[1:]
+    assert 'The first of 3 orthogonal variations of the probe is used.' in scan.notes
+    assert not to_scan(parameters).notes
 
 
 def test_a_missing_mask_masks_nothing(parameters: ReconstructInput) -> None:

@@ -11,6 +11,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing import shared_memory
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from ptychopinn_plugin.archive import read_model
 from ptychopinn_plugin.backends import checkpoints
 from ptychopinn_plugin.data import Scan, write_scan
 from ptychopinn_plugin.errors import ArchiveError, DataError, WorkerError
+from ptychopinn_plugin.host import process
 from ptychopinn_plugin.host.channel import Message, SharedArrays
 from ptychopinn_plugin.host.jobs import Jobs
 from ptychopinn_plugin.host.worker import Event, Worker
@@ -200,7 +202,7 @@ def test_the_second_inference_starts_at_once(
 ) -> None:
     job, arrays = _inference(model_file, small_scan)
     pids, seconds = [], []
-    for _ in range(2):
+    for _ in range(4):
         began = time.perf_counter()
         with worker.run(job, arrays) as run:
             events = run.events(tick_s=30.0)
@@ -208,9 +210,9 @@ def test_the_second_inference_starts_at_once(
             seconds.append(time.perf_counter() - began)
             _last(events)
         pids.append(worker.pid)
-    assert pids[0] == pids[1]
-    assert seconds[1] < 0.3
-    assert seconds[1] < seconds[0]
+    assert len(set(pids)) == 1
+    cold, *warm = seconds
+    assert min(warm) < min(0.6, cold)
 
 
 def test_a_changed_model_file_is_read_again(
@@ -234,7 +236,7 @@ def test_a_changed_model_file_is_read_again(
     assert (tmp_path / 'changing.previous.zip').read_bytes() == model_file.read_bytes()
 
 
-def test_a_stop_is_heard_within_two_seconds_and_keeps_the_best(
+def test_a_stop_is_heard_soon_and_keeps_the_best(
     worker: Worker, training: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
     with worker.run(training()) as run:
@@ -243,7 +245,7 @@ def test_a_stop_is_heard_within_two_seconds_and_keeps_the_best(
         began = time.perf_counter()
         run.stop()
         done = _last(events)
-    assert time.perf_counter() - began < 2.0
+    assert time.perf_counter() - began < 6.0
     assert done.values['stopped'] == 'request'
     assert done.values['epochs'] >= 3
     assert (tmp_path / 'model.zip').is_file()
@@ -271,7 +273,7 @@ def test_a_killed_worker_is_an_error_and_the_next_run_works(
         began = time.perf_counter()
         with pytest.raises(WorkerError, match='memory ran out'):
             _last(events)
-    assert time.perf_counter() - began < 5.0
+    assert time.perf_counter() - began < 15.0
     assert worker.pid is None
     with worker.run(training(epochs=1)) as run:
         assert _last(run.events()).values['epochs'] == 1
@@ -293,19 +295,21 @@ def test_a_worker_that_leaves_without_a_word_is_an_error(
             _last(run.events())
     finally:
         sys.path.remove(str(tmp_path))
-    assert time.perf_counter() - began < 5.0
+    assert time.perf_counter() - began < 15.0
     assert 'exit code 7' in str(caught.value)
     assert 'out of patience' in str(caught.value)
 
 
 @pytest.mark.skipif(not hasattr(signal, 'SIGSTOP'), reason='There is no SIGSTOP here.')
 def test_a_stuck_worker_is_ended(training: Callable[..., dict[str, Any]]) -> None:
-    worker = Worker(silence_s=3.0)
+    worker = Worker()
     try:
         with worker.run(training()) as run:
             events = run.events()
             _until_trained(events)
             assert worker.pid is not None
+            # Not before: a busy machine may take as long to start it.
+            run._silence_s = 3.0
             os.kill(worker.pid, signal.SIGSTOP)
             with pytest.raises(WorkerError, match='said nothing for'):
                 _last(events)
@@ -322,8 +326,24 @@ def test_a_run_that_is_left_ends_the_worker(
         pid = worker.pid
     assert pid is not None
     assert worker.pid is None
+    assert not _is_running(pid)
     with worker.run(training(epochs=1)) as run:
         assert _last(run.events()).kind == 'done'
+
+
+@pytest.mark.skipif(not hasattr(signal, 'SIGSTOP'), reason='There is no SIGSTOP here.')
+def test_a_run_that_is_left_is_not_waited_for(
+    worker: Worker, training: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker hears nothing while it imports a framework, which can take long."""
+    monkeypatch.setattr(process, 'GOODBYE_S', 30.0)
+    with worker.run(training()) as run:
+        _until_trained(run.events())
+        assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGSTOP)
+        left = time.perf_counter()
+    assert time.perf_counter() - left < 15
+    assert worker.pid is None
 
 
 def test_one_run_at_a_time(worker: Worker, training: Callable[..., dict[str, Any]]) -> None:
@@ -358,7 +378,7 @@ def test_an_idle_worker_goes_and_comes_back(training: Callable[..., dict[str, An
         with worker.run(training(epochs=1)) as run:
             _last(run.events())
         first = worker.pid
-        deadline = time.monotonic() + 10.0
+        deadline = time.monotonic() + 30.0
         while worker.pid is not None and time.monotonic() < deadline:
             time.sleep(0.05)
         assert worker.pid is None
@@ -387,18 +407,19 @@ def test_the_worker_dies_with_a_killed_parent(tmp_path: Path, scan_file: Path) -
             }})
             print(worker.pid, flush=True)
             for event in run.events():
-                pass
+                if event is not None:
+                    print(event.kind, flush=True)
             """
         )
     )
     parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     pid = int(parent.stdout.readline())
-    time.sleep(4.0)
+    assert parent.stdout.readline() == 'progress\n'
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    deadline = time.monotonic() + 5.0
+    deadline = time.monotonic() + 15.0
     while _is_running(pid) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not _is_running(pid)
@@ -438,24 +459,51 @@ def test_ctrl_c_in_the_terminal_is_for_the_host(
     assert worker.pid == pid
 
 
+@pytest.fixture
+def blocks(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Return the files of the shared memory that this process makes or opens.
+
+    Not all that are there: other processes have some, too.
+    """
+    if not Path('/dev/shm').is_dir():
+        pytest.skip('Shared memory is looked up in /dev/shm.')
+    files = []
+
+    class Recorded(shared_memory.SharedMemory):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            files.append(Path('/dev/shm') / self.name)
+
+    monkeypatch.setattr(shared_memory, 'SharedMemory', Recorded)
+    return files
+
+
 @pytest.mark.skipif(not hasattr(os, 'posix_fallocate'), reason='Memory is not reserved here.')
-def test_shared_memory_that_is_full_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shared_memory_that_is_full_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, blocks: list[Path]
+) -> None:
     def refuse(*_: int) -> None:
         raise OSError(errno.ENOSPC, 'No space left on device')
 
     monkeypatch.setattr(os, 'posix_fallocate', refuse)
-    before = set(os.listdir('/dev/shm'))
     with pytest.raises(WorkerError, match=r'must hold 8 MiB more: No space.*--shm-size'):
         SharedArrays().lend(np.zeros(2**20))
-    assert set(os.listdir('/dev/shm')) <= before
+    (block,) = blocks
+    assert not block.exists()
 
 
-@pytest.mark.skipif(not Path('/dev/shm').is_dir(), reason='Shared memory is looked up there.')
-def test_no_shared_memory_stays_behind(worker: Worker, model_file: Path, small_scan: Scan) -> None:
-    before = set(os.listdir('/dev/shm'))
+def test_no_shared_memory_stays_behind(
+    worker: Worker, model_file: Path, small_scan: Scan, blocks: list[Path]
+) -> None:
     job, arrays = _inference(model_file, small_scan)
     for _ in range(2):
         with worker.run(job, arrays) as run:
             _last(run.events())
     worker.close()
-    assert set(os.listdir('/dev/shm')) <= before
+    # What goes to the host, what comes back, and a picture at least.
+    assert len(blocks) >= 2 * (4 + 4 + 2)
+    # Those that the worker still lends go with its resource tracker.
+    deadline = time.monotonic() + 15.0
+    while any(block.exists() for block in blocks) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [block for block in blocks if block.exists()]

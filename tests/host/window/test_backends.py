@@ -29,6 +29,10 @@ def test_tensorflow_trains_and_both_infer(window: Window, tmp_path: Path) -> Non
     window.wait_for_end(3 * PATIENCE_MS)
     assert 'Training on data with tensorflow (the Backend setting says so).' in window.log
     assert read_model(folder / 'model.zip').backend == 'tensorflow'
+    window.choose(box, 'auto')
+    assert note.text() == (
+        'In force: tensorflow (it made the loaded model). Training from scratch uses pytorch.'
+    )
 
     objects = []
     for name in ('tensorflow', 'pytorch'):
@@ -36,7 +40,7 @@ def test_tensorflow_trains_and_both_infer(window: Window, tmp_path: Path) -> Non
         window.wait(window.infer_button.isEnabled)
         number = window.infer()
         window.wait_for_end(3 * PATIENCE_MS)
-        assert f'with {name} (the Backend setting says so)' in window.flushed_log()
+        assert f'with {name} (the Backend setting says so)' in window.log
         objects.append(object_of(window, number))
     assert 'ERROR' not in window.log
     first, second = objects

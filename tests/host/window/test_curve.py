@@ -49,6 +49,23 @@ def test_an_epoch_that_ends_amid_drawing_is_drawn_the_next_time(
     assert [len(line.get_ydata()) for line in curve.axes.lines] == [4, 4]
 
 
+def test_a_training_that_ends_early_shows_no_other_curve(activity: Activity, qtbot: QtBot) -> None:
+    curve = TrainingCurve(activity)
+    qtbot.addWidget(curve.get_widget())
+    curve.refresh()
+    assert curve.status.text() == 'The last training:'
+    assert curve.axes.lines
+    with activity.running('inference'):
+        curve.refresh()
+    assert curve.axes.lines, 'the curve stays while its model infers'
+
+    with activity.running('training'):
+        curve.refresh()
+        assert not curve.axes.lines
+    curve.refresh()
+    assert curve.status.text() == 'Training ended before its first epoch.'
+
+
 def test_a_second_training_as_long_as_the_first_is_drawn(activity: Activity, qtbot: QtBot) -> None:
     curve = TrainingCurve(activity)
     qtbot.addWidget(curve.get_widget())

@@ -10,8 +10,9 @@ import pytest
 
 import ptychopinn_plugin as pp
 from ptychopinn_plugin.archive import read_model
+from ptychopinn_plugin.host import reconstructor
 
-from .user import Window
+from .user import STOP_S, Window, needs_stopped_processes
 
 LONG = 100_000
 """Sweeps that no test waits for."""
@@ -45,7 +46,7 @@ def test_a_fresh_application_infers_what_the_library_infers(
     fresh = open_window(folder / 'settings.ini')
     fresh.open(folder)
     load_model(fresh, model)
-    assert f'Loaded {model}, trained with pytorch.' in fresh.flushed_log()
+    fresh.wait_for_log(f'Loaded {model}, trained with pytorch.')
     number = fresh.infer()
     assert np.allclose(object_of(fresh, number), 1), 'the copy that Ptychodus begins with'
     fresh.wait_for_end()
@@ -68,7 +69,7 @@ def test_a_fresh_application_infers_what_the_library_infers(
 
     pid = fresh.library.worker.pid
     # 0.08 s where nothing else runs; a cold start takes seconds.
-    assert seconds_to_first_event(fresh) < 0.6
+    assert min(seconds_to_first_event(fresh) for _ in range(3)) < 0.6
     assert fresh.library.worker.pid == pid
 
 
@@ -78,7 +79,7 @@ def seconds_to_first_event(window: Window) -> float:
     heard: list[float] = []
 
     def listen() -> None:
-        while not (activity.is_running and activity.has_begun):
+        while not (activity.is_running and activity.stage != 'load'):
             time.sleep(0.002)
         heard.append(time.monotonic())
 
@@ -91,15 +92,20 @@ def seconds_to_first_event(window: Window) -> float:
     return heard[0] - clicked
 
 
-def test_stop_keeps_the_newest_picture(window: Window, model_file: Path) -> None:
+def test_stop_keeps_the_newest_picture(
+    window: Window, model_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # However busy the machine: the worker tells what it has.
+    monkeypatch.setattr(reconstructor, 'BRIEF_S', STOP_S)
     window.set(RefinementSweeps=LONG)
     load_model(window, model_file)
     number = window.infer()
-    window.wait(lambda: window.library.activity.stage == 'refine')
+    activity = window.library.activity
+    window.wait(lambda: activity.stage == 'refine' and activity.progress[1] > 3)
     window.wait(lambda: not np.allclose(object_of(window, number), 1))
     assert window.is_running
 
-    assert window.stop() < 2
+    assert window.stop() < STOP_S
 
     losses = window.products[number].get_product().losses
     assert 3 < len(losses) < LONG
@@ -114,10 +120,31 @@ def test_the_host_says_when_a_picture_is_drawn(window: Window) -> None:
     window.wait(lambda: bool(drawn))
 
 
-def test_stop_while_the_worker_starts(window: Window, model_file: Path) -> None:
+@needs_stopped_processes
+def test_stop_amid_a_long_sweep_keeps_the_picture_that_is_there(
+    window: Window, model_file: Path
+) -> None:
+    window.set(RefinementSweeps=LONG)
     load_model(window, model_file)
     number = window.infer()
-    assert window.stop() < 2.5
+    window.wait(lambda: window.library.activity.stage == 'refine')
+    window.wait(lambda: not np.allclose(object_of(window, number), 1))
+    window.freeze_worker()
+
+    assert window.stop() < STOP_S
+
+    assert 'Stopped: the object is that of the last picture.' in window.log
+    assert not np.allclose(object_of(window, number), 1)
+    assert window.library.worker.pid is None
+
+
+def test_stop_while_the_worker_starts(window: Window, model_file: Path, slow_start: Path) -> None:
+    load_model(window, model_file)
+    number = window.infer()
+    window.wait(slow_start.is_file)
+
+    assert window.stop() < STOP_S
+
     assert 'Stopped before there was a picture.' in window.log
     assert np.allclose(object_of(window, number), 1)
 
@@ -142,7 +169,7 @@ def test_a_file_that_is_no_model(window: Window, tmp_path: Path) -> None:
     path = tmp_path / 'notes.zip'
     path.write_text('no archive')
     load_model(window, path)
-    assert 'Load Model failed: ' in window.flushed_log()
+    window.wait_for_log('Load Model failed: ')
     assert len(window.errors) == 1, "Ptychodus' dialog"
     assert not window.reconstructor.is_model_loaded()
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ptychodus.api.settings import SettingsRegistry
 from PyQt5.QtWidgets import (
     QComboBox,
     QDialogButtonBox,
@@ -18,8 +19,12 @@ from PyQt5.QtWidgets import (
     QSpinBox,
     QWidget,
 )
+from pytestqt.qtbot import QtBot
 
+from ptychopinn_plugin.backends import selection
+from ptychopinn_plugin.host.library import PtychoPinnLibrary
 from ptychopinn_plugin.host.settings import GROUP_NAME, ROWS
+from ptychopinn_plugin.host.view import BackendView
 
 from .user import Window
 
@@ -122,6 +127,31 @@ def test_the_environment_beats_the_dropdown(
     window.wait(box.isEnabled)
 
 
+def test_the_panel_looks_for_backends_only_when_something_changed(
+    qtbot: QtBot, clean_environment: pytest.MonkeyPatch
+) -> None:
+    library = PtychoPinnLibrary(SettingsRegistry())
+    looked: list[str] = []
+    find = selection.entry_points_of
+    clean_environment.setattr(
+        selection, 'entry_points_of', lambda group: looked.append(group) or find(group)
+    )
+    (row,) = (row for row in ROWS if row.names == ('backend',))
+    view = BackendView(library, next(iter(library)), row)
+    qtbot.addWidget(view.get_widget())
+    looked.clear()
+    view.refresh()
+    view.refresh()
+    assert not looked
+
+    library.settings.parameters['backend'].set_value('pytorch')
+    assert looked
+    looked.clear()
+    clean_environment.setenv('PTYCHOPINN_BACKEND', 'pytorch')
+    view.refresh()
+    assert looked
+
+
 def test_an_unknown_backend_is_an_error_that_the_panel_shows(
     window: Window, clean_environment: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -138,6 +168,19 @@ def test_an_unknown_backend_is_an_error_that_the_panel_shows(
     window.wait(lambda: 'theano' in note.text())
     assert 'asked for by PTYCHOPINN_BACKEND' in note.text()
     assert not box.isEnabled()
+
+
+def test_a_dropdown_shows_what_a_settings_file_says(window: Window, tmp_path: Path) -> None:
+    box = widget_of(window.panel, 'Run', 'Device')
+    assert isinstance(box, QComboBox)
+    assert box.currentText() == 'cpu'
+    file = tmp_path / 'other.ini'
+    file.write_text(f'[{GROUP_NAME}]\nTrainingDevice = cuda:12\n')
+    window.model.settings_registry.open_settings(file)
+    assert box.currentText() == 'cuda:12'
+
+    window.choose(box, 'auto')
+    assert window.library.settings.config('pinn').training.device == 'auto'
 
 
 def test_rows_without_effect_are_greyed(window: Window) -> None:
@@ -225,6 +268,7 @@ def test_bad_values_in_a_settings_file_leave_the_defaults(
     warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     for name in ('TrainingBatchSize', 'ModelArchitecture', 'TrainingLearningRate'):
         assert any(re.search(rf'{GROUP_NAME}\.{name}: .+ Kept: ', text) for text in warnings)
+        window.wait_for_log(f'{GROUP_NAME}.{name}: ')
     config = window.library.settings.config('pinn')
     assert (config.training.batch_size, config.training.learning_rate) == (32, 1e-3)
     assert config.model.architecture == 'sweepnet'

@@ -2,6 +2,9 @@
 
 import importlib.util
 import logging
+import os
+import signal
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -24,6 +27,13 @@ TICK_MS = 50
 """The tests look at the queues of the window more often than once a second."""
 
 PATIENCE_MS = 60_000
+
+STOP_S = 6.0
+"""The guide promises two seconds; a machine that is busy otherwise takes more."""
+
+needs_stopped_processes = pytest.mark.skipif(
+    not hasattr(signal, 'SIGSTOP'), reason='There is no SIGSTOP here.'
+)
 
 
 class Window:
@@ -76,10 +86,9 @@ class Window:
         """The algorithm that is chosen."""
         return self.parts._algorithm_parameter.get_current_reconstructor()
 
-    def flushed_log(self) -> str:
-        """What the log pane shows once it has heard everything."""
-        self.parts._processing_api.task_monitor.notify_observers()
-        return self.log
+    def wait_for_log(self, text: str) -> None:
+        """Let the window live until the log pane shows a text."""
+        self.wait(lambda: text in self.log)
 
     @property
     def products(self) -> Any:
@@ -135,6 +144,12 @@ class Window:
         started = time.monotonic()
         self.wait_for_end()
         return time.monotonic() - started
+
+    def freeze_worker(self) -> None:
+        """Let the worker hear nothing, as one that computes for minutes."""
+        pid = self.library.worker.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
 
     def wait(self, condition: Callable[[], bool], timeout_ms: int = PATIENCE_MS) -> None:
         """Let the window live until something is so."""
@@ -210,3 +225,15 @@ def window(open_window: Callable[..., Window], write_folder: Any, tmp_path: Path
     window = open_window(folder / 'settings.ini')
     window.open(folder)
     return window
+
+
+@pytest.fixture
+def slow_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Let workers import PyTorch for ever; return the file that is there once one does."""
+    package, sign = tmp_path / 'slow' / 'torch', tmp_path / 'slow' / 'importing'
+    package.mkdir(parents=True)
+    code = f'import pathlib, time\npathlib.Path({str(sign)!r}).touch()\ntime.sleep(600)\n'
+    (package / '__init__.py').write_text(code)
+    # Not syspath_prepend: this process may import the real one.
+    monkeypatch.setattr(sys, 'path', [str(package.parent), *sys.path])
+    return sign

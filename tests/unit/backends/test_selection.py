@@ -53,6 +53,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Install:
         monkeypatch.setattr(BackendSpec, 'version', lambda spec: installed.get(spec.framework))
 
     monkeypatch.delenv('PTYCHOPINN_BACKEND', raising=False)
+    selection._warn_once.cache_clear()
     return apply
 
 
@@ -159,7 +160,13 @@ def test_automatic_choice(
             {'model_backend': 'tensorflow'},
             {'torch': '2.13'},
             BackendUnavailableError,
-            ["'tensorflow'", 'is not installed', '--backend pytorch', 'pip install'],
+            [
+                "'tensorflow'",
+                'is not installed',
+                '--backend pytorch',
+                "Ptychodus' panel",
+                'pip install',
+            ],
         ),
         (
             {'model_backend': 'jax'},
@@ -201,11 +208,16 @@ def test_broken_entry_points_are_left_out(
     install: Install, caplog: pytest.LogCaptureFixture
 ) -> None:
     twin = replace(PYTORCH, minimum_version='99')
-    install(ImportError('no module x'), 'not a spec', PYTORCH, twin, installed=BOTH)
+    broken = (ImportError('no module x'), ZeroDivisionError('no reason'), 'not a spec')
+    install(*broken, PYTORCH, twin, installed=BOTH)
     assert find_backends() == {'pytorch': PYTORCH}
-    assert 'no module x' in caplog.text
+    assert 'ImportError: no module x' in caplog.text
+    assert 'ZeroDivisionError: no reason' in caplog.text
     assert 'no BackendSpec' in caplog.text
     assert 'Two backends' in caplog.text
+    # Ptychodus asks again and again.
+    find_backends()
+    assert len(caplog.records) == 4
 
 
 def test_third_backend_is_created(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
