@@ -73,6 +73,7 @@ CHANGES: dict[str, tuple[Any, dict[str, dict[str, Any]]]] = {
     'training.n_subsample': (30, {}),
     'inference.phase_agreement': (False, {}),
     'inference.stitching_weights': ('uniform', {}),
+    'inference.orientations': ('one', {}),
     'inference.intensity_scale': ('scan', {}),
     'refinement.sweeps': (0, {}),
     'refinement.batch_size': (2, {}),

@@ -32,6 +32,7 @@ COMMAND_LINE = ('backend', 'reading')
 
 IntensityScale = Literal['auto', 'scan', 'model']
 StitchingWeights = Literal['intensity', 'amplitude', 'uniform']
+Orientations = Literal['auto', 'one', 'four']
 
 
 def setting(
@@ -224,6 +225,12 @@ class InferenceConfig(Validated):
         'how patches are weighted where they overlap; intensity: by the intensity of the probe; '
         'amplitude: by its amplitude; uniform: alike wherever it is brighter than a hundredth of '
         'its peak',
+    )
+    orientations: Orientations = setting(
+        'auto',
+        'in how many orientations, a quarter turn apart, sweepnet looks at each pattern; with four '
+        'the mean of its corrections counts, which takes up to four times as long; auto: four '
+        'where illuminations overlap little',
     )
     intensity_scale: IntensityScale = setting(
         'auto',

@@ -19,14 +19,18 @@ from ptychopinn_plugin.backends.protocol import (
     TrainingResult,
     ignore_progress,
 )
-from ptychopinn_plugin.backends.reconstruction import choose_photons, corrected_probe
+from ptychopinn_plugin.backends.reconstruction import (
+    choose_photons,
+    choose_turns,
+    corrected_probe,
+)
 from ptychopinn_plugin.backends.run import TrainingRun
 from ptychopinn_plugin.backends.timing import Stopwatch
 from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig
 from ptychopinn_plugin.data import Reconstruction, Scan, fit_to_size, without_dark_patterns
 from ptychopinn_plugin.data.grouping import check_positions
 from ptychopinn_plugin.errors import ConfigError, DataError
-from ptychopinn_plugin.physics import Misfit, normalise_probe
+from ptychopinn_plugin.physics import Misfit, illumination_overlap, normalise_probe
 
 Device = TypeVar('Device')
 
@@ -92,10 +96,11 @@ class NetworkBackend(ABC, Generic[Device]):
         model: Model,
         forward: Any,
         inference: InferenceConfig,
+        turns: Sequence[int],
         stopwatch: Stopwatch,
         show: Callable[[int, Any], bool],
     ) -> Any:
-        """Return the object that the network predicts."""
+        """Return the object that the network predicts, looking in these quarter turns."""
 
     @abstractmethod
     def _sweep(
@@ -177,7 +182,11 @@ class NetworkBackend(ABC, Generic[Device]):
             forward = self._forward(scan, probe, device)
             forward.photons = photons
             stopwatch = self._stopwatch(device)
-            object_ = self._predict(held, forward, inference, stopwatch, show)
+            overlap = illumination_overlap(
+                self._array(forward.coverage), self._array(forward.probe)
+            )
+            turns = choose_turns(inference.orientations, held.network, overlap)
+            object_ = self._predict(held, forward, inference, turns, stopwatch, show)
             if stopped:
                 refinement = refinement.replace(sweeps=0)
             return self._refined(scan, forward, object_, refinement, stopwatch, observer)

@@ -89,11 +89,12 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Batch:
-    """Groups of one lesson, for one pass."""
+    """Groups of one lesson, for one pass, seen in one of four orientations."""
 
     lesson: Lesson
     number_of_pass: int
     groups: IntArray
+    quarter_turns: int = 0
 
     @property
     def object_(self) -> Any:
@@ -179,13 +180,14 @@ def epoch_batches(
 
 
 def lesson_batches(lesson: Lesson, per_batch: int, rng: np.random.Generator) -> Iterator[Batch]:
-    """Yield the groups of a lesson `VISITS` times, passes in turn from a random one on."""
+    """Yield the groups of a lesson `VISITS` times, passes in turn, orientations at random."""
     passes = len(lesson.objects)
     count = int(rng.integers(passes))
     for _ in range(VISITS):
         order = rng.permutation(len(lesson.groups))
         for start in range(0, len(order), per_batch):
-            yield Batch(lesson, count % passes, lesson.groups[order[start : start + per_batch]])
+            groups = lesson.groups[order[start : start + per_batch]]
+            yield Batch(lesson, count % passes, groups, int(rng.integers(4)))
             count += 1
 
 

@@ -6,9 +6,10 @@ from typing import Protocol, TypeVar
 
 from ptychopinn_plugin.arrays import ComplexArray, FloatArray, IntArray
 from ptychopinn_plugin.backends.timing import Stopwatch
-from ptychopinn_plugin.config import IntensityScale
+from ptychopinn_plugin.config import IntensityScale, Orientations
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.data.grouping import covering_groups, spatial_blocks
+from ptychopinn_plugin.errors import ConfigError
 from ptychopinn_plugin.model import Model
 from ptychopinn_plugin.network import NetworkDescription
 from ptychopinn_plugin.physics import is_same_probe
@@ -31,6 +32,9 @@ STITCHING_FLOOR = 1e-3
 
 UNIFORM_SHARE = 0.01
 """Share of the probe's peak from which on uniform weights count a pixel."""
+
+LITTLE_OVERLAP = 4.0
+"""Illuminations over each other, below which it pays to look at patterns in four orientations."""
 
 SAME_EXPOSURE = 2.0
 """Mean counts within this factor count as the same exposure."""
@@ -66,6 +70,34 @@ def corrected_probe(model: Model, scan: Scan) -> ComplexArray:
             scan.name,
         )
     return scan.probe
+
+
+def choose_turns(
+    rule: Orientations, description: NetworkDescription, overlap: float
+) -> tuple[int, ...]:
+    """Return the quarter turns in which the network looks at each pattern.
+
+    Parameters
+    ----------
+    rule : 'auto', 'one' or 'four'
+        See `InferenceConfig`.
+    description : NetworkDescription
+    overlap : float
+        As `physics.illumination_overlap` measures it.
+
+    Raises
+    ------
+    ConfigError
+        If four are asked of a network that sees groups of bare patterns.
+    """
+    can_turn = description.architecture == 'sweepnet'
+    if rule == 'four' and not can_turn:
+        raise ConfigError(
+            f'inference.orientations = four needs a model of architecture sweepnet; this one is '
+            f'{description.architecture}. Leave the setting at auto.'
+        )
+    four = rule == 'four' or (rule == 'auto' and can_turn and overlap < LITTLE_OVERLAP)
+    return (0, 1, 2, 3) if four else (0,)
 
 
 def block_size(description: NetworkDescription, n_bytes: int) -> int:

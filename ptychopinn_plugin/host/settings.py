@@ -190,6 +190,7 @@ ROWS = (
     Row('Inference', 'Batch size', ('inference.batch_size',)),
     Row('Inference', 'Phase agreement', ('inference.phase_agreement',)),
     Row('Inference', 'Stitching weights', ('inference.stitching_weights',)),
+    Row('Inference', 'Orientations', ('inference.orientations',)),
     Row('Inference', 'Intensity scale', ('inference.intensity_scale',)),
     Row('Refinement', 'Sweeps', ('refinement.sweeps',), zero='none'),
     Row('Refinement', 'Batch size', ('refinement.batch_size',)),

@@ -1,6 +1,6 @@
 """The forward model in NumPy: interaction, propagation, measurement."""
 
-from ptychopinn_plugin.physics.features import project, sweepnet_features
+from ptychopinn_plugin.physics.features import project, sweepnet_features, turned_pixels
 from ptychopinn_plugin.physics.forward import (
     POISSON_EPSILON,
     amplitude_residual,
@@ -13,7 +13,12 @@ from ptychopinn_plugin.physics.forward import (
     split_positions,
 )
 from ptychopinn_plugin.physics.noise import Misfit, measure_misfit, shot_noise
-from ptychopinn_plugin.physics.probe import illuminated_size, is_same_probe, normalise_probe
+from ptychopinn_plugin.physics.probe import (
+    illuminated_size,
+    illumination_overlap,
+    is_same_probe,
+    normalise_probe,
+)
 
 __all__ = [
     'POISSON_EPSILON',
@@ -22,6 +27,7 @@ __all__ = [
     'diffract',
     'extract_patches',
     'illuminated_size',
+    'illumination_overlap',
     'is_same_probe',
     'measure_misfit',
     'normalise_probe',
@@ -33,4 +39,5 @@ __all__ = [
     'shot_noise',
     'split_positions',
     'sweepnet_features',
+    'turned_pixels',
 ]

@@ -9,9 +9,11 @@ Both are turned by the phase of :math:`\sum |P|^2 Q`, so that the network need n
 global phase means nothing. The network adds a correction: the new patch is :math:`Q + B + \delta`.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from ptychopinn_plugin.arrays import BoolArray, ComplexArray, FloatArray
+from ptychopinn_plugin.arrays import BoolArray, ComplexArray, FloatArray, IntArray
 
 BACK_PROJECTION_EPSILON = 0.05
 
@@ -88,3 +90,26 @@ def sweepnet_features(
         axis=1,
     )
     return features, patches + steps, turns
+
+
+def turned_pixels(window: int, turns: Sequence[int]) -> tuple[IntArray, IntArray]:
+    """Return which pixels of an image, row by row, its turned copies are made of, and back.
+
+    Parameters
+    ----------
+    window : int
+        Side of the image.
+    turns : sequence of int
+        Quarter turns, one for each copy.
+
+    Returns
+    -------
+    there : ndarray of int64, shape (n_turns, window**2)
+        ``image.ravel()[there[k]]`` is the image turned by ``turns[k]``.
+    back : ndarray of int64, shape (n_turns, window**2)
+        ``turned.ravel()[back[k]]`` is the image again.
+    """
+    pixels = np.arange(window**2).reshape(window, window)
+    there = [np.rot90(pixels, number).ravel() for number in turns]
+    back = [np.rot90(pixels, -number).ravel() for number in turns]
+    return np.stack(there), np.stack(back)

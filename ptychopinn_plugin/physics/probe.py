@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ptychopinn_plugin.arrays import ComplexArray
+from ptychopinn_plugin.arrays import ComplexArray, FloatArray
 
 
 def normalise_probe(probe: ComplexArray, photons: float) -> ComplexArray:
@@ -57,3 +57,28 @@ def illuminated_size(probe: ComplexArray, share: float = 0.995, multiple: int = 
         if intensity[top : top + side, left : left + side].sum() >= share * intensity.sum():
             return side
     return largest // multiple * multiple
+
+
+def illumination_overlap(coverage: FloatArray, probe: ComplexArray) -> float:
+    r"""Return how many illuminations overlap where light falls, on average.
+
+    With the coverage :math:`C = \sum_j |P(r - r_j)|^2`,
+
+    .. math:: \frac{\sum C^2 / \sum C}{\sum |P|^4 / \sum |P|^2},
+
+    which is 1 where illuminations do not touch, and grows in proportion to their density.
+
+    Parameters
+    ----------
+    coverage : ndarray, shape (height, width)
+        Summed intensity of the probe at all positions.
+    probe : ndarray of complex, shape (n_modes, height, width)
+    """
+    single = (np.abs(probe.astype(np.complex128)) ** 2).sum(axis=0)
+    together = coverage.astype(np.float64)
+    return float(_brightness(together) / _brightness(single))
+
+
+def _brightness(intensity: FloatArray) -> float:
+    """Return the mean intensity that a photon meets."""
+    return float((intensity**2).sum() / intensity.sum())

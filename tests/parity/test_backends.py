@@ -82,11 +82,14 @@ def test_networks(both: tuple[Framework, Framework], trained: tuple[Scan, Model]
             assert distance(found, expected) < 1e-5
 
 
+@pytest.mark.parametrize('turns', [(0,), (0, 1, 2, 3)])
 def test_patterns_and_stitched_objects(
-    both: tuple[Framework, Framework], trained: tuple[Scan, Model]
+    both: tuple[Framework, Framework], trained: tuple[Scan, Model], turns: tuple[int, ...]
 ) -> None:
     """Predicted pass by pass, by random weights and by trained ones."""
     scan, held = trained
+    if len(turns) > 1 and held.network.architecture == 'cnn':
+        pytest.skip('Only sweepnet looks more than once.')
     weights = [network.numpy_weights() for network in networks(both[0], held)]
     for values in weights:
         objects, patterns = [], []
@@ -94,7 +97,7 @@ def test_patterns_and_stitched_objects(
             network = fw.network.Network(held.network)
             network.load_weights(values)
             model = fw.model(scan)
-            predicted = fw.inference.predict_object(network, model)
+            predicted = fw.inference.predict_object(network, model, turns=turns)
             objects.append([fw.array(object_) for object_ in predicted])
             everyone = fw.indices(np.arange(len(model)))
             patches = model.extract(fw.tensor(objects[0][-1]), everyone)
@@ -263,6 +266,6 @@ def test_a_model_of_one_opens_in_the_other_and_is_fine_tuned(
     losses = [result.history[0]['loss'] for result in begun]
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
     fresh = create_backend(reader.name).train([scan], still).history[0]['loss']
-    assert abs(losses[1] / fresh - 1) > 0.01
+    assert abs(losses[1] / fresh - 1) > 5e-3
     tuned = reader.train([scan], config, base_model=opened)
     assert tuned.history[0]['loss'] != losses[1]

@@ -218,9 +218,10 @@ def test_the_probe_update_points_downhill(fw: Framework, model: Model, everyone:
     np.testing.assert_allclose(update, -slope / 2, rtol=1e-3, atol=1e-4 * np.abs(update).max())
 
 
+@pytest.mark.parametrize('turns', [(0,), (3,), (0, 1, 2, 3)])
 @pytest.mark.parametrize('flat', [True, False])
 def test_sweepnet_features(
-    fw: Framework, scan: Scan, model: Model, everyone: Any, flat: bool
+    fw: Framework, scan: Scan, model: Model, everyone: Any, flat: bool, turns: tuple[int, ...]
 ) -> None:
     """What reaches the network, and what becomes of its answer."""
     window = 16
@@ -228,9 +229,13 @@ def test_sweepnet_features(
     object_ = canvas_object(model)
     groups = np.arange(15)[:, None]
     seen = fw.features(network, model, groups, object_, flat)
-    (answer,) = fw.images(network, seen)
+    sides = (2, 3)
+    answers = [fw.images(network, np.rot90(seen, number, sides))[0] for number in turns]
+    answer = np.mean(
+        [np.rot90(one, -number, sides) for one, number in zip(answers, turns, strict=True)], axis=0
+    )
     found = fw.prediction.predict_patches(
-        network, model, fw.indices(groups), fw.tensor(object_), is_flat=flat
+        network, model, fw.indices(groups), fw.tensor(object_), is_flat=flat, turns=turns
     )
 
     whole, rests = physics.split_positions(scan.positions_px)
@@ -243,12 +248,12 @@ def test_sweepnet_features(
     low = model.shape[0] // 2 - window // 2
     middle = np.s_[:, low : low + window, low : low + window]
     lit = physics.extract_patches(coverage, centres, (window, window))
-    features, start, turns = physics.sweepnet_features(
+    features, start, phases = physics.sweepnet_features(
         patches[middle], updates[middle], light[middle], np.zeros_like(lit) if flat else lit
     )
     np.testing.assert_allclose(seen, features, atol=2e-4 * np.abs(features).max())
     assert np.abs(answer).max() > 1e-3
-    expected = (start + answer[:, 0] + 1j * answer[:, 1]) * turns.conj()[:, None, None]
+    expected = (start + answer[:, 0] + 1j * answer[:, 1]) * phases.conj()[:, None, None]
     atol = 2e-4 * np.abs(expected).max()
     np.testing.assert_allclose(fw.array(found.values), expected, atol=atol)
     np.testing.assert_allclose(fw.array(found.weights), light[middle], rtol=1e-3, atol=1e-3)

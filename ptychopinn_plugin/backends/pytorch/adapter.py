@@ -62,6 +62,7 @@ class PyTorchBackend(NetworkBackend[torch.device]):
         model: Model,
         forward: ForwardModel,
         inference: InferenceConfig,
+        turns: Sequence[int],
         stopwatch: Stopwatch,
         show: Callable[[int, Tensor], bool],
     ) -> Tensor:
@@ -69,6 +70,7 @@ class PyTorchBackend(NetworkBackend[torch.device]):
             self._network(model, forward.device),
             forward,
             batch_size=inference.batch_size,
+            turns=turns,
             phase_agreement=inference.phase_agreement,
             stitching_weights=inference.stitching_weights,
             stopwatch=stopwatch,

@@ -1,6 +1,6 @@
 """From patterns to an object: passes of the network, agreement of phases, stitching."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -43,6 +43,7 @@ def predict_object(
     *,
     passes: int | None = None,
     batch_size: int = 32,
+    turns: Sequence[int] = (0,),
     phase_agreement: bool = True,
     stitching_weights: StitchingWeights = 'intensity',
     stopwatch: Stopwatch | None = None,
@@ -58,6 +59,8 @@ def predict_object(
         Fewer than the network's, for lessons.
     batch_size : int
         Patterns in a batch.
+    turns : sequence of int
+        Quarter turns in which the network looks at each pattern; see `predict_patches`.
     phase_agreement : bool
         Bring the patches of each pass into phase, and at the end correct the slow drift.
     stitching_weights : 'intensity', 'amplitude' or 'uniform'
@@ -74,7 +77,7 @@ def predict_object(
     """
 
     def predict(groups: IntArray, object_: Tensor, is_flat: bool) -> Iterator[Patches]:
-        for part in _predict_batches(network, model, groups, object_, batch_size, is_flat):
+        for part in _predict_batches(network, model, groups, object_, batch_size, is_flat, turns):
             yield replace(part, weights=_weigh(part.weights, stitching_weights))
 
     return run_passes(
@@ -98,10 +101,11 @@ def _predict_batches(
     object_: Tensor,
     batch_size: int,
     is_flat: bool,
+    turns: Sequence[int],
 ) -> Iterator[Patches]:
     where = torch.from_numpy(groups).to(model.device)
     for batch in where.split(max(1, batch_size // groups.shape[1])):
-        yield predict_patches(network, model, batch, object_, is_flat=is_flat)
+        yield predict_patches(network, model, batch, object_, is_flat=is_flat, turns=turns)
 
 
 def _weigh(intensities: Tensor, rule: StitchingWeights) -> Tensor:

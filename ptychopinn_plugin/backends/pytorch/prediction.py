@@ -1,5 +1,6 @@
 """Apply a network to patterns: what it sees, and the patches that it returns."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,7 +33,13 @@ class Patches:
 
 
 def predict_patches(
-    network: Network, model: ForwardModel, groups: Tensor, object_: Tensor, *, is_flat: bool
+    network: Network,
+    model: ForwardModel,
+    groups: Tensor,
+    object_: Tensor,
+    *,
+    is_flat: bool,
+    turns: Sequence[int] = (0,),
 ) -> Patches:
     """Predict the patches of groups of positions.
 
@@ -45,14 +52,21 @@ def predict_patches(
         The estimate so far; 'cnn' does not look at it.
     is_flat : bool
         Whether `object_` is the flat start, which rests on no data.
+    turns : sequence of int
+        Quarter turns in which 'sweepnet' looks at each pattern; the mean of its corrections counts.
     """
     if network.description.architecture == 'cnn':
         return _predict_cnn(network, model, groups)
-    return _predict_sweepnet(network, model, groups.reshape(-1), object_, is_flat)
+    return _predict_sweepnet(network, model, groups.reshape(-1), object_, is_flat, turns)
 
 
 def _predict_sweepnet(
-    network: Network, model: ForwardModel, indices: Tensor, object_: Tensor, is_flat: bool
+    network: Network,
+    model: ForwardModel,
+    indices: Tensor,
+    object_: Tensor,
+    is_flat: bool,
+    turns: Sequence[int],
 ) -> Patches:
     window = network.description.window_px
     with torch.no_grad():
@@ -63,9 +77,9 @@ def _predict_sweepnet(
         steps = cut_middle(update, window) / (weights + BACK_PROJECTION_EPSILON * brightest)
         estimate = cut_middle(patches, window)
         relative = weights / brightest
-        turns = (estimate * relative).sum(dim=(-2, -1), keepdim=True).conj()
-        turns = turns / (turns.abs() + 1e-9)
-        estimate, steps = estimate * turns, steps * turns
+        phases = (estimate * relative).sum(dim=(-2, -1), keepdim=True).conj()
+        phases = phases / (phases.abs() + 1e-9)
+        estimate, steps = estimate * phases, steps * phases
         coverage = torch.zeros_like(weights)
         if not is_flat:
             coverage = model.extract(model.coverage, indices, window)
@@ -81,10 +95,19 @@ def _predict_sweepnet(
             # Last in memory, as `Network.forward` wants them.
             dim=-1,
         ).permute(0, 3, 1, 2)
-    (correction,) = network(features)
-    values = estimate + steps + torch.complex(correction[:, 0].float(), correction[:, 1].float())
-    back = turns.conj()
+    correction = _mean_correction(network, features, turns)
+    values = estimate + steps + torch.complex(correction[:, 0], correction[:, 1])
+    back = phases.conj()
     return Patches(indices, values * back, weights, estimate * back)
+
+
+def _mean_correction(network: Network, features: Tensor, turns: Sequence[int]) -> Tensor:
+    """Return the mean of what the network says of features in several orientations."""
+    corrections = []
+    for number in turns:
+        (correction,) = network(torch.rot90(features, number, (2, 3)))
+        corrections.append(torch.rot90(correction.float(), -number, (2, 3)))
+    return corrections[0] if len(corrections) == 1 else torch.stack(corrections).mean(dim=0)
 
 
 def _predict_cnn(network: Network, model: ForwardModel, groups: Tensor) -> Patches:

@@ -155,6 +155,7 @@ class Trainer(EpochTrainer):
             torch.from_numpy(batch.groups).to(self.device),
             batch.object_,
             is_flat=batch.is_flat,
+            turns=(batch.quarter_turns,),
         )
         values = patches.values
         if self.config.model.overlap_constraint:

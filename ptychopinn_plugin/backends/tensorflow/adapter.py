@@ -57,6 +57,7 @@ class TensorFlowBackend(NetworkBackend[str]):
         model: Model,
         forward: ForwardModel,
         inference: InferenceConfig,
+        turns: Sequence[int],
         stopwatch: Stopwatch,
         show: Callable[[int, Tensor], bool],
     ) -> Tensor:
@@ -64,6 +65,7 @@ class TensorFlowBackend(NetworkBackend[str]):
             self._network(model),
             forward,
             batch_size=inference.batch_size,
+            turns=turns,
             phase_agreement=inference.phase_agreement,
             stitching_weights=inference.stitching_weights,
             stopwatch=stopwatch,

@@ -1,6 +1,6 @@
 """From patterns to an object: passes of the network, agreement of phases, stitching."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -37,6 +37,7 @@ def predict_object(
     *,
     passes: int | None = None,
     batch_size: int = 32,
+    turns: Sequence[int] = (0,),
     phase_agreement: bool = True,
     stitching_weights: StitchingWeights = 'intensity',
     stopwatch: Stopwatch | None = None,
@@ -52,6 +53,8 @@ def predict_object(
         Fewer than the network's, for lessons.
     batch_size : int
         Patterns in a batch.
+    turns : sequence of int
+        Quarter turns in which the network looks at each pattern; see `predict_patches`.
     phase_agreement : bool
         Bring the patches of each pass into phase, and at the end correct the slow drift.
     stitching_weights : 'intensity', 'amplitude' or 'uniform'
@@ -68,7 +71,7 @@ def predict_object(
     """
 
     def predict(groups: IntArray, object_: Tensor, is_flat: bool) -> Iterator[Patches]:
-        for part in _predict_batches(network, model, groups, object_, batch_size, is_flat):
+        for part in _predict_batches(network, model, groups, object_, batch_size, is_flat, turns):
             yield replace(part, weights=_weigh(part.weights, stitching_weights))
 
     return run_passes(
@@ -92,11 +95,12 @@ def _predict_batches(
     object_: Tensor,
     batch_size: int,
     is_flat: bool,
+    turns: Sequence[int],
 ) -> Iterator[Patches]:
     step = max(1, batch_size // groups.shape[1])
     for start in range(0, len(groups), step):
         batch = groups[start : start + step]
-        yield predict_patches(network, model, batch, object_, is_flat=is_flat)
+        yield predict_patches(network, model, batch, object_, is_flat=is_flat, turns=turns)
 
 
 def _weigh(intensities: Tensor, rule: StitchingWeights) -> Tensor:

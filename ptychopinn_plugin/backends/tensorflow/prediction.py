@@ -1,7 +1,7 @@
 """Apply a network to patterns: what it sees, and the patches that it returns."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -13,7 +13,11 @@ from ptychopinn_plugin.backends.tensorflow.framework import Tensor, compiled, tf
 from ptychopinn_plugin.backends.tensorflow.network import Network, Weights, compute
 from ptychopinn_plugin.backends.tensorflow.waves import intensity, project, scaled
 from ptychopinn_plugin.network import NetworkDescription
-from ptychopinn_plugin.physics.features import BACK_PROJECTION_EPSILON, COVERAGE_SCALE
+from ptychopinn_plugin.physics.features import (
+    BACK_PROJECTION_EPSILON,
+    COVERAGE_SCALE,
+    turned_pixels,
+)
 
 Inputs = dict[str, Tensor]
 """What a graph is given of a batch; its names are those of `collect_inputs`."""
@@ -41,7 +45,13 @@ class Patches:
 
 
 def predict_patches(
-    network: Network, model: ForwardModel, groups: IntArray, object_: Tensor, *, is_flat: bool
+    network: Network,
+    model: ForwardModel,
+    groups: IntArray,
+    object_: Tensor,
+    *,
+    is_flat: bool,
+    turns: Sequence[int] = (0,),
 ) -> Patches:
     """Predict the patches of groups of positions.
 
@@ -54,8 +64,12 @@ def predict_patches(
         The estimate so far; 'cnn' does not look at it.
     is_flat : bool
         Whether `object_` is the flat start, which rests on no data.
+    turns : sequence of int
+        Quarter turns in which 'sweepnet' looks at each pattern; the mean of its corrections counts.
     """
-    inputs = collect_inputs(network.description, model, groups, object_, is_flat=is_flat)
+    inputs = collect_inputs(
+        network.description, model, groups, object_, is_flat=is_flat, turns=turns
+    )
     # A graph is of one pass; how many follow makes no other.
     description = dataclasses.replace(network.description, passes=1)
     predict = _compiled_prediction(description, network.precision)
@@ -70,6 +84,7 @@ def collect_inputs(
     object_: Tensor,
     *,
     is_flat: bool,
+    turns: Sequence[int] = (0,),
 ) -> Inputs:
     """Gather what the network's prediction needs of a batch."""
     indices = groups.reshape(-1)
@@ -88,6 +103,7 @@ def collect_inputs(
         # The flat start rests on no data.
         coverage = tf.zeros_like(model.coverage) if is_flat else model.coverage
         inputs['coverage'] = model.extract(coverage, indices, window)
+        inputs['turned'], inputs['turned back'] = turned_pixels(window, turns)
     return inputs
 
 
@@ -112,11 +128,34 @@ def predict(
 def _predict_sweepnet(
     description: NetworkDescription, precision: str, weights: Weights, inputs: Inputs
 ) -> tuple[Tensor, Tensor, Tensor]:
-    features, start, turns, light = sweepnet_features(description.window_px, inputs)
-    (correction,) = compute(description, precision, weights, features)
+    features, start, phases, light = sweepnet_features(description.window_px, inputs)
+    correction = _mean_correction(description, precision, weights, features, inputs)
     values = start['sum'] + tf.complex(correction[..., 0], correction[..., 1])
-    back = tf.math.conj(turns)
+    back = tf.math.conj(phases)
     return values * back, light, start['estimate'] * back
+
+
+def _mean_correction(
+    description: NetworkDescription,
+    precision: str,
+    weights: Weights,
+    features: Tensor,
+    inputs: Inputs,
+) -> Tensor:
+    """Return the mean of what the network says of features in several orientations."""
+    there, back = inputs['turned'], inputs['turned back']
+    window, channels = description.window_px, features.shape[-1]
+    pixels = window**2
+    count = tf.shape(there)[0]
+    turned = tf.gather(tf.reshape(features, [-1, pixels, channels]), there, axis=1)
+    (correction,) = compute(
+        description, precision, weights, tf.reshape(turned, [-1, window, window, channels])
+    )
+    correction = tf.reshape(correction, [-1, count * pixels, 2])
+    # Pixels of the second copy lie behind those of the first.
+    back = back + tf.range(tf.cast(count, back.dtype))[:, None] * pixels
+    mean = tf.reduce_mean(tf.gather(correction, back, axis=1), axis=1)
+    return tf.reshape(mean, [-1, window, window, 2])
 
 
 def sweepnet_features(
@@ -130,9 +169,9 @@ def sweepnet_features(
     steps = scaled(cut_middle(update, window), 1 / (light + BACK_PROJECTION_EPSILON * brightest))
     estimate = cut_middle(patches, window)
     relative = light / brightest
-    turns = tf.math.conj(tf.reduce_sum(scaled(estimate, relative), axis=(-2, -1), keepdims=True))
-    turns = scaled(turns, 1 / (tf.abs(turns) + 1e-9))
-    estimate, steps = estimate * turns, steps * turns
+    phases = tf.math.conj(tf.reduce_sum(scaled(estimate, relative), axis=(-2, -1), keepdims=True))
+    phases = scaled(phases, 1 / (tf.abs(phases) + 1e-9))
+    estimate, steps = estimate * phases, steps * phases
     features = tf.stack(
         [
             tf.math.real(estimate) - 1,
@@ -145,7 +184,7 @@ def sweepnet_features(
         axis=-1,
     )
     start = {'sum': estimate + steps, 'estimate': estimate}
-    return tf.stop_gradient(features), start, turns, light
+    return tf.stop_gradient(features), start, phases, light
 
 
 def _predict_cnn(

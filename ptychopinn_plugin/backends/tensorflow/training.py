@@ -281,7 +281,14 @@ class Trainer(EpochTrainer):
         """Gather what the losses need of a batch."""
         lesson, description = batch.lesson, self.network.description
         model, groups, indices = lesson.model, batch.groups, batch.groups.reshape(-1)
-        inputs = collect_inputs(description, model, groups, batch.object_, is_flat=batch.is_flat)
+        inputs = collect_inputs(
+            description,
+            model,
+            groups,
+            batch.object_,
+            is_flat=batch.is_flat,
+            turns=(batch.quarter_turns,),
+        )
         if description.group_size > 1:
             inputs['corners'] = tf.constant(group_corners(model, groups))
         inputs['photons'] = tf.constant(model.photons, tf.float32)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ptychopinn_plugin.physics import diffract, project, sweepnet_features
+from ptychopinn_plugin.physics import diffract, project, sweepnet_features, turned_pixels
 from ptychopinn_plugin.physics.features import (
     BACK_PROJECTION_EPSILON,
     COVERAGE_SCALE,
@@ -109,3 +109,12 @@ def test_a_global_phase_does_not_reach_the_network() -> None:
     turned = sweepnet_features(patches * turn, updates * turn, intensities, coverage)
     np.testing.assert_allclose(turned[0], features, atol=1e-12)
     np.testing.assert_allclose(turned[1], start, atol=1e-12)
+
+
+def test_turned_and_turned_back() -> None:
+    image = np.random.default_rng(0).random((6, 6))
+    there, back = turned_pixels(6, (0, 1, 3))
+    for number, order, inverse in zip((0, 1, 3), there, back, strict=True):
+        turned = image.ravel()[order]
+        assert np.array_equal(turned.reshape(6, 6), np.rot90(image, number))
+        assert np.array_equal(turned[inverse].reshape(6, 6), image)

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from ptychopinn_plugin.data.simulation import SimulationConfig, make_probe
-from ptychopinn_plugin.physics import diffract, illuminated_size, normalise_probe
+from ptychopinn_plugin.physics import (
+    diffract,
+    illuminated_size,
+    illumination_overlap,
+    normalise_probe,
+    place_patches,
+)
 
 
 @pytest.mark.parametrize('factor', [1e-9, 1.0, 3e4])
@@ -60,3 +66,15 @@ def test_light_beside_the_middle_counts() -> None:
     probe = np.roll(probe, 10, axis=2)
     # Its far edge lies 12 px from the middle.
     assert illuminated_size(probe, share=1.0, multiple=2) == 24
+
+
+@pytest.mark.parametrize('n_modes', [1, 2])
+@pytest.mark.parametrize(('step', 'expected'), [(24, 1.0), (4, 4.0), (2, 16.0)])
+def test_overlap_counts_illuminations(n_modes: int, step: int, expected: float) -> None:
+    """Bright squares of 8 px a side, 24 px apart or filling the canvas."""
+    probe = np.zeros((n_modes, 16, 16), dtype=np.complex64)
+    probe[:, 4:12, 4:12] = 3e3 + 1e3j
+    corners = np.stack(np.meshgrid(*[np.arange(0, 480, step)] * 2), axis=-1).reshape(-1, 2)
+    light = np.repeat((np.abs(probe) ** 2).sum(axis=0)[np.newaxis], len(corners), axis=0)
+    coverage = place_patches(light, corners + 8, (496, 496)).astype(np.float32)
+    assert illumination_overlap(coverage, probe) == pytest.approx(expected, rel=0.05)
