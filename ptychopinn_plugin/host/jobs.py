@@ -1,7 +1,7 @@
 """What a worker can do: open a model, train, reconstruct. Runs in the worker's process."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -130,7 +130,7 @@ class Jobs:
     def _reconstruct(self, message: Message) -> None:
         backend = self._use(message['backend'])
         self._hold(backend, Path(message['model']))
-        arrays = {name: borrow(described) for name, described in message['arrays'].items()}
+        arrays = self._take(message['arrays'])
         scan = Scan(
             patterns=arrays['patterns'],
             positions_px=arrays['positions_px'],
@@ -146,6 +146,14 @@ class Jobs:
             observer=Reporter(self._voice),
         )
         self._voice.say('done', *_described(reconstruction))
+
+    def _take(self, lent: Mapping[str, Message]) -> dict[str, RealArray]:
+        """Copy a job's arrays; the host frees each at once, so that none is held for the run."""
+        arrays = {}
+        for name, described in lent.items():
+            arrays[name] = borrow(described)
+            self._voice.say('taken', {'block': described['block']})
+        return arrays
 
     def _use(self, name: str) -> Backend:
         if self._backend is None:

@@ -173,9 +173,13 @@ class Run:
             If the worker died, or is stuck.
         """
         while True:
+            asked = time.monotonic()
             try:
                 message = self._process.inbox.get(timeout=tick_s)
             except queue.Empty:
+                if time.monotonic() - asked > 2 * tick_s + 1:
+                    # This process was suspended, and the worker with it.
+                    self._process.last_heard = time.monotonic()
                 self._check_silence()
                 yield None
                 continue
@@ -187,6 +191,9 @@ class Run:
             if message['event'] == 'error':
                 self._finish()
                 raise _error_of(message)
+            if message['event'] == 'taken':
+                self._lent.release(message['values']['block'])
+                continue
             event = self._receive(message)
             if event.kind == 'done':
                 self._finish()

@@ -187,7 +187,12 @@ def test_an_inference_sends_pictures_and_the_object(
 ) -> None:
     job, arrays = _inference(model_file, small_scan)
     with worker.run(job, arrays) as run:
-        events = [event for event in run.events() if event is not None]
+        events = []
+        for event in run.events():
+            if event is not None:
+                # The worker has its own copy by then.
+                assert not run._lent._blocks
+                events.append(event)
     first = next(event for event in events if 'object' in event.arrays)
     assert first.values['stage'] == 'predict'
     done = events[-1]
@@ -389,8 +394,9 @@ def test_an_idle_worker_goes_and_comes_back(training: Callable[..., dict[str, An
         worker.close()
 
 
-@pytest.mark.skipif(not Path('/proc').is_dir(), reason='Processes are looked up in /proc.')
-def test_the_worker_dies_with_a_killed_parent(tmp_path: Path, scan_file: Path) -> None:
+@pytest.fixture
+def parent(tmp_path: Path, scan_file: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Return a process that trains and tells of its progress, and the number of its worker."""
     # No `if __name__ == '__main__'`: a worker does not import its parent's script.
     script = tmp_path / 'parent.py'
     script.write_text(
@@ -407,18 +413,50 @@ def test_the_worker_dies_with_a_killed_parent(tmp_path: Path, scan_file: Path) -
             }})
             print(worker.pid, flush=True)
             for event in run.events():
-                if event is not None:
-                    print(event.kind, flush=True)
+                if event is not None and event.values['stage'] == 'train':
+                    # Not before: a busy machine may take as long to start it.
+                    run._silence_s = 3.0
+                    print(event.kind, time.time(), flush=True)
             """
         )
     )
-    parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
-    assert parent.stdout is not None
-    pid = int(parent.stdout.readline())
-    assert parent.stdout.readline() == 'progress\n'
-    parent.kill()
-    parent.wait()
-    parent.stdout.close()
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as made:
+        assert made.stdout is not None
+        yield made, int(made.stdout.readline())
+        made.kill()
+
+
+@pytest.mark.skipif(not hasattr(signal, 'SIGSTOP'), reason='There is no SIGSTOP here.')
+def test_a_worker_that_was_suspended_with_its_host_goes_on(
+    parent: tuple[subprocess.Popen[str], int],
+) -> None:
+    """As by Ctrl-Z in a terminal."""
+    host, pid = parent
+    assert host.stdout is not None
+    assert host.stdout.readline().startswith('progress')
+    for number in (host.pid, pid):
+        os.kill(number, signal.SIGSTOP)
+    time.sleep(5.0)
+    resumed = time.time()
+    # The host first: it finds that its worker said nothing for longer than it waits.
+    os.kill(host.pid, signal.SIGCONT)
+    time.sleep(1.0)
+    os.kill(pid, signal.SIGCONT)
+    for line in host.stdout:
+        if float(line.split()[1]) > resumed + 3.0:
+            break
+    else:
+        pytest.fail('The host has ended.')
+    assert _is_running(pid)
+
+
+@pytest.mark.skipif(not Path('/proc').is_dir(), reason='Processes are looked up in /proc.')
+def test_the_worker_dies_with_a_killed_parent(parent: tuple[subprocess.Popen[str], int]) -> None:
+    host, pid = parent
+    assert host.stdout is not None
+    assert host.stdout.readline().startswith('progress')
+    host.kill()
+    host.wait()
     deadline = time.monotonic() + 15.0
     while _is_running(pid) and time.monotonic() < deadline:
         time.sleep(0.05)
