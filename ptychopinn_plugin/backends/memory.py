@@ -22,6 +22,6 @@ def explaining_full_memory(device: str, *errors: type[Exception]) -> Iterator[No
         if not _RAN_OUT.search(str(error)):
             raise
         raise DeviceMemoryError(
-            f'The memory of {device} is too small for this. Use a smaller --batch-size, or another '
-            'device (--device).'
+            f'The memory of {device} is too small for this. Use a smaller batch size '
+            '(--batch-size) or another device (--device).'
         ) from error

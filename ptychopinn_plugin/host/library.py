@@ -8,7 +8,7 @@ from ptychodus.api.settings import SettingsRegistry
 from ptychopinn_plugin.backends.selection import Choice, choose
 from ptychopinn_plugin.host.activity import Activity
 from ptychopinn_plugin.host.reconstructor import PinnReconstructor
-from ptychopinn_plugin.host.settings import PluginSettings
+from ptychopinn_plugin.host.settings import PluginSettings, in_words_of_the_panel
 from ptychopinn_plugin.host.worker import Worker
 
 LIBRARY_NAME = 'PtychoPINN-Plugin'
@@ -31,7 +31,7 @@ class PtychoPinnLibrary(ReconstructorLibrary):
         super().__init__('ptychopinn_plugin')
         self.settings = PluginSettings(settings_registry)
         self.activity = Activity()
-        self.worker = Worker()
+        self.worker = Worker(wording=in_words_of_the_panel)
         self._reconstructors = [
             PinnReconstructor(name, model_type, self.settings, self.worker, self.activity)
             for name, model_type in ALGORITHMS.items()

@@ -32,6 +32,8 @@ class WorkerProcess:
         Which one it will run, if that is known.
     on_idle : callable
         Gets this object when the child has had nothing to do for a while.
+    wording : callable
+        Puts what it says into the user's words.
 
     Attributes
     ----------
@@ -41,14 +43,19 @@ class WorkerProcess:
         When it last said anything, by `time.monotonic`.
     """
 
-    def __init__(self, backend: str | None, on_idle: Callable[['WorkerProcess'], None]) -> None:
+    def __init__(
+        self,
+        backend: str | None,
+        on_idle: Callable[['WorkerProcess'], None],
+        wording: Callable[[str], str],
+    ) -> None:
         if not sys.executable:
             raise WorkerError(
                 'A worker needs the path of the Python interpreter, which this program does not '
                 'know. Start Ptychodus with: ptychodus-pinn.'
             )
         self.backend = backend
-        self._on_idle = on_idle
+        self._on_idle, self._wording = on_idle, wording
         self.inbox: queue.Queue[Message | None] = queue.Queue()
         self.last_heard = time.monotonic()
         self._last_words: collections.deque[str] = collections.deque(maxlen=LAST_WORDS)
@@ -128,6 +135,8 @@ class WorkerProcess:
         with suppress(OSError, ValueError):
             while (message := read_message(self._popen.stdout)) is not None:
                 self.last_heard = time.monotonic()
+                if 'text' in message:
+                    message['text'] = self._wording(message['text'])
                 if message['event'] == 'log':
                     logger.log(message['level'], '%s', message['text'])
                 elif message['event'] == 'idle':

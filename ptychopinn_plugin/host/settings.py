@@ -198,6 +198,19 @@ ROWS = (
 )
 
 
+_OPTION = re.compile(r'--[a-z-]+ \(([a-z]+\.[a-z_]+)\)')
+
+
+def in_words_of_the_panel(text: str) -> str:
+    """Name rows where a text names options, as '--refine-probe (refinement.probe)'."""
+
+    def row_of(found: re.Match[str]) -> str:
+        rows = (row for row in ROWS if found[1] in row.names)
+        return next((f'"{row.label}" in the box {row.group}' for row in rows), found[0])
+
+    return _OPTION.sub(row_of, text)
+
+
 class PluginSettings:
     """The rows as observable parameters of the host.
 

@@ -9,7 +9,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -54,9 +54,18 @@ class Worker:
         job starts another one.
     silence_s : float
         See `SILENCE_S`.
+    wording : callable
+        Puts log lines and errors into the words of who reads them.
     """
 
-    def __init__(self, *, idle_s: float = 600.0, silence_s: float = SILENCE_S) -> None:
+    def __init__(
+        self,
+        *,
+        idle_s: float = 600.0,
+        silence_s: float = SILENCE_S,
+        wording: Callable[[str], str] = str,
+    ) -> None:
+        self._wording = wording
         self.idle_s = idle_s
         self.silence_s = silence_s
         self._process: WorkerProcess | None = None
@@ -107,7 +116,7 @@ class Worker:
             return process
         if process is not None:
             process.end()
-        process = WorkerProcess(backend, self._retire)
+        process = WorkerProcess(backend, self._retire, self._wording)
         self._process = process
         return process
 

@@ -78,7 +78,7 @@ def test_memory_that_runs_out_is_explained(
         importlib.import_module('tensorflow').zeros((1 << 20, 1 << 30))
 
     monkeypatch.setattr(backend, '_forward', exceed)
-    with pytest.raises(DeviceMemoryError, match=r'(?i)memory of cpu.* smaller --batch-size'):
+    with pytest.raises(DeviceMemoryError, match=r'(?i)memory of cpu.* smaller batch size'):
         backend.refine(tiny_scan, RefinementConfig(sweeps=1), device='cpu')
 
 

@@ -9,7 +9,14 @@ from ptychodus.api.settings import SettingsRegistry
 
 from ptychopinn_plugin.config import Config
 from ptychopinn_plugin.errors import ConfigError
-from ptychopinn_plugin.host.settings import GROUP_NAME, ROWS, HostOptions, PluginSettings, Row
+from ptychopinn_plugin.host.settings import (
+    GROUP_NAME,
+    ROWS,
+    HostOptions,
+    PluginSettings,
+    Row,
+    in_words_of_the_panel,
+)
 
 
 @pytest.fixture
@@ -155,3 +162,16 @@ def test_what_is_not_in_the_panel_is_a_choice() -> None:
         for field in dataclasses.fields(section.default_factory)  # type: ignore[arg-type, misc]
     }
     assert shown & every | left_out == every
+
+
+@pytest.mark.parametrize(
+    ('text', 'expected'),
+    [
+        ('use --refine-probe (refinement.probe).', 'use "Correct probe" in the box Refinement.'),
+        ('--probe-trainable (training.probe_trainable)', '"Correct probe" in the box Training'),
+        ('use --domain counts.', 'use --domain counts.'),
+        ('--no-such (training.thing)', '--no-such (training.thing)'),
+    ],
+)
+def test_the_window_names_rows_not_options(text: str, expected: str) -> None:
+    assert in_words_of_the_panel(text) == expected
