@@ -182,10 +182,13 @@ class NetworkBackend(ABC, Generic[Device]):
             forward = self._forward(scan, probe, device)
             forward.photons = photons
             stopwatch = self._stopwatch(device)
-            overlap = illumination_overlap(
-                self._array(forward.coverage), self._array(forward.probe)
+            turns = choose_turns(
+                inference.orientations,
+                held.network,
+                lambda: illumination_overlap(
+                    self._array(forward.coverage), self._array(forward.probe)
+                ),
             )
-            turns = choose_turns(inference.orientations, held.network, overlap)
             object_ = self._predict(held, forward, inference, turns, stopwatch, show)
             if stopped:
                 refinement = refinement.replace(sweeps=0)

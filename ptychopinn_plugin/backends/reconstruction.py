@@ -73,7 +73,7 @@ def corrected_probe(model: Model, scan: Scan) -> ComplexArray:
 
 
 def choose_turns(
-    rule: Orientations, description: NetworkDescription, overlap: float
+    rule: Orientations, description: NetworkDescription, overlap: Callable[[], float]
 ) -> tuple[int, ...]:
     """Return the quarter turns in which the network looks at each pattern.
 
@@ -82,8 +82,8 @@ def choose_turns(
     rule : 'auto', 'one' or 'four'
         See `InferenceConfig`.
     description : NetworkDescription
-    overlap : float
-        As `physics.illumination_overlap` measures it.
+    overlap : callable
+        Measures `physics.illumination_overlap`, where the rule asks for it.
 
     Raises
     ------
@@ -96,7 +96,7 @@ def choose_turns(
             f'inference.orientations = four needs a model of architecture sweepnet; this one is '
             f'{description.architecture}. Leave the setting at auto.'
         )
-    four = rule == 'four' or (rule == 'auto' and can_turn and overlap < LITTLE_OVERLAP)
+    four = rule == 'four' or (rule == 'auto' and can_turn and overlap() < LITTLE_OVERLAP)
     return (0, 1, 2, 3) if four else (0,)
 
 

@@ -181,15 +181,18 @@ class Run:
         WorkerError
             If the worker died, or is stuck.
         """
+        silent_s, heard = 0.0, self._process.last_heard
         while True:
             asked = time.monotonic()
             try:
                 message = self._process.inbox.get(timeout=tick_s)
             except queue.Empty:
-                if time.monotonic() - asked > 2 * tick_s + 1:
-                    # This process was suspended, and the worker with it.
-                    self._process.last_heard = time.monotonic()
-                self._check_silence()
+                if self._process.last_heard != heard:
+                    silent_s, heard = 0.0, self._process.last_heard
+                # Only time that was spent listening: this process may have been suspended, and
+                # the worker with it.
+                silent_s += min(time.monotonic() - asked, 2 * tick_s)
+                self._check_silence(silent_s)
                 yield None
                 continue
             if message is None:
@@ -222,8 +225,7 @@ class Run:
                 self._process.send({'do': 'release', 'block': described['block']})
         return Event(message['event'], message.get('values', {}), arrays)
 
-    def _check_silence(self) -> None:
-        silent_s = time.monotonic() - self._process.last_heard
+    def _check_silence(self, silent_s: float) -> None:
         if silent_s < self._silence_s:
             return
         self._process.end()

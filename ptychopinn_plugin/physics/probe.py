@@ -75,10 +75,11 @@ def illumination_overlap(coverage: FloatArray, probe: ComplexArray) -> float:
     probe : ndarray of complex, shape (n_modes, height, width)
     """
     single = (np.abs(probe.astype(np.complex128)) ** 2).sum(axis=0)
-    together = coverage.astype(np.float64)
-    return float(_brightness(together) / _brightness(single))
+    return _brightness(coverage) / _brightness(single)
 
 
 def _brightness(intensity: FloatArray) -> float:
     """Return the mean intensity that a photon meets."""
-    return float((intensity**2).sum() / intensity.sum())
+    # Without a copy of a large canvas.
+    squared = np.einsum('ij,ij->', intensity, intensity, dtype=np.float64)
+    return float(squared / intensity.sum(dtype=np.float64))

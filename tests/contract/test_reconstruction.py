@@ -186,6 +186,22 @@ def test_patches_are_weighted_by_the_rule(tiny_model: Backend, tiny_scan: Scan) 
         assert np.abs(one - other).max() > 1e-3
 
 
+def test_a_scan_of_little_overlap_is_looked_at_in_four_orientations(
+    tiny_model: Backend, tiny: MakeScan
+) -> None:
+    alike = {'dense': 'one', 'sparse': 'four'}
+    for density, step in (('dense', 3.0), ('sparse', 12.0)):
+        scan = tiny(step_px=step, rows=6, columns=7)
+        found = {
+            rule: tiny_model.reconstruct(
+                scan, InferenceConfig.from_dict({'device': 'cpu', 'orientations': rule}), ALONE
+            ).object_
+            for rule in ('auto', 'one', 'four')
+        }
+        assert np.abs(found['four'] - found['one']).max() > 1e-3
+        assert np.array_equal(found['auto'], found[alike[density]])
+
+
 def test_the_network_alone_is_nearer_than_an_empty_object(
     tiny_model: Backend, tiny_scan: Scan
 ) -> None:

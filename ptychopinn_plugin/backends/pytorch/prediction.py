@@ -105,8 +105,10 @@ def _mean_correction(network: Network, features: Tensor, turns: Sequence[int]) -
     """Return the mean of what the network says of features in several orientations."""
     corrections = []
     for number in turns:
-        (correction,) = network(torch.rot90(features, number, (2, 3)))
-        corrections.append(torch.rot90(correction.float(), -number, (2, 3)))
+        # Even a turn by nothing is a copy, in an order that convolutions do not like.
+        (correction,) = network(torch.rot90(features, number, (2, 3)) if number else features)
+        correction = correction.float()
+        corrections.append(torch.rot90(correction, -number, (2, 3)) if number else correction)
     return corrections[0] if len(corrections) == 1 else torch.stack(corrections).mean(dim=0)
 
 

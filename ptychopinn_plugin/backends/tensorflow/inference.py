@@ -97,7 +97,8 @@ def _predict_batches(
     is_flat: bool,
     turns: Sequence[int],
 ) -> Iterator[Patches]:
-    step = max(1, batch_size // groups.shape[1])
+    # All orientations of a batch go through the network together.
+    step = max(1, batch_size // (groups.shape[1] * len(turns)))
     for start in range(0, len(groups), step):
         batch = groups[start : start + step]
         yield predict_patches(network, model, batch, object_, is_flat=is_flat, turns=turns)

@@ -21,10 +21,10 @@ CNN = describe_network(ModelConfig(architecture='cnn', pattern_size=64), 64)
     ],
 )
 def test_the_rule_and_the_overlap_decide(rule: Orientations, overlap: float, count: int) -> None:
-    assert choose_turns(rule, SWEEPNET, overlap) == tuple(range(count))
+    assert choose_turns(rule, SWEEPNET, lambda: overlap) == tuple(range(count))
 
 
 def test_a_network_that_sees_groups_looks_once() -> None:
-    assert choose_turns('auto', CNN, 1.0) == (0,)
+    assert choose_turns('auto', CNN, lambda: 1.0) == (0,)
     with pytest.raises(ConfigError, match=r'orientations = four needs .* sweepnet; .* is cnn'):
-        choose_turns('four', CNN, 1.0)
+        choose_turns('four', CNN, lambda: 1.0)
