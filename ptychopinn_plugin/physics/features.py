@@ -69,15 +69,15 @@ def sweepnet_features(
         Re Q - 1, Im Q, Re B, Im B, sqrt(intensity / its maximum), log(1 + coverage) / 5.
     start : ndarray of complex, shape (n_positions, window, window)
         Q + B, turned: what the correction is added to.
-    turns : ndarray of complex, shape (n_positions,)
-        Multiply by the conjugate to turn back.
+    phases : ndarray of complex, shape (n_positions,)
+        Of modulus 1; what Q and B were multiplied by. Multiply by the conjugate to turn back.
     """
     brightest = intensities.max(axis=(-2, -1), keepdims=True)
     weights = intensities / brightest
-    turns = np.conj((patches * weights).sum(axis=(-2, -1)))
-    turns = turns / (np.abs(turns) + 1e-9)
+    phases = np.conj((patches * weights).sum(axis=(-2, -1)))
+    phases = phases / (np.abs(phases) + 1e-9)
     steps = updates / (intensities + BACK_PROJECTION_EPSILON * brightest)
-    patches, steps = patches * turns[:, None, None], steps * turns[:, None, None]
+    patches, steps = patches * phases[:, None, None], steps * phases[:, None, None]
     features = np.stack(
         [
             patches.real - 1,
@@ -89,7 +89,7 @@ def sweepnet_features(
         ],
         axis=1,
     )
-    return features, patches + steps, turns
+    return features, patches + steps, phases
 
 
 def turned_pixels(window: int, turns: Sequence[int]) -> tuple[IntArray, IntArray]:

@@ -1,0 +1,118 @@
+"""How fast Ptychodus' worker answers: what an inference costs besides, Stop, and a killed worker.
+
+    python benchmarks/worker.py [--backend pytorch] [--rounds 5]
+
+What `tests/host/test_worker.py` allows more time for, as it runs beside other tests. Seconds.
+"""
+
+import argparse
+import os
+import signal
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from ptychopinn_plugin.data import Scan, write_scan
+from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
+from ptychopinn_plugin.errors import WorkerError
+from ptychopinn_plugin.host.worker import Run, Worker
+
+
+def train(backend: str, folder: Path, epochs: int) -> dict[str, Any]:
+    """Return a training of the scan in a folder, on the default network."""
+    return {
+        'do': 'train',
+        'backend': backend,
+        'scans': [str(folder / 'scan.npz')],
+        'validation': [],
+        'config': {'training': {'epochs': epochs, 'teacher_sweeps': 10, 'device': 'cpu'}},
+        'base_model': None,
+        'output': str(folder / 'model.zip'),
+        'keep_training_state': False,
+    }
+
+
+def infer(backend: str, folder: Path, scan: Scan) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return an inference and its arrays."""
+    job = {
+        'do': 'reconstruct',
+        'backend': backend,
+        'model': str(folder / 'model.zip'),
+        'inference': {'device': 'cpu'},
+        'refinement': {'sweeps': 10},
+        'geometry': {},
+        'name': scan.name,
+    }
+    names = ('patterns', 'positions_px', 'probe', 'bad_pixels')
+    return job, {name: getattr(scan, name) for name in names}
+
+
+def until_trained(run: Run, epochs: int) -> None:
+    """Read events until so many epochs have ended."""
+    for event in run.events():
+        epochs -= bool(event and event.values.get('is_epoch_end'))
+        if epochs == 0:
+            return
+
+
+def main() -> None:
+    """Print a line for each question."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--backend', default='pytorch')
+    parser.add_argument('--rounds', type=int, default=5)
+    given = parser.parse_args()
+    scan = simulate(SimulationConfig(seed=1, n_positions=1024))
+    with tempfile.TemporaryDirectory() as name:
+        folder, worker = Path(name), Worker()
+        write_scan(folder / 'scan.npz', scan)
+        with worker.run(train(given.backend, folder, 1)) as run:
+            list(run.events())
+        worker.close()
+
+        job, arrays = infer(given.backend, folder, scan)
+        besides = []
+        for _ in range(given.rounds + 1):
+            began = time.perf_counter()
+            with worker.run(job, arrays) as run:
+                events = [event for event in run.events(tick_s=60.0) if event is not None]
+            spent = time.perf_counter() - began
+            besides.append(spent - sum(events[-1].values['timing'].values()))
+        report('first inference, besides its computation', besides[:1])
+        report('the next ones, besides their computation', besides[1:])
+
+        stops = []
+        for _ in range(given.rounds):
+            with worker.run(train(given.backend, folder, 1000)) as run:
+                until_trained(run, 1)
+                began = time.perf_counter()
+                run.stop()
+                list(run.events(tick_s=60.0))
+                stops.append(time.perf_counter() - began)
+        report('Stop of a training, model written', stops)
+
+        deaths = []
+        for _ in range(given.rounds):
+            with worker.run(train(given.backend, folder, 1000)) as run:
+                until_trained(run, 1)
+                began = time.perf_counter()
+                assert worker.pid is not None
+                os.kill(worker.pid, signal.SIGKILL)
+                try:
+                    list(run.events())
+                except WorkerError:
+                    deaths.append(time.perf_counter() - began)
+        report('error after SIGKILL', deaths)
+        worker.close()
+
+
+def report(what: str, seconds: list[float]) -> None:
+    """Print median and largest of some times."""
+    print(
+        f'{what}: median {statistics.median(seconds):.2f}, largest {max(seconds):.2f}', flush=True
+    )
+
+
+if __name__ == '__main__':
+    main()
