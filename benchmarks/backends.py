@@ -2,7 +2,7 @@
 
     python benchmarks/backends.py [--rounds 5] [--size 64] [--architecture sweepnet] [--json FILE]
 
-Each round trains an epoch, predicts and sweeps with every backend, one right after the other, so
+Each round trains an epoch, predicts and iterations with every backend, one right after the other, so
 that whatever else the machine does weighs on all of them. The first round is not counted: there
 frameworks compile. Prints the median rate of each and the median of the ratios of a round.
 """
@@ -22,18 +22,20 @@ from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 Rates = dict[str, float]
 
 
-def measure(name: str, scan: Scan, config: Config, sweeps: int) -> Rates:
-    """Return patterns a second of an epoch, a prediction and sweeps."""
+def measure(name: str, scan: Scan, config: Config, iterations: int) -> Rates:
+    """Return patterns a second of an epoch, a prediction and iterations."""
     backend = create_backend(name)
     trained = backend.train([scan], config)
     device = config.training.device
-    alone = backend.reconstruct(scan, InferenceConfig(device=device), RefinementConfig(sweeps=0))
-    refined = backend.refine(scan, RefinementConfig(sweeps=sweeps), device=device)
+    alone = backend.reconstruct(
+        scan, InferenceConfig(device=device), RefinementConfig(iterations=0)
+    )
+    refined = backend.refine(scan, RefinementConfig(iterations=iterations), device=device)
     return {
         'training': trained.history[-1]['patterns_per_second'],
         'network': len(scan) * trained.model.network.passes / alone.timing['predict'],
         'prediction with stitching': len(scan) / (alone.timing['predict'] + alone.timing['stitch']),
-        'sweeps': len(scan) * sweeps / refined.timing['refine'],
+        'iterations': len(scan) * iterations / refined.timing['refine'],
     }
 
 
@@ -46,7 +48,7 @@ def main() -> None:
     parser.add_argument('--architecture', default='sweepnet')
     parser.add_argument('--gridsize', type=int, default=1)
     parser.add_argument('--batch-size', type=int, default=32)
-    parser.add_argument('--sweeps', type=int, default=10)
+    parser.add_argument('--iterations', type=int, default=10)
     parser.add_argument('--device', default='cpu')
     parser.add_argument('--json', type=Path)
     options = parser.parse_args()
@@ -62,7 +64,7 @@ def main() -> None:
     names = [name for name, spec in find_backends().items() if spec.problem() is None]
     rounds: list[dict[str, Rates]] = []
     for number in range(options.rounds + 1):
-        rates = {name: measure(name, scan, config, options.sweeps) for name in names}
+        rates = {name: measure(name, scan, config, options.iterations) for name in names}
         print(f'round {number}', {name: round(r['training']) for name, r in rates.items()})
         rounds += [rates] if number else []
     print(f'{platform.processor()}, {os.cpu_count()} cores; patterns a second')

@@ -28,9 +28,9 @@ BACKENDS = ('pytorch', 'tensorflow')
 
 BASE = {
     'model': {'filters_scale': 0.25, 'passes': 2},
-    'training': {'epochs': 2, 'teacher_sweeps': 10, 'device': 'cpu', 'batch_size': 8},
+    'training': {'epochs': 2, 'target_iterations': 10, 'device': 'cpu', 'batch_size': 8},
     'inference': {'device': 'cpu'},
-    'refinement': {'sweeps': 2},
+    'refinement': {'iterations': 2},
 }
 CNN = {'architecture': 'cnn', 'pattern_size': 64}
 
@@ -52,30 +52,30 @@ CHANGES: dict[str, tuple[Any, dict[str, dict[str, Any]]]] = {
     'training.optimizer': ('adam', {}),
     'training.weight_decay': (0.5, {}),
     'training.schedule': ('constant', {}),
-    'training.warmup_share': (0.5, {}),
+    'training.warmup_fraction': (0.5, {}),
     'training.gradient_clip': (1e-3, {}),
-    'training.accumulation': (2, {}),
-    'training.weight_average_decay': (0.0, {'training': {'epochs': 2}}),
+    'training.gradient_accumulation_steps': (2, {}),
+    'training.ema_decay': (0.0, {'training': {'epochs': 2}}),
     'training.precision': ('bfloat16', {}),
     'training.early_stop_patience': (1, {'training': {'learning_rate': 0.0, 'epochs': 4}}),
-    'training.validation_share': (0.5, {}),
+    'training.validation_fraction': (0.5, {}),
     'training.seed': (1, {}),
     'training.poisson_weight': (0.1, {}),
     'training.amplitude_mae_weight': (1.0, {}),
-    'training.teacher': ('none', {}),
-    'training.teacher_weight': (0.1, {}),
-    'training.teacher_sweeps': (20, {}),
+    'training.target': ('none', {}),
+    'training.target_weight': (0.1, {}),
+    'training.target_iterations': (20, {}),
     'training.total_variation_weight': (1.0, {}),
     'training.probe_trainable': (True, {}),
     'training.intensity_scale_trainable': (True, {}),
     'training.n_groups': (10, {}),
     'training.neighbor_count': (20, {'model': {'gridsize': 2}}),
     'training.n_subsample': (30, {}),
-    'inference.phase_agreement': (False, {}),
+    'inference.phase_synchronization': (False, {}),
     'inference.stitching_weights': ('uniform', {}),
-    'inference.orientations': ('one', {}),
+    'inference.test_time_rotations': ('one', {}),
     'inference.intensity_scale': ('scan', {}),
-    'refinement.sweeps': (0, {}),
+    'refinement.iterations': (0, {}),
     'refinement.batch_size': (2, {}),
     'refinement.probe': (True, {}),
     'refinement.seed': (1, {}),
@@ -179,7 +179,7 @@ def cross_loading() -> list[str]:
     for architecture, size, gridsize in cases:
         scan = simulate(SimulationConfig(size=size, rows=5, columns=6))
         model = {'architecture': architecture, 'gridsize': gridsize, 'passes': 3}
-        config = configured({'model': model, 'training': {'epochs': 3, 'validation_share': 0.2}})
+        config = configured({'model': model, 'training': {'epochs': 3, 'validation_fraction': 0.2}})
         for writer, reader in (BACKENDS, BACKENDS[::-1]):
             row = _opened(scan, config, writer, reader)
             print(architecture, size, gridsize, writer, reader, row, flush=True)
@@ -195,7 +195,7 @@ def _opened(scan: Scan, config: Config, writer: str, reader: str) -> tuple[str, 
         first.save_model(Path(folder) / 'wts.h5.zip')
         opened = second.open_model(Path(folder) / 'wts.h5.zip')
     found = [
-        backend.reconstruct(scan, InferenceConfig(device='cpu'), RefinementConfig(sweeps=0))
+        backend.reconstruct(scan, InferenceConfig(device='cpu'), RefinementConfig(iterations=0))
         for backend in (first, second)
     ]
     losses = []

@@ -2,7 +2,7 @@
 
     python benchmarks/quality.py --minutes 9 --output results.json [--backend pytorch] [--ptychi]
 
-Prints a row a scan: network alone, network and sweeps, sweeps from a flat start; with --ptychi
+Prints a row a scan: network alone, network and iterations, iterations from a flat start; with --ptychi
 also Pty-Chi's rPIE and LSQ-ML on the dense scan in the same run.
 """
 
@@ -49,21 +49,23 @@ def score(reconstruction: Reconstruction, scan: Scan) -> dict[str, float]:
     }
 
 
-def measure(backend: Backend, scan: Scan, sweeps: list[int]) -> dict[str, dict[str, float]]:
+def measure(backend: Backend, scan: Scan, iterations: list[int]) -> dict[str, dict[str, float]]:
     """Reconstruct one scan in every way."""
     backend.reconstruct(
-        scan.subset(np.arange(min(64, len(scan)))), InferenceConfig(), RefinementConfig(sweeps=0)
+        scan.subset(np.arange(min(64, len(scan)))),
+        InferenceConfig(),
+        RefinementConfig(iterations=0),
     )
     rows = {}
-    for count in (0, *sweeps):
-        refinement = RefinementConfig(sweeps=count)
+    for count in (0, *iterations):
+        refinement = RefinementConfig(iterations=count)
         found = backend.reconstruct(scan, InferenceConfig(), refinement)
         rows[f'network + {count}'] = score(found, scan)
         if count:
             assert np.all(np.diff(found.likelihoods) <= 0)
             flat = backend.refine(scan, refinement)
             rows[f'flat + {count}'] = score(flat, scan)
-            rows[f'flat + {count}']['sweep_patterns_per_second'] = round(
+            rows[f'flat + {count}']['iteration_patterns_per_second'] = round(
                 len(scan) * count / flat.timing['refine']
             )
     return rows
@@ -79,7 +81,7 @@ def measure_ptychi(scan: Scan) -> dict[str, dict[str, float]]:
         rows[f'ptychi {engine} {epochs}'] = {
             **score(rival.reconstruction, scan),
             'seconds': round(rival.seconds, 2),
-            'sweep_patterns_per_second': round(rival.patterns_per_second),
+            'iteration_patterns_per_second': round(rival.patterns_per_second),
         }
     return rows
 
@@ -94,7 +96,7 @@ def main() -> None:
     parser.add_argument('--model', type=Path, help='use this model instead of training')
     parser.add_argument('--save', type=Path, help='write the model here')
     parser.add_argument('--output', type=Path)
-    parser.add_argument('--sweeps', type=int, nargs='*', default=[10, 30, 100])
+    parser.add_argument('--iterations', type=int, nargs='*', default=[10, 30, 100])
     parser.add_argument('--ptychi', action='store_true')
     options = parser.parse_args()
     backend = create_backend(options.backend)
@@ -126,7 +128,7 @@ def main() -> None:
             backend.save_model(options.save)
     scans = test_scans(options.seed)
     for name, scan in scans.items():
-        rows = measure(backend, scan, options.sweeps)
+        rows = measure(backend, scan, options.iterations)
         results[name] = rows
         for way, row in rows.items():
             print(f'{name:22s} {way:14s} {row}', flush=True)

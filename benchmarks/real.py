@@ -2,10 +2,10 @@
 
     python benchmarks/real.py DATA --output DIR --minutes 4
 
-The probes in such files are guesses, so teacher, training and sweeps correct them.
+The probes in such files are guesses, so target, training and iterations correct them.
 
 DATA is a folder of NPZ scans in Ptychodus' layout; for each, DIR/NAME gets `network.png`,
-`refined.png`, `flat.png` (sweeps alone) and `metrics.json`.
+`refined.png`, `flat.png` (iterations alone) and `metrics.json`.
 """
 
 import argparse
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument('--output', type=Path, required=True)
     parser.add_argument('--minutes', type=float, default=5)
     parser.add_argument('--backend', default='pytorch')
-    parser.add_argument('--sweeps', type=int, default=RefinementConfig().sweeps)
+    parser.add_argument('--iterations', type=int, default=RefinementConfig().iterations)
     parser.add_argument('--only', help='the name of one scan')
     options = parser.parse_args()
     for path in sorted(options.data.glob('*.npz')):
@@ -40,9 +40,9 @@ def main() -> None:
             training=config.training.replace(max_minutes=options.minutes, probe_trainable=True)
         )
         backend.train([scan], config)
-        refinement = RefinementConfig(sweeps=options.sweeps, probe=True)
+        refinement = RefinementConfig(iterations=options.iterations, probe=True)
         results = {
-            'network': backend.reconstruct(scan, InferenceConfig(), RefinementConfig(sweeps=0)),
+            'network': backend.reconstruct(scan, InferenceConfig(), RefinementConfig(iterations=0)),
             'refined': backend.reconstruct(scan, InferenceConfig(), refinement),
             'flat': backend.refine(scan, refinement),
         }

@@ -1,4 +1,4 @@
-"""Time prediction, stitching and sweeps of larger and larger scans: each must stay linear.
+"""Time prediction, stitching and iterations of larger and larger scans: each must stay linear.
 
     python benchmarks/scaling.py 2000 10000 40000 [--backend pytorch]
 
@@ -39,15 +39,17 @@ def main() -> None:
     parser.add_argument('--backend', default='pytorch')
     options = parser.parse_args()
     backend = create_backend(options.backend)
-    backend.train([make_scan(1000)], Config(training=TrainingConfig(epochs=3, teacher_sweeps=10)))
+    backend.train(
+        [make_scan(1000)], Config(training=TrainingConfig(epochs=3, target_iterations=10))
+    )
     for count in options.patterns:
         scan = make_scan(count)
-        found = backend.reconstruct(scan, InferenceConfig(), RefinementConfig(sweeps=SWEEPS))
+        found = backend.reconstruct(scan, InferenceConfig(), RefinementConfig(iterations=SWEEPS))
         seconds = found.timing
         print(
             f'{count} patterns, canvas {found.object_.shape}; patterns/s: '
             f'predict {count / seconds["predict"]:.0f}, stitch {count / seconds["stitch"]:.0f}, '
-            f'sweep {SWEEPS * count / seconds["refine"]:.0f}; '
+            f'iteration {SWEEPS * count / seconds["refine"]:.0f}; '
             f'likelihood {np.round(found.likelihoods, 4).tolist()}'
         )
 

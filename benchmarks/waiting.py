@@ -2,7 +2,7 @@
 
     python benchmarks/waiting.py [--rounds 3]
 
-Each row is a process of its own, in turns: prediction with stitching, ten sweeps (seconds, best of
+Each row is a process of its own, in turns: prediction with stitching, ten iterations (seconds, best of
 three), and training (patterns a second, better of two epochs) on 1024 simulated patterns of 64 px.
 """
 
@@ -37,11 +37,13 @@ def measure() -> str:
     backend = create_backend('pytorch')
     config = Config.from_dict({'training': {'epochs': 2, 'teacher': 'none'}})
     history = backend.train([scan], config).history
-    alone, sweeps = RefinementConfig(sweeps=0), RefinementConfig(sweeps=10)
+    alone, iterations = RefinementConfig(iterations=0), RefinementConfig(iterations=10)
     predict_s = best_of_three(lambda: backend.reconstruct(scan, InferenceConfig(), alone))
-    sweep_s = best_of_three(lambda: backend.refine(scan, sweeps))
+    iteration_s = best_of_three(lambda: backend.refine(scan, iterations))
     rate = max(row['patterns_per_second'] for row in history)
-    return f'prediction {predict_s:.2f} s, ten sweeps {sweep_s:.2f} s, training {rate:.0f}/s'
+    return (
+        f'prediction {predict_s:.2f} s, ten iterations {iteration_s:.2f} s, training {rate:.0f}/s'
+    )
 
 
 def run_row(policy: str) -> str:

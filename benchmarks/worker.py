@@ -17,7 +17,7 @@ from typing import Any
 from ptychopinn_plugin.data import Scan, write_scan
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 from ptychopinn_plugin.errors import WorkerError
-from ptychopinn_plugin.host.worker import Run, Worker
+from ptychopinn_plugin.host.worker.client import Run, Worker
 
 
 def train(backend: str, folder: Path, epochs: int) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def train(backend: str, folder: Path, epochs: int) -> dict[str, Any]:
         'backend': backend,
         'scans': [str(folder / 'scan.npz')],
         'validation': [],
-        'config': {'training': {'epochs': epochs, 'teacher_sweeps': 10, 'device': 'cpu'}},
+        'config': {'training': {'epochs': epochs, 'target_iterations': 10, 'device': 'cpu'}},
         'base_model': None,
         'output': str(folder / 'model.zip'),
         'keep_training_state': False,
@@ -41,7 +41,7 @@ def infer(backend: str, folder: Path, scan: Scan) -> tuple[dict[str, Any], dict[
         'backend': backend,
         'model': str(folder / 'model.zip'),
         'inference': {'device': 'cpu'},
-        'refinement': {'sweeps': 10},
+        'refinement': {'iterations': 10},
         'geometry': {},
         'name': scan.name,
     }

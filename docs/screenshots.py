@@ -19,7 +19,7 @@ from PyQt5.QtGui import QImage
 from PyQt5.QtWidgets import QApplication
 
 from ptychopinn_plugin.host import bridge
-from ptychopinn_plugin.host.trial import write_trial
+from ptychopinn_plugin.host.example_scans import write_trial
 
 SETTINGS = """\
 [Processing]

@@ -6,7 +6,6 @@ Everything here works on files or on objects in memory, and imports a framework 
 from collections.abc import Iterable
 from pathlib import Path
 
-from ptychopinn_plugin.archive import Model, read_model, write_model
 from ptychopinn_plugin.backends.checkpoints import Checkpoints
 from ptychopinn_plugin.backends.protocol import (
     Backend,
@@ -36,6 +35,7 @@ from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 from ptychopinn_plugin.errors import ConfigError, PtychoPinnError
 from ptychopinn_plugin.evaluation import Evaluation, evaluate
 from ptychopinn_plugin.legacy.raw_data import RawDataLike, scan_from_raw_data
+from ptychopinn_plugin.model_file import Model, read_model, write_model
 
 __all__ = [
     'Config',
@@ -147,7 +147,7 @@ def reconstruct(
     model : Model or path
     scan : Scan or path
     inference, refinement : optional
-        Where not given, the settings that the model carries. ``RefinementConfig(sweeps=0)`` is
+        Where not given, the settings that the model carries. ``RefinementConfig(iterations=0)`` is
         the network alone.
     backend : str, optional
         See `backends.selection.choose`; where nothing names one, the model's own.
@@ -182,7 +182,7 @@ def refine(
     device: str = 'auto',
     observer: Observer = ignore_progress,
 ) -> Reconstruction:
-    """Reconstruct a scan without a model, by sweeps from a flat object: the honest baseline.
+    """Reconstruct a scan without a model, by iterations from a flat object: the honest baseline.
 
     Parameters
     ----------
@@ -193,7 +193,7 @@ def refine(
     device : str
         'auto', 'cpu', 'cuda', 'cuda:1', 'mps'.
     observer : callable, optional
-        Called with a `Progress` after each sweep; where it returns True, the sweeps end.
+        Called with a `Progress` after each iteration; where it returns True, the iterations end.
 
     Returns
     -------

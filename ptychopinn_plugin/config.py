@@ -23,8 +23,8 @@ Activation = Literal['sigmoid', 'swish', 'softplus', 'relu']
 Schedule = Literal['constant', 'exponential', 'cosine', 'one-cycle', 'plateau']
 Optimizer = Literal['adam', 'adamw']
 Precision = Literal['float32', 'bfloat16', 'float16']
-Teacher = Literal['sweeps', 'none']
-LARGEST_SEED = 2**31 - 1
+Target = Literal['iterations', 'none']
+MAX_SEED = 2**31 - 1
 """What every generator of random numbers takes, and Qt's box for whole numbers."""
 
 COMMAND_LINE = ('backend', 'reading')
@@ -32,7 +32,7 @@ COMMAND_LINE = ('backend', 'reading')
 
 IntensityScale = Literal['auto', 'scan', 'model']
 StitchingWeights = Literal['intensity', 'amplitude', 'uniform']
-Orientations = Literal['auto', 'one', 'four']
+Rotations = Literal['auto', 'one', 'four']
 
 
 def setting(
@@ -154,19 +154,21 @@ class TrainingConfig(Validated):
 
     epochs: int = setting(100, 'passes over the training patterns', minimum=1)
     max_minutes: float | None = setting(
-        None, 'stop training (teacher included) after this time', minimum=0.01, unit='min'
+        None, 'stop training (target included) after this time', minimum=0.01, unit='min'
     )
     batch_size: int = setting(32, 'patterns in a batch', minimum=1, maximum=4096)
     learning_rate: float = setting(1e-3, 'peak step of the optimizer', minimum=0.0, maximum=1.0)
     optimizer: Optimizer = setting('adamw', 'adam or adamw')
     weight_decay: float = setting(1e-4, 'weight decay of adamw', minimum=0.0, maximum=1.0)
     schedule: Schedule = setting('one-cycle', 'how the learning rate changes')
-    warmup_share: float = setting(
+    warmup_fraction: float = setting(
         0.05, 'share of the training spent warming up', minimum=0.0, maximum=0.9
     )
     gradient_clip: float = setting(1.0, 'largest norm of the gradient; 0 is off', minimum=0.0)
-    accumulation: int = setting(1, 'batches that share one optimizer step', minimum=1)
-    weight_average_decay: float = setting(
+    gradient_accumulation_steps: int = setting(
+        1, 'batches that share one optimizer step', minimum=1
+    )
+    ema_decay: float = setting(
         0.8,
         'share that stays from epoch to epoch in the average of the weights, which is what is '
         'validated and kept; 0 keeps the weights of an epoch as they are',
@@ -177,31 +179,31 @@ class TrainingConfig(Validated):
     early_stop_patience: int | None = setting(
         None, 'stop after so many epochs without a better validation loss', minimum=1
     )
-    validation_share: float = setting(
+    validation_fraction: float = setting(
         0.05,
         'share of the groups held out, where no validation scan is given',
         minimum=0,
         maximum=0.9,
     )
     seed: int = setting(
-        0, 'the same seed gives the same bits on a CPU', minimum=0, maximum=LARGEST_SEED
+        0, 'the same seed gives the same bits on a CPU', minimum=0, maximum=MAX_SEED
     )
     device: str = setting('auto', 'auto, cpu, cuda, cuda:1, mps')
     poisson_weight: float = setting(1.0, 'weight of the Poisson likelihood', minimum=0.0)
     amplitude_mae_weight: float = setting(
         0.0, 'weight of the mean absolute error of the amplitudes', minimum=0.0
     )
-    teacher: Teacher = setting(
-        'sweeps',
-        'sweeps: reconstruct the training scan first and learn from it; none: likelihood alone',
+    target: Target = setting(
+        'iterations',
+        'iterations: reconstruct the training scan first by iterations and learn from that object; none: likelihood alone',
     )
-    teacher_weight: float = setting(2.0, 'weight of the distance to the teacher', minimum=0.0)
-    teacher_sweeps: int = setting(100, 'sweeps of the teacher', minimum=1)
+    target_weight: float = setting(2.0, 'weight of the distance to the target', minimum=0.0)
+    target_iterations: int = setting(100, 'iterations of the target', minimum=1)
     total_variation_weight: float = setting(
         0.0, 'weight of the total variation of the predicted patches', minimum=0.0
     )
     probe_trainable: bool = setting(
-        False, 'teacher and training correct the probe: for scans whose probe is a guess'
+        False, 'target and training correct the probe: for scans whose probe is a guess'
     )
     intensity_scale_trainable: bool = setting(False, 'let training correct the intensity scale')
     n_groups: int | None = setting(None, 'groups per epoch; all where not given', minimum=1)
@@ -217,7 +219,7 @@ class InferenceConfig(Validated):
 
     batch_size: int = setting(32, 'patterns in a batch', minimum=1, maximum=65536)
     device: str = setting('auto', 'auto, cpu, cuda, cuda:1, mps')
-    phase_agreement: bool = setting(
+    phase_synchronization: bool = setting(
         True, 'bring the free global phases of the patches into agreement'
     )
     stitching_weights: StitchingWeights = setting(
@@ -226,7 +228,7 @@ class InferenceConfig(Validated):
         'amplitude: by its amplitude; uniform: alike wherever it is brighter than a hundredth of '
         'its peak',
     )
-    orientations: Orientations = setting(
+    test_time_rotations: Rotations = setting(
         'auto',
         'in how many orientations, a quarter turn apart, sweepnet looks at each pattern; with four '
         'the mean of its corrections counts, which takes up to four times as long; auto: four '
@@ -241,10 +243,10 @@ class InferenceConfig(Validated):
 
 @dataclass(frozen=True)
 class RefinementConfig(Validated):
-    """Sweeps over the stitched object."""
+    """Iterations over the stitched object."""
 
-    sweeps: int = setting(
-        30, 'sweeps over the object; 0 leaves it as the network predicts it', minimum=0
+    iterations: int = setting(
+        30, 'iterations over the object; 0 leaves it as the network predicts it', minimum=0
     )
     batch_size: int = setting(
         64,
@@ -253,7 +255,7 @@ class RefinementConfig(Validated):
         maximum=65536,
     )
     probe: bool = setting(False, 'correct the probe as well')
-    seed: int = setting(0, 'order of the patterns', minimum=0, maximum=LARGEST_SEED)
+    seed: int = setting(0, 'order of the patterns', minimum=0, maximum=MAX_SEED)
 
 
 @dataclass(frozen=True)

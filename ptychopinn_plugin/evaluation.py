@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from ptychopinn_plugin import metrics
-from ptychopinn_plugin.arrays import ComplexArray, FloatArray
+from ptychopinn_plugin.array_types import ComplexArray, FloatArray
 from ptychopinn_plugin.data.reconstruction import Reconstruction
 from ptychopinn_plugin.data.scan import Scan
 from ptychopinn_plugin.errors import DataError
-from ptychopinn_plugin.files import atomic_path
+from ptychopinn_plugin.storage.atomic import atomic_path
 
-LARGEST_SHIFT_PX = 8.0
-"""Both objects lie in the frame of the scan's positions; a larger residual shift is chance."""
+MAX_SHIFT_PX = 8.0
+"""Both objects lie in the coordinates of the scan's positions; a larger residual shift is chance."""
 
 SAME_PIXEL_SHARE = 0.01
 """By which sizes of pixels may differ: a pixel in a hundred, where registration ends."""
@@ -24,7 +24,7 @@ SAME_POSITION_PX = 1.0
 """What positions of the same scan may differ by, as after a correction of positions."""
 
 _MARGIN_PX = 16
-_SMALLEST_SIDE_PX = 16
+_MIN_SIDE_PX = 16
 _WINDOW = 'hann'
 
 
@@ -148,7 +148,7 @@ def evaluate(
     rest = offset - whole
     image = metrics.shift_image(image, (float(rest[0]), float(rest[1])))
     target = true_object[_slices(box)].astype(np.complex128)
-    shift = metrics.find_shift(image[inner], target, largest_px=LARGEST_SHIFT_PX)
+    shift = metrics.find_shift(image[inner], target, largest_px=MAX_SHIFT_PX)
     image = metrics.shift_image(image, shift)[inner]
     aligned = metrics.align(image, target, register=False, remove_ramp=remove_ramp)
     image_phase, true_phase = metrics.wrapped_phase(aligned.image, target)
@@ -164,7 +164,9 @@ def evaluate(
     )
 
 
-def in_frame_of(reconstruction: Reconstruction, truth: Scan | Reconstruction) -> Reconstruction:
+def in_coordinates_of(
+    reconstruction: Reconstruction, truth: Scan | Reconstruction
+) -> Reconstruction:
     """Count a reconstruction's positions from where the truth's are counted from.
 
     Files in metres have another zero than files in pixels.
@@ -237,10 +239,10 @@ def _shared_box(
     last = np.floor(positions.max(axis=0)).astype(np.int64) + 1
     first = np.maximum(first, np.maximum(whole, 0))
     last = np.minimum(last, np.minimum(whole + reconstruction.object_.shape, shape))
-    if (last - first < _SMALLEST_SIDE_PX).any():
+    if (last - first < _MIN_SIDE_PX).any():
         height, width = np.maximum(last - first, 0)
         raise DataError(
-            f'The two objects must share at least {_SMALLEST_SIDE_PX} x {_SMALLEST_SIDE_PX} '
+            f'The two objects must share at least {_MIN_SIDE_PX} x {_MIN_SIDE_PX} '
             f'pixels within the scanned box; they share {height} x {width}. Check that the truth '
             'is of this scan, and the order (y, x) of its origin.'
         )

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ptychopinn_plugin.arrays import ComplexArray, RealArray
+from ptychopinn_plugin.array_types import ComplexArray, RealArray
 from ptychopinn_plugin.config import Config
 from ptychopinn_plugin.network import NetworkDescription
 

@@ -236,7 +236,7 @@ def describe_network(config: ModelConfig, window_px: int) -> NetworkDescription:
 
 
 def _describe_sweepnet(config: ModelConfig, window_px: int) -> NetworkDescription:
-    """Describe a small U-Net with an additive skip, in the frame of the object."""
+    """Describe a small U-Net with an additive skip, on the object's pixel grid."""
     filters = max(4, round(SWEEPNET_FILTERS * config.filters_scale))
     net = _Builder(SWEEPNET_FEATURES)
     fine = net.regroup('fine/folded', 'space-to-depth', 'input')

@@ -15,11 +15,11 @@ from matplotlib.patheffects import AbstractPathEffect, withStroke
 from numpy.typing import NDArray
 
 from ptychopinn_plugin import metrics
-from ptychopinn_plugin.arrays import BoolArray, ComplexArray, FloatArray
+from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray
 from ptychopinn_plugin.backends.protocol import was_validated
 from ptychopinn_plugin.data import Reconstruction
-from ptychopinn_plugin.files import atomic_path
-from ptychopinn_plugin.words import count
+from ptychopinn_plugin.storage.atomic import atomic_path
+from ptychopinn_plugin.text import count
 
 COVERED = 0.05
 """Pixels with a smaller share of the brightest illumination hold no object worth showing."""
@@ -384,9 +384,9 @@ def _make_grid(
 
 
 def _title(reconstruction: Reconstruction) -> str:
-    sweeps = max(0, len(reconstruction.likelihoods) - 1)
+    iterations = max(0, len(reconstruction.likelihoods) - 1)
     words = f'{count(len(reconstruction.positions_px), "pattern")}, {reconstruction.backend}'
-    return f'{reconstruction.name}: {words}, {count(sweeps, "sweep")}'
+    return f'{reconstruction.name}: {words}, {count(iterations, "iteration")}'
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -4,15 +4,15 @@ import time
 import warnings
 from pathlib import Path
 
-from ptychopinn_plugin.archive import write_model
 from ptychopinn_plugin.backends.protocol import Observer, Progress
 from ptychopinn_plugin.errors import OutputError
-from ptychopinn_plugin.files import keep_previous
+from ptychopinn_plugin.model_file import write_model
+from ptychopinn_plugin.storage.atomic import keep_previous
 
-FEWEST_SECONDS = 60.0
+MIN_SECONDS = 60.0
 """Between two checkpoints."""
 
-LARGEST_SHARE = 0.01
+MAX_FRACTION = 0.01
 """Of the time that training takes, for large networks on slow disks."""
 
 
@@ -39,7 +39,7 @@ class Checkpoints:
         self.path = path
         self.is_written = False
         self._continues = continues
-        self._due = time.monotonic() + FEWEST_SECONDS
+        self._due = time.monotonic() + MIN_SECONDS
 
     def beside(self, observer: Observer) -> Observer:
         """Return an observer that does what another one does, and writes checkpoints."""
@@ -64,7 +64,7 @@ class Checkpoints:
             # It may work again the next time.
             warnings.warn(f'No checkpoint: {error} Training goes on.', stacklevel=2)
         now = time.monotonic()
-        self._due = now + max(FEWEST_SECONDS, (now - begun) / LARGEST_SHARE)
+        self._due = now + max(MIN_SECONDS, (now - begun) / MAX_FRACTION)
 
     def remove(self) -> None:
         """Remove the file, where this training wrote it or continued it."""

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from ptychopinn_plugin.archive import Model
-from ptychopinn_plugin.arrays import ComplexArray, FloatArray
+from ptychopinn_plugin.array_types import ComplexArray, FloatArray
 from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig
 from ptychopinn_plugin.data import Reconstruction, Scan
+from ptychopinn_plugin.model_file import Model
 
 
 @dataclass(frozen=True)
@@ -19,16 +19,16 @@ class Progress:
     Attributes
     ----------
     stage : str
-        'load', 'teach', 'train', 'predict' or 'refine'.
+        'load', 'target', 'train', 'predict' or 'refine'.
     step, total : int
-        Steps done of `total`: epochs when training, else batches or sweeps.
+        Steps done of `total`: epochs when training, else batches or iterations.
     losses : mapping of str to float
         The newest value of each loss, under the names of the columns of `losses.csv`.
     patterns_per_second : float, optional
     object_ : ndarray of complex64, optional
         A preview, where there is a new one.
     origin_px : ndarray of float64, shape (2,), optional
-        (y, x): where its pixel [0, 0] lies in the frame of the scan's positions.
+        (y, x): where its pixel [0, 0] lies in the coordinates of the scan's positions.
     model : callable, optional
         At the end of an epoch: returns the model that training would return if it ended here.
     """
@@ -117,7 +117,7 @@ class Backend(Protocol):
         device: str = 'auto',
         observer: Observer = ignore_progress,
     ) -> Reconstruction:
-        """Sweep from a flat object, without a model: the baseline."""
+        """Iterate from a flat object, without a model: the baseline."""
         ...
 
     def open_model(self, path: Path) -> Model:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ptychopinn_plugin.installed import is_importable, release
+from ptychopinn_plugin.packages import is_importable, release
 
 if sys.version_info >= (3, 13):
     from importlib import metadata

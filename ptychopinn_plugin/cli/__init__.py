@@ -17,11 +17,11 @@ from ptychopinn_plugin.cli.evaluate import evaluate
 from ptychopinn_plugin.cli.export import export
 from ptychopinn_plugin.cli.group import group
 from ptychopinn_plugin.cli.inspect import inspect
-from ptychopinn_plugin.cli.journal import showing_warnings
+from ptychopinn_plugin.cli.log import showing_warnings
 from ptychopinn_plugin.cli.options import joined_lines
+from ptychopinn_plugin.cli.ptychopinn_scripts import ptycho_inference, ptycho_train
 from ptychopinn_plugin.cli.reconstruct import reconstruct, refine
 from ptychopinn_plugin.cli.train import train
-from ptychopinn_plugin.cli.twins import ptycho_inference, ptycho_train
 from ptychopinn_plugin.errors import ConfigError, PtychoPinnError
 
 __all__ = ['app', 'main']

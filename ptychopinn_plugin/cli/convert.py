@@ -39,10 +39,10 @@ def convert(
       ptychopinn convert old/wts.h5.zip model/wts.h5.zip
       ptychopinn convert last.ckpt model.zip --probe-from train_data.npz
     """
-    from ptychopinn_plugin.archive import describe_model, write_model
     from ptychopinn_plugin.data import read_probe
-    from ptychopinn_plugin.files import check_output_file
     from ptychopinn_plugin.legacy.models import legacy_kind, read_legacy_model, refuse_bare_pickle
+    from ptychopinn_plugin.model_file import describe_model, write_model
+    from ptychopinn_plugin.storage.atomic import check_output_file
 
     if new.suffix != '.zip':
         better = new.with_suffix('.zip') if new.name else new / 'wts.h5.zip'

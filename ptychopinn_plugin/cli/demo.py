@@ -14,7 +14,7 @@ from ptychopinn_plugin.cli.outputs import staged_outputs, write_history, write_j
 from ptychopinn_plugin.cli.progress import RunProgress
 from ptychopinn_plugin.cli.settings import run_to_toml
 from ptychopinn_plugin.config import Config, RefinementConfig, TrainingConfig
-from ptychopinn_plugin.words import count
+from ptychopinn_plugin.text import count
 
 if TYPE_CHECKING:
     from ptychopinn_plugin.backends.protocol import TrainingResult
@@ -38,7 +38,7 @@ FILES = (
     'report.html',
 )
 
-NETWORK, HYBRID, FLAT = 'network', 'network_and_sweeps', 'sweeps_from_flat'
+NETWORK, HYBRID, FLAT = 'network', 'network_and_iterations', 'iterations_from_flat'
 
 LEVEL = 0.02
 """A smaller difference of SSIM is not worth a word."""
@@ -51,11 +51,11 @@ def demo(
         int, typer.Option(min=0, help='Of the objects, the noise and the training.')
     ] = 1,
     max_minutes: Annotated[
-        float, typer.Option(help='Minutes of training (teacher included).')
+        float, typer.Option(help='Minutes of training (target included).')
     ] = 3.5,
     refine: Annotated[
-        int, typer.Option(min=1, help='Sweeps, from the network and from a flat object.')
-    ] = RefinementConfig().sweeps,
+        int, typer.Option(min=1, help='Iterations, from the network and from a flat object.')
+    ] = RefinementConfig().iterations,
     training_patterns: Annotated[
         int, typer.Option(min=16, help='Patterns of the training scan.')
     ] = 2025,
@@ -81,7 +81,7 @@ def demo(
     started = time.perf_counter()
     config = Config(
         training=TrainingConfig(seed=seed, max_minutes=max_minutes),
-        refinement=RefinementConfig(sweeps=refine),
+        refinement=RefinementConfig(iterations=refine),
     )
     with staged_outputs(output, FILES, rescue=MODEL_FILE) as stage:
         backend = _choose(backend)
@@ -156,7 +156,7 @@ def _train(scan: 'Scan', config: Config, backend: str) -> 'TrainingResult':
 
 def _write_training(stage: Path, result: 'TrainingResult') -> None:
     """Write the model first: it is what took long."""
-    from ptychopinn_plugin.archive import write_model
+    from ptychopinn_plugin.model_file import write_model
     from ptychopinn_plugin.plots import plot_training
 
     write_model(stage / MODEL_FILE, result.model)
@@ -177,13 +177,13 @@ def _reconstruct(
 ) -> dict[str, 'Reconstruction']:
     from ptychopinn_plugin import api
 
-    model, sweeps = result.model, result.model.config.refinement
+    model, iterations = result.model, result.model.config.refinement
     _say(f'Reconstructing {count(len(scan), "pattern")} that the network has never seen')
     with RunProgress() as observer:
-        none = sweeps.replace(sweeps=0)
+        none = iterations.replace(iterations=0)
         alone = api.reconstruct(model, scan, refinement=none, backend=backend, observer=observer)
         hybrid = api.reconstruct(model, scan, backend=backend, observer=observer)
-        flat = api.refine(scan, sweeps, backend=backend, observer=observer)
+        flat = api.refine(scan, iterations, backend=backend, observer=observer)
     return {NETWORK: alone, HYBRID: hybrid, FLAT: flat}
 
 
@@ -193,11 +193,11 @@ def _evaluate(found: Mapping[str, 'Reconstruction'], scan: 'Scan') -> dict[str, 
     return {name: evaluate(reconstruction, scan) for name, reconstruction in found.items()}
 
 
-def _titles(sweeps: int) -> dict[str, str]:
+def _titles(iterations: int) -> dict[str, str]:
     return {
         NETWORK: 'network alone',
-        HYBRID: f'network + {count(sweeps, "sweep")}',
-        FLAT: f'flat start + {count(sweeps, "sweep")}',
+        HYBRID: f'network + {count(iterations, "iteration")}',
+        FLAT: f'flat start + {count(iterations, "iteration")}',
     }
 
 
@@ -210,7 +210,7 @@ def _metrics(
     """Return what `metrics.json` holds."""
     from ptychopinn_plugin.cli.doctor import describe_machine
 
-    sweeps = result.model.config.refinement.sweeps
+    iterations = result.model.config.refinement.iterations
     provenance = dict(result.model.provenance)
     return {
         'version': __version__,
@@ -224,10 +224,10 @@ def _metrics(
             **provenance,
         },
         'test_patterns': len(scan),
-        'sweeps': sweeps,
+        'iterations': iterations,
         'results': {
             name: {
-                'title': _titles(sweeps)[name],
+                'title': _titles(iterations)[name],
                 **_measure(reconstruction, evaluations[name], len(scan)),
             }
             for name, reconstruction in found.items()
@@ -294,7 +294,7 @@ def _write_report(stage: Path, values: Mapping[str, Any], config: Config) -> Non
             stage / 'comparison.png', 'The truth and three reconstructions, with the same limits.'
         ),
         pictures={
-            'Network and sweeps': Picture(
+            'Network and iterations': Picture(
                 stage / 'reconstruction.png',
                 'Amplitude, phase and coverage of reconstruction.npz, with truth and error below.',
             ),
@@ -314,12 +314,12 @@ def _write_report(stage: Path, values: Mapping[str, Any], config: Config) -> Non
 
 
 def _introduction(values: Mapping[str, Any]) -> str:
-    training, sweeps = values['training'], count(values['sweeps'], 'sweep')
+    training, iterations = values['training'], count(values['iterations'], 'iteration')
     return (
         f'The network was trained on {count(training["patterns"], "simulated pattern")} of one '
         f'object, without labels, in {in_words(training["seconds"])}. Here it sees '
         f'{count(values["test_patterns"], "pattern")} of another object: alone, followed by '
-        f'{sweeps} over the stitched object, and, for comparison, the same {sweeps} from a flat '
+        f'{iterations} over the stitched object, and, for comparison, the same {iterations} from a flat '
         f'start, which need no network. {_verdict(values["results"])}'
     )
 
@@ -348,7 +348,7 @@ def _facts(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             'epochs': training['epochs'],
             'training ended by': training['stopped'],
             'best validation loss': training.get('best_loss', 'unknown'),
-            'training, teacher included': in_words(training['seconds']),
+            'training, target included': in_words(training['seconds']),
             'whole demo': in_words(values['total_seconds']),
             'trained at': training.get('created', 'unknown'),
         },

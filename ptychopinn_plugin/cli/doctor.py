@@ -17,7 +17,7 @@ from ptychopinn_plugin.backends.selection import ENVIRONMENT_VARIABLE, choose, f
 from ptychopinn_plugin.backends.spec import BackendSpec
 from ptychopinn_plugin.errors import BackendUnavailableError, UnknownBackendError
 from ptychopinn_plugin.host.diagnosis import examine_host, host_rows
-from ptychopinn_plugin.words import count
+from ptychopinn_plugin.text import count
 
 PROBE_TIMEOUT_S = 120.0
 """The first import of a framework from a cold disk can take a minute."""

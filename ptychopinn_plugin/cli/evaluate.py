@@ -63,7 +63,7 @@ def evaluate(
     """
     from ptychopinn_plugin.data import is_product_file, read_reconstruction
     from ptychopinn_plugin.evaluation import evaluate as measure
-    from ptychopinn_plugin.evaluation import in_frame_of, plot_evaluation
+    from ptychopinn_plugin.evaluation import in_coordinates_of, plot_evaluation
 
     with ExitStack() as stack:
         stage = None
@@ -72,7 +72,7 @@ def evaluate(
         found = read_reconstruction(reconstruction)
         true = _read_truth(truth, found, given)
         if is_product_file(reconstruction) or is_product_file(truth):
-            found = in_frame_of(found, true)
+            found = in_coordinates_of(found, true)
         evaluation = measure(found, true, remove_ramp=remove_ramp)
         values: dict[str, Any] = {
             'reconstruction': reconstruction,
@@ -93,7 +93,7 @@ def _read_truth(path: Path, found: 'Reconstruction', given: Given) -> 'Scan | Re
 
     if is_reconstruction_file(path) or is_product_file(path):
         return read_reconstruction(path)
-    # In the frame of the reconstruction, where a model of another size made it.
+    # In the coordinates of the reconstruction, where a model of another size made it.
     scans = fit_scans(read_scans([path], given), found.probe.shape[-1])
     show_notes(scans)
     return scans[0]

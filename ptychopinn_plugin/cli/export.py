@@ -44,9 +44,9 @@ def export(
       ptychopinn export run/wts.h5.zip --format onnx
       ptychopinn export run/wts.h5.zip --format torchscript -o network.pt
     """
-    from ptychopinn_plugin.archive import read_model
     from ptychopinn_plugin.export import EXPORTERS, export_model
-    from ptychopinn_plugin.files import check_output_file
+    from ptychopinn_plugin.model_file import read_model
+    from ptychopinn_plugin.storage.atomic import check_output_file
 
     opened = read_model(model)
     name = model.name.removesuffix('.zip').removesuffix('.h5').removesuffix('.ckpt')

@@ -9,7 +9,7 @@ from ptychopinn_plugin.cli.common import read_scans, report, show_notes
 from ptychopinn_plugin.cli.options import READING, AsJson, Given, Section, takes_settings
 from ptychopinn_plugin.errors import OutputError
 from ptychopinn_plugin.legacy.group_options import GroupOptions
-from ptychopinn_plugin.words import count
+from ptychopinn_plugin.text import count
 
 
 @takes_settings(Section('groups', GroupOptions, 'Groups'), READING)
@@ -38,9 +38,9 @@ def group(
     """
     import numpy as np
 
-    from ptychopinn_plugin.files import atomic_path, check_output_file
     from ptychopinn_plugin.legacy.group_cache import cache_path
     from ptychopinn_plugin.legacy.groups import group_scan, groups_are_kept
+    from ptychopinn_plugin.storage.atomic import atomic_path, check_output_file
 
     if out.suffix != '.npz':
         raise OutputError(f'Groups are written as .npz; got {out}. Try {out.with_suffix(".npz")}.')

@@ -8,7 +8,7 @@ import typer
 from ptychopinn_plugin.cli.common import is_reconstruction_file, read_scans, report
 from ptychopinn_plugin.cli.options import READING, AsJson, Given, takes_settings
 from ptychopinn_plugin.errors import DataError
-from ptychopinn_plugin.words import count
+from ptychopinn_plugin.text import count
 
 _UNITS = {'m': 'm', 'eV': 'eV'}
 
@@ -35,9 +35,9 @@ def inspect(
       ptychopinn inspect result/reconstruction.npz
       ptychopinn inspect result/product.h5
     """
-    from ptychopinn_plugin.archive import describe_model, is_model_file, read_model
     from ptychopinn_plugin.data import describe_scan, is_product_file
     from ptychopinn_plugin.legacy.models import is_bare_pickle
+    from ptychopinn_plugin.model_file import describe_model, is_model_file, read_model
 
     if not file.exists():
         raise DataError(f'There is no file {file}. Check the path.')
@@ -138,7 +138,7 @@ def _describe_reconstruction(path: Path) -> dict[str, Any]:
         'covered_share': float((found.coverage > 0).mean()),
         'patterns': len(found.positions_px),
         'probe_modes': len(found.probe),
-        'sweeps': max(0, len(found.likelihoods) - 1),
+        'iterations': max(0, len(found.likelihoods) - 1),
         'likelihoods': list(found.likelihoods),
         'amplitude_residual': found.amplitude_residual,
         'timing': dict(found.timing),
@@ -156,7 +156,7 @@ def _reconstruction_lines(values: dict[str, Any]) -> list[str]:
         f'{values["covered_share"]:.0%} of the pixels were illuminated',
         f'from {count(values["patterns"], "pattern")}, '
         f'{count(values["probe_modes"], "probe mode")}, '
-        f'{count(values["sweeps"], "sweep")} of refinement',
+        f'{count(values["iterations"], "iteration")} of refinement',
         f'amplitude residual: {values["amplitude_residual"]:.4g}',
         f'time: {timing or "not in the file"}',
         *_geometry_lines(values['geometry']),

@@ -13,8 +13,8 @@ from typing import Any
 
 import typer
 
-from ptychopinn_plugin import files
 from ptychopinn_plugin.errors import OutputError
+from ptychopinn_plugin.storage import atomic
 
 
 @contextmanager
@@ -46,7 +46,7 @@ def staged_outputs(
         try:
             _check_names(folder, names)
             _spare_scan(folder, names)
-            files.check_output_folder(stage)
+            atomic.check_output_folder(stage)
             yield stage
             _move_files(stage, folder)
             finished = True
@@ -70,7 +70,7 @@ def output_folder(folder: Path) -> Iterator[None]:
     """
     created = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        files.check_output_folder(folder)
+        atomic.check_output_folder(folder)
         yield
     except BaseException:
         for path in created:
@@ -87,14 +87,14 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file, in one go or not at all."""
-    with files.atomic_path(path) as temporary:
+    with atomic.atomic_path(path) as temporary:
         temporary.write_text(text, encoding='utf-8')
 
 
 def write_history(path: Path, history: Sequence[Mapping[str, float]]) -> None:
     """Write one row an epoch; a column that an epoch lacks stays empty."""
     columns = list(dict.fromkeys(name for row in history for name in row))
-    with files.atomic_path(path) as temporary, temporary.open('w', newline='') as file:
+    with atomic.atomic_path(path) as temporary, temporary.open('w', newline='') as file:
         writer = csv.DictWriter(file, columns, lineterminator='\n')
         writer.writeheader()
         writer.writerows({name: f'{value:.9g}' for name, value in row.items()} for row in history)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _STAGES = {
     'load': 'Load',
-    'teach': 'Teacher',
+    'target': 'Target',
     'train': 'Train',
     'predict': 'Predict',
     'refine': 'Refine',
@@ -47,7 +47,7 @@ class RunProgress:
     """Shows where a run is, on stderr and only where that is a terminal; an `Observer`.
 
     The first Ctrl-C asks the run to stop and to keep the best it has, a second one ends it. While
-    a teacher sweeps there is nothing to keep, and the first one ends the run.
+    a target iterations there is nothing to keep, and the first one ends the run.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ class RunProgress:
             self._on_progress(progress)
         if not self._bars.disable:
             self._show(progress)
-        if self._stop.is_set() and progress.stage == 'teach':
+        if self._stop.is_set() and progress.stage == 'target':
             typer.echo('Stopped before the network learned anything; no model is kept.', err=True)
             raise KeyboardInterrupt
         if self._stop.is_set() and not self._announced:

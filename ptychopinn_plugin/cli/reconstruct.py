@@ -29,14 +29,14 @@ from ptychopinn_plugin.cli.progress import RunProgress
 from ptychopinn_plugin.cli.settings import assemble_config
 from ptychopinn_plugin.config import InferenceConfig, RefinementConfig
 from ptychopinn_plugin.errors import DataError
-from ptychopinn_plugin.words import count
+from ptychopinn_plugin.text import count
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ptychopinn_plugin.archive import Model
     from ptychopinn_plugin.data import Reconstruction, Scan
     from ptychopinn_plugin.evaluation import Evaluation
+    from ptychopinn_plugin.model_file import Model
 
 FILES = ('reconstruction.npz', 'product.h5', 'reconstruction.png', 'timing.json', 'metrics.json')
 
@@ -49,7 +49,7 @@ ScanPath = Annotated[Path, typer.Argument(metavar='SCAN', help='The scan to reco
         RefinementConfig,
         'Refinement',
         options={
-            'sweeps': 'refine',
+            'iterations': 'refine',
             'probe': 'refine-probe',
             'batch_size': 'refine-batch-size',
             'seed': 'refine-seed',
@@ -98,14 +98,14 @@ def refine(
     *,
     given: Given,
 ) -> None:
-    """Reconstruct a scan without a model, by sweeps from a flat object: the honest baseline.
+    """Reconstruct a scan without a model, by iterations from a flat object: the honest baseline.
 
     Leaves the same files as `reconstruct`.
 
     \b
     Examples:
-      ptychopinn refine scan.npz --sweeps 100 -o flat-start
-      ptychopinn refine scan.npz --sweeps 200 --refine-probe -o flat-start
+      ptychopinn refine scan.npz --iterations 100 -o flat-start
+      ptychopinn refine scan.npz --iterations 200 --refine-probe -o flat-start
     """
     from ptychopinn_plugin import api
     from ptychopinn_plugin.backends.selection import choose

@@ -15,7 +15,7 @@ from ptychopinn_plugin.config import COMMAND_LINE, Config
 from ptychopinn_plugin.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ptychopinn_plugin.archive import Model
+    from ptychopinn_plugin.model_file import Model
 
 _TRUE, _FALSE = ('true', 'on', 'yes', '1'), ('false', 'off', 'no', '0')
 

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import typer
 
-from ptychopinn_plugin import files
 from ptychopinn_plugin.cli.common import report
 from ptychopinn_plugin.cli.options import AsJson, Given, Section, takes_settings
 from ptychopinn_plugin.cli.outputs import output_folder
@@ -14,7 +13,8 @@ from ptychopinn_plugin.data import Scan, describe_scan, read_probe, write_scan
 from ptychopinn_plugin.data import simulation as simulations
 from ptychopinn_plugin.data.simulation import SimulationConfig
 from ptychopinn_plugin.errors import ConfigError, DataError, OutputError
-from ptychopinn_plugin.words import count
+from ptychopinn_plugin.storage import atomic
+from ptychopinn_plugin.text import count
 
 _PANELS = {
     'Object': ('object_kind', 'object_file'),
@@ -100,7 +100,7 @@ def simulate(
     config = SimulationConfig.from_dict(settings)
     object_file = None if config.object_file is None else Path(config.object_file)
     with output_folder(out.parent):
-        files.check_output_file(out, probe_file, object_file)
+        atomic.check_output_file(out, probe_file, object_file)
         scan = simulations.simulate(config, probe=probe)
         write_scan(out, scan)
     values = {'file': out, 'kind': 'scan', **describe_scan(scan)}

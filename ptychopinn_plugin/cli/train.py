@@ -10,7 +10,7 @@ import typer
 
 from ptychopinn_plugin._version import __version__
 from ptychopinn_plugin.cli.common import fit_scans, in_words, read_scans, report, show_notes
-from ptychopinn_plugin.cli.journal import EpochJournal, keeping_log, logger
+from ptychopinn_plugin.cli.log import EpochJournal, keeping_log, logger
 from ptychopinn_plugin.cli.options import (
     READING,
     AsJson,
@@ -30,14 +30,14 @@ from ptychopinn_plugin.cli.settings import (
 )
 from ptychopinn_plugin.config import Config, ModelConfig, TrainingConfig
 from ptychopinn_plugin.errors import ConfigError
-from ptychopinn_plugin.words import count
+from ptychopinn_plugin.text import count
 
 if TYPE_CHECKING:
-    from ptychopinn_plugin.archive import Model
     from ptychopinn_plugin.backends.checkpoints import Checkpoints
     from ptychopinn_plugin.backends.protocol import TrainingResult
     from ptychopinn_plugin.backends.selection import Choice
     from ptychopinn_plugin.data import Scan
+    from ptychopinn_plugin.model_file import Model
 
 MODEL_FILE = 'wts.h5.zip'
 CHECKPOINT_FILE = 'checkpoint.h5.zip'
@@ -49,12 +49,12 @@ _PANELS = {
         'poisson_weight',
         'amplitude_mae_weight',
         'teacher',
-        'teacher_weight',
-        'teacher_sweeps',
+        'target_weight',
+        'target_iterations',
         'total_variation_weight',
     ),
     'Illumination': ('probe_trainable', 'intensity_scale_trainable'),
-    'Choice of patterns': ('validation_share', 'n_groups', 'neighbor_count', 'n_subsample'),
+    'Choice of patterns': ('validation_fraction', 'n_groups', 'neighbor_count', 'n_subsample'),
 }
 
 _NETWORK_PANELS = {
@@ -84,7 +84,7 @@ _Assignments = Annotated[
     typer.Option(
         '--set',
         metavar='SECTION.NAME=VALUE',
-        help='Any setting of config.toml, such as refinement.sweeps=10; may be repeated.',
+        help='Any setting of config.toml, such as refinement.iterations=10; may be repeated.',
     ),
 ]
 _Resume = Annotated[
@@ -178,7 +178,7 @@ def _settings(
     """Open the model to start from, where there is one, and put the settings together."""
     if path is None:
         return None, assemble_config(given, file=file, assignments=assignments or ())
-    from ptychopinn_plugin.archive import read_model
+    from ptychopinn_plugin.model_file import read_model
 
     model = read_model(path)
     known = model.config.to_dict()
@@ -289,7 +289,7 @@ def _write(
     stage: Path, result: 'TrainingResult', reading: dict[str, Any], *, inference_only: bool
 ) -> None:
     """Write the model first: it is what took long."""
-    from ptychopinn_plugin.archive import write_model
+    from ptychopinn_plugin.model_file import write_model
     from ptychopinn_plugin.plots import plot_training
 
     write_model(stage / MODEL_FILE, result.model, inference_only=inference_only)

@@ -1,6 +1,5 @@
 """Scans and reconstructions: in memory, read and written."""
 
-from ptychopinn_plugin.data.description import describe_scan
 from ptychopinn_plugin.data.preparation import (
     find_hot_pixels,
     fit_to_size,
@@ -19,6 +18,7 @@ from ptychopinn_plugin.data.readers import (
 )
 from ptychopinn_plugin.data.reconstruction import Reconstruction
 from ptychopinn_plugin.data.scan import Geometry, Scan
+from ptychopinn_plugin.data.summary import describe_scan
 from ptychopinn_plugin.data.writers import (
     read_reconstruction,
     write_product,

@@ -3,12 +3,12 @@
 import numpy as np
 from scipy.spatial import cKDTree
 
-from ptychopinn_plugin.arrays import FloatArray, IntArray
+from ptychopinn_plugin.array_types import FloatArray, IntArray
 from ptychopinn_plugin.data.scan import Scan
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.physics import illuminated_size
 
-LARGEST_FIELD_PX = 1 << 30
+MAX_FIELD_PX = 1 << 30
 """Pixels of the box of all positions; more than this is a wrong unit, not a scan."""
 
 
@@ -171,7 +171,7 @@ def check_positions(scan: Scan) -> None:
             f'{scan.name}: positions must be object pixels; {len(scan)} of them span {spans}. '
             'Are they in metres? Divide them by the size of an object pixel.'
         )
-    if np.prod(extent + scan.pattern_shape) > LARGEST_FIELD_PX:
+    if np.prod(extent + scan.pattern_shape) > MAX_FIELD_PX:
         raise DataError(
             f'{scan.name}: positions must be object pixels; they span {spans}. '
             'Check their unit, and for outliers.'

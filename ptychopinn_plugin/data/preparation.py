@@ -7,11 +7,11 @@ import warnings
 import numpy as np
 from scipy import ndimage, sparse
 
-from ptychopinn_plugin.arrays import BoolArray, ComplexArray, FloatArray, IntArray, RealArray
+from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray, IntArray, RealArray
 from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.physics import split_positions
-from ptychopinn_plugin.words import count
+from ptychopinn_plugin.text import count
 
 _CHUNK = 1024
 

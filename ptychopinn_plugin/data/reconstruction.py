@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ptychopinn_plugin.arrays import ComplexArray, FloatArray
+from ptychopinn_plugin.array_types import ComplexArray, FloatArray
 from ptychopinn_plugin.data.scan import Geometry
 
 
@@ -17,7 +17,7 @@ class Reconstruction:
     ----------
     object_ : ndarray of complex64, shape (height, width)
     origin_px : ndarray of float64, shape (2,)
-        (y, x): where pixel [0, 0] of `object_` lies in the frame of the scan's positions.
+        (y, x): where pixel [0, 0] of `object_` lies in the coordinates of the scan's positions.
     coverage : ndarray of float32, shape (height, width)
         Illumination summed over the scan, 1 where it is brightest; 0 is never seen.
     probe : ndarray of complex64, shape (n_modes, height, width)
@@ -25,7 +25,7 @@ class Reconstruction:
     positions_px : ndarray of float64, shape (n_positions, 2)
         As used, (y, x).
     likelihoods : sequence of float
-        Poisson loss per pixel of the start and of the best object after each sweep; empty where
+        Poisson loss per pixel of the start and of the best object after each iteration; empty where
         unknown.
     timing : mapping of str to float
         Seconds of 'predict', 'stitch', 'refine'.

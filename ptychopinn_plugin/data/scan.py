@@ -6,14 +6,14 @@ from typing import Self
 
 import numpy as np
 
-from ptychopinn_plugin.arrays import BoolArray, ComplexArray, FloatArray, IntArray, RealArray
+from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray, IntArray, RealArray
 from ptychopinn_plugin.errors import DataError
 
-LEAST_VISIBLE_SHARE = 0.05
+MIN_VISIBLE_FRACTION = 0.05
 """Bad pixels hide no more of the light than the rest; beyond, the probe says nothing sure."""
 
 
-LARGEST_COUNT = 2.0**53
+MAX_COUNT = 2.0**53
 """Of a pixel: up to here every whole number is one of double precision."""
 
 
@@ -148,10 +148,10 @@ class Scan:
                     f'Counts must not be negative; pattern {where} holds {counts.min()}. '
                     'Subtract less background, or mark such pixels in bad_pixels.'
                 )
-            if counts.max() > LARGEST_COUNT:
-                where = start + int(np.flatnonzero((counts > LARGEST_COUNT).any(axis=1))[0])
+            if counts.max() > MAX_COUNT:
+                where = start + int(np.flatnonzero((counts > MAX_COUNT).any(axis=1))[0])
                 raise DataError(
-                    f'Counts must be at most {LARGEST_COUNT:.2g}; pattern {where} holds '
+                    f'Counts must be at most {MAX_COUNT:.2g}; pattern {where} holds '
                     f'{counts.max():.2g}. Mark such pixels in bad_pixels, or divide the patterns.'
                 )
             brightest = max(brightest, float(counts.max()))
@@ -215,4 +215,4 @@ class Scan:
             return self.mean_counts()
         far = np.fft.fftshift(np.abs(np.fft.fft2(self.probe)) ** 2, axes=(-2, -1)).sum(axis=0)
         share = float(far[~self.bad_pixels].sum() / far.sum())
-        return self.mean_counts() / max(share, LEAST_VISIBLE_SHARE)
+        return self.mean_counts() / max(share, MIN_VISIBLE_FRACTION)

@@ -15,14 +15,14 @@ import h5py
 import numpy as np
 
 from ptychopinn_plugin._version import __version__
-from ptychopinn_plugin.arrays import FloatArray, RealArray
-from ptychopinn_plugin.data.readers.joining import load_name, middle_offset_px
+from ptychopinn_plugin.array_types import FloatArray, RealArray
+from ptychopinn_plugin.data.readers.matching import load_name, middle_offset_px
 from ptychopinn_plugin.data.readers.npz import geometry_of, open_npz, read_metadata
-from ptychopinn_plugin.data.readers.ptychodus_files import is_product_file, read_product
+from ptychopinn_plugin.data.readers.ptychodus_hdf5 import is_product_file, read_product
 from ptychopinn_plugin.data.reconstruction import Reconstruction
 from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.errors import DataError
-from ptychopinn_plugin.files import atomic_path
+from ptychopinn_plugin.storage.atomic import atomic_path
 
 UNKNOWN_PIXEL_M = 1e-9
 """Size of an object pixel in a product whose geometry is unknown."""

@@ -9,11 +9,11 @@ import onnx
 from onnx import helper, numpy_helper
 
 from ptychopinn_plugin._version import __version__
-from ptychopinn_plugin.arrays import RealArray
+from ptychopinn_plugin.array_types import RealArray
 from ptychopinn_plugin.errors import ArchiveError
-from ptychopinn_plugin.files import atomic_path
 from ptychopinn_plugin.model import Model
 from ptychopinn_plugin.network import Layer
+from ptychopinn_plugin.storage.atomic import atomic_path
 
 OPSET = 18
 """The first with axes of reductions as inputs; what runs ONNX today takes it."""

@@ -15,8 +15,8 @@ from typing import Any
 
 from ptychopinn_plugin.backends.spec import entry_points_of
 from ptychopinn_plugin.host import versions
-from ptychopinn_plugin.host.activity import Activity
 from ptychopinn_plugin.host.import_hook import when_imported
+from ptychopinn_plugin.host.run_state import Activity
 
 LIBRARIES_GROUP = 'ptychodus.reconstructor_libraries'
 VIEWS_GROUP = 'ptychodus.view_controller_factories'

@@ -7,7 +7,7 @@ from typing import Any
 from ptychopinn_plugin.backends.spec import entry_points_of, installed_version
 from ptychopinn_plugin.host import versions
 from ptychopinn_plugin.host.bridge import LIBRARIES_GROUP, VIEWS_GROUP
-from ptychopinn_plugin.installed import is_importable
+from ptychopinn_plugin.packages import is_importable
 
 STUB = 'ptychopinn_plugin_bridge.py'
 INSTALL = "pip install 'ptychopinn-plugin[ptychodus]'"

@@ -6,10 +6,10 @@ from ptychodus.api.reconstruct import ReconstructorLibrary
 from ptychodus.api.settings import SettingsRegistry
 
 from ptychopinn_plugin.backends.selection import Choice, choose
-from ptychopinn_plugin.host.activity import Activity
 from ptychopinn_plugin.host.reconstructor import PinnReconstructor
+from ptychopinn_plugin.host.run_state import Activity
 from ptychopinn_plugin.host.settings import PluginSettings, in_words_of_the_panel
-from ptychopinn_plugin.host.worker import Worker
+from ptychopinn_plugin.host.worker.client import Worker
 
 LIBRARY_NAME = 'PtychoPINN-Plugin'
 """No underscore: Ptychodus splits ``library_algorithm`` at the first one."""

@@ -15,19 +15,19 @@ from ptychodus.api.reconstruct import (
     TrainOutput,
 )
 
-from ptychopinn_plugin.archive import Model, read_model, write_model
 from ptychopinn_plugin.backends.selection import choose
 from ptychopinn_plugin.data import Scan, fit_to_size, scale_to_photons, write_scan
 from ptychopinn_plugin.errors import DataError, PtychoPinnError
-from ptychopinn_plugin.host.activity import Activity
-from ptychopinn_plugin.host.jobs import file_identity
-from ptychopinn_plugin.host.pictures import InferenceWatch
-from ptychopinn_plugin.host.reports import described, log_notes, note_checkpoint, reported
-from ptychopinn_plugin.host.sampling import Sampling
+from ptychopinn_plugin.host.log_messages import described, log_notes, note_checkpoint, reported
+from ptychopinn_plugin.host.previews import InferenceWatch
+from ptychopinn_plugin.host.resampling import Sampling
+from ptychopinn_plugin.host.run_state import Activity
 from ptychopinn_plugin.host.settings import PluginSettings
 from ptychopinn_plugin.host.training_data import find_training_files
 from ptychopinn_plugin.host.translation import to_scan
-from ptychopinn_plugin.host.worker import Event, Run, Worker
+from ptychopinn_plugin.host.worker.client import Event, Run, Worker
+from ptychopinn_plugin.host.worker.jobs import file_identity
+from ptychopinn_plugin.model_file import Model, read_model, write_model
 
 MODEL_EXTENSION = '.zip'
 MODEL_NAME = f'model{MODEL_EXTENSION}'
@@ -257,8 +257,8 @@ class PinnReconstructor(TrainableReconstructor):
 
     def _note_training(self, event: Event) -> None:
         values = event.values
-        if self._activity.note(values) and values['stage'] == 'teach':
-            logger.info('The teacher sweeps the training scan %d times.', values['total'])
+        if self._activity.note(values) and values['stage'] == 'target':
+            logger.info('The target takes %d iterations of the training scan.', values['total'])
         if values['is_epoch_end']:
             losses = ', '.join(f'{name} {value:.5g}' for name, value in values['losses'].items())
             rate = values['patterns_per_second']
@@ -305,7 +305,7 @@ class PinnReconstructor(TrainableReconstructor):
             sampling = self._sampling(parameters, model)
             scan = sampling.fitted
             job = self._inference_job(model, path, scan)
-            self._goal = model.network.passes + int(job['refinement']['sweeps'])
+            self._goal = model.network.passes + int(job['refinement']['iterations'])
             with self._start(job, _arrays(scan)) as run:
                 watch = InferenceWatch(parameters.product, sampling, model.network.passes)
                 yield from self._watch_inference(run, watch)

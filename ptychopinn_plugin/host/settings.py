@@ -32,7 +32,7 @@ GROUP_NAME = 'PtychoPINNPlugin'
 DEVICES = ('auto', 'cpu', 'cuda', 'cuda:1', 'cuda:2', 'cuda:3', 'mps')
 """What the dropdown offers; machines with more GPUs number them on."""
 
-LARGEST = 10**9
+MAX_INTEGER = 10**9
 """Of whole numbers without a limit of their own: Qt's boxes and bars take no more than 32 bits."""
 
 logger = logging.getLogger('ptychopinn_plugin')
@@ -151,7 +151,7 @@ _SECTIONS: dict[str, type] = {
 }
 
 _CNN = ('model.architecture', 'cnn')
-_TAUGHT = ('training.teacher', 'sweeps')
+_WITH_TARGET = ('training.target', 'iterations')
 
 ROWS = (
     Row('Run', 'Backend', ('backend',)),
@@ -177,22 +177,22 @@ ROWS = (
     Row('Training', 'Poisson weight', ('training.poisson_weight',), 'pinn'),
     Row('Training', 'Amplitude weight', ('training.amplitude_mae_weight',), 'pinn'),
     Row('Training', 'Variation weight', ('training.total_variation_weight',)),
-    Row('Training', 'Teacher', ('training.teacher',), 'pinn'),
-    Row('Training', 'Teacher weight', ('training.teacher_weight',), 'pinn', _TAUGHT),
-    Row('Training', 'Teacher sweeps', ('training.teacher_sweeps',), 'pinn', _TAUGHT),
+    Row('Training', 'Target', ('training.target',), 'pinn'),
+    Row('Training', 'Target weight', ('training.target_weight',), 'pinn', _WITH_TARGET),
+    Row('Training', 'Target iterations', ('training.target_iterations',), 'pinn', _WITH_TARGET),
     Row('Training', 'Correct probe', ('training.probe_trainable',), 'pinn'),
     Row('Training', 'Correct intensity', ('training.intensity_scale_trainable',), 'pinn'),
-    Row('Training', 'Validation share', ('training.validation_share',)),
+    Row('Training', 'Validation fraction', ('training.validation_fraction',)),
     Row('Training', 'Patience [epochs]', ('training.early_stop_patience',), zero='endless'),
     Row('Training', 'Patterns used', ('training.n_subsample',), zero='all'),
     Row('Training', 'Fine-tune', ('fine_tune',)),
     Row('Training', 'Resumable model', ('keep_training_state',)),
     Row('Inference', 'Batch size', ('inference.batch_size',)),
-    Row('Inference', 'Phase agreement', ('inference.phase_agreement',)),
+    Row('Inference', 'Phase synchronization', ('inference.phase_synchronization',)),
     Row('Inference', 'Stitching weights', ('inference.stitching_weights',)),
-    Row('Inference', 'Orientations', ('inference.orientations',)),
+    Row('Inference', 'Rotations', ('inference.test_time_rotations',)),
     Row('Inference', 'Intensity scale', ('inference.intensity_scale',)),
-    Row('Refinement', 'Sweeps', ('refinement.sweeps',), zero='none'),
+    Row('Refinement', 'Iterations', ('refinement.iterations',), zero='none'),
     Row('Refinement', 'Batch size', ('refinement.batch_size',)),
     Row('Refinement', 'Correct probe', ('refinement.probe',)),
 )
@@ -276,7 +276,7 @@ def _create(group: ParameterGroup, row: Row) -> Parameter[Any]:
     if row.kind is bool:
         return group.create_boolean_parameter(row.key, default)
     if row.kind is int:
-        most = LARGEST if high is None else high
+        most = MAX_INTEGER if high is None else high
         return group.create_integer_parameter(row.key, default, minimum=low, maximum=most)
     if row.kind is float:
         return group.create_real_parameter(row.key, float(default), minimum=low, maximum=high)
@@ -317,8 +317,8 @@ def _parse(text: str, row: Row) -> Any:
         return value
     if row.is_optional and value == 0:
         return value
-    if row.kind is int and row.field.metadata['maximum'] is None and value > LARGEST:
-        raise ConfigError(f'expected at most {LARGEST}; got {value}.')
+    if row.kind is int and row.field.metadata['maximum'] is None and value > MAX_INTEGER:
+        raise ConfigError(f'expected at most {MAX_INTEGER}; got {value}.')
     if row.choices is DEVICES and not re.fullmatch(r'auto|cpu|mps|cuda(:\d+)?', value):
         raise ConfigError(f'expected auto, cpu, cuda, cuda:1 ..., or mps; got {value!r}.')
     section, _, field = row.names[0].rpartition('.')

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ptychopinn_plugin.errors import DataError
-from ptychopinn_plugin.ptychodus_names import PRODUCT_NAMES
+from ptychopinn_plugin.ptychodus_compat import PRODUCT_NAMES
 
 TRAINING_FILE = 'train_data.npz'
 HELD_OUT = ('test', 'valid')

@@ -10,10 +10,10 @@ from ptychodus.api.probe import ProbeSequence
 from ptychodus.api.product import LossValue, Product
 from ptychodus.api.reconstruct import ReconstructInput
 
-from ptychopinn_plugin import ptychodus_names
-from ptychopinn_plugin.arrays import ComplexArray, FloatArray
+from ptychopinn_plugin import ptychodus_compat
+from ptychopinn_plugin.array_types import ComplexArray, FloatArray
 from ptychopinn_plugin.data import Scan
-from ptychopinn_plugin.data.readers import joining
+from ptychopinn_plugin.data.readers import matching
 from ptychopinn_plugin.data.scan import Geometry
 from ptychopinn_plugin.host import versions
 
@@ -37,27 +37,27 @@ def to_scan(parameters: ReconstructInput) -> Scan:
     # A tiny or empty object is what a new product holds.
     layers = product.object_.get_array()
     has_object = layers.size > 0 and versions.has_center(product.object_)
-    object_, object_notes = joining.single_layer(layers) if has_object else (None, ())
-    modes, probe_notes = joining.single_probe(probe) if probe.size else (None, ())
+    object_, object_notes = matching.single_layer(layers) if has_object else (None, ())
+    modes, probe_notes = matching.single_probe(probe) if probe.size else (None, ())
     order = np.arange(len(product.probe_positions))
-    known = joining.Product(
+    known = matching.Product(
         indexes=order,
-        positions_m=ptychodus_names.positions_m(product.probe_positions),
+        positions_m=ptychodus_compat.positions_m(product.probe_positions),
         probe=modes,
         object_=object_,
         center_m=versions.center_m(product.object_) if has_object else None,
         geometry=Geometry(
             pixel_height_m=pixel.height_m or None,
             pixel_width_m=pixel.width_m or None,
-            photon_energy_eV=ptychodus_names.photon_energy_eV(product.metadata) or None,
+            photon_energy_eV=ptychodus_compat.photon_energy_eV(product.metadata) or None,
             detector_distance_m=product.metadata.detector_distance_m or None,
         ),
         notes=(*probe_notes, *object_notes),
     )
-    measured = joining.Measurement(
+    measured = matching.Measurement(
         np.asarray(parameters.diffraction_patterns), order, _mask(parameters)
     )
-    return joining.join(measured, known, name=product.metadata.name)
+    return matching.join(measured, known, name=product.metadata.name)
 
 
 def _pixel_geometry(product: Product) -> PixelGeometry:
@@ -94,19 +94,19 @@ def to_product(
         What was reconstructed, in pixels of `before`; its positions are those of `before`.
     object_ : ndarray of complex64, shape (height, width)
     origin_px : ndarray of float64, shape (2,)
-        (y, x): where pixel [0, 0] of `object_` lies in the frame of the scan's positions.
+        (y, x): where pixel [0, 0] of `object_` lies in the coordinates of the scan's positions.
     probe : ndarray of complex64, shape (n_modes, pattern_height, pattern_width), optional
         As used; else the scan's.
     losses : mapping of int to float, optional
-        Poisson loss of the start, 0, and after each sweep.
+        Poisson loss of the start, 0, and after each iteration.
     """
     geometry = scan.geometry
     # `to_scan` does without neither.
     pixel_m = np.array([geometry.pixel_height_m, geometry.pixel_width_m], dtype=np.float64)
-    offset = [joining.middle_offset_px(side) for side in scan.pattern_shape]
+    offset = [matching.middle_offset_px(side) for side in scan.pattern_shape]
     # Ptychodus counts from the middle of the object, which may lie between pixels.
     middle = origin_px + (np.array(object_.shape) - 1) / 2
-    first_m = ptychodus_names.positions_m(before.probe_positions)[0]
+    first_m = ptychodus_compat.positions_m(before.probe_positions)[0]
     center_m = first_m + (middle - scan.positions_px[0] + offset) * pixel_m
     pixel = PixelGeometry(width_m=float(pixel_m[1]), height_m=float(pixel_m[0]))
     modes = scan.probe if probe is None else probe

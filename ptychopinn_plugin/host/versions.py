@@ -6,8 +6,8 @@ from types import ModuleType
 from typing import Any
 
 from ptychopinn_plugin.backends.spec import installed_version
-from ptychopinn_plugin.installed import release
-from ptychopinn_plugin.ptychodus_names import place_m
+from ptychopinn_plugin.packages import release
+from ptychopinn_plugin.ptychodus_compat import place_m
 
 SUPPORTED = '1.5.1 to 1.7'
 REQUIREMENT = '>=1.5.1,<1.8'

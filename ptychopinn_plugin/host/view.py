@@ -30,9 +30,9 @@ from ptychopinn_plugin.backends.protocol import was_validated
 from ptychopinn_plugin.backends.selection import AUTOMATIC, ENVIRONMENT_VARIABLE
 from ptychopinn_plugin.errors import PtychoPinnError
 from ptychopinn_plugin.host import versions
-from ptychopinn_plugin.host.activity import Activity
 from ptychopinn_plugin.host.library import LIBRARY_NAME, PtychoPinnLibrary
 from ptychopinn_plugin.host.reconstructor import PinnReconstructor
+from ptychopinn_plugin.host.run_state import Activity
 from ptychopinn_plugin.host.settings import ROWS, Row
 
 REFRESH_MS = 1000
@@ -384,10 +384,10 @@ def _status(activity: Activity) -> str:
         return 'The last training:' if activity.epochs else 'Training ended before its first epoch.'
     stages = {
         'load': 'Starting ...',
-        'teach': 'The teacher sweeps the training scan',
+        'target': 'The target is reconstructed from the training scan',
         'train': f'Training, epoch {len(activity.epochs) + 1}',
         'predict': 'The network predicts',
-        'refine': 'Sweeps refine the object',
+        'refine': 'Iterations refine the object',
     }
     stage = stages.get(name, name)
     return f'{stage}: {step / total:.0%}' if total else stage

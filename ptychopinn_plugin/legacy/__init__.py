@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ptychopinn_plugin.legacy.groups import GroupOptions, group_scan
     from ptychopinn_plugin.legacy.models import read_legacy_model
     from ptychopinn_plugin.legacy.raw_data import scan_from_raw_data
-    from ptychopinn_plugin.legacy.workflow import run_cdi_example
+    from ptychopinn_plugin.ptychopinn_workflow import run_cdi_example
 
 _HOMES = {
     'GroupOptions': 'groups',

@@ -9,8 +9,8 @@ import numpy as np
 
 from ptychopinn_plugin.errors import ArchiveError
 
-MOST_INSTRUCTIONS = 1 << 20
-LARGEST_GROWTH_BYTES = 512 << 20
+MAX_INSTRUCTIONS = 1 << 20
+MAX_GROWTH_BYTES = 512 << 20
 ITEM_BYTES = 32
 """Of an item in a list, dictionary or set: its place, and the time to go there."""
 
@@ -26,8 +26,8 @@ class Budget:
 
     def __init__(self, source: str) -> None:
         self.source = source
-        self._instructions = MOST_INSTRUCTIONS
-        self._bytes = LARGEST_GROWTH_BYTES
+        self._instructions = MAX_INSTRUCTIONS
+        self._bytes = MAX_GROWTH_BYTES
 
     def step(self) -> None:
         """Pay for an instruction.
@@ -35,12 +35,12 @@ class Budget:
         Raises
         ------
         ArchiveError
-            After `MOST_INSTRUCTIONS`.
+            After `MAX_INSTRUCTIONS`.
         """
         self._instructions -= 1
         if self._instructions < 0:
             raise ArchiveError(
-                f'{self.source} is refused: more than {MOST_INSTRUCTIONS} instructions, too many '
+                f'{self.source} is refused: more than {MAX_INSTRUCTIONS} instructions, too many '
                 'for settings or weights.'
             )
 
@@ -50,12 +50,12 @@ class Budget:
         Raises
         ------
         ArchiveError
-            After `LARGEST_GROWTH_BYTES`.
+            After `MAX_GROWTH_BYTES`.
         """
         self._bytes -= sum(map(_size, values))
         if self._bytes < 0:
             raise ArchiveError(
-                f'{self.source} is refused: it would grow beyond {LARGEST_GROWTH_BYTES} bytes.'
+                f'{self.source} is refused: it would grow beyond {MAX_GROWTH_BYTES} bytes.'
             )
 
 

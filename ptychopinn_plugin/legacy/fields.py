@@ -287,7 +287,9 @@ FIELDS: tuple[Field, ...] = (
         'largest norm of the gradient; ours where not given',
         'training.gradient_clip',
     ),
-    _training('accum_steps', 1, 'batches that share one step', 'training.accumulation'),
+    _training(
+        'accum_steps', 1, 'batches that share one step', 'training.gradient_accumulation_steps'
+    ),
     _training(
         'scheduler',
         'Default',

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from ptychopinn_plugin.arrays import FloatArray, IntArray
+from ptychopinn_plugin.array_types import FloatArray, IntArray
 from ptychopinn_plugin.errors import OutputError
-from ptychopinn_plugin.files import atomic_path
+from ptychopinn_plugin.storage.atomic import atomic_path
 
 VERSION = 1
 """Another number, where the same options would give other groups."""

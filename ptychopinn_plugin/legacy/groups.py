@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ptychopinn_plugin.arrays import ComplexArray, FloatArray, IntArray, RealArray
+from ptychopinn_plugin.array_types import ComplexArray, FloatArray, IntArray, RealArray
 from ptychopinn_plugin.data import Scan, load_scan, scan_from_arrays
 from ptychopinn_plugin.data.grouping import covering_groups, training_groups
 from ptychopinn_plugin.data.readers.npz import arrays_of

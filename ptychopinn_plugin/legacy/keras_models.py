@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from ptychopinn_plugin.arrays import RealArray
-from ptychopinn_plugin.containers import LARGEST_TEXT_BYTES, open_zip, read_hdf5
+from ptychopinn_plugin.array_types import RealArray
 from ptychopinn_plugin.errors import ArchiveError
 from ptychopinn_plugin.legacy.fitting import OldWeight, last_image_channels, repeat_amplitude
 from ptychopinn_plugin.network import CnnVariant
+from ptychopinn_plugin.storage.untrusted import MAX_TEXT_BYTES, open_zip, read_hdf5
 
 ACTIVATIONS = {'sigmoid': 'sigmoid', 'swish': 'swish', 'silu': 'swish', 'softplus': 'softplus'}
 ACTIVATIONS |= {'relu': 'relu'}
@@ -41,8 +41,8 @@ KNOWN_CLASSES = frozenset(
 )
 """Up to the predicted patches; what merges them (`obj` and later) is not carried over."""
 
-MOST_LAYERS = 1000
-MOST_CONNECTIONS = 10_000
+MAX_LAYERS = 1000
+MAX_CONNECTIONS = 10_000
 """The published network has about 60 of each; following many times more could take for ever."""
 
 _PATCHES = 'CombineComplexLayer'
@@ -91,7 +91,7 @@ def read_keras_network(data: bytes, source: str) -> KerasNetwork:
         If it is damaged, or not the published network.
     """
     with open_zip(data, source) as archive:
-        text = archive.read('config.json', largest=LARGEST_TEXT_BYTES)
+        text = archive.read('config.json', largest=MAX_TEXT_BYTES)
         weights = archive.read('model.weights.h5')
     try:
         graph = _read_graph(json.loads(text))
@@ -139,7 +139,7 @@ def _read_graph(config: Any) -> dict[str, Node]:
         name = str(layer['name'])
         nodes[name] = Node(name, str(layer['class_name']), layer['config'], inputs)
     connections = sum(len(node.inputs) for node in nodes.values())
-    if len(nodes) > MOST_LAYERS or connections > MOST_CONNECTIONS:
+    if len(nodes) > MAX_LAYERS or connections > MAX_CONNECTIONS:
         raise ValueError(f'{len(nodes)} layers with {connections} connections are too many')
     last = [node.name for node in nodes.values() if node.kind == _PATCHES]
     if len(last) != 1:

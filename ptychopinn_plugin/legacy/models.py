@@ -10,9 +10,8 @@ from typing import Any, Literal
 import numpy as np
 
 from ptychopinn_plugin._version import __version__
-from ptychopinn_plugin.arrays import ComplexArray
+from ptychopinn_plugin.array_types import ComplexArray
 from ptychopinn_plugin.config import Config
-from ptychopinn_plugin.containers import LARGEST_TEXT_BYTES, SafeZip, open_zip, zip_names
 from ptychopinn_plugin.errors import ArchiveError, ConfigError
 from ptychopinn_plugin.legacy.budget import Budget
 from ptychopinn_plugin.legacy.configuration import from_legacy
@@ -25,7 +24,7 @@ from ptychopinn_plugin.legacy.pickle_names import (
     bare_pickle_name,
     check_pickle_member,
 )
-from ptychopinn_plugin.legacy.pickles import DAMAGE, LARGEST_PICKLE_BYTES, read_pickle
+from ptychopinn_plugin.legacy.pickles import DAMAGE, MAX_PICKLE_BYTES, read_pickle
 from ptychopinn_plugin.legacy.torch_files import is_torch_file, read_torch_file
 from ptychopinn_plugin.legacy.torch_models import TorchNetwork, map_torch_weights
 from ptychopinn_plugin.legacy.torch_settings import (
@@ -37,6 +36,7 @@ from ptychopinn_plugin.legacy.torch_settings import (
 )
 from ptychopinn_plugin.model import Model
 from ptychopinn_plugin.network import NetworkDescription, describe_cnn
+from ptychopinn_plugin.storage.untrusted import MAX_TEXT_BYTES, SafeZip, open_zip, zip_names
 
 Kind = Literal['tensorflow', 'torch', 'lightning']
 
@@ -118,7 +118,7 @@ def refuse_bare_pickle(path: Path) -> None:
     if not is_bare_pickle(path):
         return
     with path.open('rb') as file:
-        name = bare_pickle_name(file.read(LARGEST_PICKLE_BYTES))
+        name = bare_pickle_name(file.read(MAX_PICKLE_BYTES))
     names = f' that names {name}, which opening it would import' if name else ''
     raise ArchiveError(
         f'{path} is a bare pickle{names}. Such files, also those of torch before 1.6, are never '
@@ -234,7 +234,7 @@ def _read_values(archive: SafeZip, name: str) -> tuple[str, Any]:
         name = f'{name}.dill'
         return name, read_pickle(archive.read(name), f'{archive.source}: {name}')
     name = f'{name}.json'
-    data = archive.read(name, largest=LARGEST_TEXT_BYTES)
+    data = archive.read(name, largest=MAX_TEXT_BYTES)
     try:
         return name, json.loads(data)
     except (ValueError, RecursionError) as error:

@@ -9,17 +9,17 @@ import io
 import pickletools
 from collections.abc import Iterator
 
-from ptychopinn_plugin.containers import open_zip
 from ptychopinn_plugin.errors import ArchiveError
 from ptychopinn_plugin.legacy.budget import Budget
 from ptychopinn_plugin.legacy.pickles import (
     DAMAGE,
-    LARGEST_PICKLE_BYTES,
-    LONGEST_NAME,
+    MAX_NAME,
+    MAX_PICKLE_BYTES,
     is_known,
     memo_key,
     refused_name,
 )
+from ptychopinn_plugin.storage.untrusted import open_zip
 
 SUFFIXES = ('.dill', '.pkl', '.pickle', '.pth', '.pt', '.ckpt')
 
@@ -29,7 +29,7 @@ PACKAGES = frozenset(('ptycho', 'ptycho_torch', 'keras', 'tensorflow'))
 HARMLESS = frozenset([('dill._dill', '_load_type')])
 """How dill names a type of Python itself; its other functions can make code."""
 
-MOST_PICKLES = 5
+MAX_PICKLES = 5
 """That follow one another: torch before 1.6 wrote three, the values and a list of storages."""
 
 
@@ -55,7 +55,7 @@ def check_pickle_member(data: bytes, source: str, budget: Budget) -> None:
         with open_zip(data, source) as archive:
             for name in archive.names():
                 if name.endswith('.pkl'):
-                    inner = archive.read(name, largest=LARGEST_PICKLE_BYTES)
+                    inner = archive.read(name, largest=MAX_PICKLE_BYTES)
                     _check_names(inner, f'{source}: {name}', budget)
     else:
         _check_names(data, source, budget)
@@ -70,7 +70,7 @@ def bare_pickle_name(data: bytes) -> str:
             if not is_known(module, name):
                 first = f'{module}.{name}'
                 break
-    return first[:LONGEST_NAME]
+    return first[:MAX_NAME]
 
 
 def pickle_names(data: bytes, budget: Budget) -> Iterator[tuple[str, str]]:
@@ -82,7 +82,7 @@ def pickle_names(data: bytes, budget: Budget) -> Iterator[tuple[str, str]]:
         If they are none, or make a name in a way that no pickler does.
     """
     stream = io.BytesIO(data)
-    for _ in range(MOST_PICKLES):
+    for _ in range(MAX_PICKLES):
         if stream.tell() < len(data):
             yield from _names(stream, budget)
 

@@ -22,10 +22,10 @@ from ptychopinn_plugin.legacy.values import (
     record_class,
 )
 
-LARGEST_PICKLE_BYTES = 64 << 20
-LONGEST_NAME = 200
-LARGEST_MEMO_KEY = 1 << 32
-MOST_ARGUMENTS = 256
+MAX_PICKLE_BYTES = 64 << 20
+MAX_NAME = 200
+MAX_MEMO_KEY = 1 << 32
+MAX_ARGUMENTS = 256
 """Of a call, such as the parts of a path."""
 
 DAMAGE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
@@ -97,28 +97,28 @@ def read_pickle(data: bytes, source: str, *, persistent_load: PersistentLoad | N
         Naming the first global, instruction or value that is not allowed; or if it costs more than
         a `Budget`.
     """
-    if len(data) > LARGEST_PICKLE_BYTES:
+    if len(data) > MAX_PICKLE_BYTES:
         raise ArchiveError(
-            f'{source}: a pickle of {len(data)} bytes; at most {LARGEST_PICKLE_BYTES} are read.'
+            f'{source}: a pickle of {len(data)} bytes; at most {MAX_PICKLE_BYTES} are read.'
         )
     machine = _Machine(source, persistent_load)
     try:
         return machine.run(data)
     except DAMAGE as error:
         raise ArchiveError(
-            f'{source} is damaged, or no pickle of plain values: {str(error)[:LONGEST_NAME]}.'
+            f'{source} is damaged, or no pickle of plain values: {str(error)[:MAX_NAME]}.'
         ) from error
 
 
 def is_known(module: str, name: str) -> bool:
     """Tell whether a global is one that `read_pickle` has something for."""
-    return len(module) + len(name) <= LONGEST_NAME and _find(module, name) is not None
+    return len(module) + len(name) <= MAX_NAME and _find(module, name) is not None
 
 
 def refused_name(source: str, module: str, name: str) -> ArchiveError:
     """Return the error for a global that is not allowed."""
     return ArchiveError(
-        f'{source} is refused: it names {f"{module}.{name}"[:LONGEST_NAME]}, which could run code. '
+        f'{source} is refused: it names {f"{module}.{name}"[:MAX_NAME]}, which could run code. '
         'Only plain values, arrays and configuration classes are read, and nothing was run.'
     )
 
@@ -126,7 +126,7 @@ def refused_name(source: str, module: str, name: str) -> ArchiveError:
 def memo_key(argument: Any) -> int:
     """Return the number under which a value is remembered; large ones could be made to collide."""
     key = int(argument)
-    if not 0 <= key < LARGEST_MEMO_KEY:
+    if not 0 <= key < MAX_MEMO_KEY:
         raise ValueError('a memo key that no pickler uses')
     return key
 
@@ -304,8 +304,8 @@ def _parts(value: Any) -> tuple[Any, ...]:
     """Return what is in the arguments of a call, or in a state."""
     if not isinstance(value, tuple):
         return (value,)
-    if len(value) > MOST_ARGUMENTS:
-        raise ValueError(f'a call or state of more than {MOST_ARGUMENTS} values')
+    if len(value) > MAX_ARGUMENTS:
+        raise ValueError(f'a call or state of more than {MAX_ARGUMENTS} values')
     return value
 
 

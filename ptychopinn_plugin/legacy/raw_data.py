@@ -2,7 +2,7 @@
 
 from typing import Protocol, runtime_checkable
 
-from ptychopinn_plugin.arrays import RealArray
+from ptychopinn_plugin.array_types import RealArray
 from ptychopinn_plugin.data import Domain, Scan, scan_from_arrays
 from ptychopinn_plugin.data.readers.npz import arrays_of
 

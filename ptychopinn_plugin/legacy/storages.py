@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ptychopinn_plugin.arrays import RealArray
+from ptychopinn_plugin.array_types import RealArray
 
 STORAGE_CODES = {
     'FloatStorage': 'f4',
@@ -25,7 +25,7 @@ STORAGE_CODES = {
 }
 
 
-LARGEST_SIDE = 1 << 48
+MAX_SIDE = 1 << 48
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any)
     if not isinstance(storage, Storage):
         raise ValueError('a tensor without a storage')
     sides, steps = checked_shape(shape), checked_shape(strides)
-    if type(offset) is not int or not 0 <= offset < LARGEST_SIDE or len(sides) != len(steps):
+    if type(offset) is not int or not 0 <= offset < MAX_SIDE or len(sides) != len(steps):
         raise ValueError(f'a tensor of shape {sides} and strides {steps}')
     count = math.prod(sides)
     last = offset + sum((side - 1) * step for side, step in zip(sides, steps, strict=True))
@@ -124,7 +124,7 @@ def checked_shape(shape: Any) -> tuple[int, ...]:
     """Return a shape whose sides are whole, not negative and of a length that memory may have."""
     if not isinstance(shape, tuple) or len(shape) > 32:
         raise ValueError('a shape that is none')
-    if any(type(side) is not int or not 0 <= side < LARGEST_SIDE for side in shape):
+    if any(type(side) is not int or not 0 <= side < MAX_SIDE for side in shape):
         # The shape itself stays out of the message: writing it out could take forever.
         raise ValueError('a shape of other than whole numbers')
     return shape

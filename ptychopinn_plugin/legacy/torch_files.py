@@ -4,12 +4,12 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from ptychopinn_plugin.containers import SafeZip, open_zip
 from ptychopinn_plugin.errors import ArchiveError
 from ptychopinn_plugin.legacy.pickles import read_pickle
-from ptychopinn_plugin.legacy.storages import LARGEST_SIDE, LazyTensor, Storage, StorageType
+from ptychopinn_plugin.legacy.storages import MAX_SIDE, LazyTensor, Storage, StorageType
+from ptychopinn_plugin.storage.untrusted import SafeZip, open_zip
 
-LARGEST_TENSORS_BYTES = 1 << 30
+MAX_TENSORS_BYTES = 1 << 30
 """Of a file; names that share a storage count each for themselves."""
 
 
@@ -49,7 +49,7 @@ def read_torch_file(file: Path | bytes, source: str) -> Any:
             _, kind, key, _, count = identity
             if not isinstance(kind, StorageType) or not isinstance(key, str):
                 raise ValueError('a storage of unknown type')
-            if type(count) is not int or not 0 <= count < LARGEST_SIDE:
+            if type(count) is not int or not 0 <= count < MAX_SIDE:
                 raise ValueError('a storage of other than a number of numbers')
             return Storage(kind, count, lambda: member(key), order)
 
@@ -82,10 +82,10 @@ def _with_tensors(values: Any, source: str) -> Any:
     target = inner if isinstance(inner, dict) else values
     tensors = {name: value for name, value in target.items() if isinstance(value, LazyTensor)}
     total = sum(tensor.nbytes for tensor in tensors.values())
-    if total > LARGEST_TENSORS_BYTES:
+    if total > MAX_TENSORS_BYTES:
         raise ArchiveError(
             f'{source} is refused: {len(tensors)} tensors of {total} bytes together; at most '
-            f'{LARGEST_TENSORS_BYTES} are read.'
+            f'{MAX_TENSORS_BYTES} are read.'
         )
     for name, tensor in tensors.items():
         try:

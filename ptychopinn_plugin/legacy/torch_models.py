@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ptychopinn_plugin.arrays import RealArray
+from ptychopinn_plugin.array_types import RealArray
 from ptychopinn_plugin.errors import ArchiveError
 from ptychopinn_plugin.legacy.fitting import OldWeight, last_image_channels, repeat_amplitude
 from ptychopinn_plugin.legacy.torch_settings import TorchStructure

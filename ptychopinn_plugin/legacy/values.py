@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ptychopinn_plugin.arrays import RealArray
+from ptychopinn_plugin.array_types import RealArray
 from ptychopinn_plugin.legacy.storages import (
     STORAGE_CODES,
     StorageType,
@@ -16,19 +16,19 @@ from ptychopinn_plugin.legacy.storages import (
     rebuild_tensor,
 )
 
-LARGEST_ARRAY_BYTES = 1 << 30
-LONGEST_PATH = 4096
-LONGEST_DEVICE = 64
-LONGEST_CODE = 8
+MAX_ARRAY_BYTES = 1 << 30
+MAX_PATH = 4096
+MAX_DEVICE = 64
+MAX_CODE = 8
 """Of a data type."""
 
-MOST_KEYS = 50_000
+MAX_KEYS = 50_000
 """Of a dictionary or set."""
 
-LARGEST_KEY = (1 << 61) - 2
+MAX_INTEGER_KEY = (1 << 61) - 2
 """The hash of a larger number equals that of a smaller one, so any number of keys could collide."""
 
-LONGEST_KEY = 16
+MAX_TUPLE_KEY = 16
 """Parts of a tuple, which are hashed anew each time."""
 
 CONFIGURATION_CLASSES = (
@@ -138,7 +138,7 @@ class Array(Unbuilt):
 def _array_of(shape: Any, kind: np.dtype[Any], is_fortran: bool, data: bytes) -> RealArray:
     sides = checked_shape(shape)
     count = math.prod(sides)
-    if count * kind.itemsize != len(data) or len(data) > LARGEST_ARRAY_BYTES:
+    if count * kind.itemsize != len(data) or len(data) > MAX_ARRAY_BYTES:
         raise ValueError(f'an array of shape {sides} and type {kind} in {len(data)} bytes')
     order: Any = 'F' if is_fortran else 'C'
     values = np.frombuffer(data, dtype=kind).reshape(sides, order=order)
@@ -157,7 +157,7 @@ def _dill_array(function: Any, _: Any, state: Any, attributes: Any = None) -> Re
 
 
 def _data_type(code: Any, *_: Any) -> DataType:
-    if not isinstance(code, str) or len(code) > LONGEST_CODE:
+    if not isinstance(code, str) or len(code) > MAX_CODE:
         raise ValueError('a data type without a code')
     kind = DataType(code=code)
     kind.numpy()
@@ -200,15 +200,15 @@ def _members(kind: type) -> Callable[..., Any]:
 
 def _path(*parts: Any) -> str:
     texts = [part for part in parts if isinstance(part, str)]
-    if sum(map(len, texts)) > LONGEST_PATH:
-        raise ValueError(f'a path of more than {LONGEST_PATH} characters')
+    if sum(map(len, texts)) > MAX_PATH:
+        raise ValueError(f'a path of more than {MAX_PATH} characters')
     return '/'.join(texts).replace('//', '/')
 
 
 def _device(*parts: Any) -> str:
     text = ':'.join(str(part) for part in parts if isinstance(part, str | int))
-    if len(text) > LONGEST_DEVICE:
-        raise ValueError(f'a device of more than {LONGEST_DEVICE} characters')
+    if len(text) > MAX_DEVICE:
+        raise ValueError(f'a device of more than {MAX_DEVICE} characters')
     return text
 
 
@@ -240,13 +240,13 @@ def check_keys(keys: Sequence[Any], before: int = 0) -> None:
         If there are too many, or others than texts, small numbers and short tuples of texts: whose
         hashes can be made to collide, or whose parts are many.
     """
-    if len(keys) + before > MOST_KEYS:
-        raise ValueError(f'more than {MOST_KEYS} keys in a dictionary or set')
+    if len(keys) + before > MAX_KEYS:
+        raise ValueError(f'more than {MAX_KEYS} keys in a dictionary or set')
     for key in keys:
         if isinstance(key, tuple):
-            is_good = len(key) <= LONGEST_KEY and all(map(_is_text, key))
+            is_good = len(key) <= MAX_TUPLE_KEY and all(map(_is_text, key))
         elif isinstance(key, int):
-            is_good = -LARGEST_KEY <= key <= LARGEST_KEY
+            is_good = -MAX_INTEGER_KEY <= key <= MAX_INTEGER_KEY
         else:
             is_good = _is_text(key) or isinstance(key, float)
         if not is_good:

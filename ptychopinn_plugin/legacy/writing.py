@@ -13,14 +13,14 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from ptychopinn_plugin.arrays import RealArray
-from ptychopinn_plugin.containers import SafeZip, open_zip, read_hdf5
+from ptychopinn_plugin.array_types import RealArray
 from ptychopinn_plugin.errors import ArchiveError
-from ptychopinn_plugin.files import atomic_path
 from ptychopinn_plugin.legacy.fitting import fit_weights
 from ptychopinn_plugin.legacy.models import read_legacy_file
 from ptychopinn_plugin.model import Model
 from ptychopinn_plugin.network import NetworkDescription
+from ptychopinn_plugin.storage.atomic import atomic_path
+from ptychopinn_plugin.storage.untrusted import SafeZip, open_zip, read_hdf5
 
 _WEIGHTS = 'model.weights.h5'
 _MODELS = ('diffraction_to_obj/model.keras', 'autoencoder/model.keras')

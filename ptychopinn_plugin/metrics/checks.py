@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ptychopinn_plugin.arrays import RealArray
+from ptychopinn_plugin.array_types import RealArray
 from ptychopinn_plugin.errors import DataError
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.ndimage import fourier_shift
 from scipy.signal.windows import tukey
 
-from ptychopinn_plugin.arrays import ComplexArray, FloatArray
+from ptychopinn_plugin.array_types import ComplexArray, FloatArray
 from ptychopinn_plugin.metrics.checks import check_pair
 
 UPSAMPLING = 100

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import uniform_filter
 
-from ptychopinn_plugin.arrays import ComplexArray, FloatArray
+from ptychopinn_plugin.array_types import ComplexArray, FloatArray
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.metrics.checks import check_pair
 

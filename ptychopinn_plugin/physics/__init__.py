@@ -1,6 +1,6 @@
 """The forward model in NumPy: interaction, propagation, measurement."""
 
-from ptychopinn_plugin.physics.features import project, sweepnet_features, turned_pixels
+from ptychopinn_plugin.physics.features import project_amplitudes, rotated_pixels, sweepnet_features
 from ptychopinn_plugin.physics.forward import (
     POISSON_EPSILON,
     amplitude_residual,
@@ -34,10 +34,10 @@ __all__ = [
     'place_patches',
     'poisson_loss',
     'predict_patterns',
-    'project',
+    'project_amplitudes',
+    'rotated_pixels',
     'shift_probe',
     'shot_noise',
     'split_positions',
     'sweepnet_features',
-    'turned_pixels',
 ]

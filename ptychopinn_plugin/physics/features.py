@@ -1,7 +1,7 @@
 r"""What the network 'sweepnet' sees of a pattern, in NumPy: the oracle of the backends.
 
 With the object's estimate :math:`Q` in the window, the probe :math:`P` moved to the position and
-the projected exit waves :math:`\psi'` of `project`, the back-projection's step is
+the projected exit waves :math:`\psi'` of `project_amplitudes`, the back-projection's step is
 
 .. math:: B = \frac{\sum_m P_m^* (\psi'_m - \psi_m)}{\sum_m |P_m|^2 + \epsilon \max \sum_m |P_m|^2}.
 
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ptychopinn_plugin.arrays import BoolArray, ComplexArray, FloatArray, IntArray
+from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray, IntArray
 
 BACK_PROJECTION_EPSILON = 0.05
 
@@ -24,8 +24,8 @@ phases of rounding errors; counts there must not be given those phases."""
 COVERAGE_SCALE = 5.0
 
 
-def project(
-    patches: ComplexArray, probes: ComplexArray, counts: FloatArray, good: BoolArray
+def project_amplitudes(
+    patches: ComplexArray, probes: ComplexArray, counts: FloatArray, valid_mask: BoolArray
 ) -> ComplexArray:
     """Return the sum over modes of conj(P) (psi' - psi) for each pattern.
 
@@ -41,7 +41,7 @@ def project(
     expected = (np.abs(spectra) ** 2).sum(axis=1)
     counts = np.fft.ifftshift(counts, axes=(-2, -1))
     ratio = np.sqrt((counts + RATIO_EPSILON) / (expected + RATIO_EPSILON))
-    factor = (ratio - 1) * np.fft.ifftshift(good)
+    factor = (ratio - 1) * np.fft.ifftshift(valid_mask)
     changes = np.fft.ifft2(spectra * factor[:, np.newaxis], norm='ortho')
     return np.asarray((probes.conj() * changes).sum(axis=1))
 
@@ -57,7 +57,7 @@ def sweepnet_features(
     Parameters
     ----------
     patches, updates : ndarray of complex, shape (n_positions, window, window)
-        The estimate and `project`'s result, both cut to the window.
+        The estimate and `project_amplitudes`'s result, both cut to the window.
     intensities : ndarray, shape (n_positions, window, window)
         Of the probe at each position, in photons per pixel.
     coverage : ndarray, shape (n_positions, window, window)
@@ -92,14 +92,14 @@ def sweepnet_features(
     return features, patches + steps, phases
 
 
-def turned_pixels(window: int, turns: Sequence[int]) -> tuple[IntArray, IntArray]:
+def rotated_pixels(window: int, rotations: Sequence[int]) -> tuple[IntArray, IntArray]:
     """Return which pixels of an image, row by row, its turned copies are made of, and back.
 
     Parameters
     ----------
     window : int
         Side of the image.
-    turns : sequence of int
+    rotations : sequence of int
         Quarter turns, one for each copy.
 
     Returns
@@ -110,6 +110,6 @@ def turned_pixels(window: int, turns: Sequence[int]) -> tuple[IntArray, IntArray
         ``turned.ravel()[back[k]]`` is the image again.
     """
     pixels = np.arange(window**2).reshape(window, window)
-    there = [np.rot90(pixels, number).ravel() for number in turns]
-    back = [np.rot90(pixels, -number).ravel() for number in turns]
+    there = [np.rot90(pixels, number).ravel() for number in rotations]
+    back = [np.rot90(pixels, -number).ravel() for number in rotations]
     return np.stack(there), np.stack(back)

@@ -11,7 +11,7 @@ A shift of the whole exit wave leaves the intensity as it is, so this is the mod
 import numpy as np
 from numpy.typing import NDArray
 
-from ptychopinn_plugin.arrays import BoolArray, ComplexArray, FloatArray, IntArray, RealArray
+from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray, IntArray, RealArray
 from ptychopinn_plugin.errors import DataError
 
 POISSON_EPSILON = 1e-6
@@ -35,13 +35,13 @@ def split_positions(positions_px: FloatArray) -> tuple[IntArray, FloatArray]:
     return whole, positions_px - whole
 
 
-def shift_probe(probe: ComplexArray, rests_px: FloatArray) -> ComplexArray:
+def shift_probe(probe: ComplexArray, subpixel_shifts_px: FloatArray) -> ComplexArray:
     """Shift a probe by fractions of a pixel, exactly for what the grid can hold.
 
     Parameters
     ----------
     probe : ndarray of complex, shape (n_modes, height, width)
-    rests_px : ndarray, shape (n_positions, 2)
+    subpixel_shifts_px : ndarray, shape (n_positions, 2)
         (y, x); a positive value moves the probe down and to the right.
 
     Returns
@@ -49,7 +49,7 @@ def shift_probe(probe: ComplexArray, rests_px: FloatArray) -> ComplexArray:
     ndarray of complex, shape (n_positions, n_modes, height, width)
     """
     height, width = probe.shape[-2:]
-    y, x = rests_px[:, 0, None, None], rests_px[:, 1, None, None]
+    y, x = subpixel_shifts_px[:, 0, None, None], subpixel_shifts_px[:, 1, None, None]
     ramp = np.exp(
         -2j * np.pi * (np.fft.fftfreq(height)[:, None] * y + np.fft.fftfreq(width)[None, :] * x)
     )
@@ -109,9 +109,9 @@ def predict_patterns(
     -------
     ndarray of float, shape (n_positions, height, width)
     """
-    whole, rests = split_positions(positions_px)
+    whole, subpixel_shifts = split_positions(positions_px)
     patches = extract_patches(object_, whole - origin_px, probe.shape[-2:])
-    return diffract(shift_probe(probe, rests) * patches[:, np.newaxis])
+    return diffract(shift_probe(probe, subpixel_shifts) * patches[:, np.newaxis])
 
 
 def extract_patches(
@@ -170,9 +170,9 @@ def _patch_pixels(
     canvas_shape: tuple[int, ...], centres_px: RealArray, shape: tuple[int, ...]
 ) -> tuple[IntArray, IntArray, list[_Corner]]:
     height, width = shape
-    corners = centres_px - np.array([height // 2, width // 2])
-    whole = np.floor(corners).astype(np.int64)
-    fraction = (corners - whole)[:, :, None, None]
+    patch_origins = centres_px - np.array([height // 2, width // 2])
+    whole = np.floor(patch_origins).astype(np.int64)
+    fraction = (patch_origins - whole)[:, :, None, None]
     y, x = fraction[:, 0], fraction[:, 1]
     bilinear = [
         (0, 0, (1 - y) * (1 - x)),
@@ -194,7 +194,7 @@ def _patch_pixels(
     return rows, columns, weights
 
 
-def poisson_loss(expected: FloatArray, counts: RealArray, good: BoolArray) -> float:
+def poisson_loss(expected: FloatArray, counts: RealArray, valid_mask: BoolArray) -> float:
     r"""Compute the Poisson negative log-likelihood per good pixel.
 
     :math:`\frac{1}{n} \sum [\lambda - k + (k + \epsilon) \log \frac{k + \epsilon}
@@ -207,13 +207,13 @@ def poisson_loss(expected: FloatArray, counts: RealArray, good: BoolArray) -> fl
     good : ndarray of bool, shape (height, width)
         False where a pixel does not count.
     """
-    expected, counts = expected[:, good], counts[:, good]
+    expected, counts = expected[:, valid_mask], counts[:, valid_mask]
     counts = counts.astype(expected.dtype)
     ratio = (counts + POISSON_EPSILON) / (expected + POISSON_EPSILON)
     return float(np.mean(expected - counts + (counts + POISSON_EPSILON) * np.log(ratio)))
 
 
-def amplitude_residual(expected: FloatArray, counts: RealArray, good: BoolArray) -> float:
+def amplitude_residual(expected: FloatArray, counts: RealArray, valid_mask: BoolArray) -> float:
     r"""Compute :math:`\sum(\sqrt{\lambda} - \sqrt{k})^2 / \sum k` over good pixels."""
-    expected, counts = expected[:, good], counts[:, good].astype(np.float64)
+    expected, counts = expected[:, valid_mask], counts[:, valid_mask].astype(np.float64)
     return float(((np.sqrt(expected) - np.sqrt(counts)) ** 2).sum() / counts.sum())

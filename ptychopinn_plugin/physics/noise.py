@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import gammaln, xlogy
 
-from ptychopinn_plugin.arrays import BoolArray, FloatArray, RealArray
+from ptychopinn_plugin.array_types import BoolArray, FloatArray, RealArray
 
 LIT_COUNTS = 1.0
 """Pixels that expect fewer have no say: there the fit bends to the counts, or sees background."""
@@ -58,7 +58,7 @@ class Misfit:
     share: float
 
 
-def measure_misfit(expected: RealArray, counts: RealArray, good: BoolArray) -> Misfit | None:
+def measure_misfit(expected: RealArray, counts: RealArray, valid_mask: BoolArray) -> Misfit | None:
     """Compare a misfit with shot noise; None where no pixel is lit.
 
     Parameters
@@ -66,7 +66,7 @@ def measure_misfit(expected: RealArray, counts: RealArray, good: BoolArray) -> M
     expected, counts : ndarray, shape (n_positions, height, width)
     good : ndarray of bool, shape (height, width)
     """
-    expected, counts = expected[:, good], counts[:, good]
+    expected, counts = expected[:, valid_mask], counts[:, valid_mask]
     lit = expected >= LIT_COUNTS
     expected, counts = expected[lit].astype(np.float64), counts[lit].astype(np.float64)
     total = counts.sum()

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ptychopinn_plugin.arrays import ComplexArray, FloatArray
+from ptychopinn_plugin.array_types import ComplexArray, FloatArray
 
 
 def normalise_probe(probe: ComplexArray, photons: float) -> ComplexArray:

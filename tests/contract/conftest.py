@@ -50,7 +50,7 @@ def brief() -> Callable[..., Config]:
     """Return a function that makes settings for a second of training."""
 
     def make(*, model: dict[str, Any] | None = None, **training: Any) -> Config:
-        values = {'epochs': 2, 'teacher_sweeps': 10, 'device': 'cpu', **training}
+        values = {'epochs': 2, 'target_iterations': 10, 'device': 'cpu', **training}
         small = {'filters_scale': 0.25, 'passes': 2, **(model or {})}
         return Config.from_dict({'training': values, 'model': small})
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ptychopinn_plugin.backends import reconstruction
+from ptychopinn_plugin.backends.common import prediction
 from ptychopinn_plugin.backends.protocol import Backend, Progress
 from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig
 from ptychopinn_plugin.data import Scan
@@ -15,7 +15,7 @@ from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 from ptychopinn_plugin.errors import ArchiveError, BackendUnavailableError, DataError
 from ptychopinn_plugin.evaluation import evaluate
 
-ALONE = RefinementConfig(sweeps=0)
+ALONE = RefinementConfig(iterations=0)
 
 
 def tiny(**changes: Any) -> Scan:
@@ -35,7 +35,7 @@ def tiny(**changes: Any) -> Scan:
 
 def settings(*, model: dict[str, Any] | None = None, **training: Any) -> Config:
     """Return settings for a few seconds of training."""
-    values = {'epochs': 2, 'teacher_sweeps': 10, 'device': 'cpu', 'n_groups': 80, **training}
+    values = {'epochs': 2, 'target_iterations': 10, 'device': 'cpu', 'n_groups': 80, **training}
     return Config.from_dict({'training': values, 'model': {'filters_scale': 0.5, **(model or {})}})
 
 
@@ -103,12 +103,12 @@ def test_what_stands_in_dead_pixels_does_not_matter(make: Any) -> None:
         scan = dataclasses.replace(clean, patterns=patterns)
         backend = make()
         backend.train([scan], settings(epochs=1))
-        results.append(backend.reconstruct(scan, InferenceConfig(), RefinementConfig(sweeps=3)))
+        results.append(backend.reconstruct(scan, InferenceConfig(), RefinementConfig(iterations=3)))
     np.testing.assert_array_equal(results[0].object_, results[1].object_)
 
 
 def test_the_object_lands_where_it_is(trained: Backend, scan: Scan) -> None:
-    result = trained.reconstruct(scan, InferenceConfig(), RefinementConfig(sweeps=15))
+    result = trained.reconstruct(scan, InferenceConfig(), RefinementConfig(iterations=15))
     found = evaluate(result, scan)
     assert np.abs(found.shift_px).max() < 0.3
     assert found.amplitude.ssim > 0.6
@@ -125,7 +125,7 @@ def test_a_scan_in_blocks_is_nearly_the_same(
     whole = trained.reconstruct(scan, InferenceConfig(), ALONE)
     assert trained.model is not None
     patch = 8 * trained.model.network.window_px**2
-    monkeypatch.setattr(reconstruction, 'BLOCK_BYTES', 30 * patch)
+    monkeypatch.setattr(prediction, 'BLOCK_BYTES', 30 * patch)
     blocks = trained.reconstruct(scan, InferenceConfig(), ALONE)
     box = whole.covered_box(0.2)
     first, second = whole.object_[box], blocks.object_[box]
@@ -135,7 +135,7 @@ def test_a_scan_in_blocks_is_nearly_the_same(
 
 @pytest.mark.parametrize('probe', [False, True])
 def test_sweeps_never_raise_the_loss(trained: Backend, scan: Scan, probe: bool) -> None:
-    refinement = RefinementConfig(sweeps=12, probe=probe)
+    refinement = RefinementConfig(iterations=12, probe=probe)
     for result in (
         trained.reconstruct(scan, InferenceConfig(), refinement),
         trained.refine(scan, refinement),
@@ -148,8 +148,8 @@ def test_sweeps_never_raise_the_loss(trained: Backend, scan: Scan, probe: bool) 
 def test_a_wrong_probe_is_corrected(trained: Backend, scan: Scan) -> None:
     y, x = np.mgrid[-16:16, -16:16]
     wrong = dataclasses.replace(scan, probe=scan.probe * np.exp(0.02j * (y**2 + x * y)))
-    as_given = trained.refine(wrong, RefinementConfig(sweeps=20))
-    corrected = trained.refine(wrong, RefinementConfig(sweeps=20, probe=True))
+    as_given = trained.refine(wrong, RefinementConfig(iterations=20))
+    corrected = trained.refine(wrong, RefinementConfig(iterations=20, probe=True))
     assert corrected.amplitude_residual < 0.7 * as_given.amplitude_residual
     # The split into probe and object stays where the normalisation put it.
     before, after = (np.linalg.norm(result.probe) for result in (as_given, corrected))
@@ -175,7 +175,7 @@ def test_each_scan_has_the_probe_that_training_corrected(
     other = tiny(seed=4, pupil_radius=0.25)
     guess = dataclasses.replace(other, probe=other.probe * np.exp(0.02j * (y**2 + x * y)))
     backend = make()
-    backend.train([scan, guess], settings(probe_trainable=True, teacher_sweeps=20))
+    backend.train([scan, guess], settings(probe_trainable=True, target_iterations=20))
     backend.save_model(tmp_path / 'wts.h5.zip', inference_only=True)
     backend.open_model(tmp_path / 'wts.h5.zip')
     caplog.clear()
@@ -218,7 +218,7 @@ def test_a_stop_is_obeyed(trained: Backend, scan: Scan) -> None:
         return progress.stage == 'refine' and progress.step == 2
 
     trained.reconstruct(
-        scan, InferenceConfig(), RefinementConfig(sweeps=50), observer=stop_refining
+        scan, InferenceConfig(), RefinementConfig(iterations=50), observer=stop_refining
     )
     assert seen.count('refine') == 2
     seen.clear()
@@ -245,7 +245,7 @@ def test_errors_say_what_to_do(make: Any, scan: Scan, tmp_path: Path) -> None:
 def test_a_validation_scan_keeps_its_own_probe(make: Any, scan: Scan) -> None:
     """What training makes of its own probe says nothing of another scan's."""
     other = tiny(seed=5, defocus=30.0)
-    config = settings(epochs=1, learning_rate=0.0, teacher='none')
+    config = settings(epochs=1, learning_rate=0.0, target='none')
     first, second = (
         make().train(
             [scan],
@@ -260,7 +260,7 @@ def test_a_validation_scan_keeps_its_own_probe(make: Any, scan: Scan) -> None:
 
 def test_something_must_be_left_to_train_on(make: Any, scan: Scan) -> None:
     with pytest.raises(DataError, match='validation share'):
-        make().train([scan.subset(np.arange(1))], settings(validation_share=0.9))
+        make().train([scan.subset(np.arange(1))], settings(validation_fraction=0.9))
 
 
 def test_refinement_that_ends_above_shot_noise_suggests_to_correct_the_probe(
@@ -268,18 +268,18 @@ def test_refinement_that_ends_above_shot_noise_suggests_to_correct_the_probe(
 ) -> None:
     y, x = np.mgrid[-16:16, -16:16]
     wrong = dataclasses.replace(scan, probe=scan.probe * np.exp(0.02j * (y**2 + x * y)))
-    make().refine(wrong, RefinementConfig(sweeps=15), device='cpu')
+    make().refine(wrong, RefinementConfig(iterations=15), device='cpu')
     (message,) = (record.getMessage() for record in caplog.records)
     assert message.startswith(f'{wrong.name}: ')
     assert '--refine-probe (refinement.probe)' in message
     caplog.clear()
     fractions = dataclasses.replace(wrong, patterns=wrong.patterns / np.float32(7))
     for silent, refinement in (
-        (scan, RefinementConfig(sweeps=15)),
-        (wrong, RefinementConfig(sweeps=15, probe=True)),
+        (scan, RefinementConfig(iterations=15)),
+        (wrong, RefinementConfig(iterations=15, probe=True)),
         # Too early to tell, and not counts.
-        (wrong, RefinementConfig(sweeps=3)),
-        (fractions, RefinementConfig(sweeps=15)),
+        (wrong, RefinementConfig(iterations=3)),
+        (fractions, RefinementConfig(iterations=15)),
     ):
         make().refine(silent, refinement, device='cpu')
         assert not caplog.records
@@ -289,5 +289,5 @@ def test_refinement_that_ends_above_shot_noise_suggests_to_correct_the_probe(
 def test_a_perfect_probe_is_left_alone_at_any_exposure(
     make: Any, photons: float, caplog: pytest.LogCaptureFixture
 ) -> None:
-    make().refine(tiny(photons=photons), RefinementConfig(sweeps=10), device='cpu')
+    make().refine(tiny(photons=photons), RefinementConfig(iterations=10), device='cpu')
     assert not caplog.records

@@ -28,7 +28,7 @@ config = Config.from_dict({
 })
 for name in sys.argv[2:]:
     trained = api.train(scan, config, backend=name)
-    found = api.reconstruct(trained.model, scan, refinement=RefinementConfig(sweeps=2))
+    found = api.reconstruct(trained.model, scan, refinement=RefinementConfig(iterations=2))
     assert found.backend == name
 print(' '.join(name for name in ('torch', 'tensorflow') if name in sys.modules))
 """

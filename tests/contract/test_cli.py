@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ptychopinn_plugin.archive import read_model
 from ptychopinn_plugin.cli import main
+from ptychopinn_plugin.model_file import read_model
 
 Call = Callable[..., dict[str, Any]]
 
-QUICK = ('--device', 'cpu', '--teacher-sweeps', '10', '--batch-size', '16')
+QUICK = ('--device', 'cpu', '--target-iterations', '10', '--batch-size', '16')
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_round_trip(tmp_path: Path, call: Call, scan_file: Path, backend_name: s
     inspected = call('inspect', model)
     assert (inspected['kind'], inspected['backend']) == ('model', backend_name)
     assert inspected['provenance']['framework'].startswith(backend_name.removeprefix('py'))
-    assert call('inspect', result / 'reconstruction.npz')['sweeps'] == 3
+    assert call('inspect', result / 'reconstruction.npz')['iterations'] == 3
 
 
 def test_resume_is_as_if_never_stopped(tmp_path: Path, call: Call, scan_file: Path) -> None:
@@ -105,8 +105,8 @@ import os, signal, sys
 from ptychopinn_plugin.backends import checkpoints
 from ptychopinn_plugin.cli import main
 
-checkpoints.FEWEST_SECONDS = 0.0
-checkpoints.LARGEST_SHARE = float('inf')
+checkpoints.MIN_SECONDS = 0.0
+checkpoints.MAX_FRACTION = float('inf')
 write, written = checkpoints.write_model, []
 
 def write_and_die(*arguments):
@@ -139,7 +139,7 @@ def test_a_killed_training_is_continued(tmp_path: Path, call: Call, scan_file: P
 
 
 def test_flat_start(tmp_path: Path, call: Call, scan_file: Path) -> None:
-    values = call('refine', scan_file, '-o', tmp_path / 'flat', '--sweeps', 2)
+    values = call('refine', scan_file, '-o', tmp_path / 'flat', '--iterations', 2)
     assert values['timing']['patterns_per_second'] is None
     assert len(values['metrics']['likelihoods']) == 3
     assert (tmp_path / 'flat' / 'reconstruction.npz').is_file()
@@ -156,7 +156,7 @@ def test_a_probe_that_may_be_a_guess_is_noted(
     np.savez(wrong, **arrays)
     for command in (
         ('train', wrong, '-o', tmp_path / 'run', '--epochs', 1, *QUICK),
-        ('refine', wrong, '-o', tmp_path / 'flat', '--sweeps', 15),
+        ('refine', wrong, '-o', tmp_path / 'flat', '--iterations', 15),
     ):
         option = '--probe-trainable' if command[0] == 'train' else '--refine-probe'
         with pytest.raises(SystemExit):
@@ -176,7 +176,7 @@ def test_dark_patterns_are_noted(
         arrays = dict(archive)
     arrays['diff3d'][5] = 0
     np.savez(tmp_path / 'dark.npz', **arrays)
-    arguments = ('refine', tmp_path / 'dark.npz', '-o', tmp_path / 'flat', '--sweeps', 1)
+    arguments = ('refine', tmp_path / 'dark.npz', '-o', tmp_path / 'flat', '--iterations', 1)
     with pytest.raises(SystemExit):
         main([*map(str, arguments)])
     (note,) = (line for line in capfd.readouterr().err.splitlines() if 'left out' in line)

@@ -17,8 +17,8 @@ demo = importlib.import_module('ptychopinn_plugin.cli.demo')
 
 CONFIG = Config(
     model=ModelConfig(passes=2, filters_scale=0.25),
-    training=TrainingConfig(epochs=1, teacher_sweeps=10, batch_size=16, device='cpu'),
-    refinement=RefinementConfig(sweeps=4),
+    training=TrainingConfig(epochs=1, target_iterations=10, batch_size=16, device='cpu'),
+    refinement=RefinementConfig(iterations=4),
 )
 
 
@@ -46,14 +46,14 @@ def test_every_file_is_there(folder: Path) -> None:
 def test_metrics(folder: Path) -> None:
     values = json.loads((folder / 'metrics.json').read_text())
     results = values['results']
-    sweeps = {'network': 0, 'network_and_sweeps': 4, 'sweeps_from_flat': 4}
-    for name, number in sweeps.items():
+    iterations = {'network': 0, 'network_and_iterations': 4, 'iterations_from_flat': 4}
+    for name, number in iterations.items():
         row = results[name]
         assert len(row['likelihoods']) == number + 1
         assert row['likelihoods'] == sorted(row['likelihoods'], reverse=True)
         assert 0 < row['amplitude_residual'] < 1
         assert row['seconds'] == pytest.approx(sum(row['timing'].values()))
-    network, hybrid = results['network'], results['network_and_sweeps']
+    network, hybrid = results['network'], results['network_and_iterations']
     assert hybrid['amplitude_residual'] < network['amplitude_residual']
     assert values['total_seconds'] > values['training']['seconds'] > 0
 
@@ -65,5 +65,5 @@ def test_reconstruction_can_be_had_again_by_hand(folder: Path, backend_name: str
     np.testing.assert_allclose(again.object_, kept.object_, atol=1e-5)
     evaluation = api.evaluate(again, api.load_scan(test))
     results = json.loads((folder / 'metrics.json').read_text())['results']
-    expected = results['network_and_sweeps']['phase_ssim']
+    expected = results['network_and_iterations']['phase_ssim']
     assert evaluation.phase.ssim == pytest.approx(expected, abs=1e-4)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from contract.training import MakeBackend, MakeConfig, losses
 
-from ptychopinn_plugin.backends import trainer
+from ptychopinn_plugin.backends.common import training_loop
+from ptychopinn_plugin.backends.common.training_loop import TrainingLoop
 from ptychopinn_plugin.backends.protocol import Progress
-from ptychopinn_plugin.backends.trainer import EpochTrainer
 from ptychopinn_plugin.config import RefinementConfig
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.errors import DataError, DeviceMemoryError
@@ -24,15 +24,15 @@ def test_a_loss_that_is_no_number_leaves_the_epochs_before(
 ) -> None:
     config = brief(epochs=4)
     usual = make_backend().train([tiny_scan], config)
-    train_epoch = EpochTrainer._train_epoch
+    train_epoch = TrainingLoop._train_epoch
 
-    def diverge(self: EpochTrainer, rng: np.random.Generator) -> Any:
+    def diverge(self: TrainingLoop, rng: np.random.Generator) -> Any:
         result = train_epoch(self, rng)
         if self.state.epoch == 2:
             self._diverge(math.nan)
         return result
 
-    monkeypatch.setattr(EpochTrainer, '_train_epoch', diverge)
+    monkeypatch.setattr(TrainingLoop, '_train_epoch', diverge)
     with pytest.warns(UserWarning, match='became nan in epoch 3.*epochs before is kept'):
         result = make_backend().train([tiny_scan], config)
     assert result.stopped == 'diverged'
@@ -49,13 +49,13 @@ def test_a_validation_that_is_no_number_leaves_the_epochs_before(
     first: int,
 ) -> None:
     seen: list[float | None] = []
-    validate = EpochTrainer.validate
+    validate = TrainingLoop.validate
 
-    def fail(self: EpochTrainer) -> float | None:
+    def fail(self: TrainingLoop) -> float | None:
         seen.append(validate(self))
         return math.nan if len(seen) >= first else seen[-1]
 
-    monkeypatch.setattr(EpochTrainer, 'validate', fail)
+    monkeypatch.setattr(TrainingLoop, 'validate', fail)
     backend = make_backend()
     if first == 1:
         with pytest.raises(DataError, match=r'became nan in epoch 1\. Lower the learning'):
@@ -79,7 +79,7 @@ def test_memory_that_runs_out_is_explained(
 
     monkeypatch.setattr(backend, '_forward', exceed)
     with pytest.raises(DeviceMemoryError, match=r'(?i)memory of cpu.* smaller batch size'):
-        backend.refine(tiny_scan, RefinementConfig(sweeps=1), device='cpu')
+        backend.refine(tiny_scan, RefinementConfig(iterations=1), device='cpu')
 
 
 def test_other_errors_of_a_framework_stay(
@@ -92,7 +92,7 @@ def test_other_errors_of_a_framework_stay(
 
     monkeypatch.setattr(backend, '_forward', fail)
     with pytest.raises(RuntimeError, match='do not match'):
-        backend.refine(tiny_scan, RefinementConfig(sweeps=1), device='cpu')
+        backend.refine(tiny_scan, RefinementConfig(iterations=1), device='cpu')
 
 
 def test_stop_is_heard_while_an_epoch_is_validated(
@@ -101,18 +101,18 @@ def test_stop_is_heard_while_an_epoch_is_validated(
     brief: MakeConfig,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(trainer, 'REPORT_SECONDS', -1.0)
+    monkeypatch.setattr(training_loop, 'REPORT_SECONDS', -1.0)
     in_validation: list[bool] = []
-    validate = EpochTrainer.validate
+    validate = TrainingLoop.validate
 
-    def watch(self: EpochTrainer) -> float | None:
+    def watch(self: TrainingLoop) -> float | None:
         in_validation.append(True)
         try:
             return validate(self)
         finally:
             in_validation.pop()
 
-    monkeypatch.setattr(EpochTrainer, 'validate', watch)
+    monkeypatch.setattr(TrainingLoop, 'validate', watch)
 
     def stop(progress: Progress) -> bool:
         return bool(in_validation) and progress.step == 1

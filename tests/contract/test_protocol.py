@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 
 from ptychopinn_plugin import api
-from ptychopinn_plugin.archive import Model
 from ptychopinn_plugin.backends.protocol import Backend, Progress, TrainingResult
 from ptychopinn_plugin.backends.selection import choose, create_backend, find_backends
 from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig
 from ptychopinn_plugin.data import Scan, load_scan
 from ptychopinn_plugin.errors import ArchiveError, DataError
+from ptychopinn_plugin.model_file import Model
 
 FIXTURES = Path(__file__).parents[1] / 'fixtures'
 CPU = InferenceConfig(device='cpu')
-ALONE = RefinementConfig(sweeps=0)
+ALONE = RefinementConfig(iterations=0)
 CONFIG = Config.from_dict(
     {
-        'training': {'epochs': 3, 'teacher_sweeps': 10, 'device': 'cpu', 'batch_size': 4},
+        'training': {'epochs': 3, 'target_iterations': 10, 'device': 'cpu', 'batch_size': 4},
         'model': {'passes': 2, 'filters_scale': 0.25},
     }
 )
@@ -111,14 +111,14 @@ def test_training_stops_when_asked(backend: Backend, scan: Scan) -> None:
         return progress.stage == 'train' and progress.step == 1
 
     assert backend.train([scan], CONFIG, observer=observe).stopped == 'request'
-    assert {progress.stage for progress in seen} <= {'teach', 'train'}
+    assert {progress.stage for progress in seen} <= {'target', 'train'}
 
 
 def test_reconstruction(name: str, backend: Backend, trained: TrainingResult, scan: Scan) -> None:
     stages: list[str] = []
     alone = backend.reconstruct(scan, CPU, ALONE, observer=lambda p: stages.append(p.stage))
     assert stages == ['predict'] * 2
-    refined = backend.reconstruct(scan, CPU, RefinementConfig(sweeps=5))
+    refined = backend.reconstruct(scan, CPU, RefinementConfig(iterations=5))
     empty = backend.refine(scan, ALONE, device='cpu')
     assert refined.amplitude_residual < alone.amplitude_residual < empty.amplitude_residual
     for result in (alone, refined, empty):
@@ -131,7 +131,7 @@ def test_reconstruction(name: str, backend: Backend, trained: TrainingResult, sc
 
 
 def test_refinement_finds_the_truth(backend: Backend, scan: Scan) -> None:
-    result = backend.refine(scan, RefinementConfig(sweeps=40), device='cpu')
+    result = backend.refine(scan, RefinementConfig(iterations=40), device='cpu')
     assert len(result.likelihoods) == 41
     assert np.all(np.diff(result.likelihoods) <= 0)
     assert scan.object_ is not None
@@ -147,11 +147,11 @@ def test_refinement_finds_the_truth(backend: Backend, scan: Scan) -> None:
     assert likeness(found) > 0.95
     for wrong in (found[::-1], found[:, ::-1], found.conj()):
         assert likeness(wrong) < likeness(found) - 0.02
-    # Stopped after any sweep, it returns what it showed last.
+    # Stopped after any iteration, it returns what it showed last.
     seen: list[Progress] = []
     stopped = backend.refine(
         scan,
-        RefinementConfig(sweeps=40),
+        RefinementConfig(iterations=40),
         device='cpu',
         observer=lambda p: bool(seen.append(p)) or p.step == 3,
     )

@@ -17,7 +17,7 @@ def chosen(monkeypatch: pytest.MonkeyPatch, backend_name: str) -> None:
 
 
 def few_epochs(**changes: object) -> Config:
-    settings = {'epochs': 2, 'teacher_sweeps': 15, 'device': 'cpu', **changes}
+    settings = {'epochs': 2, 'target_iterations': 15, 'device': 'cpu', **changes}
     return Config(training=TrainingConfig.from_dict(settings))
 
 
@@ -30,8 +30,8 @@ def middle(scan: Scan, count: int) -> Scan:
 def test_electron_scan_fits_better_than_an_empty_object(real_data: Path) -> None:
     scan = middle(load_scan(real_data / 'electron_64_a.npz'), 400)
     trained = api.train(scan, few_epochs())
-    empty = api.refine(scan, RefinementConfig(sweeps=0))
-    result = api.reconstruct(trained.model, scan, refinement=RefinementConfig(sweeps=10))
+    empty = api.refine(scan, RefinementConfig(iterations=0))
+    result = api.reconstruct(trained.model, scan, refinement=RefinementConfig(iterations=10))
     assert result.amplitude_residual < empty.amplitude_residual
 
 
@@ -39,9 +39,9 @@ def test_electron_scan_fits_better_than_an_empty_object(real_data: Path) -> None
 def test_siemens_star_with_a_corrected_probe(real_data: Path) -> None:
     scan = middle(load_scan(real_data / 'xray_siemens_128.npz'), 160)
     trained = api.train(scan, few_epochs(probe_trainable=True))
-    as_given = api.refine(scan, RefinementConfig(sweeps=15))
+    as_given = api.refine(scan, RefinementConfig(iterations=15))
     result = api.reconstruct(
-        trained.model, scan, refinement=RefinementConfig(sweeps=15, probe=True)
+        trained.model, scan, refinement=RefinementConfig(iterations=15, probe=True)
     )
     # The probe in the file is a guess: correcting it is worth a factor.
     assert result.amplitude_residual < 0.5 * as_given.amplitude_residual
@@ -52,5 +52,5 @@ def test_probes_that_are_guesses_are_told(
     real_data: Path, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     scan = middle(load_scan(real_data / f'{name}.npz'), 100)
-    api.refine(scan, RefinementConfig(sweeps=10))
+    api.refine(scan, RefinementConfig(iterations=10))
     assert '--refine-probe' in caplog.text

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ptychopinn_plugin.backends import reconstruction
+from ptychopinn_plugin.backends.common import prediction
 from ptychopinn_plugin.backends.protocol import Backend, Progress
 from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig
 from ptychopinn_plugin.data import Reconstruction, Scan
@@ -29,7 +29,7 @@ MakeScan = Callable[..., Scan]
 MakeConfig = Callable[..., Config]
 
 CPU = InferenceConfig(device='cpu')
-ALONE = RefinementConfig(sweeps=0)
+ALONE = RefinementConfig(iterations=0)
 
 
 def likeness(first: np.ndarray, second: np.ndarray) -> float:
@@ -51,7 +51,7 @@ def truth_of(scan: Scan, result: Reconstruction) -> tuple[np.ndarray, np.ndarray
 
 @pytest.fixture(scope='module')
 def result(tiny_model: Backend, tiny_scan: Scan) -> Reconstruction:
-    return tiny_model.reconstruct(tiny_scan, CPU, RefinementConfig(sweeps=30))
+    return tiny_model.reconstruct(tiny_scan, CPU, RefinementConfig(iterations=30))
 
 
 def test_the_canvas_holds_every_patch_and_little_more(
@@ -94,9 +94,9 @@ def test_the_result_explains_the_patterns(result: Reconstruction, tiny_scan: Sca
 
 
 def test_coverage_is_the_light(result: Reconstruction, tiny_scan: Scan) -> None:
-    whole, rests = split_positions(tiny_scan.positions_px)
-    assert np.abs(rests).max() > 0.3
-    light = (np.abs(shift_probe(result.probe.astype(complex), rests)) ** 2).sum(axis=1)
+    whole, subpixel_shifts = split_positions(tiny_scan.positions_px)
+    assert np.abs(subpixel_shifts).max() > 0.3
+    light = (np.abs(shift_probe(result.probe.astype(complex), subpixel_shifts)) ** 2).sum(axis=1)
     centres = whole - result.origin_px.astype(int)
     expected = place_patches(light, centres, result.coverage.shape)
     np.testing.assert_allclose(result.coverage, expected / expected.max(), atol=1e-4)
@@ -109,7 +109,7 @@ def test_no_holes(
 ) -> None:
     """At each position the network has left its mark, whichever group it came in."""
     backend = make_backend()
-    config = brief(epochs=1, model={'gridsize': gridsize}, validation_share=0.0)
+    config = brief(epochs=1, model={'gridsize': gridsize}, validation_fraction=0.0)
     backend.train([tiny_scan], config)
     found = backend.reconstruct(tiny_scan, CPU, ALONE)
     assert np.isfinite(found.object_).all()
@@ -139,7 +139,7 @@ def test_blocks_give_nearly_the_same_object(
     whole = backend.reconstruct(tiny_scan, CPU, ALONE)
     assert backend.model is not None
     patch_bytes = 8 * backend.model.network.window_px**2
-    monkeypatch.setattr(reconstruction, 'BLOCK_BYTES', max(1, patches * patch_bytes))
+    monkeypatch.setattr(prediction, 'BLOCK_BYTES', max(1, patches * patch_bytes))
     blocks = backend.reconstruct(tiny_scan, CPU, ALONE)
     box = whole.covered_box(0.3)
     # A block of one pattern has no neighbour inside it to agree with.
@@ -148,10 +148,10 @@ def test_blocks_give_nearly_the_same_object(
 
 
 def test_a_reconstruction_leaves_no_trace_in_the_next(tiny_model: Backend, tiny_scan: Scan) -> None:
-    first = tiny_model.reconstruct(tiny_scan, CPU, RefinementConfig(sweeps=2))
-    tiny_model.reconstruct(tiny_scan, CPU, RefinementConfig(sweeps=3, probe=True))
-    tiny_model.refine(tiny_scan, RefinementConfig(sweeps=2), device='cpu')
-    again = tiny_model.reconstruct(tiny_scan, CPU, RefinementConfig(sweeps=2))
+    first = tiny_model.reconstruct(tiny_scan, CPU, RefinementConfig(iterations=2))
+    tiny_model.reconstruct(tiny_scan, CPU, RefinementConfig(iterations=3, probe=True))
+    tiny_model.refine(tiny_scan, RefinementConfig(iterations=2), device='cpu')
+    again = tiny_model.reconstruct(tiny_scan, CPU, RefinementConfig(iterations=2))
     np.testing.assert_array_equal(first.object_, again.object_)
     np.testing.assert_array_equal(first.probe, again.probe)
     assert first.likelihoods == again.likelihoods
@@ -168,7 +168,7 @@ def test_the_batch_is_a_matter_of_speed_alone(tiny_model: Backend, tiny_scan: Sc
 
 def test_phases_are_brought_into_agreement(tiny_model: Backend, tiny_scan: Scan) -> None:
     agreed, free = (
-        tiny_model.reconstruct(tiny_scan, CPU.replace(phase_agreement=value), ALONE)
+        tiny_model.reconstruct(tiny_scan, CPU.replace(phase_synchronization=value), ALONE)
         for value in (True, False)
     )
     assert not np.array_equal(agreed.object_, free.object_)
@@ -216,7 +216,7 @@ def test_the_network_alone_is_nearer_than_an_empty_object(
 def test_sweeps_without_a_model(make_backend: MakeBackend, tiny_scan: Scan) -> None:
     backend = make_backend()
     assert backend.model is None
-    found = backend.refine(tiny_scan, RefinementConfig(sweeps=30), device='cpu')
+    found = backend.refine(tiny_scan, RefinementConfig(iterations=30), device='cpu')
     assert np.all(np.diff(found.likelihoods) <= 0)
     assert found.likelihoods[-1] < 0.2 * found.likelihoods[0]
     assert likeness(*truth_of(tiny_scan, found)) > 0.95
@@ -226,15 +226,17 @@ def test_sweeps_without_a_model(make_backend: MakeBackend, tiny_scan: Scan) -> N
 def test_every_sweep_of_a_faint_scan_lowers_the_likelihood(
     make_backend: MakeBackend, tiny: MakeScan
 ) -> None:
-    """Of a hundred photons a pattern each sweep follows others; all of them agree on a way down."""
-    found = make_backend().refine(tiny(photons=100.0), RefinementConfig(sweeps=30), device='cpu')
+    """Of a hundred photons a pattern each iteration follows others; all of them agree on a way down."""
+    found = make_backend().refine(
+        tiny(photons=100.0), RefinementConfig(iterations=30), device='cpu'
+    )
     assert np.all(np.diff(found.likelihoods) < 0)
 
 
 def test_the_likelihood_is_that_of_the_object_returned(
     make_backend: MakeBackend, tiny_scan: Scan
 ) -> None:
-    """Stopped at any sweep, the best so far is what is returned."""
+    """Stopped at any iteration, the best so far is what is returned."""
     backend = make_backend()
     seen: list[Progress] = []
 
@@ -242,19 +244,21 @@ def test_the_likelihood_is_that_of_the_object_returned(
         seen.append(progress)
         return progress.step == 7
 
-    stopped = backend.refine(tiny_scan, RefinementConfig(sweeps=20), device='cpu', observer=stop)
+    stopped = backend.refine(
+        tiny_scan, RefinementConfig(iterations=20), device='cpu', observer=stop
+    )
     assert [progress.step for progress in seen] == list(range(1, 8))
     assert all(progress.stage == 'refine' and progress.total == 20 for progress in seen)
     assert len(stopped.likelihoods) == 8
     assert [p.losses['poisson'] for p in seen] == list(stopped.likelihoods[1:])
     np.testing.assert_array_equal(stopped.object_, seen[-1].object_)
-    restarted = backend.refine(tiny_scan, RefinementConfig(sweeps=20), device='cpu')
+    restarted = backend.refine(tiny_scan, RefinementConfig(iterations=20), device='cpu')
     assert list(restarted.likelihoods[:8]) == list(stopped.likelihoods)
 
 
 def test_sweeps_have_a_seed(make_backend: MakeBackend, tiny_scan: Scan) -> None:
     found = [
-        make_backend().refine(tiny_scan, RefinementConfig(sweeps=2, seed=seed), device='cpu')
+        make_backend().refine(tiny_scan, RefinementConfig(iterations=2, seed=seed), device='cpu')
         for seed in (0, 0, 1)
     ]
     np.testing.assert_array_equal(found[0].object_, found[1].object_)
@@ -266,8 +270,8 @@ def test_a_wrong_probe_is_corrected_only_when_asked(tiny_model: Backend, tiny_sc
     wrong = dataclasses.replace(
         tiny_scan, probe=tiny_scan.probe * np.exp(0.02j * (y**2 + x * y), dtype=np.complex64)
     )
-    given = tiny_model.reconstruct(wrong, CPU, RefinementConfig(sweeps=25))
-    corrected = tiny_model.reconstruct(wrong, CPU, RefinementConfig(sweeps=25, probe=True))
+    given = tiny_model.reconstruct(wrong, CPU, RefinementConfig(iterations=25))
+    corrected = tiny_model.reconstruct(wrong, CPU, RefinementConfig(iterations=25, probe=True))
     assert likeness(given.probe, wrong.probe) == pytest.approx(1, abs=1e-6)
     assert likeness(corrected.probe, tiny_scan.probe) > likeness(wrong.probe, tiny_scan.probe)
     assert corrected.likelihoods[-1] < 0.7 * given.likelihoods[-1]
@@ -276,8 +280,8 @@ def test_a_wrong_probe_is_corrected_only_when_asked(tiny_model: Backend, tiny_sc
 def test_the_probe_returned_is_the_one_that_was_assessed(
     make_backend: MakeBackend, tiny_scan: Scan
 ) -> None:
-    for sweeps in range(1, 6):
-        refinement = RefinementConfig(sweeps=sweeps, probe=True)
+    for iterations in range(1, 6):
+        refinement = RefinementConfig(iterations=iterations, probe=True)
         found = make_backend().refine(tiny_scan, refinement, device='cpu')
         expected = predict_patterns(
             found.object_.astype(complex),
@@ -285,17 +289,17 @@ def test_the_probe_returned_is_the_one_that_was_assessed(
             found.positions_px,
             found.probe.astype(complex),
         )
-        good = np.ones(tiny_scan.pattern_shape, bool)
-        loss = poisson_loss(expected, tiny_scan.patterns, good)
+        valid_mask = np.ones(tiny_scan.pattern_shape, bool)
+        loss = poisson_loss(expected, tiny_scan.patterns, valid_mask)
         assert found.likelihoods[-1] == pytest.approx(loss, rel=1e-3)
 
 
-def test_modes_and_dead_pixels_are_swept(make_backend: MakeBackend, tiny: MakeScan) -> None:
+def test_modes_and_dead_pixels_are_iterated(make_backend: MakeBackend, tiny: MakeScan) -> None:
     scan = tiny(n_modes=3, dead_pixels=15)
     backend = make_backend()
-    right = backend.refine(scan, RefinementConfig(sweeps=30), device='cpu')
+    right = backend.refine(scan, RefinementConfig(iterations=30), device='cpu')
     first = dataclasses.replace(scan, probe=scan.probe[:1])
-    one_mode = backend.refine(first, RefinementConfig(sweeps=30), device='cpu')
+    one_mode = backend.refine(first, RefinementConfig(iterations=30), device='cpu')
     assert right.amplitude_residual < 0.5 * one_mode.amplitude_residual
     assert likeness(*truth_of(scan, right)) > 0.9
 
@@ -322,7 +326,7 @@ def test_patterns_of_other_shapes_are_fitted(
         positions_px=tiny_scan.positions_px * (np.array(shape) / 32),
         probe=np.fft.fftshift(probe, axes=(1, 2)),
     )
-    found = tiny_model.reconstruct(other, CPU, RefinementConfig(sweeps=20))
+    found = tiny_model.reconstruct(other, CPU, RefinementConfig(iterations=20))
     assert found.probe.shape == (1, 32, 32)
     np.testing.assert_allclose(found.positions_px, tiny_scan.positions_px)
     assert likeness(*truth_of(tiny_scan, found)) > 0.95
@@ -340,7 +344,7 @@ def test_a_scan_of_another_size_trains_a_model_of_a_given_one(
 @pytest.mark.parametrize('count', [1, 2, 3, 5])
 def test_a_few_patterns(tiny_model: Backend, tiny_scan: Scan, count: int) -> None:
     few = tiny_scan.subset(np.arange(count))
-    found = tiny_model.reconstruct(few, CPU, RefinementConfig(sweeps=3))
+    found = tiny_model.reconstruct(few, CPU, RefinementConfig(iterations=3))
     assert np.isfinite(found.object_).all()
     assert np.all(np.diff(found.likelihoods) <= 0)
 
@@ -359,7 +363,7 @@ def test_counts_are_scaled_by_the_rule(
     def lit(of: Scan, rule: str) -> np.ndarray:
         # Agreement looks at the counts as well; here the network is asked alone.
         inference = InferenceConfig.from_dict(
-            {'device': 'cpu', 'intensity_scale': rule, 'phase_agreement': False}
+            {'device': 'cpu', 'intensity_scale': rule, 'phase_synchronization': False}
         )
         found = backend.reconstruct(of, inference, ALONE)
         return found.object_[found.coverage > 0.3]
@@ -381,7 +385,9 @@ def test_counts_are_scaled_by_the_rule(
 
 def test_progress_shows_the_object_pass_by_pass(tiny_model: Backend, tiny_scan: Scan) -> None:
     seen: list[Progress] = []
-    found = tiny_model.reconstruct(tiny_scan, CPU, RefinementConfig(sweeps=2), observer=seen.append)
+    found = tiny_model.reconstruct(
+        tiny_scan, CPU, RefinementConfig(iterations=2), observer=seen.append
+    )
     steps = [(progress.stage, progress.step, progress.total) for progress in seen]
     assert steps == [('predict', 1, 2), ('predict', 2, 2), ('refine', 1, 2), ('refine', 2, 2)]
     for progress in seen:

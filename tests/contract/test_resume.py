@@ -20,8 +20,8 @@ from contract.training import (
 
 from ptychopinn_plugin.backends import checkpoints, trainer
 from ptychopinn_plugin.backends.checkpoints import Checkpoints
+from ptychopinn_plugin.backends.common.schedules import schedule_factor
 from ptychopinn_plugin.backends.protocol import Backend, Progress, TrainingResult
-from ptychopinn_plugin.backends.schedules import schedule_factor
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.errors import ConfigError
 
@@ -61,8 +61,8 @@ def test_resume_is_as_if_never_stopped(
 
 @pytest.fixture
 def checkpoint_each_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoints, 'FEWEST_SECONDS', 0.0)
-    monkeypatch.setattr(checkpoints, 'LARGEST_SHARE', math.inf)
+    monkeypatch.setattr(checkpoints, 'MIN_SECONDS', 0.0)
+    monkeypatch.setattr(checkpoints, 'MAX_FRACTION', math.inf)
 
 
 @pytest.mark.usefixtures('checkpoint_each_epoch')
@@ -148,8 +148,8 @@ def test_resume_after_a_stop_inside_an_epoch(
 def test_resume_after_the_time_was_up_inside_an_epoch(
     make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig
 ) -> None:
-    # The teacher and other schedules go by the clock as well.
-    config = brief(epochs=3, teacher='none', schedule='constant')
+    # The target and other schedules go by the clock as well.
+    config = brief(epochs=3, target='none', schedule='constant')
     whole = make_backend().train([tiny_scan], config)
     brief_time = config.replace(training=config.training.replace(max_minutes=0.05))
 

@@ -22,12 +22,12 @@ from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 from ptychopinn_plugin.errors import ConfigError, DataError
 
 
-@pytest.mark.parametrize('teacher', ['sweeps', 'none'])
+@pytest.mark.parametrize('teacher', ['iterations', 'none'])
 def test_the_loss_on_held_out_patterns_falls(
-    make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig, teacher: str
+    make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig, target: str
 ) -> None:
     config = brief(
-        epochs=30, teacher=teacher, validation_share=0.25, batch_size=16, learning_rate=3e-3
+        epochs=30, target=target, validation_fraction=0.25, batch_size=16, learning_rate=3e-3
     )
     result = make_backend().train([tiny_scan], config)
     found = losses(result)
@@ -58,7 +58,7 @@ def test_the_model_is_an_average_over_epochs(
     make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig
 ) -> None:
     def trained(epochs: int, decay: float) -> dict[str, np.ndarray]:
-        settings = brief(epochs=epochs, schedule='constant', weight_average_decay=decay)
+        settings = brief(epochs=epochs, schedule='constant', ema_decay=decay)
         state = make_backend().train([tiny_scan], settings).model.training_state
         assert state is not None
         return dict(state.arrays)
@@ -82,7 +82,7 @@ def test_the_model_is_an_average_over_epochs(
 def test_schedules(
     make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig, schedule: str
 ) -> None:
-    config = brief(epochs=8, schedule=schedule, learning_rate=1e-3, warmup_share=0.25)
+    config = brief(epochs=8, schedule=schedule, learning_rate=1e-3, warmup_fraction=0.25)
     result = make_backend().train([tiny_scan], config)
     rates = np.array([row['learning_rate'] for row in result.history])
     assert (rates > 0).all()
@@ -122,10 +122,10 @@ def test_two_half_batches_are_one(make_backend: MakeBackend, brief: MakeConfig) 
         config = brief(
             epochs=1,
             batch_size=batch_size,
-            accumulation=accumulation,
-            validation_share=0.0,
+            gradient_accumulation_steps=accumulation,
+            validation_fraction=0.0,
             gradient_clip=0.0,
-            teacher='none',
+            target='none',
             optimizer='adam',
             model={'architecture': 'cnn'},
         )
@@ -145,7 +145,7 @@ def test_more_accumulation_than_an_epoch_has_batches_still_trains(
     make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig
 ) -> None:
     still = make_backend().train([tiny_scan], brief(learning_rate=0.0))
-    result = make_backend().train([tiny_scan], brief(accumulation=1000))
+    result = make_backend().train([tiny_scan], brief(gradient_accumulation_steps=1000))
     assert not np.array_equal(flat(result), flat(still))
 
 
@@ -201,8 +201,8 @@ def test_weight_decay_is_for_adamw_and_weights_alone(
         ('n_groups', (7, 40)),
         ('n_subsample', (30, 60)),
         ('batch_size', (8, 16)),
-        ('teacher_sweeps', (10, 30)),
-        ('teacher_weight', (0.5, 2.0)),
+        ('target_iterations', (10, 30)),
+        ('target_weight', (0.5, 2.0)),
         ('poisson_weight', (0.0, 1.0)),
         ('amplitude_mae_weight', (0.0, 1.0)),
         ('total_variation_weight', (0.0, 1.0)),
@@ -268,8 +268,8 @@ def test_probe_and_scale_move_when_asked_and_one_by_one(
     make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig, what: str
 ) -> None:
     changes = {} if what == 'nothing' else {f'{what}_trainable': True}
-    # Without the teacher, which corrects the probe itself.
-    result = make_backend().train([tiny_scan], brief(epochs=3, teacher='none', **changes))
+    # Without the target, which corrects the probe itself.
+    result = make_backend().train([tiny_scan], brief(epochs=3, target='none', **changes))
     model = result.model
     given = tiny_scan.probe / np.linalg.norm(tiny_scan.probe)
     moved = np.abs(model.probe / np.linalg.norm(model.probe) - given).max()
@@ -288,7 +288,7 @@ def test_a_wrong_probe_is_brought_nearer_to_the_true_one(
     wrong = dataclasses.replace(
         tiny_scan, probe=tiny_scan.probe * np.exp(0.012j * (y**2 - x * y), dtype=np.complex64)
     )
-    config = brief(epochs=2, probe_trainable=True, teacher_sweeps=40)
+    config = brief(epochs=2, probe_trainable=True, target_iterations=40)
     model = make_backend().train([wrong], config).model
 
     def likeness(probe: np.ndarray) -> float:
@@ -310,13 +310,13 @@ def test_a_probe_that_may_be_a_guess_is_said_so(
         name='another',
         probe=tiny_scan.probe * np.exp(0.012j * (y**2 - x * y), dtype=np.complex64),
     )
-    make_backend().train([tiny_scan, wrong], brief(epochs=1, teacher_sweeps=20))
+    make_backend().train([tiny_scan, wrong], brief(epochs=1, target_iterations=20))
     (message,) = (record.getMessage() for record in caplog.records)
     assert message.startswith('another: ')
     assert 'shot noise' in message
     assert '--probe-trainable (training.probe_trainable)' in message
     caplog.clear()
-    make_backend().train([wrong], brief(epochs=1, teacher_sweeps=20, probe_trainable=True))
+    make_backend().train([wrong], brief(epochs=1, target_iterations=20, probe_trainable=True))
     assert not caplog.records
 
 
@@ -348,10 +348,10 @@ def test_a_stop_while_the_teacher_works_goes_on_with_what_it_has(
 
     def observe(progress: Progress) -> bool:
         seen.append(progress)
-        return progress.stage == 'teach' and progress.step == 3
+        return progress.stage == 'target' and progress.step == 3
 
     make_backend().train([tiny_scan], brief(epochs=1), observer=observe)
-    taught = [progress for progress in seen if progress.stage == 'teach']
+    taught = [progress for progress in seen if progress.stage == 'target']
     assert [progress.step for progress in taught] == [1, 2, 3]
     assert taught[-1].total == 10
     assert seen[-1].stage == 'train'
@@ -362,7 +362,7 @@ def test_cnn_in_groups(make_backend: MakeBackend, brief: MakeConfig, gridsize: i
     scan = simulate(SimulationConfig(size=64, rows=4, columns=5))
     backend = make_backend()
     model = {'architecture': 'cnn', 'gridsize': gridsize}
-    result = backend.train([scan], brief(epochs=1, model=model, validation_share=0.0))
+    result = backend.train([scan], brief(epochs=1, model=model, validation_fraction=0.0))
     assert result.model.config.model.pattern_size == 64
     found = backend.reconstruct(scan, CPU, ALONE)
     assert np.isfinite(found.object_).all()
@@ -382,7 +382,7 @@ def test_cnn_variants(
 def test_cnn_learns(make_backend: MakeBackend, brief: MakeConfig) -> None:
     scan = simulate(SimulationConfig(size=64, rows=6, columns=6))
     config = brief(
-        epochs=6, batch_size=8, model={'architecture': 'cnn'}, schedule='constant', teacher='none'
+        epochs=6, batch_size=8, model={'architecture': 'cnn'}, schedule='constant', target='none'
     )
     found = losses(make_backend().train([scan], config))
     assert found[-1] < 0.9 * found[0]
@@ -391,7 +391,7 @@ def test_cnn_learns(make_backend: MakeBackend, brief: MakeConfig) -> None:
 def test_a_group_larger_than_the_scan(
     make_backend: MakeBackend, tiny: MakeScan, brief: MakeConfig
 ) -> None:
-    config = brief(model={'gridsize': 3}, validation_share=0.0)
+    config = brief(model={'gridsize': 3}, validation_fraction=0.0)
     with pytest.raises(DataError, match=r'A group holds 9 patterns.*smaller gridsize'):
         make_backend().train([tiny(rows=2, columns=4)], config)
 

@@ -85,7 +85,7 @@ def test_a_validation_scan_tells_epochs_apart_without_a_likelihood(
     brief: MakeConfig,
     changes: dict[str, float],
 ) -> None:
-    """It has no teacher: what is left must compare with its patterns."""
+    """It has no target: what is left must compare with its patterns."""
     config = brief(epochs=3, poisson_weight=0.0, **changes)
     result = make_backend().train([tiny_scan], config, validation=[tiny(seed=5)])
     found = losses(result)
@@ -93,7 +93,7 @@ def test_a_validation_scan_tells_epochs_apart_without_a_likelihood(
     assert len(set(found)) == 3
     assert result.model.provenance['best_loss'] == min(found)
     # The same weights by the likelihood, which is not in force here.
-    likelihood = brief(epochs=1, teacher='none', learning_rate=0.0)
+    likelihood = brief(epochs=1, target='none', learning_rate=0.0)
     seen = make_backend().train(
         [tiny_scan], likelihood, validation=[tiny(seed=5)], base_model=result.model
     )
@@ -141,7 +141,7 @@ def test_what_stands_in_dead_pixels_is_not_learned(
         scan = dataclasses.replace(clean, patterns=patterns)
         backend = make_backend()
         trained = backend.train([scan], brief(epochs=3))
-        found = backend.reconstruct(scan, CPU, RefinementConfig(sweeps=3))
+        found = backend.reconstruct(scan, CPU, RefinementConfig(iterations=3))
         results.append((losses(trained), flat(trained), found))
     assert results[0][0] == results[1][0]
     np.testing.assert_array_equal(results[0][1], results[1][1])
@@ -154,7 +154,7 @@ def test_held_out_patterns(
     make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig, share: float
 ) -> None:
     """One pattern is no group of four: then none is held out."""
-    config = brief(epochs=1, validation_share=share, model={'gridsize': 2})
+    config = brief(epochs=1, validation_fraction=share, model={'gridsize': 2})
     result = make_backend().train([tiny_scan], config)
     (row,) = result.history
     assert (row['validation_loss'] == row['loss']) == (share < 0.05)
@@ -166,7 +166,7 @@ def test_dim_patterns_do_not_rule_the_loss(
     patterns = tiny_scan.patterns.copy()
     patterns[[3, 30, 60]] //= 50
     dim = dataclasses.replace(tiny_scan, patterns=patterns)
-    config = brief(batch_size=1, teacher='none', validation_share=0.0)
+    config = brief(batch_size=1, target='none', validation_fraction=0.0)
     assert max(losses(make_backend().train([dim], config))) < 10
 
 
@@ -177,7 +177,7 @@ def test_dark_patterns_are_left_out(
     patterns[[0, 30]] = 0
     dark = dataclasses.replace(tiny_scan, patterns=patterns)
     lit = tiny_scan.subset(np.setdiff1d(np.arange(len(tiny_scan)), [0, 30]))
-    refinement = RefinementConfig(sweeps=2)
+    refinement = RefinementConfig(iterations=2)
     with pytest.warns(UserWarning, match='2 of 80 patterns'):
         found = tiny_model.reconstruct(dark, CPU, refinement)
     np.testing.assert_array_equal(
@@ -194,7 +194,7 @@ def test_a_probe_is_corrected_alike_at_any_number_of_photons(
     changes = []
     for photons in (1e3, 1e7):
         scan = tiny(photons=photons)
-        config = brief(epochs=3, teacher='none', probe_trainable=True, weight_average_decay=0.0)
+        config = brief(epochs=3, target='none', probe_trainable=True, ema_decay=0.0)
         probe = make_backend().train([scan], config).model.probe
         start = normalise_probe(scan.probe, scan.mean_counts())
         # Its energy stays that of the counts.
@@ -212,7 +212,7 @@ def test_light_that_bad_pixels_hide_does_not_make_the_object_brighter(
     hidden = dataclasses.replace(tiny_scan, bad_pixels=bad)
     assert hidden.mean_counts() < 0.7 * tiny_scan.mean_counts()
     found = [
-        make_backend().refine(scan, RefinementConfig(sweeps=30), device='cpu')
+        make_backend().refine(scan, RefinementConfig(iterations=30), device='cpu')
         for scan in (tiny_scan, hidden)
     ]
     whole, partial = (np.median(np.abs(r.object_[r.coverage > 0.3])) for r in found)
@@ -230,7 +230,7 @@ def test_a_validation_scan_smaller_than_a_group(
 @pytest.mark.parametrize(
     ('training', 'model'),
     [
-        ({'teacher_weight': 0.0}, {'model_type': 'supervised'}),
+        ({'target_weight': 0.0}, {'model_type': 'supervised'}),
         ({'teacher': 'none', 'poisson_weight': 0.0}, {}),
     ],
 )

@@ -13,7 +13,7 @@ MakeScan = Callable[..., Scan]
 MakeConfig = Callable[..., Config]
 
 CPU = InferenceConfig(device='cpu')
-ALONE = RefinementConfig(sweeps=0)
+ALONE = RefinementConfig(iterations=0)
 
 
 def flat(result: TrainingResult) -> np.ndarray:

@@ -11,12 +11,12 @@ import pytest
 
 torch = pytest.importorskip('torch')
 
-from ptychopinn_plugin.archive import Model, write_model
 from ptychopinn_plugin.backends.pytorch.network import Network
 from ptychopinn_plugin.cli import main
 from ptychopinn_plugin.config import Config, ModelConfig
 from ptychopinn_plugin.errors import BackendUnavailableError, ConfigError, OutputError
 from ptychopinn_plugin.export import EXPORTERS, export_model
+from ptychopinn_plugin.model_file import Model, write_model
 from ptychopinn_plugin.network import CnnVariant, describe_cnn, describe_network
 
 TOLERANCE = 1e-4

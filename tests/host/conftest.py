@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ptychopinn_plugin.data import Geometry, Reconstruction, Scan, write_product
-from ptychopinn_plugin.data.readers.joining import wavelength_m
+from ptychopinn_plugin.data.readers.matching import wavelength_m
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 
 if importlib.util.find_spec('ptychodus.api') is None:
@@ -26,10 +26,10 @@ Algorithm = {algorithm}
 
 [PtychoPINNPlugin]
 TrainingEpochs = {epochs}
-TrainingTeacherSweeps = 10
+TrainingTargetIterations = 10
 ModelFiltersScale = 0.25
 ModelPasses = 2
-RefinementSweeps = {sweeps}
+RefinementIterations = {iterations}
 TrainingDevice = cpu
 {more}
 """
@@ -69,7 +69,7 @@ def write_batch_folder(
     *,
     algorithm: str = 'ptychopinn-plugin_PINN',
     epochs: int = 2,
-    sweeps: int = 3,
+    iterations: int = 3,
     more: str = '',
     shift_px: tuple[float, float] = (0.0, 0.0),
 ) -> Path:
@@ -94,7 +94,7 @@ def write_batch_folder(
         name=scan.name,
     )
     write_product(folder / 'product.h5', start)
-    text = SETTINGS.format(algorithm=algorithm, epochs=epochs, sweeps=sweeps, more=more)
+    text = SETTINGS.format(algorithm=algorithm, epochs=epochs, iterations=iterations, more=more)
     (folder / 'settings.ini').write_text(text)
     return folder
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import ptychopinn_plugin as pp
-from ptychopinn_plugin.archive import read_model
 from ptychopinn_plugin.data import Scan, read_reconstruction, write_scan
+from ptychopinn_plugin.model_file import read_model
 
 from .conftest import needs, write_batch_folder
 
@@ -136,12 +136,12 @@ def test_fine_tuning_starts_from_the_model_of_the_folder(
 def test_reconstruction_equals_that_of_our_command(
     model_file: Path, write_folder: WriteFolder, tmp_path: Path
 ) -> None:
-    source = write_folder(tmp_path / 'in', sweeps=3)
+    source = write_folder(tmp_path / 'in', iterations=3)
     (source / 'model.zip').write_bytes(model_file.read_bytes())
     run = ptychodus('reconstruct', source, tmp_path / 'out')
     assert run.returncode == 0, run.stdout + run.stderr
     products = sorted((tmp_path / 'out').glob('product.*.h5'))
-    # Two passes and three sweeps: the number is the progress.
+    # Two passes and three iterations: the number is the progress.
     assert products[-1].name == 'product.000005.h5'
     arguments = [str(model_file), str(source), '--output', str(tmp_path / 'ours'), '--refine', '3']
     subprocess.run(
@@ -173,7 +173,7 @@ def test_patterns_of_another_unit_become_photons(
     (source / 'model.zip').write_bytes(model_file.read_bytes())
     run = ptychodus('reconstruct', source, tmp_path / 'out')
     assert run.returncode == 0, run.stdout + run.stderr
-    wanted = pp.reconstruct(model_file, small_scan, refinement=pp.RefinementConfig(sweeps=3))
+    wanted = pp.reconstruct(model_file, small_scan, refinement=pp.RefinementConfig(iterations=3))
     with h5py.File(max((tmp_path / 'out').glob('product.*.h5'))) as file:
         np.testing.assert_allclose(file['object'][0], wanted.object_, atol=5e-3)
 
@@ -219,7 +219,7 @@ def test_a_model_of_ptychopinn_itself(
     old = real_data / 'legacy' / 'tf_gs1' / 'wts.h5.zip'
     if not old.is_file():
         pytest.skip('No model files of PtychoPINN here.')
-    source = write_folder(tmp_path / 'in', sweeps=3)
+    source = write_folder(tmp_path / 'in', iterations=3)
     (source / 'model.zip').write_bytes(old.read_bytes())
     run = ptychodus('reconstruct', source, tmp_path / 'out')
     assert run.returncode == 0, run.stdout + run.stderr

@@ -6,8 +6,8 @@ import h5py
 import numpy as np
 
 import ptychopinn_plugin as pp
+from ptychopinn_plugin.host.example_scans import write_trial
 from ptychopinn_plugin.host.settings import ROWS
-from ptychopinn_plugin.host.trial import write_trial
 
 GUIDE = Path(__file__).parents[2] / 'docs' / 'ptychodus.md'
 

@@ -87,7 +87,7 @@ def _another(row: Row) -> object:
         # Qt's boxes and progress bar end the application over what 32 bits do not hold.
         ('TrainingEpochs = 3000000000', 'at most 1000000000'),
         ('TrainingNSubsample = 99999999999999999999', 'at most 1000000000'),
-        ('RefinementSweeps = 2147483647', 'at most 1000000000'),
+        ('RefinementIterations = 2147483647', 'at most 1000000000'),
         ('TrainingLearningRate = nan', 'finite number'),
         ('TrainingSchedule = lunar', 'one-cycle'),
         ('ModelPadObject = perhaps', "expected True or False; got 'perhaps'"),
@@ -147,13 +147,13 @@ def test_what_is_not_in_the_panel_is_a_choice() -> None:
     shown = {name for row in ROWS for name in row.names}
     left_out = {
         'model.model_type',  # the algorithm's name decides
-        'training.accumulation',
+        'training.gradient_accumulation_steps',
         'training.gradient_clip',
         'training.n_groups',
         'training.neighbor_count',
         'training.optimizer',
-        'training.warmup_share',
-        'training.weight_average_decay',
+        'training.warmup_fraction',
+        'training.ema_decay',
         'training.weight_decay',
     }
     every = {

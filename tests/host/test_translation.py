@@ -12,10 +12,10 @@ from ptychodus.api.probe import ProbeSequence
 from ptychodus.api.product import Product
 from ptychodus.api.reconstruct import ReconstructInput
 
-from ptychopinn_plugin import ptychodus_names
+from ptychopinn_plugin import ptychodus_compat
 from ptychopinn_plugin.data import Scan, fit_to_size
 from ptychopinn_plugin.errors import DataError
-from ptychopinn_plugin.host.sampling import Sampling
+from ptychopinn_plugin.host.resampling import Sampling
 from ptychopinn_plugin.host.translation import to_product, to_scan
 from ptychopinn_plugin.host.versions import host_version
 
@@ -43,7 +43,7 @@ def _where(product: Product, y_px: float, x_px: float) -> np.ndarray[Any, Any]:
     found = product.object_.get_geometry().map_coordinates_object_to_probe(
         ObjectPosition(0, x_px, y_px)
     )
-    return np.array(ptychodus_names.place_m(found))
+    return np.array(ptychodus_compat.place_m(found))
 
 
 @pytest.mark.parametrize('origin', [(0, 0), (-3, 5), (4, -11)])
@@ -88,7 +88,7 @@ def test_a_model_of_another_size_leaves_the_pixels_of_the_scan(
     # Where Ptychodus says that the top lies, it is; 1.5 counts from the edge of pixel 0.
     middle = 0.0 if host_version().startswith('1.5.') else 0.5
     found = _where(after, *(top - origin - middle))
-    expected_m = ptychodus_names.positions_m(parameters.product.probe_positions)[7]
+    expected_m = ptychodus_compat.positions_m(parameters.product.probe_positions)[7]
     np.testing.assert_allclose(found, expected_m, atol=1e-3 * PIXEL_M)
 
 

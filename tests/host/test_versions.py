@@ -90,7 +90,7 @@ def _run_batch(action: str, source: Path, target: Path) -> str:
 def test_batch_trains_and_reconstructs(
     write_folder: Callable[..., Path], small_scan: Scan, tmp_path: Path
 ) -> None:
-    source, target = write_folder(tmp_path / 'in', sweeps=30), tmp_path / 'out'
+    source, target = write_folder(tmp_path / 'in', iterations=30), tmp_path / 'out'
     # 1.5 has another name for the product that goes in, and for the one that comes out.
     product = source / getattr(StandardFileLayout, 'PRODUCT_IN', 'product.h5')
     (source / 'product.h5').rename(product)
@@ -120,7 +120,7 @@ def test_batch_trains_and_reconstructs(
 @pytest.mark.skipif(not SUPPORTED, reason='this Ptychodus is not supported')
 @needs('torch', 'PyQt5')
 def test_window_trains_and_infers(write_folder: Callable[..., Path], tmp_path: Path) -> None:
-    folder = write_folder(tmp_path / 'in', epochs=1, sweeps=3)
+    folder = write_folder(tmp_path / 'in', epochs=1, iterations=3)
     told, warnings = run_host(CLICKS.format(folder=str(folder)))
     assert told['current'] == OURS[0]
     assert told['error'] == 'None'

@@ -18,14 +18,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ptychopinn_plugin.archive import read_model
 from ptychopinn_plugin.backends import checkpoints
 from ptychopinn_plugin.data import Scan, write_scan
 from ptychopinn_plugin.errors import ArchiveError, DataError, WorkerError
-from ptychopinn_plugin.host import process
-from ptychopinn_plugin.host.channel import Message, SharedArrays
-from ptychopinn_plugin.host.jobs import Jobs
-from ptychopinn_plugin.host.worker import Event, Worker
+from ptychopinn_plugin.host.worker.client import Event, Worker, process
+from ptychopinn_plugin.host.worker.ipc import Message, SharedArrays
+from ptychopinn_plugin.host.worker.jobs import Jobs
+from ptychopinn_plugin.model_file import read_model
 
 from .conftest import needs
 
@@ -58,7 +57,7 @@ def training(scan_file: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
             'validation': [],
             'config': {
                 'model': {'filters_scale': 0.25, 'passes': 1},
-                'training': {'epochs': epochs, 'teacher_sweeps': 5, 'device': 'cpu'},
+                'training': {'epochs': epochs, 'target_iterations': 5, 'device': 'cpu'},
             },
             'base_model': None,
             'output': str(tmp_path / 'model.zip'),
@@ -78,7 +77,7 @@ def model_file(scan_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
         'validation': [],
         'config': {
             'model': {'filters_scale': 0.25, 'passes': 1},
-            'training': {'epochs': 2, 'teacher_sweeps': 5, 'device': 'cpu'},
+            'training': {'epochs': 2, 'target_iterations': 5, 'device': 'cpu'},
         },
         'base_model': None,
         'output': str(path),
@@ -99,13 +98,15 @@ def _last(events: Iterator[Event | None]) -> Event:
     return last
 
 
-def _inference(model: Path, scan: Scan, sweeps: int = 2) -> tuple[dict[str, Any], dict[str, Any]]:
+def _inference(
+    model: Path, scan: Scan, iterations: int = 2
+) -> tuple[dict[str, Any], dict[str, Any]]:
     job = {
         'do': 'reconstruct',
         'backend': 'pytorch',
         'model': str(model),
         'inference': {'device': 'cpu'},
-        'refinement': {'sweeps': sweeps},
+        'refinement': {'iterations': iterations},
         'geometry': {},
         'name': 'small',
     }
@@ -137,22 +138,22 @@ def test_a_training_reports_progress_and_leaves_a_model(
     last = events[-1]
     assert last.kind == 'done'
     assert last.values['epochs'] == 2
-    assert {'teach', 'train'} <= stages
+    assert {'target', 'train'} <= stages
     assert (tmp_path / 'model.zip').is_file()
 
 
 def test_a_training_keeps_the_model_so_far(
     training: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoints, 'FEWEST_SECONDS', 0.0)
-    monkeypatch.setattr(checkpoints, 'LARGEST_SHARE', math.inf)
+    monkeypatch.setattr(checkpoints, 'MIN_SECONDS', 0.0)
+    monkeypatch.setattr(checkpoints, 'MAX_FRACTION', math.inf)
     checkpoint = tmp_path / 'model.checkpoint.zip'
     epochs: list[int] = []
 
     class Listener:
         is_stopping = False
 
-        def say(self, event: str, values: Message, arrays: Message | None = None) -> None:
+        def send(self, event: str, values: Message, arrays: Message | None = None) -> None:
             if checkpoint.exists():
                 epochs.append(read_model(checkpoint).provenance['epochs'])
 
@@ -229,7 +230,7 @@ def test_a_changed_model_file_is_read_again(
 ) -> None:
     path = tmp_path / 'changing.zip'
     path.write_bytes(model_file.read_bytes())
-    job, arrays = _inference(path, small_scan, sweeps=0)
+    job, arrays = _inference(path, small_scan, iterations=0)
     with worker.run(job, arrays) as run:
         before = _last(run.events()).arrays['object']
     with worker.run({**training(epochs=6), 'output': str(path)}) as run:
@@ -415,7 +416,7 @@ def parent(tmp_path: Path, scan_file: Path) -> Iterator[tuple[subprocess.Popen[s
         textwrap.dedent(
             f"""
             import time
-            from ptychopinn_plugin.host.worker import Worker
+            from ptychopinn_plugin.host.worker.client import Worker
             worker = Worker()
             run = worker.run({{
                 'do': 'train', 'backend': 'pytorch', 'scans': [{str(scan_file)!r}],
@@ -537,7 +538,7 @@ def test_shared_memory_that_is_full_is_an_error(
 
     monkeypatch.setattr(os, 'posix_fallocate', refuse)
     with pytest.raises(WorkerError, match=r'must hold 8 MiB more: No space.*--shm-size'):
-        SharedArrays().lend(np.zeros(2**20))
+        SharedArrays().share(np.zeros(2**20))
     (block,) = blocks
     assert not block.exists()
 

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptychopinn_plugin.archive import Model
+from ptychopinn_plugin.backends.common.training_loop import TrainingLoop
+from ptychopinn_plugin.backends.common.training_run import TrainingRun
 from ptychopinn_plugin.backends.protocol import ignore_progress
-from ptychopinn_plugin.backends.run import TrainingRun
-from ptychopinn_plugin.backends.trainer import EpochTrainer
 from ptychopinn_plugin.config import Config
 from ptychopinn_plugin.data import Scan
+from ptychopinn_plugin.model_file import Model
 from ptychopinn_plugin.network import NetworkDescription
 
 FRAMEWORKS = {'pytorch': 'torch', 'tensorflow': 'tensorflow'}
@@ -104,15 +104,15 @@ class Framework(ABC):
         """Return the error of amplitudes."""
 
     @abstractmethod
-    def teacher_distance(self, patches: Any, labels: Tensor, coverage: Tensor) -> Tensor:
-        """Return the distance to a teacher."""
+    def target_distance(self, patches: Any, labels: Tensor, coverage: Tensor) -> Tensor:
+        """Return the distance to a target."""
 
     @abstractmethod
     def total_variation(self, patches: Any) -> Tensor:
         """Return the total variation."""
 
     @abstractmethod
-    def trainer(self, scan: Scan, config: Config, base_model: Model) -> EpochTrainer:
+    def trainer(self, scan: Scan, config: Config, base_model: Model) -> TrainingLoop:
         """Return what trains on a scan, ready to start from a model."""
 
     def build(self, description: NetworkDescription, seed: int = 0) -> Any:
@@ -137,7 +137,7 @@ class Framework(ABC):
         """Return the complex conjugate."""
 
     @abstractmethod
-    def shift_probe_back(self, probes: Tensor, rests_px: Tensor) -> Tensor:
+    def shift_probe_back(self, probes: Tensor, subpixel_shifts_px: Tensor) -> Tensor:
         """Undo the shift of a probe."""
 
 
@@ -184,11 +184,11 @@ class PyTorch(Framework):
 
     def in_double(self, model: Any) -> Any:
         model.amplitudes = model.amplitudes.double()
-        model.rests = model.rests.double()
+        model.subpixel_shifts = model.subpixel_shifts.double()
         model.probe = model.probe.to(self.torch.complex128)
-        model._shifted = self.forward.shift_probe(model.probe, model.rests)
-        if model.good is not None:
-            model.good = model.good.double()
+        model._shifted = self.forward.shift_probe(model.probe, model.subpixel_shifts)
+        if model.valid_mask is not None:
+            model.valid_mask = model.valid_mask.double()
         return model
 
     def deviance(self, expected: Tensor, model: Any, indices: Any) -> Tensor:
@@ -197,8 +197,8 @@ class PyTorch(Framework):
     def amplitude_error(self, expected: Tensor, model: Any, indices: Any) -> Tensor:
         return self.losses.amplitude_error(expected, model, indices)
 
-    def teacher_distance(self, patches: Any, labels: Tensor, coverage: Tensor) -> Tensor:
-        return self.losses.teacher_distance(patches, labels, coverage)
+    def target_distance(self, patches: Any, labels: Tensor, coverage: Tensor) -> Tensor:
+        return self.losses.target_distance(patches, labels, coverage)
 
     def total_variation(self, patches: Any) -> Tensor:
         return self.losses.total_variation(patches)
@@ -209,10 +209,10 @@ class PyTorch(Framework):
     def conjugate(self, tensor: Tensor) -> Tensor:
         return tensor.conj()
 
-    def shift_probe_back(self, probes: Tensor, rests_px: Tensor) -> Tensor:
-        return self.forward.shift_probe_back(probes, rests_px)
+    def shift_probe_back(self, probes: Tensor, subpixel_shifts_px: Tensor) -> Tensor:
+        return self.forward.shift_probe_back(probes, subpixel_shifts_px)
 
-    def trainer(self, scan: Scan, config: Config, base_model: Model) -> EpochTrainer:
+    def trainer(self, scan: Scan, config: Config, base_model: Model) -> TrainingLoop:
         return _trainer(self.run.PyTorchRun, scan, config, base_model, self.torch.device('cpu'))
 
 
@@ -259,25 +259,25 @@ class TensorFlow(Framework):
 
     def in_double(self, model: Any) -> Any:
         model.amplitudes = self.tf.cast(model.amplitudes, 'float64')
-        model.rests = self.tf.cast(model.rests, 'float64')
+        model.subpixel_shifts = self.tf.cast(model.subpixel_shifts, 'float64')
         model.probe = self.tf.cast(model.probe, 'complex128')
-        model._shifted = self.forward.shift_probe(model.probe, model.rests)
-        if model.good is not None:
-            model.good = self.tf.cast(model.good, 'float64')
+        model._shifted = self.forward.shift_probe(model.probe, model.subpixel_shifts)
+        if model.valid_mask is not None:
+            model.valid_mask = self.tf.cast(model.valid_mask, 'float64')
         return model
 
     def deviance(self, expected: Tensor, model: Any, indices: Any) -> Tensor:
         return self.losses.poisson_deviance(
-            expected, model.measured(indices), model.good, model.photons
+            expected, model.measured(indices), model.valid_mask, model.photons
         )
 
     def amplitude_error(self, expected: Tensor, model: Any, indices: Any) -> Tensor:
         return self.losses.amplitude_error(
-            expected, model.measured(indices), model.good, model.photons
+            expected, model.measured(indices), model.valid_mask, model.photons
         )
 
-    def teacher_distance(self, patches: Any, labels: Tensor, coverage: Tensor) -> Tensor:
-        return self.losses.teacher_distance(
+    def target_distance(self, patches: Any, labels: Tensor, coverage: Tensor) -> Tensor:
+        return self.losses.target_distance(
             patches.values, patches.weights, patches.reference, labels, coverage
         )
 
@@ -290,11 +290,11 @@ class TensorFlow(Framework):
     def conjugate(self, tensor: Tensor) -> Tensor:
         return self.tf.math.conj(tensor)
 
-    def shift_probe_back(self, probes: Tensor, rests_px: Tensor) -> Tensor:
+    def shift_probe_back(self, probes: Tensor, subpixel_shifts_px: Tensor) -> Tensor:
         waves = importlib.import_module(f'{self._package}.waves')
-        return waves.shift_probe_back(probes, rests_px)
+        return waves.shift_probe_back(probes, subpixel_shifts_px)
 
-    def trainer(self, scan: Scan, config: Config, base_model: Model) -> EpochTrainer:
+    def trainer(self, scan: Scan, config: Config, base_model: Model) -> TrainingLoop:
         return _trainer(self.run.TensorFlowRun, scan, config, base_model, '/CPU:0')
 
 
@@ -305,7 +305,7 @@ def load(name: str) -> Framework:
 
 def _trainer(
     run: Callable[..., TrainingRun[Any]], scan: Scan, config: Config, base: Model, device: Any
-) -> EpochTrainer:
+) -> TrainingLoop:
     now = time.perf_counter()
     return run([scan], config, (), base, False, device, now, ignore_progress).trainer
 

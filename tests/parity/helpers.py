@@ -22,8 +22,8 @@ def canvas_object(model: Model, seed: int = 0) -> Complex:
 
 def make_groups(model: Model, n_groups: int, group_size: int, seed: int = 0) -> Any:
     """Return groups of neighbours, so that their patches overlap."""
-    corners = np.asarray(model.corners).astype(float)
-    distance = ((corners[:, None] - corners[None]) ** 2).sum(axis=2)
+    patch_origins = np.asarray(model.patch_origins).astype(float)
+    distance = ((patch_origins[:, None] - patch_origins[None]) ** 2).sum(axis=2)
     seeds = np.random.default_rng(seed).integers(len(model), size=n_groups)
     return distance.argsort(axis=1, kind='stable')[seeds, :group_size]
 

@@ -9,13 +9,13 @@ import pytest
 from parity.frameworks import Array, Framework
 from parity.helpers import canvas_object
 
-from ptychopinn_plugin.archive import Model
+from ptychopinn_plugin.backends.common.refinement import REGULARISATION
+from ptychopinn_plugin.backends.common.training_loop import TrainingLoop
 from ptychopinn_plugin.backends.selection import create_backend
-from ptychopinn_plugin.backends.sweeps import REGULARISATION
-from ptychopinn_plugin.backends.trainer import EpochTrainer
 from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
+from ptychopinn_plugin.model_file import Model
 
 NAMES = ('pytorch', 'tensorflow')
 CPU = InferenceConfig(device='cpu')
@@ -84,11 +84,11 @@ def test_networks(both: tuple[Framework, Framework], trained: tuple[Scan, Model]
 
 @pytest.mark.parametrize('turns', [(0,), (0, 1, 2, 3)])
 def test_patterns_and_stitched_objects(
-    both: tuple[Framework, Framework], trained: tuple[Scan, Model], turns: tuple[int, ...]
+    both: tuple[Framework, Framework], trained: tuple[Scan, Model], rotations: tuple[int, ...]
 ) -> None:
     """Predicted pass by pass, by random weights and by trained ones."""
     scan, held = trained
-    if len(turns) > 1 and held.network.architecture == 'cnn':
+    if len(rotations) > 1 and held.network.architecture == 'cnn':
         pytest.skip('Only sweepnet looks more than once.')
     weights = [network.numpy_weights() for network in networks(both[0], held)]
     for values in weights:
@@ -97,11 +97,11 @@ def test_patterns_and_stitched_objects(
             network = fw.network.Network(held.network)
             network.load_weights(values)
             model = fw.model(scan)
-            predicted = fw.inference.predict_object(network, model, turns=turns)
+            predicted = fw.inference.predict_object(network, model, rotations=rotations)
             objects.append([fw.array(object_) for object_ in predicted])
             everyone = fw.indices(np.arange(len(model)))
-            patches = model.extract(fw.tensor(objects[0][-1]), everyone)
-            patterns.append(fw.array(model.expect(patches, everyone)))
+            patches = model.extract_patches(fw.tensor(objects[0][-1]), everyone)
+            patterns.append(fw.array(model.predict_intensity(patches, everyone)))
         assert distance(patterns[1], patterns[0]) < 1e-5
         assert len(objects[0]) == held.network.passes + 1
         assert np.abs(objects[0][-1] - 1).max() > 0.1
@@ -110,15 +110,15 @@ def test_patterns_and_stitched_objects(
 
 
 @pytest.mark.parametrize('refine_probe', [False, True])
-def test_sweeps(
+def test_iterations(
     both: tuple[Framework, Framework], scans: Callable[[int], Scan], refine_probe: bool
 ) -> None:
-    """In the same order; momentum doubles what rounding leaves with each sweep."""
+    """In the same order; momentum doubles what rounding leaves with each iteration."""
     found = []
     for fw in both:
         model = fw.model(scans(64))
         start = fw.tensor(canvas_object(model) * 0.1 + 0.9)
-        object_, losses = fw.refinement.sweep_object(
+        object_, losses = fw.refinement.iterate_object(
             model, start, 2, batch_size=8, seed=3, refine_probe=refine_probe
         )
         found.append((fw.array(object_), np.array(losses), fw.array(model.probe)))
@@ -138,10 +138,12 @@ def test_the_step_of_all_patterns(
         update = fw.array(fw.refinement.mean_update(model, fw.tensor(object_)))
         found.append(update)
         everyone = fw.indices(np.arange(len(scans(64))))
-        changes = model.correct(model.extract(fw.tensor(object_), everyone), everyone)
+        changes = model.project_amplitudes(
+            model.extract_patches(fw.tensor(object_), everyone), everyone
+        )
         coverage = fw.array(model.coverage)
         weight = (1 - REGULARISATION) * coverage + REGULARISATION * coverage.max()
-        assert distance(update * weight, fw.array(model.place(changes, everyone))) < 1e-5
+        assert distance(update * weight, fw.array(model.place_patches(changes, everyone))) < 1e-5
     assert distance(*found) < 1e-4
 
 
@@ -167,13 +169,13 @@ def starting_model(scan: Scan, config: Config) -> Model:
     return dataclasses.replace(base, weights=weights)
 
 
-def step(trainer: EpochTrainer, count: int) -> list[dict[str, float]]:
+def step(trainer: TrainingLoop, count: int) -> list[dict[str, float]]:
     """Take steps, a batch each, and return their terms."""
     rows: list[dict[str, float]] = []
     rng = np.random.default_rng(0)
     while True:
         for batch in trainer.batches(rng):
-            rows.append(trainer.gather_gradients(batch))
+            rows.append(trainer.accumulate_gradients(batch))
             trainer.step()
             if len(rows) == count:
                 return rows
@@ -218,19 +220,19 @@ def test_twenty_steps(
     config = settings(model, batch_size=16, learning_rate=1e-4, **training)
     base = starting_model(scans(64), config)
     trainers = [fw.trainer(scans(64), config, base) for fw in both]
-    start = _joined(trainers[0].snapshot())
+    start = _joined(trainers[0].state_dict())
     rows = [step(trainer, 20) for trainer in trainers]
     for expected, found in zip(*rows, strict=True):
         for name, value in expected.items():
             assert found[name] == pytest.approx(value, rel=1e-3), name
-    ends = [_joined(trainer.snapshot()) for trainer in trainers]
+    ends = [_joined(trainer.state_dict()) for trainer in trainers]
     moved = distance(ends[0], start)
     assert moved > 2e-4
     assert distance(ends[1], ends[0]) < 0.1 * moved
 
 
-def _means(trainer: EpochTrainer) -> dict[str, Array]:
-    arrays = trainer.optimizer_arrays()
+def _means(trainer: TrainingLoop) -> dict[str, Array]:
+    arrays = trainer.optimizer_state()
     return {name: array for name, array in arrays.items() if name.endswith('/exp_avg')}
 
 
@@ -255,7 +257,8 @@ def test_a_model_of_one_opens_in_the_other_and_is_fine_tuned(
     opened = reader.open_model(tmp_path / 'wts.h5.zip')
     assert opened.backend == direction[0]
     first, second = (
-        backend.reconstruct(scan, CPU, RefinementConfig(sweeps=0)) for backend in (writer, reader)
+        backend.reconstruct(scan, CPU, RefinementConfig(iterations=0))
+        for backend in (writer, reader)
     )
     assert distance(second.object_, first.object_) < 1e-4
     assert (first.backend, second.backend) == direction

@@ -9,7 +9,7 @@ from parity.frameworks import Framework, Tensor
 from parity.helpers import Model, canvas_object, make_groups, make_patches, noise
 
 from ptychopinn_plugin import physics
-from ptychopinn_plugin.backends.surfaces import fit_surface
+from ptychopinn_plugin.backends.common.phase_drift import fit_surface
 from ptychopinn_plugin.config import ModelConfig
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
@@ -17,11 +17,13 @@ from ptychopinn_plugin.network import Layer, NetworkDescription, describe_networ
 
 
 @pytest.mark.parametrize('rests', [(0.0, 0.0), (0.3, -0.4), (-0.5, 0.5), (0.25, 0.0), (1.0, -1.0)])
-def test_bilinear_shift_as_in_numpy(fw: Framework, rests: tuple[float, float]) -> None:
+def test_bilinear_shift_as_in_numpy(fw: Framework, subpixel_shifts: tuple[float, float]) -> None:
     image = noise((20, 24)).astype(np.complex64)
-    moved = fw.prediction.shift_bilinear(fw.tensor(image[None]), fw.tensor(np.array([rests])))
+    moved = fw.prediction.shift_bilinear(
+        fw.tensor(image[None]), fw.tensor(np.array([subpixel_shifts]))
+    )
     # Moving the image down is looking up in it.
-    centre = np.array([[10.0, 12.0]]) - np.array(rests)
+    centre = np.array([[10.0, 12.0]]) - np.array(subpixel_shifts)
     expected = physics.extract_patches(image.astype(complex), centre, (16, 20))[0]
     np.testing.assert_allclose(fw.array(moved)[0, 2:18, 2:22], expected, atol=1e-6)
 
@@ -71,9 +73,11 @@ def test_overlap_average_as_in_numpy(fw: Framework, scan: Scan, model: Model) ->
 def test_equal_patches_stay_as_they_are(fw: Framework, model: Model) -> None:
     patches = make_patches(fw, model, make_groups(model, 6, 4))
     object_ = fw.tensor(noise(model.canvas_shape))
-    agreeing = dataclasses.replace(patches, values=model.extract(object_, patches.indices, 16))
-    averaged = fw.array(fw.prediction.average_overlap(agreeing, model, 4))
-    np.testing.assert_allclose(averaged, fw.array(agreeing.values), rtol=1e-4, atol=1e-4)
+    agreeing = dataclasses.replace(
+        patches, values=model.extract_patches(object_, patches.indices, 16)
+    )
+    update_ema = fw.array(fw.prediction.average_overlap(agreeing, model, 4))
+    np.testing.assert_allclose(update_ema, fw.array(agreeing.values), rtol=1e-4, atol=1e-4)
     # Others do change, and alone nothing does.
     changed = fw.array(fw.prediction.average_overlap(patches, model, 4)) - fw.array(patches.values)
     assert np.abs(changed).max() > 0.1
@@ -94,8 +98,8 @@ def test_gradients_flow_through_the_average(fw: Framework, model: Model) -> None
     def first_patch(values: Tensor) -> Tensor:
         # The loss sees the first group alone, and only its first patch.
         some = dataclasses.replace(patches, values=values)
-        averaged = fw.prediction.average_overlap(some, model, 4)
-        return fw.real_sum(averaged[:1] * fw.conjugate(averaged[:1]))
+        update_ema = fw.prediction.average_overlap(some, model, 4)
+        return fw.real_sum(update_ema[:1] * fw.conjugate(update_ema[:1]))
 
     slope = np.abs(fw.gradient(first_patch, patches.values))
     assert (slope[:4].max(axis=(1, 2)) > 0).all()
@@ -184,7 +188,7 @@ def test_teacher_distance_is_blind_to_a_global_phase(fw: Framework, model: Model
     coverage = fw.tensor(np.ones(values.shape))
 
     def distance(patches: Any, labels: Any) -> float:
-        return float(fw.teacher_distance(patches, fw.tensor(labels), coverage))
+        return float(fw.target_distance(patches, fw.tensor(labels), coverage))
 
     assert distance(patches, labels) == pytest.approx(0, abs=1e-6)
     far = distance(patches, labels * 2)
@@ -217,14 +221,16 @@ def test_a_slow_phase_is_found_and_taken_out(fw: Framework) -> None:
     truth = scan.object_[top : top + height, left : left + width]
     y, x = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)[None]
     wrong = truth * np.exp(1j * (0.5 * np.cos(2 * y) * (1 + x) + 0.3 * x))
-    corrected = fw.array(fw.tilts.correct_slow_phase(model, fw.tensor(wrong)))
-    before, after, best = (model.assess(fw.tensor(image))[0] for image in (wrong, corrected, truth))
+    corrected = fw.array(fw.tilts.correct_phase_drift(model, fw.tensor(wrong)))
+    before, after, best = (
+        model.evaluate_fit(fw.tensor(image))[0] for image in (wrong, corrected, truth)
+    )
     assert after - best < 0.4 * (before - best)
     for image, low, high in ((wrong, 0.1, 1.0), (corrected, 0.0, 0.06)):
         phase = np.angle((image * truth.conj())[16:-16, 16:-16])
         assert low <= phase.std() < high
     # The truth has nothing to correct, and is not made worse.
-    assert model.assess(fw.tilts.correct_slow_phase(model, fw.tensor(truth)))[0] <= best
+    assert model.evaluate_fit(fw.tilts.correct_phase_drift(model, fw.tensor(truth)))[0] <= best
 
 
 def test_slopes_are_measured_with_the_right_sign(fw: Framework) -> None:
@@ -240,25 +246,25 @@ def test_slopes_are_measured_with_the_right_sign(fw: Framework) -> None:
     y, x = np.indices(model.canvas_shape)
     tilted = truth * np.exp(-1j * (ramp[0] * y + ramp[1] * x))
     slopes, weights, loss = fw.tilts.measure_slopes(model, fw.tensor(tilted))
-    assert loss == pytest.approx(model.assess(fw.tensor(tilted))[0], rel=1e-5)
+    assert loss == pytest.approx(model.evaluate_fit(fw.tensor(tilted))[0], rel=1e-5)
     np.testing.assert_allclose(slopes.mean(axis=0), ramp, rtol=0.1)
     assert (weights > 0).all()
 
 
 def test_a_surface_is_recovered_from_its_slopes() -> None:
     rng = np.random.default_rng(0)
-    places = rng.uniform(10, 110, (400, 2))
-    places[:2] = [[10, 10], [110, 110]]
-    u, v = (places[:, 0] - 10) / 100, (places[:, 1] - 10) / 100
+    scaled_origins = rng.uniform(10, 110, (400, 2))
+    scaled_origins[:2] = [[10, 10], [110, 110]]
+    u, v = (scaled_origins[:, 0] - 10) / 100, (scaled_origins[:, 1] - 10) / 100
     slopes = np.stack([-np.pi / 100 * np.sin(np.pi * u) * np.cos(2 * np.pi * v), 0 * v], axis=1)
     slopes[:, 1] = -2 * np.pi / 100 * np.cos(np.pi * u) * np.sin(2 * np.pi * v) + 0.02
-    surface = fit_surface(places, slopes, np.ones_like(slopes), 20.0, (120, 120))
+    surface = fit_surface(scaled_origins, slopes, np.ones_like(slopes), 20.0, (120, 120))
     grid = np.arange(10, 111) / 100 - 0.1
     truth = np.outer(np.cos(np.pi * grid), np.cos(2 * np.pi * grid)) + 2 * grid[None]
     found = surface[10:111, 10:111]
     assert np.corrcoef(found.ravel(), truth.ravel())[0, 1] > 0.995
     assert np.ptp(found) == pytest.approx(np.ptp(truth), rel=0.1)
-    flat = fit_surface(places, 0 * slopes, np.ones_like(slopes), 20.0, (120, 120))
+    flat = fit_surface(scaled_origins, 0 * slopes, np.ones_like(slopes), 20.0, (120, 120))
     assert np.abs(flat).max() == 0
 
 
@@ -269,10 +275,10 @@ def test_blocks_are_stitched_in_phase(fw: Framework, model: Model) -> None:
     stitcher = fw.inference.Stitcher(model, model.flat_object())
     for indices in (np.arange(7), np.arange(7, 15)):
         patches = make_patches(fw, model, indices[:, None])
-        cut = fw.array(model.extract(fw.tensor(object_), patches.indices, 16))
-        turns = np.exp(1j * rng.uniform(0, 6, len(indices)))[:, None, None]
-        values = fw.tensor(cut * turns)
-        stitcher.add([dataclasses.replace(patches, values=values)], phase_agreement=True)
+        cut = fw.array(model.extract_patches(fw.tensor(object_), patches.indices, 16))
+        rotations = np.exp(1j * rng.uniform(0, 6, len(indices)))[:, None, None]
+        values = fw.tensor(cut * rotations)
+        stitcher.add([dataclasses.replace(patches, values=values)], phase_synchronization=True)
     found, coverage = fw.array(stitcher.object_()), fw.array(model.coverage)
     lit = coverage > 0.1 * coverage.max()
     turn = np.vdot(found[lit], object_[lit])

@@ -10,7 +10,7 @@ from parity.frameworks import Array, Framework, Tensor
 from parity.helpers import Model, canvas_object, noise
 
 from ptychopinn_plugin import physics
-from ptychopinn_plugin.backends.objective import DARK_COUNTS
+from ptychopinn_plugin.backends.common.losses import DARK_COUNTS
 from ptychopinn_plugin.config import ModelConfig
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.network import describe_network
@@ -24,14 +24,16 @@ def oracle(scan: Scan, model: Model, object_: Array) -> NDArray[np.float64]:
     )
 
 
-def expect(fw: Framework, model: Model, object_: Array, indices: Any) -> Tensor:
-    return model.expect(model.extract(fw.tensor(object_), indices), indices)
+def predict_intensity(fw: Framework, model: Model, object_: Array, indices: Any) -> Tensor:
+    return model.predict_intensity(model.extract_patches(fw.tensor(object_), indices), indices)
 
 
 def test_expected_patterns(fw: Framework, scan: Scan, model: Model, everyone: Any) -> None:
     object_ = canvas_object(model)
     expected = oracle(scan, model, object_)
-    found = np.fft.fftshift(fw.array(expect(fw, model, object_, everyone)), axes=(-2, -1))
+    found = np.fft.fftshift(
+        fw.array(predict_intensity(fw, model, object_, everyone)), axes=(-2, -1)
+    )
     error = np.abs(found - expected).sum(axis=(1, 2)) / expected.sum(axis=(1, 2))
     assert error.max() < 1e-5
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * expected.max())
@@ -50,11 +52,11 @@ def test_the_truth_on_the_canvas_explains_the_counts(
     canvas[rows, columns] = scan.object_[
         rows.start - top : rows.stop - top, columns.start - left : columns.stop - left
     ]
-    truth = model.assess(fw.tensor(canvas))[1]
+    truth = model.evaluate_fit(fw.tensor(canvas))[1]
     assert truth < 0.005
     flat = np.ones_like(canvas)
     for wrong in (canvas[::-1], canvas[:, ::-1], np.roll(canvas, 1, axis=1), flat):
-        assert model.assess(fw.tensor(wrong))[1] > 1.3 * truth
+        assert model.evaluate_fit(fw.tensor(wrong))[1] > 1.3 * truth
 
 
 def test_without_the_cache_of_probes(fw: Framework, everyone: Any, model: Model) -> None:
@@ -71,19 +73,22 @@ def test_a_part_of_a_scan_has_the_same_physics(fw: Framework, scan: Scan, model:
     height, width = part.canvas_shape
     box = object_[top : top + height, left : left + width]
     assert box.shape == part.canvas_shape
-    whole = expect(fw, model, object_, indices)
+    whole = predict_intensity(fw, model, object_, indices)
 
     def same(found: Tensor, expected: Tensor) -> None:
         found, expected = fw.array(found), fw.array(expected)
         np.testing.assert_allclose(found, expected, rtol=2e-6, atol=1e-5)
 
-    same(expect(fw, part, box, here), whole)
+    same(predict_intensity(fw, part, box, here), whole)
     same(part.measured(here), model.measured(indices))
     same(part.poisson_loss(whole, here), model.poisson_loss(whole, indices))
-    same(part.coverage, part.place(fw.forward.intensity(part.probes(here)), here))
+    same(part.coverage, part.place_patches(fw.forward.intensity(part.probes(here)), here))
     dimmed = model.subset(indices, exposure=0.25)
     np.testing.assert_allclose(
-        fw.array(expect(fw, dimmed, box, here)), 0.25 * fw.array(whole), rtol=1e-5, atol=1e-5
+        fw.array(predict_intensity(fw, dimmed, box, here)),
+        0.25 * fw.array(whole),
+        rtol=1e-5,
+        atol=1e-5,
     )
     assert dimmed.photons == pytest.approx(0.25 * model.photons)
 
@@ -93,9 +98,9 @@ def test_shifted_probes(
     fw: Framework, scan: Scan, model: Model, everyone: Any, cache: bool
 ) -> None:
     model.set_probe(model.probe, cache=cache)
-    _, rests = physics.split_positions(scan.positions_px)
-    assert np.abs(rests).max() > 0.3
-    expected = physics.shift_probe(scan.probe.astype(complex), rests)
+    _, subpixel_shifts = physics.split_positions(scan.positions_px)
+    assert np.abs(subpixel_shifts).max() > 0.3
+    expected = physics.shift_probe(scan.probe.astype(complex), subpixel_shifts)
     atol = 1e-5 * np.abs(expected).max()
     np.testing.assert_allclose(fw.array(model.probes(everyone)), expected, atol=atol)
 
@@ -103,8 +108,8 @@ def test_shifted_probes(
 def test_shifting_back_is_the_adjoint(fw: Framework, model: Model) -> None:
     modes, side = model.probe.shape[0], model.shape[0]
     probe, other = noise((modes, side, side)), noise((15, modes, side, side), 1)
-    shifted = fw.array(fw.forward.shift_probe(fw.tensor(probe), model.rests))
-    back = fw.array(fw.shift_probe_back(fw.tensor(other), model.rests)).sum(axis=0)
+    shifted = fw.array(fw.forward.shift_probe(fw.tensor(probe), model.subpixel_shifts))
+    back = fw.array(fw.shift_probe_back(fw.tensor(other), model.subpixel_shifts)).sum(axis=0)
     left, right = np.vdot(other, shifted), np.vdot(back, probe)
     assert left == pytest.approx(right, rel=1e-3, abs=1e-2)
 
@@ -115,16 +120,16 @@ def test_placement_is_the_adjoint_of_extraction(
 ) -> None:
     object_ = noise(model.canvas_shape)
     canvas = fw.tensor(object_, double=True)
-    extracted = fw.array(model.extract(canvas, everyone, size))
+    extracted = fw.array(model.extract_patches(canvas, everyone, size))
     patches = noise(extracted.shape, 1)
-    placed = fw.array(model.place(fw.tensor(patches, double=True), everyone))
+    placed = fw.array(model.place_patches(fw.tensor(patches, double=True), everyone))
     left, right = np.vdot(patches, extracted), np.vdot(placed, object_)
     assert left == pytest.approx(right, rel=1e-12, abs=1e-9)
 
     # So it is what automatic differentiation finds.
     weights = fw.tensor(patches.conj(), double=True)
     slope = fw.gradient(
-        lambda canvas: fw.real_sum(model.extract(canvas, everyone, size) * weights), canvas
+        lambda canvas: fw.real_sum(model.extract_patches(canvas, everyone, size) * weights), canvas
     )
     np.testing.assert_allclose(slope, placed, rtol=1e-12, atol=1e-12)
 
@@ -137,24 +142,24 @@ def test_extraction_and_placement_as_in_numpy(
     whole, _ = physics.split_positions(scan.positions_px)
     centres, shape = whole - model.origin_px, (size, size) if size else model.shape
     expected = physics.extract_patches(object_, centres, shape)
-    found = model.extract(fw.tensor(object_), everyone, size)
+    found = model.extract_patches(fw.tensor(object_), everyone, size)
     np.testing.assert_array_equal(fw.array(found), expected)
     for part in (expected.astype(complex), expected.real.astype(float)):
         placed = physics.place_patches(part, centres, model.canvas_shape)
-        result = fw.array(model.place(fw.tensor(part), everyone))
+        result = fw.array(model.place_patches(fw.tensor(part), everyone))
         np.testing.assert_allclose(result, placed, atol=1e-4)
 
 
 def test_poisson_loss_and_residual(fw: Framework, scan: Scan, model: Model, everyone: Any) -> None:
     object_ = canvas_object(model)
-    good = ~scan.bad_pixels
+    valid_mask = ~scan.bad_pixels
     expected = oracle(scan, model, object_)
-    loss = physics.poisson_loss(expected, scan.patterns, good)
-    found = model.poisson_loss(expect(fw, model, object_, everyone), everyone)
+    loss = physics.poisson_loss(expected, scan.patterns, valid_mask)
+    found = model.poisson_loss(predict_intensity(fw, model, object_, everyone), everyone)
     assert float(found) == pytest.approx(loss, rel=1e-4)
-    assessed = model.assess(fw.tensor(object_), batch_size=4)
+    assessed = model.evaluate_fit(fw.tensor(object_), batch_size=4)
     assert assessed[0] == pytest.approx(loss, rel=1e-4)
-    residual = physics.amplitude_residual(expected, scan.patterns, good)
+    residual = physics.amplitude_residual(expected, scan.patterns, valid_mask)
     assert assessed[1] == pytest.approx(residual, rel=1e-4)
 
 
@@ -171,21 +176,25 @@ def test_the_gradient_of_the_poisson_loss_in_the_dark(
         fw.tensor(np.full_like(counts, level)),
     )
     assert np.isfinite(slope).all()
-    good = np.ones_like(counts) * (1.0 if model.good is None else fw.array(model.good))
+    valid_mask = np.ones_like(counts) * (
+        1.0 if model.valid_mask is None else fw.array(model.valid_mask)
+    )
     if level == 0:
-        assert (slope[(counts > 0) & (good > 0)] < 0).all()
-        assert np.abs(slope[(counts == 0) & (good > 0)]).max() < 1e-9
+        assert (slope[(counts > 0) & (valid_mask > 0)] < 0).all()
+        assert np.abs(slope[(counts == 0) & (valid_mask > 0)]).max() < 1e-9
         return
-    by_hand = good * (1 - counts / level) / good.sum()
+    by_hand = valid_mask * (1 - counts / level) / valid_mask.sum()
     np.testing.assert_allclose(slope, by_hand, rtol=1e-4, atol=1e-9)
 
 
 def test_project(fw: Framework, scan: Scan, model: Model, everyone: Any) -> None:
     patches = 1 + 0.3 * noise((15, *model.shape))
-    _, rests = physics.split_positions(scan.positions_px)
-    probes = physics.shift_probe(scan.probe.astype(complex), rests)
-    expected = physics.project(patches, probes, scan.patterns.astype(float), ~scan.bad_pixels)
-    found = fw.array(model.correct(fw.tensor(patches), everyone))
+    _, subpixel_shifts = physics.split_positions(scan.positions_px)
+    probes = physics.shift_probe(scan.probe.astype(complex), subpixel_shifts)
+    expected = physics.project_amplitudes(
+        patches, probes, scan.patterns.astype(float), ~scan.bad_pixels
+    )
+    found = fw.array(model.project_amplitudes(fw.tensor(patches), everyone))
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
 
 
@@ -194,10 +203,12 @@ def test_the_phase_of_rounding_errors_has_no_say(
 ) -> None:
     """Where a flat object sends no photons, single precision finds phases of its own."""
     flat = np.ones((15, *model.shape))
-    _, rests = physics.split_positions(scan.positions_px)
-    probes = physics.shift_probe(scan.probe.astype(complex), rests)
-    expected = physics.project(flat, probes, scan.patterns.astype(float), ~scan.bad_pixels)
-    found = fw.array(model.correct(fw.tensor(flat.astype(complex)), everyone))
+    _, subpixel_shifts = physics.split_positions(scan.positions_px)
+    probes = physics.shift_probe(scan.probe.astype(complex), subpixel_shifts)
+    expected = physics.project_amplitudes(
+        flat, probes, scan.patterns.astype(float), ~scan.bad_pixels
+    )
+    found = fw.array(model.project_amplitudes(fw.tensor(flat.astype(complex)), everyone))
     error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
     assert error < 1e-4
 
@@ -205,14 +216,17 @@ def test_the_phase_of_rounding_errors_has_no_say(
 def test_the_probe_update_points_downhill(fw: Framework, model: Model, everyone: Any) -> None:
     """It is the negative gradient of the squared amplitude error with respect to the probe."""
     patches = fw.tensor(1 + 0.3 * noise((15, *model.shape)))
-    update = fw.array(model.correct_with_probe(patches, everyone)[1])
-    measured, good = model.measured(everyone), 1.0 if model.good is None else model.good
+    update = fw.array(model.project_amplitudes_with_probe(patches, everyone)[1])
+    measured, valid_mask = (
+        model.measured(everyone),
+        1.0 if model.valid_mask is None else model.valid_mask,
+    )
 
     def misfit(probe: Tensor) -> Tensor:
-        shifted = fw.forward.shift_probe(probe, model.rests)
-        expected = model.expect(patches, everyone, shifted)
+        shifted = fw.forward.shift_probe(probe, model.subpixel_shifts)
+        expected = model.predict_intensity(patches, everyone, shifted)
         amplitudes = (measured**2 + RATIO_EPSILON) ** 0.5
-        return fw.real_sum(good * ((expected + RATIO_EPSILON) ** 0.5 - amplitudes) ** 2)
+        return fw.real_sum(valid_mask * ((expected + RATIO_EPSILON) ** 0.5 - amplitudes) ** 2)
 
     slope = fw.gradient(misfit, model.probe)
     np.testing.assert_allclose(update, -slope / 2, rtol=1e-3, atol=1e-4 * np.abs(update).max())
@@ -221,7 +235,7 @@ def test_the_probe_update_points_downhill(fw: Framework, model: Model, everyone:
 @pytest.mark.parametrize('turns', [(0,), (3,), (0, 1, 2, 3)])
 @pytest.mark.parametrize('flat', [True, False])
 def test_sweepnet_features(
-    fw: Framework, scan: Scan, model: Model, everyone: Any, flat: bool, turns: tuple[int, ...]
+    fw: Framework, scan: Scan, model: Model, everyone: Any, flat: bool, rotations: tuple[int, ...]
 ) -> None:
     """What reaches the network, and what becomes of its answer."""
     window = 16
@@ -230,19 +244,22 @@ def test_sweepnet_features(
     groups = np.arange(15)[:, None]
     seen = fw.features(network, model, groups, object_, flat)
     sides = (2, 3)
-    answers = [fw.images(network, np.rot90(seen, number, sides))[0] for number in turns]
+    answers = [fw.images(network, np.rot90(seen, number, sides))[0] for number in rotations]
     answer = np.mean(
-        [np.rot90(one, -number, sides) for one, number in zip(answers, turns, strict=True)], axis=0
+        [np.rot90(one, -number, sides) for one, number in zip(answers, rotations, strict=True)],
+        axis=0,
     )
     found = fw.prediction.predict_patches(
-        network, model, fw.indices(groups), fw.tensor(object_), is_flat=flat, turns=turns
+        network, model, fw.indices(groups), fw.tensor(object_), is_flat=flat, rotations=rotations
     )
 
-    whole, rests = physics.split_positions(scan.positions_px)
+    whole, subpixel_shifts = physics.split_positions(scan.positions_px)
     centres = whole - model.origin_px
     patches = physics.extract_patches(object_, centres, model.shape)
-    probes = physics.shift_probe(scan.probe.astype(complex), rests)
-    updates = physics.project(patches, probes, scan.patterns.astype(float), ~scan.bad_pixels)
+    probes = physics.shift_probe(scan.probe.astype(complex), subpixel_shifts)
+    updates = physics.project_amplitudes(
+        patches, probes, scan.patterns.astype(float), ~scan.bad_pixels
+    )
     light = (np.abs(probes) ** 2).sum(axis=1)
     coverage = physics.place_patches(light, centres, model.canvas_shape)
     low = model.shape[0] // 2 - window // 2
@@ -267,7 +284,7 @@ def test_gradients_by_finite_differences(fw: Framework, model: Model, name: str)
     patches = fw.tensor(1 + 0.3 * noise((4, *model.shape)), double=True)
 
     def value(of: Tensor) -> Tensor:
-        return loss(model.expect(of, indices), model, indices)
+        return loss(model.predict_intensity(of, indices), model, indices)
 
     slopes = fw.gradient(value, patches)
     assert slopes.dtype == np.complex128
@@ -289,7 +306,7 @@ def test_the_gradient_of_the_deviance_in_single_precision(
         slopes.append(
             fw.gradient(
                 lambda values, model=model: fw.deviance(
-                    model.expect(values, everyone), model, everyone
+                    model.predict_intensity(values, everyone), model, everyone
                 ),
                 fw.tensor(patches, double=double),
             )
@@ -316,12 +333,12 @@ def test_the_deviance_is_zero_for_a_perfect_fit_and_finite_in_the_dark(
 
 def test_the_deviance_by_hand(fw: Framework, scan: Scan, model: Model, everyone: Any) -> None:
     object_ = canvas_object(model)
-    good = ~scan.bad_pixels
-    expected = oracle(scan, model, object_)[:, good]
-    counts = scan.patterns[:, good].astype(float)
+    valid_mask = ~scan.bad_pixels
+    expected = oracle(scan, model, object_)[:, valid_mask]
+    counts = scan.patterns[:, valid_mask].astype(float)
     ratio = (counts + DARK_COUNTS) / (expected + DARK_COUNTS)
     terms = expected - counts + (counts + DARK_COUNTS) * np.log(ratio)
-    found = fw.deviance(expect(fw, model, object_, everyone), model, everyone)
+    found = fw.deviance(predict_intensity(fw, model, object_, everyone), model, everyone)
     assert float(found) == pytest.approx(2 * terms.sum() / counts.sum(), rel=1e-4)
 
 
@@ -337,14 +354,14 @@ def test_a_dead_pixel_has_no_say(fw: Framework, scan: Scan, everyone: Any) -> No
         patterns[:, scan.bad_pixels] = value
         model = fw.model(dataclasses.replace(scan, patterns=patterns))
         patches = fw.tensor(1 + 0.3 * noise((15, *model.shape)))
-        expected = model.expect(patches, everyone)
+        expected = model.predict_intensity(patches, everyone)
         found.append(
             [
                 model.photons,
                 float(model.poisson_loss(expected, everyone)),
                 float(fw.deviance(expected, model, everyone)),
                 float(fw.amplitude_error(expected, model, everyone)),
-                float(np.abs(fw.array(model.correct(patches, everyone))).sum()),
+                float(np.abs(fw.array(model.project_amplitudes(patches, everyone))).sum()),
                 float(fw.array(model.measured(everyone)).sum()),
             ]
         )

@@ -8,11 +8,11 @@ import pytest
 
 import ptychopinn_plugin as pinn
 from ptychopinn_plugin import api
-from ptychopinn_plugin.archive import TrainingState
 from ptychopinn_plugin.backends import checkpoints, selection
 from ptychopinn_plugin.backends.protocol import ignore_progress
 from ptychopinn_plugin.backends.selection import Choice
 from ptychopinn_plugin.errors import ArchiveError, ConfigError, DataError
+from ptychopinn_plugin.model_file import TrainingState
 from ptychopinn_plugin.network import describe_network
 
 
@@ -71,7 +71,7 @@ def model() -> pinn.Model:
         model=pinn.ModelConfig(pattern_size=32),
         training=pinn.TrainingConfig(epochs=7, batch_size=8),
         inference=pinn.InferenceConfig(batch_size=5),
-        refinement=pinn.RefinementConfig(sweeps=3),
+        refinement=pinn.RefinementConfig(iterations=3),
     )
     network = describe_network(config.model, 16)
     weights = {name: np.zeros(shape, np.float32) for name, shape in network.weight_shapes().items()}
@@ -141,7 +141,7 @@ def test_a_checkpoint_that_is_resumed_is_replaced(
     monkeypatch: pytest.MonkeyPatch,
     as_text: bool,
 ) -> None:
-    monkeypatch.setattr(checkpoints, 'FEWEST_SECONDS', 0.0)
+    monkeypatch.setattr(checkpoints, 'MIN_SECONDS', 0.0)
     path = tmp_path / 'checkpoint.zip'
     for resume in (None, str(path) if as_text else path):
         pinn.train(scan, resume=resume, checkpoint=path)
@@ -181,7 +181,7 @@ def test_reconstruct_takes_the_models_settings_where_none_are_given(
 ) -> None:
     assert pinn.reconstruct(model, scan) == 'reconstruction'
     assert backend.model is model
-    alone = pinn.RefinementConfig(sweeps=0)
+    alone = pinn.RefinementConfig(iterations=0)
     pinn.reconstruct(model, scan_file, inference=pinn.InferenceConfig(), refinement=alone)
     (_, first, _), (_, second, _) = backend.calls
     assert first == (scan, model.config.inference, model.config.refinement)

@@ -175,8 +175,8 @@ def test_dictionary_round_trip() -> None:
     config = Config(
         model=ModelConfig(architecture='cnn', pattern_size=128, gridsize=3),
         training=TrainingConfig(max_minutes=2, schedule='plateau', probe_trainable=True),
-        inference=InferenceConfig(phase_agreement=False),
-        refinement=RefinementConfig(sweeps=0),
+        inference=InferenceConfig(phase_synchronization=False),
+        refinement=RefinementConfig(iterations=0),
     )
     values = config.to_dict()
     assert 'early_stop_patience' not in values['training']

@@ -69,7 +69,7 @@ def test_titles_count_in_words(
         reconstruction, positions_px=np.zeros((1, 2)), likelihoods=(2.0, 1.0)
     )
     plots.plot_reconstruction(single, tmp_path / 'a.png')
-    assert figures[0].get_suptitle() == 'scan: 1 pattern, none, 1 sweep'
+    assert figures[0].get_suptitle() == 'scan: 1 pattern, none, 1 iteration'
 
 
 def test_global_phase_does_not_matter(

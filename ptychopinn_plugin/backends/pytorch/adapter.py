@@ -6,20 +6,20 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from ptychopinn_plugin.archive import Model
-from ptychopinn_plugin.arrays import ComplexArray, RealArray
-from ptychopinn_plugin.backends.base import NetworkBackend
-from ptychopinn_plugin.backends.memory import explaining_full_memory
+from ptychopinn_plugin.array_types import ComplexArray, RealArray
+from ptychopinn_plugin.backends.common.backend import NetworkBackend
+from ptychopinn_plugin.backends.common.memory import explaining_full_memory
+from ptychopinn_plugin.backends.common.timing import Stopwatch
 from ptychopinn_plugin.backends.protocol import Observer
-from ptychopinn_plugin.backends.pytorch.choices import choose_device
+from ptychopinn_plugin.backends.pytorch.device import choose_device
 from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
-from ptychopinn_plugin.backends.pytorch.inference import predict_object, start_stopwatch
 from ptychopinn_plugin.backends.pytorch.network import Network
-from ptychopinn_plugin.backends.pytorch.refinement import sweep_object
-from ptychopinn_plugin.backends.pytorch.run import PyTorchRun
-from ptychopinn_plugin.backends.timing import Stopwatch
+from ptychopinn_plugin.backends.pytorch.refinement import iterate_object
+from ptychopinn_plugin.backends.pytorch.stitching import predict_object, start_stopwatch
+from ptychopinn_plugin.backends.pytorch.training_run import PyTorchRun
 from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig
 from ptychopinn_plugin.data import Scan
+from ptychopinn_plugin.model_file import Model
 
 
 class PyTorchBackend(NetworkBackend[torch.device]):
@@ -62,7 +62,7 @@ class PyTorchBackend(NetworkBackend[torch.device]):
         model: Model,
         forward: ForwardModel,
         inference: InferenceConfig,
-        turns: Sequence[int],
+        rotations: Sequence[int],
         stopwatch: Stopwatch,
         show: Callable[[int, Tensor], bool],
     ) -> Tensor:
@@ -70,24 +70,24 @@ class PyTorchBackend(NetworkBackend[torch.device]):
             self._network(model, forward.device),
             forward,
             batch_size=inference.batch_size,
-            turns=turns,
-            phase_agreement=inference.phase_agreement,
+            rotations=rotations,
+            phase_synchronization=inference.phase_synchronization,
             stitching_weights=inference.stitching_weights,
             stopwatch=stopwatch,
             observer=show,
         )[-1]
 
-    def _sweep(
+    def _iterate(
         self,
         forward: ForwardModel,
         object_: Tensor,
         refinement: RefinementConfig,
         show: Callable[[int, float, Tensor], bool | None],
     ) -> tuple[Tensor, list[float]]:
-        return sweep_object(
+        return iterate_object(
             forward,
             object_,
-            refinement.sweeps,
+            refinement.iterations,
             batch_size=refinement.batch_size,
             seed=refinement.seed,
             refine_probe=refinement.probe,

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ptychopinn_plugin.backends.pytorch.choices import keep_triton_out
+from ptychopinn_plugin.backends.pytorch.device import keep_triton_out
 from ptychopinn_plugin.backends.pytorch.network import Network
-from ptychopinn_plugin.files import atomic_path
 from ptychopinn_plugin.model import Model
+from ptychopinn_plugin.storage.atomic import atomic_path
 
 _BATCH = 2
 """One would be taken for a size that never changes."""

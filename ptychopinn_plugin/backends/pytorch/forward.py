@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ptychopinn_plugin.arrays import FloatArray
-from ptychopinn_plugin.backends.amplitudes import corner_amplitudes, judged_positions
-from ptychopinn_plugin.backends.frames import Frame, frame_of, shape_of
+from ptychopinn_plugin.array_types import FloatArray
+from ptychopinn_plugin.backends.common.canvas import CanvasWindow, window_of, window_shape
+from ptychopinn_plugin.backends.common.forward import corner_amplitudes, judged_positions
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.physics import POISSON_EPSILON, Misfit, measure_misfit, split_positions
 from ptychopinn_plugin.physics.features import RATIO_EPSILON
@@ -20,7 +20,7 @@ class ForwardModel:
 
     Patterns are kept with zero frequency in the corner, so that no transform needs a shift. The
     object lives on a canvas that holds every patch with a margin; canvas pixel [0, 0] lies at
-    `origin_px` in the scan's frame.
+    `origin_px` in the scan's coordinates.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ class ForwardModel:
     """
 
     def __init__(self, scan: Scan, probe: Tensor, device: torch.device) -> None:
-        whole, rests = split_positions(scan.positions_px)
+        whole, subpixel_shifts = split_positions(scan.positions_px)
         self.shape = scan.pattern_shape
         half = np.array([side // 2 for side in self.shape])
         margin = 1
@@ -40,16 +40,16 @@ class ForwardModel:
         self.origin_px = whole.min(axis=0) - half - margin
         extent = whole.max(axis=0) - whole.min(axis=0) + np.array(self.shape) + 2 * margin
         self.canvas_shape = (int(extent[0]), int(extent[1]))
-        self.corners = torch.from_numpy(whole - half - self.origin_px).to(device)
-        self.rests = torch.from_numpy(rests.astype(np.float32)).to(device)
+        self.patch_origins = torch.from_numpy(whole - half - self.origin_px).to(device)
+        self.subpixel_shifts = torch.from_numpy(subpixel_shifts.astype(np.float32)).to(device)
         assert scan.bad_pixels is not None
         self.amplitudes = torch.from_numpy(corner_amplitudes(scan.patterns, scan.bad_pixels))
         if _fits(self.amplitudes, device):
             self.amplitudes = self.amplitudes.to(device)
-        self.good: Tensor | None = None
+        self.valid_mask: Tensor | None = None
         if scan.bad_pixels.any():
-            good = np.fft.ifftshift(~scan.bad_pixels).astype(np.float32)
-            self.good = torch.from_numpy(good).to(device)
+            valid_mask = np.fft.ifftshift(~scan.bad_pixels).astype(np.float32)
+            self.valid_mask = torch.from_numpy(valid_mask).to(device)
         self.photons = scan.mean_photons()
         self.set_probe(probe)
 
@@ -60,12 +60,16 @@ class ForwardModel:
         self._shifted: Tensor | None = None
         if cache and n_bytes <= PROBE_CACHE_BYTES:
             everywhere = torch.arange(len(self), device=self.device)
-            parts = [shift_probe(self.probe, self.rests[i]) for i in everywhere.split(256)]
+            parts = [
+                shift_probe(self.probe, self.subpixel_shifts[i]) for i in everywhere.split(256)
+            ]
             self._shifted = torch.cat(parts)
         self.coverage = torch.zeros(self.canvas_shape, device=self.device)
         for indices in torch.arange(len(self), device=self.device).split(256):
-            frame = self.frame(indices)
-            self.coverage[frame] += self.place(intensity(self.probes(indices)), indices, frame)
+            canvas_window = self.canvas_window(indices)
+            self.coverage[canvas_window] += self.place_patches(
+                intensity(self.probes(indices)), indices, canvas_window
+            )
 
     def set_probe_only(self, probe: Tensor) -> None:
         """Use another probe from now on, and leave the coverage as it was."""
@@ -73,12 +77,12 @@ class ForwardModel:
         self._shifted = None
 
     def __len__(self) -> int:
-        return len(self.corners)
+        return len(self.patch_origins)
 
     @property
-    def places_px(self) -> FloatArray:
+    def patch_origins_px(self) -> FloatArray:
         """First pixels of the patches with their rests, on the canvas; shape (n_positions, 2)."""
-        return (self.corners + self.rests).cpu().numpy()
+        return (self.patch_origins + self.subpixel_shifts).cpu().numpy()
 
     def subset(
         self, indices: Tensor, amplitudes: Tensor | None = None, exposure: float = 1.0
@@ -94,21 +98,21 @@ class ForwardModel:
             Their counts as a share of the measured ones; the probe follows.
         """
         part = object.__new__(ForwardModel)
-        part.shape, part.device, part.good = self.shape, self.device, self.good
+        part.shape, part.device, part.valid_mask = self.shape, self.device, self.valid_mask
         part.probe, part.photons = self.probe * exposure**0.5, self.photons * exposure
-        corners = self.corners[indices]
-        lowest = corners.min(dim=0).values - 1
-        part.corners = corners - lowest
+        patch_origins = self.patch_origins[indices]
+        lowest = patch_origins.min(dim=0).values - 1
+        part.patch_origins = patch_origins - lowest
         part.origin_px = self.origin_px + lowest.cpu().numpy()
-        highest = part.corners.max(dim=0).values.tolist()
+        highest = part.patch_origins.max(dim=0).values.tolist()
         part.canvas_shape = (highest[0] + self.shape[0] + 1, highest[1] + self.shape[1] + 1)
-        part.rests = self.rests[indices]
+        part.subpixel_shifts = self.subpixel_shifts[indices]
         part.amplitudes = self.measured(indices) if amplitudes is None else amplitudes
         if self._shifted is None or exposure != 1:
             part.set_probe(part.probe)
         else:
             part._shifted = self._shifted[indices]
-            part.coverage = part.place(
+            part.coverage = part.place_patches(
                 intensity(part._shifted), torch.arange(len(part), device=self.device)
             )
         return part
@@ -121,9 +125,9 @@ class ForwardModel:
         """Return the probe at each position, shape (n_indices, n_modes, height, width)."""
         if self._shifted is not None:
             return self._shifted[indices]
-        return shift_probe(self.probe, self.rests[indices])
+        return shift_probe(self.probe, self.subpixel_shifts[indices])
 
-    def extract(self, object_: Tensor, indices: Tensor, size: int | None = None) -> Tensor:
+    def extract_patches(self, object_: Tensor, indices: Tensor, size: int | None = None) -> Tensor:
         """Cut patches at whole pixels, the middle `size` pixels of each.
 
         Returns
@@ -132,7 +136,7 @@ class ForwardModel:
             Or (n_indices, height, width) where no size is given.
         """
         height, width = (size, size) if size else self.shape
-        rows, columns = self._corners(indices, height, width)
+        rows, columns = self._first_pixels(indices, height, width)
         return object_.unfold(0, height, 1).unfold(1, width, 1)[rows, columns]
 
     def measured(self, indices: Tensor) -> Tensor:
@@ -140,28 +144,33 @@ class ForwardModel:
         # Scans that do not fit stay in the computer's memory and come batch by batch.
         return self.amplitudes[indices.to(self.amplitudes.device)].to(self.device)
 
-    def frame(self, indices: Tensor, size: int | None = None) -> Frame:
-        """Return the part of the canvas on which patches of `extract` lie."""
+    def canvas_window(self, indices: Tensor, size: int | None = None) -> CanvasWindow:
+        """Return the part of the canvas on which patches of `extract_patches` lie."""
         height, width = (size, size) if size else self.shape
-        rows, columns = (corners.cpu().numpy() for corners in self._corners(indices, height, width))
-        return frame_of(rows, columns, height, width)
+        rows, columns = (
+            patch_origins.cpu().numpy()
+            for patch_origins in self._first_pixels(indices, height, width)
+        )
+        return window_of(rows, columns, height, width)
 
-    def place(self, patches: Tensor, indices: Tensor, frame: Frame | None = None) -> Tensor:
-        """Add patches to an empty canvas: the adjoint of `extract`.
+    def place_patches(
+        self, patches: Tensor, indices: Tensor, canvas_window: CanvasWindow | None = None
+    ) -> Tensor:
+        """Add patches to an empty canvas: the adjoint of `extract_patches`.
 
         Parameters
         ----------
         patches : Tensor, shape (n_indices, height, width)
             Their middles go where the positions are, whatever their size.
-        frame : Frame, optional
+        canvas_window : CanvasWindow, optional
             Return this part of the canvas alone.
         """
         height, width = patches.shape[-2:]
-        rows, columns = self._corners(indices, height, width)
+        rows, columns = self._first_pixels(indices, height, width)
         shape = self.canvas_shape
-        if frame is not None:
-            rows, columns = rows - frame[0].start, columns - frame[1].start
-            shape = shape_of(frame)
+        if canvas_window is not None:
+            rows, columns = rows - canvas_window[0].start, columns - canvas_window[1].start
+            shape = window_shape(canvas_window)
         stride = shape[1]
         inside = (
             torch.arange(height, device=self.device)[:, None] * stride
@@ -175,15 +184,15 @@ class ForwardModel:
             )
         return _scatter(patches, pixels, shape)
 
-    def _corners(self, indices: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    def _first_pixels(self, indices: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
         inset = torch.tensor(
             [self.shape[0] // 2 - height // 2, self.shape[1] // 2 - width // 2],
             device=self.device,
         )
-        corners = self.corners[indices] + inset
-        return corners[:, 0], corners[:, 1]
+        patch_origins = self.patch_origins[indices] + inset
+        return patch_origins[:, 0], patch_origins[:, 1]
 
-    def correct(self, patches: Tensor, indices: Tensor) -> Tensor:
+    def project_amplitudes(self, patches: Tensor, indices: Tensor) -> Tensor:
         r"""Project exit waves onto the measured amplitudes.
 
         With :math:`\Psi = \mathcal{F}[P O]` and
@@ -205,10 +214,14 @@ class ForwardModel:
         """
         return self._project(patches, indices)[0]
 
-    def correct_with_probe(self, patches: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Do as `correct`, and return the probe's update, shape (n_modes, height, width), too."""
+    def project_amplitudes_with_probe(
+        self, patches: Tensor, indices: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Do as `project_amplitudes`, and return the probe's update, shape (n_modes, height, width), too."""
         update, changes = self._project(patches, indices)
-        probe_changes = shift_probe_back(changes * patches.conj()[:, None], self.rests[indices])
+        probe_changes = shift_probe_back(
+            changes * patches.conj()[:, None], self.subpixel_shifts[indices]
+        )
         return update, probe_changes.sum(dim=0)
 
     def _project(self, patches: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
@@ -217,12 +230,14 @@ class ForwardModel:
         counts = self.measured(indices) ** 2
         ratio = (counts + RATIO_EPSILON) / (intensity(spectra) + RATIO_EPSILON)
         factor = torch.sqrt(ratio) - 1
-        if self.good is not None:
-            factor = factor * self.good
+        if self.valid_mask is not None:
+            factor = factor * self.valid_mask
         changes = torch.fft.ifft2(spectra * factor[:, None], norm='ortho')
         return (probes.conj() * changes).sum(dim=1), changes
 
-    def expect(self, patches: Tensor, indices: Tensor, probes: Tensor | None = None) -> Tensor:
+    def predict_intensity(
+        self, patches: Tensor, indices: Tensor, probes: Tensor | None = None
+    ) -> Tensor:
         """Compute expected counts, zero frequency in the corner, shape (n_indices, h, w)."""
         probes = self.probes(indices) if probes is None else probes
         return intensity(torch.fft.fft2(probes * patches[:, None], norm='ortho'))
@@ -230,32 +245,32 @@ class ForwardModel:
     def poisson_loss(self, expected: Tensor, indices: Tensor) -> Tensor:
         """Compute the Poisson loss per good pixel, as `physics.poisson_loss`."""
         terms = poisson_terms(expected, self.measured(indices) ** 2, POISSON_EPSILON)
-        if self.good is None:
+        if self.valid_mask is None:
             return terms.mean()
-        return (terms * self.good).sum() / (self.good.sum() * len(indices))
+        return (terms * self.valid_mask).sum() / (self.valid_mask.sum() * len(indices))
 
-    def assess(self, object_: Tensor, batch_size: int = 128) -> tuple[float, float]:
+    def evaluate_fit(self, object_: Tensor, batch_size: int = 128) -> tuple[float, float]:
         """Compute the Poisson loss per pixel and the relative amplitude residual of an object."""
         loss = misfit = total = 0.0
         for indices in torch.arange(len(self), device=self.device).split(batch_size):
-            expected = self.expect(self.extract(object_, indices), indices)
+            expected = self.predict_intensity(self.extract_patches(object_, indices), indices)
             loss += float(self.poisson_loss(expected, indices)) * len(indices)
-            good = 1.0 if self.good is None else self.good
+            valid_mask = 1.0 if self.valid_mask is None else self.valid_mask
             measured = self.measured(indices)
-            misfit += float((good * (torch.sqrt(expected) - measured) ** 2).sum())
-            total += float((good * measured**2).sum())
+            misfit += float((valid_mask * (torch.sqrt(expected) - measured) ** 2).sum())
+            total += float((valid_mask * measured**2).sum())
         return loss / len(self), misfit / total
 
     def misfit(self, object_: Tensor) -> Misfit | None:
         """Compute `physics.measure_misfit` of an object, on patterns from all over the scan."""
         sample = torch.from_numpy(judged_positions(len(self), self.shape)).to(self.device)
         expected = [
-            self.expect(self.extract(object_, indices), indices).cpu()
+            self.predict_intensity(self.extract_patches(object_, indices), indices).cpu()
             for indices in sample.split(64)
         ]
-        good = torch.ones(self.shape) if self.good is None else self.good.cpu()
+        valid_mask = torch.ones(self.shape) if self.valid_mask is None else self.valid_mask.cpu()
         counts = self.measured(sample).cpu() ** 2
-        return measure_misfit(torch.cat(expected).numpy(), counts.numpy(), good.numpy() > 0)
+        return measure_misfit(torch.cat(expected).numpy(), counts.numpy(), valid_mask.numpy() > 0)
 
 
 def _scatter(values: Tensor, pixels: Tensor, shape: tuple[int, int]) -> Tensor:
@@ -278,24 +293,26 @@ def poisson_terms(expected: Tensor, counts: Tensor, floor: float) -> Tensor:
     return expected - counts + (counts + floor) * torch.log((counts + floor) / (expected + floor))
 
 
-def shift_probe(probe: Tensor, rests_px: Tensor) -> Tensor:
+def shift_probe(probe: Tensor, subpixel_shifts_px: Tensor) -> Tensor:
     """Shift a probe (n_modes, h, w) by rests (n, 2), as `physics.shift_probe`."""
-    shifted: Tensor = torch.fft.ifft2(torch.fft.fft2(probe) * _ramp(rests_px, probe))
+    shifted: Tensor = torch.fft.ifft2(torch.fft.fft2(probe) * _ramp(subpixel_shifts_px, probe))
     return shifted
 
 
-def shift_probe_back(probes: Tensor, rests_px: Tensor) -> Tensor:
+def shift_probe_back(probes: Tensor, subpixel_shifts_px: Tensor) -> Tensor:
     """Undo `shift_probe` on (n, n_modes, h, w): its adjoint."""
-    shifted: Tensor = torch.fft.ifft2(torch.fft.fft2(probes) * _ramp(rests_px, probes).conj())
+    shifted: Tensor = torch.fft.ifft2(
+        torch.fft.fft2(probes) * _ramp(subpixel_shifts_px, probes).conj()
+    )
     return shifted
 
 
-def _ramp(rests_px: Tensor, probe: Tensor) -> Tensor:
+def _ramp(subpixel_shifts_px: Tensor, probe: Tensor) -> Tensor:
     height, width = probe.shape[-2:]
-    turns_y = torch.fft.fftfreq(height, device=probe.device) * rests_px[:, 0:1]
-    turns_x = torch.fft.fftfreq(width, device=probe.device) * rests_px[:, 1:2]
-    y = torch.polar(torch.ones_like(turns_y), -2 * torch.pi * turns_y)
-    x = torch.polar(torch.ones_like(turns_x), -2 * torch.pi * turns_x)
+    cycles_y = torch.fft.fftfreq(height, device=probe.device) * subpixel_shifts_px[:, 0:1]
+    cycles_x = torch.fft.fftfreq(width, device=probe.device) * subpixel_shifts_px[:, 1:2]
+    y = torch.polar(torch.ones_like(cycles_y), -2 * torch.pi * cycles_y)
+    x = torch.polar(torch.ones_like(cycles_x), -2 * torch.pi * cycles_x)
     return y[:, None, :, None] * x[:, None, None, :]
 
 

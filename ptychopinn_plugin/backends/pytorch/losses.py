@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ptychopinn_plugin.backends.objective import (
+from ptychopinn_plugin.backends.common.losses import (
     DARK_COUNTS,
-    DARK_SHARE,
-    TEACHER_FLOOR,
+    DARK_FRACTION,
+    TARGET_FLOOR,
     term_weights,
 )
 from ptychopinn_plugin.backends.pytorch.forward import ForwardModel, poisson_terms
@@ -17,7 +17,7 @@ from ptychopinn_plugin.config import TrainingConfig
 from ptychopinn_plugin.physics import POISSON_EPSILON
 
 
-def poisson_deviance(expected: Tensor, model: ForwardModel, indices: Tensor) -> Tensor:
+def poisson_deviance(expected: Tensor, forward: ForwardModel, indices: Tensor) -> Tensor:
     r"""Compute twice the Poisson log-likelihood ratio per photon.
 
     :math:`\frac{2}{\sum k} \sum [\lambda - k - k \log(\lambda / k)]` over good pixels: the
@@ -28,30 +28,32 @@ def poisson_deviance(expected: Tensor, model: ForwardModel, indices: Tensor) -> 
     ----------
     expected : Tensor of float32, shape (n_patterns, height, width)
         Zero frequency in the corner.
-    model : ForwardModel
+    forward : ForwardModel
     indices : Tensor of int64, shape (n_patterns,)
     """
-    counts = model.measured(indices) ** 2
+    counts = forward.measured(indices) ** 2
     terms = poisson_terms(expected, counts, DARK_COUNTS)
-    good = 1.0 if model.good is None else model.good
-    light = (good * counts).sum().clamp(min=DARK_SHARE * model.photons * len(indices))
-    return 2 * (good * terms).sum() / light
+    valid_mask = 1.0 if forward.valid_mask is None else forward.valid_mask
+    light = (valid_mask * counts).sum().clamp(min=DARK_FRACTION * forward.photons * len(indices))
+    return 2 * (valid_mask * terms).sum() / light
 
 
-def amplitude_error(expected: Tensor, model: ForwardModel, indices: Tensor) -> Tensor:
+def amplitude_error(expected: Tensor, forward: ForwardModel, indices: Tensor) -> Tensor:
     """Compute the mean absolute error of amplitudes over the mean amplitude, on good pixels."""
-    measured = model.measured(indices)
-    good = 1.0 if model.good is None else model.good
+    measured = forward.measured(indices)
+    valid_mask = 1.0 if forward.valid_mask is None else forward.valid_mask
     # The square root's slope at zero is infinite.
     error = (torch.sqrt(expected + POISSON_EPSILON) - measured).abs()
-    light = (good * measured).sum().clamp(min=DARK_SHARE * model.photons**0.5 * len(indices))
-    return (good * error).sum() / light
+    light = (
+        (valid_mask * measured).sum().clamp(min=DARK_FRACTION * forward.photons**0.5 * len(indices))
+    )
+    return (valid_mask * error).sum() / light
 
 
-def teacher_distance(patches: Patches, labels: Tensor, coverage: Tensor) -> Tensor:
-    r"""Compute the weighted squared distance to the teacher's patches, up to a global phase.
+def target_distance(patches: Patches, labels: Tensor, coverage: Tensor) -> Tensor:
+    r"""Compute the weighted squared distance to the target's patches, up to a global phase.
 
-    :math:`\sum w |R - e^{i\phi} T|^2 / \sum w`. The phase :math:`\phi` fits the teacher to the
+    :math:`\sum w |R - e^{i\phi} T|^2 / \sum w`. The phase :math:`\phi` fits the target to the
     estimate that the network was given, so that the network learns to stay in step with its
     neighbours; without an estimate it fits the prediction.
 
@@ -60,10 +62,10 @@ def teacher_distance(patches: Patches, labels: Tensor, coverage: Tensor) -> Tens
     patches : Patches
     labels : Tensor of complex64, shape (n_patches, window, window)
     coverage : Tensor of float32, shape (n_patches, window, window)
-        1 where the teacher is well lit, 0 where it knows nothing.
+        1 where the target is well lit, 0 where it knows nothing.
     """
     relative = patches.weights / patches.weights.amax(dim=(-2, -1), keepdim=True)
-    weights = relative + TEACHER_FLOOR * coverage
+    weights = relative + TARGET_FLOOR * coverage
     with torch.no_grad():
         reference = patches.values if patches.reference is None else patches.reference
         turn = (reference * labels.conj() * weights).sum(dim=(-2, -1), keepdim=True)

@@ -34,45 +34,45 @@ class Patches:
 
 def predict_patches(
     network: Network,
-    model: ForwardModel,
+    forward: ForwardModel,
     groups: Tensor,
     object_: Tensor,
     *,
     is_flat: bool,
-    turns: Sequence[int] = (0,),
+    rotations: Sequence[int] = (0,),
 ) -> Patches:
     """Predict the patches of groups of positions.
 
     Parameters
     ----------
     network : Network
-    model : ForwardModel
+    forward : ForwardModel
     groups : Tensor of int64, shape (n_groups, group_size)
-    object_ : Tensor of complex64, shape `model.canvas_shape`
+    object_ : Tensor of complex64, shape `forward.canvas_shape`
         The estimate so far; 'cnn' does not look at it.
     is_flat : bool
         Whether `object_` is the flat start, which rests on no data.
-    turns : sequence of int
+    rotations : sequence of int
         Quarter turns in which 'sweepnet' looks at each pattern; the mean of its corrections counts.
     """
     if network.description.architecture == 'cnn':
-        return _predict_cnn(network, model, groups)
-    return _predict_sweepnet(network, model, groups.reshape(-1), object_, is_flat, turns)
+        return _predict_cnn(network, forward, groups)
+    return _predict_sweepnet(network, forward, groups.reshape(-1), object_, is_flat, rotations)
 
 
 def _predict_sweepnet(
     network: Network,
-    model: ForwardModel,
+    forward: ForwardModel,
     indices: Tensor,
     object_: Tensor,
     is_flat: bool,
-    turns: Sequence[int],
+    rotations: Sequence[int],
 ) -> Patches:
     window = network.description.window_px
     with torch.no_grad():
-        patches = model.extract(object_, indices)
-        update = model.correct(patches, indices)
-        weights = intensity(cut_middle(model.probes(indices), window))
+        patches = forward.extract_patches(object_, indices)
+        update = forward.project_amplitudes(patches, indices)
+        weights = intensity(cut_middle(forward.probes(indices), window))
         brightest = weights.amax(dim=(-2, -1), keepdim=True)
         steps = cut_middle(update, window) / (weights + BACK_PROJECTION_EPSILON * brightest)
         estimate = cut_middle(patches, window)
@@ -82,7 +82,7 @@ def _predict_sweepnet(
         estimate, steps = estimate * phases, steps * phases
         coverage = torch.zeros_like(weights)
         if not is_flat:
-            coverage = model.extract(model.coverage, indices, window)
+            coverage = forward.extract_patches(forward.coverage, indices, window)
         features = torch.stack(
             [
                 estimate.real - 1,
@@ -95,16 +95,16 @@ def _predict_sweepnet(
             # Last in memory, as `Network.forward` wants them.
             dim=-1,
         ).permute(0, 3, 1, 2)
-    correction = _mean_correction(network, features, turns)
+    correction = _mean_correction(network, features, rotations)
     values = estimate + steps + torch.complex(correction[:, 0], correction[:, 1])
     back = phases.conj()
     return Patches(indices, values * back, weights, estimate * back)
 
 
-def _mean_correction(network: Network, features: Tensor, turns: Sequence[int]) -> Tensor:
+def _mean_correction(network: Network, features: Tensor, rotations: Sequence[int]) -> Tensor:
     """Return the mean of what the network says of features in several orientations."""
     corrections = []
-    for number in turns:
+    for number in rotations:
         # Even a turn by nothing is a copy, in an order that convolutions do not like.
         (correction,) = network(torch.rot90(features, number, (2, 3)) if number else features)
         correction = correction.float()
@@ -112,13 +112,13 @@ def _mean_correction(network: Network, features: Tensor, turns: Sequence[int]) -
     return corrections[0] if len(corrections) == 1 else torch.stack(corrections).mean(dim=0)
 
 
-def _predict_cnn(network: Network, model: ForwardModel, groups: Tensor) -> Patches:
+def _predict_cnn(network: Network, forward: ForwardModel, groups: Tensor) -> Patches:
     n_groups, group_size = groups.shape
     indices = groups.reshape(-1)
     size = network.description.window_px
     with torch.no_grad():
-        photons = model.photons
-        amplitudes = torch.fft.fftshift(model.measured(indices), dim=(-2, -1))
+        photons = forward.photons
+        amplitudes = torch.fft.fftshift(forward.measured(indices), dim=(-2, -1))
         images = amplitudes * (size / 2) / photons**0.5
     amplitude, phase = network(images.view(n_groups, group_size, size, size))
     # Not torch.polar: a border may be negative, where its gradient has the wrong sign.
@@ -126,8 +126,8 @@ def _predict_cnn(network: Network, model: ForwardModel, groups: Tensor) -> Patch
     values = torch.complex(amplitude * torch.cos(phase), amplitude * torch.sin(phase))
     # Without the overlap constraint one patch stands for the whole group.
     values = values.expand(n_groups, group_size, size, size).reshape(-1, size, size)
-    values = shift_bilinear(values, model.rests[indices])
-    return Patches(indices, values, intensity(model.probes(indices)))
+    values = shift_bilinear(values, forward.subpixel_shifts[indices])
+    return Patches(indices, values, intensity(forward.probes(indices)))
 
 
 def cut_middle(images: Tensor, size: int) -> Tensor:
@@ -137,11 +137,11 @@ def cut_middle(images: Tensor, size: int) -> Tensor:
     return images[..., top : top + size, left : left + size]
 
 
-def shift_bilinear(images: Tensor, rests_px: Tensor) -> Tensor:
+def shift_bilinear(images: Tensor, subpixel_shifts_px: Tensor) -> Tensor:
     """Move images (n, h, w) down and right by rests (n, 2) between -1 and 1; edges repeat."""
     height, width = images.shape[-2:]
-    whole = torch.floor(-rests_px)
-    fraction = (-rests_px - whole)[:, :, None, None]
+    whole = torch.floor(-subpixel_shifts_px)
+    fraction = (-subpixel_shifts_px - whole)[:, :, None, None]
     y, x = fraction[:, 0], fraction[:, 1]
     whole = whole.long()
     rows = torch.arange(height, device=images.device)[None, :] + whole[:, 0:1]
@@ -158,14 +158,14 @@ def shift_bilinear(images: Tensor, rests_px: Tensor) -> Tensor:
     return (1 - y) * top + y * bottom
 
 
-def average_overlap(patches: Patches, model: ForwardModel, group_size: int) -> Tensor:
+def average_overlap(patches: Patches, forward: ForwardModel, group_size: int) -> Tensor:
     """Average the patches of each group where they overlap, and cut them out again.
 
     Parameters
     ----------
     patches : Patches
         Groups one after the other.
-    model : ForwardModel
+    forward : ForwardModel
     group_size : int
 
     Returns
@@ -175,14 +175,14 @@ def average_overlap(patches: Patches, model: ForwardModel, group_size: int) -> T
     if group_size == 1:
         return patches.values
     window = patches.values.shape[-1]
-    corners = model.corners[patches.indices].view(-1, group_size, 2)
-    corners = corners - corners.min(dim=1, keepdim=True).values
-    height, width = (int(side) + window for side in corners.amax(dim=(0, 1)).tolist())
-    n_groups = len(corners)
-    inside = torch.arange(window, device=corners.device)
-    rows = corners[..., 0, None] + inside
-    columns = corners[..., 1, None] + inside
-    group = torch.arange(n_groups, device=corners.device)[:, None, None, None]
+    patch_origins = forward.patch_origins[patches.indices].view(-1, group_size, 2)
+    patch_origins = patch_origins - patch_origins.min(dim=1, keepdim=True).values
+    height, width = (int(side) + window for side in patch_origins.amax(dim=(0, 1)).tolist())
+    n_groups = len(patch_origins)
+    inside = torch.arange(window, device=patch_origins.device)
+    rows = patch_origins[..., 0, None] + inside
+    columns = patch_origins[..., 1, None] + inside
+    group = torch.arange(n_groups, device=patch_origins.device)[:, None, None, None]
     pixels = (group * height + rows[..., :, None]) * width + columns[..., None, :]
     pixels = pixels.reshape(-1)
     floor = 1e-3 * patches.weights.amax(dim=(-2, -1), keepdim=True)

@@ -1,4 +1,4 @@
-r"""Sweeps over an object through the forward model.
+r"""Iterations over an object through the forward model.
 
 Each batch of patterns moves the object by
 
@@ -8,7 +8,7 @@ Each batch of patterns moves the object by
     \qquad W = \sum_j |P_j|^2, \qquad O \leftarrow O + V,
 
 rPIE's update for a batch [1]_ with momentum [2]_, which carries slow phase gradients across the
-field in few sweeps. The step :math:`\beta_s` falls from sweep to sweep, so that the last ones
+field in few iterations. The step :math:`\beta_s` falls from iteration to iteration, so that the last ones
 average the noise of all patterns that see a pixel instead of following the latest.
 
 References
@@ -24,152 +24,156 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
-from ptychopinn_plugin.backends.pytorch.tilts import correct_slow_phase
-from ptychopinn_plugin.backends.sweeps import (
+from ptychopinn_plugin.backends.common.refinement import (
     MOMENTUM,
     PROBE_STEP,
     REGULARISATION,
-    batches_of,
-    corrects_slow_phase,
-    step_of,
-    sweep_for_the_best,
+    corrects_phase_drift,
+    iterate_keep_best,
+    iteration_batches,
+    step_size,
 )
+from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
+from ptychopinn_plugin.backends.pytorch.phase_drift import correct_phase_drift
 
-SweepObserver = Callable[[int, float, Tensor], bool | None]
+IterationObserver = Callable[[int, float, Tensor], bool | None]
 
 
 @dataclass
-class SweepState:
-    """What a sweep changes."""
+class IterationState:
+    """What an iteration changes."""
 
     object_: Tensor
     velocity: Tensor
     probe: Tensor
 
 
-def sweep_object(
-    model: ForwardModel,
+def iterate_object(
+    forward: ForwardModel,
     object_: Tensor,
-    sweeps: int,
+    iterations: int,
     *,
     batch_size: int = 64,
     seed: int = 0,
     refine_probe: bool = False,
-    observer: SweepObserver | None = None,
+    observer: IterationObserver | None = None,
 ) -> tuple[Tensor, list[float]]:
-    """Sweep an object, and return the best that the sweeps came through.
+    """Iterate over an object, and return the best object of all iterations.
 
     The first steps are long and noisy, so that a good start can get worse before it gets better.
-    What is returned, and shown after each sweep, is the object with the lowest loss so far; see
-    `sweep_for_the_best`.
+    What is returned, and shown after each iteration, is the object with the lowest loss so far; see
+    `iterate_keep_best`.
 
     Parameters
     ----------
-    model : ForwardModel
+    forward : ForwardModel
         Its probe changes with `refine_probe`.
-    object_ : Tensor of complex64, shape `model.canvas_shape`
+    object_ : Tensor of complex64, shape `forward.canvas_shape`
         Where to start; left as it is.
-    sweeps : int
+    iterations : int
     batch_size : int
-        Small scans use smaller batches, and large ones larger; see `batches_of`.
+        Small scans use smaller batches, and large ones larger; see `iteration_batches`.
     seed : int
         Order of the patterns.
     refine_probe : bool
     observer : callable, optional
-        Gets the number of sweeps done, the loss and the object; True stops.
+        Gets the number of iterations done, the loss and the object; True stops.
 
     Returns
     -------
     object_ : Tensor of complex64
     losses : list of float
-        Poisson loss per pixel of the start and of the best object after each sweep; never rising.
+        Poisson loss per pixel of the start and of the best object after each iteration; never rising.
     """
-    batches = batches_of(len(model), batch_size, 8 * model.probe.numel(), seed)
-    energy = torch.linalg.vector_norm(model.probe)
+    batches = iteration_batches(len(forward), batch_size, 8 * forward.probe.numel(), seed)
+    energy = torch.linalg.vector_norm(forward.probe)
     if refine_probe:
-        model.set_probe(model.probe, cache=False)
-    state = SweepState(object_.clone(), torch.zeros_like(object_), model.probe.clone())
+        forward.set_probe(forward.probe, cache=False)
+    state = IterationState(object_.clone(), torch.zeros_like(object_), forward.probe.clone())
 
-    def sweep_once(sweep: int) -> tuple[SweepState, float]:
-        some = [torch.from_numpy(batch).to(model.device) for batch in next(batches)]
-        _sweep_once(model, state, some, step_of(sweep, sweeps), refine_probe)
-        if corrects_slow_phase(sweep, sweeps):
-            state.object_ = correct_slow_phase(model, state.object_)
-        # `_sweep_once` makes a new object and probe, so nothing needs copying.
-        newest = SweepState(state.object_, state.velocity, state.probe)
-        return newest, model.assess(state.object_)[0]
+    def iterate_once(iteration: int) -> tuple[IterationState, float]:
+        some = [torch.from_numpy(batch).to(forward.device) for batch in next(batches)]
+        _iterate_once(forward, state, some, step_size(iteration, iterations), refine_probe)
+        if corrects_phase_drift(iteration, iterations):
+            state.object_ = correct_phase_drift(forward, state.object_)
+        # `_iterate_once` makes a new object and probe, so nothing needs copying.
+        newest = IterationState(state.object_, state.velocity, state.probe)
+        return newest, forward.evaluate_fit(state.object_)[0]
 
     @contextmanager
     def using(probe: Tensor) -> Iterator[None]:
         if refine_probe:
-            model.set_probe_only(probe)
+            forward.set_probe_only(probe)
         yield
         if refine_probe:
-            model.set_probe_only(state.probe)
+            forward.set_probe_only(state.probe)
 
-    def part_way(best: SweepState, newest: SweepState, share: float) -> tuple[SweepState, float]:
+    def part_way(
+        best: IterationState, newest: IterationState, share: float
+    ) -> tuple[IterationState, float]:
         object_ = torch.lerp(best.object_, newest.object_, share)
         probe = torch.lerp(best.probe, newest.probe, share)
         with using(probe):
-            loss = model.assess(object_)[0]
-        return SweepState(object_, newest.velocity, probe), loss
+            loss = forward.evaluate_fit(object_)[0]
+        return IterationState(object_, newest.velocity, probe), loss
 
-    def step_of_all(best: SweepState) -> SweepState:
+    def step_of_all(best: IterationState) -> IterationState:
         with using(best.probe):
-            update = mean_update(model, best.object_)
-        return SweepState(best.object_ + update, best.velocity, best.probe)
+            update = mean_update(forward, best.object_)
+        return IterationState(best.object_ + update, best.velocity, best.probe)
 
-    def show(done: int, loss: float, best: SweepState) -> bool | None:
+    def show(done: int, loss: float, best: IterationState) -> bool | None:
         return observer(done, loss, best.object_) if observer is not None else False
 
-    start = SweepState(object_, state.velocity, model.probe)
-    loss = model.assess(object_)[0]
-    best, losses = sweep_for_the_best(sweeps, start, loss, sweep_once, part_way, step_of_all, show)
+    start = IterationState(object_, state.velocity, forward.probe)
+    loss = forward.evaluate_fit(object_)[0]
+    best, losses = iterate_keep_best(
+        iterations, start, loss, iterate_once, part_way, step_of_all, show
+    )
     if refine_probe:
         # Only their product is measured: the probe keeps the energy that it came with.
         growth = torch.linalg.vector_norm(best.probe) / energy
-        model.set_probe(best.probe / growth)
+        forward.set_probe(best.probe / growth)
         return best.object_ * growth, losses
     return best.object_, losses
 
 
-def _sweep_once(
-    model: ForwardModel,
-    state: SweepState,
+def _iterate_once(
+    forward: ForwardModel,
+    state: IterationState,
     batches: Sequence[Tensor],
     step: float,
     refine_probe: bool,
 ) -> None:
     for indices in batches:
-        patches = model.extract(state.object_, indices)
+        patches = forward.extract_patches(state.object_, indices)
         if refine_probe:
-            update, probe_update = model.correct_with_probe(patches, indices)
+            update, probe_update = forward.project_amplitudes_with_probe(patches, indices)
         else:
-            update = model.correct(patches, indices)
-        weight = model.place((model.probes(indices).abs() ** 2).sum(dim=1), indices)
-        push = model.place(update, indices) / _regularised(weight)
+            update = forward.project_amplitudes(patches, indices)
+        weight = forward.place_patches((forward.probes(indices).abs() ** 2).sum(dim=1), indices)
+        push = forward.place_patches(update, indices) / _regularised(weight)
         state.velocity.mul_(MOMENTUM).add_(step * push)
         state.object_ = state.object_ + state.velocity
         if refine_probe:
             brightness = _regularised((patches.abs() ** 2).sum(dim=0))
             state.probe = state.probe + PROBE_STEP * probe_update / brightness
-            model.set_probe_only(state.probe)
+            forward.set_probe_only(state.probe)
     if refine_probe:
-        model.set_probe(state.probe, cache=False)
+        forward.set_probe(state.probe, cache=False)
 
 
-def mean_update(model: ForwardModel, object_: Tensor) -> Tensor:
+def mean_update(forward: ForwardModel, object_: Tensor) -> Tensor:
     """Return the update of all patterns as one batch with a step of 1, shape `canvas_shape`.
 
     Patterns are taken 128 at a time; `object_` is complex64 of the same shape, as is the update.
     """
     update = torch.zeros_like(object_)
-    for indices in torch.arange(len(model), device=model.device).split(128):
-        frame = model.frame(indices)
-        changes = model.correct(model.extract(object_, indices), indices)
-        update[frame] += model.place(changes, indices, frame)
-    return update / _regularised(model.coverage)
+    for indices in torch.arange(len(forward), device=forward.device).split(128):
+        canvas_window = forward.canvas_window(indices)
+        changes = forward.project_amplitudes(forward.extract_patches(object_, indices), indices)
+        update[canvas_window] += forward.place_patches(changes, indices, canvas_window)
+    return update / _regularised(forward.coverage)
 
 
 def _regularised(weight: Tensor) -> Tensor:

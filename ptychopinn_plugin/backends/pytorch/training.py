@@ -9,34 +9,34 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ptychopinn_plugin.arrays import ComplexArray, RealArray
-from ptychopinn_plugin.backends.lessons import (
+from ptychopinn_plugin.array_types import ComplexArray, RealArray
+from ptychopinn_plugin.backends.common.losses import validation_loss
+from ptychopinn_plugin.backends.common.sampling import (
     VALIDATION,
     Batch,
-    Lesson,
-    MakeLesson,
+    MakeSubScan,
+    SubScan,
     TrainingScan,
     epoch_batches,
 )
-from ptychopinn_plugin.backends.objective import validation_loss
+from ptychopinn_plugin.backends.common.training_loop import PROBE_RMS, Arrays, TrainingLoop
 from ptychopinn_plugin.backends.protocol import Observer
-from ptychopinn_plugin.backends.pytorch.choices import keep_triton_out
+from ptychopinn_plugin.backends.pytorch.device import keep_triton_out
 from ptychopinn_plugin.backends.pytorch.forward import ForwardModel, intensity, shift_probe
-from ptychopinn_plugin.backends.pytorch.lessons import make_lesson
 from ptychopinn_plugin.backends.pytorch.losses import (
     amplitude_error,
     poisson_deviance,
-    teacher_distance,
+    target_distance,
     total_variation,
     weighted_sum,
 )
 from ptychopinn_plugin.backends.pytorch.network import Network
 from ptychopinn_plugin.backends.pytorch.prediction import average_overlap, predict_patches
-from ptychopinn_plugin.backends.trainer import PROBE_RMS, Arrays, EpochTrainer
+from ptychopinn_plugin.backends.pytorch.sampling import make_subscan
 from ptychopinn_plugin.config import Config, TrainingConfig
 
 
-class Illumination(nn.Module):
+class TrainableProbes(nn.Module):
     """The probes and their common scale, which training may correct.
 
     Parameters
@@ -78,14 +78,14 @@ class Illumination(nn.Module):
         return math.exp(float(self.log_scale.detach()))
 
 
-class Trainer(EpochTrainer):
-    """Computes gradients and takes steps with PyTorch; see `EpochTrainer`.
+class Trainer(TrainingLoop):
+    """Computes gradients and takes steps with PyTorch; see `TrainingLoop`.
 
     Parameters
     ----------
     network : Network
     scans, config, held_out, started, observer
-        As for `EpochTrainer`.
+        As for `TrainingLoop`.
     illumination : Illumination
     """
 
@@ -93,18 +93,18 @@ class Trainer(EpochTrainer):
         self,
         network: Network,
         scans: Sequence[TrainingScan],
-        illumination: Illumination,
+        trainable_probes: TrainableProbes,
         config: Config,
-        held_out: Callable[[MakeLesson], list[Lesson]],
+        held_out: Callable[[MakeSubScan], list[SubScan]],
         started: float,
         observer: Observer,
     ) -> None:
-        self._make = partial(make_lesson, network)
+        self._make = partial(make_subscan, network)
         super().__init__(scans, config, lambda: held_out(self._make), started, observer)
         self.network = network
-        self.illumination = illumination
+        self.trainable_probes = trainable_probes
         settings = config.training
-        beams = [p for p in illumination.parameters() if p.requires_grad]
+        beams = [p for p in trainable_probes.parameters() if p.requires_grad]
         # Weights may decay; a probe must not.
         groups: list[dict[str, Any]] = [{'params': list(network.parameters())}]
         groups += [{'params': beams, 'weight_decay': 0.0}] if beams else []
@@ -118,20 +118,22 @@ class Trainer(EpochTrainer):
 
     def parameters(self) -> list[nn.Parameter]:
         """Return all parameters, trainable or not."""
-        return [*self.network.parameters(), *self.illumination.parameters()]
+        return [*self.network.parameters(), *self.trainable_probes.parameters()]
 
     def batches(self, rng: np.random.Generator) -> Iterator[Batch]:
         """Yield the batches of an epoch."""
         return epoch_batches(self.network.description, self.scans, self.config, rng, self._make)
 
-    def forget_gradients(self) -> None:
+    def zero_grad(self) -> None:
         """Drop what was gathered."""
         self.optimizer.zero_grad()
 
-    def gather_gradients(self, batch: Batch) -> dict[str, float]:
+    def accumulate_gradients(self, batch: Batch) -> dict[str, float]:
         """Add a batch's gradients, as a share of a step; return its terms and 'loss'."""
         terms = self.losses(batch)
-        self.scaler.scale(terms['loss'] / self.config.training.accumulation).backward()
+        self.scaler.scale(
+            terms['loss'] / self.config.training.gradient_accumulation_steps
+        ).backward()
         return {name: float(value.detach()) for name, value in terms.items()}
 
     def step(self) -> None:
@@ -148,30 +150,30 @@ class Trainer(EpochTrainer):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Compute the terms of a batch and 'loss', their weighted sum."""
-        settings, lesson = self.config.training, batch.lesson
+        settings, subscan = self.config.training, batch.subscan
         patches = predict_patches(
             self.network,
-            lesson.model,
+            subscan.forward,
             torch.from_numpy(batch.groups).to(self.device),
             batch.object_,
             is_flat=batch.is_flat,
-            turns=(batch.quarter_turns,),
+            rotations=(batch.rotations,),
         )
         values = patches.values
         if self.config.model.overlap_constraint:
-            values = average_overlap(patches, lesson.model, self.network.description.group_size)
+            values = average_overlap(patches, subscan.forward, self.network.description.group_size)
         terms: dict[str, Tensor] = {}
         if self.config.model.model_type == 'pinn':
             expected = self._expect(batch, patches.indices, values)
-            terms['poisson'] = poisson_deviance(expected, lesson.model, patches.indices)
+            terms['poisson'] = poisson_deviance(expected, subscan.forward, patches.indices)
             if settings.amplitude_mae_weight > 0:
-                terms['amplitude_mae'] = amplitude_error(expected, lesson.model, patches.indices)
-        if lesson.labels is not None:
+                terms['amplitude_mae'] = amplitude_error(expected, subscan.forward, patches.indices)
+        if subscan.labels is not None:
             window = values.shape[-1]
-            terms['teacher'] = teacher_distance(
+            terms['teacher'] = target_distance(
                 patches,
-                lesson.model.extract(lesson.labels, patches.indices, window),
-                lesson.model.extract(lesson.label_coverage, patches.indices, window),
+                subscan.forward.extract_patches(subscan.labels, patches.indices, window),
+                subscan.forward.extract_patches(subscan.label_coverage, patches.indices, window),
             )
         if settings.total_variation_weight > 0:
             terms['total_variation'] = total_variation(patches)
@@ -179,40 +181,40 @@ class Trainer(EpochTrainer):
 
     def _expect(self, batch: Batch, indices: Tensor, values: Tensor) -> Tensor:
         """Put patches into their surroundings and diffract them."""
-        model: ForwardModel = batch.lesson.model
+        model: ForwardModel = batch.subscan.forward
         size = values.shape[-1]
-        surroundings = model.extract(batch.object_, indices)
+        surroundings = model.extract_patches(batch.object_, indices)
         top, left = (side // 2 - size // 2 for side in model.shape)
         full = surroundings.clone()
         full[:, top : top + size, left : left + size] = values
-        if not self.illumination.trainable or batch.lesson.scan_index == VALIDATION:
-            return model.expect(full, indices)
-        probe = self.illumination.probe(batch.lesson.scan_index) * batch.lesson.exposure**0.5
-        probes = shift_probe(probe, model.rests[indices])
+        if not self.trainable_probes.trainable or batch.subscan.scan_index == VALIDATION:
+            return model.predict_intensity(full, indices)
+        probe = self.trainable_probes.probe(batch.subscan.scan_index) * batch.subscan.exposure**0.5
+        probes = shift_probe(probe, model.subpixel_shifts[indices])
         return intensity(torch.fft.fft2(probes * full[:, None], norm='ortho'))
 
-    def use_illumination(self) -> None:
+    def use_probes(self) -> None:
         """Let the scans' forward models use the probes as training has left them."""
-        if self.illumination.trainable:
+        if self.trainable_probes.trainable:
             for index, scan in enumerate(self.scans):
-                scan.model.set_probe(self.illumination.probe(index))
+                scan.forward.set_probe(self.trainable_probes.probe(index))
 
     @torch.no_grad()
     def validation_loss(self, batch: Batch) -> float:
         """Return the loss of held-out groups."""
         return float(validation_loss(self.losses(batch), self.config.training))
 
-    def snapshot(self) -> dict[str, RealArray]:
+    def state_dict(self) -> dict[str, RealArray]:
         """Return copies of all weights, network and illumination, by name."""
         return {name: _copied(value) for name, value in self._module().state_dict().items()}
 
-    def restore(self, weights: Arrays) -> None:
+    def load_state_dict(self, weights: Arrays) -> None:
         """Put back what `snapshot` took."""
         self._module().load_state_dict(
             {name: torch.from_numpy(np.array(value)) for name, value in weights.items()}
         )
 
-    def optimizer_arrays(self) -> dict[str, RealArray]:
+    def optimizer_state(self) -> dict[str, RealArray]:
         """Return copies of the optimizer's state, as `ResumePoint.optimizer`."""
         return {
             f'{number}/{slot}': _copied(value)
@@ -220,8 +222,8 @@ class Trainer(EpochTrainer):
             for slot, value in slots.items()
         }
 
-    def restore_optimizer(self, arrays: Arrays) -> None:
-        """Put back what `optimizer_arrays` took."""
+    def load_optimizer_state(self, arrays: Arrays) -> None:
+        """Put back what `optimizer_state` took."""
         slots: dict[int, dict[str, Tensor]] = {}
         for name, value in arrays.items():
             number, slot = name.split('/')
@@ -235,7 +237,7 @@ class Trainer(EpochTrainer):
         """Return the state of the gradient scaler, as plain values."""
         return self.scaler.state_dict()
 
-    def restore_scaler(self, values: Mapping[str, Any]) -> None:
+    def load_scaler_state(self, values: Mapping[str, Any]) -> None:
         """Put back what `scaler_state` took."""
         self.scaler.load_state_dict(dict(values))
 
@@ -246,12 +248,12 @@ class Trainer(EpochTrainer):
     @torch.no_grad()
     def probes(self) -> tuple[list[ComplexArray], float]:
         """Return the probe of each scan, without the intensity scale, and that scale."""
-        scale = self.illumination.intensity_scale
+        scale = self.trainable_probes.intensity_scale
         numbers = range(len(self.scans))
-        return [(self.illumination.probe(i) / scale).cpu().numpy() for i in numbers], scale
+        return [(self.trainable_probes.probe(i) / scale).cpu().numpy() for i in numbers], scale
 
     def _module(self) -> nn.ModuleDict:
-        return nn.ModuleDict({'network': self.network, 'illumination': self.illumination})
+        return nn.ModuleDict({'network': self.network, 'illumination': self.trainable_probes})
 
 
 def _copied(value: Tensor) -> RealArray:

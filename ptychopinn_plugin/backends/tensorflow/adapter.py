@@ -3,20 +3,20 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
-from ptychopinn_plugin.archive import Model
-from ptychopinn_plugin.arrays import ComplexArray, RealArray
-from ptychopinn_plugin.backends.base import NetworkBackend
+from ptychopinn_plugin.array_types import ComplexArray, RealArray
+from ptychopinn_plugin.backends.common.backend import NetworkBackend
+from ptychopinn_plugin.backends.common.timing import Stopwatch
 from ptychopinn_plugin.backends.protocol import Observer
-from ptychopinn_plugin.backends.tensorflow.choices import choose_device
+from ptychopinn_plugin.backends.tensorflow.device import choose_device
 from ptychopinn_plugin.backends.tensorflow.forward import ForwardModel
 from ptychopinn_plugin.backends.tensorflow.framework import Tensor, on_device
-from ptychopinn_plugin.backends.tensorflow.inference import predict_object, start_stopwatch
 from ptychopinn_plugin.backends.tensorflow.network import Network
-from ptychopinn_plugin.backends.tensorflow.refinement import sweep_object
-from ptychopinn_plugin.backends.tensorflow.run import TensorFlowRun
-from ptychopinn_plugin.backends.timing import Stopwatch
+from ptychopinn_plugin.backends.tensorflow.refinement import iterate_object
+from ptychopinn_plugin.backends.tensorflow.stitching import predict_object, start_stopwatch
+from ptychopinn_plugin.backends.tensorflow.training_run import TensorFlowRun
 from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig
 from ptychopinn_plugin.data import Scan
+from ptychopinn_plugin.model_file import Model
 
 
 class TensorFlowBackend(NetworkBackend[str]):
@@ -57,7 +57,7 @@ class TensorFlowBackend(NetworkBackend[str]):
         model: Model,
         forward: ForwardModel,
         inference: InferenceConfig,
-        turns: Sequence[int],
+        rotations: Sequence[int],
         stopwatch: Stopwatch,
         show: Callable[[int, Tensor], bool],
     ) -> Tensor:
@@ -65,24 +65,24 @@ class TensorFlowBackend(NetworkBackend[str]):
             self._network(model),
             forward,
             batch_size=inference.batch_size,
-            turns=turns,
-            phase_agreement=inference.phase_agreement,
+            rotations=rotations,
+            phase_synchronization=inference.phase_synchronization,
             stitching_weights=inference.stitching_weights,
             stopwatch=stopwatch,
             observer=show,
         )[-1]
 
-    def _sweep(
+    def _iterate(
         self,
         forward: ForwardModel,
         object_: Tensor,
         refinement: RefinementConfig,
         show: Callable[[int, float, Tensor], bool | None],
     ) -> tuple[Tensor, list[float]]:
-        return sweep_object(
+        return iterate_object(
             forward,
             object_,
-            refinement.sweeps,
+            refinement.iterations,
             batch_size=refinement.batch_size,
             seed=refinement.seed,
             refine_probe=refinement.probe,

@@ -9,9 +9,9 @@ import numpy as np
 from ptychopinn_plugin.backends.tensorflow.framework import tf
 from ptychopinn_plugin.backends.tensorflow.network import from_stored
 from ptychopinn_plugin.errors import ArchiveError
-from ptychopinn_plugin.files import atomic_path
 from ptychopinn_plugin.model import Model
 from ptychopinn_plugin.network import Convolution, Layer
+from ptychopinn_plugin.storage.atomic import atomic_path
 
 keras = tf.keras
 

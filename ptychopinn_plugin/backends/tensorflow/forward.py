@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from ptychopinn_plugin.arrays import ComplexArray, FloatArray, IntArray
-from ptychopinn_plugin.backends.amplitudes import corner_amplitudes, judged_positions
-from ptychopinn_plugin.backends.frames import Frame, frame_of, shape_of
-from ptychopinn_plugin.backends.tensorflow import waves
+from ptychopinn_plugin.array_types import ComplexArray, FloatArray, IntArray
+from ptychopinn_plugin.backends.common.canvas import CanvasWindow, window_of, window_shape
+from ptychopinn_plugin.backends.common.forward import corner_amplitudes, judged_positions
+from ptychopinn_plugin.backends.tensorflow import operators
 from ptychopinn_plugin.backends.tensorflow.framework import Tensor, tf
-from ptychopinn_plugin.backends.tensorflow.waves import intensity, shift_probe
+from ptychopinn_plugin.backends.tensorflow.operators import intensity, shift_probe
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.physics import POISSON_EPSILON, Misfit, measure_misfit, split_positions
 
@@ -23,7 +23,7 @@ class ForwardModel:
 
     Patterns are kept with zero frequency in the corner, so that no transform needs a shift. The
     object lives on a canvas that holds every patch with a margin; canvas pixel [0, 0] lies at
-    `origin_px` in the scan's frame. Everything is computed where `tf.device` says.
+    `origin_px` in the scan's coordinates. Everything is computed where `tf.device` says.
 
     Parameters
     ----------
@@ -34,23 +34,23 @@ class ForwardModel:
     """
 
     def __init__(self, scan: Scan, probe: Tensor | ComplexArray) -> None:
-        whole, rests = split_positions(scan.positions_px)
+        whole, subpixel_shifts = split_positions(scan.positions_px)
         self.shape = scan.pattern_shape
         half = np.array([side // 2 for side in self.shape])
         margin = 1
         self.origin_px = whole.min(axis=0) - half - margin
         extent = whole.max(axis=0) - whole.min(axis=0) + np.array(self.shape) + 2 * margin
         self.canvas_shape = (int(extent[0]), int(extent[1]))
-        self.corners: IntArray = whole - half - self.origin_px
-        self.rests = tf.constant(rests, tf.float32)
+        self.patch_origins: IntArray = whole - half - self.origin_px
+        self.subpixel_shifts = tf.constant(subpixel_shifts, tf.float32)
         assert scan.bad_pixels is not None
         amplitudes = corner_amplitudes(scan.patterns, scan.bad_pixels)
         self.stays_outside = amplitudes.nbytes > AMPLITUDE_BYTES
         self.amplitudes = amplitudes if self.stays_outside else tf.convert_to_tensor(amplitudes)
         self._shifted: Tensor | None = None
-        self.good: Tensor | None = None
+        self.valid_mask: Tensor | None = None
         if scan.bad_pixels.any():
-            self.good = tf.constant(np.fft.ifftshift(~scan.bad_pixels), tf.float32)
+            self.valid_mask = tf.constant(np.fft.ifftshift(~scan.bad_pixels), tf.float32)
         self.photons = scan.mean_photons()
         self.set_probe(probe)
 
@@ -59,12 +59,17 @@ class ForwardModel:
         self.set_probe_only(probe)
         n_bytes = len(self) * int(tf.size(self.probe)) * 8
         if cache and n_bytes <= PROBE_CACHE_BYTES:
-            parts = [shift_probe(self.probe, tf.gather(self.rests, i)) for i in self.batches(256)]
+            parts = [
+                shift_probe(self.probe, tf.gather(self.subpixel_shifts, i))
+                for i in self.batches(256)
+            ]
             self._shifted = tf.concat(parts, axis=0)
-        coverage = np.zeros(self.canvas_shape, self.rests.dtype.as_numpy_dtype)
+        coverage = np.zeros(self.canvas_shape, self.subpixel_shifts.dtype.as_numpy_dtype)
         for indices in self.batches(256):
-            frame = self.frame(indices)
-            coverage[frame] += self.place(intensity(self.probes(indices)), indices, frame).numpy()
+            canvas_window = self.canvas_window(indices)
+            coverage[canvas_window] += self.place_patches(
+                intensity(self.probes(indices)), indices, canvas_window
+            ).numpy()
         self.coverage = tf.constant(coverage)
 
     def set_probe_only(self, probe: Tensor | ComplexArray) -> None:
@@ -73,12 +78,12 @@ class ForwardModel:
         self._shifted = None
 
     def __len__(self) -> int:
-        return len(self.corners)
+        return len(self.patch_origins)
 
     @property
-    def places_px(self) -> FloatArray:
+    def patch_origins_px(self) -> FloatArray:
         """First pixels of the patches with their rests, on the canvas; shape (n_positions, 2)."""
-        return np.asarray(self.corners.astype(np.float32) + self.rests.numpy())
+        return np.asarray(self.patch_origins.astype(np.float32) + self.subpixel_shifts.numpy())
 
     def batches(self, size: int) -> list[IntArray]:
         """Return all positions in order, `size` at a time."""
@@ -98,24 +103,24 @@ class ForwardModel:
             Their counts as a share of the measured ones; the probe follows.
         """
         part = object.__new__(ForwardModel)
-        part.shape, part.good, part.stays_outside = self.shape, self.good, False
+        part.shape, part.valid_mask, part.stays_outside = self.shape, self.valid_mask, False
         part.photons = self.photons * exposure
-        corners = self.corners[indices]
-        lowest = corners.min(axis=0) - 1
-        part.corners = corners - lowest
+        patch_origins = self.patch_origins[indices]
+        lowest = patch_origins.min(axis=0) - 1
+        part.patch_origins = patch_origins - lowest
         part.origin_px = self.origin_px + lowest
-        highest = part.corners.max(axis=0)
+        highest = part.patch_origins.max(axis=0)
         part.canvas_shape = (
             int(highest[0]) + self.shape[0] + 1,
             int(highest[1]) + self.shape[1] + 1,
         )
-        part.rests = tf.gather(self.rests, indices)
+        part.subpixel_shifts = tf.gather(self.subpixel_shifts, indices)
         part.amplitudes = self.measured(indices) if amplitudes is None else amplitudes
         if self._shifted is None or exposure != 1:
             part.set_probe(self.probe * tf.cast(exposure**0.5, self.probe.dtype))
         else:
             part.probe, part._shifted = self.probe, tf.gather(self._shifted, indices)
-            part.coverage = part.place(intensity(part._shifted), np.arange(len(part)))
+            part.coverage = part.place_patches(intensity(part._shifted), np.arange(len(part)))
         return part
 
     def flat_object(self) -> Tensor:
@@ -126,9 +131,11 @@ class ForwardModel:
         """Return the probe at each position, shape (n_indices, n_modes, height, width)."""
         if self._shifted is not None:
             return tf.gather(self._shifted, indices)
-        return shift_probe(self.probe, tf.gather(self.rests, indices))
+        return shift_probe(self.probe, tf.gather(self.subpixel_shifts, indices))
 
-    def extract(self, object_: Tensor, indices: IntArray, size: int | None = None) -> Tensor:
+    def extract_patches(
+        self, object_: Tensor, indices: IntArray, size: int | None = None
+    ) -> Tensor:
         """Cut patches at whole pixels, the middle `size` pixels of each.
 
         Returns
@@ -137,7 +144,9 @@ class ForwardModel:
             Or (n_indices, height, width) where no size is given.
         """
         height, width = (size, size) if size else self.shape
-        return waves.extract(object_, self._corners(indices, height, width), height, width)
+        return operators.extract_patches(
+            object_, self._first_pixels(indices, height, width), height, width
+        )
 
     def measured(self, indices: IntArray) -> Tensor:
         """Return measured amplitudes, zero frequency in the corner, shape (n_indices, h, w)."""
@@ -145,33 +154,38 @@ class ForwardModel:
             return tf.convert_to_tensor(self.amplitudes[indices])
         return tf.gather(self.amplitudes, indices)
 
-    def frame(self, indices: IntArray, size: int | None = None) -> Frame:
-        """Return the part of the canvas on which patches of `extract` lie."""
+    def canvas_window(self, indices: IntArray, size: int | None = None) -> CanvasWindow:
+        """Return the part of the canvas on which patches of `extract_patches` lie."""
         height, width = (size, size) if size else self.shape
-        rows, columns = self._corners(indices, height, width).T
-        return frame_of(rows, columns, height, width)
+        rows, columns = self._first_pixels(indices, height, width).T
+        return window_of(rows, columns, height, width)
 
-    def place(self, patches: Tensor, indices: IntArray, frame: Frame | None = None) -> Tensor:
-        """Add patches to an empty canvas: the adjoint of `extract`.
+    def place_patches(
+        self, patches: Tensor, indices: IntArray, canvas_window: CanvasWindow | None = None
+    ) -> Tensor:
+        """Add patches to an empty canvas: the adjoint of `extract_patches`.
 
         Parameters
         ----------
         patches : Tensor, shape (n_indices, height, width)
             Their middles go where the positions are, whatever their size.
-        frame : Frame, optional
+        canvas_window : CanvasWindow, optional
             Return this part of the canvas alone.
         """
         height, width = patches.shape[-2:]
-        corners, shape = self._corners(indices, height, width), self.canvas_shape
-        if frame is not None:
-            corners, shape = corners - [side.start for side in frame], shape_of(frame)
-        return waves.place(patches, corners, tf.constant(shape, tf.int64))
+        patch_origins, shape = self._first_pixels(indices, height, width), self.canvas_shape
+        if canvas_window is not None:
+            patch_origins, shape = (
+                patch_origins - [side.start for side in canvas_window],
+                window_shape(canvas_window),
+            )
+        return operators.place_patches(patches, patch_origins, tf.constant(shape, tf.int64))
 
-    def _corners(self, indices: IntArray, height: int, width: int) -> IntArray:
+    def _first_pixels(self, indices: IntArray, height: int, width: int) -> IntArray:
         inset = [self.shape[0] // 2 - height // 2, self.shape[1] // 2 - width // 2]
-        return np.asarray(self.corners[indices] + np.array(inset))
+        return np.asarray(self.patch_origins[indices] + np.array(inset))
 
-    def correct(self, patches: Tensor, indices: IntArray) -> Tensor:
+    def project_amplitudes(self, patches: Tensor, indices: IntArray) -> Tensor:
         r"""Project exit waves onto the measured amplitudes.
 
         With :math:`\Psi = \mathcal{F}[P O]` and
@@ -191,45 +205,59 @@ class ForwardModel:
         ----------
         .. [1] A. Maiden, D. Johnson, P. Li, Optica 4 (2017) 736, doi:10.1364/OPTICA.4.000736.
         """
-        return waves.project(self.probes(indices), patches, self.measured(indices), self.good)[0]
+        return operators.project_amplitudes(
+            self.probes(indices), patches, self.measured(indices), self.valid_mask
+        )[0]
 
-    def correct_with_probe(self, patches: Tensor, indices: IntArray) -> tuple[Tensor, Tensor]:
-        """Do as `correct`, and return the probe's update, shape (n_modes, height, width), too."""
+    def project_amplitudes_with_probe(
+        self, patches: Tensor, indices: IntArray
+    ) -> tuple[Tensor, Tensor]:
+        """Do as `project_amplitudes`, and return the probe's update, shape (n_modes, height, width), too."""
         probes = self.probes(indices)
-        update, changes = waves.project(probes, patches, self.measured(indices), self.good)
-        rests = tf.gather(self.rests, indices)
-        return update, waves.probe_update(changes, patches, rests)
+        update, changes = operators.project_amplitudes(
+            probes, patches, self.measured(indices), self.valid_mask
+        )
+        subpixel_shifts = tf.gather(self.subpixel_shifts, indices)
+        return update, operators.probe_update(changes, patches, subpixel_shifts)
 
-    def expect(self, patches: Tensor, indices: IntArray, probes: Tensor | None = None) -> Tensor:
+    def predict_intensity(
+        self, patches: Tensor, indices: IntArray, probes: Tensor | None = None
+    ) -> Tensor:
         """Compute expected counts, zero frequency in the corner, shape (n_indices, h, w)."""
-        return waves.expect(self.probes(indices) if probes is None else probes, patches)
+        return operators.predict_intensity(
+            self.probes(indices) if probes is None else probes, patches
+        )
 
     def poisson_loss(self, expected: Tensor, indices: IntArray) -> Tensor:
         """Compute the Poisson loss per good pixel, as `physics.poisson_loss`."""
-        terms = waves.poisson_terms(expected, self.measured(indices) ** 2, POISSON_EPSILON)
-        if self.good is None:
+        terms = operators.poisson_terms(expected, self.measured(indices) ** 2, POISSON_EPSILON)
+        if self.valid_mask is None:
             return tf.reduce_mean(terms)
-        return tf.reduce_sum(terms * self.good) / (tf.reduce_sum(self.good) * len(indices))
+        return tf.reduce_sum(terms * self.valid_mask) / (
+            tf.reduce_sum(self.valid_mask) * len(indices)
+        )
 
-    def assess(self, object_: Tensor, batch_size: int = 128) -> tuple[float, float]:
+    def evaluate_fit(self, object_: Tensor, batch_size: int = 128) -> tuple[float, float]:
         """Compute the Poisson loss per pixel and the relative amplitude residual of an object."""
         sums = np.zeros(3)
         for indices in self.batches(batch_size):
-            patches = self.extract(object_, indices)
-            sums += waves.misfits(
-                self.probes(indices), patches, self.measured(indices), self.good
+            patches = self.extract_patches(object_, indices)
+            sums += operators.misfits(
+                self.probes(indices), patches, self.measured(indices), self.valid_mask
             ).numpy()
-        pixels = float(np.prod(self.shape) if self.good is None else tf.reduce_sum(self.good))
+        pixels = float(
+            np.prod(self.shape) if self.valid_mask is None else tf.reduce_sum(self.valid_mask)
+        )
         return float(sums[0]) / (len(self) * pixels), float(sums[1] / sums[2])
 
     def misfit(self, object_: Tensor) -> Misfit | None:
         """Compute `physics.measure_misfit` of an object, on patterns from all over the scan."""
         sample = judged_positions(len(self), self.shape)
         expected = [
-            self.expect(self.extract(object_, some), some).numpy()
+            self.predict_intensity(self.extract_patches(object_, some), some).numpy()
             for some in (sample[start : start + 64] for start in range(0, len(sample), 64))
         ]
-        good = np.ones(self.shape) if self.good is None else self.good.numpy()
+        valid_mask = np.ones(self.shape) if self.valid_mask is None else self.valid_mask.numpy()
         return measure_misfit(
-            np.concatenate(expected), self.measured(sample).numpy() ** 2, good > 0
+            np.concatenate(expected), self.measured(sample).numpy() ** 2, valid_mask > 0
         )

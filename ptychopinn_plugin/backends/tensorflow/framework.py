@@ -12,7 +12,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
-from ptychopinn_plugin.backends.memory import explaining_full_memory
+from ptychopinn_plugin.backends.common.memory import explaining_full_memory
 
 Function = TypeVar('Function', bound=Callable[..., Any])
 

@@ -1,13 +1,13 @@
 """What training minimises, a function a term."""
 
-from ptychopinn_plugin.backends.objective import DARK_COUNTS, DARK_SHARE, TEACHER_FLOOR
+from ptychopinn_plugin.backends.common.losses import DARK_COUNTS, DARK_FRACTION, TARGET_FLOOR
 from ptychopinn_plugin.backends.tensorflow.framework import Tensor, tf
-from ptychopinn_plugin.backends.tensorflow.waves import poisson_terms, scaled, squared
+from ptychopinn_plugin.backends.tensorflow.operators import poisson_terms, scaled, squared
 from ptychopinn_plugin.physics import POISSON_EPSILON
 
 
 def poisson_deviance(
-    expected: Tensor, measured: Tensor, good: Tensor | None, photons: Tensor
+    expected: Tensor, measured: Tensor, valid_mask: Tensor | None, photons: Tensor
 ) -> Tensor:
     r"""Compute twice the Poisson log-likelihood ratio per photon.
 
@@ -28,21 +28,21 @@ def poisson_deviance(
     """
     counts = measured**2
     terms = poisson_terms(expected, counts, DARK_COUNTS)
-    if good is not None:
-        terms, counts = good * terms, good * counts
-    least = DARK_SHARE * tf.cast(photons, counts.dtype) * _number_of(counts)
+    if valid_mask is not None:
+        terms, counts = valid_mask * terms, valid_mask * counts
+    least = DARK_FRACTION * tf.cast(photons, counts.dtype) * _number_of(counts)
     return 2 * tf.reduce_sum(terms) / tf.maximum(tf.reduce_sum(counts), least)
 
 
 def amplitude_error(
-    expected: Tensor, measured: Tensor, good: Tensor | None, photons: Tensor
+    expected: Tensor, measured: Tensor, valid_mask: Tensor | None, photons: Tensor
 ) -> Tensor:
     """Compute the mean absolute error of amplitudes over the mean amplitude, on good pixels."""
     # The square root's slope at zero is infinite.
     error = tf.abs(tf.sqrt(expected + POISSON_EPSILON) - measured)
-    if good is not None:
-        error, measured = good * error, good * measured
-    least = DARK_SHARE * tf.sqrt(tf.cast(photons, measured.dtype)) * _number_of(measured)
+    if valid_mask is not None:
+        error, measured = valid_mask * error, valid_mask * measured
+    least = DARK_FRACTION * tf.sqrt(tf.cast(photons, measured.dtype)) * _number_of(measured)
     return tf.reduce_sum(error) / tf.maximum(tf.reduce_sum(measured), least)
 
 
@@ -50,12 +50,12 @@ def _number_of(patterns: Tensor) -> Tensor:
     return tf.cast(tf.shape(patterns)[0], patterns.dtype)
 
 
-def teacher_distance(
+def target_distance(
     values: Tensor, light: Tensor, reference: Tensor | None, labels: Tensor, coverage: Tensor
 ) -> Tensor:
-    r"""Compute the weighted squared distance to the teacher's patches, up to a global phase.
+    r"""Compute the weighted squared distance to the target's patches, up to a global phase.
 
-    :math:`\sum w |R - e^{i\phi} T|^2 / \sum w`. The phase :math:`\phi` fits the teacher to the
+    :math:`\sum w |R - e^{i\phi} T|^2 / \sum w`. The phase :math:`\phi` fits the target to the
     estimate that the network was given, so that the network learns to stay in step with its
     neighbours; without an estimate it fits the prediction.
 
@@ -65,10 +65,10 @@ def teacher_distance(
         As in `Patches`.
     labels : Tensor of complex64, shape (n_patches, window, window)
     coverage : Tensor of float32, shape (n_patches, window, window)
-        1 where the teacher is well lit, 0 where it knows nothing.
+        1 where the target is well lit, 0 where it knows nothing.
     """
     relative = light / tf.reduce_max(light, axis=(-2, -1), keepdims=True)
-    weights = relative + TEACHER_FLOOR * coverage
+    weights = relative + TARGET_FLOOR * coverage
     reference = values if reference is None else reference
     products = scaled(reference * tf.math.conj(labels), weights)
     turn = tf.reduce_sum(products, axis=(-2, -1), keepdims=True)

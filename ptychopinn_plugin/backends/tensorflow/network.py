@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from ptychopinn_plugin.arrays import RealArray
+from ptychopinn_plugin.array_types import RealArray
 from ptychopinn_plugin.backends.tensorflow.framework import Tensor, tf
 from ptychopinn_plugin.errors import ArchiveError
 from ptychopinn_plugin.network import Layer, NetworkDescription

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ptychopinn_plugin.arrays import RealArray
+from ptychopinn_plugin.array_types import RealArray
 from ptychopinn_plugin.backends.tensorflow.framework import Tensor, compiled, tf
 from ptychopinn_plugin.backends.tensorflow.network import from_stored, to_stored
 
@@ -91,7 +91,7 @@ class AdamW:
                 result[f'{number}/exp_avg_sq'] = turn(self.squares[name].numpy())
         return result
 
-    def restore(self, arrays: Mapping[str, RealArray], kernels: Container[str]) -> None:
+    def load_state_dict(self, arrays: Mapping[str, RealArray], kernels: Container[str]) -> None:
         """Put back what `arrays` took."""
         for number, name in enumerate(self.names):
             if f'{number}/step' in arrays:
@@ -163,6 +163,6 @@ class GradientScale:
             return {}
         return {'scale': self.scale, '_growth_tracker': self.good_steps}
 
-    def restore(self, values: Mapping[str, Any]) -> None:
+    def load_state_dict(self, values: Mapping[str, Any]) -> None:
         """Put back what `state` took."""
         self.scale, self.good_steps = float(values['scale']), int(values['_growth_tracker'])

@@ -7,16 +7,16 @@ from functools import lru_cache
 
 import numpy as np
 
-from ptychopinn_plugin.arrays import IntArray
+from ptychopinn_plugin.array_types import IntArray
 from ptychopinn_plugin.backends.tensorflow.forward import ForwardModel
 from ptychopinn_plugin.backends.tensorflow.framework import Tensor, compiled, tf
 from ptychopinn_plugin.backends.tensorflow.network import Network, Weights, compute
-from ptychopinn_plugin.backends.tensorflow.waves import intensity, project, scaled
+from ptychopinn_plugin.backends.tensorflow.operators import intensity, project_amplitudes, scaled
 from ptychopinn_plugin.network import NetworkDescription
 from ptychopinn_plugin.physics.features import (
     BACK_PROJECTION_EPSILON,
     COVERAGE_SCALE,
-    turned_pixels,
+    rotated_pixels,
 )
 
 Inputs = dict[str, Tensor]
@@ -46,29 +46,29 @@ class Patches:
 
 def predict_patches(
     network: Network,
-    model: ForwardModel,
+    forward: ForwardModel,
     groups: IntArray,
     object_: Tensor,
     *,
     is_flat: bool,
-    turns: Sequence[int] = (0,),
+    rotations: Sequence[int] = (0,),
 ) -> Patches:
     """Predict the patches of groups of positions.
 
     Parameters
     ----------
     network : Network
-    model : ForwardModel
+    forward : ForwardModel
     groups : ndarray of int64, shape (n_groups, group_size)
-    object_ : Tensor of complex64, shape `model.canvas_shape`
+    object_ : Tensor of complex64, shape `forward.canvas_shape`
         The estimate so far; 'cnn' does not look at it.
     is_flat : bool
         Whether `object_` is the flat start, which rests on no data.
-    turns : sequence of int
+    rotations : sequence of int
         Quarter turns in which 'sweepnet' looks at each pattern; the mean of its corrections counts.
     """
     inputs = collect_inputs(
-        network.description, model, groups, object_, is_flat=is_flat, turns=turns
+        network.description, forward, groups, object_, is_flat=is_flat, rotations=rotations
     )
     # A graph is of one pass; how many follow makes no other.
     description = dataclasses.replace(network.description, passes=1)
@@ -79,31 +79,31 @@ def predict_patches(
 
 def collect_inputs(
     description: NetworkDescription,
-    model: ForwardModel,
+    forward: ForwardModel,
     groups: IntArray,
     object_: Tensor,
     *,
     is_flat: bool,
-    turns: Sequence[int] = (0,),
+    rotations: Sequence[int] = (0,),
 ) -> Inputs:
     """Gather what the network's prediction needs of a batch."""
     indices = groups.reshape(-1)
     inputs = {
-        'probes': model.probes(indices),
-        'measured': model.measured(indices),
-        'patches': model.extract(object_, indices),
+        'probes': forward.probes(indices),
+        'measured': forward.measured(indices),
+        'patches': forward.extract_patches(object_, indices),
     }
-    if model.good is not None:
-        inputs['good'] = model.good
+    if forward.valid_mask is not None:
+        inputs['valid_mask'] = forward.valid_mask
     if description.architecture == 'cnn':
-        inputs['rests'] = tf.gather(model.rests, indices)
-        inputs['photons'] = tf.constant(model.photons, tf.float32)
+        inputs['subpixel_shifts'] = tf.gather(forward.subpixel_shifts, indices)
+        inputs['photons'] = tf.constant(forward.photons, tf.float32)
     else:
         window = description.window_px
         # The flat start rests on no data.
-        coverage = tf.zeros_like(model.coverage) if is_flat else model.coverage
-        inputs['coverage'] = model.extract(coverage, indices, window)
-        inputs['turned'], inputs['turned back'] = turned_pixels(window, turns)
+        coverage = tf.zeros_like(forward.coverage) if is_flat else forward.coverage
+        inputs['coverage'] = forward.extract_patches(coverage, indices, window)
+        inputs['rotated'], inputs['rotated back'] = rotated_pixels(window, rotations)
     return inputs
 
 
@@ -143,7 +143,7 @@ def _mean_correction(
     inputs: Inputs,
 ) -> Tensor:
     """Return the mean of what the network says of features in several orientations."""
-    there, back = inputs['turned'], inputs['turned back']
+    there, back = inputs['rotated'], inputs['rotated back']
     window, channels = description.window_px, features.shape[-1]
     pixels = window**2
     count = tf.shape(there)[0]
@@ -163,7 +163,7 @@ def sweepnet_features(
 ) -> tuple[Tensor, dict[str, Tensor], Tensor, Tensor]:
     """Compute the network's input as `physics.sweepnet_features`, channels last."""
     probes, patches = inputs['probes'], inputs['patches']
-    update, _ = project(probes, patches, inputs['measured'], inputs.get('good'))
+    update, _ = project_amplitudes(probes, patches, inputs['measured'], inputs.get('valid_mask'))
     light = cut_middle(intensity(probes), window)
     brightest = tf.reduce_max(light, axis=(-2, -1), keepdims=True)
     steps = scaled(cut_middle(update, window), 1 / (light + BACK_PROJECTION_EPSILON * brightest))
@@ -200,7 +200,7 @@ def _predict_cnn(
         # Without the overlap constraint one patch stands for the whole group.
         values = tf.repeat(values, group_size, axis=-1)
     values = tf.reshape(tf.transpose(values, [0, 3, 1, 2]), [-1, size, size])
-    return shift_bilinear(values, inputs['rests']), intensity(inputs['probes']), None
+    return shift_bilinear(values, inputs['subpixel_shifts']), intensity(inputs['probes']), None
 
 
 def cut_middle(images: Tensor, size: int) -> Tensor:
@@ -211,11 +211,11 @@ def cut_middle(images: Tensor, size: int) -> Tensor:
     return tf.ensure_shape(cut, [*images.shape[:-2], size, size])
 
 
-def shift_bilinear(images: Tensor, rests_px: Tensor) -> Tensor:
+def shift_bilinear(images: Tensor, subpixel_shifts_px: Tensor) -> Tensor:
     """Move images (n, h, w) down and right by rests (n, 2) between -1 and 1; edges repeat."""
     sides = tf.shape(images, tf.int64)
-    whole = tf.floor(-rests_px)
-    fraction = (-rests_px - whole)[:, :, None, None]
+    whole = tf.floor(-subpixel_shifts_px)
+    fraction = (-subpixel_shifts_px - whole)[:, :, None, None]
     y, x = fraction[:, 0], fraction[:, 1]
     whole = tf.cast(whole, tf.int64)
     rows = tf.range(sides[1])[None, :] + whole[:, 0:1]
@@ -233,14 +233,14 @@ def shift_bilinear(images: Tensor, rests_px: Tensor) -> Tensor:
     return scaled(top, 1 - y) + scaled(bottom, y)
 
 
-def average_overlap(patches: Patches, model: ForwardModel, group_size: int) -> Tensor:
+def average_overlap(patches: Patches, forward: ForwardModel, group_size: int) -> Tensor:
     """Average the patches of each group where they overlap, and cut them out again.
 
     Parameters
     ----------
     patches : Patches
         Groups one after the other.
-    model : ForwardModel
+    forward : ForwardModel
     group_size : int
 
     Returns
@@ -249,25 +249,25 @@ def average_overlap(patches: Patches, model: ForwardModel, group_size: int) -> T
     """
     if group_size == 1:
         return patches.values
-    corners = group_corners(model, patches.indices.reshape(-1, group_size))
-    return average(patches.values, patches.weights, corners)
+    patch_origins = group_patch_origins(forward, patches.indices.reshape(-1, group_size))
+    return average(patches.values, patches.weights, patch_origins)
 
 
-def group_corners(model: ForwardModel, groups: IntArray) -> IntArray:
+def group_patch_origins(forward: ForwardModel, groups: IntArray) -> IntArray:
     """Return the corners of each group's patches from its own box, (n_groups, group_size, 2)."""
-    corners = model.corners[groups]
-    return np.asarray(corners - corners.min(axis=1, keepdims=True))
+    patch_origins = forward.patch_origins[groups]
+    return np.asarray(patch_origins - patch_origins.min(axis=1, keepdims=True))
 
 
 @compiled
-def average(values: Tensor, weights: Tensor, corners: Tensor) -> Tensor:
+def average(values: Tensor, weights: Tensor, patch_origins: Tensor) -> Tensor:
     """Do as `average_overlap`, with the `group_corners` of the patches."""
     window = tf.shape(values, tf.int64)[-1]
-    sides = tf.reduce_max(corners, axis=(0, 1)) + window
-    count = tf.shape(corners, tf.int64)[0]
+    sides = tf.reduce_max(patch_origins, axis=(0, 1)) + window
+    count = tf.shape(patch_origins, tf.int64)[0]
     inside = tf.range(window)
-    rows = corners[..., 0, None] + inside
-    columns = corners[..., 1, None] + inside
+    rows = patch_origins[..., 0, None] + inside
+    columns = patch_origins[..., 1, None] + inside
     group = tf.range(count)[:, None, None, None]
     pixels = (group * sides[0] + rows[..., :, None]) * sides[1] + columns[..., None, :]
     pixels = tf.reshape(pixels, tf.shape(values))

@@ -9,26 +9,27 @@ from typing import Any
 
 import numpy as np
 
-from ptychopinn_plugin.arrays import ComplexArray, RealArray
-from ptychopinn_plugin.backends.lessons import (
+from ptychopinn_plugin.array_types import ComplexArray, RealArray
+from ptychopinn_plugin.backends.common.losses import term_weights, validation_loss
+from ptychopinn_plugin.backends.common.sampling import (
     VALIDATION,
     Batch,
-    Lesson,
-    MakeLesson,
+    MakeSubScan,
+    SubScan,
     TrainingScan,
     epoch_batches,
 )
-from ptychopinn_plugin.backends.objective import term_weights, validation_loss
+from ptychopinn_plugin.backends.common.training_loop import PROBE_RMS, Arrays, TrainingLoop
 from ptychopinn_plugin.backends.protocol import Observer
 from ptychopinn_plugin.backends.tensorflow import losses
 from ptychopinn_plugin.backends.tensorflow.framework import Tensor, compiled, tf
-from ptychopinn_plugin.backends.tensorflow.lessons import make_lesson
 from ptychopinn_plugin.backends.tensorflow.network import (
     Network,
     Weights,
     from_stored,
     to_stored,
 )
+from ptychopinn_plugin.backends.tensorflow.operators import predict_intensity, scaled, shift_probe
 from ptychopinn_plugin.backends.tensorflow.optimizer import (
     AdamW,
     GradientScale,
@@ -40,16 +41,15 @@ from ptychopinn_plugin.backends.tensorflow.prediction import (
     Inputs,
     average,
     collect_inputs,
-    group_corners,
+    group_patch_origins,
     predict,
 )
-from ptychopinn_plugin.backends.tensorflow.waves import expect, scaled, shift_probe
-from ptychopinn_plugin.backends.trainer import PROBE_RMS, Arrays, EpochTrainer
+from ptychopinn_plugin.backends.tensorflow.sampling import make_subscan
 from ptychopinn_plugin.config import Config, TrainingConfig
 from ptychopinn_plugin.network import NetworkDescription
 
 
-class Illumination:
+class TrainableProbes:
     """The probes and their common scale, which training may correct.
 
     Parameters
@@ -143,14 +143,20 @@ class Objective:
         if self.overlap_constraint and self.description.group_size > 1:
             agreed = average(values, light, inputs['corners'])
         terms: Tensors = {}
-        measured, good, photons = inputs['measured'], inputs.get('good'), inputs['photons']
+        measured, valid_mask, photons = (
+            inputs['measured'],
+            inputs.get('valid_mask'),
+            inputs['photons'],
+        )
         if not self.supervised:
             expected = _expect(beam, inputs, agreed)
-            terms['poisson'] = losses.poisson_deviance(expected, measured, good, photons)
+            terms['poisson'] = losses.poisson_deviance(expected, measured, valid_mask, photons)
             if 'amplitude_mae' in self.in_force:
-                terms['amplitude_mae'] = losses.amplitude_error(expected, measured, good, photons)
+                terms['amplitude_mae'] = losses.amplitude_error(
+                    expected, measured, valid_mask, photons
+                )
         if 'labels' in inputs:
-            terms['teacher'] = losses.teacher_distance(
+            terms['teacher'] = losses.target_distance(
                 values, light, reference, inputs['labels'], inputs['label_coverage']
             )
         if 'total_variation' in self.in_force:
@@ -168,9 +174,9 @@ def _expect(beam: Tensors, inputs: Inputs, values: Tensor) -> Tensor:
     outside = 1 - tf.pad(tf.ones_like(values[:1], tf.float32), room)
     full = scaled(surroundings, outside) + tf.pad(values, room)
     if not beam:
-        return expect(inputs['probes'], full)
+        return predict_intensity(inputs['probes'], full)
     probe = scaled(_probe_of(beam), tf.sqrt(inputs['exposure']))
-    return expect(shift_probe(probe, inputs['rests']), full)
+    return predict_intensity(shift_probe(probe, inputs['subpixel_shifts']), full)
 
 
 @lru_cache(maxsize=16)
@@ -196,14 +202,14 @@ def _compiled_gradients(
     return compiled(gradients, fixed=(0, 1))
 
 
-class Trainer(EpochTrainer):
-    """Computes gradients and takes steps with TensorFlow; see `EpochTrainer`.
+class Trainer(TrainingLoop):
+    """Computes gradients and takes steps with TensorFlow; see `TrainingLoop`.
 
     Parameters
     ----------
     network : Network
     scans, config, held_out, started, observer
-        As for `EpochTrainer`.
+        As for `TrainingLoop`.
     illumination : Illumination
     """
 
@@ -211,22 +217,22 @@ class Trainer(EpochTrainer):
         self,
         network: Network,
         scans: Sequence[TrainingScan],
-        illumination: Illumination,
+        trainable_probes: TrainableProbes,
         config: Config,
-        held_out: Callable[[MakeLesson], list[Lesson]],
+        held_out: Callable[[MakeSubScan], list[SubScan]],
         started: float,
         observer: Observer,
     ) -> None:
-        self._make = partial(make_lesson, network)
+        self._make = partial(make_subscan, network)
         super().__init__(scans, config, lambda: held_out(self._make), started, observer)
         self.network = network
-        self.illumination = illumination
+        self.trainable_probes = trainable_probes
         self.objective = Objective.of(network, config)
         settings = config.training
         decay = settings.weight_decay if settings.optimizer == 'adamw' else 0.0
         beams = ['log_scale'] if settings.intensity_scale_trainable else []
         if settings.probe_trainable:
-            beams += [_probe_name(index) for index in range(len(illumination.probes))]
+            beams += [_probe_name(index) for index in range(len(trainable_probes.probes))]
         # Weights may decay; a probe must not.
         self.optimizer = AdamW([*network.weights, *beams], dict.fromkeys(network.weights, decay))
         self.scale = GradientScale(settings.precision == 'float16')
@@ -236,13 +242,13 @@ class Trainer(EpochTrainer):
         """Yield the batches of an epoch."""
         return epoch_batches(self.network.description, self.scans, self.config, rng, self._make)
 
-    def forget_gradients(self) -> None:
+    def zero_grad(self) -> None:
         """Drop what was gathered."""
         self._gradients = {}
 
-    def gather_gradients(self, batch: Batch) -> dict[str, float]:
+    def accumulate_gradients(self, batch: Batch) -> dict[str, float]:
         """Add a batch's gradients, as a share of a step; return its terms and 'loss'."""
-        factor = self.scale.scale / self.config.training.accumulation
+        factor = self.scale.scale / self.config.training.gradient_accumulation_steps
         compute = _compiled_gradients(self.objective)
         terms, found, of_beam = compute(
             self.network.weights,
@@ -251,7 +257,7 @@ class Trainer(EpochTrainer):
             tf.constant(factor, tf.float32),
         )
         for name, gradient in of_beam.items():
-            found[_probe_name(batch.lesson.scan_index) if name == 'probe' else name] = gradient
+            found[_probe_name(batch.subscan.scan_index) if name == 'probe' else name] = gradient
         for name, gradient in found.items():
             if gradient is not None:
                 before = self._gradients.get(name)
@@ -279,61 +285,63 @@ class Trainer(EpochTrainer):
 
     def inputs(self, batch: Batch) -> Inputs:
         """Gather what the losses need of a batch."""
-        lesson, description = batch.lesson, self.network.description
-        model, groups, indices = lesson.model, batch.groups, batch.groups.reshape(-1)
+        subscan, description = batch.subscan, self.network.description
+        model, groups, indices = subscan.forward, batch.groups, batch.groups.reshape(-1)
         inputs = collect_inputs(
             description,
             model,
             groups,
             batch.object_,
             is_flat=batch.is_flat,
-            turns=(batch.quarter_turns,),
+            rotations=(batch.rotations,),
         )
         if description.group_size > 1:
-            inputs['corners'] = tf.constant(group_corners(model, groups))
+            inputs['corners'] = tf.constant(group_patch_origins(model, groups))
         inputs['photons'] = tf.constant(model.photons, tf.float32)
-        if lesson.labels is not None:
+        if subscan.labels is not None:
             window = description.window_px
-            inputs['labels'] = model.extract(lesson.labels, indices, window)
-            inputs['label_coverage'] = model.extract(lesson.label_coverage, indices, window)
+            inputs['labels'] = model.extract_patches(subscan.labels, indices, window)
+            inputs['label_coverage'] = model.extract_patches(
+                subscan.label_coverage, indices, window
+            )
         for name, weight in term_weights(self.config.training).items():
             inputs[f'weight of {name}'] = tf.constant(weight, tf.float32)
-        if self.illumination.trainable:
-            inputs['rests'] = tf.gather(model.rests, indices)
-            inputs['exposure'] = tf.constant(lesson.exposure, tf.float32)
+        if self.trainable_probes.trainable:
+            inputs['subpixel_shifts'] = tf.gather(model.subpixel_shifts, indices)
+            inputs['exposure'] = tf.constant(subscan.exposure, tf.float32)
         return inputs
 
     def _beam(self, batch: Batch) -> Tensors:
         """Return what training may correct; nothing where the scan's own probe is used."""
-        index = batch.lesson.scan_index
-        if not self.illumination.trainable or index == VALIDATION:
+        index = batch.subscan.scan_index
+        if not self.trainable_probes.trainable or index == VALIDATION:
             return {}
-        return self.illumination.beam(index)
+        return self.trainable_probes.beam(index)
 
     def validation_loss(self, batch: Batch) -> float:
         """Return the loss of held-out groups."""
         return float(validation_loss(self.losses(batch), self.config.training))
 
-    def use_illumination(self) -> None:
+    def use_probes(self) -> None:
         """Let the scans' forward models use the probes as training has left them."""
-        if self.illumination.trainable:
+        if self.trainable_probes.trainable:
             for index, scan in enumerate(self.scans):
-                scan.model.set_probe(self.illumination.probe(index))
+                scan.forward.set_probe(self.trainable_probes.probe(index))
 
     def _parameters(self) -> Tensors:
-        probes = {_probe_name(i): probe for i, probe in enumerate(self.illumination.probes)}
-        return {**self.network.weights, 'log_scale': self.illumination.log_scale, **probes}
+        probes = {_probe_name(i): probe for i, probe in enumerate(self.trainable_probes.probes)}
+        return {**self.network.weights, 'log_scale': self.trainable_probes.log_scale, **probes}
 
     def _put(self, parameters: Mapping[str, Tensor]) -> None:
         for name, value in parameters.items():
             if name in self.network.weights:
                 self.network.weights[name] = value
             elif name == 'log_scale':
-                self.illumination.log_scale = value
+                self.trainable_probes.log_scale = value
             else:
-                self.illumination.probes[int(name.rpartition('.')[2])] = value
+                self.trainable_probes.probes[int(name.rpartition('.')[2])] = value
 
-    def snapshot(self) -> dict[str, RealArray]:
+    def state_dict(self) -> dict[str, RealArray]:
         """Return copies of all weights, network and illumination, under PyTorch's names."""
         return {
             _stored_name(name): to_stored(value.numpy())
@@ -342,28 +350,28 @@ class Trainer(EpochTrainer):
             for name, value in self._parameters().items()
         }
 
-    def restore(self, weights: Arrays) -> None:
+    def load_state_dict(self, weights: Arrays) -> None:
         """Put back what `snapshot` took."""
         for name in self._parameters():
             stored = np.array(weights[_stored_name(name)])
             turned = from_stored(stored) if name in self.network.weights else stored
             self._put({name: tf.constant(turned)})
 
-    def optimizer_arrays(self) -> dict[str, RealArray]:
+    def optimizer_state(self) -> dict[str, RealArray]:
         """Return copies of the optimizer's state, as `ResumePoint.optimizer`."""
         return self.optimizer.arrays(self.network.weights)
 
-    def restore_optimizer(self, arrays: Arrays) -> None:
-        """Put back what `optimizer_arrays` took."""
-        self.optimizer.restore(arrays, self.network.weights)
+    def load_optimizer_state(self, arrays: Arrays) -> None:
+        """Put back what `optimizer_state` took."""
+        self.optimizer.load_state_dict(arrays, self.network.weights)
 
     def scaler_state(self) -> dict[str, Any]:
         """Return the state of the gradient scaler, as plain values."""
         return self.scale.state()
 
-    def restore_scaler(self, values: Mapping[str, Any]) -> None:
+    def load_scaler_state(self, values: Mapping[str, Any]) -> None:
         """Put back what `scaler_state` took."""
-        self.scale.restore(values)
+        self.scale.load_state_dict(values)
 
     def network_weights(self) -> dict[str, RealArray]:
         """Return the network's weights as a model file holds them."""
@@ -371,8 +379,8 @@ class Trainer(EpochTrainer):
 
     def probes(self) -> tuple[list[ComplexArray], float]:
         """Return the probe of each scan, without the intensity scale, and that scale."""
-        scale = self.illumination.intensity_scale
-        probes = [self.illumination.probe(i).numpy() for i in range(len(self.scans))]
+        scale = self.trainable_probes.intensity_scale
+        probes = [self.trainable_probes.probe(i).numpy() for i in range(len(self.scans))]
         return [np.asarray(probe / scale, dtype=np.complex64) for probe in probes], scale
 
 

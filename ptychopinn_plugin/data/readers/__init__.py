@@ -7,19 +7,19 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from ptychopinn_plugin.arrays import ComplexArray, RealArray
+from ptychopinn_plugin.array_types import ComplexArray, RealArray
 from ptychopinn_plugin.data.preparation import find_hot_pixels, scale_to_photons
 from ptychopinn_plugin.data.readers.cxi import read_cxi, read_cxi_product
 from ptychopinn_plugin.data.readers.domain import Domain, check_domain, unit_note
 from ptychopinn_plugin.data.readers.hdf5 import open_hdf5
-from ptychopinn_plugin.data.readers.joining import Product, single_probe
+from ptychopinn_plugin.data.readers.matching import Product, single_probe
 from ptychopinn_plugin.data.readers.npz import open_npz, read_npz, read_numbers, scan_of
-from ptychopinn_plugin.data.readers.plugins import read_with_ptychodus, reader_names
-from ptychopinn_plugin.data.readers.ptychodus_files import is_product_file, read_pair, read_product
+from ptychopinn_plugin.data.readers.ptychodus_hdf5 import is_product_file, read_pair, read_product
+from ptychopinn_plugin.data.readers.ptychodus_plugins import read_with_ptychodus, reader_names
 from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.physics import split_positions
-from ptychopinn_plugin.words import count
+from ptychopinn_plugin.text import count
 
 __all__ = [
     'Domain',

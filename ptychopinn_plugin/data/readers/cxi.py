@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from ptychopinn_plugin.arrays import ComplexArray
+from ptychopinn_plugin.array_types import ComplexArray
 from ptychopinn_plugin.data.readers.domain import Domain, to_counts
 from ptychopinn_plugin.data.readers.hdf5 import check_stack, find, find_number, need, open_hdf5
-from ptychopinn_plugin.data.readers.joining import (
+from ptychopinn_plugin.data.readers.matching import (
     ELECTRON_VOLT_J,
     HC_J_M,
     Measurement,
@@ -24,7 +24,7 @@ from ptychopinn_plugin.data.readers.joining import (
 )
 from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.errors import DataError
-from ptychopinn_plugin.words import count
+from ptychopinn_plugin.text import count
 
 _DETECTOR = 'entry_1/instrument_1/detector_1'
 _SOURCE = 'entry_1/instrument_1/source_1'

@@ -4,7 +4,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from ptychopinn_plugin.arrays import FloatArray, RealArray
+from ptychopinn_plugin.array_types import FloatArray, RealArray
 from ptychopinn_plugin.errors import DataError
 
 Domain: TypeAlias = Literal['counts', 'amplitudes']

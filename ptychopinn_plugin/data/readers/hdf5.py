@@ -8,7 +8,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ptychopinn_plugin.arrays import RealArray
+from ptychopinn_plugin.array_types import RealArray
 from ptychopinn_plugin.errors import DataError
 
 

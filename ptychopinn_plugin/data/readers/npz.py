@@ -12,14 +12,14 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ptychopinn_plugin.arrays import BoolArray, ComplexArray, FloatArray, IntArray, RealArray
+from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray, IntArray, RealArray
 from ptychopinn_plugin.data.readers.domain import (
     Domain,
     infer_domain,
     squares_are_whole,
     to_counts,
 )
-from ptychopinn_plugin.data.readers.joining import (
+from ptychopinn_plugin.data.readers.matching import (
     load_name,
     middle_offset_px,
     single_layer,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ptychopinn_plugin.arrays import FloatArray
+from ptychopinn_plugin.array_types import FloatArray
 from ptychopinn_plugin.data.scan import Scan
 from ptychopinn_plugin.data.simulation.configuration import SimulationConfig
 from ptychopinn_plugin.errors import DataError

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.special import erfc
 
-from ptychopinn_plugin.arrays import ComplexArray, FloatArray
+from ptychopinn_plugin.array_types import ComplexArray, FloatArray
 from ptychopinn_plugin.data.simulation.configuration import SimulationConfig
 from ptychopinn_plugin.errors import DataError
 

@@ -4,7 +4,7 @@ import numpy as np
 from scipy.ndimage import map_coordinates
 from scipy.signal import fftconvolve
 
-from ptychopinn_plugin.arrays import ComplexArray, FloatArray, RealArray
+from ptychopinn_plugin.array_types import ComplexArray, FloatArray, RealArray
 from ptychopinn_plugin.data.scan import Scan
 from ptychopinn_plugin.data.simulation.configuration import SimulationConfig
 from ptychopinn_plugin.data.simulation.objects import make_object

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ptychopinn_plugin.archive import read_model
+from ptychopinn_plugin.model_file import read_model
 
 from .test_inference import object_of
 from .test_panel import backend_row

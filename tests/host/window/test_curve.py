@@ -3,7 +3,7 @@
 import pytest
 from pytestqt.qtbot import QtBot
 
-from ptychopinn_plugin.host.activity import Activity
+from ptychopinn_plugin.host.run_state import Activity
 from ptychopinn_plugin.host.view import TrainingCurve
 
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 import ptychopinn_plugin as pp
-from ptychopinn_plugin.archive import read_model
 from ptychopinn_plugin.host import reconstructor
+from ptychopinn_plugin.model_file import read_model
 
 from .user import STOP_S, Window, needs_stopped_processes
 
 LONG = 100_000
-"""Sweeps that no test waits for."""
+"""Iterations that no test waits for."""
 
 
 @pytest.fixture(scope='session')
@@ -23,7 +23,7 @@ def model_file(small_scan: pp.Scan, tmp_path_factory: pytest.TempPathFactory) ->
     """Return a model that was trained outside of Ptychodus."""
     config = pp.Config(
         model=pp.ModelConfig(filters_scale=0.25, passes=2),
-        training=pp.TrainingConfig(epochs=2, teacher_sweeps=10, device='cpu'),
+        training=pp.TrainingConfig(epochs=2, target_iterations=10, device='cpu'),
     )
     path = tmp_path_factory.mktemp('model') / 'wts.h5.zip'
     pp.save_model(path, pp.train(small_scan, config).model)
@@ -97,7 +97,7 @@ def test_stop_keeps_the_newest_picture(
 ) -> None:
     # However busy the machine: the worker tells what it has.
     monkeypatch.setattr(reconstructor, 'BRIEF_S', STOP_S)
-    window.set(RefinementSweeps=LONG)
+    window.set(RefinementIterations=LONG)
     load_model(window, model_file)
     number = window.infer()
     activity = window.library.activity
@@ -124,7 +124,7 @@ def test_the_host_says_when_a_picture_is_drawn(window: Window) -> None:
 def test_stop_amid_a_long_sweep_keeps_the_picture_that_is_there(
     window: Window, model_file: Path
 ) -> None:
-    window.set(RefinementSweeps=LONG)
+    window.set(RefinementIterations=LONG)
     load_model(window, model_file)
     number = window.infer()
     window.wait(lambda: window.library.activity.stage == 'refine')
@@ -183,7 +183,7 @@ def test_a_model_file_that_changes_or_goes(
     load_model(window, path)
     old = read_model(path)
     other = pp.ModelConfig(filters_scale=0.25, passes=1, pattern_size=16)
-    config = pp.Config(model=other, training=pp.TrainingConfig(epochs=1, teacher_sweeps=2))
+    config = pp.Config(model=other, training=pp.TrainingConfig(epochs=1, target_iterations=2))
     pp.save_model(path, pp.train(pp.load_scan(tmp_path / 'data'), config).model)
 
     window.infer()
@@ -191,7 +191,7 @@ def test_a_model_file_that_changes_or_goes(
     assert f'{path} has changed since it was loaded, and was read again.' in window.log
     assert 'amplitude residual' in window.log
     assert 'ERROR' not in window.log
-    # One pass and three sweeps, not the former model's two.
+    # One pass and three iterations, not the former model's two.
     assert (old.network.passes, window.reconstructor.get_progress_goal()) == (2, 4)
 
     # Ptychodus chooses the new product. It has the pixels of its patterns, not of the model, so

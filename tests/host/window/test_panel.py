@@ -192,9 +192,9 @@ def test_rows_without_effect_are_greyed(window: Window) -> None:
     assert activation.isEnabled()
     assert not passes.isEnabled()
 
-    weight = widget_of(panel, 'Training', 'Teacher weight')
+    weight = widget_of(panel, 'Training', 'Target weight')
     assert weight.isEnabled()
-    window.set(TrainingTeacher='none')
+    window.set(TrainingTarget='none')
     assert not weight.isEnabled()
 
 

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from PyQt5.QtCore import QTimer
 
-from ptychopinn_plugin.archive import read_model
 from ptychopinn_plugin.host import reconstructor
+from ptychopinn_plugin.model_file import read_model
 
 from .user import STOP_S, Window, needs_stopped_processes
 
 LONG = 100_000
-"""Epochs, or sweeps, that no test waits for."""
+"""Epochs, or iterations, that no test waits for."""
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_training_shows_what_it_does_and_loads_the_model(window: Window, folder:
     window.wait_for_end()
 
     assert 'Training on data with pytorch (the first that is installed).' in window.log
-    assert re.search(r'The teacher sweeps the training scan \d+ times', window.log)
+    assert re.search(r'The target takes \d+ iterations of the training scan', window.log)
     for number in (1, 2, 3):
         assert re.search(
             rf'epoch {number}: loss \S+, .*validation_loss \S+, \d+ patterns/s', window.log
@@ -81,11 +81,11 @@ def test_the_curve_is_live_and_stop_keeps_the_best_model(window: Window, folder:
 
 def test_stop_before_the_first_epoch_leaves_the_model_alone(window: Window, folder: Path) -> None:
     (folder / 'model.zip').write_bytes(b'precious')
-    window.set(TrainingEpochs=LONG, TrainingTeacherSweeps=LONG)
+    window.set(TrainingEpochs=LONG, TrainingTargetIterations=LONG)
     window.train(folder)
     # The host by itself would show this with the first epoch.
-    window.wait_for_log('The teacher sweeps the training scan ')
-    assert window.library.activity.stage == 'teach'
+    window.wait_for_log('The target takes ')
+    assert window.library.activity.stage == 'target'
 
     assert window.stop() < STOP_S
 
@@ -96,10 +96,10 @@ def test_stop_before_the_first_epoch_leaves_the_model_alone(window: Window, fold
 
 @needs_stopped_processes
 def test_stop_where_there_is_nothing_to_keep_does_not_wait(window: Window, folder: Path) -> None:
-    """A sweep of a large scan, or the first step of TensorFlow, hears nothing for long."""
-    window.set(TrainingEpochs=LONG, TrainingTeacherSweeps=LONG)
+    """An iteration of a large scan, or the first step of TensorFlow, hears nothing for long."""
+    window.set(TrainingEpochs=LONG, TrainingTargetIterations=LONG)
     window.train(folder)
-    window.wait(lambda: window.library.activity.stage == 'teach')
+    window.wait(lambda: window.library.activity.stage == 'target')
     window.freeze_worker()
 
     assert window.stop() < STOP_S

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ptychopinn_plugin.archive import read_model
 from ptychopinn_plugin.backends import checkpoints
 from ptychopinn_plugin.backends.checkpoints import Checkpoints
 from ptychopinn_plugin.backends.protocol import Progress
 from ptychopinn_plugin.config import Config, ModelConfig
 from ptychopinn_plugin.model import Model
+from ptychopinn_plugin.model_file import read_model
 from ptychopinn_plugin.network import describe_network
 
 Clock = Callable[[float], None]

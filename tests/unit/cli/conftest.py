@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from ptychopinn_plugin import api
-from ptychopinn_plugin.archive import Model, TrainingState, write_model
 from ptychopinn_plugin.backends import selection
 from ptychopinn_plugin.backends.protocol import Observer, Progress, TrainingResult, ignore_progress
 from ptychopinn_plugin.backends.selection import Choice
@@ -17,6 +16,7 @@ from ptychopinn_plugin.cli import main
 from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig
 from ptychopinn_plugin.data import Reconstruction, Scan, write_reconstruction, write_scan
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
+from ptychopinn_plugin.model_file import Model, TrainingState, write_model
 from ptychopinn_plugin.network import describe_network
 
 
@@ -89,7 +89,7 @@ def model_file(tmp_path: Path) -> Path:
     return tmp_path / 'model.zip'
 
 
-def true_reconstruction(scan: Scan, sweeps: int) -> Reconstruction:
+def true_reconstruction(scan: Scan, iterations: int) -> Reconstruction:
     """Return a scan's own object as a reconstruction."""
     assert scan.object_ is not None
     return Reconstruction(
@@ -99,7 +99,7 @@ def true_reconstruction(scan: Scan, sweeps: int) -> Reconstruction:
         probe=scan.probe,
         positions_px=scan.positions_px,
         backend='blank',
-        likelihoods=[1.0 / (1 + number) for number in range(sweeps + 1)] if sweeps else [],
+        likelihoods=[1.0 / (1 + number) for number in range(iterations + 1)] if iterations else [],
         timing={'predict': 0.2, 'stitch': 0.05, 'refine': 0.1},
         amplitude_residual=0.125,
         name=scan.name,
@@ -174,7 +174,7 @@ class BlankBackend:
         """Return the truth."""
         self.asked = {'scan': scan, 'inference': inference, 'refinement': refinement}
         observer(Progress('predict', 1, 1))
-        return true_reconstruction(scan, refinement.sweeps)
+        return true_reconstruction(scan, refinement.iterations)
 
     def refine(
         self,
@@ -186,7 +186,7 @@ class BlankBackend:
     ) -> Reconstruction:
         """Return the truth."""
         self.asked = {'scan': scan, 'refinement': refinement}
-        return true_reconstruction(scan, refinement.sweeps)
+        return true_reconstruction(scan, refinement.iterations)
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ptychopinn_plugin import files
 from ptychopinn_plugin.backends import selection
 from ptychopinn_plugin.errors import BackendUnavailableError, OutputError
+from ptychopinn_plugin.storage import atomic
 
 Spoil = Callable[[Path], None]
 
@@ -155,7 +155,7 @@ def test_unwritable_folder(
     def refuse(path: Path) -> Path:
         raise OutputError(f'Cannot write to the folder {path}: no permission to write there.')
 
-    monkeypatch.setattr(files, 'check_output_folder', refuse)
+    monkeypatch.setattr(atomic, 'check_output_folder', refuse)
     target = ('out/new.npz',) if command == 'simulate' else (scan_file, '-o', tmp_path / 'out')
     assert 'no permission' in run(command, *target).error()
     assert not (tmp_path / 'out').exists()

@@ -27,13 +27,13 @@ def test_demo_leaves_every_file(run: Any, backend: Any, tmp_path: Path) -> None:
     assert values['machine']['platform']
     assert values['machine']['cpu']['cores'] >= 1
     results = values['results']
-    assert list(results) == ['network', 'network_and_sweeps', 'sweeps_from_flat']
+    assert list(results) == ['network', 'network_and_iterations', 'iterations_from_flat']
     for row in results.values():
         assert row['patterns_per_second'] == pytest.approx(60 / row['seconds'])
         assert row['evaluation']['frc']['correlation']
         assert row['amplitude_residual'] == 0.125
     page = (output / 'report.html').read_text()
-    for title in ('network alone', 'network + 2 sweeps', 'flat start + 2 sweeps'):
+    for title in ('network alone', 'network + 2 iterations', 'flat start + 2 iterations'):
         assert title in page
     assert page.count('src="data:image/png;base64,') == 4
 
@@ -51,8 +51,8 @@ def test_plain_lines_and_a_line_a_stage(run: Any, backend: Any, tmp_path: Path) 
     assert len({len(line) for line in (heads, *rows)}) == 1
     assert [row.split('  ')[0] for row in rows] == [
         'network alone',
-        'network + 2 sweeps',
-        'flat start + 2 sweeps',
+        'network + 2 iterations',
+        'flat start + 2 iterations',
     ]
     assert str(tmp_path / 'demo' / 'report.html') in ended
     assert following.startswith('next: ')
@@ -84,7 +84,7 @@ def test_setting_that_cannot_be_leaves_nothing(run: Any, backend: Any, tmp_path:
 )
 def test_report_says_what_was_measured(hybrid: float, flat: float, words: str) -> None:
     results = {
-        'network_and_sweeps': {'phase_ssim': hybrid, 'amplitude_ssim': 0.9},
-        'sweeps_from_flat': {'phase_ssim': flat, 'amplitude_ssim': 0.9},
+        'network_and_iterations': {'phase_ssim': hybrid, 'amplitude_ssim': 0.9},
+        'iterations_from_flat': {'phase_ssim': flat, 'amplitude_ssim': 0.9},
     }
     assert words in module._verdict(results)

@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from ptychopinn_plugin.backends.protocol import Progress
-from ptychopinn_plugin.cli.journal import EpochJournal
+from ptychopinn_plugin.cli.log import EpochJournal
 from ptychopinn_plugin.cli.progress import RunProgress
 
 
@@ -54,17 +54,17 @@ def test_interrupt_stops_and_a_second_one_leaves(
 
 def test_interrupt_while_there_is_nothing_to_keep(capfd: pytest.CaptureFixture[str]) -> None:
     with RunProgress() as watch:
-        assert not watch(Progress('teach', 1, 5))
+        assert not watch(Progress('target', 1, 5))
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
-            watch(Progress('teach', 2, 5))
+            watch(Progress('target', 2, 5))
     assert 'no model is kept' in capfd.readouterr().err
 
 
 def test_journal_counts_epochs(caplog: pytest.LogCaptureFixture) -> None:
     journal = EpochJournal(epochs_before=4)
     with caplog.at_level(logging.INFO, 'ptychopinn_plugin'):
-        journal(Progress('teach', 1, 9, {'poisson': 1.0}))
+        journal(Progress('target', 1, 9, {'poisson': 1.0}))
         journal(Progress('train', 0, 9, {'loss': 1.0}))
         journal(Progress('train', 1, 9, {'loss': 0.5, 'validation_loss': 0.75}, 100.0))
     lines = [record.getMessage() for record in caplog.records]

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from ptychopinn_plugin import api
-from ptychopinn_plugin.archive import Model, read_model
 from ptychopinn_plugin.data import Scan, read_reconstruction, write_scan
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
+from ptychopinn_plugin.model_file import Model, read_model
 
 FILES = ['metrics.json', 'product.h5', 'reconstruction.npz', 'reconstruction.png', 'timing.json']
 
@@ -78,9 +78,9 @@ def test_settings_are_those_of_the_model_unless_given(
         *('--intensity-scale', 'scan', '--device', 'cpu'),
     )
     inference, refinement = backend.asked['inference'], backend.asked['refinement']
-    assert (inference.batch_size, inference.phase_agreement) == (5, False)
+    assert (inference.batch_size, inference.phase_synchronization) == (5, False)
     assert (inference.intensity_scale, inference.device) == ('scan', 'cpu')
-    assert (refinement.sweeps, refinement.probe, refinement.batch_size) == (0, True, 6)
+    assert (refinement.iterations, refinement.probe, refinement.batch_size) == (0, True, 6)
     assert refinement.seed == 0
 
 
@@ -99,10 +99,13 @@ def test_scan_of_another_size_is_fitted_and_said_so(
 
 
 def test_refine_needs_no_model(run: Any, backend: Any, scan_file: Path, folder: Path) -> None:
-    done = run('refine', scan_file, '-o', folder, '--sweeps', 4, '--batch-size', 7)
+    done = run('refine', scan_file, '-o', folder, '--iterations', 4, '--batch-size', 7)
     assert done.code == 0, done.err
     assert sorted(path.name for path in folder.iterdir()) == FILES
-    assert (backend.asked['refinement'].sweeps, backend.asked['refinement'].batch_size) == (4, 7)
+    assert (backend.asked['refinement'].iterations, backend.asked['refinement'].batch_size) == (
+        4,
+        7,
+    )
     assert len(read_reconstruction(folder / 'reconstruction.npz').likelihoods) == 5
 
 

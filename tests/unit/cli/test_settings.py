@@ -46,7 +46,7 @@ def test_a_run_can_be_repeated_from_its_own_file(tmp_path: Path) -> None:
         ('training.epochs=20', ('training', 'epochs', 20)),
         ('training.learning-rate = 1e-4', ('training', 'learning_rate', 1e-4)),
         ('training.probe_trainable=yes', ('training', 'probe_trainable', True)),
-        ('training.teacher=none', ('training', 'teacher', 'none')),
+        ('training.target=none', ('training', 'teacher', 'none')),
         ('training.max_minutes=none', ('training', 'max_minutes', None)),
         ('training.device="cuda:1"', ('training', 'device', 'cuda:1')),
     ],
@@ -84,7 +84,8 @@ def _call(*arguments: str) -> Given:
     seen: list[Given] = []
 
     @takes_settings(
-        Section('refinement', RefinementConfig, 'Refinement', options={'sweeps': 'refine'}), READING
+        Section('refinement', RefinementConfig, 'Refinement', options={'iterations': 'refine'}),
+        READING,
     )
     def command(name: Annotated[str, typer.Argument()], *, given: Given) -> None:
         seen.append(given)
@@ -100,7 +101,7 @@ def test_only_what_was_given_arrives() -> None:
     given = _call(
         '--refine', '0', '--no-probe', '--probe-from', 'a.npz', '--mask-hot', '--photons', '1e5'
     )
-    assert given['refinement'] == {'sweeps': 0, 'probe': False}
+    assert given['refinement'] == {'iterations': 0, 'probe': False}
     assert given['reading'] == {'probe_from': Path('a.npz'), 'mask_hot': True, 'photons': 1e5}
 
 

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from ptychopinn_plugin import plots
-from ptychopinn_plugin.archive import read_model, write_model
 from ptychopinn_plugin.backends import checkpoints, selection
 from ptychopinn_plugin.config import Config
 from ptychopinn_plugin.data import Scan, write_scan
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 from ptychopinn_plugin.errors import OutputError
+from ptychopinn_plugin.model_file import read_model, write_model
 
 FILES = ['config.toml', 'losses.csv', 'train.log', 'training.png', 'wts.h5.zip']
 
@@ -82,7 +82,7 @@ def test_options_reach_the_backend(run: Any, backend: Any, scan_file: Path, tmp_
     assert (training.epochs, training.seed, training.max_minutes) == (7, 6, 0.5)
     assert training.probe_trainable
     assert (model.gridsize, model.model_type) == (2, 'supervised')
-    assert asked['config'].refinement.sweeps == 5
+    assert asked['config'].refinement.iterations == 5
 
 
 def test_patterns_of_another_size_are_fitted_and_said_so(
@@ -231,8 +231,8 @@ def test_the_backend_of_a_config_is_a_setting(
 
 @pytest.fixture
 def checkpoint_each_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoints, 'FEWEST_SECONDS', 0.0)
-    monkeypatch.setattr(checkpoints, 'LARGEST_SHARE', math.inf)
+    monkeypatch.setattr(checkpoints, 'MIN_SECONDS', 0.0)
+    monkeypatch.setattr(checkpoints, 'MAX_FRACTION', math.inf)
 
 
 @pytest.mark.usefixtures('checkpoint_each_epoch')

@@ -15,7 +15,7 @@ from unit.data.layouts.table import LAYOUTS, Layout
 
 from ptychopinn_plugin.cli import main
 from ptychopinn_plugin.data import Geometry, Scan, load_scan, reader_names
-from ptychopinn_plugin.data.readers import plugins
+from ptychopinn_plugin.data.readers import ptychodus_plugins
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 from ptychopinn_plugin.errors import DataError
 
@@ -150,7 +150,7 @@ def test_frames_of_two_sizes(tmp_path: Path) -> None:
 
 def test_a_missing_filter_is_named() -> None:
     told = pytest.raises(DataError, match=r'Run: pip install hdf5plugin\.$')
-    with told, plugins._failing('a', 'b', 'c'):
+    with told, ptychodus_plugins._failing('a', 'b', 'c'):
         raise RuntimeError('missing filters needed to read dataset: bitshuffle!')
 
 
@@ -204,7 +204,7 @@ def test_a_reconstruction_from_the_command_line(
     layout = LAYOUTS[name]
     written, truth = _write(layout, tmp_path)
     arguments = ['refine', written.pop('path'), '-o', tmp_path / 'out', '--reader', layout.reader]
-    arguments += ['--sweeps', 30, '--backend', 'pytorch', '--device', 'cpu']
+    arguments += ['--iterations', 30, '--backend', 'pytorch', '--device', 'cpu']
     for option, value in dataclasses.asdict(written.pop('geometry', Geometry())).items():
         if value is not None and option in _OPTIONS:
             arguments += [_OPTIONS[option], value]

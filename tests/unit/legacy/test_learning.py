@@ -23,7 +23,7 @@ def scan() -> pinn.Scan:
 def quick(**training: Any) -> pinn.Config:
     return pinn.Config(
         training=pinn.TrainingConfig(
-            epochs=1, teacher_sweeps=10, device='cpu', n_groups=16, **training
+            epochs=1, target_iterations=10, device='cpu', n_groups=16, **training
         )
     )
 
@@ -32,7 +32,7 @@ def test_real_model_reconstructs_and_goes_on_learning(
     legacy_data: Path, scan: pinn.Scan, tmp_path: Path
 ) -> None:
     model = pinn.open_model(legacy_data / 'tf_gs1' / 'wts.h5.zip')
-    alone = pinn.RefinementConfig(sweeps=0)
+    alone = pinn.RefinementConfig(iterations=0)
     result = pinn.reconstruct(model, scan, refinement=alone)
     assert result.backend == 'pytorch'
     assert np.isfinite(result.object_).all()
@@ -58,7 +58,7 @@ def test_gates_are_trained(checkpoint: Any, scan: pinn.Scan) -> None:
     assert len(gates) == 15
     for name in gates:
         assert not np.array_equal(tuned.weights[name], model.weights[name]), name
-    assert pinn.reconstruct(tuned, scan, refinement=pinn.RefinementConfig(sweeps=0))
+    assert pinn.reconstruct(tuned, scan, refinement=pinn.RefinementConfig(iterations=0))
 
 
 def test_resuming_an_imported_model_is_refused(checkpoint: Any, scan: pinn.Scan) -> None:

@@ -11,8 +11,6 @@ import h5py
 import numpy as np
 import pytest
 
-from ptychopinn_plugin import containers
-from ptychopinn_plugin.archive import is_model_file, read_model, write_model
 from ptychopinn_plugin.errors import ArchiveError
 from ptychopinn_plugin.legacy.models import (
     legacy_kind,
@@ -20,6 +18,8 @@ from ptychopinn_plugin.legacy.models import (
     read_legacy_model,
 )
 from ptychopinn_plugin.legacy.normalisation import intensity_scale_of, normalise_as_legacy
+from ptychopinn_plugin.model_file import is_model_file, read_model, write_model
+from ptychopinn_plugin.storage import untrusted
 
 LAYERS = {
     'encoder/0/1': 'conv2d',
@@ -307,7 +307,7 @@ def lying(path: Path, name: str, data: bytes, claimed: int) -> Path:
 def test_no_more_is_read_than_claimed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_zip: Any
 ) -> None:
-    monkeypatch.setattr(containers, 'CHUNK_BYTES', 1 << 12)
+    monkeypatch.setattr(untrusted, 'CHUNK_BYTES', 1 << 12)
     largest = 0
     original = zipfile.ZipExtFile._update_crc  # type: ignore[attr-defined]
 
@@ -336,12 +336,12 @@ def test_packed_sizes_that_are_lies(tmp_path: Path, write_zip: Any) -> None:
 
 
 def test_zip_bombs(tensorflow_file: Any, write_zip: Any, tmp_path: Path) -> None:
-    bomb = {'manifest.dill': b'\0' * (containers.RATIO_FLOOR_BYTES + 1)}
+    bomb = {'manifest.dill': b'\0' * (untrusted.RATIO_FLOOR_BYTES + 1)}
     with pytest.raises(ArchiveError, match='would grow from'):
         read_legacy_file(write_zip(tmp_path / 'bomb.zip', bomb))
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, 'w', zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr('config.json', b' ' * (containers.RATIO_FLOOR_BYTES + 1))
+        archive.writestr('config.json', b' ' * (untrusted.RATIO_FLOOR_BYTES + 1))
     path = rewritten(tensorflow_file(), {'diffraction_to_obj/model.keras': buffer.getvalue()})
     with pytest.raises(ArchiveError, match=r'model.keras is refused: config.json would grow'):
         read_model(path)
@@ -369,7 +369,7 @@ def test_two_members_of_one_name(tmp_path: Path) -> None:
 
 
 def test_many_members(tmp_path: Path, write_zip: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(containers, 'MOST_MEMBERS', 3)
+    monkeypatch.setattr(untrusted, 'MAX_MEMBERS', 3)
     path = write_zip(tmp_path / 'x.zip', {'manifest.dill': b'', 'b': b'', 'c': b'', 'd': b''})
     with pytest.raises(ArchiveError, match='4 members; at most 3'):
         read_model(path)

@@ -17,8 +17,8 @@ from ptychopinn_plugin.legacy.pickle_names import (
     check_pickle_member,
     pickle_names,
 )
-from ptychopinn_plugin.legacy.pickles import LARGEST_PICKLE_BYTES, read_pickle
-from ptychopinn_plugin.legacy.values import MOST_KEYS, Record
+from ptychopinn_plugin.legacy.pickles import MAX_PICKLE_BYTES, read_pickle
+from ptychopinn_plugin.legacy.values import MAX_KEYS, Record
 
 PLAIN = {
     'text': 'a ü',
@@ -195,7 +195,7 @@ def test_references_make_no_mountains() -> None:
 
 
 def test_too_many_keys_are_refused() -> None:
-    many = dict.fromkeys(range(MOST_KEYS + 1))
+    many = dict.fromkeys(range(MAX_KEYS + 1))
     for values in (many, set(many), [frozenset(many)]):
         with pytest.raises(ArchiveError, match='more than 50000 keys'):
             read_pickle(pickle.dumps(values, 4), 'here')
@@ -204,7 +204,7 @@ def test_too_many_keys_are_refused() -> None:
 def test_a_huge_pickle_is_refused_unread() -> None:
     class Huge(bytes):
         def __len__(self) -> int:
-            return LARGEST_PICKLE_BYTES + 1
+            return MAX_PICKLE_BYTES + 1
 
     with pytest.raises(ArchiveError, match='at most'):
         read_pickle(Huge(b'K\x01.'), 'here')
@@ -242,14 +242,14 @@ STATE = b'(K\1K\x64\x85' + DTYPE + short('u1') + b'\x85R\x89C\x64' + b'a' * 100 
 def test_references_copy_no_mountains(
     monkeypatch: pytest.MonkeyPatch, first: bytes, again: bytes
 ) -> None:
-    monkeypatch.setattr(budget, 'LARGEST_GROWTH_BYTES', 30_000)
+    monkeypatch.setattr(budget, 'MAX_GROWTH_BYTES', 30_000)
     assert read_pickle(first + again + b'.', 'here') is not None
     with pytest.raises(ArchiveError, match='here is refused: it would grow beyond 30000 bytes'):
         read_pickle(first + again * 1000 + b'.', 'here')
 
 
 def test_endless_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(budget, 'MOST_INSTRUCTIONS', 100)
+    monkeypatch.setattr(budget, 'MAX_INSTRUCTIONS', 100)
     assert read_pickle(b'N0' * 49 + b'N.', 'here') is None
     with pytest.raises(ArchiveError, match='more than 100 instructions'):
         read_pickle(b'N0' * 50 + b'N.', 'here')

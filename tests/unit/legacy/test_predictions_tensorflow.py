@@ -49,11 +49,11 @@ def test_torch_patches(legacy_data: Path, name: str) -> None:
 def test_a_real_model_reconstructs_and_goes_on_learning(legacy_data: Path, name: str) -> None:
     scan = simulate(SimulationConfig(size=64, rows=4, columns=5, step_px=6.0, photons=1e4))
     model = pinn.open_model(legacy_data / name)
-    alone = pinn.RefinementConfig(sweeps=0)
+    alone = pinn.RefinementConfig(iterations=0)
     result = pinn.reconstruct(model, scan, refinement=alone, backend='tensorflow')
     assert result.backend == 'tensorflow'
     assert result.amplitude_residual < 0.3
-    training = pinn.TrainingConfig(epochs=1, teacher_sweeps=10, device='cpu', n_groups=16)
+    training = pinn.TrainingConfig(epochs=1, target_iterations=10, device='cpu', n_groups=16)
     config = pinn.Config(training=training)
     tuned = pinn.train(scan, config, base_model=model, backend='tensorflow').model
     assert tuned.network == model.network

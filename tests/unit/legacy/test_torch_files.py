@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ptychopinn_plugin.containers import SafeZip
 from ptychopinn_plugin.errors import ArchiveError
 from ptychopinn_plugin.legacy import torch_files
 from ptychopinn_plugin.legacy.torch_files import read_torch_file
+from ptychopinn_plugin.storage.untrusted import SafeZip
 
 FLOATS = np.arange(6, dtype=np.float32)
 
@@ -68,6 +68,6 @@ def test_a_shared_storage_is_read_once(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_what_shares_a_storage_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / 'x.pt', [ROW] * 5)
-    monkeypatch.setattr(torch_files, 'LARGEST_TENSORS_BYTES', 100)
+    monkeypatch.setattr(torch_files, 'MAX_TENSORS_BYTES', 100)
     with pytest.raises(ArchiveError, match='5 tensors of 120 bytes together; at most 100'):
         read_torch_file(path, 'here')

@@ -10,11 +10,11 @@ import h5py
 import numpy as np
 import pytest
 
-from ptychopinn_plugin.archive import Model, read_model, write_model
 from ptychopinn_plugin.config import ModelConfig
 from ptychopinn_plugin.errors import ArchiveError
 from ptychopinn_plugin.export import export_model
 from ptychopinn_plugin.legacy.writing import write_legacy_tensorflow
+from ptychopinn_plugin.model_file import Model, read_model, write_model
 from ptychopinn_plugin.network import describe_cnn
 
 

@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ptychopinn_plugin.physics import diffract, project, sweepnet_features, turned_pixels
+from ptychopinn_plugin.physics import (
+    diffract,
+    project_amplitudes,
+    rotated_pixels,
+    sweepnet_features,
+)
 from ptychopinn_plugin.physics.features import (
     BACK_PROJECTION_EPSILON,
     COVERAGE_SCALE,
@@ -29,7 +34,7 @@ def probes() -> NDArray[np.complex128]:
 def test_the_truth_needs_no_change(probes: NDArray[np.complex128]) -> None:
     patches = 1 + 0.2 * noise((2, 12, 12))
     counts = diffract(probes * patches[:, np.newaxis])
-    update = project(patches, probes, counts, GOOD)
+    update = project_amplitudes(patches, probes, counts, GOOD)
     assert np.abs(update).max() < 1e-6 * (np.abs(probes) ** 2).max()
 
 
@@ -39,22 +44,24 @@ def test_projected_waves_have_the_measured_amplitudes() -> None:
     # Bright enough for the epsilon that keeps the ratio finite.
     patches = 1e3 * noise((2, 12, 12))
     counts = 1e6 * np.abs(noise((2, 12, 12), 1)) ** 2
-    projected = patches + project(patches, flat, counts, GOOD)
+    projected = patches + project_amplitudes(patches, flat, counts, GOOD)
     np.testing.assert_allclose(diffract(projected[:, np.newaxis]), counts, rtol=1e-6, atol=1e-9)
 
 
 def test_bad_pixels_say_nothing(probes: NDArray[np.complex128]) -> None:
     patches = noise((2, 12, 12))
     counts = np.abs(noise((2, 12, 12), 1)) ** 2 * 100
-    good = GOOD.copy()
-    good[3, 7] = good[6, 6] = False
+    valid_mask = GOOD.copy()
+    valid_mask[3, 7] = valid_mask[6, 6] = False
     other = counts.copy()
-    other[:, ~good] = 1e6
+    other[:, ~valid_mask] = 1e6
     np.testing.assert_array_equal(
-        project(patches, probes, counts, good), project(patches, probes, other, good)
+        project_amplitudes(patches, probes, counts, valid_mask),
+        project_amplitudes(patches, probes, other, valid_mask),
     )
     assert not np.allclose(
-        project(patches, probes, counts, GOOD), project(patches, probes, other, GOOD)
+        project_amplitudes(patches, probes, counts, GOOD),
+        project_amplitudes(patches, probes, other, GOOD),
     )
 
 
@@ -69,7 +76,7 @@ def test_the_update_points_downhill(probes: NDArray[np.complex128]) -> None:
         difference = np.sqrt(expected + RATIO_EPSILON) - np.sqrt(counts + RATIO_EPSILON)
         return float((difference**2).sum())
 
-    update = project(patches, probe, counts, GOOD)
+    update = project_amplitudes(patches, probe, counts, GOOD)
     for seed in range(3):
         direction = noise((1, 12, 12), 10 + seed)
         step = 1e-5
@@ -81,17 +88,17 @@ def test_features_and_start() -> None:
     patches, updates = noise((3, 8, 8)), 50 * noise((3, 8, 8), 1)
     intensities = np.random.default_rng(2).uniform(1, 40, size=(3, 8, 8))
     coverage = np.random.default_rng(3).uniform(0, 100, size=(3, 8, 8))
-    features, start, turns = sweepnet_features(patches, updates, intensities, coverage)
+    features, start, rotations = sweepnet_features(patches, updates, intensities, coverage)
     assert features.shape == (3, 6, 8, 8)
     assert features.dtype == np.float64
-    np.testing.assert_allclose(np.abs(turns), 1, atol=1e-6)
+    np.testing.assert_allclose(np.abs(rotations), 1, atol=1e-6)
     brightest = intensities.max(axis=(1, 2), keepdims=True)
     steps = updates / (intensities + BACK_PROJECTION_EPSILON * brightest)
-    np.testing.assert_allclose(start, (patches + steps) * turns[:, None, None])
+    np.testing.assert_allclose(start, (patches + steps) * rotations[:, None, None])
     estimate = features[:, 0] + 1 + 1j * features[:, 1]
-    np.testing.assert_allclose(estimate, patches * turns[:, None, None])
+    np.testing.assert_allclose(estimate, patches * rotations[:, None, None])
     np.testing.assert_allclose(
-        features[:, 2] + 1j * features[:, 3], steps * turns[:, None, None], rtol=1e-9
+        features[:, 2] + 1j * features[:, 3], steps * rotations[:, None, None], rtol=1e-9
     )
     np.testing.assert_allclose(features[:, 4] ** 2, intensities / brightest)
     np.testing.assert_allclose(features[:, 5], np.log1p(coverage) / COVERAGE_SCALE)
@@ -113,7 +120,7 @@ def test_a_global_phase_does_not_reach_the_network() -> None:
 
 def test_turned_and_turned_back() -> None:
     image = np.random.default_rng(0).random((6, 6))
-    there, back = turned_pixels(6, (0, 1, 3))
+    there, back = rotated_pixels(6, (0, 1, 3))
     for number, order, inverse in zip((0, 1, 3), there, back, strict=True):
         turned = image.ravel()[order]
         assert np.array_equal(turned.reshape(6, 6), np.rot90(image, number))

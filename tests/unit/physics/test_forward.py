@@ -81,11 +81,11 @@ def test_half_shifts_add_up(shape: tuple[int, int]) -> None:
 
 def test_each_position_has_its_own_shift() -> None:
     probe = noise((1, 8, 8))
-    rests = np.array([[0.0, 0.0], [0.25, -0.4], [-0.5, 0.1]])
-    together = shift_probe(probe, rests)
+    subpixel_shifts = np.array([[0.0, 0.0], [0.25, -0.4], [-0.5, 0.1]])
+    together = shift_probe(probe, subpixel_shifts)
     assert together.shape == (3, 1, 8, 8)
     for index in range(3):
-        alone = shift_probe(probe, rests[index : index + 1])
+        alone = shift_probe(probe, subpixel_shifts[index : index + 1])
         np.testing.assert_allclose(together[index], alone[0], atol=1e-12)
     np.testing.assert_allclose(together[0], probe, atol=1e-12)
 
@@ -188,10 +188,12 @@ def lopsided() -> tuple[NDArray[np.complex128], NDArray[np.float64], NDArray[np.
 def test_positions_transposed_or_mirrored_do_not_fit(lopsided) -> None:
     object_, positions, probe = lopsided
     patterns = predict_patterns(object_, ORIGIN, positions, probe)
-    good = np.ones((16, 16), bool)
+    valid_mask = np.ones((16, 16), bool)
 
     def residual(other: NDArray[np.float64]) -> float:
-        return amplitude_residual(predict_patterns(object_, ORIGIN, other, probe), patterns, good)
+        return amplitude_residual(
+            predict_patterns(object_, ORIGIN, other, probe), patterns, valid_mask
+        )
 
     assert residual(positions) == 0
     assert residual(positions[:, ::-1]) > 0.05
@@ -226,22 +228,22 @@ def test_a_position_between_pixels_equals_the_moved_object(lopsided) -> None:
 def test_poisson_loss() -> None:
     expected = np.array([[[2.0, 5.0], [0.5, 3.0]]])
     counts = np.array([[[1, 5], [0, 7]]])
-    good = np.ones((2, 2), bool)
+    valid_mask = np.ones((2, 2), bool)
     terms = [2 - 1 + np.log(1 / 2), 0.0, 0.5, 3 - 7 + 7 * np.log(7 / 3)]
-    assert poisson_loss(expected, counts, good) == pytest.approx(np.mean(terms), abs=1e-5)
-    good[1, 1] = False
-    assert poisson_loss(expected, counts, good) == pytest.approx(np.mean(terms[:3]), abs=1e-5)
+    assert poisson_loss(expected, counts, valid_mask) == pytest.approx(np.mean(terms), abs=1e-5)
+    valid_mask[1, 1] = False
+    assert poisson_loss(expected, counts, valid_mask) == pytest.approx(np.mean(terms[:3]), abs=1e-5)
 
 
 def test_poisson_loss_is_least_for_the_truth_and_finite_in_the_dark() -> None:
     counts = np.random.default_rng(0).poisson(20.0, size=(4, 8, 8)).astype(float)
-    good = np.ones((8, 8), bool)
-    assert poisson_loss(counts, counts, good) == pytest.approx(0, abs=1e-6)
-    assert poisson_loss(1.01 * counts, counts, good) > 0
-    assert poisson_loss(0.99 * counts, counts, good) > 0
-    dark = poisson_loss(np.zeros((1, 8, 8)), np.ones((1, 8, 8)), good)
+    valid_mask = np.ones((8, 8), bool)
+    assert poisson_loss(counts, counts, valid_mask) == pytest.approx(0, abs=1e-6)
+    assert poisson_loss(1.01 * counts, counts, valid_mask) > 0
+    assert poisson_loss(0.99 * counts, counts, valid_mask) > 0
+    dark = poisson_loss(np.zeros((1, 8, 8)), np.ones((1, 8, 8)), valid_mask)
     assert np.isfinite(dark)
-    assert poisson_loss(np.zeros((1, 8, 8)), np.zeros((1, 8, 8)), good) == 0
+    assert poisson_loss(np.zeros((1, 8, 8)), np.zeros((1, 8, 8)), valid_mask) == 0
 
 
 def test_poisson_loss_takes_the_integers_of_a_detector() -> None:
@@ -254,5 +256,5 @@ def test_poisson_loss_takes_the_integers_of_a_detector() -> None:
 def test_amplitude_residual() -> None:
     counts = np.array([[[4, 9], [16, 100]]], np.uint8)
     expected = np.array([[[9.0, 9.0], [16.0, 0.0]]])
-    good = np.array([[True, True], [True, False]])
-    assert amplitude_residual(expected, counts, good) == pytest.approx(1 / 29)
+    valid_mask = np.array([[True, True], [True, False]])
+    assert amplitude_residual(expected, counts, valid_mask) == pytest.approx(1 / 29)

@@ -20,17 +20,17 @@ def test_shot_noise_of_a_pixel(expected: float) -> None:
 def test_the_truth_misses_its_counts_by_shot_noise() -> None:
     rng = np.random.default_rng(0)
     expected = rng.exponential(20.0, (40, 16, 16))
-    good = np.ones((16, 16), bool)
-    good[3] = False
+    valid_mask = np.ones((16, 16), bool)
+    valid_mask[3] = False
     counts = rng.poisson(expected)
     counts[:, 3] = 60000
-    misfit = measure_misfit(expected.astype(np.float32), counts.astype(np.uint16), good)
+    misfit = measure_misfit(expected.astype(np.float32), counts.astype(np.uint16), valid_mask)
     assert misfit is not None
     assert misfit.over_noise == pytest.approx(1, abs=0.05)
-    lit = (expected >= 1) & good
+    lit = (expected >= 1) & valid_mask
     squares = (np.sqrt(expected[lit]) - np.sqrt(counts[lit])) ** 2
     assert misfit.share == pytest.approx(squares.sum() / counts[lit].sum(), rel=1e-5)
-    wrong = measure_misfit(1.5 * expected, counts, good)
+    wrong = measure_misfit(1.5 * expected, counts, valid_mask)
     assert wrong is not None
     assert wrong.over_noise > 2
 

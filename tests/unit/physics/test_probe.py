@@ -74,7 +74,7 @@ def test_overlap_counts_illuminations(n_modes: int, step: int, expected: float) 
     """Bright squares of 8 px a side, 24 px apart or filling the canvas."""
     probe = np.zeros((n_modes, 16, 16), dtype=np.complex64)
     probe[:, 4:12, 4:12] = 3e3 + 1e3j
-    corners = np.stack(np.meshgrid(*[np.arange(0, 480, step)] * 2), axis=-1).reshape(-1, 2)
-    light = np.repeat((np.abs(probe) ** 2).sum(axis=0)[np.newaxis], len(corners), axis=0)
-    coverage = place_patches(light, corners + 8, (496, 496)).astype(np.float32)
+    patch_origins = np.stack(np.meshgrid(*[np.arange(0, 480, step)] * 2), axis=-1).reshape(-1, 2)
+    light = np.repeat((np.abs(probe) ** 2).sum(axis=0)[np.newaxis], len(patch_origins), axis=0)
+    coverage = place_patches(light, patch_origins + 8, (496, 496)).astype(np.float32)
     assert illumination_overlap(coverage, probe) == pytest.approx(expected, rel=0.05)

@@ -1,0 +1,1 @@
+"""What the backends share; no framework is imported here."""

@@ -1,0 +1,40 @@
+"""Measured amplitudes as every backend keeps them."""
+
+import numpy as np
+
+from ptychopinn_plugin.array_types import BoolArray, FloatArray, IntArray, RealArray
+from ptychopinn_plugin.data import inpaint
+
+JUDGED_PIXELS = 1 << 20
+"""Enough to tell a misfit from noise, and done in a tenth of a second."""
+
+_CHUNK = 1024
+
+
+def corner_amplitudes(patterns: RealArray, bad_pixels: BoolArray) -> FloatArray:
+    """Return the square root of counts, zero frequency in the corner, bad pixels filled.
+
+    Parameters
+    ----------
+    patterns : ndarray, shape (n_positions, height, width)
+        Counts, zero frequency in the middle.
+    bad_pixels : ndarray of bool, shape (height, width)
+
+    Returns
+    -------
+    ndarray of float32, shape (n_positions, height, width)
+    """
+    result = np.empty(patterns.shape, dtype=np.float32)
+    for start in range(0, len(patterns), _CHUNK):
+        counts = patterns[start : start + _CHUNK].astype(np.float32)
+        if bad_pixels.any():
+            # For the network alone: the loss leaves these pixels out.
+            counts = inpaint(counts, bad_pixels)
+        result[start : start + _CHUNK] = np.sqrt(np.fft.ifftshift(counts, axes=(1, 2)))
+    return result
+
+
+def judged_positions(n_positions: int, shape: tuple[int, int]) -> IntArray:
+    """Return positions from all over a scan, as many as it takes to judge a misfit."""
+    count = min(n_positions, max(16, JUDGED_PIXELS // (shape[0] * shape[1])))
+    return np.linspace(0, n_positions - 1, count).astype(np.int64)

@@ -1,0 +1,101 @@
+"""A smooth surface from slopes: what corrects the slow phase of an object in every backend."""
+
+import numpy as np
+
+from ptychopinn_plugin.array_types import ComplexArray, FloatArray
+from ptychopinn_plugin.physics import illuminated_size
+
+RIDGE = 2.0
+"""As if so many patterns asked for no change; finer waves meet more resistance."""
+
+MAX_ORDER = 8
+
+MIN_PATTERNS = 4
+"""Fewer say nothing of a slow phase."""
+
+
+def slow_phase(
+    patch_origins_px: FloatArray,
+    slopes: FloatArray,
+    weights: FloatArray,
+    probe: ComplexArray,
+    shape: tuple[int, int],
+) -> FloatArray:
+    """Return the phase on a canvas that patterns with these slopes miss.
+
+    Parameters
+    ----------
+    patch_origins_px : ndarray, shape (n_positions, 2)
+        (y, x) of the patches' first pixels on the canvas.
+    slopes, weights : ndarray, shape (n_positions, 2)
+        Radians a pixel, and the inverse variance of each up to a common factor.
+    probe : ndarray of complex, shape (n_modes, height, width)
+    shape : (height, width)
+        Of the canvas.
+
+    Returns
+    -------
+    ndarray of float32, shape `shape`
+    """
+    centre = np.array([side // 2 for side in probe.shape[-2:]])
+    width = illuminated_size(probe, share=0.98, multiple=2)
+    surface = fit_surface(patch_origins_px + centre, slopes, weights, float(width), shape)
+    return np.asarray(surface, dtype=np.float32)
+
+
+def fit_surface(
+    patch_origins_px: FloatArray,
+    slopes: FloatArray,
+    weights: FloatArray,
+    width_px: float,
+    shape: tuple[int, int],
+) -> FloatArray:
+    """Fit a smooth surface to slopes: a plane and cosines no finer than the probe.
+
+    Parameters
+    ----------
+    patch_origins_px : ndarray, shape (n_positions, 2)
+        (y, x) on the canvas.
+    slopes, weights : ndarray, shape (n_positions, 2)
+    width_px : float
+        Of the illumination.
+    shape : (height, width)
+        Of the canvas.
+
+    Returns
+    -------
+    ndarray of float64, shape `shape`
+        Constant outside the box of the positions.
+    """
+    first = patch_origins_px.min(axis=0)
+    extent = np.maximum(np.ptp(patch_origins_px, axis=0), 1.0)
+    orders = np.minimum(extent // width_px, MAX_ORDER).astype(int)
+    waves = [(a, b) for a in range(orders[0] + 1) for b in range(orders[1] + 1) if (a, b) != (0, 0)]
+    scaled_origins = (patch_origins_px - first) / extent
+    columns = [_slopes_of(wave, scaled_origins, extent) for wave in waves]
+    columns += [np.tile(axis / extent, (len(scaled_origins), 1)) for axis in np.eye(2)]
+    root = np.sqrt(weights / weights.mean())
+    matrix = np.stack([(column * root).ravel() for column in columns], axis=1)
+    # Finer waves must be asked for by more patterns.
+    penalty = np.array([a * a + b * b for a, b in waves] + [0.0, 0.0])
+    normal = matrix.T @ matrix
+    one_pattern = np.trace(normal) / len(normal) / len(scaled_origins)
+    normal += np.diag(RIDGE * one_pattern * (1 + penalty))
+    amounts = np.linalg.solve(normal, matrix.T @ (slopes * root).ravel())
+    y, x = (
+        np.clip((np.arange(side) - start) / length, 0, 1)
+        for side, start, length in zip(shape, first, extent, strict=True)
+    )
+    surface = amounts[-2] * y[:, np.newaxis] + amounts[-1] * x[np.newaxis, :]
+    for (a, b), amount in zip(waves, amounts, strict=False):
+        surface = surface + amount * np.outer(np.cos(np.pi * a * y), np.cos(np.pi * b * x))
+    return np.asarray(surface - surface.mean())
+
+
+def _slopes_of(wave: tuple[int, int], scaled_origins: FloatArray, extent: FloatArray) -> FloatArray:
+    """Return the gradient of cos(pi a u) cos(pi b v) in (y, x), radians a pixel."""
+    a, b = np.pi * wave[0], np.pi * wave[1]
+    u, v = scaled_origins[:, 0], scaled_origins[:, 1]
+    along_y = -a * np.sin(a * u) * np.cos(b * v) / extent[0]
+    along_x = -b * np.cos(a * u) * np.sin(b * v) / extent[1]
+    return np.stack([along_y, along_x], axis=1)

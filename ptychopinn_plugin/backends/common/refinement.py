@@ -1,0 +1,124 @@
+"""The course of the iterations over an object, the same in every backend."""
+
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import numpy as np
+
+from ptychopinn_plugin.array_types import IntArray
+
+State = TypeVar('State')
+
+MOMENTUM = 0.9
+REGULARISATION = 0.2
+FIRST_STEP = 0.3
+LAST_STEP = 0.01
+PROBE_STEP = 0.1
+MAX_FRACTION = 0.5
+"""Of the way to an object that is worse than the best so far."""
+
+TRIALS = 2
+"""Such objects are tried an iteration, at two fifths of an iteration's cost each."""
+
+PHASE_DRIFT_INTERVAL = 5
+"""Iterations between corrections of the slow phase (`phase_drift`), which iterations alone mend slowly."""
+
+MIN_BATCHES = 16
+"""An iteration has at least so many batches: one batch an iteration would hardly move."""
+
+
+MAX_BATCHES = 64
+"""Each batch moves the whole canvas, so that small batches of a large scan would hardly advance."""
+
+MAX_BATCH_BYTES = 1 << 28
+"""Of one complex number for each pixel and mode, however many the patterns."""
+
+
+def step_size(iteration: int, iterations: int) -> float:
+    """Return how far an iteration moves the object: less and less."""
+    return FIRST_STEP * (1 - iteration / iterations) ** 2 + LAST_STEP
+
+
+def corrects_phase_drift(iteration: int, iterations: int) -> bool:
+    """Tell whether the slow phase is corrected after this iteration."""
+    return (iteration + 1) % PHASE_DRIFT_INTERVAL == 0 and iteration + 1 < iterations
+
+
+def iteration_batches(
+    n_patterns: int, batch_size: int, pattern_bytes: int, seed: int
+) -> Iterator[list[IntArray]]:
+    """Yield the batches of one iteration after the other, patterns in another order each time.
+
+    Parameters
+    ----------
+    n_patterns : int
+    batch_size : int
+        Small scans use smaller batches, and large ones larger.
+    pattern_bytes : int
+        Of one complex number for each pixel and mode.
+    seed : int
+    """
+    size = min(batch_size, max(1, n_patterns // MIN_BATCHES))
+    size = max(size, min(n_patterns // MAX_BATCHES, MAX_BATCH_BYTES // pattern_bytes))
+    rng = np.random.default_rng(seed)
+    while True:
+        order = rng.permutation(n_patterns)
+        yield [order[start : start + size] for start in range(0, n_patterns, size)]
+
+
+def iterate_keep_best(
+    iterations: int,
+    start: State,
+    loss: float,
+    iterate_once: Callable[[int], tuple[State, float]],
+    part_way: Callable[[State, State, float], tuple[State, float]],
+    step_of_all: Callable[[State], State],
+    observer: Callable[[int, float, State], bool | None],
+) -> tuple[State, list[float]]:
+    """Iterate, and keep the best object of all iterations.
+
+    The first steps are long and noisy, so that a good start can get worse before it gets better.
+    The iterations go on from there, but the best then moves only a part of the way, as far as it gets
+    better; where no part is better, it takes a step that all patterns agree on.
+
+    Parameters
+    ----------
+    iterations : int
+    start : State
+        Where the iterations begin, with its `loss`.
+    iterate_once : callable
+        Gets the number of the iteration, from 0, and returns where it led and the loss there.
+    part_way : callable
+        Returns what lies at a share of the way from one state to another, and the loss there.
+    step_of_all : callable
+        Returns where the updates of all patterns together lead from a state; half of the way is
+        tried.
+    observer : callable
+        Gets the number of iterations done, the lowest loss and what has it; True stops.
+
+    Returns
+    -------
+    best : State
+    losses : list of float
+        Of the start and of the best after each iteration; never rising.
+    """
+    best, losses, share = start, [loss], MAX_FRACTION
+    for iteration in range(iterations):
+        newest, loss = iterate_once(iteration)
+        found = newest
+        for _ in range(TRIALS):
+            if loss < losses[-1]:
+                break
+            found, loss = part_way(best, newest, share)
+            # The next iteration begins its trials where this one ends them.
+            share = min(MAX_FRACTION, 2 * share) if loss < losses[-1] else share / 4
+        if not loss < losses[-1]:
+            found, loss = part_way(best, step_of_all(best), MAX_FRACTION)
+        if loss < losses[-1]:
+            best = found
+            losses.append(loss)
+        else:
+            losses.append(losses[-1])
+        if observer(iteration + 1, losses[-1], best):
+            break
+    return best, losses

@@ -1,0 +1,199 @@
+"""What the network learns from: parts of scans, each with the estimates that it would meet."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ptychopinn_plugin.array_types import FloatArray, IntArray, RealArray
+from ptychopinn_plugin.config import Config
+from ptychopinn_plugin.data.grouping import median_step, thin_positions, training_groups
+from ptychopinn_plugin.network import NetworkDescription
+
+SUBSCAN_SIZE = 256
+"""Large enough for neighbours to matter, small enough to predict in half a second on a CPU."""
+
+VALIDATION = -1
+"""Index of a scan that is only validated on: it keeps its own probe."""
+
+SUBSCANS_TOGETHER = 4
+REPEATS = 2
+"""How often each group of a sub-scan is drawn, with one pass or another."""
+
+SPACINGS = (0.0, 0.0, 0.0, 1.6, 2.4, 3.2, 4.0, 4.8)
+"""In steps of the scan: sub-scans with little overlap teach what to do where iterations fail."""
+
+EXPOSURES = (1.0, 1.0, 0.3, 0.1)
+"""Shares of the counts. Binomial thinning of Poisson counts is what a shorter exposure counts."""
+
+VALIDATION_BATCH = 64
+"""Patterns that are validated together."""
+
+
+@dataclass
+class TrainingScan:
+    """A scan on the device, and what is known of its object.
+
+    Attributes
+    ----------
+    index : int
+        Among the training scans, or `VALIDATION`.
+    forward : ForwardModel
+        Of the framework that trains.
+    patch_origins_px : ndarray, shape (n_positions, 2)
+        On the canvas.
+    members : ndarray of int64
+        Positions to learn from.
+    labels : tensor of complex64, shape `forward.canvas_shape`, optional
+        The target's or the known object.
+    countable : bool
+        Whether counts are whole numbers, so that they can be thinned.
+    """
+
+    index: int
+    forward: Any
+    patch_origins_px: FloatArray
+    members: IntArray
+    labels: Any
+    countable: bool
+
+
+@dataclass(frozen=True)
+class SubScan:
+    """Some positions of a scan and the estimates that each pass starts from.
+
+    Attributes
+    ----------
+    scan_index : int
+        Which training scan it is cut from.
+    exposure : float
+        Its counts as a share of the measured ones.
+    forward : ForwardModel
+        Of these positions.
+    groups : ndarray of int64, shape (n_groups, group_size)
+    objects : list of tensors of complex64
+        What each pass is given; the first is flat.
+    labels, label_coverage : tensors, optional
+        On the sub-scan's canvas.
+    """
+
+    scan_index: int
+    exposure: float
+    forward: Any
+    groups: IntArray
+    objects: Sequence[Any]
+    labels: Any
+    label_coverage: Any
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Groups of one sub-scan, for one pass, seen in one of four orientations."""
+
+    subscan: SubScan
+    number_of_pass: int
+    groups: IntArray
+    rotations: int = 0
+
+    @property
+    def object_(self) -> Any:
+        """The estimate that the pass starts from."""
+        return self.subscan.objects[self.number_of_pass]
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether that is the flat start."""
+        return self.number_of_pass == 0
+
+
+MakeSubScan = Callable[[TrainingScan, IntArray, IntArray, float, np.random.Generator], SubScan]
+"""Cuts members and groups of a scan out, at an exposure, and predicts their object."""
+
+
+def thinned_amplitudes(
+    amplitudes: RealArray, exposure: float, rng: np.random.Generator
+) -> RealArray:
+    """Return the amplitudes that a share of the exposure would have measured."""
+    counts = np.rint(amplitudes**2).astype(np.int64)
+    return np.asarray(np.sqrt(rng.binomial(counts, exposure)), dtype=np.float32)
+
+
+def draw_subscan(
+    description: NetworkDescription,
+    scan: TrainingScan,
+    config: Config,
+    rng: np.random.Generator,
+    make: MakeSubScan,
+) -> SubScan:
+    """Draw positions at random density, place and exposure."""
+    positions = scan.patch_origins_px[scan.members]
+    group_size = description.group_size
+    chosen: IntArray = np.arange(len(positions))
+    spacing = SPACINGS[rng.integers(len(SPACINGS))] * median_step(positions)
+    exposure = EXPOSURES[rng.integers(len(EXPOSURES))]
+    if description.architecture == 'cnn':
+        # It sees one group at a time: neither density nor neighbours change what it meets.
+        spacing, exposure = 0.0, 1.0
+    if spacing > 0:
+        thinned = thin_positions(positions, spacing, rng)
+        chosen = thinned if len(thinned) >= max(4, group_size) else chosen
+    centre = positions[chosen[rng.integers(len(chosen))]]
+    distance = ((positions[chosen] - centre) ** 2).sum(axis=1)
+    chosen = np.sort(chosen[np.argsort(distance, kind='stable')[:SUBSCAN_SIZE]])
+    limit = config.training.n_groups
+    if limit is not None:
+        # Shared by the sub-scans of an epoch.
+        limit = -(-limit // -(-limit // SUBSCAN_SIZE))
+    groups = training_groups(
+        positions[chosen], group_size, config.training.neighbor_count, rng, limit
+    )
+    return make(scan, scan.members[chosen], groups, exposure, rng)
+
+
+def epoch_batches(
+    description: NetworkDescription,
+    scans: Sequence[TrainingScan],
+    config: Config,
+    rng: np.random.Generator,
+    make: MakeSubScan,
+) -> Iterator[Batch]:
+    """Yield the batches of an epoch, in which a position is met about `REPEATS` times.
+
+    It is less often met where sub-scans leave positions out.
+    """
+    limit = config.training.n_groups
+    schedule = [
+        scan
+        for scan in scans
+        for _ in range(-(-min(limit or len(scan.members), len(scan.members)) // SUBSCAN_SIZE))
+    ]
+    order = rng.permutation(len(schedule))
+    per_batch = max(1, config.training.batch_size // description.group_size)
+    for start in range(0, len(order), SUBSCANS_TOGETHER):
+        batches = []
+        for index in order[start : start + SUBSCANS_TOGETHER]:
+            subscan = draw_subscan(description, schedule[index], config, rng, make)
+            batches += list(subscan_batches(subscan, per_batch, rng))
+        for index in rng.permutation(len(batches)):
+            yield batches[index]
+
+
+def subscan_batches(subscan: SubScan, per_batch: int, rng: np.random.Generator) -> Iterator[Batch]:
+    """Yield the groups of a sub-scan `REPEATS` times, passes in turn, orientations at random."""
+    passes = len(subscan.objects)
+    count = int(rng.integers(passes))
+    for _ in range(REPEATS):
+        order = rng.permutation(len(subscan.groups))
+        for start in range(0, len(order), per_batch):
+            groups = subscan.groups[order[start : start + per_batch]]
+            yield Batch(subscan, count % passes, groups, int(rng.integers(4)))
+            count += 1
+
+
+def validation_batches(subscan: SubScan) -> Iterator[Batch]:
+    """Yield all groups of a sub-scan in order, for every pass."""
+    per_batch = max(1, VALIDATION_BATCH // subscan.groups.shape[1])
+    for number in range(len(subscan.objects)):
+        for start in range(0, len(subscan.groups), per_batch):
+            yield Batch(subscan, number, subscan.groups[start : start + per_batch])

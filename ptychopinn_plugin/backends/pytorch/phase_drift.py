@@ -1,0 +1,89 @@
+r"""Correct the slow part of an object's phase from the shifts of its patterns.
+
+A phase that rises by :math:`s` radians a pixel under the probe shifts the pattern by
+:math:`\delta = s N / 2 \pi` detector pixels, so each pattern measures the local slope like a
+lenslet of a Shack-Hartmann sensor [1]_. Patches and iterations know their neighbours only, and small
+errors of slope add up to a drift across the field; here all slopes are fitted at once by a smooth
+surface.
+
+With the expected amplitude :math:`a` and the measured one :math:`A`, the shift minimises
+:math:`\sum (A - a + \delta \cdot \nabla a)^2`.
+
+References
+----------
+.. [1] R. Shack, B. Platt, J. Opt. Soc. Am. 61 (1971) 656.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ptychopinn_plugin.array_types import FloatArray
+from ptychopinn_plugin.backends.common.phase_drift import MIN_PATTERNS, slow_phase
+from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
+
+
+@torch.no_grad()
+def correct_phase_drift(forward: ForwardModel, object_: Tensor, batch_size: int = 64) -> Tensor:
+    """Return the object times the smooth phase that its patterns ask for.
+
+    Where that would not raise the likelihood (the positions or the probe may be wrong), the object
+    is returned as it is.
+
+    Parameters
+    ----------
+    forward : ForwardModel
+    object_ : Tensor of complex64, shape `forward.canvas_shape`
+    batch_size : int
+    """
+    if len(forward) < MIN_PATTERNS:
+        return object_
+    slopes, weights, loss = measure_slopes(forward, object_, batch_size)
+    positions = forward.patch_origins_px
+    surface = slow_phase(
+        positions, slopes, weights, forward.probe.cpu().numpy(), forward.canvas_shape
+    )
+    phase = torch.from_numpy(surface).to(object_.device)
+    corrected = object_ * torch.polar(torch.ones_like(phase), phase)
+    return corrected if forward.evaluate_fit(corrected)[0] < loss else object_
+
+
+def measure_slopes(
+    forward: ForwardModel, object_: Tensor, batch_size: int = 64
+) -> tuple[FloatArray, FloatArray, float]:
+    """Measure the slope that each pattern misses.
+
+    Returns
+    -------
+    slopes : ndarray, shape (n_positions, 2)
+        Radians a pixel, (y, x).
+    weights : ndarray, shape (n_positions, 2)
+        Inverse variance of each, up to a common factor.
+    loss : float
+        Poisson loss per pixel of the object, as `ForwardModel.evaluate_fit`.
+    """
+    slopes, weights = [], []
+    loss = 0.0
+    scale = 2 * np.pi / np.array(forward.shape)
+    for indices in torch.arange(len(forward), device=forward.device).split(batch_size):
+        counts = forward.predict_intensity(forward.extract_patches(object_, indices), indices)
+        loss += float(forward.poisson_loss(counts, indices)) * len(indices)
+        expected = torch.sqrt(counts)
+        missing = forward.measured(indices) - expected
+        if forward.valid_mask is not None:
+            missing = missing * forward.valid_mask
+        along_y = (expected.roll(-1, dims=1) - expected.roll(1, dims=1)) / 2
+        along_x = (expected.roll(-1, dims=2) - expected.roll(1, dims=2)) / 2
+        if forward.valid_mask is not None:
+            along_y, along_x = along_y * forward.valid_mask, along_x * forward.valid_mask
+        yy = (along_y * along_y).sum(dim=(1, 2)) + 1e-12
+        xx = (along_x * along_x).sum(dim=(1, 2)) + 1e-12
+        yx = (along_y * along_x).sum(dim=(1, 2))
+        y, x = (missing * along_y).sum(dim=(1, 2)), (missing * along_x).sum(dim=(1, 2))
+        determinant = (yy * xx - yx * yx).clamp(min=1e-12)
+        shift_y = -(xx * y - yx * x) / determinant
+        shift_x = -(yy * x - yx * y) / determinant
+        slopes.append(torch.stack([shift_y, shift_x], dim=1).cpu().numpy() * scale)
+        weights.append(torch.stack([yy, xx], dim=1).cpu().numpy())
+    missed = np.concatenate(slopes).astype(np.float64)
+    return missed, np.concatenate(weights).astype(np.float64), loss / len(forward)

@@ -1,0 +1,224 @@
+"""From patterns to an object: passes of the network, phase synchronization, stitching."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ptychopinn_plugin.array_types import IntArray
+from ptychopinn_plugin.backends.common.prediction import (
+    PAIRS_TOGETHER,
+    STITCHING_FLOOR,
+    UNIFORM_FRACTION,
+    run_passes,
+)
+from ptychopinn_plugin.backends.common.timing import Stopwatch
+from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
+from ptychopinn_plugin.backends.pytorch.network import Network
+from ptychopinn_plugin.backends.pytorch.phase_drift import correct_phase_drift
+from ptychopinn_plugin.backends.pytorch.prediction import Patches, predict_patches
+from ptychopinn_plugin.config import StitchingWeights
+from ptychopinn_plugin.phase_synchronization import CELL_PX, neighbour_pairs, synchronize_phases
+
+PassObserver = Callable[[int, Tensor], bool | None]
+
+
+def start_stopwatch(device: torch.device) -> Stopwatch:
+    """Return a stopwatch that waits for a GPU."""
+
+    def finish() -> None:
+        if device.type == 'cuda':
+            torch.cuda.synchronize(device)
+
+    return Stopwatch(finish)
+
+
+@torch.no_grad()
+def predict_object(
+    network: Network,
+    forward: ForwardModel,
+    *,
+    passes: int | None = None,
+    batch_size: int = 32,
+    rotations: Sequence[int] = (0,),
+    phase_synchronization: bool = True,
+    stitching_weights: StitchingWeights = 'intensity',
+    stopwatch: Stopwatch | None = None,
+    observer: PassObserver | None = None,
+) -> list[Tensor]:
+    """Predict the object of a scan.
+
+    Parameters
+    ----------
+    network : Network
+    forward : ForwardModel
+    passes : int, optional
+        Fewer than the network's, for sub-scans.
+    batch_size : int
+        Patterns in a batch.
+    rotations : sequence of int
+        Quarter turns in which the network looks at each pattern; see `predict_patches`.
+    phase_synchronization : bool
+        Bring the patches of each pass into phase, and at the end correct the slow drift.
+    stitching_weights : 'intensity', 'amplitude' or 'uniform'
+        See `InferenceConfig`.
+    stopwatch : Stopwatch, optional
+        Gets the seconds of 'predict' and 'stitch'.
+    observer : callable, optional
+        Gets the number of passes done and the object; True stops.
+
+    Returns
+    -------
+    list of Tensor of complex64, shape `forward.canvas_shape`
+        The flat start and the object after each pass.
+    """
+
+    def predict(groups: IntArray, object_: Tensor, is_flat: bool) -> Iterator[Patches]:
+        for part in _predict_batches(
+            network, forward, groups, object_, batch_size, is_flat, rotations
+        ):
+            yield replace(part, weights=_weigh(part.weights, stitching_weights))
+
+    return run_passes(
+        network.description,
+        forward.patch_origins_px,
+        forward.flat_object(),
+        passes=passes,
+        phase_synchronization=phase_synchronization,
+        stitch=partial(Stitcher, forward),
+        predict=predict,
+        correct_phase_drift=partial(correct_phase_drift, forward),
+        stopwatch=stopwatch or start_stopwatch(forward.device),
+        observer=observer,
+    )
+
+
+def _predict_batches(
+    network: Network,
+    forward: ForwardModel,
+    groups: IntArray,
+    object_: Tensor,
+    batch_size: int,
+    is_flat: bool,
+    rotations: Sequence[int],
+) -> Iterator[Patches]:
+    where = torch.from_numpy(groups).to(forward.device)
+    for batch in where.split(max(1, batch_size // groups.shape[1])):
+        yield predict_patches(
+            network, forward, batch, object_, is_flat=is_flat, rotations=rotations
+        )
+
+
+def _weigh(intensities: Tensor, rule: StitchingWeights) -> Tensor:
+    if rule == 'amplitude':
+        return torch.sqrt(intensities)
+    if rule == 'uniform':
+        brightest = intensities.amax(dim=(-2, -1), keepdim=True)
+        return (intensities > UNIFORM_FRACTION * brightest).to(intensities.dtype)
+    return intensities
+
+
+class Stitcher:
+    """Adds blocks of weighted patches to a canvas.
+
+    Parameters
+    ----------
+    forward : ForwardModel
+    before : Tensor of complex64, shape `forward.canvas_shape`
+        What stands where no light falls.
+    """
+
+    def __init__(self, forward: ForwardModel, before: Tensor) -> None:
+        self.forward = forward
+        self.before = before
+        self.total = torch.zeros_like(before)
+        self.weight = torch.zeros(before.shape, device=before.device)
+        self._is_empty = True
+
+    def add(self, parts: list[Patches], phase_synchronization: bool) -> None:
+        """Add patches; with `phase_synchronization` their global phases are brought together first."""
+        weighted = [part.values * part.weights for part in parts]
+        phase_factors = weighted[0].new_ones(sum(map(len, weighted)))
+        if phase_synchronization:
+            phase_factors = self._agree(parts, weighted)
+            if not self._is_empty:
+                phase_factors = phase_factors * self._common_phase_factor(
+                    parts, weighted, phase_factors
+                )
+        self._is_empty = False
+        each = phase_factors.split([len(values) for values in weighted])
+        for part, values, phase_factor in zip(parts, weighted, each, strict=True):
+            # Patches predicted together are neighbours, and cover little of the canvas.
+            canvas_window = self.forward.canvas_window(part.indices, values.shape[-1])
+            aligned = values * phase_factor[:, None, None]
+            self.total[canvas_window] += self.forward.place_patches(
+                aligned, part.indices, canvas_window
+            )
+            self.weight[canvas_window] += self.forward.place_patches(
+                part.weights, part.indices, canvas_window
+            )
+
+    def _common_phase_factor(
+        self, parts: list[Patches], weighted: list[Tensor], phase_factors: Tensor
+    ) -> Tensor:
+        """Return what brings a block's own common phase, free as well, to that of the canvas."""
+        agreement = []
+        for part, values in zip(parts, weighted, strict=True):
+            there = self.forward.extract_patches(self.total, part.indices, values.shape[-1])
+            agreement.append((values.conj() * there).sum(dim=(-2, -1)))
+        common = (phase_factors.conj() * torch.cat(agreement)).sum()
+        return common / common.abs() if common.abs() > 0 else torch.ones_like(common)
+
+    def object_(self) -> Tensor:
+        """Return the weighted mean of all patches."""
+        floor = STITCHING_FLOOR * self.weight.max()
+        return (self.total + floor * self.before) / (self.weight + floor)
+
+    def _agree(self, parts: list[Patches], weighted: list[Tensor]) -> Tensor:
+        each = [self.forward.patch_origins[part.indices] for part in parts]
+        patch_origins = torch.cat(each)
+        cells = torch.cat([_cell_sums(*pair) for pair in zip(weighted, each, strict=True)])
+        window = weighted[0].shape[-1]
+        pairs = neighbour_pairs(patch_origins.cpu().numpy().astype(np.float64), float(window))
+        correlations = [
+            _correlate(cells, torch.div(patch_origins, CELL_PX, rounding_mode='floor'), some)
+            for some in torch.from_numpy(pairs).to(self.forward.device).split(PAIRS_TOGETHER)
+        ]
+        found = torch.cat(correlations).cpu().numpy() if correlations else np.empty(0, np.complex64)
+        return torch.from_numpy(synchronize_phases(len(patch_origins), pairs, found)).to(
+            self.forward.device
+        )
+
+
+def _cell_sums(values: Tensor, patch_origins: Tensor) -> Tensor:
+    """Sum weighted patches over the cells of one grid; (n, window, window) to (n, side, side)."""
+    window = values.shape[-1]
+    side = window // CELL_PX + 2
+    inside = torch.arange(window, device=values.device)
+    rows = (patch_origins[:, 0:1] % CELL_PX + inside) // CELL_PX
+    columns = (patch_origins[:, 1:2] % CELL_PX + inside) // CELL_PX
+    cells = (rows[:, :, None] * side + columns[:, None, :]).reshape(len(values), -1)
+    empty = torch.zeros(len(values), side * side, device=values.device)
+    real = empty.scatter_add(1, cells, values.real.reshape(len(values), -1))
+    imaginary = empty.scatter_add(1, cells, values.imag.reshape(len(values), -1))
+    return torch.complex(real, imaginary).view(-1, side, side)
+
+
+def _correlate(cells: Tensor, patch_origins: Tensor, pairs: Tensor) -> Tensor:
+    """Return the sum of first times conjugate second over common cells, for each pair."""
+    side = cells.shape[-1]
+    offset = patch_origins[pairs[:, 1]] - patch_origins[pairs[:, 0]]
+    inside = torch.arange(side, device=cells.device)
+    rows, columns = inside[None] - offset[:, 0:1], inside[None] - offset[:, 1:2]
+    common = ((rows >= 0) & (rows < side))[:, :, None] & ((columns >= 0) & (columns < side))[
+        :, None
+    ]
+    second = cells[
+        pairs[:, 1][:, None, None],
+        rows.clamp(0, side - 1)[:, :, None],
+        columns.clamp(0, side - 1)[:, None, :],
+    ]
+    return (cells[pairs[:, 0]] * second.conj() * common).sum(dim=(1, 2))

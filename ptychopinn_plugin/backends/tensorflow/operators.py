@@ -1,0 +1,147 @@
+"""The physics as graphs: interaction, propagation, measurement, and cutting and placing patches."""
+
+from ptychopinn_plugin.backends.tensorflow.framework import Tensor, compiled, tf
+from ptychopinn_plugin.physics import POISSON_EPSILON
+from ptychopinn_plugin.physics.features import RATIO_EPSILON
+
+
+def intensity(waves: Tensor) -> Tensor:
+    """Sum the modes' intensities: (n, n_modes, height, width) complex to (n, height, width)."""
+    return tf.reduce_sum(squared(waves), axis=1)
+
+
+def squared(values: Tensor) -> Tensor:
+    """Return the squared modulus; its gradient is finite at zero, unlike that of `tf.abs`."""
+    return tf.square(tf.math.real(values)) + tf.square(tf.math.imag(values))
+
+
+def scaled(values: Tensor, factors: Tensor) -> Tensor:
+    """Multiply complex numbers by real ones."""
+    return values * tf.cast(factors, values.dtype)
+
+
+def fourier(waves: Tensor) -> Tensor:
+    """Transform the last two axes; unitary."""
+    return scaled(tf.signal.fft2d(waves), 1 / _root_of_pixels(waves))
+
+
+def inverse_fourier(waves: Tensor) -> Tensor:
+    """Undo `fourier`."""
+    return scaled(tf.signal.ifft2d(waves), _root_of_pixels(waves))
+
+
+def _root_of_pixels(waves: Tensor) -> Tensor:
+    return tf.sqrt(tf.cast(tf.reduce_prod(tf.shape(waves)[-2:]), tf.math.real(waves[..., 0]).dtype))
+
+
+@compiled
+def extract_patches(canvas: Tensor, patch_origins: Tensor, height: int, width: int) -> Tensor:
+    """Cut patches (n, height, width) whose first pixels are at `corners` (n, 2)."""
+    pixels = _patch_pixels(patch_origins, height, width, tf.shape(canvas, tf.int64)[1])
+    return tf.gather(tf.reshape(canvas, [-1]), pixels)
+
+
+@compiled
+def place_patches(patches: Tensor, patch_origins: Tensor, canvas_shape: Tensor) -> Tensor:
+    """Add patches (n, height, width) to an empty canvas: the adjoint of `extract_patches`."""
+    sides = tf.shape(patches, tf.int64)
+    pixels = _patch_pixels(patch_origins, sides[1], sides[2], canvas_shape[1])
+    return tf.reshape(
+        tf.math.unsorted_segment_sum(patches, pixels, tf.reduce_prod(canvas_shape)), canvas_shape
+    )
+
+
+def _patch_pixels(patch_origins: Tensor, height: Tensor, width: Tensor, stride: Tensor) -> Tensor:
+    height, width = tf.cast(height, tf.int64), tf.cast(width, tf.int64)
+    inside = tf.range(height)[:, None] * stride + tf.range(width)[None, :]
+    return (patch_origins[:, 0] * stride + patch_origins[:, 1])[:, None, None] + inside
+
+
+@compiled
+def predict_intensity(probes: Tensor, patches: Tensor) -> Tensor:
+    """Compute expected counts (n, h, w) of probes (n, n_modes, h, w) on patches (n, h, w)."""
+    return intensity(fourier(probes * patches[:, None]))
+
+
+@compiled
+def project_amplitudes(
+    probes: Tensor, patches: Tensor, measured: Tensor, valid_mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Compute `physics.project_amplitudes` and the changes of the exit waves (n, n_modes, h, w)."""
+    spectra = fourier(probes * patches[:, None])
+    ratio = (tf.square(measured) + RATIO_EPSILON) / (intensity(spectra) + RATIO_EPSILON)
+    factor = tf.sqrt(ratio) - 1
+    if valid_mask is not None:
+        factor = factor * valid_mask
+    changes = inverse_fourier(scaled(spectra, factor[:, None]))
+    return tf.reduce_sum(tf.math.conj(probes) * changes, axis=1), changes
+
+
+@compiled
+def probe_update(changes: Tensor, patches: Tensor, subpixel_shifts_px: Tensor) -> Tensor:
+    """Bring changes of exit waves back to the probe: (n_modes, height, width)."""
+    here = changes * tf.math.conj(patches)[:, None]
+    return tf.reduce_sum(shift_probe_back(here, subpixel_shifts_px), axis=0)
+
+
+def poisson_terms(expected: Tensor, counts: Tensor, floor: float) -> Tensor:
+    r"""Compute :math:`\lambda - k + (k + f) \log \frac{k + f}{\lambda + f}` of each pixel.
+
+    The Poisson negative log-likelihood up to terms in :math:`k` alone, least and 0 where
+    :math:`\lambda = k`. The floor :math:`f` keeps it and its gradient finite in the dark.
+    """
+    ratio = (counts + floor) / (expected + floor)
+    return expected - counts + (counts + floor) * tf.math.log(ratio)
+
+
+@compiled
+def misfits(probes: Tensor, patches: Tensor, measured: Tensor, valid_mask: Tensor | None) -> Tensor:
+    """Return three sums over good pixels: Poisson terms, squared misfit and counts, float64."""
+    expected = predict_intensity(probes, patches)
+    images = tf.stack(
+        [
+            poisson_terms(expected, measured**2, POISSON_EPSILON),
+            tf.square(tf.sqrt(expected) - measured),
+            tf.square(measured),
+        ]
+    )
+    if valid_mask is not None:
+        images = images * valid_mask
+    # A float32 sum over a pattern is exact enough; over all of them it is not.
+    return tf.reduce_sum(tf.cast(tf.reduce_sum(images, axis=(-2, -1)), tf.float64), axis=1)
+
+
+@compiled
+def shift_probe(probe: Tensor, subpixel_shifts_px: Tensor) -> Tensor:
+    """Shift a probe (n_modes, h, w) by rests (n, 2), as `physics.shift_probe`."""
+    return tf.signal.ifft2d(tf.signal.fft2d(probe) * _ramp(subpixel_shifts_px, probe))
+
+
+@compiled
+def shift_probe_back(probes: Tensor, subpixel_shifts_px: Tensor) -> Tensor:
+    """Undo `shift_probe` on (n, n_modes, h, w): its adjoint."""
+    return tf.signal.ifft2d(
+        tf.signal.fft2d(probes) * tf.math.conj(_ramp(subpixel_shifts_px, probes))
+    )
+
+
+def _ramp(subpixel_shifts_px: Tensor, probe: Tensor) -> Tensor:
+    sides = tf.shape(probe)[-2:]
+    y = _phase_factors(
+        subpixel_shifts_px[:, 0:1] * _frequencies(sides[0], subpixel_shifts_px.dtype)
+    )
+    x = _phase_factors(
+        subpixel_shifts_px[:, 1:2] * _frequencies(sides[1], subpixel_shifts_px.dtype)
+    )
+    return y[:, None, :, None] * x[:, None, None, :]
+
+
+def _frequencies(side: Tensor, dtype: tf.DType) -> Tensor:
+    """Return `numpy.fft.fftfreq`, of a side that need not be known before."""
+    half = side // 2
+    return tf.cast((tf.range(side) + half) % side - half, dtype) / tf.cast(side, dtype)
+
+
+def _phase_factors(cycles: Tensor) -> Tensor:
+    angle = -2 * 3.141592653589793 * cycles
+    return tf.complex(tf.cos(angle), tf.sin(angle))

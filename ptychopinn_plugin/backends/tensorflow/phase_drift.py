@@ -1,0 +1,99 @@
+r"""Correct the slow part of an object's phase from the shifts of its patterns.
+
+A phase that rises by :math:`s` radians a pixel under the probe shifts the pattern by
+:math:`\delta = s N / 2 \pi` detector pixels, so each pattern measures the local slope like a
+lenslet of a Shack-Hartmann sensor [1]_; `backends.common.phase_drift` fits a smooth surface to all slopes.
+
+With the expected amplitude :math:`a` and the measured one :math:`A`, the shift minimises
+:math:`\sum (A - a + \delta \cdot \nabla a)^2`.
+
+References
+----------
+.. [1] R. Shack, B. Platt, J. Opt. Soc. Am. 61 (1971) 656.
+"""
+
+import numpy as np
+
+from ptychopinn_plugin.array_types import FloatArray
+from ptychopinn_plugin.backends.common.phase_drift import MIN_PATTERNS, slow_phase
+from ptychopinn_plugin.backends.tensorflow.forward import ForwardModel
+from ptychopinn_plugin.backends.tensorflow.framework import Tensor, compiled, tf
+from ptychopinn_plugin.backends.tensorflow.operators import predict_intensity
+
+
+def correct_phase_drift(forward: ForwardModel, object_: Tensor, batch_size: int = 64) -> Tensor:
+    """Return the object times the smooth phase that its patterns ask for.
+
+    Where that would not raise the likelihood (the positions or the probe may be wrong), the object
+    is returned as it is.
+
+    Parameters
+    ----------
+    forward : ForwardModel
+    object_ : Tensor of complex64, shape `forward.canvas_shape`
+    batch_size : int
+    """
+    if len(forward) < MIN_PATTERNS:
+        return object_
+    slopes, weights, loss = measure_slopes(forward, object_, batch_size)
+    surface = slow_phase(
+        forward.patch_origins_px, slopes, weights, forward.probe.numpy(), forward.canvas_shape
+    )
+    corrected = object_ * tf.complex(tf.cos(surface), tf.sin(surface))
+    return corrected if forward.evaluate_fit(corrected)[0] < loss else object_
+
+
+def measure_slopes(
+    forward: ForwardModel, object_: Tensor, batch_size: int = 64
+) -> tuple[FloatArray, FloatArray, float]:
+    """Measure the slope that each pattern misses.
+
+    Returns
+    -------
+    slopes : ndarray, shape (n_positions, 2)
+        Radians a pixel, (y, x).
+    weights : ndarray, shape (n_positions, 2)
+        Inverse variance of each, up to a common factor.
+    loss : float
+        Poisson loss per pixel of the object, as `ForwardModel.evaluate_fit`.
+    """
+    slopes, weights = [], []
+    loss = 0.0
+    scale = 2 * np.pi / np.array(forward.shape)
+    for indices in forward.batches(batch_size):
+        patches = forward.extract_patches(object_, indices)
+        counts, shifts, sharpness = _measure_shifts(
+            forward.probes(indices), patches, forward.measured(indices), forward.valid_mask
+        )
+        loss += float(forward.poisson_loss(counts, indices)) * len(indices)
+        slopes.append(shifts.numpy() * scale)
+        weights.append(sharpness.numpy())
+    missed = np.concatenate(slopes).astype(np.float64)
+    return missed, np.concatenate(weights).astype(np.float64), loss / len(forward)
+
+
+@compiled
+def _measure_shifts(
+    probes: Tensor, patches: Tensor, measured: Tensor, valid_mask: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return expected counts, shifts in pixels (n, 2) and their inverse variance (n, 2)."""
+    counts = predict_intensity(probes, patches)
+    expected = tf.sqrt(counts)
+    missing = measured - expected
+    along_y = (tf.roll(expected, -1, axis=1) - tf.roll(expected, 1, axis=1)) / 2
+    along_x = (tf.roll(expected, -1, axis=2) - tf.roll(expected, 1, axis=2)) / 2
+    if valid_mask is not None:
+        missing, along_y, along_x = missing * valid_mask, along_y * valid_mask, along_x * valid_mask
+
+    def dot(first: Tensor, second: Tensor) -> Tensor:
+        return tf.reduce_sum(first * second, axis=(1, 2))
+
+    yy, xx, yx = (
+        dot(along_y, along_y) + 1e-12,
+        dot(along_x, along_x) + 1e-12,
+        dot(along_y, along_x),
+    )
+    y, x = dot(missing, along_y), dot(missing, along_x)
+    determinant = tf.maximum(yy * xx - yx * yx, 1e-12)
+    shifts = [-(xx * y - yx * x) / determinant, -(yy * x - yx * y) / determinant]
+    return counts, tf.stack(shifts, axis=1), tf.stack([yy, xx], axis=1)

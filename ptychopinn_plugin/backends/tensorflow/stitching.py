@@ -1,0 +1,221 @@
+"""From patterns to an object: passes of the network, phase synchronization, stitching."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+
+from ptychopinn_plugin.array_types import ComplexArray, IntArray
+from ptychopinn_plugin.backends.common.prediction import (
+    PAIRS_TOGETHER,
+    STITCHING_FLOOR,
+    UNIFORM_FRACTION,
+    run_passes,
+)
+from ptychopinn_plugin.backends.common.timing import Stopwatch
+from ptychopinn_plugin.backends.tensorflow.forward import ForwardModel
+from ptychopinn_plugin.backends.tensorflow.framework import Tensor, compiled, tf
+from ptychopinn_plugin.backends.tensorflow.network import Network
+from ptychopinn_plugin.backends.tensorflow.operators import scaled
+from ptychopinn_plugin.backends.tensorflow.phase_drift import correct_phase_drift
+from ptychopinn_plugin.backends.tensorflow.prediction import Patches, predict_patches
+from ptychopinn_plugin.config import StitchingWeights
+from ptychopinn_plugin.phase_synchronization import CELL_PX, neighbour_pairs, synchronize_phases
+
+PassObserver = Callable[[int, Tensor], bool | None]
+
+
+def start_stopwatch() -> Stopwatch:
+    """Return a stopwatch that waits for the device."""
+    return Stopwatch(lambda: tf.zeros(()).numpy())
+
+
+def predict_object(
+    network: Network,
+    forward: ForwardModel,
+    *,
+    passes: int | None = None,
+    batch_size: int = 32,
+    rotations: Sequence[int] = (0,),
+    phase_synchronization: bool = True,
+    stitching_weights: StitchingWeights = 'intensity',
+    stopwatch: Stopwatch | None = None,
+    observer: PassObserver | None = None,
+) -> list[Tensor]:
+    """Predict the object of a scan.
+
+    Parameters
+    ----------
+    network : Network
+    forward : ForwardModel
+    passes : int, optional
+        Fewer than the network's, for sub-scans.
+    batch_size : int
+        Patterns in a batch.
+    rotations : sequence of int
+        Quarter turns in which the network looks at each pattern; see `predict_patches`.
+    phase_synchronization : bool
+        Bring the patches of each pass into phase, and at the end correct the slow drift.
+    stitching_weights : 'intensity', 'amplitude' or 'uniform'
+        See `InferenceConfig`.
+    stopwatch : Stopwatch, optional
+        Gets the seconds of 'predict' and 'stitch'.
+    observer : callable, optional
+        Gets the number of passes done and the object; True stops.
+
+    Returns
+    -------
+    list of Tensor of complex64, shape `forward.canvas_shape`
+        The flat start and the object after each pass.
+    """
+
+    def predict(groups: IntArray, object_: Tensor, is_flat: bool) -> Iterator[Patches]:
+        for part in _predict_batches(
+            network, forward, groups, object_, batch_size, is_flat, rotations
+        ):
+            yield replace(part, weights=_weigh(part.weights, stitching_weights))
+
+    return run_passes(
+        network.description,
+        forward.patch_origins_px,
+        forward.flat_object(),
+        passes=passes,
+        phase_synchronization=phase_synchronization,
+        stitch=partial(Stitcher, forward),
+        predict=predict,
+        correct_phase_drift=partial(correct_phase_drift, forward),
+        stopwatch=stopwatch or start_stopwatch(),
+        observer=observer,
+    )
+
+
+def _predict_batches(
+    network: Network,
+    forward: ForwardModel,
+    groups: IntArray,
+    object_: Tensor,
+    batch_size: int,
+    is_flat: bool,
+    rotations: Sequence[int],
+) -> Iterator[Patches]:
+    # All orientations of a batch go through the network together.
+    step = max(1, batch_size // (groups.shape[1] * len(rotations)))
+    for start in range(0, len(groups), step):
+        batch = groups[start : start + step]
+        yield predict_patches(
+            network, forward, batch, object_, is_flat=is_flat, rotations=rotations
+        )
+
+
+def _weigh(intensities: Tensor, rule: StitchingWeights) -> Tensor:
+    if rule == 'amplitude':
+        return tf.sqrt(intensities)
+    if rule == 'uniform':
+        brightest = tf.reduce_max(intensities, axis=(-2, -1), keepdims=True)
+        return tf.cast(intensities > UNIFORM_FRACTION * brightest, intensities.dtype)
+    return intensities
+
+
+class Stitcher:
+    """Adds blocks of weighted patches to a canvas.
+
+    Parameters
+    ----------
+    forward : ForwardModel
+    before : Tensor of complex64, shape `forward.canvas_shape`
+        What stands where no light falls.
+    """
+
+    def __init__(self, forward: ForwardModel, before: Tensor) -> None:
+        self.forward = forward
+        self.before = before
+        # Arrays, as blocks are added to parts of them.
+        self.total = np.zeros(before.shape, dtype=np.complex64)
+        self.weight = np.zeros(before.shape, dtype=np.float32)
+        self._is_empty = True
+
+    def add(self, parts: list[Patches], phase_synchronization: bool) -> None:
+        """Add patches; with `phase_synchronization` their global phases are brought together first."""
+        weighted = [scaled(part.values, part.weights) for part in parts]
+        sizes = [len(part.indices) for part in parts]
+        phase_factors = np.ones(sum(sizes), dtype=np.complex64)
+        if phase_synchronization:
+            phase_factors = self._agree(parts, weighted)
+            if not self._is_empty:
+                phase_factors = phase_factors * self._common_phase_factor(
+                    parts, weighted, phase_factors
+                )
+        self._is_empty = False
+        each = np.split(phase_factors, np.cumsum(sizes)[:-1])
+        for part, values, phase_factor in zip(parts, weighted, each, strict=True):
+            # Patches predicted together are neighbours, and cover little of the canvas.
+            canvas_window = self.forward.canvas_window(part.indices, part.values.shape[-1])
+            aligned = values * phase_factor[:, None, None]
+            self.total[canvas_window] += self.forward.place_patches(
+                aligned, part.indices, canvas_window
+            ).numpy()
+            self.weight[canvas_window] += self.forward.place_patches(
+                part.weights, part.indices, canvas_window
+            ).numpy()
+
+    def _common_phase_factor(
+        self, parts: list[Patches], weighted: list[Tensor], phase_factors: ComplexArray
+    ) -> np.complex64:
+        """Return what brings a block's own common phase, free as well, to that of the canvas."""
+        so_far, agreement = tf.constant(self.total), []
+        for part, values in zip(parts, weighted, strict=True):
+            there = self.forward.extract_patches(so_far, part.indices, part.values.shape[-1])
+            agreement.append(tf.reduce_sum(tf.math.conj(values) * there, axis=(-2, -1)).numpy())
+        common = (phase_factors.conj() * np.concatenate(agreement)).sum()
+        return np.complex64(common / abs(common) if abs(common) > 0 else 1)
+
+    def object_(self) -> Tensor:
+        """Return the weighted mean of all patches."""
+        floor = STITCHING_FLOOR * self.weight.max()
+        weight = tf.constant(self.weight)
+        return scaled(tf.constant(self.total) + scaled(self.before, floor), 1 / (weight + floor))
+
+    def _agree(self, parts: list[Patches], weighted: list[Tensor]) -> ComplexArray:
+        each = [self.forward.patch_origins[part.indices] for part in parts]
+        patch_origins = np.concatenate(each)
+        cells = tf.concat([_cell_sums(*pair) for pair in zip(weighted, each, strict=True)], axis=0)
+        window = parts[0].values.shape[-1]
+        pairs = neighbour_pairs(patch_origins.astype(np.float64), float(window))
+        found = [np.empty(0, np.complex64)]
+        for start in range(0, len(pairs), PAIRS_TOGETHER):
+            some = pairs[start : start + PAIRS_TOGETHER]
+            found.append(_correlate(cells, patch_origins // CELL_PX, some).numpy())
+        return synchronize_phases(len(patch_origins), pairs, np.concatenate(found))
+
+
+@compiled
+def _cell_sums(values: Tensor, patch_origins: Tensor) -> Tensor:
+    """Sum weighted patches over the cells of one grid; (n, window, window) to (n, side, side)."""
+    sides = tf.shape(values, tf.int64)
+    side = sides[-1] // CELL_PX + 2
+    inside = tf.range(sides[-1])
+    rows = (patch_origins[:, 0:1] % CELL_PX + inside) // CELL_PX
+    columns = (patch_origins[:, 1:2] % CELL_PX + inside) // CELL_PX
+    cells = rows[:, :, None] * side + columns[:, None, :]
+    cells += tf.range(sides[0])[:, None, None] * side * side
+    summed = tf.math.unsorted_segment_sum(values, cells, sides[0] * side * side)
+    return tf.reshape(summed, [sides[0], side, side])
+
+
+@compiled
+def _correlate(cells: Tensor, patch_origins: Tensor, pairs: Tensor) -> Tensor:
+    """Return the sum of first times conjugate second over common cells, for each pair."""
+    side = tf.shape(cells, tf.int64)[-1]
+    first, second = pairs[:, 0], pairs[:, 1]
+    offset = tf.gather(patch_origins, second) - tf.gather(patch_origins, first)
+    inside = tf.range(side)
+    rows, columns = inside[None] - offset[:, 0:1], inside[None] - offset[:, 1:2]
+    common = ((rows >= 0) & (rows < side))[:, :, None]
+    common &= ((columns >= 0) & (columns < side))[:, None, :]
+    rows = tf.clip_by_value(rows, 0, side - 1)[:, :, None]
+    columns = tf.clip_by_value(columns, 0, side - 1)[:, None, :]
+    pixels = (second[:, None, None] * side + rows) * side + columns
+    others = tf.gather(tf.reshape(cells, [-1]), pixels)
+    products = tf.gather(cells, first) * tf.math.conj(others)
+    return tf.reduce_sum(scaled(products, common), axis=(1, 2))

@@ -1,0 +1,88 @@
+"""What the package logs: in the file of a training run, and as notes to who runs a command."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from ptychopinn_plugin.log import logging_warnings
+
+if TYPE_CHECKING:
+    from ptychopinn_plugin.backends.protocol import Progress
+
+logger = logging.getLogger('ptychopinn_plugin')
+
+
+class _LogFile(logging.FileHandler):
+    """A log that does not end a training because a line cannot be written."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Leave the line out where the disk is full; whatever follows reports that."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
+@contextmanager
+def keeping_log(path: Path) -> Iterator[None]:
+    """Write what the package logs to a file, while the block runs."""
+    handler = _LogFile(path, encoding='utf-8')
+    handler.setFormatter(logging.Formatter('%(asctime)s %(levelname)s %(message)s'))
+    former = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(former)
+        logger.removeHandler(handler)
+        handler.close()
+
+
+class _Notes(logging.Handler):
+    """Shows what the package warns of, in the words in which the commands speak."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a line on stderr."""
+        typer.echo(f'note: {record.getMessage()}', err=True)
+
+
+@contextmanager
+def showing_warnings() -> Iterator[None]:
+    """Print what the package warns of as notes, while the block runs."""
+    handler = _Notes(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        with logging_warnings():
+            yield
+    finally:
+        logger.removeHandler(handler)
+
+
+class EpochJournal:
+    """Logs the losses of each epoch.
+
+    Parameters
+    ----------
+    epochs_before : int
+        How many the model had when this training began.
+    """
+
+    def __init__(self, epochs_before: int) -> None:
+        self._epoch = epochs_before
+        self._stage = ''
+
+    def __call__(self, progress: 'Progress') -> None:
+        """Log a step, where it is the end of an epoch or the first of a stage."""
+        if progress.stage != self._stage:
+            self._stage = progress.stage
+            logger.info('stage: %s', progress.stage)
+        if progress.stage == 'train' and 'validation_loss' in progress.losses:
+            self._epoch += 1
+            losses = ', '.join(f'{name} {value:.6g}' for name, value in progress.losses.items())
+            rate = progress.patterns_per_second
+            speed = '' if rate is None else f', {rate:.0f} patterns/s'
+            logger.info('epoch %d: %s%s', self._epoch, losses, speed)

@@ -1,0 +1,235 @@
+"""Patterns from one place, positions from another: how the two become a scan.
+
+Ptychodus keeps positions as (x, y) in metres. Pixel i of an object with W pixels across lies at
+``center + (i - (W - 1) / 2) * pixel``, and a patch of n pixels is centred between its pixels, at
+``(n - 1) / 2``. This project gives the position of pixel ``n // 2``, which for an even n lies half
+a pixel further. The turn from (x, y) to (y, x) and from one middle to the other happens here.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray, IntArray, RealArray
+from ptychopinn_plugin.data.scan import Geometry, Scan
+from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.text import count
+
+HC_J_M = 6.62607015e-34 * 299792458.0
+ELECTRON_VOLT_J = 1.602176634e-19
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a detector recorded, and what its file says about it.
+
+    Attributes
+    ----------
+    patterns : ndarray, shape (n_patterns, height, width)
+    indexes : ndarray of int, shape (n_patterns,)
+        By which patterns meet positions; negative where a pattern is to be left out.
+    bad_pixels : ndarray of bool, shape (height, width), optional
+    geometry : Geometry
+        Without the size of an object pixel.
+    """
+
+    patterns: RealArray
+    indexes: IntArray
+    bad_pixels: BoolArray | None = None
+    geometry: Geometry = field(default_factory=Geometry)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Product:
+    """Positions, probe and object in metres, as Ptychodus keeps them.
+
+    Attributes
+    ----------
+    indexes : ndarray of int, shape (n_positions,)
+    positions_m : ndarray, shape (n_positions, 2)
+        (y, x), at the middle of the patch.
+    probe : ndarray of complex, shape (n_modes, height, width), optional
+    object_ : ndarray of complex, shape (object_height, object_width), optional
+    center_m : (float, float), optional
+        (y, x) of the middle of the object.
+    name, comments : str
+    losses : tuple of float
+        Of each epoch of what made it.
+    """
+
+    indexes: IntArray
+    positions_m: FloatArray
+    probe: ComplexArray | None = None
+    object_: ComplexArray | None = None
+    center_m: tuple[float, float] | None = None
+    geometry: Geometry = field(default_factory=Geometry)
+    notes: tuple[str, ...] = ()
+    name: str = ''
+    comments: str = ''
+    losses: tuple[float, ...] = ()
+
+
+def wavelength_m(photon_energy_eV: float) -> float:
+    """Return the wavelength of a photon."""
+    return HC_J_M / (photon_energy_eV * ELECTRON_VOLT_J)
+
+
+def middle_offset_px(size: int) -> float:
+    """Return how far pixel ``size // 2`` lies beyond the middle of a patch."""
+    return size // 2 - (size - 1) / 2
+
+
+def single_probe(probe: ComplexArray) -> tuple[ComplexArray, tuple[str, ...]]:
+    """Return (modes, height, width) of a probe that may vary with the position, and a note."""
+    if probe.ndim == 2:
+        return probe[np.newaxis], ()
+    if probe.ndim == 3:
+        return probe, ()
+    if probe.ndim != 4:
+        raise DataError(
+            f'The probe must have 2 to 4 axes, (variations, modes, height, width); '
+            f'got shape {probe.shape}.'
+        )
+    if len(probe) == 1:
+        return probe[0], ()
+    return probe[0], (f'The first of {len(probe)} orthogonal variations of the probe is used.',)
+
+
+def single_layer(object_: ComplexArray) -> tuple[ComplexArray, tuple[str, ...]]:
+    """Return (height, width) of an object that may have layers, and a note."""
+    if object_.ndim == 2:
+        return object_, ()
+    if object_.ndim != 3:
+        raise DataError(f'The object must have 2 or 3 axes; got shape {object_.shape}.')
+    if len(object_) == 1:
+        return object_[0], ()
+    note = f'The object has {len(object_)} layers; their product is used.'
+    return np.prod(object_, axis=0), (note,)
+
+
+def join(
+    measurement: Measurement, product: Product, *, name: str, probe: ComplexArray | None = None
+) -> Scan:
+    """Make a scan of patterns and positions, matched by their indexes.
+
+    Parameters
+    ----------
+    measurement : Measurement
+    product : Product
+    name : str
+    probe : ndarray of complex, optional
+        Used in place of the product's.
+
+    Raises
+    ------
+    DataError
+        If no index is common, or the size of an object pixel or the probe is unknown.
+    """
+    probe = product.probe if probe is None else probe
+    if probe is None:
+        raise DataError(
+            'A probe is needed; the file holds none. '
+            'Give a file that holds one: probe_from=FILE (--probe-from FILE).'
+        )
+    kept, positions_m, notes = _match(measurement.indexes, product)
+    geometry = _object_geometry(measurement, product.geometry)
+    shape = measurement.patterns.shape[1:]
+    positions_px = _to_pixels(positions_m, product, geometry, shape)
+    patterns = measurement.patterns
+    return Scan(
+        patterns=patterns if len(kept) == len(patterns) else patterns[kept],
+        positions_px=positions_px,
+        probe=probe,
+        object_=None if product.object_ is None else product.object_.astype(np.complex64),
+        bad_pixels=measurement.bad_pixels,
+        geometry=geometry,
+        name=name,
+        notes=(*measurement.notes, *product.notes, *notes),
+    )
+
+
+def _match(indexes: IntArray, product: Product) -> tuple[IntArray, FloatArray, list[str]]:
+    unique, inverse = np.unique(product.indexes, return_inverse=True)
+    repeats = np.bincount(inverse, minlength=len(unique))
+    # An index that occurs more than once is one exposure with several readings of its position.
+    mean = np.stack(
+        [np.bincount(inverse, product.positions_m[:, axis]) / repeats for axis in (0, 1)], axis=1
+    )
+    kept = np.flatnonzero(np.isin(indexes, unique) & (indexes >= 0))
+    if not kept.size:
+        raise DataError(
+            f'Patterns and positions must share indexes; the patterns have {_span(indexes)}, '
+            f'the positions {_span(product.indexes)}. Do the two files belong together?'
+        )
+    notes = []
+    if len(kept) < len(indexes):
+        notes.append(f'Left out: {count(len(indexes) - len(kept), "pattern")} without a position.')
+    unused = int((~np.isin(unique, indexes)).sum())
+    if unused:
+        notes.append(f'Left out: {count(unused, "position")} without a pattern.')
+    if len(unique) < len(product.indexes):
+        notes.append('Positions with the same index were averaged.')
+    return kept, mean[np.searchsorted(unique, indexes[kept])], notes
+
+
+def _span(indexes: IntArray) -> str:
+    return f'{indexes.min()} to {indexes.max()}' if indexes.size else 'none'
+
+
+def _object_geometry(measurement: Measurement, product: Geometry) -> Geometry:
+    detector = measurement.geometry
+    energy = product.photon_energy_eV or detector.photon_energy_eV
+    distance = product.detector_distance_m or detector.detector_distance_m
+    sizes: list[float] = []
+    for pixel, detector_pixel, side, axis in (
+        (product.pixel_height_m, detector.detector_pixel_height_m, -2, 'height'),
+        (product.pixel_width_m, detector.detector_pixel_width_m, -1, 'width'),
+    ):
+        if not pixel:
+            if not (energy and distance and detector_pixel):
+                missing = [
+                    option
+                    for option, value in (
+                        ('--photon-energy', energy),
+                        ('--detector-distance', distance),
+                        ('--detector-pixel', detector_pixel),
+                    )
+                    if not value
+                ]
+                raise DataError(
+                    f'The {axis} of an object pixel is needed to turn metres into pixels, and the '
+                    f'file does not say all that gives it. Say {", ".join(missing)} with --reader '
+                    'NAME (geometry=Geometry(...) with reader=NAME), or write it into the file.'
+                )
+            pixels = measurement.patterns.shape[side]
+            pixel = wavelength_m(energy) * abs(distance) / (pixels * detector_pixel)
+        sizes.append(float(pixel))
+    return Geometry(
+        pixel_height_m=sizes[0],
+        pixel_width_m=sizes[1],
+        photon_energy_eV=energy or None,
+        detector_distance_m=distance or None,
+        detector_pixel_height_m=detector.detector_pixel_height_m,
+        detector_pixel_width_m=detector.detector_pixel_width_m,
+    )
+
+
+def _to_pixels(
+    positions_m: FloatArray, product: Product, geometry: Geometry, shape: tuple[int, ...]
+) -> FloatArray:
+    pixel_m = np.array([geometry.pixel_height_m, geometry.pixel_width_m])
+    if product.object_ is None or product.center_m is None:
+        # No object says where zero is: the first patch starts there.
+        corner = positions_m.min(axis=0) if np.isfinite(positions_m).all() else np.zeros(2)
+        return np.asarray((positions_m - corner) / pixel_m + [shape[0] // 2, shape[1] // 2])
+    middle = (np.array(product.object_.shape) - 1) / 2
+    offset = [middle_offset_px(shape[0]), middle_offset_px(shape[1])]
+    return np.asarray((positions_m - product.center_m) / pixel_m + middle + offset)
+
+
+def load_name(path: Path) -> str:
+    """Return a name for the scan of a file: the folder's where the file's own says nothing."""
+    path = path.resolve()
+    return path.parent.name if path.stem in ('diffraction', 'product') else path.stem

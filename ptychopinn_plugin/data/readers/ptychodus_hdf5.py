@@ -1,0 +1,145 @@
+"""Ptychodus' own pair of files: `diffraction.h5` and `product.h5`."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from ptychopinn_plugin.array_types import ComplexArray
+from ptychopinn_plugin.data.readers.domain import Domain, to_counts
+from ptychopinn_plugin.data.readers.hdf5 import (
+    attribute,
+    check_stack,
+    find,
+    need,
+    open_hdf5,
+    text_attribute,
+)
+from ptychopinn_plugin.data.readers.matching import (
+    Measurement,
+    Product,
+    join,
+    load_name,
+    single_layer,
+    single_probe,
+)
+from ptychopinn_plugin.data.scan import Geometry, Scan
+from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.ptychodus_compat import PRODUCT_NAMES
+
+
+def read_pair(
+    path: Path,
+    *,
+    product: Path | None,
+    domain: Domain | None,
+    probe: ComplexArray | None = None,
+) -> Scan:
+    """Read a scan from Ptychodus' two files.
+
+    Parameters
+    ----------
+    path : Path
+        The folder of both, or one of them.
+    product : Path, optional
+        Where the product is, if not beside the patterns.
+    domain : 'counts' or 'amplitudes', optional
+        Ptychodus keeps counts, which is the default.
+    probe : ndarray of complex, optional
+        Used in place of the product's.
+    """
+    folder = path if path.is_dir() else path.parent
+    diffraction = folder / 'diffraction.h5'
+    if not path.is_dir() and not is_product(path):
+        diffraction = path
+    elif product is None and not path.is_dir():
+        product = path
+    present = [name for name in PRODUCT_NAMES if (folder / name).is_file()]
+    product = product or folder / (present or PRODUCT_NAMES)[0]
+    for file, what in ((diffraction, 'the patterns'), (product, 'positions and probe')):
+        if not file.is_file():
+            raise DataError(
+                f'Ptychodus keeps a scan in two files; {file}, which holds {what}, is missing. '
+                'Put diffraction.h5 and product.h5 into one folder, or say product=FILE '
+                '(--product FILE).'
+            )
+    measurement = read_measurement(diffraction, domain=domain)
+    return join(measurement, read_product(product), name=load_name(path), probe=probe)
+
+
+def is_product_file(path: Path) -> bool:
+    """Return whether a path is a product of Ptychodus in HDF5, whatever its name."""
+    return path.is_file() and h5py.is_hdf5(path) and is_product(path)
+
+
+def is_product(path: Path) -> bool:
+    """Return whether an HDF5 file holds a product rather than patterns."""
+    with open_hdf5(path) as file:
+        return 'patterns' not in file and 'probe_position_x_m' in file
+
+
+def read_measurement(path: Path, *, domain: Domain | None) -> Measurement:
+    """Read a `diffraction.h5`."""
+    with open_hdf5(path) as file:
+        patterns = need(file, 'patterns')
+        check_stack(patterns, f"'patterns' of {path}")
+        indexes = find(file, ['indexes'])
+        if indexes is None:
+            indexes = np.arange(len(patterns))
+        if indexes.shape != patterns.shape[:1]:
+            raise DataError(
+                f"'indexes' of {path} must have {len(patterns)} values, one for each pattern; "
+                f'its shape is {indexes.shape}.'
+            )
+        bad_pixels = find(file, ['bad_pixels'])
+        geometry = Geometry(
+            detector_pixel_height_m=attribute(file['patterns'], 'detector_pixel_height_m'),
+            detector_pixel_width_m=attribute(file['patterns'], 'detector_pixel_width_m'),
+        )
+    return Measurement(
+        to_counts(patterns, domain or 'counts'),
+        indexes.astype(np.int64),
+        None if bad_pixels is None else bad_pixels != 0,
+        geometry,
+    )
+
+
+def read_product(path: Path) -> Product:
+    """Read a `product.h5`."""
+    with open_hdf5(path) as file:
+        x_m, y_m = need(file, 'probe_position_x_m'), need(file, 'probe_position_y_m')
+        indexes = find(file, ['probe_position_indexes'])
+        if indexes is None:
+            indexes = np.arange(len(x_m))
+        if x_m.ndim != 1 or x_m.shape != y_m.shape or indexes.shape != x_m.shape:
+            raise DataError(
+                f'The positions of {path} must have one length; x has shape {x_m.shape}, '
+                f'y {y_m.shape}, indexes {indexes.shape}.'
+            )
+        probe, probe_notes = single_probe(need(file, 'probe'))
+        layers = need(file, 'object')
+        attributes = file['object']
+        center = (attribute(attributes, 'center_y_m'), attribute(attributes, 'center_x_m'))
+        geometry = Geometry(
+            pixel_height_m=attribute(attributes, 'pixel_height_m'),
+            pixel_width_m=attribute(attributes, 'pixel_width_m'),
+            photon_energy_eV=attribute(file, 'photon_energy_eV')
+            or attribute(file, 'probe_energy_eV'),
+            detector_distance_m=attribute(file, 'detector_object_distance_m'),
+        )
+        name, comments = text_attribute(file, 'name'), text_attribute(file, 'comments')
+        # Called costs by Ptychodus until 1.5.
+        losses = find(file, ['loss_values', 'costs'])
+    object_, object_notes = single_layer(layers) if layers.size else (None, ())
+    return Product(
+        indexes=indexes.astype(np.int64),
+        positions_m=np.stack([y_m, x_m], axis=1).astype(np.float64),
+        probe=probe,
+        object_=object_,
+        center_m=(center[0] or 0.0, center[1] or 0.0),
+        geometry=geometry,
+        notes=(*probe_notes, *object_notes),
+        name=name,
+        comments=comments,
+        losses=() if losses is None else tuple(losses.astype(np.float64).ravel().tolist()),
+    )

@@ -1,0 +1,375 @@
+"""Whatever an installed Ptychodus can read, through its own registry of file readers.
+
+Ptychodus is loaded by name, on demand: this package works without it.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import importlib
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ptychopinn_plugin import ptychodus_compat
+from ptychopinn_plugin.array_types import ComplexArray
+from ptychopinn_plugin.data.readers.detector_frames import read_frames
+from ptychopinn_plugin.data.readers.domain import Domain
+from ptychopinn_plugin.data.readers.matching import (
+    Product,
+    join,
+    load_name,
+    single_layer,
+    single_probe,
+)
+from ptychopinn_plugin.data.scan import Geometry, Scan
+from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.packages import is_importable
+
+_BY_SUFFIX = {
+    '.csv': 'CSV',
+    '.txt': 'TXT',
+    '.mda': 'MDA',
+    '.h5': 'HDF5',
+    '.hdf5': 'HDF5',
+    '.npz': 'NPZ',
+    '.cxi': 'CXI',
+}
+"""Readers that belong to no instrument."""
+
+_COUNTING_READINGS = ('aps_ptychosaxs_tiff',)
+"""Readers that give a point the number of the readings before it, where each has several."""
+
+_WIDEST_SCAN_M = 0.1
+
+
+def read_with_ptychodus(
+    path: Path,
+    name: str,
+    *,
+    product: Product | Path | None = None,
+    positions: Path | None = None,
+    positions_reader: str | None = None,
+    geometry: Geometry | None = None,
+    beam_center_px: tuple[int, int] | None = None,
+    domain: Domain | None,
+    probe: ComplexArray | None = None,
+) -> Scan:
+    """Read a scan with one of Ptychodus' readers.
+
+    Parameters
+    ----------
+    path : Path
+        The file of the patterns; of a scan in many files, any of them.
+    name : str
+        The reader's name, as `reader_names` lists them.
+    product : Product or Path, optional
+        Positions, probe and object, or a file of them.
+    positions : Path, optional
+        A file of positions, in place of the product's. With neither, the patterns' own file must
+        hold them.
+    positions_reader : str, optional
+        Which of Ptychodus' position readers reads it; else the name and the suffix decide.
+    geometry : Geometry, optional
+        What it knows stands in place of what the patterns' file says; a product's values stand.
+    beam_center_px : (int, int), optional
+        (row, column) where the beam meets the detector, in place of what the file says.
+    domain : 'counts' or 'amplitudes', optional
+        Where not given, inferred.
+    probe : ndarray of complex, shape (n_modes, height, width), optional
+        Used in place of any other.
+
+    Raises
+    ------
+    DataError
+        If Ptychodus is missing, has no such reader, or its reader fails.
+    """
+    registry = _registry()
+    reader = _by_name(registry.diffraction_file_readers, name, 'patterns').strategy
+    if path.is_dir():
+        raise DataError(f'{path} is a folder; the reader {name!r} needs a file of the scan in it.')
+    with _warnings_of_ptychodus() as heard:
+        dataset = _read(reader, path, name)
+        # Before the patterns, which are large, and after their file, from which the readers of one
+        # instrument take what they need to turn its positions.
+        if positions is not None:
+            table = _positions_of(registry, name, positions, positions_reader)
+            product = (
+                table if product is None else _moved(_product_of(registry, name, product), table)
+            )
+        elif product is not None:
+            product = _product_of(registry, name, product)
+        else:
+            product = _in_the_same_file(registry, path, name)
+        probe = product.probe if probe is None else probe
+        with _failing(
+            f'the patterns of {path}', name, 'Check that all files of the scan are there.'
+        ):
+            measurement = read_frames(
+                dataset,
+                path,
+                name,
+                domain=domain,
+                shape=None if probe is None else (probe.shape[-2], probe.shape[-1]),
+                beam_center_px=beam_center_px,
+            )
+    known = {} if geometry is None else dataclasses.asdict(geometry)
+    measurement = dataclasses.replace(
+        measurement,
+        geometry=dataclasses.replace(
+            measurement.geometry, **{key: value for key, value in known.items() if value}
+        ),
+        notes=(*heard, *measurement.notes),
+    )
+    return join(measurement, product, name=load_name(path), probe=probe)
+
+
+def reader_names() -> list[str]:
+    """Return the names of the readers of patterns that the installed Ptychodus has."""
+    return _names(_registry().diffraction_file_readers)
+
+
+@functools.cache
+def _registry() -> Any:
+    if not is_importable('ptychodus'):
+        raise DataError(
+            'Reading with reader=NAME (--reader NAME) needs Ptychodus, which is not installed. '
+            'Run: pip install ptychodus.'
+        )
+    return importlib.import_module('ptychodus.api.plugins').PluginRegistry.load_plugins()
+
+
+class _Lines(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(' '.join(record.getMessage().split()))
+
+
+@contextlib.contextmanager
+def _warnings_of_ptychodus() -> Iterator[list[str]]:
+    """Collect what its readers log, which else is lost or, with a traceback, on the terminal."""
+    handler, logger = _Lines(), logging.getLogger('ptychodus')
+    heard: list[str] = []
+    logger.addHandler(handler)
+    try:
+        yield heard
+    finally:
+        logger.removeHandler(handler)
+    lines = list(dict.fromkeys(handler.lines))
+    heard += [f'Ptychodus: {line}' for line in lines[:5]]
+    if len(lines) > 5:
+        heard.append(f'Ptychodus warned of {len(lines) - 5} more.')
+
+
+@contextlib.contextmanager
+def _failing(what: str, name: str, advice: str) -> Iterator[None]:
+    """Turn whatever a reader raises into a DataError: it is the code of many beamlines."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:
+        reason = ' '.join(str(error).split()).strip('\'"') or type(error).__name__
+        if 'filter' in reason:
+            advice = 'Run: pip install hdf5plugin.'
+        raise DataError(
+            f"Ptychodus' reader {name!r} cannot read {what}: {reason.rstrip('.')}. {advice}"
+        ) from error
+
+
+def _read(strategy: Any, path: Path, name: str) -> Any:
+    if not path.exists():
+        raise DataError(f'There is no file {path}. Check the path.')
+    with _failing(str(path), name, 'Choose another reader or file.'):
+        return strategy.read(path)
+
+
+def _names(chooser: Any) -> list[str]:
+    return sorted(plugin.simple_name for plugin in chooser)
+
+
+def _find(chooser: Any, name: str) -> Any | None:
+    folded = name.casefold()
+    for plugin in chooser:
+        if folded in (plugin.simple_name.casefold(), plugin.display_name.casefold()):
+            return plugin
+    return None
+
+
+def _by_name(chooser: Any, name: str, what: str) -> Any:
+    plugin = _find(chooser, name)
+    if plugin is None:
+        raise DataError(
+            f'Ptychodus has no reader {name!r} of {what}. It has: {", ".join(_names(chooser))}.'
+        )
+    return plugin
+
+
+def _suffixes(plugin: Any) -> list[str]:
+    return re.findall(r'\*(\.\w+)', plugin.display_name.lower())
+
+
+def _choose(chooser: Any, name: str, path: Path, what: str) -> Any:
+    """Find the reader of a file that goes with the patterns of reader `name`.
+
+    The reader of the same name, one of the same instrument (their names begin alike), or one of no
+    instrument: the first that is for such a suffix.
+    """
+    suffix = path.suffix.lower()
+    own = _find(chooser, name)
+    if own is not None and suffix in _suffixes(own):
+        return own
+    related = [
+        plugin
+        for plugin in chooser
+        if suffix in _suffixes(plugin) and _begin_alike(plugin.simple_name, name)
+    ]
+    if len(related) > 1:
+        raise DataError(
+            f'{path} may be in one of several formats. Say positions_reader=NAME '
+            f'(--positions-reader NAME): {" or ".join(each.simple_name for each in related)}.'
+        )
+    plugin = related[0] if related else _find(chooser, _BY_SUFFIX.get(suffix, '')) or own
+    if plugin is None:
+        raise DataError(
+            f'Ptychodus has no reader of {what} for the reader {name!r} and {path.name}. '
+            f'It has: {", ".join(_names(chooser))}.'
+        )
+    return plugin
+
+
+def _begin_alike(one: str, other: str) -> bool:
+    one, other = f'{one}_'.casefold(), f'{other}_'.casefold()
+    return one.startswith(other) or other.startswith(one)
+
+
+def _positions_of(registry: Any, name: str, path: Path, reader: str | None) -> Product:
+    chooser = registry.probe_position_file_readers
+    if reader is None:
+        plugin = _choose(chooser, name, path, 'positions')
+    else:
+        plugin = _by_name(chooser, reader, 'positions')
+    if plugin.simple_name in ('CSV', 'TXT'):
+        return _table(path, plugin.simple_name)
+    return _positions(_read(plugin.strategy, path, plugin.simple_name), path, plugin.simple_name)
+
+
+def _table(path: Path, name: str) -> Product:
+    """Read columns of text as Ptychodus lays them out, but leave headers out of the count."""
+    if not path.exists():
+        raise DataError(f'There is no file {path}. Check the path.')
+    expected = f'{path} must hold two columns in metres, {"y, x" if name == "CSV" else "x y"}'
+    try:
+        with warnings.catch_warnings(action='ignore', category=UserWarning):
+            rows = np.loadtxt(path, delimiter=',' if name == 'CSV' else None, ndmin=2)
+    except ValueError as error:
+        reason = ' '.join(str(error).split()).rstrip('.')
+        raise DataError(f'{expected} (comments after #): {reason}.') from error
+    if rows.shape[1] < 2 or not len(rows):
+        raise DataError(f'{expected}; got shape {rows.shape}.')
+    positions_m = rows[:, :2] if name == 'CSV' else rows[:, 1::-1]
+    span = np.ptp(positions_m, axis=0).max()
+    if span > _WIDEST_SCAN_M:
+        raise DataError(f'{expected}; they span {span:g} m. Are they in another unit?')
+    return Product(indexes=np.arange(len(rows)), positions_m=positions_m)
+
+
+def _product_of(registry: Any, name: str, product: Product | Path) -> Product:
+    if isinstance(product, Product):
+        return product
+    plugin = _choose(registry.product_file_readers, name, product, 'products')
+    read = _read(plugin.strategy, product, plugin.simple_name)
+    return _from_product(read, product, plugin.simple_name)
+
+
+def _moved(product: Product, positions: Product) -> Product:
+    """Return a product at other positions, among which nobody knows where its object lies."""
+    return dataclasses.replace(
+        product,
+        indexes=positions.indexes,
+        positions_m=positions.positions_m,
+        object_=None,
+        center_m=None,
+    )
+
+
+def _in_the_same_file(registry: Any, path: Path, name: str) -> Product:
+    """Read positions, and what else there is, from the file of the patterns."""
+    of_products = _find(registry.product_file_readers, name)
+    plugin = of_products or _find(registry.probe_position_file_readers, name)
+    advice = (
+        'and positions are needed. Say positions=FILE (--positions FILE) or product=FILE '
+        '(--product FILE, a product.h5).'
+    )
+    if plugin is None:
+        raise DataError(f'The reader {name!r} gives patterns alone, {advice}')
+    if path.suffix.lower() not in _suffixes(plugin):
+        kinds = ' or '.join(f'*{suffix}' for suffix in _suffixes(plugin))
+        raise DataError(
+            f'The reader {name!r} has positions in a file of their own ({kinds}), {advice}'
+        )
+    try:
+        read = _read(plugin.strategy, path, name)
+        return (_positions if of_products is None else _from_product)(read, path, name)
+    except DataError as error:
+        raise DataError(
+            f'{error} If positions are elsewhere, say positions=FILE (--positions FILE) or '
+            'product=FILE (--product FILE).'
+        ) from error
+
+
+def _positions(sequence: Any, path: Path, name: str) -> Product:
+    if not len(sequence):
+        raise DataError(
+            f'{path} holds no positions for the reader {name!r}; at least one is needed.'
+        )
+    indexes = ptychodus_compat.position_indexes(sequence)
+    if name.casefold() in _COUNTING_READINGS:
+        indexes = np.unique(indexes, return_inverse=True)[1]
+    return Product(
+        indexes=indexes,
+        positions_m=ptychodus_compat.positions_m(sequence),
+    )
+
+
+def _number(value: Any) -> float:
+    # MATLAB's numbers are arrays of shape (1, 1).
+    return float(np.squeeze(value))
+
+
+def _from_product(product: Any, path: Path, name: str) -> Product:
+    parts = _positions(product.probe_positions, path, name)
+    probe, probe_notes = single_probe(product.probes.get_array())
+    object_, object_notes = single_layer(product.object_.get_array())
+    metadata = product.metadata
+    geometry = Geometry(
+        photon_energy_eV=ptychodus_compat.photon_energy_eV(metadata) or None,
+        detector_distance_m=metadata.detector_distance_m or None,
+    )
+    center = None
+    try:
+        pixel = product.object_.get_pixel_geometry()
+        geometry = dataclasses.replace(
+            geometry, pixel_height_m=_number(pixel.height_m), pixel_width_m=_number(pixel.width_m)
+        )
+        center = ptychodus_compat.place_m(product.object_.get_center())
+    except ValueError:
+        # Ptychodus says so where a file gives no size or centre; the detector's geometry decides.
+        object_notes = ()
+    known = center is not None and object_.size > 0
+    return dataclasses.replace(
+        parts,
+        probe=probe if probe.size else None,
+        object_=object_ if known else None,
+        center_m=center if known else None,
+        geometry=geometry,
+        notes=(*probe_notes, *object_notes),
+    )

@@ -1,0 +1,114 @@
+"""``python -m ptychopinn_plugin.host.example_scans FOLDER``: two simulated scans to try Ptychodus with.
+
+``known`` is for training and ``unseen`` for inference. Each is a folder for batch mode, and beside
+it lie its patterns in a form that Ptychodus' window opens.
+"""
+
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from ptychopinn_plugin.array_types import BoolArray
+from ptychopinn_plugin.data import Geometry, Reconstruction, Scan, write_product
+from ptychopinn_plugin.data.readers.matching import wavelength_m
+from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
+
+ENERGY_EV, DISTANCE_M, DETECTOR_PIXEL_M = 8000.0, 1.0, 75e-6
+
+SETTINGS = """\
+[Processing]
+Algorithm = ptychopinn-plugin_PINN
+
+[PtychoPINNPlugin]
+TrainingMaxMinutes = 3
+"""
+
+SCANS = {
+    'known': SimulationConfig(rows=32, columns=32, seed=3),
+    'unseen': SimulationConfig(rows=32, columns=32, seed=8, object_kind='letters'),
+}
+
+
+def write_trial(folder: Path) -> list[Path]:
+    """Simulate both scans and write them.
+
+    Parameters
+    ----------
+    folder : Path
+
+    Returns
+    -------
+    list of Path
+        The folders of the scans.
+    """
+    written = []
+    for name, config in SCANS.items():
+        scan = simulate(config)
+        place = folder / name
+        place.mkdir(parents=True, exist_ok=True)
+        _write_patterns(place / 'diffraction.h5', scan)
+        write_product(place / 'product.h5', _start(scan, name))
+        (place / 'settings.ini').write_text(SETTINGS, encoding='utf-8')
+        np.savez_compressed(
+            folder / f'{name}-patterns.npz',
+            patterns=scan.patterns,
+            indexes=np.arange(len(scan)),
+            bad_pixels=_bad_pixels(scan),
+        )
+        written.append(place)
+    return written
+
+
+def _write_patterns(path: Path, scan: Scan) -> None:
+    with h5py.File(path, 'w') as file:
+        file['indexes'] = np.arange(len(scan))
+        file['patterns'] = scan.patterns
+        file['patterns'].attrs['detector_pixel_width_m'] = DETECTOR_PIXEL_M
+        file['patterns'].attrs['detector_pixel_height_m'] = DETECTOR_PIXEL_M
+        file['bad_pixels'] = _bad_pixels(scan)
+
+
+def _bad_pixels(scan: Scan) -> BoolArray:
+    none = np.zeros(scan.pattern_shape, dtype=np.bool_)
+    return none if scan.bad_pixels is None else scan.bad_pixels
+
+
+def _start(scan: Scan, name: str) -> Reconstruction:
+    """Return what is known before a reconstruction: probe and positions; the object is flat."""
+    height, width = scan.pattern_shape
+    pixel_m = wavelength_m(ENERGY_EV) * DISTANCE_M / (np.array([height, width]) * DETECTOR_PIXEL_M)
+    assert scan.object_ is not None
+    shape = scan.object_.shape
+    return Reconstruction(
+        object_=np.ones(shape, np.complex64),
+        origin_px=np.zeros(2),
+        coverage=np.ones(shape, np.float32),
+        probe=scan.probe,
+        positions_px=scan.positions_px,
+        backend='none',
+        geometry=Geometry(
+            float(pixel_m[0]),
+            float(pixel_m[1]),
+            ENERGY_EV,
+            DISTANCE_M,
+            DETECTOR_PIXEL_M,
+            DETECTOR_PIXEL_M,
+        ),
+        name=name,
+    )
+
+
+def main() -> int:
+    """Write the scans where the command line says."""
+    if len(sys.argv) != 2 or sys.argv[1].startswith('-'):
+        sys.stderr.write('usage: python -m ptychopinn_plugin.host.example_scans FOLDER\n')
+        return 2
+    for place in write_trial(Path(sys.argv[1])):
+        sys.stdout.write(f'{place}\n')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

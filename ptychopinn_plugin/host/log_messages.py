@@ -1,0 +1,54 @@
+"""What the window's log says of a run."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ptychopinn_plugin.backends.selection import Choice
+from ptychopinn_plugin.data import Scan
+from ptychopinn_plugin.host.worker.jobs import checkpoint_path
+
+logger = logging.getLogger('ptychopinn_plugin')
+
+
+@contextmanager
+def reported(what: str) -> Iterator[None]:
+    """Say in one line of the window's log why something failed; the console shows the rest."""
+    try:
+        yield
+    except Exception as error:
+        reason = ' '.join(str(error).split()) or type(error).__name__
+        logger.error('%s failed: %s', what, reason)
+        raise
+
+
+def note_checkpoint(output: Path, begun: float) -> None:
+    """Say where the model so far lies, if this run, which began then, has left one."""
+    path = checkpoint_path(output)
+    if path.is_file() and path.stat().st_mtime >= begun:
+        logger.warning(
+            'What was learned until %s is kept in %s; Load Model opens it, and ptychopinn train '
+            '--resume continues it.',
+            time.strftime('%H:%M', time.localtime(path.stat().st_mtime)),
+            path,
+        )
+
+
+def described(choice: Choice) -> str:
+    """Return the name of a backend and why it is the one."""
+    why = {
+        'environment': 'PTYCHOPINN_BACKEND says so',
+        'setting': 'the Backend setting says so',
+        'model': 'it trained the model',
+        'auto': 'the first that is installed',
+        'argument': 'asked for',
+    }
+    return f'{choice.name} ({why[choice.source]})'
+
+
+def log_notes(scan: Scan) -> None:
+    """Log what was assumed of a scan, changed or left out."""
+    for note in scan.notes:
+        logger.info('%s: %s', scan.name, note)

@@ -1,0 +1,98 @@
+"""The pictures of an inference, in the host's form and at the host's pace."""
+
+import logging
+import sys
+import time
+from collections.abc import Callable
+
+from ptychodus.api.product import Product
+from ptychodus.api.reconstruct import ReconstructOutput
+
+from ptychopinn_plugin.host.resampling import Sampling
+from ptychopinn_plugin.host.translation import to_product
+from ptychopinn_plugin.host.worker.client import Event
+
+REDRAW_S = 2.0
+"""The window can stop a run only where it yields, and draws whatever is yielded.
+
+It draws without a pause while there is something to draw, and hears no click meanwhile. So the next
+picture waits until the last one is drawn, and once more as long.
+"""
+
+logger = logging.getLogger('ptychopinn_plugin')
+
+
+class InferenceWatch:
+    """The newest picture of an inference, as the host wants it."""
+
+    def __init__(self, before: Product, sampling: Sampling, passes: int) -> None:
+        self._before, self._sampling, self._passes = before, sampling, passes
+        self._product = before
+        self._losses: dict[int, float] = {}
+        self._progress = 0
+        self._handed_over = time.monotonic()
+        self._has_shown = self._is_drawing = False
+        self._drawing_s = 0.0
+
+    @property
+    def has_picture(self) -> bool:
+        """Whether the worker has sent one."""
+        return self._product is not self._before
+
+    def is_due(self, *, has_news: bool) -> bool:
+        """Tell whether it is time to yield.
+
+        Without news too, were it for Stop alone, which batch mode does not have.
+        """
+        if 'PyQt5.QtWidgets' not in sys.modules:
+            return has_news
+        if has_news and not self._has_shown:
+            return True
+        pause = max(REDRAW_S, 2 * self._drawing_s)
+        return not self._is_drawing and time.monotonic() - self._handed_over >= pause
+
+    def note_handed_over(self, when_drawn: Callable[[Callable[[], None]], None]) -> None:
+        """Note that the host has the newest picture; `when_drawn` as in `Activity`."""
+        self._handed_over = time.monotonic()
+        self._is_drawing = True
+        self._has_shown |= self.has_picture
+        when_drawn(self._note_drawn)
+
+    def _note_drawn(self) -> None:
+        self._drawing_s = time.monotonic() - self._handed_over
+        self._is_drawing = False
+
+    def update(self, event: Event) -> bool:
+        """Take in progress; True where it brought a picture."""
+        values = event.values
+        in_refinement = values['stage'] == 'refine'
+        self._progress = int(values['step']) + (self._passes if in_refinement else 0)
+        if in_refinement and 'poisson' in values['losses']:
+            self._losses[int(values['step'])] = values['losses']['poisson']
+        if 'object' not in event.arrays or 'origin_px' not in event.arrays:
+            return False
+        self._product = to_product(
+            self._before,
+            self._sampling.measured,
+            *self._sampling.object_back(event.arrays['object'], event.arrays['origin_px']),
+            losses=self._losses,
+        )
+        return True
+
+    def finish(self, event: Event, goal: int) -> None:
+        """Take in the result."""
+        values = event.values
+        self._progress = goal
+        self._product = to_product(
+            self._before,
+            self._sampling.measured,
+            *self._sampling.object_back(event.arrays['object'], event.arrays['origin_px']),
+            probe=self._sampling.probe_back(event.arrays['probe']),
+            losses=dict(enumerate(values['likelihoods'])),
+        )
+        spent = ', '.join(f'{name} {seconds:.2f} s' for name, seconds in values['timing'].items())
+        logger.info('%s; amplitude residual %.4f.', spent, values['amplitude_residual'])
+
+    def output(self) -> ReconstructOutput:
+        """Return what the host is to draw."""
+        return ReconstructOutput(self._product, self._progress)

@@ -1,0 +1,98 @@
+"""Results of a model of another pattern size, back on the pixels of the scan that was measured.
+
+A product of Ptychodus has the pixels that its patterns give it; whatever continues from a product,
+Infer included, relies on that.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from ptychopinn_plugin.array_types import ComplexArray, FloatArray, RealArray
+from ptychopinn_plugin.data import Scan
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """The way back from the pixels of a model to those of a scan.
+
+    Attributes
+    ----------
+    measured : Scan
+        As it came.
+    fitted : Scan
+        The same in the size of the model, by `data.fit_to_size`.
+    """
+
+    measured: Scan
+    fitted: Scan
+
+    def object_back(
+        self, object_: ComplexArray, origin_px: FloatArray
+    ) -> tuple[ComplexArray, FloatArray]:
+        """Return an object on the pixels of `measured`, and where its first pixel lies there.
+
+        Parameters
+        ----------
+        object_ : ndarray of complex64, shape (height, width)
+        origin_px : ndarray of float64, shape (2,)
+            (y, x) of its pixel [0, 0], in the coordinates of the positions of `fitted`.
+        """
+        old, new = self.fitted.pattern_shape, self.measured.pattern_shape
+        if old == new:
+            return object_, origin_px
+        scale = np.array(old) / np.array(new)
+        from_first = (origin_px - self.fitted.positions_px[0]) / scale
+        result = object_
+        for axis in (0, 1):
+            result = _resample(result, axis, old[axis], new[axis])
+        return result.astype(np.complex64), self.measured.positions_px[0] + from_first
+
+    def probe_back(self, probe: ComplexArray) -> ComplexArray:
+        """Return a probe on the pixels of `measured`; one that is as it was, as it was."""
+        shape, given = self.measured.pattern_shape, self.fitted.probe
+        if self.fitted.pattern_shape == shape:
+            return probe
+        tolerance = 1e-4 * float(np.abs(given).max())
+        if probe.shape == given.shape and np.allclose(probe, given, atol=tolerance):
+            return self.measured.probe
+        # Shifted on both sides: the middle stays the middle for odd sides too.
+        waves = np.fft.ifftshift(probe.astype(np.complex128), (-2, -1))
+        spectrum = np.fft.fftshift(np.fft.fft2(waves, norm='ortho'), (-2, -1))
+        spectrum = np.fft.ifftshift(_fit_middle(spectrum, shape), (-2, -1))
+        waves = np.fft.ifft2(spectrum, norm='ortho')
+        return np.fft.fftshift(waves, (-2, -1)).astype(np.complex64)
+
+
+def _resample(image: ComplexArray, axis: int, old: int, new: int) -> ComplexArray:
+    """Sample an image at ``index * old / new`` along an axis."""
+    if old == new:
+        return image
+    # Half a second to import, for scans of another size alone.
+    from scipy import signal
+
+    length = image.shape[axis]
+    # Only a multiple of this many pixels becomes a whole number of new ones. Mirrored, the image
+    # has no jump at its end, which would ring through all of it.
+    multiple = old // math.gcd(old, new)
+    padded = -(-2 * length // multiple) * multiple
+    extra = [(0, 0), (0, 0)]
+    extra[axis] = (0, padded - length)
+    mirrored = np.pad(image, extra, mode='symmetric')
+    kept = (length - 1) * new // old + 1
+    resampled = signal.resample(mirrored, padded * new // old, axis=axis)
+    result: ComplexArray = np.take(resampled, range(kept), axis=axis)
+    return result
+
+
+def _fit_middle(images: RealArray, shape: tuple[int, int]) -> RealArray:
+    """Crop or pad the last two axes with zeros so that index ``side // 2`` stays in the middle."""
+    fitted = np.zeros((*images.shape[:-2], *shape), dtype=images.dtype)
+    source, target = [], []
+    for side, size in zip(images.shape[-2:], shape, strict=True):
+        shift = side // 2 - size // 2
+        source.append(slice(max(shift, 0), min(shift + size, side)))
+        target.append(slice(max(-shift, 0), min(side - shift, size)))
+    fitted[..., target[0], target[1]] = images[..., source[0], source[1]]
+    return fitted

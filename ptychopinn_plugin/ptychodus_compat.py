@@ -1,0 +1,49 @@
+"""What the objects of Ptychodus are called in its releases from 1.5.1 to 1.7."""
+
+from typing import Any
+
+import numpy as np
+
+from ptychopinn_plugin.array_types import FloatArray
+
+PRODUCT_NAMES = ('product.h5', 'product-in.h5')
+"""The product of a folder; 1.5 has the second name in batch mode."""
+
+
+def positions_m(positions: Any) -> FloatArray:
+    """Return the scan positions, shape (n_positions, 2), (y, x) in metres."""
+    if hasattr(positions, 'get_coordinates_x_m'):
+        x_m, y_m = positions.get_coordinates_x_m(), positions.get_coordinates_y_m()
+        return np.stack([y_m, x_m], axis=1).astype(np.float64)
+    pairs = [place_m(point) for point in positions]
+    return np.array(pairs, dtype=np.float64).reshape(-1, 2)
+
+
+def position_indexes(positions: Any) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+    """Return the number of the pattern that belongs to each position."""
+    if hasattr(positions, 'get_indexes'):
+        return np.asarray(positions.get_indexes(), dtype=np.int64)
+    return np.array([point.index for point in positions], dtype=np.int64)
+
+
+def place_m(place: Any) -> tuple[float, float]:
+    """Return where a position, or the centre of an object, lies: (y, x) in metres."""
+    if hasattr(place, 'y_m'):
+        return float(place.y_m), float(place.x_m)
+    return float(place.coordinate_y_m), float(place.coordinate_x_m)
+
+
+def photon_energy_eV(metadata: Any) -> float | None:
+    """Return the photon energy of a product or of patterns."""
+    name = 'photon_energy_eV' if hasattr(metadata, 'photon_energy_eV') else 'probe_energy_eV'
+    value = getattr(metadata, name)
+    return None if value is None else float(value)
+
+
+def beam_center_px(metadata: Any) -> tuple[int, int] | None:
+    """Return where the beam meets the detector, (y, x), if the patterns say it."""
+    if hasattr(metadata, 'beam_center'):
+        center = metadata.beam_center
+        return None if center is None else (int(center.y_px), int(center.x_px))
+    center = metadata.crop_center
+    return None if center is None else (int(center.position_y_px), int(center.position_x_px))

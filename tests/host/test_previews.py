@@ -1,0 +1,83 @@
+"""The pace of the pictures: the window must find time to hear a click."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ptychodus.api.io import load_product
+
+from ptychopinn_plugin.data import Scan
+from ptychopinn_plugin.host import previews
+from ptychopinn_plugin.host.previews import InferenceWatch
+from ptychopinn_plugin.host.resampling import Sampling
+from ptychopinn_plugin.host.worker.client import Event
+
+
+class Clock:
+    """Time that passes where a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(previews, 'time', clock)
+    return clock
+
+
+@pytest.fixture
+def watch(
+    clock: Clock, small_scan: Scan, write_folder: Callable[..., Path], tmp_path: Path
+) -> InferenceWatch:
+    product = load_product(write_folder(tmp_path / 'data') / 'product.h5')
+    return InferenceWatch(product, Sampling(small_scan, small_scan), 2)
+
+
+@pytest.fixture
+def picture(small_scan: Scan) -> Event:
+    values = {'stage': 'predict', 'step': 1, 'losses': {}}
+    arrays = {'object': np.ones((70, 80), np.complex64), 'origin_px': np.zeros(2)}
+    return Event('progress', values, arrays)
+
+
+def test_a_window_gets_time_between_pictures(
+    watch: InferenceWatch, picture: Event, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, 'PyQt5.QtWidgets', sys)
+    waiting: list[Callable[[], None]] = []
+    assert not watch.is_due(has_news=False)
+    assert watch.update(picture)
+    assert watch.is_due(has_news=True), 'the first one at once'
+    watch.output()
+    watch.note_handed_over(waiting.append)
+
+    clock.now += 5
+    assert not watch.is_due(has_news=True), 'the last one is not drawn yet'
+    waiting.pop()()
+    assert not watch.is_due(has_news=True), 'the window has not looked up since'
+    clock.now += 5
+    assert watch.is_due(has_news=True)
+    watch.note_handed_over(lambda call: call())
+
+    # One that is drawn at once is followed by the next after two seconds.
+    clock.now += 1
+    assert not watch.is_due(has_news=True)
+    clock.now += 1
+    assert watch.is_due(has_news=False)
+
+
+def test_batch_mode_writes_each_picture_and_no_more(
+    watch: InferenceWatch, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, 'PyQt5.QtWidgets', raising=False)
+    watch.note_handed_over(lambda call: call())
+    assert watch.is_due(has_news=True)
+    clock.now += 60
+    assert not watch.is_due(has_news=False)

@@ -1,0 +1,91 @@
+"""The course of the iterations: what is kept where they get worse before they get better."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from ptychopinn_plugin.backends.common.refinement import TRIALS, iterate_keep_best
+
+
+class Valley:
+    """Iterations that lead to given places; the loss there is their square."""
+
+    def __init__(self, scaled_origins: Sequence[float]) -> None:
+        self.scaled_origins = scaled_origins
+        self.shares: list[float] = []
+        self.steps = 0
+        self.seen: list[tuple[int, float, float]] = []
+
+    def run(self, start: float, stop_after: int = 99) -> tuple[float, list[float]]:
+        def observe(done: int, loss: float, best: float) -> bool:
+            self.seen.append((done, loss, best))
+            return done == stop_after
+
+        return iterate_keep_best(
+            len(self.scaled_origins),
+            start,
+            start**2,
+            self._iterate_once,
+            self._part_way,
+            self._step_of_all,
+            observe,
+        )
+
+    def _iterate_once(self, iteration: int) -> tuple[float, float]:
+        return self.scaled_origins[iteration], self.scaled_origins[iteration] ** 2
+
+    def _part_way(self, best: float, newest: float, share: float) -> tuple[float, float]:
+        self.shares.append(share)
+        place = best + share * (newest - best)
+        return place, place**2
+
+    def _step_of_all(self, best: float) -> float:
+        self.steps += 1
+        return 0.0
+
+
+def test_the_newest_is_the_best_while_it_gets_better() -> None:
+    valley = Valley([3, 2, 1])
+    assert valley.run(4) == (1, [16, 9, 4, 1])
+    assert valley.shares == []
+    assert valley.seen == [(1, 9, 3), (2, 4, 2), (3, 1, 1)]
+
+
+def test_the_best_goes_a_part_of_the_way_where_all_of_it_is_worse() -> None:
+    valley = Valley([-20, -11, 0.25])
+    best, losses = valley.run(4)
+    # Half way lies -8, and an eighth of the way 1. From there a quarter leads to -2, a sixteenth to
+    # 0.25. What is as good is no better, so that the step of all is taken: half of it.
+    assert losses == [16, 1, 0.0625, 0.125**2]
+    assert valley.shares[:4] == [0.5, 0.125, 0.25, 0.0625]
+    assert (best, valley.steps) == (0.125, 1)
+
+
+def test_trials_are_few_and_the_loss_never_rises() -> None:
+    valley = Valley([100.0, -90.0, 80.0, -70.0])
+    best, losses = valley.run(1)
+    assert len(valley.shares) <= (TRIALS + 1) * 4
+    assert losses == sorted(losses, reverse=True)
+    assert best**2 == losses[-1]
+
+
+def test_at_the_bottom_the_best_stays() -> None:
+    valley = Valley([2.0, -2.0])
+    assert valley.run(0.0) == (0.0, [0.0, 0.0, 0.0])
+    assert valley.steps == 2
+
+
+def test_sweeps_that_end_nowhere_leave_the_best() -> None:
+    valley = Valley([float('nan'), float('nan')])
+    assert valley.run(4.0) == (1.0, [16.0, 4.0, 1.0])
+    assert valley.run(0.0) == (0.0, [0.0, 0.0, 0.0])
+
+
+def test_no_sweep_leaves_the_start() -> None:
+    assert Valley([]).run(2) == (2, [4])
+
+
+@pytest.mark.parametrize('done', [1, 2])
+def test_stop(done: int) -> None:
+    valley = Valley([3, 2, 1])
+    assert valley.run(4, stop_after=done)[1] == [16, 9, 4][: done + 1]

@@ -1,0 +1,126 @@
+"""Phases brought into agreement over the graph of overlaps."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from ptychopinn_plugin.phase_synchronization import NEIGHBOURS, neighbour_pairs, synchronize_phases
+
+
+def raster(rows: int, columns: int, step: float = 5.0) -> NDArray[np.float64]:
+    y, x = np.mgrid[:rows, :columns]
+    return np.stack([y.ravel(), x.ravel()], axis=1) * step
+
+
+def turned(
+    n_patches: int, pairs: NDArray[np.int64], noise: float = 0.0, seed: int = 0
+) -> tuple[NDArray[np.complex128], NDArray[np.complex128]]:
+    """Return random phases and what the overlaps of so turned patches say."""
+    rng = np.random.default_rng(seed)
+    phases = np.exp(2j * np.pi * rng.uniform(size=n_patches))
+    strength = rng.uniform(0.1, 10, size=len(pairs))
+    correlations = strength * phases[pairs[:, 0]] * phases[pairs[:, 1]].conj()
+    correlations = correlations * np.exp(1j * noise * rng.normal(size=len(pairs)))
+    return phases, correlations
+
+
+@pytest.mark.parametrize('shape', [(1, 2), (3, 4), (4, 4), (12, 15), (30, 30)])
+def test_random_phases_are_recovered(shape: tuple[int, int]) -> None:
+    """Small graphs are solved densely, large ones by iteration."""
+    positions = raster(*shape)
+    pairs = neighbour_pairs(positions, 11.0)
+    phases, correlations = turned(len(positions), pairs)
+    factors = synchronize_phases(len(positions), pairs, correlations)
+    assert factors.dtype == np.complex64
+    np.testing.assert_allclose(np.abs(factors), 1, atol=1e-5)
+    agreed = phases * factors
+    np.testing.assert_allclose(agreed, np.full(len(agreed), agreed[0]), atol=0.02)
+
+
+def test_errors_of_pairs_average_out() -> None:
+    positions = raster(12, 12)
+    pairs = neighbour_pairs(positions, 11.0)
+    phases, correlations = turned(len(positions), pairs, noise=0.5)
+    agreed = phases * synchronize_phases(len(positions), pairs, correlations)
+    spread = np.angle(agreed / agreed.mean()).std()
+    assert spread < 0.3
+
+
+def test_agreement_leaves_the_mean_phase() -> None:
+    positions = raster(3, 3)
+    pairs = neighbour_pairs(positions, 8.0)
+    correlations = np.ones(len(pairs), complex)
+    np.testing.assert_allclose(synchronize_phases(9, pairs, correlations), 1, atol=1e-5)
+
+
+def test_parts_that_do_not_touch_agree_each_for_itself() -> None:
+    positions = np.concatenate([raster(3, 3), raster(5, 5) + 1000, [[-500.0, -500.0]]])
+    pairs = neighbour_pairs(positions, 8.0)
+    assert not ((pairs[:, 0] < 9) & (pairs[:, 1] >= 9)).any()
+    phases, correlations = turned(len(positions), pairs)
+    factors = synchronize_phases(len(positions), pairs, correlations)
+    agreed = phases * factors
+    for part in (slice(0, 9), slice(9, 34)):
+        np.testing.assert_allclose(agreed[part], agreed[part][0], atol=0.01)
+    assert factors[34] == 1
+
+
+def test_pairs_without_signal_change_nothing() -> None:
+    pairs = np.array([[0, 1], [1, 2]])
+    np.testing.assert_array_equal(synchronize_phases(3, pairs, np.zeros(2, complex)), np.ones(3))
+    none = np.empty((0, 2), np.int64)
+    np.testing.assert_array_equal(synchronize_phases(3, none, np.empty(0, complex)), np.ones(3))
+
+
+@pytest.mark.parametrize('wrong', [np.nan, np.inf])
+def test_patches_that_are_no_numbers_keep_their_phase(wrong: float) -> None:
+    pairs = np.array([[0, 1], [1, 2]])
+    found = synchronize_phases(3, pairs, np.array([1j, wrong]))
+    np.testing.assert_array_equal(found, np.ones(3))
+
+
+def test_the_first_of_a_pair_is_not_conjugated() -> None:
+    """Patch 0 leads patch 1 by a quarter turn; the factors take it back."""
+    factors = synchronize_phases(2, np.array([[0, 1]]), np.array([1j]))
+    assert factors[1] / factors[0] == pytest.approx(1j, abs=1e-5)
+
+
+def test_pairs_come_once_and_sorted() -> None:
+    pairs = neighbour_pairs(raster(4, 5), 5.5)
+    expected = {
+        (r * 5 + c, r * 5 + c + step)
+        for r in range(4)
+        for c in range(5)
+        for step, inside in ((1, c < 4), (5, r < 3))
+        if inside
+    }
+    assert pairs.dtype == np.int64
+    assert {(int(a), int(b)) for a, b in pairs} == expected
+    assert len(pairs) == len(expected)
+
+
+def test_pairs_are_limited_to_near_neighbours() -> None:
+    pairs = neighbour_pairs(np.random.default_rng(0).uniform(size=(200, 2)), 10.0)
+    assert len(pairs) <= 200 * NEIGHBOURS
+    assert set(pairs.ravel().tolist()) == set(range(200))
+
+
+@pytest.mark.parametrize('positions', [[[3.0, 4.0]], [[0.0, 0.0], [50.0, 0.0]]])
+def test_lone_positions_have_no_pairs(positions: list[list[float]]) -> None:
+    assert neighbour_pairs(np.array(positions), 10.0).shape == (0, 2)
+
+
+def test_repeated_positions_are_pairs() -> None:
+    assert neighbour_pairs(np.zeros((3, 2)), 1.0).tolist() == [[0, 1], [0, 2], [1, 2]]
+
+
+def test_a_large_graph_agrees_without_a_solver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr('ptychopinn_plugin.phase_synchronization.MAX_EXACT_PATCHES', 20)
+    scaled_origins = np.random.default_rng(0).uniform(0, 100, (600, 2))
+    pairs = neighbour_pairs(scaled_origins, 40.0)
+    phases = np.random.default_rng(2).uniform(-np.pi, np.pi, 600)
+    waves = np.exp(1j * phases)
+    factors = synchronize_phases(600, pairs, waves[pairs[:, 0]] * waves[pairs[:, 1]].conj())
+    left = factors * waves
+    near = (left[pairs[:, 0]] * left[pairs[:, 1]].conj()).mean()
+    assert abs(near) > 0.98
