@@ -2,8 +2,8 @@
 
     python benchmarks/backends.py [--rounds 5] [--size 64] [--architecture sweepnet] [--json FILE]
 
-Each round trains an epoch, predicts and iterations with every backend, one right after the other, so
-that whatever else the machine does weighs on all of them. The first round is not counted: there
+Each round trains an epoch, predicts and iterates with every backend, one right after the other,
+so that whatever else the machine does weighs on all of them. The first round is not counted: there
 frameworks compile. Prints the median rate of each and the median of the ratios of a round.
 """
 

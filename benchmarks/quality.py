@@ -2,8 +2,8 @@
 
     python benchmarks/quality.py --minutes 9 --output results.json [--backend pytorch] [--ptychi]
 
-Prints a row a scan: network alone, network and iterations, iterations from a flat start; with --ptychi
-also Pty-Chi's rPIE and LSQ-ML on the dense scan in the same run.
+Prints a row a scan: network alone, network and iterations, iterations from a flat start; with
+--ptychi also Pty-Chi's rPIE and LSQ-ML on the dense scan in the same run.
 """
 
 import argparse

@@ -2,8 +2,8 @@
 
     python benchmarks/waiting.py [--rounds 3]
 
-Each row is a process of its own, in turns: prediction with stitching, ten iterations (seconds, best of
-three), and training (patterns a second, better of two epochs) on 1024 simulated patterns of 64 px.
+Each row is a process of its own, in turns: prediction with stitching, ten iterations (seconds, best
+of three), and training (patterns a second, better of two epochs) on 1024 simulated patterns.
 """
 
 import argparse

@@ -195,7 +195,8 @@ class TrainingConfig(Validated):
     )
     target: Target = setting(
         'iterations',
-        'iterations: reconstruct the training scan first by iterations and learn from that object; none: likelihood alone',
+        'iterations: reconstruct the training scan first by iterations and learn from that object; '
+        'none: likelihood alone',
     )
     target_weight: float = setting(2.0, 'weight of the distance to the target', minimum=0.0)
     target_iterations: int = setting(100, 'iterations of the target', minimum=1)

@@ -15,7 +15,7 @@ from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.storage.atomic import atomic_path
 
 MAX_SHIFT_PX = 8.0
-"""Both objects lie in the coordinates of the scan's positions; a larger residual shift is chance."""
+"""Both objects lie in the scan's coordinates; a larger residual shift is chance."""
 
 SAME_PIXEL_SHARE = 0.01
 """By which sizes of pixels may differ: a pixel in a hundred, where registration ends."""

@@ -44,7 +44,25 @@ from ptychopinn_plugin.storage.untrusted import (
 __all__ = ['Model', 'TrainingState', 'describe_model', 'is_model_file', 'read_model', 'write_model']
 
 FORMAT = 'ptychopinn-plugin model'
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Version 1 held some settings under names that `_RENAMED` translates."""
+
+_RENAMED = {
+    'training': {
+        'accumulation': 'gradient_accumulation_steps',
+        'teacher': 'target',
+        'teacher_sweeps': 'target_iterations',
+        'teacher_weight': 'target_weight',
+        'validation_share': 'validation_fraction',
+        'warmup_share': 'warmup_fraction',
+        'weight_average_decay': 'ema_decay',
+    },
+    'inference': {
+        'orientations': 'test_time_rotations',
+        'phase_agreement': 'phase_synchronization',
+    },
+    'refinement': {'sweeps': 'iterations'},
+}
 CORRECTED = 'corrected_probes'
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 _INCOMPLETE = (
@@ -204,7 +222,7 @@ def _build_model(manifest: dict[str, Any], weights: bytes, state: bytes | None) 
     return Model(
         backend=manifest['backend'],
         network=network,
-        config=Config.from_dict(manifest['config']),
+        config=Config.from_dict(_current_settings(manifest)),
         photons=float(manifest['normalisation']['photons']),
         intensity_scale=float(manifest['normalisation']['intensity_scale']),
         weights={name: arrays[name] for name in network.weight_shapes()},
@@ -214,6 +232,20 @@ def _build_model(manifest: dict[str, Any], weights: bytes, state: bytes | None) 
         provenance=manifest['provenance'],
         training_state=None if state is None else _read_state(state),
     )
+
+
+def _current_settings(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a manifest under the names that they have today."""
+    settings: dict[str, Any] = manifest['config']
+    if manifest['format_version'] >= FORMAT_VERSION:
+        return settings
+    settings = {
+        section: {_RENAMED.get(section, {}).get(name, name): value for name, value in part.items()}
+        for section, part in settings.items()
+    }
+    if settings.get('training', {}).get('target') == 'sweeps':
+        settings['training']['target'] = 'iterations'
+    return settings
 
 
 def _probe(arrays: Mapping[str, Any], name: str) -> ComplexArray:

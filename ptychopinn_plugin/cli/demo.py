@@ -319,8 +319,8 @@ def _introduction(values: Mapping[str, Any]) -> str:
         f'The network was trained on {count(training["patterns"], "simulated pattern")} of one '
         f'object, without labels, in {in_words(training["seconds"])}. Here it sees '
         f'{count(values["test_patterns"], "pattern")} of another object: alone, followed by '
-        f'{iterations} over the stitched object, and, for comparison, the same {iterations} from a flat '
-        f'start, which need no network. {_verdict(values["results"])}'
+        f'{iterations} over the stitched object, and, for comparison, the same {iterations} from a '
+        f'flat start, which need no network. {_verdict(values["results"])}'
     )
 
 

@@ -153,8 +153,8 @@ def write_report(path: Path, report: Report) -> None:
         '<p class="dim">SSIM and the Fourier ring correlation are measured against the true '
         'object within the scanned box, after sub-pixel registration and removal of the global '
         'phase and scale. FRC-0.5 is the frequency, as a share of Nyquist, up to which the '
-        'correlation stays above one half. Seconds hold prediction, stitching and iterations, not the '
-        'training of the network, which is done once for many scans.</p>',
+        'correlation stays above one half. Seconds hold prediction, stitching and iterations, not '
+        'the training of the network, which is done once for many scans.</p>',
     ]
     for heading, picture in report.pictures.items():
         parts += [f'<h2>{escape(heading)}</h2>', _figure(picture)]

@@ -48,7 +48,7 @@ _PANELS = {
     'Learning from what': (
         'poisson_weight',
         'amplitude_mae_weight',
-        'teacher',
+        'target',
         'target_weight',
         'target_iterations',
         'total_variation_weight',

@@ -1,4 +1,4 @@
-"""``python -m ptychopinn_plugin.host.example_scans FOLDER``: two simulated scans to try Ptychodus with.
+"""Two simulated scans to try Ptychodus with: `python -m ptychopinn_plugin.host.example_scans DIR`.
 
 ``known`` is for training and ``unseen`` for inference. Each is a folder for batch mode, and beside
 it lie its patterns in a form that Ptychodus' window opens.

@@ -1,4 +1,4 @@
-"""What PtychoPINN wrote and expects: its model files, settings, data and workflow.
+"""What PtychoPINN wrote and expects: its model files, settings and data.
 
 Written from the published contracts; nothing of what such a file holds is executed. Names are
 imported when they are first used.
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ptychopinn_plugin.legacy.groups import GroupOptions, group_scan
     from ptychopinn_plugin.legacy.models import read_legacy_model
     from ptychopinn_plugin.legacy.raw_data import scan_from_raw_data
-    from ptychopinn_plugin.ptychopinn_workflow import run_cdi_example
 
 _HOMES = {
     'GroupOptions': 'groups',
@@ -28,7 +27,6 @@ _HOMES = {
     'from_legacy': 'configuration',
     'group_scan': 'groups',
     'read_legacy_model': 'models',
-    'run_cdi_example': 'workflow',
     'scan_from_raw_data': 'raw_data',
     'to_legacy': 'configuration',
     'to_legacy_dict': 'configuration',
@@ -42,7 +40,6 @@ __all__ = [
     'from_legacy',
     'group_scan',
     'read_legacy_model',
-    'run_cdi_example',
     'scan_from_raw_data',
     'to_legacy',
     'to_legacy_dict',

@@ -23,7 +23,7 @@ from ptychopinn_plugin.config import Config, RefinementConfig
 
 scan = api.load_scan(sys.argv[1])
 config = Config.from_dict({
-    'training': {'epochs': 1, 'teacher': 'none', 'device': 'cpu'},
+    'training': {'epochs': 1, 'target': 'none', 'device': 'cpu'},
     'model': {'filters_scale': 0.25, 'passes': 1},
 })
 for name in sys.argv[2:]:

@@ -226,7 +226,7 @@ def test_sweeps_without_a_model(make_backend: MakeBackend, tiny_scan: Scan) -> N
 def test_every_sweep_of_a_faint_scan_lowers_the_likelihood(
     make_backend: MakeBackend, tiny: MakeScan
 ) -> None:
-    """Of a hundred photons a pattern each iteration follows others; all of them agree on a way down."""
+    """With a hundred photons a pattern, only the step of all patterns together goes down."""
     found = make_backend().refine(
         tiny(photons=100.0), RefinementConfig(iterations=30), device='cpu'
     )

@@ -29,7 +29,7 @@ RESUMED: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({}, {}),
     ({'schedule': 'plateau', 'optimizer': 'adam', 'accumulation': 3}, {}),
     ({'probe_trainable': True, 'intensity_scale_trainable': True, 'learning_rate': 0.01}, {}),
-    ({'teacher': 'none', 'n_subsample': 50}, {'gridsize': 2}),
+    ({'target': 'none', 'n_subsample': 50}, {'gridsize': 2}),
     ({}, {'model_type': 'supervised'}),
     # Its gradients overflow at first, so that the scale falls from step to step.
     ({'precision': 'float16', 'poisson_weight': 1e3}, {}),

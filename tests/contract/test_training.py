@@ -22,7 +22,7 @@ from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 from ptychopinn_plugin.errors import ConfigError, DataError
 
 
-@pytest.mark.parametrize('teacher', ['iterations', 'none'])
+@pytest.mark.parametrize('target', ['iterations', 'none'])
 def test_the_loss_on_held_out_patterns_falls(
     make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig, target: str
 ) -> None:
@@ -341,7 +341,7 @@ def test_ends(make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig) -> 
     assert full.stopped == 'epochs'
 
 
-def test_a_stop_while_the_teacher_works_goes_on_with_what_it_has(
+def test_a_stop_while_the_target_is_reconstructed_goes_on_with_what_it_has(
     make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig
 ) -> None:
     seen: list[Progress] = []

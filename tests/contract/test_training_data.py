@@ -231,7 +231,7 @@ def test_a_validation_scan_smaller_than_a_group(
     ('training', 'model'),
     [
         ({'target_weight': 0.0}, {'model_type': 'supervised'}),
-        ({'teacher': 'none', 'poisson_weight': 0.0}, {}),
+        ({'target': 'none', 'poisson_weight': 0.0}, {}),
     ],
 )
 def test_nothing_to_learn_from_is_an_error(

@@ -36,7 +36,7 @@ class Framework(ABC):
 
     Attributes
     ----------
-    forward, inference, losses, network, prediction, refinement, run, tilts : module
+    forward, losses, network, phase_drift, prediction, refinement, stitching, training_run : module
     """
 
     name: str
@@ -44,13 +44,13 @@ class Framework(ABC):
     def __init__(self) -> None:
         for part in (
             'forward',
-            'inference',
+            'stitching',
             'losses',
             'network',
             'prediction',
             'refinement',
-            'run',
-            'tilts',
+            'training_run',
+            'phase_drift',
         ):
             setattr(self, part, importlib.import_module(f'{self._package}.{part}'))
 
@@ -213,7 +213,9 @@ class PyTorch(Framework):
         return self.forward.shift_probe_back(probes, subpixel_shifts_px)
 
     def trainer(self, scan: Scan, config: Config, base_model: Model) -> TrainingLoop:
-        return _trainer(self.run.PyTorchRun, scan, config, base_model, self.torch.device('cpu'))
+        return _trainer(
+            self.training_run.PyTorchRun, scan, config, base_model, self.torch.device('cpu')
+        )
 
 
 class TensorFlow(Framework):
@@ -291,11 +293,11 @@ class TensorFlow(Framework):
         return self.tf.math.conj(tensor)
 
     def shift_probe_back(self, probes: Tensor, subpixel_shifts_px: Tensor) -> Tensor:
-        waves = importlib.import_module(f'{self._package}.waves')
-        return waves.shift_probe_back(probes, subpixel_shifts_px)
+        operators = importlib.import_module(f'{self._package}.operators')
+        return operators.shift_probe_back(probes, subpixel_shifts_px)
 
     def trainer(self, scan: Scan, config: Config, base_model: Model) -> TrainingLoop:
-        return _trainer(self.run.TensorFlowRun, scan, config, base_model, '/CPU:0')
+        return _trainer(self.training_run.TensorFlowRun, scan, config, base_model, '/CPU:0')
 
 
 def load(name: str) -> Framework:

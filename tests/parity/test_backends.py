@@ -28,7 +28,7 @@ CASES = [
 
 
 def settings(model: dict[str, Any], **training: Any) -> Config:
-    values = {'epochs': 1, 'device': 'cpu', 'teacher': 'none', 'batch_size': 8, **training}
+    values = {'epochs': 1, 'device': 'cpu', 'target': 'none', 'batch_size': 8, **training}
     return Config.from_dict({'training': values, 'model': {'filters_scale': 0.5, **model}})
 
 
@@ -82,7 +82,7 @@ def test_networks(both: tuple[Framework, Framework], trained: tuple[Scan, Model]
             assert distance(found, expected) < 1e-5
 
 
-@pytest.mark.parametrize('turns', [(0,), (0, 1, 2, 3)])
+@pytest.mark.parametrize('rotations', [(0,), (0, 1, 2, 3)])
 def test_patterns_and_stitched_objects(
     both: tuple[Framework, Framework], trained: tuple[Scan, Model], rotations: tuple[int, ...]
 ) -> None:
@@ -97,7 +97,7 @@ def test_patterns_and_stitched_objects(
             network = fw.network.Network(held.network)
             network.load_weights(values)
             model = fw.model(scan)
-            predicted = fw.inference.predict_object(network, model, rotations=rotations)
+            predicted = fw.stitching.predict_object(network, model, rotations=rotations)
             objects.append([fw.array(object_) for object_ in predicted])
             everyone = fw.indices(np.arange(len(model)))
             patches = model.extract_patches(fw.tensor(objects[0][-1]), everyone)

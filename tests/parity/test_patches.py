@@ -16,7 +16,9 @@ from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 from ptychopinn_plugin.network import Layer, NetworkDescription, describe_network
 
 
-@pytest.mark.parametrize('rests', [(0.0, 0.0), (0.3, -0.4), (-0.5, 0.5), (0.25, 0.0), (1.0, -1.0)])
+@pytest.mark.parametrize(
+    'subpixel_shifts', [(0.0, 0.0), (0.3, -0.4), (-0.5, 0.5), (0.25, 0.0), (1.0, -1.0)]
+)
 def test_bilinear_shift_as_in_numpy(fw: Framework, subpixel_shifts: tuple[float, float]) -> None:
     image = noise((20, 24)).astype(np.complex64)
     moved = fw.prediction.shift_bilinear(
@@ -181,7 +183,7 @@ def test_the_border_has_its_own_branch(fw: Framework) -> None:
     assert change.all()
 
 
-def test_teacher_distance_is_blind_to_a_global_phase(fw: Framework, model: Model) -> None:
+def test_target_distance_is_blind_to_a_global_phase(fw: Framework, model: Model) -> None:
     patches = make_patches(fw, model, np.arange(15)[:, None])
     values = fw.array(patches.values)
     labels = values * np.exp(1.3j)
@@ -221,7 +223,7 @@ def test_a_slow_phase_is_found_and_taken_out(fw: Framework) -> None:
     truth = scan.object_[top : top + height, left : left + width]
     y, x = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)[None]
     wrong = truth * np.exp(1j * (0.5 * np.cos(2 * y) * (1 + x) + 0.3 * x))
-    corrected = fw.array(fw.tilts.correct_phase_drift(model, fw.tensor(wrong)))
+    corrected = fw.array(fw.phase_drift.correct_phase_drift(model, fw.tensor(wrong)))
     before, after, best = (
         model.evaluate_fit(fw.tensor(image))[0] for image in (wrong, corrected, truth)
     )
@@ -230,7 +232,9 @@ def test_a_slow_phase_is_found_and_taken_out(fw: Framework) -> None:
         phase = np.angle((image * truth.conj())[16:-16, 16:-16])
         assert low <= phase.std() < high
     # The truth has nothing to correct, and is not made worse.
-    assert model.evaluate_fit(fw.tilts.correct_phase_drift(model, fw.tensor(truth)))[0] <= best
+    assert (
+        model.evaluate_fit(fw.phase_drift.correct_phase_drift(model, fw.tensor(truth)))[0] <= best
+    )
 
 
 def test_slopes_are_measured_with_the_right_sign(fw: Framework) -> None:
@@ -245,7 +249,7 @@ def test_slopes_are_measured_with_the_right_sign(fw: Framework) -> None:
     ramp = np.array([0.01, -0.02])
     y, x = np.indices(model.canvas_shape)
     tilted = truth * np.exp(-1j * (ramp[0] * y + ramp[1] * x))
-    slopes, weights, loss = fw.tilts.measure_slopes(model, fw.tensor(tilted))
+    slopes, weights, loss = fw.phase_drift.measure_slopes(model, fw.tensor(tilted))
     assert loss == pytest.approx(model.evaluate_fit(fw.tensor(tilted))[0], rel=1e-5)
     np.testing.assert_allclose(slopes.mean(axis=0), ramp, rtol=0.1)
     assert (weights > 0).all()
@@ -272,7 +276,7 @@ def test_blocks_are_stitched_in_phase(fw: Framework, model: Model) -> None:
     """True patches with a random phase each, in blocks with another one, give the object back."""
     object_ = canvas_object(model)
     rng = np.random.default_rng(0)
-    stitcher = fw.inference.Stitcher(model, model.flat_object())
+    stitcher = fw.stitching.Stitcher(model, model.flat_object())
     for indices in (np.arange(7), np.arange(7, 15)):
         patches = make_patches(fw, model, indices[:, None])
         cut = fw.array(model.extract_patches(fw.tensor(object_), patches.indices, 16))
@@ -287,7 +291,7 @@ def test_blocks_are_stitched_in_phase(fw: Framework, model: Model) -> None:
 
 def test_prediction_does_not_depend_on_the_batch(fw: Framework, model: Model) -> None:
     network = fw.build(describe_network(ModelConfig(filters_scale=0.25, passes=2), 16))
-    results = [fw.inference.predict_object(network, model, batch_size=size) for size in (1, 4, 100)]
+    results = [fw.stitching.predict_object(network, model, batch_size=size) for size in (1, 4, 100)]
     for other in results[1:]:
         assert len(other) == 3
         found, expected = fw.array(other[-1]), fw.array(results[0][-1])

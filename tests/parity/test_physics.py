@@ -232,7 +232,7 @@ def test_the_probe_update_points_downhill(fw: Framework, model: Model, everyone:
     np.testing.assert_allclose(update, -slope / 2, rtol=1e-3, atol=1e-4 * np.abs(update).max())
 
 
-@pytest.mark.parametrize('turns', [(0,), (3,), (0, 1, 2, 3)])
+@pytest.mark.parametrize('rotations', [(0,), (3,), (0, 1, 2, 3)])
 @pytest.mark.parametrize('flat', [True, False])
 def test_sweepnet_features(
     fw: Framework, scan: Scan, model: Model, everyone: Any, flat: bool, rotations: tuple[int, ...]

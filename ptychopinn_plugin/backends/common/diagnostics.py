@@ -10,7 +10,7 @@ SUSPICIOUS = 1.5
 """Times shot noise. With the right probe, 30 iterations end at 0.95 to 1.1 times."""
 
 NEGLIGIBLE = 1e-3
-"""As a share of the counts. Of very many photons, unfinished iterations miss more than their noise."""
+"""As a fraction of the counts. Unfinished iterations of bright patterns miss more than noise."""
 
 MIN_ITERATIONS = 10
 """Before so many, the object is not yet as good as its probe allows."""

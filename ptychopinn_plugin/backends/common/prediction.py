@@ -93,8 +93,8 @@ def choose_rotations(
     can_turn = description.architecture == 'sweepnet'
     if rule == 'four' and not can_turn:
         raise ConfigError(
-            f'inference.test_time_rotations = four needs a model of architecture sweepnet; this one is '
-            f'{description.architecture}. Leave the setting at auto.'
+            'inference.test_time_rotations = four needs a model of architecture sweepnet; this one '
+            f'is {description.architecture}. Leave the setting at auto.'
         )
     four = rule == 'four' or (rule == 'auto' and can_turn and overlap() < LITTLE_OVERLAP)
     return (0, 1, 2, 3) if four else (0,)
@@ -110,7 +110,7 @@ class Stitches(Protocol[Part, Stitched]):
     """Puts predicted patches together."""
 
     def add(self, parts: list[Part], phase_synchronization: bool) -> None:
-        """Add patches; with `phase_synchronization` their global phases are brought together first."""
+        """Add patches, after their global phases are synchronized where that is asked for."""
         ...
 
     def object_(self) -> Stitched:

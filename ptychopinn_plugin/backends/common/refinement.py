@@ -21,7 +21,7 @@ TRIALS = 2
 """Such objects are tried an iteration, at two fifths of an iteration's cost each."""
 
 PHASE_DRIFT_INTERVAL = 5
-"""Iterations between corrections of the slow phase (`phase_drift`), which iterations alone mend slowly."""
+"""Iterations between corrections of the slow phase, which iterations alone mend slowly."""
 
 MIN_BATCHES = 16
 """An iteration has at least so many batches: one batch an iteration would hardly move."""
@@ -78,8 +78,8 @@ def iterate_keep_best(
     """Iterate, and keep the best object of all iterations.
 
     The first steps are long and noisy, so that a good start can get worse before it gets better.
-    The iterations go on from there, but the best then moves only a part of the way, as far as it gets
-    better; where no part is better, it takes a step that all patterns agree on.
+    The iterations go on from there, but the best then moves only a part of the way, as far as it
+    gets better; where no part is better, it takes a step that all patterns agree on.
 
     Parameters
     ----------

@@ -217,7 +217,7 @@ class ForwardModel:
     def project_amplitudes_with_probe(
         self, patches: Tensor, indices: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Do as `project_amplitudes`, and return the probe's update, shape (n_modes, height, width), too."""
+        """Return the updates of the patches and of the probe, (n_modes, height, width)."""
         update, changes = self._project(patches, indices)
         probe_changes = shift_probe_back(
             changes * patches.conj()[:, None], self.subpixel_shifts[indices]

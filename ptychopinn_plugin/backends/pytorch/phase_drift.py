@@ -2,9 +2,9 @@ r"""Correct the slow part of an object's phase from the shifts of its patterns.
 
 A phase that rises by :math:`s` radians a pixel under the probe shifts the pattern by
 :math:`\delta = s N / 2 \pi` detector pixels, so each pattern measures the local slope like a
-lenslet of a Shack-Hartmann sensor [1]_. Patches and iterations know their neighbours only, and small
-errors of slope add up to a drift across the field; here all slopes are fitted at once by a smooth
-surface.
+lenslet of a Shack-Hartmann sensor [1]_. Patches and iterations know their neighbours only, and
+small errors of slope add up to a drift across the field; here all slopes are fitted at once by a
+smooth surface.
 
 With the expected amplitude :math:`a` and the measured one :math:`A`, the shift minimises
 :math:`\sum (A - a + \delta \cdot \nabla a)^2`.

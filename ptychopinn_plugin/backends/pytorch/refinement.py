@@ -8,8 +8,8 @@ Each batch of patterns moves the object by
     \qquad W = \sum_j |P_j|^2, \qquad O \leftarrow O + V,
 
 rPIE's update for a batch [1]_ with momentum [2]_, which carries slow phase gradients across the
-field in few iterations. The step :math:`\beta_s` falls from iteration to iteration, so that the last ones
-average the noise of all patterns that see a pixel instead of following the latest.
+field in few iterations. The step :math:`\beta_s` falls from iteration to iteration, so that the
+last ones average the noise of all patterns that see a pixel instead of following the latest.
 
 References
 ----------
@@ -83,7 +83,8 @@ def iterate_object(
     -------
     object_ : Tensor of complex64
     losses : list of float
-        Poisson loss per pixel of the start and of the best object after each iteration; never rising.
+        Poisson loss per pixel of the start and of the best object after each iteration; it never
+        rises.
     """
     batches = iteration_batches(len(forward), batch_size, 8 * forward.probe.numel(), seed)
     energy = torch.linalg.vector_norm(forward.probe)

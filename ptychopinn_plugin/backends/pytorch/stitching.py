@@ -139,7 +139,7 @@ class Stitcher:
         self._is_empty = True
 
     def add(self, parts: list[Patches], phase_synchronization: bool) -> None:
-        """Add patches; with `phase_synchronization` their global phases are brought together first."""
+        """Add patches, after their global phases are synchronized where that is asked for."""
         weighted = [part.values * part.weights for part in parts]
         phase_factors = weighted[0].new_ones(sum(map(len, weighted)))
         if phase_synchronization:

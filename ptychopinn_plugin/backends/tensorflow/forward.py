@@ -212,7 +212,7 @@ class ForwardModel:
     def project_amplitudes_with_probe(
         self, patches: Tensor, indices: IntArray
     ) -> tuple[Tensor, Tensor]:
-        """Do as `project_amplitudes`, and return the probe's update, shape (n_modes, height, width), too."""
+        """Return the updates of the patches and of the probe, (n_modes, height, width)."""
         probes = self.probes(indices)
         update, changes = operators.project_amplitudes(
             probes, patches, self.measured(indices), self.valid_mask

@@ -2,7 +2,8 @@ r"""Correct the slow part of an object's phase from the shifts of its patterns.
 
 A phase that rises by :math:`s` radians a pixel under the probe shifts the pattern by
 :math:`\delta = s N / 2 \pi` detector pixels, so each pattern measures the local slope like a
-lenslet of a Shack-Hartmann sensor [1]_; `backends.common.phase_drift` fits a smooth surface to all slopes.
+lenslet of a Shack-Hartmann sensor [1]_; `backends.common.phase_drift` fits a smooth surface to all
+slopes.
 
 With the expected amplitude :math:`a` and the measured one :math:`A`, the shift minimises
 :math:`\sum (A - a + \delta \cdot \nabla a)^2`.

@@ -91,7 +91,8 @@ def iterate_object(
     -------
     object_ : Tensor of complex64
     losses : list of float
-        Poisson loss per pixel of the start and of the best object after each iteration; never rising.
+        Poisson loss per pixel of the start and of the best object after each iteration; it never
+        rises.
     """
     batches = iteration_batches(len(forward), batch_size, 8 * int(tf.size(forward.probe)), seed)
     energy = tf.norm(tf.abs(forward.probe))

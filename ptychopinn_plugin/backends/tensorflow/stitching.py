@@ -136,7 +136,7 @@ class Stitcher:
         self._is_empty = True
 
     def add(self, parts: list[Patches], phase_synchronization: bool) -> None:
-        """Add patches; with `phase_synchronization` their global phases are brought together first."""
+        """Add patches, after their global phases are synchronized where that is asked for."""
         weighted = [scaled(part.values, part.weights) for part in parts]
         sizes = [len(part.indices) for part in parts]
         phase_factors = np.ones(sum(sizes), dtype=np.complex64)

@@ -141,7 +141,7 @@ class Objective:
         values, light, reference = predict(self.description, self.precision, weights, inputs)
         agreed = values
         if self.overlap_constraint and self.description.group_size > 1:
-            agreed = average(values, light, inputs['corners'])
+            agreed = average(values, light, inputs['patch_origins'])
         terms: Tensors = {}
         measured, valid_mask, photons = (
             inputs['measured'],
@@ -296,7 +296,7 @@ class Trainer(TrainingLoop):
             rotations=(batch.rotations,),
         )
         if description.group_size > 1:
-            inputs['corners'] = tf.constant(group_patch_origins(model, groups))
+            inputs['patch_origins'] = tf.constant(group_patch_origins(model, groups))
         inputs['photons'] = tf.constant(model.photons, tf.float32)
         if subscan.labels is not None:
             window = description.window_px

@@ -26,5 +26,5 @@ def test_the_rule_and_the_overlap_decide(rule: Rotations, overlap: float, count:
 
 def test_a_network_that_sees_groups_looks_once() -> None:
     assert choose_rotations('auto', CNN, lambda: 1.0) == (0,)
-    with pytest.raises(ConfigError, match=r'orientations = four needs .* sweepnet; .* is cnn'):
+    with pytest.raises(ConfigError, match=r'test_time_rotations = four needs .* is cnn'):
         choose_rotations('four', CNN, lambda: 1.0)

@@ -68,5 +68,5 @@ def test_journal_counts_epochs(caplog: pytest.LogCaptureFixture) -> None:
         journal(Progress('train', 0, 9, {'loss': 1.0}))
         journal(Progress('train', 1, 9, {'loss': 0.5, 'validation_loss': 0.75}, 100.0))
     lines = [record.getMessage() for record in caplog.records]
-    assert lines[:2] == ['stage: teach', 'stage: train']
+    assert lines[:2] == ['stage: target', 'stage: train']
     assert lines[2] == 'epoch 5: loss 0.5, validation_loss 0.75, 100 patterns/s'

@@ -74,7 +74,7 @@ def test_settings_are_those_of_the_model_unless_given(
 ) -> None:
     run(
         *('reconstruct', model_file, scan_file, '-o', folder, '--refine', 0, '--refine-probe'),
-        *('--batch-size', 5, '--refine-batch-size', 6, '--no-phase-agreement'),
+        *('--batch-size', 5, '--refine-batch-size', 6, '--no-phase-synchronization'),
         *('--intensity-scale', 'scan', '--device', 'cpu'),
     )
     inference, refinement = backend.asked['inference'], backend.asked['refinement']

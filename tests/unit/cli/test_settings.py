@@ -46,7 +46,7 @@ def test_a_run_can_be_repeated_from_its_own_file(tmp_path: Path) -> None:
         ('training.epochs=20', ('training', 'epochs', 20)),
         ('training.learning-rate = 1e-4', ('training', 'learning_rate', 1e-4)),
         ('training.probe_trainable=yes', ('training', 'probe_trainable', True)),
-        ('training.target=none', ('training', 'teacher', 'none')),
+        ('training.target=none', ('training', 'target', 'none')),
         ('training.max_minutes=none', ('training', 'max_minutes', None)),
         ('training.device="cuda:1"', ('training', 'device', 'cuda:1')),
     ],

@@ -69,7 +69,7 @@ def test_json_is_all_of_stdout(run: Any, backend: Any, scan_file: Path, tmp_path
 
 def test_options_reach_the_backend(run: Any, backend: Any, scan_file: Path, tmp_path: Path) -> None:
     file = tmp_path / 'mine.toml'
-    file.write_text('[training]\nepochs = 5\nseed = 5\n[refinement]\nsweeps = 5\n')
+    file.write_text('[training]\nepochs = 5\nseed = 5\n[refinement]\niterations = 5\n')
     run(
         *('train', scan_file, scan_file, '--validation', scan_file, '-o', tmp_path / 'run'),
         *('--config', file, '--set', 'training.seed=6', '--epochs', 7, '--gridsize', 2),

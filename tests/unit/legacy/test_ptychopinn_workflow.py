@@ -11,10 +11,11 @@ import pytest
 pytest.importorskip('torch')
 
 import ptychopinn_plugin as pinn
-from ptychopinn_plugin import legacy
 from ptychopinn_plugin.data import write_scan
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 from ptychopinn_plugin.errors import BackendUnavailableError, ConfigError, UnknownBackendError
+from ptychopinn_plugin.legacy import from_legacy
+from ptychopinn_plugin.ptychopinn_workflow import run_cdi_example
 
 QUICK: dict[str, Any] = {
     'model': {'N': 64, 'gridsize': 1, 'n_filters_scale': 1},
@@ -30,8 +31,8 @@ def scan() -> pinn.Scan:
 
 
 @pytest.fixture(autouse=True)
-def short_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the target iteration as little as it ever does."""
+def short_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the target take as few iterations as it ever does."""
     monkeypatch.setattr('ptychopinn_plugin.backends.common.training_run.TARGET_PATTERNS', 1)
 
 
@@ -51,7 +52,7 @@ def test_run_cdi_example(scan: pinn.Scan) -> None:
         scan_index=None,
     )
     seen: list[str] = []
-    amplitude, phase, results = legacy.run_cdi_example(
+    amplitude, phase, results = run_cdi_example(
         raw, scan, QUICK, iterations=2, observer=lambda progress: seen.append(progress.stage)
     )
     assert results['backend'] == 'pytorch'
@@ -67,14 +68,14 @@ def test_run_cdi_example(scan: pinn.Scan) -> None:
 
 def test_data_from_the_settings(scan_file: Path) -> None:
     settings = {**QUICK, 'train_data_file': scan_file, 'test_data_file': str(scan_file)}
-    amplitude, _, results = legacy.run_cdi_example(None, None, settings, iterations=0)
+    amplitude, _, results = run_cdi_example(None, None, settings, iterations=0)
     assert amplitude is not None
     assert len(results['reconstruction'].likelihoods) == 1  # that of the network alone
 
 
 def test_without_test_data(scan: pinn.Scan) -> None:
-    config = legacy.from_legacy(QUICK).config
-    amplitude, phase, results = legacy.run_cdi_example(scan, None, config)
+    config = from_legacy(QUICK).config
+    amplitude, phase, results = run_cdi_example(scan, None, config)
     assert (amplitude, phase) == (None, None)
     assert results['backend'] == 'pytorch'
     assert 'object' not in results
@@ -89,7 +90,7 @@ def test_without_test_data(scan: pinn.Scan) -> None:
 )
 def test_refused(scan: pinn.Scan, settings: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        legacy.run_cdi_example(scan, scan, {**QUICK, **settings})
+        run_cdi_example(scan, scan, {**QUICK, **settings})
 
 
 def test_a_backend_that_cannot_run_is_no_other(
@@ -99,12 +100,12 @@ def test_a_backend_that_cannot_run_is_no_other(
 
     monkeypatch.setattr(BackendSpec, 'problem', lambda self: 'is not installed')
     with pytest.raises(BackendUnavailableError, match=r'not installed.*pip install'):
-        legacy.run_cdi_example(scan, scan, QUICK)
+        run_cdi_example(scan, scan, QUICK)
 
 
 def test_nothing_to_train_on() -> None:
     with pytest.raises(ConfigError, match='train_data_file is not set'):
-        legacy.run_cdi_example(None, None, QUICK)
+        run_cdi_example(None, None, QUICK)
 
 
 def options(settings: dict[str, Any]) -> list[str]:
@@ -154,7 +155,7 @@ def test_older_options(
     assert (training.n_groups, training.epochs, training.device) == (8, 1, 'cpu')
     # One rule for the script and in Python.
     assert 'n_images is deprecated; n_groups, which is given too, wins: 30' in caplog.text
-    assert legacy.from_legacy(path).config.training.n_groups == 30
+    assert from_legacy(path).config.training.n_groups == 30
 
 
 def test_options_of_the_torch_side(

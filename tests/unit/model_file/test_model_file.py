@@ -17,6 +17,7 @@ from unit.model_file.members import change_manifest, change_weights, members_of,
 
 from ptychopinn_plugin.errors import ArchiveError, OutputError
 from ptychopinn_plugin.model_file import (
+    FORMAT_VERSION,
     Model,
     describe_model,
     is_model_file,
@@ -181,8 +182,8 @@ def test_another_manifest(path: Path, manifest: bytes) -> None:
 
 
 def test_a_newer_format_says_how_to_upgrade(path: Path) -> None:
-    change_manifest(path, lambda manifest: manifest.update(format_version=2))
-    with pytest.raises(ArchiveError, match=r'format version 2.*pip install --upgrade'):
+    change_manifest(path, lambda manifest: manifest.update(format_version=FORMAT_VERSION + 1))
+    with pytest.raises(ArchiveError, match=r'format version \d+.*pip install --upgrade'):
         read_model(path)
 
 
