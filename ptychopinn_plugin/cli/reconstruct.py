@@ -214,7 +214,7 @@ def _finish(
     from ptychopinn_plugin.data import write_product, write_reconstruction
     from ptychopinn_plugin.plots import plot_reconstruction
 
-    timing = watch.timing(result, len(scan))
+    timing = watch.timing(result, len(result.positions_px))
     evaluation = _compare(result, scan)
     metrics = _measure(result, scan, evaluation)
     write_reconstruction(stage / 'reconstruction.npz', result)
@@ -232,7 +232,8 @@ def _measure(
     return {
         'scan': scan.name,
         'backend': result.backend,
-        'patterns': len(scan),
+        'patterns': len(result.positions_px),
+        'patterns_left_out': len(scan) - len(result.positions_px),
         'object_shape_px': list(result.object_.shape),
         'amplitude_residual': result.amplitude_residual,
         'likelihoods': list(result.likelihoods),

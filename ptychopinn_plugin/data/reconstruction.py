@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ptychopinn_plugin.array_types import ComplexArray, FloatArray
+from ptychopinn_plugin.array_types import ComplexArray, FloatArray, IntArray
 from ptychopinn_plugin.data.scan import Geometry
 
 
@@ -24,6 +24,8 @@ class Reconstruction:
         As used, scaled to the counts.
     positions_px : ndarray of float64, shape (n_positions, 2)
         As used, (y, x).
+    pattern_indexes : ndarray of int64, shape (n_positions,)
+        Which pattern each position belongs to, as in `Scan`; counted from 0 where not given.
     likelihoods : sequence of float
         Poisson loss per pixel of the start and of the best object after each iteration; empty where
         unknown.
@@ -46,6 +48,13 @@ class Reconstruction:
     amplitude_residual: float = float('nan')
     geometry: Geometry = field(default_factory=Geometry)
     name: str = 'scan'
+    pattern_indexes: IntArray | None = None
+
+    def __post_init__(self) -> None:
+        indexes = self.pattern_indexes
+        if indexes is None:
+            indexes = np.arange(len(self.positions_px))
+        object.__setattr__(self, 'pattern_indexes', np.asarray(indexes, dtype=np.int64))
 
     def covered_box(self, threshold: float = 0.05) -> tuple[slice, slice]:
         """Return the slices of the box where coverage reaches `threshold`."""

@@ -57,7 +57,9 @@ def to_scan(parameters: ReconstructInput) -> Scan:
     measured = matching.Measurement(
         np.asarray(parameters.diffraction_patterns), order, _mask(parameters)
     )
-    return matching.join(measured, known, name=product.metadata.name)
+    scan = matching.join(measured, known, name=product.metadata.name)
+    indexes = ptychodus_compat.position_indexes(product.probe_positions)
+    return replace(scan, pattern_indexes=indexes)
 
 
 def _pixel_geometry(product: Product) -> PixelGeometry:

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from ptychodus.api.io import load_product
@@ -13,7 +14,7 @@ from ptychodus.api.product import Product
 from ptychodus.api.reconstruct import ReconstructInput
 
 from ptychopinn_plugin import ptychodus_compat
-from ptychopinn_plugin.data import Scan, fit_to_size
+from ptychopinn_plugin.data import Scan, fit_to_size, load_scan, write_scan
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.host.resampling import Sampling
 from ptychopinn_plugin.host.translation import to_product, to_scan
@@ -121,6 +122,19 @@ def test_a_product_without_a_probe_says_so(parameters: ReconstructInput) -> None
     bare = dataclasses.replace(parameters.product, probes=ProbeSequence(None, None, None))
     with pytest.raises(DataError, match='probe'):
         to_scan(ReconstructInput(parameters.diffraction_patterns, parameters.bad_pixels, bare))
+
+
+@pytest.mark.usefixtures('parameters')
+def test_patterns_keep_the_numbers_of_their_positions(small_scan: Scan, tmp_path: Path) -> None:
+    """As Ptychodus hands them over after frames were dropped."""
+    with h5py.File(tmp_path / 'product.h5', 'r+') as file:
+        file['probe_position_indexes'][...] = np.arange(len(small_scan)) + 7
+    product = load_product(tmp_path / 'product.h5')
+    scan = to_scan(ReconstructInput(small_scan.patterns, small_scan.bad_pixels, product))
+    np.testing.assert_array_equal(scan.pattern_indexes, np.arange(len(small_scan)) + 7)
+    write_scan(tmp_path / 'train_data.npz', scan)
+    exported = load_scan(tmp_path / 'train_data.npz')
+    np.testing.assert_array_equal(exported.pattern_indexes, scan.pattern_indexes)
 
 
 def test_what_is_left_out_of_a_probe_is_noted(parameters: ReconstructInput) -> None:

@@ -246,6 +246,7 @@ class NetworkBackend(ABC, Generic[Device]):
             amplitude_residual=residual,
             geometry=scan.geometry,
             name=scan.name,
+            pattern_indexes=scan.pattern_indexes,
         )
 
     def _held_model(self) -> Model:

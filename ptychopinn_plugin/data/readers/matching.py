@@ -144,6 +144,7 @@ def join(
         probe=probe,
         object_=None if product.object_ is None else product.object_.astype(np.complex64),
         bad_pixels=measurement.bad_pixels,
+        pattern_indexes=measurement.indexes[kept].astype(np.int64),
         geometry=geometry,
         name=name,
         notes=(*measurement.notes, *product.notes, *notes),

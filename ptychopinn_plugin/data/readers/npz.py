@@ -31,7 +31,14 @@ from ptychopinn_plugin.errors import DataError
 Arrays = Mapping[str, RealArray]
 """By key; what is wrong with an array becomes a DataError when it is looked up."""
 
-_OPTIONAL = ('objectGuess', 'scan_index', 'bad_pixels', 'xcoords_start', 'ycoords_start')
+_OPTIONAL = (
+    'objectGuess',
+    'scan_index',
+    'pattern_indexes',
+    'bad_pixels',
+    'xcoords_start',
+    'ycoords_start',
+)
 _ATTRIBUTES = (
     'diff3d',
     'xcoords',
@@ -220,7 +227,7 @@ def scan_of(
     notes = (*notes, *note, *more, *_restored(metadata))
     nominal = _nominal(archive, len(positions))
     bad_pixels = _bad_pixels(archive)
-    scan_index = _scan_index(archive, len(positions))
+    scan_index = _numbers_of_patterns(archive, 'scan_index', len(positions))
     if is_export:
         # Since 1.6 Ptychodus gives the middle between pixels; only newer files have bad_pixels.
         offset = [middle_offset_px(patterns.shape[1]), middle_offset_px(patterns.shape[2])]
@@ -235,6 +242,7 @@ def scan_of(
         bad_pixels=bad_pixels,
         nominal_positions_px=nominal,
         scan_index=scan_index,
+        pattern_indexes=_numbers_of_patterns(archive, 'pattern_indexes', len(positions)),
         geometry=geometry_of(metadata),
         name=str(metadata.get('name') or name),
         notes=(*notes, *scaled),
@@ -378,14 +386,12 @@ def _bad_pixels(archive: Arrays) -> BoolArray | None:
     return read_numbers(archive, 'bad_pixels', 'buif') != 0 if 'bad_pixels' in archive else None
 
 
-def _scan_index(archive: Arrays, count: int) -> IntArray | None:
-    if 'scan_index' not in archive:
+def _numbers_of_patterns(archive: Arrays, key: str, count: int) -> IntArray | None:
+    if key not in archive:
         return None
-    values = read_numbers(archive, 'scan_index', 'buif').ravel()
+    values = read_numbers(archive, key, 'buif').ravel()
     if len(values) != count:
-        raise DataError(
-            f'scan_index must have {count} values as xcoords has; it has {len(values)}.'
-        )
+        raise DataError(f'{key} must have {count} values as xcoords has; it has {len(values)}.')
     if not np.isfinite(values).all():
-        raise DataError('scan_index must be finite; it holds NaN or infinity. Leave it out.')
+        raise DataError(f'{key} must be finite; it holds NaN or infinity. Leave it out.')
     return values.astype(np.int64)
