@@ -54,9 +54,10 @@ def to_scan(parameters: ReconstructInput) -> Scan:
         ),
         notes=(*probe_notes, *object_notes),
     )
-    measured = matching.Measurement(
-        np.asarray(parameters.diffraction_patterns), order, _mask(parameters)
-    )
+    # Ptychodus' own, which must stay as they are.
+    patterns = np.asarray(parameters.diffraction_patterns).view()
+    patterns.flags.writeable = False
+    measured = matching.measurement_of(patterns, order, _mask(parameters))
     scan = matching.join(measured, known, name=product.metadata.name)
     indexes = ptychodus_compat.position_indexes(product.probe_positions)
     return replace(scan, pattern_indexes=indexes)

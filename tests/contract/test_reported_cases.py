@@ -29,6 +29,31 @@ def refined(scan: Scan) -> Reconstruction:
     return api.refine(scan, device='cpu')
 
 
+@pytest.mark.parametrize(
+    'scan',
+    [
+        'saturated/gap_uint16.npz',
+        'saturated/gap_uint32.cxi',
+        'saturated/gap_uint32',
+        'saturated/gap_nan.npz',
+        'negative/minus_one.npz',
+        'negative/minus_one.cxi',
+    ],
+)
+def test_marks_in_place_of_counts_are_masked(write_case: WriteCase, scan: str) -> None:
+    folder, _, name = scan.partition('/')
+    read = load_scan(write_case(folder) / name)
+    assert any('marked as bad' in note for note in read.notes)
+    assert similarity(refined(read), write_case(folder)) == pytest.approx((0.87, 0.94), abs=0.02)
+
+
+def test_noise_of_a_subtracted_dark_field(write_case: WriteCase) -> None:
+    folder = write_case('negative')
+    read = load_scan(folder / 'dark_subtracted.npz')
+    assert any('subtracted dark field' in note for note in read.notes)
+    assert similarity(refined(read), folder) > (0.7, 0.8)
+
+
 @pytest.mark.filterwarnings('ignore:.*left out 3 of 100 patterns')
 @pytest.mark.parametrize('name', ['empty', 'dropped'])
 def test_a_product_fits_its_own_patterns_again(

@@ -149,6 +149,18 @@ def test_what_is_left_out_of_a_probe_is_noted(parameters: ReconstructInput) -> N
     assert not to_scan(parameters).notes
 
 
+def test_marks_of_the_detector_are_masked(parameters: ReconstructInput, small_scan: Scan) -> None:
+    marked = small_scan.patterns.astype(np.uint32)
+    marked[:, 3, 7:9] = np.iinfo(np.uint32).max
+    kept = marked.copy()
+    scan = to_scan(ReconstructInput(marked, parameters.bad_pixels, parameters.product))
+    assert scan.bad_pixels is not None
+    assert np.argwhere(scan.bad_pixels & ~small_scan.bad_pixels).tolist() == [[3, 7], [3, 8]]
+    assert any('marked as bad' in note for note in scan.notes)
+    # The window's own patterns stay as they were.
+    np.testing.assert_array_equal(marked, kept)
+
+
 def test_a_missing_mask_masks_nothing(parameters: ReconstructInput) -> None:
     scan = to_scan(ReconstructInput(parameters.diffraction_patterns, None, parameters.product))
     assert scan.bad_pixels is not None

@@ -26,9 +26,10 @@ def infer_domain(patterns: RealArray, *, is_ptychodus_export: bool) -> tuple[Dom
     1. Integers are counts.
     2. A file laid out as Ptychodus exports it (`bad_pixels`, or a probe of several modes)
        holds counts.
-    3. Whole numbers are counts.
-    4. Numbers whose squares are whole are amplitudes.
-    5. Anything else is amplitudes, as PtychoPINN's contract says.
+    3. Negative numbers, which no amplitude has, are counts with a dark field subtracted.
+    4. Whole numbers are counts.
+    5. Numbers whose squares are whole are amplitudes.
+    6. Anything else is amplitudes, as PtychoPINN's contract says.
 
     Parameters
     ----------
@@ -45,6 +46,9 @@ def infer_domain(patterns: RealArray, *, is_ptychodus_export: bool) -> tuple[Dom
         return 'counts', f'they are integers ({patterns.dtype})'
     if is_ptychodus_export:
         return 'counts', 'the file has the layout of an export by Ptychodus'
+    starts = range(0, len(patterns), _CHUNK)
+    if any((patterns[start : start + _CHUNK] < 0).any() for start in starts):
+        return 'counts', 'some are negative, as where a dark field was subtracted'
     if values_are_whole(patterns):
         return 'counts', 'they are whole numbers'
     if squares_are_whole(patterns):

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray, IntArray, RealArray
+from ptychopinn_plugin.data.readers.domain import Domain, to_counts
+from ptychopinn_plugin.data.readers.invalid_pixels import clip_negative, mask_invalid
 from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.text import count
@@ -39,6 +41,38 @@ class Measurement:
     bad_pixels: BoolArray | None = None
     geometry: Geometry = field(default_factory=Geometry)
     notes: tuple[str, ...] = ()
+
+
+def measurement_of(
+    patterns: RealArray,
+    indexes: IntArray,
+    bad_pixels: BoolArray | None,
+    *,
+    domain: Domain = 'counts',
+    geometry: Geometry | None = None,
+) -> Measurement:
+    """Make a measurement of what a file holds, with its marks as bad pixels.
+
+    Parameters
+    ----------
+    patterns : ndarray, shape (n_patterns, height, width)
+    indexes : ndarray of int, shape (n_patterns,)
+    bad_pixels : ndarray of bool, shape (height, width), optional
+    domain : 'counts' or 'amplitudes'
+    geometry : Geometry, optional
+
+    Raises
+    ------
+    DataError
+        If the numbers can be neither counts nor amplitudes.
+    """
+    patterns, bad_pixels, notes = mask_invalid(patterns, bad_pixels)
+    if domain == 'counts':
+        patterns, more = clip_negative(patterns, bad_pixels)
+        notes = (*notes, *more)
+    return Measurement(
+        to_counts(patterns, domain), indexes, bad_pixels, geometry or Geometry(), notes
+    )
 
 
 @dataclass(frozen=True)

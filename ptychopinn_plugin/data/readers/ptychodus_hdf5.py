@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 
 from ptychopinn_plugin.array_types import ComplexArray
-from ptychopinn_plugin.data.readers.domain import Domain, to_counts
+from ptychopinn_plugin.data.readers.domain import Domain
 from ptychopinn_plugin.data.readers.hdf5 import (
     attribute,
     check_stack,
@@ -20,6 +20,7 @@ from ptychopinn_plugin.data.readers.matching import (
     Product,
     join,
     load_name,
+    measurement_of,
     single_layer,
     single_probe,
 )
@@ -96,11 +97,12 @@ def read_measurement(path: Path, *, domain: Domain | None) -> Measurement:
             detector_pixel_height_m=attribute(file['patterns'], 'detector_pixel_height_m'),
             detector_pixel_width_m=attribute(file['patterns'], 'detector_pixel_width_m'),
         )
-    return Measurement(
-        to_counts(patterns, domain or 'counts'),
+    return measurement_of(
+        patterns,
         indexes.astype(np.int64),
         None if bad_pixels is None else bad_pixels != 0,
-        geometry,
+        domain=domain or 'counts',
+        geometry=geometry,
     )
 
 
