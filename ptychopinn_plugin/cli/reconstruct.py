@@ -236,6 +236,7 @@ def _measure(
         'patterns_left_out': len(scan) - len(result.positions_px),
         'object_shape_px': list(result.object_.shape),
         'amplitude_residual': result.amplitude_residual,
+        'misfit': None if result.misfit is None else result.misfit.to_dict(),
         'likelihoods': list(result.likelihoods),
         'evaluation': None if evaluation is None else evaluation.to_dict(),
     }
@@ -255,6 +256,12 @@ def _compare(result: 'Reconstruction', scan: 'Scan') -> 'Evaluation | None':
         return None
 
 
+def _misfit_words(misfit: dict[str, float | None] | None) -> str:
+    if misfit is None or misfit['times_shot_noise'] is None:
+        return ''
+    return f', {misfit["times_shot_noise"]:.3g} times shot noise where it is lit'
+
+
 def _summary(values: dict[str, Any], evaluation: 'Evaluation | None') -> list[str]:
     timing, metrics = values['timing'], values['metrics']
     height, width = metrics['object_shape_px']
@@ -268,7 +275,8 @@ def _summary(values: dict[str, Any], evaluation: 'Evaluation | None') -> list[st
     lines = [
         f'Reconstructed {count(metrics["patterns"], "pattern")} of {metrics["scan"]} with '
         f'{metrics["backend"]}: {height} x {width} px, '
-        f'amplitude residual {metrics["amplitude_residual"]:.4g}',
+        f'amplitude residual {metrics["amplitude_residual"]:.4g}'
+        + _misfit_words(metrics['misfit']),
         f'time: {", ".join(parts)}',
     ]
     if evaluation is not None:

@@ -7,6 +7,7 @@ import numpy as np
 
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray, IntArray
 from ptychopinn_plugin.data.scan import Geometry
+from ptychopinn_plugin.physics import Misfit
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Reconstruction:
         Which backend made it.
     amplitude_residual : float
         sum (sqrt(expected) - sqrt(counts))² / sum counts, of the object as returned.
+    misfit : Misfit, optional
+        The same over lit pixels, in times of shot noise where that is known.
     """
 
     object_: ComplexArray
@@ -49,6 +52,7 @@ class Reconstruction:
     geometry: Geometry = field(default_factory=Geometry)
     name: str = 'scan'
     pattern_indexes: IntArray | None = None
+    misfit: Misfit | None = None
 
     def __post_init__(self) -> None:
         indexes = self.pattern_indexes

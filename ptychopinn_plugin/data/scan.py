@@ -122,10 +122,11 @@ class Scan:
             if not np.isfinite(array).all():
                 bad = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
                 raise DataError(f'{name} must be finite; position {bad} is {array[bad].tolist()}.')
-        if self.pattern_indexes is None or self.pattern_indexes.shape != (n_positions,):
+        assert self.pattern_indexes is not None
+        if self.pattern_indexes.shape != (n_positions,):
             raise DataError(
                 f'pattern_indexes must have shape ({n_positions},), one number for each pattern; '
-                f'got {np.shape(self.pattern_indexes)}.'
+                f'got {self.pattern_indexes.shape}.'
             )
         if self.probe.ndim != 3 or self.probe.shape[1:] != (height, width):
             raise DataError(

@@ -22,6 +22,7 @@ from ptychopinn_plugin.data.readers.ptychodus_hdf5 import is_product_file, read_
 from ptychopinn_plugin.data.reconstruction import Reconstruction
 from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.physics import Misfit
 from ptychopinn_plugin.storage.atomic import atomic_path
 
 UNKNOWN_PIXEL_M = 1e-9
@@ -92,6 +93,7 @@ def write_reconstruction(path: Path | str, reconstruction: Reconstruction) -> No
         'backend': reconstruction.backend,
         'timing': {name: float(seconds) for name, seconds in reconstruction.timing.items()},
         'amplitude_residual': float(residual) if math.isfinite(residual) else None,
+        'misfit': None if reconstruction.misfit is None else reconstruction.misfit.to_dict(),
         'geometry': _known(geometry),
         'written_by': f'ptychopinn-plugin {__version__}',
     }
@@ -164,7 +166,7 @@ def read_reconstruction(path: Path | str) -> Reconstruction:
             f'(y, x); got shapes {object_.shape}, {coverage.shape}, {origin.shape}.'
         )
     residual = metadata.get('amplitude_residual')
-    timing = metadata.get('timing')
+    timing, misfit = metadata.get('timing'), metadata.get('misfit')
     return Reconstruction(
         object_=object_,
         origin_px=origin,
@@ -178,6 +180,7 @@ def read_reconstruction(path: Path | str) -> Reconstruction:
         geometry=geometry_of(metadata),
         name=str(metadata.get('name', 'scan')),
         pattern_indexes=indexes,
+        misfit=Misfit.from_dict(misfit) if isinstance(misfit, Mapping) else None,
     )
 
 

@@ -53,7 +53,10 @@ def to_scan(parameters: ReconstructInput) -> Scan:
             detector_distance_m=product.metadata.detector_distance_m or None,
         ),
         notes=(*probe_notes, *object_notes),
+        name=product.metadata.name,
+        far_field=ptychodus_compat.is_far_field(product.metadata),
     )
+    matching.check_far_field(known)
     # Ptychodus' own, which must stay as they are.
     patterns = np.asarray(parameters.diffraction_patterns).view()
     patterns.flags.writeable = False

@@ -172,6 +172,17 @@ def test_a_probe_that_may_be_a_guess_is_noted(
     assert '--probe-trainable' in (tmp_path / 'run' / 'train.log').read_text()
 
 
+def test_the_misfit_is_in_the_figures(tmp_path: Path, call: Call, scan_file: Path) -> None:
+    values = call('refine', scan_file, '-o', tmp_path / 'flat', '--iterations', 15)
+    misfit = values['metrics']['misfit']
+    assert misfit == json.loads((tmp_path / 'flat' / 'metrics.json').read_text())['misfit']
+    assert 0.5 < misfit['times_shot_noise'] < 1.5
+    assert 0 < misfit['share_of_counts'] < 0.1
+    found = api.read_reconstruction(tmp_path / 'flat' / 'reconstruction.npz').misfit
+    assert found is not None
+    assert found.to_dict() == misfit
+
+
 def test_dark_patterns_are_noted(
     tmp_path: Path, call: Call, scan_file: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -47,6 +47,29 @@ def test_marks_in_place_of_counts_are_masked(write_case: WriteCase, scan: str) -
     assert similarity(refined(read), write_case(folder)) == pytest.approx((0.87, 0.94), abs=0.02)
 
 
+@pytest.mark.parametrize('fault', ['inverted', 'swapped', 'shuffled', 'transposed'])
+def test_a_wrong_geometry_is_told_of_amplitudes(
+    write_case: WriteCase, fault: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    result = refined(load_scan(write_case('axes') / f'{fault}_amplitudes.npz'))
+    assert 'Likely causes: positions' in caplog.text
+    assert result.misfit is not None
+    assert result.misfit.over_noise is not None
+    assert result.misfit.over_noise > 10
+
+
+@pytest.mark.parametrize('kind', ['counts', 'amplitudes'])
+def test_a_right_geometry_is_not_warned_of(
+    write_case: WriteCase, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_case('axes')
+    result = refined(load_scan(folder / f'right_{kind}.npz'))
+    assert not caplog.records
+    assert result.misfit is not None
+    assert result.misfit.over_noise == pytest.approx(0.95, abs=0.05)
+    assert similarity(result, folder) == pytest.approx((0.89, 0.95), abs=0.02)
+
+
 def test_noise_of_a_subtracted_dark_field(write_case: WriteCase) -> None:
     folder = write_case('negative')
     read = load_scan(folder / 'dark_subtracted.npz')

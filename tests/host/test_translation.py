@@ -161,6 +161,17 @@ def test_marks_of_the_detector_are_masked(parameters: ReconstructInput, small_sc
     np.testing.assert_array_equal(marked, kept)
 
 
+def test_the_near_field_is_refused(parameters: ReconstructInput) -> None:
+    metadata = parameters.product.metadata
+    if not hasattr(metadata, 'far_field'):
+        pytest.skip('This Ptychodus knows no near field.')
+    product = dataclasses.replace(
+        parameters.product, metadata=dataclasses.replace(metadata, far_field=False)
+    )
+    with pytest.raises(DataError, match='far_field is false'):
+        to_scan(ReconstructInput(parameters.diffraction_patterns, None, product))
+
+
 def test_a_missing_mask_masks_nothing(parameters: ReconstructInput) -> None:
     scan = to_scan(ReconstructInput(parameters.diffraction_patterns, None, parameters.product))
     assert scan.bad_pixels is not None

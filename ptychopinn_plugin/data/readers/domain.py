@@ -114,10 +114,12 @@ def to_counts(patterns: RealArray, domain: Domain) -> RealArray:
     Returns
     -------
     ndarray, shape (n_positions, height, width)
-        Counts in the type of the source, amplitudes squared as float32.
+        Counts in the type of the source, amplitudes squared as float32: to whole numbers, where
+        they are the roots of such.
     """
     if domain == 'counts':
         return patterns.astype(np.float32) if patterns.dtype == np.float16 else patterns
+    are_roots = squares_are_whole(patterns)
     own = patterns.dtype == np.float32 and patterns.flags.writeable
     counts = patterns if own else np.empty(patterns.shape, dtype=np.float32)
     for start in range(0, len(patterns), _CHUNK):
@@ -128,5 +130,9 @@ def to_counts(patterns: RealArray, domain: Domain) -> RealArray:
                 "Where the patterns hold counts, say domain='counts' (--domain counts)."
             )
         # Floats first: the square of an integer overflows its type.
-        np.square(chunk.astype(np.float32, copy=False), out=counts[start : start + _CHUNK])
+        part = counts[start : start + _CHUNK]
+        np.square(chunk.astype(np.float32, copy=False), out=part)
+        if are_roots:
+            # What rounding in the file left would hide that they were counted.
+            np.rint(part, out=part)
     return counts

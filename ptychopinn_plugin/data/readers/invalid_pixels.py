@@ -17,6 +17,7 @@ dark field that was subtracted: they become zero.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -206,7 +207,7 @@ def _range(patterns: RealArray, good: BoolArray) -> tuple[float, float, bool]:
     return lowest, highest, is_finite
 
 
-def _largest(kind: np.dtype[np.generic], highest: float) -> tuple[float, ...]:
+def _largest(kind: np.dtype[Any], highest: float) -> tuple[float, ...]:
     """Return the largest number of a type, if the highest of all patterns is one."""
     candidates: list[float] = list(_LARGEST)
     if kind.kind == 'f':
@@ -300,7 +301,7 @@ def _always_negative(patterns: RealArray, emptied: IntArray) -> BoolArray:
 
 
 def _notes(
-    kind: np.dtype[np.generic],
+    kind: np.dtype[Any],
     spread: _Spread,
     always: BoolArray,
     marks: tuple[float, ...],
@@ -326,7 +327,7 @@ def _notes(
     return tuple(notes)
 
 
-def _in_words(kind: np.dtype[np.generic], marks: tuple[float, ...]) -> list[str]:
+def _in_words(kind: np.dtype[Any], marks: tuple[float, ...]) -> list[str]:
     words = []
     for mark in marks:
         own = kind.kind != 'f' and mark == np.iinfo(kind).max
@@ -335,7 +336,7 @@ def _in_words(kind: np.dtype[np.generic], marks: tuple[float, ...]) -> list[str]
     return words
 
 
-def _too_many(kind: np.dtype[np.generic], marks: tuple[float, ...]) -> str:
+def _too_many(kind: np.dtype[Any], marks: tuple[float, ...]) -> str:
     what = ' or '.join(f'{mark:.10g}' for mark in marks) or 'NaN or infinity'
     return (
         f'Patterns must be counts (or their roots); these hold {what} on too many pixels, in one '

@@ -91,6 +91,8 @@ class Product:
     name, comments : str
     losses : tuple of float
         Of each epoch of what made it.
+    far_field : bool
+        Whether its patterns are those of the far field, as it says.
     """
 
     indexes: IntArray
@@ -103,6 +105,7 @@ class Product:
     name: str = ''
     comments: str = ''
     losses: tuple[float, ...] = ()
+    far_field: bool = True
 
 
 def wavelength_m(photon_energy_eV: float) -> float:
@@ -143,6 +146,17 @@ def single_layer(object_: ComplexArray) -> tuple[ComplexArray, tuple[str, ...]]:
     return np.prod(object_, axis=0), (note,)
 
 
+def check_far_field(product: Product) -> None:
+    """Raise a DataError if a product says that its patterns are those of the near field."""
+    if not product.far_field:
+        raise DataError(
+            f'Patterns must be those of the far field; the product {product.name!r} says that its '
+            'own are of the near field (far_field is false), which this package does not model. '
+            'Reconstruct it with another of the reconstructors of Ptychodus; if the detector is '
+            'in the far field after all, set far_field of the product to true.'
+        )
+
+
 def join(
     measurement: Measurement, product: Product, *, name: str, probe: ComplexArray | None = None
 ) -> Scan:
@@ -161,6 +175,7 @@ def join(
     DataError
         If no index is common, or the size of an object pixel or the probe is unknown.
     """
+    check_far_field(product)
     probe = product.probe if probe is None else probe
     if probe is None:
         raise DataError(

@@ -171,6 +171,22 @@ def test_patterns_and_positions_meet_by_index(folder: Path, residual: Residual) 
     assert 'Left out: 2 positions without a pattern.' in loaded.notes
 
 
+# Ptychodus' own plugins import what Python has deprecated.
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')
+@pytest.mark.usefixtures('ptychodus')
+def test_a_product_of_the_near_field_is_refused(folder: Path) -> None:
+    with h5py.File(folder / 'product.h5', 'r+') as file:
+        file.attrs['far_field'] = False
+    expected = r'must be those of the far field; the product .* is false.* set far_field'
+    with pytest.raises(DataError, match=expected):
+        load_scan(folder)
+    np.save(folder / 'patterns.npy', np.ones((11, 16, 16)))
+    with pytest.raises(DataError, match=expected):
+        load_scan(folder / 'patterns.npy', reader='NPY', product=folder / 'product.h5')
+    # It can still be looked at.
+    assert read_reconstruction(folder / 'product.h5').name == 'lopsided'
+
+
 def test_a_product_of_ptychodus_is_a_reconstruction(folder: Path) -> None:
     scan, found = load_scan(folder), read_reconstruction(folder / 'product.h5')
     assert (found.name, len(found.probe)) == ('lopsided', 2)
