@@ -8,8 +8,8 @@ and what each of them looked for in vain. The run in the larger environment leav
 - it, its module or a fixture looked for a module or a package that only the larger environment has;
 - it asked which packages are installed, or started another process, which may look for anything.
 
-So nobody has to mark a test. What this cannot see is a lookup whose answer a cache of the code under
-test keeps for later tests; such a cache must not hold whether a framework is there.
+So nobody has to mark a test. What this cannot see is a lookup whose answer a cache of the code
+under test keeps for later tests; such a cache must not hold whether a framework is there.
 """
 
 import importlib.util
