@@ -2,10 +2,11 @@
 
     python examples/ptychodus_batch.py --output result
 
-This writes the three files that batch mode reads, for a simulated scan, and starts Ptychodus twice.
+This writes the three files that batch mode reads, for a simulated scan; Ptychodus starts twice.
 """
 
 import argparse
+import dataclasses
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from ptychopinn_plugin.data import Geometry
 
 parser = argparse.ArgumentParser(description=(__doc__ or '').splitlines()[0])
 parser.add_argument('--output', type=Path, default=Path('example-output'), help='folder')
-parser.add_argument('--max-minutes', type=float, default=1.0, help='of training')
+parser.add_argument('--epochs', type=int, default=40, help='of training')
 parser.add_argument('--side', type=int, default=16, help='rows and columns of the scan')
 options = parser.parse_args()
 
@@ -28,7 +29,7 @@ SETTINGS = f"""\
 Algorithm = ptychopinn-plugin_PINN
 
 [PtychoPINNPlugin]
-TrainingMaxMinutes = {options.max_minutes}
+TrainingEpochs = {options.epochs}
 """
 ENERGY_EV, DISTANCE_M, DETECTOR_PIXEL_M = 8000.0, 1.0, 75e-6
 
@@ -46,9 +47,8 @@ with h5py.File(source / 'diffraction.h5', 'w') as file:
 # ... the product, which holds the probe, the positions, and an object that is still flat, ...
 flat, origin_px = np.ones(scan.object_.shape, np.complex64), np.zeros(2)
 geometry = Geometry(pixel_m, pixel_m, ENERGY_EV, DISTANCE_M, DETECTOR_PIXEL_M, DETECTOR_PIXEL_M)
-start = pp.Reconstruction(
-    flat, origin_px, flat.real, scan.probe, scan.positions_px, 'none', geometry=geometry
-)
+start = pp.Reconstruction(flat, origin_px, flat.real, scan.probe, scan.positions_px, 'none')
+start = dataclasses.replace(start, geometry=geometry)
 pp.write_product(source / 'product.h5', start)
 # ... and the settings, which name the algorithm and what differs from the defaults.
 (source / 'settings.ini').write_text(SETTINGS, encoding='utf-8')

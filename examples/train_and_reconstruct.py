@@ -14,6 +14,7 @@ from ptychopinn_plugin.plots import plot_reconstruction, plot_training
 parser = argparse.ArgumentParser(description=(__doc__ or '').splitlines()[0])
 parser.add_argument('--output', type=Path, default=Path('example-output'), help='folder')
 parser.add_argument('--max-minutes', type=float, default=1.0, help='of training')
+parser.add_argument('--epochs', type=int, default=1000, help='of training, at most')
 parser.add_argument('--side', type=int, default=16, help='rows and columns of the scans')
 options = parser.parse_args()
 options.output.mkdir(parents=True, exist_ok=True)
@@ -31,8 +32,8 @@ def show(progress: pp.Progress) -> bool:
 
 
 # Training needs patterns, positions and a probe, and no labels.
-config = pp.Config(training=pp.TrainingConfig(max_minutes=options.max_minutes))
-trained = pp.train(known, config, observer=show)
+training = pp.TrainingConfig(epochs=options.epochs, max_minutes=options.max_minutes)
+trained = pp.train(known, pp.Config(training=training), observer=show)
 pp.save_model(options.output / 'wts.h5.zip', trained.model)
 plot_training(trained.history, options.output / 'losses.png')
 
