@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ['environments']
+
 # Before any framework starts: its threads wait for each other where other programs need the cores,
 # and what the tests compute is too small to be shared.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
