@@ -1,4 +1,4 @@
-"""The page of the backends says of every setting what each backend does with it."""
+"""Docs check: the page of the backends holds what its script measures, for every setting."""
 
 import importlib.util
 from pathlib import Path
@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope='module')
