@@ -1,10 +1,10 @@
 r"""How far counts lie from a model because they are counted: the yardstick of a misfit.
 
-For Poisson counts :math:`k` of expectation :math:`\lambda`,
+For Poisson counts :math:`k` of expectation :math:`I`,
 
-.. math:: s(\lambda) = E[(\sqrt k - \sqrt\lambda)^2] = 2 \lambda - 2 \sqrt\lambda\, E[\sqrt k],
+.. math:: v(I) = \mathrm{E}[(\sqrt k - \sqrt I)^2] = 2 I - 2 \sqrt I\, \mathrm{E}[\sqrt k],
 
-which is :math:`2 \lambda` in the dark, nearly 0.46 at one count and 1/4 in the light.
+which is nearly :math:`2 I` in the dark, 0.45 at one count and 1/4 in the light.
 """
 
 import functools
@@ -16,25 +16,27 @@ from scipy.special import gammaln, xlogy
 from ptychopinn_plugin.array_types import BoolArray, FloatArray, RealArray
 
 LIT_COUNTS = 1.0
-"""Pixels that expect fewer have no say: there the fit bends to the counts, or sees background."""
+"""Pixels that expect fewer are left out: there the fit follows the counts, or background counts."""
 
 _TABLE_END = 36.0
+"""Expected counts up to which `shot_noise` is tabulated; above, its expansion is right to 1e-4."""
 
 
 def shot_noise(expected: RealArray) -> FloatArray:
-    r"""Compute :math:`E[(\sqrt k - \sqrt\lambda)^2]` for Poisson counts.
+    r"""Compute :math:`v(I) = \mathrm{E}[(\sqrt k - \sqrt I)^2]` for Poisson counts.
 
     Parameters
     ----------
     expected : ndarray of float
-        Expected counts.
+        Expected counts :math:`I`.
 
     Returns
     -------
     ndarray of float64
-        Right to 1e-4.
+        In photons, right to 1e-4.
     """
     roots, values = _table()
+    # The expansion for many counts, E[sqrt(k)] = sqrt(I) (1 - 1 / 8I - 7 / 128I^2 - ...).
     bright = 0.25 + 7 / 64 / np.maximum(expected, _TABLE_END)
     return np.where(
         expected < _TABLE_END, np.interp(np.sqrt(expected), roots, values), bright
@@ -48,10 +50,10 @@ class Misfit:
     Attributes
     ----------
     over_noise : float
-        :math:`\sum(\sqrt\lambda - \sqrt k)^2 / \sum s(\lambda)`: about 1 where nothing but shot
-        noise is left.
+        :math:`\sum(\sqrt I - \sqrt k)^2 / \sum v(I)`: about 1 where nothing but shot noise is
+        left.
     share : float
-        :math:`\sum(\sqrt\lambda - \sqrt k)^2 / \sum k`.
+        :math:`\sum(\sqrt I - \sqrt k)^2 / \sum k`.
     """
 
     over_noise: float
@@ -64,7 +66,12 @@ def measure_misfit(expected: RealArray, counts: RealArray, valid_mask: BoolArray
     Parameters
     ----------
     expected, counts : ndarray, shape (n_positions, height, width)
-    good : ndarray of bool, shape (height, width)
+        :math:`I` and :math:`k`, in photons per pixel.
+    valid_mask : ndarray of bool, shape (height, width)
+
+    Returns
+    -------
+    Misfit or None
     """
     expected, counts = expected[:, valid_mask], counts[:, valid_mask]
     lit = expected >= LIT_COUNTS
@@ -80,6 +87,7 @@ def measure_misfit(expected: RealArray, counts: RealArray, valid_mask: BoolArray
 def _table() -> tuple[FloatArray, FloatArray]:
     """Return roots of expected counts, and `shot_noise` there by summing over counts."""
     roots = np.linspace(0, np.sqrt(_TABLE_END), 601)
+    # 200 counts are 27 standard deviations above the table's last expectation.
     counts = np.arange(200)
     expected = roots[:, np.newaxis] ** 2
     probabilities = np.exp(xlogy(counts, expected) - expected - gammaln(counts + 1))
