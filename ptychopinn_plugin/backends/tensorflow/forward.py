@@ -23,7 +23,7 @@ class ForwardModel:
 
     Patterns are kept with zero frequency in the corner, so that no transform needs a shift. The
     object lives on a canvas that holds every patch with a margin; canvas pixel [0, 0] lies at
-    `origin_px` in the scan's coordinates. Everything is computed where `tf.device` says.
+    `origin_px` in the scan's coordinates. The device is that of the current `tf.device`.
 
     Parameters
     ----------
