@@ -74,6 +74,8 @@ def neighbour_pairs(positions_px: FloatArray, reach_px: float) -> IntArray:
 def synchronize_phases(n_patches: int, pairs: IntArray, correlations: ComplexArray) -> ComplexArray:
     r"""Find the factor :math:`e^{i \varphi_j}` for each patch that brings all into agreement.
 
+    The equations are those of this module's head.
+
     Parameters
     ----------
     n_patches : int
@@ -88,10 +90,6 @@ def synchronize_phases(n_patches: int, pairs: IntArray, correlations: ComplexArr
     ndarray of complex64, shape (n_patches,)
         Factors of modulus 1. Patches that touch no other keep their phase, and all do where a
         correlation is not finite.
-
-    References
-    ----------
-    .. [1] A. Singer, Appl. Comput. Harmon. Anal. 30 (2011) 20, doi:10.1016/j.acha.2010.02.001.
     """
     factors = np.ones(n_patches, dtype=np.complex64)
     if len(pairs) == 0 or not np.isfinite(correlations).all():
