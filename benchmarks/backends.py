@@ -55,7 +55,7 @@ def main() -> None:
     scan = simulate(SimulationConfig(size=options.size, n_positions=options.patterns))
     training = {
         'epochs': 1,
-        'teacher': 'none',
+        'target': 'none',
         'device': options.device,
         'batch_size': options.batch_size,
     }

@@ -1,10 +1,11 @@
-"""Write the tables of docs/backends.md: what each backend honours, and who opens whose models.
+"""Write the tables of docs/backends.md: what each backend honours, and which opens whose models.
 
-    python benchmarks/backends_page.py [--check | --models]
+    python benchmarks/backends_page.py [--check | --only settings|capabilities|devices|models]
 
 Every setting is changed, one at a time, in a training run of a second and a reconstruction with
-each backend. A mark means that the result was another one; where none can be, the table says why.
-Both frameworks must be installed.
+each backend; 'yes' means that the result changed as it should. Capabilities are tried likewise, and
+devices are tried where the machine has them; what it does not have is 'not tested'. No cell is
+written by hand. Both frameworks must be installed.
 """
 
 import argparse
@@ -12,16 +13,20 @@ import dataclasses
 import hashlib
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ptychopinn_plugin.backends.protocol import Progress
 from ptychopinn_plugin.backends.selection import create_backend
 from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig
 from ptychopinn_plugin.data import Reconstruction, Scan
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
+from ptychopinn_plugin.errors import BackendUnavailableError
+from ptychopinn_plugin.model import Model
 
 PAGE = Path(__file__).parents[1] / 'docs' / 'backends.md'
 BACKENDS = ('pytorch', 'tensorflow')
@@ -82,31 +87,21 @@ CHANGES: dict[str, tuple[Any, dict[str, dict[str, Any]]]] = {
 }
 """A value that differs from `BASE`, and what must be set for it to matter."""
 
-ELSEWHERE = {
-    'training.device': 'cpu, cuda, cuda:1 and auto in both; mps: TensorFlow needs its own plugin',
-    'inference.device': 'as training.device',
-    'inference.batch_size': 'speed and memory; the result stays the same',
-}
-"""Settings that change no result on a CPU, and what they do."""
+NO_SUCH_DEVICE = 'cuda:99'
+"""A setting of the device that is honoured makes this an error."""
 
-BEYOND = (
-    ('Several scans, a validation scan', 'yes', 'yes', ''),
-    ('Probe modes, bad pixels, patterns of another size', 'yes', 'yes', ''),
-    ('Resume, bit for bit on one CPU', 'yes', 'yes', 'on the backend that began'),
-    ('Fine-tuning of a model of either backend', 'yes', 'yes', 'see the table below'),
-    ('The same seed gives the same bits on a CPU', 'yes', 'yes', 'each its own bits'),
-    ('Apple GPUs', 'yes', 'with tensorflow-metal', 'not tested'),
-    ('Memory of a GPU', 'on demand', 'on demand', 'TF_FORCE_GPU_ALLOW_GROWTH is set'),
-)
+SAME_OBJECT = 1e-4
+"""Objects whose distance, as a share of their norm, is below this differ by rounding."""
 
 
-def quick_scan(config: Config) -> Scan:
+def quick_scan(config: Config, **changes: Any) -> Scan:
     """Return a scan as small as the network allows."""
     if config.model.architecture == 'cnn':
         return simulate(SimulationConfig(size=64, rows=4, columns=5))
-    return simulate(
-        SimulationConfig(size=32, rows=8, columns=8, step_px=4.0, pupil_radius=0.12, defocus=100.0)
+    small = SimulationConfig(
+        size=32, rows=8, columns=8, step_px=4.0, pupil_radius=0.12, defocus=100.0
     )
+    return simulate(small.replace(**changes))
 
 
 def configured(*changes: dict[str, dict[str, Any]]) -> Config:
@@ -139,27 +134,190 @@ def all_settings() -> Iterator[tuple[str, str]]:
             yield f'{section.name}.{item.name}', item.metadata['help']
 
 
+def rejects_device(section: str) -> Callable[[str], bool]:
+    """Return what tells whether a backend looks at the device of this section."""
+
+    def measure(name: str) -> bool:
+        config = configured()
+        backend, scan = create_backend(name), quick_scan(config)
+        backend.train([scan], config)
+        elsewhere = configured({section: {'device': NO_SUCH_DEVICE}})
+        try:
+            if section == 'training':
+                backend.train([scan], elsewhere)
+            else:
+                backend.reconstruct(scan, elsewhere.inference, elsewhere.refinement)
+        except BackendUnavailableError:
+            return True
+        return False
+
+    return measure
+
+
+def is_free_of_batches(name: str) -> bool:
+    """Tell whether another batch size of the inference leaves the object as it is."""
+    config = configured({'refinement': {'iterations': 0}})
+    backend, scan = create_backend(name), quick_scan(config)
+    backend.train([scan], config)
+    first, second = (
+        backend.reconstruct(scan, config.inference.replace(batch_size=size), config.refinement)
+        for size in (32, 5)
+    )
+    return distance(first, second) < SAME_OBJECT
+
+
+ELSEWHERE: dict[str, tuple[str, Callable[[str], bool]]] = {
+    'training.device': ('auto, cpu, cuda, cuda:1 or mps', rejects_device('training')),
+    'inference.device': ('as training.device', rejects_device('inference')),
+    'inference.batch_size': ('speed and memory; the result stays the same', is_free_of_batches),
+}
+"""Settings that change no result on a CPU: what they do, and how that is measured."""
+
+
 def features() -> list[str]:
     """Return the lines of the table of settings."""
     lines = ['| setting | PyTorch | TensorFlow | |', '|---|---|---|---|']
     base: dict[tuple[str, str], str] = {}
     for name, help_ in all_settings():
         if name in ELSEWHERE:
-            lines.append(f'| `{name}` | yes | yes | {ELSEWHERE[name]} |')
+            help_, measure = ELSEWHERE[name]
+            lines.append(row_of(f'`{name}`', measure, help_))
             continue
         value, context = CHANGES[name]
         section, _, field = name.partition('.')
-        cells = []
-        for backend in BACKENDS:
-            without = configured(context)
-            key = (backend, str(context))
-            base.setdefault(key, fingerprint(backend, without))
-            changed = fingerprint(backend, configured(context, {section: {field: value}}))
-            cells.append('yes' if changed != base[key] else '**no**')
-        print(name, cells, flush=True)
-        lines.append(f'| `{name}` | {cells[0]} | {cells[1]} | {help_} |')
-    lines += [f'| {" | ".join(row)} |' for row in BEYOND]
+        changes = {section: {field: value}}
+        lines.append(row_of(f'`{name}`', partial(is_honoured, base, context, changes), help_))
     return lines
+
+
+def is_honoured(
+    base: dict[tuple[str, str], str],
+    context: dict[str, dict[str, Any]],
+    changes: dict[str, dict[str, Any]],
+    backend: str,
+) -> bool:
+    """Tell whether changes to a configuration give another result; `base` keeps those without."""
+    key = (backend, str(context))
+    base.setdefault(key, fingerprint(backend, configured(context)))
+    return fingerprint(backend, configured(context, changes)) != base[key]
+
+
+def row_of(what: str, measure: Callable[[str], bool | None], note: str) -> str:
+    """Return a row of a table: what was measured with each backend; None is 'not tested'."""
+    words = {True: 'yes', False: '**no**', None: 'not tested'}
+    cells = [words[measure(backend)] for backend in BACKENDS]
+    print(what, cells, flush=True)
+    return f'| {what} | {" | ".join(cells)} | {note} |'
+
+
+def learns_from_several(name: str) -> bool:
+    """Tell whether a second scan changes what is learned, and a third is validated on."""
+    config = configured()
+    scans = [quick_scan(config, seed=seed) for seed in (1, 2, 3)]
+    one = create_backend(name).train(scans[:1], config)
+    two = create_backend(name).train(scans[:2], config, validation=scans[2:])
+    losses = [row['validation_loss'] for row in two.history]
+    return not same_weights(one.model, two.model) and bool(np.isfinite(losses).all())
+
+
+def takes_other_patterns(name: str) -> bool:
+    """Tell whether modes, bad pixels and another size of patterns are taken as they should be."""
+    config = configured()
+    backend = create_backend(name)
+    backend.train([quick_scan(config, n_modes=2, dead_pixels=5)], config)
+    larger = quick_scan(config, size=40, n_modes=2, dead_pixels=5)
+    assert larger.bad_pixels is not None
+    hidden = larger.patterns.copy()
+    hidden[:, larger.bad_pixels] = 12345
+    found, same = (
+        backend.reconstruct(scan, config.inference, config.refinement)
+        for scan in (larger, dataclasses.replace(larger, patterns=hidden))
+    )
+    return len(found.probe) == 2 and distance(found, same) < SAME_OBJECT
+
+
+def resumes_exactly(name: str) -> bool:
+    """Tell whether a training that was stopped ends with the bits of one that was not."""
+    config = configured({'training': {'epochs': 3}})
+    scan = quick_scan(config)
+    whole = create_backend(name).train([scan], config)
+
+    def stop_after_one(progress: Progress) -> bool:
+        return progress.stage == 'train' and progress.step >= 1
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / 'wts.h5.zip'
+        first, second = create_backend(name), create_backend(name)
+        stopped = first.train([scan], config, observer=stop_after_one)
+        first.save_model(path)
+        rest = second.train([scan], config, base_model=second.open_model(path), resume=True)
+    return len(stopped.history) < len(rest.history) and same_weights(rest.model, whole.model)
+
+
+def fine_tunes_others(name: str) -> bool:
+    """Tell whether training goes on from a model that the other backend wrote."""
+    config = configured()
+    scan = quick_scan(config)
+    other = next(backend for backend in BACKENDS if backend != name)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / 'wts.h5.zip'
+        first, second = create_backend(other), create_backend(name)
+        first.train([scan], config)
+        first.save_model(path)
+        opened = second.open_model(path)
+        tuned = second.train([scan], config, base_model=opened)
+    losses = [row['loss'] for row in tuned.history]
+    return not same_weights(opened, tuned.model) and bool(np.isfinite(losses).all())
+
+
+def repeats_itself(name: str) -> bool:
+    """Tell whether two runs with one seed give the same bits on a CPU."""
+    return fingerprint(name, configured()) == fingerprint(name, configured())
+
+
+CAPABILITIES: tuple[tuple[str, Callable[[str], bool], str], ...] = (
+    ('Several scans, a validation scan', learns_from_several, ''),
+    ('Probe modes, bad pixels, patterns of another size', takes_other_patterns, ''),
+    ('Resume, bit for bit on one CPU', resumes_exactly, 'on the backend that began'),
+    ('Fine-tuning of a model of the other backend', fine_tunes_others, 'see the table of models'),
+    ('The same seed gives the same bits on a CPU', repeats_itself, 'each backend its own bits'),
+)
+
+
+def runs_on(device: str) -> Callable[[str], bool | None]:
+    """Return what tells whether a backend trains and reconstructs on a device, if it is here."""
+
+    def measure(name: str) -> bool | None:
+        config = configured({'training': {'device': device}, 'inference': {'device': device}})
+        backend, scan = create_backend(name), quick_scan(config)
+        try:
+            backend.train([scan], config)
+        except BackendUnavailableError:
+            return None
+        found = backend.reconstruct(scan, config.inference, config.refinement)
+        return bool(np.isfinite(found.object_).all())
+
+    return measure
+
+
+DEVICES: tuple[tuple[str, Callable[[str], bool | None], str], ...] = (
+    ('`cpu`', runs_on('cpu'), ''),
+    ('`cuda`: an NVIDIA GPU', runs_on('cuda'), ''),
+    ('`mps`: an Apple GPU', runs_on('mps'), 'TensorFlow needs the package tensorflow-metal'),
+)
+
+
+def measured_rows(
+    head: str, rows: tuple[tuple[str, Callable[[str], bool | None], str], ...]
+) -> list[str]:
+    """Return the lines of a table of capabilities or devices."""
+    lines = [f'| {head} | PyTorch | TensorFlow | |', '|---|---|---|---|']
+    return lines + [row_of(*row) for row in rows]
+
+
+def same_weights(first: Model, second: Model) -> bool:
+    """Tell whether two models hold the same bits."""
+    return all(np.array_equal(first.weights[name], second.weights[name]) for name in first.weights)
 
 
 def distance(first: Reconstruction, second: Reconstruction) -> float:
@@ -215,20 +373,26 @@ def put(text: str, name: str, lines: list[str]) -> str:
     return f'{head}{start}\n\n{chr(10).join(lines)}\n\n{end}{tail}'
 
 
+TABLES: dict[str, Callable[[], list[str]]] = {
+    'settings': features,
+    'capabilities': lambda: measured_rows('capability', CAPABILITIES),
+    'devices': lambda: measured_rows('device', DEVICES),
+    'models': cross_loading,
+}
+
+
 def main() -> None:
-    """Write the page, or with --check only say whether a setting has no effect."""
+    """Write the page, or with --check only tell whether a setting has no effect."""
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('--check', action='store_true', help='only the settings; write nothing')
-    parser.add_argument('--models', action='store_true', help='only the table of models')
+    parser.add_argument('--only', choices=TABLES, help='only this table')
     options = parser.parse_args()
-    text = PAGE.read_text(encoding='utf-8')
-    if not options.models:
-        table = features()
-        if options.check:
-            sys.exit(any('**no**' in line for line in table))
-        text = put(text, 'settings', table)
-    text = put(text, 'models', cross_loading())
-    PAGE.write_text(text, encoding='utf-8')
+    if options.check:
+        sys.exit(any('**no**' in line for line in features()))
+    for name in [options.only] if options.only else TABLES:
+        lines = TABLES[name]()
+        # Read late: a table takes minutes, in which the page may have changed.
+        PAGE.write_text(put(PAGE.read_text(encoding='utf-8'), name, lines), encoding='utf-8')
 
 
 if __name__ == '__main__':

@@ -35,7 +35,7 @@ def measure() -> str:
     """Return a row, measured in this process."""
     scan = simulate(SimulationConfig(seed=1, n_positions=1024))
     backend = create_backend('pytorch')
-    config = Config.from_dict({'training': {'epochs': 2, 'teacher': 'none'}})
+    config = Config.from_dict({'training': {'epochs': 2, 'target': 'none'}})
     history = backend.train([scan], config).history
     alone, iterations = RefinementConfig(iterations=0), RefinementConfig(iterations=10)
     predict_s = best_of_three(lambda: backend.reconstruct(scan, InferenceConfig(), alone))

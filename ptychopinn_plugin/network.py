@@ -1,4 +1,4 @@
-"""The architecture as data: named layers that every backend builds and the archive stores."""
+"""The architecture as data: named layers that every backend builds and a model file stores."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -24,25 +24,29 @@ Kind = Literal[
 ]
 Activations = Literal['none', 'relu', 'sigmoid', 'swish', 'softplus', 'pi-tanh']
 
+# By the patterns' size: the published filters of the encoder's blocks, and of the decoders'.
 CNN_FILTERS = {64: (32, 64, 128), 128: (16, 32, 64, 128), 256: (8, 16, 32, 64, 128)}
 CNN_DECODER_FILTERS = {64: (64, 32), 128: (128, 64, 32), 256: (256, 128, 64, 32)}
 SWEEPNET_FILTERS = 32
-"""Where 2 x 2 pixels are one; twice as many where 4 x 4 are. Multiples of 16 fill the vector units
-of a CPU."""
+"""The number of filters where 2 x 2 pixels are one; where 4 x 4 are one, it doubles. Multiples of
+16 fill the vector units of a CPU."""
 
 FOLD = 2
-"""A block of so many pixels a side becomes channels. At full size images of few channels take most
-of the time, in convolutions and between them."""
+"""The side in pixels of a block that becomes channels. At full size, images of few channels take
+most of the time, in convolutions and between them."""
 
 SWEEPNET_FEATURES = 6
+"""The number of images that `physics.features.sweepnet_features` makes."""
 
 BORDER_CHANNELS = 4
-"""Of the last image of a decoder of 'cnn', the border is made from so many."""
+"""The number of channels of a cnn decoder's last image from which the border is made."""
 
 BORDER_FILTERS = 2048
-"""Divided by the pattern's size, the filters of the convolutions at full size: 32 at 64 pixels."""
+"""Over the pattern's size: the number of filters at full size, 32 at 64 pixels."""
 
 GATE_REDUCTION = 16
+"""Channels of a channel gate over its hidden channels."""
+
 GATE_SIZE = 7
 
 
@@ -53,7 +57,7 @@ class Layer:
     Attributes
     ----------
     name : str
-        Unique; a convolution's weights are stored as ``name/weight`` and ``name/bias``.
+        A unique name; a convolution's weights are stored as ``name/weight`` and ``name/bias``.
     kind : str
         'conv' has a square kernel of odd `size`, stride 1 and zero padding that keeps the size;
         'average-pool', 'max-pool' and 'upsample' (nearest) change it by `size`;
@@ -67,6 +71,8 @@ class Layer:
         bias, of two images: the maximum over the channels and their mean. [1]_
     inputs : tuple of str
         Names of earlier layers.
+    size : int
+        The side of a kernel, block or margin in pixels, by `kind`.
 
     References
     ----------
@@ -117,12 +123,13 @@ class NetworkDescription:
     Attributes
     ----------
     architecture : str
-        'sweepnet' or 'cnn': what the inputs and outputs mean (`docs/physics.md`).
+        'sweepnet' or 'cnn', which decides what inputs and outputs mean (`docs/physics.md`).
     layers : tuple of Layer
         In an order in which they can be computed.
     outputs : tuple of str
-        sweepnet: one layer with the real and imaginary part of the correction; cnn: amplitude and
-        phase, one channel for each pattern of a group.
+        The names of the layers that are returned. For sweepnet it is one, with the real and the
+        imaginary part of the correction; for cnn there are the amplitude and the phase, with one
+        channel for each pattern of a group.
     window_px : int
         Side of the images that go in, in object or detector pixels.
     passes : int
@@ -176,7 +183,7 @@ class NetworkDescription:
 
 
 class _Builder:
-    """Collects layers; each method returns the new layer's name."""
+    """Collects layers and counts their channels; each method returns the new layer's name."""
 
     def __init__(self, channels: int) -> None:
         self.layers: list[Layer] = [Layer('input', 'input', out_channels=channels)]
@@ -228,7 +235,12 @@ def describe_network(config: ModelConfig, window_px: int) -> NetworkDescription:
     ----------
     config : ModelConfig
     window_px : int
-        Side of the illuminated window, a multiple of 4; 'cnn' sees whole patterns instead.
+        Side of the illuminated window, a multiple of 4; 'cnn' gets whole patterns instead.
+
+    Raises
+    ------
+    ConfigError
+        If 'cnn' has no layers for this size of patterns.
     """
     if config.architecture == 'sweepnet':
         return _describe_sweepnet(config, window_px)
@@ -236,14 +248,22 @@ def describe_network(config: ModelConfig, window_px: int) -> NetworkDescription:
 
 
 def _describe_sweepnet(config: ModelConfig, window_px: int) -> NetworkDescription:
-    """Describe a small U-Net with an additive skip, on the object's pixel grid."""
+    """Describe a small U-Net with an additive skip, on the object's pixel grid.
+
+    `docs/network.md` draws it. Sides below are shares of the window's.
+
+    References
+    ----------
+    .. [1] O. Ronneberger, P. Fischer, T. Brox, MICCAI 2015, doi:10.1007/978-3-319-24574-4_28.
+    """
     filters = max(4, round(SWEEPNET_FILTERS * config.filters_scale))
     net = _Builder(SWEEPNET_FEATURES)
-    fine = net.regroup('fine/folded', 'space-to-depth', 'input')
+    fine = net.regroup('fine/folded', 'space-to-depth', 'input')  # 24 channels, 1/2
     fine = net.conv('fine/2', net.conv('fine/1', fine, filters), filters)
-    coarse = net.resize('coarse/pool', 'average-pool', fine)
+    coarse = net.resize('coarse/pool', 'average-pool', fine)  # 1/4
     coarse = net.conv('coarse/2', net.conv('coarse/1', coarse, 2 * filters), filters)
-    fine = net.add('fine/sum', fine, net.resize('coarse/up', 'upsample', coarse))
+    fine = net.add('fine/sum', fine, net.resize('coarse/up', 'upsample', coarse))  # 1/2
+    # No activation: a correction has either sign.
     last = net.conv('correction/folded', net.conv('fine/3', fine, filters), 2 * FOLD**2, 'none')
     correction = net.regroup('correction', 'depth-to-space', last)
     return NetworkDescription(
@@ -266,16 +286,17 @@ class CnnVariant:
     Attributes
     ----------
     attention : bool
-        Gates after the convolutions of each block of the encoder.
+        Whether gates follow the convolutions of each block of the encoder.
     border_channels : int
-        The border is made from so many of the last channels of a decoder's image.
+        The number of the last channels of a decoder's image from which the border is made.
     border_filters : int, optional
-        Of the convolutions at full size, which make the border, or the patch without `pad_object`;
-        else as there: fewer, the larger the patterns are.
+        The number of filters of the convolutions at full size, which make the border, or the
+        patch without `pad_object`. Without a number it falls with the size of the patterns, as in
+        the published network on TensorFlow.
     unseen_channels : int
-        Without a border, the centre is made from all channels but so many of the last ones.
+        The number of last channels from which, without a border, the centre is not made.
     border_everywhere : bool
-        What the border's branch predicts is added to the centre as well.
+        Whether what the border's branch predicts is added to the centre as well.
     """
 
     attention: bool = False
@@ -291,7 +312,18 @@ def describe_cnn(config: ModelConfig, variant: CnnVariant | None = None) -> Netw
     Parameters
     ----------
     config : ModelConfig
+        With its `pattern_size`.
     variant : CnnVariant, optional
+        The published one on TensorFlow where not given.
+
+    Raises
+    ------
+    ConfigError
+        If there are no layers for this size of patterns.
+
+    References
+    ----------
+    .. [1] O. Hoidn et al., Sci. Rep. 13, 22789 (2023), doi:10.1038/s41598-023-48351-7.
     """
     if config.pattern_size not in CNN_FILTERS:
         raise ConfigError(
@@ -331,6 +363,7 @@ def _cnn_decoder(
     activation: Activations,
     variant: CnnVariant,
 ) -> str:
+    """Add a decoder: a centre that is padded and, from the last channels, a border around it."""
     assert config.pattern_size is not None
     image = code
     filters = [
@@ -348,6 +381,7 @@ def _cnn_decoder(
     channels = net.channels[image]
     if not config.pad_object:
         return net.conv(f'{name}/last', image, outputs, activation)
+    # The centre is half as large as a patch, where the probe puts most of its light.
     quarter = config.pattern_size // 4
     spare = variant.border_channels if config.border_decoder else variant.unseen_channels
     centre = net.cut(f'{name}/centre', image, 0, channels - spare) if spare else image

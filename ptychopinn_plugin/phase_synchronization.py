@@ -1,8 +1,18 @@
 r"""Bring the free global phases of patches into agreement.
 
-Far-field intensities leave the phase of each patch free. Where patches overlap their relative
-phase can be read off, :math:`z_{jk} = \sum w_j R_j\, (w_k R_k)^*`. The phases that fit all pairs
-best are those of the leading eigenvector of the graph's normalised Hermitian matrix [1]_.
+Far-field intensities do not determine the phase of a patch :math:`\hat O_j` as a whole. Where two
+patches overlap, with the probe's intensities :math:`w` as weights, their correlation
+
+.. math:: C_{jl} = \sum_r w_j \hat O_j\, (w_l \hat O_l)^*
+
+has the difference of their phases. The phases that fit all pairs best are those of the leading
+eigenvector of the Hermitian matrix
+
+.. math:: \frac{C_{jl}}{\sqrt{D_j D_l}}, \qquad D_j = \sum_l |C_{jl}|,
+
+which is the relaxation of an angular synchronization [1]_: the phase factors of modulus 1 that
+maximise :math:`\mathrm{Re} \sum C_{jl} e^{i(\varphi_j - \varphi_l)}` are replaced by one complex
+number for each patch, whose moduli are dropped afterwards.
 
 References
 ----------
@@ -17,15 +27,19 @@ from scipy.spatial import cKDTree
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray, IntArray
 
 CELL_PX = 4
-"""Patches are compared by sums over cells of this size, on one grid for all."""
+"""Patches are compared by sums over cells of this size, on one grid for all: sixteen times fewer
+products, while phases hardly change within a cell."""
 
 MAX_EXACT_PATCHES = 2048
 """Larger graphs have eigenvalues so close that a solver takes minutes to tell them apart. A fixed
 number of power iterations brings neighbours together in time linear in the patterns."""
 
 POWER_STEPS = 300
+"""The number of power iterations for larger graphs."""
+
 NEIGHBOURS = 24
-"""Pairs with farther neighbours keep errors from adding up along the way."""
+"""The number of neighbours that a patch is compared with. Pairs with farther ones keep errors from
+adding up along the way."""
 
 
 def neighbour_pairs(positions_px: FloatArray, reach_px: float) -> IntArray:
@@ -34,14 +48,17 @@ def neighbour_pairs(positions_px: FloatArray, reach_px: float) -> IntArray:
     Parameters
     ----------
     positions_px : ndarray, shape (n_positions, 2)
+        (y, x) of the patches' centres or of their origins; only differences matter.
     reach_px : float
         Patches farther apart than this do not overlap.
 
     Returns
     -------
     ndarray of int64, shape (n_pairs, 2)
+        The lower number of each pair first.
     """
     n_positions = len(positions_px)
+    # A position is its own nearest neighbour, which is not counted.
     count = min(NEIGHBOURS + 1, n_positions)
     distances, neighbours = cKDTree(positions_px).query(positions_px, k=count)
     if count == 1:
@@ -50,25 +67,29 @@ def neighbour_pairs(positions_px: FloatArray, reach_px: float) -> IntArray:
     near = (distances <= reach_px) & (neighbours != first)
     lower = np.minimum(first[near], neighbours[near])
     upper = np.maximum(first[near], neighbours[near])
-    # Numbers are sorted much faster than rows.
+    # A pair is one number, because numbers are sorted much faster than rows.
     return np.stack(np.divmod(np.unique(lower * n_positions + upper), n_positions), axis=1)
 
 
 def synchronize_phases(n_patches: int, pairs: IntArray, correlations: ComplexArray) -> ComplexArray:
-    """Find the factor for each patch that brings all into agreement.
+    r"""Find the factor :math:`e^{i \varphi_j}` for each patch that brings all into agreement.
+
+    The equations are those of this module's head.
 
     Parameters
     ----------
     n_patches : int
     pairs : ndarray of int, shape (n_pairs, 2)
+        As `neighbour_pairs` returns them.
     correlations : ndarray of complex, shape (n_pairs,)
-        Sum of the first patch times the conjugate of the second over their overlap, weighted.
+        :math:`C_{jl}`: the weighted sum of the first patch times the conjugate of the second over
+        their overlap.
 
     Returns
     -------
     ndarray of complex64, shape (n_patches,)
-        Of modulus 1; patches that touch no other keep their phase, and all do where a correlation
-        is not finite.
+        Factors of modulus 1. Patches that touch no other keep their phase, and all do where a
+        correlation is not finite.
     """
     factors = np.ones(n_patches, dtype=np.complex64)
     if len(pairs) == 0 or not np.isfinite(correlations).all():
@@ -76,9 +97,10 @@ def synchronize_phases(n_patches: int, pairs: IntArray, correlations: ComplexArr
     graph = sparse.csr_matrix(
         (correlations.astype(np.complex128), (pairs[:, 0], pairs[:, 1])), (n_patches, n_patches)
     )
-    graph = graph + graph.conj().T
+    graph = graph + graph.conj().T  # Hermitian, (n_patches, n_patches)
     degree = np.asarray(abs(graph).sum(axis=1)).ravel()
     n_parts, labels = sparse.csgraph.connected_components(abs(graph), directed=False)
+    # Parts of the field that nothing connects have no phase in common.
     for part in range(n_parts):
         members = np.flatnonzero(labels == part)
         if len(members) > 1:
@@ -87,7 +109,9 @@ def synchronize_phases(n_patches: int, pairs: IntArray, correlations: ComplexArr
 
 
 def _leading_phases(graph: sparse.csr_matrix, degree: FloatArray) -> ComplexArray:
+    """Return the factors of a connected graph, whose rows have the sums `degree` of moduli."""
     scale = sparse.diags((1 / np.sqrt(degree)).astype(np.complex128))
+    # The identity lifts the eigenvalues, -1 to 1, so that the largest has the largest modulus.
     normalised = scale @ graph @ scale + sparse.identity(len(degree), dtype=np.complex128)
     if len(degree) <= 16:
         vector = np.linalg.eigh(normalised.toarray())[1][:, -1]
@@ -99,6 +123,7 @@ def _leading_phases(graph: sparse.csr_matrix, degree: FloatArray) -> ComplexArra
             vector = _power_iteration(normalised)
     else:
         vector = _power_iteration(normalised)
+    # The eigenvector has the phases that the patches have; their conjugates take them out.
     phases = np.exp(-1j * np.angle(vector))
     # The common phase is free: keep the mean where it was.
     mean = phases.sum()
@@ -106,6 +131,7 @@ def _leading_phases(graph: sparse.csr_matrix, degree: FloatArray) -> ComplexArra
 
 
 def _power_iteration(matrix: sparse.csr_matrix) -> ComplexArray:
+    """Return about the leading eigenvector of a matrix that has no negative eigenvalue."""
     vector = np.ones(matrix.shape[0], dtype=np.complex128)
     for _ in range(POWER_STEPS):
         vector = matrix @ vector

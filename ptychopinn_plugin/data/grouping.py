@@ -9,7 +9,7 @@ from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.physics import illuminated_size
 
 MAX_FIELD_PX = 1 << 30
-"""Pixels of the box of all positions; more than this is a wrong unit, not a scan."""
+"""The number of pixels of the box of all positions; more than this is a wrong unit, not a scan."""
 
 
 def training_groups(
@@ -25,17 +25,18 @@ def training_groups(
     ----------
     positions_px : ndarray, shape (n_positions, 2)
     group_size : int
-        Gridsize squared.
+        The square of the gridsize.
     neighbor_count : int
-        How many neighbours to choose from; at least ``group_size - 1`` are taken into account.
+        The number of neighbours to choose from; at least ``group_size - 1`` are taken into
+        account.
     rng : numpy.random.Generator
     n_groups : int, optional
-        So many different seeds; each position is one where not given.
+        The number of seeds, all different; each position is one where not given.
 
     Returns
     -------
     ndarray of int64, shape (n_groups, group_size)
-        The seed first.
+        Numbers of positions, the seed first.
 
     Raises
     ------
@@ -49,6 +50,7 @@ def training_groups(
         return seeds[:, np.newaxis].astype(np.int64)
     count = min(max(neighbor_count, group_size - 1), n_positions - 1)
     near = _neighbours(positions_px, seeds, count)
+    # The order of random numbers is a random order: a choice without repeats in each row.
     choice = rng.random(near.shape).argsort(axis=1)[:, : group_size - 1]
     others = np.take_along_axis(near, choice, axis=1)
     return np.concatenate([seeds[:, np.newaxis], others], axis=1).astype(np.int64)
@@ -61,20 +63,29 @@ def covering_groups(positions_px: FloatArray, group_size: int) -> IntArray:
     ----------
     positions_px : ndarray, shape (n_positions, 2)
     group_size : int
+        The square of the gridsize.
 
     Returns
     -------
     ndarray of int64, shape (n_groups, group_size)
-        A seed first, then its nearest neighbours, those without a group before others.
+        Numbers of positions: a seed first, then its nearest neighbours, those without a group
+        before others.
+
+    Raises
+    ------
+    DataError
+        If there are fewer positions than a group holds.
     """
     n_positions = len(positions_px)
     _check_size(n_positions, group_size)
     everyone = np.arange(n_positions)
     if group_size == 1:
         return everyone[:, np.newaxis]
+    # Three times a group: where most neighbours are covered, some that are not lie farther off.
     near = _neighbours(positions_px, everyone, min(3 * group_size, n_positions - 1))
     covered = np.zeros(n_positions, dtype=bool)
     groups = []
+    # Row by row from the top, so that groups grow side by side and leave few gaps.
     for seed in np.lexsort((positions_px[:, 1], positions_px[:, 0])):
         if covered[seed]:
             continue
@@ -93,7 +104,12 @@ def spatial_blocks(positions_px: FloatArray, largest: int) -> list[IntArray]:
     ----------
     positions_px : ndarray, shape (n_positions, 2)
     largest : int
-        No block has more positions.
+        The largest number of positions in a block.
+
+    Returns
+    -------
+    list of ndarray of int64
+        Numbers of positions; each is in one block.
     """
     blocks: list[IntArray] = [np.arange(len(positions_px))]
     result: list[IntArray] = []
@@ -105,6 +121,7 @@ def spatial_blocks(positions_px: FloatArray, largest: int) -> list[IntArray]:
         points = positions_px[block]
         axis = int(np.argmax(np.ptp(points, axis=0)))
         order = block[np.argsort(points[:, axis], kind='stable')]
+        # The first half is taken up next, so that neighbours follow each other in the result.
         blocks += [order[len(order) // 2 :], order[: len(order) // 2]]
     return result
 
@@ -112,12 +129,19 @@ def spatial_blocks(positions_px: FloatArray, largest: int) -> list[IntArray]:
 def thin_positions(
     positions_px: FloatArray, spacing_px: float, rng: np.random.Generator
 ) -> IntArray:
-    """Choose positions no two of which are nearer than `spacing_px`, densely.
+    """Choose positions no two of which are nearer than `spacing_px`, until no other fits.
+
+    Parameters
+    ----------
+    positions_px : ndarray, shape (n_positions, 2)
+    spacing_px : float
+    rng : numpy.random.Generator
+        Decides the order in which positions are tried.
 
     Returns
     -------
     ndarray of int64, shape (n_chosen,)
-        Sorted.
+        Numbers of positions, sorted.
     """
     tree = cKDTree(positions_px)
     free = np.ones(len(positions_px), dtype=bool)
@@ -137,6 +161,7 @@ def median_step(positions_px: FloatArray) -> float:
 
 
 def _neighbours(positions_px: FloatArray, seeds: IntArray, count: int) -> IntArray:
+    """Return the nearest positions to each seed but the seed itself, (n_seeds, count)."""
     _, found = cKDTree(positions_px).query(positions_px[seeds], k=count + 1)
     found = found.reshape(len(seeds), count + 1)
     # Drop the seed itself, which need not come first where positions repeat.

@@ -1,12 +1,13 @@
-r"""What the network 'sweepnet' sees of a pattern, in NumPy: the oracle of the backends.
+r"""The input of the network 'sweepnet' for a pattern, in NumPy: the oracle of the backends.
 
 With the object's estimate :math:`Q` in the window, the probe :math:`P` moved to the position and
 the projected exit waves :math:`\psi'` of `project_amplitudes`, the back-projection's step is
 
-.. math:: B = \frac{\sum_m P_m^* (\psi'_m - \psi_m)}{\sum_m |P_m|^2 + \epsilon \max \sum_m |P_m|^2}.
+.. math:: B = \frac{\sum_m P_m^* (\psi'_m - \psi_m)}{w + 0.05 \max w}, \qquad w = \sum_m |P_m|^2.
 
-Both are turned by the phase of :math:`\sum |P|^2 Q`, so that the network need not learn that a
-global phase means nothing. The network adds a correction: the new patch is :math:`Q + B + \delta`.
+Both are multiplied by the conjugate phase of :math:`\sum w Q`, so that the network need not learn
+that a global phase means nothing. The network returns a correction :math:`c`, and the new patch is
+:math:`Q + B + c`.
 """
 
 from collections.abc import Sequence
@@ -16,31 +17,51 @@ import numpy as np
 from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray, IntArray
 
 BACK_PROJECTION_EPSILON = 0.05
+"""Share of the probe's peak that is added below: in its dark rim a step would be noise alone."""
 
 RATIO_EPSILON = 2e-4
-"""Photons. Where an estimate expects none, a float32 transform leaves up to 1e-8 of them with the
-phases of rounding errors; counts there must not be given those phases."""
+"""In photons. Where an estimate expects nothing, a float32 transform leaves up to 1e-8 photons with
+the phases of rounding errors; counts there must not be given those phases."""
 
 COVERAGE_SCALE = 5.0
+"""Divides log(1 + coverage), so that some hundred photons per pixel become a number near 1."""
 
 
 def project_amplitudes(
     patches: ComplexArray, probes: ComplexArray, counts: FloatArray, valid_mask: BoolArray
 ) -> ComplexArray:
-    """Return the sum over modes of conj(P) (psi' - psi) for each pattern.
+    r"""Project exit waves onto the measured amplitudes; return the change that patches take.
+
+    .. math:: \sum_m P_m^* (\psi'_m - \psi_m), \qquad
+        \psi'_m = \mathcal{F}^{-1}\left[\sqrt{\frac{k + \eta}{I + \eta}}\, \Psi_m\right],
+        \qquad I = \sum_m |\Psi_m|^2, \quad \Psi_m = \mathcal{F}[P_m Q].
 
     Parameters
     ----------
     patches : ndarray of complex, shape (n_positions, height, width)
+        :math:`Q`.
     probes : ndarray of complex, shape (n_positions, n_modes, height, width)
+        :math:`P`, in square root of photons per pixel.
     counts : ndarray, shape (n_positions, height, width)
-        Zero frequency at ``[height // 2, width // 2]``.
-    good : ndarray of bool, shape (height, width)
+        :math:`k`, with zero frequency at ``[height // 2, width // 2]``.
+    valid_mask : ndarray of bool, shape (height, width)
+        Where it is False, a pixel of the detector keeps its wave.
+
+    Returns
+    -------
+    ndarray of complex, shape (n_positions, height, width)
+        In photons per pixel.
+
+    References
+    ----------
+    .. [1] A. Maiden, D. Johnson, P. Li, Optica 4 (2017) 736, doi:10.1364/OPTICA.4.000736.
     """
-    spectra = np.fft.fft2(probes * patches[:, np.newaxis], norm='ortho')
+    spectra = np.fft.fft2(probes * patches[:, np.newaxis], norm='ortho')  # (n, modes, h, w)
     expected = (np.abs(spectra) ** 2).sum(axis=1)
+    # The transform has zero frequency in the corner, so the counts go there, not the spectra.
     counts = np.fft.ifftshift(counts, axes=(-2, -1))
     ratio = np.sqrt((counts + RATIO_EPSILON) / (expected + RATIO_EPSILON))
+    # The difference of both waves, so that a factor of zero leaves a bad pixel as it is.
     factor = (ratio - 1) * np.fft.ifftshift(valid_mask)
     changes = np.fft.ifft2(spectra * factor[:, np.newaxis], norm='ortho')
     return np.asarray((probes.conj() * changes).sum(axis=1))
@@ -52,34 +73,36 @@ def sweepnet_features(
     intensities: FloatArray,
     coverage: FloatArray,
 ) -> tuple[FloatArray, ComplexArray, ComplexArray]:
-    """Compute the network's input.
+    """Compute the network's input; the equations are those of this module's head.
 
     Parameters
     ----------
     patches, updates : ndarray of complex, shape (n_positions, window, window)
         The estimate and `project_amplitudes`'s result, both cut to the window.
     intensities : ndarray, shape (n_positions, window, window)
-        Of the probe at each position, in photons per pixel.
+        :math:`w`: those of the probe at each position, in photons per pixel.
     coverage : ndarray, shape (n_positions, window, window)
-        Photons per pixel that the estimate rests on; zero where it is flat.
+        Photons per pixel on which the estimate rests; zero where it is flat.
 
     Returns
     -------
     features : ndarray of float, shape (n_positions, 6, window, window)
         Re Q - 1, Im Q, Re B, Im B, sqrt(intensity / its maximum), log(1 + coverage) / 5.
     start : ndarray of complex, shape (n_positions, window, window)
-        Q + B, turned: what the correction is added to.
+        Q + B, times `phases`: what the correction is added to.
     phases : ndarray of complex, shape (n_positions,)
-        Of modulus 1; what Q and B were multiplied by. Multiply by the conjugate to turn back.
+        The factors of modulus 1 by which Q and B were multiplied. Their conjugates undo that.
     """
     brightest = intensities.max(axis=(-2, -1), keepdims=True)
     weights = intensities / brightest
-    phases = np.conj((patches * weights).sum(axis=(-2, -1)))
+    # Weighted by the light: where there is hardly any, the estimate means nothing.
+    phases = np.conj((patches * weights).sum(axis=(-2, -1)))  # (n,)
     phases = phases / (np.abs(phases) + 1e-9)
     steps = updates / (intensities + BACK_PROJECTION_EPSILON * brightest)
     patches, steps = patches * phases[:, None, None], steps * phases[:, None, None]
     features = np.stack(
         [
+            # An empty object becomes zero, as the other images are in the dark.
             patches.real - 1,
             patches.imag,
             steps.real,
@@ -93,7 +116,7 @@ def sweepnet_features(
 
 
 def rotated_pixels(window: int, rotations: Sequence[int]) -> tuple[IntArray, IntArray]:
-    """Return which pixels of an image, row by row, its turned copies are made of, and back.
+    """Return the pixels of an image, row by row, of which its turned copies are made, and back.
 
     Parameters
     ----------
@@ -104,9 +127,9 @@ def rotated_pixels(window: int, rotations: Sequence[int]) -> tuple[IntArray, Int
 
     Returns
     -------
-    there : ndarray of int64, shape (n_turns, window**2)
-        ``image.ravel()[there[k]]`` is the image turned by ``turns[k]``.
-    back : ndarray of int64, shape (n_turns, window**2)
+    there : ndarray of int64, shape (n_rotations, window**2)
+        ``image.ravel()[there[k]]`` is the image turned by ``rotations[k]``.
+    back : ndarray of int64, shape (n_rotations, window**2)
         ``turned.ravel()[back[k]]`` is the image again.
     """
     pixels = np.arange(window**2).reshape(window, window)

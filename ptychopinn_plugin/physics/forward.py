@@ -15,11 +15,11 @@ from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray, I
 from ptychopinn_plugin.errors import DataError
 
 POISSON_EPSILON = 1e-6
-"""Added to counts, measured and expected, inside the logarithm."""
+"""In photons; added to measured and expected counts inside the logarithm."""
 
 
 def split_positions(positions_px: FloatArray) -> tuple[IntArray, FloatArray]:
-    """Split positions into whole pixels and rests between -1/2 and 1/2.
+    """Split positions into whole pixels and rests between -1/2 and 1/2, :math:`p = n + f`.
 
     Parameters
     ----------
@@ -36,13 +36,16 @@ def split_positions(positions_px: FloatArray) -> tuple[IntArray, FloatArray]:
 
 
 def shift_probe(probe: ComplexArray, subpixel_shifts_px: FloatArray) -> ComplexArray:
-    """Shift a probe by fractions of a pixel, exactly for what the grid can hold.
+    r"""Shift a probe by fractions of a pixel, exactly for what the grid can hold.
+
+    :math:`P(r - f) = \mathcal{F}^{-1}[e^{-2 \pi i q \cdot f}\, \mathcal{F} P]` with :math:`q` in
+    cycles per pixel.
 
     Parameters
     ----------
     probe : ndarray of complex, shape (n_modes, height, width)
     subpixel_shifts_px : ndarray, shape (n_positions, 2)
-        (y, x); a positive value moves the probe down and to the right.
+        :math:`f` in (y, x); a positive value moves the probe down and to the right.
 
     Returns
     -------
@@ -53,7 +56,7 @@ def shift_probe(probe: ComplexArray, subpixel_shifts_px: FloatArray) -> ComplexA
     ramp = np.exp(
         -2j * np.pi * (np.fft.fftfreq(height)[:, None] * y + np.fft.fftfreq(width)[None, :] * x)
     )
-    return np.fft.ifft2(np.fft.fft2(probe) * ramp[:, np.newaxis])
+    return np.fft.ifft2(np.fft.fft2(probe) * ramp[:, np.newaxis])  # (n, modes, h, w)
 
 
 def diffract(exit_waves: ComplexArray) -> FloatArray:
@@ -94,7 +97,7 @@ def diffract(exit_waves: ComplexArray) -> FloatArray:
 def predict_patterns(
     object_: ComplexArray, origin_px: IntArray, positions_px: FloatArray, probe: ComplexArray
 ) -> FloatArray:
-    """Compute the expected pattern at each position.
+    r"""Compute the expected pattern at each position, :math:`\sum_m |\mathcal{F}[P_{jm} O_j]|^2`.
 
     Parameters
     ----------
@@ -102,12 +105,19 @@ def predict_patterns(
     origin_px : ndarray of int, shape (2,)
         Position of object pixel [0, 0].
     positions_px : ndarray, shape (n_positions, 2)
-        (y, x) of the patches' middles.
+        (y, x) of the patches' centres.
     probe : ndarray of complex, shape (n_modes, height, width)
+        In square root of photons per pixel.
 
     Returns
     -------
     ndarray of float, shape (n_positions, height, width)
+        Expected photons per pixel.
+
+    Raises
+    ------
+    DataError
+        If a patch reaches beyond the object.
     """
     whole, subpixel_shifts = split_positions(positions_px)
     patches = extract_patches(object_, whole - origin_px, probe.shape[-2:])
@@ -117,7 +127,7 @@ def predict_patterns(
 def extract_patches(
     object_: ComplexArray, centres_px: RealArray, shape: tuple[int, int]
 ) -> ComplexArray:
-    """Cut patches out of an object, between pixels by bilinear interpolation.
+    """Cut patches out of an object, with bilinear interpolation between pixels.
 
     Parameters
     ----------
@@ -144,21 +154,30 @@ def extract_patches(
 
 
 def place_patches(patches: RealArray, centres_px: RealArray, shape: tuple[int, int]) -> RealArray:
-    """Add patches to an empty canvas: the adjoint of `extract_patches`.
+    r"""Add patches to an empty canvas: the adjoint of `extract_patches`.
+
+    :math:`\langle E O, R \rangle = \langle O, E^\dagger R \rangle` for extraction :math:`E`.
 
     Parameters
     ----------
     patches : ndarray, shape (n_positions, height, width)
     centres_px : ndarray, shape (n_positions, 2)
+        (y, x) on the canvas, as in `extract_patches`.
     shape : (canvas_height, canvas_width)
 
     Returns
     -------
     ndarray, shape `shape`
+
+    Raises
+    ------
+    DataError
+        If a patch reaches beyond the canvas.
     """
     rows, columns, weights = _patch_pixels(shape, centres_px, patches.shape[1:])
     canvas: RealArray = np.zeros(shape, dtype=patches.dtype)
     for down, right, weight in weights:
+        # Patches overlap, so that a pixel may be added to several times.
         np.add.at(canvas, (rows + down, columns + right), weight * patches)
     return canvas
 
@@ -169,6 +188,7 @@ _Corner = tuple[int, int, NDArray[np.floating]]
 def _patch_pixels(
     canvas_shape: tuple[int, ...], centres_px: RealArray, shape: tuple[int, ...]
 ) -> tuple[IntArray, IntArray, list[_Corner]]:
+    """Return rows (n, h, 1) and columns (n, 1, w) of patches, and their bilinear neighbours."""
     height, width = shape
     patch_origins = centres_px - np.array([height // 2, width // 2])
     whole = np.floor(patch_origins).astype(np.int64)
@@ -180,6 +200,7 @@ def _patch_pixels(
         (1, 0, y * (1 - x)),
         (1, 1, y * x),
     ]
+    # Whole positions have one neighbour of weight 1: they copy pixels and reach no further.
     weights = [corner for corner in bilinear if np.any(corner[2])]
     reach = np.array([max(c[0] for c in weights), max(c[1] for c in weights)])
     last = whole + np.array([height, width]) + reach
@@ -197,15 +218,18 @@ def _patch_pixels(
 def poisson_loss(expected: FloatArray, counts: RealArray, valid_mask: BoolArray) -> float:
     r"""Compute the Poisson negative log-likelihood per good pixel.
 
-    :math:`\frac{1}{n} \sum [\lambda - k + (k + \epsilon) \log \frac{k + \epsilon}
-    {\lambda + \epsilon}]`: up to terms that hold only counts, chosen so that a perfect fit gives
-    0, its gradient is finite in the dark, and float32 keeps its digits.
+    .. math:: L = \frac{1}{|G|} \sum_G \left[I - k + (k + \epsilon)
+        \log \frac{k + \epsilon}{I + \epsilon}\right]
+
+    up to terms that hold only counts. These are chosen so that a perfect fit gives 0, that the
+    gradient is finite in the dark, and that float32 keeps its digits.
 
     Parameters
     ----------
     expected, counts : ndarray, shape (n_positions, height, width)
-    good : ndarray of bool, shape (height, width)
-        False where a pixel does not count.
+        :math:`I` and :math:`k`, in photons per pixel.
+    valid_mask : ndarray of bool, shape (height, width)
+        The good pixels :math:`G`; False where a pixel does not count.
     """
     expected, counts = expected[:, valid_mask], counts[:, valid_mask]
     counts = counts.astype(expected.dtype)
@@ -214,6 +238,13 @@ def poisson_loss(expected: FloatArray, counts: RealArray, valid_mask: BoolArray)
 
 
 def amplitude_residual(expected: FloatArray, counts: RealArray, valid_mask: BoolArray) -> float:
-    r"""Compute :math:`\sum(\sqrt{\lambda} - \sqrt{k})^2 / \sum k` over good pixels."""
+    r"""Compute :math:`\sum(\sqrt{I} - \sqrt{k})^2 / \sum k` over good pixels.
+
+    Parameters
+    ----------
+    expected, counts : ndarray, shape (n_positions, height, width)
+        :math:`I` and :math:`k`, in photons per pixel.
+    valid_mask : ndarray of bool, shape (height, width)
+    """
     expected, counts = expected[:, valid_mask], counts[:, valid_mask].astype(np.float64)
     return float(((np.sqrt(expected) - np.sqrt(counts)) ** 2).sum() / counts.sum())

@@ -1,10 +1,10 @@
 r"""How far counts lie from a model because they are counted: the yardstick of a misfit.
 
-For Poisson counts :math:`k` of expectation :math:`\lambda`,
+For Poisson counts :math:`k` of expectation :math:`I`,
 
-.. math:: s(\lambda) = E[(\sqrt k - \sqrt\lambda)^2] = 2 \lambda - 2 \sqrt\lambda\, E[\sqrt k],
+.. math:: v(I) = \mathrm{E}[(\sqrt k - \sqrt I)^2] = 2 I - 2 \sqrt I\, \mathrm{E}[\sqrt k],
 
-which is :math:`2 \lambda` in the dark, nearly 0.46 at one count and 1/4 in the light.
+which is nearly :math:`2 I` in the dark, 0.45 at one count and 1/4 in the light.
 """
 
 import functools
@@ -18,25 +18,27 @@ from scipy.special import gammaln, xlogy
 from ptychopinn_plugin.array_types import BoolArray, FloatArray, RealArray
 
 LIT_COUNTS = 1.0
-"""Pixels that expect fewer have no say: there the fit bends to the counts, or sees background."""
+"""Pixels that expect fewer are left out: there the fit follows the counts, or background counts."""
 
 _TABLE_END = 36.0
+"""Expected counts up to which `shot_noise` is tabulated; above, its expansion is right to 1e-4."""
 
 
 def shot_noise(expected: RealArray) -> FloatArray:
-    r"""Compute :math:`E[(\sqrt k - \sqrt\lambda)^2]` for Poisson counts.
+    r"""Compute :math:`v(I) = \mathrm{E}[(\sqrt k - \sqrt I)^2]` for Poisson counts.
 
     Parameters
     ----------
     expected : ndarray of float
-        Expected counts.
+        Expected counts :math:`I`.
 
     Returns
     -------
     ndarray of float64
-        Right to 1e-4.
+        In photons, right to 1e-4.
     """
     roots, values = _table()
+    # The expansion for many counts, E[sqrt(k)] = sqrt(I) (1 - 1 / 8I - 7 / 128I^2 - ...).
     bright = 0.25 + 7 / 64 / np.maximum(expected, _TABLE_END)
     return np.where(
         expected < _TABLE_END, np.interp(np.sqrt(expected), roots, values), bright
@@ -51,12 +53,12 @@ class Misfit:
     ----------
     over_noise : float, optional
         None where shot noise is unknown, as the counts are in another unit than photons. Else
-        :math:`\sum(\sqrt\lambda - \sqrt k)^2 / \sum s(\lambda)`: about 1 where nothing but shot
-        noise is left.
+        :math:`\sum(\sqrt I - \sqrt k)^2 / \sum v(I)`: about 1 where nothing but shot noise is
+        left.
     share : float
-        :math:`\sum(\sqrt\lambda - \sqrt k)^2 / \sum k`.
+        :math:`\sum(\sqrt I - \sqrt k)^2 / \sum k`.
     correlation : float
-        Of :math:`\sqrt\lambda - \sqrt k` with itself one pixel further: about 0 where only noise is
+        Of :math:`\sqrt I - \sqrt k` with itself one pixel further: about 0 where only noise is
         left, whatever the unit of the counts; what a model misses is as wide as the speckles.
     """
 
@@ -94,9 +96,14 @@ def measure_misfit(
     Parameters
     ----------
     expected, counts : ndarray, shape (n_positions, height, width)
-    good : ndarray of bool, shape (height, width)
+        :math:`I` and :math:`k`, per pixel; in photons where shot noise is judged.
+    valid_mask : ndarray of bool, shape (height, width)
     lit_counts : float
         What lit pixels expect at least; `LIT_COUNTS` in photons, less in another unit.
+
+    Returns
+    -------
+    Misfit or None
     """
     lit = (expected >= lit_counts) & valid_mask
     expected, counts = expected.astype(np.float64), counts.astype(np.float64)
@@ -127,6 +134,7 @@ def _correlation(missed: FloatArray, lit: BoolArray) -> float:
 def _table() -> tuple[FloatArray, FloatArray]:
     """Return roots of expected counts, and `shot_noise` there by summing over counts."""
     roots = np.linspace(0, np.sqrt(_TABLE_END), 601)
+    # 200 counts are 27 standard deviations above the table's last expectation.
     counts = np.arange(200)
     expected = roots[:, np.newaxis] ** 2
     probabilities = np.exp(xlogy(counts, expected) - expected - gammaln(counts + 1))

@@ -6,22 +6,29 @@ from ptychopinn_plugin.array_types import ComplexArray, FloatArray
 
 
 def normalise_probe(probe: ComplexArray, photons: float) -> ComplexArray:
-    """Scale a probe so that its energy over all modes is `photons`.
+    r"""Scale a probe so that its energy :math:`\sum_m \sum_r |P_m(r)|^2` is `photons`.
 
-    The scale of a probe in a file is never trusted: it is set by the counts.
+    The scale of a probe in a file is never used: the counts decide it.
 
     Parameters
     ----------
     probe : ndarray of complex, shape (n_modes, height, width)
     photons : float
         Mean number of photons in a pattern of an empty object.
+
+    Returns
+    -------
+    ndarray of complex64, shape (n_modes, height, width)
+        In square root of photons per pixel.
     """
     energy = float((np.abs(probe.astype(np.complex128)) ** 2).sum())
     return np.asarray(probe * np.sqrt(photons / energy), dtype=np.complex64)
 
 
 def is_same_probe(first: ComplexArray, second: ComplexArray) -> bool:
-    """Tell whether two probes are one, but for a complex factor and what rounding leaves.
+    r"""Tell whether two probes are equal but for a complex factor and rounding.
+
+    They are where :math:`|\langle P, P' \rangle| > 0.999\, \|P\| \|P'\|`.
 
     Parameters
     ----------

@@ -18,7 +18,7 @@ from ptychopinn_plugin.physics import (
 from ptychopinn_plugin.physics.features import RATIO_EPSILON
 
 PROBE_CACHE_BYTES = 1 << 30
-"""Shifted probes are kept for every position while they take no more than this."""
+"""The shifted probes of all positions are kept while they take no more than this."""
 
 
 class ForwardModel:
@@ -33,7 +33,7 @@ class ForwardModel:
     scan : Scan
         Prepared: square patterns.
     probe : Tensor of complex64, shape (n_modes, height, width)
-        Scaled to the counts.
+        Scaled to the counts, in square root of photons per pixel.
     device : torch.device
     """
 
@@ -56,6 +56,7 @@ class ForwardModel:
         if scan.bad_pixels.any():
             valid_mask = np.fft.ifftshift(~scan.bad_pixels).astype(np.float32)
             self.valid_mask = torch.from_numpy(valid_mask).to(device)
+        # Bad pixels hide light that the probe's scale must count; see `Scan.mean_photons`.
         self.photons = scan.mean_photons()
         self.set_probe(probe)
 
@@ -202,8 +203,9 @@ class ForwardModel:
         r"""Project exit waves onto the measured amplitudes.
 
         With :math:`\Psi = \mathcal{F}[P O]` and
-        :math:`\psi' = \mathcal{F}^{-1}[\sqrt{k / \sum_m |\Psi_m|^2}\, \Psi]`, bad pixels kept as
-        they are, the result is :math:`\sum_m P_m^* (\psi'_m - \psi_m)`.
+        :math:`\psi' = \mathcal{F}^{-1}[\sqrt{(k + \eta) / (I + \eta)}\, \Psi]`, where
+        :math:`I = \sum_m |\Psi_m|^2` and bad pixels are kept as they are, the result is
+        :math:`\sum_m P_m^* (\psi'_m - \psi_m)`.
 
         Parameters
         ----------
@@ -232,7 +234,7 @@ class ForwardModel:
 
     def _project(self, patches: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
         probes = self.probes(indices)
-        spectra = torch.fft.fft2(probes * patches[:, None], norm='ortho')
+        spectra = torch.fft.fft2(probes * patches[:, None], norm='ortho')  # (n, modes, h, w)
         counts = self.measured(indices) ** 2
         ratio = (counts + RATIO_EPSILON) / (intensity(spectra) + RATIO_EPSILON)
         factor = torch.sqrt(ratio) - 1
@@ -244,7 +246,11 @@ class ForwardModel:
     def predict_intensity(
         self, patches: Tensor, indices: Tensor, probes: Tensor | None = None
     ) -> Tensor:
-        """Compute expected counts, zero frequency in the corner, shape (n_indices, h, w)."""
+        r"""Compute :math:`I = \sum_m |\mathcal{F}[P_m O]|^2`, shape (n_indices, height, width).
+
+        In photons per pixel, with zero frequency in the corner; `probes` (n_indices, n_modes,
+        height, width) take the place of the scan's where they are given.
+        """
         probes = self.probes(indices) if probes is None else probes
         return intensity(torch.fft.fft2(probes * patches[:, None], norm='ortho'))
 
@@ -296,10 +302,11 @@ def intensity(waves: Tensor) -> Tensor:
 
 
 def poisson_terms(expected: Tensor, counts: Tensor, floor: float) -> Tensor:
-    r"""Compute :math:`\lambda - k + (k + f) \log \frac{k + f}{\lambda + f}` of each pixel.
+    r"""Compute :math:`I - k + (k + \epsilon) \log \frac{k + \epsilon}{I + \epsilon}` of each pixel.
 
-    The Poisson negative log-likelihood up to terms in :math:`k` alone, least and 0 where
-    :math:`\lambda = k`. The floor :math:`f` keeps it and its gradient finite in the dark.
+    The Poisson negative log-likelihood of counts :math:`k` up to terms in :math:`k` alone. It is
+    least, and 0, where the expected counts :math:`I` equal :math:`k`. The `floor`
+    :math:`\epsilon` keeps it and its gradient finite in the dark.
     """
     return expected - counts + (counts + floor) * torch.log((counts + floor) / (expected + floor))
 
@@ -319,6 +326,7 @@ def shift_probe_back(probes: Tensor, subpixel_shifts_px: Tensor) -> Tensor:
 
 
 def _ramp(subpixel_shifts_px: Tensor, probe: Tensor) -> Tensor:
+    r"""Return :math:`e^{-2 \pi i q \cdot f}` for shifts :math:`f`, shape (n, 1, height, width)."""
     height, width = probe.shape[-2:]
     cycles_y = torch.fft.fftfreq(height, device=probe.device) * subpixel_shifts_px[:, 0:1]
     cycles_x = torch.fft.fftfreq(width, device=probe.device) * subpixel_shifts_px[:, 1:2]

@@ -1,4 +1,4 @@
-"""What training minimises, a function a term."""
+"""What training minimises: one function for each term."""
 
 from collections.abc import Mapping
 
@@ -20,26 +20,28 @@ from ptychopinn_plugin.physics import POISSON_EPSILON
 def poisson_deviance(expected: Tensor, forward: ForwardModel, indices: Tensor) -> Tensor:
     r"""Compute twice the Poisson log-likelihood ratio per photon.
 
-    :math:`\frac{2}{\sum k} \sum [\lambda - k - k \log(\lambda / k)]` over good pixels: the
-    negative log-likelihood up to a constant, which makes it 0 for a perfect fit and its noise
-    floor the number of lit pixels over the number of photons.
+    :math:`\frac{2}{\sum k} \sum [I - k - k \log(I / k)]` over good pixels, with expected counts
+    :math:`I` and measured counts :math:`k`: the negative log-likelihood up to a constant. It is 0
+    for a perfect fit, and shot noise alone makes it the number of lit pixels over the number of
+    photons.
 
     Parameters
     ----------
     expected : Tensor of float32, shape (n_patterns, height, width)
-        Zero frequency in the corner.
+        In photons per pixel, with zero frequency in the corner.
     forward : ForwardModel
     indices : Tensor of int64, shape (n_patterns,)
     """
     counts = forward.measured(indices) ** 2
     terms = poisson_terms(expected, counts, DARK_COUNTS)
     valid_mask = 1.0 if forward.valid_mask is None else forward.valid_mask
+    # A batch without light would be divided by zero.
     light = (valid_mask * counts).sum().clamp(min=DARK_FRACTION * forward.photons * len(indices))
     return 2 * (valid_mask * terms).sum() / light
 
 
 def amplitude_error(expected: Tensor, forward: ForwardModel, indices: Tensor) -> Tensor:
-    """Compute the mean absolute error of amplitudes over the mean amplitude, on good pixels."""
+    r"""Compute :math:`\sum |\sqrt I - \sqrt k| / \sum \sqrt k` over good pixels."""
     measured = forward.measured(indices)
     valid_mask = 1.0 if forward.valid_mask is None else forward.valid_mask
     # The square root's slope at zero is infinite.
@@ -53,16 +55,16 @@ def amplitude_error(expected: Tensor, forward: ForwardModel, indices: Tensor) ->
 def target_distance(patches: Patches, labels: Tensor, coverage: Tensor) -> Tensor:
     r"""Compute the weighted squared distance to the target's patches, up to a global phase.
 
-    :math:`\sum w |R - e^{i\phi} T|^2 / \sum w`. The phase :math:`\phi` fits the target to the
-    estimate that the network was given, so that the network learns to stay in step with its
-    neighbours; without an estimate it fits the prediction.
+    :math:`\sum w |\hat O - e^{i\phi} T|^2 / \sum w` for the target's patch :math:`T`. The phase
+    :math:`\phi` fits the target to the estimate that the network was given, so that the network
+    learns to stay in step with its neighbours; without an estimate it fits the prediction.
 
     Parameters
     ----------
     patches : Patches
     labels : Tensor of complex64, shape (n_patches, window, window)
     coverage : Tensor of float32, shape (n_patches, window, window)
-        1 where the target is well lit, 0 where it knows nothing.
+        1 where the target is well lit, 0 where no light reached it.
     """
     relative = patches.weights / patches.weights.amax(dim=(-2, -1), keepdim=True)
     weights = relative + TARGET_FLOOR * coverage

@@ -1,13 +1,16 @@
 r"""Correct the slow part of an object's phase from the shifts of its patterns.
 
-A phase that rises by :math:`s` radians a pixel under the probe shifts the pattern by
-:math:`\delta = s N / 2 \pi` detector pixels, so each pattern measures the local slope like a
+A phase that rises by :math:`g` radians a pixel under the probe shifts the pattern by
+:math:`d = g N / 2 \pi` detector pixels, so each pattern measures the local slope like a
 lenslet of a Shack-Hartmann sensor [1]_. Patches and iterations know their neighbours only, and
 small errors of slope add up to a drift across the field; here all slopes are fitted at once by a
 smooth surface.
 
-With the expected amplitude :math:`a` and the measured one :math:`A`, the shift minimises
-:math:`\sum (A - a + \delta \cdot \nabla a)^2`.
+With the expected counts :math:`I` and the measured ones :math:`k`, the shift minimises
+
+.. math:: \sum_q \left(\sqrt{k} - \sqrt{I} + d \cdot \nabla \sqrt{I}\right)^2,
+
+which is a system of two equations for each pattern.
 
 References
 ----------
@@ -25,16 +28,21 @@ from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
 
 @torch.no_grad()
 def correct_phase_drift(forward: ForwardModel, object_: Tensor, batch_size: int = 64) -> Tensor:
-    """Return the object times the smooth phase that its patterns ask for.
+    """Return the object times the smooth phase that its patterns miss.
 
     Where that would not raise the likelihood (the positions or the probe may be wrong), the object
-    is returned as it is.
+    is returned as it is, and so it is with fewer than four patterns.
 
     Parameters
     ----------
     forward : ForwardModel
     object_ : Tensor of complex64, shape `forward.canvas_shape`
     batch_size : int
+        Patterns that are measured together.
+
+    Returns
+    -------
+    Tensor of complex64, shape `forward.canvas_shape`
     """
     if len(forward) < MIN_PATTERNS:
         return object_
@@ -58,7 +66,7 @@ def measure_slopes(
     slopes : ndarray, shape (n_positions, 2)
         Radians a pixel, (y, x).
     weights : ndarray, shape (n_positions, 2)
-        Inverse variance of each, up to a common factor.
+        The inverse variance of each, up to a common factor.
     loss : float
         Poisson loss per pixel of the object, as `ForwardModel.evaluate_fit`.
     """
@@ -69,9 +77,10 @@ def measure_slopes(
         counts = forward.predict_intensity(forward.extract_patches(object_, indices), indices)
         loss += float(forward.poisson_loss(counts, indices)) * len(indices)
         expected = torch.sqrt(counts)
-        missing = forward.measured(indices) - expected
+        missing = forward.measured(indices) - expected  # (n, height, width)
         if forward.valid_mask is not None:
             missing = missing * forward.valid_mask
+        # With zero frequency in the corner, a pixel at one edge has its neighbour at the other.
         along_y = (expected.roll(-1, dims=1) - expected.roll(1, dims=1)) / 2
         along_x = (expected.roll(-1, dims=2) - expected.roll(1, dims=2)) / 2
         if forward.valid_mask is not None:

@@ -1,4 +1,4 @@
-"""Apply a network to patterns: what it sees, and the patches that it returns."""
+"""Apply a network to patterns: from its input to the patches that it returns."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,9 +21,10 @@ class Patches:
         Which position each belongs to.
     values : Tensor of complex64, shape (n_patches, window, window)
     weights : Tensor of float32, shape (n_patches, window, window)
-        The probe's intensity.
+        The probe's intensity, in photons per pixel.
     reference : Tensor of complex64, shape (n_patches, window, window)
-        What the phases of `values` refer to; the estimate that the network was given.
+        The estimate that the network was given, to which the phases of `values` refer; None for
+        'cnn', which gets no estimate.
     """
 
     indices: Tensor
@@ -49,11 +50,16 @@ def predict_patches(
     forward : ForwardModel
     groups : Tensor of int64, shape (n_groups, group_size)
     object_ : Tensor of complex64, shape `forward.canvas_shape`
-        The estimate so far; 'cnn' does not look at it.
+        The estimate so far; 'cnn' does not use it.
     is_flat : bool
         Whether `object_` is the flat start, which rests on no data.
     rotations : sequence of int
-        Quarter turns in which 'sweepnet' looks at each pattern; the mean of its corrections counts.
+        Quarter turns in which 'sweepnet' gets each pattern; the mean of its corrections counts.
+
+    Returns
+    -------
+    Patches
+        Groups one after the other.
     """
     if network.description.architecture == 'cnn':
         return _predict_cnn(network, forward, groups)
@@ -68,18 +74,34 @@ def _predict_sweepnet(
     is_flat: bool,
     rotations: Sequence[int],
 ) -> Patches:
+    r"""Correct the back-projected patch of each position: :math:`\hat O = Q + B + c(x)`.
+
+    :math:`Q` is the patch of the estimate, :math:`B` the step of its back-projection, :math:`x` the
+    six images of `physics.features.sweepnet_features`, and :math:`c` the network. Only the network
+    is differentiated: the gradient stops at its input, so that each pass is learned on its own.
+
+    Parameters
+    ----------
+    indices : Tensor of int64, shape (n,)
+
+    References
+    ----------
+    .. [1] A. Maiden, D. Johnson, P. Li, Optica 4 (2017) 736, doi:10.1364/OPTICA.4.000736.
+    """
     window = network.description.window_px
     with torch.no_grad():
-        patches = forward.extract_patches(object_, indices)
-        update = forward.project_amplitudes(patches, indices)
-        weights = intensity(cut_middle(forward.probes(indices), window))
+        patches = forward.extract_patches(object_, indices)  # (n, height, width)
+        update = forward.project_amplitudes(patches, indices)  # (n, height, width)
+        weights = intensity(cut_middle(forward.probes(indices), window))  # (n, window, window)
         brightest = weights.amax(dim=(-2, -1), keepdim=True)
         steps = cut_middle(update, window) / (weights + BACK_PROJECTION_EPSILON * brightest)
         estimate = cut_middle(patches, window)
         relative = weights / brightest
+        # A global phase means nothing: with the estimate's taken out, it need not be learned.
         phases = (estimate * relative).sum(dim=(-2, -1), keepdim=True).conj()
         phases = phases / (phases.abs() + 1e-9)
         estimate, steps = estimate * phases, steps * phases
+        # The flat start rests on no photons, however many fall there.
         coverage = torch.zeros_like(weights)
         if not is_flat:
             coverage = forward.extract_patches(forward.coverage, indices, window)
@@ -96,13 +118,13 @@ def _predict_sweepnet(
             dim=-1,
         ).permute(0, 3, 1, 2)
     correction = _mean_correction(network, features, rotations)
-    values = estimate + steps + torch.complex(correction[:, 0], correction[:, 1])
+    values = estimate + steps + torch.complex(correction[:, 0], correction[:, 1])  # (n, w, w)
     back = phases.conj()
     return Patches(indices, values * back, weights, estimate * back)
 
 
 def _mean_correction(network: Network, features: Tensor, rotations: Sequence[int]) -> Tensor:
-    """Return the mean of what the network says of features in several orientations."""
+    r"""Return :math:`\frac{1}{n} \sum_a T^{-a} c(T^a x)` for quarter turns :math:`T`."""
     corrections = []
     for number in rotations:
         # Even a turn by nothing is a copy, in an order that convolutions do not like.
@@ -113,12 +135,22 @@ def _mean_correction(network: Network, features: Tensor, rotations: Sequence[int
 
 
 def _predict_cnn(network: Network, forward: ForwardModel, groups: Tensor) -> Patches:
+    r"""Predict patches from amplitudes alone: :math:`\hat O = a\, e^{i \varphi}`.
+
+    The network's two decoders return :math:`a` and :math:`\varphi` [1]_. Its input is scaled as in
+    PtychoPINN: the energy of a mean pattern becomes :math:`(N / 2)^2`.
+
+    References
+    ----------
+    .. [1] O. Hoidn et al., Sci. Rep. 13, 22789 (2023), doi:10.1038/s41598-023-48351-7.
+    """
     n_groups, group_size = groups.shape
     indices = groups.reshape(-1)
     size = network.description.window_px
     with torch.no_grad():
         photons = forward.photons
-        amplitudes = torch.fft.fftshift(forward.measured(indices), dim=(-2, -1))
+        # The network was published with zero frequency in the middle.
+        amplitudes = torch.fft.fftshift(forward.measured(indices), dim=(-2, -1))  # (n, N, N)
         images = amplitudes * (size / 2) / photons**0.5
     amplitude, phase = network(images.view(n_groups, group_size, size, size))
     # Not torch.polar: a border may be negative, where its gradient has the wrong sign.
@@ -126,6 +158,7 @@ def _predict_cnn(network: Network, forward: ForwardModel, groups: Tensor) -> Pat
     values = torch.complex(amplitude * torch.cos(phase), amplitude * torch.sin(phase))
     # Without the overlap constraint one patch stands for the whole group.
     values = values.expand(n_groups, group_size, size, size).reshape(-1, size, size)
+    # Bare patterns belong to the probe, which lies between the object's pixels.
     values = shift_bilinear(values, forward.subpixel_shifts[indices])
     return Patches(indices, values, intensity(forward.probes(indices)))
 
@@ -138,7 +171,11 @@ def cut_middle(images: Tensor, size: int) -> Tensor:
 
 
 def shift_bilinear(images: Tensor, subpixel_shifts_px: Tensor) -> Tensor:
-    """Move images (n, h, w) down and right by rests (n, 2) between -1 and 1; edges repeat."""
+    """Move images (n, h, w) down and right by rests (n, 2) between -1 and 1; edges repeat.
+
+    The mean of the four pixels around each point, weighted by their distance: it damps the highest
+    frequencies, which is why 'sweepnet' predicts on the object's grid and does not need it.
+    """
     height, width = images.shape[-2:]
     whole = torch.floor(-subpixel_shifts_px)
     fraction = (-subpixel_shifts_px - whole)[:, :, None, None]
@@ -159,7 +196,11 @@ def shift_bilinear(images: Tensor, subpixel_shifts_px: Tensor) -> Tensor:
 
 
 def average_overlap(patches: Patches, forward: ForwardModel, group_size: int) -> Tensor:
-    """Average the patches of each group where they overlap, and cut them out again.
+    r"""Average the patches of each group where they overlap, and cut them out again.
+
+    :math:`\bar O = \sum_j w_j \hat O_j / \sum_j w_j` over the patches of a group, with the probe's
+    intensity and a floor of a thousandth of its peak as weight :math:`w_j`. This is the overlap
+    constraint of PtychoPINN [1]_.
 
     Parameters
     ----------
@@ -171,6 +212,10 @@ def average_overlap(patches: Patches, forward: ForwardModel, group_size: int) ->
     Returns
     -------
     Tensor of complex64, shape (n_patches, window, window)
+
+    References
+    ----------
+    .. [1] O. Hoidn et al., Sci. Rep. 13, 22789 (2023), doi:10.1038/s41598-023-48351-7.
     """
     if group_size == 1:
         return patches.values
@@ -185,6 +230,7 @@ def average_overlap(patches: Patches, forward: ForwardModel, group_size: int) ->
     group = torch.arange(n_groups, device=patch_origins.device)[:, None, None, None]
     pixels = (group * height + rows[..., :, None]) * width + columns[..., None, :]
     pixels = pixels.reshape(-1)
+    # Where no probe shines, patches still need some mean.
     floor = 1e-3 * patches.weights.amax(dim=(-2, -1), keepdim=True)
     weights = patches.weights + floor
 

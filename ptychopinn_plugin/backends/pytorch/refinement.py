@@ -4,12 +4,13 @@ Each batch of patterns moves the object by
 
 .. math::
     V \leftarrow \mu V + \beta_s
-        \frac{\sum_j P_j^* (\psi'_j - \psi_j)}{(1 - \alpha) W + \alpha \max W},
-    \qquad W = \sum_j |P_j|^2, \qquad O \leftarrow O + V,
+        \frac{\sum_j \sum_m P_{jm}^* (\psi'_{jm} - \psi_{jm})}{(1 - \alpha) W + \alpha \max W},
+    \qquad W = \sum_j \sum_m |P_{jm}|^2, \qquad O \leftarrow O + V,
 
-rPIE's update for a batch [1]_ with momentum [2]_, which carries slow phase gradients across the
+where :math:`\psi'` is :math:`\psi` projected onto the measured amplitudes. It is rPIE's update
+for a batch [1]_ with momentum [2]_, which carries slow phase gradients across the
 field in few iterations. The step :math:`\beta_s` falls from iteration to iteration, so that the
-last ones average the noise of all patterns that see a pixel instead of following the latest.
+last ones average the noise of all patterns that light a pixel instead of following the latest.
 
 References
 ----------
@@ -41,7 +42,13 @@ IterationObserver = Callable[[int, float, Tensor], bool | None]
 
 @dataclass
 class IterationState:
-    """What an iteration changes."""
+    """What an iteration changes.
+
+    Attributes
+    ----------
+    object_, velocity : Tensor of complex64, shape `forward.canvas_shape`
+    probe : Tensor of complex64, shape (n_modes, height, width)
+    """
 
     object_: Tensor
     velocity: Tensor
@@ -74,10 +81,12 @@ def iterate_object(
     batch_size : int
         Small scans use smaller batches, and large ones larger; see `iteration_batches`.
     seed : int
-        Order of the patterns.
+        Decides the order of the patterns.
     refine_probe : bool
+        Correct the probe by the same differences.
     observer : callable, optional
-        Gets the number of iterations done, the loss and the object; True stops.
+        Called with the number of iterations done, the loss and the object; if it returns True,
+        iterations end.
 
     Returns
     -------
@@ -89,6 +98,7 @@ def iterate_object(
     batches = iteration_batches(len(forward), batch_size, 8 * forward.probe.numel(), seed)
     energy = torch.linalg.vector_norm(forward.probe)
     if refine_probe:
+        # Shifted copies of a probe that changes with each batch would be used once.
         forward.set_probe(forward.probe, cache=False)
     state = IterationState(object_.clone(), torch.zeros_like(object_), forward.probe.clone())
 
@@ -146,8 +156,9 @@ def _iterate_once(
     step: float,
     refine_probe: bool,
 ) -> None:
+    """Move the object, and the probe with `refine_probe`, batch by batch; `state` changes."""
     for indices in batches:
-        patches = forward.extract_patches(state.object_, indices)
+        patches = forward.extract_patches(state.object_, indices)  # (n, height, width)
         if refine_probe:
             update, probe_update = forward.project_amplitudes_with_probe(patches, indices)
         else:
@@ -155,6 +166,7 @@ def _iterate_once(
         weight = forward.place_patches((forward.probes(indices).abs() ** 2).sum(dim=1), indices)
         push = forward.place_patches(update, indices) / _regularised(weight)
         state.velocity.mul_(MOMENTUM).add_(step * push)
+        # Not in place: the best object so far may be this very tensor.
         state.object_ = state.object_ + state.velocity
         if refine_probe:
             brightness = _regularised((patches.abs() ** 2).sum(dim=0))
@@ -165,8 +177,9 @@ def _iterate_once(
 
 
 def mean_update(forward: ForwardModel, object_: Tensor) -> Tensor:
-    """Return the update of all patterns as one batch with a step of 1, shape `canvas_shape`.
+    r"""Return the update of all patterns as one batch with a step of 1, shape `canvas_shape`.
 
+    :math:`\sum_j \sum_m P_{jm}^* (\psi'_{jm} - \psi_{jm}) / ((1 - \alpha) W + \alpha \max W)`.
     Patterns are taken 128 at a time; `object_` is complex64 of the same shape, as is the update.
     """
     update = torch.zeros_like(object_)
@@ -178,4 +191,5 @@ def mean_update(forward: ForwardModel, object_: Tensor) -> Tensor:
 
 
 def _regularised(weight: Tensor) -> Tensor:
+    r"""Return rPIE's denominator :math:`(1 - \alpha) W + \alpha \max W`: dim pixels move less."""
     return (1 - REGULARISATION) * weight + REGULARISATION * weight.max()

@@ -1,4 +1,12 @@
-"""From patterns to an object: passes of the network, phase synchronization, stitching."""
+r"""From patterns to an object: passes of the network, phase synchronization, stitching.
+
+.. math:: O = \frac{\sum_j w_j\, e^{i \varphi_j} \hat O_j + \gamma\, O_\mathrm{before}}
+    {\sum_j w_j + \gamma}
+
+with the predicted patches :math:`\hat O_j`, the probe's intensity :math:`w_j` at their positions,
+the phases :math:`\varphi_j` of `phase_synchronization`, and a small :math:`\gamma`, so that the
+object stays as it was where no light falls.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -60,7 +68,7 @@ def predict_object(
     batch_size : int
         Patterns in a batch.
     rotations : sequence of int
-        Quarter turns in which the network looks at each pattern; see `predict_patches`.
+        Quarter turns in which the network gets each pattern; see `predict_patches`.
     phase_synchronization : bool
         Bring the patches of each pass into phase, and at the end correct the slow drift.
     stitching_weights : 'intensity', 'amplitude' or 'uniform'
@@ -68,7 +76,7 @@ def predict_object(
     stopwatch : Stopwatch, optional
         Gets the seconds of 'predict' and 'stitch'.
     observer : callable, optional
-        Gets the number of passes done and the object; True stops.
+        Called with the number of passes done and the object; if it returns True, passes end.
 
     Returns
     -------
@@ -113,6 +121,7 @@ def _predict_batches(
 
 
 def _weigh(intensities: Tensor, rule: StitchingWeights) -> Tensor:
+    """Return the weights of patches (n, window, window) from the probe's intensities there."""
     if rule == 'amplitude':
         return torch.sqrt(intensities)
     if rule == 'uniform':
@@ -122,13 +131,13 @@ def _weigh(intensities: Tensor, rule: StitchingWeights) -> Tensor:
 
 
 class Stitcher:
-    """Adds blocks of weighted patches to a canvas.
+    """Adds blocks of weighted patches to a canvas; the equation is that of this module's head.
 
     Parameters
     ----------
     forward : ForwardModel
     before : Tensor of complex64, shape `forward.canvas_shape`
-        What stands where no light falls.
+        The object of the pass before, which stays where no light falls.
     """
 
     def __init__(self, forward: ForwardModel, before: Tensor) -> None:
@@ -140,10 +149,11 @@ class Stitcher:
 
     def add(self, parts: list[Patches], phase_synchronization: bool) -> None:
         """Add patches, after their global phases are synchronized where that is asked for."""
-        weighted = [part.values * part.weights for part in parts]
+        weighted = [part.values * part.weights for part in parts]  # each (n, window, window)
         phase_factors = weighted[0].new_ones(sum(map(len, weighted)))
         if phase_synchronization:
             phase_factors = self._agree(parts, weighted)
+            # The first block decides the canvas' common phase; later ones are turned to it.
             if not self._is_empty:
                 phase_factors = phase_factors * self._common_phase_factor(
                     parts, weighted, phase_factors
@@ -164,7 +174,7 @@ class Stitcher:
     def _common_phase_factor(
         self, parts: list[Patches], weighted: list[Tensor], phase_factors: Tensor
     ) -> Tensor:
-        """Return what brings a block's own common phase, free as well, to that of the canvas."""
+        """Return the factor that brings a block's common phase, free as well, to the canvas'."""
         agreement = []
         for part, values in zip(parts, weighted, strict=True):
             there = self.forward.extract_patches(self.total, part.indices, values.shape[-1])
@@ -178,10 +188,12 @@ class Stitcher:
         return (self.total + floor * self.before) / (self.weight + floor)
 
     def _agree(self, parts: list[Patches], weighted: list[Tensor]) -> Tensor:
+        """Return a factor of modulus 1 for each patch, as `synchronize_phases` finds them."""
         each = [self.forward.patch_origins[part.indices] for part in parts]
         patch_origins = torch.cat(each)
         cells = torch.cat([_cell_sums(*pair) for pair in zip(weighted, each, strict=True)])
         window = weighted[0].shape[-1]
+        # Patches whose origins are a window apart do not touch.
         pairs = neighbour_pairs(patch_origins.cpu().numpy().astype(np.float64), float(window))
         correlations = [
             _correlate(cells, torch.div(patch_origins, CELL_PX, rounding_mode='floor'), some)
@@ -196,6 +208,7 @@ class Stitcher:
 def _cell_sums(values: Tensor, patch_origins: Tensor) -> Tensor:
     """Sum weighted patches over the cells of one grid; (n, window, window) to (n, side, side)."""
     window = values.shape[-1]
+    # A window that begins inside a cell reaches into one cell more at its end.
     side = window // CELL_PX + 2
     inside = torch.arange(window, device=values.device)
     rows = (patch_origins[:, 0:1] % CELL_PX + inside) // CELL_PX
@@ -208,7 +221,11 @@ def _cell_sums(values: Tensor, patch_origins: Tensor) -> Tensor:
 
 
 def _correlate(cells: Tensor, patch_origins: Tensor, pairs: Tensor) -> Tensor:
-    """Return the sum of first times conjugate second over common cells, for each pair."""
+    r"""Return :math:`C_{jl}`, the sum of first times conjugate second over common cells.
+
+    Cells (n, side, side) belong to one grid, on which `patch_origins` (n, 2) are those of the
+    patches, in cells; so the second patch's cells lie at an offset of whole cells from the first's.
+    """
     side = cells.shape[-1]
     offset = patch_origins[pairs[:, 1]] - patch_origins[pairs[:, 0]]
     inside = torch.arange(side, device=cells.device)

@@ -29,7 +29,7 @@ class ForwardModel:
 
     Patterns are kept with zero frequency in the corner, so that no transform needs a shift. The
     object lives on a canvas that holds every patch with a margin; canvas pixel [0, 0] lies at
-    `origin_px` in the scan's coordinates. Everything is computed where `tf.device` says.
+    `origin_px` in the scan's coordinates. The device is that of the current `tf.device`.
 
     Parameters
     ----------
@@ -195,8 +195,9 @@ class ForwardModel:
         r"""Project exit waves onto the measured amplitudes.
 
         With :math:`\Psi = \mathcal{F}[P O]` and
-        :math:`\psi' = \mathcal{F}^{-1}[\sqrt{k / \sum_m |\Psi_m|^2}\, \Psi]`, bad pixels kept as
-        they are, the result is :math:`\sum_m P_m^* (\psi'_m - \psi_m)`.
+        :math:`\psi' = \mathcal{F}^{-1}[\sqrt{(k + \eta) / (I + \eta)}\, \Psi]`, where
+        :math:`I = \sum_m |\Psi_m|^2` and bad pixels are kept as they are, the result is
+        :math:`\sum_m P_m^* (\psi'_m - \psi_m)`.
 
         Parameters
         ----------
@@ -229,7 +230,11 @@ class ForwardModel:
     def predict_intensity(
         self, patches: Tensor, indices: IntArray, probes: Tensor | None = None
     ) -> Tensor:
-        """Compute expected counts, zero frequency in the corner, shape (n_indices, h, w)."""
+        r"""Compute :math:`I = \sum_m |\mathcal{F}[P_m O]|^2`, shape (n_indices, height, width).
+
+        In photons per pixel, with zero frequency in the corner; `probes` (n_indices, n_modes,
+        height, width) take the place of the scan's where they are given.
+        """
         return operators.predict_intensity(
             self.probes(indices) if probes is None else probes, patches
         )

@@ -1,4 +1,4 @@
-"""What training minimises, a function a term."""
+"""What training minimises: one function for each term."""
 
 from ptychopinn_plugin.backends.common.losses import DARK_COUNTS, DARK_FRACTION, TARGET_FLOOR
 from ptychopinn_plugin.backends.tensorflow.framework import Tensor, tf
@@ -11,25 +11,27 @@ def poisson_deviance(
 ) -> Tensor:
     r"""Compute twice the Poisson log-likelihood ratio per photon.
 
-    :math:`\frac{2}{\sum k} \sum [\lambda - k - k \log(\lambda / k)]` over good pixels: the
-    negative log-likelihood up to a constant, which makes it 0 for a perfect fit and its noise
-    floor the number of lit pixels over the number of photons.
+    :math:`\frac{2}{\sum k} \sum [I - k - k \log(I / k)]` over good pixels, with expected counts
+    :math:`I` and measured counts :math:`k`: the negative log-likelihood up to a constant. It is 0
+    for a perfect fit, and shot noise alone makes it the number of lit pixels over the number of
+    photons.
 
     Parameters
     ----------
     expected : Tensor of float32, shape (n_patterns, height, width)
-        Counts, zero frequency in the corner.
+        In photons per pixel, with zero frequency in the corner.
     measured : Tensor of float32, shape (n_patterns, height, width)
-        Amplitudes.
-    good : Tensor of float32, shape (height, width), optional
+        Their measured amplitudes.
+    valid_mask : Tensor of float32, shape (height, width), optional
         0 where a pixel does not count.
     photons : Tensor of float32, shape ()
-        Usual number in a pattern.
+        The usual number in a pattern.
     """
     counts = measured**2
     terms = poisson_terms(expected, counts, DARK_COUNTS)
     if valid_mask is not None:
         terms, counts = valid_mask * terms, valid_mask * counts
+    # A batch without light would be divided by zero.
     least = DARK_FRACTION * tf.cast(photons, counts.dtype) * _number_of(counts)
     return 2 * tf.reduce_sum(terms) / tf.maximum(tf.reduce_sum(counts), least)
 
@@ -37,7 +39,7 @@ def poisson_deviance(
 def amplitude_error(
     expected: Tensor, measured: Tensor, valid_mask: Tensor | None, photons: Tensor
 ) -> Tensor:
-    """Compute the mean absolute error of amplitudes over the mean amplitude, on good pixels."""
+    r"""Compute :math:`\sum |\sqrt I - \sqrt k| / \sum \sqrt k` over good pixels."""
     # The square root's slope at zero is infinite.
     error = tf.abs(tf.sqrt(expected + POISSON_EPSILON) - measured)
     if valid_mask is not None:
@@ -55,9 +57,9 @@ def target_distance(
 ) -> Tensor:
     r"""Compute the weighted squared distance to the target's patches, up to a global phase.
 
-    :math:`\sum w |R - e^{i\phi} T|^2 / \sum w`. The phase :math:`\phi` fits the target to the
-    estimate that the network was given, so that the network learns to stay in step with its
-    neighbours; without an estimate it fits the prediction.
+    :math:`\sum w |\hat O - e^{i\phi} T|^2 / \sum w` for the target's patch :math:`T`. The phase
+    :math:`\phi` fits the target to the estimate that the network was given, so that the network
+    learns to stay in step with its neighbours; without an estimate it fits the prediction.
 
     Parameters
     ----------
@@ -65,7 +67,7 @@ def target_distance(
         As in `Patches`.
     labels : Tensor of complex64, shape (n_patches, window, window)
     coverage : Tensor of float32, shape (n_patches, window, window)
-        1 where the target is well lit, 0 where it knows nothing.
+        1 where the target is well lit, 0 where no light reached it.
     """
     relative = light / tf.reduce_max(light, axis=(-2, -1), keepdims=True)
     weights = relative + TARGET_FLOOR * coverage

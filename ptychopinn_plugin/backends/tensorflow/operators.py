@@ -21,7 +21,7 @@ def scaled(values: Tensor, factors: Tensor) -> Tensor:
 
 
 def fourier(waves: Tensor) -> Tensor:
-    """Transform the last two axes; unitary."""
+    """Transform the last two axes with a unitary Fourier transform, which keeps the photons."""
     return scaled(tf.signal.fft2d(waves), 1 / _root_of_pixels(waves))
 
 
@@ -36,7 +36,7 @@ def _root_of_pixels(waves: Tensor) -> Tensor:
 
 @compiled
 def extract_patches(canvas: Tensor, patch_origins: Tensor, height: int, width: int) -> Tensor:
-    """Cut patches (n, height, width) whose first pixels are at `corners` (n, 2)."""
+    """Cut patches (n, height, width) whose first pixels are at `patch_origins` (n, 2)."""
     pixels = _patch_pixels(patch_origins, height, width, tf.shape(canvas, tf.int64)[1])
     return tf.gather(tf.reshape(canvas, [-1]), pixels)
 
@@ -59,7 +59,11 @@ def _patch_pixels(patch_origins: Tensor, height: Tensor, width: Tensor, stride: 
 
 @compiled
 def predict_intensity(probes: Tensor, patches: Tensor) -> Tensor:
-    """Compute expected counts (n, h, w) of probes (n, n_modes, h, w) on patches (n, h, w)."""
+    r"""Compute :math:`I = \sum_m |\mathcal{F}[P_m O]|^2`, shape (n, height, width), in photons.
+
+    Probes are (n, n_modes, height, width) and patches (n, height, width); zero frequency is in the
+    corner.
+    """
     return intensity(fourier(probes * patches[:, None]))
 
 
@@ -67,8 +71,17 @@ def predict_intensity(probes: Tensor, patches: Tensor) -> Tensor:
 def project_amplitudes(
     probes: Tensor, patches: Tensor, measured: Tensor, valid_mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Compute `physics.project_amplitudes` and the changes of the exit waves (n, n_modes, h, w)."""
+    r"""Project exit waves onto the measured amplitudes, as `physics.project_amplitudes`.
+
+    Returns
+    -------
+    update : Tensor of complex64, shape (n, height, width)
+        :math:`\sum_m P_m^* (\psi'_m - \psi_m)`.
+    changes : Tensor of complex64, shape (n, n_modes, height, width)
+        :math:`\psi'_m - \psi_m`.
+    """
     spectra = fourier(probes * patches[:, None])
+    # Zero frequency is in the corner on both sides: no transform needs a shift.
     ratio = (tf.square(measured) + RATIO_EPSILON) / (intensity(spectra) + RATIO_EPSILON)
     factor = tf.sqrt(ratio) - 1
     if valid_mask is not None:
@@ -79,16 +92,17 @@ def project_amplitudes(
 
 @compiled
 def probe_update(changes: Tensor, patches: Tensor, subpixel_shifts_px: Tensor) -> Tensor:
-    """Bring changes of exit waves back to the probe: (n_modes, height, width)."""
+    r"""Return :math:`\sum_j O_j^* (\psi'_{jm} - \psi_{jm})`, shifted back: (n_modes, h, w)."""
     here = changes * tf.math.conj(patches)[:, None]
     return tf.reduce_sum(shift_probe_back(here, subpixel_shifts_px), axis=0)
 
 
 def poisson_terms(expected: Tensor, counts: Tensor, floor: float) -> Tensor:
-    r"""Compute :math:`\lambda - k + (k + f) \log \frac{k + f}{\lambda + f}` of each pixel.
+    r"""Compute :math:`I - k + (k + \epsilon) \log \frac{k + \epsilon}{I + \epsilon}` of each pixel.
 
-    The Poisson negative log-likelihood up to terms in :math:`k` alone, least and 0 where
-    :math:`\lambda = k`. The floor :math:`f` keeps it and its gradient finite in the dark.
+    The Poisson negative log-likelihood of counts :math:`k` up to terms in :math:`k` alone. It is
+    least, and 0, where the expected counts :math:`I` equal :math:`k`. The `floor`
+    :math:`\epsilon` keeps it and its gradient finite in the dark.
     """
     ratio = (counts + floor) / (expected + floor)
     return expected - counts + (counts + floor) * tf.math.log(ratio)
@@ -126,6 +140,7 @@ def shift_probe_back(probes: Tensor, subpixel_shifts_px: Tensor) -> Tensor:
 
 
 def _ramp(subpixel_shifts_px: Tensor, probe: Tensor) -> Tensor:
+    r"""Return :math:`e^{-2 \pi i q \cdot f}` for shifts :math:`f`, shape (n, 1, height, width)."""
     sides = tf.shape(probe)[-2:]
     y = _phase_factors(
         subpixel_shifts_px[:, 0:1] * _frequencies(sides[0], subpixel_shifts_px.dtype)

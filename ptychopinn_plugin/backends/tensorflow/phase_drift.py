@@ -1,12 +1,15 @@
 r"""Correct the slow part of an object's phase from the shifts of its patterns.
 
-A phase that rises by :math:`s` radians a pixel under the probe shifts the pattern by
-:math:`\delta = s N / 2 \pi` detector pixels, so each pattern measures the local slope like a
+A phase that rises by :math:`g` radians a pixel under the probe shifts the pattern by
+:math:`d = g N / 2 \pi` detector pixels, so each pattern measures the local slope like a
 lenslet of a Shack-Hartmann sensor [1]_; `backends.common.phase_drift` fits a smooth surface to all
 slopes.
 
-With the expected amplitude :math:`a` and the measured one :math:`A`, the shift minimises
-:math:`\sum (A - a + \delta \cdot \nabla a)^2`.
+With the expected counts :math:`I` and the measured ones :math:`k`, the shift minimises
+
+.. math:: \sum_q \left(\sqrt{k} - \sqrt{I} + d \cdot \nabla \sqrt{I}\right)^2,
+
+which is a system of two equations for each pattern.
 
 References
 ----------
@@ -23,16 +26,21 @@ from ptychopinn_plugin.backends.tensorflow.operators import predict_intensity
 
 
 def correct_phase_drift(forward: ForwardModel, object_: Tensor, batch_size: int = 64) -> Tensor:
-    """Return the object times the smooth phase that its patterns ask for.
+    """Return the object times the smooth phase that its patterns miss.
 
     Where that would not raise the likelihood (the positions or the probe may be wrong), the object
-    is returned as it is.
+    is returned as it is, and so it is with fewer than four patterns.
 
     Parameters
     ----------
     forward : ForwardModel
     object_ : Tensor of complex64, shape `forward.canvas_shape`
     batch_size : int
+        Patterns that are measured together.
+
+    Returns
+    -------
+    Tensor of complex64, shape `forward.canvas_shape`
     """
     if len(forward) < MIN_PATTERNS:
         return object_
@@ -54,7 +62,7 @@ def measure_slopes(
     slopes : ndarray, shape (n_positions, 2)
         Radians a pixel, (y, x).
     weights : ndarray, shape (n_positions, 2)
-        Inverse variance of each, up to a common factor.
+        The inverse variance of each, up to a common factor.
     loss : float
         Poisson loss per pixel of the object, as `ForwardModel.evaluate_fit`.
     """
@@ -81,6 +89,7 @@ def _measure_shifts(
     counts = predict_intensity(probes, patches)
     expected = tf.sqrt(counts)
     missing = measured - expected
+    # With zero frequency in the corner, a pixel at one edge has its neighbour at the other.
     along_y = (tf.roll(expected, -1, axis=1) - tf.roll(expected, 1, axis=1)) / 2
     along_x = (tf.roll(expected, -1, axis=2) - tf.roll(expected, 1, axis=2)) / 2
     if valid_mask is not None:

@@ -1,4 +1,4 @@
-"""Apply a network to patterns: what it sees, and the patches that it returns."""
+"""Apply a network to patterns: from its input to the patches that it returns."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ from ptychopinn_plugin.physics.features import (
 )
 
 Inputs = dict[str, Tensor]
-"""What a graph is given of a batch; its names are those of `collect_inputs`."""
+"""The tensors of a batch that a graph takes; their names are those of `collect_inputs`."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,10 @@ class Patches:
         Which position each belongs to.
     values : Tensor of complex64, shape (n_patches, window, window)
     weights : Tensor of float32, shape (n_patches, window, window)
-        The probe's intensity.
+        The probe's intensity, in photons per pixel.
     reference : Tensor of complex64, shape (n_patches, window, window)
-        What the phases of `values` refer to; the estimate that the network was given.
+        The estimate that the network was given, to which the phases of `values` refer; None for
+        'cnn', which gets no estimate.
     """
 
     indices: IntArray
@@ -61,11 +62,16 @@ def predict_patches(
     forward : ForwardModel
     groups : ndarray of int64, shape (n_groups, group_size)
     object_ : Tensor of complex64, shape `forward.canvas_shape`
-        The estimate so far; 'cnn' does not look at it.
+        The estimate so far; 'cnn' does not use it.
     is_flat : bool
         Whether `object_` is the flat start, which rests on no data.
     rotations : sequence of int
-        Quarter turns in which 'sweepnet' looks at each pattern; the mean of its corrections counts.
+        Quarter turns in which 'sweepnet' gets each pattern; the mean of its corrections counts.
+
+    Returns
+    -------
+    Patches
+        Groups one after the other.
     """
     inputs = collect_inputs(
         network.description, forward, groups, object_, is_flat=is_flat, rotations=rotations
@@ -86,7 +92,11 @@ def collect_inputs(
     is_flat: bool,
     rotations: Sequence[int] = (0,),
 ) -> Inputs:
-    """Gather what the network's prediction needs of a batch."""
+    """Gather what the network's prediction needs of a batch.
+
+    The canvas itself stays outside: its size differs from scan to scan, and each size would make
+    another graph.
+    """
     indices = groups.reshape(-1)
     inputs = {
         'probes': forward.probes(indices),
@@ -128,9 +138,19 @@ def predict(
 def _predict_sweepnet(
     description: NetworkDescription, precision: str, weights: Weights, inputs: Inputs
 ) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Correct the back-projected patch of each position: :math:`\hat O = Q + B + c(x)`.
+
+    :math:`Q` is the patch of the estimate, :math:`B` the step of its back-projection, :math:`x` the
+    six images of `physics.features.sweepnet_features`, and :math:`c` the network. Only the network
+    is differentiated: the gradient stops at its input, so that each pass is learned on its own.
+
+    References
+    ----------
+    .. [1] A. Maiden, D. Johnson, P. Li, Optica 4 (2017) 736, doi:10.1364/OPTICA.4.000736.
+    """
     features, start, phases, light = sweepnet_features(description.window_px, inputs)
     correction = _mean_correction(description, precision, weights, features, inputs)
-    values = start['sum'] + tf.complex(correction[..., 0], correction[..., 1])
+    values = start['sum'] + tf.complex(correction[..., 0], correction[..., 1])  # (n, w, w)
     back = tf.math.conj(phases)
     return values * back, light, start['estimate'] * back
 
@@ -142,7 +162,7 @@ def _mean_correction(
     features: Tensor,
     inputs: Inputs,
 ) -> Tensor:
-    """Return the mean of what the network says of features in several orientations."""
+    r"""Return :math:`\frac{1}{n} \sum_a T^{-a} c(T^a x)` for quarter turns :math:`T`."""
     there, back = inputs['rotated'], inputs['rotated back']
     window, channels = description.window_px, features.shape[-1]
     pixels = window**2
@@ -161,7 +181,17 @@ def _mean_correction(
 def sweepnet_features(
     window: int, inputs: Inputs
 ) -> tuple[Tensor, dict[str, Tensor], Tensor, Tensor]:
-    """Compute the network's input as `physics.sweepnet_features`, channels last."""
+    """Compute the network's input as `physics.sweepnet_features`, channels last.
+
+    Returns
+    -------
+    features : Tensor of float32, shape (n, window, window, 6)
+    start : dict of Tensor of complex64, shape (n, window, window)
+        The estimate, and its sum with the back-projection's step, both times `phases`.
+    phases : Tensor of complex64, shape (n, 1, 1)
+    light : Tensor of float32, shape (n, window, window)
+        The probe's intensity.
+    """
     probes, patches = inputs['probes'], inputs['patches']
     update, _ = project_amplitudes(probes, patches, inputs['measured'], inputs.get('valid_mask'))
     light = cut_middle(intensity(probes), window)
@@ -169,6 +199,7 @@ def sweepnet_features(
     steps = scaled(cut_middle(update, window), 1 / (light + BACK_PROJECTION_EPSILON * brightest))
     estimate = cut_middle(patches, window)
     relative = light / brightest
+    # A global phase means nothing: with the estimate's taken out, it need not be learned.
     phases = tf.math.conj(tf.reduce_sum(scaled(estimate, relative), axis=(-2, -1), keepdims=True))
     phases = scaled(phases, 1 / (tf.abs(phases) + 1e-9))
     estimate, steps = estimate * phases, steps * phases
@@ -190,8 +221,18 @@ def sweepnet_features(
 def _predict_cnn(
     description: NetworkDescription, precision: str, weights: Weights, inputs: Inputs
 ) -> tuple[Tensor, Tensor, None]:
+    r"""Predict patches from amplitudes alone: :math:`\hat O = a\, e^{i \varphi}`.
+
+    The network's two decoders return :math:`a` and :math:`\varphi` [1]_. Its input is scaled as in
+    PtychoPINN: the energy of a mean pattern becomes :math:`(N / 2)^2`.
+
+    References
+    ----------
+    .. [1] O. Hoidn et al., Sci. Rep. 13, 22789 (2023), doi:10.1038/s41598-023-48351-7.
+    """
     size, group_size = description.window_px, description.group_size
-    amplitudes = tf.signal.fftshift(inputs['measured'], axes=(-2, -1))
+    # The network was published with zero frequency in the middle.
+    amplitudes = tf.signal.fftshift(inputs['measured'], axes=(-2, -1))  # (n, N, N)
     images = amplitudes * (size / 2) / tf.sqrt(inputs['photons'])
     images = tf.transpose(tf.reshape(images, [-1, group_size, size, size]), [0, 2, 3, 1])
     amplitude, phase = compute(description, precision, weights, images)
@@ -212,7 +253,11 @@ def cut_middle(images: Tensor, size: int) -> Tensor:
 
 
 def shift_bilinear(images: Tensor, subpixel_shifts_px: Tensor) -> Tensor:
-    """Move images (n, h, w) down and right by rests (n, 2) between -1 and 1; edges repeat."""
+    """Move images (n, h, w) down and right by rests (n, 2) between -1 and 1; edges repeat.
+
+    The mean of the four pixels around each point, weighted by their distance: it damps the highest
+    frequencies, which is why 'sweepnet' predicts on the object's grid and does not need it.
+    """
     sides = tf.shape(images, tf.int64)
     whole = tf.floor(-subpixel_shifts_px)
     fraction = (-subpixel_shifts_px - whole)[:, :, None, None]
@@ -234,7 +279,11 @@ def shift_bilinear(images: Tensor, subpixel_shifts_px: Tensor) -> Tensor:
 
 
 def average_overlap(patches: Patches, forward: ForwardModel, group_size: int) -> Tensor:
-    """Average the patches of each group where they overlap, and cut them out again.
+    r"""Average the patches of each group where they overlap, and cut them out again.
+
+    :math:`\bar O = \sum_j w_j \hat O_j / \sum_j w_j` over the patches of a group, with the probe's
+    intensity and a floor of a thousandth of its peak as weight :math:`w_j`. This is the overlap
+    constraint of PtychoPINN [1]_.
 
     Parameters
     ----------
@@ -246,6 +295,10 @@ def average_overlap(patches: Patches, forward: ForwardModel, group_size: int) ->
     Returns
     -------
     Tensor of complex64, shape (n_patches, window, window)
+
+    References
+    ----------
+    .. [1] O. Hoidn et al., Sci. Rep. 13, 22789 (2023), doi:10.1038/s41598-023-48351-7.
     """
     if group_size == 1:
         return patches.values
@@ -254,14 +307,14 @@ def average_overlap(patches: Patches, forward: ForwardModel, group_size: int) ->
 
 
 def group_patch_origins(forward: ForwardModel, groups: IntArray) -> IntArray:
-    """Return the corners of each group's patches from its own box, (n_groups, group_size, 2)."""
+    """Return the patch origins of each group in its own box, (n_groups, group_size, 2)."""
     patch_origins = forward.patch_origins[groups]
     return np.asarray(patch_origins - patch_origins.min(axis=1, keepdims=True))
 
 
 @compiled
 def average(values: Tensor, weights: Tensor, patch_origins: Tensor) -> Tensor:
-    """Do as `average_overlap`, with the `group_corners` of the patches."""
+    """Do as `average_overlap`, with the `group_patch_origins` of the patches."""
     window = tf.shape(values, tf.int64)[-1]
     sides = tf.reduce_max(patch_origins, axis=(0, 1)) + window
     count = tf.shape(patch_origins, tf.int64)[0]

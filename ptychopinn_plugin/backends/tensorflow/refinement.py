@@ -4,10 +4,11 @@ Each batch of patterns moves the object by
 
 .. math::
     V \leftarrow \mu V + \beta_s
-        \frac{\sum_j P_j^* (\psi'_j - \psi_j)}{(1 - \alpha) W + \alpha \max W},
-    \qquad W = \sum_j |P_j|^2, \qquad O \leftarrow O + V,
+        \frac{\sum_j \sum_m P_{jm}^* (\psi'_{jm} - \psi_{jm})}{(1 - \alpha) W + \alpha \max W},
+    \qquad W = \sum_j \sum_m |P_{jm}|^2, \qquad O \leftarrow O + V,
 
-rPIE's update for a batch [1]_ with momentum [2]_; see `backends.common.refinement` for the steps.
+where :math:`\psi'` is :math:`\psi` projected onto the measured amplitudes. It is rPIE's update
+for a batch [1]_ with momentum [2]_; see `backends.common.refinement` for the steps.
 
 References
 ----------
@@ -49,7 +50,13 @@ IterationObserver = Callable[[int, float, Tensor], bool | None]
 
 @dataclass
 class IterationState:
-    """What an iteration changes."""
+    """What an iteration changes.
+
+    Attributes
+    ----------
+    object_, velocity : Tensor of complex64, shape `forward.canvas_shape`
+    probe : Tensor of complex64, shape (n_modes, height, width)
+    """
 
     object_: Tensor
     velocity: Tensor
@@ -82,10 +89,12 @@ def iterate_object(
     batch_size : int
         Small scans use smaller batches, and large ones larger; see `iteration_batches`.
     seed : int
-        Order of the patterns.
+        Decides the order of the patterns.
     refine_probe : bool
+        Correct the probe by the same differences.
     observer : callable, optional
-        Gets the number of iterations done, the loss and the object; True stops.
+        Called with the number of iterations done, the loss and the object; if it returns True,
+        iterations end.
 
     Returns
     -------
@@ -97,6 +106,7 @@ def iterate_object(
     batches = iteration_batches(len(forward), batch_size, 8 * int(tf.size(forward.probe)), seed)
     energy = tf.norm(tf.abs(forward.probe))
     if refine_probe:
+        # Shifted copies of a probe that changes with each batch would be used once.
         forward.set_probe(forward.probe, cache=False)
     state = IterationState(object_, tf.zeros_like(object_), forward.probe)
 
@@ -152,6 +162,7 @@ def _iterate_once(
     step: float,
     refine_probe: bool,
 ) -> None:
+    """Move the object, and the probe with `refine_probe`, batch by batch; `state` changes."""
     for indices in batches:
         patch_origins = forward.patch_origins[indices]
         state.object_, state.velocity, patches, changes = _move_object(
@@ -183,7 +194,7 @@ def _move_object(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the object and its velocity after a batch; and its patches and changed waves."""
     sides = tf.shape(measured)
-    patches = extract_patches(object_, patch_origins, sides[1], sides[2])
+    patches = extract_patches(object_, patch_origins, sides[1], sides[2])  # (n, height, width)
     update, changes = project_amplitudes(probes, patches, measured, valid_mask)
     canvas_shape = tf.shape(object_, tf.int64)
     weight = _regularised(place_patches(intensity(probes), patch_origins, canvas_shape))
@@ -196,14 +207,19 @@ def _move_object(
 def _move_probe(
     probe: Tensor, changes: Tensor, patches: Tensor, subpixel_shifts_px: Tensor
 ) -> Tensor:
+    r"""Return the probe after a batch, :math:`P_m + 0.1 \sum_j O_j^* (\psi'_{jm} - \psi_{jm}) / U`.
+
+    :math:`U` is the regularised sum of :math:`|O_j|^2`, and each term is shifted back.
+    """
     brightness = _regularised(tf.reduce_sum(squared(patches), axis=0))
     update = probe_update(changes, patches, subpixel_shifts_px)
     return probe + scaled(update, PROBE_STEP / brightness)
 
 
 def mean_update(forward: ForwardModel, object_: Tensor) -> Tensor:
-    """Return the update of all patterns as one batch with a step of 1, shape `canvas_shape`.
+    r"""Return the update of all patterns as one batch with a step of 1, shape `canvas_shape`.
 
+    :math:`\sum_j \sum_m P_{jm}^* (\psi'_{jm} - \psi_{jm}) / ((1 - \alpha) W + \alpha \max W)`.
     Patterns are taken 128 at a time; `object_` is complex64 of the same shape, as is the update.
     """
     update = np.zeros(forward.canvas_shape, np.complex64)
@@ -215,4 +231,5 @@ def mean_update(forward: ForwardModel, object_: Tensor) -> Tensor:
 
 
 def _regularised(weight: Tensor) -> Tensor:
+    r"""Return rPIE's denominator :math:`(1 - \alpha) W + \alpha \max W`: dim pixels move less."""
     return (1 - REGULARISATION) * weight + REGULARISATION * tf.reduce_max(weight)

@@ -1,4 +1,12 @@
-"""From patterns to an object: passes of the network, phase synchronization, stitching."""
+r"""From patterns to an object: passes of the network, phase synchronization, stitching.
+
+.. math:: O = \frac{\sum_j w_j\, e^{i \varphi_j} \hat O_j + \gamma\, O_\mathrm{before}}
+    {\sum_j w_j + \gamma}
+
+with the predicted patches :math:`\hat O_j`, the probe's intensity :math:`w_j` at their positions,
+the phases :math:`\varphi_j` of `phase_synchronization`, and a small :math:`\gamma`, so that the
+object stays as it was where no light falls.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -54,7 +62,7 @@ def predict_object(
     batch_size : int
         Patterns in a batch.
     rotations : sequence of int
-        Quarter turns in which the network looks at each pattern; see `predict_patches`.
+        Quarter turns in which the network gets each pattern; see `predict_patches`.
     phase_synchronization : bool
         Bring the patches of each pass into phase, and at the end correct the slow drift.
     stitching_weights : 'intensity', 'amplitude' or 'uniform'
@@ -62,7 +70,7 @@ def predict_object(
     stopwatch : Stopwatch, optional
         Gets the seconds of 'predict' and 'stitch'.
     observer : callable, optional
-        Gets the number of passes done and the object; True stops.
+        Called with the number of passes done and the object; if it returns True, passes end.
 
     Returns
     -------
@@ -109,6 +117,7 @@ def _predict_batches(
 
 
 def _weigh(intensities: Tensor, rule: StitchingWeights) -> Tensor:
+    """Return the weights of patches (n, window, window) from the probe's intensities there."""
     if rule == 'amplitude':
         return tf.sqrt(intensities)
     if rule == 'uniform':
@@ -118,13 +127,13 @@ def _weigh(intensities: Tensor, rule: StitchingWeights) -> Tensor:
 
 
 class Stitcher:
-    """Adds blocks of weighted patches to a canvas.
+    """Adds blocks of weighted patches to a canvas; the equation is that of this module's head.
 
     Parameters
     ----------
     forward : ForwardModel
     before : Tensor of complex64, shape `forward.canvas_shape`
-        What stands where no light falls.
+        The object of the pass before, which stays where no light falls.
     """
 
     def __init__(self, forward: ForwardModel, before: Tensor) -> None:
@@ -137,11 +146,12 @@ class Stitcher:
 
     def add(self, parts: list[Patches], phase_synchronization: bool) -> None:
         """Add patches, after their global phases are synchronized where that is asked for."""
-        weighted = [scaled(part.values, part.weights) for part in parts]
+        weighted = [scaled(part.values, part.weights) for part in parts]  # each (n, window, window)
         sizes = [len(part.indices) for part in parts]
         phase_factors = np.ones(sum(sizes), dtype=np.complex64)
         if phase_synchronization:
             phase_factors = self._agree(parts, weighted)
+            # The first block decides the canvas' common phase; later ones are turned to it.
             if not self._is_empty:
                 phase_factors = phase_factors * self._common_phase_factor(
                     parts, weighted, phase_factors
@@ -162,7 +172,7 @@ class Stitcher:
     def _common_phase_factor(
         self, parts: list[Patches], weighted: list[Tensor], phase_factors: ComplexArray
     ) -> np.complex64:
-        """Return what brings a block's own common phase, free as well, to that of the canvas."""
+        """Return the factor that brings a block's common phase, free as well, to the canvas'."""
         so_far, agreement = tf.constant(self.total), []
         for part, values in zip(parts, weighted, strict=True):
             there = self.forward.extract_patches(so_far, part.indices, part.values.shape[-1])
@@ -177,10 +187,12 @@ class Stitcher:
         return scaled(tf.constant(self.total) + scaled(self.before, floor), 1 / (weight + floor))
 
     def _agree(self, parts: list[Patches], weighted: list[Tensor]) -> ComplexArray:
+        """Return a factor of modulus 1 for each patch, as `synchronize_phases` finds them."""
         each = [self.forward.patch_origins[part.indices] for part in parts]
         patch_origins = np.concatenate(each)
         cells = tf.concat([_cell_sums(*pair) for pair in zip(weighted, each, strict=True)], axis=0)
         window = parts[0].values.shape[-1]
+        # Patches whose origins are a window apart do not touch.
         pairs = neighbour_pairs(patch_origins.astype(np.float64), float(window))
         found = [np.empty(0, np.complex64)]
         for start in range(0, len(pairs), PAIRS_TOGETHER):
@@ -193,6 +205,7 @@ class Stitcher:
 def _cell_sums(values: Tensor, patch_origins: Tensor) -> Tensor:
     """Sum weighted patches over the cells of one grid; (n, window, window) to (n, side, side)."""
     sides = tf.shape(values, tf.int64)
+    # A window that begins inside a cell reaches into one cell more at its end.
     side = sides[-1] // CELL_PX + 2
     inside = tf.range(sides[-1])
     rows = (patch_origins[:, 0:1] % CELL_PX + inside) // CELL_PX
@@ -205,7 +218,11 @@ def _cell_sums(values: Tensor, patch_origins: Tensor) -> Tensor:
 
 @compiled
 def _correlate(cells: Tensor, patch_origins: Tensor, pairs: Tensor) -> Tensor:
-    """Return the sum of first times conjugate second over common cells, for each pair."""
+    r"""Return :math:`C_{jl}`, the sum of first times conjugate second over common cells.
+
+    Cells (n, side, side) belong to one grid, on which `patch_origins` (n, 2) are those of the
+    patches, in cells; so the second patch's cells lie at an offset of whole cells from the first's.
+    """
     side = tf.shape(cells, tf.int64)[-1]
     first, second = pairs[:, 0], pairs[:, 1]
     offset = tf.gather(patch_origins, second) - tf.gather(patch_origins, first)

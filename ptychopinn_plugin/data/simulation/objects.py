@@ -100,6 +100,7 @@ def _occluding_discs(
     height, width = shape
     seen = np.full(shape, -1, dtype=np.int64)
     number = 0
+    # From the top down, until nothing shows through: what is covered need not be drawn.
     while (seen < 0).any():
         ratio = (smallest_px / largest_px) ** 2
         radii = smallest_px / np.sqrt(1 - stream.uniform(size=512) * (1 - ratio))
@@ -125,6 +126,7 @@ def _one_over_f(shape: tuple[int, int], stream: np.random.Generator) -> FloatArr
     """Return noise with an amplitude spectrum of 1/f, mean 0 and standard deviation 1."""
     spectrum = np.fft.rfft2(stream.standard_normal(shape))
     k = np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])[None, :])
+    # The mean has no frequency to divide by and is left out.
     k[0, 0] = np.inf
     texture: FloatArray = np.fft.irfft2(spectrum / k, s=shape)
     texture /= texture.std()

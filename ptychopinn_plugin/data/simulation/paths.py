@@ -11,7 +11,7 @@ from ptychopinn_plugin.data.simulation.configuration import SimulationConfig
 from ptychopinn_plugin.errors import DataError
 
 NOISE_REACH = 3.0
-"""True positions lie at most so many standard deviations from the reported ones."""
+"""True positions lie at most this many standard deviations from the reported ones."""
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,11 @@ class ScanPath:
     Attributes
     ----------
     reported_px : ndarray of float64, shape (n_positions, 2)
-        (y, x) as a scan file would say, [0, 0] in the middle of the path.
+        (y, x) as a scan file would hold them, with [0, 0] in the middle of the path.
     true_px : ndarray of float64, shape (n_positions, 2)
-        (y, x) where the patterns are taken; differs by the position noise.
+        (y, x) where the patterns are taken; they differ by the position noise.
     extent_px : (height, width)
-        Within which all positions lie, whatever was drawn.
+        The box in which all positions lie, whatever was drawn.
     """
 
     reported_px: FloatArray
@@ -64,6 +64,7 @@ def make_path(config: SimulationConfig) -> ScanPath:
 
 
 def _raster(config: SimulationConfig) -> tuple[FloatArray, float]:
+    """Return the positions of a raster around its middle, (n_positions, 2), and the jitter."""
     if config.rows is not None and config.columns is not None:
         rows, columns = config.rows, config.columns
         n_positions = rows * columns
@@ -78,11 +79,13 @@ def _raster(config: SimulationConfig) -> tuple[FloatArray, float]:
 
 
 def _fermat(config: SimulationConfig) -> tuple[FloatArray, float]:
+    r"""Return :math:`r_j = s \sqrt{j / \pi}` at the golden angle, for steps :math:`s`, and 0."""
     n_positions = config.n_positions
     if config.rows is not None and config.columns is not None:
         n_positions = config.rows * config.columns
     index = np.arange(n_positions)
     radius = config.step_px / np.sqrt(np.pi) * np.sqrt(index)
+    # The golden angle never repeats a direction, so that the density is even.
     angle = index * np.pi * (3 - np.sqrt(5))
     spiral = radius[:, None] * np.stack([np.sin(angle), np.cos(angle)], axis=1)
     middle: FloatArray = (spiral.min(axis=0) + spiral.max(axis=0)) / 2
@@ -90,14 +93,14 @@ def _fermat(config: SimulationConfig) -> tuple[FloatArray, float]:
 
 
 def thin_scan(scan: Scan, every: int, columns: int) -> Scan:
-    """Keep every so-manyth position of a raster in each direction.
+    """Keep every second, third or later position of a raster in each direction.
 
     Parameters
     ----------
     scan : Scan
         A raster, jittered or not, that runs row by row.
     every : int
-        1 keeps all; 3 keeps a ninth.
+        The distance of two kept positions: 1 keeps all; 3 keeps a ninth.
     columns : int
         Positions in a row of `scan`.
 

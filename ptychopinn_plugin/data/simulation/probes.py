@@ -8,22 +8,23 @@ from ptychopinn_plugin.data.simulation.configuration import SimulationConfig
 from ptychopinn_plugin.errors import DataError
 
 PUPIL_EDGE = 0.025
-"""Softness of the pupil's edge, cycles/px: the standard deviation of the Gaussian that blurs it.
+"""The standard deviation of the Gaussian that blurs the pupil's edge, in cycles/px.
 
 With a radius of 0.10 and a defocus of 400 the probe is 16.5 px wide (full width at half
 maximum) and holds 95 % of its energy within 16 px of its middle.
 """
 
 CENTRAL_STOP = 0.4
-"""Radius of the zone plate's central stop, as a share of the pupil's."""
+"""The radius of the zone plate's central stop, as a share of the pupil's."""
 
 
 def make_probe(config: SimulationConfig) -> ComplexArray:
-    r"""Make the probe as the transform of a pupil, :math:`P = \mathcal{F}^{-1}[A(k) e^{i c k^2}]`.
+    r"""Make the probe as the transform of a pupil, :math:`P = \mathcal{F}^{-1}[A(q) e^{i c q^2}]`.
 
-    The pupil :math:`A` is a disc with a soft edge, for a zone plate with a central stop [1]_; c is
-    the defocus. Further modes are the first one times Hermite-like polynomials,
-    orthogonalised, with decreasing power.
+    The pupil :math:`A` is a disc with a soft edge, for a zone plate with a central stop [1]_;
+    :math:`q` is the spatial frequency in cycles per pixel and :math:`c` the defocus in rad px².
+    Further modes are the first one times Hermite-like polynomials, orthogonalised, with decreasing
+    power.
 
     Parameters
     ----------
@@ -48,6 +49,7 @@ def make_probe(config: SimulationConfig) -> ComplexArray:
 
 
 def _soft_disc(k: FloatArray, radius: float) -> FloatArray:
+    """Return a disc in Fourier space, blurred at its edge, for frequencies of modulus `k`."""
     edge = PUPIL_EDGE * radius / 0.10
     disc: FloatArray = 0.5 * erfc((k - radius) / (np.sqrt(2) * edge))
     return disc
@@ -84,6 +86,7 @@ def make_modes(probe: ComplexArray, n_modes: int, decay: float) -> ComplexArray:
     columns = np.stack([(probe * x**i * y**j).ravel() for i, j in degrees], axis=1)
     orthonormal, triangle = np.linalg.qr(columns)
     diagonal = np.diagonal(triangle)
+    # The decomposition leaves the phase of each column free; so the first mode is the probe.
     orthonormal = orthonormal * (diagonal / np.abs(diagonal))
     power = decay ** np.arange(n_modes)
     modes: ComplexArray = (orthonormal * np.sqrt(power / power.sum())).T
@@ -91,9 +94,11 @@ def make_modes(probe: ComplexArray, n_modes: int, decay: float) -> ComplexArray:
 
 
 def _scaled_coordinates(probe: ComplexArray) -> tuple[FloatArray, FloatArray]:
+    """Return y and x from the probe's centre of intensity, in units of its r.m.s. width."""
     intensity = np.abs(probe) ** 2 / (np.abs(probe) ** 2).sum()
     y, x = np.indices(probe.shape).astype(np.float64)
     y, x = y - (intensity * y).sum(), x - (intensity * x).sum()
     width = np.sqrt((intensity * (y**2 + x**2)).sum() / 2)
+    # A probe of one pixel has no width to divide by.
     width = max(float(width), 0.5)
     return y / width, x / width

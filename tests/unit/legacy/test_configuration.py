@@ -13,7 +13,6 @@ from ptychopinn_plugin import legacy
 from ptychopinn_plugin.cli.settings import assemble_config
 from ptychopinn_plugin.config import Config, ModelConfig, TrainingConfig
 from ptychopinn_plugin.errors import ConfigError
-from ptychopinn_plugin.legacy.configuration import field_table
 from ptychopinn_plugin.legacy.fields import FIELDS, RUN_TIME, SPECIAL, Field, fields_of
 
 CONTRACT = {
@@ -472,11 +471,6 @@ def test_yaml(tmp_path: Path) -> None:
         legacy.from_legacy(str(path))
     with pytest.raises(ConfigError, match='not a readable YAML'):
         legacy.from_legacy(tmp_path / 'none.yaml')
-
-
-def test_the_documented_table_is_the_code() -> None:
-    text = (Path(__file__).parents[3] / 'docs' / 'migrating.md').read_text(encoding='utf-8')
-    assert field_table() in text, 'The table there must be what field_table() returns.'
 
 
 @dataclass
