@@ -8,7 +8,6 @@ from pathlib import Path
 
 from ptychopinn_plugin.backends.checkpoints import Checkpoints
 from ptychopinn_plugin.backends.protocol import (
-    Backend,
     Observer,
     Progress,
     TrainingResult,
@@ -69,6 +68,10 @@ AnyScan = Scan | RawDataLike | Path | str
 """A scan, a `RawData` of PtychoPINN (or what looks like one), or a file."""
 
 AnyModel = Model | Path | str
+"""A model, or the file that holds it."""
+
+BackendChoice = str | Choice | None
+"""What names a backend, or one that `backends.selection.choose` has chosen already."""
 
 
 def train(
@@ -78,7 +81,7 @@ def train(
     validation: AnyScan | Iterable[AnyScan] = (),
     base_model: AnyModel | None = None,
     resume: AnyModel | None = None,
-    backend: str | None = None,
+    backend: BackendChoice = None,
     observer: Observer = ignore_progress,
     checkpoint: Path | str | None = None,
 ) -> TrainingResult:
@@ -96,7 +99,7 @@ def train(
     resume : Model or path, optional
         Continue this model's training exactly. Of `config` only the epochs, minutes and device
         are taken; the rest stays as it was.
-    backend : str, optional
+    backend : str or Choice, optional
         See `backends.selection.choose`; a model that is given runs on its own backend.
     observer : callable, optional
         Called with a `Progress` after each step; where it returns True, training ends with the
@@ -115,13 +118,13 @@ def train(
         The message says what to do.
     """
     start = _starting_model(base_model, resume)
-    chosen = choose(backend, model_backend=None if start is None else start.backend)
+    chosen = _chosen(backend, start)
     if resume is not None and start is not None:
         config = _resumed_config(start, config, chosen)
     if checkpoint is not None:
         continues = isinstance(resume, Path | str) and Path(resume) == Path(checkpoint)
         observer = Checkpoints(Path(checkpoint), continues=continues).beside(observer)
-    return _make(chosen).train(
+    return create_backend(chosen.name).train(
         _as_scans(scans),
         config or Config(),
         validation=_as_scans(validation),
@@ -137,7 +140,7 @@ def reconstruct(
     *,
     inference: InferenceConfig | None = None,
     refinement: RefinementConfig | None = None,
-    backend: str | None = None,
+    backend: BackendChoice = None,
     observer: Observer = ignore_progress,
 ) -> Reconstruction:
     """Predict the object of a scan with a trained network, stitch it and refine it.
@@ -149,7 +152,7 @@ def reconstruct(
     inference, refinement : optional
         Where not given, the settings that the model carries. ``RefinementConfig(iterations=0)`` is
         the network alone.
-    backend : str, optional
+    backend : str or Choice, optional
         See `backends.selection.choose`; where nothing names one, the model's own.
     observer : callable, optional
         Called with a `Progress` after each step.
@@ -164,7 +167,7 @@ def reconstruct(
         The message says what to do.
     """
     opened = _as_model(model)
-    runner = _make(choose(backend, model_backend=opened.backend))
+    runner = create_backend(_chosen(backend, opened).name)
     runner.model = opened
     return runner.reconstruct(
         as_scan(scan),
@@ -178,7 +181,7 @@ def refine(
     scan: AnyScan,
     refinement: RefinementConfig | None = None,
     *,
-    backend: str | None = None,
+    backend: BackendChoice = None,
     device: str = 'auto',
     observer: Observer = ignore_progress,
 ) -> Reconstruction:
@@ -188,7 +191,7 @@ def refine(
     ----------
     scan : Scan or path
     refinement : RefinementConfig, optional
-    backend : str, optional
+    backend : str or Choice, optional
         See `backends.selection.choose`.
     device : str
         'auto', 'cpu', 'cuda', 'cuda:1', 'mps'.
@@ -199,7 +202,7 @@ def refine(
     -------
     Reconstruction
     """
-    runner = _make(choose(backend))
+    runner = create_backend(_chosen(backend, None).name)
     return runner.refine(
         as_scan(scan), refinement or RefinementConfig(), device=device, observer=observer
     )
@@ -234,8 +237,11 @@ def save_model(path: Path | str, model: Model, *, inference_only: bool = False) 
     write_model(Path(path), model, inference_only=inference_only)
 
 
-def _make(choice: Choice) -> Backend:
-    return create_backend(choice.name)
+def _chosen(backend: BackendChoice, model: Model | None) -> Choice:
+    """Choose the backend, where the caller has not done so before reading any scan."""
+    if isinstance(backend, Choice):
+        return backend
+    return choose(backend, model_backend=None if model is None else model.backend)
 
 
 def _as_model(model: AnyModel) -> Model:
@@ -267,11 +273,7 @@ def _starting_model(base_model: AnyModel | None, resume: AnyModel | None) -> Mod
 
 def _resumed_config(model: Model, config: Config | None, chosen: Choice) -> Config:
     """Return the settings a model was trained with, and the new ones for how long and where."""
-    if model.training_state is None:
-        raise ConfigError(
-            'This model holds no training state, so training cannot continue exactly. '
-            'Fine-tune it instead, with base_model.'
-        )
+    model.check_training_state('train(scans, base_model=model)')
     if chosen.name != model.backend:
         raise ConfigError(
             f'Training continues exactly only on the backend that began it, {model.backend!r}; '

@@ -6,6 +6,7 @@ from typing import Any
 
 from ptychopinn_plugin.array_types import ComplexArray, RealArray
 from ptychopinn_plugin.config import Config
+from ptychopinn_plugin.errors import ConfigError
 from ptychopinn_plugin.network import NetworkDescription
 
 
@@ -78,3 +79,29 @@ class Model:
     data_summary: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     training_state: TrainingState | None = None
+
+    @property
+    def pattern_size(self) -> int:
+        """Return the side in pixels of the patterns that the model takes."""
+        return self.config.model.pattern_size or self.network.window_px
+
+    def check_training_state(self, instead: str) -> TrainingState:
+        """Return the training state, which continuing a training exactly needs.
+
+        Parameters
+        ----------
+        instead : str
+            How the caller fine-tunes, for the message.
+
+        Raises
+        ------
+        ConfigError
+            If the model was written for inference alone, or is one of PtychoPINN.
+        """
+        if self.training_state is None:
+            raise ConfigError(
+                'This model holds no training state (it was saved for inference only, or is one '
+                'of PtychoPINN), so training cannot continue exactly. Fine-tune it instead: '
+                f'{instead}.'
+            )
+        return self.training_state

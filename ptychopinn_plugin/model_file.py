@@ -29,7 +29,7 @@ from ptychopinn_plugin._version import __version__
 from ptychopinn_plugin.array_types import ComplexArray, RealArray
 from ptychopinn_plugin.config import Config
 from ptychopinn_plugin.errors import ArchiveError
-from ptychopinn_plugin.legacy.models import legacy_kind, read_legacy_model, refuse_bare_pickle
+from ptychopinn_plugin.legacy.models import legacy_kind, model_from_archive, refuse_bare_pickle
 from ptychopinn_plugin.model import CorrectedProbe, Model, TrainingState
 from ptychopinn_plugin.network import NetworkDescription
 from ptychopinn_plugin.storage.atomic import atomic_path
@@ -122,8 +122,6 @@ def read_model(path: Path) -> Model:
         If it is not a model file, damaged, or of a newer format.
     """
     path = Path(path)
-    if legacy_kind(path) is not None:
-        return read_legacy_model(path)
     if not path.exists():
         raise ArchiveError(f'There is no model file {path}. Train one with: ptychopinn train.')
     if path.is_dir():
@@ -132,6 +130,8 @@ def read_model(path: Path) -> Model:
     refuse_bare_pickle(path)
     what = 'model file (a zip with manifest.json)'
     with open_zip(path, str(path), what=what) as archive:
+        if legacy_kind(archive.names()) is not None:
+            return model_from_archive(archive, path)
         manifest = _read_manifest(archive)
         weights_data = _read_member(archive, manifest, 'weights.h5')
         state_data = None
@@ -167,7 +167,8 @@ def describe_model(model: Model) -> dict[str, Any]:
 
 def is_model_file(path: Path) -> bool:
     """Tell whether a file is a zip that holds a manifest.json, or a model of PtychoPINN."""
-    return 'manifest.json' in zip_names(path) or legacy_kind(path) is not None
+    names = zip_names(path)
+    return 'manifest.json' in names or legacy_kind(names) is not None
 
 
 def _read_manifest(archive: SafeZip) -> dict[str, Any]:

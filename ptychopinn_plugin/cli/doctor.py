@@ -50,7 +50,7 @@ sys.stdout.write('\\n' + json.dumps({'gpus': gpus}))
 """
 
 
-def doctor(
+def doctor_command(
     as_json: Annotated[bool, typer.Option('--json', help='Print JSON, for scripts.')] = False,
 ) -> None:
     """Say what is installed, which backend would run and why, and how to mend what is missing.

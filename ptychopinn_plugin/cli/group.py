@@ -13,7 +13,7 @@ from ptychopinn_plugin.text import count
 
 
 @takes_settings(Section('groups', GroupOptions, 'Groups'), READING)
-def group(
+def group_command(
     scan: Annotated[Path, typer.Argument(metavar='SCAN', help='A scan (a file or folder).')],
     out: Annotated[Path, typer.Argument(metavar='OUT.npz', help='The file to write.')],
     no_cache: Annotated[

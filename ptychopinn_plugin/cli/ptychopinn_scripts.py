@@ -110,7 +110,7 @@ _Yaml = Annotated[
 
 
 @takes_settings(_section(_TRAINING), READING)
-def ptycho_train(config: _Yaml = None, *, given: Given) -> None:
+def ptycho_train_command(config: _Yaml = None, *, given: Given) -> None:
     """Train as PtychoPINN's training script does, with its options and its defaults.
 
     Leaves in --output_dir what `train` leaves; with --test_data_file that scan is reconstructed as
@@ -122,13 +122,13 @@ def ptycho_train(config: _Yaml = None, *, given: Given) -> None:
       ptychopinn ptycho-train --train_data_file a.npz --test_data_file b.npz --gridsize 2
         --n_groups 512 --backend pytorch --output_dir out
     """
-    from ptychopinn_plugin.cli.train import MODEL_FILE, train
+    from ptychopinn_plugin.cli.train import MODEL_FILE, train_command
 
     settings = _settings(given, config, 'TrainingConfig')
     scan, output = _needed(settings, 'train_data'), _needed(settings, 'output')
     sections: Any = settings.config.to_dict()
     chosen = {'training': sections['training'], 'model': sections['model']}
-    _function(train)(
+    _function(train_command)(
         [scan], output, backend=settings.backend, given={**chosen, 'reading': given['reading']}
     )
     if settings.test_data is not None:
@@ -136,7 +136,7 @@ def ptycho_train(config: _Yaml = None, *, given: Given) -> None:
 
 
 @takes_settings(_section(_INFERENCE), READING)
-def ptycho_inference(config: _Yaml = None, *, given: Given) -> None:
+def ptycho_inference_command(config: _Yaml = None, *, given: Given) -> None:
     """Reconstruct as PtychoPINN's inference script does, with its options.
 
     --model_path is a model file of this package or of PtychoPINN, or the folder that holds its
@@ -164,8 +164,7 @@ def _warn_of_model_options(settings: 'LegacySettings', model: 'Model') -> None:
         for name, item in fields_of('ModelConfig').items()
         if item.ours and settings.given and settings.given.get(name) is not None
     }
-    size = model.config.model.pattern_size or model.network.window_px
-    there = model.config.model.replace(pattern_size=size)
+    there = model.config.model.replace(pattern_size=model.pattern_size)
     for item, value in asked.items():
         ours = getattr(there, item.ours.removeprefix('model.'))
         if item.take(value) != ours:

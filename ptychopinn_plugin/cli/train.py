@@ -119,7 +119,7 @@ class _Job:
     Section('model', ModelConfig, 'Network', panels=_NETWORK_PANELS),
     READING,
 )
-def train(
+def train_command(
     scans: _Scans,
     output: Output,
     validation: _Validation = None,
@@ -192,11 +192,7 @@ def _settings(
     allowed = ('training.epochs', 'training.max_minutes', 'training.device')
     advice = '--resume continues exactly. Leave the setting out, or fine-tune with --base-model.'
     refuse_changes(model.config, config, allowed, advice)
-    if model.training_state is None:
-        raise ConfigError(
-            f'{path} holds no training state (--inference-only), so training cannot continue '
-            f'exactly. Fine-tune it instead: --base-model {path}.'
-        )
+    model.check_training_state(f'ptychopinn train --base-model {path}')
     return model, config
 
 
@@ -216,9 +212,9 @@ def _prepare(
     of_model = None if model is None else model.backend
     choice = choose(asked, setting=saved, model_backend=of_model)
     read = read_scans([*paths, *validation], given)
+    # Decided here, where the scans are known, and once: the settings that go on name the size.
     size = config.model.pattern_size or min(read[0].pattern_shape)
-    # Checks the size, too.
-    config.model.replace(pattern_size=size)
+    config = config.replace(model=config.model.replace(pattern_size=size))
     fitted = fit_scans(read, size)
     notes = show_notes(fitted)
     scans, held_out = fitted[: len(paths)], fitted[len(paths) :]
@@ -254,7 +250,7 @@ def _run(job: _Job, checkpoints: 'Checkpoints') -> 'TrainingResult':
                 validation=job.validation,
                 base_model=None if job.resume else job.model,
                 resume=job.model if job.resume else None,
-                backend=job.choice.name,
+                backend=job.choice,
                 observer=checkpoints.beside(watch),
             )
     except BaseException:

@@ -85,6 +85,40 @@ def from_legacy(
     return translated
 
 
+def translate_known(values: Mapping[str, Any]) -> Config:
+    """Translate what the settings of a trained network say that has a counterpart here.
+
+    How a network was trained does not keep it from being read: a setting of training with a value
+    that is not possible here keeps its default.
+
+    Parameters
+    ----------
+    values : mapping of str to value
+        Under the names of fields or their flat names.
+
+    Returns
+    -------
+    Config
+
+    Raises
+    ------
+    ConfigError
+        If a setting of the network itself has a value that it cannot have.
+    """
+    sections = _their_defaults().to_dict()
+    for name, item in _known('TrainingConfig').items():
+        value = values.get(name, values.get(item.flat_name))
+        is_setting = item.ours and not item.ours.startswith('run.')
+        if not is_setting or not isinstance(value, str | int | float):
+            continue
+        try:
+            _put(sections, {}, item, value)
+        except ConfigError:
+            if item.owner == 'ModelConfig':
+                raise
+    return Config.from_dict(sections)
+
+
 def _translated(given: dict[str, Any], owner: Owner, base: Config | None) -> LegacySettings:
     known = _known(owner)
     sections = (base or _their_defaults()).to_dict()

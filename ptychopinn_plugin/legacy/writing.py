@@ -45,7 +45,9 @@ def write_legacy_tensorflow(model: Model, path: Path, template: Path) -> None:
     OutputError
         If the file cannot be written.
     """
-    old = read_legacy_file(template)
+    with open_zip(template, str(template), what='template') as archive:
+        old = read_legacy_file(archive)
+        members = {name: archive.read(name) for name in archive.names()}
     if old.kind != 'tensorflow':
         raise ArchiveError(f'The template {template} must be a TensorFlow archive of PtychoPINN.')
     fit_weights(old.network, old.weights, str(template))
@@ -62,8 +64,6 @@ def write_legacy_tensorflow(model: Model, path: Path, template: Path) -> None:
         if part == 'weight':
             kernel = model.weights[name].transpose(2, 3, 1, 0)
             kernels[old.weights[name].name] = (kernel, model.weights[f'{role}/bias'])
-    with open_zip(template, str(template)) as archive:
-        members = {name: archive.read(name) for name in archive.names()}
     for member in _MODELS:
         if member in members:
             members[member] = _with_weights(members[member], kernels, f'{template}: {member}')
