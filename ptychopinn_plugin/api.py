@@ -65,13 +65,13 @@ __all__ = [
 ]
 
 AnyScan = Scan | RawDataLike | Path | str
-"""A scan, a `RawData` of PtychoPINN (or what looks like one), or a file."""
+"""A scan may be a `Scan`, a `RawData` of PtychoPINN (or what looks like one), or a file."""
 
 AnyModel = Model | Path | str
-"""A model, or the file that holds it."""
+"""A model may be a `Model` or the file that holds it."""
 
 BackendChoice = str | Choice | None
-"""What names a backend, or one that `backends.selection.choose` has chosen already."""
+"""A backend may be named, or chosen already by `backends.selection.choose`."""
 
 
 def train(
@@ -91,9 +91,9 @@ def train(
     ----------
     scans : Scan or path, or several
     config : Config, optional
-        Where not given, the defaults; with `resume`, the model's own settings.
+        The defaults where not given; with `resume`, the model's own settings.
     validation : Scan or path, or several
-        Scans whose loss says which epoch is best; else a part of `scans` is held out.
+        Scans whose loss decides which epoch is best; without them a part of `scans` is held out.
     base_model : Model or path, optional
         Fine-tune: start from these weights.
     resume : Model or path, optional
@@ -115,7 +115,7 @@ def train(
     Raises
     ------
     DataError, ConfigError, BackendUnavailableError
-        The message says what to do.
+        The message holds what to do.
     """
     start = _starting_model(base_model, resume)
     chosen = _chosen(backend, start)
@@ -150,7 +150,7 @@ def reconstruct(
     model : Model or path
     scan : Scan or path
     inference, refinement : optional
-        Where not given, the settings that the model carries. ``RefinementConfig(iterations=0)`` is
+        The settings that the model carries where not given. ``RefinementConfig(iterations=0)`` is
         the network alone.
     backend : str or Choice, optional
         See `backends.selection.choose`; where nothing names one, the model's own.
@@ -164,7 +164,7 @@ def reconstruct(
     Raises
     ------
     DataError, ArchiveError, BackendUnavailableError
-        The message says what to do.
+        The message holds what to do.
     """
     opened = _as_model(model)
     runner = create_backend(_chosen(backend, opened).name)
@@ -187,6 +187,9 @@ def refine(
 ) -> Reconstruction:
     """Reconstruct a scan without a model, by iterations from a flat object: the honest baseline.
 
+    The iterations are those that refine a prediction: projections onto the measured amplitudes,
+    batch by batch (`physics.forward`).
+
     Parameters
     ----------
     scan : Scan or path
@@ -201,6 +204,11 @@ def refine(
     Returns
     -------
     Reconstruction
+
+    Raises
+    ------
+    DataError, BackendUnavailableError
+        The message holds what to do.
     """
     runner = create_backend(_chosen(backend, None).name)
     return runner.refine(
@@ -227,7 +235,7 @@ def save_model(path: Path | str, model: Model, *, inference_only: bool = False) 
     path : Path
     model : Model
     inference_only : bool
-        Leave out what only `train(resume=...)` needs.
+        Whether what only `train(resume=...)` needs is left out.
 
     Raises
     ------

@@ -19,7 +19,7 @@ class TrainingState:
     arrays : mapping of str to ndarray
         The optimizer's state, the newest and the best weights, by name.
     values : mapping of str to plain values
-        Epoch, best loss, history, ...
+        The epoch, the best loss, the history and so on.
     """
 
     arrays: Mapping[str, RealArray]
@@ -47,20 +47,20 @@ class Model:
     Attributes
     ----------
     backend : str
-        Which backend trained it; 'auto' where PtychoPINN did, and any can run it.
+        The backend that trained it; 'auto' where PtychoPINN did, and any backend can run it.
     network : NetworkDescription
     config : Config
         All settings that were in force.
     photons : float
-        Mean counts of a training pattern: the one normalisation. The probe's energy is this
+        The mean counts of a training pattern, the one normalisation. The probe's energy is this
         number times `intensity_scale` squared.
     weights : mapping of str to ndarray of float32
         By layer name (`NetworkDescription.weight_shapes`).
     intensity_scale : float
-        Factor on the probe's amplitude. It starts at 1, for 'cnn' at 1.5, or at the base model's,
-        and stays there unless it was trained.
+        The factor on the probe's amplitude. It starts at 1, for 'cnn' at 1.5, or at the base
+        model's, and stays there unless it was trained.
     probe : ndarray of complex64, shape (n_modes, height, width)
-        Of the (first) training scan, as training left it.
+        The probe of the (first) training scan, as training left it; its energy is in counts.
     corrected_probes : tuple of CorrectedProbe
         One for each training scan where training corrected probes; empty where it did not.
     data_summary, provenance : mapping

@@ -6,7 +6,7 @@ manifest.json
     Format, versions, backend, network description, configuration, normalisation, data summary,
     provenance, and the SHA-256 of every other member.
 weights.h5
-    One float32 dataset a weight under its layer's name (``fine/1/weight``), kernels as
+    One float32 dataset for each weight under its layer's name (``fine/1/weight``), kernels as
     (out, in, height, width); `probe` (n_modes, h, w) complex64; where training corrected probes,
     also those of each scan, `corrected_probes/0/before` and `corrected_probes/0/after`.
 training_state.h5
@@ -45,7 +45,7 @@ __all__ = ['Model', 'TrainingState', 'describe_model', 'is_model_file', 'read_mo
 
 FORMAT = 'ptychopinn-plugin model'
 FORMAT_VERSION = 2
-"""Version 1 held some settings under names that `_RENAMED` translates."""
+"""Files of version 1 hold some settings under older names, which `_RENAMED` translates."""
 
 _RENAMED = {
     'training': {
@@ -65,6 +65,8 @@ _RENAMED = {
 }
 CORRECTED = 'corrected_probes'
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)
+
+# What building a model from an incomplete or contradictory manifest raises.
 _INCOMPLETE = (
     LookupError,
     TypeError,
@@ -84,7 +86,7 @@ def write_model(path: Path, model: Model, *, inference_only: bool = False) -> No
     path : Path
     model : Model
     inference_only : bool
-        Leave the training state out.
+        Whether the training state is left out.
 
     Raises
     ------
@@ -125,7 +127,7 @@ def read_model(path: Path) -> Model:
     if not path.exists():
         raise ArchiveError(f'There is no model file {path}. Train one with: ptychopinn train.')
     if path.is_dir():
-        found = ', '.join(map(str, sorted(path.glob('*.zip')))) or 'none; it holds no *.zip'
+        found = ', '.join(map(str, sorted(path.glob('*.zip')))) or 'it holds no *.zip'
         raise ArchiveError(f'{path} is a folder; name the model file in it: {found}.')
     refuse_bare_pickle(path)
     what = 'model file (a zip with manifest.json)'

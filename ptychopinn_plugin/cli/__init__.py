@@ -138,9 +138,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except _ClickError as error:
         sys.exit(_fail(_explain(error)))
     except MemoryError as error:
-        # NumPy says how much it asked for.
-        more = str(error) or 'no word of how much'
-        sys.exit(_fail(f'The memory of this machine must hold more: {more}. Use a smaller scan.'))
+        # NumPy puts the size of the array into the message; Python itself leaves it empty.
+        detail = str(error) or 'the size of what did not fit is unknown'
+        sys.exit(_fail(f'The memory of this machine is too small: {detail}. Use a smaller scan.'))
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)

@@ -23,8 +23,8 @@ def convert_command(
         typer.Option(
             '--probe-from',
             metavar='FILE',
-            help='A scan or product with the probe of the training: torch files hold none, and the '
-            'intensity scale follows from it.',
+            help='A scan or product with the probe of the training, from which the intensity scale '
+            'follows: torch files hold no probe.',
         ),
     ] = None,
     as_json: AsJson = False,

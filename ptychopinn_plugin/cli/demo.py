@@ -43,14 +43,14 @@ FILES = (
 NETWORK, HYBRID, FLAT = 'network', 'network_and_iterations', 'iterations_from_flat'
 
 LEVEL = 0.02
-"""A smaller difference of SSIM is not worth a word."""
+"""The report calls a smaller difference of SSIM level."""
 
 
 def demo_command(
     output: Output,
     backend: BackendName = None,
     seed: Annotated[
-        int, typer.Option(min=0, help='Of the objects, the noise and the training.')
+        int, typer.Option(min=0, help='Seed of the objects, the noise and the training.')
     ] = 1,
     max_minutes: Annotated[
         float, typer.Option(help='Minutes of training (target included).')
@@ -182,8 +182,10 @@ def _reconstruct(
     model, iterations = result.model, result.model.config.refinement
     _say(f'Reconstructing {count(len(scan), "pattern")} that the network has never seen')
     with RunProgress() as observer:
-        none = iterations.replace(iterations=0)
-        alone = api.reconstruct(model, scan, refinement=none, backend=backend, observer=observer)
+        unrefined = iterations.replace(iterations=0)
+        alone = api.reconstruct(
+            model, scan, refinement=unrefined, backend=backend, observer=observer
+        )
         hybrid = api.reconstruct(model, scan, backend=backend, observer=observer)
         flat = api.refine(scan, iterations, backend=backend, observer=observer)
     return {NETWORK: alone, HYBRID: hybrid, FLAT: flat}

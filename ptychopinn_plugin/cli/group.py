@@ -51,7 +51,7 @@ def group_command(
     cache = None if no_cache else cache_path(scan)
     grouped = group_scan(loaded, options, cache=cache)
     if cache is not None and not groups_are_kept(cache, loaded.positions_px, options):
-        # It could not be written; the log says why.
+        # It could not be written; a warning in the log has the reason.
         cache = None
     arrays: dict[str, Any] = {name: x for name, x in grouped.items() if x is not None}
     with atomic_path(out) as partial:

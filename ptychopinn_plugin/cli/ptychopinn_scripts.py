@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ptychopinn_plugin.model_file import Model
 
 DEPRECATED = {**OLDER_NAMES, 'device': 'accelerator'}
-"""Older names of options, and those that took their place."""
+"""Each older name of an option is a key, the name that took its place is the value."""
 
 _ACCELERATORS = {'gpu': 'cuda', 'tpu': 'auto'}
 
@@ -33,7 +33,7 @@ _TORCH_OPTIONS = {
     'learning-rate': 'learning_rate',
     'accumulate-grad-batches': 'accum_steps',
 }
-"""Other names of options in PtychoPINN's scripts and in those of its torch side."""
+"""PtychoPINN's scripts and those of its torch side have these other names of options."""
 
 _NO_EFFECT: dict[str, type] = {
     'do_stitching': bool,
@@ -55,7 +55,7 @@ _NO_EFFECT: dict[str, type] = {
     'torch-enable-checkpointing': bool,
     'torch-checkpoint-save-top-k': int,
 }
-"""Options of theirs that change no result; taken, so that a script runs as it is."""
+"""These options of theirs change no result. They are taken so that a script runs as it is."""
 
 
 def _options_of(owner: Owner, more: dict[str, str]) -> type[Validated]:
@@ -158,7 +158,7 @@ def ptycho_inference_command(config: _Yaml = None, *, given: Given) -> None:
 
 
 def _warn_of_model_options(settings: 'LegacySettings', model: 'Model') -> None:
-    """Name what was asked for of the network, where the model file says otherwise."""
+    """Name the options of the network that differ from the model file, which decides."""
     asked = {
         item: settings.given[name]
         for name, item in fields_of('ModelConfig').items()
@@ -169,7 +169,7 @@ def _warn_of_model_options(settings: 'LegacySettings', model: 'Model') -> None:
         ours = getattr(there, item.ours.removeprefix('model.'))
         if item.take(value) != ours:
             logger.warning(
-                '%s = %s has no effect: the model file decides, and it says %s.',
+                '%s = %s has no effect: the model file decides, and it holds %s.',
                 item.name,
                 value,
                 item.give(ours),

@@ -45,7 +45,7 @@ LOG_FILE = 'train.log'
 FILES = (MODEL_FILE, 'losses.csv', 'training.png', 'config.toml', LOG_FILE)
 
 _PANELS = {
-    'Learning from what': (
+    'Terms of the loss': (
         'poisson_weight',
         'amplitude_mae_weight',
         'target',
@@ -69,7 +69,7 @@ _Validation = Annotated[
     list[Path] | None,
     typer.Option(
         metavar='SCAN',
-        help='A scan whose loss says which epoch is best; may be given several times. '
+        help='A scan whose loss decides which epoch is best; may be given several times. '
         'Without one, a part of the training scan is held out.',
     ),
 ]
@@ -102,7 +102,7 @@ _InferenceOnly = Annotated[
 
 @dataclass(frozen=True)
 class _Job:
-    """Everything that was asked for, read and checked."""
+    """Everything that the options name, read and checked."""
 
     scans: Sequence['Scan']
     validation: Sequence['Scan']
@@ -205,7 +205,7 @@ def _prepare(
     backend: tuple[str | None, str | None],
     given: Given,
 ) -> _Job:
-    """Choose the backend, asked for or saved, and read the scans, before anything takes long."""
+    """Choose the backend and read the scans, before anything takes long."""
     from ptychopinn_plugin.backends.selection import choose
 
     asked, saved = backend
@@ -222,13 +222,13 @@ def _prepare(
 
 
 def _checkpoints(path: Path, resumed: Path | None) -> 'Checkpoints':
-    """Say so where a former training was cut off; its checkpoint is kept."""
+    """Print a note where a former training was cut off; its checkpoint is kept."""
     from ptychopinn_plugin.backends.checkpoints import Checkpoints
 
     continues = resumed is not None and path.exists() and path.samefile(resumed)
     if path.exists() and not continues:
         typer.echo(
-            f'note: {path} is of a training that was cut off. To continue that one, say --resume '
+            f'note: {path} is of a training that was cut off. To continue that one, use --resume '
             f'{path}; the first checkpoint of this one moves it aside.',
             err=True,
         )
@@ -256,7 +256,7 @@ def _run(job: _Job, checkpoints: 'Checkpoints') -> 'TrainingResult':
     except BaseException:
         if checkpoints.is_written:
             typer.echo(
-                'note: what was learned until the last checkpoint is kept; to continue, say '
+                'note: what was learned until the last checkpoint is kept; to continue, use '
                 f'--resume {checkpoints.path}',
                 err=True,
             )

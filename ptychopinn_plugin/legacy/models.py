@@ -1,4 +1,4 @@
-"""Model files of PtychoPINN: told from ours, read without executing anything, and described."""
+"""Model files of PtychoPINN: recognised, read without executing anything, and described."""
 
 import hashlib
 import json
@@ -49,14 +49,16 @@ BACKEND = 'auto'
 """An imported model belongs to no backend: whichever is chosen can run it."""
 
 PROBE_SCALE = 4.0
+"""PtychoPINN's default, for files without the setting; see `normalisation.normalise_as_legacy`."""
+
 FALLBACK_INTENSITY_SCALE = 1.25
-"""That of a probe of about 0.4 of the pattern's width, for files that hold no probe."""
+"""A probe of about 0.4 of the pattern's width has this scale; taken for files without a probe."""
 
 _WHAT = 'model file of PtychoPINN (a zip with manifest.dill, or a checkpoint of Lightning)'
 _MEMBER = 'diffraction_to_obj'
 _METADATA = 'torch_scaling_metadata.pt'
 _READ_MEMBERS = ('manifest.dill', f'{_MEMBER}/params.dill', f'{_MEMBER}/model.pth', _METADATA)
-"""Whose pickles are read, and so checked more strictly."""
+"""The pickles of these members are read, and so checked more strictly."""
 
 _TENSORFLOW_MEMBERS = ('model.keras', 'saved_model.pb', 'custom_objects.dill')
 
@@ -116,12 +118,12 @@ def is_bare_pickle(path: Path) -> bool:
         first = file.read(2)
     if first in (b'\x80\2', b'\x80\3', b'\x80\4', b'\x80\5'):
         return True
-    # Protocols 0 and 1 have no beginning of their own, so only a model's suffix tells them.
+    # Protocols 0 and 1 have no beginning of their own; only the suffix marks them as a model.
     return path.suffix in SUFFIXES and first[:1] in (b'(', b'c', b'}', b']')
 
 
 def refuse_bare_pickle(path: Path) -> None:
-    """Say what a pickle outside a zip names; it is never executed.
+    """Refuse a pickle outside a zip, with what it names; it is never executed.
 
     Raises
     ------
@@ -146,8 +148,8 @@ def read_legacy_model(path: Path, *, probe: ComplexArray | None = None) -> Model
     ----------
     path : Path
     probe : ndarray of complex, shape (n_modes, height, width), optional
-        The probe it was trained with, of any scale. Torch's files hold none, and the intensity
-        scale follows from it.
+        The probe it was trained with, of any scale: the intensity scale follows from it, and
+        torch's files hold no probe.
 
     Returns
     -------
@@ -157,8 +159,8 @@ def read_legacy_model(path: Path, *, probe: ComplexArray | None = None) -> Model
     Raises
     ------
     ArchiveError
-        If it is none, is damaged, holds a network that is not read, or names something that could
-        run code.
+        If it is no such file, is damaged, holds a network that is not read, or names something
+        that could run code.
     """
     refuse_bare_pickle(path)
     with open_zip(path, str(path), what=_WHAT) as archive:
@@ -250,7 +252,7 @@ def _read_version(archive: SafeZip) -> str:
         raise ArchiveError(f'{source} lists no model {_MEMBER!r}.')
     version = manifest.get('version')
     if not isinstance(version, str):
-        raise ArchiveError(f'{source} says no version.')
+        raise ArchiveError(f'{source} holds no version.')
     return version
 
 
@@ -331,7 +333,7 @@ def _from_state(
     structure = structure_of(settings, sections, source)
     found = map_torch_weights(state, source, structure=structure)
     activation = torch_activation(settings, sections)
-    # It pads, whatever the setting says.
+    # PtychoPINN's torch network pads, whatever the setting is.
     settings = {**settings, 'amp_activation': activation, 'pad_object': True}
     config, network = _describe(settings, found, source)
     return LegacyFile(kind, settings, config, network, found.weights, _probe(settings))
@@ -340,7 +342,7 @@ def _from_state(
 def _describe(
     settings: dict[str, Any], found: KerasNetwork | TorchNetwork, source: str
 ) -> tuple[Config, NetworkDescription]:
-    """Translate settings and describe their network, of which the weights know some better."""
+    """Translate settings and describe their network; weights win where they differ."""
     settings['probe_big'] = found.has_border
     # Another name of object_big, which would win.
     settings.pop('object_layout', None)
@@ -359,7 +361,7 @@ def _as_imported(config: Config) -> Config:
     return config.replace(
         # As PtychoPINN does: each scan is scaled by its own mean.
         inference=config.inference.replace(intensity_scale='scan'),
-        # Moved by exactly zero there, whatever the setting says; the probe is the scan's.
+        # Training there moves the probe by exactly zero, whatever the setting is.
         training=config.training.replace(probe_trainable=False),
     )
 

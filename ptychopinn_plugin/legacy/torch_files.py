@@ -11,7 +11,7 @@ from ptychopinn_plugin.legacy.storages import MAX_SIDE, LazyTensor, Storage, Sto
 from ptychopinn_plugin.storage.untrusted import SafeZip, open_zip
 
 MAX_TENSORS_BYTES = 1 << 30
-"""Of a file; names that share a storage count each for themselves."""
+"""The tensors of a file may take this together; each counts, also where two share a storage."""
 
 
 def read_torch_file(file: Path | bytes, source: str) -> Any:

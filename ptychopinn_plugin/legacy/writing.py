@@ -24,7 +24,7 @@ from ptychopinn_plugin.storage.untrusted import SafeZip, open_zip, read_hdf5
 
 _WEIGHTS = 'model.weights.h5'
 _MODELS = ('diffraction_to_obj/model.keras', 'autoencoder/model.keras')
-"""Both hold the network; training there goes on from the second."""
+"""Both members hold the network; training there goes on from the second."""
 
 
 def write_legacy_tensorflow(model: Model, path: Path, template: Path) -> None:
@@ -41,7 +41,7 @@ def write_legacy_tensorflow(model: Model, path: Path, template: Path) -> None:
     Raises
     ------
     ArchiveError
-        If the template is none, or of another network.
+        If the template is no such archive, or holds another network.
     OutputError
         If the file cannot be written.
     """

@@ -153,7 +153,7 @@ MANIFEST = {'models': ['diffraction_to_obj'], 'version': '0.9'}
     [
         ({'manifest.dill': pickle.dumps(MANIFEST)}, r'version 1.0 of .* is read; this is 0.9'),
         ({'manifest.dill': pickle.dumps({})}, 'lists no model'),
-        ({'manifest.dill': pickle.dumps({**MANIFEST, 'version': [1]})}, 'says no version'),
+        ({'manifest.dill': pickle.dumps({**MANIFEST, 'version': [1]})}, 'holds no version'),
         ({'autoencoder/params.dill': b'cos\nsystem\n.'}, r'autoencoder/params.dill .* os.system'),
         ({'scaling.pt': b'cos\nsystem\n.'}, r'scaling.pt is refused: it names os.system'),
         ({'autoencoder/model.pth': zip_of('a/data.pkl', b'cos\nsystem\n.')}, 'names os.system'),
