@@ -45,7 +45,7 @@ __all__ = ['Model', 'TrainingState', 'describe_model', 'is_model_file', 'read_mo
 
 FORMAT = 'ptychopinn-plugin model'
 FORMAT_VERSION = 2
-"""Files of version 1 hold some settings under older names, which `_RENAMED` translates."""
+"""Version 1 held some settings under names that `_RENAMED` translates."""
 
 _RENAMED = {
     'training': {

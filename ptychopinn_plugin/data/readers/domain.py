@@ -5,11 +5,12 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from ptychopinn_plugin.array_types import FloatArray, RealArray
+from ptychopinn_plugin.data.scan import CHUNK_PATTERNS
 from ptychopinn_plugin.errors import DataError
 
 Domain: TypeAlias = Literal['counts', 'amplitudes']
 
-_CHUNK = 1024
+_CHUNK = CHUNK_PATTERNS
 
 
 def check_domain(domain: str | None) -> None:
