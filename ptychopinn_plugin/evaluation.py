@@ -189,17 +189,32 @@ def in_coordinates_of(
     Returns
     -------
     Reconstruction
-        Moved, if both hold as many positions and those are the same but for a shift; else as it is.
+        Moved, if the positions of the patterns that both hold are the same but for a shift; else as
+        it is.
     """
-    there, here = truth.positions_px, reconstruction.positions_px
-    if len(there) != len(here):
+    there, here = _positions_of_both(reconstruction, truth)
+    if not len(here):
         return reconstruction
     shift = np.median(there - here, axis=0)
     if np.median(np.abs(there - here - shift).max(axis=1)) > SAME_POSITION_PX:
         return reconstruction
     return dataclasses.replace(
-        reconstruction, origin_px=reconstruction.origin_px + shift, positions_px=here + shift
+        reconstruction,
+        origin_px=reconstruction.origin_px + shift,
+        positions_px=reconstruction.positions_px + shift,
     )
+
+
+def _positions_of_both(
+    reconstruction: Reconstruction, truth: Scan | Reconstruction
+) -> tuple[FloatArray, FloatArray]:
+    """Return the positions in the truth and in the reconstruction of the patterns in both."""
+    assert truth.pattern_indexes is not None
+    assert reconstruction.pattern_indexes is not None
+    _, there, here = np.intersect1d(
+        truth.pattern_indexes, reconstruction.pattern_indexes, return_indices=True
+    )
+    return truth.positions_px[there], reconstruction.positions_px[here]
 
 
 def _check_pixels(

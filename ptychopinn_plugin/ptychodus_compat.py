@@ -40,6 +40,11 @@ def photon_energy_eV(metadata: Any) -> float | None:
     return None if value is None else float(value)
 
 
+def is_far_field(metadata: Any) -> bool:
+    """Return whether a product is of the far field, as all are before 1.7."""
+    return bool(getattr(metadata, 'far_field', True))
+
+
 def beam_center_px(metadata: Any) -> tuple[int, int] | None:
     """Return where the beam meets the detector, (y, x) in pixels, if the patterns hold it."""
     if hasattr(metadata, 'beam_center'):

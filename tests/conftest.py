@@ -1,6 +1,10 @@
 """What all tests share."""
 
 import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,3 +22,25 @@ def real_data() -> Path:
     if not (folder / 'xray_siemens_128.npz').is_file():
         pytest.skip('No experimental scans here; set PTYCHOPINN_TEST_DATA to their folder.')
     return folder
+
+
+@pytest.fixture(scope='session')
+def write_case(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a function that writes scans with a fault that people report, and gives their folder.
+
+    What writes them is not part of the project; `base.npz` beside it holds the true object.
+    """
+    default = Path(__file__).parents[2] / 'shared' / 'cases'
+    script = Path(os.environ.get('PTYCHOPINN_TEST_CASES', default)) / 'make_cases.py'
+
+    def write(name: str) -> Path:
+        if not script.is_file():
+            pytest.skip('No reported cases here; set PTYCHOPINN_TEST_CASES to their folder.')
+        folder = tmp_path_factory.getbasetemp() / 'cases'
+        if not (folder / name).is_dir():
+            command = [sys.executable, str(script), str(folder), name]
+            subprocess.run(command, check=True, capture_output=True, timeout=120)
+            shutil.copy(script.with_name('base.npz'), folder)
+        return folder / name
+
+    return write

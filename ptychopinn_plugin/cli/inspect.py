@@ -179,6 +179,7 @@ def _describe_product(path: Path) -> dict[str, Any]:
         'object_shape_px': None if found.object_ is None else list(found.object_.shape),
         'positions': len(y_m),
         'positions_m': {'y': [min(y_m), max(y_m)], 'x': [min(x_m), max(x_m)]} if y_m else None,
+        'far_field': found.far_field,
         'probe_modes': len(found.probe),
         'probe_shape_px': list(found.probe.shape[-2:]),
         'losses': list(found.losses),
@@ -203,6 +204,8 @@ def _product_lines(values: dict[str, Any]) -> list[str]:
         else 'losses: none',
         *_geometry_lines(values['geometry']),
     ]
+    if not values['far_field']:
+        lines.append('near field: its patterns cannot be reconstructed here')
     if values['comments']:
         lines.append(f'comments: {values["comments"]}')
     return [*lines, *(f'note: {note}' for note in values['notes'])]

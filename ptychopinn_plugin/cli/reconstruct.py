@@ -214,7 +214,7 @@ def _finish(
     from ptychopinn_plugin.data import write_product, write_reconstruction
     from ptychopinn_plugin.plots import plot_reconstruction
 
-    timing = watch.timing(result, len(scan))
+    timing = watch.timing(result, len(result.positions_px))
     evaluation = _compare(result, scan)
     metrics = _measure(result, scan, evaluation)
     write_reconstruction(stage / 'reconstruction.npz', result)
@@ -232,9 +232,11 @@ def _measure(
     return {
         'scan': scan.name,
         'backend': result.backend,
-        'patterns': len(scan),
+        'patterns': len(result.positions_px),
+        'patterns_left_out': len(scan) - len(result.positions_px),
         'object_shape_px': list(result.object_.shape),
         'amplitude_residual': result.amplitude_residual,
+        'misfit': None if result.misfit is None else result.misfit.to_dict(),
         'likelihoods': list(result.likelihoods),
         'evaluation': None if evaluation is None else evaluation.to_dict(),
     }
@@ -254,6 +256,12 @@ def _compare(result: 'Reconstruction', scan: 'Scan') -> 'Evaluation | None':
         return None
 
 
+def _misfit_words(misfit: dict[str, float | None] | None) -> str:
+    if misfit is None or misfit['times_shot_noise'] is None:
+        return ''
+    return f', {misfit["times_shot_noise"]:.3g} times shot noise where it is lit'
+
+
 def _summary(values: dict[str, Any], evaluation: 'Evaluation | None') -> list[str]:
     timing, metrics = values['timing'], values['metrics']
     height, width = metrics['object_shape_px']
@@ -267,7 +275,8 @@ def _summary(values: dict[str, Any], evaluation: 'Evaluation | None') -> list[st
     lines = [
         f'Reconstructed {count(metrics["patterns"], "pattern")} of {metrics["scan"]} with '
         f'{metrics["backend"]}: {height} x {width} px, '
-        f'amplitude residual {metrics["amplitude_residual"]:.4g}',
+        f'amplitude residual {metrics["amplitude_residual"]:.4g}'
+        + _misfit_words(metrics['misfit']),
         f'time: {", ".join(parts)}',
     ]
     if evaluation is not None:

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ptychopinn_plugin.array_types import ComplexArray, FloatArray
+from ptychopinn_plugin.array_types import ComplexArray, FloatArray, IntArray
 from ptychopinn_plugin.data.scan import Geometry
+from ptychopinn_plugin.physics import Misfit
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Reconstruction:
         As used, scaled to the counts.
     positions_px : ndarray of float64, shape (n_positions, 2)
         As used, (y, x).
+    pattern_indexes : ndarray of int64, shape (n_positions,)
+        Which pattern each position belongs to, as in `Scan`; counted from 0 where not given.
     likelihoods : sequence of float
         Poisson loss per pixel of the start and of the best object after each iteration; empty where
         unknown.
@@ -33,6 +36,8 @@ class Reconstruction:
         Which backend made it.
     amplitude_residual : float
         sum (sqrt(expected) - sqrt(counts))² / sum counts, of the object as returned.
+    misfit : Misfit, optional
+        The same over lit pixels, in times of shot noise where that is known.
     """
 
     object_: ComplexArray
@@ -46,6 +51,14 @@ class Reconstruction:
     amplitude_residual: float = float('nan')
     geometry: Geometry = field(default_factory=Geometry)
     name: str = 'scan'
+    pattern_indexes: IntArray | None = None
+    misfit: Misfit | None = None
+
+    def __post_init__(self) -> None:
+        indexes = self.pattern_indexes
+        if indexes is None:
+            indexes = np.arange(len(self.positions_px))
+        object.__setattr__(self, 'pattern_indexes', np.asarray(indexes, dtype=np.int64))
 
     def covered_box(self, threshold: float = 0.05) -> tuple[slice, slice]:
         """Return the slices of the box where coverage reaches `threshold`."""

@@ -62,6 +62,9 @@ class Scan:
         Where the positions were meant to be.
     scan_index : ndarray of int64, shape (n_positions,)
         Which of several exposures a pattern belongs to.
+    pattern_indexes : ndarray of int64, shape (n_positions,)
+        The number by which the pattern is known where it comes from, so that results can be matched
+        with it again; its place among the patterns where nothing says it.
     geometry : Geometry
         Pixel sizes, where known.
     name : str
@@ -77,6 +80,7 @@ class Scan:
     bad_pixels: BoolArray | None = None
     nominal_positions_px: FloatArray | None = None
     scan_index: IntArray | None = None
+    pattern_indexes: IntArray | None = None
     geometry: Geometry = field(default_factory=Geometry)
     name: str = 'scan'
     notes: tuple[str, ...] = ()
@@ -93,6 +97,8 @@ class Scan:
             put('bad_pixels', np.zeros(self.patterns.shape[1:], dtype=bool))
         if self.scan_index is None:
             put('scan_index', np.zeros(len(self.patterns), dtype=np.int64))
+        if self.pattern_indexes is None:
+            put('pattern_indexes', np.arange(len(self.patterns), dtype=np.int64))
         self._check()
 
     def _check(self) -> None:
@@ -118,6 +124,12 @@ class Scan:
             if not np.isfinite(array).all():
                 bad = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
                 raise DataError(f'{name} must be finite; position {bad} is {array[bad].tolist()}.')
+        assert self.pattern_indexes is not None
+        if self.pattern_indexes.shape != (n_positions,):
+            raise DataError(
+                f'pattern_indexes must have shape ({n_positions},), one number for each pattern; '
+                f'got {self.pattern_indexes.shape}.'
+            )
         if self.probe.ndim != 3 or self.probe.shape[1:] != (height, width):
             raise DataError(
                 f'probe must have shape (n_modes, {height}, {width}) as the patterns have; '
@@ -177,12 +189,14 @@ class Scan:
     def subset(self, indices: IntArray) -> Self:
         """Return the scan of these positions alone, in this order."""
         assert self.scan_index is not None
+        assert self.pattern_indexes is not None
         nominal = self.nominal_positions_px
         return dataclasses.replace(
             self,
             patterns=self.patterns[indices],
             positions_px=self.positions_px[indices],
             scan_index=self.scan_index[indices],
+            pattern_indexes=self.pattern_indexes[indices],
             nominal_positions_px=None if nominal is None else nominal[indices],
         )
 

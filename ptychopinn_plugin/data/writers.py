@@ -15,13 +15,14 @@ import h5py
 import numpy as np
 
 from ptychopinn_plugin._version import __version__
-from ptychopinn_plugin.array_types import FloatArray, RealArray
+from ptychopinn_plugin.array_types import FloatArray, IntArray, RealArray
 from ptychopinn_plugin.data.readers.matching import load_name, middle_offset_px
 from ptychopinn_plugin.data.readers.npz import geometry_of, open_npz, read_metadata
 from ptychopinn_plugin.data.readers.ptychodus_hdf5 import is_product_file, read_product
 from ptychopinn_plugin.data.reconstruction import Reconstruction
 from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.physics import Misfit
 from ptychopinn_plugin.storage.atomic import atomic_path
 
 UNKNOWN_PIXEL_M = 1e-9
@@ -61,6 +62,7 @@ def write_scan(path: Path | str, scan: Scan) -> None:
         'bad_pixels': scan.bad_pixels,
         'probeGuess': scan.probe,
         'scan_index': scan.scan_index,
+        'pattern_indexes': scan.pattern_indexes,
     }
     if scan.object_ is not None:
         arrays['objectGuess'] = np.asarray(scan.object_, dtype=np.complex64)
@@ -71,7 +73,8 @@ def write_reconstruction(path: Path | str, reconstruction: Reconstruction) -> No
     """Write a reconstruction as NPZ.
 
     Keys: `object` complex64 (height, width), `origin_px` (y, x), `coverage`, `probe`,
-    `positions_px`, `likelihoods`, `pixel_size_m` (height, width) where known, and `_metadata`.
+    `positions_px`, `pattern_indexes`, `likelihoods`, `pixel_size_m` (height, width) where known,
+    and `_metadata`.
 
     Parameters
     ----------
@@ -90,6 +93,7 @@ def write_reconstruction(path: Path | str, reconstruction: Reconstruction) -> No
         'backend': reconstruction.backend,
         'timing': {name: float(seconds) for name, seconds in reconstruction.timing.items()},
         'amplitude_residual': float(residual) if math.isfinite(residual) else None,
+        'misfit': None if reconstruction.misfit is None else reconstruction.misfit.to_dict(),
         'geometry': _known(geometry),
         'written_by': f'ptychopinn-plugin {__version__}',
     }
@@ -99,6 +103,7 @@ def write_reconstruction(path: Path | str, reconstruction: Reconstruction) -> No
         'coverage': np.asarray(reconstruction.coverage, dtype=np.float32),
         'probe': np.asarray(reconstruction.probe, dtype=np.complex64),
         'positions_px': np.asarray(reconstruction.positions_px, dtype=np.float64),
+        'pattern_indexes': reconstruction.pattern_indexes,
         'likelihoods': np.asarray(reconstruction.likelihoods, dtype=np.float64),
     }
     if geometry.pixel_height_m and geometry.pixel_width_m:
@@ -153,6 +158,7 @@ def read_reconstruction(path: Path | str) -> Reconstruction:
         object_, origin, coverage = archive['object'], archive['origin_px'], archive['coverage']
         probe, positions = archive['probe'], archive['positions_px']
         likelihoods = archive['likelihoods']
+        indexes = _pattern_indexes(archive, path)
         metadata, _ = read_metadata(archive)
     if object_.ndim != 2 or coverage.shape != object_.shape or origin.shape != (2,):
         raise DataError(
@@ -160,7 +166,7 @@ def read_reconstruction(path: Path | str) -> Reconstruction:
             f'(y, x); got shapes {object_.shape}, {coverage.shape}, {origin.shape}.'
         )
     residual = metadata.get('amplitude_residual')
-    timing = metadata.get('timing')
+    timing, misfit = metadata.get('timing'), metadata.get('misfit')
     return Reconstruction(
         object_=object_,
         origin_px=origin,
@@ -173,7 +179,22 @@ def read_reconstruction(path: Path | str) -> Reconstruction:
         amplitude_residual=float('nan') if residual is None else float(residual),
         geometry=geometry_of(metadata),
         name=str(metadata.get('name', 'scan')),
+        pattern_indexes=indexes,
+        misfit=Misfit.from_dict(misfit) if isinstance(misfit, Mapping) else None,
     )
+
+
+def _pattern_indexes(archive: Mapping[str, RealArray], path: Path) -> IntArray | None:
+    if 'pattern_indexes' not in archive:
+        # Before there were any, patterns were counted from 0.
+        return None
+    indexes, count = archive['pattern_indexes'], len(archive['positions_px'])
+    if indexes.shape != (count,) or indexes.dtype.kind not in 'iu':
+        raise DataError(
+            f'pattern_indexes of {path} must be {count} integers, one for each position; they are '
+            f'{indexes.dtype} of shape {indexes.shape}. Write the file again.'
+        )
+    return indexes
 
 
 def _of_product(path: Path) -> Reconstruction:
@@ -199,6 +220,7 @@ def _of_product(path: Path) -> Reconstruction:
         likelihoods=product.losses,
         geometry=known,
         name=product.name or load_name(path),
+        pattern_indexes=product.indexes,
     )
 
 
@@ -256,7 +278,7 @@ def write_product(path: Path | str, reconstruction: Reconstruction) -> None:
 
 def _write_arrays(file: Any, reconstruction: Reconstruction, pixel_m: RealArray) -> None:
     positions_m = reconstruction.positions_px * pixel_m
-    file['probe_position_indexes'] = np.arange(len(positions_m))
+    file['probe_position_indexes'] = reconstruction.pattern_indexes
     file['probe_position_y_m'] = positions_m[:, 0]
     file['probe_position_x_m'] = positions_m[:, 1]
     probe = np.asarray(reconstruction.probe, dtype=np.complex64)

@@ -397,6 +397,7 @@ def _arrays(scan: Scan) -> dict[str, Any]:
         'positions_px': scan.positions_px,
         'probe': scan.probe,
         'bad_pixels': scan.bad_pixels,
+        'pattern_indexes': scan.pattern_indexes,
     }
 
 

@@ -53,11 +53,17 @@ def to_scan(parameters: ReconstructInput) -> Scan:
             detector_distance_m=product.metadata.detector_distance_m or None,
         ),
         notes=(*probe_notes, *object_notes),
+        name=product.metadata.name,
+        far_field=ptychodus_compat.is_far_field(product.metadata),
     )
-    measured = matching.Measurement(
-        np.asarray(parameters.diffraction_patterns), order, _mask(parameters)
-    )
-    return matching.join(measured, known, name=product.metadata.name)
+    matching.check_far_field(known)
+    # Ptychodus' own, which must stay as they are.
+    patterns = np.asarray(parameters.diffraction_patterns).view()
+    patterns.flags.writeable = False
+    measured = matching.measurement_of(patterns, order, _mask(parameters))
+    scan = matching.join(measured, known, name=product.metadata.name)
+    indexes = ptychodus_compat.position_indexes(product.probe_positions)
+    return replace(scan, pattern_indexes=indexes)
 
 
 def _pixel_geometry(product: Product) -> PixelGeometry:

@@ -12,7 +12,7 @@ from ptychopinn_plugin.physics.forward import (
     shift_probe,
     split_positions,
 )
-from ptychopinn_plugin.physics.noise import Misfit, measure_misfit, shot_noise
+from ptychopinn_plugin.physics.noise import LIT_COUNTS, Misfit, measure_misfit, shot_noise
 from ptychopinn_plugin.physics.probe import (
     illuminated_size,
     illumination_overlap,
@@ -21,6 +21,7 @@ from ptychopinn_plugin.physics.probe import (
 )
 
 __all__ = [
+    'LIT_COUNTS',
     'POISSON_EPSILON',
     'Misfit',
     'amplitude_residual',

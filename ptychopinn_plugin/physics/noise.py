@@ -8,7 +8,9 @@ which is :math:`2 \lambda` in the dark, nearly 0.46 at one count and 1/4 in the 
 """
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 from scipy.special import gammaln, xlogy
@@ -47,33 +49,78 @@ class Misfit:
 
     Attributes
     ----------
-    over_noise : float
+    over_noise : float, optional
+        None where shot noise is unknown, as the counts are in another unit than photons. Else
         :math:`\sum(\sqrt\lambda - \sqrt k)^2 / \sum s(\lambda)`: about 1 where nothing but shot
         noise is left.
     share : float
         :math:`\sum(\sqrt\lambda - \sqrt k)^2 / \sum k`.
+    correlation : float
+        Of :math:`\sqrt\lambda - \sqrt k` with itself one pixel further: about 0 where only noise is
+        left, whatever the unit of the counts; what a model misses is as wide as the speckles.
     """
 
-    over_noise: float
+    over_noise: float | None
     share: float
+    correlation: float = 0.0
+
+    def to_dict(self) -> dict[str, float | None]:
+        """Return plain values for JSON."""
+        return {
+            'times_shot_noise': self.over_noise,
+            'share_of_counts': self.share,
+            'neighbour_correlation': self.correlation,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self | None:
+        """Return what `to_dict` gave; None where it is something else."""
+        over, share, correlation = (
+            values.get(key)
+            for key in ('times_shot_noise', 'share_of_counts', 'neighbour_correlation')
+        )
+        if not isinstance(share, int | float) or not isinstance(correlation, int | float):
+            return None
+        if not isinstance(over, int | float | None):
+            return None
+        return cls(None if over is None else float(over), float(share), float(correlation))
 
 
-def measure_misfit(expected: RealArray, counts: RealArray, valid_mask: BoolArray) -> Misfit | None:
+def measure_misfit(
+    expected: RealArray, counts: RealArray, valid_mask: BoolArray, *, lit_counts: float = LIT_COUNTS
+) -> Misfit | None:
     """Compare a misfit with shot noise; None where no pixel is lit.
 
     Parameters
     ----------
     expected, counts : ndarray, shape (n_positions, height, width)
     good : ndarray of bool, shape (height, width)
+    lit_counts : float
+        What lit pixels expect at least; `LIT_COUNTS` in photons, less in another unit.
     """
-    expected, counts = expected[:, valid_mask], counts[:, valid_mask]
-    lit = expected >= LIT_COUNTS
-    expected, counts = expected[lit].astype(np.float64), counts[lit].astype(np.float64)
-    total = counts.sum()
+    lit = (expected >= lit_counts) & valid_mask
+    expected, counts = expected.astype(np.float64), counts.astype(np.float64)
+    total = counts[lit].sum()
     if total == 0:
         return None
-    misfit = ((np.sqrt(expected) - np.sqrt(counts)) ** 2).sum()
-    return Misfit(float(misfit / shot_noise(expected).sum()), float(misfit / total))
+    missed = np.where(lit, np.sqrt(expected) - np.sqrt(np.maximum(counts, 0)), 0)
+    squared = (missed**2).sum()
+    return Misfit(
+        over_noise=float(squared / shot_noise(expected[lit]).sum()),
+        share=float(squared / total),
+        correlation=_correlation(missed, lit),
+    )
+
+
+def _correlation(missed: FloatArray, lit: BoolArray) -> float:
+    """Return how alike neighbours are, along both axes of the patterns, where both are lit."""
+    products = squares = 0.0
+    for axis in (1, 2):
+        first, second = np.moveaxis(missed, axis, 0)[:-1], np.moveaxis(missed, axis, 0)[1:]
+        both = np.moveaxis(lit, axis, 0)[:-1] & np.moveaxis(lit, axis, 0)[1:]
+        products += float((first * second)[both].sum())
+        squares += float(((first**2 + second**2) / 2)[both].sum())
+    return products / squares if squares > 0 else 0.0
 
 
 @functools.cache

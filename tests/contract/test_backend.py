@@ -1,6 +1,7 @@
 """What every backend makes of a scan, through the same assertions."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -273,16 +274,52 @@ def test_refinement_that_ends_above_shot_noise_suggests_to_correct_the_probe(
     assert message.startswith(f'{wrong.name}: ')
     assert '--refine-probe (refinement.probe)' in message
     caplog.clear()
-    fractions = dataclasses.replace(wrong, patterns=wrong.patterns / np.float32(7))
     for silent, refinement in (
         (scan, RefinementConfig(iterations=15)),
         (wrong, RefinementConfig(iterations=15, probe=True)),
-        # Too early to tell, and not counts.
+        # Too early to tell.
         (wrong, RefinementConfig(iterations=3)),
-        (fractions, RefinementConfig(iterations=15)),
     ):
         make().refine(silent, refinement, device='cpu')
         assert not caplog.records
+
+
+FAULTS: dict[str, dict[str, Callable[[Scan], np.ndarray]]] = {
+    'inverted': {'positions_px': lambda scan: -scan.positions_px},
+    'swapped': {'positions_px': lambda scan: scan.positions_px[:, ::-1]},
+    'shuffled': {
+        'positions_px': lambda scan: np.random.default_rng(0).permutation(scan.positions_px)
+    },
+    'transposed': {'patterns': lambda scan: scan.patterns.transpose(0, 2, 1)},
+}
+
+
+@pytest.mark.parametrize('fault', FAULTS)
+@pytest.mark.parametrize('unit', ['photons', 'another unit'])
+def test_a_wrong_geometry_is_told_in_any_unit(
+    make: Any, fault: str, unit: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    right = tiny(photons=1e5)
+    if unit != 'photons':
+        right = dataclasses.replace(right, patterns=right.patterns / np.float32(7))
+    wrong = dataclasses.replace(
+        right, **{name: change(right) for name, change in FAULTS[fault].items()}
+    )
+    for probe in (False, True):
+        caplog.clear()
+        refinement = RefinementConfig(iterations=15, probe=probe)
+        misfit = make().refine(wrong, refinement, device='cpu').misfit
+        # With a probe that hides the fault, too.
+        (message,) = (record.getMessage() for record in caplog.records)
+        for cause in ('order', 'swapped', 'inverted', 'unit', 'transposed', 'probe', 'pixel size'):
+            assert cause in message
+        assert ('--refine-probe' in message) is not probe
+        assert (misfit.over_noise is None) is (unit != 'photons')
+        assert misfit.share > 3e-3
+    caplog.clear()
+    misfit = make().refine(right, RefinementConfig(iterations=15), device='cpu').misfit
+    assert not caplog.records
+    assert abs(misfit.correlation) < 0.1
 
 
 @pytest.mark.parametrize('photons', [1e2, 1e3, 1e4, 1e6, 1e8])

@@ -10,10 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
+from ptychopinn_plugin import api
 from ptychopinn_plugin.cli import main
+from ptychopinn_plugin.data import Reconstruction, write_product
 from ptychopinn_plugin.model_file import read_model
 
 Call = Callable[..., dict[str, Any]]
@@ -169,6 +172,17 @@ def test_a_probe_that_may_be_a_guess_is_noted(
     assert '--probe-trainable' in (tmp_path / 'run' / 'train.log').read_text()
 
 
+def test_the_misfit_is_in_the_figures(tmp_path: Path, call: Call, scan_file: Path) -> None:
+    values = call('refine', scan_file, '-o', tmp_path / 'flat', '--iterations', 15)
+    misfit = values['metrics']['misfit']
+    assert misfit == json.loads((tmp_path / 'flat' / 'metrics.json').read_text())['misfit']
+    assert 0.5 < misfit['times_shot_noise'] < 1.5
+    assert 0 < misfit['share_of_counts'] < 0.1
+    found = api.read_reconstruction(tmp_path / 'flat' / 'reconstruction.npz').misfit
+    assert found is not None
+    assert found.to_dict() == misfit
+
+
 def test_dark_patterns_are_noted(
     tmp_path: Path, call: Call, scan_file: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -182,3 +196,39 @@ def test_dark_patterns_are_noted(
     (note,) = (line for line in capfd.readouterr().err.splitlines() if 'left out' in line)
     assert note.startswith('note: ')
     assert 'left out 1 of 36 patterns' in note
+
+
+def test_what_is_written_knows_its_patterns(tmp_path: Path, call: Call, scan_file: Path) -> None:
+    with np.load(scan_file) as archive:
+        patterns = archive['diff3d']
+    write_product(tmp_path / 'product.h5', _flat_start(api.load_scan(scan_file)))
+    patterns[[2, 5]] = 0
+    with h5py.File(tmp_path / 'diffraction.h5', 'w') as file:
+        file['patterns'], file['indexes'] = patterns, np.arange(36) + 100
+    values = call('refine', tmp_path, '-o', tmp_path / 'first', '--iterations', 5)
+    assert (values['metrics']['patterns'], values['metrics']['patterns_left_out']) == (34, 2)
+    expected = np.delete(np.arange(36) + 100, [2, 5])
+    with h5py.File(tmp_path / 'first' / 'product.h5') as file:
+        np.testing.assert_array_equal(file['probe_position_indexes'], expected)
+    with np.load(tmp_path / 'first' / 'reconstruction.npz') as archive:
+        np.testing.assert_array_equal(archive['pattern_indexes'], expected)
+    again = call(
+        *('refine', tmp_path / 'diffraction.h5', '--product', tmp_path / 'first' / 'product.h5'),
+        *('-o', tmp_path / 'second', '--iterations', 5),
+    )
+    first, second = (each['metrics']['amplitude_residual'] for each in (values, again))
+    assert second == pytest.approx(first, rel=0.05)
+
+
+def _flat_start(scan: api.Scan) -> Reconstruction:
+    """Return the scan's own positions, numbered from 100, and an object that says nothing."""
+    assert scan.object_ is not None
+    return Reconstruction(
+        object_=np.ones_like(scan.object_),
+        origin_px=np.zeros(2),
+        coverage=np.ones(scan.object_.shape, np.float32),
+        probe=scan.probe,
+        positions_px=scan.positions_px,
+        backend='none',
+        pattern_indexes=np.arange(len(scan)) + 100,
+    )

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from ptychodus.api.io import load_product
@@ -13,7 +14,7 @@ from ptychodus.api.product import Product
 from ptychodus.api.reconstruct import ReconstructInput
 
 from ptychopinn_plugin import ptychodus_compat
-from ptychopinn_plugin.data import Scan, fit_to_size
+from ptychopinn_plugin.data import Scan, fit_to_size, load_scan, write_scan
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.host.resampling import Sampling
 from ptychopinn_plugin.host.translation import to_product, to_scan
@@ -123,6 +124,19 @@ def test_a_product_without_a_probe_says_so(parameters: ReconstructInput) -> None
         to_scan(ReconstructInput(parameters.diffraction_patterns, parameters.bad_pixels, bare))
 
 
+@pytest.mark.usefixtures('parameters')
+def test_patterns_keep_the_numbers_of_their_positions(small_scan: Scan, tmp_path: Path) -> None:
+    """As Ptychodus hands them over after frames were dropped."""
+    with h5py.File(tmp_path / 'product.h5', 'r+') as file:
+        file['probe_position_indexes'][...] = np.arange(len(small_scan)) + 7
+    product = load_product(tmp_path / 'product.h5')
+    scan = to_scan(ReconstructInput(small_scan.patterns, small_scan.bad_pixels, product))
+    np.testing.assert_array_equal(scan.pattern_indexes, np.arange(len(small_scan)) + 7)
+    write_scan(tmp_path / 'train_data.npz', scan)
+    exported = load_scan(tmp_path / 'train_data.npz')
+    np.testing.assert_array_equal(exported.pattern_indexes, scan.pattern_indexes)
+
+
 def test_what_is_left_out_of_a_probe_is_noted(parameters: ReconstructInput) -> None:
     probes = parameters.product.probes
     modes = np.repeat(probes.get_array(), 3, axis=0)
@@ -133,6 +147,29 @@ def test_what_is_left_out_of_a_probe_is_noted(parameters: ReconstructInput) -> N
     assert scan.probe.shape == modes.shape[1:]
     assert 'The first of 3 orthogonal variations of the probe is used.' in scan.notes
     assert not to_scan(parameters).notes
+
+
+def test_marks_of_the_detector_are_masked(parameters: ReconstructInput, small_scan: Scan) -> None:
+    marked = small_scan.patterns.astype(np.uint32)
+    marked[:, 3, 7:9] = np.iinfo(np.uint32).max
+    kept = marked.copy()
+    scan = to_scan(ReconstructInput(marked, parameters.bad_pixels, parameters.product))
+    assert scan.bad_pixels is not None
+    assert np.argwhere(scan.bad_pixels & ~small_scan.bad_pixels).tolist() == [[3, 7], [3, 8]]
+    assert any('marked as bad' in note for note in scan.notes)
+    # The window's own patterns stay as they were.
+    np.testing.assert_array_equal(marked, kept)
+
+
+def test_the_near_field_is_refused(parameters: ReconstructInput) -> None:
+    metadata = parameters.product.metadata
+    if not hasattr(metadata, 'far_field'):
+        pytest.skip('This Ptychodus knows no near field.')
+    product = dataclasses.replace(
+        parameters.product, metadata=dataclasses.replace(metadata, far_field=False)
+    )
+    with pytest.raises(DataError, match='far_field is false'):
+        to_scan(ReconstructInput(parameters.diffraction_patterns, None, product))
 
 
 def test_a_missing_mask_masks_nothing(parameters: ReconstructInput) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray, RealArray
-from ptychopinn_plugin.backends.common.diagnostics import suggest_probe
+from ptychopinn_plugin.backends.common.diagnostics import judge_misfit, warn_of_misfit
 from ptychopinn_plugin.backends.common.prediction import (
     choose_photons,
     choose_rotations,
@@ -51,8 +51,11 @@ class Forward(Protocol):
         """Return the Poisson loss per pixel and the amplitude residual."""
         ...
 
-    def misfit(self, object_: Any) -> Misfit | None:
-        """Return how far an object misses the counts, on patterns from all over the scan."""
+    def misfit(self, object_: Any, lit_counts: float) -> Misfit | None:
+        """Return how far an object misses the counts, on patterns from all over the scan.
+
+        Pixels that expect fewer than `lit_counts` have no say.
+        """
         ...
 
 
@@ -229,9 +232,9 @@ class NetworkBackend(ABC, Generic[Device]):
         if total > 0:
             object_, losses = self._iterate(forward, object_, refinement, show)
             stopwatch.lap('refine')
-            if not refinement.probe:
-                option = '--refine-probe (refinement.probe)'
-                suggest_probe(scan, len(losses) - 1, lambda: forward.misfit(object_), option)
+        misfit = judge_misfit(scan, lambda lit_counts: forward.misfit(object_, lit_counts))
+        option = None if refinement.probe else '--refine-probe (refinement.probe)'
+        warn_of_misfit(scan, len(losses) - 1, misfit, option)
         loss, residual = forward.evaluate_fit(object_)
         coverage = self._array(forward.coverage)
         return Reconstruction(
@@ -244,8 +247,10 @@ class NetworkBackend(ABC, Generic[Device]):
             likelihoods=losses or [loss],
             timing=dict(stopwatch.seconds),
             amplitude_residual=residual,
+            misfit=misfit,
             geometry=scan.geometry,
             name=scan.name,
+            pattern_indexes=scan.pattern_indexes,
         )
 
     def _held_model(self) -> Model:

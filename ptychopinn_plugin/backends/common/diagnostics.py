@@ -1,10 +1,11 @@
-"""What a backend suggests, in the log, where a result looks as if a setting would help."""
+"""What a backend says, in the log, where a scan seems to be something else than it is taken for."""
 
+import dataclasses
 import logging
 from collections.abc import Callable
 
 from ptychopinn_plugin.data import Scan
-from ptychopinn_plugin.physics import Misfit
+from ptychopinn_plugin.physics import LIT_COUNTS, Misfit
 
 SUSPICIOUS = 1.5
 """Times shot noise. With the right probe, 30 iterations end at 0.95 to 1.1 times."""
@@ -12,34 +13,75 @@ SUSPICIOUS = 1.5
 NEGLIGIBLE = 1e-3
 """As a fraction of the counts. Unfinished iterations of bright patterns miss more than noise."""
 
+SUSPICIOUS_SHARE = 3e-3
+"""Of the counts, where shot noise is unknown. Right scans of 10⁵ photons end at 0.001."""
+
+SUSPICIOUS_CORRELATION = 0.1
+"""Of what is missed. Noise has none; wrong positions, axes and probes leave 0.3 to 0.8."""
+
 MIN_ITERATIONS = 10
 """Before so many, the object is not yet as good as its probe allows."""
+
+LIT_SHARE = 1e-5
+"""Of the counts of a pattern, which a lit pixel expects where they are in an unknown unit."""
 
 logger = logging.getLogger(__name__)
 
 
-def suggest_probe(
-    scan: Scan, iterations: int, measure: Callable[[], Misfit | None], option: str
-) -> None:
-    """Suggest to correct the probe, where iterations with the given one end far above shot noise.
+def judge_misfit(scan: Scan, measure: Callable[[float], Misfit | None]) -> Misfit | None:
+    """Measure how far an object is from the counts of a scan.
 
     Parameters
     ----------
     scan : Scan
-        Only whole counts can be judged.
+    measure : callable
+        Computes the object's misfit on pixels that expect at least so many counts.
+
+    Returns
+    -------
+    Misfit or None
+        None where there is too little light. Where the counts are no whole numbers, and so in
+        another unit than photons, `over_noise` is None.
+    """
+    if scan.is_countable():
+        return measure(LIT_COUNTS)
+    misfit = measure(LIT_SHARE * scan.mean_counts())
+    return None if misfit is None else dataclasses.replace(misfit, over_noise=None)
+
+
+def warn_of_misfit(scan: Scan, iterations: int, misfit: Misfit | None, option: str | None) -> None:
+    """Name what may be wrong with a scan, where iterations end far above noise.
+
+    Parameters
+    ----------
+    scan : Scan
     iterations : int
         How many were done.
-    measure : callable
-        Computes the object's misfit, or None where there is too little light.
-    option : str
-        What to set, as users write it.
+    misfit : Misfit, optional
+    option : str, optional
+        What to set to correct the probe, as users write it; None where that was done.
     """
-    if iterations < MIN_ITERATIONS or not scan.is_countable():
+    if iterations < MIN_ITERATIONS or misfit is None or not _is_suspicious(misfit):
         return
-    misfit = measure()
-    if misfit and misfit.over_noise > SUSPICIOUS and misfit.share > NEGLIGIBLE:
-        logger.warning(
-            '%s: the object misses the counts by %.1f times what shot noise explains. The probe '
-            '(or a position) may be a guess; to correct the probe, use %s.',
-            *(scan.name, misfit.over_noise, option),
-        )
+    if misfit.over_noise is None:
+        size = f'{misfit.share:.1%} of the counts, and not as noise does'
+    else:
+        size = f'the counts by {misfit.over_noise:.1f} times what shot noise explains'
+    remedy = ''
+    if option is not None:
+        remedy = f', which {option} corrects. With any other cause it would only hide the fault'
+    logger.warning(
+        '%s: the object misses %s. Likely causes: positions in another order than the patterns, '
+        'with x and y swapped, inverted or in another unit; patterns that are transposed or '
+        'flipped; a wrong photon energy, distance or pixel size; or a probe '
+        'that is a guess%s.',
+        *(scan.name, size, remedy),
+    )
+
+
+def _is_suspicious(misfit: Misfit) -> bool:
+    if misfit.share <= NEGLIGIBLE or misfit.correlation <= SUSPICIOUS_CORRELATION:
+        return False
+    if misfit.over_noise is None:
+        return misfit.share > SUSPICIOUS_SHARE
+    return misfit.over_noise > SUSPICIOUS

@@ -15,7 +15,7 @@ import numpy as np
 
 from ptychopinn_plugin._version import __version__
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray, IntArray
-from ptychopinn_plugin.backends.common.diagnostics import suggest_probe
+from ptychopinn_plugin.backends.common.diagnostics import judge_misfit, warn_of_misfit
 from ptychopinn_plugin.backends.common.losses import term_weights
 from ptychopinn_plugin.backends.common.prediction import choose_photons
 from ptychopinn_plugin.backends.common.sampling import (
@@ -245,9 +245,11 @@ class TrainingRun(ABC, Generic[Device]):
             return asked or (limit is not None and used > TARGET_TIME_FRACTION * 60 * limit)
 
         labels, losses = self._iterate(model, iterations, watch)
+        misfit = judge_misfit(scan, lambda lit_counts: model.misfit(labels, lit_counts))
+        # The target's own iterations leave the probe as it is, so that training may yet correct it.
+        option = '--probe-trainable (training.probe_trainable)'
         if not settings.probe_trainable:
-            option = '--probe-trainable (training.probe_trainable)'
-            suggest_probe(scan, len(losses) - 1, lambda: model.misfit(labels), option)
+            warn_of_misfit(scan, len(losses) - 1, misfit, option)
         return labels
 
     def train(self) -> LoopState:

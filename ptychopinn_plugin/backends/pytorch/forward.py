@@ -8,7 +8,13 @@ from ptychopinn_plugin.array_types import FloatArray
 from ptychopinn_plugin.backends.common.canvas import CanvasWindow, window_of, window_shape
 from ptychopinn_plugin.backends.common.forward import corner_amplitudes, judged_positions
 from ptychopinn_plugin.data import Scan
-from ptychopinn_plugin.physics import POISSON_EPSILON, Misfit, measure_misfit, split_positions
+from ptychopinn_plugin.physics import (
+    LIT_COUNTS,
+    POISSON_EPSILON,
+    Misfit,
+    measure_misfit,
+    split_positions,
+)
 from ptychopinn_plugin.physics.features import RATIO_EPSILON
 
 PROBE_CACHE_BYTES = 1 << 30
@@ -261,7 +267,7 @@ class ForwardModel:
             total += float((valid_mask * measured**2).sum())
         return loss / len(self), misfit / total
 
-    def misfit(self, object_: Tensor) -> Misfit | None:
+    def misfit(self, object_: Tensor, lit_counts: float = LIT_COUNTS) -> Misfit | None:
         """Compute `physics.measure_misfit` of an object, on patterns from all over the scan."""
         sample = torch.from_numpy(judged_positions(len(self), self.shape)).to(self.device)
         expected = [
@@ -270,7 +276,12 @@ class ForwardModel:
         ]
         valid_mask = torch.ones(self.shape) if self.valid_mask is None else self.valid_mask.cpu()
         counts = self.measured(sample).cpu() ** 2
-        return measure_misfit(torch.cat(expected).numpy(), counts.numpy(), valid_mask.numpy() > 0)
+        return measure_misfit(
+            torch.cat(expected).numpy(),
+            counts.numpy(),
+            valid_mask.numpy() > 0,
+            lit_counts=lit_counts,
+        )
 
 
 def _scatter(values: Tensor, pixels: Tensor, shape: tuple[int, int]) -> Tensor:

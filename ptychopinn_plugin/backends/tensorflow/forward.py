@@ -9,7 +9,13 @@ from ptychopinn_plugin.backends.tensorflow import operators
 from ptychopinn_plugin.backends.tensorflow.framework import Tensor, tf
 from ptychopinn_plugin.backends.tensorflow.operators import intensity, shift_probe
 from ptychopinn_plugin.data import Scan
-from ptychopinn_plugin.physics import POISSON_EPSILON, Misfit, measure_misfit, split_positions
+from ptychopinn_plugin.physics import (
+    LIT_COUNTS,
+    POISSON_EPSILON,
+    Misfit,
+    measure_misfit,
+    split_positions,
+)
 
 PROBE_CACHE_BYTES = 1 << 30
 """Shifted probes are kept for every position while they take no more than this."""
@@ -250,7 +256,7 @@ class ForwardModel:
         )
         return float(sums[0]) / (len(self) * pixels), float(sums[1] / sums[2])
 
-    def misfit(self, object_: Tensor) -> Misfit | None:
+    def misfit(self, object_: Tensor, lit_counts: float = LIT_COUNTS) -> Misfit | None:
         """Compute `physics.measure_misfit` of an object, on patterns from all over the scan."""
         sample = judged_positions(len(self), self.shape)
         expected = [
@@ -259,5 +265,8 @@ class ForwardModel:
         ]
         valid_mask = np.ones(self.shape) if self.valid_mask is None else self.valid_mask.numpy()
         return measure_misfit(
-            np.concatenate(expected), self.measured(sample).numpy() ** 2, valid_mask > 0
+            np.concatenate(expected),
+            self.measured(sample).numpy() ** 2,
+            valid_mask > 0,
+            lit_counts=lit_counts,
         )

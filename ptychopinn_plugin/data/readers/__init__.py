@@ -12,7 +12,7 @@ from ptychopinn_plugin.data.preparation import find_hot_pixels, scale_to_photons
 from ptychopinn_plugin.data.readers.cxi import read_cxi, read_cxi_product
 from ptychopinn_plugin.data.readers.domain import Domain, check_domain, unit_note
 from ptychopinn_plugin.data.readers.hdf5 import open_hdf5
-from ptychopinn_plugin.data.readers.matching import Product, single_probe
+from ptychopinn_plugin.data.readers.matching import Product, check_far_field, single_probe
 from ptychopinn_plugin.data.readers.npz import open_npz, read_npz, read_numbers, scan_of
 from ptychopinn_plugin.data.readers.ptychodus_hdf5 import is_product_file, read_pair, read_product
 from ptychopinn_plugin.data.readers.ptychodus_plugins import read_with_ptychodus, reader_names
@@ -238,6 +238,8 @@ def _read_by_content(
         known = _known_product(product)
         if isinstance(known, Path):
             raise DataError(f'product must be a product.h5 or a CXI file; {known} is neither.')
+        if known is not None:
+            check_far_field(known)
         return read_cxi(path, product=known, domain=domain, probe=probe)
     if product is not None:
         raise DataError(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ptychopinn_plugin.array_types import ComplexArray
-from ptychopinn_plugin.data.readers.domain import Domain, to_counts
+from ptychopinn_plugin.data.readers.domain import Domain
 from ptychopinn_plugin.data.readers.hdf5 import check_stack, find, find_number, need, open_hdf5
 from ptychopinn_plugin.data.readers.matching import (
     ELECTRON_VOLT_J,
@@ -19,6 +19,7 @@ from ptychopinn_plugin.data.readers.matching import (
     Product,
     join,
     load_name,
+    measurement_of,
     single_layer,
     single_probe,
 )
@@ -85,10 +86,11 @@ def _measurement(file: Any, domain: Domain) -> Measurement:
     if mask is not None and mask.ndim == 3:
         # One mask for each pattern: a pixel that is bad once is left out everywhere.
         mask = (mask != 0).astype(np.uint8).max(axis=0)
-    return Measurement(
-        to_counts(patterns, domain),
+    return measurement_of(
+        patterns,
         np.arange(len(patterns)),
         None if mask is None else mask != 0,
+        domain=domain,
         geometry=Geometry(
             photon_energy_eV=_photon_energy(file),
             detector_distance_m=find_number(file, [f'{_DETECTOR}/distance']),

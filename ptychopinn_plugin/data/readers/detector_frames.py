@@ -14,6 +14,11 @@ from ptychopinn_plugin.data.readers.domain import (
     values_are_whole,
 )
 from ptychopinn_plugin.data.readers.hdf5 import check_stack
+from ptychopinn_plugin.data.readers.invalid_pixels import (
+    clip_negative,
+    mask_invalid,
+    with_common_marks,
+)
 from ptychopinn_plugin.data.readers.matching import Measurement
 from ptychopinn_plugin.data.scan import Geometry
 from ptychopinn_plugin.errors import DataError
@@ -55,16 +60,16 @@ def read_frames(
     metadata = dataset.get_metadata()
     middle = beam_center_px or ptychodus_compat.beam_center_px(metadata)
     cut = _Cut(shape, middle)
-    frame, patterns, indexes, marked = _stack(dataset, path, name, cut)
+    frame, patterns, indexes = _stack(dataset, path, name, cut)
     bad_pixels = cut.bad_pixels(dataset.get_bad_pixels(), frame, path)
-    patterns, bad_pixels, notes = _without_marks(patterns, bad_pixels, marked)
+    patterns, bad_pixels, notes = mask_invalid(patterns, bad_pixels)
     domain, domain_notes = _domain(patterns, name, domain)
-    if domain == 'counts' and (lowest := patterns.min()) < 0:
-        np.maximum(patterns, 0, out=patterns)
-        notes.append(f'Negative counts, down to {lowest:g}, were set to zero.')
+    if domain == 'counts':
+        patterns, more = clip_negative(patterns, bad_pixels)
+        notes = (*notes, *more)
     if middle is None:
         patterns, bad_pixels, corner_notes = _corners_to_middle(patterns, bad_pixels)
-        notes += corner_notes
+        notes = (*notes, *corner_notes)
     pixel = metadata.detector_pixel_geometry
     return Measurement(
         to_counts(patterns, domain),
@@ -82,10 +87,10 @@ def read_frames(
 
 def _stack(
     dataset: Any, path: Path, name: str, cut: '_Cut'
-) -> tuple[tuple[int, int], RealArray, IntArray, BoolArray]:
-    """Return the size of a frame, all patterns, their indexes, and which pixels are marked."""
+) -> tuple[tuple[int, int], RealArray, IntArray]:
+    """Return the size of a frame, all patterns and their indexes."""
     frame = None
-    blocks, indexes, marks, negative = [], [], [], []
+    blocks, indexes = [], []
     for array in dataset:
         block, label = np.asarray(array.get_patterns()), array.get_label()
         check_stack(block, f'The patterns of {path} ({label})')
@@ -104,16 +109,12 @@ def _stack(
         indexes.append(numbers)
         # At once: all raw frames of a scan may not fit into memory.
         blocks.append(cut(block))
-        # And by the type of each file: the largest number of one is no mark in a larger type.
-        marks.append(_holds_marks(blocks[-1]))
-        negative.append(_always_negative(blocks[-1]))
     if frame is None:
         raise DataError(f'{path} holds no pattern for the reader {name!r}; is it the right one?')
-    patterns = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+    patterns = blocks[0] if len(blocks) == 1 else np.concatenate(with_common_marks(blocks))
     if not patterns.dtype.isnative:
         patterns = patterns.astype(patterns.dtype.newbyteorder('='))
-    marked = np.any(marks, axis=0) | np.all(negative, axis=0)
-    return frame, patterns, np.concatenate(indexes), np.asarray(marked)
+    return frame, patterns, np.concatenate(indexes)
 
 
 class _Cut:
@@ -201,44 +202,6 @@ def _domain(
         return 'counts', ()
     note = f'Patterns were taken as amplitudes because {reason}; if not, say --domain counts.'
     return 'amplitudes', (note,)
-
-
-def _holds_marks(patterns: RealArray) -> BoolArray:
-    """Find the pixels that hold NaN, or the largest number of their type, in some pattern."""
-    if patterns.dtype.kind == 'f':
-        held = ~np.isfinite(patterns)
-        # A pattern without any number says nothing of its pixels.
-        held[held.all(axis=(1, 2))] = False
-        return np.asarray(held.any(axis=0))
-    largest = np.iinfo(patterns.dtype).max
-    if largest <= np.iinfo(np.uint8).max:
-        # A camera's bytes may well be saturated.
-        return np.zeros(patterns.shape[1:], dtype=bool)
-    return np.asarray((patterns == largest).any(axis=0))
-
-
-def _always_negative(patterns: RealArray) -> BoolArray:
-    """Find the pixels in whose place a detector writes -1 or -2."""
-    return np.asarray((patterns < 0).all(axis=0)) & (patterns.dtype.kind == 'i')
-
-
-def _without_marks(
-    patterns: RealArray, bad_pixels: BoolArray, marked: BoolArray
-) -> tuple[RealArray, BoolArray, list[str]]:
-    """Return patterns, zero on bad pixels, and the mask, which marked pixels join."""
-    notes = []
-    marked = marked & ~bad_pixels
-    if marked.any():
-        bad_pixels = bad_pixels | marked
-        notes.append(
-            f'{marked.sum()} pixels that hold no counts (NaN, always negative, or the largest '
-            'number of their type) were marked as bad.'
-        )
-    if not patterns.flags.writeable:
-        patterns = patterns.copy()
-    if bad_pixels.any():
-        patterns[:, bad_pixels] = 0
-    return patterns, bad_pixels, notes
 
 
 def _corners_to_middle(

@@ -27,9 +27,10 @@ def infer_domain(patterns: RealArray, *, is_ptychodus_export: bool) -> tuple[Dom
     1. Integers are counts.
     2. A file laid out as Ptychodus exports it (`bad_pixels`, or a probe of several modes)
        holds counts.
-    3. Whole numbers are counts.
-    4. Numbers whose squares are whole are amplitudes.
-    5. Anything else is amplitudes, as PtychoPINN's contract says.
+    3. Negative numbers, which no amplitude has, are counts with a dark field subtracted.
+    4. Whole numbers are counts.
+    5. Numbers whose squares are whole are amplitudes.
+    6. Anything else is amplitudes, as PtychoPINN's contract says.
 
     Parameters
     ----------
@@ -46,6 +47,9 @@ def infer_domain(patterns: RealArray, *, is_ptychodus_export: bool) -> tuple[Dom
         return 'counts', f'they are integers ({patterns.dtype})'
     if is_ptychodus_export:
         return 'counts', 'the file has the layout of an export by Ptychodus'
+    starts = range(0, len(patterns), _CHUNK)
+    if any((patterns[start : start + _CHUNK] < 0).any() for start in starts):
+        return 'counts', 'some are negative, as where a dark field was subtracted'
     if values_are_whole(patterns):
         return 'counts', 'they are whole numbers'
     if squares_are_whole(patterns):
@@ -111,10 +115,12 @@ def to_counts(patterns: RealArray, domain: Domain) -> RealArray:
     Returns
     -------
     ndarray, shape (n_positions, height, width)
-        Counts in the type of the source, amplitudes squared as float32.
+        Counts in the type of the source, amplitudes squared as float32: to whole numbers, where
+        they are the roots of such.
     """
     if domain == 'counts':
         return patterns.astype(np.float32) if patterns.dtype == np.float16 else patterns
+    are_roots = squares_are_whole(patterns)
     own = patterns.dtype == np.float32 and patterns.flags.writeable
     counts = patterns if own else np.empty(patterns.shape, dtype=np.float32)
     for start in range(0, len(patterns), _CHUNK):
@@ -125,5 +131,9 @@ def to_counts(patterns: RealArray, domain: Domain) -> RealArray:
                 "Where the patterns hold counts, say domain='counts' (--domain counts)."
             )
         # Floats first: the square of an integer overflows its type.
-        np.square(chunk.astype(np.float32, copy=False), out=counts[start : start + _CHUNK])
+        part = counts[start : start + _CHUNK]
+        np.square(chunk.astype(np.float32, copy=False), out=part)
+        if are_roots:
+            # What rounding in the file left would hide that they were counted.
+            np.rint(part, out=part)
     return counts

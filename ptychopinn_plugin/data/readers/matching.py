@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray, IntArray, RealArray
+from ptychopinn_plugin.data.readers.domain import Domain, to_counts
+from ptychopinn_plugin.data.readers.invalid_pixels import clip_negative, mask_invalid
 from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.text import count
@@ -41,6 +43,38 @@ class Measurement:
     notes: tuple[str, ...] = ()
 
 
+def measurement_of(
+    patterns: RealArray,
+    indexes: IntArray,
+    bad_pixels: BoolArray | None,
+    *,
+    domain: Domain = 'counts',
+    geometry: Geometry | None = None,
+) -> Measurement:
+    """Make a measurement of what a file holds, with its marks as bad pixels.
+
+    Parameters
+    ----------
+    patterns : ndarray, shape (n_patterns, height, width)
+    indexes : ndarray of int, shape (n_patterns,)
+    bad_pixels : ndarray of bool, shape (height, width), optional
+    domain : 'counts' or 'amplitudes'
+    geometry : Geometry, optional
+
+    Raises
+    ------
+    DataError
+        If the numbers can be neither counts nor amplitudes.
+    """
+    patterns, bad_pixels, notes = mask_invalid(patterns, bad_pixels)
+    if domain == 'counts':
+        patterns, more = clip_negative(patterns, bad_pixels)
+        notes = (*notes, *more)
+    return Measurement(
+        to_counts(patterns, domain), indexes, bad_pixels, geometry or Geometry(), notes
+    )
+
+
 @dataclass(frozen=True)
 class Product:
     """Positions, probe and object in metres, as Ptychodus keeps them.
@@ -57,6 +91,8 @@ class Product:
     name, comments : str
     losses : tuple of float
         Of each epoch of what made it.
+    far_field : bool
+        Whether its patterns are those of the far field, as it says.
     """
 
     indexes: IntArray
@@ -69,6 +105,7 @@ class Product:
     name: str = ''
     comments: str = ''
     losses: tuple[float, ...] = ()
+    far_field: bool = True
 
 
 def wavelength_m(photon_energy_eV: float) -> float:
@@ -109,6 +146,17 @@ def single_layer(object_: ComplexArray) -> tuple[ComplexArray, tuple[str, ...]]:
     return np.prod(object_, axis=0), (note,)
 
 
+def check_far_field(product: Product) -> None:
+    """Raise a DataError if a product says that its patterns are those of the near field."""
+    if not product.far_field:
+        raise DataError(
+            f'Patterns must be those of the far field; the product {product.name!r} says that its '
+            'own are of the near field (far_field is false), which this package does not model. '
+            'Reconstruct it with another of the reconstructors of Ptychodus; if the detector is '
+            'in the far field after all, set far_field of the product to true.'
+        )
+
+
 def join(
     measurement: Measurement, product: Product, *, name: str, probe: ComplexArray | None = None
 ) -> Scan:
@@ -127,6 +175,7 @@ def join(
     DataError
         If no index is common, or the size of an object pixel or the probe is unknown.
     """
+    check_far_field(product)
     probe = product.probe if probe is None else probe
     if probe is None:
         raise DataError(
@@ -144,6 +193,7 @@ def join(
         probe=probe,
         object_=None if product.object_ is None else product.object_.astype(np.complex64),
         bad_pixels=measurement.bad_pixels,
+        pattern_indexes=measurement.indexes[kept].astype(np.int64),
         geometry=geometry,
         name=name,
         notes=(*measurement.notes, *product.notes, *notes),

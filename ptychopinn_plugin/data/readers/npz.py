@@ -19,19 +19,28 @@ from ptychopinn_plugin.data.readers.domain import (
     squares_are_whole,
     to_counts,
 )
+from ptychopinn_plugin.data.readers.invalid_pixels import clip_negative, mask_invalid
 from ptychopinn_plugin.data.readers.matching import (
     load_name,
     middle_offset_px,
     single_layer,
     single_probe,
 )
+from ptychopinn_plugin.data.readers.pattern_axes import positions_first
 from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.errors import DataError
 
 Arrays = Mapping[str, RealArray]
 """By key; what is wrong with an array becomes a DataError when it is looked up."""
 
-_OPTIONAL = ('objectGuess', 'scan_index', 'bad_pixels', 'xcoords_start', 'ycoords_start')
+_OPTIONAL = (
+    'objectGuess',
+    'scan_index',
+    'pattern_indexes',
+    'bad_pixels',
+    'xcoords_start',
+    'ycoords_start',
+)
 _ATTRIBUTES = (
     'diff3d',
     'xcoords',
@@ -215,18 +224,14 @@ def scan_of(
         probe, more = single_probe(guess)
         notes = (*notes, *more)
     looks_exported = 'bad_pixels' in archive or modes_axis
-    domain, note = _choose_domain(patterns, domain, metadata, looks_exported)
-    object_, more = _object(archive)
-    notes = (*notes, *note, *more, *_restored(metadata))
+    patterns, bad_pixels, more = _measured(archive, patterns, domain, metadata, looks_exported)
+    object_, object_notes = _object(archive)
     nominal = _nominal(archive, len(positions))
-    bad_pixels = _bad_pixels(archive)
-    scan_index = _scan_index(archive, len(positions))
     if is_export:
         # Since 1.6 Ptychodus gives the middle between pixels; only newer files have bad_pixels.
         offset = [middle_offset_px(patterns.shape[1]), middle_offset_px(patterns.shape[2])]
         positions = positions + offset
         nominal = None if nominal is None else nominal + offset
-    patterns, scaled = _counts(patterns, domain, metadata)
     return Scan(
         patterns=patterns,
         positions_px=positions,
@@ -234,11 +239,30 @@ def scan_of(
         object_=object_,
         bad_pixels=bad_pixels,
         nominal_positions_px=nominal,
-        scan_index=scan_index,
+        scan_index=_numbers_of_patterns(archive, 'scan_index', len(positions)),
+        pattern_indexes=_numbers_of_patterns(archive, 'pattern_indexes', len(positions)),
         geometry=geometry_of(metadata),
         name=str(metadata.get('name') or name),
-        notes=(*notes, *scaled),
+        notes=(*notes, *more, *object_notes, *_restored(metadata)),
     )
+
+
+def _measured(
+    archive: Arrays,
+    patterns: RealArray,
+    domain: Domain | None,
+    metadata: Mapping[str, Any],
+    looks_exported: bool,
+) -> tuple[RealArray, BoolArray, tuple[str, ...]]:
+    """Return counts, bad pixels, and notes of what was taken for what."""
+    patterns, bad_pixels, notes = mask_invalid(patterns, _bad_pixels(archive))
+    domain, more = _choose_domain(patterns, domain, metadata, looks_exported)
+    notes = (*notes, *more)
+    if domain == 'counts':
+        patterns, more = clip_negative(patterns, bad_pixels)
+        notes = (*notes, *more)
+    patterns, more = _counts(patterns, domain, metadata)
+    return patterns, bad_pixels, (*notes, *more)
 
 
 def _restored(metadata: Mapping[str, Any]) -> tuple[str, ...]:
@@ -281,44 +305,7 @@ def _patterns(
     archive: Arrays, count: int, *, known_order: bool
 ) -> tuple[RealArray, tuple[str, ...]]:
     key = 'diffraction' if 'diff3d' not in archive and 'diffraction' in archive else 'diff3d'
-    patterns = read_numbers(archive, key)
-    if patterns.ndim != 3:
-        raise DataError(
-            f'{key} must have shape (n_positions, height, width); it has {patterns.shape}.'
-        )
-    if not patterns.size:
-        raise DataError(f'{key} holds no pattern (shape {patterns.shape}); at least one is needed.')
-    if patterns.shape == (count,) * 3 and not known_order:
-        return _cube(patterns, key)
-    if len(patterns) == count:
-        return patterns, ()
-    if patterns.shape[2] == count:
-        note = f'{key} was stored as (height, width, n_positions) and has been turned.'
-        return _turned(patterns), (note,)
-    raise DataError(
-        f'{key} must hold one pattern for each of the {count} positions of xcoords; '
-        f'its shape is {patterns.shape}. Cut the longer one.'
-    )
-
-
-def _turned(patterns: RealArray) -> RealArray:
-    return np.ascontiguousarray(np.moveaxis(patterns, 2, 0))
-
-
-def _cube(patterns: RealArray, key: str) -> tuple[RealArray, tuple[str, ...]]:
-    """Tell which axis of a cube holds the positions: along it, patterns are about equally bright.
-
-    Along the sides of a pattern they are not: light gathers at the zero frequency, or around a
-    beam stop.
-    """
-    sums = (patterns.sum(axis=(1, 2), dtype=float), patterns.sum(axis=(0, 1), dtype=float))
-    first, last = (float(each.std() / each.mean()) if each.mean() > 0 else 0.0 for each in sums)
-    told = max(first, last) > max(2 * min(first, last), 0.1)
-    which = 'last' if told and last < first else 'first'
-    reason = 'along it patterns are about equally bright' if told else 'as in most files'
-    note = f'{key} has three sides of {len(patterns)}: the {which} axis was taken for the '
-    note += f'positions; {reason}.'
-    return (_turned(patterns) if which == 'last' else patterns), (note,)
+    return positions_first(read_numbers(archive, key), key, count, known_order=known_order)
 
 
 def _choose_domain(
@@ -378,14 +365,12 @@ def _bad_pixels(archive: Arrays) -> BoolArray | None:
     return read_numbers(archive, 'bad_pixels', 'buif') != 0 if 'bad_pixels' in archive else None
 
 
-def _scan_index(archive: Arrays, count: int) -> IntArray | None:
-    if 'scan_index' not in archive:
+def _numbers_of_patterns(archive: Arrays, key: str, count: int) -> IntArray | None:
+    if key not in archive:
         return None
-    values = read_numbers(archive, 'scan_index', 'buif').ravel()
+    values = read_numbers(archive, key, 'buif').ravel()
     if len(values) != count:
-        raise DataError(
-            f'scan_index must have {count} values as xcoords has; it has {len(values)}.'
-        )
+        raise DataError(f'{key} must have {count} values as xcoords has; it has {len(values)}.')
     if not np.isfinite(values).all():
-        raise DataError('scan_index must be finite; it holds NaN or infinity. Leave it out.')
+        raise DataError(f'{key} must be finite; it holds NaN or infinity. Leave it out.')
     return values.astype(np.int64)

@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 
 from ptychopinn_plugin.array_types import ComplexArray
-from ptychopinn_plugin.data.readers.domain import Domain, to_counts
+from ptychopinn_plugin.data.readers.domain import Domain
 from ptychopinn_plugin.data.readers.hdf5 import (
     attribute,
     check_stack,
@@ -18,8 +18,10 @@ from ptychopinn_plugin.data.readers.hdf5 import (
 from ptychopinn_plugin.data.readers.matching import (
     Measurement,
     Product,
+    check_far_field,
     join,
     load_name,
+    measurement_of,
     single_layer,
     single_probe,
 )
@@ -63,8 +65,11 @@ def read_pair(
                 'Put diffraction.h5 and product.h5 into one folder, or say product=FILE '
                 '(--product FILE).'
             )
+    # Before the patterns, which are large.
+    known = read_product(product)
+    check_far_field(known)
     measurement = read_measurement(diffraction, domain=domain)
-    return join(measurement, read_product(product), name=load_name(path), probe=probe)
+    return join(measurement, known, name=load_name(path), probe=probe)
 
 
 def is_product_file(path: Path) -> bool:
@@ -96,11 +101,12 @@ def read_measurement(path: Path, *, domain: Domain | None) -> Measurement:
             detector_pixel_height_m=attribute(file['patterns'], 'detector_pixel_height_m'),
             detector_pixel_width_m=attribute(file['patterns'], 'detector_pixel_width_m'),
         )
-    return Measurement(
-        to_counts(patterns, domain or 'counts'),
+    return measurement_of(
+        patterns,
         indexes.astype(np.int64),
         None if bad_pixels is None else bad_pixels != 0,
-        geometry,
+        domain=domain or 'counts',
+        geometry=geometry,
     )
 
 
@@ -128,6 +134,8 @@ def read_product(path: Path) -> Product:
             detector_distance_m=attribute(file, 'detector_object_distance_m'),
         )
         name, comments = text_attribute(file, 'name'), text_attribute(file, 'comments')
+        # Since 1.7; before, every product was of the far field.
+        far_field = bool(np.all(file.attrs.get('far_field', True)))
         # Called costs by Ptychodus until 1.5.
         losses = find(file, ['loss_values', 'costs'])
     object_, object_notes = single_layer(layers) if layers.size else (None, ())
@@ -141,5 +149,6 @@ def read_product(path: Path) -> Product:
         notes=(*probe_notes, *object_notes),
         name=name,
         comments=comments,
+        far_field=far_field,
         losses=() if losses is None else tuple(losses.astype(np.float64).ravel().tolist()),
     )

@@ -22,6 +22,7 @@ from ptychopinn_plugin.data.readers.detector_frames import read_frames
 from ptychopinn_plugin.data.readers.domain import Domain
 from ptychopinn_plugin.data.readers.matching import (
     Product,
+    check_far_field,
     join,
     load_name,
     single_layer,
@@ -106,6 +107,7 @@ def read_with_ptychodus(
             product = _product_of(registry, name, product)
         else:
             product = _in_the_same_file(registry, path, name)
+        check_far_field(product)
         probe = product.probe if probe is None else probe
         with _failing(
             f'the patterns of {path}', name, 'Check that all files of the scan are there.'
@@ -365,6 +367,7 @@ def _from_product(product: Any, path: Path, name: str) -> Product:
         # Ptychodus says so where a file gives no size or centre; the detector's geometry decides.
         object_notes = ()
     known = center is not None and object_.size > 0
+    far_field = ptychodus_compat.is_far_field(metadata)
     return dataclasses.replace(
         parts,
         probe=probe if probe.size else None,
@@ -372,4 +375,6 @@ def _from_product(product: Any, path: Path, name: str) -> Product:
         center_m=center if known else None,
         geometry=geometry,
         notes=(*probe_notes, *object_notes),
+        name=metadata.name,
+        far_field=far_field,
     )

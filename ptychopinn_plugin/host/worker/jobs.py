@@ -136,6 +136,7 @@ class Jobs:
             positions_px=arrays['positions_px'],
             probe=arrays['probe'],
             bad_pixels=arrays['bad_pixels'],
+            pattern_indexes=arrays['pattern_indexes'],
             geometry=Geometry(**message['geometry']),
             name=message['name'],
         )

@@ -49,8 +49,8 @@ BAD_SCANS: dict[str, tuple[Spoil, str]] = {
     'no patterns': (_change(diff3d=None), 'diff3d'),
     'no probe': (_change(probeGuess=None), 'probeGuess'),
     'wrong lengths': (_change(xcoords=lambda a: a[:-1]), 'xcoords'),
-    'NaN': (_change(diff3d=_put((3, 4, 5), np.nan)), 'pattern 3'),
-    'negative': (_change(diff3d=_put((3, 4, 5), -1)), 'negative'),
+    'NaN': (_change(diff3d=_put(np.s_[:], np.nan)), 'marks every pixel'),
+    'negative': (_change(diff3d=_put(np.s_[::2], -50)), 'negative'),
     'zero patterns': (_change(diff3d=lambda a: a[:0]), ''),
     'other probe': (_change(probeGuess=lambda a: a[..., :-2]), 'probe'),
 }

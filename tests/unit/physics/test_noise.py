@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import poisson
 
-from ptychopinn_plugin.physics import measure_misfit, shot_noise
+from ptychopinn_plugin.physics import Misfit, measure_misfit, shot_noise
 
 
 @pytest.mark.parametrize(
@@ -40,3 +40,22 @@ def test_in_the_dark_nothing_is_known() -> None:
     assert measure_misfit(expected, np.ones((2, 4, 4)), np.ones((4, 4), bool)) is None
     # Lit by the model alone.
     assert measure_misfit(expected * 100, 0 * expected, np.ones((4, 4), bool)) is None
+
+
+def test_noise_is_uncorrelated_and_a_wrong_model_is_not() -> None:
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:32, :32]
+    expected = np.broadcast_to(200 + 100 * np.sin(x / 3) * np.cos(y / 4), (8, 32, 32))
+    counts, valid_mask = rng.poisson(expected), np.ones((32, 32), bool)
+    noise = measure_misfit(expected, counts, valid_mask)
+    assert noise is not None
+    assert abs(noise.correlation) < 0.05
+    wrong = measure_misfit(np.roll(expected, 3, axis=2), counts, valid_mask)
+    assert wrong is not None
+    assert wrong.correlation > 0.7
+    # In any unit, where what is lit is said in it.
+    scaled = measure_misfit(expected / 1e4, counts / 1e4, valid_mask, lit_counts=1e-4)
+    assert scaled is not None
+    assert scaled.share == pytest.approx(noise.share)
+    assert Misfit.from_dict(scaled.to_dict()) == scaled
+    assert Misfit.from_dict({'share_of_counts': 'much'}) is None

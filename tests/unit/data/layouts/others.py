@@ -60,7 +60,7 @@ def lcls(truth: Truth) -> Written:
     monitor[[4, 17]] = 100.0
     # A pedestal is subtracted, and dark pixels fall below zero.
     images = truth.scan.patterns.astype(np.float32)
-    images[images == 0] = -1.5
+    images[images == 0] = -0.2
     images[:, 10:12] = np.nan
     images[[4, 17]] = 0
     path = write_h5(
