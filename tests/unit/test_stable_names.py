@@ -36,12 +36,23 @@ OPTIONS = {
 }
 READING = '--domain --reader --product --positions --probe-from --photon-energy --mask-hot'
 
-ARRAYS = {'object', 'origin_px', 'coverage', 'probe', 'positions_px', 'likelihoods', '_metadata'}
+ARRAYS = {
+    'object',
+    'origin_px',
+    'coverage',
+    'probe',
+    'positions_px',
+    'pattern_indexes',
+    'likelihoods',
+    '_metadata',
+}
 TIMING = {'load', 'predict', 'stitch', 'refine', 'total', 'patterns_per_second'}
 METRICS = {
     'scan',
     'backend',
     'patterns',
+    'patterns_left_out',
+    'misfit',
     'object_shape_px',
     'amplitude_residual',
     'likelihoods',
