@@ -74,7 +74,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name from `api` when it is first asked for (PEP 562)."""
+    """Import a public name from `api` when it is first used (PEP 562)."""
     if name not in __all__:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     value = getattr(importlib.import_module('ptychopinn_plugin.api'), name)

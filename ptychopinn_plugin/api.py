@@ -8,7 +8,6 @@ from pathlib import Path
 
 from ptychopinn_plugin.backends.checkpoints import Checkpoints
 from ptychopinn_plugin.backends.protocol import (
-    Backend,
     Observer,
     Progress,
     TrainingResult,
@@ -66,9 +65,13 @@ __all__ = [
 ]
 
 AnyScan = Scan | RawDataLike | Path | str
-"""A scan, a `RawData` of PtychoPINN (or what looks like one), or a file."""
+"""A scan may be a `Scan`, a `RawData` of PtychoPINN (or what looks like one), or a file."""
 
 AnyModel = Model | Path | str
+"""A model may be a `Model` or the file that holds it."""
+
+BackendChoice = str | Choice | None
+"""A backend may be named, or chosen already by `backends.selection.choose`."""
 
 
 def train(
@@ -78,7 +81,7 @@ def train(
     validation: AnyScan | Iterable[AnyScan] = (),
     base_model: AnyModel | None = None,
     resume: AnyModel | None = None,
-    backend: str | None = None,
+    backend: BackendChoice = None,
     observer: Observer = ignore_progress,
     checkpoint: Path | str | None = None,
 ) -> TrainingResult:
@@ -88,15 +91,15 @@ def train(
     ----------
     scans : Scan or path, or several
     config : Config, optional
-        Where not given, the defaults; with `resume`, the model's own settings.
+        The defaults where not given; with `resume`, the model's own settings.
     validation : Scan or path, or several
-        Scans whose loss says which epoch is best; else a part of `scans` is held out.
+        Scans whose loss decides which epoch is best; without them a part of `scans` is held out.
     base_model : Model or path, optional
         Fine-tune: start from these weights.
     resume : Model or path, optional
         Continue this model's training exactly. Of `config` only the epochs, minutes and device
         are taken; the rest stays as it was.
-    backend : str, optional
+    backend : str or Choice, optional
         See `backends.selection.choose`; a model that is given runs on its own backend.
     observer : callable, optional
         Called with a `Progress` after each step; where it returns True, training ends with the
@@ -112,16 +115,16 @@ def train(
     Raises
     ------
     DataError, ConfigError, BackendUnavailableError
-        The message says what to do.
+        The message holds what to do.
     """
     start = _starting_model(base_model, resume)
-    chosen = choose(backend, model_backend=None if start is None else start.backend)
+    chosen = _chosen(backend, start)
     if resume is not None and start is not None:
         config = _resumed_config(start, config, chosen)
     if checkpoint is not None:
         continues = isinstance(resume, Path | str) and Path(resume) == Path(checkpoint)
         observer = Checkpoints(Path(checkpoint), continues=continues).beside(observer)
-    return _make(chosen).train(
+    return create_backend(chosen.name).train(
         _as_scans(scans),
         config or Config(),
         validation=_as_scans(validation),
@@ -137,7 +140,7 @@ def reconstruct(
     *,
     inference: InferenceConfig | None = None,
     refinement: RefinementConfig | None = None,
-    backend: str | None = None,
+    backend: BackendChoice = None,
     observer: Observer = ignore_progress,
 ) -> Reconstruction:
     """Predict the object of a scan with a trained network, stitch it and refine it.
@@ -147,9 +150,9 @@ def reconstruct(
     model : Model or path
     scan : Scan or path
     inference, refinement : optional
-        Where not given, the settings that the model carries. ``RefinementConfig(iterations=0)`` is
+        The settings that the model carries where not given. ``RefinementConfig(iterations=0)`` is
         the network alone.
-    backend : str, optional
+    backend : str or Choice, optional
         See `backends.selection.choose`; where nothing names one, the model's own.
     observer : callable, optional
         Called with a `Progress` after each step.
@@ -161,10 +164,10 @@ def reconstruct(
     Raises
     ------
     DataError, ArchiveError, BackendUnavailableError
-        The message says what to do.
+        The message holds what to do.
     """
     opened = _as_model(model)
-    runner = _make(choose(backend, model_backend=opened.backend))
+    runner = create_backend(_chosen(backend, opened).name)
     runner.model = opened
     return runner.reconstruct(
         as_scan(scan),
@@ -178,17 +181,20 @@ def refine(
     scan: AnyScan,
     refinement: RefinementConfig | None = None,
     *,
-    backend: str | None = None,
+    backend: BackendChoice = None,
     device: str = 'auto',
     observer: Observer = ignore_progress,
 ) -> Reconstruction:
     """Reconstruct a scan without a model, by iterations from a flat object: the honest baseline.
 
+    The iterations are those that refine a prediction: projections onto the measured amplitudes,
+    batch by batch (`physics.forward`).
+
     Parameters
     ----------
     scan : Scan or path
     refinement : RefinementConfig, optional
-    backend : str, optional
+    backend : str or Choice, optional
         See `backends.selection.choose`.
     device : str
         'auto', 'cpu', 'cuda', 'cuda:1', 'mps'.
@@ -198,8 +204,13 @@ def refine(
     Returns
     -------
     Reconstruction
+
+    Raises
+    ------
+    DataError, BackendUnavailableError
+        The message holds what to do.
     """
-    runner = _make(choose(backend))
+    runner = create_backend(_chosen(backend, None).name)
     return runner.refine(
         as_scan(scan), refinement or RefinementConfig(), device=device, observer=observer
     )
@@ -224,7 +235,7 @@ def save_model(path: Path | str, model: Model, *, inference_only: bool = False) 
     path : Path
     model : Model
     inference_only : bool
-        Leave out what only `train(resume=...)` needs.
+        Whether what only `train(resume=...)` needs is left out.
 
     Raises
     ------
@@ -234,8 +245,11 @@ def save_model(path: Path | str, model: Model, *, inference_only: bool = False) 
     write_model(Path(path), model, inference_only=inference_only)
 
 
-def _make(choice: Choice) -> Backend:
-    return create_backend(choice.name)
+def _chosen(backend: BackendChoice, model: Model | None) -> Choice:
+    """Choose the backend, where the caller has not done so before reading any scan."""
+    if isinstance(backend, Choice):
+        return backend
+    return choose(backend, model_backend=None if model is None else model.backend)
 
 
 def _as_model(model: AnyModel) -> Model:
@@ -267,11 +281,7 @@ def _starting_model(base_model: AnyModel | None, resume: AnyModel | None) -> Mod
 
 def _resumed_config(model: Model, config: Config | None, chosen: Choice) -> Config:
     """Return the settings a model was trained with, and the new ones for how long and where."""
-    if model.training_state is None:
-        raise ConfigError(
-            'This model holds no training state, so training cannot continue exactly. '
-            'Fine-tune it instead, with base_model.'
-        )
+    model.check_training_state('train(scans, base_model=model)')
     if chosen.name != model.backend:
         raise ConfigError(
             f'Training continues exactly only on the backend that began it, {model.backend!r}; '

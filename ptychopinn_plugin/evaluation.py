@@ -15,16 +15,20 @@ from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.storage.atomic import atomic_path
 
 MAX_SHIFT_PX = 8.0
-"""Both objects lie in the scan's coordinates; a larger residual shift is chance."""
+"""Both objects lie in the scan's coordinates, so a larger shift that is found is chance."""
 
 SAME_PIXEL_SHARE = 0.01
-"""By which sizes of pixels may differ: a pixel in a hundred, where registration ends."""
+"""Sizes of pixels may differ by this share: a pixel in a hundred, where registration ends."""
 
 SAME_POSITION_PX = 1.0
-"""What positions of the same scan may differ by, as after a correction of positions."""
+"""Positions of the same scan may differ by this, as after a correction of positions."""
 
 _MARGIN_PX = 16
+"""Pixels around the compared box, so that those that a shift moves into it are real."""
+
 _MIN_SIDE_PX = 16
+"""SSIM and the ring correlation mean little on a smaller box."""
+
 _WINDOW = 'hann'
 
 
@@ -35,10 +39,11 @@ class Similarity:
     Attributes
     ----------
     ssim : float
+        The mean structural similarity, at most 1.
     psnr_db : float
-        Infinite for equal images.
+        The peak signal-to-noise ratio in dB; infinite for equal images.
     mae : float
-        In the image's unit: 1 for amplitudes, radians for phases.
+        The mean absolute error; amplitudes have no unit, phases are in radians.
     """
 
     ssim: float
@@ -47,7 +52,7 @@ class Similarity:
 
     @classmethod
     def of(cls, image: FloatArray, truth: FloatArray) -> 'Similarity':
-        """Measure `image` against `truth`."""
+        """Measure `image` against `truth`, both ndarray of float, shape (height, width)."""
         return cls(
             metrics.ssim(image, truth), metrics.psnr(image, truth), metrics.mae(image, truth)
         )
@@ -66,11 +71,11 @@ class Evaluation:
     ----------
     amplitude, phase : Similarity
     ring_correlation : RingCorrelation
-        Of the complex objects, with a Hann window.
+        That of the complex objects, with a Hann window.
     shift_px : (y, x)
-        By which the reconstruction had to be moved on top of what the origins say.
+        The pixels by which the reconstruction had to be moved beyond the difference of origins.
     scale : complex
-        By which it was multiplied: global phase and amplitude.
+        The factor by which it was multiplied: global phase and amplitude.
     region_px : (top, bottom, left, right)
         First and one past the last pixel of the compared box, in the truth's pixels.
     image, truth : ndarray of complex128, shape (height, width)
@@ -114,7 +119,11 @@ def evaluate(
 ) -> Evaluation:
     """Register a reconstruction to the truth and measure how near it is.
 
-    Compared is the box of the scan's positions, where illuminations overlap well.
+    The box of the scan's positions is compared, where illuminations overlap well. The
+    reconstruction is moved by the difference of the origins and by the residual shift
+    (`metrics.find_shift`), and multiplied by one complex number (`metrics.align`). Amplitudes and
+    phases are then compared by SSIM, PSNR and mean absolute error, and the complex objects by
+    their Fourier ring correlation.
 
     Parameters
     ----------
@@ -123,9 +132,9 @@ def evaluate(
         A scan with its object, whose pixel [0, 0] is position (0, 0); another reconstruction; or
         an object.
     truth_origin_px : (y, x)
-        For an array: the position of its pixel [0, 0].
+        The position of the pixel [0, 0] of an array.
     remove_ramp : bool
-        Remove a linear phase too; see `metrics.align` for why this is not the default.
+        Whether a linear phase is removed too; `metrics.align` has the reason against it.
 
     Returns
     -------
@@ -167,9 +176,10 @@ def evaluate(
 def in_coordinates_of(
     reconstruction: Reconstruction, truth: Scan | Reconstruction
 ) -> Reconstruction:
-    """Count a reconstruction's positions from where the truth's are counted from.
+    """Move a reconstruction to the coordinates of the truth.
 
-    Files in metres have another zero than files in pixels.
+    Files in metres have another zero than files in pixels. The shift is the median over all
+    positions of the difference.
 
     Parameters
     ----------
@@ -243,7 +253,7 @@ def _object_of(
 
 
 _Box = np.ndarray[Any, np.dtype[np.int64]]
-"""(top, bottom, left, right), first and one past the last pixel."""
+"""A box holds (top, bottom, left, right): the first pixel and one past the last."""
 
 
 def _shared_box(
@@ -284,13 +294,13 @@ def _slices(box: _Box) -> tuple[slice, slice]:
 
 
 def plot_evaluation(evaluation: Evaluation, path: Path) -> None:
-    """Draw both objects, what is between them and the ring correlation.
+    """Draw both objects, their difference and the ring correlation.
 
     Parameters
     ----------
     evaluation : Evaluation
     path : Path
-        A picture; the suffix says which kind.
+        The picture to write; its suffix decides the format.
 
     Raises
     ------

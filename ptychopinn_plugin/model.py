@@ -6,6 +6,7 @@ from typing import Any
 
 from ptychopinn_plugin.array_types import ComplexArray, RealArray
 from ptychopinn_plugin.config import Config
+from ptychopinn_plugin.errors import ConfigError
 from ptychopinn_plugin.network import NetworkDescription
 
 
@@ -18,7 +19,7 @@ class TrainingState:
     arrays : mapping of str to ndarray
         The optimizer's state, the newest and the best weights, by name.
     values : mapping of str to plain values
-        Epoch, best loss, history, ...
+        The epoch, the best loss, the history and so on.
     """
 
     arrays: Mapping[str, RealArray]
@@ -46,20 +47,20 @@ class Model:
     Attributes
     ----------
     backend : str
-        Which backend trained it; 'auto' where PtychoPINN did, and any can run it.
+        The backend that trained it; 'auto' where PtychoPINN did, and any backend can run it.
     network : NetworkDescription
     config : Config
         All settings that were in force.
     photons : float
-        Mean counts of a training pattern: the one normalisation. The probe's energy is this
+        The mean counts of a training pattern, the one normalisation. The probe's energy is this
         number times `intensity_scale` squared.
     weights : mapping of str to ndarray of float32
         By layer name (`NetworkDescription.weight_shapes`).
     intensity_scale : float
-        Factor on the probe's amplitude. It starts at 1, for 'cnn' at 1.5, or at the base model's,
-        and stays there unless it was trained.
+        The factor on the probe's amplitude. It starts at 1, for 'cnn' at 1.5, or at the base
+        model's, and stays there unless it was trained.
     probe : ndarray of complex64, shape (n_modes, height, width)
-        Of the (first) training scan, as training left it.
+        The probe of the (first) training scan, as training left it; its energy is in counts.
     corrected_probes : tuple of CorrectedProbe
         One for each training scan where training corrected probes; empty where it did not.
     data_summary, provenance : mapping
@@ -78,3 +79,29 @@ class Model:
     data_summary: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     training_state: TrainingState | None = None
+
+    @property
+    def pattern_size(self) -> int:
+        """Return the side in pixels of the patterns that the model takes."""
+        return self.config.model.pattern_size or self.network.window_px
+
+    def check_training_state(self, instead: str) -> TrainingState:
+        """Return the training state, which continuing a training exactly needs.
+
+        Parameters
+        ----------
+        instead : str
+            How the caller fine-tunes, for the message.
+
+        Raises
+        ------
+        ConfigError
+            If the model was written for inference alone, or is one of PtychoPINN.
+        """
+        if self.training_state is None:
+            raise ConfigError(
+                'This model holds no training state (it was saved for inference only, or is one '
+                'of PtychoPINN), so training cannot continue exactly. Fine-tune it instead: '
+                f'{instead}.'
+            )
+        return self.training_state

@@ -6,7 +6,7 @@ manifest.json
     Format, versions, backend, network description, configuration, normalisation, data summary,
     provenance, and the SHA-256 of every other member.
 weights.h5
-    One float32 dataset a weight under its layer's name (``fine/1/weight``), kernels as
+    One float32 dataset for each weight under its layer's name (``fine/1/weight``), kernels as
     (out, in, height, width); `probe` (n_modes, h, w) complex64; where training corrected probes,
     also those of each scan, `corrected_probes/0/before` and `corrected_probes/0/after`.
 training_state.h5
@@ -29,7 +29,7 @@ from ptychopinn_plugin._version import __version__
 from ptychopinn_plugin.array_types import ComplexArray, RealArray
 from ptychopinn_plugin.config import Config
 from ptychopinn_plugin.errors import ArchiveError
-from ptychopinn_plugin.legacy.models import legacy_kind, read_legacy_model, refuse_bare_pickle
+from ptychopinn_plugin.legacy.models import legacy_kind, model_from_archive, refuse_bare_pickle
 from ptychopinn_plugin.model import CorrectedProbe, Model, TrainingState
 from ptychopinn_plugin.network import NetworkDescription
 from ptychopinn_plugin.storage.atomic import atomic_path
@@ -65,6 +65,8 @@ _RENAMED = {
 }
 CORRECTED = 'corrected_probes'
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)
+
+# What building a model from an incomplete or contradictory manifest raises.
 _INCOMPLETE = (
     LookupError,
     TypeError,
@@ -84,7 +86,7 @@ def write_model(path: Path, model: Model, *, inference_only: bool = False) -> No
     path : Path
     model : Model
     inference_only : bool
-        Leave the training state out.
+        Whether the training state is left out.
 
     Raises
     ------
@@ -122,16 +124,16 @@ def read_model(path: Path) -> Model:
         If it is not a model file, damaged, or of a newer format.
     """
     path = Path(path)
-    if legacy_kind(path) is not None:
-        return read_legacy_model(path)
     if not path.exists():
         raise ArchiveError(f'There is no model file {path}. Train one with: ptychopinn train.')
     if path.is_dir():
-        found = ', '.join(map(str, sorted(path.glob('*.zip')))) or 'none; it holds no *.zip'
+        found = ', '.join(map(str, sorted(path.glob('*.zip')))) or 'it holds no *.zip'
         raise ArchiveError(f'{path} is a folder; name the model file in it: {found}.')
     refuse_bare_pickle(path)
     what = 'model file (a zip with manifest.json)'
     with open_zip(path, str(path), what=what) as archive:
+        if legacy_kind(archive.names()) is not None:
+            return model_from_archive(archive, path)
         manifest = _read_manifest(archive)
         weights_data = _read_member(archive, manifest, 'weights.h5')
         state_data = None
@@ -167,7 +169,8 @@ def describe_model(model: Model) -> dict[str, Any]:
 
 def is_model_file(path: Path) -> bool:
     """Tell whether a file is a zip that holds a manifest.json, or a model of PtychoPINN."""
-    return 'manifest.json' in zip_names(path) or legacy_kind(path) is not None
+    names = zip_names(path)
+    return 'manifest.json' in names or legacy_kind(names) is not None
 
 
 def _read_manifest(archive: SafeZip) -> dict[str, Any]:

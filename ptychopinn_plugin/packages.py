@@ -1,4 +1,4 @@
-"""What is installed beside this package, told without importing it."""
+"""What is installed beside this package, found without importing it."""
 
 import importlib.util
 import re

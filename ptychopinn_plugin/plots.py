@@ -25,10 +25,12 @@ COVERED = 0.05
 """Pixels with a smaller share of the brightest illumination hold no object worth showing."""
 
 DPI = 160
+"""The pictures have this resolution: one pixel or more for a pixel of the usual object."""
 
 _UNCOVERED = '#dddddd'
 _NOT_LOSSES = ('epoch', 'seconds', 'learning_rate', 'patterns_per_second')
 _WRAPPING_RANGE_RAD = 1.6 * math.pi
+"""Phases over a wider range are drawn with cyclic colours, as they come near to wrapping."""
 _Masked = np.ma.MaskedArray[tuple[int, ...], np.dtype[np.floating]]
 
 
@@ -38,9 +40,9 @@ def plot_training(history: Sequence[Mapping[str, float]], path: Path) -> None:
     Parameters
     ----------
     history : sequence of mappings
-        One row an epoch, as in `TrainingResult.history`.
+        One row for each epoch, as in `TrainingResult.history`.
     path : Path
-        A picture; the suffix says which kind.
+        The picture to write; its suffix decides the format.
 
     Raises
     ------
@@ -86,9 +88,9 @@ def plot_reconstruction(
     ----------
     reconstruction : Reconstruction
     path : Path
-        A picture; the suffix says which kind.
+        The picture to write; its suffix decides the format.
     truth : ndarray of complex, shape (height, width), optional
-        Its pixel [0, 0] lies at position (0, 0).
+        The true object, whose pixel [0, 0] lies at position (0, 0).
 
     Raises
     ------
@@ -140,9 +142,9 @@ def plot_comparison(
     images : mapping of str to ndarray of complex, shape (height, width)
         By title, registered to the truth, with its global phase and scale.
     path : Path
-        A picture; the suffix says which kind.
+        The picture to write; its suffix decides the format.
     pixel_m : (height, width), optional
-        Of a pixel; without it the scale bar is in pixels.
+        The size of a pixel; without it the scale bar is in pixels.
 
     Raises
     ------
@@ -176,7 +178,7 @@ def plot_ring_correlations(curves: Mapping[str, metrics.RingCorrelation], path: 
     curves : mapping of str to RingCorrelation
         By legend, at least one.
     path : Path
-        A picture; the suffix says which kind.
+        The picture to write; its suffix decides the format.
 
     Raises
     ------

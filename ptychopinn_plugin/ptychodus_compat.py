@@ -7,7 +7,7 @@ import numpy as np
 from ptychopinn_plugin.array_types import FloatArray
 
 PRODUCT_NAMES = ('product.h5', 'product-in.h5')
-"""The product of a folder; 1.5 has the second name in batch mode."""
+"""The product of a folder has one of these names; 1.5 writes the second in batch mode."""
 
 
 def positions_m(positions: Any) -> FloatArray:
@@ -34,7 +34,7 @@ def place_m(place: Any) -> tuple[float, float]:
 
 
 def photon_energy_eV(metadata: Any) -> float | None:
-    """Return the photon energy of a product or of patterns."""
+    """Return the photon energy of a product or of patterns in eV; None where it is unknown."""
     name = 'photon_energy_eV' if hasattr(metadata, 'photon_energy_eV') else 'probe_energy_eV'
     value = getattr(metadata, name)
     return None if value is None else float(value)
@@ -46,7 +46,7 @@ def is_far_field(metadata: Any) -> bool:
 
 
 def beam_center_px(metadata: Any) -> tuple[int, int] | None:
-    """Return where the beam meets the detector, (y, x), if the patterns say it."""
+    """Return where the beam meets the detector, (y, x) in pixels, if the patterns hold it."""
     if hasattr(metadata, 'beam_center'):
         center = metadata.beam_center
         return None if center is None else (int(center.y_px), int(center.x_px))

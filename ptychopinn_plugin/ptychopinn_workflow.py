@@ -28,11 +28,12 @@ def run_cdi_example(
     Parameters
     ----------
     train_data, test_data : Scan, RawData or path, optional
-        Else those that `config` names. Without test data the model is trained and no more.
+        Where not given, those that `config` names. Without test data the model is only trained.
     config : object
         A `TrainingConfig` of PtychoPINN, or what else `from_legacy` takes, or a `Config` of ours.
     iterations : int, optional
-        Of refinement after the network; 0 is the network alone, as PtychoPINN has it.
+        The iterations of refinement after the network; with 0 the network alone counts, as in
+        PtychoPINN.
     observer : callable, optional
         Called with a `Progress` after each step; where it returns True, the run stops with the
         best it has.
@@ -40,7 +41,7 @@ def run_cdi_example(
     Returns
     -------
     amplitude, phase : ndarray of float32, shape (height, width), or None
-        Of the stitched object; phase in radians.
+        Those of the stitched object; amplitudes have no unit, phases are in radians.
     results : dict
         'backend' (which one made it), 'model', 'history', 'stopped', 'config', and with test data
         'reconstruction', 'object' (complex64), 'origin_px' (y, x), 'probe', 'amplitude_residual'.
@@ -89,7 +90,7 @@ def run_cdi_example(
 
 
 def subsample_scan(scan: Scan, settings: LegacySettings) -> Scan:
-    """Return a scan of `n_subsample` positions drawn at random; the same where none is asked for.
+    """Return a scan of `n_subsample` positions drawn at random; the same scan without that setting.
 
     Parameters
     ----------

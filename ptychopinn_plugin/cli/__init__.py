@@ -10,18 +10,21 @@ import typer.main
 from typer.core import TyperGroup
 
 from ptychopinn_plugin._version import __version__
-from ptychopinn_plugin.cli.convert import convert
-from ptychopinn_plugin.cli.demo import demo
-from ptychopinn_plugin.cli.doctor import doctor
-from ptychopinn_plugin.cli.evaluate import evaluate
-from ptychopinn_plugin.cli.export import export
-from ptychopinn_plugin.cli.group import group
-from ptychopinn_plugin.cli.inspect import inspect
+from ptychopinn_plugin.cli.convert import convert_command
+from ptychopinn_plugin.cli.demo import demo_command
+from ptychopinn_plugin.cli.doctor import doctor_command
+from ptychopinn_plugin.cli.evaluate import evaluate_command
+from ptychopinn_plugin.cli.export import export_command
+from ptychopinn_plugin.cli.group import group_command
+from ptychopinn_plugin.cli.inspect import inspect_command
 from ptychopinn_plugin.cli.log import showing_warnings
 from ptychopinn_plugin.cli.options import joined_lines
-from ptychopinn_plugin.cli.ptychopinn_scripts import ptycho_inference, ptycho_train
-from ptychopinn_plugin.cli.reconstruct import reconstruct, refine
-from ptychopinn_plugin.cli.train import train
+from ptychopinn_plugin.cli.ptychopinn_scripts import (
+    ptycho_inference_command,
+    ptycho_train_command,
+)
+from ptychopinn_plugin.cli.reconstruct import reconstruct_command, refine_command
+from ptychopinn_plugin.cli.train import train_command
 from ptychopinn_plugin.errors import ConfigError, PtychoPinnError
 
 __all__ = ['app', 'main']
@@ -41,7 +44,8 @@ class _Commands(TyperGroup):
         if name == 'simulate':
             module = importlib.import_module('ptychopinn_plugin.cli.simulate')
             single = typer.Typer(add_completion=False, rich_markup_mode='rich')
-            single.command(name, help=joined_lines(module.simulate.__doc__))(module.simulate)
+            function = module.simulate_command
+            single.command(name, help=joined_lines(function.__doc__))(function)
             command = typer.main.get_command(single)
         return name, command, rest
 
@@ -95,27 +99,27 @@ def _root(
         raise typer.Exit
 
 
-def _simulate() -> None:
+def simulate_command() -> None:
     """Simulate a scan with its true object, to try and to compare with."""
 
 
-_FUNCTIONS: dict[str, Callable[..., None]] = {
-    'demo': demo,
-    'simulate': _simulate,
-    'train': train,
-    'reconstruct': reconstruct,
-    'refine': refine,
-    'evaluate': evaluate,
-    'inspect': inspect,
-    'convert': convert,
-    'export': export,
-    'group': group,
-    'ptycho-train': ptycho_train,
-    'ptycho-inference': ptycho_inference,
-    'doctor': doctor,
+_COMMANDS: dict[str, Callable[..., None]] = {
+    'demo': demo_command,
+    'simulate': simulate_command,
+    'train': train_command,
+    'reconstruct': reconstruct_command,
+    'refine': refine_command,
+    'evaluate': evaluate_command,
+    'inspect': inspect_command,
+    'convert': convert_command,
+    'export': export_command,
+    'group': group_command,
+    'ptycho-train': ptycho_train_command,
+    'ptycho-inference': ptycho_inference_command,
+    'doctor': doctor_command,
 }
-for _name, _function in _FUNCTIONS.items():
-    app.command(_name, help=joined_lines(_function.__doc__ or ''))(_function)
+for _name, _command in _COMMANDS.items():
+    app.command(_name, help=joined_lines(_command.__doc__ or ''))(_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -134,9 +138,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except _ClickError as error:
         sys.exit(_fail(_explain(error)))
     except MemoryError as error:
-        # NumPy says how much it asked for.
-        more = str(error) or 'no word of how much'
-        sys.exit(_fail(f'The memory of this machine must hold more: {more}. Use a smaller scan.'))
+        # NumPy puts the size of the array into the message; Python itself leaves it empty.
+        detail = str(error) or 'the size of what did not fit is unknown'
+        sys.exit(_fail(f'The memory of this machine is too small: {detail}. Use a smaller scan.'))
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)

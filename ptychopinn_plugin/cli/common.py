@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def read_scans(paths: Sequence[Path], given: Given) -> list['Scan']:
-    """Read scans as the options say.
+    """Read scans with the options of the section 'reading'.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def _place(text: str | None) -> tuple[int, int] | None:
 
 
 def fit_scans(scans: Iterable['Scan'], size: int) -> list['Scan']:
-    """Bring patterns to the model's size; a note of each scan says what was done."""
+    """Bring patterns to the model's size; each scan gets a note of what was done."""
     from ptychopinn_plugin.data import fit_to_size
 
     return [fit_to_size(scan, size) for scan in scans]
@@ -125,7 +125,7 @@ def report(values: Mapping[str, Any], lines: Sequence[str], *, as_json: bool) ->
 
 
 def in_words(seconds: float) -> str:
-    """Return a duration as a person says it."""
+    """Return a duration in the unit that suits it."""
     if seconds < 10:
         return f'{seconds:.2f} s'
     if seconds < 90:

@@ -10,7 +10,7 @@ from ptychopinn_plugin.cli.options import AsJson
 from ptychopinn_plugin.errors import ArchiveError, OutputError
 
 
-def convert(
+def convert_command(
     old: Annotated[
         Path,
         typer.Argument(
@@ -23,8 +23,8 @@ def convert(
         typer.Option(
             '--probe-from',
             metavar='FILE',
-            help='A scan or product with the probe of the training: torch files hold none, and the '
-            'intensity scale follows from it.',
+            help='A scan or product with the probe of the training, from which the intensity scale '
+            'follows: torch files hold no probe.',
         ),
     ] = None,
     as_json: AsJson = False,
@@ -40,7 +40,7 @@ def convert(
       ptychopinn convert last.ckpt model.zip --probe-from train_data.npz
     """
     from ptychopinn_plugin.data import read_probe
-    from ptychopinn_plugin.legacy.models import legacy_kind, read_legacy_model, refuse_bare_pickle
+    from ptychopinn_plugin.legacy.models import read_legacy_model
     from ptychopinn_plugin.model_file import describe_model, write_model
     from ptychopinn_plugin.storage.atomic import check_output_file
 
@@ -49,12 +49,6 @@ def convert(
         raise OutputError(f'A model is written as .zip; got {new}. Try {better}.')
     if not old.is_file():
         raise ArchiveError(f'There is no model file {old}. Check the path.')
-    refuse_bare_pickle(old)
-    if legacy_kind(old) is None:
-        raise ArchiveError(
-            f'{old} is no model of PtychoPINN, so there is nothing to convert. '
-            f'See what it is: ptychopinn inspect {old}.'
-        )
     check_output_file(new, old, probe_from)
     model = read_legacy_model(old, probe=None if probe_from is None else read_probe(probe_from))
     write_model(new, model)

@@ -17,7 +17,9 @@ from ptychopinn_plugin.config import Config, RefinementConfig, TrainingConfig
 from ptychopinn_plugin.text import count
 
 if TYPE_CHECKING:
+    from ptychopinn_plugin.api import BackendChoice
     from ptychopinn_plugin.backends.protocol import TrainingResult
+    from ptychopinn_plugin.backends.selection import Choice
     from ptychopinn_plugin.data import Reconstruction, Scan
     from ptychopinn_plugin.evaluation import Evaluation
 
@@ -41,14 +43,14 @@ FILES = (
 NETWORK, HYBRID, FLAT = 'network', 'network_and_iterations', 'iterations_from_flat'
 
 LEVEL = 0.02
-"""A smaller difference of SSIM is not worth a word."""
+"""The report calls a smaller difference of SSIM level."""
 
 
-def demo(
+def demo_command(
     output: Output,
     backend: BackendName = None,
     seed: Annotated[
-        int, typer.Option(min=0, help='Of the objects, the noise and the training.')
+        int, typer.Option(min=0, help='Seed of the objects, the noise and the training.')
     ] = 1,
     max_minutes: Annotated[
         float, typer.Option(help='Minutes of training (target included).')
@@ -84,18 +86,18 @@ def demo(
         refinement=RefinementConfig(iterations=refine),
     )
     with staged_outputs(output, FILES, rescue=MODEL_FILE) as stage:
-        backend = _choose(backend)
+        choice = _choose(backend)
         training, test = _simulate(seed, training_patterns, test_patterns)
-        result = _train(training, config, backend)
+        result = _train(training, config, choice)
         _write_training(stage, result)
         _write_scans(stage, training, test)
-        values = show(stage, result, test, backend, started=started)
+        values = show(stage, result, test, choice, started=started)
     values = {'output': output, 'files': list(FILES), **values}
     report(values, _summary(values, output), as_json=as_json)
 
 
 def show(
-    stage: Path, result: 'TrainingResult', test: 'Scan', backend: str, *, started: float
+    stage: Path, result: 'TrainingResult', test: 'Scan', backend: 'BackendChoice', *, started: float
 ) -> dict[str, Any]:
     """Reconstruct a scan three ways with a trained model, and write all about it to a folder.
 
@@ -106,7 +108,7 @@ def show(
     result : TrainingResult
     test : Scan
         With its object.
-    backend : str
+    backend : str or Choice
     started : float
         When the run began, by `time.perf_counter`.
 
@@ -125,10 +127,10 @@ def show(
     return values
 
 
-def _choose(name: str | None) -> str:
+def _choose(name: str | None) -> 'Choice':
     from ptychopinn_plugin.backends.selection import choose
 
-    return choose(name).name
+    return choose(name)
 
 
 def _say(text: str) -> None:
@@ -146,10 +148,10 @@ def _simulate(seed: int, training_patterns: int, test_patterns: int) -> tuple['S
     return training, simulate(SimulationConfig(seed=seed + 1, n_positions=test_patterns))
 
 
-def _train(scan: 'Scan', config: Config, backend: str) -> 'TrainingResult':
+def _train(scan: 'Scan', config: Config, backend: 'Choice') -> 'TrainingResult':
     from ptychopinn_plugin import api
 
-    _say(f'Training with {backend} for {config.training.max_minutes:g} min')
+    _say(f'Training with {backend.name} for {config.training.max_minutes:g} min')
     with RunProgress() as observer:
         return api.train(scan, config, backend=backend, observer=observer)
 
@@ -173,15 +175,17 @@ def _write_scans(stage: Path, training: 'Scan', test: 'Scan') -> None:
 
 
 def _reconstruct(
-    result: 'TrainingResult', scan: 'Scan', backend: str
+    result: 'TrainingResult', scan: 'Scan', backend: 'BackendChoice'
 ) -> dict[str, 'Reconstruction']:
     from ptychopinn_plugin import api
 
     model, iterations = result.model, result.model.config.refinement
     _say(f'Reconstructing {count(len(scan), "pattern")} that the network has never seen')
     with RunProgress() as observer:
-        none = iterations.replace(iterations=0)
-        alone = api.reconstruct(model, scan, refinement=none, backend=backend, observer=observer)
+        unrefined = iterations.replace(iterations=0)
+        alone = api.reconstruct(
+            model, scan, refinement=unrefined, backend=backend, observer=observer
+        )
         hybrid = api.reconstruct(model, scan, backend=backend, observer=observer)
         flat = api.refine(scan, iterations, backend=backend, observer=observer)
     return {NETWORK: alone, HYBRID: hybrid, FLAT: flat}

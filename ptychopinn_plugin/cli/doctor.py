@@ -25,7 +25,7 @@ PROBE_TIMEOUT_S = 120.0
 NVIDIA_DRIVER = Path('/proc/driver/nvidia/version')
 
 PTYCHODUS_WARNING = (
-    'Ptychodus runs another algorithm, and says nothing, where a settings file names ours and '
+    'Ptychodus silently runs another algorithm where a settings file names one of ours and '
     'this plugin is missing: run `ptychopinn doctor` there before a batch.'
 )
 
@@ -50,10 +50,10 @@ sys.stdout.write('\\n' + json.dumps({'gpus': gpus}))
 """
 
 
-def doctor(
+def doctor_command(
     as_json: Annotated[bool, typer.Option('--json', help='Print JSON, for scripts.')] = False,
 ) -> None:
-    """Say what is installed, which backend would run and why, and how to mend what is missing.
+    """Show what is installed, which backend would run and why, and how to mend what is missing.
 
     Ends with exit code 0 if training and reconstruction can run here, else with 1.
     """
@@ -94,7 +94,7 @@ def examine() -> dict[str, Any]:
 
 
 def describe_machine() -> dict[str, Any]:
-    """Return what this computer is, as far as it can be told without a framework."""
+    """Return what is known of this computer without a framework."""
     return {
         'python': {'version': platform.python_version(), 'executable': sys.executable},
         'platform': platform.platform(),
@@ -104,7 +104,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def _describe(spec: BackendSpec) -> dict[str, Any]:
-    """Return the state of a backend; 'problem' says why it cannot run."""
+    """Return the state of a backend; 'problem' is the reason why it cannot run."""
     problem = spec.problem()
     found: dict[str, Any] = {}
     if problem is None:
@@ -124,7 +124,7 @@ def _describe(spec: BackendSpec) -> dict[str, Any]:
 
 
 def _probe(framework: str) -> dict[str, Any]:
-    """Import a framework in a child and ask it for its GPUs."""
+    """Import a framework in a child process and return the GPUs that it finds."""
     # -P: a folder named like the framework in the current directory is not the framework.
     command = [sys.executable, '-P', '-c', _PROBE, framework]
     try:
@@ -153,7 +153,7 @@ def _gpus(backends: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], str]:
         note = item.pop('gpu_note')
         notes += [note] if note else []
     if not gpus and not notes:
-        notes.append('none that an installed backend can use; the CPU computes')
+        notes.append('no GPU that an installed backend can use; the CPU computes')
         if NVIDIA_DRIVER.exists():
             notes.append('an NVIDIA driver is here: is the framework a build for CPUs?')
     return gpus, '; '.join(notes)
@@ -201,7 +201,7 @@ def _usable_cores() -> int:
 
 
 def _memory_gb() -> float | None:
-    """Return the memory of the machine, where the system tells it."""
+    """Return the memory of the machine in GB, or None where the system has no such figure."""
     try:
         size = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
     except (AttributeError, ValueError, OSError):
@@ -245,7 +245,7 @@ def _backend_line(item: dict[str, Any]) -> str:
 
 def _choice_line(choice: dict[str, Any]) -> str:
     if choice['source'] == 'environment':
-        why = f'{ENVIRONMENT_VARIABLE}={choice["value"]} says so'
+        why = f'{ENVIRONMENT_VARIABLE}={choice["value"]}'
     else:
         why = 'nothing names one, and it is the first installed'
     return f'{choice["name"]}: {why}' if choice['name'] else f'nothing ({choice["source"]})'

@@ -40,7 +40,7 @@ _Output = Annotated[
 
 
 @takes_settings(READING)
-def evaluate(
+def evaluate_command(
     reconstruction: _Reconstruction,
     truth: _Truth,
     output: _Output = None,
@@ -62,8 +62,7 @@ def evaluate(
       ptychopinn evaluate product.h5 scan.npz --json
     """
     from ptychopinn_plugin.data import is_product_file, read_reconstruction
-    from ptychopinn_plugin.evaluation import evaluate as measure
-    from ptychopinn_plugin.evaluation import in_coordinates_of, plot_evaluation
+    from ptychopinn_plugin.evaluation import evaluate, in_coordinates_of, plot_evaluation
 
     with ExitStack() as stack:
         stage = None
@@ -73,7 +72,7 @@ def evaluate(
         true = _read_truth(truth, found, given)
         if is_product_file(reconstruction) or is_product_file(truth):
             found = in_coordinates_of(found, true)
-        evaluation = measure(found, true, remove_ramp=remove_ramp)
+        evaluation = evaluate(found, true, remove_ramp=remove_ramp)
         values: dict[str, Any] = {
             'reconstruction': reconstruction,
             'truth': truth,

@@ -9,7 +9,7 @@ from ptychopinn_plugin.cli.common import report
 from ptychopinn_plugin.cli.options import AsJson
 
 
-def export(
+def export_command(
     model: Annotated[
         Path, typer.Argument(metavar='MODEL', help='A model file, also one of PtychoPINN.')
     ],

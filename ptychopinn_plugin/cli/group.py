@@ -13,7 +13,7 @@ from ptychopinn_plugin.text import count
 
 
 @takes_settings(Section('groups', GroupOptions, 'Groups'), READING)
-def group(
+def group_command(
     scan: Annotated[Path, typer.Argument(metavar='SCAN', help='A scan (a file or folder).')],
     out: Annotated[Path, typer.Argument(metavar='OUT.npz', help='The file to write.')],
     no_cache: Annotated[
@@ -51,7 +51,7 @@ def group(
     cache = None if no_cache else cache_path(scan)
     grouped = group_scan(loaded, options, cache=cache)
     if cache is not None and not groups_are_kept(cache, loaded.positions_px, options):
-        # It could not be written; the log says why.
+        # It could not be written; a warning in the log has the reason.
         cache = None
     arrays: dict[str, Any] = {name: x for name, x in grouped.items() if x is not None}
     with atomic_path(out) as partial:

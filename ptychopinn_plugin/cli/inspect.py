@@ -14,7 +14,7 @@ _UNITS = {'m': 'm', 'eV': 'eV'}
 
 
 @takes_settings(READING)
-def inspect(
+def inspect_command(
     file: Annotated[
         Path,
         typer.Argument(

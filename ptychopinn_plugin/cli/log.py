@@ -43,7 +43,7 @@ def keeping_log(path: Path) -> Iterator[None]:
 
 
 class _Notes(logging.Handler):
-    """Shows what the package warns of, in the words in which the commands speak."""
+    """Prints the package's warnings as notes, as the commands print theirs."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a line on stderr."""

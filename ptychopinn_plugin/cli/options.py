@@ -15,7 +15,7 @@ import typer
 from ptychopinn_plugin.config import Validated, photons_setting, setting
 
 Given = dict[str, dict[str, Any]]
-"""By section: the settings that the user gave, and no others."""
+"""The settings that the user gave, and no others, by the name of their section."""
 
 Output = Annotated[
     Path,
@@ -39,7 +39,8 @@ class ScanReading(Validated):
     """How scan files are read."""
 
     domain: Literal['counts', 'amplitudes'] | None = setting(
-        None, 'what the patterns hold; else the file says it, or it is inferred and reported'
+        None,
+        'what the patterns hold; where not given, as the file states, or inferred and reported',
     )
     reader: str | None = setting(
         None, 'file reader of an installed Ptychodus, for formats that are not our own'
@@ -49,16 +50,16 @@ class ScanReading(Validated):
     )
     positions: Path | None = setting(None, 'a file of positions, for --reader')
     positions_reader: str | None = setting(
-        None, 'reader of that file, where its name and that of --reader do not tell'
+        None, 'reader of that file, where its name and that of --reader leave it open'
     )
     probe_from: Path | None = setting(
         None, 'take the probe from this scan, product, reconstruction or NPY file'
     )
     photon_energy_eV: float | None = setting(
-        None, 'photon energy, for --reader, where the file says none', minimum=0.1, unit='eV'
+        None, 'photon energy, for --reader, where the file holds no value', minimum=0.1, unit='eV'
     )
     detector_distance_m: float | None = setting(
-        None, 'from sample to detector, likewise', minimum=1e-6, unit='m'
+        None, 'distance from sample to detector, likewise', minimum=1e-6, unit='m'
     )
     detector_pixel_m: float | None = setting(
         None, "size of the detector's pixels, likewise", minimum=1e-9, maximum=1.0, unit='m'

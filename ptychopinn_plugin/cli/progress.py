@@ -46,13 +46,13 @@ class _Details(ProgressColumn):
 class RunProgress:
     """Shows where a run is, on stderr and only where that is a terminal; an `Observer`.
 
-    The first Ctrl-C asks the run to stop and to keep the best it has, a second one ends it. While
-    a target iterations there is nothing to keep, and the first one ends the run.
+    The first Ctrl-C lets the run stop and keep the best model so far, a second one ends it at
+    once. While the target is being computed there is nothing to keep, and the first one ends it.
 
     Parameters
     ----------
     on_progress : callable, optional
-        Told of every step as well.
+        Called with every step as well.
     """
 
     def __init__(self, on_progress: Callable[['Progress'], None] | None = None) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ptychopinn_plugin.model_file import Model
 
 DEPRECATED = {**OLDER_NAMES, 'device': 'accelerator'}
-"""Older names of options, and those that took their place."""
+"""Each older name of an option is a key, the name that took its place is the value."""
 
 _ACCELERATORS = {'gpu': 'cuda', 'tpu': 'auto'}
 
@@ -33,7 +33,7 @@ _TORCH_OPTIONS = {
     'learning-rate': 'learning_rate',
     'accumulate-grad-batches': 'accum_steps',
 }
-"""Other names of options in PtychoPINN's scripts and in those of its torch side."""
+"""PtychoPINN's scripts and those of its torch side have these other names of options."""
 
 _NO_EFFECT: dict[str, type] = {
     'do_stitching': bool,
@@ -55,7 +55,7 @@ _NO_EFFECT: dict[str, type] = {
     'torch-enable-checkpointing': bool,
     'torch-checkpoint-save-top-k': int,
 }
-"""Options of theirs that change no result; taken, so that a script runs as it is."""
+"""These options of theirs change no result. They are taken so that a script runs as it is."""
 
 
 def _options_of(owner: Owner, more: dict[str, str]) -> type[Validated]:
@@ -110,7 +110,7 @@ _Yaml = Annotated[
 
 
 @takes_settings(_section(_TRAINING), READING)
-def ptycho_train(config: _Yaml = None, *, given: Given) -> None:
+def ptycho_train_command(config: _Yaml = None, *, given: Given) -> None:
     """Train as PtychoPINN's training script does, with its options and its defaults.
 
     Leaves in --output_dir what `train` leaves; with --test_data_file that scan is reconstructed as
@@ -122,13 +122,13 @@ def ptycho_train(config: _Yaml = None, *, given: Given) -> None:
       ptychopinn ptycho-train --train_data_file a.npz --test_data_file b.npz --gridsize 2
         --n_groups 512 --backend pytorch --output_dir out
     """
-    from ptychopinn_plugin.cli.train import MODEL_FILE, train
+    from ptychopinn_plugin.cli.train import MODEL_FILE, train_command
 
     settings = _settings(given, config, 'TrainingConfig')
     scan, output = _needed(settings, 'train_data'), _needed(settings, 'output')
     sections: Any = settings.config.to_dict()
     chosen = {'training': sections['training'], 'model': sections['model']}
-    _function(train)(
+    _function(train_command)(
         [scan], output, backend=settings.backend, given={**chosen, 'reading': given['reading']}
     )
     if settings.test_data is not None:
@@ -136,7 +136,7 @@ def ptycho_train(config: _Yaml = None, *, given: Given) -> None:
 
 
 @takes_settings(_section(_INFERENCE), READING)
-def ptycho_inference(config: _Yaml = None, *, given: Given) -> None:
+def ptycho_inference_command(config: _Yaml = None, *, given: Given) -> None:
     """Reconstruct as PtychoPINN's inference script does, with its options.
 
     --model_path is a model file of this package or of PtychoPINN, or the folder that holds its
@@ -158,19 +158,18 @@ def ptycho_inference(config: _Yaml = None, *, given: Given) -> None:
 
 
 def _warn_of_model_options(settings: 'LegacySettings', model: 'Model') -> None:
-    """Name what was asked for of the network, where the model file says otherwise."""
+    """Name the options of the network that differ from the model file, which decides."""
     asked = {
         item: settings.given[name]
         for name, item in fields_of('ModelConfig').items()
         if item.ours and settings.given and settings.given.get(name) is not None
     }
-    size = model.config.model.pattern_size or model.network.window_px
-    there = model.config.model.replace(pattern_size=size)
+    there = model.config.model.replace(pattern_size=model.pattern_size)
     for item, value in asked.items():
         ours = getattr(there, item.ours.removeprefix('model.'))
         if item.take(value) != ours:
             logger.warning(
-                '%s = %s has no effect: the model file decides, and it says %s.',
+                '%s = %s has no effect: the model file decides, and it holds %s.',
                 item.name,
                 value,
                 item.give(ours),

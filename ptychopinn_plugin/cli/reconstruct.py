@@ -58,7 +58,7 @@ ScanPath = Annotated[Path, typer.Argument(metavar='SCAN', help='The scan to reco
     Section('inference', InferenceConfig, 'Prediction'),
     READING,
 )
-def reconstruct(
+def reconstruct_command(
     model: Annotated[Path, typer.Argument(metavar='MODEL', help='A model file, wts.h5.zip.')],
     scan: ScanPath,
     output: Output,
@@ -87,7 +87,7 @@ def reconstruct(
     Section('refinement', RefinementConfig, 'Refinement', options={'probe': 'refine-probe'}),
     READING,
 )
-def refine(
+def refine_command(
     scan: ScanPath,
     output: Output,
     backend: BackendName = None,
@@ -118,7 +118,7 @@ def refine(
         watch.loaded()
         with RunProgress() as observer:
             result = api.refine(
-                read, config.refinement, backend=choice.name, device=device, observer=observer
+                read, config.refinement, backend=choice, device=device, observer=observer
             )
         values, lines = _finish(stage, output, result, read, watch)
     report(values | {'notes': notes}, lines, as_json=as_json)
@@ -156,7 +156,7 @@ def reconstruct_into(
         opened = api.open_model(model) if isinstance(model, Path) else model
         config = assemble_config(given, base=opened.config.to_dict())
         choice = choose(backend, model_backend=opened.backend)
-        size = opened.config.model.pattern_size or opened.network.window_px
+        size = opened.pattern_size
         # The fitted scan, so that its object lies where the reconstruction does.
         fitted, notes = _read(scan, given, size)
         fitted = select(fitted)
@@ -167,7 +167,7 @@ def reconstruct_into(
                 fitted,
                 inference=config.inference,
                 refinement=config.refinement,
-                backend=choice.name,
+                backend=choice,
                 observer=observer,
             )
         values, lines = _finish(stage, output, result, fitted, watch)

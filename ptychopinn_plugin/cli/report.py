@@ -70,9 +70,9 @@ class Column:
     key : str
         Of the row's value.
     digits : str
-        Format of a number, as in `format`.
+        The format of a number, as `format` takes it; empty for text.
     best : 'high', 'low' or ''
-        Which value is set off.
+        Which value of the column is set off.
     """
 
     heading: str
@@ -101,7 +101,7 @@ class Picture:
     path : Path
     caption : str
     narrow : bool
-        Not to be drawn over the whole width.
+        Whether it is drawn over less than the whole width.
     """
 
     path: Path
@@ -111,7 +111,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Report:
-    """What the page says.
+    """The contents of the page.
 
     Attributes
     ----------

@@ -34,13 +34,13 @@ def assemble_config(
     Parameters
     ----------
     given : dict of dict
-        By section, what the user gave; sections that are none of `Config`'s are left alone.
+        What the user gave, by section; sections that `Config` does not have are left alone.
     file : Path, optional
         A TOML file with some or all settings.
     assignments : sequence of str
         ``section.name=value``.
     base : mapping of mapping, optional
-        Settings of a model.
+        The settings of a model.
 
     Returns
     -------

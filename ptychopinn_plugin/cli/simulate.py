@@ -46,7 +46,7 @@ _OPTIONS = {
 @takes_settings(
     Section('simulation', SimulationConfig, 'Detector', options=_OPTIONS, panels=_PANELS)
 )
-def simulate(
+def simulate_command(
     out: Annotated[Path, typer.Argument(metavar='OUT.npz', help='The file to write.')],
     probe_file: Annotated[
         Path | None,

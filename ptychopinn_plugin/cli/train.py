@@ -45,7 +45,7 @@ LOG_FILE = 'train.log'
 FILES = (MODEL_FILE, 'losses.csv', 'training.png', 'config.toml', LOG_FILE)
 
 _PANELS = {
-    'Learning from what': (
+    'Terms of the loss': (
         'poisson_weight',
         'amplitude_mae_weight',
         'target',
@@ -69,7 +69,7 @@ _Validation = Annotated[
     list[Path] | None,
     typer.Option(
         metavar='SCAN',
-        help='A scan whose loss says which epoch is best; may be given several times. '
+        help='A scan whose loss decides which epoch is best; may be given several times. '
         'Without one, a part of the training scan is held out.',
     ),
 ]
@@ -102,7 +102,7 @@ _InferenceOnly = Annotated[
 
 @dataclass(frozen=True)
 class _Job:
-    """Everything that was asked for, read and checked."""
+    """Everything that the options name, read and checked."""
 
     scans: Sequence['Scan']
     validation: Sequence['Scan']
@@ -119,7 +119,7 @@ class _Job:
     Section('model', ModelConfig, 'Network', panels=_NETWORK_PANELS),
     READING,
 )
-def train(
+def train_command(
     scans: _Scans,
     output: Output,
     validation: _Validation = None,
@@ -192,11 +192,7 @@ def _settings(
     allowed = ('training.epochs', 'training.max_minutes', 'training.device')
     advice = '--resume continues exactly. Leave the setting out, or fine-tune with --base-model.'
     refuse_changes(model.config, config, allowed, advice)
-    if model.training_state is None:
-        raise ConfigError(
-            f'{path} holds no training state (--inference-only), so training cannot continue '
-            f'exactly. Fine-tune it instead: --base-model {path}.'
-        )
+    model.check_training_state(f'ptychopinn train --base-model {path}')
     return model, config
 
 
@@ -209,16 +205,16 @@ def _prepare(
     backend: tuple[str | None, str | None],
     given: Given,
 ) -> _Job:
-    """Choose the backend, asked for or saved, and read the scans, before anything takes long."""
+    """Choose the backend and read the scans, before anything takes long."""
     from ptychopinn_plugin.backends.selection import choose
 
     asked, saved = backend
     of_model = None if model is None else model.backend
     choice = choose(asked, setting=saved, model_backend=of_model)
     read = read_scans([*paths, *validation], given)
+    # Decided here, where the scans are known, and once: the settings that go on name the size.
     size = config.model.pattern_size or min(read[0].pattern_shape)
-    # Checks the size, too.
-    config.model.replace(pattern_size=size)
+    config = config.replace(model=config.model.replace(pattern_size=size))
     fitted = fit_scans(read, size)
     notes = show_notes(fitted)
     scans, held_out = fitted[: len(paths)], fitted[len(paths) :]
@@ -226,13 +222,13 @@ def _prepare(
 
 
 def _checkpoints(path: Path, resumed: Path | None) -> 'Checkpoints':
-    """Say so where a former training was cut off; its checkpoint is kept."""
+    """Print a note where a former training was cut off; its checkpoint is kept."""
     from ptychopinn_plugin.backends.checkpoints import Checkpoints
 
     continues = resumed is not None and path.exists() and path.samefile(resumed)
     if path.exists() and not continues:
         typer.echo(
-            f'note: {path} is of a training that was cut off. To continue that one, say --resume '
+            f'note: {path} is of a training that was cut off. To continue that one, use --resume '
             f'{path}; the first checkpoint of this one moves it aside.',
             err=True,
         )
@@ -254,13 +250,13 @@ def _run(job: _Job, checkpoints: 'Checkpoints') -> 'TrainingResult':
                 validation=job.validation,
                 base_model=None if job.resume else job.model,
                 resume=job.model if job.resume else None,
-                backend=job.choice.name,
+                backend=job.choice,
                 observer=checkpoints.beside(watch),
             )
     except BaseException:
         if checkpoints.is_written:
             typer.echo(
-                'note: what was learned until the last checkpoint is kept; to continue, say '
+                'note: what was learned until the last checkpoint is kept; to continue, use '
                 f'--resume {checkpoints.path}',
                 err=True,
             )

@@ -8,12 +8,12 @@ import numpy as np
 from scipy import ndimage, sparse
 
 from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray, IntArray, RealArray
-from ptychopinn_plugin.data.scan import Geometry, Scan
+from ptychopinn_plugin.data.scan import CHUNK_PATTERNS, Geometry, Scan
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.physics import split_positions
 from ptychopinn_plugin.text import count
 
-_CHUNK = 1024
+_CHUNK = CHUNK_PATTERNS
 
 DARK_PATTERN_SHARE = 0.01
 """Of the median counts; with less, the beam was off."""

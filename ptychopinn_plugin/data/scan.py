@@ -12,6 +12,8 @@ from ptychopinn_plugin.errors import DataError
 MIN_VISIBLE_FRACTION = 0.05
 """Bad pixels hide no more of the light than the rest; beyond, the probe says nothing sure."""
 
+CHUNK_PATTERNS = 1024
+"""Long scans are gone through in chunks of this number of patterns, so that copies stay small."""
 
 MAX_COUNT = 2.0**53
 """Of a pixel: up to here every whole number is one of double precision."""
@@ -145,8 +147,8 @@ class Scan:
         good = self._good_pixels()
         brightest = 0.0
         # In slices: a boolean copy of a million patterns would not fit.
-        for start in range(0, len(self.patterns), 1024):
-            block = self.patterns[start : start + 1024]
+        for start in range(0, len(self.patterns), CHUNK_PATTERNS):
+            block = self.patterns[start : start + CHUNK_PATTERNS]
             counts = block[:, good].reshape(len(block), -1)
             if counts.dtype.kind == 'f' and not np.isfinite(counts).all():
                 where = start + int(np.flatnonzero(~np.isfinite(counts).all(axis=1))[0])
@@ -214,8 +216,8 @@ class Scan:
         """Return the counts of each pattern, bad pixels left out, shape (n_positions,)."""
         good = self._good_pixels()
         parts = []
-        for start in range(0, len(self), 1024):
-            block = self.patterns[start : start + 1024][:, good]
+        for start in range(0, len(self), CHUNK_PATTERNS):
+            block = self.patterns[start : start + CHUNK_PATTERNS][:, good]
             parts.append(block.reshape(len(block), -1).sum(axis=1, dtype=np.float64))
         return np.concatenate(parts)
 

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray
-from ptychopinn_plugin.data.scan import Scan
+from ptychopinn_plugin.data.scan import CHUNK_PATTERNS, Scan
 
 
 def describe_scan(scan: Scan) -> dict[str, Any]:
@@ -64,8 +64,8 @@ def _counts(scan: Scan) -> tuple[FloatArray, float]:
     bad = scan.bad_pixels
     good = np.ones(scan.pattern_shape, dtype=bool) if bad is None else ~bad
     totals, brightest = [], 0.0
-    for start in range(0, len(scan), 1024):
-        counts = scan.patterns[start : start + 1024][:, good]
+    for start in range(0, len(scan), CHUNK_PATTERNS):
+        counts = scan.patterns[start : start + CHUNK_PATTERNS][:, good]
         totals.append(counts.sum(axis=1, dtype=np.float64))
         brightest = max(brightest, float(counts.max()))
     return np.concatenate(totals), brightest

@@ -12,12 +12,12 @@ from ptychopinn_plugin.model import Model
 
 @dataclass(frozen=True)
 class Exporter:
-    """One format.
+    """What writes one format, and what it needs.
 
     Attributes
     ----------
     suffix : str
-        Of the file.
+        How the name of the file ends.
     writer : str
         ``module:function`` that takes a model and a path; imported when it is used.
     needs : str
@@ -85,10 +85,11 @@ def export_model(
 ) -> None:
     """Write a model's network in the format of another program.
 
-    The network takes images (batch, channels, window, window) in float32, any number in a batch.
-    For 'cnn' these are amplitudes times ``(window / 2) / sqrt(mean counts of a pattern)`` and the
-    outputs are amplitude and phase; for 'sweepnet' see `physics.features`. Keras has the channels
-    last.
+    The network takes images in float32, shape (batch, channels, window, window), any number in a
+    batch; Keras has the channels last. For 'cnn' the images are amplitudes times
+    ``(window / 2) / sqrt(mean counts of a pattern)``, and the outputs are amplitude (without unit)
+    and phase (in radians) of the patches. For 'sweepnet' the images are those of
+    `physics.features`, and the output is the correction of one pass.
 
     Parameters
     ----------
@@ -105,7 +106,7 @@ def export_model(
     ConfigError
         If there is no such format, or a template is missing or of no use.
     BackendUnavailableError
-        If what writes it is not installed; the message says how to install it.
+        If the package that writes it is not installed; the message holds the command.
     OutputError
         If the path has another suffix than the format, or the file cannot be written.
     """
@@ -114,7 +115,7 @@ def export_model(
             f'The format must be one of {", ".join(EXPORTERS)}; got {format_!r}. Choose one.'
         )
     exporter, path = EXPORTERS[format_], Path(path)
-    # Of what comes behind the model's name.
+    # '-legacy.h5.zip' is put behind a model's name; of a path that is given, '.zip' is required.
     suffix = Path(f'name{exporter.suffix}').suffix
     if path.suffix != suffix:
         raise OutputError(

@@ -16,9 +16,10 @@ from ptychopinn_plugin.network import Layer
 from ptychopinn_plugin.storage.atomic import atomic_path
 
 OPSET = 18
-"""The first with axes of reductions as inputs; what runs ONNX today takes it."""
+"""This is the first version with axes of reductions as inputs, and widely supported."""
 
 IR_VERSION = 10
+"""ONNX Runtime 1.18, the oldest that is tested, reads no newer file format."""
 
 _ACTIVATIONS = {'relu': 'Relu', 'sigmoid': 'Sigmoid', 'softplus': 'Softplus'}
 
@@ -42,7 +43,23 @@ def write_onnx(model: Model, path: Path) -> None:
 
 
 def build_onnx(model: Model) -> onnx.ModelProto:
-    """Return the checked graph; what the numbers mean is in its metadata."""
+    """Build the graph of a network and check it.
+
+    Parameters
+    ----------
+    model : Model
+
+    Returns
+    -------
+    onnx.ModelProto
+        Input 'images', float32 (batch, channels, window, window). Its metadata hold the
+        architecture, the window, and the normalisation (`photons`, `intensity_scale`).
+
+    Raises
+    ------
+    ArchiveError
+        If a layer or an activation is unknown.
+    """
     network = model.network
     writer = _Writer(model)
     for layer in network.layers[1:]:

@@ -10,9 +10,13 @@ import numpy as np
 from ptychopinn_plugin.errors import ArchiveError
 
 MAX_INSTRUCTIONS = 1 << 20
+"""Settings and weights take far fewer instructions."""
+
 MAX_GROWTH_BYTES = 512 << 20
+"""A pickle may make or copy as many bytes as this while it is read."""
+
 ITEM_BYTES = 32
-"""Of an item in a list, dictionary or set: its place, and the time to go there."""
+"""An item of a list, dictionary or set costs this: its place, and the time to go there."""
 
 
 class Budget:

@@ -18,23 +18,23 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LegacySettings:
-    """What PtychoPINN's settings say, in our terms.
+    """PtychoPINN's settings in our terms.
 
     Attributes
     ----------
     config : Config
     train_data, test_data, model, output : Path, optional
-        What are fields there and arguments here.
+        Files and folders, which are fields there and arguments here.
     backend : str, optional
     n_subsample, subsample_seed : int, optional
-        Reconstruct from so many patterns.
+        The number of patterns to reconstruct from, and the seed that draws them.
     notes : tuple of str
-        What is not honoured, a sentence each, as it was logged.
+        Fields that are not honoured, a sentence each, as they were logged.
     owner : str
         Which of their classes it came from.
     given : mapping of str to value, optional
-        What was said there, under their names, those without a counterpart here included. On the
-        way back it stands, as long as the setting here says the same.
+        The values given there, under their names, those without a counterpart here included. On
+        the way back they stand, as long as the setting here has the same value.
     """
 
     config: Config = dataclasses.field(default_factory=Config)
@@ -58,14 +58,14 @@ def from_legacy(
     Parameters
     ----------
     settings : object, mapping or path
-        A `ModelConfig`, `TrainingConfig` or `InferenceConfig` of PtychoPINN (told by its fields,
+        A `ModelConfig`, `TrainingConfig` or `InferenceConfig` of PtychoPINN (known by its fields,
         imported from nowhere), a mapping of their fields (`model` nested or not) or of the flat
         dotted names, or the path of a YAML file of one.
     base : Config, optional
         Where the settings come from that theirs do not name; else PtychoPINN's own defaults, and
         ours for what it has no name for.
     owner : str, optional
-        Whose fields these are; else told by what is there.
+        Whose fields these are; where not given, the names of the fields decide.
 
     Returns
     -------
@@ -74,7 +74,7 @@ def from_legacy(
     Raises
     ------
     ConfigError
-        If a field asks for what is not done here and would change the result, or has a value that
+        If a field requires what is not done here and would change the result, or has a value that
         it cannot have. What can be left out is logged as a warning that names the field.
     """
     values = plain_settings(settings)
@@ -83,6 +83,40 @@ def from_legacy(
     for note in translated.notes:
         logger.warning('%s', note)
     return translated
+
+
+def translate_known(values: Mapping[str, Any]) -> Config:
+    """Translate those settings of a trained network that have a counterpart here.
+
+    How a network was trained does not keep it from being read: a setting of training with a value
+    that is not possible here keeps its default.
+
+    Parameters
+    ----------
+    values : mapping of str to value
+        Under the names of fields or their flat names.
+
+    Returns
+    -------
+    Config
+
+    Raises
+    ------
+    ConfigError
+        If a setting of the network itself has a value that it cannot have.
+    """
+    sections = _their_defaults().to_dict()
+    for name, item in _known('TrainingConfig').items():
+        value = values.get(name, values.get(item.flat_name))
+        is_setting = item.ours and not item.ours.startswith('run.')
+        if not is_setting or not isinstance(value, str | int | float):
+            continue
+        try:
+            _put(sections, {}, item, value)
+        except ConfigError:
+            if item.owner == 'ModelConfig':
+                raise
+    return Config.from_dict(sections)
 
 
 def _translated(given: dict[str, Any], owner: Owner, base: Config | None) -> LegacySettings:
@@ -146,16 +180,16 @@ def to_legacy_dict(config: object, **run: Any) -> dict[str, Any]:
     Returns
     -------
     dict
-        What `config` does not say has PtychoPINN's default. Run-time choices (learning rate,
-        optimizer ...) are left out, as PtychoPINN leaves them.
+        Fields that `config` does not hold have PtychoPINN's defaults. Run-time choices (learning
+        rate, optimizer ...) are left out, as PtychoPINN leaves them.
 
     Raises
     ------
     ConfigError
-        If a keyword is none of PtychoPINN's fields or of `LegacySettings`.
+        If a keyword is neither a field of PtychoPINN nor an attribute of `LegacySettings`.
     """
-    said, rest = _flat_dicts(config, run)
-    return {**rest, **said}
+    chosen, rest = _flat_dicts(config, run)
+    return {**rest, **chosen}
 
 
 def update_legacy_dict(target: MutableMapping[str, Any], config: object, **run: Any) -> None:
@@ -164,19 +198,19 @@ def update_legacy_dict(target: MutableMapping[str, Any], config: object, **run: 
     Parameters
     ----------
     target : mutable mapping
-        Changed in place. What `config` does not say, such as a field without a counterpart here,
+        Changed in place. What `config` does not hold, such as a field without a counterpart here,
         stays as it was; where it is missing, it gets PtychoPINN's default.
     config, **run
         As in `to_legacy_dict`.
     """
-    said, rest = _flat_dicts(config, run)
+    chosen, rest = _flat_dicts(config, run)
     for name, value in rest.items():
         target.setdefault(name, value)
-    target.update(said)
+    target.update(chosen)
 
 
 def _flat_dicts(config: object, run: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what settings say under flat names, and PtychoPINN's defaults for the rest."""
+    """Return settings under flat names, and PtychoPINN's defaults for the rest."""
     settings = LegacySettings(config) if isinstance(config, Config) else config
     if isinstance(settings, LegacySettings):
         owner = settings.owner
@@ -189,17 +223,17 @@ def _flat_dicts(config: object, run: Mapping[str, Any]) -> tuple[dict[str, Any],
         given = _by_name(found, owner)
         values, names = {**_defaults(owner), **given}, set(given)
     more = _keywords(owner, run)
-    said: dict[str, Any] = {}
+    chosen: dict[str, Any] = {}
     rest: dict[str, Any] = {}
     known = _known(owner)
     for name, value in {**values, **more}.items():
         if value is None or name in RUN_TIME:
             continue
         item = known.get(name)
-        part = said if name in names or name in more else rest
+        part = chosen if name in names or name in more else rest
         plain = str(value) if isinstance(value, PurePath) else value
         part[item.flat_name if item else name] = plain
-    return said, rest
+    return chosen, rest
 
 
 def field_table() -> str:
@@ -242,7 +276,7 @@ def _by_name(values: Mapping[str, Any], owner: Owner) -> dict[str, Any]:
 
 
 _LIMITS = {'run.n_subsample': 'training.n_subsample', 'run.subsample_seed': 'training.seed'}
-"""Settings that say which values an argument can have."""
+"""These arguments can have the values that a setting can have."""
 
 
 def _put(sections: dict[str, dict[str, Any]], run: dict[str, Any], item: Field, value: Any) -> None:
@@ -281,7 +315,7 @@ def _dishonoured(item: Field, value: Any) -> str:
 
 
 def _fields_back(settings: LegacySettings, owner: Owner) -> dict[str, Any]:
-    """Return their fields in one level: as they were given, where ours still say the same."""
+    """Return their fields in one level: as they were given, where ours still agree."""
     given = settings.given or {}
     if owner != settings.owner:
         given = {name: given[name] for name in fields_of('ModelConfig') if name in given}
@@ -291,7 +325,7 @@ def _fields_back(settings: LegacySettings, owner: Owner) -> dict[str, Any]:
         if not item.ours:
             continue
         as_given = settings.given is not None and _ours(settings, item) == _ours(before, item)
-        # Ours has no counterpart there, whoever asked for it.
+        # Our network has no counterpart there, so the name that was given does not stand.
         if as_given and name != 'architecture':
             continue
         # Of two names of one setting, the plain one.

@@ -39,7 +39,7 @@ _KINDS: dict[str, type] = {
     **dict.fromkeys(('max_hidden_channels', 'resnet_width'), int),
     'probe_mask_diameter': float,
 }
-"""Of fields whose default is none, and does not tell."""
+"""These fields have no default whose type would tell that of their values."""
 
 _ACTIVATIONS = {'silu': 'swish'}
 _SCHEDULES = {
@@ -66,21 +66,21 @@ class Field:
     Attributes
     ----------
     owner, name : str
-        Its class and name there.
+        The class that it belongs to in PtychoPINN, and its name there.
     default : plain value
-        There.
+        Its default in PtychoPINN.
     effect : str
         What it does here, or why it has no effect.
     ours : str
         ``section.name`` in `Config`, or ``run.name`` for what is no setting here but an argument
-        (`configuration.LegacySettings`); empty where there is none.
+        (`configuration.LegacySettings`); empty where it has no counterpart.
     flat : str
         Its name in the flat dictionary, where that is not `name`.
     policy : str
         'taken': honoured, or, without `ours`, without any effect there either, given what is
         refused; else what happens where the value is another than `neutral`.
     neutral : plain value
-        With which there is nothing to honour; the default where not given.
+        The value with which there is nothing to honour; `default` where not given.
     take, give : callable
         From their value to ours, and back.
     """
@@ -107,7 +107,7 @@ class Field:
         return _KINDS.get(self.name) or (str if self.default is None else type(self.default))
 
     def is_neutral(self, value: Any) -> bool:
-        """Tell whether a value asks for nothing that is not done here."""
+        """Tell whether a value changes nothing, so that it need not be honoured."""
         neutral = self.default if self.neutral is ... else self.neutral
         return bool(value is None or value == neutral)
 
@@ -234,12 +234,14 @@ FIELDS: tuple[Field, ...] = (
     ),
     _training('n_groups', 512, 'groups in an epoch', 'training.n_groups'),
     _training('n_images', None, 'deprecated name of n_groups', 'training.n_groups'),
-    _training('n_subsample', None, 'use so many patterns of each scan', 'training.n_subsample'),
+    _training(
+        'n_subsample', None, 'how many patterns of each scan are used', 'training.n_subsample'
+    ),
     _training('subsample_seed', None, 'seed of all that is random', 'training.seed'),
     _training(
         'neighbor_count',
         4,
-        'a group is chosen among so many neighbours',
+        'among how many neighbours a group is chosen',
         'training.neighbor_count',
     ),
     _training(
@@ -311,7 +313,7 @@ FIELDS: tuple[Field, ...] = (
     _training(
         'torch_loss_mode',
         'poisson',
-        'for mae say mae_weight 1 and nll_weight 0',
+        'for mae set mae_weight 1 and nll_weight 0',
         policy='raise',
     ),
     _training('torch_mae_pred_l2_match_target', False, 'no such term of the loss', policy='raise'),
@@ -323,7 +325,7 @@ FIELDS: tuple[Field, ...] = (
     _inference(
         'n_subsample',
         None,
-        'reconstruct from so many patterns',
+        'how many patterns are reconstructed from',
         'run.n_subsample',
     ),
     _inference('subsample_seed', None, 'seed of n_subsample', 'run.subsample_seed'),
@@ -355,13 +357,13 @@ RUN_TIME = frozenset(
         'plateau_threshold',
     ]
 )
-"""Read where they are given, and never written to the flat dictionary."""
+"""These are read where they are given, and never written to the flat dictionary."""
 
 SPECIAL = frozenset(['n_images', 'neighbor_pool_size', 'object_layout'])
-"""Second names of a setting, which win where they are given; on the way back the plain one is."""
+"""These second names of a setting win where they are given; only the plain one is written back."""
 
 OLDER_NAMES = {'n_images': 'n_groups', 'max_epochs': 'nepochs', 'test_data': 'test_data_file'}
-"""Deprecated names, and those that took their place."""
+"""Each deprecated name is a key, the name that took its place is the value."""
 
 NEWEST_NAMES = {
     'training_groups': 'n_groups',
@@ -369,7 +371,7 @@ NEWEST_NAMES = {
     'train_raw_selection': 'n_subsample',
     'inference_raw_selection': 'n_subsample',
 }
-"""What newer versions of PtychoPINN call some fields."""
+"""Newer versions of PtychoPINN call some fields by these names."""
 
 GROUPS: Mapping[str, Mapping[str, str]] = {
     'model': {},
@@ -383,7 +385,7 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
     'adam': {'beta1': 'adam_beta1', 'beta2': 'adam_beta2'},
     'scheduler': {'kind': 'scheduler'},
 }
-"""Dataclasses inside `TrainingConfig`, in one of its states; what their fields are in one level."""
+"""One version of `TrainingConfig` holds these dataclasses; this maps their fields to one level."""
 
 
 def fields_of(owner: Owner) -> Mapping[str, Field]:

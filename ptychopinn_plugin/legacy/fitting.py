@@ -75,7 +75,7 @@ def fit_weights(
         if name not in old:
             raise ArchiveError(
                 f'{source}: there are no weights for the layer {name!r}, whose shape is {shape}. '
-                'The file holds a network of another kind than its settings say.'
+                'The file holds a network of another kind than its settings describe.'
             )
         values = old[name].values
         if values.shape != shape:
@@ -90,6 +90,6 @@ def fit_weights(
     if left:
         raise ArchiveError(
             f'{source}: the network has no layer for {left[0]!r} ({len(left)} such weights). '
-            'The file holds a network of another kind than its settings say.'
+            'The file holds a network of another kind than its settings describe.'
         )
     return fitted

@@ -19,7 +19,7 @@ from ptychopinn_plugin.errors import OutputError
 from ptychopinn_plugin.storage.atomic import atomic_path
 
 VERSION = 1
-"""Another number, where the same options would give other groups."""
+"""This number changes whenever the same options would give other groups."""
 
 _DAMAGE = (
     OSError,
@@ -33,7 +33,7 @@ _DAMAGE = (
     lzma.LZMAError,
     struct.error,
 )
-"""RuntimeError: a member that says it is encrypted, or compressed in an unknown way."""
+"""Reading a damaged file raises one of these; zipfile raises RuntimeError for encryption."""
 
 logger = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ class GroupOptions(Validated):
         1, 'a group holds gridsize² neighbouring patterns', minimum=1, maximum=5
     )
     n_groups: int | None = setting(
-        None, 'so many groups; one for each pattern where not given', minimum=1
+        None, 'how many groups; one for each pattern where not given', minimum=1
     )
     neighbor_count: int = setting(
-        4, 'a group is chosen among so many nearest neighbours of its seed', minimum=1
+        4, 'how many nearest neighbours of its seed a group is chosen from', minimum=1
     )
     enable_oversampling: bool = setting(
         False, 'draw more groups than there are patterns, from other choices of neighbours'

@@ -49,7 +49,7 @@ def _find_groups(positions_px: FloatArray, options: GroupOptions) -> IntArray:
     if wanted > len(positions_px) and not options.enable_oversampling:
         logger.warning(
             '%d groups were asked for; there are only as many as patterns, %d. '
-            'Say enable_oversampling for more.',
+            'Set enable_oversampling for more.',
             wanted,
             len(positions_px),
         )

@@ -39,11 +39,13 @@ KNOWN_CLASSES = frozenset(
         'CombineComplexLayer',
     ]
 )
-"""Up to the predicted patches; what merges them (`obj` and later) is not carried over."""
+"""These layers lead to the predicted patches; those that merge them are not carried over."""
 
 MAX_LAYERS = 1000
+"""The published network has about 60 layers."""
+
 MAX_CONNECTIONS = 10_000
-"""The published network has about 60 of each; following many times more could take for ever."""
+"""The published network has about 60; following many times more could take for ever."""
 
 _PATCHES = 'CombineComplexLayer'
 
@@ -61,7 +63,7 @@ class Node:
 
 @dataclass(frozen=True)
 class KerasNetwork:
-    """What the graph and its weights say.
+    """A network as its graph and its weights describe it.
 
     Attributes
     ----------
@@ -121,7 +123,7 @@ def read_keras_network(data: bytes, source: str) -> KerasNetwork:
 
 
 def _variant(weights: Mapping[str, OldWeight]) -> CnnVariant:
-    """Tell from the weights what settings do not say."""
+    """Find from the weights what no setting holds."""
     border, image = weights.get('amplitude/border/1/weight'), last_image_channels(weights)
     if border is not None:
         filters, channels = border.values.shape[:2]

@@ -1,8 +1,8 @@
-"""Model files of PtychoPINN: told from ours, read without executing anything, and described."""
+"""Model files of PtychoPINN: recognised, read without executing anything, and described."""
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,8 +14,7 @@ from ptychopinn_plugin.array_types import ComplexArray
 from ptychopinn_plugin.config import Config
 from ptychopinn_plugin.errors import ArchiveError, ConfigError
 from ptychopinn_plugin.legacy.budget import Budget
-from ptychopinn_plugin.legacy.configuration import from_legacy
-from ptychopinn_plugin.legacy.fields import FIELDS
+from ptychopinn_plugin.legacy.configuration import translate_known
 from ptychopinn_plugin.legacy.fitting import OldWeight, fit_weights
 from ptychopinn_plugin.legacy.keras_models import KerasNetwork, read_keras_network
 from ptychopinn_plugin.legacy.normalisation import intensity_scale_of, normalise_as_legacy
@@ -25,7 +24,7 @@ from ptychopinn_plugin.legacy.pickle_names import (
     check_pickle_member,
 )
 from ptychopinn_plugin.legacy.pickles import DAMAGE, MAX_PICKLE_BYTES, read_pickle
-from ptychopinn_plugin.legacy.torch_files import is_torch_file, read_torch_file
+from ptychopinn_plugin.legacy.torch_files import is_torch_file, read_torch_archive, read_torch_file
 from ptychopinn_plugin.legacy.torch_models import TorchNetwork, map_torch_weights
 from ptychopinn_plugin.legacy.torch_settings import (
     TorchSections,
@@ -36,7 +35,7 @@ from ptychopinn_plugin.legacy.torch_settings import (
 )
 from ptychopinn_plugin.model import Model
 from ptychopinn_plugin.network import NetworkDescription, describe_cnn
-from ptychopinn_plugin.storage.untrusted import MAX_TEXT_BYTES, SafeZip, open_zip, zip_names
+from ptychopinn_plugin.storage.untrusted import MAX_TEXT_BYTES, SafeZip, open_zip
 
 Kind = Literal['tensorflow', 'torch', 'lightning']
 
@@ -50,13 +49,16 @@ BACKEND = 'auto'
 """An imported model belongs to no backend: whichever is chosen can run it."""
 
 PROBE_SCALE = 4.0
-FALLBACK_INTENSITY_SCALE = 1.25
-"""That of a probe of about 0.4 of the pattern's width, for files that hold no probe."""
+"""PtychoPINN's default, for files without the setting; see `normalisation.normalise_as_legacy`."""
 
+FALLBACK_INTENSITY_SCALE = 1.25
+"""A probe of about 0.4 of the pattern's width has this scale; taken for files without a probe."""
+
+_WHAT = 'model file of PtychoPINN (a zip with manifest.dill, or a checkpoint of Lightning)'
 _MEMBER = 'diffraction_to_obj'
 _METADATA = 'torch_scaling_metadata.pt'
 _READ_MEMBERS = ('manifest.dill', f'{_MEMBER}/params.dill', f'{_MEMBER}/model.pth', _METADATA)
-"""Whose pickles are read, and so checked more strictly."""
+"""The pickles of these members are read, and so checked more strictly."""
 
 _TENSORFLOW_MEMBERS = ('model.keras', 'saved_model.pb', 'custom_objects.dill')
 
@@ -70,6 +72,8 @@ class LegacyFile:
     kind : str
     settings : mapping
         Its flat dictionary.
+    config : Config
+        Those of `settings` that have a counterpart here.
     network : NetworkDescription
     weights : mapping of str to OldWeight
         By our names.
@@ -79,14 +83,25 @@ class LegacyFile:
 
     kind: Kind
     settings: Mapping[str, Any]
+    config: Config
     network: NetworkDescription
     weights: Mapping[str, OldWeight]
     probe: ComplexArray | None = None
 
 
-def legacy_kind(path: Path) -> Kind | None:
-    """Tell which kind of file of PtychoPINN this is, by its members; None where it is none."""
-    names = zip_names(path)
+def legacy_kind(names: Sequence[str]) -> Kind | None:
+    """Tell which kind of PtychoPINN's model files has these members.
+
+    Parameters
+    ----------
+    names : sequence of str
+        The members of a zip.
+
+    Returns
+    -------
+    str, optional
+        A key of `KINDS`; None for any other file.
+    """
     if f'{_MEMBER}/model.pth' in names:
         return 'torch'
     if 'manifest.dill' in names:
@@ -103,12 +118,12 @@ def is_bare_pickle(path: Path) -> bool:
         first = file.read(2)
     if first in (b'\x80\2', b'\x80\3', b'\x80\4', b'\x80\5'):
         return True
-    # Protocols 0 and 1 have no beginning of their own, so only a model's suffix tells them.
+    # Protocols 0 and 1 have no beginning of their own; only the suffix marks them as a model.
     return path.suffix in SUFFIXES and first[:1] in (b'(', b'c', b'}', b']')
 
 
 def refuse_bare_pickle(path: Path) -> None:
-    """Say what a pickle outside a zip names; it is never executed.
+    """Refuse a pickle outside a zip, with what it names; it is never executed.
 
     Raises
     ------
@@ -133,8 +148,8 @@ def read_legacy_model(path: Path, *, probe: ComplexArray | None = None) -> Model
     ----------
     path : Path
     probe : ndarray of complex, shape (n_modes, height, width), optional
-        The probe it was trained with, of any scale. Torch's files hold none, and the intensity
-        scale follows from it.
+        The probe it was trained with, of any scale: the intensity scale follows from it, and
+        torch's files hold no probe.
 
     Returns
     -------
@@ -144,12 +159,18 @@ def read_legacy_model(path: Path, *, probe: ComplexArray | None = None) -> Model
     Raises
     ------
     ArchiveError
-        If it is none, is damaged, holds a network that is not read, or names something that could
-        run code.
+        If it is no such file, is damaged, holds a network that is not read, or names something
+        that could run code.
     """
-    file = read_legacy_file(path)
+    refuse_bare_pickle(path)
+    with open_zip(path, str(path), what=_WHAT) as archive:
+        return model_from_archive(archive, path, probe=probe)
+
+
+def model_from_archive(archive: SafeZip, path: Path, *, probe: ComplexArray | None = None) -> Model:
+    """Read a model file of PtychoPINN that is open already; see `read_legacy_model`."""
+    file = read_legacy_file(archive)
     weights = fit_weights(file.network, file.weights, str(path))
-    config = _config_of(file)
     size = file.network.window_px
     if probe is not None:
         file_probe: ComplexArray | None = normalise_as_legacy(probe, _probe_scale(file.settings))
@@ -164,7 +185,7 @@ def read_legacy_model(path: Path, *, probe: ComplexArray | None = None) -> Model
     return Model(
         backend=BACKEND,
         network=file.network,
-        config=config,
+        config=_as_imported(file.config),
         photons=_photons(file.settings),
         intensity_scale=scale,
         weights=weights,
@@ -180,24 +201,31 @@ def read_legacy_model(path: Path, *, probe: ComplexArray | None = None) -> Model
     )
 
 
-def read_legacy_file(path: Path) -> LegacyFile:
-    """Read what a file of PtychoPINN holds; see `read_legacy_model`."""
-    kind, source = legacy_kind(path), str(path)
+def read_legacy_file(archive: SafeZip) -> LegacyFile:
+    """Read what an open file of PtychoPINN holds.
+
+    Raises
+    ------
+    ArchiveError
+        As in `read_legacy_model`.
+    """
+    source = archive.source
+    kind = legacy_kind(archive.names())
     if kind is None:
-        refuse_bare_pickle(path)
         raise ArchiveError(
             f'{source} is no model file of PtychoPINN: a zip with manifest.dill, or a checkpoint '
-            'of Lightning, is needed.'
+            f'of Lightning, is needed. See what it is: ptychopinn inspect {source}.'
         )
     try:
         if kind == 'lightning':
-            return _read_lightning(path, source)
-        with open_zip(path, source) as archive:
-            _check_other_members(archive)
-            version = _read_version(archive)
-            if kind == 'tensorflow':
-                return _read_tensorflow(archive, version)
-            return _read_torch(archive, version)
+            return _read_lightning(archive)
+        _check_other_members(archive)
+        version = _read_version(archive)
+        return (
+            _read_tensorflow(archive, version)
+            if kind == 'tensorflow'
+            else _read_torch(archive, version)
+        )
     except ConfigError as error:
         raise ArchiveError(f'{source}: {error}') from error
     except DAMAGE as error:
@@ -224,7 +252,7 @@ def _read_version(archive: SafeZip) -> str:
         raise ArchiveError(f'{source} lists no model {_MEMBER!r}.')
     version = manifest.get('version')
     if not isinstance(version, str):
-        raise ArchiveError(f'{source} says no version.')
+        raise ArchiveError(f'{source} holds no version.')
     return version
 
 
@@ -264,8 +292,8 @@ def _read_tensorflow(archive: SafeZip, version: str) -> LegacyFile:
     source = f'{archive.source}: {_MEMBER}/model.keras'
     found = read_keras_network(archive.read(f'{_MEMBER}/model.keras'), source)
     settings = {**settings, 'amp_activation': found.amplitude_activation}
-    network = _describe(settings, found, source)
-    return LegacyFile('tensorflow', settings, network, found.weights, _probe(settings))
+    config, network = _describe(settings, found, source)
+    return LegacyFile('tensorflow', settings, config, network, found.weights, _probe(settings))
 
 
 def _read_torch(archive: SafeZip, version: str) -> LegacyFile:
@@ -283,8 +311,8 @@ def _read_torch(archive: SafeZip, version: str) -> LegacyFile:
     return _from_state('torch', settings, sections, state, source)
 
 
-def _read_lightning(path: Path, source: str) -> LegacyFile:
-    values = read_torch_file(path, source)
+def _read_lightning(archive: SafeZip) -> LegacyFile:
+    source, values = archive.source, read_torch_archive(archive)
     if not isinstance(values, dict) or not isinstance(values.get('state_dict'), dict):
         raise ArchiveError(f'{source} holds no state_dict, so it is no checkpoint of Lightning.')
     sections = find_sections(values.get('hyper_parameters'))
@@ -305,59 +333,35 @@ def _from_state(
     structure = structure_of(settings, sections, source)
     found = map_torch_weights(state, source, structure=structure)
     activation = torch_activation(settings, sections)
-    # It pads, whatever the setting says.
+    # PtychoPINN's torch network pads, whatever the setting is.
     settings = {**settings, 'amp_activation': activation, 'pad_object': True}
-    network = _describe(settings, found, source)
-    return LegacyFile(kind, settings, network, found.weights, _probe(settings))
+    config, network = _describe(settings, found, source)
+    return LegacyFile(kind, settings, config, network, found.weights, _probe(settings))
 
 
 def _describe(
     settings: dict[str, Any], found: KerasNetwork | TorchNetwork, source: str
-) -> NetworkDescription:
-    """Describe the network of the settings, of which the weights know some better."""
+) -> tuple[Config, NetworkDescription]:
+    """Translate settings and describe their network; weights win where they differ."""
     settings['probe_big'] = found.has_border
     # Another name of object_big, which would win.
     settings.pop('object_layout', None)
     if found.group_size > 1:
         settings['object_big'] = found.outputs == found.group_size
-    config = from_legacy(_known(settings), owner='TrainingConfig').config.model
-    if config.gridsize**2 != found.group_size:
+    config = translate_known(settings)
+    if config.model.gridsize**2 != found.group_size:
         raise ArchiveError(
-            f'{source}: the settings say gridsize {config.gridsize}; the first layer takes '
+            f'{source}: the settings say gridsize {config.model.gridsize}; the first layer takes '
             f'{found.group_size} channels.'
         )
-    return describe_cnn(config, found.variant)
+    return config, describe_cnn(config.model, found.variant)
 
 
-def _known(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that we honour, in the names of the fields."""
-    taken: dict[str, Any] = {}
-    for item in FIELDS:
-        if item.owner == 'InferenceConfig' or not item.ours or item.ours.startswith('run.'):
-            continue
-        value = settings.get(item.name, settings.get(item.flat_name))
-        if isinstance(value, str | int | float) and (
-            item.owner == 'ModelConfig' or _can_train(item.name, value)
-        ):
-            taken[item.name] = value
-    return taken
-
-
-def _can_train(name: str, value: Any) -> bool:
-    """Tell whether we can train so; how a model was trained does not keep it from being read."""
-    try:
-        from_legacy({name: value}, owner='TrainingConfig')
-    except ConfigError:
-        return False
-    return True
-
-
-def _config_of(file: LegacyFile) -> Config:
-    config = from_legacy(_known(file.settings), owner='TrainingConfig').config
+def _as_imported(config: Config) -> Config:
     return config.replace(
         # As PtychoPINN does: each scan is scaled by its own mean.
         inference=config.inference.replace(intensity_scale='scan'),
-        # Moved by exactly zero there, whatever the setting says; the probe is the scan's.
+        # Training there moves the probe by exactly zero, whatever the setting is.
         training=config.training.replace(probe_trainable=False),
     )
 

@@ -7,10 +7,12 @@ from ptychopinn_plugin.errors import ConfigError
 
 
 def normalise_as_legacy(probe: ComplexArray, probe_scale: float) -> ComplexArray:
-    """Scale a probe as PtychoPINN does.
+    r"""Scale a probe as PtychoPINN does.
 
-    The mean of its modulus over all pixels, taken inside a disc of a quarter of the width around
-    the middle between pixels, becomes ``1 / probe_scale``.
+    .. math:: P \to \frac{P}{s \, \langle D |P| \rangle}
+
+    with :math:`s` = `probe_scale`, :math:`|P|` the root of the sum over modes of the squared
+    moduli, :math:`D` a disc whose radius is a quarter of the width, and the mean over all pixels.
 
     Parameters
     ----------
@@ -20,6 +22,12 @@ def normalise_as_legacy(probe: ComplexArray, probe_scale: float) -> ComplexArray
     Returns
     -------
     ndarray of complex64, shape (n_modes, height, width)
+        In PtychoPINN's arbitrary unit.
+
+    Raises
+    ------
+    ConfigError
+        If the probe is dark inside the disc.
     """
     height, width = probe.shape[-2:]
     y = np.arange(height)[:, np.newaxis] - (height - 1) / 2
@@ -38,6 +46,11 @@ def intensity_scale_of(probe: ComplexArray) -> float:
     Its network sees amplitudes :math:`X` of mean energy :math:`(N/2)^2` and is trained so that
     :math:`X = |F(P O)|`; here :math:`\sqrt{k} = |F(s \hat P O)|` with a probe :math:`\hat P` whose
     energy is the mean of the counts :math:`k`. So :math:`s^2 = \sum |P|^2 / (N/2)^2`.
+
+    Parameters
+    ----------
+    probe : ndarray of complex, shape (n_modes, height, width)
+        As `normalise_as_legacy` returns it.
     """
     energy = float((np.abs(probe.astype(np.complex128)) ** 2).sum())
     return float(np.sqrt(energy) / (probe.shape[-1] / 2))

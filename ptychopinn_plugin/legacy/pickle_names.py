@@ -24,13 +24,13 @@ from ptychopinn_plugin.storage.untrusted import open_zip
 SUFFIXES = ('.dill', '.pkl', '.pickle', '.pth', '.pt', '.ckpt')
 
 PACKAGES = frozenset(('ptycho', 'ptycho_torch', 'keras', 'tensorflow'))
-"""PtychoPINN's `custom_objects.dill` names its layers and losses, which belong to these."""
+"""The layers and losses that PtychoPINN's `custom_objects.dill` names belong to these."""
 
 HARMLESS = frozenset([('dill._dill', '_load_type')])
-"""How dill names a type of Python itself; its other functions can make code."""
+"""With this dill names a type of Python itself; its other functions can make code."""
 
 MAX_PICKLES = 5
-"""That follow one another: torch before 1.6 wrote three, the values and a list of storages."""
+"""A file may hold this number of pickles in a row: torch before 1.6 wrote three."""
 
 
 def check_pickle_member(data: bytes, source: str, budget: Budget) -> None:
@@ -49,7 +49,7 @@ def check_pickle_member(data: bytes, source: str, budget: Budget) -> None:
     ------
     ArchiveError
         Naming the first global that is not known, harmless or of `PACKAGES`, or if the names
-        cannot be told.
+        cannot be determined.
     """
     if data.startswith(b'PK'):
         with open_zip(data, source) as archive:
@@ -62,7 +62,7 @@ def check_pickle_member(data: bytes, source: str, budget: Budget) -> None:
 
 
 def bare_pickle_name(data: bytes) -> str:
-    """Return the first global of a pickle that is not known, or else the first; '' without any."""
+    """Return the first global of a pickle that is not known, or else the first, or else ''."""
     first = ''
     with contextlib.suppress(ArchiveError, *DAMAGE):
         for module, name in pickle_names(data, Budget('')):
@@ -79,7 +79,7 @@ def pickle_names(data: bytes, budget: Budget) -> Iterator[tuple[str, str]]:
     Raises
     ------
     ValueError
-        If they are none, or make a name in a way that no pickler does.
+        If they are no pickles, or make a name in a way that no pickler does.
     """
     stream = io.BytesIO(data)
     for _ in range(MAX_PICKLES):
@@ -122,5 +122,5 @@ def _check_names(data: bytes, source: str, budget: Budget) -> None:
                 raise refused_name(source, module, name)
     except DAMAGE as error:
         raise ArchiveError(
-            f'{source} is refused: what it names cannot be told: {str(error)[:200]}.'
+            f'{source} is refused: what it names cannot be determined: {str(error)[:200]}.'
         ) from error

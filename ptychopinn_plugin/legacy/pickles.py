@@ -1,9 +1,9 @@
-"""Read pickled plain values without executing anything: a machine that knows no import.
+"""Read pickled plain values without executing anything: a machine without imports.
 
 A pickle is a program for a stack machine whose instructions can name any function of any module
 and call it. This machine carries out the instructions that build plain values and looks every name
 up in a table of its own; what stands there are the few functions of this package that make strings,
-containers and NumPy arrays. Any other name is an error that says it, and nothing is imported.
+containers and NumPy arrays. Any other name is an error that names it, and nothing is imported.
 """
 
 import io
@@ -24,12 +24,16 @@ from ptychopinn_plugin.legacy.values import (
 
 MAX_PICKLE_BYTES = 64 << 20
 MAX_NAME = 200
+"""Longer names, and longer parts of messages, are cut or refused."""
+
 MAX_MEMO_KEY = 1 << 32
+"""Picklers number what they remember from 0; hashes of much larger numbers could collide."""
+
 MAX_ARGUMENTS = 256
-"""Of a call, such as the parts of a path."""
+"""A call takes at most this number of arguments, such as the parts of a path."""
 
 DAMAGE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
-"""What reading a damaged pickle raises."""
+"""Reading a damaged pickle raises one of these."""
 
 PersistentLoad = Callable[[Any], Any]
 
@@ -83,7 +87,7 @@ def read_pickle(data: bytes, source: str, *, persistent_load: PersistentLoad | N
     source : str
         The file and member, for messages.
     persistent_load : callable, optional
-        Gets what the pickle names as stored elsewhere; torch keeps its tensors' numbers so.
+        Returns what the pickle refers to as stored elsewhere; torch keeps tensors' numbers so.
 
     Returns
     -------
@@ -136,6 +140,8 @@ def _find(module: str, name: str) -> Any:
 
 
 class _Machine:
+    """A stack and a memo, as Python's own unpickler has them, without its import."""
+
     def __init__(self, source: str, persistent_load: PersistentLoad | None) -> None:
         self.source = source
         self.persistent_load = persistent_load

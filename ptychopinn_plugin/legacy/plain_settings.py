@@ -54,7 +54,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def _number(value: Any, kind: type | None) -> Any:
-    """Return the number that is text for YAML 1.1, such as 1e9 (for which it wants 1.0e+9)."""
+    """Return the number that is text for YAML 1.1, such as 1e9, which it expects as 1.0e+9."""
     if not isinstance(value, str) or kind not in (int, float):
         return value
     try:

@@ -1,4 +1,4 @@
-"""PtychoPINN's `RawData` in memory, told by its attributes and imported from nowhere."""
+"""PtychoPINN's `RawData` in memory, recognised by its attributes and imported from nowhere."""
 
 from typing import Protocol, runtime_checkable
 
@@ -34,7 +34,7 @@ def scan_from_raw_data(raw: RawDataLike, *, domain: Domain | None = None) -> Sca
     raw : object
         With the attributes of `RawDataLike`.
     domain : 'counts' or 'amplitudes', optional
-        What the patterns hold; else told as for a file.
+        What the patterns hold; where not given, inferred as for a file.
 
     Raises
     ------

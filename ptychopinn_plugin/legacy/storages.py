@@ -26,6 +26,7 @@ STORAGE_CODES = {
 
 
 MAX_SIDE = 1 << 48
+"""No memory holds a longer side; products of larger numbers would be slow to compute."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Storage:
     ----------
     kind : StorageType
     count : int
-        Of numbers, as the pickle says.
+        How many numbers, as the pickle claims.
     load : callable
         Returns the bytes.
     byte_order : str
@@ -75,7 +76,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class LazyTensor:
-    """A tensor whose numbers are read when they are asked for."""
+    """A tensor whose numbers are read when they are needed."""
 
     storage: Storage
     offset: int
@@ -123,7 +124,7 @@ def rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any)
 def checked_shape(shape: Any) -> tuple[int, ...]:
     """Return a shape whose sides are whole, not negative and of a length that memory may have."""
     if not isinstance(shape, tuple) or len(shape) > 32:
-        raise ValueError('a shape that is none')
+        raise ValueError('a shape that is no short tuple')
     if any(type(side) is not int or not 0 <= side < MAX_SIDE for side in shape):
         # The shape itself stays out of the message: writing it out could take forever.
         raise ValueError('a shape of other than whole numbers')

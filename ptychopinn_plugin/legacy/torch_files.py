@@ -1,6 +1,7 @@
 """Files of `torch.save`, read without torch: a zip of a pickle and of raw numbers."""
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from ptychopinn_plugin.legacy.storages import MAX_SIDE, LazyTensor, Storage, Sto
 from ptychopinn_plugin.storage.untrusted import SafeZip, open_zip
 
 MAX_TENSORS_BYTES = 1 << 30
-"""Of a file; names that share a storage count each for themselves."""
+"""The tensors of a file may take this together; each counts, also where two share a storage."""
 
 
 def read_torch_file(file: Path | bytes, source: str) -> Any:
@@ -34,28 +35,33 @@ def read_torch_file(file: Path | bytes, source: str) -> Any:
         If it is no such file, is damaged or names something that could run code.
     """
     with open_zip(file, source) as archive:
-        root = find_root(archive)
-        order = '<'
-        if f'{root}byteorder' in archive:
-            order = '>' if archive.read(f'{root}byteorder').strip() == b'big' else '<'
+        return read_torch_archive(archive)
 
-        @functools.cache
-        def member(key: str) -> bytes:
-            return archive.read(f'{root}data/{key}')
 
-        def load(identity: Any) -> Storage:
-            if not isinstance(identity, tuple) or len(identity) != 5 or identity[0] != 'storage':
-                raise ValueError('a reference that is no storage')
-            _, kind, key, _, count = identity
-            if not isinstance(kind, StorageType) or not isinstance(key, str):
-                raise ValueError('a storage of unknown type')
-            if type(count) is not int or not 0 <= count < MAX_SIDE:
-                raise ValueError('a storage of other than a number of numbers')
-            return Storage(kind, count, lambda: member(key), order)
+def read_torch_archive(archive: SafeZip) -> Any:
+    """Read what `torch.save` wrote from a zip that is open already; see `read_torch_file`."""
+    root = find_root(archive)
+    order = '<'
+    if f'{root}byteorder' in archive:
+        order = '>' if archive.read(f'{root}byteorder').strip() == b'big' else '<'
 
-        data = archive.read(f'{root}data.pkl')
-        values = read_pickle(data, f'{source}: {root}data.pkl', persistent_load=load)
-        return _with_tensors(values, source)
+    @functools.cache
+    def member(key: str) -> bytes:
+        return archive.read(f'{root}data/{key}')
+
+    def load(identity: Any) -> Storage:
+        if not isinstance(identity, tuple) or len(identity) != 5 or identity[0] != 'storage':
+            raise ValueError('a reference that is no storage')
+        _, kind, key, _, count = identity
+        if not isinstance(kind, StorageType) or not isinstance(key, str):
+            raise ValueError('a storage of unknown type')
+        if type(count) is not int or not 0 <= count < MAX_SIDE:
+            raise ValueError('a storage of other than a number of numbers')
+        return Storage(kind, count, lambda: member(key), order)
+
+    data = archive.read(f'{root}data.pkl')
+    values = read_pickle(data, f'{archive.source}: {root}data.pkl', persistent_load=load)
+    return _with_tensors(values, archive.source)
 
 
 def find_root(archive: SafeZip) -> str:
@@ -69,7 +75,7 @@ def find_root(archive: SafeZip) -> str:
     return roots[0]
 
 
-def is_torch_file(names: list[str]) -> bool:
+def is_torch_file(names: Sequence[str]) -> bool:
     """Tell whether these are the members of a file of `torch.save`."""
     return any(name.count('/') == 1 and name.endswith('/data.pkl') for name in names)
 

@@ -13,15 +13,15 @@ from ptychopinn_plugin.legacy.torch_settings import TorchStructure
 from ptychopinn_plugin.network import CnnVariant
 
 PREFIXES = ('model.autoencoder.', 'autoencoder.')
-"""Before the names of the network; the rest of the dictionary belongs to its physics and loss."""
+"""Names of the network begin so; the rest of the dictionary belongs to its physics and loss."""
 
 UNUSED = re.compile(r'(model\.)?(forward_model|scaler|.*[lL]oss)\b')
-"""Weights that its prediction does not use: parameters of its forward model and of losses."""
+"""Prediction does not use these weights: parameters of the forward model and of losses."""
 
 UNUSED_ATTENTION = re.compile(
     r'decoder_(amp|phase)\.attention_blocks\..+|encoder\.blocks\.\d+\.attention\.conv\.weight'
 )
-"""It makes these where settings ask for them, and leaves them out of the computation."""
+"""PtychoPINN makes these where settings name them, and leaves them out of the computation."""
 
 _ENCODER = re.compile(r'encoder\.blocks\.(\d+)\.(.+)\.(weight|bias)')
 _DECODER = re.compile(r'decoder_(amp|phase)\.(.+)\.(weight|bias)')
@@ -43,7 +43,7 @@ _HEAD_PARTS = {
 
 @dataclass(frozen=True)
 class TorchNetwork:
-    """What the weights say, and the settings where weights cannot.
+    """A network as its weights describe it, and its settings where weights cannot.
 
     Attributes
     ----------
@@ -126,7 +126,7 @@ def _variant(
     filters, channels = border.values.shape[:2] if border else (None, 0)
     everywhere = structure.border_everywhere
     if everywhere is None:
-        # A file that does not say it: with the mask came the number of channels and the scaler.
+        # Older files leave it open: the mask came with the number of channels and the scaler.
         has_scaler = any('.rect_scaler.' in name for name in state)
         everywhere = channels != last.shape[0] or not has_scaler
     return CnnVariant(

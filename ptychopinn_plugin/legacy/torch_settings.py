@@ -1,4 +1,4 @@
-"""What PtychoPINN's torch files say of their network, in every layout they have had.
+"""What PtychoPINN's torch files hold about their network, in every layout they have had.
 
 A checkpoint of Lightning holds the settings as dictionaries of three classes, or, later, as the
 `artifact_identity` that a `wts.h5.zip` keeps in `torch_scaling_metadata.pt`. Older archives have
@@ -14,7 +14,7 @@ from ptychopinn_plugin.errors import ArchiveError
 Section = Mapping[str, Any]
 
 MASK_CAME_WITH = 'use_legacy_decoder_channel_override'
-"""A field of `ModelConfig`; before it, the border's branch was added in the middle as well."""
+"""Before `ModelConfig` had this field, the border's branch was added in the middle as well."""
 
 _TRAINING_NAMES = {'epochs': 'nepochs', 'training_groups': 'n_groups'}
 _TRAINING = ('batch_size', 'learning_rate', 'n_groups', 'nepochs', 'train_data_file')
@@ -31,14 +31,14 @@ class TorchSections:
 
 @dataclass(frozen=True)
 class TorchStructure:
-    """What the weights alone do not tell.
+    """What the weights alone leave open.
 
     Attributes
     ----------
     has_border : bool
         Whether the border's branch, whose weights are always there, is used.
     border_everywhere : bool, optional
-        Whether it is added in the middle as well; None where the file does not say it.
+        Whether it is added in the middle as well; None where the file leaves it open.
     """
 
     has_border: bool = True
@@ -82,7 +82,7 @@ def flat_settings(sections: TorchSections) -> dict[str, Any]:
 def structure_of(
     settings: Mapping[str, Any], sections: TorchSections | None, source: str
 ) -> TorchStructure:
-    """Tell what the weights do not, and refuse networks that compute something else.
+    """Find what the weights leave open, and refuse networks that compute something else.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def structure_of(
     if model.get('intensity_scale_trainable') is True:
         raise ArchiveError(
             f'{source}: intensity_scale_trainable is on, so the network takes patterns in a scale '
-            'of its own, which the file does not tell.'
+            'of its own, which the file does not hold.'
         )
     big = model.get('probe_big', settings.get('probe.big', settings.get('probe_big', True)))
     everywhere = MASK_CAME_WITH not in model if model else None

@@ -1,4 +1,4 @@
-"""The names that `pickles` knows, and what stands for them: functions of this package alone."""
+"""The names that `pickles` accepts, and the functions of this package that stand for them."""
 
 import math
 from abc import ABC, abstractmethod
@@ -17,19 +17,25 @@ from ptychopinn_plugin.legacy.storages import (
 )
 
 MAX_ARRAY_BYTES = 1 << 30
+"""A probe, the largest array among the settings, takes far less."""
+
 MAX_PATH = 4096
+"""Linux allows no longer path."""
+
 MAX_DEVICE = 64
+"""The name of a device, such as cuda:0, is short."""
+
 MAX_CODE = 8
-"""Of a data type."""
+"""The code of a data type has at most this number of characters."""
 
 MAX_KEYS = 50_000
-"""Of a dictionary or set."""
+"""A dictionary or set may have this number of keys."""
 
 MAX_INTEGER_KEY = (1 << 61) - 2
 """The hash of a larger number equals that of a smaller one, so any number of keys could collide."""
 
 MAX_TUPLE_KEY = 16
-"""Parts of a tuple, which are hashed anew each time."""
+"""A key that is a tuple may have this number of parts, which are hashed anew each time."""
 
 CONFIGURATION_CLASSES = (
     'DataConfig',
@@ -40,7 +46,7 @@ CONFIGURATION_CLASSES = (
     'PyTorchExecutionConfig',
     'TrainingConfig',
 )
-"""Read as `Record`, from whatever module of the packages below."""
+"""Instances of these are read as `Record`, from any module of the packages below."""
 
 CONFIGURATION_PACKAGES = ('ptycho', 'ptycho_torch')
 
@@ -232,7 +238,7 @@ def check_keys(keys: Sequence[Any], before: int = 0) -> None:
     ----------
     keys : sequence
     before : int
-        How many there are already.
+        How many keys there are already.
 
     Raises
     ------

@@ -24,7 +24,7 @@ from ptychopinn_plugin.storage.untrusted import SafeZip, open_zip, read_hdf5
 
 _WEIGHTS = 'model.weights.h5'
 _MODELS = ('diffraction_to_obj/model.keras', 'autoencoder/model.keras')
-"""Both hold the network; training there goes on from the second."""
+"""Both members hold the network; training there goes on from the second."""
 
 
 def write_legacy_tensorflow(model: Model, path: Path, template: Path) -> None:
@@ -41,11 +41,13 @@ def write_legacy_tensorflow(model: Model, path: Path, template: Path) -> None:
     Raises
     ------
     ArchiveError
-        If the template is none, or of another network.
+        If the template is no such archive, or holds another network.
     OutputError
         If the file cannot be written.
     """
-    old = read_legacy_file(template)
+    with open_zip(template, str(template), what='template') as archive:
+        old = read_legacy_file(archive)
+        members = {name: archive.read(name) for name in archive.names()}
     if old.kind != 'tensorflow':
         raise ArchiveError(f'The template {template} must be a TensorFlow archive of PtychoPINN.')
     fit_weights(old.network, old.weights, str(template))
@@ -62,8 +64,6 @@ def write_legacy_tensorflow(model: Model, path: Path, template: Path) -> None:
         if part == 'weight':
             kernel = model.weights[name].transpose(2, 3, 1, 0)
             kernels[old.weights[name].name] = (kernel, model.weights[f'{role}/bias'])
-    with open_zip(template, str(template)) as archive:
-        members = {name: archive.read(name) for name in archive.names()}
     for member in _MODELS:
         if member in members:
             members[member] = _with_weights(members[member], kernels, f'{template}: {member}')

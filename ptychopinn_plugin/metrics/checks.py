@@ -7,7 +7,13 @@ from ptychopinn_plugin.errors import DataError
 
 
 def check_pair(first: RealArray, second: RealArray) -> None:
-    """Raise a DataError unless both are finite images of one shape."""
+    """Make sure that both are finite images of one shape.
+
+    Raises
+    ------
+    DataError
+        If they are not.
+    """
     if first.ndim != 2 or first.shape != second.shape:
         raise DataError(
             'Images to compare must be two-dimensional and of one shape; '

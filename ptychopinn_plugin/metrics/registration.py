@@ -1,4 +1,4 @@
-"""Bringing a complex image onto another: shift, global phase, one amplitude."""
+"""Registration of a complex image to another: shift, global phase, one amplitude."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,10 +12,13 @@ from ptychopinn_plugin.array_types import ComplexArray, FloatArray
 from ptychopinn_plugin.metrics.checks import check_pair
 
 UPSAMPLING = 100
-"""Registration is refined to one part in so many of a pixel."""
+"""Registration is refined to a hundredth of a pixel."""
 
 _SHIFT_MARGIN_PX = 32
+"""Mirrored pixels around an image keep what rings at its border outside."""
+
 _REGISTRATIONS = 4
+"""Registration ends after this number of rounds, where the shift has not settled before."""
 
 
 @dataclass(frozen=True)
@@ -25,13 +28,13 @@ class Alignment:
     Attributes
     ----------
     image : ndarray of complex128, shape (height, width)
-        Shifted, and times `scale`.
+        The reconstruction, shifted and times `scale`.
     shift_px : (y, x)
-        By which the reconstruction was moved: down and to the right where positive.
+        The pixels by which it was moved: down and to the right where positive.
     scale : complex
-        By which it was multiplied: the global phase and one amplitude.
+        The factor by which it was multiplied: the global phase and one amplitude.
     ramp_rad : (y, x)
-        Phase per pixel that was taken out; zero unless asked for.
+        The phase in radians per pixel that was taken out; zero unless `remove_ramp` is set.
     """
 
     image: ComplexArray
@@ -43,17 +46,19 @@ class Alignment:
 def find_shift(
     reconstruction: ComplexArray, truth: ComplexArray, *, largest_px: float = np.inf
 ) -> tuple[float, float]:
-    """Find by how much a reconstruction must be moved to lie on the truth.
+    r"""Find by how much a reconstruction must be moved to lie on the truth.
 
-    The complex images are correlated, so a global phase does not matter. Their means are taken
-    out and their borders tapered, which would otherwise speak for a shift of zero; what is
-    left of that is removed by shifting and registering again.
+    The shift :math:`\Delta` is that of the highest :math:`|\sum_r R(r - \Delta) \bar T(r)|`, found
+    to a hundredth of a pixel by a matrix Fourier transform around the peak [1]_. The complex
+    images are correlated, so a global phase does not matter. Their means are taken out and their
+    borders tapered, as both would pull the peak to a shift of zero; what is left of that is
+    removed by shifting and registering again.
 
     Parameters
     ----------
     reconstruction, truth : ndarray of complex, shape (height, width)
     largest_px : float
-        What is found beyond this is chance, and taken for no shift.
+        A larger shift is taken for chance, and counts as no shift.
 
     Returns
     -------
@@ -68,7 +73,8 @@ def find_shift(
 
     References
     ----------
-    .. [1] M. Guizar-Sicairos, S. T. Thurman, J. R. Fienup, Opt. Lett. 33 (2008) 156.
+    .. [1] M. Guizar-Sicairos, S. T. Thurman, J. R. Fienup, Opt. Lett. 33 (2008) 156,
+       doi:10.1364/OL.33.000156.
     """
     # Imported here: it takes longer than everything else that this module needs.
     from skimage.registration import phase_cross_correlation
@@ -94,13 +100,19 @@ def find_shift(
 
 
 def shift_image(image: ComplexArray, shift_px: tuple[float, float]) -> ComplexArray:
-    """Move an image by fractions of a pixel, in Fourier space, with mirrored borders.
+    r"""Move an image by fractions of a pixel, in Fourier space, with mirrored borders.
+
+    The spectrum is multiplied by :math:`\exp(-2 \pi i \, q \cdot \Delta)`.
 
     Parameters
     ----------
     image : ndarray of complex, shape (height, width)
     shift_px : (y, x)
-        Down and to the right where positive.
+        In pixels; down and to the right where positive.
+
+    Returns
+    -------
+    ndarray of complex128, shape (height, width)
     """
     if not np.any(shift_px):
         return image.astype(np.complex128)
@@ -132,12 +144,12 @@ def align(
     reconstruction, truth : ndarray of complex, shape (height, width)
         On the same pixel grid.
     register : bool
-        Find the shift; without, only phase and scale.
+        Whether the shift is found; otherwise phase and scale alone are.
     largest_shift_px : float
-        What is found beyond this is chance, and taken for no shift.
+        A larger shift is taken for chance, and counts as no shift.
     remove_ramp : bool
-        Remove a linear phase as well. Not the default: with a known probe the ramp is not free
-        (see the head of this module), and taking it out would hide a drift of the phase.
+        Whether a linear phase is removed as well. By default it is not: with a known probe the
+        ramp is not free (see the head of this package), and removing it would hide a drift.
 
     Returns
     -------

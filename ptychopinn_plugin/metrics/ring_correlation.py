@@ -1,4 +1,4 @@
-"""At which fineness two complex images still agree: the Fourier ring correlation."""
+"""The Fourier ring correlation: up to which spatial frequency two complex images agree."""
 
 from dataclasses import dataclass
 
@@ -17,9 +17,9 @@ class RingCorrelation:
     Attributes
     ----------
     frequencies : ndarray of float64, shape (n_rings,)
-        As a share of Nyquist (half a cycle per pixel), 0 to 1.
+        Spatial frequency of each ring as a share of Nyquist (half a cycle per pixel), 0 to 1.
     correlation : ndarray of float64, shape (n_rings,)
-        Between -1 and 1.
+        The correlation of each ring, between -1 and 1.
     half_bit : ndarray of float64, shape (n_rings,)
         The half-bit threshold of each ring.
     """
@@ -71,15 +71,19 @@ def frc(image: ComplexArray, truth: ComplexArray, *, window: str = 'hann') -> Ri
         {\sqrt{\sum |F_1|^2 \sum |F_2|^2}}
 
     over rings one frequency step wide [1]_. The mean stays in: it is part of the image, and ring 0
-    holds it. The half-bit curve is that of [1]_, with the number
-    of independent samples of a ring reduced by what the window takes.
+    holds it. The half-bit curve is that of [1]_,
+
+    .. math:: T(q) = \frac{0.2071 + 1.9102 / \sqrt{n}}{1.2071 + 0.9102 / \sqrt{n}},
+
+    with the number :math:`n` of independent samples of a ring, which the window reduces.
 
     Parameters
     ----------
     image, truth : ndarray of complex, shape (height, width)
         Cropped to the smaller side where they are not square.
     window : {'hann', 'tukey', 'none'}
-        Separable window against the jump at the border; 'tukey' tapers a quarter of the width.
+        The separable window against the jump at the border; 'tukey' tapers a quarter of the
+        width.
 
     Returns
     -------
@@ -88,7 +92,8 @@ def frc(image: ComplexArray, truth: ComplexArray, *, window: str = 'hann') -> Ri
     Raises
     ------
     DataError
-        If the images have different shapes or values that are not finite.
+        If the images have different shapes or values that are not finite, or there is no such
+        window.
 
     References
     ----------

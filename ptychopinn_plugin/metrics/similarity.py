@@ -11,14 +11,15 @@ from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.metrics.checks import check_pair
 
 _SSIM_SIDE_PX = 7
+"""scikit-image's default, a square window in place of the paper's Gaussian of 11 pixels."""
 
 
 def wrapped_phase(image: ComplexArray, truth: ComplexArray) -> tuple[FloatArray, FloatArray]:
     r"""Return the phases of an aligned image and of the truth, comparable without unwrapping.
 
     Both are measured from the truth's mean direction, so that its own global phase does not
-    matter, and the image's is put within half a turn of the truth's: an error is never
-    more than :math:`\pi`, and none comes of a wrap.
+    matter, and the image's is put within half a cycle of the truth's: an error is never
+    more than :math:`\pi`, and a wrap causes no error.
 
     Parameters
     ----------
@@ -35,7 +36,14 @@ def wrapped_phase(image: ComplexArray, truth: ComplexArray) -> tuple[FloatArray,
 
 
 def ssim(image: FloatArray, truth: FloatArray) -> float:
-    """Compute the mean structural similarity [1]_ of two real images.
+    r"""Compute the mean structural similarity [1]_ of two real images.
+
+    .. math:: \mathrm{SSIM} = \left\langle
+        \frac{(2 \mu_x \mu_y + c_1)(2 \sigma_{xy} + c_2)}
+        {(\mu_x^2 + \mu_y^2 + c_1)(\sigma_x^2 + \sigma_y^2 + c_2)} \right\rangle
+
+    with means, variances and covariance over a window, :math:`c_1 = (0.01 L)^2`,
+    :math:`c_2 = (0.03 L)^2` and the data range :math:`L`.
 
     Parameters
     ----------
@@ -44,8 +52,8 @@ def ssim(image: FloatArray, truth: FloatArray) -> float:
     Returns
     -------
     float
-        At most 1. The data range is the truth's, largest less smallest; the window is a square of
-        7 pixels. Where the means of a window differ in sign, it does not count as
+        At most 1. The data range is the truth's, largest less smallest value; the window is a
+        square of 7 pixels. Where the means of a window differ in sign, it does not count as
         similar: in the plain formula two wrong signs, of mean and of covariance, multiply to a
         right one, and the negative of a phase would score well.
 
@@ -79,13 +87,25 @@ def ssim(image: FloatArray, truth: FloatArray) -> float:
 
 
 def psnr(image: FloatArray, truth: FloatArray) -> float:
-    """Compute the peak signal-to-noise ratio of two real images, in dB.
+    r"""Compute the peak signal-to-noise ratio of two real images.
 
-    The peak is the truth's range, largest less smallest; infinite for equal images.
+    .. math:: \mathrm{PSNR} = 20 \log_{10} L - 10 \log_{10} \langle (x - y)^2 \rangle
+
+    with the truth's range :math:`L`, largest less smallest value.
 
     Parameters
     ----------
     image, truth : ndarray of float, shape (height, width)
+
+    Returns
+    -------
+    float
+        In dB; infinite for equal images.
+
+    Raises
+    ------
+    DataError
+        If the images have different shapes or values that are not finite.
     """
     check_pair(image, truth)
     mean_square = float(np.mean((image - truth) ** 2))
@@ -95,11 +115,21 @@ def psnr(image: FloatArray, truth: FloatArray) -> float:
 
 
 def mae(image: FloatArray, truth: FloatArray) -> float:
-    """Compute the mean absolute error of two real images, in their unit.
+    r"""Compute the mean absolute error :math:`\langle |x - y| \rangle` of two real images.
 
     Parameters
     ----------
     image, truth : ndarray of float, shape (height, width)
+
+    Returns
+    -------
+    float
+        In the unit of the images.
+
+    Raises
+    ------
+    DataError
+        If the images have different shapes or values that are not finite.
     """
     check_pair(image, truth)
     return float(np.mean(np.abs(image - truth)))

@@ -20,9 +20,17 @@ from ptychopinn_plugin.array_types import RealArray
 from ptychopinn_plugin.errors import ArchiveError
 
 MAX_MEMBER_BYTES = 2 << 30
+"""One member may grow to this, which no model of this kind needs."""
+
 MAX_TEXT_BYTES = 32 << 20
+"""A manifest or a graph in JSON may have this size."""
+
 MAX_SUM_BYTES = 8 << 30
+"""All members together may grow to this."""
+
 MAX_MEMBERS = 20_000
+"""A checkpoint of torch has one member for each tensor, which is a few hundred."""
+
 MAX_RATIO = 250
 """Weights shrink to about nine tenths and texts to a tenth; zeros alone shrink to a thousandth."""
 
@@ -30,11 +38,13 @@ RATIO_FLOOR_BYTES = 16 << 20
 """Smaller members may shrink as much as they like."""
 
 CHUNK_BYTES = 1 << 20
+"""A member is inflated in pieces of this size."""
+
 COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-"""What model files are written with; Python cannot limit what the others grow to."""
+"""Model files are written with these; Python cannot limit what the others grow to."""
 
 ZIP_ERRORS = (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error)
-"""What zipfile raises on a damaged file: names that are no UTF-8, encryption, and so on."""
+"""zipfile raises these on a damaged file: names that are not UTF-8, encryption, and so on."""
 
 
 class SafeZip:
@@ -146,7 +156,19 @@ class SafeZip:
 
 @contextlib.contextmanager
 def open_zip(file: Path | bytes, source: str, *, what: str = 'zip') -> Iterator[SafeZip]:
-    """Open a zip of a path or of bytes; `what` it should be goes into messages.
+    """Open a zip of unknown origin.
+
+    Parameters
+    ----------
+    file : Path or bytes
+    source : str
+        The name of the file, for messages.
+    what : str
+        What the file should be, for messages.
+
+    Yields
+    ------
+    SafeZip
 
     Raises
     ------
@@ -170,7 +192,7 @@ def open_zip(file: Path | bytes, source: str, *, what: str = 'zip') -> Iterator[
 
 
 def zip_names(path: Path) -> list[str]:
-    """Return the names of a zip's members; none where it is no zip, or a damaged one."""
+    """Return the names of a zip's members; an empty list where it is damaged or no zip."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.namelist()
@@ -187,7 +209,7 @@ def read_hdf5(
     ----------
     data : bytes
     source : str
-        For messages.
+        The name of the file, for messages.
     skip : str
         Datasets whose path begins so are left unread.
 

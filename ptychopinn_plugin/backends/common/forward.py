@@ -4,11 +4,12 @@ import numpy as np
 
 from ptychopinn_plugin.array_types import BoolArray, FloatArray, IntArray, RealArray
 from ptychopinn_plugin.data import inpaint
+from ptychopinn_plugin.data.scan import CHUNK_PATTERNS
 
 JUDGED_PIXELS = 1 << 20
 """Enough to tell a misfit from noise, and done in a tenth of a second."""
 
-_CHUNK = 1024
+_CHUNK = CHUNK_PATTERNS
 
 
 def corner_amplitudes(patterns: RealArray, bad_pixels: BoolArray) -> FloatArray:

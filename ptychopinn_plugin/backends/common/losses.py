@@ -22,6 +22,7 @@ DATA_TERMS = ('poisson', 'amplitude_mae', 'teacher')
 
 def term_weights(settings: TrainingConfig) -> dict[str, float]:
     """Return the weight of each term by its name."""
+    # These are columns of losses.csv, whose names stay: 'teacher' is the term of the target.
     return {
         'poisson': settings.poisson_weight,
         'amplitude_mae': settings.amplitude_mae_weight,

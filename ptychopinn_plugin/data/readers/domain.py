@@ -5,11 +5,10 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from ptychopinn_plugin.array_types import FloatArray, RealArray
+from ptychopinn_plugin.data.scan import CHUNK_PATTERNS
 from ptychopinn_plugin.errors import DataError
 
 Domain: TypeAlias = Literal['counts', 'amplitudes']
-
-_CHUNK = 1024
 
 
 def check_domain(domain: str | None) -> None:
@@ -46,8 +45,8 @@ def infer_domain(patterns: RealArray, *, is_ptychodus_export: bool) -> tuple[Dom
         return 'counts', f'they are integers ({patterns.dtype})'
     if is_ptychodus_export:
         return 'counts', 'the file has the layout of an export by Ptychodus'
-    starts = range(0, len(patterns), _CHUNK)
-    if any((patterns[start : start + _CHUNK] < 0).any() for start in starts):
+    starts = range(0, len(patterns), CHUNK_PATTERNS)
+    if any((patterns[start : start + CHUNK_PATTERNS] < 0).any() for start in starts):
         return 'counts', 'some are negative, as where a dark field was subtracted'
     if values_are_whole(patterns):
         return 'counts', 'they are whole numbers'
@@ -122,15 +121,15 @@ def to_counts(patterns: RealArray, domain: Domain) -> RealArray:
     are_roots = squares_are_whole(patterns)
     own = patterns.dtype == np.float32 and patterns.flags.writeable
     counts = patterns if own else np.empty(patterns.shape, dtype=np.float32)
-    for start in range(0, len(patterns), _CHUNK):
-        chunk = patterns[start : start + _CHUNK]
+    for start in range(0, len(patterns), CHUNK_PATTERNS):
+        chunk = patterns[start : start + CHUNK_PATTERNS]
         if chunk.dtype.kind != 'u' and (chunk < 0).any():
             raise DataError(
                 f'Amplitudes must not be negative; got {chunk.min()}. '
                 "Where the patterns hold counts, say domain='counts' (--domain counts)."
             )
         # Floats first: the square of an integer overflows its type.
-        part = counts[start : start + _CHUNK]
+        part = counts[start : start + CHUNK_PATTERNS]
         np.square(chunk.astype(np.float32, copy=False), out=part)
         if are_roots:
             # What rounding in the file left would hide that they were counted.

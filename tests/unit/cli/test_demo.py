@@ -1,6 +1,5 @@
 """`demo`, with a backend that computes nothing."""
 
-import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -8,11 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ptychopinn_plugin.cli import demo as module
 from ptychopinn_plugin.data import load_scan
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
-
-# The package's attribute of this name is the command.
-module = importlib.import_module('ptychopinn_plugin.cli.demo')
 
 QUICK = ('--training-patterns', 60, '--test-patterns', 60, '--refine', 2)
 

@@ -1,6 +1,5 @@
 """What `ptychopinn doctor` finds, says and returns."""
 
-import importlib
 import json
 import subprocess
 import sys
@@ -13,12 +12,11 @@ from typer.testing import CliRunner
 
 from ptychopinn_plugin.backends import selection
 from ptychopinn_plugin.backends.spec import BackendSpec
+from ptychopinn_plugin.cli import doctor as module
 from ptychopinn_plugin.host import diagnosis
 
-# By name: the package's attribute `doctor` may be the command, not this module.
-module = importlib.import_module('ptychopinn_plugin.cli.doctor')
 app = typer.Typer()
-app.command()(module.doctor)
+app.command()(module.doctor_command)
 
 # Frameworks that are surely there, or surely not, in place of the real ones.
 PRESENT = BackendSpec('pytorch', 'wave', 'numpy', '1.0', 'fake:make', 'pytorch', ('torch',))

@@ -1,11 +1,15 @@
 """What a user reads before the first run, and how fast it comes."""
 
 import json
+import re
 import subprocess
 import sys
 from typing import Any
 
 import pytest
+import typer.main
+
+from ptychopinn_plugin.cli import app
 
 COMMANDS = (
     'train',
@@ -35,6 +39,20 @@ def test_help_teaches_by_examples(run: Any, command: str) -> None:
     assert shown.code == 0
     assert 'Examples:' in shown.out
     assert shown.out.count(f'ptychopinn {command} ') >= 3
+
+
+@pytest.mark.parametrize('command', [name for name in COMMANDS if name != 'simulate'])
+def test_examples_can_be_typed_as_they_stand(command: str) -> None:
+    """Each example parses: a renamed option does not stay behind in a help text."""
+    known: Any = typer.main.get_command(app)
+    found = known.commands[command]
+    _, _, text = found.help.partition('Examples:\n')
+    examples = re.sub(r'\n +(?=--)', ' ', text).splitlines()
+    assert examples
+    for example in examples:
+        program, name, *arguments = example.split()
+        assert (program, name) == ('ptychopinn', command)
+        found.make_context(command, arguments)
 
 
 def test_overview_lists_every_command(run: Any) -> None:

@@ -282,7 +282,7 @@ def test_names_of_the_package_itself_are_no_harm() -> None:
         (short('os') + short('sys') + b'2\x93.', 'an unusual way'),
         (b'\x82\1.', 'the instruction EXT1'),
         (b'K\1.cos\nsystem\n.', 'names os.system'),
-        (b'no pickle', 'cannot be told'),
+        (b'no pickle', 'cannot be determined'),
     ],
 )
 def test_names_that_are_refused(data: bytes, message: str) -> None:
