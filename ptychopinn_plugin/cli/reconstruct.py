@@ -110,7 +110,7 @@ def refine_command(
     from ptychopinn_plugin import api
     from ptychopinn_plugin.backends.selection import choose
 
-    watch = Stopwatch()
+    watch = RunTimer()
     with staged_outputs(output, FILES) as stage:
         config = assemble_config(given)
         choice = choose(backend)
@@ -151,7 +151,7 @@ def reconstruct_into(
     from ptychopinn_plugin import api
     from ptychopinn_plugin.backends.selection import choose
 
-    watch = Stopwatch()
+    watch = RunTimer()
     with staged_outputs(output, FILES) as stage:
         opened = api.open_model(model) if isinstance(model, Path) else model
         config = assemble_config(given, base=opened.config.to_dict())
@@ -175,7 +175,7 @@ def reconstruct_into(
 
 
 @dataclass
-class Stopwatch:
+class RunTimer:
     """Measures what happens outside the backend."""
 
     started: float = 0.0
@@ -208,7 +208,7 @@ def _read(path: Path, given: Given, size: int | None) -> tuple['Scan', dict[str,
 
 
 def _finish(
-    stage: Path, folder: Path, result: 'Reconstruction', scan: 'Scan', watch: Stopwatch
+    stage: Path, folder: Path, result: 'Reconstruction', scan: 'Scan', watch: RunTimer
 ) -> tuple[dict[str, Any], list[str]]:
     """Write every file of a reconstruction to `stage`; return what to report of `folder`."""
     from ptychopinn_plugin.data import write_product, write_reconstruction

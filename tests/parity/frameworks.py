@@ -2,7 +2,6 @@
 
 import importlib
 import importlib.util
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,9 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptychopinn_plugin.backends.common.backend import NetworkBackend
+from ptychopinn_plugin.backends.common.requests import TrainingRequest
 from ptychopinn_plugin.backends.common.training_loop import TrainingLoop
+from ptychopinn_plugin.backends.common.training_plan import plan_training
 from ptychopinn_plugin.backends.common.training_run import TrainingRun
-from ptychopinn_plugin.backends.protocol import ignore_progress
 from ptychopinn_plugin.config import Config
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.model_file import Model
@@ -36,7 +37,7 @@ class Framework(ABC):
 
     Attributes
     ----------
-    forward, losses, network, phase_drift, prediction, refinement, stitching, training_run : module
+    adapter, forward, losses, network, phase_drift, prediction, refinement, stitching : module
     """
 
     name: str
@@ -49,7 +50,7 @@ class Framework(ABC):
             'network',
             'prediction',
             'refinement',
-            'training_run',
+            'adapter',
             'phase_drift',
         ):
             setattr(self, part, importlib.import_module(f'{self._package}.{part}'))
@@ -112,8 +113,8 @@ class Framework(ABC):
         """Return the total variation."""
 
     @abstractmethod
-    def trainer(self, scan: Scan, config: Config, base_model: Model) -> TrainingLoop:
-        """Return what trains on a scan, ready to start from a model."""
+    def training_loop(self, scan: Scan, config: Config, base_model: Model) -> TrainingLoop:
+        """Return the loop that trains on a scan, ready to start from a model."""
 
     def build(self, description: NetworkDescription, seed: int = 0) -> Any:
         """Return a network with random weights, those that start at zero included."""
@@ -212,10 +213,8 @@ class PyTorch(Framework):
     def shift_probe_back(self, probes: Tensor, subpixel_shifts_px: Tensor) -> Tensor:
         return self.forward.shift_probe_back(probes, subpixel_shifts_px)
 
-    def trainer(self, scan: Scan, config: Config, base_model: Model) -> TrainingLoop:
-        return _trainer(
-            self.training_run.PyTorchRun, scan, config, base_model, self.torch.device('cpu')
-        )
+    def training_loop(self, scan: Scan, config: Config, base_model: Model) -> TrainingLoop:
+        return _training_loop(self.adapter.PyTorchBackend(), scan, config, base_model)
 
 
 class TensorFlow(Framework):
@@ -296,8 +295,8 @@ class TensorFlow(Framework):
         operators = importlib.import_module(f'{self._package}.operators')
         return operators.shift_probe_back(probes, subpixel_shifts_px)
 
-    def trainer(self, scan: Scan, config: Config, base_model: Model) -> TrainingLoop:
-        return _trainer(self.training_run.TensorFlowRun, scan, config, base_model, '/CPU:0')
+    def training_loop(self, scan: Scan, config: Config, base_model: Model) -> TrainingLoop:
+        return _training_loop(self.adapter.TensorFlowBackend(), scan, config, base_model)
 
 
 def load(name: str) -> Framework:
@@ -305,11 +304,12 @@ def load(name: str) -> Framework:
     return PyTorch() if name == 'pytorch' else TensorFlow()
 
 
-def _trainer(
-    run: Callable[..., TrainingRun[Any]], scan: Scan, config: Config, base: Model, device: Any
+def _training_loop(
+    backend: NetworkBackend[Any], scan: Scan, config: Config, base_model: Model
 ) -> TrainingLoop:
-    now = time.perf_counter()
-    return run([scan], config, (), base, False, device, now, ignore_progress).trainer
+    request = TrainingRequest([scan], config, base_model=base_model)
+    with backend.on_device('cpu') as device:
+        return TrainingRun(backend, request, plan_training(request), device).prepare()
 
 
 def _kind(array: Array, double: bool) -> type:

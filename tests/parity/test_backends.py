@@ -169,14 +169,14 @@ def starting_model(scan: Scan, config: Config) -> Model:
     return dataclasses.replace(base, weights=weights)
 
 
-def step(trainer: TrainingLoop, count: int) -> list[dict[str, float]]:
+def take_steps(loop: TrainingLoop, count: int) -> list[dict[str, float]]:
     """Take steps, a batch each, and return their terms."""
     rows: list[dict[str, float]] = []
     rng = np.random.default_rng(0)
     while True:
-        for batch in trainer.batches(rng):
-            rows.append(trainer.accumulate_gradients(batch))
-            trainer.step()
+        for batch in loop.data.batches(rng):
+            rows.append(loop.step.accumulate_gradients(batch))
+            loop.step.step(loop.learning_rate)
             if len(rows) == count:
                 return rows
 
@@ -191,12 +191,12 @@ def test_losses_and_gradients(
     """After one step Adam's first mean is a tenth of the gradient."""
     config = settings(model, batch_size=32, gradient_clip=0.0, **training)
     base = starting_model(scans(64), config)
-    trainers = [fw.trainer(scans(64), config, base) for fw in both]
-    (expected,), (found,) = (step(trainer, 1) for trainer in trainers)
+    loops = [fw.training_loop(scans(64), config, base) for fw in both]
+    (expected,), (found,) = (take_steps(loop, 1) for loop in loops)
     assert set(found) == set(expected)
     for name, value in expected.items():
         assert found[name] == pytest.approx(value, rel=1e-4), name
-    slopes, others = (_means(trainer) for trainer in trainers)
+    slopes, others = (_means(loop) for loop in loops)
     assert set(others) == set(slopes)
     assert len(slopes) >= len(base.weights)
     for name, array in slopes.items():
@@ -219,20 +219,20 @@ def test_twenty_steps(
     """
     config = settings(model, batch_size=16, learning_rate=1e-4, **training)
     base = starting_model(scans(64), config)
-    trainers = [fw.trainer(scans(64), config, base) for fw in both]
-    start = _joined(trainers[0].state_dict())
-    rows = [step(trainer, 20) for trainer in trainers]
+    loops = [fw.training_loop(scans(64), config, base) for fw in both]
+    start = _joined(loops[0].step.state_dict())
+    rows = [take_steps(loop, 20) for loop in loops]
     for expected, found in zip(*rows, strict=True):
         for name, value in expected.items():
             assert found[name] == pytest.approx(value, rel=1e-3), name
-    ends = [_joined(trainer.state_dict()) for trainer in trainers]
+    ends = [_joined(loop.step.state_dict()) for loop in loops]
     moved = distance(ends[0], start)
     assert moved > 2e-4
     assert distance(ends[1], ends[0]) < 0.1 * moved
 
 
-def _means(trainer: TrainingLoop) -> dict[str, Array]:
-    arrays = trainer.optimizer_state()
+def _means(loop: TrainingLoop) -> dict[str, Array]:
+    arrays = loop.step.optimizer_state()
     return {name: array for name, array in arrays.items() if name.endswith('/exp_avg')}
 
 

@@ -1,23 +1,29 @@
-"""What every backend that trains networks does alike; a framework fills in the rest."""
+"""What every backend that trains networks does alike: the `Backend` protocol over an engine."""
 
-import dataclasses
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 
-from ptychopinn_plugin.array_types import ComplexArray, FloatArray, RealArray
+from ptychopinn_plugin.array_types import FloatArray
 from ptychopinn_plugin.backends.common.diagnostics import judge_misfit, warn_of_misfit
+from ptychopinn_plugin.backends.common.engine import Device, Engine, Forward
 from ptychopinn_plugin.backends.common.prediction import (
     choose_photons,
     choose_rotations,
     corrected_probe,
 )
+from ptychopinn_plugin.backends.common.requests import (
+    IterationRequest,
+    NetworkRequest,
+    PredictionRequest,
+    TrainingRequest,
+)
 from ptychopinn_plugin.backends.common.timing import Stopwatch
+from ptychopinn_plugin.backends.common.training_loop import Clock
+from ptychopinn_plugin.backends.common.training_plan import plan_training
 from ptychopinn_plugin.backends.common.training_run import TrainingRun
 from ptychopinn_plugin.backends.protocol import (
     Observer,
@@ -28,96 +34,24 @@ from ptychopinn_plugin.backends.protocol import (
 from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig
 from ptychopinn_plugin.data import Reconstruction, Scan, fit_to_size, without_dark_patterns
 from ptychopinn_plugin.data.grouping import check_positions
-from ptychopinn_plugin.errors import ConfigError, DataError
+from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.model_file import Model, read_model, write_model
-from ptychopinn_plugin.physics import Misfit, illumination_overlap, normalise_probe
-
-Device = TypeVar('Device')
+from ptychopinn_plugin.physics import illumination_overlap, normalise_probe
 
 
-class Forward(Protocol):
-    """What reconstruction asks of a framework's forward model; tensors are the framework's."""
+class NetworkBackend(Engine[Device]):
+    """A `backends.protocol.Backend` for a framework that supplies the hooks of `Engine`.
 
-    origin_px: Any
-    photons: float
-    probe: Any
-    coverage: Any
+    Parameters
+    ----------
+    clock : callable
+        Returns seconds: what `max_minutes` and the history of a training go by.
+    """
 
-    def flat_object(self) -> Any:
-        """Return an object that changes nothing."""
-        ...
-
-    def evaluate_fit(self, object_: Any) -> tuple[float, float]:
-        """Return the Poisson loss per pixel and the amplitude residual."""
-        ...
-
-    def misfit(self, object_: Any, lit_counts: float) -> Misfit | None:
-        """Return how far an object misses the counts, on patterns from all over the scan.
-
-        Pixels that expect fewer than `lit_counts` have no say.
-        """
-        ...
-
-
-class NetworkBackend(ABC, Generic[Device]):
-    """A `backends.protocol.Backend`, but for what a framework computes."""
-
-    name: str
-
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock = time.perf_counter) -> None:
+        self.clock = clock
         self.model: Model | None = None
-
-    @abstractmethod
-    def _on(self, device: str) -> AbstractContextManager[Device]:
-        """Return a context in which this device computes."""
-
-    @abstractmethod
-    def _start(
-        self,
-        scans: Sequence[Scan],
-        config: Config,
-        validation: Sequence[Scan],
-        base_model: Model | None,
-        resume: bool,
-        device: Device,
-        started: float,
-        observer: Observer,
-    ) -> TrainingRun[Any]:
-        """Prepare training: teach, and put everything on the device."""
-
-    @abstractmethod
-    def _forward(self, scan: Scan, probe: ComplexArray, device: Device) -> Forward:
-        """Return the forward model of a scan."""
-
-    @abstractmethod
-    def _stopwatch(self, device: Device) -> Stopwatch:
-        """Return a stopwatch that waits for the device."""
-
-    @abstractmethod
-    def _predict(
-        self,
-        model: Model,
-        forward: Any,
-        inference: InferenceConfig,
-        rotations: Sequence[int],
-        stopwatch: Stopwatch,
-        show: Callable[[int, Any], bool],
-    ) -> Any:
-        """Return the object that the network predicts, looking in these quarter turns."""
-
-    @abstractmethod
-    def _iterate(
-        self,
-        forward: Any,
-        object_: Any,
-        refinement: RefinementConfig,
-        show: Callable[[int, float, Any], bool | None],
-    ) -> tuple[Any, list[float]]:
-        """Return the refined object and the losses."""
-
-    @abstractmethod
-    def _array(self, tensor: Any) -> RealArray:
-        """Return a tensor's values."""
+        self._built: tuple[Model, Device, Any] | None = None
 
     def open_model(self, path: Path) -> Model:
         """Read a model file and hold it."""
@@ -139,22 +73,23 @@ class NetworkBackend(ABC, Generic[Device]):
         observer: Observer = ignore_progress,
     ) -> TrainingResult:
         """Train on scans; see `backends.protocol.Backend.train`."""
-        started = time.perf_counter()
+        started = self.clock()
         if not scans:
             raise DataError('Training needs at least one scan; none was given.')
-        scans, validation = _usable(scans), _usable(validation)
-        if resume and (base_model is None or base_model.training_state is None):
-            raise ConfigError(
-                'This model holds no training state, so training cannot continue exactly. '
-                'Fine-tune it instead: ptychopinn train --base-model MODEL.'
-            )
-        with self._on(config.training.device) as device:
-            run = self._start(
-                scans, config, validation, base_model, resume, device, started, observer
-            )
-            state = run.train()
-            self.model = run.to_model(state)
-        return TrainingResult(self.model, tuple(state.history), state.stopped)
+        request = TrainingRequest(
+            scans=_usable(scans),
+            config=config,
+            validation=_usable(validation),
+            base_model=base_model,
+            resume=resume,
+            observer=observer,
+            started=started,
+        )
+        plan = plan_training(request)
+        with self.on_device(config.training.device) as device:
+            result = TrainingRun(self, request, plan, device, self.clock).train()
+        self.model = result.model
+        return result
 
     def reconstruct(
         self,
@@ -171,28 +106,34 @@ class NetworkBackend(ABC, Generic[Device]):
         scan = fit_to_size(scan, held.config.model.pattern_size)
         photons = choose_photons(scan, held.photons, inference.intensity_scale)
         probe = normalise_probe(corrected_probe(held, scan), photons * held.intensity_scale**2)
-        stopped = False
+        passes, stopped = held.network.passes, False
 
         def show(done: int, object_: Any) -> bool:
             nonlocal stopped
-            passes = held.network.passes
-            progress = Progress('predict', done, passes, object_=self._array(object_))
-            progress = dataclasses.replace(progress, origin_px=_origin(forward))
+            preview = self.to_numpy(object_)
+            progress = Progress(
+                'predict', done, passes, object_=preview, origin_px=_origin(forward)
+            )
             stopped = bool(observer(progress))
             return stopped
 
-        with self._on(inference.device) as device:
-            forward = self._forward(scan, probe, device)
-            forward.photons = photons
-            stopwatch = self._stopwatch(device)
+        with self.on_device(inference.device) as device:
+            forward = self.build_forward(scan, probe, photons, device)
+            stopwatch = self.start_stopwatch(device)
             rotations = choose_rotations(
                 inference.test_time_rotations,
                 held.network,
                 lambda: illumination_overlap(
-                    self._array(forward.coverage), self._array(forward.probe)
+                    self.to_numpy(forward.coverage), self.to_numpy(forward.probe)
                 ),
             )
-            object_ = self._predict(held, forward, inference, rotations, stopwatch, show)
+            object_ = self.predict(
+                self._network(held, device),
+                forward,
+                PredictionRequest.of(inference, rotations),
+                stopwatch=stopwatch,
+                observer=show,
+            )[-1]
             if stopped:
                 refinement = refinement.replace(iterations=0)
             return self._refined(scan, forward, object_, refinement, stopwatch, observer)
@@ -207,9 +148,11 @@ class NetworkBackend(ABC, Generic[Device]):
     ) -> Reconstruction:
         """Iterate from a flat object, without a model: the baseline."""
         (scan,) = _usable([scan])
-        with self._on(device) as where:
-            forward = self._forward(scan, normalise_probe(scan.probe, scan.mean_photons()), where)
-            flat, stopwatch = forward.flat_object(), self._stopwatch(where)
+        photons = scan.mean_photons()
+        with self.on_device(device) as where:
+            probe = normalise_probe(scan.probe, photons)
+            forward = self.build_forward(scan, probe, photons, where)
+            flat, stopwatch = forward.flat_object(), self.start_stopwatch(where)
             return self._refined(scan, forward, flat, refinement, stopwatch, observer)
 
     def _refined(
@@ -224,24 +167,34 @@ class NetworkBackend(ABC, Generic[Device]):
         total = refinement.iterations
 
         def show(done: int, loss: float, newest: Any) -> bool | None:
-            progress = Progress('refine', done, total, {'poisson': loss})
-            seen = self._array(newest)
-            return observer(dataclasses.replace(progress, object_=seen, origin_px=_origin(forward)))
+            preview = self.to_numpy(newest)
+            return observer(
+                Progress(
+                    'refine',
+                    done,
+                    total,
+                    {'poisson': loss},
+                    object_=preview,
+                    origin_px=_origin(forward),
+                )
+            )
 
         losses: list[float] = []
         if total > 0:
-            object_, losses = self._iterate(forward, object_, refinement, show)
+            object_, losses = self.iterate(
+                forward, object_, IterationRequest.of_refinement(refinement), show
+            )
             stopwatch.lap('refine')
         misfit = judge_misfit(scan, lambda lit_counts: forward.misfit(object_, lit_counts))
         option = None if refinement.probe else '--refine-probe (refinement.probe)'
         warn_of_misfit(scan, len(losses) - 1, misfit, option)
         loss, residual = forward.evaluate_fit(object_)
-        coverage = self._array(forward.coverage)
+        coverage = self.to_numpy(forward.coverage)
         return Reconstruction(
-            object_=self._array(object_),
+            object_=self.to_numpy(object_),
             origin_px=_origin(forward),
             coverage=coverage / coverage.max(),
-            probe=self._array(forward.probe),
+            probe=self.to_numpy(forward.probe),
             positions_px=scan.positions_px,
             backend=self.name,
             likelihoods=losses or [loss],
@@ -257,6 +210,13 @@ class NetworkBackend(ABC, Generic[Device]):
         if self.model is None:
             raise DataError('No model is loaded. Train one, or open a model file first.')
         return self.model
+
+    def _network(self, model: Model, device: Device) -> Any:
+        """Build the held model's network once for each device."""
+        if self._built is None or self._built[0] is not model or self._built[1] != device:
+            request = NetworkRequest(model.network, model.config.training.precision, model.weights)
+            self._built = (model, device, self.build_network(request, device))
+        return self._built[2]
 
 
 def _usable(scans: Sequence[Scan]) -> list[Scan]:

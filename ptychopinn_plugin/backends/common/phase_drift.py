@@ -1,8 +1,10 @@
 """A smooth surface from slopes: what corrects the slow phase of an object in every backend."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from ptychopinn_plugin.array_types import ComplexArray, FloatArray
+from ptychopinn_plugin.array_types import ComplexArray, FloatArray, RealArray
 from ptychopinn_plugin.physics import illuminated_size
 
 RIDGE = 2.0
@@ -12,6 +14,51 @@ MAX_ORDER = 8
 
 MIN_PATTERNS = 4
 """Fewer say nothing of a slow phase."""
+
+
+Moments = tuple[RealArray, RealArray, RealArray, RealArray, RealArray]
+"""Sums over each pattern's pixels, float32 of shape (n,).
+
+With :math:`g_y, g_x` the gradient of the expected amplitudes and :math:`d` what is missing of the
+measured ones, they are those of :math:`g_y^2, g_x^2, g_y g_x, d g_y, d g_x`.
+"""
+
+SMALLEST = np.float32(1e-12)
+"""Added to the squares, so that a pattern without edges moves nothing."""
+
+
+def solve_slopes(
+    moments: Sequence[Moments], shape: tuple[int, int]
+) -> tuple[FloatArray, FloatArray]:
+    """Solve the 2 x 2 normal equations of each pattern's shift.
+
+    The shift minimises the squared distance of measured and expected amplitudes to first order.
+
+    Parameters
+    ----------
+    moments : sequence of Moments
+        Batch by batch.
+    shape : (height, width)
+        Of the patterns.
+
+    Returns
+    -------
+    slopes : ndarray of float64, shape (n_positions, 2)
+        Radians a pixel, (y, x): a shift by one detector pixel is a slope of 2 pi / `shape`.
+    weights : ndarray of float64, shape (n_positions, 2)
+        Inverse variance of each, up to a common factor.
+    """
+    yy, xx, yx, y, x = (np.concatenate(column) for column in zip(*moments, strict=True))
+    yy, xx = yy + SMALLEST, xx + SMALLEST
+    # An object that has come to no numbers is judged by its loss; this need not warn of it.
+    with np.errstate(over='ignore', invalid='ignore'):
+        determinant = np.maximum(yy * xx - yx * yx, SMALLEST)
+        along_y = -(xx * y - yx * x) / determinant
+        along_x = -(yy * x - yx * y) / determinant
+    shifts = np.stack([along_y, along_x], axis=1)
+    scale = 2 * np.pi / np.array(shape)
+    weights = np.stack([yy, xx], axis=1)
+    return (shifts * scale).astype(np.float64), weights.astype(np.float64)
 
 
 def slow_phase(

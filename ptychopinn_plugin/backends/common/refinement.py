@@ -1,13 +1,17 @@
 """The course of the iterations over an object, the same in every backend."""
 
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from ptychopinn_plugin.array_types import IntArray
 
 State = TypeVar('State')
+Tensor = TypeVar('Tensor')
 
 MOMENTUM = 0.9
 REGULARISATION = 0.2
@@ -122,3 +126,113 @@ def iterate_keep_best(
         if observer(iteration + 1, losses[-1], best):
             break
     return best, losses
+
+
+@dataclass
+class IterationState(Generic[Tensor]):
+    """What an iteration changes.
+
+    Attributes
+    ----------
+    object_, velocity : tensors of complex64, shape `forward.canvas_shape`
+    probe : tensor of complex64, shape (n_modes, height, width)
+    """
+
+    object_: Tensor
+    velocity: Tensor
+    probe: Tensor
+
+
+@dataclass(frozen=True)
+class IterationKernels(Generic[Tensor]):
+    """What a framework computes in iterations.
+
+    Attributes
+    ----------
+    zeros_like : callable
+    iterate_once : callable
+        Moves a state, given the forward model, by the batches of one iteration; the step and
+        whether the probe is refined come last. It puts new tensors for the object and the probe.
+    mean_update : callable
+        Returns the update of an object by all patterns as one batch with a step of 1.
+    correct_phase_drift : callable
+    between : callable
+        Returns what lies at a share of the way from one tensor to another.
+    norm : callable
+        Returns the root of the sum of squared magnitudes.
+    divide_energy : callable
+        Gives a factor of the probe's growth to the object, and returns object and probe.
+    """
+
+    zeros_like: Callable[[Tensor], Tensor]
+    iterate_once: Callable[[Any, IterationState[Tensor], Sequence[IntArray], float, bool], None]
+    mean_update: Callable[[Any, Tensor], Tensor]
+    correct_phase_drift: Callable[[Any, Tensor], Tensor]
+    between: Callable[[Tensor, Tensor, float], Tensor]
+    norm: Callable[[Tensor], Tensor]
+    divide_energy: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def run_iterations(
+    kernels: IterationKernels[Tensor],
+    forward: Any,
+    object_: Tensor,
+    iterations: int,
+    *,
+    batch_size: int,
+    seed: int,
+    refine_probe: bool,
+    observer: Callable[[int, float, Tensor], bool | None] | None,
+) -> tuple[Tensor, list[float]]:
+    """Iterate over an object with a framework's kernels; see its `iterate_object`."""
+    pattern_bytes = 8 * math.prod(forward.probe.shape)
+    batches = iteration_batches(len(forward), batch_size, pattern_bytes, seed)
+    energy = kernels.norm(forward.probe)
+    if refine_probe:
+        forward.set_probe(forward.probe, cache=False)
+    state = IterationState(object_, kernels.zeros_like(object_), forward.probe)
+
+    def iterate_once(iteration: int) -> tuple[IterationState[Tensor], float]:
+        step = step_size(iteration, iterations)
+        kernels.iterate_once(forward, state, next(batches), step, refine_probe)
+        if corrects_phase_drift(iteration, iterations):
+            state.object_ = kernels.correct_phase_drift(forward, state.object_)
+        newest = IterationState(state.object_, state.velocity, state.probe)
+        return newest, forward.evaluate_fit(state.object_)[0]
+
+    @contextmanager
+    def using(probe: Tensor) -> Iterator[None]:
+        if refine_probe:
+            forward.set_probe_only(probe)
+        yield
+        if refine_probe:
+            forward.set_probe_only(state.probe)
+
+    def part_way(
+        best: IterationState[Tensor], newest: IterationState[Tensor], share: float
+    ) -> tuple[IterationState[Tensor], float]:
+        object_ = kernels.between(best.object_, newest.object_, share)
+        probe = kernels.between(best.probe, newest.probe, share)
+        with using(probe):
+            loss = forward.evaluate_fit(object_)[0]
+        return IterationState(object_, newest.velocity, probe), loss
+
+    def step_of_all(best: IterationState[Tensor]) -> IterationState[Tensor]:
+        with using(best.probe):
+            update: Any = kernels.mean_update(forward, best.object_)
+        return IterationState(best.object_ + update, best.velocity, best.probe)
+
+    def show(done: int, loss: float, best: IterationState[Tensor]) -> bool | None:
+        return observer(done, loss, best.object_) if observer is not None else False
+
+    start = IterationState(object_, state.velocity, forward.probe)
+    loss = forward.evaluate_fit(object_)[0]
+    best, losses = iterate_keep_best(
+        iterations, start, loss, iterate_once, part_way, step_of_all, show
+    )
+    if not refine_probe:
+        return best.object_, losses
+    # Only their product is measured: the probe keeps the energy that it came with.
+    found, probe = kernels.divide_energy(best.object_, best.probe, energy)
+    forward.set_probe(probe)
+    return found, losses

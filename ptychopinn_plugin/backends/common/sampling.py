@@ -8,7 +8,12 @@ import numpy as np
 
 from ptychopinn_plugin.array_types import FloatArray, IntArray, RealArray
 from ptychopinn_plugin.config import Config
-from ptychopinn_plugin.data.grouping import median_step, thin_positions, training_groups
+from ptychopinn_plugin.data.grouping import (
+    covering_groups,
+    median_step,
+    thin_positions,
+    training_groups,
+)
 from ptychopinn_plugin.network import NetworkDescription
 
 SUBSCAN_SIZE = 256
@@ -119,6 +124,54 @@ def thinned_amplitudes(
     return np.asarray(np.sqrt(rng.binomial(counts, exposure)), dtype=np.float32)
 
 
+def make_subscan(
+    scan: TrainingScan,
+    members: IntArray,
+    groups: IntArray,
+    exposure: float,
+    rng: np.random.Generator,
+    *,
+    predict: Callable[[Any], Sequence[Any]],
+    to_numpy: Callable[[Any], RealArray],
+) -> SubScan:
+    """Cut positions out of a scan and let the network predict their object pass by pass.
+
+    Parameters
+    ----------
+    scan : TrainingScan
+    members : ndarray of int64, shape (n_members,)
+        Positions of the scan.
+    groups : ndarray of int64, shape (n_groups, group_size)
+        Indices of `members`.
+    exposure : float
+        Share of the counts, above 0 and at most 1; it is 1 where counts cannot be thinned.
+    rng : numpy.random.Generator
+    predict : callable
+        Returns what each pass of the network is given, from a forward model.
+    to_numpy : callable
+        Returns a tensor's values.
+    """
+    amplitudes = None
+    if exposure < 1 and scan.countable:
+        measured = to_numpy(scan.forward.measured(members))
+        amplitudes = thinned_amplitudes(measured, exposure, rng)
+    else:
+        exposure = 1.0
+    forward = scan.forward.subset(members, amplitudes, exposure)
+    top, left = (forward.origin_px - scan.forward.origin_px).tolist()
+    height, width = forward.canvas_shape
+    box = (slice(top, top + height), slice(left, left + width))
+    return SubScan(
+        scan_index=scan.index,
+        exposure=exposure,
+        forward=forward,
+        groups=groups,
+        objects=predict(forward),
+        labels=None if scan.labels is None else scan.labels[box],
+        label_coverage=scan.forward.lit_area(box),
+    )
+
+
 def draw_subscan(
     description: NetworkDescription,
     scan: TrainingScan,
@@ -180,7 +233,7 @@ def epoch_batches(
 
 
 def subscan_batches(subscan: SubScan, per_batch: int, rng: np.random.Generator) -> Iterator[Batch]:
-    """Yield the groups of a sub-scan `REPEATS` times, passes in turn, orientations at random."""
+    """Yield the groups of a sub-scan `REPEATS` times, passes in turn, rotations at random."""
     passes = len(subscan.objects)
     count = int(rng.integers(passes))
     for _ in range(REPEATS):
@@ -197,3 +250,53 @@ def validation_batches(subscan: SubScan) -> Iterator[Batch]:
     for number in range(len(subscan.objects)):
         for start in range(0, len(subscan.groups), per_batch):
             yield Batch(subscan, number, subscan.groups[start : start + per_batch])
+
+
+class Sampler:
+    """Draws the batches of training and of validation; a `training_loop.TrainingData`.
+
+    Parameters
+    ----------
+    description : NetworkDescription
+    scans : sequence of TrainingScan
+        To learn from.
+    held_out : sequence of (TrainingScan, ndarray of int64)
+        To validate on: scans, and positions of each.
+    config : Config
+    make : callable
+    """
+
+    def __init__(
+        self,
+        description: NetworkDescription,
+        scans: Sequence[TrainingScan],
+        held_out: Sequence[tuple[TrainingScan, IntArray]],
+        config: Config,
+        make: MakeSubScan,
+    ) -> None:
+        self.description = description
+        self.scans = scans
+        self.held_out = held_out
+        self.config = config
+        self.make = make
+
+    @property
+    def batches_per_epoch(self) -> float:
+        """How many batches an epoch has where no sub-scan is thinned."""
+        settings = self.config.training
+        limit = settings.n_groups
+        groups = sum(min(limit or len(s.members), len(s.members)) for s in self.scans)
+        per_batch = max(1, settings.batch_size // self.config.model.gridsize**2)
+        return max(1.0, REPEATS * groups / per_batch)
+
+    def batches(self, rng: np.random.Generator) -> Iterator[Batch]:
+        """Yield the batches of an epoch."""
+        return epoch_batches(self.description, self.scans, self.config, rng, self.make)
+
+    def validation_batches(self) -> Iterator[Batch]:
+        """Yield all held-out groups in order, for every pass of the network as it is."""
+        unused = np.random.default_rng(0)
+        for scan, members in self.held_out:
+            origins = scan.patch_origins_px[members]
+            groups = covering_groups(origins, self.description.group_size)
+            yield from validation_batches(self.make(scan, members, groups, 1.0, unused))

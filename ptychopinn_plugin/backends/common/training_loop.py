@@ -4,33 +4,25 @@ import dataclasses
 import math
 import time
 import warnings
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from ptychopinn_plugin.array_types import ComplexArray, RealArray
-from ptychopinn_plugin.backends.common.sampling import (
-    REPEATS,
-    Batch,
-    SubScan,
-    TrainingScan,
-    validation_batches,
-)
+from ptychopinn_plugin.backends.common.sampling import Batch
 from ptychopinn_plugin.backends.common.schedules import PLATEAU_EPOCHS, schedule_factor
-from ptychopinn_plugin.backends.protocol import Observer, Progress
+from ptychopinn_plugin.backends.common.training_step import Arrays, TrainingStep
+from ptychopinn_plugin.backends.protocol import Observer, Progress, ignore_progress
 from ptychopinn_plugin.config import Config
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.model import Model
 
 REPORT_SECONDS = 0.5
+"""Observers are told of batches about this often."""
 
-PROBE_RMS = 5.0
-"""Size of a probe's pixels as the optimizer sees them: about that of 1e5 photons on 64 x 64."""
-
-Arrays = Mapping[str, RealArray]
+Clock = Callable[[], float]
+"""Returns seconds, from any start."""
 
 
 @dataclass
@@ -78,106 +70,80 @@ class _Stopped(Exception):
     """The observer asked to stop while an epoch was validated."""
 
 
-class TrainingLoop(ABC):
-    """Trains a network on scans; a framework computes gradients and takes steps.
+class TrainingData(Protocol):
+    """Where the batches come from."""
+
+    @property
+    def batches_per_epoch(self) -> float:
+        """About how many batches `batches` yields; the learning rate follows it."""
+        ...
+
+    def batches(self, rng: np.random.Generator) -> Iterator[Batch]:
+        """Yield the batches of an epoch."""
+        ...
+
+    def validation_batches(self) -> Iterator[Batch]:
+        """Yield the held-out groups, seen by the network as it is; none where none are held out."""
+        ...
+
+
+class TrainingLoop:
+    """Trains a network: epochs, averages, schedules, and when to stop.
+
+    Nothing here knows of a framework: `step` computes gradients and moves weights.
 
     Parameters
     ----------
-    scans : sequence of TrainingScan
+    step : TrainingStep
+    data : TrainingData
     config : Config
-    held_out : callable
-        Makes the validation sub-scans with the network as it is.
-    started : float
-        `time.perf_counter` when the run began; `max_minutes` counts from there.
     observer : callable
+    started : float
+        `clock` when the run began; `max_minutes` counts from there.
+    clock : callable
+        Returns seconds.
+
+    Attributes
+    ----------
+    state : LoopState
+    epochs_started : float
+        `clock` when the loop was made; schedules by the clock begin there, after the target.
+    resume_point : ResumePoint
+        From the beginning of `run`.
     """
 
     def __init__(
         self,
-        scans: Sequence[TrainingScan],
+        step: TrainingStep,
+        data: TrainingData,
         config: Config,
-        held_out: Callable[[], list[SubScan]],
-        started: float,
-        observer: Observer,
+        observer: Observer = ignore_progress,
+        started: float | None = None,
+        clock: Clock = time.perf_counter,
     ) -> None:
-        self.scans = scans
+        self.step = step
+        self.data = data
         self.config = config
-        self.held_out = held_out
-        self.started = started
         self.observer = observer
+        self.clock = clock
+        self.epochs_started = clock()
+        self.started = self.epochs_started if started is None else started
         self.state = LoopState()
-        self.first_second = time.perf_counter()
         self.learning_rate = config.training.learning_rate
         self.latest_loss = math.nan
         self.resume_point: ResumePoint
-
-    @abstractmethod
-    def batches(self, rng: np.random.Generator) -> Iterator[Batch]:
-        """Yield the batches of an epoch."""
-
-    @abstractmethod
-    def zero_grad(self) -> None:
-        """Drop what was gathered."""
-
-    @abstractmethod
-    def accumulate_gradients(self, batch: Batch) -> dict[str, float]:
-        """Add a batch's gradients, as a share of a step; return its terms and 'loss'."""
-
-    @abstractmethod
-    def step(self) -> None:
-        """Let the optimizer use the gradients at `learning_rate`, and forget them."""
-
-    @abstractmethod
-    def validation_loss(self, batch: Batch) -> float:
-        """Return the loss of held-out groups."""
-
-    @abstractmethod
-    def use_probes(self) -> None:
-        """Let the scans' forward models use the probes as training has left them."""
-
-    @abstractmethod
-    def state_dict(self) -> dict[str, RealArray]:
-        """Return copies of all weights, network and illumination, under PyTorch's names."""
-
-    @abstractmethod
-    def load_state_dict(self, weights: Arrays) -> None:
-        """Put back what `snapshot` took."""
-
-    @abstractmethod
-    def optimizer_state(self) -> dict[str, RealArray]:
-        """Return copies of the optimizer's state, as `ResumePoint.optimizer`."""
-
-    @abstractmethod
-    def load_optimizer_state(self, arrays: Arrays) -> None:
-        """Put back what `optimizer_state` took."""
-
-    @abstractmethod
-    def scaler_state(self) -> dict[str, Any]:
-        """Return the state of the gradient scaler, as plain values."""
-
-    @abstractmethod
-    def load_scaler_state(self, values: Mapping[str, Any]) -> None:
-        """Put back what `scaler_state` took."""
-
-    @abstractmethod
-    def network_weights(self) -> dict[str, RealArray]:
-        """Return the network's weights as a model file holds them."""
-
-    @abstractmethod
-    def probes(self) -> tuple[list[ComplexArray], float]:
-        """Return the probe of each scan, without the intensity scale, and that scale."""
 
     def run(self, model_so_far: Callable[[], Model]) -> LoopState:
         """Train until an end is reached; observers may ask for the model after each epoch."""
         settings, state = self.config.training, self.state
         if not state.best_weights:
-            state.best_weights = self.state_dict()
+            state.best_weights = self.step.state_dict()
         self._save_resume_point()
         while state.epoch < settings.epochs:
             if state.history and self.is_time_up():
                 state.stopped = 'max-minutes'
                 break
-            begun = time.perf_counter()
+            begun = self.clock()
             losses, n_patterns = self._train_epoch(
                 np.random.default_rng([settings.seed, state.epoch])
             )
@@ -195,7 +161,7 @@ class TrainingLoop(ABC):
                 break
             if complete:
                 state.epoch += 1
-            rate = n_patterns / (time.perf_counter() - begun)
+            rate = n_patterns / max(1e-9, self.clock() - begun)
             self._end_epoch(losses, rate, average, validation)
             if complete:
                 self._save_resume_point()
@@ -212,23 +178,23 @@ class TrainingLoop(ABC):
     def _train_epoch(self, rng: np.random.Generator) -> tuple[list[dict[str, float]], int]:
         settings = self.config.training
         losses: list[dict[str, float]] = []
-        n_patterns, reported, begun = 0, time.perf_counter(), time.perf_counter()
-        self.zero_grad()
-        expected = self._batches_in_epoch()
-        for number, batch in enumerate(self.batches(rng)):
+        n_patterns, reported, begun = 0, self.clock(), self.clock()
+        self.step.zero_grad()
+        expected = self.data.batches_per_epoch
+        for number, batch in enumerate(self.data.batches(rng)):
             self._set_learning_rate(min(1.0, number / expected))
-            losses.append(self.accumulate_gradients(batch))
+            losses.append(self.step.accumulate_gradients(batch))
             if not math.isfinite(losses[-1]['loss']):
                 self._diverge(losses[-1]['loss'])
                 break
             self.latest_loss = losses[-1]['loss']
             if (number + 1) % settings.gradient_accumulation_steps == 0:
-                self.step()
+                self.step.step(self.learning_rate)
             n_patterns += batch.groups.size
-            now = time.perf_counter()
+            now = self.clock()
             if now - reported > REPORT_SECONDS:
                 reported = now
-                if self._report(losses[-1]['loss'], n_patterns / (now - begun)):
+                if self._report(losses[-1]['loss'], n_patterns / max(1e-9, now - begun)):
                     self.state.stopped = 'request'
                     break
             if self.is_time_up():
@@ -236,7 +202,7 @@ class TrainingLoop(ABC):
                 break
         if len(losses) % settings.gradient_accumulation_steps:
             # What is left over counts too; an epoch may hold fewer batches than share a step.
-            self.step()
+            self.step.step(self.learning_rate)
         return losses, n_patterns
 
     def _diverge(self, loss: float) -> None:
@@ -272,7 +238,7 @@ class TrainingLoop(ABC):
         state.history.append(
             {
                 'epoch': float(len(state.history) + 1),
-                'seconds': time.perf_counter() - self.started,
+                'seconds': self.clock() - self.started,
                 'learning_rate': self.learning_rate,
                 **_mean(losses),
                 'validation_loss': validation,
@@ -282,38 +248,37 @@ class TrainingLoop(ABC):
 
     def _validated_average(self) -> tuple[Arrays, float | None]:
         """Return the weights averaged up to this epoch, and their loss; training goes on as is."""
-        running = self.state_dict()
+        running = self.step.state_dict()
         number = len(self.state.history) + 1
         average = update_ema(self.state.average, running, self.config.training.ema_decay, number)
-        self.load_state_dict(average)
-        self.use_probes()
+        self.step.load_state_dict(average)
+        self.step.use_probes()
         try:
             validation = self.validate()
         finally:
-            self.load_state_dict(running)
-            self.use_probes()
+            self.step.load_state_dict(running)
+            self.step.use_probes()
         return average, validation
 
     def validate(self) -> float | None:
-        """Return the mean loss over the held-out sub-scans; None where there are none."""
-        total, count, reported = 0.0, 0, time.perf_counter()
+        """Return the mean loss over the held-out groups; None where there are none."""
+        total, count, reported = 0.0, 0, self.clock()
         # A first epoch is judged to its end: without it there is nothing to keep.
         may_stop = self.state.stopped == 'epochs' and bool(self.state.history)
-        for subscan in self.held_out():
-            for batch in validation_batches(subscan):
-                total += self.validation_loss(batch) * len(batch.groups)
-                count += len(batch.groups)
-                if time.perf_counter() - reported > REPORT_SECONDS:
-                    reported = time.perf_counter()
-                    if self._report(self.latest_loss, None) and may_stop:
-                        raise _Stopped
+        for batch in self.data.validation_batches():
+            total += self.step.validation_loss(batch) * len(batch.groups)
+            count += len(batch.groups)
+            if self.clock() - reported > REPORT_SECONDS:
+                reported = self.clock()
+                if self._report(self.latest_loss, None) and may_stop:
+                    raise _Stopped
         return total / count if count else None
 
     def _save_resume_point(self) -> None:
         """Take down what the next epoch starts from."""
         state = dataclasses.replace(self.state, history=list(self.state.history))
         self.resume_point = ResumePoint(
-            self.state_dict(), self.optimizer_state(), self.scaler_state(), state
+            self.step.state_dict(), self.step.optimizer_state(), self.step.scaler_state(), state
         )
 
     def _report(self, loss: float, rate: float | None) -> bool:
@@ -340,23 +305,15 @@ class TrainingLoop(ABC):
         limit = self.config.training.max_minutes
         if limit is None:
             return 0.0
-        return (time.perf_counter() - self.started) / (60 * limit)
-
-    def _batches_in_epoch(self) -> float:
-        """Return how many batches an epoch has where no sub-scan is thinned."""
-        settings = self.config.training
-        limit = settings.n_groups
-        groups = sum(min(limit or len(s.members), len(s.members)) for s in self.scans)
-        per_batch = max(1, settings.batch_size // self.config.model.gridsize**2)
-        return max(1.0, REPEATS * groups / per_batch)
+        return (self.clock() - self.started) / (60 * limit)
 
     def _set_learning_rate(self, share_of_epoch: float) -> None:
         settings = self.config.training
         progress = (self.state.epoch + share_of_epoch) / settings.epochs
         if settings.max_minutes is not None:
             # Training starts after the target, and the schedule with it.
-            late = self.first_second - self.started
-            elapsed = time.perf_counter() - self.first_second
+            late = self.epochs_started - self.started
+            elapsed = self.clock() - self.epochs_started
             progress = max(progress, elapsed / max(1e-3, 60 * settings.max_minutes - late))
         factor = schedule_factor(settings, min(1.0, progress)) * self.state.plateau_factor
         self.learning_rate = settings.learning_rate * factor

@@ -1,7 +1,6 @@
 """What a training continues from, as a model file holds it."""
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -12,10 +11,10 @@ from ptychopinn_plugin.model import TrainingState
 
 
 def save_state(
-    trainer: TrainingLoop, first_scale: float, fingerprints: Mapping[str, Sequence[str]]
+    loop: TrainingLoop, first_scale: float, fingerprints: Mapping[str, Sequence[str]]
 ) -> TrainingState:
     """Return what the next epoch starts from; of one that was stopped inside nothing is kept."""
-    point = trainer.resume_point
+    point = loop.resume_point
     state = point.state
     arrays = {f'last/{name}': array for name, array in point.weights.items()}
     arrays |= {f'best/{name}': array for name, array in state.best_weights.items()}
@@ -29,15 +28,15 @@ def save_state(
         'plateau_factor': state.plateau_factor,
         'history': state.history,
         'first_scale': first_scale,
-        'seconds_before_epochs': trainer.first_second - trainer.started,
+        'seconds_before_epochs': loop.epochs_started - loop.started,
         **{use: list(prints) for use, prints in fingerprints.items()},
         'scaler': dict(point.scaler),
     }
     return TrainingState(arrays, values)
 
 
-def load_state(trainer: TrainingLoop, saved: TrainingState) -> None:
-    """Put a trainer where `save_state` found one."""
+def load_state(loop: TrainingLoop, saved: TrainingState) -> None:
+    """Put a loop where `save_state` found one."""
 
     def part(prefix: str) -> dict[str, RealArray]:
         return {
@@ -46,13 +45,13 @@ def load_state(trainer: TrainingLoop, saved: TrainingState) -> None:
             if name.startswith(prefix)
         }
 
-    trainer.load_state_dict(part('last/'))
-    trainer.load_optimizer_state(part('optimizer/'))
+    loop.step.load_state_dict(part('last/'))
+    loop.step.load_optimizer_state(part('optimizer/'))
     values = saved.values
     if values.get('scaler'):
-        trainer.load_scaler_state(values['scaler'])
+        loop.step.load_scaler_state(values['scaler'])
     best = values['best_loss']
-    trainer.state = LoopState(
+    loop.state = LoopState(
         epoch=int(values['epoch']),
         best_loss=math.inf if best is None else float(best),
         best_weights=part('best/'),
@@ -61,7 +60,7 @@ def load_state(trainer: TrainingLoop, saved: TrainingState) -> None:
         plateau_factor=float(values['plateau_factor']),
         history=[dict(row) for row in values['history']],
     )
-    if trainer.state.history:
+    if loop.state.history:
         # Time goes on from there as well, and with it what follows the clock.
-        trainer.started = time.perf_counter() - trainer.state.history[-1]['seconds']
-        trainer.first_second = trainer.started + values.get('seconds_before_epochs', 0.0)
+        loop.started = loop.clock() - loop.state.history[-1]['seconds']
+        loop.epochs_started = loop.started + values.get('seconds_before_epochs', 0.0)

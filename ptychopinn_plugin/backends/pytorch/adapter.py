@@ -1,25 +1,31 @@
-"""The PyTorch backend: what `backends.protocol.Backend` asks for."""
+"""The PyTorch backend: the hooks of `backends.common.engine.Engine`."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ptychopinn_plugin.array_types import ComplexArray, RealArray
 from ptychopinn_plugin.backends.common.backend import NetworkBackend
+from ptychopinn_plugin.backends.common.engine import IterationObserver, PassObserver
 from ptychopinn_plugin.backends.common.memory import explaining_full_memory
+from ptychopinn_plugin.backends.common.requests import (
+    IterationRequest,
+    NetworkRequest,
+    PredictionRequest,
+)
+from ptychopinn_plugin.backends.common.sampling import TrainingScan
 from ptychopinn_plugin.backends.common.timing import Stopwatch
-from ptychopinn_plugin.backends.protocol import Observer
 from ptychopinn_plugin.backends.pytorch.device import choose_device
 from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
 from ptychopinn_plugin.backends.pytorch.network import Network
 from ptychopinn_plugin.backends.pytorch.refinement import iterate_object
 from ptychopinn_plugin.backends.pytorch.stitching import predict_object, start_stopwatch
-from ptychopinn_plugin.backends.pytorch.training_run import PyTorchRun
-from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig
+from ptychopinn_plugin.backends.pytorch.training import PyTorchStep, TrainableProbes
+from ptychopinn_plugin.config import Config
 from ptychopinn_plugin.data import Scan
-from ptychopinn_plugin.model_file import Model
 
 
 class PyTorchBackend(NetworkBackend[torch.device]):
@@ -27,80 +33,103 @@ class PyTorchBackend(NetworkBackend[torch.device]):
 
     name = 'pytorch'
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._built: tuple[Model, torch.device, Network] | None = None
-
     @contextmanager
-    def _on(self, device: str) -> Iterator[torch.device]:
-        chosen = choose_device(device)
+    def on_device(self, name: str) -> Iterator[torch.device]:
+        """Return a context in which the device of this name computes."""
+        chosen = choose_device(name)
         with explaining_full_memory(str(chosen), RuntimeError):
             yield chosen
 
-    def _start(
-        self,
-        scans: Sequence[Scan],
-        config: Config,
-        validation: Sequence[Scan],
-        base_model: Model | None,
-        resume: bool,
-        device: torch.device,
-        started: float,
-        observer: Observer,
-    ) -> PyTorchRun:
-        torch.manual_seed(config.training.seed)
-        return PyTorchRun(scans, config, validation, base_model, resume, device, started, observer)
-
-    def _forward(self, scan: Scan, probe: ComplexArray, device: torch.device) -> ForwardModel:
-        return ForwardModel(scan, torch.from_numpy(probe), device)
-
-    def _stopwatch(self, device: torch.device) -> Stopwatch:
+    def start_stopwatch(self, device: torch.device) -> Stopwatch:
+        """Return a stopwatch that waits for the device."""
         return start_stopwatch(device)
 
-    def _predict(
-        self,
-        model: Model,
-        forward: ForwardModel,
-        inference: InferenceConfig,
-        rotations: Sequence[int],
-        stopwatch: Stopwatch,
-        show: Callable[[int, Tensor], bool],
-    ) -> Tensor:
-        return predict_object(
-            self._network(model, forward.device),
-            forward,
-            batch_size=inference.batch_size,
-            rotations=rotations,
-            phase_synchronization=inference.phase_synchronization,
-            stitching_weights=inference.stitching_weights,
-            stopwatch=stopwatch,
-            observer=show,
-        )[-1]
+    def build_forward(
+        self, scan: Scan, probe: ComplexArray, photons: float, device: torch.device
+    ) -> ForwardModel:
+        """Return the forward model of a scan."""
+        return ForwardModel(scan, torch.from_numpy(probe), device, photons)
 
-    def _iterate(
+    def build_network(self, request: NetworkRequest, device: torch.device) -> Network:
+        """Return a network on the device; the generator that others draw from stays as it is."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(request.seed)
+            network = Network(request.description, request.precision)
+        if request.weights is not None:
+            network.load_weights(request.weights)
+        return network.to(device)
+
+    def predict(
+        self,
+        network: Network,
+        forward: ForwardModel,
+        request: PredictionRequest,
+        *,
+        stopwatch: Stopwatch | None = None,
+        observer: PassObserver | None = None,
+    ) -> list[Tensor]:
+        """Return the flat object and the one after each pass."""
+        return predict_object(
+            network,
+            forward,
+            passes=request.passes,
+            batch_size=request.batch_size,
+            rotations=request.rotations,
+            phase_synchronization=request.phase_synchronization,
+            stitching_weights=request.stitching_weights,
+            stopwatch=stopwatch,
+            observer=observer,
+        )
+
+    def iterate(
         self,
         forward: ForwardModel,
         object_: Tensor,
-        refinement: RefinementConfig,
-        show: Callable[[int, float, Tensor], bool | None],
+        request: IterationRequest,
+        observer: IterationObserver,
     ) -> tuple[Tensor, list[float]]:
+        """Return the best object of all iterations, and the losses."""
         return iterate_object(
             forward,
             object_,
-            refinement.iterations,
-            batch_size=refinement.batch_size,
-            seed=refinement.seed,
-            refine_probe=refinement.probe,
-            observer=show,
+            request.iterations,
+            batch_size=request.batch_size,
+            seed=request.seed,
+            refine_probe=request.refine_probe,
+            observer=observer,
         )
 
-    def _array(self, tensor: Tensor) -> RealArray:
+    def scale_to_counts(self, object_: ComplexArray, forward: ForwardModel) -> Tensor:
+        """Scale an object so that with the forward model's probe it explains the counts."""
+        canvas = torch.from_numpy(object_).to(forward.device)
+        valid_mask = 1.0 if forward.valid_mask is None else forward.valid_mask
+        expected = measured = 0.0
+        for indices in torch.arange(len(forward), device=forward.device).split(128):
+            counts = forward.predict_intensity(forward.extract_patches(canvas, indices), indices)
+            expected += float((valid_mask * counts).sum())
+            measured += float((valid_mask * forward.measured(indices) ** 2).sum())
+        return canvas * float(np.sqrt(measured / expected))
+
+    def make_step(
+        self,
+        network: Network,
+        scans: Sequence[TrainingScan],
+        intensity_scale: float,
+        config: Config,
+    ) -> PyTorchStep:
+        """Return what trains a network, its optimizer at the start."""
+        device = next(network.parameters()).device
+        probes = TrainableProbes(
+            [scan.forward.probe / intensity_scale for scan in scans],
+            intensity_scale,
+            config.training,
+        )
+        return PyTorchStep(network, scans, probes.to(device), config)
+
+    def to_numpy(self, tensor: Tensor) -> RealArray:
+        """Return a tensor's values."""
         return tensor.cpu().numpy()
 
-    def _network(self, model: Model, device: torch.device) -> Network:
-        """Build the held model's network once for each device."""
-        if self._built is None or self._built[0] is not model or self._built[1] != device:
-            network = Network(model.network, model.config.training.precision)
-            network.load_weights(model.weights)
-            self._built = (model, device, network.to(device).eval())
-        return self._built[2]
+    def framework_version(self) -> str:
+        """Return the framework's name and version."""
+        return f'torch {torch.__version__}'

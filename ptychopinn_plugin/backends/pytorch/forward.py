@@ -4,9 +4,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ptychopinn_plugin.array_types import FloatArray
+from ptychopinn_plugin.array_types import FloatArray, IntArray, RealArray
 from ptychopinn_plugin.backends.common.canvas import CanvasWindow, window_of, window_shape
-from ptychopinn_plugin.backends.common.forward import corner_amplitudes, judged_positions
+from ptychopinn_plugin.backends.common.forward import (
+    LIT_FRACTION,
+    corner_amplitudes,
+    judged_positions,
+)
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.physics import (
     LIT_COUNTS,
@@ -35,9 +39,13 @@ class ForwardModel:
     probe : Tensor of complex64, shape (n_modes, height, width)
         Scaled to the counts, in square root of photons per pixel.
     device : torch.device
+    photons : float, optional
+        Energy per pattern that losses divide by; the scan's own where not given.
     """
 
-    def __init__(self, scan: Scan, probe: Tensor, device: torch.device) -> None:
+    def __init__(
+        self, scan: Scan, probe: Tensor, device: torch.device, photons: float | None = None
+    ) -> None:
         whole, subpixel_shifts = split_positions(scan.positions_px)
         self.shape = scan.pattern_shape
         half = np.array([side // 2 for side in self.shape])
@@ -57,7 +65,7 @@ class ForwardModel:
             valid_mask = np.fft.ifftshift(~scan.bad_pixels).astype(np.float32)
             self.valid_mask = torch.from_numpy(valid_mask).to(device)
         # Bad pixels hide light that the probe's scale must count; see `Scan.mean_photons`.
-        self.photons = scan.mean_photons()
+        self.photons = scan.mean_photons() if photons is None else photons
         self.set_probe(probe)
 
     def set_probe(self, probe: Tensor, *, cache: bool = True) -> None:
@@ -92,18 +100,22 @@ class ForwardModel:
         return (self.patch_origins + self.subpixel_shifts).cpu().numpy()
 
     def subset(
-        self, indices: Tensor, amplitudes: Tensor | None = None, exposure: float = 1.0
+        self,
+        indices: Tensor | IntArray,
+        amplitudes: Tensor | RealArray | None = None,
+        exposure: float = 1.0,
     ) -> 'ForwardModel':
         """Return the model of some positions, on its own smaller canvas.
 
         Parameters
         ----------
-        indices : Tensor of int64
-        amplitudes : Tensor of float32, optional
+        indices : Tensor or ndarray of int64
+        amplitudes : Tensor or ndarray of float32, optional
             To use in place of the measured ones (zero frequency in the corner).
         exposure : float
             Their counts as a share of the measured ones; the probe follows.
         """
+        indices = torch.as_tensor(indices, device=self.device)
         part = object.__new__(ForwardModel)
         part.shape, part.device, part.valid_mask = self.shape, self.device, self.valid_mask
         part.probe, part.photons = self.probe * exposure**0.5, self.photons * exposure
@@ -114,7 +126,10 @@ class ForwardModel:
         highest = part.patch_origins.max(dim=0).values.tolist()
         part.canvas_shape = (highest[0] + self.shape[0] + 1, highest[1] + self.shape[1] + 1)
         part.subpixel_shifts = self.subpixel_shifts[indices]
-        part.amplitudes = self.measured(indices) if amplitudes is None else amplitudes
+        if amplitudes is None:
+            part.amplitudes = self.measured(indices)
+        else:
+            part.amplitudes = torch.as_tensor(amplitudes, device=self.device)
         if self._shifted is None or exposure != 1:
             part.set_probe(part.probe)
         else:
@@ -127,6 +142,11 @@ class ForwardModel:
     def flat_object(self) -> Tensor:
         """Return an object that changes nothing, shape `canvas_shape`."""
         return torch.ones(self.canvas_shape, dtype=torch.complex64, device=self.device)
+
+    def lit_area(self, canvas_window: CanvasWindow) -> Tensor:
+        """Return 1 where light falls on a part of the canvas, and 0 elsewhere, as float32."""
+        coverage = self.coverage[canvas_window]
+        return (coverage > LIT_FRACTION * self.coverage.max()).float()
 
     def probes(self, indices: Tensor) -> Tensor:
         """Return the probe at each position, shape (n_indices, n_modes, height, width)."""
@@ -146,10 +166,11 @@ class ForwardModel:
         rows, columns = self._first_pixels(indices, height, width)
         return object_.unfold(0, height, 1).unfold(1, width, 1)[rows, columns]
 
-    def measured(self, indices: Tensor) -> Tensor:
+    def measured(self, indices: Tensor | IntArray) -> Tensor:
         """Return measured amplitudes, zero frequency in the corner, shape (n_indices, h, w)."""
         # Scans that do not fit stay in the computer's memory and come batch by batch.
-        return self.amplitudes[indices.to(self.amplitudes.device)].to(self.device)
+        where = torch.as_tensor(indices, device=self.amplitudes.device)
+        return self.amplitudes[where].to(self.device)
 
     def canvas_window(self, indices: Tensor, size: int | None = None) -> CanvasWindow:
         """Return the part of the canvas on which patches of `extract_patches` lie."""

@@ -17,12 +17,16 @@ References
 .. [1] R. Shack, B. Platt, J. Opt. Soc. Am. 61 (1971) 656.
 """
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ptychopinn_plugin.array_types import FloatArray
-from ptychopinn_plugin.backends.common.phase_drift import MIN_PATTERNS, slow_phase
+from ptychopinn_plugin.array_types import FloatArray, RealArray
+from ptychopinn_plugin.backends.common.phase_drift import (
+    MIN_PATTERNS,
+    Moments,
+    slow_phase,
+    solve_slopes,
+)
 from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
 
 
@@ -70,29 +74,32 @@ def measure_slopes(
     loss : float
         Poisson loss per pixel of the object, as `ForwardModel.evaluate_fit`.
     """
-    slopes, weights = [], []
+    moments: list[Moments] = []
     loss = 0.0
-    scale = 2 * np.pi / np.array(forward.shape)
     for indices in torch.arange(len(forward), device=forward.device).split(batch_size):
         counts = forward.predict_intensity(forward.extract_patches(object_, indices), indices)
         loss += float(forward.poisson_loss(counts, indices)) * len(indices)
-        expected = torch.sqrt(counts)
-        missing = forward.measured(indices) - expected  # (n, height, width)
-        if forward.valid_mask is not None:
-            missing = missing * forward.valid_mask
-        # With zero frequency in the corner, a pixel at one edge has its neighbour at the other.
-        along_y = (expected.roll(-1, dims=1) - expected.roll(1, dims=1)) / 2
-        along_x = (expected.roll(-1, dims=2) - expected.roll(1, dims=2)) / 2
-        if forward.valid_mask is not None:
-            along_y, along_x = along_y * forward.valid_mask, along_x * forward.valid_mask
-        yy = (along_y * along_y).sum(dim=(1, 2)) + 1e-12
-        xx = (along_x * along_x).sum(dim=(1, 2)) + 1e-12
-        yx = (along_y * along_x).sum(dim=(1, 2))
-        y, x = (missing * along_y).sum(dim=(1, 2)), (missing * along_x).sum(dim=(1, 2))
-        determinant = (yy * xx - yx * yx).clamp(min=1e-12)
-        shift_y = -(xx * y - yx * x) / determinant
-        shift_x = -(yy * x - yx * y) / determinant
-        slopes.append(torch.stack([shift_y, shift_x], dim=1).cpu().numpy() * scale)
-        weights.append(torch.stack([yy, xx], dim=1).cpu().numpy())
-    missed = np.concatenate(slopes).astype(np.float64)
-    return missed, np.concatenate(weights).astype(np.float64), loss / len(forward)
+        moments.append(_moments(forward, torch.sqrt(counts), forward.measured(indices)))
+    return *solve_slopes(moments, forward.shape), loss / len(forward)
+
+
+def _moments(forward: ForwardModel, expected: Tensor, measured: Tensor) -> Moments:
+    missing = measured - expected  # (n, height, width)
+    if forward.valid_mask is not None:
+        missing = missing * forward.valid_mask
+    # With zero frequency in the corner, a pixel at one edge has its neighbour at the other.
+    along_y = (expected.roll(-1, dims=1) - expected.roll(1, dims=1)) / 2
+    along_x = (expected.roll(-1, dims=2) - expected.roll(1, dims=2)) / 2
+    if forward.valid_mask is not None:
+        along_y, along_x = along_y * forward.valid_mask, along_x * forward.valid_mask
+
+    def dot(first: Tensor, second: Tensor) -> RealArray:
+        return (first * second).sum(dim=(1, 2)).cpu().numpy()
+
+    return (
+        dot(along_y, along_y),
+        dot(along_x, along_x),
+        dot(along_y, along_x),
+        dot(missing, along_y),
+        dot(missing, along_x),
+    )

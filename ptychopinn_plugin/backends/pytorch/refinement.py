@@ -18,41 +18,24 @@ References
 .. [2] N. Qian, Neural Networks 12 (1999) 145, doi:10.1016/S0893-6080(98)00116-6.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from ptychopinn_plugin.array_types import IntArray
 from ptychopinn_plugin.backends.common.refinement import (
     MOMENTUM,
     PROBE_STEP,
     REGULARISATION,
-    corrects_phase_drift,
-    iterate_keep_best,
-    iteration_batches,
-    step_size,
+    IterationKernels,
+    IterationState,
+    run_iterations,
 )
 from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
 from ptychopinn_plugin.backends.pytorch.phase_drift import correct_phase_drift
 
 IterationObserver = Callable[[int, float, Tensor], bool | None]
-
-
-@dataclass
-class IterationState:
-    """What an iteration changes.
-
-    Attributes
-    ----------
-    object_, velocity : Tensor of complex64, shape `forward.canvas_shape`
-    probe : Tensor of complex64, shape (n_modes, height, width)
-    """
-
-    object_: Tensor
-    velocity: Tensor
-    probe: Tensor
 
 
 def iterate_object(
@@ -95,69 +78,28 @@ def iterate_object(
         Poisson loss per pixel of the start and of the best object after each iteration; it never
         rises.
     """
-    batches = iteration_batches(len(forward), batch_size, 8 * forward.probe.numel(), seed)
-    energy = torch.linalg.vector_norm(forward.probe)
-    if refine_probe:
-        # Shifted copies of a probe that changes with each batch would be used once.
-        forward.set_probe(forward.probe, cache=False)
-    state = IterationState(object_.clone(), torch.zeros_like(object_), forward.probe.clone())
-
-    def iterate_once(iteration: int) -> tuple[IterationState, float]:
-        some = [torch.from_numpy(batch).to(forward.device) for batch in next(batches)]
-        _iterate_once(forward, state, some, step_size(iteration, iterations), refine_probe)
-        if corrects_phase_drift(iteration, iterations):
-            state.object_ = correct_phase_drift(forward, state.object_)
-        # `_iterate_once` makes a new object and probe, so nothing needs copying.
-        newest = IterationState(state.object_, state.velocity, state.probe)
-        return newest, forward.evaluate_fit(state.object_)[0]
-
-    @contextmanager
-    def using(probe: Tensor) -> Iterator[None]:
-        if refine_probe:
-            forward.set_probe_only(probe)
-        yield
-        if refine_probe:
-            forward.set_probe_only(state.probe)
-
-    def part_way(
-        best: IterationState, newest: IterationState, share: float
-    ) -> tuple[IterationState, float]:
-        object_ = torch.lerp(best.object_, newest.object_, share)
-        probe = torch.lerp(best.probe, newest.probe, share)
-        with using(probe):
-            loss = forward.evaluate_fit(object_)[0]
-        return IterationState(object_, newest.velocity, probe), loss
-
-    def step_of_all(best: IterationState) -> IterationState:
-        with using(best.probe):
-            update = mean_update(forward, best.object_)
-        return IterationState(best.object_ + update, best.velocity, best.probe)
-
-    def show(done: int, loss: float, best: IterationState) -> bool | None:
-        return observer(done, loss, best.object_) if observer is not None else False
-
-    start = IterationState(object_, state.velocity, forward.probe)
-    loss = forward.evaluate_fit(object_)[0]
-    best, losses = iterate_keep_best(
-        iterations, start, loss, iterate_once, part_way, step_of_all, show
+    return run_iterations(
+        _KERNELS,
+        forward,
+        object_,
+        iterations,
+        batch_size=batch_size,
+        seed=seed,
+        refine_probe=refine_probe,
+        observer=observer,
     )
-    if refine_probe:
-        # Only their product is measured: the probe keeps the energy that it came with.
-        growth = torch.linalg.vector_norm(best.probe) / energy
-        forward.set_probe(best.probe / growth)
-        return best.object_ * growth, losses
-    return best.object_, losses
 
 
 def _iterate_once(
     forward: ForwardModel,
-    state: IterationState,
-    batches: Sequence[Tensor],
+    state: IterationState[Tensor],
+    batches: Sequence[IntArray],
     step: float,
     refine_probe: bool,
 ) -> None:
     """Move the object, and the probe with `refine_probe`, batch by batch; `state` changes."""
-    for indices in batches:
+    for batch in batches:
+        indices = torch.from_numpy(batch).to(forward.device)
         patches = forward.extract_patches(state.object_, indices)  # (n, height, width)
         if refine_probe:
             update, probe_update = forward.project_amplitudes_with_probe(patches, indices)
@@ -193,3 +135,19 @@ def mean_update(forward: ForwardModel, object_: Tensor) -> Tensor:
 def _regularised(weight: Tensor) -> Tensor:
     r"""Return rPIE's denominator :math:`(1 - \alpha) W + \alpha \max W`: dim pixels move less."""
     return (1 - REGULARISATION) * weight + REGULARISATION * weight.max()
+
+
+def _divide_energy(object_: Tensor, probe: Tensor, energy: Tensor) -> tuple[Tensor, Tensor]:
+    growth = torch.linalg.vector_norm(probe) / energy
+    return object_ * growth, probe / growth
+
+
+_KERNELS = IterationKernels(
+    zeros_like=torch.zeros_like,
+    iterate_once=_iterate_once,
+    mean_update=mean_update,
+    correct_phase_drift=correct_phase_drift,
+    between=torch.lerp,
+    norm=torch.linalg.vector_norm,
+    divide_energy=_divide_energy,
+)

@@ -1,8 +1,7 @@
 """Gradients and steps: one network, one optimizer."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,16 +10,8 @@ from torch import Tensor, nn
 
 from ptychopinn_plugin.array_types import ComplexArray, RealArray
 from ptychopinn_plugin.backends.common.losses import validation_loss
-from ptychopinn_plugin.backends.common.sampling import (
-    VALIDATION,
-    Batch,
-    MakeSubScan,
-    SubScan,
-    TrainingScan,
-    epoch_batches,
-)
-from ptychopinn_plugin.backends.common.training_loop import PROBE_RMS, Arrays, TrainingLoop
-from ptychopinn_plugin.backends.protocol import Observer
+from ptychopinn_plugin.backends.common.sampling import VALIDATION, Batch, TrainingScan
+from ptychopinn_plugin.backends.common.training_step import PROBE_RMS, Arrays, TrainingStep
 from ptychopinn_plugin.backends.pytorch.device import keep_triton_out
 from ptychopinn_plugin.backends.pytorch.forward import ForwardModel, intensity, shift_probe
 from ptychopinn_plugin.backends.pytorch.losses import (
@@ -32,7 +23,6 @@ from ptychopinn_plugin.backends.pytorch.losses import (
 )
 from ptychopinn_plugin.backends.pytorch.network import Network
 from ptychopinn_plugin.backends.pytorch.prediction import average_overlap, predict_patches
-from ptychopinn_plugin.backends.pytorch.sampling import make_subscan
 from ptychopinn_plugin.config import Config, TrainingConfig
 
 
@@ -78,15 +68,16 @@ class TrainableProbes(nn.Module):
         return math.exp(float(self.log_scale.detach()))
 
 
-class Trainer(TrainingLoop):
-    """Computes gradients and takes steps with PyTorch; see `TrainingLoop`.
+class PyTorchStep(TrainingStep):
+    """Computes gradients and takes steps with PyTorch; see `TrainingStep`.
 
     Parameters
     ----------
     network : Network
-    scans, config, held_out, started, observer
-        As for `TrainingLoop`.
-    illumination : Illumination
+    scans : sequence of TrainingScan
+        Whose forward models get the probes, in the order of `trainable_probes`.
+    trainable_probes : TrainableProbes
+    config : Config
     """
 
     def __init__(
@@ -95,13 +86,10 @@ class Trainer(TrainingLoop):
         scans: Sequence[TrainingScan],
         trainable_probes: TrainableProbes,
         config: Config,
-        held_out: Callable[[MakeSubScan], list[SubScan]],
-        started: float,
-        observer: Observer,
     ) -> None:
-        self._make = partial(make_subscan, network)
-        super().__init__(scans, config, lambda: held_out(self._make), started, observer)
         self.network = network
+        self.scans = scans
+        self.config = config
         self.trainable_probes = trainable_probes
         settings = config.training
         beams = [p for p in trainable_probes.parameters() if p.requires_grad]
@@ -120,12 +108,8 @@ class Trainer(TrainingLoop):
         """Return all parameters, trainable or not."""
         return [*self.network.parameters(), *self.trainable_probes.parameters()]
 
-    def batches(self, rng: np.random.Generator) -> Iterator[Batch]:
-        """Yield the batches of an epoch."""
-        return epoch_batches(self.network.description, self.scans, self.config, rng, self._make)
-
     def zero_grad(self) -> None:
-        """Drop what was gathered."""
+        """Drop the gradients gathered so far."""
         self.optimizer.zero_grad()
 
     def accumulate_gradients(self, batch: Batch) -> dict[str, float]:
@@ -136,11 +120,11 @@ class Trainer(TrainingLoop):
         ).backward()
         return {name: float(value.detach()) for name, value in terms.items()}
 
-    def step(self) -> None:
-        """Let the optimizer use the gradients at `learning_rate`, and forget them."""
+    def step(self, learning_rate: float) -> None:
+        """Let the optimizer use the gradients, and forget them."""
         settings = self.config.training
         for group in self.optimizer.param_groups:
-            group['lr'] = self.learning_rate
+            group['lr'] = learning_rate
         if settings.gradient_clip > 0:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.parameters(), settings.gradient_clip)
@@ -201,21 +185,21 @@ class Trainer(TrainingLoop):
 
     @torch.no_grad()
     def validation_loss(self, batch: Batch) -> float:
-        """Return the loss of held-out groups."""
+        """Return the mean loss of a batch of held-out groups."""
         return float(validation_loss(self.losses(batch), self.config.training))
 
     def state_dict(self) -> dict[str, RealArray]:
-        """Return copies of all weights, network and illumination, by name."""
+        """Return copies of all weights, of network and probes, under PyTorch's names."""
         return {name: _copied(value) for name, value in self._module().state_dict().items()}
 
     def load_state_dict(self, weights: Arrays) -> None:
-        """Put back what `snapshot` took."""
+        """Put back what `state_dict` took."""
         self._module().load_state_dict(
             {name: torch.from_numpy(np.array(value)) for name, value in weights.items()}
         )
 
     def optimizer_state(self) -> dict[str, RealArray]:
-        """Return copies of the optimizer's state, as `ResumePoint.optimizer`."""
+        """Return copies of the optimizer's state, as `TrainingStep.optimizer_state`."""
         return {
             f'{number}/{slot}': _copied(value)
             for number, slots in self.optimizer.state_dict()['state'].items()

@@ -1,22 +1,30 @@
-"""The TensorFlow backend: what `backends.protocol.Backend` asks for."""
+"""The TensorFlow backend: the hooks of `backends.common.engine.Engine`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
+
+import numpy as np
 
 from ptychopinn_plugin.array_types import ComplexArray, RealArray
 from ptychopinn_plugin.backends.common.backend import NetworkBackend
+from ptychopinn_plugin.backends.common.engine import IterationObserver, PassObserver
+from ptychopinn_plugin.backends.common.requests import (
+    IterationRequest,
+    NetworkRequest,
+    PredictionRequest,
+)
+from ptychopinn_plugin.backends.common.sampling import TrainingScan
 from ptychopinn_plugin.backends.common.timing import Stopwatch
-from ptychopinn_plugin.backends.protocol import Observer
 from ptychopinn_plugin.backends.tensorflow.device import choose_device
 from ptychopinn_plugin.backends.tensorflow.forward import ForwardModel
-from ptychopinn_plugin.backends.tensorflow.framework import Tensor, on_device
+from ptychopinn_plugin.backends.tensorflow.framework import Tensor, on_device, tf
 from ptychopinn_plugin.backends.tensorflow.network import Network
+from ptychopinn_plugin.backends.tensorflow.operators import scaled
 from ptychopinn_plugin.backends.tensorflow.refinement import iterate_object
 from ptychopinn_plugin.backends.tensorflow.stitching import predict_object, start_stopwatch
-from ptychopinn_plugin.backends.tensorflow.training_run import TensorFlowRun
-from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig
+from ptychopinn_plugin.backends.tensorflow.training import TensorFlowStep, TrainableProbes
+from ptychopinn_plugin.config import Config
 from ptychopinn_plugin.data import Scan
-from ptychopinn_plugin.model_file import Model
 
 
 class TensorFlowBackend(NetworkBackend[str]):
@@ -24,79 +32,98 @@ class TensorFlowBackend(NetworkBackend[str]):
 
     name = 'tensorflow'
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._built: tuple[Model, Network] | None = None
+    def on_device(self, name: str) -> AbstractContextManager[str]:
+        """Return a context in which the device of this name computes."""
+        return on_device(choose_device(name))
 
-    def _on(self, device: str) -> AbstractContextManager[str]:
-        return on_device(choose_device(device))
-
-    def _start(
-        self,
-        scans: Sequence[Scan],
-        config: Config,
-        validation: Sequence[Scan],
-        base_model: Model | None,
-        resume: bool,
-        device: str,
-        started: float,
-        observer: Observer,
-    ) -> TensorFlowRun:
-        return TensorFlowRun(
-            scans, config, validation, base_model, resume, device, started, observer
-        )
-
-    def _forward(self, scan: Scan, probe: ComplexArray, device: str) -> ForwardModel:
-        return ForwardModel(scan, probe)
-
-    def _stopwatch(self, device: str) -> Stopwatch:
+    def start_stopwatch(self, device: str) -> Stopwatch:
+        """Return a stopwatch that waits for the device."""
         return start_stopwatch()
 
-    def _predict(
-        self,
-        model: Model,
-        forward: ForwardModel,
-        inference: InferenceConfig,
-        rotations: Sequence[int],
-        stopwatch: Stopwatch,
-        show: Callable[[int, Tensor], bool],
-    ) -> Tensor:
-        return predict_object(
-            self._network(model),
-            forward,
-            batch_size=inference.batch_size,
-            rotations=rotations,
-            phase_synchronization=inference.phase_synchronization,
-            stitching_weights=inference.stitching_weights,
-            stopwatch=stopwatch,
-            observer=show,
-        )[-1]
+    def build_forward(
+        self, scan: Scan, probe: ComplexArray, photons: float, device: str
+    ) -> ForwardModel:
+        """Return the forward model of a scan."""
+        return ForwardModel(scan, probe, photons)
 
-    def _iterate(
+    def build_network(self, request: NetworkRequest, device: str) -> Network:
+        """Return a network on the device."""
+        network = Network(request.description, request.precision, request.seed)
+        if request.weights is not None:
+            network.load_weights(request.weights)
+        return network
+
+    def predict(
+        self,
+        network: Network,
+        forward: ForwardModel,
+        request: PredictionRequest,
+        *,
+        stopwatch: Stopwatch | None = None,
+        observer: PassObserver | None = None,
+    ) -> list[Tensor]:
+        """Return the flat object and the one after each pass."""
+        return predict_object(
+            network,
+            forward,
+            passes=request.passes,
+            batch_size=request.batch_size,
+            rotations=request.rotations,
+            phase_synchronization=request.phase_synchronization,
+            stitching_weights=request.stitching_weights,
+            stopwatch=stopwatch,
+            observer=observer,
+        )
+
+    def iterate(
         self,
         forward: ForwardModel,
         object_: Tensor,
-        refinement: RefinementConfig,
-        show: Callable[[int, float, Tensor], bool | None],
+        request: IterationRequest,
+        observer: IterationObserver,
     ) -> tuple[Tensor, list[float]]:
+        """Return the best object of all iterations, and the losses."""
         return iterate_object(
             forward,
             object_,
-            refinement.iterations,
-            batch_size=refinement.batch_size,
-            seed=refinement.seed,
-            refine_probe=refinement.probe,
-            observer=show,
+            request.iterations,
+            batch_size=request.batch_size,
+            seed=request.seed,
+            refine_probe=request.refine_probe,
+            observer=observer,
         )
 
-    def _array(self, tensor: Tensor) -> RealArray:
+    def scale_to_counts(self, object_: ComplexArray, forward: ForwardModel) -> Tensor:
+        """Scale an object so that with the forward model's probe it explains the counts."""
+        canvas = tf.constant(object_)
+        valid_mask = 1.0 if forward.valid_mask is None else forward.valid_mask
+        expected = measured = 0.0
+        for indices in forward.batches(128):
+            counts = forward.predict_intensity(forward.extract_patches(canvas, indices), indices)
+            expected += float(tf.reduce_sum(valid_mask * counts))
+            measured += float(tf.reduce_sum(valid_mask * forward.measured(indices) ** 2))
+        return scaled(canvas, np.sqrt(measured / expected))
+
+    def make_step(
+        self,
+        network: Network,
+        scans: Sequence[TrainingScan],
+        intensity_scale: float,
+        config: Config,
+    ) -> TensorFlowStep:
+        """Return what trains a network, its optimizer at the start."""
+        probes = TrainableProbes(
+            [scaled(scan.forward.probe, 1 / intensity_scale) for scan in scans],
+            intensity_scale,
+            config.training,
+        )
+        return TensorFlowStep(network, scans, probes, config)
+
+    def to_numpy(self, tensor: Tensor) -> RealArray:
+        """Return a tensor's values."""
         array: RealArray = tensor.numpy()
         return array
 
-    def _network(self, model: Model) -> Network:
-        """Build the held model's network once."""
-        if self._built is None or self._built[0] is not model:
-            network = Network(model.network, model.config.training.precision)
-            network.load_weights(model.weights)
-            self._built = (model, network)
-        return self._built[1]
+    def framework_version(self) -> str:
+        """Return the framework's name and version."""
+        return f'tensorflow {tf.__version__}'

@@ -2,9 +2,13 @@
 
 import numpy as np
 
-from ptychopinn_plugin.array_types import ComplexArray, FloatArray, IntArray
+from ptychopinn_plugin.array_types import ComplexArray, FloatArray, IntArray, RealArray
 from ptychopinn_plugin.backends.common.canvas import CanvasWindow, window_of, window_shape
-from ptychopinn_plugin.backends.common.forward import corner_amplitudes, judged_positions
+from ptychopinn_plugin.backends.common.forward import (
+    LIT_FRACTION,
+    corner_amplitudes,
+    judged_positions,
+)
 from ptychopinn_plugin.backends.tensorflow import operators
 from ptychopinn_plugin.backends.tensorflow.framework import Tensor, tf
 from ptychopinn_plugin.backends.tensorflow.operators import intensity, shift_probe
@@ -37,9 +41,13 @@ class ForwardModel:
         Prepared: square patterns.
     probe : Tensor or ndarray of complex64, shape (n_modes, height, width)
         Scaled to the counts.
+    photons : float, optional
+        Energy per pattern that losses divide by; the scan's own where not given.
     """
 
-    def __init__(self, scan: Scan, probe: Tensor | ComplexArray) -> None:
+    def __init__(
+        self, scan: Scan, probe: Tensor | ComplexArray, photons: float | None = None
+    ) -> None:
         whole, subpixel_shifts = split_positions(scan.positions_px)
         self.shape = scan.pattern_shape
         half = np.array([side // 2 for side in self.shape])
@@ -57,7 +65,7 @@ class ForwardModel:
         self.valid_mask: Tensor | None = None
         if scan.bad_pixels.any():
             self.valid_mask = tf.constant(np.fft.ifftshift(~scan.bad_pixels), tf.float32)
-        self.photons = scan.mean_photons()
+        self.photons = scan.mean_photons() if photons is None else photons
         self.set_probe(probe)
 
     def set_probe(self, probe: Tensor | ComplexArray, *, cache: bool = True) -> None:
@@ -96,14 +104,17 @@ class ForwardModel:
         return [np.arange(i, min(i + size, len(self))) for i in range(0, len(self), size)]
 
     def subset(
-        self, indices: IntArray, amplitudes: Tensor | None = None, exposure: float = 1.0
+        self,
+        indices: IntArray,
+        amplitudes: Tensor | RealArray | None = None,
+        exposure: float = 1.0,
     ) -> 'ForwardModel':
         """Return the model of some positions, on its own smaller canvas.
 
         Parameters
         ----------
         indices : ndarray of int64
-        amplitudes : Tensor of float32, optional
+        amplitudes : Tensor or ndarray of float32, optional
             To use in place of the measured ones (zero frequency in the corner).
         exposure : float
             Their counts as a share of the measured ones; the probe follows.
@@ -121,7 +132,10 @@ class ForwardModel:
             int(highest[1]) + self.shape[1] + 1,
         )
         part.subpixel_shifts = tf.gather(self.subpixel_shifts, indices)
-        part.amplitudes = self.measured(indices) if amplitudes is None else amplitudes
+        if amplitudes is None:
+            part.amplitudes = self.measured(indices)
+        else:
+            part.amplitudes = tf.convert_to_tensor(amplitudes)
         if self._shifted is None or exposure != 1:
             part.set_probe(self.probe * tf.cast(exposure**0.5, self.probe.dtype))
         else:
@@ -132,6 +146,11 @@ class ForwardModel:
     def flat_object(self) -> Tensor:
         """Return an object that changes nothing, shape `canvas_shape`."""
         return tf.ones(self.canvas_shape, tf.complex64)
+
+    def lit_area(self, canvas_window: CanvasWindow) -> Tensor:
+        """Return 1 where light falls on a part of the canvas, and 0 elsewhere, as float32."""
+        coverage = self.coverage[canvas_window]
+        return tf.cast(coverage > LIT_FRACTION * tf.reduce_max(self.coverage), tf.float32)
 
     def probes(self, indices: IntArray) -> Tensor:
         """Return the probe at each position, shape (n_indices, n_modes, height, width)."""

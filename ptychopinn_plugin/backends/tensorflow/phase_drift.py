@@ -16,10 +16,13 @@ References
 .. [1] R. Shack, B. Platt, J. Opt. Soc. Am. 61 (1971) 656.
 """
 
-import numpy as np
-
 from ptychopinn_plugin.array_types import FloatArray
-from ptychopinn_plugin.backends.common.phase_drift import MIN_PATTERNS, slow_phase
+from ptychopinn_plugin.backends.common.phase_drift import (
+    MIN_PATTERNS,
+    Moments,
+    slow_phase,
+    solve_slopes,
+)
 from ptychopinn_plugin.backends.tensorflow.forward import ForwardModel
 from ptychopinn_plugin.backends.tensorflow.framework import Tensor, compiled, tf
 from ptychopinn_plugin.backends.tensorflow.operators import predict_intensity
@@ -66,26 +69,24 @@ def measure_slopes(
     loss : float
         Poisson loss per pixel of the object, as `ForwardModel.evaluate_fit`.
     """
-    slopes, weights = [], []
+    moments: list[Moments] = []
     loss = 0.0
-    scale = 2 * np.pi / np.array(forward.shape)
     for indices in forward.batches(batch_size):
         patches = forward.extract_patches(object_, indices)
-        counts, shifts, sharpness = _measure_shifts(
+        counts, *found = _measure_moments(
             forward.probes(indices), patches, forward.measured(indices), forward.valid_mask
         )
         loss += float(forward.poisson_loss(counts, indices)) * len(indices)
-        slopes.append(shifts.numpy() * scale)
-        weights.append(sharpness.numpy())
-    missed = np.concatenate(slopes).astype(np.float64)
-    return missed, np.concatenate(weights).astype(np.float64), loss / len(forward)
+        yy, xx, yx, y, x = (moment.numpy() for moment in found)
+        moments.append((yy, xx, yx, y, x))
+    return *solve_slopes(moments, forward.shape), loss / len(forward)
 
 
 @compiled
-def _measure_shifts(
+def _measure_moments(
     probes: Tensor, patches: Tensor, measured: Tensor, valid_mask: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return expected counts, shifts in pixels (n, 2) and their inverse variance (n, 2)."""
+) -> tuple[Tensor, ...]:
+    """Return expected counts, and the five `Moments` of each pattern."""
     counts = predict_intensity(probes, patches)
     expected = tf.sqrt(counts)
     missing = measured - expected
@@ -98,12 +99,11 @@ def _measure_shifts(
     def dot(first: Tensor, second: Tensor) -> Tensor:
         return tf.reduce_sum(first * second, axis=(1, 2))
 
-    yy, xx, yx = (
-        dot(along_y, along_y) + 1e-12,
-        dot(along_x, along_x) + 1e-12,
+    return (
+        counts,
+        dot(along_y, along_y),
+        dot(along_x, along_x),
         dot(along_y, along_x),
+        dot(missing, along_y),
+        dot(missing, along_x),
     )
-    y, x = dot(missing, along_y), dot(missing, along_x)
-    determinant = tf.maximum(yy * xx - yx * yx, 1e-12)
-    shifts = [-(xx * y - yx * x) / determinant, -(yy * x - yx * y) / determinant]
-    return counts, tf.stack(shifts, axis=1), tf.stack([yy, xx], axis=1)

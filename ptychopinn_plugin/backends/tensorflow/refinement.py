@@ -16,9 +16,7 @@ References
 .. [2] N. Qian, Neural Networks 12 (1999) 145, doi:10.1016/S0893-6080(98)00116-6.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -27,10 +25,9 @@ from ptychopinn_plugin.backends.common.refinement import (
     MOMENTUM,
     PROBE_STEP,
     REGULARISATION,
-    corrects_phase_drift,
-    iterate_keep_best,
-    iteration_batches,
-    step_size,
+    IterationKernels,
+    IterationState,
+    run_iterations,
 )
 from ptychopinn_plugin.backends.tensorflow.forward import ForwardModel
 from ptychopinn_plugin.backends.tensorflow.framework import Tensor, compiled, tf
@@ -46,21 +43,6 @@ from ptychopinn_plugin.backends.tensorflow.operators import (
 from ptychopinn_plugin.backends.tensorflow.phase_drift import correct_phase_drift
 
 IterationObserver = Callable[[int, float, Tensor], bool | None]
-
-
-@dataclass
-class IterationState:
-    """What an iteration changes.
-
-    Attributes
-    ----------
-    object_, velocity : Tensor of complex64, shape `forward.canvas_shape`
-    probe : Tensor of complex64, shape (n_modes, height, width)
-    """
-
-    object_: Tensor
-    velocity: Tensor
-    probe: Tensor
 
 
 def iterate_object(
@@ -103,61 +85,21 @@ def iterate_object(
         Poisson loss per pixel of the start and of the best object after each iteration; it never
         rises.
     """
-    batches = iteration_batches(len(forward), batch_size, 8 * int(tf.size(forward.probe)), seed)
-    energy = tf.norm(tf.abs(forward.probe))
-    if refine_probe:
-        # Shifted copies of a probe that changes with each batch would be used once.
-        forward.set_probe(forward.probe, cache=False)
-    state = IterationState(object_, tf.zeros_like(object_), forward.probe)
-
-    def iterate_once(iteration: int) -> tuple[IterationState, float]:
-        _iterate_once(forward, state, next(batches), step_size(iteration, iterations), refine_probe)
-        if corrects_phase_drift(iteration, iterations):
-            state.object_ = correct_phase_drift(forward, state.object_)
-        newest = IterationState(state.object_, state.velocity, state.probe)
-        return newest, forward.evaluate_fit(state.object_)[0]
-
-    @contextmanager
-    def using(probe: Tensor) -> Iterator[None]:
-        if refine_probe:
-            forward.set_probe_only(probe)
-        yield
-        if refine_probe:
-            forward.set_probe_only(state.probe)
-
-    def part_way(
-        best: IterationState, newest: IterationState, share: float
-    ) -> tuple[IterationState, float]:
-        object_ = best.object_ + scaled(newest.object_ - best.object_, share)
-        probe = best.probe + scaled(newest.probe - best.probe, share)
-        with using(probe):
-            loss = forward.evaluate_fit(object_)[0]
-        return IterationState(object_, newest.velocity, probe), loss
-
-    def step_of_all(best: IterationState) -> IterationState:
-        with using(best.probe):
-            update = mean_update(forward, best.object_)
-        return IterationState(best.object_ + update, best.velocity, best.probe)
-
-    def show(done: int, loss: float, best: IterationState) -> bool | None:
-        return observer(done, loss, best.object_) if observer is not None else False
-
-    start = IterationState(object_, state.velocity, forward.probe)
-    loss = forward.evaluate_fit(object_)[0]
-    best, losses = iterate_keep_best(
-        iterations, start, loss, iterate_once, part_way, step_of_all, show
+    return run_iterations(
+        _KERNELS,
+        forward,
+        object_,
+        iterations,
+        batch_size=batch_size,
+        seed=seed,
+        refine_probe=refine_probe,
+        observer=observer,
     )
-    if refine_probe:
-        # Only their product is measured: the probe keeps the energy that it came with.
-        growth = tf.norm(tf.abs(best.probe)) / energy
-        forward.set_probe(scaled(best.probe, 1 / growth))
-        return scaled(best.object_, growth), losses
-    return best.object_, losses
 
 
 def _iterate_once(
     forward: ForwardModel,
-    state: IterationState,
+    state: IterationState[Tensor],
     batches: Sequence[IntArray],
     step: float,
     refine_probe: bool,
@@ -233,3 +175,27 @@ def mean_update(forward: ForwardModel, object_: Tensor) -> Tensor:
 def _regularised(weight: Tensor) -> Tensor:
     r"""Return rPIE's denominator :math:`(1 - \alpha) W + \alpha \max W`: dim pixels move less."""
     return (1 - REGULARISATION) * weight + REGULARISATION * tf.reduce_max(weight)
+
+
+def _between(first: Tensor, second: Tensor, share: float) -> Tensor:
+    return first + scaled(second - first, share)
+
+
+def _norm(tensor: Tensor) -> Tensor:
+    return tf.norm(tf.abs(tensor))
+
+
+def _divide_energy(object_: Tensor, probe: Tensor, energy: Tensor) -> tuple[Tensor, Tensor]:
+    growth = _norm(probe) / energy
+    return scaled(object_, growth), scaled(probe, 1 / growth)
+
+
+_KERNELS = IterationKernels(
+    zeros_like=tf.zeros_like,
+    iterate_once=_iterate_once,
+    mean_update=mean_update,
+    correct_phase_drift=correct_phase_drift,
+    between=_between,
+    norm=_norm,
+    divide_energy=_divide_energy,
+)

@@ -2,25 +2,17 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from ptychopinn_plugin.array_types import ComplexArray, RealArray
 from ptychopinn_plugin.backends.common.losses import term_weights, validation_loss
-from ptychopinn_plugin.backends.common.sampling import (
-    VALIDATION,
-    Batch,
-    MakeSubScan,
-    SubScan,
-    TrainingScan,
-    epoch_batches,
-)
-from ptychopinn_plugin.backends.common.training_loop import PROBE_RMS, Arrays, TrainingLoop
-from ptychopinn_plugin.backends.protocol import Observer
+from ptychopinn_plugin.backends.common.sampling import VALIDATION, Batch, TrainingScan
+from ptychopinn_plugin.backends.common.training_step import PROBE_RMS, Arrays, TrainingStep
 from ptychopinn_plugin.backends.tensorflow import losses
 from ptychopinn_plugin.backends.tensorflow.framework import Tensor, compiled, tf
 from ptychopinn_plugin.backends.tensorflow.network import (
@@ -44,7 +36,6 @@ from ptychopinn_plugin.backends.tensorflow.prediction import (
     group_patch_origins,
     predict,
 )
-from ptychopinn_plugin.backends.tensorflow.sampling import make_subscan
 from ptychopinn_plugin.config import Config, TrainingConfig
 from ptychopinn_plugin.network import NetworkDescription
 
@@ -202,15 +193,16 @@ def _compiled_gradients(
     return compiled(gradients, fixed=(0, 1))
 
 
-class Trainer(TrainingLoop):
-    """Computes gradients and takes steps with TensorFlow; see `TrainingLoop`.
+class TensorFlowStep(TrainingStep):
+    """Computes gradients and takes steps with TensorFlow; see `TrainingStep`.
 
     Parameters
     ----------
     network : Network
-    scans, config, held_out, started, observer
-        As for `TrainingLoop`.
-    illumination : Illumination
+    scans : sequence of TrainingScan
+        Whose forward models get the probes, in the order of `trainable_probes`.
+    trainable_probes : TrainableProbes
+    config : Config
     """
 
     def __init__(
@@ -219,13 +211,10 @@ class Trainer(TrainingLoop):
         scans: Sequence[TrainingScan],
         trainable_probes: TrainableProbes,
         config: Config,
-        held_out: Callable[[MakeSubScan], list[SubScan]],
-        started: float,
-        observer: Observer,
     ) -> None:
-        self._make = partial(make_subscan, network)
-        super().__init__(scans, config, lambda: held_out(self._make), started, observer)
         self.network = network
+        self.scans = scans
+        self.config = config
         self.trainable_probes = trainable_probes
         self.objective = Objective.of(network, config)
         settings = config.training
@@ -238,12 +227,8 @@ class Trainer(TrainingLoop):
         self.scale = GradientScale(settings.precision == 'float16')
         self._gradients: Tensors = {}
 
-    def batches(self, rng: np.random.Generator) -> Iterator[Batch]:
-        """Yield the batches of an epoch."""
-        return epoch_batches(self.network.description, self.scans, self.config, rng, self._make)
-
     def zero_grad(self) -> None:
-        """Drop what was gathered."""
+        """Drop the gradients gathered so far."""
         self._gradients = {}
 
     def accumulate_gradients(self, batch: Batch) -> dict[str, float]:
@@ -264,8 +249,8 @@ class Trainer(TrainingLoop):
                 self._gradients[name] = gradient if before is None else before + gradient
         return {name: float(value) for name, value in terms.items()}
 
-    def step(self) -> None:
-        """Let the optimizer use the gradients at `learning_rate`, and forget them."""
+    def step(self, learning_rate: float) -> None:
+        """Let the optimizer use the gradients, and forget them."""
         gradients, self._gradients = self._gradients, {}
         finite = True
         if self.scale.enabled:
@@ -275,7 +260,7 @@ class Trainer(TrainingLoop):
             largest = self.config.training.gradient_clip
             if largest > 0:
                 gradients = clipped(gradients, tf.constant(largest, tf.float32))
-            self._put(self.optimizer.step(self._parameters(), gradients, self.learning_rate))
+            self._put(self.optimizer.step(self._parameters(), gradients, learning_rate))
         self.scale.update(finite)
 
     def losses(self, batch: Batch) -> Tensors:
@@ -319,7 +304,7 @@ class Trainer(TrainingLoop):
         return self.trainable_probes.beam(index)
 
     def validation_loss(self, batch: Batch) -> float:
-        """Return the loss of held-out groups."""
+        """Return the mean loss of a batch of held-out groups."""
         return float(validation_loss(self.losses(batch), self.config.training))
 
     def use_probes(self) -> None:
@@ -342,7 +327,7 @@ class Trainer(TrainingLoop):
                 self.trainable_probes.probes[int(name.rpartition('.')[2])] = value
 
     def state_dict(self) -> dict[str, RealArray]:
-        """Return copies of all weights, network and illumination, under PyTorch's names."""
+        """Return copies of all weights, of network and probes, under PyTorch's names."""
         return {
             _stored_name(name): to_stored(value.numpy())
             if name in self.network.weights
@@ -351,14 +336,14 @@ class Trainer(TrainingLoop):
         }
 
     def load_state_dict(self, weights: Arrays) -> None:
-        """Put back what `snapshot` took."""
+        """Put back what `state_dict` took."""
         for name in self._parameters():
             stored = np.array(weights[_stored_name(name)])
             turned = from_stored(stored) if name in self.network.weights else stored
             self._put({name: tf.constant(turned)})
 
     def optimizer_state(self) -> dict[str, RealArray]:
-        """Return copies of the optimizer's state, as `ResumePoint.optimizer`."""
+        """Return copies of the optimizer's state, as `TrainingStep.optimizer_state`."""
         return self.optimizer.arrays(self.network.weights)
 
     def load_optimizer_state(self, arrays: Arrays) -> None:

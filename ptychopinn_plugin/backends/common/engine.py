@@ -1,0 +1,150 @@
+"""What a framework must supply to reconstruct and train: each hook once."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Generic, Protocol, TypeVar
+
+from ptychopinn_plugin.array_types import ComplexArray, RealArray
+from ptychopinn_plugin.backends.common.requests import (
+    IterationRequest,
+    NetworkRequest,
+    PredictionRequest,
+)
+from ptychopinn_plugin.backends.common.sampling import TrainingScan
+from ptychopinn_plugin.backends.common.timing import Stopwatch
+from ptychopinn_plugin.backends.common.training_step import TrainingStep
+from ptychopinn_plugin.config import Config
+from ptychopinn_plugin.data import Scan
+from ptychopinn_plugin.physics import Misfit
+
+Device = TypeVar('Device')
+
+IterationObserver = Callable[[int, float, Any], bool | None]
+"""Gets the number of iterations done, the lowest loss and its object; True stops."""
+
+PassObserver = Callable[[int, Any], bool | None]
+"""Gets the number of passes done and the object; True stops."""
+
+
+class Forward(Protocol):
+    """What the shared code asks of a framework's forward model; tensors are the framework's."""
+
+    origin_px: Any
+    canvas_shape: tuple[int, int]
+    patch_origins_px: Any
+    photons: float
+    probe: Any
+    coverage: Any
+
+    def flat_object(self) -> Any:
+        """Return an object that changes nothing."""
+        ...
+
+    def evaluate_fit(self, object_: Any) -> tuple[float, float]:
+        """Return the Poisson loss per pixel and the amplitude residual."""
+        ...
+
+    def misfit(self, object_: Any, lit_counts: float) -> Misfit | None:
+        """Return how far an object misses the counts, on patterns from all over the scan.
+
+        Pixels that expect fewer than `lit_counts` are left out.
+        """
+        ...
+
+
+class Engine(ABC, Generic[Device]):
+    """One framework's computations; `NetworkBackend` and `TrainingRun` call them.
+
+    Tensors, networks and devices are the framework's own, and pass through as they are.
+    """
+
+    name: str
+
+    @abstractmethod
+    def on_device(self, name: str) -> AbstractContextManager[Device]:
+        """Return a context in which the device of this name ('auto', 'cpu', ...) computes."""
+
+    @abstractmethod
+    def start_stopwatch(self, device: Device) -> Stopwatch:
+        """Return a stopwatch that waits for the device."""
+
+    @abstractmethod
+    def build_forward(self, scan: Scan, probe: ComplexArray, photons: float, device: Device) -> Any:
+        """Return the forward model of a scan.
+
+        Parameters
+        ----------
+        scan : Scan
+            With square patterns.
+        probe : ndarray of complex64, shape (n_modes, height, width)
+            Scaled to the counts.
+        photons : float
+            The energy per pattern that losses divide by.
+        device : Device
+        """
+
+    @abstractmethod
+    def build_network(self, request: NetworkRequest, device: Device) -> Any:
+        """Return a network on the device."""
+
+    @abstractmethod
+    def predict(
+        self,
+        network: Any,
+        forward: Any,
+        request: PredictionRequest,
+        *,
+        stopwatch: Stopwatch | None = None,
+        observer: PassObserver | None = None,
+    ) -> list[Any]:
+        """Return the flat object and the one after each pass, shape `forward.canvas_shape`.
+
+        The stopwatch gets the seconds of 'predict' and 'stitch'.
+        """
+
+    @abstractmethod
+    def iterate(
+        self, forward: Any, object_: Any, request: IterationRequest, observer: IterationObserver
+    ) -> tuple[Any, list[float]]:
+        """Return the best object of all iterations from `object_`, and the losses.
+
+        The losses are those of the start and of the best after each iteration, in Poisson loss per
+        pixel.
+        """
+
+    @abstractmethod
+    def scale_to_counts(self, object_: ComplexArray, forward: Any) -> Any:
+        """Scale an object so that with the forward model's probe it explains the counts.
+
+        Parameters
+        ----------
+        object_ : ndarray of complex64, shape `forward.canvas_shape`
+        forward : ForwardModel
+
+        Returns
+        -------
+        tensor of complex64, shape `forward.canvas_shape`
+        """
+
+    @abstractmethod
+    def make_step(
+        self,
+        network: Any,
+        scans: Sequence[TrainingScan],
+        intensity_scale: float,
+        config: Config,
+    ) -> TrainingStep:
+        """Return what trains a network, its optimizer at the start.
+
+        The probes of the scans' forward models, with `intensity_scale` taken out, are where
+        trainable probes begin.
+        """
+
+    @abstractmethod
+    def to_numpy(self, tensor: Any) -> RealArray:
+        """Return a tensor's values."""
+
+    @abstractmethod
+    def framework_version(self) -> str:
+        """Return the framework's name and version."""

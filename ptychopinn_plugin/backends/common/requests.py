@@ -1,0 +1,133 @@
+"""What is asked of training, prediction and iterations: frozen, and the same for each framework."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ptychopinn_plugin.array_types import RealArray
+from ptychopinn_plugin.backends.protocol import Observer, ignore_progress
+from ptychopinn_plugin.config import (
+    Config,
+    InferenceConfig,
+    RefinementConfig,
+    StitchingWeights,
+    TrainingConfig,
+)
+from ptychopinn_plugin.data import Scan
+from ptychopinn_plugin.model import Model
+from ptychopinn_plugin.network import NetworkDescription
+
+
+@dataclass(frozen=True)
+class TrainingRequest:
+    """One call of `train`.
+
+    Attributes
+    ----------
+    scans : sequence of Scan
+        At least one; without dark patterns.
+    config : Config
+    validation : sequence of Scan
+        Scans to validate on; where there are none, a part of each of `scans` is held out.
+    base_model : Model, optional
+        Where the weights start.
+    resume : bool
+        Continue the training of `base_model` exactly.
+    observer : callable
+        See `backends.protocol.Observer`.
+    started : float
+        When the run began, in seconds of the run's clock; `max_minutes` counts from there.
+    """
+
+    scans: Sequence[Scan]
+    config: Config
+    validation: Sequence[Scan] = ()
+    base_model: Model | None = None
+    resume: bool = False
+    observer: Observer = ignore_progress
+    started: float = 0.0
+
+
+@dataclass(frozen=True)
+class NetworkRequest:
+    """A network to build.
+
+    Attributes
+    ----------
+    description : NetworkDescription
+    precision : str
+        See `TrainingConfig.precision`.
+    weights : mapping of str to ndarray, optional
+        As a model file holds them; else random ones are drawn with `seed`.
+    seed : int
+    """
+
+    description: NetworkDescription
+    precision: str = 'float32'
+    weights: Mapping[str, RealArray] | None = field(default=None, repr=False)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class PredictionRequest:
+    """How a network predicts the object of a scan.
+
+    Attributes
+    ----------
+    passes : int, optional
+        Fewer than the network's, for sub-scans.
+    batch_size : int
+        Patterns in a batch.
+    rotations : tuple of int
+        Quarter turns in which the network looks at each pattern.
+    phase_synchronization : bool
+        Bring the patches of each pass into phase, and at the end correct the slow drift.
+    stitching_weights : 'intensity', 'amplitude' or 'uniform'
+        See `InferenceConfig`.
+    """
+
+    passes: int | None = None
+    batch_size: int = 32
+    rotations: tuple[int, ...] = (0,)
+    phase_synchronization: bool = True
+    stitching_weights: StitchingWeights = 'intensity'
+
+    @classmethod
+    def of(cls, settings: InferenceConfig, rotations: tuple[int, ...]) -> 'PredictionRequest':
+        """Return what the settings ask for."""
+        return cls(
+            batch_size=settings.batch_size,
+            rotations=rotations,
+            phase_synchronization=settings.phase_synchronization,
+            stitching_weights=settings.stitching_weights,
+        )
+
+
+@dataclass(frozen=True)
+class IterationRequest:
+    """How the engine iterates over an object.
+
+    Attributes
+    ----------
+    iterations : int
+    batch_size : int
+        Small scans use smaller batches, and large ones larger; see `iteration_batches`.
+    seed : int
+        Of the order of the patterns.
+    refine_probe : bool
+        Correct the probe as well.
+    """
+
+    iterations: int
+    batch_size: int = 64
+    seed: int = 0
+    refine_probe: bool = False
+
+    @classmethod
+    def of_refinement(cls, settings: RefinementConfig) -> 'IterationRequest':
+        """Return what refines an object."""
+        return cls(settings.iterations, settings.batch_size, settings.seed, settings.probe)
+
+    @classmethod
+    def of_target(cls, settings: TrainingConfig, iterations: int) -> 'IterationRequest':
+        """Return what reconstructs the target of training."""
+        return cls(iterations, seed=settings.seed, refine_probe=settings.probe_trainable)
