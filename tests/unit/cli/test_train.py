@@ -302,6 +302,6 @@ def test_a_checkpoint_of_another_training_is_kept(
     checkpoint = folder / 'checkpoint.h5.zip'
     checkpoint.write_bytes(b'hours of work')
     done = run('train', scan_file, '-o', folder)
-    assert f'To continue that one, say --resume {checkpoint}' in done.err
+    assert f'To continue that one, use --resume {checkpoint}' in done.err
     assert _names(folder) == ['checkpoint.h5.previous.zip', *FILES]
     assert (folder / 'checkpoint.h5.previous.zip').read_bytes() == b'hours of work'
