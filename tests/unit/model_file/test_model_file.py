@@ -137,7 +137,7 @@ def test_truncated_anywhere(path: Path) -> None:
     data = path.read_bytes()
     for share in (0.1, 0.5, 0.9, 0.999):
         path.write_bytes(data[: int(share * len(data))])
-        with pytest.raises(ArchiveError):
+        with pytest.raises(ArchiveError, match='not a readable model file'):
             read_model(path)
 
 
