@@ -194,7 +194,9 @@ def test_a_scan_of_little_overlap_is_looked_at_in_four_orientations(
         scan = tiny(step_px=step, rows=6, columns=7)
         found = {
             rule: tiny_model.reconstruct(
-                scan, InferenceConfig.from_dict({'device': 'cpu', 'orientations': rule}), ALONE
+                scan,
+                InferenceConfig.from_dict({'device': 'cpu', 'test_time_rotations': rule}),
+                ALONE,
             ).object_
             for rule in ('auto', 'one', 'four')
         }

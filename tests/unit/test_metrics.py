@@ -217,6 +217,17 @@ def test_ring_correlation_crosses_where_the_resolution_ends(truth: Image) -> Non
     assert curve.crossings()['half-bit'] == pytest.approx(0.4, abs=0.05)
 
 
+def test_the_jump_at_the_border_is_no_agreement() -> None:
+    """A slope that two images share, cut off at the border, would agree at any fineness."""
+    slope = 30 * np.linspace(-1, 1, 128)[:, None] * np.ones(128)
+    first, second = slope + noise((128, 128), 1), slope + noise((128, 128), 2)
+    cut_off = frc(first, second, window='none').correlation
+    found = frc(first, second).correlation
+    assert cut_off[16:40].min() > 0.5
+    assert np.abs(found[16:40]).max() < 0.4
+    np.testing.assert_array_equal(found, frc(first, second, window='hann').correlation)
+
+
 def test_half_bit_curve_falls_towards_its_limit() -> None:
     curve = frc(noise((256, 256), 1), noise((256, 256), 2))
     assert np.all(np.diff(curve.half_bit[::16]) < 0)

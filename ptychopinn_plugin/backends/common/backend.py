@@ -102,8 +102,7 @@ class NetworkBackend(Engine[Device]):
         """Predict with the held model, stitch, and refine."""
         (scan,) = _usable([scan])
         held = self._held_model()
-        assert held.config.model.pattern_size is not None
-        scan = fit_to_size(scan, held.config.model.pattern_size)
+        scan = fit_to_size(scan, held.pattern_size)
         photons = choose_photons(scan, held.photons, inference.intensity_scale)
         probe = normalise_probe(corrected_probe(held, scan), photons * held.intensity_scale**2)
         passes, stopped = held.network.passes, False

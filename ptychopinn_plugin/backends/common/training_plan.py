@@ -142,12 +142,9 @@ def plan_training(request: TrainingRequest) -> TrainingPlan:
 def _state_to_resume(request: TrainingRequest) -> TrainingState | None:
     if not request.resume:
         return None
-    if request.base_model is None or request.base_model.training_state is None:
-        raise ConfigError(
-            'This model holds no training state, so training cannot continue exactly. '
-            'Fine-tune it instead: ptychopinn train --base-model MODEL.'
-        )
-    return request.base_model.training_state
+    if request.base_model is None:
+        raise ConfigError('To continue a training (resume) give the model that it left; got none.')
+    return request.base_model.check_training_state('ptychopinn train --base-model MODEL')
 
 
 def _settled_config(request: TrainingRequest) -> tuple[Config, int]:

@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -434,7 +435,7 @@ def test_other_files_are_none(tmp_path: Path, write_zip: Any, name: str) -> None
     write_zip(tmp_path / 'other.zip', {'a': b''})
     assert legacy_kind(zip_names(tmp_path / name)) is None
     assert not is_model_file(tmp_path / name)
-    with pytest.raises(ArchiveError):
+    with pytest.raises(ArchiveError, match=re.escape(name)):
         read_legacy_model(tmp_path / name)
 
 

@@ -1,0 +1,80 @@
+"""Iterations and stitching of each backend: what keeps them in bounds."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+from parity.frameworks import Framework
+from parity.helpers import Model, canvas_object, make_patches, noise
+
+from ptychopinn_plugin.backends.common.prediction import STITCHING_FLOOR
+
+
+def test_a_refined_probe_keeps_its_energy(fw: Framework, model: Model) -> None:
+    """Only probe times object is measured; else the two would drift apart."""
+    given = fw.array(model.probe)
+    # An object of another brightness asks for another probe at once.
+    start = 1.5 * canvas_object(model) ** 0
+    object_, losses = fw.refinement.iterate_object(
+        model, fw.tensor(start), 3, batch_size=4, refine_probe=True
+    )
+    found = fw.array(model.probe)
+    assert np.linalg.norm(found - given) > 0.01 * np.linalg.norm(given)
+    assert np.linalg.norm(found) == pytest.approx(np.linalg.norm(given), rel=1e-4)
+    # The object has taken what the probe has lost: their product is what was judged.
+    assert model.evaluate_fit(object_)[0] == pytest.approx(losses[-1], rel=1e-3)
+
+
+def test_where_hardly_any_light_falls_the_object_hardly_moves(fw: Framework, model: Model) -> None:
+    """There, what patterns ask for over the light that asks for it is noise over nothing."""
+    start = np.ones(model.canvas_shape, complex)
+    coverage = fw.array(model.coverage)
+    dim = coverage < 1e-3 * coverage.max()
+    assert dim.any()
+    update = np.abs(fw.array(fw.refinement.mean_update(model, fw.tensor(start))))
+    assert update[dim].max() < 0.1 * update.max()
+    object_, _ = fw.refinement.iterate_object(model, fw.tensor(start), 2, batch_size=4)
+    moved = np.abs(fw.array(object_) - start)
+    assert moved[dim].max() < 0.15 * moved.max()
+
+
+def test_stitching_keeps_what_stood_where_no_light_falls(fw: Framework, model: Model) -> None:
+    object_ = canvas_object(model)
+    before = 1 + noise(model.canvas_shape, 9)
+    patches = make_patches(fw, model, np.arange(len(model))[:, None])
+    cut = model.extract_patches(fw.tensor(object_), patches.indices, 16)
+    stitcher = fw.stitching.Stitcher(model, fw.tensor(before))
+    stitcher.add([dataclasses.replace(patches, values=cut)], phase_synchronization=False)
+    found, weight = fw.array(stitcher.object_()), stitched_light(fw, model, patches)
+    np.testing.assert_allclose(found[weight == 0], before[weight == 0], rtol=1e-5)
+    assert (weight == 0).any()
+    lit = weight > 0.3 * weight.max()
+    # All that the floor may add.
+    error = np.abs(found - object_)[lit] / np.abs(before - object_)[lit]
+    assert error.max() < 1.1 * STITCHING_FLOOR / 0.3
+    assert STITCHING_FLOOR < 0.01
+
+
+def stitched_light(fw: Framework, model: Model, patches: Any) -> np.ndarray:
+    return fw.array(model.place_patches(patches.weights, patches.indices))
+
+
+def test_patches_with_phases_of_their_own_are_stitched_as_if_they_had_none(
+    fw: Framework, model: Model
+) -> None:
+    object_ = canvas_object(model)
+    patches = make_patches(fw, model, np.arange(len(model))[:, None])
+    cut = fw.array(model.extract_patches(fw.tensor(object_), patches.indices, 16))
+    phases = np.exp(2j * np.pi * np.random.default_rng(0).random(len(model)))[:, None, None]
+    found = {}
+    for name, values in (('even', cut), ('mixed', cut * phases)):
+        stitcher = fw.stitching.Stitcher(model, model.flat_object())
+        parts = [dataclasses.replace(patches, values=fw.tensor(values))]
+        stitcher.add(parts, phase_synchronization=name == 'mixed')
+        found[name] = fw.array(stitcher.object_())
+    light = stitched_light(fw, model, patches)
+    lit = light > 0.1 * light.max()
+    even, mixed = found['even'][lit], found['mixed'][lit]
+    likeness = abs(np.vdot(even, mixed)) / np.linalg.norm(even) / np.linalg.norm(mixed)
+    assert likeness > 0.995

@@ -1,0 +1,82 @@
+"""Sub-scans come at every density and exposure, so that one network serves all scans."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ptychopinn_plugin.backends.common.sampling import (
+    SUBSCAN_SIZE,
+    TrainingScan,
+    draw_subscan,
+    thinned_amplitudes,
+)
+from ptychopinn_plugin.config import Config, ModelConfig
+from ptychopinn_plugin.data.grouping import median_step
+from ptychopinn_plugin.network import describe_network
+
+STEP_PX = 5.0
+
+
+def draw(architecture: str, count: int = 60) -> tuple[np.ndarray, list[float], list[np.ndarray]]:
+    """Return the steps, exposures and positions of sub-scans of a raster of 36 x 36 positions."""
+    model = ModelConfig.from_dict({'architecture': architecture, 'pattern_size': 64})
+    places = STEP_PX * np.stack(np.mgrid[:36, :36], axis=-1).reshape(-1, 2)
+    members = np.arange(len(places))
+    scan = TrainingScan(0, None, places, members, labels=None, countable=True)
+    found: list[Any] = []
+
+    def make(*arguments: Any) -> Any:
+        found.append(arguments)
+
+    for seed in range(count):
+        rng = np.random.default_rng(seed)
+        draw_subscan(describe_network(model, 64), scan, Config(model=model), rng, make)
+    positions = [places[chosen] for _, chosen, *_ in found]
+    steps = np.array([median_step(part) / STEP_PX for part in positions])
+    return steps, [exposure for *_, exposure, _ in found], positions
+
+
+def test_dense_and_sparse_sub_scans_are_drawn() -> None:
+    """Little overlap is met in training, from a scan that has plenty."""
+    steps, _, positions = draw('sweepnet')
+    assert 0.2 < (steps == 1).mean() < 0.6
+    assert steps.max() > 4
+    assert len(np.unique(steps.round(2))) >= 4
+    assert max(len(part) for part in positions) == SUBSCAN_SIZE
+    assert min(len(part) for part in positions) < SUBSCAN_SIZE
+
+
+def test_a_sub_scan_lies_together() -> None:
+    steps, _, positions = draw('sweepnet')
+    dense = [part for part, step in zip(positions, steps, strict=True) if step == 1]
+    assert dense
+    # 256 neighbours cover a circle of 18 steps, or half a circle of 26 at the edge of the scan.
+    assert all(np.ptp(part, axis=0).max() <= 26 * STEP_PX for part in dense)
+    middles = np.array([part.mean(axis=0) for part in dense])
+    assert np.ptp(middles, axis=0).min() > 5 * STEP_PX
+
+
+def test_short_exposures_are_drawn() -> None:
+    _, exposures, _ = draw('sweepnet')
+    assert set(exposures) == {1.0, 0.3, 0.1}
+    assert 0.3 < np.mean(np.array(exposures) == 1) < 0.7
+
+
+def test_a_network_that_sees_groups_learns_from_the_scan_as_it_is() -> None:
+    steps, exposures, _ = draw('cnn')
+    assert set(steps) == {1.0}
+    assert set(exposures) == {1.0}
+
+
+@pytest.mark.parametrize('exposure', [0.3, 0.1])
+def test_thinned_counts_are_those_of_a_shorter_exposure(exposure: float) -> None:
+    """Poisson counts again: whole, at the share of the mean, with a variance of their mean."""
+    counts = np.random.default_rng(0).poisson(50.0, size=(200, 16, 16))
+    rng = np.random.default_rng(1)
+    amplitudes = thinned_amplitudes(np.sqrt(counts, dtype=np.float32), exposure, rng)
+    thinned = amplitudes.astype(float) ** 2
+    np.testing.assert_allclose(thinned, np.rint(thinned), atol=1e-4)
+    assert (thinned <= counts + 1e-4).all()
+    assert thinned.mean() == pytest.approx(50 * exposure, rel=0.02)
+    assert thinned.var() == pytest.approx(50 * exposure, rel=0.05)
