@@ -9,6 +9,7 @@ import math
 import tomllib
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -34,6 +35,32 @@ IntensityScale = Literal['auto', 'scan', 'model']
 StitchingWeights = Literal['intensity', 'amplitude', 'uniform']
 Rotations = Literal['auto', 'one', 'four']
 
+RENAMED_SETTINGS: Mapping[str, Mapping[str, str]] = {
+    'training': {
+        'accumulation': 'gradient_accumulation_steps',
+        'teacher': 'target',
+        'teacher_sweeps': 'target_iterations',
+        'teacher_weight': 'target_weight',
+        'validation_share': 'validation_fraction',
+        'warmup_share': 'warmup_fraction',
+        'weight_average_decay': 'ema_decay',
+    },
+    'inference': {
+        'orientations': 'test_time_rotations',
+        'phase_agreement': 'phase_synchronization',
+    },
+    'refinement': {'sweeps': 'iterations'},
+}
+"""Former names of settings, by section, and the names of today.
+
+Model files of format 1 and settings files of Ptychodus may hold the former ones.
+"""
+
+RENAMED_CHOICES: Mapping[tuple[str, str], Mapping[str, str]] = {
+    ('training', 'target'): {'sweeps': 'iterations'},
+}
+"""Former choices of settings, by section and name of today, and the choices of today."""
+
 
 def setting(
     default: Any,
@@ -52,6 +79,26 @@ def photons_setting(use: str) -> Any:
     """Declare the mean photons of a pattern, which the command line and the panel both offer."""
     help_ = f'mean photons in a pattern, to which patterns of another unit are scaled{use}'
     return setting(None, help_, minimum=1.0, maximum=1e12)
+
+
+def with_current_names(
+    values: Mapping[str, Mapping[str, Any]],
+) -> dict[str, dict[str, Any]]:
+    """Return nested plain values with today's names in place of former ones.
+
+    Parameters
+    ----------
+    values : mapping
+        By section and name, as `Config.to_dict` returned it once.
+    """
+    current: dict[str, dict[str, Any]] = {}
+    for section, part in values.items():
+        current[section] = {}
+        for former, value in part.items():
+            name = RENAMED_SETTINGS.get(section, {}).get(former, former)
+            choices = RENAMED_CHOICES.get((section, name), {})
+            current[section][name] = choices.get(value, value) if choices else value
+    return current
 
 
 class Validated:

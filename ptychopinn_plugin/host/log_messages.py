@@ -9,6 +9,7 @@ from pathlib import Path
 from ptychopinn_plugin.backends.selection import Choice
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.host.worker.jobs import checkpoint_path
+from ptychopinn_plugin.host.worker.messages import RunProgress
 
 logger = logging.getLogger('ptychopinn_plugin')
 
@@ -34,6 +35,14 @@ def note_checkpoint(output: Path, begun: float) -> None:
             time.strftime('%H:%M', time.localtime(path.stat().st_mtime)),
             path,
         )
+
+
+def log_epoch(number: int, progress: RunProgress) -> None:
+    """Log the losses of an epoch, and the patterns per second where they are known."""
+    losses = ', '.join(f'{name} {value:.5g}' for name, value in progress.losses.items())
+    rate = progress.patterns_per_second
+    speed = '' if rate is None else f', {rate:.0f} patterns/s'
+    logger.info('epoch %d: %s%s', number, losses, speed)
 
 
 def described(choice: Choice) -> str:

@@ -1,11 +1,9 @@
 """PtychoPINN as Ptychodus' algorithms: its contract on this side, the worker on the other."""
 
-import dataclasses
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from ptychodus.api.product import LossValue
 from ptychodus.api.reconstruct import (
@@ -15,10 +13,17 @@ from ptychodus.api.reconstruct import (
     TrainOutput,
 )
 
+from ptychopinn_plugin.array_types import RealArray
 from ptychopinn_plugin.backends.selection import choose
 from ptychopinn_plugin.data import Scan, fit_to_size, scale_to_photons, write_scan
 from ptychopinn_plugin.errors import DataError, PtychoPinnError
-from ptychopinn_plugin.host.log_messages import described, log_notes, note_checkpoint, reported
+from ptychopinn_plugin.host.log_messages import (
+    described,
+    log_epoch,
+    log_notes,
+    note_checkpoint,
+    reported,
+)
 from ptychopinn_plugin.host.previews import InferenceWatch
 from ptychopinn_plugin.host.resampling import Sampling
 from ptychopinn_plugin.host.run_state import Activity
@@ -27,6 +32,14 @@ from ptychopinn_plugin.host.training_data import find_training_files
 from ptychopinn_plugin.host.translation import to_scan
 from ptychopinn_plugin.host.worker.client import Event, Run, Worker
 from ptychopinn_plugin.host.worker.jobs import file_identity
+from ptychopinn_plugin.host.worker.messages import (
+    SCAN_ARRAYS,
+    Job,
+    ReconstructJob,
+    RunProgress,
+    TrainingDone,
+    TrainJob,
+)
 from ptychopinn_plugin.model_file import Model, read_model, write_model
 
 MODEL_EXTENSION = '.zip'
@@ -189,16 +202,16 @@ class PinnReconstructor(TrainableReconstructor):
         """
         with reported('Training'), self._activity.running('training'):
             job = self._training_job(Path(input_path), Path(output_path))
-            self._goal = int(job['config']['training']['epochs'])
+            self._goal = job.config.training.epochs
             with self._start(job) as run:
-                yield from self._watch_training(run, Path(job['output']))
+                yield from self._watch_training(run, job.output)
 
-    def _training_job(self, source: Path, target: Path) -> dict[str, Any]:
+    def _training_job(self, source: Path, target: Path) -> TrainJob:
         files = find_training_files(source)
-        config = self._settings.config(self.model_type)
+        options = self._settings.options
         base = None
         model_backend = None
-        if self._settings.options.fine_tune:
+        if options.fine_tune:
             if self._model is None and (source / MODEL_NAME).is_file():
                 # Batch mode loads no model to train.
                 self.load_model_from_file(source / MODEL_NAME)
@@ -206,19 +219,18 @@ class PinnReconstructor(TrainableReconstructor):
             model_backend = model.backend
         choice = choose(setting=self._settings.backend, model_backend=model_backend)
         logger.info('Training on %s with %s.', files, described(choice))
-        return {
-            'do': 'train',
-            'backend': choice.name,
-            'scans': [str(path) for path in files.scans],
-            'validation': [str(path) for path in files.validation],
-            'photons': self._settings.options.photons,
-            'config': config.to_dict(),
-            'base_model': None if base is None else str(base),
-            'output': str(target / MODEL_NAME),
-            'keep_training_state': self._settings.options.keep_training_state,
-        }
+        return TrainJob(
+            choice.name,
+            files.scans,
+            self._settings.config(self.model_type),
+            target / MODEL_NAME,
+            validation=files.validation,
+            photons=options.photons,
+            base_model=base,
+            keep_training_state=options.keep_training_state,
+        )
 
-    def _start(self, job: dict[str, Any], arrays: dict[str, Any] | None = None) -> Run:
+    def _start(self, job: Job, arrays: Mapping[str, RealArray] | None = None) -> Run:
         self._worker.idle_s = 60 * self._settings.options.idle_minutes
         return self._worker.run(job, arrays)
 
@@ -226,11 +238,11 @@ class PinnReconstructor(TrainableReconstructor):
         events, begun = run.events(), time.time()
         try:
             for event in events:
-                if event is not None and event.kind == 'done':
-                    self._end_training(event, output)
+                if event is not None and isinstance(event.report, TrainingDone):
+                    self._end_training(event.report, output)
                     return
-                if event is not None:
-                    self._note_training(event)
+                if event is not None and isinstance(event.report, RunProgress):
+                    self._note_training(event.report)
                 if self._activity.is_ending:
                     break
                 yield self._training_output()
@@ -247,25 +259,21 @@ class PinnReconstructor(TrainableReconstructor):
     ) -> None:
         epochs = len(self._activity.epochs)
         done = _wait_for_end(run, events, GRACE_S if epochs else BRIEF_S)
-        if done is not None:
-            self._end_training(done, output)
+        if done is not None and isinstance(done.report, TrainingDone):
+            self._end_training(done.report, output)
         elif epochs:
             logger.error('There is no model of the %d epochs.', epochs)
             note_checkpoint(output, begun)
         else:
             _note_nothing_learned()
 
-    def _note_training(self, event: Event) -> None:
-        values = event.values
-        if self._activity.note(values) and values['stage'] == 'target':
-            logger.info('The target takes %d iterations of the training scan.', values['total'])
-        if values['is_epoch_end']:
-            losses = ', '.join(f'{name} {value:.5g}' for name, value in values['losses'].items())
-            rate = values['patterns_per_second']
-            speed = '' if rate is None else f', {rate:.0f} patterns/s'
-            logger.info('epoch %d: %s%s', len(self._activity.epochs), losses, speed)
-        if values['stage'] == 'train':
-            self._goal = int(values['total'])
+    def _note_training(self, progress: RunProgress) -> None:
+        if self._activity.note(progress) and progress.stage == 'target':
+            logger.info('The target takes %d iterations of the training scan.', progress.total)
+        if progress.is_epoch_end:
+            log_epoch(len(self._activity.epochs), progress)
+        if progress.stage == 'train':
+            self._goal = progress.total
 
     def _training_output(self) -> TrainOutput:
         epochs = self._activity.epochs
@@ -276,15 +284,15 @@ class PinnReconstructor(TrainableReconstructor):
             progress=step if stage == 'train' else 0,
         )
 
-    def _end_training(self, event: Event, output: Path) -> None:
-        if event.values['epochs'] == 0:
+    def _end_training(self, done: TrainingDone, output: Path) -> None:
+        if done.epochs == 0:
             _note_nothing_learned()
             return
         self._hold(output)
         logger.info(
             'Trained %d epochs (ended by: %s). The model is loaded; it lies in %s.',
-            event.values['epochs'],
-            event.values['stopped'],
+            done.epochs,
+            done.reason,
             output,
         )
 
@@ -305,8 +313,9 @@ class PinnReconstructor(TrainableReconstructor):
             sampling = self._sampling(parameters, model)
             scan = sampling.fitted
             job = self._inference_job(model, path, scan)
-            self._goal = model.network.passes + int(job['refinement']['iterations'])
-            with self._start(job, _arrays(scan)) as run:
+            self._goal = model.network.passes + job.refinement.iterations
+            arrays = {name: getattr(scan, name) for name in SCAN_ARRAYS}
+            with self._start(job, arrays) as run:
                 watch = InferenceWatch(parameters.product, sampling, model.network.passes)
                 yield from self._watch_inference(run, watch)
 
@@ -323,26 +332,20 @@ class PinnReconstructor(TrainableReconstructor):
             logger.info('The product keeps the pixels of the scan: the object is resampled back.')
         return Sampling(scan, fitted)
 
-    def _inference_job(self, model: Model, path: Path, scan: Scan) -> dict[str, Any]:
+    def _inference_job(self, model: Model, path: Path, scan: Scan) -> ReconstructJob:
         config = self._settings.config(self.model_type)
         choice = choose(setting=self._settings.backend, model_backend=model.backend)
         logger.info('Inferring from %d patterns with %s.', len(scan), described(choice))
-        return {
-            'do': 'reconstruct',
-            'backend': choice.name,
-            'model': str(path),
-            'inference': dataclasses.asdict(config.inference),
-            'refinement': dataclasses.asdict(config.refinement),
-            'geometry': dataclasses.asdict(scan.geometry),
-            'name': scan.name,
-        }
+        return ReconstructJob(
+            choice.name, path, config.inference, config.refinement, scan.geometry, scan.name
+        )
 
     def _watch_inference(self, run: Run, watch: InferenceWatch) -> Iterator[ReconstructOutput]:
         events = run.events()
         done = None
         try:
             for event in events:
-                if event is not None and event.kind == 'done':
+                if event is not None and event.is_last:
                     done = event
                     break
                 has_news = event is not None and self._note_inference(event, watch)
@@ -366,8 +369,9 @@ class PinnReconstructor(TrainableReconstructor):
         yield watch.output()
 
     def _note_inference(self, event: Event, watch: InferenceWatch) -> bool:
-        """Take in progress; True where it brought a picture."""
-        self._activity.note(event.values)
+        """Take in progress; return whether it brought a picture."""
+        assert isinstance(event.report, RunProgress)
+        self._activity.note(event.report)
         return watch.update(event)
 
 
@@ -381,7 +385,7 @@ def _wait_for_end(run: Run, events: Iterator[Event | None], patience_s: float) -
     deadline = time.monotonic() + patience_s
     try:
         for event in events:
-            if event is not None and event.kind == 'done':
+            if event is not None and event.is_last:
                 return event
             if time.monotonic() >= deadline:
                 logger.warning('The worker did not stop within %.0f s and was ended.', patience_s)
@@ -389,15 +393,6 @@ def _wait_for_end(run: Run, events: Iterator[Event | None], patience_s: float) -
     except PtychoPinnError as error:
         logger.error('The run failed while it stopped: %s', error)
     return None
-
-
-def _arrays(scan: Scan) -> dict[str, Any]:
-    return {
-        'patterns': scan.patterns,
-        'positions_px': scan.positions_px,
-        'probe': scan.probe,
-        'bad_pixels': scan.bad_pixels,
-    }
 
 
 def _loss_values(epochs: Sequence[Mapping[str, float]], name: str) -> list[LossValue]:

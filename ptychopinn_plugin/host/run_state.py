@@ -5,9 +5,10 @@ who has read it once may draw it in peace.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+
+from ptychopinn_plugin.host.worker.messages import RunProgress
 
 
 class Activity:
@@ -65,10 +66,10 @@ class Activity:
         finally:
             self.is_running = False
 
-    def note(self, values: Mapping[str, Any]) -> bool:
-        """Take in a worker's progress; True where a stage begins."""
-        is_new: bool = values['stage'] != self.stage
-        self.progress = (values['stage'], values['step'], values['total'])
-        if values['is_epoch_end']:
-            self.epochs = (*self.epochs, dict(values['losses']))
+    def note(self, progress: RunProgress) -> bool:
+        """Take in a worker's progress; return whether a stage begins with it."""
+        is_new = progress.stage != self.stage
+        self.progress = (progress.stage, progress.step, progress.total)
+        if progress.is_epoch_end:
+            self.epochs = (*self.epochs, dict(progress.losses))
         return is_new

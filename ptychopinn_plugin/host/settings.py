@@ -26,6 +26,7 @@ from ptychopinn_plugin.config import (
     setting,
 )
 from ptychopinn_plugin.errors import ConfigError
+from ptychopinn_plugin.host.former_names import key_of, read_former_names
 
 GROUP_NAME = 'PtychoPINNPlugin'
 
@@ -89,7 +90,7 @@ class Row:
     def key(self) -> str:
         """Its name in the settings file, as 'TrainingBatchSize'."""
         section, _, field = self.names[0].rpartition('.')
-        return ''.join(word.capitalize() for word in f'{section}_{field}'.split('_'))
+        return key_of(section, field)
 
     @property
     def field(self) -> dataclasses.Field[Any]:
@@ -227,6 +228,7 @@ class PluginSettings:
             parameter = _create(self._group, row)
             _guard(parameter, row)
             self.parameters[row.names[0]] = parameter
+        read_former_names(registry, self._group, GROUP_NAME)
 
     @property
     def backend(self) -> str:
