@@ -17,9 +17,7 @@ from ptychopinn_plugin.backends.spec import entry_points_of
 from ptychopinn_plugin.host import versions
 from ptychopinn_plugin.host.import_hook import when_imported
 from ptychopinn_plugin.host.run_state import Activity
-
-LIBRARIES_GROUP = 'ptychodus.reconstructor_libraries'
-VIEWS_GROUP = 'ptychodus.view_controller_factories'
+from ptychopinn_plugin.ptychodus_compat import LIBRARIES_GROUP, SUPPORTED, VIEWS_GROUP
 
 # Each package has imported the module of its seam when it is there itself.
 _MODEL = 'ptychodus.model'
@@ -223,7 +221,7 @@ def _warn(what: str, error: Exception) -> None:
         type(error).__name__,
         error,
         versions.host_version(),
-        versions.SUPPORTED,
+        SUPPORTED,
     )
 
 
@@ -234,5 +232,5 @@ def _warn_of_seam(what: str) -> None:
         'PtychoPINN cannot be added to Ptychodus %s: %s. It works in %s. See: ptychopinn doctor.',
         versions.host_version(),
         what,
-        versions.SUPPORTED,
+        SUPPORTED,
     )

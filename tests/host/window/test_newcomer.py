@@ -156,7 +156,7 @@ def test_the_guide_from_the_scan_to_the_object(
     window.view.processing_action.trigger()
     window.choose(window.algorithms, 'ptychopinn-plugin_pinn')
     choose_product(window, 'known')
-    limit = widget_of(window.panel, 'Training', 'Time limit [min]')
+    limit = widget_of(window.panel, 'Training', 'Max minutes')
     assert isinstance(limit, QLineEdit)
     limit.setText(str(SHORT_MIN))
     limit.editingFinished.emit()
