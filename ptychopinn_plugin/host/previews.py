@@ -14,10 +14,10 @@ from ptychopinn_plugin.host.worker.client import Event
 from ptychopinn_plugin.host.worker.messages import ReconstructionDone, RunProgress
 
 REDRAW_S = 2.0
-"""The window can stop a run only where it yields, and draws whatever is yielded.
+"""Seconds between two pictures, at least.
 
-It draws without a pause while there is something to draw, and hears no click meanwhile. So the next
-picture waits until the last one is drawn, and once more as long.
+The window can stop a run only where it yields, and draws whatever is yielded. It reacts to no click
+while it draws. So the next picture waits until the last one is drawn, and once more as long.
 """
 
 logger = logging.getLogger('ptychopinn_plugin')
@@ -41,9 +41,9 @@ class InferenceWatch:
         return self._product is not self._before
 
     def is_due(self, *, has_news: bool) -> bool:
-        """Tell whether it is time to yield.
+        """Return whether it is time to yield.
 
-        Without news too, were it for Stop alone, which batch mode does not have.
+        A window needs that for Stop, also without a new picture. Batch mode has no Stop.
         """
         if 'PyQt5.QtWidgets' not in sys.modules:
             return has_news

@@ -47,10 +47,10 @@ MODEL_NAME = f'model{MODEL_EXTENSION}'
 """Ptychodus looks for it under this name."""
 
 GRACE_S = 20.0
-"""A run that was asked to stop gets so long to hand over what it has."""
+"""Seconds in which a run that is stopped must hand over what it has."""
 
 BRIEF_S = 1.0
-"""It gets so long where it has nothing that is not here already; then its worker is ended."""
+"""Seconds for a run that has nothing to hand over; its worker is ended after them."""
 
 logger = logging.getLogger('ptychopinn_plugin')
 
@@ -67,7 +67,7 @@ class PinnReconstructor(TrainableReconstructor):
     settings : PluginSettings
     worker : Worker
     activity : Activity
-        What the panel shows; also says when the application closes.
+        What the panel shows; its `is_ending` is true when the application closes.
 
     Attributes
     ----------
@@ -96,32 +96,32 @@ class PinnReconstructor(TrainableReconstructor):
 
     @property
     def name(self) -> str:
-        """Name in the menu, after the library's."""
+        """The part of the name in the menu that follows the library's."""
         return self._name
 
     def get_progress_goal(self) -> int:
-        """Return the steps of the run under way."""
+        """Return the number of steps of the run under way."""
         return self._goal
 
     def is_model_loaded(self) -> bool:
-        """Tell whether Infer has a model to work with."""
+        """Return whether a model is loaded for Infer."""
         return self._model is not None
 
     @property
     def model_backend(self) -> str | None:
-        """Which backend made the loaded model."""
+        """The backend that made the loaded model; None where no model is loaded."""
         return None if self._model is None else self._model.backend
 
     def get_model_file_filter(self) -> str:
-        """Return what the file dialog offers."""
+        """Return the filter of the file dialog."""
         return f'PtychoPINN Models (*{MODEL_EXTENSION} *.ckpt)'
 
     def get_model_file_extension(self) -> str:
-        """Return the end of a model's name."""
+        """Return the suffix of a model file."""
         return MODEL_EXTENSION
 
     def get_training_data_file_filter(self) -> str:
-        """Return what the file dialog offers."""
+        """Return the filter of the file dialog."""
         return 'NumPy Zipped Archive (*.npz)'
 
     def load_model_from_file(self, file_path: Path) -> None:
@@ -141,7 +141,7 @@ class PinnReconstructor(TrainableReconstructor):
         )
 
     def _hold(self, path: Path) -> None:
-        # Asked before it is read: one that is replaced meanwhile is read again.
+        # Taken before the file is read: one that is replaced meanwhile is read again.
         identity = file_identity(path)
         self._model, self._model_path, self._model_file = read_model(path), path, identity
 
@@ -198,7 +198,7 @@ class PinnReconstructor(TrainableReconstructor):
         Yields
         ------
         TrainOutput
-            Twice a second or more often, so that Stop is heard.
+            Twice a second or more often: the host can stop a run only after an output.
         """
         with reported('Training'), self._activity.running('training'):
             job = self._training_job(Path(input_path), Path(output_path))
@@ -247,7 +247,7 @@ class PinnReconstructor(TrainableReconstructor):
                     break
                 yield self._training_output()
         except GeneratorExit:
-            # Stop, where the host does not let us ask.
+            # Stop, in a host that does not make it known.
             pass
         except PtychoPinnError:
             note_checkpoint(output, begun)
@@ -355,7 +355,7 @@ class PinnReconstructor(TrainableReconstructor):
                     yield watch.output()
                     watch.note_handed_over(self._activity.when_drawn)
         except GeneratorExit:
-            # Stop, where the host does not let us ask: the worker may stay for the next run.
+            # Stop, in a host that does not make it known: the worker may stay for the next run.
             _wait_for_end(run, events, BRIEF_S)
             raise
         done = done or _wait_for_end(run, events, BRIEF_S)
@@ -380,7 +380,7 @@ def _note_nothing_learned() -> None:
 
 
 def _wait_for_end(run: Run, events: Iterator[Event | None], patience_s: float) -> Event | None:
-    """Ask a run to stop and return how it ended; None where it fails or does not end in time."""
+    """Stop a run and return its last event; None where it fails or does not end in time."""
     run.stop()
     deadline = time.monotonic() + patience_s
     try:

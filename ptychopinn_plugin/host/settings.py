@@ -31,17 +31,17 @@ from ptychopinn_plugin.host.former_names import key_of, read_former_names
 GROUP_NAME = 'PtychoPINNPlugin'
 
 DEVICES = ('auto', 'cpu', 'cuda', 'cuda:1', 'cuda:2', 'cuda:3', 'mps')
-"""What the dropdown offers; machines with more GPUs number them on."""
+"""The dropdown offers these; machines with more GPUs continue the numbers."""
 
 MAX_INTEGER = 10**9
-"""Of whole numbers without a limit of their own: Qt's boxes and bars take no more than 32 bits."""
+"""The limit of whole numbers that have none in `config`: Qt's boxes and bars take 32 bits."""
 
 logger = logging.getLogger('ptychopinn_plugin')
 
 
 @dataclasses.dataclass(frozen=True)
 class HostOptions(Validated):
-    """What only the host asks for, beside what `Config` holds."""
+    """Settings that only the host has, beside those of `Config`."""
 
     backend: str = setting(
         AUTOMATIC, 'This framework computes, unless PTYCHOPINN_BACKEND in the environment names one'
@@ -67,16 +67,17 @@ class Row:
     Attributes
     ----------
     group : str
-        Title of the box that it stands in.
+        Title of the box that holds it.
     label : str
+        The name of its field in words, with the unit where it has one.
     names : tuple of str
         'section.field' of what it sets; several where one row sets them all.
     only_for : str, optional
         'pinn' or 'supervised': the other algorithm has no use for it.
     needs : tuple of str, optional
-        Another setting and the value with which this one has a use; with others it is greyed.
+        Another setting and the value that gives this one an effect; with others it is greyed.
     zero : str
-        What the panel shows in place of 0, where 0 is no number.
+        What the panel shows in place of 0, where 0 stands for something else.
     """
 
     group: str
@@ -110,7 +111,7 @@ class Row:
 
     @property
     def choices(self) -> Sequence[str]:
-        """What a dropdown offers; empty where the setting is none."""
+        """What a dropdown offers; empty where the setting has none."""
         if self.names == ('backend',):
             return (AUTOMATIC, *find_backends())
         if self.names[0].endswith('.device'):
@@ -121,12 +122,12 @@ class Row:
 
     @property
     def is_optional(self) -> bool:
-        """Whether there is a way to leave it open, which numbers write as 0."""
+        """Whether it may be left open, which settings file and panel write as 0."""
         return self.field.default is None
 
     @property
     def tool_tip(self) -> str:
-        """What it does, in plain words, with unit and limits."""
+        """Whole sentences: what the setting does, its limits with their unit, and its default."""
         about, default = self.field.metadata, self.field.default
         low, high, unit = about['minimum'], about['maximum'], about['unit']
         sentences = [str(about['help'])]
@@ -238,12 +239,12 @@ class PluginSettings:
 
     @property
     def backend(self) -> str:
-        """What the dropdown says."""
+        """The backend that is chosen in the dropdown, or 'auto'."""
         return str(self.parameters['backend'].get_value())
 
     @property
     def options(self) -> HostOptions:
-        """What only the host asks for."""
+        """The settings that only the host has."""
         return HostOptions(**self._values()[''])
 
     def config(self, model_type: str) -> Config:
@@ -292,9 +293,9 @@ def _create(group: ParameterGroup, row: Row) -> Parameter[Any]:
 
 
 def _guard(parameter: Parameter[Any], row: Row) -> None:
-    """Let a bad value in a settings file leave the setting as it is, with a word about it.
+    """Let a bad value in a settings file leave the setting as it is, and log a warning.
 
-    Unguarded, it would end the application.
+    Without this guard it would end the application.
     """
 
     def set_value_from_string(text: str) -> None:
@@ -321,7 +322,7 @@ def _parse(text: str, row: Row) -> Any:
     except ValueError as error:
         raise ConfigError(f'expected a number; got {written!r}.') from error
     if row.names == ('backend',) and value not in row.choices:
-        # A backend that is installed elsewhere is kept: choosing it says what to do.
+        # One that is installed elsewhere is kept; the error at its use explains what to do.
         return value
     if row.is_optional and value == 0:
         return value

@@ -17,7 +17,7 @@ from ptychopinn_plugin.host.worker.messages import RunProgress
 
 
 class Clock:
-    """Time that passes where a test says so."""
+    """Time that a test advances."""
 
     def __init__(self) -> None:
         self.now = 100.0
