@@ -97,8 +97,14 @@ def write_model(path: Path, model: Model, *, inference_only: bool = False) -> No
             archive.writestr(zipfile.ZipInfo(name, _ZIP_DATE), data, zipfile.ZIP_DEFLATED)
 
 
-def read_model(path: Path) -> Model:
+def read_model(path: Path, *, with_training_state: bool = True) -> Model:
     """Read a model file, of this package or of PtychoPINN; nothing in it is executed.
+
+    Parameters
+    ----------
+    path : Path
+    with_training_state : bool
+        False leaves out what resuming needs, which is most of the file.
 
     Raises
     ------
@@ -119,7 +125,7 @@ def read_model(path: Path) -> Model:
         manifest = _read_manifest(archive)
         weights_data = _read_member(archive, manifest, 'weights.h5')
         state_data = None
-        if 'training_state.h5' in manifest['sha256']:
+        if with_training_state and 'training_state.h5' in manifest['sha256']:
             state_data = _read_member(archive, manifest, 'training_state.h5')
     try:
         return _build_model(manifest, weights_data, state_data)

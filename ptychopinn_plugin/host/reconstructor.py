@@ -16,7 +16,8 @@ from ptychodus.api.reconstruct import (
 from ptychopinn_plugin.array_types import RealArray
 from ptychopinn_plugin.backends.selection import choose
 from ptychopinn_plugin.data import Scan, fit_to_size, scale_to_photons, write_scan
-from ptychopinn_plugin.errors import DataError, PtychoPinnError
+from ptychopinn_plugin.errors import PtychoPinnError
+from ptychopinn_plugin.host.loaded_model import MODEL_EXTENSION, MODEL_NAME, LoadedModel
 from ptychopinn_plugin.host.log_messages import (
     described,
     log_epoch,
@@ -31,7 +32,6 @@ from ptychopinn_plugin.host.settings import PluginSettings
 from ptychopinn_plugin.host.training_data import find_training_files
 from ptychopinn_plugin.host.translation import to_scan
 from ptychopinn_plugin.host.worker.client import Event, Run, Worker
-from ptychopinn_plugin.host.worker.jobs import file_identity
 from ptychopinn_plugin.host.worker.messages import (
     SCAN_ARRAYS,
     Job,
@@ -40,11 +40,7 @@ from ptychopinn_plugin.host.worker.messages import (
     TrainingDone,
     TrainJob,
 )
-from ptychopinn_plugin.model_file import Model, read_model, write_model
-
-MODEL_EXTENSION = '.zip'
-MODEL_NAME = f'model{MODEL_EXTENSION}'
-"""Ptychodus looks for it under this name."""
+from ptychopinn_plugin.model_file import Model
 
 GRACE_S = 20.0
 """Seconds in which a run that is stopped must hand over what it has."""
@@ -88,9 +84,7 @@ class PinnReconstructor(TrainableReconstructor):
         self._settings = settings
         self._worker = worker
         self._activity = activity
-        self._model: Model | None = None
-        self._model_path: Path | None = None
-        self._model_file: tuple[str, int, int] | None = None
+        self._loaded = LoadedModel()
         # Ptychodus hides Stop and the progress bar while the goal is 0.
         self._goal = 1
 
@@ -105,12 +99,13 @@ class PinnReconstructor(TrainableReconstructor):
 
     def is_model_loaded(self) -> bool:
         """Return whether a model is loaded for Infer."""
-        return self._model is not None
+        return self._loaded.model is not None
 
     @property
     def model_backend(self) -> str | None:
         """The backend that made the loaded model; None where no model is loaded."""
-        return None if self._model is None else self._model.backend
+        model = self._loaded.model
+        return None if model is None else model.backend
 
     def get_model_file_filter(self) -> str:
         """Return the filter of the file dialog."""
@@ -133,24 +128,15 @@ class PinnReconstructor(TrainableReconstructor):
             If it is no model file, damaged, or of a newer format.
         """
         with reported('Load Model'):
-            self._hold(Path(file_path))
-        assert self._model is not None
-        trained = f'trained with {self._model.backend}'
-        logger.info(
-            'Loaded %s, %s.', file_path, self._model.provenance.get('imported_from', trained)
-        )
-
-    def _hold(self, path: Path) -> None:
-        # Taken before the file is read: one that is replaced meanwhile is read again.
-        identity = file_identity(path)
-        self._model, self._model_path, self._model_file = read_model(path), path, identity
+            model = self._loaded.load(Path(file_path))
+        trained = f'trained with {model.backend}'
+        logger.info('Loaded %s, %s.', file_path, model.provenance.get('imported_from', trained))
 
     def save_model(self, file_path: Path) -> None:
         """Write the loaded model to another file."""
         with reported('Save Model'):
-            model, _ = self._held('Saving')
             keeps = self._settings.options.keep_training_state
-            write_model(Path(file_path), model, inference_only=not keeps)
+            self._loaded.save(Path(file_path), keep_training_state=keeps)
 
     def export_training_data(self, file_path: Path, parameters: ReconstructInput) -> None:
         """Write patterns, positions, probe and object as an NPZ scan."""
@@ -161,29 +147,6 @@ class PinnReconstructor(TrainableReconstructor):
             log_notes(scan)
             write_scan(path, scan)
         logger.info('Wrote %d patterns to %s.', len(scan), path)
-
-    def _held(self, purpose: str) -> tuple[Model, Path]:
-        if self._model is None or self._model_path is None:
-            raise DataError(
-                f'{purpose} needs a model, and none is loaded. Train one from scratch, or open a '
-                f'file with Load Model... in the menu beside it; in batch mode put {MODEL_NAME} '
-                'into the input folder.'
-            )
-        return self._model, self._model_path
-
-    def _held_file(self, purpose: str) -> tuple[Model, Path]:
-        """Return the model as its file, which the worker will open, holds it now."""
-        _, path = self._held(purpose)
-        identity = file_identity(path)
-        if identity is None:
-            raise DataError(
-                f'{purpose} needs the model file {path}, which is gone. Put it back, open another '
-                'one with Load Model..., or train.'
-            )
-        if identity != self._model_file:
-            self._hold(path)
-            logger.warning('%s has changed since it was loaded, and was read again.', path)
-        return self._held(purpose)
 
     def train(self, input_path: Path, output_path: Path) -> Iterator[TrainOutput]:
         """Train on the data of a folder and leave the model in another one.
@@ -212,10 +175,10 @@ class PinnReconstructor(TrainableReconstructor):
         base = None
         model_backend = None
         if options.fine_tune:
-            if self._model is None and (source / MODEL_NAME).is_file():
+            if self._loaded.model is None and (source / MODEL_NAME).is_file():
                 # Batch mode loads no model to train.
                 self.load_model_from_file(source / MODEL_NAME)
-            model, base = self._held_file('Fine-tune')
+            model, base = self._loaded.current('Fine-tune')
             model_backend = model.backend
         choice = choose(setting=self._settings.backend, model_backend=model_backend)
         logger.info('Training on %s with %s.', files, described(choice))
@@ -288,7 +251,7 @@ class PinnReconstructor(TrainableReconstructor):
         if done.epochs == 0:
             _note_nothing_learned()
             return
-        self._hold(output)
+        self._loaded.load(output)
         logger.info(
             'Trained %d epochs (ended by: %s). The model is loaded; it lies in %s.',
             done.epochs,
@@ -309,7 +272,7 @@ class PinnReconstructor(TrainableReconstructor):
             The first picture as soon as there is one, then one every two seconds, and the last.
         """
         with reported('Infer'), self._activity.running('inference'):
-            model, path = self._held_file('Infer')
+            model, path = self._loaded.current('Infer')
             sampling = self._sampling(parameters, model)
             scan = sampling.fitted
             job = self._inference_job(model, path, scan)
