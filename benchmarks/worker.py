@@ -14,45 +14,49 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig, TrainingConfig
 from ptychopinn_plugin.data import Scan, write_scan
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 from ptychopinn_plugin.errors import WorkerError
 from ptychopinn_plugin.host.worker.client import Run, Worker
+from ptychopinn_plugin.host.worker.messages import (
+    SCAN_ARRAYS,
+    ReconstructionDone,
+    ReconstructJob,
+    RunProgress,
+    TrainJob,
+)
 
 
-def train(backend: str, folder: Path, epochs: int) -> dict[str, Any]:
+def train(backend: str, folder: Path, epochs: int) -> TrainJob:
     """Return a training of the scan in a folder, on the default network."""
-    return {
-        'do': 'train',
-        'backend': backend,
-        'scans': [str(folder / 'scan.npz')],
-        'validation': [],
-        'config': {'training': {'epochs': epochs, 'target_iterations': 10, 'device': 'cpu'}},
-        'base_model': None,
-        'output': str(folder / 'model.zip'),
-        'keep_training_state': False,
-    }
+    training = TrainingConfig(epochs=epochs, target_iterations=10, device='cpu')
+    return TrainJob(
+        backend,
+        (folder / 'scan.npz',),
+        Config(training=training),
+        folder / 'model.zip',
+        keep_training_state=False,
+    )
 
 
-def infer(backend: str, folder: Path, scan: Scan) -> tuple[dict[str, Any], dict[str, Any]]:
+def infer(backend: str, folder: Path, scan: Scan) -> tuple[ReconstructJob, dict[str, Any]]:
     """Return an inference and its arrays."""
-    job = {
-        'do': 'reconstruct',
-        'backend': backend,
-        'model': str(folder / 'model.zip'),
-        'inference': {'device': 'cpu'},
-        'refinement': {'iterations': 10},
-        'geometry': {},
-        'name': scan.name,
-    }
-    names = ('patterns', 'positions_px', 'probe', 'bad_pixels')
-    return job, {name: getattr(scan, name) for name in names}
+    job = ReconstructJob(
+        backend,
+        folder / 'model.zip',
+        InferenceConfig(device='cpu'),
+        RefinementConfig(iterations=10),
+        name=scan.name,
+    )
+    return job, {name: getattr(scan, name) for name in SCAN_ARRAYS}
 
 
 def until_trained(run: Run, epochs: int) -> None:
-    """Read events until so many epochs have ended."""
+    """Read events until this number of epochs has ended."""
     for event in run.events():
-        epochs -= bool(event and event.values.get('is_epoch_end'))
+        progress = event and event.report
+        epochs -= isinstance(progress, RunProgress) and progress.is_epoch_end
         if epochs == 0:
             return
 
@@ -78,7 +82,9 @@ def main() -> None:
             with worker.run(job, arrays) as run:
                 events = [event for event in run.events(tick_s=60.0) if event is not None]
             spent = time.perf_counter() - began
-            besides.append(spent - sum(events[-1].values['timing'].values()))
+            done = events[-1].report
+            assert isinstance(done, ReconstructionDone)
+            besides.append(spent - sum(done.timing.values()))
         report('first inference, besides its computation', besides[:1])
         report('the next ones, besides their computation', besides[1:])
 

@@ -19,7 +19,7 @@ from PyQt5.QtGui import QImage
 from PyQt5.QtWidgets import QApplication
 
 from ptychopinn_plugin.host import bridge
-from ptychopinn_plugin.host.example_scans import write_trial
+from ptychopinn_plugin.host.example_scans import write_example_scans
 
 SETTINGS = """\
 [Processing]
@@ -71,7 +71,7 @@ class Photographer:
         self.wait(lambda: time.monotonic() > end)
 
     def is_idle(self) -> bool:
-        """Tell whether no run is under way and everything is drawn."""
+        """Return whether no run is under way and everything is drawn."""
         idle = not self.parts._processing_api.task_monitor.is_processing
         return idle and self.model._task_manager.foreground_queue_size == 0
 
@@ -120,7 +120,7 @@ def main() -> None:
     work = options.keep or Path(tempfile.mkdtemp())
     logging.getLogger('ptychodus').setLevel(logging.WARNING)
     bridge.install()
-    known, unseen = write_trial(work)
+    known, unseen = write_example_scans(work)
     settings = work / 'settings.ini'
     settings.write_text(SETTINGS.format(minutes=options.minutes))
     options.target.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ import math
 import tomllib
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -34,6 +35,32 @@ IntensityScale = Literal['auto', 'scan', 'model']
 StitchingWeights = Literal['intensity', 'amplitude', 'uniform']
 Rotations = Literal['auto', 'one', 'four']
 
+RENAMED_SETTINGS: Mapping[str, Mapping[str, str]] = {
+    'training': {
+        'accumulation': 'gradient_accumulation_steps',
+        'teacher': 'target',
+        'teacher_sweeps': 'target_iterations',
+        'teacher_weight': 'target_weight',
+        'validation_share': 'validation_fraction',
+        'warmup_share': 'warmup_fraction',
+        'weight_average_decay': 'ema_decay',
+    },
+    'inference': {
+        'orientations': 'test_time_rotations',
+        'phase_agreement': 'phase_synchronization',
+    },
+    'refinement': {'sweeps': 'iterations'},
+}
+"""Former names of settings, by section, and the names of today.
+
+Model files of format 1 and settings files of Ptychodus may hold the former ones.
+"""
+
+RENAMED_CHOICES: Mapping[tuple[str, str], Mapping[str, str]] = {
+    ('training', 'target'): {'sweeps': 'iterations'},
+}
+"""Former choices of settings, by section and name of today, and the choices of today."""
+
 
 def setting(
     default: Any,
@@ -50,8 +77,28 @@ def setting(
 
 def photons_setting(use: str) -> Any:
     """Declare the mean photons of a pattern, which the command line and the panel both offer."""
-    help_ = f'mean photons in a pattern, to which patterns of another unit are scaled{use}'
+    help_ = f'Patterns of another unit are scaled to this mean number of photons{use}'
     return setting(None, help_, minimum=1.0, maximum=1e12)
+
+
+def with_current_names(
+    values: Mapping[str, Mapping[str, Any]],
+) -> dict[str, dict[str, Any]]:
+    """Return nested plain values with today's names in place of former ones.
+
+    Parameters
+    ----------
+    values : mapping
+        By section and name, as `Config.to_dict` returned it once.
+    """
+    current: dict[str, dict[str, Any]] = {}
+    for section, part in values.items():
+        current[section] = {}
+        for former, value in part.items():
+            name = RENAMED_SETTINGS.get(section, {}).get(former, former)
+            choices = RENAMED_CHOICES.get((section, name), {})
+            current[section][name] = choices.get(value, value) if choices else value
+    return current
 
 
 class Validated:
@@ -115,36 +162,39 @@ class ModelConfig(Validated):
 
     architecture: Architecture = setting(
         'sweepnet',
-        'sweepnet: a small network that corrects back-projections, pass by pass; '
-        'cnn: the published encoder with two decoders',
+        'sweepnet is a small network that corrects back-projections, pass by pass; '
+        'cnn is the published encoder with two decoders',
     )
     pattern_size: int | None = setting(
         None,
-        'side of the square patterns that the model takes; as the first scan where not given',
+        'The model takes square patterns of this side, or of that of the first scan',
         minimum=16,
         maximum=1024,
         unit='px',
     )
     gridsize: int = setting(
-        1, 'a group holds gridsize² neighbouring patterns', minimum=1, maximum=5
+        1, 'A group holds gridsize² neighbouring patterns', minimum=1, maximum=5
     )
     model_type: ModelType = setting(
-        'pinn', 'pinn: learn from the patterns alone; supervised: from the object in the scan file'
+        'pinn',
+        'pinn learns from the patterns alone; supervised learns from the object in the scan file',
     )
     filters_scale: float = setting(
-        1.0, 'factor on the number of filters in every layer', minimum=0.25, maximum=8
+        1.0, 'This factor multiplies the number of filters in every layer', minimum=0.25, maximum=8
     )
     passes: int = setting(
         3,
-        'sweepnet: how often the network corrects the stitched object',
+        'The network sweepnet corrects the stitched object this many times',
         minimum=1,
         maximum=16,
     )
-    amplitude_activation: Activation = setting('sigmoid', 'cnn: last activation of the amplitude')
-    pad_object: bool = setting(True, 'cnn: predict the central half of a patch')
-    border_decoder: bool = setting(True, 'cnn: a second branch predicts the border of a patch')
+    amplitude_activation: Activation = setting(
+        'sigmoid', 'This activation ends the decoder of the amplitude in cnn'
+    )
+    pad_object: bool = setting(True, 'The network cnn predicts the central half of a patch')
+    border_decoder: bool = setting(True, 'A second branch of cnn predicts the border of a patch')
     overlap_constraint: bool = setting(
-        True, 'the patches of a group are averaged where they overlap before diffraction'
+        True, 'The patches of a group are averaged where they overlap before diffraction'
     )
 
 
@@ -152,93 +202,116 @@ class ModelConfig(Validated):
 class TrainingConfig(Validated):
     """How the network learns."""
 
-    epochs: int = setting(100, 'passes over the training patterns', minimum=1)
+    epochs: int = setting(100, 'Training uses every pattern once in each epoch', minimum=1)
     max_minutes: float | None = setting(
-        None, 'stop training (target included) after this time', minimum=0.01, unit='min'
+        None, 'Training, its target included, stops after this time', minimum=0.01, unit='min'
     )
-    batch_size: int = setting(32, 'patterns in a batch', minimum=1, maximum=4096)
-    learning_rate: float = setting(1e-3, 'peak step of the optimizer', minimum=0.0, maximum=1.0)
-    optimizer: Optimizer = setting('adamw', 'adam or adamw')
-    weight_decay: float = setting(1e-4, 'weight decay of adamw', minimum=0.0, maximum=1.0)
-    schedule: Schedule = setting('one-cycle', 'how the learning rate changes')
+    batch_size: int = setting(32, 'A batch holds this number of patterns', minimum=1, maximum=4096)
+    learning_rate: float = setting(
+        1e-3, 'The learning rate reaches this value at its peak', minimum=0.0, maximum=1.0
+    )
+    optimizer: Optimizer = setting('adamw', 'The optimizer is adam or adamw')
+    weight_decay: float = setting(
+        1e-4, 'The optimizer adamw shrinks the weights at this rate', minimum=0.0, maximum=1.0
+    )
+    schedule: Schedule = setting('one-cycle', 'The learning rate follows this schedule')
     warmup_fraction: float = setting(
-        0.05, 'share of the training spent warming up', minimum=0.0, maximum=0.9
+        0.05,
+        'The learning rate rises during this fraction of the training',
+        minimum=0.0,
+        maximum=0.9,
     )
-    gradient_clip: float = setting(1.0, 'largest norm of the gradient; 0 is off', minimum=0.0)
+    gradient_clip: float = setting(
+        1.0,
+        'A gradient of a larger norm is scaled down to this norm; 0 leaves all gradients alone',
+        minimum=0.0,
+    )
     gradient_accumulation_steps: int = setting(
-        1, 'batches that share one optimizer step', minimum=1
+        1, 'This number of batches shares one step of the optimizer', minimum=1
     )
     ema_decay: float = setting(
         0.8,
-        'share that stays from epoch to epoch in the average of the weights, which is what is '
-        'validated and kept; 0 keeps the weights of an epoch as they are',
+        'The average of the weights, which is validated and kept, holds on to this fraction of '
+        'itself from epoch to epoch; 0 keeps the weights of an epoch as they are',
         minimum=0.0,
         maximum=0.999,
     )
-    precision: Precision = setting('float32', 'arithmetic inside the network')
+    precision: Precision = setting('float32', 'The network computes with this arithmetic')
     early_stop_patience: int | None = setting(
-        None, 'stop after so many epochs without a better validation loss', minimum=1
+        None,
+        'Training stops after this number of epochs without a better validation loss',
+        minimum=1,
     )
     validation_fraction: float = setting(
         0.05,
-        'share of the groups held out, where no validation scan is given',
+        'This fraction of the groups is held out where no validation scan is given',
         minimum=0,
         maximum=0.9,
     )
     seed: int = setting(
-        0, 'the same seed gives the same bits on a CPU', minimum=0, maximum=MAX_SEED
+        0, 'The same seed gives the same bits on a CPU', minimum=0, maximum=MAX_SEED
     )
-    device: str = setting('auto', 'auto, cpu, cuda, cuda:1, mps')
-    poisson_weight: float = setting(1.0, 'weight of the Poisson likelihood', minimum=0.0)
+    device: str = setting('auto', 'This device computes: auto, cpu, cuda, cuda:1, mps')
+    poisson_weight: float = setting(
+        1.0, 'The Poisson likelihood has this weight in the loss', minimum=0.0
+    )
     amplitude_mae_weight: float = setting(
-        0.0, 'weight of the mean absolute error of the amplitudes', minimum=0.0
+        0.0, 'The mean absolute error of the amplitudes has this weight in the loss', minimum=0.0
     )
     target: Target = setting(
         'iterations',
-        'iterations: reconstruct the training scan first by iterations and learn from that object; '
-        'none: likelihood alone',
+        'iterations reconstructs the training scan first, by iterations, and learns from that '
+        'object too; none learns from the likelihood alone',
     )
-    target_weight: float = setting(2.0, 'weight of the distance to the target', minimum=0.0)
-    target_iterations: int = setting(100, 'iterations of the target', minimum=1)
+    target_weight: float = setting(
+        2.0, 'The distance to the target has this weight in the loss', minimum=0.0
+    )
+    target_iterations: int = setting(
+        100, 'This number of iterations reconstructs the target', minimum=1
+    )
     total_variation_weight: float = setting(
-        0.0, 'weight of the total variation of the predicted patches', minimum=0.0
+        0.0, 'The total variation of the predicted patches has this weight in the loss', minimum=0.0
     )
     probe_trainable: bool = setting(
-        False, 'target and training correct the probe: for scans whose probe is a guess'
+        False, 'Target and training correct the probe, for scans whose probe is a guess'
     )
-    intensity_scale_trainable: bool = setting(False, 'let training correct the intensity scale')
-    n_groups: int | None = setting(None, 'groups per epoch; all where not given', minimum=1)
+    intensity_scale_trainable: bool = setting(False, 'Training corrects the intensity scale')
+    n_groups: int | None = setting(
+        None, 'An epoch uses this number of groups, or all where it is not given', minimum=1
+    )
     neighbor_count: int = setting(
-        8, 'a group is chosen among so many nearest neighbours of its seed', minimum=1
+        8, 'A group is chosen among this number of nearest neighbours of its seed', minimum=1
     )
-    n_subsample: int | None = setting(None, 'use so many patterns of each scan', minimum=1)
+    n_subsample: int | None = setting(
+        None, 'Training uses this number of patterns of each scan', minimum=1
+    )
 
 
 @dataclass(frozen=True)
 class InferenceConfig(Validated):
     """How a trained network is applied."""
 
-    batch_size: int = setting(32, 'patterns in a batch', minimum=1, maximum=65536)
-    device: str = setting('auto', 'auto, cpu, cuda, cuda:1, mps')
+    batch_size: int = setting(32, 'A batch holds this number of patterns', minimum=1, maximum=65536)
+    device: str = setting('auto', 'This device computes: auto, cpu, cuda, cuda:1, mps')
     phase_synchronization: bool = setting(
-        True, 'bring the free global phases of the patches into agreement'
+        True, 'The free global phases of the patches are brought into agreement'
     )
     stitching_weights: StitchingWeights = setting(
         'intensity',
-        'how patches are weighted where they overlap; intensity: by the intensity of the probe; '
-        'amplitude: by its amplitude; uniform: alike wherever it is brighter than a hundredth of '
-        'its peak',
+        'Where patches overlap, intensity weights them by the intensity of the probe, amplitude by '
+        'its amplitude, and uniform alike wherever it is brighter than a hundredth of its peak',
     )
     test_time_rotations: Rotations = setting(
         'auto',
-        'in how many orientations, a quarter turn apart, sweepnet looks at each pattern; with four '
-        'the mean of its corrections counts, which takes up to four times as long; auto: four '
-        'where illuminations overlap little',
+        'The network sweepnet gets each pattern in one or in four orientations, 90 degrees apart; '
+        'with four the mean of its corrections counts, which takes up to four times as long; auto '
+        'takes four where illuminations overlap little',
     )
     intensity_scale: IntensityScale = setting(
         'auto',
-        'model: counts are scaled as in training, so amplitudes compare across scans; scan: by '
-        'this scan alone; auto: as in training where the exposure is within a factor of two',
+        'model scales counts as in training, so that amplitudes compare across scans; scan scales '
+        'them by this scan alone; auto scales them as in training where the exposure is within a '
+        'factor of two',
     )
 
 
@@ -247,16 +320,20 @@ class RefinementConfig(Validated):
     """Iterations over the stitched object."""
 
     iterations: int = setting(
-        30, 'iterations over the object; 0 leaves it as the network predicts it', minimum=0
+        30,
+        'This number of iterations refines the object; 0 leaves it as the network predicts it',
+        minimum=0,
     )
     batch_size: int = setting(
         64,
-        'patterns that are updated together; a 64th of the scan where that is more',
+        'This number of patterns is updated together, or a 64th of the scan where that is more',
         minimum=1,
         maximum=65536,
     )
-    probe: bool = setting(False, 'correct the probe as well')
-    seed: int = setting(0, 'order of the patterns', minimum=0, maximum=MAX_SEED)
+    probe: bool = setting(False, 'The iterations correct the probe as well')
+    seed: int = setting(
+        0, 'The seed decides the order of the patterns', minimum=0, maximum=MAX_SEED
+    )
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ import numpy as np
 
 from ptychopinn_plugin._version import __version__
 from ptychopinn_plugin.array_types import ComplexArray, RealArray
-from ptychopinn_plugin.config import Config
+from ptychopinn_plugin.config import Config, with_current_names
 from ptychopinn_plugin.errors import ArchiveError
 from ptychopinn_plugin.legacy.models import legacy_kind, model_from_archive, refuse_bare_pickle
 from ptychopinn_plugin.model import CorrectedProbe, Model, TrainingState
@@ -45,24 +45,8 @@ __all__ = ['Model', 'TrainingState', 'describe_model', 'is_model_file', 'read_mo
 
 FORMAT = 'ptychopinn-plugin model'
 FORMAT_VERSION = 2
-"""Version 1 held some settings under names that `_RENAMED` translates."""
+"""Version 1 held some settings under the former names in `config.RENAMED_SETTINGS`."""
 
-_RENAMED = {
-    'training': {
-        'accumulation': 'gradient_accumulation_steps',
-        'teacher': 'target',
-        'teacher_sweeps': 'target_iterations',
-        'teacher_weight': 'target_weight',
-        'validation_share': 'validation_fraction',
-        'warmup_share': 'warmup_fraction',
-        'weight_average_decay': 'ema_decay',
-    },
-    'inference': {
-        'orientations': 'test_time_rotations',
-        'phase_agreement': 'phase_synchronization',
-    },
-    'refinement': {'sweeps': 'iterations'},
-}
 CORRECTED = 'corrected_probes'
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 
@@ -115,8 +99,14 @@ def write_model(path: Path, model: Model, *, inference_only: bool = False) -> No
             archive.writestr(zipfile.ZipInfo(name, _ZIP_DATE), data, zipfile.ZIP_DEFLATED)
 
 
-def read_model(path: Path) -> Model:
+def read_model(path: Path, *, with_training_state: bool = True) -> Model:
     """Read a model file, of this package or of PtychoPINN; nothing in it is executed.
+
+    Parameters
+    ----------
+    path : Path
+    with_training_state : bool
+        False leaves out what resuming needs, which is most of the file.
 
     Raises
     ------
@@ -137,7 +127,7 @@ def read_model(path: Path) -> Model:
         manifest = _read_manifest(archive)
         weights_data = _read_member(archive, manifest, 'weights.h5')
         state_data = None
-        if 'training_state.h5' in manifest['sha256']:
+        if with_training_state and 'training_state.h5' in manifest['sha256']:
             state_data = _read_member(archive, manifest, 'training_state.h5')
     try:
         return _build_model(manifest, weights_data, state_data)
@@ -242,13 +232,7 @@ def _current_settings(manifest: dict[str, Any]) -> dict[str, Any]:
     settings: dict[str, Any] = manifest['config']
     if manifest['format_version'] >= FORMAT_VERSION:
         return settings
-    settings = {
-        section: {_RENAMED.get(section, {}).get(name, name): value for name, value in part.items()}
-        for section, part in settings.items()
-    }
-    if settings.get('training', {}).get('target') == 'sweeps':
-        settings['training']['target'] = 'iterations'
-    return settings
+    return with_current_names(settings)
 
 
 def _probe(arrays: Mapping[str, Any], name: str) -> ComplexArray:

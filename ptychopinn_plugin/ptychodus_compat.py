@@ -1,13 +1,31 @@
-"""What the objects of Ptychodus are called in its releases from 1.5.1 to 1.7."""
+"""What is known of Ptychodus without importing it: releases, entry points, names of its objects."""
 
 from typing import Any
 
 import numpy as np
 
 from ptychopinn_plugin.array_types import FloatArray
+from ptychopinn_plugin.packages import release
+
+SUPPORTED = '1.5.1 to 1.7'
+REQUIREMENT = '>=1.5.1,<1.8'
+"""The supported releases, as in pyproject.toml."""
+
+LIBRARIES_GROUP = 'ptychodus.reconstructor_libraries'
+VIEWS_GROUP = 'ptychodus.view_controller_factories'
+"""Groups of entry points that name reconstructor libraries and the panels that belong to them."""
+
+NATIVE_MARK = 'RECONSTRUCTOR_LIBRARIES_GROUP'
+"""A Ptychodus that reads entry points itself has this name in `ptychodus.api.plugins`."""
 
 PRODUCT_NAMES = ('product.h5', 'product-in.h5')
 """The product of a folder has one of these names; 1.5 writes the second in batch mode."""
+
+
+def is_supported(version: str) -> bool:
+    """Return whether a release is one of `SUPPORTED`."""
+    lowest, below = (bound.strip('<>=') for bound in REQUIREMENT.split(','))
+    return release(lowest) <= release(version) < release(below)
 
 
 def positions_m(positions: Any) -> FloatArray:

@@ -16,7 +16,7 @@ from ptychopinn_plugin._version import __version__
 from ptychopinn_plugin.backends.selection import ENVIRONMENT_VARIABLE, choose, find_backends
 from ptychopinn_plugin.backends.spec import BackendSpec
 from ptychopinn_plugin.errors import BackendUnavailableError, UnknownBackendError
-from ptychopinn_plugin.host.diagnosis import examine_host, host_rows
+from ptychopinn_plugin.ptychodus_diagnosis import examine_host, host_rows
 from ptychopinn_plugin.text import count
 
 PROBE_TIMEOUT_S = 120.0

@@ -59,9 +59,9 @@ def fit_to_size(scan: Scan, size: int) -> Scan:
         nominal = None if nominal is None else nominal + shift
     return dataclasses.replace(
         scan,
-        patterns=_fit_middle(scan.patterns, size, fill=0),
-        bad_pixels=_fit_middle(bad, size, fill=True),
-        probe=_fit_probe(scan.probe, size),
+        patterns=_fit_middle(scan.patterns, (size, size), fill=0),
+        bad_pixels=_fit_middle(bad, (size, size), fill=True),
+        probe=fit_probe(scan.probe, (size, size)),
         positions_px=positions,
         nominal_positions_px=nominal,
         object_=object_,
@@ -150,11 +150,11 @@ def without_dark_patterns(scan: Scan) -> Scan:
     return scan.subset(np.flatnonzero(~dark))
 
 
-def _fit_middle(images: RealArray, size: int, *, fill: complex) -> RealArray:
+def _fit_middle(images: RealArray, shape: tuple[int, int], *, fill: complex) -> RealArray:
     """Crop or pad the last two axes so that index ``side // 2`` becomes ``size // 2``."""
-    fitted = np.full((*images.shape[:-2], size, size), fill, dtype=images.dtype)
+    fitted = np.full((*images.shape[:-2], *shape), fill, dtype=images.dtype)
     source, target = [], []
-    for side in images.shape[-2:]:
+    for side, size in zip(images.shape[-2:], shape, strict=True):
         shift = side // 2 - size // 2
         source.append(slice(max(shift, 0), min(shift + size, side)))
         target.append(slice(max(-shift, 0), min(side - shift, size)))
@@ -162,12 +162,24 @@ def _fit_middle(images: RealArray, size: int, *, fill: complex) -> RealArray:
     return fitted
 
 
-def _fit_probe(probe: ComplexArray, size: int) -> ComplexArray:
+def fit_probe(probe: ComplexArray, shape: tuple[int, int]) -> ComplexArray:
+    """Sample a probe so that its diffraction pattern has another number of the same pixels.
+
+    Parameters
+    ----------
+    probe : ndarray of complex64, shape (n_modes, height, width)
+    shape : tuple of int
+        Height and width of the pattern to come, which is cropped or padded with zeros.
+
+    Returns
+    -------
+    ndarray of complex64, shape (n_modes, *shape)
+    """
     # Shifted transforms on both sides: the middle of the probe stays the middle for odd sides too.
     axes = (-2, -1)
     waves = np.fft.ifftshift(probe.astype(np.complex128), axes)
     spectrum = np.fft.fftshift(np.fft.fft2(waves, norm='ortho'), axes)
-    fitted = np.fft.ifftshift(_fit_middle(spectrum, size, fill=0), axes)
+    fitted = np.fft.ifftshift(_fit_middle(spectrum, shape, fill=0), axes)
     return np.fft.fftshift(np.fft.ifft2(fitted, norm='ortho'), axes).astype(np.complex64)
 
 

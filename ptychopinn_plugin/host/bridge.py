@@ -1,4 +1,4 @@
-"""The way into a Ptychodus that knows no entry points: one argument more for two constructors.
+"""The way into a Ptychodus without entry points: two constructors get more in one argument.
 
 ``ptychodus/plugins/ptychopinn_plugin_bridge.py`` calls `install` while the host loads its plugins,
 before it makes its cores. Whatever fails here costs the plugin, never the application.
@@ -17,9 +17,7 @@ from ptychopinn_plugin.backends.spec import entry_points_of
 from ptychopinn_plugin.host import versions
 from ptychopinn_plugin.host.import_hook import when_imported
 from ptychopinn_plugin.host.run_state import Activity
-
-LIBRARIES_GROUP = 'ptychodus.reconstructor_libraries'
-VIEWS_GROUP = 'ptychodus.view_controller_factories'
+from ptychopinn_plugin.ptychodus_compat import LIBRARIES_GROUP, SUPPORTED, VIEWS_GROUP
 
 # Each package has imported the module of its seam when it is there itself.
 _MODEL = 'ptychodus.model'
@@ -28,7 +26,7 @@ _CONTROLLER = 'ptychodus.controller'
 logger = logging.getLogger('ptychopinn_plugin')
 
 _libraries: 'weakref.WeakKeyDictionary[Any, dict[str, Any]]' = weakref.WeakKeyDictionary()
-"""What was added, by the parameter that chooses among all: entry point to library, per window."""
+"""For each window, by its parameter that chooses the algorithm: the libraries that were added."""
 
 
 def install() -> None:
@@ -107,7 +105,7 @@ def _after_model(core: Any, libraries: dict[str, Any]) -> None:
     tasks: Any = getattr(monitor, '_foreground_task_manager', None)
 
     def is_stop_pressed() -> bool:
-        # Of Ctrl-C in batch mode only the queue knows: the host closes it and waits for the run.
+        # Ctrl-C in batch mode shows in the queue alone: the host closes it and waits for the run.
         return bool(monitor.is_stopping or getattr(tasks, 'is_stopping', False))
 
     for library in libraries.values():
@@ -132,7 +130,7 @@ def _add_views(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _make(entry: Any, *arguments: Any) -> Any | None:
-    """Make what an entry point offers, and ask for the names that the host will ask for."""
+    """Return what an entry point makes; None where that fails or lacks the names the host reads."""
     try:
         made = entry.load()(*arguments)
         for named in (made, *(made if hasattr(made, '__iter__') else ())):
@@ -177,7 +175,7 @@ class _RunEnd:
         monitor.add_observer(cls(monitor, parameter))
 
     def _update(self, observable: Any) -> None:
-        """Be told, in the window's thread, that the monitor has news."""
+        """Take note, in the window's thread, of a change of the monitor."""
         is_running = self._monitor.is_processing
         if self._was_running and not is_running:
             self._parameter.notify_observers()
@@ -208,11 +206,11 @@ class _LogWatch(logging.Handler):
 
 
 def _guarded(act: Callable[..., Any], *arguments: Any) -> Any | None:
-    """Return what `act` returns; None and a line in the log where it fails."""
+    """Return what `act` returns, or log a warning and return None where it fails."""
     try:
         return act(*arguments)
     except Exception as error:  # noqa: BLE001 - anything that escapes ends the application
-        _warn('PtychoPINN is not wholly at home here', error)
+        _warn('PtychoPINN was not added completely', error)
         return None
 
 
@@ -223,7 +221,7 @@ def _warn(what: str, error: Exception) -> None:
         type(error).__name__,
         error,
         versions.host_version(),
-        versions.SUPPORTED,
+        SUPPORTED,
     )
 
 
@@ -234,5 +232,5 @@ def _warn_of_seam(what: str) -> None:
         'PtychoPINN cannot be added to Ptychodus %s: %s. It works in %s. See: ptychopinn doctor.',
         versions.host_version(),
         what,
-        versions.SUPPORTED,
+        SUPPORTED,
     )

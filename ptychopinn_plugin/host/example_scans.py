@@ -31,7 +31,7 @@ SCANS = {
 }
 
 
-def write_trial(folder: Path) -> list[Path]:
+def write_example_scans(folder: Path) -> list[Path]:
     """Simulate both scans and write them.
 
     Parameters
@@ -76,7 +76,7 @@ def _bad_pixels(scan: Scan) -> BoolArray:
 
 
 def _start(scan: Scan, name: str) -> Reconstruction:
-    """Return what is known before a reconstruction: probe and positions; the object is flat."""
+    """Return the product before a reconstruction: known probe and positions, a flat object."""
     height, width = scan.pattern_shape
     pixel_m = wavelength_m(ENERGY_EV) * DISTANCE_M / (np.array([height, width]) * DETECTOR_PIXEL_M)
     assert scan.object_ is not None
@@ -101,11 +101,11 @@ def _start(scan: Scan, name: str) -> Reconstruction:
 
 
 def main() -> int:
-    """Write the scans where the command line says."""
+    """Write the scans into the folder that the command line names."""
     if len(sys.argv) != 2 or sys.argv[1].startswith('-'):
         sys.stderr.write('usage: python -m ptychopinn_plugin.host.example_scans FOLDER\n')
         return 2
-    for place in write_trial(Path(sys.argv[1])):
+    for place in write_example_scans(Path(sys.argv[1])):
         sys.stdout.write(f'{place}\n')
     return 0
 

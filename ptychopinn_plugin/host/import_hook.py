@@ -15,7 +15,7 @@ def when_imported(name: str, act: Callable[[], None]) -> None:
     Parameters
     ----------
     name : str
-        Asked for again before the module comes, it is still acted on once.
+        Its import is acted on once, however often this function is called before.
     act : callable
         Must raise nothing: that would look like a failed import.
     """
@@ -52,7 +52,7 @@ class _Hook(importlib.abc.MetaPathFinder):
         return spec
 
     def end(self) -> None:
-        """Act, and wait no longer; somebody may merely have asked where the module is before."""
+        """Act once, when the module has been imported; a mere search for it is no import."""
         if self in sys.meta_path:
             sys.meta_path.remove(self)
             self._act()

@@ -76,6 +76,6 @@ def create_library(
     ----------
     settings_registry : SettingsRegistry
     is_developer_mode_enabled : bool
-        What Ptychodus tells every library; this one has nothing to hide from others.
+        Ptychodus passes it to every library; this one does not use it.
     """
     return PtychoPinnLibrary(settings_registry)

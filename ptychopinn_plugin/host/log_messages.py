@@ -1,4 +1,4 @@
-"""What the window's log says of a run."""
+"""Lines about a run in the window's log."""
 
 import logging
 import time
@@ -9,13 +9,20 @@ from pathlib import Path
 from ptychopinn_plugin.backends.selection import Choice
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.host.worker.jobs import checkpoint_path
+from ptychopinn_plugin.host.worker.messages import RunProgress
 
 logger = logging.getLogger('ptychopinn_plugin')
 
 
 @contextmanager
 def reported(what: str) -> Iterator[None]:
-    """Say in one line of the window's log why something failed; the console shows the rest."""
+    """Log in one line why the block failed, for the window; the console shows the traceback.
+
+    Parameters
+    ----------
+    what : str
+        The action that failed, as the line begins.
+    """
     try:
         yield
     except Exception as error:
@@ -25,7 +32,15 @@ def reported(what: str) -> Iterator[None]:
 
 
 def note_checkpoint(output: Path, begun: float) -> None:
-    """Say where the model so far lies, if this run, which began then, has left one."""
+    """Log where the model so far lies, if this run has left one.
+
+    Parameters
+    ----------
+    output : Path
+        Where the model was to lie.
+    begun : float
+        When the run began, by `time.time`; a checkpoint that is older belongs to another run.
+    """
     path = checkpoint_path(output)
     if path.is_file() and path.stat().st_mtime >= begun:
         logger.warning(
@@ -36,14 +51,22 @@ def note_checkpoint(output: Path, begun: float) -> None:
         )
 
 
+def log_epoch(number: int, progress: RunProgress) -> None:
+    """Log the losses of an epoch, and the patterns per second where they are known."""
+    losses = ', '.join(f'{name} {value:.5g}' for name, value in progress.losses.items())
+    rate = progress.patterns_per_second
+    speed = '' if rate is None else f', {rate:.0f} patterns/s'
+    logger.info('epoch %d: %s%s', number, losses, speed)
+
+
 def described(choice: Choice) -> str:
-    """Return the name of a backend and why it is the one."""
+    """Return the name of a backend and why it was chosen."""
     why = {
-        'environment': 'PTYCHOPINN_BACKEND says so',
-        'setting': 'the Backend setting says so',
+        'environment': 'chosen by PTYCHOPINN_BACKEND',
+        'setting': 'chosen by the setting Backend',
         'model': 'it trained the model',
         'auto': 'the first that is installed',
-        'argument': 'asked for',
+        'argument': 'chosen by the caller',
     }
     return f'{choice.name} ({why[choice.source]})'
 

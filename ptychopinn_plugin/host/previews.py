@@ -11,12 +11,13 @@ from ptychodus.api.reconstruct import ReconstructOutput
 from ptychopinn_plugin.host.resampling import Sampling
 from ptychopinn_plugin.host.translation import to_product
 from ptychopinn_plugin.host.worker.client import Event
+from ptychopinn_plugin.host.worker.messages import ReconstructionDone, RunProgress
 
 REDRAW_S = 2.0
-"""The window can stop a run only where it yields, and draws whatever is yielded.
+"""Seconds between two pictures, at least.
 
-It draws without a pause while there is something to draw, and hears no click meanwhile. So the next
-picture waits until the last one is drawn, and once more as long.
+The window can stop a run only where it yields, and draws whatever is yielded. It reacts to no click
+while it draws. So the next picture waits until the last one is drawn, and once more as long.
 """
 
 logger = logging.getLogger('ptychopinn_plugin')
@@ -40,9 +41,9 @@ class InferenceWatch:
         return self._product is not self._before
 
     def is_due(self, *, has_news: bool) -> bool:
-        """Tell whether it is time to yield.
+        """Return whether it is time to yield.
 
-        Without news too, were it for Stop alone, which batch mode does not have.
+        A window needs that for Stop, also without a new picture. Batch mode has no Stop.
         """
         if 'PyQt5.QtWidgets' not in sys.modules:
             return has_news
@@ -63,12 +64,13 @@ class InferenceWatch:
         self._is_drawing = False
 
     def update(self, event: Event) -> bool:
-        """Take in progress; True where it brought a picture."""
-        values = event.values
-        in_refinement = values['stage'] == 'refine'
-        self._progress = int(values['step']) + (self._passes if in_refinement else 0)
-        if in_refinement and 'poisson' in values['losses']:
-            self._losses[int(values['step'])] = values['losses']['poisson']
+        """Take in progress; return whether it brought a picture."""
+        progress = event.report
+        assert isinstance(progress, RunProgress)
+        in_refinement = progress.stage == 'refine'
+        self._progress = progress.step + (self._passes if in_refinement else 0)
+        if in_refinement and 'poisson' in progress.losses:
+            self._losses[progress.step] = progress.losses['poisson']
         if 'object' not in event.arrays or 'origin_px' not in event.arrays:
             return False
         self._product = to_product(
@@ -80,18 +82,27 @@ class InferenceWatch:
         return True
 
     def finish(self, event: Event, goal: int) -> None:
-        """Take in the result."""
-        values = event.values
+        """Take in the result.
+
+        Parameters
+        ----------
+        event : Event
+            With a `ReconstructionDone`.
+        goal : int
+            The progress that stands for the end of the run.
+        """
+        done = event.report
+        assert isinstance(done, ReconstructionDone)
         self._progress = goal
         self._product = to_product(
             self._before,
             self._sampling.measured,
             *self._sampling.object_back(event.arrays['object'], event.arrays['origin_px']),
             probe=self._sampling.probe_back(event.arrays['probe']),
-            losses=dict(enumerate(values['likelihoods'])),
+            losses=dict(enumerate(done.likelihoods)),
         )
-        spent = ', '.join(f'{name} {seconds:.2f} s' for name, seconds in values['timing'].items())
-        logger.info('%s; amplitude residual %.4f.', spent, values['amplitude_residual'])
+        spent = ', '.join(f'{name} {seconds:.2f} s' for name, seconds in done.timing.items())
+        logger.info('%s; amplitude residual %.4f.', spent, done.amplitude_residual)
 
     def output(self) -> ReconstructOutput:
         """Return what the host is to draw."""

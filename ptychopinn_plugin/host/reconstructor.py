@@ -1,11 +1,9 @@
 """PtychoPINN as Ptychodus' algorithms: its contract on this side, the worker on the other."""
 
-import dataclasses
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from ptychodus.api.product import LossValue
 from ptychodus.api.reconstruct import (
@@ -15,10 +13,18 @@ from ptychodus.api.reconstruct import (
     TrainOutput,
 )
 
+from ptychopinn_plugin.array_types import RealArray
 from ptychopinn_plugin.backends.selection import choose
 from ptychopinn_plugin.data import Scan, fit_to_size, scale_to_photons, write_scan
-from ptychopinn_plugin.errors import DataError, PtychoPinnError
-from ptychopinn_plugin.host.log_messages import described, log_notes, note_checkpoint, reported
+from ptychopinn_plugin.errors import PtychoPinnError
+from ptychopinn_plugin.host.loaded_model import MODEL_EXTENSION, MODEL_NAME, LoadedModel
+from ptychopinn_plugin.host.log_messages import (
+    described,
+    log_epoch,
+    log_notes,
+    note_checkpoint,
+    reported,
+)
 from ptychopinn_plugin.host.previews import InferenceWatch
 from ptychopinn_plugin.host.resampling import Sampling
 from ptychopinn_plugin.host.run_state import Activity
@@ -26,18 +32,21 @@ from ptychopinn_plugin.host.settings import PluginSettings
 from ptychopinn_plugin.host.training_data import find_training_files
 from ptychopinn_plugin.host.translation import to_scan
 from ptychopinn_plugin.host.worker.client import Event, Run, Worker
-from ptychopinn_plugin.host.worker.jobs import file_identity
-from ptychopinn_plugin.model_file import Model, read_model, write_model
-
-MODEL_EXTENSION = '.zip'
-MODEL_NAME = f'model{MODEL_EXTENSION}'
-"""Ptychodus looks for it under this name."""
+from ptychopinn_plugin.host.worker.messages import (
+    SCAN_ARRAYS,
+    Job,
+    ReconstructJob,
+    RunProgress,
+    TrainingDone,
+    TrainJob,
+)
+from ptychopinn_plugin.model_file import Model
 
 GRACE_S = 20.0
-"""A run that was asked to stop gets so long to hand over what it has."""
+"""Seconds in which a run that is stopped must hand over what it has."""
 
 BRIEF_S = 1.0
-"""It gets so long where it has nothing that is not here already; then its worker is ended."""
+"""Seconds for a run that has nothing to hand over; its worker is ended after them."""
 
 logger = logging.getLogger('ptychopinn_plugin')
 
@@ -54,7 +63,7 @@ class PinnReconstructor(TrainableReconstructor):
     settings : PluginSettings
     worker : Worker
     activity : Activity
-        What the panel shows; also says when the application closes.
+        What the panel shows; its `is_ending` is true when the application closes.
 
     Attributes
     ----------
@@ -75,40 +84,39 @@ class PinnReconstructor(TrainableReconstructor):
         self._settings = settings
         self._worker = worker
         self._activity = activity
-        self._model: Model | None = None
-        self._model_path: Path | None = None
-        self._model_file: tuple[str, int, int] | None = None
+        self._loaded = LoadedModel()
         # Ptychodus hides Stop and the progress bar while the goal is 0.
         self._goal = 1
 
     @property
     def name(self) -> str:
-        """Name in the menu, after the library's."""
+        """The part of the name in the menu that follows the library's."""
         return self._name
 
     def get_progress_goal(self) -> int:
-        """Return the steps of the run under way."""
+        """Return the number of steps of the run under way."""
         return self._goal
 
     def is_model_loaded(self) -> bool:
-        """Tell whether Infer has a model to work with."""
-        return self._model is not None
+        """Return whether a model is loaded for Infer."""
+        return self._loaded.model is not None
 
     @property
     def model_backend(self) -> str | None:
-        """Which backend made the loaded model."""
-        return None if self._model is None else self._model.backend
+        """The backend that made the loaded model; None where no model is loaded."""
+        model = self._loaded.model
+        return None if model is None else model.backend
 
     def get_model_file_filter(self) -> str:
-        """Return what the file dialog offers."""
+        """Return the filter of the file dialog."""
         return f'PtychoPINN Models (*{MODEL_EXTENSION} *.ckpt)'
 
     def get_model_file_extension(self) -> str:
-        """Return the end of a model's name."""
+        """Return the suffix of a model file."""
         return MODEL_EXTENSION
 
     def get_training_data_file_filter(self) -> str:
-        """Return what the file dialog offers."""
+        """Return the filter of the file dialog."""
         return 'NumPy Zipped Archive (*.npz)'
 
     def load_model_from_file(self, file_path: Path) -> None:
@@ -120,24 +128,15 @@ class PinnReconstructor(TrainableReconstructor):
             If it is no model file, damaged, or of a newer format.
         """
         with reported('Load Model'):
-            self._hold(Path(file_path))
-        assert self._model is not None
-        trained = f'trained with {self._model.backend}'
-        logger.info(
-            'Loaded %s, %s.', file_path, self._model.provenance.get('imported_from', trained)
-        )
-
-    def _hold(self, path: Path) -> None:
-        # Asked before it is read: one that is replaced meanwhile is read again.
-        identity = file_identity(path)
-        self._model, self._model_path, self._model_file = read_model(path), path, identity
+            model = self._loaded.load(Path(file_path))
+        trained = f'trained with {model.backend}'
+        logger.info('Loaded %s, %s.', file_path, model.provenance.get('imported_from', trained))
 
     def save_model(self, file_path: Path) -> None:
         """Write the loaded model to another file."""
         with reported('Save Model'):
-            model, _ = self._held('Saving')
             keeps = self._settings.options.keep_training_state
-            write_model(Path(file_path), model, inference_only=not keeps)
+            self._loaded.save(Path(file_path), keep_training_state=keeps)
 
     def export_training_data(self, file_path: Path, parameters: ReconstructInput) -> None:
         """Write patterns, positions, probe and object as an NPZ scan."""
@@ -148,29 +147,6 @@ class PinnReconstructor(TrainableReconstructor):
             log_notes(scan)
             write_scan(path, scan)
         logger.info('Wrote %d patterns to %s.', len(scan), path)
-
-    def _held(self, purpose: str) -> tuple[Model, Path]:
-        if self._model is None or self._model_path is None:
-            raise DataError(
-                f'{purpose} needs a model, and none is loaded. Train one from scratch, or open a '
-                f'file with Load Model... in the menu beside it; in batch mode put {MODEL_NAME} '
-                'into the input folder.'
-            )
-        return self._model, self._model_path
-
-    def _held_file(self, purpose: str) -> tuple[Model, Path]:
-        """Return the model as its file, which the worker will open, holds it now."""
-        _, path = self._held(purpose)
-        identity = file_identity(path)
-        if identity is None:
-            raise DataError(
-                f'{purpose} needs the model file {path}, which is gone. Put it back, open another '
-                'one with Load Model..., or train.'
-            )
-        if identity != self._model_file:
-            self._hold(path)
-            logger.warning('%s has changed since it was loaded, and was read again.', path)
-        return self._held(purpose)
 
     def train(self, input_path: Path, output_path: Path) -> Iterator[TrainOutput]:
         """Train on the data of a folder and leave the model in another one.
@@ -185,40 +161,39 @@ class PinnReconstructor(TrainableReconstructor):
         Yields
         ------
         TrainOutput
-            Twice a second or more often, so that Stop is heard.
+            Twice a second or more often: the host can stop a run only after an output.
         """
         with reported('Training'), self._activity.running('training'):
             job = self._training_job(Path(input_path), Path(output_path))
-            self._goal = int(job['config']['training']['epochs'])
+            self._goal = job.config.training.epochs
             with self._start(job) as run:
-                yield from self._watch_training(run, Path(job['output']))
+                yield from self._watch_training(run, job.output)
 
-    def _training_job(self, source: Path, target: Path) -> dict[str, Any]:
+    def _training_job(self, source: Path, target: Path) -> TrainJob:
         files = find_training_files(source)
-        config = self._settings.config(self.model_type)
+        options = self._settings.options
         base = None
         model_backend = None
-        if self._settings.options.fine_tune:
-            if self._model is None and (source / MODEL_NAME).is_file():
+        if options.fine_tune:
+            if self._loaded.model is None and (source / MODEL_NAME).is_file():
                 # Batch mode loads no model to train.
                 self.load_model_from_file(source / MODEL_NAME)
-            model, base = self._held_file('Fine-tune')
+            model, base = self._loaded.current('Fine-tune')
             model_backend = model.backend
         choice = choose(setting=self._settings.backend, model_backend=model_backend)
         logger.info('Training on %s with %s.', files, described(choice))
-        return {
-            'do': 'train',
-            'backend': choice.name,
-            'scans': [str(path) for path in files.scans],
-            'validation': [str(path) for path in files.validation],
-            'photons': self._settings.options.photons,
-            'config': config.to_dict(),
-            'base_model': None if base is None else str(base),
-            'output': str(target / MODEL_NAME),
-            'keep_training_state': self._settings.options.keep_training_state,
-        }
+        return TrainJob(
+            choice.name,
+            files.scans,
+            self._settings.config(self.model_type),
+            target / MODEL_NAME,
+            validation=files.validation,
+            photons=options.photons,
+            base_model=base,
+            keep_training_state=options.keep_training_state,
+        )
 
-    def _start(self, job: dict[str, Any], arrays: dict[str, Any] | None = None) -> Run:
+    def _start(self, job: Job, arrays: Mapping[str, RealArray] | None = None) -> Run:
         self._worker.idle_s = 60 * self._settings.options.idle_minutes
         return self._worker.run(job, arrays)
 
@@ -226,16 +201,16 @@ class PinnReconstructor(TrainableReconstructor):
         events, begun = run.events(), time.time()
         try:
             for event in events:
-                if event is not None and event.kind == 'done':
-                    self._end_training(event, output)
+                if event is not None and isinstance(event.report, TrainingDone):
+                    self._end_training(event.report, output)
                     return
-                if event is not None:
-                    self._note_training(event)
+                if event is not None and isinstance(event.report, RunProgress):
+                    self._note_training(event.report)
                 if self._activity.is_ending:
                     break
                 yield self._training_output()
         except GeneratorExit:
-            # Stop, where the host does not let us ask.
+            # Stop, in a host that does not make it known.
             pass
         except PtychoPinnError:
             note_checkpoint(output, begun)
@@ -247,25 +222,21 @@ class PinnReconstructor(TrainableReconstructor):
     ) -> None:
         epochs = len(self._activity.epochs)
         done = _wait_for_end(run, events, GRACE_S if epochs else BRIEF_S)
-        if done is not None:
-            self._end_training(done, output)
+        if done is not None and isinstance(done.report, TrainingDone):
+            self._end_training(done.report, output)
         elif epochs:
             logger.error('There is no model of the %d epochs.', epochs)
             note_checkpoint(output, begun)
         else:
             _note_nothing_learned()
 
-    def _note_training(self, event: Event) -> None:
-        values = event.values
-        if self._activity.note(values) and values['stage'] == 'target':
-            logger.info('The target takes %d iterations of the training scan.', values['total'])
-        if values['is_epoch_end']:
-            losses = ', '.join(f'{name} {value:.5g}' for name, value in values['losses'].items())
-            rate = values['patterns_per_second']
-            speed = '' if rate is None else f', {rate:.0f} patterns/s'
-            logger.info('epoch %d: %s%s', len(self._activity.epochs), losses, speed)
-        if values['stage'] == 'train':
-            self._goal = int(values['total'])
+    def _note_training(self, progress: RunProgress) -> None:
+        if self._activity.note(progress) and progress.stage == 'target':
+            logger.info('The target takes %d iterations of the training scan.', progress.total)
+        if progress.is_epoch_end:
+            log_epoch(len(self._activity.epochs), progress)
+        if progress.stage == 'train':
+            self._goal = progress.total
 
     def _training_output(self) -> TrainOutput:
         epochs = self._activity.epochs
@@ -276,15 +247,15 @@ class PinnReconstructor(TrainableReconstructor):
             progress=step if stage == 'train' else 0,
         )
 
-    def _end_training(self, event: Event, output: Path) -> None:
-        if event.values['epochs'] == 0:
+    def _end_training(self, done: TrainingDone, output: Path) -> None:
+        if done.epochs == 0:
             _note_nothing_learned()
             return
-        self._hold(output)
+        self._loaded.load(output)
         logger.info(
             'Trained %d epochs (ended by: %s). The model is loaded; it lies in %s.',
-            event.values['epochs'],
-            event.values['stopped'],
+            done.epochs,
+            done.reason,
             output,
         )
 
@@ -301,12 +272,13 @@ class PinnReconstructor(TrainableReconstructor):
             The first picture as soon as there is one, then one every two seconds, and the last.
         """
         with reported('Infer'), self._activity.running('inference'):
-            model, path = self._held_file('Infer')
+            model, path = self._loaded.current('Infer')
             sampling = self._sampling(parameters, model)
             scan = sampling.fitted
             job = self._inference_job(model, path, scan)
-            self._goal = model.network.passes + int(job['refinement']['iterations'])
-            with self._start(job, _arrays(scan)) as run:
+            self._goal = model.network.passes + job.refinement.iterations
+            arrays = {name: getattr(scan, name) for name in SCAN_ARRAYS}
+            with self._start(job, arrays) as run:
                 watch = InferenceWatch(parameters.product, sampling, model.network.passes)
                 yield from self._watch_inference(run, watch)
 
@@ -323,26 +295,20 @@ class PinnReconstructor(TrainableReconstructor):
             logger.info('The product keeps the pixels of the scan: the object is resampled back.')
         return Sampling(scan, fitted)
 
-    def _inference_job(self, model: Model, path: Path, scan: Scan) -> dict[str, Any]:
+    def _inference_job(self, model: Model, path: Path, scan: Scan) -> ReconstructJob:
         config = self._settings.config(self.model_type)
         choice = choose(setting=self._settings.backend, model_backend=model.backend)
         logger.info('Inferring from %d patterns with %s.', len(scan), described(choice))
-        return {
-            'do': 'reconstruct',
-            'backend': choice.name,
-            'model': str(path),
-            'inference': dataclasses.asdict(config.inference),
-            'refinement': dataclasses.asdict(config.refinement),
-            'geometry': dataclasses.asdict(scan.geometry),
-            'name': scan.name,
-        }
+        return ReconstructJob(
+            choice.name, path, config.inference, config.refinement, scan.geometry, scan.name
+        )
 
     def _watch_inference(self, run: Run, watch: InferenceWatch) -> Iterator[ReconstructOutput]:
         events = run.events()
         done = None
         try:
             for event in events:
-                if event is not None and event.kind == 'done':
+                if event is not None and event.is_last:
                     done = event
                     break
                 has_news = event is not None and self._note_inference(event, watch)
@@ -352,7 +318,7 @@ class PinnReconstructor(TrainableReconstructor):
                     yield watch.output()
                     watch.note_handed_over(self._activity.when_drawn)
         except GeneratorExit:
-            # Stop, where the host does not let us ask: the worker may stay for the next run.
+            # Stop, in a host that does not make it known: the worker may stay for the next run.
             _wait_for_end(run, events, BRIEF_S)
             raise
         done = done or _wait_for_end(run, events, BRIEF_S)
@@ -366,8 +332,9 @@ class PinnReconstructor(TrainableReconstructor):
         yield watch.output()
 
     def _note_inference(self, event: Event, watch: InferenceWatch) -> bool:
-        """Take in progress; True where it brought a picture."""
-        self._activity.note(event.values)
+        """Take in progress; return whether it brought a picture."""
+        assert isinstance(event.report, RunProgress)
+        self._activity.note(event.report)
         return watch.update(event)
 
 
@@ -376,12 +343,12 @@ def _note_nothing_learned() -> None:
 
 
 def _wait_for_end(run: Run, events: Iterator[Event | None], patience_s: float) -> Event | None:
-    """Ask a run to stop and return how it ended; None where it fails or does not end in time."""
+    """Stop a run and return its last event; None where it fails or does not end in time."""
     run.stop()
     deadline = time.monotonic() + patience_s
     try:
         for event in events:
-            if event is not None and event.kind == 'done':
+            if event is not None and event.is_last:
                 return event
             if time.monotonic() >= deadline:
                 logger.warning('The worker did not stop within %.0f s and was ended.', patience_s)
@@ -389,16 +356,6 @@ def _wait_for_end(run: Run, events: Iterator[Event | None], patience_s: float) -
     except PtychoPinnError as error:
         logger.error('The run failed while it stopped: %s', error)
     return None
-
-
-def _arrays(scan: Scan) -> dict[str, Any]:
-    return {
-        'patterns': scan.patterns,
-        'positions_px': scan.positions_px,
-        'probe': scan.probe,
-        'bad_pixels': scan.bad_pixels,
-        'pattern_indexes': scan.pattern_indexes,
-    }
 
 
 def _loss_values(epochs: Sequence[Mapping[str, float]], name: str) -> list[LossValue]:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ptychopinn_plugin.array_types import ComplexArray, FloatArray, RealArray
+from ptychopinn_plugin.array_types import ComplexArray, FloatArray
 from ptychopinn_plugin.data import Scan
+from ptychopinn_plugin.data.preparation import fit_probe
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,7 @@ class Sampling:
         tolerance = 1e-4 * float(np.abs(given).max())
         if probe.shape == given.shape and np.allclose(probe, given, atol=tolerance):
             return self.measured.probe
-        # Shifted on both sides: the middle stays the middle for odd sides too.
-        waves = np.fft.ifftshift(probe.astype(np.complex128), (-2, -1))
-        spectrum = np.fft.fftshift(np.fft.fft2(waves, norm='ortho'), (-2, -1))
-        spectrum = np.fft.ifftshift(_fit_middle(spectrum, shape), (-2, -1))
-        waves = np.fft.ifft2(spectrum, norm='ortho')
-        return np.fft.fftshift(waves, (-2, -1)).astype(np.complex64)
+        return fit_probe(probe, shape)
 
 
 def _resample(image: ComplexArray, axis: int, old: int, new: int) -> ComplexArray:
@@ -84,15 +80,3 @@ def _resample(image: ComplexArray, axis: int, old: int, new: int) -> ComplexArra
     resampled = signal.resample(mirrored, padded * new // old, axis=axis)
     result: ComplexArray = np.take(resampled, range(kept), axis=axis)
     return result
-
-
-def _fit_middle(images: RealArray, shape: tuple[int, int]) -> RealArray:
-    """Crop or pad the last two axes with zeros so that index ``side // 2`` stays in the middle."""
-    fitted = np.zeros((*images.shape[:-2], *shape), dtype=images.dtype)
-    source, target = [], []
-    for side, size in zip(images.shape[-2:], shape, strict=True):
-        shift = side // 2 - size // 2
-        source.append(slice(max(shift, 0), min(shift + size, side)))
-        target.append(slice(max(-shift, 0), min(side - shift, size)))
-    fitted[..., target[0], target[1]] = images[..., source[0], source[1]]
-    return fitted

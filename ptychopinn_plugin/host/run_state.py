@@ -1,13 +1,14 @@
-"""What the plugin is doing, for the panel to show: written by a run, read by the window.
+"""The state of a run, for the panel to show: written by the run, read by the window.
 
 A run has its own thread. What the window reads is therefore replaced whole, never changed in place:
 who has read it once may draw it in peace.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+
+from ptychopinn_plugin.host.worker.messages import RunProgress
 
 
 class Activity:
@@ -23,11 +24,11 @@ class Activity:
         Losses of each epoch of the last training, by name.
     is_running : bool
     is_stop_pressed : callable
-        Tells whether Stop was pressed or, in batch mode, Ctrl-C, where the host lets us ask: it
-        hears of Stop only between two outputs, and of Ctrl-C not before the run has ended.
+        Returns whether Stop was pressed or, in batch mode, Ctrl-C, where the host makes that known.
+        By itself the host acts on Stop only between two outputs, and on Ctrl-C only after the run.
     when_drawn : callable
         Calls what it is given once the window has drawn all that it was handed over before, where
-        the host lets us know; else at once.
+        the host makes that known; else at once.
     """
 
     def __init__(self) -> None:
@@ -46,11 +47,11 @@ class Activity:
 
     @property
     def is_ending(self) -> bool:
-        """Whether the run is to end with what it has: Stop was pressed, or the window closes."""
+        """Whether the run is to end with what it has, as Stop was pressed or the window closes."""
         return self._closing.is_set() or self.is_stop_pressed()
 
     def close(self) -> None:
-        """Ask runs to end."""
+        """Make runs end with what they have."""
         self._closing.set()
 
     @contextmanager
@@ -65,10 +66,10 @@ class Activity:
         finally:
             self.is_running = False
 
-    def note(self, values: Mapping[str, Any]) -> bool:
-        """Take in a worker's progress; True where a stage begins."""
-        is_new: bool = values['stage'] != self.stage
-        self.progress = (values['stage'], values['step'], values['total'])
-        if values['is_epoch_end']:
-            self.epochs = (*self.epochs, dict(values['losses']))
+    def note(self, progress: RunProgress) -> bool:
+        """Take in a worker's progress; return whether a stage begins with it."""
+        is_new = progress.stage != self.stage
+        self.progress = (progress.stage, progress.step, progress.total)
+        if progress.is_epoch_end:
+            self.epochs = (*self.epochs, dict(progress.losses))
         return is_new

@@ -26,33 +26,34 @@ from ptychopinn_plugin.config import (
     setting,
 )
 from ptychopinn_plugin.errors import ConfigError
+from ptychopinn_plugin.host.former_names import key_of, read_former_names
 
 GROUP_NAME = 'PtychoPINNPlugin'
 
 DEVICES = ('auto', 'cpu', 'cuda', 'cuda:1', 'cuda:2', 'cuda:3', 'mps')
-"""What the dropdown offers; machines with more GPUs number them on."""
+"""The dropdown offers these; machines with more GPUs continue the numbers."""
 
 MAX_INTEGER = 10**9
-"""Of whole numbers without a limit of their own: Qt's boxes and bars take no more than 32 bits."""
+"""The limit of whole numbers that have none in `config`: Qt's boxes and bars take 32 bits."""
 
 logger = logging.getLogger('ptychopinn_plugin')
 
 
 @dataclasses.dataclass(frozen=True)
 class HostOptions(Validated):
-    """What only the host asks for, beside what `Config` holds."""
+    """Settings that only the host has, beside those of `Config`."""
 
     backend: str = setting(
-        AUTOMATIC, 'which framework computes; PTYCHOPINN_BACKEND in the environment beats this'
+        AUTOMATIC, 'This framework computes, unless PTYCHOPINN_BACKEND in the environment names one'
     )
-    fine_tune: bool = setting(False, 'training starts from the loaded model, not from scratch')
+    fine_tune: bool = setting(False, 'Training starts from the loaded model, not from scratch')
     keep_training_state: bool = setting(
-        True, 'the model file keeps what "ptychopinn train --resume" needs; else it is smaller'
+        True, 'The model file keeps what "ptychopinn train --resume" needs, and is larger for it'
     )
     photons: float | None = photons_setting(', in training and inference')
     idle_minutes: float = setting(
         10.0,
-        'after so long without a run the worker ends and frees memory, the GPU included',
+        'After this time without a run the worker ends and frees its memory, on the GPU too',
         minimum=0.1,
         maximum=1440.0,
         unit='min',
@@ -66,16 +67,17 @@ class Row:
     Attributes
     ----------
     group : str
-        Title of the box that it stands in.
+        Title of the box that holds it.
     label : str
+        The name of its field in words, with the unit where it has one.
     names : tuple of str
         'section.field' of what it sets; several where one row sets them all.
     only_for : str, optional
         'pinn' or 'supervised': the other algorithm has no use for it.
     needs : tuple of str, optional
-        Another setting and the value with which this one has a use; with others it is greyed.
+        Another setting and the value that gives this one an effect; with others it is greyed.
     zero : str
-        What the panel shows in place of 0, where 0 is no number.
+        What the panel shows in place of 0, where 0 stands for something else.
     """
 
     group: str
@@ -89,7 +91,7 @@ class Row:
     def key(self) -> str:
         """Its name in the settings file, as 'TrainingBatchSize'."""
         section, _, field = self.names[0].rpartition('.')
-        return ''.join(word.capitalize() for word in f'{section}_{field}'.split('_'))
+        return key_of(section, field)
 
     @property
     def field(self) -> dataclasses.Field[Any]:
@@ -109,7 +111,7 @@ class Row:
 
     @property
     def choices(self) -> Sequence[str]:
-        """What a dropdown offers; empty where the setting is none."""
+        """What a dropdown offers; empty where the setting has none."""
         if self.names == ('backend',):
             return (AUTOMATIC, *find_backends())
         if self.names[0].endswith('.device'):
@@ -120,26 +122,27 @@ class Row:
 
     @property
     def is_optional(self) -> bool:
-        """Whether there is a way to leave it open, which numbers write as 0."""
+        """Whether it may be left open, which settings file and panel write as 0."""
         return self.field.default is None
 
     @property
     def tool_tip(self) -> str:
-        """What it does, in plain words, with unit and limits."""
+        """Whole sentences: what the setting does, its limits with their unit, and its default."""
         about, default = self.field.metadata, self.field.default
         low, high, unit = about['minimum'], about['maximum'], about['unit']
-        parts = [str(about['help'])]
+        sentences = [str(about['help'])]
         if high is not None:
-            parts.append(f'{low:g} to {high:g} {unit}'.rstrip())
+            sentences.append(f'Values from {low:g} to {high:g} {unit}'.rstrip() + ' are valid')
         elif low is not None:
-            parts.append(f'at least {low:g} {unit}'.rstrip())
+            sentences.append(f'The value must be at least {low:g} {unit}'.rstrip())
         if self.is_optional:
-            parts.append(f'0: {self.zero} (default)')
+            sentences.append(f'The default is 0, which stands for: {self.zero}')
         elif isinstance(default, bool):
-            parts.append(f'default: {"on" if default else "off"}')
+            sentences.append(f'It is {"on" if default else "off"} by default')
         else:
-            parts.append(f'default: {default}')
-        return '; '.join(parts) + '.'
+            value = f'{default:g}' if isinstance(default, float) else default
+            sentences.append(f'The default is {value}')
+        return '. '.join(sentences) + '.'
 
 
 _SECTIONS: dict[str, type] = {
@@ -156,45 +159,50 @@ _WITH_TARGET = ('training.target', 'iterations')
 ROWS = (
     Row('Run', 'Backend', ('backend',)),
     Row('Run', 'Device', ('training.device', 'inference.device')),
-    Row('Run', 'Random seed', ('training.seed', 'refinement.seed')),
-    Row('Run', 'Photons per pattern', ('photons',), zero='as the data'),
-    Row('Run', 'Idle time [min]', ('idle_minutes',)),
+    Row('Run', 'Seed', ('training.seed', 'refinement.seed')),
+    Row('Run', 'Photons', ('photons',), zero='as the data'),
+    Row('Run', 'Idle minutes', ('idle_minutes',)),
     Row('Model', 'Architecture', ('model.architecture',)),
     Row('Model', 'Pattern size [px]', ('model.pattern_size',), zero='as the data'),
-    Row('Model', 'Grid size', ('model.gridsize',)),
+    Row('Model', 'Gridsize', ('model.gridsize',)),
     Row('Model', 'Overlap constraint', ('model.overlap_constraint',)),
     Row('Model', 'Filters scale', ('model.filters_scale',)),
     Row('Model', 'Passes', ('model.passes',), needs=('model.architecture', 'sweepnet')),
-    Row('Model', 'Activation', ('model.amplitude_activation',), needs=_CNN),
-    Row('Model', 'Padded object', ('model.pad_object',), needs=_CNN),
+    Row('Model', 'Amplitude activation', ('model.amplitude_activation',), needs=_CNN),
+    Row('Model', 'Pad object', ('model.pad_object',), needs=_CNN),
     Row('Model', 'Border decoder', ('model.border_decoder',), needs=_CNN),
     Row('Training', 'Epochs', ('training.epochs',)),
-    Row('Training', 'Time limit [min]', ('training.max_minutes',), zero='none'),
+    Row('Training', 'Max minutes', ('training.max_minutes',), zero='no limit'),
     Row('Training', 'Batch size', ('training.batch_size',)),
     Row('Training', 'Learning rate', ('training.learning_rate',)),
     Row('Training', 'Schedule', ('training.schedule',)),
     Row('Training', 'Precision', ('training.precision',)),
     Row('Training', 'Poisson weight', ('training.poisson_weight',), 'pinn'),
-    Row('Training', 'Amplitude weight', ('training.amplitude_mae_weight',), 'pinn'),
-    Row('Training', 'Variation weight', ('training.total_variation_weight',)),
+    Row('Training', 'Amplitude MAE weight', ('training.amplitude_mae_weight',), 'pinn'),
+    Row('Training', 'Total variation weight', ('training.total_variation_weight',)),
     Row('Training', 'Target', ('training.target',), 'pinn'),
     Row('Training', 'Target weight', ('training.target_weight',), 'pinn', _WITH_TARGET),
     Row('Training', 'Target iterations', ('training.target_iterations',), 'pinn', _WITH_TARGET),
-    Row('Training', 'Correct probe', ('training.probe_trainable',), 'pinn'),
-    Row('Training', 'Correct intensity', ('training.intensity_scale_trainable',), 'pinn'),
+    Row('Training', 'Probe trainable', ('training.probe_trainable',), 'pinn'),
+    Row('Training', 'Intensity scale trainable', ('training.intensity_scale_trainable',), 'pinn'),
     Row('Training', 'Validation fraction', ('training.validation_fraction',)),
-    Row('Training', 'Patience [epochs]', ('training.early_stop_patience',), zero='endless'),
-    Row('Training', 'Patterns used', ('training.n_subsample',), zero='all'),
+    Row(
+        'Training',
+        'Early stop patience',
+        ('training.early_stop_patience',),
+        zero='no early stop',
+    ),
+    Row('Training', 'Subsample', ('training.n_subsample',), zero='all patterns'),
     Row('Training', 'Fine-tune', ('fine_tune',)),
-    Row('Training', 'Resumable model', ('keep_training_state',)),
+    Row('Training', 'Keep training state', ('keep_training_state',)),
     Row('Inference', 'Batch size', ('inference.batch_size',)),
     Row('Inference', 'Phase synchronization', ('inference.phase_synchronization',)),
     Row('Inference', 'Stitching weights', ('inference.stitching_weights',)),
-    Row('Inference', 'Rotations', ('inference.test_time_rotations',)),
+    Row('Inference', 'Test-time rotations', ('inference.test_time_rotations',)),
     Row('Inference', 'Intensity scale', ('inference.intensity_scale',)),
-    Row('Refinement', 'Iterations', ('refinement.iterations',), zero='none'),
+    Row('Refinement', 'Iterations', ('refinement.iterations',), zero='no refinement'),
     Row('Refinement', 'Batch size', ('refinement.batch_size',)),
-    Row('Refinement', 'Correct probe', ('refinement.probe',)),
+    Row('Refinement', 'Refine probe', ('refinement.probe',)),
 )
 
 
@@ -227,15 +235,16 @@ class PluginSettings:
             parameter = _create(self._group, row)
             _guard(parameter, row)
             self.parameters[row.names[0]] = parameter
+        read_former_names(registry, self._group, GROUP_NAME)
 
     @property
     def backend(self) -> str:
-        """What the dropdown says."""
+        """The backend that is chosen in the dropdown, or 'auto'."""
         return str(self.parameters['backend'].get_value())
 
     @property
     def options(self) -> HostOptions:
-        """What only the host asks for."""
+        """The settings that only the host has."""
         return HostOptions(**self._values()[''])
 
     def config(self, model_type: str) -> Config:
@@ -284,9 +293,9 @@ def _create(group: ParameterGroup, row: Row) -> Parameter[Any]:
 
 
 def _guard(parameter: Parameter[Any], row: Row) -> None:
-    """Let a bad value in a settings file leave the setting as it is, with a word about it.
+    """Let a bad value in a settings file leave the setting as it is, and log a warning.
 
-    Unguarded, it would end the application.
+    Without this guard it would end the application.
     """
 
     def set_value_from_string(text: str) -> None:
@@ -313,7 +322,7 @@ def _parse(text: str, row: Row) -> Any:
     except ValueError as error:
         raise ConfigError(f'expected a number; got {written!r}.') from error
     if row.names == ('backend',) and value not in row.choices:
-        # A backend that is installed elsewhere is kept: choosing it says what to do.
+        # One that is installed elsewhere is kept; the error at its use explains what to do.
         return value
     if row.is_optional and value == 0:
         return value

@@ -23,7 +23,7 @@ class TrainingFiles:
     validation: tuple[Path, ...] = ()
 
     def __str__(self) -> str:
-        """Name the files, in a few words."""
+        """Return the names of the files, for the log."""
         text = ', '.join(path.name for path in self.scans)
         held_out = ', '.join(path.name for path in self.validation)
         return f'{text}; validation: {held_out}' if held_out else text

@@ -71,7 +71,7 @@ def _pixel_geometry(product: Product) -> PixelGeometry:
         try:
             return part.get_pixel_geometry()
         except ValueError:
-            # Ptychodus' way to say that a new product knows no pixel size.
+            # A new product of Ptychodus knows no pixel size.
             continue
     return PixelGeometry(0.0, 0.0)
 
@@ -107,7 +107,7 @@ def to_product(
         Poisson loss of the start, 0, and after each iteration.
     """
     geometry = scan.geometry
-    # `to_scan` does without neither.
+    # `to_scan` refuses a product without them.
     pixel_m = np.array([geometry.pixel_height_m, geometry.pixel_width_m], dtype=np.float64)
     offset = [matching.middle_offset_px(side) for side in scan.pattern_shape]
     # Ptychodus counts from the middle of the object, which may lie between pixels.

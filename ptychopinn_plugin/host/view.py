@@ -38,7 +38,7 @@ from ptychopinn_plugin.host.settings import ROWS, Row
 REFRESH_MS = 1000
 FONT = 8
 MARKED = 60
-"""So many epochs get a point each in the curve."""
+"""Up to this number of epochs, each gets a point in the curve."""
 
 _parameters = versions.parameter_views()
 
@@ -136,7 +136,7 @@ class Page(QWidget):
     def __init__(self, panel: QWidget, curve: 'TrainingCurve', switches: 'list[_Switch]') -> None:
         super().__init__()
         self.curve = curve
-        # Observers have to be kept by somebody.
+        # The host keeps no reference to its observers.
         self._switches = switches
         layout = QVBoxLayout()
         layout.setContentsMargins(0, 0, 0, 0)
@@ -145,7 +145,7 @@ class Page(QWidget):
         self._others: list[tuple[QWidget, QSizePolicy]] = []
 
     def showEvent(self, event: QShowEvent | None) -> None:
-        """Ask the stack to disregard the sizes of other panels."""
+        """Let the stack disregard the sizes of other panels."""
         stack = self.parentWidget()
         if isinstance(stack, QStackedWidget) and not self._others:
             for number in range(stack.count()):
@@ -178,9 +178,9 @@ class _Switch(Observer):
 
 
 class NumberView(_parameters.ParameterViewController, Observer):  # type: ignore[misc, name-defined]
-    """A number in a line: tiny ones too, in any locale, and nothing that is none.
+    """A number in a text field: any size, any locale, and nothing that is not a number.
 
-    Ptychodus' own takes a decimal comma in some locales and dies of it.
+    Ptychodus' own takes a decimal comma in some locales, which ends the application.
     """
 
     def __init__(self, parameter: Parameter[float], row: Row) -> None:
@@ -218,9 +218,9 @@ class NumberView(_parameters.ParameterViewController, Observer):  # type: ignore
 
 
 class ChoiceView(_parameters.ParameterViewController, Observer):  # type: ignore[misc, name-defined]
-    """A dropdown that shows what is in force, though it be none of its own choices.
+    """A dropdown that shows the value in force, also where it is none of the choices.
 
-    A settings file may name another one; Ptychodus' own dropdown would show the former then.
+    A settings file may name such a value; Ptychodus' own dropdown would show the one before.
     """
 
     def __init__(self, parameter: Parameter[str], row: Row) -> None:
@@ -305,7 +305,7 @@ class BackendView(ChoiceView):
         self.note.setText(text)
 
     def _update(self, observable: Observable) -> None:
-        """Be told that the setting has changed."""
+        """Take note that the setting has changed."""
         super()._update(observable)
         self.refresh()
 

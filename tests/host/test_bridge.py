@@ -231,7 +231,7 @@ def test_a_folder_is_no_ptychodus(namespace_alone: Path) -> None:
     run = run_python(
         'import importlib.util\n'
         'assert importlib.util.find_spec("ptychodus") is not None\n'
-        'from ptychopinn_plugin.host.diagnosis import examine_host, host_rows\n'
+        'from ptychopinn_plugin.ptychodus_diagnosis import examine_host, host_rows\n'
         'report = examine_host()\n'
         'assert not report["installed"] and not report["problems"], report\n'
         'assert "is not installed" in host_rows(report)[0][1]\n'

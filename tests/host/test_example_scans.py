@@ -6,11 +6,11 @@ import h5py
 import numpy as np
 
 import ptychopinn_plugin as pp
-from ptychopinn_plugin.host.example_scans import write_trial
+from ptychopinn_plugin.host.example_scans import write_example_scans
 
 
 def test_the_trial_scans_are_what_batch_mode_and_the_window_read(tmp_path: Path) -> None:
-    known, unseen = write_trial(tmp_path)
+    known, unseen = write_example_scans(tmp_path)
     for folder in (known, unseen):
         scan = pp.load_scan(folder)
         assert scan.patterns.shape == (1024, 64, 64)

@@ -13,10 +13,11 @@ from ptychopinn_plugin.host import previews
 from ptychopinn_plugin.host.previews import InferenceWatch
 from ptychopinn_plugin.host.resampling import Sampling
 from ptychopinn_plugin.host.worker.client import Event
+from ptychopinn_plugin.host.worker.messages import RunProgress
 
 
 class Clock:
-    """Time that passes where a test says so."""
+    """Time that a test advances."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -42,9 +43,8 @@ def watch(
 
 @pytest.fixture
 def picture(small_scan: Scan) -> Event:
-    values = {'stage': 'predict', 'step': 1, 'losses': {}}
     arrays = {'object': np.ones((70, 80), np.complex64), 'origin_px': np.zeros(2)}
-    return Event('progress', values, arrays)
+    return Event(RunProgress('predict', 1, 2), arrays)
 
 
 def test_a_window_gets_time_between_pictures(

@@ -50,6 +50,16 @@ def test_each_row_explains_itself(row: Row) -> None:
 
 
 @pytest.mark.parametrize('row', ROWS, ids=lambda row: row.key)
+def test_a_label_is_the_name_of_the_setting_in_words(row: Row) -> None:
+    """One vocabulary for the window, the settings file, `config.toml` and the command line."""
+    _, _, field = row.names[0].rpartition('.')
+    name = {'n_subsample': 'subsample', 'probe': 'refine_probe'}.get(field, field)
+    label = row.label.partition(' [')[0]
+    assert label[0].isupper()
+    assert label.lower().replace('-', ' ') == name.replace('_', ' ')
+
+
+@pytest.mark.parametrize('row', ROWS, ids=lambda row: row.key)
 def test_each_row_survives_a_settings_file(row: Row, tmp_path: Path) -> None:
     before, after = SettingsRegistry(), SettingsRegistry()
     changed, loaded = PluginSettings(before), PluginSettings(after)
@@ -167,8 +177,8 @@ def test_what_is_not_in_the_panel_is_a_choice() -> None:
 @pytest.mark.parametrize(
     ('text', 'expected'),
     [
-        ('use --refine-probe (refinement.probe).', 'use "Correct probe" in the box Refinement.'),
-        ('--probe-trainable (training.probe_trainable)', '"Correct probe" in the box Training'),
+        ('use --refine-probe (refinement.probe).', 'use "Refine probe" in the box Refinement.'),
+        ('--probe-trainable (training.probe_trainable)', '"Probe trainable" in the box Training'),
         ('use --domain counts.', 'use --domain counts.'),
         ('--no-such (training.thing)', '--no-such (training.thing)'),
     ],

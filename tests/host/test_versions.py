@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from ptychodus.api.io import StandardFileLayout
 
+from ptychopinn_plugin import ptychodus_compat
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.host import versions
 
 from .conftest import PIXEL_M, needs
 from .hosts import OURS, START, run_host, run_python
 
-SUPPORTED = versions.is_supported(versions.host_version())
+SUPPORTED = ptychodus_compat.is_supported(versions.host_version())
 
 BATCH = """
 import sys
@@ -134,5 +135,5 @@ def test_a_host_that_is_too_old_logs_and_starts() -> None:
     told, warnings = run_host(START)
     assert not any('plugin' in name for name in told['algorithms'])
     (line,) = warnings
-    assert versions.SUPPORTED in line
+    assert ptychodus_compat.SUPPORTED in line
     assert 'ptychopinn doctor' in line

@@ -194,12 +194,13 @@ def _check_objects(scans: Sequence[Scan]) -> None:
 
 def _check_terms(plan: TrainingPlan) -> None:
     weights = term_weights(plan.config.training)
+    settings = {'poisson': 'poisson', 'amplitude_mae': 'amplitude_mae', 'teacher': 'target'}
     names = [] if plan.is_supervised else ['poisson', 'amplitude_mae']
     names += ['teacher'] if plan.is_supervised or plan.has_target else []
     if not any(weights[name] > 0 for name in names):
         raise ConfigError(
             'Nothing in the loss compares with the data: the weights of '
-            f'{", ".join(names)} are 0. Set one above 0, as training.{names[-1]}_weight.'
+            f'{", ".join(names)} are 0. Set one above 0, as training.{settings[names[-1]]}_weight.'
         )
 
 

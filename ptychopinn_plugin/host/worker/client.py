@@ -1,4 +1,4 @@
-"""The host's side of the process in which frameworks live: jobs go in, events come out.
+"""The host's side of the process in which frameworks live: jobs go in, reports come out.
 
 The host never imports a framework. Its worker is started once and kept, so that the second run
 finds the framework, the device and the model where the first left them.
@@ -12,36 +12,48 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 
 from ptychopinn_plugin import errors
 from ptychopinn_plugin.array_types import RealArray
 from ptychopinn_plugin.errors import PtychoPinnError, WorkerError
-from ptychopinn_plugin.host.worker.ipc import Message, SharedArrays, copy_shared
+from ptychopinn_plugin.host.worker.ipc import SharedArrays, copy_shared
+from ptychopinn_plugin.host.worker.messages import (
+    BlockRead,
+    Job,
+    ReleaseBlock,
+    Report,
+    RunFailed,
+    RunProgress,
+    RunReport,
+    StartRun,
+    StopRun,
+)
 from ptychopinn_plugin.host.worker.process import WorkerProcess
 
 SILENCE_S = 120.0
-"""A worker that says nothing for so long, not even that it lives, is taken for stuck."""
+"""A worker that has sent nothing for this many seconds, no heartbeat either, counts as stuck."""
 
 logger = logging.getLogger('ptychopinn_plugin')
 
 
 @dataclass(frozen=True)
 class Event:
-    """What a worker says of a run.
+    """What came of a run.
 
     Attributes
     ----------
-    kind : str
-        'progress' or 'done'.
-    values : mapping
-        Plain values.
+    report : RunProgress, TrainingDone or ReconstructionDone
     arrays : mapping of str to ndarray
+        Copies of the arrays that came with it.
     """
 
-    kind: str
-    values: Mapping[str, Any]
+    report: Report
     arrays: Mapping[str, RealArray] = field(default_factory=dict)
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the run has ended with this event."""
+        return not isinstance(self.report, RunProgress)
 
 
 class Worker:
@@ -50,12 +62,12 @@ class Worker:
     Parameters
     ----------
     idle_s : float
-        After so long without a job the process ends and frees its memory, the GPU's too; the next
-        job starts another one.
+        After this many seconds without a job the process ends and frees its memory, the GPU's too;
+        the next job starts another one.
     silence_s : float
         See `SILENCE_S`.
     wording : callable
-        Puts log lines and errors into the words of who reads them.
+        Rewrites log lines and errors for whoever reads them.
     """
 
     def __init__(
@@ -78,39 +90,37 @@ class Worker:
         process = self._process
         return process.pid if process is not None and process.is_alive() else None
 
-    def run(self, job: Message, arrays: Mapping[str, RealArray] | None = None) -> 'Run':
+    def run(self, job: Job, arrays: Mapping[str, RealArray] | None = None) -> 'Run':
         """Begin a job.
 
         Parameters
         ----------
-        job : dict
-            Plain values; 'do' says what, 'backend' with which one.
+        job : TrainJob or ReconstructJob
         arrays : mapping of str to ndarray, optional
-            They travel in shared memory.
+            They travel in shared memory; a `ReconstructJob` needs `messages.SCAN_ARRAYS`.
 
         Raises
         ------
         WorkerError
-            If another job is under way, or the process does not start.
+            If another job is under way, the process does not start, or shared memory is full.
         """
-        # An idle process that is just let go holds it for a moment.
+        # An idle process that is being ended holds it for a moment.
         if not self._busy.acquire(timeout=0.5):
             raise WorkerError('The worker is busy with another run. Wait for it, or stop it.')
-        lent = SharedArrays()
+        shared = SharedArrays()
         try:
-            process = self._ready_process(job.get('backend'))
+            process = self._ready_process(job.backend)
             number = next(self._numbers)
-            described = {name: lent.share(array) for name, array in (arrays or {}).items()}
-            message = {**job, 'run': number, 'arrays': described, 'idle_s': self.idle_s}
-            run = Run(process, number, lent, self._busy, self.silence_s)
-            process.send(message)
+            described = {name: shared.share(array) for name, array in (arrays or {}).items()}
+            run = Run(process, number, shared, self._busy, self.silence_s)
+            process.send(StartRun(number, job, float(self.idle_s), described))
         except BaseException:
-            lent.release_all()
+            shared.release_all()
             self._busy.release()
             raise
         return run
 
-    def _ready_process(self, backend: str | None) -> WorkerProcess:
+    def _ready_process(self, backend: str) -> WorkerProcess:
         process = self._process
         if process is not None and process.is_alive() and process.serves(backend):
             return process
@@ -121,13 +131,13 @@ class Worker:
         return process
 
     def _retire(self, process: WorkerProcess) -> None:
-        """Let an idle process go, and with it all memory that its framework holds."""
+        """End an idle process, and free all memory that its framework holds."""
         if not self._busy.acquire(blocking=False):
             return
         try:
             if process is self._process:
                 self._process = None
-                logger.debug('The worker was idle for %.0f s and is let go.', self.idle_s)
+                logger.debug('The worker was idle for %.0f s and is ended.', self.idle_s)
                 # The caller is one of the threads that `end` waits for.
                 threading.Thread(target=process.end, daemon=True).start()
         finally:
@@ -141,7 +151,7 @@ class Worker:
 
 
 class Run:
-    """One job of a worker: what it says, until it is done, fails or dies.
+    """One job of a worker and its events, until it is done, fails or dies.
 
     Use it as a context; leaving it early ends the worker, so that nothing is left running.
     """
@@ -150,12 +160,12 @@ class Run:
         self,
         process: WorkerProcess,
         number: int,
-        lent: SharedArrays,
+        shared: SharedArrays,
         busy: threading.Lock,
         silence_s: float,
     ) -> None:
         self._process, self._number = process, number
-        self._lent, self._busy, self._silence_s = lent, busy, silence_s
+        self._shared, self._busy, self._silence_s = shared, busy, silence_s
         self._is_over = False
 
     def __enter__(self) -> 'Run':
@@ -163,89 +173,95 @@ class Run:
 
     def __exit__(self, *_: object) -> None:
         if not self._is_over:
-            self._process.end()
-            self._finish()
+            self._abandon()
 
     def stop(self) -> None:
-        """Ask the job to end soon with the best that it has."""
+        """Request that the job ends soon with the best that it has."""
         with suppress(WorkerError):
-            self._process.send({'do': 'stop', 'run': self._number})
+            self._process.send(StopRun(self._number))
 
     def events(self, tick_s: float = 0.5) -> Iterator[Event | None]:
-        """Yield what the worker says, and None whenever it says nothing for `tick_s`.
+        """Yield events as they come, and None whenever none came for `tick_s` seconds.
 
         Raises
         ------
         PtychoPinnError
             What went wrong in the job, as the worker raised it.
         WorkerError
-            If the worker died, or is stuck.
+            If the worker died, is stuck, or sent what is not a message.
         """
-        silent_s, heard = 0.0, self._process.last_heard
+        silent_s, last_message = 0.0, self._process.last_message
         while True:
-            asked = time.monotonic()
+            began = time.monotonic()
             try:
                 message = self._process.inbox.get(timeout=tick_s)
             except queue.Empty:
-                if self._process.last_heard != heard:
-                    silent_s, heard = 0.0, self._process.last_heard
-                # Only time that was spent listening: this process may have been suspended, and
-                # the worker with it.
-                silent_s += min(time.monotonic() - asked, 2 * tick_s)
+                if self._process.last_message != last_message:
+                    silent_s, last_message = 0.0, self._process.last_message
+                # Only time that was spent waiting: this process may have been suspended, and the
+                # worker with it.
+                silent_s += min(time.monotonic() - began, 2 * tick_s)
                 self._check_silence(silent_s)
                 yield None
                 continue
+            if isinstance(message, WorkerError):
+                self._abandon()
+                raise message
             if message is None:
                 self._finish()
                 raise self._process.exit_error()
-            if message.get('run') != self._number:
+            if message.run != self._number:
                 continue
-            if message['event'] == 'error':
+            if isinstance(message, RunFailed):
                 self._finish()
                 raise _error_of(message)
-            if message['event'] == 'taken':
-                self._lent.release(message['values']['block'])
+            if isinstance(message, BlockRead):
+                self._shared.release(message.block)
                 continue
             event = self._receive(message)
-            if event.kind == 'done':
+            if event.is_last:
                 self._finish()
                 yield event
                 return
             yield event
 
-    def _receive(self, message: Message) -> Event:
+    def _receive(self, message: RunReport) -> Event:
         arrays = {}
-        for name, described in message.get('arrays', {}).items():
+        for name, described in message.arrays.items():
             try:
                 arrays[name] = copy_shared(described)
             except FileNotFoundError:
-                # The lender died; the end of its stream says so next.
+                # The worker died; the end of its output is the next item of the inbox.
                 continue
             with suppress(WorkerError):
-                self._process.send({'do': 'release', 'block': described['block']})
-        return Event(message['event'], message.get('values', {}), arrays)
+                self._process.send(ReleaseBlock(described.block))
+        return Event(message.report, arrays)
 
     def _check_silence(self, silent_s: float) -> None:
         if silent_s < self._silence_s:
             return
-        self._process.end()
-        self._finish()
+        self._abandon()
         raise WorkerError(
-            f'The worker has said nothing for {silent_s:.0f} s and was ended; the next run starts '
+            f'The worker has sent nothing for {silent_s:.0f} s and was ended; the next run starts '
             'a new one. If this happens again, see: ptychopinn doctor.'
         )
+
+    def _abandon(self) -> None:
+        """End the worker, and with it the run."""
+        self._process.end()
+        self._finish()
 
     def _finish(self) -> None:
         if not self._is_over:
             self._is_over = True
-            self._lent.release_all()
+            self._shared.release_all()
             self._busy.release()
 
 
-def _error_of(message: Message) -> PtychoPinnError:
-    """Make the exception that the worker reports; one of no class of ours is a WorkerError."""
-    kind = getattr(errors, message['type'], None)
+def _error_of(message: RunFailed) -> PtychoPinnError:
+    """Return the exception that the worker reports; one of no class of ours is a WorkerError."""
+    kind = getattr(errors, message.error_type, None)
     if isinstance(kind, type) and issubclass(kind, PtychoPinnError):
-        return kind(message['text'])
-    logger.debug('%s', message.get('traceback', ''))
-    return WorkerError(f'{message["type"]}: {message["text"]}')
+        return kind(message.text)
+    logger.debug('%s', message.trace)
+    return WorkerError(f'{message.error_type}: {message.text}')

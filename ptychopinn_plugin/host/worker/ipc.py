@@ -1,4 +1,4 @@
-"""How the host and its worker talk: lines of JSON, and arrays in shared memory.
+"""How messages travel between the host and its worker: lines of JSON, and arrays in shared memory.
 
 No message is pickled. An array stays where it is; the message names the block that holds it.
 """
@@ -7,7 +7,6 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Mapping
 from contextlib import suppress
 from multiprocessing import resource_tracker, shared_memory
 from typing import IO, Any
@@ -16,8 +15,8 @@ import numpy as np
 
 from ptychopinn_plugin.array_types import RealArray
 from ptychopinn_plugin.errors import WorkerError
-
-Message = dict[str, Any]
+from ptychopinn_plugin.host.worker.codec import from_plain, to_plain
+from ptychopinn_plugin.host.worker.messages import SharedArray, ToHost, ToWorker
 
 
 class Sender:
@@ -27,25 +26,50 @@ class Sender:
         self._stream = stream
         self._lock = threading.Lock()
 
-    def send(self, message: Mapping[str, Any]) -> None:
-        """Write one message; OSError or ValueError where nobody listens any more."""
-        line = json.dumps(message).encode('utf-8') + b'\n'
+    def send(self, message: ToWorker | ToHost) -> None:
+        """Write one message.
+
+        Raises
+        ------
+        OSError, ValueError
+            If the other end of the stream is closed.
+        """
+        line = json.dumps(to_plain(message)).encode('utf-8') + b'\n'
         with self._lock:
             self._stream.write(line)
             self._stream.flush()
 
 
-def read_message(stream: IO[bytes]) -> Message | None:
-    """Return the next message, or None at the end of the stream."""
+def read_message(stream: IO[bytes], expected: Any) -> Any | None:
+    """Return the next message, or None at the end of the stream.
+
+    Parameters
+    ----------
+    stream : binary file
+    expected : type
+        `messages.ToWorker` or `messages.ToHost`; the message is one of its classes.
+
+    Raises
+    ------
+    WorkerError
+        If the line is not such a message.
+    """
     line = stream.readline()
     if not line.endswith(b'\n'):
         return None
-    message: Message = json.loads(line)
-    return message
+    try:
+        plain = json.loads(line)
+    except (ValueError, RecursionError):
+        # `from_plain` reports what came.
+        plain = line.decode('utf-8', 'replace').strip()
+    return from_plain(plain, expected)
 
 
 def _reserve(n_bytes: int) -> shared_memory.SharedMemory:
-    """Return a block whose memory is there; written to without, the process would be killed."""
+    """Return a block whose memory is there.
+
+    The system kills a process that writes to memory which was promised and cannot be had.
+    """
     block = shared_memory.SharedMemory(create=True, size=n_bytes)
     reserve = getattr(os, 'posix_fallocate', None)
     try:
@@ -62,23 +86,30 @@ def _reserve(n_bytes: int) -> shared_memory.SharedMemory:
 
 
 class SharedArrays:
-    """Arrays that this process lends to another one, until it has read them.
+    """Arrays that this process shares with another one, until that one has copied them.
 
-    The block goes when `release` is called or, should this process be killed, with Python's own
+    A block goes when `release` is called or, where this process is killed, with Python's own
     resource tracker, which outlives it.
     """
 
     def __init__(self) -> None:
         self._blocks: dict[str, shared_memory.SharedMemory] = {}
 
-    def share(self, array: RealArray) -> Message:
-        """Copy an array into shared memory and return what `borrow` needs."""
+    def share(self, array: RealArray) -> SharedArray:
+        """Copy an array into shared memory and return what `copy_shared` needs.
+
+        Raises
+        ------
+        WorkerError
+            If shared memory is full, or the array does not hold numbers.
+        """
         array = np.ascontiguousarray(array)
+        described = SharedArray('', array.shape, array.dtype.str)
         block = _reserve(max(1, array.nbytes))
         view: RealArray = np.ndarray(array.shape, array.dtype, buffer=block.buf)
         view[...] = array
         self._blocks[block.name] = block
-        return {'block': block.name, 'shape': list(array.shape), 'dtype': array.dtype.str}
+        return SharedArray(block.name, described.shape, described.dtype)
 
     def release(self, name: str) -> None:
         """Free a block; one that is unknown was freed before."""
@@ -95,22 +126,28 @@ class SharedArrays:
             self.release(name)
 
 
-def copy_shared(described: Message) -> RealArray:
-    """Return a copy of an array that the other process lends.
+def copy_shared(described: SharedArray) -> RealArray:
+    """Return a copy of an array that the other process shares.
 
     Raises
     ------
     FileNotFoundError
-        If the lender is gone.
+        If that process is gone.
+    WorkerError
+        If the block is smaller than the array.
     """
-    block = _open(described['block'])
+    block = _open(described.block)
     try:
-        view: RealArray = np.ndarray(
-            tuple(described['shape']), np.dtype(described['dtype']), buffer=block.buf
-        )
-        return view.copy()
-    finally:
+        if block.size < described.n_bytes:
+            raise WorkerError(
+                f'A shared array of shape {described.shape} and type {described.dtype} needs '
+                f'{described.n_bytes} bytes; its block {described.block} holds {block.size}.'
+            )
+        view: RealArray = np.ndarray(described.shape, np.dtype(described.dtype), buffer=block.buf)
+        copy = view.copy()
         del view
+        return copy
+    finally:
         block.close()
 
 

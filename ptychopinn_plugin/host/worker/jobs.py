@@ -1,39 +1,52 @@
-"""What a worker can do: open a model, train, reconstruct. Runs in the worker's process."""
+"""What a worker can do: train and reconstruct. Runs in the worker's process."""
 
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from ptychopinn_plugin.array_types import RealArray
 from ptychopinn_plugin.backends.checkpoints import Checkpoints
 from ptychopinn_plugin.backends.protocol import Backend, Progress
 from ptychopinn_plugin.backends.selection import create_backend
-from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig
-from ptychopinn_plugin.data import Reconstruction, Scan, load_scan
-from ptychopinn_plugin.data.scan import Geometry
+from ptychopinn_plugin.data import Scan, load_scan
 from ptychopinn_plugin.errors import WorkerError
-from ptychopinn_plugin.host.worker.ipc import Message, copy_shared
-from ptychopinn_plugin.model_file import Model, read_model
+from ptychopinn_plugin.host.worker.ipc import copy_shared
+from ptychopinn_plugin.host.worker.messages import (
+    SCAN_ARRAYS,
+    Job,
+    ReconstructionDone,
+    ReconstructJob,
+    Report,
+    RunProgress,
+    SharedArray,
+    TrainingDone,
+    TrainJob,
+)
+from ptychopinn_plugin.model_file import read_model
 from ptychopinn_plugin.storage.atomic import check_output_folder, keep_previous
 
 PREVIEW_S = 2.0
-"""The host redraws everything for each picture; faster than this, its window freezes."""
+"""Seconds between two pictures: the host redraws everything for each, which freezes its window."""
 
 REPORT_S = 0.2
-"""The host hears of progress so often."""
+"""Seconds between two reports of progress."""
 
 
 class HostConnection(Protocol):
-    """What a job needs to talk to the host; see `worker_process.HostConnection`."""
+    """What a job needs to talk to the host; see `server.HostConnection`."""
 
     @property
     def is_stopping(self) -> bool:
-        """Whether the host asked the job to stop."""
+        """Whether the host wants the job to end."""
         ...
 
-    def send(self, event: str, values: Message, arrays: dict[str, Any] | None = None) -> None:
-        """Send a message, with arrays beside it."""
+    def send(self, report: Report, arrays: Mapping[str, RealArray] | None = None) -> None:
+        """Send a report, with arrays beside it."""
+        ...
+
+    def confirm_read(self, block: str) -> None:
+        """Send that an array of the job is copied."""
         ...
 
 
@@ -46,34 +59,31 @@ class _NothingToKeep(Exception):
 
 
 class Reporter:
-    """Passes progress on to the host, no faster than the host can take it."""
+    """Passes progress on to the host, no faster than the host can take it.
 
-    def __init__(self, voice: HostConnection) -> None:
+    Parameters
+    ----------
+    connection : HostConnection
+    """
+
+    def __init__(self, connection: HostConnection) -> None:
         self._epochs = 0
-        self._voice = voice
+        self._connection = connection
         self._last_report = self._last_picture = float('-inf')
 
     def __call__(self, progress: Progress) -> bool:
-        """Report a step; True where the host asks the run to stop."""
+        """Report a step; return whether the host wants the run to end."""
         now = time.monotonic()
         is_epoch_end = 'validation_loss' in progress.losses
         is_picture = progress.object_ is not None and now - self._last_picture >= PREVIEW_S
         if is_epoch_end or is_picture or now - self._last_report >= REPORT_S:
             self._last_report = now
-            values = {
-                'stage': progress.stage,
-                'step': progress.step,
-                'total': progress.total,
-                'losses': {name: float(value) for name, value in progress.losses.items()},
-                'patterns_per_second': progress.patterns_per_second,
-                'is_epoch_end': is_epoch_end,
-            }
-            arrays = {}
             if is_picture:
                 self._last_picture = now
-                arrays = {'object': progress.object_, 'origin_px': progress.origin_px}
-            self._voice.send('progress', values, arrays)
-        is_stopping = self._voice.is_stopping
+            self._connection.send(
+                _report(progress, is_epoch_end), _picture(progress) if is_picture else None
+            )
+        is_stopping = self._connection.is_stopping
         self._epochs += is_epoch_end and not is_stopping
         if is_stopping and progress.stage in ('target', 'train') and self._epochs == 0:
             raise _NothingToKeep
@@ -81,79 +91,89 @@ class Reporter:
 
 
 class Jobs:
-    """Does the host's jobs and keeps the backend and its model between them."""
+    """Does the host's jobs and keeps the backend and its model between them.
 
-    def __init__(self, voice: HostConnection) -> None:
-        self._voice = voice
+    Parameters
+    ----------
+    connection : HostConnection
+    """
+
+    def __init__(self, connection: HostConnection) -> None:
+        self._connection = connection
         self._backend: Backend | None = None
         self._held: tuple[str, int, int] | None = None
 
-    def do(self, message: Message) -> None:
-        """Do one job and say what came of it."""
-        jobs = {'open': self._open, 'train': self._train, 'reconstruct': self._reconstruct}
-        jobs[message['do']](message)
+    def do(self, job: Job, arrays: Mapping[str, SharedArray]) -> None:
+        """Do one job and send what came of it.
 
-    def _open(self, message: Message) -> None:
-        self._hold(self._use(message['backend']), Path(message['model']))
-        self._voice.send('done', {})
+        Raises
+        ------
+        PtychoPinnError
+            If the job cannot be done.
+        """
+        if isinstance(job, TrainJob):
+            self._connection.send(self._train(job))
+        else:
+            self._reconstruct(job, arrays)
 
-    def _train(self, message: Message) -> None:
-        backend = self._use(message['backend'])
-        output = Path(message['output'])
-        check_output_folder(output.parent)
-        base = message.get('base_model')
-        checkpoints = Checkpoints(checkpoint_path(output))
+    def _train(self, job: TrainJob) -> TrainingDone:
+        backend = self._use(job.backend)
+        check_output_folder(job.output.parent)
+        checkpoints = Checkpoints(checkpoint_path(job.output))
         self._held = None
         try:
             result = backend.train(
-                _load(message['scans'], message.get('photons')),
-                Config.from_dict(message['config']),
-                validation=_load(message['validation'], message.get('photons')),
-                base_model=None if base is None else read_model(Path(base)),
-                observer=checkpoints.beside(Reporter(self._voice)),
+                _load(job.scans, job.photons),
+                job.config,
+                validation=_load(job.validation, job.photons),
+                base_model=None if job.base_model is None else read_model(job.base_model),
+                observer=checkpoints.beside(Reporter(self._connection)),
             )
         except _NothingToKeep:
-            self._voice.send('done', {'epochs': 0, 'stopped': 'request'})
-            return
-        keep_previous(output)
-        backend.save_model(output, inference_only=not message['keep_training_state'])
+            return TrainingDone(0, 'request')
+        keep_previous(job.output)
+        backend.save_model(job.output, inference_only=not job.keep_training_state)
         checkpoints.remove()
-        self._held = file_identity(output)
-        values = {
-            'epochs': len(result.history),
-            'stopped': result.stopped,
-            'best_loss': result.model.provenance.get('best_loss'),
-            'seconds': result.model.provenance.get('seconds'),
-        }
-        self._voice.send('done', values)
+        self._held = file_identity(job.output)
+        return TrainingDone(len(result.history), result.stopped)
 
-    def _reconstruct(self, message: Message) -> None:
-        backend = self._use(message['backend'])
-        self._hold(backend, Path(message['model']))
-        arrays = self._take(message['arrays'])
+    def _reconstruct(self, job: ReconstructJob, shared: Mapping[str, SharedArray]) -> None:
+        missing = sorted(set(SCAN_ARRAYS) - set(shared))
+        if missing:
+            raise WorkerError(
+                f'A reconstruction needs the arrays {", ".join(SCAN_ARRAYS)}; '
+                f'{", ".join(missing)} did not come. Run it again.'
+            )
+        backend = self._use(job.backend)
+        self._open(backend, job.model)
+        arrays = self._copy({name: shared[name] for name in SCAN_ARRAYS})
         scan = Scan(
             patterns=arrays['patterns'],
             positions_px=arrays['positions_px'],
             probe=arrays['probe'],
             bad_pixels=arrays['bad_pixels'],
             pattern_indexes=arrays['pattern_indexes'],
-            geometry=Geometry(**message['geometry']),
-            name=message['name'],
+            geometry=job.geometry,
+            name=job.name,
         )
-        reconstruction = backend.reconstruct(
-            scan,
-            InferenceConfig.from_dict(message['inference']),
-            RefinementConfig.from_dict(message['refinement']),
-            observer=Reporter(self._voice),
+        found = backend.reconstruct(
+            scan, job.inference, job.refinement, observer=Reporter(self._connection)
         )
-        self._voice.send('done', *_described(reconstruction))
+        done = ReconstructionDone(
+            tuple(float(value) for value in found.likelihoods),
+            {name: float(seconds) for name, seconds in found.timing.items()},
+            float(found.amplitude_residual),
+        )
+        self._connection.send(
+            done, {'object': found.object_, 'origin_px': found.origin_px, 'probe': found.probe}
+        )
 
-    def _take(self, lent: Mapping[str, Message]) -> dict[str, RealArray]:
+    def _copy(self, shared: Mapping[str, SharedArray]) -> dict[str, RealArray]:
         """Copy a job's arrays; the host frees each at once, so that none is held for the run."""
         arrays = {}
-        for name, described in lent.items():
+        for name, described in shared.items():
             arrays[name] = copy_shared(described)
-            self._voice.send('taken', {'block': described['block']})
+            self._connection.confirm_read(described.block)
         return arrays
 
     def _use(self, name: str) -> Backend:
@@ -165,14 +185,30 @@ class Jobs:
             )
         return self._backend
 
-    def _hold(self, backend: Backend, path: Path) -> Model:
+    def _open(self, backend: Backend, path: Path) -> None:
         """Open a model file, unless the backend holds just this one."""
         identity = file_identity(path)
         if backend.model is None or identity is None or identity != self._held:
             backend.open_model(path)
             self._held = identity
-        assert backend.model is not None
-        return backend.model
+
+
+def _report(progress: Progress, is_epoch_end: bool) -> RunProgress:
+    speed = progress.patterns_per_second
+    return RunProgress(
+        progress.stage,
+        int(progress.step),
+        int(progress.total),
+        {name: float(value) for name, value in progress.losses.items()},
+        None if speed is None else float(speed),
+        is_epoch_end,
+    )
+
+
+def _picture(progress: Progress) -> dict[str, RealArray]:
+    assert progress.object_ is not None
+    assert progress.origin_px is not None
+    return {'object': progress.object_, 'origin_px': progress.origin_px}
 
 
 def checkpoint_path(output: Path) -> Path:
@@ -180,32 +216,17 @@ def checkpoint_path(output: Path) -> Path:
     return output.with_suffix(f'.checkpoint{output.suffix}')
 
 
-def _load(paths: Sequence[str], photons: float | None) -> list[Scan]:
+def _load(paths: Sequence[Path], photons: float | None) -> list[Scan]:
     return [load_scan(path, photons=photons) for path in paths]
 
 
 def file_identity(path: Path) -> tuple[str, int, int] | None:
-    """Return what tells whether a file is the one that was read before."""
+    """Return the path, time of change and size of a file, which change when it is replaced.
+
+    None where there is no such file.
+    """
     try:
         status = path.stat()
     except OSError:
         return None
     return str(path), status.st_mtime_ns, status.st_size
-
-
-def _described(reconstruction: Reconstruction) -> tuple[Message, dict[str, RealArray]]:
-    geometry = reconstruction.geometry
-    values = {
-        'likelihoods': [float(value) for value in reconstruction.likelihoods],
-        'timing': dict(reconstruction.timing),
-        'amplitude_residual': float(reconstruction.amplitude_residual),
-        'pixel_m': [geometry.pixel_height_m, geometry.pixel_width_m],
-        'backend': reconstruction.backend,
-    }
-    arrays = {
-        'object': reconstruction.object_,
-        'origin_px': reconstruction.origin_px,
-        'probe': reconstruction.probe,
-        'positions_px': reconstruction.positions_px,
-    }
-    return values, arrays

@@ -1,6 +1,7 @@
-"""The worker's process, seen from the host: how it starts, is heard, is ended, and died."""
+"""The worker's process, seen from the host: how it starts, what it sends, and how it ends."""
 
 import collections
+import dataclasses
 import logging
 import os
 import queue
@@ -12,19 +13,32 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from ptychopinn_plugin.errors import WorkerError
-from ptychopinn_plugin.host.worker.ipc import Message, Sender, read_message
+from ptychopinn_plugin.host.worker.ipc import Sender, read_message
+from ptychopinn_plugin.host.worker.messages import (
+    BlockRead,
+    Heartbeat,
+    Idle,
+    LogLine,
+    RunFailed,
+    RunReport,
+    StartRun,
+    ToHost,
+    ToWorker,
+)
 
-GOODBYE_S = 2.0
-"""A worker whose output has ended gets so long to be gone, and its last words to be read."""
+EXIT_S = 2.0
+"""The longest wait, in seconds, for a worker to be gone once its output has ended."""
 
-LAST_WORDS = 12
-"""Lines of its error output that are kept for the case that it dies."""
+STDERR_LINES = 12
+"""This many lines of its error output are kept, to explain why it died."""
 
 logger = logging.getLogger('ptychopinn_plugin')
 
+RunMessage = RunReport | RunFailed | BlockRead
+
 
 class WorkerProcess:
-    """The child process and the threads that listen to it.
+    """The child process and the threads that read its output.
 
     Parameters
     ----------
@@ -33,14 +47,15 @@ class WorkerProcess:
     on_idle : callable
         Gets this object when the child has had nothing to do for a while.
     wording : callable
-        Puts what it says into the user's words.
+        Rewrites log lines and errors for whoever reads them.
 
     Attributes
     ----------
     inbox : queue.Queue
-        What the child says of its job; None when it says no more.
-    last_heard : float
-        When it last said anything, by `time.monotonic`.
+        Messages about runs. The last item is the `WorkerError` that explains a message which was
+        not understood, or None where the output of the child has ended.
+    last_message : float
+        When the last message of any kind came, by `time.monotonic`.
     """
 
     def __init__(
@@ -56,9 +71,9 @@ class WorkerProcess:
             )
         self.backend = backend
         self._on_idle, self._wording = on_idle, wording
-        self.inbox: queue.Queue[Message | None] = queue.Queue()
-        self.last_heard = time.monotonic()
-        self._last_words: collections.deque[str] = collections.deque(maxlen=LAST_WORDS)
+        self.inbox: queue.Queue[RunMessage | WorkerError | None] = queue.Queue()
+        self.last_message = time.monotonic()
+        self._stderr_lines: collections.deque[str] = collections.deque(maxlen=STDERR_LINES)
         # Not multiprocessing: that imports the host's main script once more in the child, which
         # costs a second and hangs where the script has no guard.
         self._popen = subprocess.Popen(
@@ -72,7 +87,7 @@ class WorkerProcess:
         assert self._popen.stdin is not None
         self._sender = Sender(self._popen.stdin)
         self._threads = [
-            threading.Thread(target=self._listen, daemon=True, name='worker messages'),
+            threading.Thread(target=self._read_messages, daemon=True, name='worker messages'),
             threading.Thread(target=self._read_stderr, daemon=True, name='worker output'),
         ]
         for thread in self._threads:
@@ -84,73 +99,89 @@ class WorkerProcess:
         return self._popen.pid
 
     def is_alive(self) -> bool:
-        """Tell whether it runs."""
+        """Return whether it runs."""
         return self._popen.poll() is None
 
-    def serves(self, backend: str | None) -> bool:
-        """Tell whether it can run this backend: it loads one framework in its life."""
-        return backend is None or self.backend in (None, backend)
+    def serves(self, backend: str) -> bool:
+        """Return whether it can run this backend; it loads one framework in its life."""
+        return self.backend in (None, backend)
 
-    def send(self, message: Message) -> None:
-        """Send a message, or raise the `WorkerError` that says how the child died."""
-        self.backend = self.backend or message.get('backend')
+    def send(self, message: ToWorker) -> None:
+        """Send a message.
+
+        Raises
+        ------
+        WorkerError
+            If the child is gone; the text explains how it died.
+        """
+        if isinstance(message, StartRun):
+            self.backend = message.job.backend
         try:
             self._sender.send(message)
         except (OSError, ValueError) as error:
             raise self.exit_error() from error
 
     def end(self) -> None:
-        """End it at once, whatever it does: what is to be kept it has handed over before.
+        """Kill it, whatever it does: what is to be kept it has handed over before.
 
-        Asked to leave, it would not hear while it imports or computes. The memory that it lends
-        goes with it, see `channel.SharedArrays`.
+        A request to leave would wait while it imports or computes. The memory that it shares goes
+        with it, see `ipc.SharedArrays`.
         """
         self._popen.kill()
         self._popen.wait()
         for thread in self._threads:
-            thread.join(GOODBYE_S)
+            thread.join(EXIT_S)
         for stream in (self._popen.stdin, self._popen.stdout, self._popen.stderr):
             assert stream is not None
-            # What the child did not read goes nowhere.
+            # What the child did not read is lost.
             with suppress(OSError):
                 stream.close()
 
     def exit_error(self) -> WorkerError:
-        """Return the error that says how it died."""
+        """Return the error that explains how it died, with the last line of its error output."""
         try:
-            code = self._popen.wait(GOODBYE_S)
+            code = self._popen.wait(EXIT_S)
         except subprocess.TimeoutExpired:
             self._popen.kill()
             code = self._popen.wait()
-        self._threads[1].join(GOODBYE_S)
-        words = next((line for line in reversed(self._last_words) if line.strip()), '')
-        said = f' Its last words: {words.strip()}' if words else ''
+        self._threads[1].join(EXIT_S)
+        lines = (line.strip() for line in reversed(self._stderr_lines))
+        last = next(filter(None, lines), '')
         return WorkerError(
             f'The worker died while it worked ({_cause(code)}); the next run starts a new one.'
-            f'{said}'
+            + (f' The last line of its output: {last}' if last else '')
         )
 
-    def _listen(self) -> None:
+    def _read_messages(self) -> None:
         assert self._popen.stdout is not None
-        with suppress(OSError, ValueError):
-            while (message := read_message(self._popen.stdout)) is not None:
-                self.last_heard = time.monotonic()
-                if 'text' in message:
-                    message['text'] = self._wording(message['text'])
-                if message['event'] == 'log':
-                    logger.log(message['level'], '%s', message['text'])
-                elif message['event'] == 'idle':
-                    self._on_idle(self)
-                elif message['event'] != 'beat':
-                    self.inbox.put(message)
-        self.inbox.put(None)
+        last: WorkerError | None = None
+        try:
+            while (message := read_message(self._popen.stdout, ToHost)) is not None:
+                self.last_message = time.monotonic()
+                self._take(message)
+        except WorkerError as error:
+            last = error
+        except (OSError, ValueError):
+            # `end` has closed the stream.
+            pass
+        self.inbox.put(last)
+
+    def _take(self, message: ToHost) -> None:
+        if isinstance(message, LogLine):
+            logger.log(message.level, '%s', self._wording(message.text))
+        elif isinstance(message, Idle):
+            self._on_idle(self)
+        elif isinstance(message, RunFailed):
+            self.inbox.put(dataclasses.replace(message, text=self._wording(message.text)))
+        elif not isinstance(message, Heartbeat):
+            self.inbox.put(message)
 
     def _read_stderr(self) -> None:
         assert self._popen.stderr is not None
         with suppress(OSError, ValueError):
             for line in self._popen.stderr:
                 text = line.decode('utf-8', 'replace').rstrip()
-                self._last_words.append(text)
+                self._stderr_lines.append(text)
                 logger.debug('worker: %s', text)
 
 

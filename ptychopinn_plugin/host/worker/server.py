@@ -1,4 +1,4 @@
-"""The worker itself: ``python -m ptychopinn_plugin.host.worker.server`` obeys its standard input.
+"""The worker itself: ``python -m ptychopinn_plugin.host.worker.server`` reads jobs from its input.
 
 It ends when its parent does: with the end of the input, or when another process adopts it.
 """
@@ -10,140 +10,164 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
-from typing import IO, Any
+from collections.abc import Callable, Mapping
+from typing import IO
 
-from ptychopinn_plugin.errors import PtychoPinnError
-from ptychopinn_plugin.host.worker.ipc import Message, Sender, SharedArrays, read_message
+from ptychopinn_plugin.array_types import RealArray
+from ptychopinn_plugin.errors import WorkerError
+from ptychopinn_plugin.host.worker.ipc import Sender, SharedArrays, read_message
 from ptychopinn_plugin.host.worker.jobs import Jobs
+from ptychopinn_plugin.host.worker.messages import (
+    BlockRead,
+    Heartbeat,
+    Idle,
+    LogLine,
+    Report,
+    RunFailed,
+    RunReport,
+    StartRun,
+    StopRun,
+    ToHost,
+    ToWorker,
+)
 from ptychopinn_plugin.log import logging_warnings
 
-BEAT_S = 1.0
-"""How often it says that it lives."""
+HEARTBEAT_S = 1.0
+"""Seconds between two messages that the worker is alive."""
 
 
 class HostConnection:
-    """Everything that the worker says of the job under way, `run`, and hears of it."""
+    """The way to the parent process, for the run under way.
+
+    Attributes
+    ----------
+    run : int, optional
+        Number of the run under way.
+    """
 
     def __init__(self, sender: Sender) -> None:
         self._sender = sender
-        self._lent = SharedArrays()
+        self._shared = SharedArrays()
         self.run: int | None = None
         self._stopped_run: int | None = None
 
     @property
     def is_stopping(self) -> bool:
-        """Whether the parent asked the job under way to end."""
+        """Whether the parent wants the run under way to end."""
         return self.run is not None and self._stopped_run == self.run
 
     def stop(self, run: int) -> None:
-        """Note that a job is to end; it may not have begun."""
+        """Note that a run is to end; it may not have begun."""
         self._stopped_run = run
 
-    def send(self, event: str, values: Message, arrays: dict[str, Any] | None = None) -> None:
-        """Tell the parent something of the job under way."""
-        described = {name: self._lent.share(array) for name, array in (arrays or {}).items()}
-        self._send({'event': event, 'values': values, 'arrays': described})
+    def send(self, report: Report, arrays: Mapping[str, RealArray] | None = None) -> None:
+        """Send a report on the run under way, with arrays beside it."""
+        described = {name: self._shared.share(array) for name, array in (arrays or {}).items()}
+        self.send_message(RunReport(self._number(), report, described))
+
+    def confirm_read(self, block: str) -> None:
+        """Send that an array of the job is copied, so that the parent may free it."""
+        self.send_message(BlockRead(self._number(), block))
 
     def fail(self, error: BaseException) -> None:
-        """Tell the parent that the job failed."""
+        """Send that the run under way failed."""
         text = ' '.join(str(error).split()) or type(error).__name__
         trace = ''.join(traceback.format_exception(error))
-        self._send(
-            {'event': 'error', 'type': type(error).__name__, 'text': text, 'traceback': trace}
-        )
-
-    def log(self, level: int, text: str) -> None:
-        """Send a line to the parent's log."""
-        self._send({'event': 'log', 'level': level, 'text': text})
-
-    def heartbeat(self) -> None:
-        """Say that the worker lives."""
-        self._send({'event': 'beat'})
+        self.send_message(RunFailed(self._number(), type(error).__name__, text, trace))
 
     def release(self, block: str) -> None:
-        """Free an array that the parent has read."""
-        self._lent.release(block)
+        """Free an array that the parent has copied."""
+        self._shared.release(block)
 
     def leave(self, code: int) -> None:
         """End the process at once, whatever it computes."""
-        self._lent.release_all()
+        self._shared.release_all()
         os._exit(code)
 
-    def _send(self, message: Message) -> None:
+    def send_message(self, message: ToHost) -> None:
+        """Send any message; where the parent is gone, the process ends."""
         try:
-            self._sender.send({**message, 'run': self.run})
+            self._sender.send(message)
         except (OSError, ValueError):
-            # Nobody listens: the parent is gone.
             self.leave(1)
+
+    def _number(self) -> int:
+        assert self.run is not None
+        return self.run
 
 
 class _Forwarder(logging.Handler):
     """Sends what this package logs to the parent."""
 
-    def __init__(self, voice: HostConnection) -> None:
+    def __init__(self, connection: HostConnection) -> None:
         super().__init__(logging.INFO)
-        self._voice = voice
+        self._connection = connection
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._voice.log(record.levelno, record.getMessage())
+        self._connection.send_message(LogLine(record.levelno, record.getMessage()))
 
 
 def serve(source: IO[bytes], sink: IO[bytes]) -> None:
-    """Obey messages until there are no more; say so where none comes for a while."""
-    voice = HostConnection(Sender(sink))
-    inbox: queue.Queue[Message] = queue.Queue()
+    """Run jobs as they come, and send `Idle` where none comes for a while; never returns."""
+    connection = HostConnection(Sender(sink))
+    inbox: queue.Queue[StartRun] = queue.Queue()
     parent = os.getppid()
-    _start(lambda: _listen(source, voice, inbox))
-    _start(lambda: _beat(voice, parent))
+    _start(lambda: _read_messages(source, connection, inbox))
+    _start(lambda: _send_heartbeats(connection, parent))
     logger = logging.getLogger('ptychopinn_plugin')
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    logger.addHandler(_Forwarder(voice))
-    jobs = Jobs(voice)
+    logger.addHandler(_Forwarder(connection))
+    jobs = Jobs(connection)
     idle_s: float | None = None
     while True:
         try:
-            message = inbox.get(timeout=idle_s)
+            start = inbox.get(timeout=idle_s)
         except queue.Empty:
             # The parent decides: a job may be on its way.
-            voice.send('idle', {})
+            connection.send_message(Idle())
             continue
-        idle_s = float(message.get('idle_s') or 0) or None
-        voice.run = message['run']
-        _obey(message, jobs, voice)
-        voice.run = None
+        idle_s = start.idle_s or None
+        connection.run = start.run
+        _run(start, jobs, connection)
+        connection.run = None
 
 
-def _obey(message: Message, jobs: Jobs, voice: HostConnection) -> None:
+def _run(start: StartRun, jobs: Jobs, connection: HostConnection) -> None:
     try:
-        jobs.do(message)
-    except PtychoPinnError as error:
-        voice.fail(error)
+        jobs.do(start.job, start.arrays)
     except MemoryError as error:
-        voice.fail(MemoryError(f'memory ran out {error}'.strip()))
+        connection.fail(MemoryError(f'memory ran out {error}'.strip()))
     except Exception as error:  # noqa: BLE001 - a worker outlives any failure of a job
-        voice.fail(error)
+        connection.fail(error)
 
 
-def _listen(source: IO[bytes], voice: HostConnection, inbox: queue.Queue[Message]) -> None:
-    while (message := read_message(source)) is not None:
-        if message['do'] == 'stop':
-            voice.stop(message['run'])
-        elif message['do'] == 'release':
-            voice.release(message['block'])
-        else:
-            inbox.put(message)
-    voice.leave(0)
+def _read_messages(
+    source: IO[bytes], connection: HostConnection, inbox: 'queue.Queue[StartRun]'
+) -> None:
+    try:
+        while (message := read_message(source, ToWorker)) is not None:
+            if isinstance(message, StopRun):
+                connection.stop(message.run)
+            elif isinstance(message, StartRun):
+                inbox.put(message)
+            else:
+                connection.release(message.block)
+    except WorkerError as error:
+        # The parent reads the last line of the error output when this process ends.
+        sys.stderr.write(f'{error}\n')
+        sys.stderr.flush()
+        connection.leave(2)
+    connection.leave(0)
 
 
-def _beat(voice: HostConnection, parent: int) -> None:
+def _send_heartbeats(connection: HostConnection, parent: int) -> None:
     pause = threading.Event()
-    while not pause.wait(BEAT_S):
+    while not pause.wait(HEARTBEAT_S):
         if os.getppid() != parent:
             # The parent was killed while another child of it holds our input open.
-            voice.leave(1)
-        voice.heartbeat()
+            connection.leave(1)
+        connection.send_message(Heartbeat())
 
 
 def _start(target: Callable[[], None]) -> None:

@@ -27,7 +27,7 @@ def test_tensorflow_trains_and_both_infer(window: Window, tmp_path: Path) -> Non
     window.train(folder)
     # Graphs are made in the first epoch.
     window.wait_for_end(3 * PATIENCE_MS)
-    assert 'Training on data with tensorflow (the Backend setting says so).' in window.log
+    assert 'Training on data with tensorflow (chosen by the setting Backend).' in window.log
     assert read_model(folder / 'model.zip').backend == 'tensorflow'
     window.choose(box, 'auto')
     assert note.text() == (
@@ -40,7 +40,7 @@ def test_tensorflow_trains_and_both_infer(window: Window, tmp_path: Path) -> Non
         window.wait(window.infer_button.isEnabled)
         number = window.infer()
         window.wait_for_end(3 * PATIENCE_MS)
-        assert f'with {name} (the Backend setting says so)' in window.log
+        assert f'with {name} (chosen by the setting Backend)' in window.log
         objects.append(object_of(window, number))
     assert 'ERROR' not in window.log
     first, second = objects

@@ -5,18 +5,12 @@ from pytestqt.qtbot import QtBot
 
 from ptychopinn_plugin.host.run_state import Activity
 from ptychopinn_plugin.host.view import TrainingCurve
+from ptychopinn_plugin.host.worker.messages import RunProgress
 
 
 def _end_epoch(activity: Activity, number: int) -> None:
-    activity.note(
-        {
-            'stage': 'train',
-            'step': number,
-            'total': 9,
-            'is_epoch_end': True,
-            'losses': {'loss': 1 / number, 'validation_loss': 2 / number},
-        }
-    )
+    losses = {'loss': 1 / number, 'validation_loss': 2 / number}
+    activity.note(RunProgress('train', number, 9, losses, is_epoch_end=True))
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from PyQt5.QtWidgets import (
 
 from ptychopinn_plugin.data import load_scan
 from ptychopinn_plugin.data.simulation import simulate
-from ptychopinn_plugin.host.example_scans import SCANS, write_trial
+from ptychopinn_plugin.host.example_scans import SCANS, write_example_scans
 
 from ..test_geometry import field_phase
 from .test_panel import widget_of
@@ -43,7 +43,7 @@ SIDES_PX = (160, 160)
 @pytest.fixture
 def trial(tmp_path: Path) -> Path:
     """Return the folder that ``python -m ptychopinn_plugin.host.example_scans`` leaves."""
-    write_trial(tmp_path / 'trial')
+    write_example_scans(tmp_path / 'trial')
     return tmp_path / 'trial'
 
 
@@ -156,7 +156,7 @@ def test_the_guide_from_the_scan_to_the_object(
     window.view.processing_action.trigger()
     window.choose(window.algorithms, 'ptychopinn-plugin_pinn')
     choose_product(window, 'known')
-    limit = widget_of(window.panel, 'Training', 'Time limit [min]')
+    limit = widget_of(window.panel, 'Training', 'Max minutes')
     assert isinstance(limit, QLineEdit)
     limit.setText(str(SHORT_MIN))
     limit.editingFinished.emit()

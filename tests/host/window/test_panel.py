@@ -78,10 +78,15 @@ def test_each_row_has_a_widget_that_explains_itself(window: Window, algorithm: s
 def test_tooltips_give_units_and_limits() -> None:
     tips = {row.names[0]: row.tool_tip for row in ROWS}
     assert '16 to 1024 px' in tips['model.pattern_size']
-    assert '0: as the data' in tips['model.pattern_size']
-    assert 'at least 0.01 min' in tips['training.max_minutes']
-    assert 'default: 0.001' in tips['training.learning_rate']
+    assert 'The default is 0, which stands for: as the data.' in tips['model.pattern_size']
+    assert 'must be at least 0.01 min.' in tips['training.max_minutes']
+    assert 'The default is 0.001.' in tips['training.learning_rate']
     assert not [tip for tip in tips.values() if 'None' in tip or ';.' in tip or ';;' in tip]
+    # Whole sentences: each begins as one does, or with a word that is typed as it stands.
+    for row in ROWS:
+        first, *others = row.tool_tip.rstrip('.').split('. ')
+        assert first[0].isupper() or first.split()[0] in row.choices, row.tool_tip
+        assert all(sentence[0].isupper() for sentence in others), row.tool_tip
 
 
 def test_the_panel_is_as_wide_as_it_needs_to_be(window: Window) -> None:
@@ -185,7 +190,9 @@ def test_a_dropdown_shows_what_a_settings_file_says(window: Window, tmp_path: Pa
 
 def test_rows_without_effect_are_greyed(window: Window) -> None:
     panel = window.panel
-    passes, activation = (widget_of(panel, 'Model', name) for name in ('Passes', 'Activation'))
+    passes, activation = (
+        widget_of(panel, 'Model', name) for name in ('Passes', 'Amplitude activation')
+    )
     assert passes.isEnabled()
     assert not activation.isEnabled()
     window.set(ModelArchitecture='cnn')
@@ -202,9 +209,9 @@ def test_numbers_that_may_be_left_open_say_so(window: Window) -> None:
     size = widget_of(window.panel, 'Model', 'Pattern size [px]')
     assert isinstance(size, QSpinBox)
     assert size.text() == 'as the data'
-    limit = widget_of(window.panel, 'Training', 'Time limit [min]')
+    limit = widget_of(window.panel, 'Training', 'Max minutes')
     assert isinstance(limit, QLineEdit)
-    assert (limit.text(), limit.placeholderText()) == ('', 'none')
+    assert (limit.text(), limit.placeholderText()) == ('', 'no limit')
     assert window.library.settings.config('pinn').model.pattern_size is None
 
     size.setValue(64)

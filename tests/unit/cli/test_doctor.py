@@ -10,10 +10,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from ptychopinn_plugin import ptychodus_diagnosis
 from ptychopinn_plugin.backends import selection
 from ptychopinn_plugin.backends.spec import BackendSpec
 from ptychopinn_plugin.cli import doctor as module
-from ptychopinn_plugin.host import diagnosis
 
 app = typer.Typer()
 app.command()(module.doctor_command)
@@ -126,7 +126,7 @@ def test_gpus_are_listed(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize('installed', [True, False])
 def test_ptychodus_warning(run: Any, monkeypatch: pytest.MonkeyPatch, installed: bool) -> None:
-    monkeypatch.setattr(diagnosis, 'is_importable', lambda name: installed)
+    monkeypatch.setattr(ptychodus_diagnosis, 'is_importable', lambda name: installed)
     report = run(0)
     assert report['ptychodus']['installed'] is installed
     assert bool(report['notes']) is installed

@@ -1,4 +1,4 @@
-"""What `ptychopinn doctor` says about the Ptychodus that is here."""
+"""What `ptychopinn doctor` reports on the Ptychodus that is installed."""
 
 import json
 import tomllib
@@ -6,15 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from ptychopinn_plugin.host import diagnosis, versions
-from ptychopinn_plugin.host.diagnosis import examine_host, host_rows
+from ptychopinn_plugin import ptychodus_compat
+from ptychopinn_plugin import ptychodus_diagnosis as diagnosis
+from ptychopinn_plugin.host import versions
+from ptychopinn_plugin.ptychodus_diagnosis import examine_host, host_rows
 
 from .conftest import needs
 from .hosts import copy_host, run_python
 
 LOOK = (
     'import json, sys\n'
-    'from ptychopinn_plugin.host.diagnosis import examine_host\n'
+    'from ptychopinn_plugin.ptychodus_diagnosis import examine_host\n'
     'report = examine_host()\n'
     'assert not any(name.startswith(("ptychodus", "PyQt5")) for name in sys.modules)\n'
     'sys.stdout.write(json.dumps(report))'
@@ -73,7 +75,7 @@ def test_a_host_with_entry_points_needs_no_stub(tmp_path: Path) -> None:
     host = copy_host(tmp_path)
     (host / 'plugins' / diagnosis.STUB).unlink()
     with (host / 'api/plugins.py').open('a') as file:
-        file.write(f'\n{versions.NATIVE_MARK} = "ptychodus.reconstructor_libraries"\n')
+        file.write(f'\n{ptychodus_compat.NATIVE_MARK} = "ptychodus.reconstructor_libraries"\n')
     report = json.loads(run_python(LOOK, tmp_path).stdout)
     assert report['has_native_entry_points']
     assert not any('launcher' in problem['what'] for problem in report['problems'])
@@ -85,10 +87,10 @@ def test_a_host_with_entry_points_needs_no_stub(tmp_path: Path) -> None:
     [('1.4.2', False), ('1.5.0', False), ('1.5.1', True), ('1.7.12', True), ('1.8.0', False)],
 )
 def test_supported(version: str, is_supported: bool) -> None:
-    assert versions.is_supported(version) is is_supported
+    assert ptychodus_compat.is_supported(version) is is_supported
 
 
 def test_the_requirement_is_that_of_the_package() -> None:
     text = (Path(__file__).parents[2] / 'pyproject.toml').read_text()
     extras = tomllib.loads(text)['project']['optional-dependencies']
-    assert extras['ptychodus'] == [f'ptychodus[gui]{versions.REQUIREMENT}']
+    assert extras['ptychodus'] == [f'ptychodus[gui]{ptychodus_compat.REQUIREMENT}']

@@ -1,13 +1,19 @@
-"""What `ptychopinn doctor` says about Ptychodus, which is looked at and not imported."""
+"""What `ptychopinn doctor` reports on Ptychodus, which is looked at and not imported."""
 
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from ptychopinn_plugin.backends.spec import entry_points_of, installed_version
-from ptychopinn_plugin.host import versions
-from ptychopinn_plugin.host.bridge import LIBRARIES_GROUP, VIEWS_GROUP
 from ptychopinn_plugin.packages import is_importable
+from ptychopinn_plugin.ptychodus_compat import (
+    LIBRARIES_GROUP,
+    NATIVE_MARK,
+    REQUIREMENT,
+    SUPPORTED,
+    VIEWS_GROUP,
+    is_supported,
+)
 
 STUB = 'ptychopinn_plugin_bridge.py'
 INSTALL = "pip install 'ptychopinn-plugin[ptychodus]'"
@@ -15,7 +21,7 @@ REINSTALL = 'pip install --force-reinstall --no-deps ptychopinn-plugin'
 
 
 def examine_host() -> dict[str, Any]:
-    """Look whether Ptychodus is here and will find this plugin.
+    """Find out whether Ptychodus is installed and will find this plugin.
 
     Returns
     -------
@@ -31,8 +37,8 @@ def examine_host() -> dict[str, Any]:
     report: dict[str, Any] = {
         'installed': installed,
         'version': version,
-        'supported': version is not None and versions.is_supported(version),
-        'supported_versions': versions.SUPPORTED,
+        'supported': version is not None and is_supported(version),
+        'supported_versions': SUPPORTED,
         'has_native_entry_points': _is_native(folders),
         'plugin_folders': [str(folder) for folder in folders],
         'stub': stubs[0] if stubs else None,
@@ -69,12 +75,10 @@ def _plugin_folders() -> list[Path]:
 
 
 def _is_native(folders: list[Path]) -> bool:
-    """Tell whether Ptychodus reads entry points itself (docs/upstream)."""
+    """Return whether Ptychodus reads entry points itself (docs/upstream)."""
     sources = [folder.parent / 'api' / 'plugins.py' for folder in folders]
     return any(
-        versions.NATIVE_MARK in source.read_text(encoding='utf-8')
-        for source in sources
-        if source.is_file()
+        NATIVE_MARK in source.read_text(encoding='utf-8') for source in sources if source.is_file()
     )
 
 
@@ -88,8 +92,8 @@ def _problems(report: dict[str, Any]) -> list[dict[str, str]]:
         what = f'Ptychodus {report["version"] or "of unknown version"} is not one that the plugin '
         found.append(
             (
-                f'{what}is made for ({versions.SUPPORTED})',
-                f"pip install 'ptychodus[gui]{versions.REQUIREMENT}'",
+                f'{what}is made for ({SUPPORTED})',
+                f"pip install 'ptychodus[gui]{REQUIREMENT}'",
             )
         )
     absent = [group for group, is_there in report['entry_points'].items() if not is_there]

@@ -1,0 +1,267 @@
+"""What the host and its worker send each other: frozen dataclasses, validated on arrival.
+
+`ipc` writes each as one line of JSON (`codec`). Neither side acts on anything but these classes.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig
+from ptychopinn_plugin.data.scan import Geometry
+from ptychopinn_plugin.errors import WorkerError
+
+NUMERIC_KINDS = 'biufc'
+"""Kinds of NumPy types that may cross: an array of Python objects would be a list of addresses."""
+
+
+@dataclass(frozen=True)
+class SharedArray:
+    """Where an array lies in shared memory.
+
+    Attributes
+    ----------
+    block : str
+        Name of the block.
+    shape : tuple of int
+    dtype : str
+        As `numpy.dtype.str`: bool, integers, floats or complex numbers.
+
+    Raises
+    ------
+    WorkerError
+        If this does not describe an array of numbers.
+    """
+
+    block: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    def __post_init__(self) -> None:
+        try:
+            kind = np.dtype(self.dtype).kind
+        except (TypeError, ValueError, SyntaxError):
+            kind = ''
+        if not kind or kind not in NUMERIC_KINDS or any(side < 0 for side in self.shape):
+            raise WorkerError(
+                'A shared array must hold numbers and have a shape; '
+                f'got the type {self.dtype!r} and the shape {self.shape}.'
+            )
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of the array in bytes."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """Train a network on scan files and leave the model in a file.
+
+    Attributes
+    ----------
+    backend : str
+    scans : tuple of Path
+    config : Config
+    output : Path
+        The model file to write.
+    validation : tuple of Path
+        Scans that judge the model and are not trained on.
+    photons : float, optional
+        Mean photons per pattern, to which patterns of another unit are scaled.
+    base_model : Path, optional
+        The model file whose weights the training starts from.
+    keep_training_state : bool
+        Whether the file keeps what resuming the training needs.
+    """
+
+    backend: str
+    scans: tuple[Path, ...]
+    config: Config
+    output: Path
+    validation: tuple[Path, ...] = ()
+    photons: float | None = None
+    base_model: Path | None = None
+    keep_training_state: bool = True
+
+
+@dataclass(frozen=True)
+class ReconstructJob:
+    """Reconstruct a scan with a model.
+
+    The scan travels beside it, in the arrays that `SCAN_ARRAYS` names.
+
+    Attributes
+    ----------
+    backend : str
+    model : Path
+    inference : InferenceConfig
+    refinement : RefinementConfig
+    geometry : Geometry
+    name : str
+        The scan's.
+    """
+
+    backend: str
+    model: Path
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
+    refinement: RefinementConfig = field(default_factory=RefinementConfig)
+    geometry: Geometry = field(default_factory=Geometry)
+    name: str = ''
+
+
+SCAN_ARRAYS = ('patterns', 'positions_px', 'probe', 'bad_pixels', 'pattern_indexes')
+"""Names of the arrays that a `ReconstructJob` needs; fields of `data.Scan`."""
+
+Job = TrainJob | ReconstructJob
+
+
+@dataclass(frozen=True)
+class StartRun:
+    """The host gives the worker a job.
+
+    Attributes
+    ----------
+    run : int
+        Number of the run, which every message about it carries.
+    job : Job
+    idle_s : float
+        The worker reports `Idle` after this many seconds without a job.
+    arrays : mapping of str to SharedArray
+    """
+
+    run: int
+    job: Job
+    idle_s: float
+    arrays: Mapping[str, SharedArray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StopRun:
+    """The host wants a run to end soon with the best that it has."""
+
+    run: int
+
+
+@dataclass(frozen=True)
+class ReleaseBlock:
+    """The host has copied an array, whose block the worker may free."""
+
+    block: str
+
+
+@dataclass(frozen=True)
+class RunProgress:
+    """How far a run has come; with a picture, the arrays `object` and `origin_px` go beside it.
+
+    Attributes
+    ----------
+    stage, step, total, losses, patterns_per_second
+        As in `backends.protocol.Progress`.
+    is_epoch_end : bool
+        Whether an epoch of the training ended, whose losses these are.
+    """
+
+    stage: str
+    step: int
+    total: int
+    losses: Mapping[str, float] = field(default_factory=dict)
+    patterns_per_second: float | None = None
+    is_epoch_end: bool = False
+
+
+@dataclass(frozen=True)
+class TrainingDone:
+    """A training has ended.
+
+    Attributes
+    ----------
+    epochs : int
+        0 where it was stopped before the first epoch ended; there is no new model then.
+    reason : str
+        Why it ended, as in `backends.protocol.TrainingResult.stopped`.
+    """
+
+    epochs: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class ReconstructionDone:
+    """A reconstruction has ended; `object`, `origin_px` and `probe` go beside it.
+
+    Attributes
+    ----------
+    likelihoods, timing, amplitude_residual
+        As in `data.Reconstruction`; times in seconds.
+    """
+
+    likelihoods: tuple[float, ...]
+    timing: Mapping[str, float]
+    amplitude_residual: float
+
+
+Report = RunProgress | TrainingDone | ReconstructionDone
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """The worker reports on a run."""
+
+    run: int
+    report: Report
+    arrays: Mapping[str, SharedArray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunFailed:
+    """A job raised an exception.
+
+    Attributes
+    ----------
+    run : int
+    error_type : str
+        Name of the exception's class.
+    text : str
+        Its message, in one line.
+    trace : str
+        Its traceback.
+    """
+
+    run: int
+    error_type: str
+    text: str
+    trace: str
+
+
+@dataclass(frozen=True)
+class BlockRead:
+    """The worker has copied an array, whose block the host may free."""
+
+    run: int
+    block: str
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """The worker has logged a line, at a level of `logging`."""
+
+    level: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """The worker is alive."""
+
+
+@dataclass(frozen=True)
+class Idle:
+    """The worker has had no job for as long as its last `StartRun` allows."""
+
+
+ToWorker = StartRun | StopRun | ReleaseBlock
+ToHost = RunReport | RunFailed | BlockRead | LogLine | Heartbeat | Idle
