@@ -22,9 +22,9 @@ def to_plain(message: ToWorker | ToHost) -> dict[str, Any]:
 
 
 def _to_plain(value: Any) -> Any:
-    if isinstance(value, Validated):
-        return dataclasses.asdict(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        if isinstance(value, Validated):
+            return dataclasses.asdict(value)
         parts = {item.name: getattr(value, item.name) for item in dataclasses.fields(value)}
         return {'kind': type(value).__name__} | {n: _to_plain(v) for n, v in parts.items()}
     if isinstance(value, Mapping):
@@ -72,7 +72,7 @@ def _from_plain(value: Any, hint: Any, name: str) -> Any:
         }
     if issubclass(hint, Validated):
         return hint.from_dict(_checked(value, dict, name))
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return _dataclass_from_plain(_checked(value, dict, name), hint, name)
     if hint is Path:
         return Path(_checked(value, str, name))
