@@ -27,7 +27,6 @@ options = parser.parse_args()
 SETTINGS = f"""\
 [Processing]
 Algorithm = ptychopinn-plugin_PINN
-
 [PtychoPINNPlugin]
 TrainingEpochs = {options.epochs}
 """
@@ -37,7 +36,7 @@ scan = pp.simulate(pp.SimulationConfig(rows=options.side, columns=options.side, 
 pixel_m = 1.239841984e-6 / ENERGY_EV * DISTANCE_M / (scan.pattern_shape[0] * DETECTOR_PIXEL_M)
 
 # The input folder of Ptychodus: the patterns, ...
-source = options.output / 'in'
+source, trained, done = (options.output / name for name in ('in', 'trained', 'out'))
 source.mkdir(parents=True, exist_ok=True)
 with h5py.File(source / 'diffraction.h5', 'w') as file:
     file['patterns'], file['indexes'] = scan.patterns, np.arange(len(scan))
@@ -48,13 +47,11 @@ with h5py.File(source / 'diffraction.h5', 'w') as file:
 flat, origin_px = np.ones(scan.object_.shape, np.complex64), np.zeros(2)
 geometry = Geometry(pixel_m, pixel_m, ENERGY_EV, DISTANCE_M, DETECTOR_PIXEL_M, DETECTOR_PIXEL_M)
 start = pp.Reconstruction(flat, origin_px, flat.real, scan.probe, scan.positions_px, 'none')
-start = dataclasses.replace(start, geometry=geometry)
-pp.write_product(source / 'product.h5', start)
+pp.write_product(source / 'product.h5', dataclasses.replace(start, geometry=geometry))
 # ... and the settings, which name the algorithm and what differs from the defaults.
 (source / 'settings.ini').write_text(SETTINGS, encoding='utf-8')
 
 ptychodus = [sys.executable, '-m', 'ptychodus', '-b']
-trained, done = options.output / 'trained', options.output / 'out'
 subprocess.run([*ptychodus, 'train', '-i', source, '-o', trained], check=True)
 shutil.copy(trained / 'model.zip', source)
 subprocess.run([*ptychodus, 'reconstruct', '-i', source, '-o', done], check=True)
