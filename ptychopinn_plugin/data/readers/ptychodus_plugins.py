@@ -20,6 +20,7 @@ from ptychopinn_plugin import ptychodus_compat
 from ptychopinn_plugin.array_types import ComplexArray
 from ptychopinn_plugin.data.readers.detector_frames import read_frames
 from ptychopinn_plugin.data.readers.domain import Domain
+from ptychopinn_plugin.data.readers.hdf5_links import INSTALL_FILTERS, broken_links, check_path
 from ptychopinn_plugin.data.readers.matching import (
     Product,
     check_far_field,
@@ -110,7 +111,7 @@ def read_with_ptychodus(
         check_far_field(product)
         probe = product.probe if probe is None else probe
         with _failing(
-            f'the patterns of {path}', name, 'Check that all files of the scan are there.'
+            f'the patterns of {path}', name, 'Check that all files of the scan are there.', path
         ):
             measurement = read_frames(
                 dataset,
@@ -172,16 +173,20 @@ def _warnings_of_ptychodus() -> Iterator[list[str]]:
 
 
 @contextlib.contextmanager
-def _failing(what: str, name: str, advice: str) -> Iterator[None]:
+def _failing(what: str, name: str, advice: str, path: Path) -> Iterator[None]:
     """Turn whatever a reader raises into a DataError: it is the code of many beamlines."""
     try:
+        check_path(path)
         yield
     except DataError:
         raise
     except Exception as error:
         reason = ' '.join(str(error).split()).strip('\'"') or type(error).__name__
         if 'filter' in reason:
-            advice = 'Run: pip install hdf5plugin.'
+            advice = f'Run: {INSTALL_FILTERS}.'
+        broken = broken_links(path)
+        if broken:
+            advice = f'In it, {"; ".join(broken[:3])}. Copy what is missing to the same folder.'
         raise DataError(
             f"Ptychodus' reader {name!r} cannot read {what}: {reason.rstrip('.')}. {advice}"
         ) from error
@@ -190,7 +195,7 @@ def _failing(what: str, name: str, advice: str) -> Iterator[None]:
 def _read(strategy: Any, path: Path, name: str) -> Any:
     if not path.exists():
         raise DataError(f'There is no file {path}. Check the path.')
-    with _failing(str(path), name, 'Choose another reader or file.'):
+    with _failing(str(path), name, 'Choose another reader or file.', path):
         return strategy.read(path)
 
 
