@@ -55,7 +55,7 @@ class ScanReading(Validated):
         None, 'take the probe from this scan, product, reconstruction or NPY file'
     )
     photon_energy_eV: float | None = setting(
-        None, 'photon energy, for --reader, where the file says none', minimum=0.1, unit='eV'
+        None, 'photon energy, in place of what the file says', minimum=0.1, unit='eV'
     )
     detector_distance_m: float | None = setting(
         None, 'from sample to detector, likewise', minimum=1e-6, unit='m'

@@ -12,7 +12,12 @@ from ptychopinn_plugin.data.preparation import find_hot_pixels, scale_to_photons
 from ptychopinn_plugin.data.readers.cxi import read_cxi, read_cxi_product
 from ptychopinn_plugin.data.readers.domain import Domain, check_domain, unit_note
 from ptychopinn_plugin.data.readers.hdf5 import open_hdf5
-from ptychopinn_plugin.data.readers.matching import Product, check_far_field, single_probe
+from ptychopinn_plugin.data.readers.matching import (
+    Product,
+    check_far_field,
+    known_geometry,
+    single_probe,
+)
 from ptychopinn_plugin.data.readers.npz import open_npz, read_npz, read_numbers, scan_of
 from ptychopinn_plugin.data.readers.ptychodus_hdf5 import is_product_file, read_pair, read_product
 from ptychopinn_plugin.data.readers.ptychodus_plugins import read_with_ptychodus, reader_names
@@ -71,8 +76,8 @@ def load_scan(
     probe_from : Path, optional
         A scan, product, reconstruction or NPY file whose probe is used.
     geometry : Geometry, optional
-        With `reader`: photon energy, distance and detector pixel where the file says none, or
-        wrong ones. The values of a product stand.
+        Photon energy, distance and detector pixel where the files say none, or wrong ones. Where
+        all are known, the size of an object pixel follows from them.
     beam_center_px : (int, int), optional
         With `reader`: (row, column) of the frames where the beam meets the detector.
     mask_hot : bool
@@ -96,7 +101,6 @@ def load_scan(
     for name, given in (
         ('positions', positions),
         ('positions_reader', positions_reader),
-        ('geometry', geometry),
         ('beam_center_px', beam_center_px),
     ):
         if given is not None and reader is None:
@@ -106,7 +110,7 @@ def load_scan(
     positions = None if positions is None else Path(positions)
     try:
         if reader is None:
-            scan = _read_by_content(path, domain, product, probe)
+            scan = _read_by_content(path, domain, product, probe, geometry)
         else:
             scan = read_with_ptychodus(
                 path,
@@ -225,28 +229,36 @@ def _content(path: Path) -> str:
 
 
 def _read_by_content(
-    path: Path, domain: Domain | None, product: Path | None, probe: ComplexArray | None
+    path: Path,
+    domain: Domain | None,
+    product: Path | None,
+    probe: ComplexArray | None,
+    given: Geometry | None,
 ) -> Scan:
     if path.is_dir():
         if not (path / 'diffraction.h5').is_file():
             raise DataError(f'The folder {path} holds no diffraction.h5; {_EXPECTED}.')
-        return read_pair(path, product=product, domain=domain, probe=probe)
+        return read_pair(path, product=product, domain=domain, probe=probe, given=given)
     content = _content(path)
     if content == 'ptychodus':
-        return read_pair(path, product=product, domain=domain, probe=probe)
+        return read_pair(path, product=product, domain=domain, probe=probe, given=given)
     if content == 'cxi':
         known = _known_product(product)
         if isinstance(known, Path):
             raise DataError(f'product must be a product.h5 or a CXI file; {known} is neither.')
         if known is not None:
             check_far_field(known)
-        return read_cxi(path, product=known, domain=domain, probe=probe)
+        return read_cxi(path, product=known, domain=domain, probe=probe, given=given)
     if product is not None:
         raise DataError(
             f'{path} is an NPZ scan, which holds its own positions; leave product=FILE '
             '(--product FILE) out. To use the probe of another file say probe_from=FILE.'
         )
-    return read_npz(path, domain=domain, probe=probe)
+    scan = read_npz(path, domain=domain, probe=probe)
+    if given is None:
+        return scan
+    geometry = known_geometry(scan.geometry, given, scan.patterns.shape)
+    return dataclasses.replace(scan, geometry=geometry)
 
 
 def _known_product(path: Path | None) -> Product | Path | None:

@@ -6,6 +6,7 @@ Ptychodus keeps positions as (x, y) in metres. Pixel i of an object with W pixel
 a pixel further. The turn from (x, y) to (y, x) and from one middle to the other happens here.
 """
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,12 +15,15 @@ import numpy as np
 from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray, IntArray, RealArray
 from ptychopinn_plugin.data.readers.domain import Domain, to_counts
 from ptychopinn_plugin.data.readers.invalid_pixels import clip_negative, mask_invalid
+from ptychopinn_plugin.data.readers.units import ELECTRON_VOLT_J
 from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.text import count
 
 HC_J_M = 6.62607015e-34 * 299792458.0
-ELECTRON_VOLT_J = 1.602176634e-19
+
+PHOTON_ENERGIES_EV = (1.0, 1e7)
+"""Of light to hard X-rays, and of electrons in a microscope."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +162,12 @@ def check_far_field(product: Product) -> None:
 
 
 def join(
-    measurement: Measurement, product: Product, *, name: str, probe: ComplexArray | None = None
+    measurement: Measurement,
+    product: Product,
+    *,
+    name: str,
+    probe: ComplexArray | None = None,
+    given: Geometry | None = None,
 ) -> Scan:
     """Make a scan of patterns and positions, matched by their indexes.
 
@@ -169,6 +178,8 @@ def join(
     name : str
     probe : ndarray of complex, optional
         Used in place of the product's.
+    given : Geometry, optional
+        What the user says, in place of what the files say.
 
     Raises
     ------
@@ -183,7 +194,8 @@ def join(
             'Give a file that holds one: probe_from=FILE (--probe-from FILE).'
         )
     kept, positions_m, notes = _match(measurement.indexes, product)
-    geometry = _object_geometry(measurement, product.geometry)
+    geometry = _object_geometry(measurement, product.geometry, given or Geometry())
+    product, more = _with_pixel(product, geometry, given)
     shape = measurement.patterns.shape[1:]
     positions_px = _to_pixels(positions_m, product, geometry, shape)
     patterns = measurement.patterns
@@ -196,7 +208,7 @@ def join(
         pattern_indexes=measurement.indexes[kept].astype(np.int64),
         geometry=geometry,
         name=name,
-        notes=(*measurement.notes, *product.notes, *notes),
+        notes=(*measurement.notes, *product.notes, *notes, *more),
     )
 
 
@@ -228,41 +240,87 @@ def _span(indexes: IntArray) -> str:
     return f'{indexes.min()} to {indexes.max()}' if indexes.size else 'none'
 
 
-def _object_geometry(measurement: Measurement, product: Geometry) -> Geometry:
-    detector = measurement.geometry
-    energy = product.photon_energy_eV or detector.photon_energy_eV
-    distance = product.detector_distance_m or detector.detector_distance_m
-    sizes: list[float] = []
-    for pixel, detector_pixel, side, axis in (
-        (product.pixel_height_m, detector.detector_pixel_height_m, -2, 'height'),
-        (product.pixel_width_m, detector.detector_pixel_width_m, -1, 'width'),
+def _with_pixel(
+    product: Product, geometry: Geometry, given: Geometry | None
+) -> tuple[Product, tuple[str, ...]]:
+    """Leave out an object of other pixels than the user's options give, and say so."""
+    old = product.geometry.pixel_height_m, product.geometry.pixel_width_m
+    new = geometry.pixel_height_m, geometry.pixel_width_m
+    if given is None or not (old[0] and old[1] and new[0] and new[1]):
+        return product, ()
+    if np.allclose([old[0], old[1]], [new[0], new[1]], rtol=1e-3, atol=0):
+        return product, ()
+    note = (
+        f'Pixels of the object are {new[0]:.4g} x {new[1]:.4g} m by the options given; the '
+        f"file's {old[0]:.4g} x {old[1]:.4g} m and its object were not used."
+    )
+    return dataclasses.replace(product, object_=None, center_m=None), (note,)
+
+
+def known_geometry(own: Geometry, given: Geometry, shape: tuple[int, ...]) -> Geometry:
+    """Return a geometry with what the user says; the object's pixel follows, where it can.
+
+    Parameters
+    ----------
+    own : Geometry
+        What the files say.
+    given : Geometry
+        Its values take the place of those.
+    shape : tuple of int
+        Of the patterns.
+
+    Raises
+    ------
+    DataError
+        If the energy cannot be one of photons.
+    """
+    stated = {key: value for key, value in dataclasses.asdict(given).items() if value}
+    merged = dataclasses.replace(own, **stated)
+    sizes: dict[str, float] = {}
+    for axis, detector_pixel, side in (
+        ('pixel_height_m', merged.detector_pixel_height_m, -2),
+        ('pixel_width_m', merged.detector_pixel_width_m, -1),
     ):
-        if not pixel:
-            if not (energy and distance and detector_pixel):
-                missing = [
-                    option
-                    for option, value in (
-                        ('--photon-energy', energy),
-                        ('--detector-distance', distance),
-                        ('--detector-pixel', detector_pixel),
-                    )
-                    if not value
-                ]
-                raise DataError(
-                    f'The {axis} of an object pixel is needed to turn metres into pixels, and the '
-                    f'file does not say all that gives it. Say {", ".join(missing)} with --reader '
-                    'NAME (geometry=Geometry(...) with reader=NAME), or write it into the file.'
-                )
-            pixels = measurement.patterns.shape[side]
-            pixel = wavelength_m(energy) * abs(distance) / (pixels * detector_pixel)
-        sizes.append(float(pixel))
-    return Geometry(
-        pixel_height_m=sizes[0],
-        pixel_width_m=sizes[1],
-        photon_energy_eV=energy or None,
-        detector_distance_m=distance or None,
-        detector_pixel_height_m=detector.detector_pixel_height_m,
-        detector_pixel_width_m=detector.detector_pixel_width_m,
+        energy, distance = merged.photon_energy_eV, merged.detector_distance_m
+        stands = getattr(own, axis) and not stated
+        if stands or axis in stated or not (energy and distance and detector_pixel):
+            continue
+        low, high = PHOTON_ENERGIES_EV
+        if not low <= energy <= high:
+            raise DataError(
+                f'The photon energy must be between {low:g} and {high:g} eV; the file says '
+                f'{energy:.3g} eV. Is it in another unit, or that of the machine? Say what it is: '
+                '--photon-energy EV (geometry=Geometry(photon_energy_eV=...)).'
+            )
+        sizes[axis] = float(wavelength_m(energy) * abs(distance) / (shape[side] * detector_pixel))
+    return dataclasses.replace(merged, **sizes)
+
+
+def _object_geometry(measurement: Measurement, product: Geometry, given: Geometry) -> Geometry:
+    stated = {key: value for key, value in dataclasses.asdict(product).items() if value}
+    own = dataclasses.replace(measurement.geometry, **stated)
+    geometry = known_geometry(own, given, measurement.patterns.shape)
+    for axis in ('height', 'width'):
+        if getattr(geometry, f'pixel_{axis}_m'):
+            continue
+        missing = [
+            option
+            for option, value in (
+                ('--photon-energy', geometry.photon_energy_eV),
+                ('--detector-distance', geometry.detector_distance_m),
+                ('--detector-pixel', getattr(geometry, f'detector_pixel_{axis}_m')),
+            )
+            if not value
+        ]
+        raise DataError(
+            f'The {axis} of an object pixel is needed to turn metres into pixels, and the file '
+            f'does not say all that gives it. Say {", ".join(missing)} '
+            '(geometry=Geometry(...)), or write it into the file.'
+        )
+    return dataclasses.replace(
+        geometry,
+        photon_energy_eV=geometry.photon_energy_eV or None,
+        detector_distance_m=geometry.detector_distance_m or None,
     )
 
 

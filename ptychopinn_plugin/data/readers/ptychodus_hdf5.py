@@ -36,6 +36,7 @@ def read_pair(
     product: Path | None,
     domain: Domain | None,
     probe: ComplexArray | None = None,
+    given: Geometry | None = None,
 ) -> Scan:
     """Read a scan from Ptychodus' two files.
 
@@ -49,6 +50,8 @@ def read_pair(
         Ptychodus keeps counts, which is the default.
     probe : ndarray of complex, optional
         Used in place of the product's.
+    given : Geometry, optional
+        Energy, distance and detector pixel in place of what the files say.
     """
     folder = path if path.is_dir() else path.parent
     diffraction = folder / 'diffraction.h5'
@@ -69,7 +72,7 @@ def read_pair(
     known = read_product(product)
     check_far_field(known)
     measurement = read_measurement(diffraction, domain=domain)
-    return join(measurement, known, name=load_name(path), probe=probe)
+    return join(measurement, known, name=load_name(path), probe=probe, given=given)
 
 
 def is_product_file(path: Path) -> bool:

@@ -78,7 +78,7 @@ def read_with_ptychodus(
     positions_reader : str, optional
         Which of Ptychodus' position readers reads it; else the name and the suffix decide.
     geometry : Geometry, optional
-        What it knows stands in place of what the patterns' file says; a product's values stand.
+        What it knows stands in place of what the files say.
     beam_center_px : (int, int), optional
         (row, column) where the beam meets the detector, in place of what the file says.
     domain : 'counts' or 'amplitudes', optional
@@ -121,15 +121,8 @@ def read_with_ptychodus(
                 shape=None if probe is None else (probe.shape[-2], probe.shape[-1]),
                 beam_center_px=beam_center_px,
             )
-    known = {} if geometry is None else dataclasses.asdict(geometry)
-    measurement = dataclasses.replace(
-        measurement,
-        geometry=dataclasses.replace(
-            measurement.geometry, **{key: value for key, value in known.items() if value}
-        ),
-        notes=(*heard, *measurement.notes),
-    )
-    return join(measurement, product, name=load_name(path), probe=probe)
+    measurement = dataclasses.replace(measurement, notes=(*heard, *measurement.notes))
+    return join(measurement, product, name=load_name(path), probe=probe, given=geometry)
 
 
 def reader_names() -> list[str]:
