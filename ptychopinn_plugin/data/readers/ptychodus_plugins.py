@@ -179,7 +179,7 @@ def _failing(what: str, name: str, advice: str, path: Path) -> Iterator[None]:
             advice = f'Run: {INSTALL_FILTERS}.'
         broken = broken_links(path)
         if broken:
-            advice = f'In it, {"; ".join(broken[:3])}. Copy what is missing to the same folder.'
+            advice += f' {"; ".join(broken[:3])}: copy it to the same folder.'
         raise DataError(
             f"Ptychodus' reader {name!r} cannot read {what}: {reason.rstrip('.')}. {advice}"
         ) from error
