@@ -64,7 +64,7 @@ class ScanReading(Validated):
         None, "size of the detector's pixels, likewise", minimum=1e-9, maximum=1.0, unit='m'
     )
     beam_center: str | None = setting(
-        None, 'ROW,COLUMN of the frames where the beam meets the detector, for --reader'
+        None, 'ROW,COLUMN of the frames where the beam meets the detector, if not in their middle'
     )
     mask_hot: bool = setting(False, 'find hot pixels and leave them out')
     photons: float | None = photons_setting('; else what the file holds are counts')

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TypedDict
 
 import h5py
 import numpy as np
@@ -11,6 +12,7 @@ from ptychopinn_plugin.array_types import ComplexArray, RealArray
 from ptychopinn_plugin.data.preparation import find_hot_pixels, scale_to_photons
 from ptychopinn_plugin.data.readers.cxi import read_cxi, read_cxi_product
 from ptychopinn_plugin.data.readers.domain import Domain, check_domain, unit_note
+from ptychopinn_plugin.data.readers.frame_center import center_note
 from ptychopinn_plugin.data.readers.hdf5 import open_hdf5
 from ptychopinn_plugin.data.readers.matching import (
     Product,
@@ -79,7 +81,7 @@ def load_scan(
         Photon energy, distance and detector pixel where the files say none, or wrong ones. Where
         all are known, the size of an object pixel follows from them.
     beam_center_px : (int, int), optional
-        With `reader`: (row, column) of the frames where the beam meets the detector.
+        (row, column) of the frames where the beam meets the detector, if not in their middle.
     mask_hot : bool
         Mark pixels as bad that are bright in most patterns and far above their neighbours.
     photons : float, optional
@@ -101,7 +103,6 @@ def load_scan(
     for name, given in (
         ('positions', positions),
         ('positions_reader', positions_reader),
-        ('beam_center_px', beam_center_px),
     ):
         if given is not None and reader is None:
             raise DataError(f'{name} needs reader=NAME (--reader NAME), to whose files it belongs.')
@@ -110,7 +111,7 @@ def load_scan(
     positions = None if positions is None else Path(positions)
     try:
         if reader is None:
-            scan = _read_by_content(path, domain, product, probe, geometry)
+            scan = _read_by_content(path, domain, product, probe, geometry, beam_center_px)
         else:
             scan = read_with_ptychodus(
                 path,
@@ -126,9 +127,12 @@ def load_scan(
     except DataError as error:
         raise _with_path(error, path) from error
     scan = _finish(scan, mask_hot=mask_hot)
+    assert scan.bad_pixels is not None
+    if beam_center_px is None:
+        more = center_note(scan.patterns, scan.bad_pixels, scan.probe)
+        scan = dataclasses.replace(scan, notes=(*scan.notes, *more))
     if photons is not None:
         return scale_to_photons(scan, photons)
-    assert scan.bad_pixels is not None
     some = scan.patterns[:: max(1, len(scan) // 32)][:, ~scan.bad_pixels]
     return dataclasses.replace(scan, notes=(*scan.notes, *unit_note(some)))
 
@@ -228,33 +232,45 @@ def _content(path: Path) -> str:
         raise DataError(f'{path} is HDF5 and holds {", ".join(file) or "nothing"}; {_EXPECTED}.')
 
 
+class _Common(TypedDict):
+    domain: Domain | None
+    probe: ComplexArray | None
+    beam_center_px: tuple[int, int] | None
+
+
 def _read_by_content(
     path: Path,
     domain: Domain | None,
     product: Path | None,
     probe: ComplexArray | None,
     given: Geometry | None,
+    beam_center_px: tuple[int, int] | None,
 ) -> Scan:
+    common: _Common = {
+        'domain': domain,
+        'probe': probe,
+        'beam_center_px': beam_center_px,
+    }
     if path.is_dir():
         if not (path / 'diffraction.h5').is_file():
             raise DataError(f'The folder {path} holds no diffraction.h5; {_EXPECTED}.')
-        return read_pair(path, product=product, domain=domain, probe=probe, given=given)
+        return read_pair(path, product=product, given=given, **common)
     content = _content(path)
     if content == 'ptychodus':
-        return read_pair(path, product=product, domain=domain, probe=probe, given=given)
+        return read_pair(path, product=product, given=given, **common)
     if content == 'cxi':
         known = _known_product(product)
         if isinstance(known, Path):
             raise DataError(f'product must be a product.h5 or a CXI file; {known} is neither.')
         if known is not None:
             check_far_field(known)
-        return read_cxi(path, product=known, domain=domain, probe=probe, given=given)
+        return read_cxi(path, product=known, given=given, **common)
     if product is not None:
         raise DataError(
             f'{path} is an NPZ scan, which holds its own positions; leave product=FILE '
             '(--product FILE) out. To use the probe of another file say probe_from=FILE.'
         )
-    scan = read_npz(path, domain=domain, probe=probe)
+    scan = read_npz(path, **common)
     if given is None:
         return scan
     geometry = known_geometry(scan.geometry, given, scan.patterns.shape)

@@ -58,6 +58,7 @@ def read_cxi(
     domain: Domain | None,
     probe: ComplexArray | None = None,
     given: Geometry | None = None,
+    beam_center_px: tuple[int, int] | None = None,
 ) -> Scan:
     """Read a scan from a CXI file.
 
@@ -72,9 +73,11 @@ def read_cxi(
         Used in place of any other.
     given : Geometry, optional
         Energy, distance and detector pixel in place of what the file says.
+    beam_center_px : (row, column), optional
+        Where the beam meets the detector; else in the middle.
     """
     with open_hdf5(path) as file:
-        measurement = _measurement(file, domain or 'counts', given or Geometry())
+        measurement = _measurement(file, domain, given or Geometry())
         if product is None:
             product = product_of(file, given)
             positions, patterns = len(product.indexes), len(measurement.patterns)
@@ -84,7 +87,14 @@ def read_cxi(
                     f'{count(patterns, "pattern")} and {count(positions, "position")}. '
                     'Cut the longer one.'
                 )
-    return join(measurement, product, name=load_name(path), probe=probe, given=given)
+    return join(
+        measurement,
+        product,
+        name=load_name(path),
+        probe=probe,
+        given=given,
+        beam_center_px=beam_center_px,
+    )
 
 
 def read_cxi_product(path: Path) -> Product:
@@ -93,7 +103,7 @@ def read_cxi_product(path: Path) -> Product:
         return product_of(file)
 
 
-def _measurement(file: Any, domain: Domain, given: Geometry) -> Measurement:
+def _measurement(file: Any, domain: Domain | None, given: Geometry) -> Measurement:
     patterns = need(file, *_PATTERNS)
     check_stack(patterns, f'The patterns of {file.filename}')
     mask = find(file, [f'{_DETECTOR}/mask', 'entry_1/data_1/mask'])

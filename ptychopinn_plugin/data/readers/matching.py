@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray, IntArray, RealArray
-from ptychopinn_plugin.data.readers.domain import Domain, to_counts
+from ptychopinn_plugin.data.readers.domain import Domain, to_counts, without_logarithm
+from ptychopinn_plugin.data.readers.frame_center import centered
 from ptychopinn_plugin.data.readers.invalid_pixels import clip_negative, mask_invalid
 from ptychopinn_plugin.data.readers.units import ELECTRON_VOLT_J
 from ptychopinn_plugin.data.scan import Geometry, Scan
@@ -52,7 +53,7 @@ def measurement_of(
     indexes: IntArray,
     bad_pixels: BoolArray | None,
     *,
-    domain: Domain = 'counts',
+    domain: Domain | None = None,
     geometry: Geometry | None = None,
 ) -> Measurement:
     """Make a measurement of what a file holds, with its marks as bad pixels.
@@ -62,7 +63,8 @@ def measurement_of(
     patterns : ndarray, shape (n_patterns, height, width)
     indexes : ndarray of int, shape (n_patterns,)
     bad_pixels : ndarray of bool, shape (height, width), optional
-    domain : 'counts' or 'amplitudes'
+    domain : 'counts' or 'amplitudes', optional
+        Where not given, counts, or their logarithms where those are told.
     geometry : Geometry, optional
 
     Raises
@@ -71,6 +73,9 @@ def measurement_of(
         If the numbers can be neither counts nor amplitudes.
     """
     patterns, bad_pixels, notes = mask_invalid(patterns, bad_pixels)
+    if domain is None:
+        patterns, more = without_logarithm(patterns, domain)
+        notes, domain = (*notes, *more), 'counts'
     if domain == 'counts':
         patterns, more = clip_negative(patterns, bad_pixels)
         notes = (*notes, *more)
@@ -168,6 +173,7 @@ def join(
     name: str,
     probe: ComplexArray | None = None,
     given: Geometry | None = None,
+    beam_center_px: tuple[int, int] | None = None,
 ) -> Scan:
     """Make a scan of patterns and positions, matched by their indexes.
 
@@ -180,6 +186,8 @@ def join(
         Used in place of the product's.
     given : Geometry, optional
         What the user says, in place of what the files say.
+    beam_center_px : (row, column), optional
+        Where the beam meets the detector, if it is not in the middle of the patterns.
 
     Raises
     ------
@@ -193,18 +201,26 @@ def join(
             'A probe is needed; the file holds none. '
             'Give a file that holds one: probe_from=FILE (--probe-from FILE).'
         )
+    patterns, bad_pixels, centered_notes = centered(
+        measurement.patterns, measurement.bad_pixels, probe, beam_center_px
+    )
+    measurement = dataclasses.replace(
+        measurement,
+        patterns=patterns,
+        bad_pixels=bad_pixels,
+        notes=(*measurement.notes, *centered_notes),
+    )
     kept, positions_m, notes = _match(measurement.indexes, product)
     geometry = _object_geometry(measurement, product.geometry, given or Geometry())
     product, more = _with_pixel(product, geometry, given)
     shape = measurement.patterns.shape[1:]
     positions_px = _to_pixels(positions_m, product, geometry, shape)
-    patterns = measurement.patterns
     return Scan(
         patterns=patterns if len(kept) == len(patterns) else patterns[kept],
         positions_px=positions_px,
         probe=probe,
         object_=None if product.object_ is None else product.object_.astype(np.complex64),
-        bad_pixels=measurement.bad_pixels,
+        bad_pixels=bad_pixels,
         pattern_indexes=measurement.indexes[kept].astype(np.int64),
         geometry=geometry,
         name=name,
@@ -340,4 +356,6 @@ def _to_pixels(
 def load_name(path: Path) -> str:
     """Return a name for the scan of a file: the folder's where the file's own says nothing."""
     path = path.resolve()
-    return path.parent.name if path.stem in ('diffraction', 'product') else path.stem
+    name = path.parent.name if path.stem in ('diffraction', 'product') else path.stem
+    # What is no UTF-8 in it cannot be written into any file.
+    return name.encode('utf-8', 'surrogateescape').decode('utf-8', 'replace')

@@ -18,7 +18,9 @@ from ptychopinn_plugin.data.readers.domain import (
     infer_domain,
     squares_are_whole,
     to_counts,
+    without_logarithm,
 )
+from ptychopinn_plugin.data.readers.frame_center import centered
 from ptychopinn_plugin.data.readers.invalid_pixels import clip_negative, mask_invalid
 from ptychopinn_plugin.data.readers.matching import (
     load_name,
@@ -187,7 +189,13 @@ def _number(value: object) -> float | None:
     return None
 
 
-def read_npz(path: Path, *, domain: Domain | None, probe: ComplexArray | None = None) -> Scan:
+def read_npz(
+    path: Path,
+    *,
+    domain: Domain | None,
+    probe: ComplexArray | None = None,
+    beam_center_px: tuple[int, int] | None = None,
+) -> Scan:
     """Read a scan from an NPZ file.
 
     Parameters
@@ -197,9 +205,13 @@ def read_npz(path: Path, *, domain: Domain | None, probe: ComplexArray | None = 
         Where not given: `diffraction_domain` of `_metadata`, else `infer_domain`.
     probe : ndarray of complex, shape (n_modes, height, width), optional
         Used in place of `probeGuess`.
+    beam_center_px : (row, column), optional
+        Where the beam meets the detector; else in the middle.
     """
     with open_npz(path) as archive:
-        scan = scan_of(archive, load_name(path), domain=domain, probe=probe)
+        scan = scan_of(
+            archive, load_name(path), domain=domain, probe=probe, beam_center_px=beam_center_px
+        )
         if archive.empty:
             note = f'{", ".join(archive.empty)}: an object (None?) and no array; not read.'
             scan = dataclasses.replace(scan, notes=(*scan.notes, note))
@@ -207,7 +219,12 @@ def read_npz(path: Path, *, domain: Domain | None, probe: ComplexArray | None = 
 
 
 def scan_of(
-    archive: Arrays, name: str, *, domain: Domain | None, probe: ComplexArray | None = None
+    archive: Arrays,
+    name: str,
+    *,
+    domain: Domain | None,
+    probe: ComplexArray | None = None,
+    beam_center_px: tuple[int, int] | None = None,
 ) -> Scan:
     """Make a scan of arrays under the names of an NPZ file; see `read_npz`."""
     metadata, notes = read_metadata(archive)
@@ -225,6 +242,7 @@ def scan_of(
         notes = (*notes, *more)
     looks_exported = 'bad_pixels' in archive or modes_axis
     patterns, bad_pixels, more = _measured(archive, patterns, domain, metadata, looks_exported)
+    patterns, bad_pixels, centered_notes = centered(patterns, bad_pixels, probe, beam_center_px)
     object_, object_notes = _object(archive)
     nominal = _nominal(archive, len(positions))
     if is_export:
@@ -243,7 +261,7 @@ def scan_of(
         pattern_indexes=_numbers_of_patterns(archive, 'pattern_indexes', len(positions)),
         geometry=geometry_of(metadata),
         name=str(metadata.get('name') or name),
-        notes=(*notes, *more, *object_notes, *_restored(metadata)),
+        notes=(*notes, *more, *centered_notes, *object_notes, *_restored(metadata)),
     )
 
 
@@ -256,8 +274,9 @@ def _measured(
 ) -> tuple[RealArray, BoolArray, tuple[str, ...]]:
     """Return counts, bad pixels, and notes of what was taken for what."""
     patterns, bad_pixels, notes = mask_invalid(patterns, _bad_pixels(archive))
+    patterns, told = without_logarithm(patterns, domain)
     domain, more = _choose_domain(patterns, domain, metadata, looks_exported)
-    notes = (*notes, *more)
+    notes = (*notes, *told, *more)
     if domain == 'counts':
         patterns, more = clip_negative(patterns, bad_pixels)
         notes = (*notes, *more)

@@ -37,6 +37,7 @@ def read_pair(
     domain: Domain | None,
     probe: ComplexArray | None = None,
     given: Geometry | None = None,
+    beam_center_px: tuple[int, int] | None = None,
 ) -> Scan:
     """Read a scan from Ptychodus' two files.
 
@@ -52,6 +53,8 @@ def read_pair(
         Used in place of the product's.
     given : Geometry, optional
         Energy, distance and detector pixel in place of what the files say.
+    beam_center_px : (row, column), optional
+        Where the beam meets the detector; else in the middle.
     """
     folder = path if path.is_dir() else path.parent
     diffraction = folder / 'diffraction.h5'
@@ -72,7 +75,14 @@ def read_pair(
     known = read_product(product)
     check_far_field(known)
     measurement = read_measurement(diffraction, domain=domain)
-    return join(measurement, known, name=load_name(path), probe=probe, given=given)
+    return join(
+        measurement,
+        known,
+        name=load_name(path),
+        probe=probe,
+        given=given,
+        beam_center_px=beam_center_px,
+    )
 
 
 def is_product_file(path: Path) -> bool:
@@ -108,7 +118,7 @@ def read_measurement(path: Path, *, domain: Domain | None) -> Measurement:
         patterns,
         indexes.astype(np.int64),
         None if bad_pixels is None else bad_pixels != 0,
-        domain=domain or 'counts',
+        domain=domain,
         geometry=geometry,
     )
 

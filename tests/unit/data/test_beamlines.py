@@ -150,7 +150,7 @@ def test_frames_of_two_sizes(tmp_path: Path) -> None:
 
 def test_a_missing_filter_is_named() -> None:
     told = pytest.raises(DataError, match=r'Run: pip install hdf5plugin\.$')
-    with told, ptychodus_plugins._failing('a', 'b', 'c'):
+    with told, ptychodus_plugins._failing('a', 'b', 'c', Path('a')):
         raise RuntimeError('missing filters needed to read dataset: bitshuffle!')
 
 
@@ -181,7 +181,7 @@ def test_positions_in_place_of_a_products(tmp_path: Path) -> None:
     np.testing.assert_allclose(loaded.positions_px - loaded.positions_px[0], expected - expected[0])
 
 
-@pytest.mark.parametrize('name', ['positions_reader', 'beam_center_px'])
+@pytest.mark.parametrize('name', ['positions', 'positions_reader'])
 def test_what_belongs_to_a_reader(name: str, tmp_path: Path) -> None:
     path = tmp_path / 'scan.npz'
     np.savez(path, diff3d=np.ones(3))
