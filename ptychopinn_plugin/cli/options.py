@@ -66,6 +66,9 @@ class ScanReading(Validated):
     beam_center: str | None = setting(
         None, 'ROW,COLUMN of the frames where the beam meets the detector, if not in their middle'
     )
+    mask: Path | None = setting(
+        None, 'NPY or HDF5 file of the bad pixels, which are not 0 in it; FILE:DATASET names one'
+    )
     mask_hot: bool = setting(False, 'find hot pixels and leave them out')
     photons: float | None = photons_setting('; else what the file holds are counts')
 

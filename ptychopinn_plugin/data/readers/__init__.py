@@ -8,12 +8,13 @@ from typing import TypedDict
 import h5py
 import numpy as np
 
-from ptychopinn_plugin.array_types import ComplexArray, RealArray
+from ptychopinn_plugin.array_types import BoolArray, ComplexArray, RealArray
 from ptychopinn_plugin.data.preparation import find_hot_pixels, scale_to_photons
 from ptychopinn_plugin.data.readers.cxi import read_cxi, read_cxi_product
 from ptychopinn_plugin.data.readers.domain import Domain, check_domain, unit_note
 from ptychopinn_plugin.data.readers.frame_center import center_note
 from ptychopinn_plugin.data.readers.hdf5 import open_hdf5
+from ptychopinn_plugin.data.readers.mask_files import read_mask
 from ptychopinn_plugin.data.readers.matching import (
     Product,
     check_far_field,
@@ -56,6 +57,7 @@ def load_scan(
     geometry: Geometry | None = None,
     beam_center_px: tuple[int, int] | None = None,
     mask_hot: bool = False,
+    mask: Path | str | None = None,
     photons: float | None = None,
 ) -> Scan:
     """Read a scan. The content of the file decides what it is, not its name.
@@ -84,6 +86,8 @@ def load_scan(
         (row, column) of the frames where the beam meets the detector, if not in their middle.
     mask_hot : bool
         Mark pixels as bad that are bright in most patterns and far above their neighbours.
+    mask : Path, optional
+        A file of bad pixels, of the frames' size: see `mask_files.read_mask`.
     photons : float, optional
         Mean number of photons in a pattern: for patterns in another unit, which are scaled to it.
 
@@ -106,12 +110,15 @@ def load_scan(
     ):
         if given is not None and reader is None:
             raise DataError(f'{name} needs reader=NAME (--reader NAME), to whose files it belongs.')
+    more_bad = None if mask is None else read_mask(Path(mask))
     probe = None if probe_from is None else read_probe(Path(probe_from))
     product = None if product is None else Path(product)
     positions = None if positions is None else Path(positions)
     try:
         if reader is None:
-            scan = _read_by_content(path, domain, product, probe, geometry, beam_center_px)
+            scan = _read_by_content(
+                path, domain, product, probe, geometry, beam_center_px, more_bad
+            )
         else:
             scan = read_with_ptychodus(
                 path,
@@ -123,6 +130,7 @@ def load_scan(
                 beam_center_px=beam_center_px,
                 domain=domain,
                 probe=probe,
+                mask=more_bad,
             )
     except DataError as error:
         raise _with_path(error, path) from error
@@ -133,6 +141,7 @@ def load_scan(
         scan = dataclasses.replace(scan, notes=(*scan.notes, *more))
     if photons is not None:
         return scale_to_photons(scan, photons)
+    assert scan.bad_pixels is not None
     some = scan.patterns[:: max(1, len(scan) // 32)][:, ~scan.bad_pixels]
     return dataclasses.replace(scan, notes=(*scan.notes, *unit_note(some)))
 
@@ -236,6 +245,7 @@ class _Common(TypedDict):
     domain: Domain | None
     probe: ComplexArray | None
     beam_center_px: tuple[int, int] | None
+    mask: BoolArray | None
 
 
 def _read_by_content(
@@ -245,11 +255,13 @@ def _read_by_content(
     probe: ComplexArray | None,
     given: Geometry | None,
     beam_center_px: tuple[int, int] | None,
+    mask: BoolArray | None,
 ) -> Scan:
     common: _Common = {
         'domain': domain,
         'probe': probe,
         'beam_center_px': beam_center_px,
+        'mask': mask,
     }
     if path.is_dir():
         if not (path / 'diffraction.h5').is_file():

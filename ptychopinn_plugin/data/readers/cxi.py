@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ptychopinn_plugin.array_types import ComplexArray
+from ptychopinn_plugin.array_types import BoolArray, ComplexArray
 from ptychopinn_plugin.data.readers.domain import Domain
 from ptychopinn_plugin.data.readers.hdf5 import check_stack, find, find_number, need, open_hdf5
 from ptychopinn_plugin.data.readers.matching import (
@@ -59,6 +59,7 @@ def read_cxi(
     probe: ComplexArray | None = None,
     given: Geometry | None = None,
     beam_center_px: tuple[int, int] | None = None,
+    mask: BoolArray | None = None,
 ) -> Scan:
     """Read a scan from a CXI file.
 
@@ -75,6 +76,8 @@ def read_cxi(
         Energy, distance and detector pixel in place of what the file says.
     beam_center_px : (row, column), optional
         Where the beam meets the detector; else in the middle.
+    mask : ndarray of bool, shape (frame_height, frame_width), optional
+        More bad pixels.
     """
     with open_hdf5(path) as file:
         measurement = _measurement(file, domain, given or Geometry())
@@ -94,6 +97,7 @@ def read_cxi(
         probe=probe,
         given=given,
         beam_center_px=beam_center_px,
+        mask=mask,
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ptychopinn_plugin import ptychodus_compat
-from ptychopinn_plugin.array_types import IntArray, RealArray
+from ptychopinn_plugin.array_types import BoolArray, IntArray, RealArray
 from ptychopinn_plugin.data.readers.domain import (
     Domain,
     squares_are_whole,
@@ -21,6 +21,7 @@ from ptychopinn_plugin.data.readers.invalid_pixels import (
     mask_invalid,
     with_common_marks,
 )
+from ptychopinn_plugin.data.readers.mask_files import with_mask
 from ptychopinn_plugin.data.readers.matching import Measurement
 from ptychopinn_plugin.data.scan import Geometry
 from ptychopinn_plugin.errors import DataError
@@ -37,6 +38,7 @@ def read_frames(
     domain: Domain | None,
     shape: tuple[int, int] | None,
     beam_center_px: tuple[int, int] | None,
+    mask: BoolArray | None = None,
 ) -> Measurement:
     """Read the patterns of a dataset of Ptychodus.
 
@@ -53,6 +55,8 @@ def read_frames(
         To which raw frames are cut around the beam, as Ptychodus does when it loads.
     beam_center_px : (row, column), optional
         Where the beam meets the detector, in place of what the file says.
+    mask : ndarray of bool, shape (frame_height, frame_width), optional
+        More bad pixels.
 
     Raises
     ------
@@ -63,7 +67,7 @@ def read_frames(
     middle = beam_center_px or ptychodus_compat.beam_center_px(metadata)
     cut = FrameCut(shape, middle)
     frame, patterns, indexes = _stack(dataset, path, name, cut)
-    bad_pixels = cut.bad_pixels(dataset.get_bad_pixels(), frame, path)
+    bad_pixels = cut.bad_pixels(with_mask(dataset.get_bad_pixels(), mask, frame), frame, path)
     patterns, bad_pixels, notes = mask_invalid(patterns, bad_pixels)
     patterns, log_notes = without_logarithm(patterns, domain)
     domain, domain_notes = _domain(patterns, name, domain)

@@ -175,7 +175,7 @@ def center_note(counts: RealArray, bad_pixels: BoolArray, probe: ComplexArray) -
 def _mean(counts: RealArray, bad_pixels: BoolArray) -> RealArray:
     """Return the mean of some patterns, zero at bad pixels."""
     some = counts[:: max(1, len(counts) // 128)]
-    return np.where(bad_pixels, 0.0, some.mean(axis=0, dtype=np.float64))
+    return np.asarray(np.where(bad_pixels, 0.0, some.mean(axis=0, dtype=np.float64)))
 
 
 def _center(image: RealArray) -> RealArray:
@@ -185,7 +185,7 @@ def _center(image: RealArray) -> RealArray:
     if not total > 0:
         return np.array(image.shape) / 2
     rows, columns = (np.arange(size) for size in image.shape)
-    return np.array([above.sum(axis=1) @ rows, above.sum(axis=0) @ columns]) / total
+    return np.asarray(np.array([above.sum(axis=1) @ rows, above.sum(axis=0) @ columns]) / total)
 
 
 def _ends(size: int) -> tuple[slice, slice]:

@@ -16,6 +16,7 @@ from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray, I
 from ptychopinn_plugin.data.readers.domain import Domain, to_counts, without_logarithm
 from ptychopinn_plugin.data.readers.frame_center import centered
 from ptychopinn_plugin.data.readers.invalid_pixels import clip_negative, mask_invalid
+from ptychopinn_plugin.data.readers.mask_files import with_mask
 from ptychopinn_plugin.data.readers.units import ELECTRON_VOLT_J
 from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.errors import DataError
@@ -174,6 +175,7 @@ def join(
     probe: ComplexArray | None = None,
     given: Geometry | None = None,
     beam_center_px: tuple[int, int] | None = None,
+    mask: BoolArray | None = None,
 ) -> Scan:
     """Make a scan of patterns and positions, matched by their indexes.
 
@@ -188,6 +190,8 @@ def join(
         What the user says, in place of what the files say.
     beam_center_px : (row, column), optional
         Where the beam meets the detector, if it is not in the middle of the patterns.
+    mask : ndarray of bool, shape (frame_height, frame_width), optional
+        More bad pixels.
 
     Raises
     ------
@@ -201,8 +205,9 @@ def join(
             'A probe is needed; the file holds none. '
             'Give a file that holds one: probe_from=FILE (--probe-from FILE).'
         )
+    bad_pixels = with_mask(measurement.bad_pixels, mask, measurement.patterns.shape[1:])
     patterns, bad_pixels, centered_notes = centered(
-        measurement.patterns, measurement.bad_pixels, probe, beam_center_px
+        measurement.patterns, bad_pixels, probe, beam_center_px
     )
     measurement = dataclasses.replace(
         measurement,

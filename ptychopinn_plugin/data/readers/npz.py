@@ -22,12 +22,14 @@ from ptychopinn_plugin.data.readers.domain import (
 )
 from ptychopinn_plugin.data.readers.frame_center import centered
 from ptychopinn_plugin.data.readers.invalid_pixels import clip_negative, mask_invalid
+from ptychopinn_plugin.data.readers.mask_files import with_mask
 from ptychopinn_plugin.data.readers.matching import (
     load_name,
     middle_offset_px,
     single_layer,
     single_probe,
 )
+from ptychopinn_plugin.data.readers.npz_metadata import number_of, photons_of
 from ptychopinn_plugin.data.readers.pattern_axes import positions_first
 from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.errors import DataError
@@ -177,16 +179,10 @@ def geometry_of(metadata: Mapping[str, Any]) -> Geometry:
         if not isinstance(source, Mapping):
             continue
         for name in _GEOMETRY:
-            number = _number(source.get(name))
+            number = number_of(source.get(name))
             if number:
                 values[name] = number
     return Geometry(**values)
-
-
-def _number(value: object) -> float | None:
-    if isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value):
-        return float(value)
-    return None
 
 
 def read_npz(
@@ -195,6 +191,7 @@ def read_npz(
     domain: Domain | None,
     probe: ComplexArray | None = None,
     beam_center_px: tuple[int, int] | None = None,
+    mask: BoolArray | None = None,
 ) -> Scan:
     """Read a scan from an NPZ file.
 
@@ -207,10 +204,17 @@ def read_npz(
         Used in place of `probeGuess`.
     beam_center_px : (row, column), optional
         Where the beam meets the detector; else in the middle.
+    mask : ndarray of bool, shape (frame_height, frame_width), optional
+        More bad pixels.
     """
     with open_npz(path) as archive:
         scan = scan_of(
-            archive, load_name(path), domain=domain, probe=probe, beam_center_px=beam_center_px
+            archive,
+            load_name(path),
+            domain=domain,
+            probe=probe,
+            beam_center_px=beam_center_px,
+            mask=mask,
         )
         if archive.empty:
             note = f'{", ".join(archive.empty)}: an object (None?) and no array; not read.'
@@ -225,6 +229,7 @@ def scan_of(
     domain: Domain | None,
     probe: ComplexArray | None = None,
     beam_center_px: tuple[int, int] | None = None,
+    mask: BoolArray | None = None,
 ) -> Scan:
     """Make a scan of arrays under the names of an NPZ file; see `read_npz`."""
     metadata, notes = read_metadata(archive)
@@ -242,6 +247,7 @@ def scan_of(
         notes = (*notes, *more)
     looks_exported = 'bad_pixels' in archive or modes_axis
     patterns, bad_pixels, more = _measured(archive, patterns, domain, metadata, looks_exported)
+    bad_pixels = with_mask(bad_pixels, mask, patterns.shape[1:])
     patterns, bad_pixels, centered_notes = centered(patterns, bad_pixels, probe, beam_center_px)
     object_, object_notes = _object(archive)
     nominal = _nominal(archive, len(positions))
@@ -350,7 +356,7 @@ def _counts(
 ) -> tuple[RealArray, tuple[str, ...]]:
     if domain == 'counts':
         return to_counts(patterns, domain), ()
-    photons = _photons(metadata)
+    photons = photons_of(metadata)
     # Amplitudes of another unit become photons, as the Poisson statistics of the loss need.
     rescalable = photons is not None and not squares_are_whole(patterns)
     counts = to_counts(patterns, domain)
@@ -362,12 +368,6 @@ def _counts(
         f'The squared amplitudes were scaled by {photons / mean:.3g} '
         f'to the {photons:.3g} photons per pattern of _metadata.',
     )
-
-
-def _photons(metadata: Mapping[str, Any]) -> float | None:
-    sources = [metadata, *(part for part in metadata.values() if isinstance(part, Mapping))]
-    numbers = [_number(source.get('nphotons')) for source in sources]
-    return next((number for number in numbers if number is not None and number > 0), None)
 
 
 def _object(archive: Arrays) -> tuple[ComplexArray | None, tuple[str, ...]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from ptychopinn_plugin.array_types import ComplexArray
+from ptychopinn_plugin.array_types import BoolArray, ComplexArray
 from ptychopinn_plugin.data.readers.domain import Domain
 from ptychopinn_plugin.data.readers.hdf5 import (
     attribute,
@@ -38,6 +38,7 @@ def read_pair(
     probe: ComplexArray | None = None,
     given: Geometry | None = None,
     beam_center_px: tuple[int, int] | None = None,
+    mask: BoolArray | None = None,
 ) -> Scan:
     """Read a scan from Ptychodus' two files.
 
@@ -55,6 +56,8 @@ def read_pair(
         Energy, distance and detector pixel in place of what the files say.
     beam_center_px : (row, column), optional
         Where the beam meets the detector; else in the middle.
+    mask : ndarray of bool, shape (frame_height, frame_width), optional
+        More bad pixels.
     """
     folder = path if path.is_dir() else path.parent
     diffraction = folder / 'diffraction.h5'
@@ -82,6 +85,7 @@ def read_pair(
         probe=probe,
         given=given,
         beam_center_px=beam_center_px,
+        mask=mask,
     )
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ptychopinn_plugin import ptychodus_compat
-from ptychopinn_plugin.array_types import ComplexArray
+from ptychopinn_plugin.array_types import BoolArray, ComplexArray
 from ptychopinn_plugin.data.readers.detector_frames import read_frames
 from ptychopinn_plugin.data.readers.domain import Domain
 from ptychopinn_plugin.data.readers.hdf5_links import INSTALL_FILTERS, broken_links, check_path
@@ -61,6 +61,7 @@ def read_with_ptychodus(
     beam_center_px: tuple[int, int] | None = None,
     domain: Domain | None,
     probe: ComplexArray | None = None,
+    mask: BoolArray | None = None,
 ) -> Scan:
     """Read a scan with one of Ptychodus' readers.
 
@@ -85,6 +86,8 @@ def read_with_ptychodus(
         Where not given, inferred.
     probe : ndarray of complex, shape (n_modes, height, width), optional
         Used in place of any other.
+    mask : ndarray of bool, shape (frame_height, frame_width), optional
+        More bad pixels.
 
     Raises
     ------
@@ -120,6 +123,7 @@ def read_with_ptychodus(
                 domain=domain,
                 shape=None if probe is None else (probe.shape[-2], probe.shape[-1]),
                 beam_center_px=beam_center_px,
+                mask=mask,
             )
     measurement = dataclasses.replace(measurement, notes=(*heard, *measurement.notes))
     return join(measurement, product, name=load_name(path), probe=probe, given=geometry)

@@ -10,6 +10,7 @@ import pytest
 
 from ptychopinn_plugin.data import Reconstruction, Scan, load_scan, write_product
 from ptychopinn_plugin.data.readers.frame_center import center_note, corners_to_middle
+from ptychopinn_plugin.errors import DataError
 
 # Of modules that Ptychodus' readers import.
 pytestmark = pytest.mark.filterwarnings('ignore::DeprecationWarning')
@@ -155,3 +156,47 @@ def test_a_dark_corner_of_the_mask_moves_no_beam(scan: Scan, counts: Patterns) -
     bad = np.zeros((32, 32), bool)
     bad[:16, :14] = True
     assert not center_note(counts, bad, scan.probe)
+
+
+@pytest.mark.parametrize('kind', ['npy', 'h5', 'h5:entry/mask'])
+def test_a_mask_in_another_file(
+    load: Callable[..., Scan], scan: Scan, counts: Patterns, tmp_path: Path, kind: str
+) -> None:
+    hidden = np.zeros((32, 32), bool)
+    hidden[14:18, 15:19] = True
+    np.save(tmp_path / 'mask.npy', hidden)
+    with h5py.File(tmp_path / 'mask.h5', 'w') as file:
+        file['entry/mask'] = hidden.astype(np.uint8)
+        if ':' in kind:
+            file['other'] = np.ones((3, 3), int)
+    patterns = np.where(hidden, 0, counts)
+    loaded = load(patterns, scan, mask=tmp_path / f'mask.{kind}')
+    np.testing.assert_array_equal(loaded.bad_pixels, hidden)
+
+
+def test_a_mask_moves_with_the_patterns(
+    load: Callable[..., Scan], scan: Scan, counts: Patterns, tmp_path: Path
+) -> None:
+    hidden = np.zeros((32, 32), bool)
+    hidden[20:23, 9:12] = True
+    np.save(tmp_path / 'mask.npy', hidden)
+    off = np.roll(counts, (5, -6), (1, 2))
+    loaded = load(off, scan, beam_center_px=(21, 10), mask=tmp_path / 'mask.npy')
+    assert loaded.bad_pixels is not None
+    assert loaded.bad_pixels[15:18, 15:18].all()
+    assert not loaded.bad_pixels[12, 12]
+
+
+def test_masks_that_are_none(scan: Scan, counts: Patterns, tmp_path: Path) -> None:
+    path = tmp_path / 'mask.npy'
+    for mask, message in (
+        (np.ones((32, 32), bool), 'marks good pixels, invert it'),
+        (np.zeros((16, 16), bool), 'must be 32 x 32 pixels as the frames are'),
+        (np.zeros(3), 'must be one image of numbers'),
+    ):
+        np.save(path, mask)
+        with pytest.raises(DataError, match=message):
+            _npz(counts, tmp_path, scan, mask=path)
+    path.write_text('text')
+    with pytest.raises(DataError, match='read from an NPY or an HDF5 file'):
+        _npz(counts, tmp_path, scan, mask=path)
