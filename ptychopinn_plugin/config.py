@@ -6,6 +6,7 @@ from TOML, and into the model file.
 
 import dataclasses
 import math
+import re
 import tomllib
 import types
 import typing
@@ -336,6 +337,28 @@ class RefinementConfig(Validated):
     )
 
 
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file, with or without the byte-order mark that Windows' editors write.
+
+    Raises
+    ------
+    ConfigError
+        If it is none; of a path with backslashes the message says how it is written.
+    """
+    text = ''
+    try:
+        text = path.read_text(encoding='utf-8-sig')
+        return tomllib.loads(text)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        message = f'{path} is not a readable TOML file: {error}.'
+        if re.search(r'=\s*"[^"\n]*\\', text):
+            message += (
+                ' In double quotes a backslash must be doubled; write paths in single quotes: '
+                r"'C:\data\scan.npz'."
+            )
+        raise ConfigError(message) from error
+
+
 @dataclass(frozen=True)
 class Config(Validated):
     """All settings of a run but for how scans are read; `config.toml` holds one."""
@@ -374,10 +397,7 @@ class Config(Validated):
     @classmethod
     def from_toml(cls, path: Path) -> Self:
         """Read a `config.toml`; what the command line alone uses, `COMMAND_LINE`, is left out."""
-        try:
-            values = tomllib.loads(path.read_text(encoding='utf-8'))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ConfigError(f'{path} is not a readable TOML file: {error}.') from error
+        values = read_toml(path)
         return cls.from_dict({name: v for name, v in values.items() if name not in COMMAND_LINE})
 
     def to_toml(self) -> str:

@@ -51,6 +51,7 @@ def read_scans(paths: Sequence[Path], given: Given) -> list['Scan']:
             probe_from=reading.probe_from,
             geometry=_geometry(reading),
             beam_center_px=_place(reading.beam_center),
+            mask=reading.mask,
             mask_hot=reading.mask_hot,
             photons=reading.photons,
         )

@@ -16,6 +16,7 @@ from ptychopinn_plugin._version import __version__
 from ptychopinn_plugin.backends.selection import ENVIRONMENT_VARIABLE, choose, find_backends
 from ptychopinn_plugin.backends.spec import BackendSpec
 from ptychopinn_plugin.errors import BackendUnavailableError, UnknownBackendError
+from ptychopinn_plugin.packages import is_importable
 from ptychopinn_plugin.ptychodus_diagnosis import examine_host, host_rows
 from ptychopinn_plugin.text import count
 
@@ -74,8 +75,8 @@ def examine() -> dict[str, Any]:
     -------
     dict
         'version', 'python', 'platform', 'cpu', 'memory_gb', 'gpus', 'gpu_note', 'backends',
-        'choice' (name, source, value), 'missing' (what, command), 'ptychodus' (see
-        `examine_host`), 'notes', 'can_run_main_job'.
+        'choice' (name, source, value), 'missing' (what, command), 'hdf5_filters' (whether
+        hdf5plugin is there), 'ptychodus' (see `examine_host`), 'notes', 'can_run_main_job'.
     """
     report: dict[str, Any] = {
         'version': __version__,
@@ -87,6 +88,7 @@ def examine() -> dict[str, Any]:
     broken = [item for item in report['backends'] if item['name'] == report['choice'].get('name')]
     error = error or next((item['problem'] for item in broken if item['problem']), None)
     report['missing'] = _missing(report['backends'], error)
+    report['hdf5_filters'] = is_importable('hdf5plugin')
     report['ptychodus'] = examine_host()
     report['notes'] = _notes(report['ptychodus'])
     report['can_run_main_job'] = error is None
@@ -226,6 +228,7 @@ def _rows(report: dict[str, Any]) -> list[tuple[str, str]]:
     rows.append(('would run', _choice_line(choice)))
     rows += [('missing', item['what']) for item in report['missing']]
     rows += [('mend it with', item['command']) for item in report['missing']]
+    rows.append(('compressed HDF5', _filters_line(installed=report['hdf5_filters'])))
     rows += host_rows(report['ptychodus'])
     rows += [('note', note) for note in report['notes']]
     can = 'can run here' if report['can_run_main_job'] else 'cannot run here'
@@ -241,6 +244,12 @@ def _backend_line(item: dict[str, Any]) -> str:
     if item['problem'] is not None:
         return f'{item["problem"]}; {item["mend"]}'
     return f'{item["framework"]} {item["version"] or "of unknown version"}'
+
+
+def _filters_line(*, installed: bool) -> str:
+    if installed:
+        return 'hdf5plugin is here: bitshuffle, LZ4, blosc, zstd and others are read'
+    return 'gzip alone is read; for the files of Eiger detectors: pip install hdf5plugin'
 
 
 def _choice_line(choice: dict[str, Any]) -> str:

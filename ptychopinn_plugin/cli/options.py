@@ -56,7 +56,7 @@ class ScanReading(Validated):
         None, 'take the probe from this scan, product, reconstruction or NPY file'
     )
     photon_energy_eV: float | None = setting(
-        None, 'photon energy, for --reader, where the file holds no value', minimum=0.1, unit='eV'
+        None, 'photon energy, in place of what the file holds', minimum=0.1, unit='eV'
     )
     detector_distance_m: float | None = setting(
         None, 'distance from sample to detector, likewise', minimum=1e-6, unit='m'
@@ -65,7 +65,10 @@ class ScanReading(Validated):
         None, "size of the detector's pixels, likewise", minimum=1e-9, maximum=1.0, unit='m'
     )
     beam_center: str | None = setting(
-        None, 'ROW,COLUMN of the frames where the beam meets the detector, for --reader'
+        None, 'ROW,COLUMN of the frames where the beam meets the detector, if not in their middle'
+    )
+    mask: Path | None = setting(
+        None, 'NPY or HDF5 file of the bad pixels, which are not 0 in it; FILE:DATASET names one'
     )
     mask_hot: bool = setting(False, 'find hot pixels and leave them out')
     photons: float | None = photons_setting('; else what the file holds are counts')

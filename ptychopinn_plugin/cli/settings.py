@@ -1,7 +1,6 @@
 """From defaults, a file and options to the settings that are in force."""
 
 import dataclasses
-import tomllib
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import tomli_w
 
 from ptychopinn_plugin.cli.options import Given, ScanReading
-from ptychopinn_plugin.config import COMMAND_LINE, Config
+from ptychopinn_plugin.config import COMMAND_LINE, Config, read_toml
 from ptychopinn_plugin.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ def add_from_file(given: Given, file: Path) -> tuple[Given, str | None]:
         If the file is no TOML, or its section [reading] or its backend is not what it must be.
     """
     Config.from_toml(file)
-    values = tomllib.loads(file.read_text(encoding='utf-8'))
+    values = read_toml(file)
     reading, named = values.get('reading', {}), values.get('backend')
     if not isinstance(reading, dict):
         raise ConfigError(f'{file}: [reading] must be a section of settings; got {reading!r}.')
@@ -148,7 +147,7 @@ def refuse_changes(old: Config, new: Config, allowed: Iterable[str], advice: str
 def _read_file(path: Path) -> dict[str, dict[str, Any]]:
     Config.from_toml(path)
     # Only what the file holds, so that its silence does not undo a model's settings.
-    values = tomllib.loads(path.read_text(encoding='utf-8'))
+    values = read_toml(path)
     return {section: part for section, part in values.items() if section not in COMMAND_LINE}
 
 

@@ -19,6 +19,37 @@ MAX_COUNT = 2.0**53
 """Of a pixel: up to here every whole number is one of double precision."""
 
 
+MAX_DISTANCE = 20
+"""How many times the scan's own width, a pattern's added, a few positions may lie away from it."""
+
+
+def _check_positions(name: str, positions_px: FloatArray, side: int) -> None:
+    """Raise a DataError that names positions which are no numbers, or far away from the others."""
+    bad = np.flatnonzero(~np.isfinite(positions_px).all(axis=1))
+    remedy = 'Correct them, or leave them and their patterns out.'
+    if bad.size:
+        raise DataError(f'{name} must be finite; {_listed(bad, positions_px)}. {remedy}')
+    low, middle, high = np.quantile(positions_px, [0.25, 0.5, 0.75], axis=0)
+    reach = MAX_DISTANCE * (high - low + side)
+    far = np.flatnonzero((np.abs(positions_px - middle) > reach).any(axis=1))
+    # Where many are, it is another kind of scan.
+    if 0 < far.size <= len(positions_px) // 10:
+        raise DataError(
+            f'{name} must lie together; {_listed(far, positions_px)}, far away from the others '
+            f'around {np.round(middle, 1).tolist()} (y, x), in pixels of the object. {remedy}'
+        )
+
+
+def _listed(numbers: IntArray, positions_px: FloatArray) -> str:
+    shown = [
+        f'{number} at {np.round(positions_px[number], 1).tolist()}'
+        for number in numbers[:4].tolist()
+    ]
+    more = f' and {numbers.size - 4} more' if numbers.size > 4 else ''
+    few = f'{numbers.size} of {len(positions_px)} are not: position' if more else 'position'
+    return f'{few} {", ".join(shown)}{more}'
+
+
 @dataclass(frozen=True)
 class Geometry:
     """What turns pixels into metres; each value is None where the file does not say.
@@ -121,9 +152,7 @@ class Scan:
                     f'{name} must have shape ({n_positions}, 2), one (y, x) for each pattern; '
                     f'got {array.shape}.'
                 )
-            if not np.isfinite(array).all():
-                bad = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
-                raise DataError(f'{name} must be finite; position {bad} is {array[bad].tolist()}.')
+            _check_positions(name, array, max(height, width))
         assert self.pattern_indexes is not None
         if self.pattern_indexes.shape != (n_positions,):
             raise DataError(

@@ -236,3 +236,18 @@ def test_a_value_where_a_section_belongs(tmp_path: Path) -> None:
     path.write_text('model = 3\n', encoding='utf-8')
     with pytest.raises(ConfigError, match='model'):
         Config.from_toml(path)
+
+
+def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
+    path = tmp_path / 'config.toml'
+    path.write_text('[training]\nepochs = 3\n', encoding='utf-8-sig')
+    assert Config.from_toml(path) == Config(training=TrainingConfig(epochs=3))
+
+
+def test_a_path_of_windows_is_explained(tmp_path: Path) -> None:
+    path = tmp_path / 'config.toml'
+    path.write_text('[reading]\nproduct = "C:\\data\\product.h5"\n', encoding='utf-8')
+    with pytest.raises(ConfigError, match='write paths in single quotes'):
+        Config.from_toml(path)
+    path.write_text("[reading]\nproduct = 'C:\\data\\product.h5'\n", encoding='utf-8')
+    assert Config.from_toml(path) == Config()

@@ -143,7 +143,9 @@ def _state_to_resume(request: TrainingRequest) -> TrainingState | None:
     if not request.resume:
         return None
     if request.base_model is None:
-        raise ConfigError('To continue a training (resume) give the model that it left; got none.')
+        raise ConfigError(
+            'To continue a training exactly, base_model must be the model that it left; got None.'
+        )
     return request.base_model.check_training_state('ptychopinn train --base-model MODEL')
 
 

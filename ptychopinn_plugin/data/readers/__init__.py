@@ -3,16 +3,24 @@
 import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TypedDict
 
 import h5py
 import numpy as np
 
-from ptychopinn_plugin.array_types import ComplexArray, RealArray
+from ptychopinn_plugin.array_types import BoolArray, ComplexArray, RealArray
 from ptychopinn_plugin.data.preparation import find_hot_pixels, scale_to_photons
 from ptychopinn_plugin.data.readers.cxi import read_cxi, read_cxi_product
 from ptychopinn_plugin.data.readers.domain import Domain, check_domain, unit_note
+from ptychopinn_plugin.data.readers.frame_center import center_note
 from ptychopinn_plugin.data.readers.hdf5 import open_hdf5
-from ptychopinn_plugin.data.readers.matching import Product, check_far_field, single_probe
+from ptychopinn_plugin.data.readers.mask_files import read_mask
+from ptychopinn_plugin.data.readers.matching import (
+    Product,
+    check_far_field,
+    known_geometry,
+    single_probe,
+)
 from ptychopinn_plugin.data.readers.npz import open_npz, read_npz, read_numbers, scan_of
 from ptychopinn_plugin.data.readers.ptychodus_hdf5 import is_product_file, read_pair, read_product
 from ptychopinn_plugin.data.readers.ptychodus_plugins import read_with_ptychodus, reader_names
@@ -49,6 +57,7 @@ def load_scan(
     geometry: Geometry | None = None,
     beam_center_px: tuple[int, int] | None = None,
     mask_hot: bool = False,
+    mask: Path | str | None = None,
     photons: float | None = None,
 ) -> Scan:
     """Read a scan. The content of the file decides what it is, not its name.
@@ -71,12 +80,14 @@ def load_scan(
     probe_from : Path, optional
         A scan, product, reconstruction or NPY file whose probe is used.
     geometry : Geometry, optional
-        With `reader`: photon energy, distance and detector pixel where the file says none, or
-        wrong ones. The values of a product stand.
+        Photon energy, distance and detector pixel where the files say none, or wrong ones. Where
+        all are known, the size of an object pixel follows from them.
     beam_center_px : (int, int), optional
-        With `reader`: (row, column) of the frames where the beam meets the detector.
+        (row, column) of the frames where the beam meets the detector, if not in their middle.
     mask_hot : bool
         Mark pixels as bad that are bright in most patterns and far above their neighbours.
+    mask : Path, optional
+        A file of bad pixels, of the frames' size: see `mask_files.read_mask`.
     photons : float, optional
         Mean number of photons in a pattern: for patterns in another unit, which are scaled to it.
 
@@ -96,17 +107,18 @@ def load_scan(
     for name, given in (
         ('positions', positions),
         ('positions_reader', positions_reader),
-        ('geometry', geometry),
-        ('beam_center_px', beam_center_px),
     ):
         if given is not None and reader is None:
             raise DataError(f'{name} needs reader=NAME (--reader NAME), to whose files it belongs.')
+    more_bad = None if mask is None else read_mask(Path(mask))
     probe = None if probe_from is None else read_probe(Path(probe_from))
     product = None if product is None else Path(product)
     positions = None if positions is None else Path(positions)
     try:
         if reader is None:
-            scan = _read_by_content(path, domain, product, probe)
+            scan = _read_by_content(
+                path, domain, product, probe, geometry, beam_center_px, more_bad
+            )
         else:
             scan = read_with_ptychodus(
                 path,
@@ -118,10 +130,15 @@ def load_scan(
                 beam_center_px=beam_center_px,
                 domain=domain,
                 probe=probe,
+                mask=more_bad,
             )
     except DataError as error:
         raise _with_path(error, path) from error
     scan = _finish(scan, mask_hot=mask_hot)
+    assert scan.bad_pixels is not None
+    if beam_center_px is None:
+        more = center_note(scan.patterns, scan.bad_pixels, scan.probe)
+        scan = dataclasses.replace(scan, notes=(*scan.notes, *more))
     if photons is not None:
         return scale_to_photons(scan, photons)
     assert scan.bad_pixels is not None
@@ -224,29 +241,52 @@ def _content(path: Path) -> str:
         raise DataError(f'{path} is HDF5 and holds {", ".join(file) or "nothing"}; {_EXPECTED}.')
 
 
+class _Common(TypedDict):
+    domain: Domain | None
+    probe: ComplexArray | None
+    beam_center_px: tuple[int, int] | None
+    mask: BoolArray | None
+
+
 def _read_by_content(
-    path: Path, domain: Domain | None, product: Path | None, probe: ComplexArray | None
+    path: Path,
+    domain: Domain | None,
+    product: Path | None,
+    probe: ComplexArray | None,
+    given: Geometry | None,
+    beam_center_px: tuple[int, int] | None,
+    mask: BoolArray | None,
 ) -> Scan:
+    common: _Common = {
+        'domain': domain,
+        'probe': probe,
+        'beam_center_px': beam_center_px,
+        'mask': mask,
+    }
     if path.is_dir():
         if not (path / 'diffraction.h5').is_file():
             raise DataError(f'The folder {path} holds no diffraction.h5; {_EXPECTED}.')
-        return read_pair(path, product=product, domain=domain, probe=probe)
+        return read_pair(path, product=product, given=given, **common)
     content = _content(path)
     if content == 'ptychodus':
-        return read_pair(path, product=product, domain=domain, probe=probe)
+        return read_pair(path, product=product, given=given, **common)
     if content == 'cxi':
         known = _known_product(product)
         if isinstance(known, Path):
             raise DataError(f'product must be a product.h5 or a CXI file; {known} is neither.')
         if known is not None:
             check_far_field(known)
-        return read_cxi(path, product=known, domain=domain, probe=probe)
+        return read_cxi(path, product=known, given=given, **common)
     if product is not None:
         raise DataError(
             f'{path} is an NPZ scan, which holds its own positions; leave product=FILE '
             '(--product FILE) out. To use the probe of another file say probe_from=FILE.'
         )
-    return read_npz(path, domain=domain, probe=probe)
+    scan = read_npz(path, **common)
+    if given is None:
+        return scan
+    geometry = known_geometry(scan.geometry, given, scan.patterns.shape)
+    return dataclasses.replace(scan, geometry=geometry)
 
 
 def _known_product(path: Path | None) -> Product | Path | None:

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from ptychopinn_plugin.array_types import ComplexArray
+from ptychopinn_plugin.array_types import BoolArray, ComplexArray
 from ptychopinn_plugin.data.readers.domain import Domain
 from ptychopinn_plugin.data.readers.hdf5 import check_stack, find, find_number, need, open_hdf5
 from ptychopinn_plugin.data.readers.matching import (
-    ELECTRON_VOLT_J,
     HC_J_M,
     Measurement,
     Product,
@@ -22,6 +21,11 @@ from ptychopinn_plugin.data.readers.matching import (
     measurement_of,
     single_layer,
     single_probe,
+)
+from ptychopinn_plugin.data.readers.units import (
+    ELECTRON_VOLT_J,
+    find_one_quantity,
+    find_quantity,
 )
 from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.errors import DataError
@@ -37,7 +41,14 @@ _TRANSLATION = (
     f'{_DETECTOR}/translation',
 )
 _PROBE = ('entry_1/image_1/data', f'{_SOURCE}/illumination', 'entry_1/data_1/probe')
-_WAVELENGTH = (f'{_SOURCE}/wavelength', 'entry_1/instrument_1/beam_1/wavelength')
+_BEAMS = (
+    'entry_1/instrument_1/beam_1',
+    'entry_1/instrument_1/beam',
+    'entry_1/sample_1/beam_1',
+    'entry_1/sample_1/beam',
+    _SOURCE,
+)
+"""The source last: its energy may be that of the electrons in the machine."""
 
 
 def read_cxi(
@@ -46,6 +57,9 @@ def read_cxi(
     product: Product | None = None,
     domain: Domain | None,
     probe: ComplexArray | None = None,
+    given: Geometry | None = None,
+    beam_center_px: tuple[int, int] | None = None,
+    mask: BoolArray | None = None,
 ) -> Scan:
     """Read a scan from a CXI file.
 
@@ -58,11 +72,17 @@ def read_cxi(
         CXI files hold counts, which is the default.
     probe : ndarray of complex, shape (n_modes, height, width), optional
         Used in place of any other.
+    given : Geometry, optional
+        Energy, distance and detector pixel in place of what the file says.
+    beam_center_px : (row, column), optional
+        Where the beam meets the detector; else in the middle.
+    mask : ndarray of bool, shape (frame_height, frame_width), optional
+        More bad pixels.
     """
     with open_hdf5(path) as file:
-        measurement = _measurement(file, domain or 'counts')
+        measurement = _measurement(file, domain, given or Geometry())
         if product is None:
-            product = product_of(file)
+            product = product_of(file, given)
             positions, patterns = len(product.indexes), len(measurement.patterns)
             if positions != patterns and f'{_EXTRA}/probe_position_indexes' not in file:
                 raise DataError(
@@ -70,7 +90,15 @@ def read_cxi(
                     f'{count(patterns, "pattern")} and {count(positions, "position")}. '
                     'Cut the longer one.'
                 )
-    return join(measurement, product, name=load_name(path), probe=probe)
+    return join(
+        measurement,
+        product,
+        name=load_name(path),
+        probe=probe,
+        given=given,
+        beam_center_px=beam_center_px,
+        mask=mask,
+    )
 
 
 def read_cxi_product(path: Path) -> Product:
@@ -79,7 +107,7 @@ def read_cxi_product(path: Path) -> Product:
         return product_of(file)
 
 
-def _measurement(file: Any, domain: Domain) -> Measurement:
+def _measurement(file: Any, domain: Domain | None, given: Geometry) -> Measurement:
     patterns = need(file, *_PATTERNS)
     check_stack(patterns, f'The patterns of {file.filename}')
     mask = find(file, [f'{_DETECTOR}/mask', 'entry_1/data_1/mask'])
@@ -91,31 +119,47 @@ def _measurement(file: Any, domain: Domain) -> Measurement:
         np.arange(len(patterns)),
         None if mask is None else mask != 0,
         domain=domain,
-        geometry=Geometry(
-            photon_energy_eV=_photon_energy(file),
-            detector_distance_m=find_number(file, [f'{_DETECTOR}/distance']),
-            detector_pixel_height_m=find_number(file, [f'{_DETECTOR}/y_pixel_size']),
-            detector_pixel_width_m=find_number(file, [f'{_DETECTOR}/x_pixel_size']),
-        ),
+        geometry=_geometry(file, given),
     )
 
 
 def _photon_energy(file: Any) -> float | None:
-    energy_j = find_number(file, [f'{_SOURCE}/energy'])
-    if energy_j:
-        return energy_j / ELECTRON_VOLT_J
-    wavelength = find_number(file, _WAVELENGTH)
-    return HC_J_M / wavelength / ELECTRON_VOLT_J if wavelength else None
+    for beam in _BEAMS:
+        energy_j = find_one_quantity(file, [f'{beam}/incident_energy', f'{beam}/energy'], 'energy')
+        if energy_j:
+            return energy_j / ELECTRON_VOLT_J
+        keys = [f'{beam}/incident_wavelength', f'{beam}/wavelength']
+        wavelength_m = find_one_quantity(file, keys, 'length')
+        if wavelength_m:
+            return HC_J_M / wavelength_m / ELECTRON_VOLT_J
+    return None
 
 
-def product_of(file: Any) -> Product:
+def _geometry(file: Any, given: Geometry) -> Geometry:
+    """Return what the file says and the user does not."""
+
+    def length(key: str) -> float | None:
+        return find_one_quantity(file, [f'{_DETECTOR}/{key}'], 'length')
+
+    return Geometry(
+        photon_energy_eV=given.photon_energy_eV or _photon_energy(file),
+        detector_distance_m=given.detector_distance_m or length('distance'),
+        detector_pixel_height_m=given.detector_pixel_height_m or length('y_pixel_size'),
+        detector_pixel_width_m=given.detector_pixel_width_m or length('x_pixel_size'),
+    )
+
+
+def product_of(file: Any, given: Geometry | None = None) -> Product:
     """Return positions, probe and object of an open CXI file."""
-    translation = need(file, *_TRANSLATION)
+    translation = find_quantity(file, _TRANSLATION, 'length')
+    if translation is None:
+        translation = need(file, *_TRANSLATION)
     if translation.ndim != 2 or translation.shape[1] < 2 or not len(translation):
         raise DataError(
             f'The translations of {file.filename} must have shape (n_positions, 2 or 3), (x, y) in '
             f'metres; got {translation.shape}.'
         )
+    geometry = _geometry(file, given or Geometry())
     stored = find(file, _PROBE)
     probe, probe_notes = (None, ()) if stored is None else single_probe(stored)
     layers = find(file, ['entry_1/image_2/data'])
@@ -135,8 +179,8 @@ def product_of(file: Any) -> Product:
         geometry=Geometry(
             pixel_height_m=find_number(file, [f'{_EXTRA}/object_pixel_height_m']),
             pixel_width_m=find_number(file, [f'{_EXTRA}/object_pixel_width_m']),
-            photon_energy_eV=_photon_energy(file),
-            detector_distance_m=find_number(file, [f'{_DETECTOR}/distance']),
+            photon_energy_eV=geometry.photon_energy_eV,
+            detector_distance_m=geometry.detector_distance_m,
         ),
         notes=(
             'Positions of the CXI file were taken as (x, y) with y downwards, as Ptychodus does.',

@@ -28,7 +28,8 @@ def infer_domain(patterns: RealArray, *, is_ptychodus_export: bool) -> tuple[Dom
     3. Negative numbers, which no amplitude has, are counts with a dark field subtracted.
     4. Whole numbers are counts.
     5. Numbers whose squares are whole are amplitudes.
-    6. Anything else is amplitudes, as PtychoPINN's contract says.
+    6. Whole multiples of the least number, the largest of which is 1, are counts divided by it.
+    7. Anything else is amplitudes, as PtychoPINN's contract says.
 
     Parameters
     ----------
@@ -52,7 +53,55 @@ def infer_domain(patterns: RealArray, *, is_ptychodus_export: bool) -> tuple[Dom
         return 'counts', 'they are whole numbers'
     if squares_are_whole(patterns):
         return 'amplitudes', 'their squares are whole numbers'
+    sample = _sample(patterns, len(patterns))
+    if _multiples(sample, patterns.dtype):
+        return 'counts', 'they are whole multiples of the least, and the largest is 1'
     return 'amplitudes', "PtychoPINN's files hold amplitudes"
+
+
+_LOGARITHMS = {'ln(1 + counts)': np.e, 'log10(1 + counts)': 10.0, 'log2(1 + counts)': 2.0}
+
+
+def without_logarithm(
+    patterns: RealArray, domain: Domain | None
+) -> tuple[RealArray, tuple[str, ...]]:
+    """Return counts in place of logarithms of one more than them, and a note; else the same.
+
+    Such are told by what no other floats do: their exponentials are whole numbers.
+
+    Parameters
+    ----------
+    patterns : ndarray, shape (n_positions, height, width)
+    domain : 'counts' or 'amplitudes', optional
+        Where the user says it, patterns are left as they are.
+    """
+    sample = _sample(patterns) if patterns.dtype.kind == 'f' and domain is None else np.zeros(0)
+    # Beyond, no number of counts has such a logarithm.
+    if not sample.size or sample.min() < 0 or not 0 < sample.max() < np.log2(1e12):
+        return patterns, ()
+    if values_are_whole(patterns) or squares_are_whole(patterns):
+        return patterns, ()
+    for name, base in _LOGARITHMS.items():
+        if sample.max() * np.log(base) > np.log(1e12):
+            continue
+        values = np.expm1(sample * np.log(base))
+        if _nearly_whole(values, patterns.dtype) and values.max() > 2:
+            counts = np.rint(np.expm1(patterns.astype(np.float64) * np.log(base)))
+            note = f'The patterns were taken as {name}, because they then are whole numbers, and '
+            note += 'were turned into counts; if that is wrong, say domain=NAME (--domain NAME).'
+            return counts.astype(np.float32), (note,)
+    return patterns, ()
+
+
+def _multiples(sample: FloatArray, dtype: np.dtype[Any]) -> bool:
+    """Return whether numbers, the largest 1, are whole multiples of the least, as divided counts.
+
+    The least is one count, or none would be in a sample of thousands.
+    """
+    lit = sample[sample > 0]
+    if lit.size < 100 or abs(float(lit.max()) - 1) > 1e-6 or lit.max() < 3 * lit.min():
+        return False
+    return _nearly_whole(lit / lit.min(), dtype)
 
 
 def values_are_whole(patterns: RealArray) -> bool:

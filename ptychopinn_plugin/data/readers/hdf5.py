@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 
 from ptychopinn_plugin.array_types import RealArray
+from ptychopinn_plugin.data.readers.hdf5_links import broken_link, check_readable
 from ptychopinn_plugin.errors import DataError
 
 
@@ -30,10 +31,26 @@ def open_hdf5(path: Path) -> Iterator[Any]:
 
 
 def find(file: Any, keys: Sequence[str]) -> RealArray | None:
-    """Return the first dataset of these names, whole; None where there is none."""
+    """Return the first dataset of these names, whole; None where there is none.
+
+    One whose file, or whose decompression, is missing is a DataError that names it.
+    """
+    dataset = find_dataset(file, keys)
+    return None if dataset is None else np.asarray(dataset[()])
+
+
+def find_dataset(file: Any, keys: Sequence[str]) -> Any | None:
+    """Return the first dataset of these names, which can be read; None where there is none."""
     for key in keys:
+        broken = broken_link(file, key)
+        if broken:
+            raise DataError(
+                f'{file.filename}: {broken}. Copy that file to the same folder, or write this one '
+                'again.'
+            )
         if key in file and isinstance(file[key], h5py.Dataset):
-            return np.asarray(file[key][()])
+            check_readable(file[key])
+            return file[key]
     return None
 
 

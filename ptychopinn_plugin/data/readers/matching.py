@@ -6,20 +6,26 @@ Ptychodus keeps positions as (x, y) in metres. Pixel i of an object with W pixel
 a pixel further. The turn from (x, y) to (y, x) and from one middle to the other happens here.
 """
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray, IntArray, RealArray
-from ptychopinn_plugin.data.readers.domain import Domain, to_counts
+from ptychopinn_plugin.data.readers.domain import Domain, to_counts, without_logarithm
+from ptychopinn_plugin.data.readers.frame_center import centered
 from ptychopinn_plugin.data.readers.invalid_pixels import clip_negative, mask_invalid
+from ptychopinn_plugin.data.readers.mask_files import with_mask
+from ptychopinn_plugin.data.readers.units import ELECTRON_VOLT_J
 from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.text import count
 
 HC_J_M = 6.62607015e-34 * 299792458.0
-ELECTRON_VOLT_J = 1.602176634e-19
+
+PHOTON_ENERGIES_EV = (1.0, 1e7)
+"""Of light to hard X-rays, and of electrons in a microscope."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ def measurement_of(
     indexes: IntArray,
     bad_pixels: BoolArray | None,
     *,
-    domain: Domain = 'counts',
+    domain: Domain | None = None,
     geometry: Geometry | None = None,
 ) -> Measurement:
     """Make a measurement of what a file holds, with its marks as bad pixels.
@@ -58,7 +64,8 @@ def measurement_of(
     patterns : ndarray, shape (n_patterns, height, width)
     indexes : ndarray of int, shape (n_patterns,)
     bad_pixels : ndarray of bool, shape (height, width), optional
-    domain : 'counts' or 'amplitudes'
+    domain : 'counts' or 'amplitudes', optional
+        Where not given, counts, or their logarithms where those are told.
     geometry : Geometry, optional
 
     Raises
@@ -67,6 +74,9 @@ def measurement_of(
         If the numbers can be neither counts nor amplitudes.
     """
     patterns, bad_pixels, notes = mask_invalid(patterns, bad_pixels)
+    if domain is None:
+        patterns, more = without_logarithm(patterns, domain)
+        notes, domain = (*notes, *more), 'counts'
     if domain == 'counts':
         patterns, more = clip_negative(patterns, bad_pixels)
         notes = (*notes, *more)
@@ -158,7 +168,14 @@ def check_far_field(product: Product) -> None:
 
 
 def join(
-    measurement: Measurement, product: Product, *, name: str, probe: ComplexArray | None = None
+    measurement: Measurement,
+    product: Product,
+    *,
+    name: str,
+    probe: ComplexArray | None = None,
+    given: Geometry | None = None,
+    beam_center_px: tuple[int, int] | None = None,
+    mask: BoolArray | None = None,
 ) -> Scan:
     """Make a scan of patterns and positions, matched by their indexes.
 
@@ -169,6 +186,12 @@ def join(
     name : str
     probe : ndarray of complex, optional
         Used in place of the product's.
+    given : Geometry, optional
+        What the user says, in place of what the files say.
+    beam_center_px : (row, column), optional
+        Where the beam meets the detector, if it is not in the middle of the patterns.
+    mask : ndarray of bool, shape (frame_height, frame_width), optional
+        More bad pixels.
 
     Raises
     ------
@@ -182,21 +205,31 @@ def join(
             'A probe is needed; the file holds none. '
             'Give a file that holds one: probe_from=FILE (--probe-from FILE).'
         )
+    bad_pixels = with_mask(measurement.bad_pixels, mask, measurement.patterns.shape[1:])
+    patterns, bad_pixels, centered_notes = centered(
+        measurement.patterns, bad_pixels, probe, beam_center_px
+    )
+    measurement = dataclasses.replace(
+        measurement,
+        patterns=patterns,
+        bad_pixels=bad_pixels,
+        notes=(*measurement.notes, *centered_notes),
+    )
     kept, positions_m, notes = _match(measurement.indexes, product)
-    geometry = _object_geometry(measurement, product.geometry)
+    geometry = _object_geometry(measurement, product.geometry, given or Geometry())
+    product, more = _with_pixel(product, geometry, given)
     shape = measurement.patterns.shape[1:]
     positions_px = _to_pixels(positions_m, product, geometry, shape)
-    patterns = measurement.patterns
     return Scan(
         patterns=patterns if len(kept) == len(patterns) else patterns[kept],
         positions_px=positions_px,
         probe=probe,
         object_=None if product.object_ is None else product.object_.astype(np.complex64),
-        bad_pixels=measurement.bad_pixels,
+        bad_pixels=bad_pixels,
         pattern_indexes=measurement.indexes[kept].astype(np.int64),
         geometry=geometry,
         name=name,
-        notes=(*measurement.notes, *product.notes, *notes),
+        notes=(*measurement.notes, *product.notes, *notes, *more),
     )
 
 
@@ -228,41 +261,87 @@ def _span(indexes: IntArray) -> str:
     return f'{indexes.min()} to {indexes.max()}' if indexes.size else 'none'
 
 
-def _object_geometry(measurement: Measurement, product: Geometry) -> Geometry:
-    detector = measurement.geometry
-    energy = product.photon_energy_eV or detector.photon_energy_eV
-    distance = product.detector_distance_m or detector.detector_distance_m
-    sizes: list[float] = []
-    for pixel, detector_pixel, side, axis in (
-        (product.pixel_height_m, detector.detector_pixel_height_m, -2, 'height'),
-        (product.pixel_width_m, detector.detector_pixel_width_m, -1, 'width'),
+def _with_pixel(
+    product: Product, geometry: Geometry, given: Geometry | None
+) -> tuple[Product, tuple[str, ...]]:
+    """Leave out an object of other pixels than the user's options give, and say so."""
+    old = product.geometry.pixel_height_m, product.geometry.pixel_width_m
+    new = geometry.pixel_height_m, geometry.pixel_width_m
+    if given is None or not (old[0] and old[1] and new[0] and new[1]):
+        return product, ()
+    if np.allclose([old[0], old[1]], [new[0], new[1]], rtol=1e-3, atol=0):
+        return product, ()
+    note = (
+        f'Pixels of the object are {new[0]:.4g} x {new[1]:.4g} m by the options given; the '
+        f"file's {old[0]:.4g} x {old[1]:.4g} m and its object were not used."
+    )
+    return dataclasses.replace(product, object_=None, center_m=None), (note,)
+
+
+def known_geometry(own: Geometry, given: Geometry, shape: tuple[int, ...]) -> Geometry:
+    """Return a geometry with what the user says; the object's pixel follows, where it can.
+
+    Parameters
+    ----------
+    own : Geometry
+        What the files say.
+    given : Geometry
+        Its values take the place of those.
+    shape : tuple of int
+        Of the patterns.
+
+    Raises
+    ------
+    DataError
+        If the energy cannot be one of photons.
+    """
+    stated = {key: value for key, value in dataclasses.asdict(given).items() if value}
+    merged = dataclasses.replace(own, **stated)
+    sizes: dict[str, float] = {}
+    for axis, detector_pixel, side in (
+        ('pixel_height_m', merged.detector_pixel_height_m, -2),
+        ('pixel_width_m', merged.detector_pixel_width_m, -1),
     ):
-        if not pixel:
-            if not (energy and distance and detector_pixel):
-                missing = [
-                    option
-                    for option, value in (
-                        ('--photon-energy', energy),
-                        ('--detector-distance', distance),
-                        ('--detector-pixel', detector_pixel),
-                    )
-                    if not value
-                ]
-                raise DataError(
-                    f'The {axis} of an object pixel is needed to turn metres into pixels, and the '
-                    f'file does not say all that gives it. Say {", ".join(missing)} with --reader '
-                    'NAME (geometry=Geometry(...) with reader=NAME), or write it into the file.'
-                )
-            pixels = measurement.patterns.shape[side]
-            pixel = wavelength_m(energy) * abs(distance) / (pixels * detector_pixel)
-        sizes.append(float(pixel))
-    return Geometry(
-        pixel_height_m=sizes[0],
-        pixel_width_m=sizes[1],
-        photon_energy_eV=energy or None,
-        detector_distance_m=distance or None,
-        detector_pixel_height_m=detector.detector_pixel_height_m,
-        detector_pixel_width_m=detector.detector_pixel_width_m,
+        energy, distance = merged.photon_energy_eV, merged.detector_distance_m
+        stands = getattr(own, axis) and not stated
+        if stands or axis in stated or not (energy and distance and detector_pixel):
+            continue
+        low, high = PHOTON_ENERGIES_EV
+        if not low <= energy <= high:
+            raise DataError(
+                f'The photon energy must be between {low:g} and {high:g} eV; the file says '
+                f'{energy:.3g} eV. Is it in another unit, or that of the machine? Say what it is: '
+                '--photon-energy EV (geometry=Geometry(photon_energy_eV=...)).'
+            )
+        sizes[axis] = float(wavelength_m(energy) * abs(distance) / (shape[side] * detector_pixel))
+    return dataclasses.replace(merged, **sizes)
+
+
+def _object_geometry(measurement: Measurement, product: Geometry, given: Geometry) -> Geometry:
+    stated = {key: value for key, value in dataclasses.asdict(product).items() if value}
+    own = dataclasses.replace(measurement.geometry, **stated)
+    geometry = known_geometry(own, given, measurement.patterns.shape)
+    for axis in ('height', 'width'):
+        if getattr(geometry, f'pixel_{axis}_m'):
+            continue
+        missing = [
+            option
+            for option, value in (
+                ('--photon-energy', geometry.photon_energy_eV),
+                ('--detector-distance', geometry.detector_distance_m),
+                ('--detector-pixel', getattr(geometry, f'detector_pixel_{axis}_m')),
+            )
+            if not value
+        ]
+        raise DataError(
+            f'The {axis} of an object pixel is needed to turn metres into pixels, and the file '
+            f'does not say all that gives it. Say {", ".join(missing)} '
+            '(geometry=Geometry(...)), or write it into the file.'
+        )
+    return dataclasses.replace(
+        geometry,
+        photon_energy_eV=geometry.photon_energy_eV or None,
+        detector_distance_m=geometry.detector_distance_m or None,
     )
 
 
@@ -282,4 +361,6 @@ def _to_pixels(
 def load_name(path: Path) -> str:
     """Return a name for the scan of a file: the folder's where the file's own says nothing."""
     path = path.resolve()
-    return path.parent.name if path.stem in ('diffraction', 'product') else path.stem
+    name = path.parent.name if path.stem in ('diffraction', 'product') else path.stem
+    # What is no UTF-8 in it cannot be written into any file.
+    return name.encode('utf-8', 'surrogateescape').decode('utf-8', 'replace')

@@ -18,14 +18,18 @@ from ptychopinn_plugin.data.readers.domain import (
     infer_domain,
     squares_are_whole,
     to_counts,
+    without_logarithm,
 )
+from ptychopinn_plugin.data.readers.frame_center import centered
 from ptychopinn_plugin.data.readers.invalid_pixels import clip_negative, mask_invalid
+from ptychopinn_plugin.data.readers.mask_files import with_mask
 from ptychopinn_plugin.data.readers.matching import (
     load_name,
     middle_offset_px,
     single_layer,
     single_probe,
 )
+from ptychopinn_plugin.data.readers.npz_metadata import number_of, photons_of
 from ptychopinn_plugin.data.readers.pattern_axes import positions_first
 from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.errors import DataError
@@ -175,19 +179,20 @@ def geometry_of(metadata: Mapping[str, Any]) -> Geometry:
         if not isinstance(source, Mapping):
             continue
         for name in _GEOMETRY:
-            number = _number(source.get(name))
+            number = number_of(source.get(name))
             if number:
                 values[name] = number
     return Geometry(**values)
 
 
-def _number(value: object) -> float | None:
-    if isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value):
-        return float(value)
-    return None
-
-
-def read_npz(path: Path, *, domain: Domain | None, probe: ComplexArray | None = None) -> Scan:
+def read_npz(
+    path: Path,
+    *,
+    domain: Domain | None,
+    probe: ComplexArray | None = None,
+    beam_center_px: tuple[int, int] | None = None,
+    mask: BoolArray | None = None,
+) -> Scan:
     """Read a scan from an NPZ file.
 
     Parameters
@@ -197,9 +202,20 @@ def read_npz(path: Path, *, domain: Domain | None, probe: ComplexArray | None = 
         Where not given: `diffraction_domain` of `_metadata`, else `infer_domain`.
     probe : ndarray of complex, shape (n_modes, height, width), optional
         Used in place of `probeGuess`.
+    beam_center_px : (row, column), optional
+        Where the beam meets the detector; else in the middle.
+    mask : ndarray of bool, shape (frame_height, frame_width), optional
+        More bad pixels.
     """
     with open_npz(path) as archive:
-        scan = scan_of(archive, load_name(path), domain=domain, probe=probe)
+        scan = scan_of(
+            archive,
+            load_name(path),
+            domain=domain,
+            probe=probe,
+            beam_center_px=beam_center_px,
+            mask=mask,
+        )
         if archive.empty:
             note = f'{", ".join(archive.empty)}: an object (None?) and no array; not read.'
             scan = dataclasses.replace(scan, notes=(*scan.notes, note))
@@ -207,7 +223,13 @@ def read_npz(path: Path, *, domain: Domain | None, probe: ComplexArray | None = 
 
 
 def scan_of(
-    archive: Arrays, name: str, *, domain: Domain | None, probe: ComplexArray | None = None
+    archive: Arrays,
+    name: str,
+    *,
+    domain: Domain | None,
+    probe: ComplexArray | None = None,
+    beam_center_px: tuple[int, int] | None = None,
+    mask: BoolArray | None = None,
 ) -> Scan:
     """Make a scan of arrays under the names of an NPZ file; see `read_npz`."""
     metadata, notes = read_metadata(archive)
@@ -225,6 +247,8 @@ def scan_of(
         notes = (*notes, *more)
     looks_exported = 'bad_pixels' in archive or modes_axis
     patterns, bad_pixels, more = _measured(archive, patterns, domain, metadata, looks_exported)
+    bad_pixels = with_mask(bad_pixels, mask, patterns.shape[1:])
+    patterns, bad_pixels, centered_notes = centered(patterns, bad_pixels, probe, beam_center_px)
     object_, object_notes = _object(archive)
     nominal = _nominal(archive, len(positions))
     if is_export:
@@ -243,7 +267,7 @@ def scan_of(
         pattern_indexes=_numbers_of_patterns(archive, 'pattern_indexes', len(positions)),
         geometry=geometry_of(metadata),
         name=str(metadata.get('name') or name),
-        notes=(*notes, *more, *object_notes, *_restored(metadata)),
+        notes=(*notes, *more, *centered_notes, *object_notes, *_restored(metadata)),
     )
 
 
@@ -256,8 +280,9 @@ def _measured(
 ) -> tuple[RealArray, BoolArray, tuple[str, ...]]:
     """Return counts, bad pixels, and notes of what was taken for what."""
     patterns, bad_pixels, notes = mask_invalid(patterns, _bad_pixels(archive))
+    patterns, told = without_logarithm(patterns, domain)
     domain, more = _choose_domain(patterns, domain, metadata, looks_exported)
-    notes = (*notes, *more)
+    notes = (*notes, *told, *more)
     if domain == 'counts':
         patterns, more = clip_negative(patterns, bad_pixels)
         notes = (*notes, *more)
@@ -331,7 +356,7 @@ def _counts(
 ) -> tuple[RealArray, tuple[str, ...]]:
     if domain == 'counts':
         return to_counts(patterns, domain), ()
-    photons = _photons(metadata)
+    photons = photons_of(metadata)
     # Amplitudes of another unit become photons, as the Poisson statistics of the loss need.
     rescalable = photons is not None and not squares_are_whole(patterns)
     counts = to_counts(patterns, domain)
@@ -343,12 +368,6 @@ def _counts(
         f'The squared amplitudes were scaled by {photons / mean:.3g} '
         f'to the {photons:.3g} photons per pattern of _metadata.',
     )
-
-
-def _photons(metadata: Mapping[str, Any]) -> float | None:
-    sources = [metadata, *(part for part in metadata.values() if isinstance(part, Mapping))]
-    numbers = [_number(source.get('nphotons')) for source in sources]
-    return next((number for number in numbers if number is not None and number > 0), None)
 
 
 def _object(archive: Arrays) -> tuple[ComplexArray | None, tuple[str, ...]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from ptychopinn_plugin.array_types import ComplexArray
+from ptychopinn_plugin.array_types import BoolArray, ComplexArray
 from ptychopinn_plugin.data.readers.domain import Domain
 from ptychopinn_plugin.data.readers.hdf5 import (
     attribute,
@@ -36,6 +36,9 @@ def read_pair(
     product: Path | None,
     domain: Domain | None,
     probe: ComplexArray | None = None,
+    given: Geometry | None = None,
+    beam_center_px: tuple[int, int] | None = None,
+    mask: BoolArray | None = None,
 ) -> Scan:
     """Read a scan from Ptychodus' two files.
 
@@ -49,6 +52,12 @@ def read_pair(
         Ptychodus keeps counts, which is the default.
     probe : ndarray of complex, optional
         Used in place of the product's.
+    given : Geometry, optional
+        Energy, distance and detector pixel in place of what the files say.
+    beam_center_px : (row, column), optional
+        Where the beam meets the detector; else in the middle.
+    mask : ndarray of bool, shape (frame_height, frame_width), optional
+        More bad pixels.
     """
     folder = path if path.is_dir() else path.parent
     diffraction = folder / 'diffraction.h5'
@@ -69,7 +78,15 @@ def read_pair(
     known = read_product(product)
     check_far_field(known)
     measurement = read_measurement(diffraction, domain=domain)
-    return join(measurement, known, name=load_name(path), probe=probe)
+    return join(
+        measurement,
+        known,
+        name=load_name(path),
+        probe=probe,
+        given=given,
+        beam_center_px=beam_center_px,
+        mask=mask,
+    )
 
 
 def is_product_file(path: Path) -> bool:
@@ -105,7 +122,7 @@ def read_measurement(path: Path, *, domain: Domain | None) -> Measurement:
         patterns,
         indexes.astype(np.int64),
         None if bad_pixels is None else bad_pixels != 0,
-        domain=domain or 'counts',
+        domain=domain,
         geometry=geometry,
     )
 

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from ptychopinn_plugin import ptychodus_compat
-from ptychopinn_plugin.array_types import ComplexArray
+from ptychopinn_plugin.array_types import BoolArray, ComplexArray
 from ptychopinn_plugin.data.readers.detector_frames import read_frames
 from ptychopinn_plugin.data.readers.domain import Domain
+from ptychopinn_plugin.data.readers.hdf5_links import INSTALL_FILTERS, broken_links, check_path
 from ptychopinn_plugin.data.readers.matching import (
     Product,
     check_far_field,
@@ -60,6 +61,7 @@ def read_with_ptychodus(
     beam_center_px: tuple[int, int] | None = None,
     domain: Domain | None,
     probe: ComplexArray | None = None,
+    mask: BoolArray | None = None,
 ) -> Scan:
     """Read a scan with one of Ptychodus' readers.
 
@@ -77,13 +79,15 @@ def read_with_ptychodus(
     positions_reader : str, optional
         Which of Ptychodus' position readers reads it; else the name and the suffix decide.
     geometry : Geometry, optional
-        What it knows stands in place of what the patterns' file says; a product's values stand.
+        What it knows stands in place of what the files say.
     beam_center_px : (int, int), optional
         (row, column) where the beam meets the detector, in place of what the file says.
     domain : 'counts' or 'amplitudes', optional
         Where not given, inferred.
     probe : ndarray of complex, shape (n_modes, height, width), optional
         Used in place of any other.
+    mask : ndarray of bool, shape (frame_height, frame_width), optional
+        More bad pixels.
 
     Raises
     ------
@@ -110,7 +114,7 @@ def read_with_ptychodus(
         check_far_field(product)
         probe = product.probe if probe is None else probe
         with _failing(
-            f'the patterns of {path}', name, 'Check that all files of the scan are there.'
+            f'the patterns of {path}', name, 'Check that all files of the scan are there.', path
         ):
             measurement = read_frames(
                 dataset,
@@ -119,16 +123,10 @@ def read_with_ptychodus(
                 domain=domain,
                 shape=None if probe is None else (probe.shape[-2], probe.shape[-1]),
                 beam_center_px=beam_center_px,
+                mask=mask,
             )
-    known = {} if geometry is None else dataclasses.asdict(geometry)
-    measurement = dataclasses.replace(
-        measurement,
-        geometry=dataclasses.replace(
-            measurement.geometry, **{key: value for key, value in known.items() if value}
-        ),
-        notes=(*heard, *measurement.notes),
-    )
-    return join(measurement, product, name=load_name(path), probe=probe)
+    measurement = dataclasses.replace(measurement, notes=(*heard, *measurement.notes))
+    return join(measurement, product, name=load_name(path), probe=probe, given=geometry)
 
 
 def reader_names() -> list[str]:
@@ -172,16 +170,20 @@ def _warnings_of_ptychodus() -> Iterator[list[str]]:
 
 
 @contextlib.contextmanager
-def _failing(what: str, name: str, advice: str) -> Iterator[None]:
+def _failing(what: str, name: str, advice: str, path: Path) -> Iterator[None]:
     """Turn whatever a reader raises into a DataError: it is the code of many beamlines."""
     try:
+        check_path(path)
         yield
     except DataError:
         raise
     except Exception as error:
         reason = ' '.join(str(error).split()).strip('\'"') or type(error).__name__
         if 'filter' in reason:
-            advice = 'Run: pip install hdf5plugin.'
+            advice = f'Run: {INSTALL_FILTERS}.'
+        broken = broken_links(path)
+        if broken:
+            advice += f' {"; ".join(broken[:3])}: copy it to the same folder.'
         raise DataError(
             f"Ptychodus' reader {name!r} cannot read {what}: {reason.rstrip('.')}. {advice}"
         ) from error
@@ -190,7 +192,7 @@ def _failing(what: str, name: str, advice: str) -> Iterator[None]:
 def _read(strategy: Any, path: Path, name: str) -> Any:
     if not path.exists():
         raise DataError(f'There is no file {path}. Check the path.')
-    with _failing(str(path), name, 'Choose another reader or file.'):
+    with _failing(str(path), name, 'Choose another reader or file.', path):
         return strategy.read(path)
 
 

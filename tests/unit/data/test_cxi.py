@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from ptychopinn_plugin.data import Scan, load_scan, read_probe
+from ptychopinn_plugin.data import Geometry, Scan, load_scan, read_probe
 from ptychopinn_plugin.errors import DataError
 
 MakeScan = Callable[..., Scan]
@@ -85,6 +85,77 @@ def test_older_places_of_the_same_things(
     loaded = load_scan(path)
     np.testing.assert_allclose(loaded.positions_px, _expected(make_scan), atol=1e-9)
     np.testing.assert_array_equal(loaded.probe, expected.probe)
+
+
+BEAM, SOURCE = 'entry_1/instrument_1/beam_1', 'entry_1/instrument_1/source_1'
+DETECTOR = 'entry_1/instrument_1/detector_1'
+ENERGY_EV = ENERGY_J / 1.602176634e-19
+
+
+@pytest.mark.parametrize(
+    'stated',
+    [
+        {f'{BEAM}/energy': (ENERGY_EV / 1e3, 'keV'), f'{SOURCE}/energy': (3.0, 'GeV')},
+        {f'{BEAM}/incident_energy': (ENERGY_EV, 'eV'), f'{SOURCE}/energy': (3.0, 'GeV')},
+        {f'{BEAM}/incident_wavelength': (WAVELENGTH_M * 1e10, 'Angstrom')},
+        {f'{SOURCE}/wavelength': (WAVELENGTH_M * 1e9, b'nm')},
+        {f'{SOURCE}/energy': (ENERGY_EV, 'electronvolts')},
+        {f'{SOURCE}/energy': (ENERGY_J, 'J')},
+        {f'{DETECTOR}/distance': (DISTANCE_M * 1e3, 'millimeter')},
+        {
+            f'{DETECTOR}/x_pixel_size': (75.0, 'µm'),
+            f'{DETECTOR}/y_pixel_size': (55.0, 'microns'),
+        },
+    ],
+)
+def test_units_are_read(
+    write_cxi: Callable[..., Path], make_scan: MakeScan, stated: dict[str, tuple[float, Any]]
+) -> None:
+    leave_out = () if any('detector' in key for key in stated) else ('energy',)
+    path = write_cxi(leave_out=leave_out)
+    with h5py.File(path, 'r+') as file:
+        for key, (value, unit) in stated.items():
+            if key in file:
+                del file[key]
+            file[key] = value
+            file[key].attrs['units'] = unit
+    loaded = load_scan(path)
+    np.testing.assert_allclose(loaded.positions_px, _expected(make_scan), atol=1e-6)
+    assert loaded.geometry.photon_energy_eV == pytest.approx(ENERGY_EV)
+
+
+def test_positions_in_another_unit(write_cxi: Callable[..., Path], make_scan: MakeScan) -> None:
+    path = write_cxi()
+    with h5py.File(path, 'r+') as file:
+        positions = file['entry_1/sample_1/geometry_1/translation']
+        positions[()] *= 1e6
+        positions.attrs['units'] = 'um'
+    np.testing.assert_allclose(load_scan(path).positions_px, _expected(make_scan), atol=1e-6)
+    with h5py.File(path, 'r+') as file:
+        file['entry_1/sample_1/geometry_1/translation'].attrs['units'] = 'steps'
+    with pytest.raises(DataError, match=r"must be one of m, cm, mm.*it says 'steps'"):
+        load_scan(path)
+
+
+@pytest.mark.parametrize('value', [ENERGY_EV, 4.8e-10])
+def test_an_energy_that_no_photon_has(
+    write_cxi: Callable[..., Path], make_scan: MakeScan, value: float
+) -> None:
+    path = write_cxi(**{f'{SOURCE}/energy': value})
+    with pytest.raises(DataError, match=r'between 1 and 1e\+07 eV; .*--photon-energy EV'):
+        load_scan(path)
+    loaded = load_scan(path, geometry=Geometry(photon_energy_eV=ENERGY_EV))
+    np.testing.assert_allclose(loaded.positions_px, _expected(make_scan), atol=1e-6)
+
+
+def test_what_the_user_says_of_the_geometry_stands(
+    write_cxi: Callable[..., Path], make_scan: MakeScan
+) -> None:
+    path = write_cxi(leave_out=('energy', 'distance', 'y_pixel_size'))
+    given = Geometry(None, None, ENERGY_EV, DISTANCE_M, *DETECTOR_PIXEL_M)
+    np.testing.assert_allclose(
+        load_scan(path, geometry=given).positions_px, _expected(make_scan), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize('stack', [False, True])

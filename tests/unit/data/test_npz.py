@@ -462,3 +462,39 @@ class TestBadInput:
         (tmp_path / 'text.txt').write_text('x')
         with pytest.raises(DataError, match='A probe is read from'):
             load_scan(save_npz(make_scan()), probe_from=tmp_path / 'text.txt')
+
+
+def test_a_name_that_is_no_utf_8_can_be_written(
+    make_scan: MakeScan, save_npz: SaveNpz, tmp_path: Path
+) -> None:
+    path = save_npz(make_scan())
+    odd = path.with_name('probe_\udce4.npz')
+    try:
+        path.rename(odd)
+    except OSError:
+        pytest.skip('this file system has no such names')
+    loaded = load_scan(odd)
+    assert loaded.name.encode('utf-8').startswith(b'probe_')
+    write_scan(tmp_path / 'again.npz', loaded)
+    assert load_scan(tmp_path / 'again.npz').name == loaded.name
+
+
+def test_positions_that_are_no_numbers_are_all_named(
+    make_scan: MakeScan, save_npz: SaveNpz
+) -> None:
+    scan = make_scan()
+    y, x = scan.positions_px.T.copy()
+    x[[2, 5]] = np.nan
+    with pytest.raises(DataError, match=r'position 2 at .*, 5 at .*leave them and their patterns'):
+        load_scan(save_npz(scan, xcoords=x, ycoords=y))
+    x[[1, 3, 4]] = np.inf
+    with pytest.raises(DataError, match=r'5 of 11 are not: position 1 at .*and 1 more'):
+        load_scan(save_npz(scan, xcoords=x, ycoords=y))
+
+
+def test_positions_far_outside_are_named(make_scan: MakeScan, save_npz: SaveNpz) -> None:
+    scan = make_scan(count=30)
+    y, x = scan.positions_px.T.copy()
+    x[[4, 17]] += 12000
+    with pytest.raises(DataError, match=r'must lie together; position 4 at .*, 17 at '):
+        load_scan(save_npz(scan, xcoords=x, ycoords=y))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ptychopinn_plugin.data import (
+    Geometry,
     Reconstruction,
     Scan,
     load_scan,
@@ -437,3 +438,31 @@ def test_a_full_disk_leaves_the_old_file(
         write(path, reconstruction)
     assert path.read_text() == 'old'
     assert [each.name for each in tmp_path.iterdir()] == ['result']
+
+
+def test_what_the_user_says_of_the_geometry_stands(make_scan: MakeScan, tmp_path: Path) -> None:
+    scan = make_scan()
+    found = Reconstruction(
+        object_=scan.object_,
+        origin_px=np.zeros(2),
+        coverage=np.ones(scan.object_.shape),
+        probe=scan.probe,
+        positions_px=scan.positions_px,
+        backend='none',
+        geometry=scan.geometry,
+    )
+    write_product(tmp_path / 'product.h5', found)
+    with h5py.File(tmp_path / 'diffraction.h5', 'w') as file:
+        file['patterns'] = scan.patterns
+    right = load_scan(tmp_path)
+    # A pixel of the detector that gives objects' pixels of 4 nm, where the product says 2 nm.
+    wavelength_m = 6.62607015e-34 * 299792458 / (8000 * 1.602176634e-19)
+    pixel_m = wavelength_m * 2.0 / (16 * 4e-9)
+    given = Geometry(detector_pixel_height_m=pixel_m, detector_pixel_width_m=pixel_m)
+    other = load_scan(tmp_path, geometry=given)
+    assert other.geometry.pixel_height_m == pytest.approx(4e-9)
+    assert other.object_ is None
+    assert any('by the options given' in note for note in other.notes)
+    np.testing.assert_allclose(
+        np.ptp(other.positions_px, axis=0) * 2, np.ptp(right.positions_px, axis=0), rtol=1e-6
+    )

@@ -217,7 +217,7 @@ def test_groups(scan: pinn.Scan, caplog: pytest.LogCaptureFixture) -> None:
     assert all_.shape == (42, 4)
     assert sorted(all_[:, 0]) == list(range(42))
     assert len(find_groups(positions, GroupOptions(gridsize=2, n_groups=99))) == 42
-    assert 'Say enable_oversampling' in caplog.text
+    assert 'Set enable_oversampling' in caplog.text
     many = GroupOptions(gridsize=2, n_groups=99, enable_oversampling=True, neighbor_count=7)
     assert len(np.unique(np.sort(find_groups(positions, many), axis=1), axis=0)) > 80
     cover = find_groups(positions, GroupOptions(gridsize=2, cover=True))

@@ -136,7 +136,7 @@ def test_training_script(
     assert 'Reconstructed 12 patterns' in text
     ignored = [line.split(' = ')[0] for line in caplog.messages if 'the model file decides' in line]
     assert ignored == ['gridsize', 'amp_activation']
-    assert 'gridsize = 3 has no effect: the model file decides, and it says 1' in caplog.text
+    assert 'gridsize = 3 has no effect: the model file decides, and it holds 1' in caplog.text
 
 
 def test_older_options(
@@ -179,7 +179,7 @@ def test_options_of_the_torch_side(
 def test_an_option_that_would_change_the_loss(scan_file: Path, tmp_path: Path, run: Any) -> None:
     flags = options({'train_data_file': scan_file, 'output_dir': tmp_path / 'out'})
     text = run('ptycho-train', *flags, '--torch-loss-mode', 'mae', code=2)
-    assert 'for mae say mae_weight 1 and nll_weight 0' in text
+    assert 'for mae set mae_weight 1 and nll_weight 0' in text
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,192 @@
+"""Where the beam meets the detector: brought to the middle of the patterns, or told."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ptychopinn_plugin.array_types import BoolArray, ComplexArray, RealArray
+from ptychopinn_plugin.errors import DataError
+
+MIN_LIGHT_IN_CORNERS = 0.6
+"""Of all light lies in the sixteenths at the corners where zero frequency is there."""
+
+MIN_OFFSET_PX = 3.0
+MIN_OFFSET_SHARE = 0.04
+"""How far, in pixels and of a side, the beam must be off before a note tells it."""
+
+
+class FrameCut:
+    """Frames of any size become patterns with the beam in pixel ``[height // 2, width // 2]``."""
+
+    def __init__(self, shape: tuple[int, int] | None, middle: tuple[int, int] | None) -> None:
+        self._shape, self._middle = shape, middle
+
+    def _place(self, frame: tuple[int, ...]) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Return the size of the patterns and where their first pixel lies in a frame."""
+        height, width = self._shape or (frame[0], frame[1])
+        row, column = self._middle or (frame[0] // 2, frame[1] // 2)
+        if height > frame[0] or width > frame[1]:
+            raise DataError(
+                f'Patterns of {frame[0]} x {frame[1]} pixels cannot be cut to the {height} x '
+                f'{width} of the probe. Give a probe that fits.'
+            )
+        if not (0 <= row < frame[0] and 0 <= column < frame[1]):
+            raise DataError(
+                f'The beam must lie within the frames of {frame[0]} x {frame[1]} pixels; the file '
+                f'says (row, column) {(row, column)}. Say where it is: beam_center_px=(ROW, '
+                'COLUMN) (--beam-center ROW,COLUMN).'
+            )
+        return (height, width), (row - height // 2, column - width // 2)
+
+    def __call__(self, frames: RealArray, beyond: float = 0) -> RealArray:
+        """Return a piece of each frame; what lies beyond the frame has the value `beyond`."""
+        frame = frames.shape[-2:]
+        (height, width), (top, left) = self._place(frame)
+        if (height, width) == frame and (top, left) == (0, 0):
+            return frames
+        source = (
+            ...,
+            slice(max(top, 0), min(top + height, frame[0])),
+            slice(max(left, 0), min(left + width, frame[1])),
+        )
+        pieces = np.full((*frames.shape[:-2], height, width), beyond, dtype=frames.dtype)
+        y, x = max(-top, 0), max(-left, 0)
+        inside = frames[source]
+        pieces[..., y : y + inside.shape[-2], x : x + inside.shape[-1]] = inside
+        return pieces
+
+    def bad_pixels(self, bad_pixels: Any, frame: tuple[int, int], path: Path) -> BoolArray:
+        """Return the mask of the patterns."""
+        mask = np.zeros(frame, dtype=bool) if bad_pixels is None else np.asarray(bad_pixels, bool)
+        if not mask.any():
+            # Some readers make it of another size than the frames.
+            mask = np.zeros(frame, dtype=bool)
+        if mask.shape != frame:
+            raise DataError(
+                f'The bad pixels of {path} must be {frame[0]} x {frame[1]} as its patterns are; '
+                f'got {mask.shape}.'
+            )
+        return np.asarray(self(mask, beyond=True), dtype=bool)
+
+    def notes(self, frame: tuple[int, int]) -> tuple[str, ...]:
+        """Say what was cut."""
+        (height, width), (top, left) = self._place(frame)
+        if (height, width) == frame and (top, left) == (0, 0):
+            return ()
+        around = (top + height // 2, left + width // 2)
+        note = (
+            f'Frames of {frame[0]} x {frame[1]} pixels were cut to {height} x {width} around '
+            f'(row, column) {around}'
+        )
+        if self._middle is None:
+            note += ', their middle; if the beam is elsewhere, say --beam-center ROW,COLUMN'
+        if top < 0 or left < 0 or top + height > frame[0] or left + width > frame[1]:
+            note += '; pixels beyond their edge count as bad'
+        return (f'{note}.',)
+
+
+def centered(
+    counts: RealArray,
+    bad_pixels: BoolArray | None,
+    probe: ComplexArray,
+    beam_center_px: tuple[int, int] | None,
+) -> tuple[RealArray, BoolArray, tuple[str, ...]]:
+    """Return patterns with the beam in the middle, where it is known to be elsewhere.
+
+    Parameters
+    ----------
+    counts : ndarray, shape (n_patterns, frame_height, frame_width)
+    bad_pixels : ndarray of bool, shape (frame_height, frame_width), optional
+    probe : ndarray of complex, shape (n_modes, height, width)
+        To whose size frames are cut, where the beam's place is given.
+    beam_center_px : (row, column), optional
+
+    Returns
+    -------
+    counts : ndarray, shape (n_patterns, height, width)
+    bad_pixels : ndarray of bool, shape (height, width)
+    notes : tuple of str
+    """
+    frame = (int(counts.shape[1]), int(counts.shape[2]))
+    mask = np.zeros(frame, dtype=bool) if bad_pixels is None else bad_pixels
+    if beam_center_px is None:
+        return corners_to_middle(counts, mask) if mask.shape == frame else (counts, mask, ())
+    cut = FrameCut((probe.shape[-2], probe.shape[-1]), beam_center_px)
+    return cut(counts), np.asarray(cut(mask, beyond=True), dtype=bool), cut.notes(frame)
+
+
+def corners_to_middle(
+    counts: RealArray, bad_pixels: BoolArray
+) -> tuple[RealArray, BoolArray, tuple[str, ...]]:
+    """Move zero frequency to the middle where it is in the corners, as Fourier transforms put it.
+
+    Parameters
+    ----------
+    counts : ndarray, shape (n_patterns, height, width)
+    bad_pixels : ndarray of bool, shape (height, width)
+
+    Returns
+    -------
+    counts, bad_pixels : ndarray
+        The same objects where nothing was moved.
+    notes : tuple of str
+    """
+    height, width = counts.shape[1:]
+    y, x = height // 4, width // 4
+    if not y or not x or not len(counts):
+        return counts, bad_pixels, ()
+    mean = _mean(counts, bad_pixels)
+    middle = mean[y : height - y, x : width - x].sum()
+    corners = [mean[rows, columns].sum() for rows in _ends(y) for columns in _ends(x)]
+    # A ring of light around a dark middle crosses the corners' blocks too, with a quarter of it.
+    if 4 * min(corners) <= middle or sum(corners) <= MIN_LIGHT_IN_CORNERS * mean.sum():
+        return counts, bad_pixels, ()
+    return (
+        np.fft.fftshift(counts, axes=(-2, -1)),
+        np.fft.fftshift(bad_pixels),
+        ('Zero frequency was in the corners of the patterns and was moved to their middle.',),
+    )
+
+
+def center_note(counts: RealArray, bad_pixels: BoolArray, probe: ComplexArray) -> tuple[str, ...]:
+    """Return what to say where the light lies elsewhere than the probe's far field; else nothing.
+
+    Parameters
+    ----------
+    counts : ndarray, shape (n_patterns, height, width)
+    bad_pixels : ndarray of bool, shape (height, width)
+    probe : ndarray of complex, shape (n_modes, height, width)
+    """
+    mean = _mean(counts, bad_pixels)
+    far = np.fft.fftshift(np.abs(np.fft.fft2(probe)) ** 2, axes=(-2, -1)).sum(axis=0)
+    offset = _center(mean) - _center(np.where(bad_pixels, 0, far))
+    shape = np.array(mean.shape)
+    if not (np.abs(offset) > np.maximum(MIN_OFFSET_PX, MIN_OFFSET_SHARE * shape)).any():
+        return ()
+    row, column = np.rint(shape // 2 + offset).astype(int).tolist()
+    return (
+        f'The light of the patterns lies around (row, column) {(row, column)}, where that of the '
+        f'probe lies around {tuple((shape // 2).tolist())}. If the beam is off the middle, say '
+        f'where it is: --beam-center {row},{column} (beam_center_px=({row}, {column})).',
+    )
+
+
+def _mean(counts: RealArray, bad_pixels: BoolArray) -> RealArray:
+    """Return the mean of some patterns, zero at bad pixels."""
+    some = counts[:: max(1, len(counts) // 128)]
+    return np.asarray(np.where(bad_pixels, 0.0, some.mean(axis=0, dtype=np.float64)))
+
+
+def _center(image: RealArray) -> RealArray:
+    """Return the centre of mass, (row, column), of what is brighter than half of the pixels are."""
+    above = np.maximum(image - np.median(image), 0)
+    total = above.sum()
+    if not total > 0:
+        return np.array(image.shape) / 2
+    rows, columns = (np.arange(size) for size in image.shape)
+    return np.asarray(np.array([above.sum(axis=1) @ rows, above.sum(axis=0) @ columns]) / total)
+
+
+def _ends(size: int) -> tuple[slice, slice]:
+    return slice(None, size), slice(-size, None)

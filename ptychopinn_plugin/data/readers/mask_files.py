@@ -1,0 +1,111 @@
+"""Bad pixels from a file of their own."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from ptychopinn_plugin.array_types import BoolArray, RealArray
+from ptychopinn_plugin.data.readers.hdf5 import find, open_hdf5
+from ptychopinn_plugin.errors import DataError
+
+MAX_BAD_SHARE = 0.5
+"""Of the pixels; a mask with more is likely one of good pixels."""
+
+
+def read_mask(path: Path) -> BoolArray:
+    """Read a mask: True, or any number but zero, where a pixel is bad.
+
+    Parameters
+    ----------
+    path : Path
+        An NPY file; or an HDF5 file whose only image is the mask, or `FILE:DATASET`.
+
+    Returns
+    -------
+    ndarray of bool, shape (frame_height, frame_width)
+
+    Raises
+    ------
+    DataError
+        If there is no such file, or it holds no mask.
+    """
+    file, key = path, ''
+    if not path.exists() and ':' in str(path):
+        name, _, key = str(path).rpartition(':')
+        file = Path(name)
+    if not file.is_file():
+        raise DataError(f'There is no file {file}. Check the path.')
+    mask = np.squeeze(_from_hdf5(file, key) if h5py.is_hdf5(file) else _from_npy(file))
+    if mask.ndim != 2 or mask.dtype.kind not in 'buif':
+        raise DataError(
+            f'The mask {path} must be one image of numbers, 0 where a pixel is good; it is '
+            f'{mask.dtype} of shape {mask.shape}.'
+        )
+    bad = np.asarray(mask != 0, dtype=bool)
+    if bad.mean() > MAX_BAD_SHARE:
+        raise DataError(
+            f'The mask {path} must be 0 where a pixel is good; {bad.mean():.0%} of its pixels are '
+            'not. Where it marks good pixels, invert it.'
+        )
+    return bad
+
+
+def with_mask(
+    bad_pixels: BoolArray | None, mask: BoolArray | None, frame: tuple[int, ...]
+) -> BoolArray:
+    """Return bad pixels with those of a mask.
+
+    Parameters
+    ----------
+    bad_pixels, mask : ndarray of bool, shape (frame_height, frame_width), optional
+    frame : (frame_height, frame_width)
+
+    Raises
+    ------
+    DataError
+        If the mask is not of the frames' size.
+    """
+    shape = tuple(int(side) for side in frame)
+    own = np.zeros(shape, dtype=bool) if bad_pixels is None else np.asarray(bad_pixels, dtype=bool)
+    if mask is None:
+        return own
+    if mask.shape != shape:
+        raise DataError(
+            f'The mask must be {shape[0]} x {shape[1]} pixels as the frames are; it is '
+            f'{mask.shape[0]} x {mask.shape[1]}. Give the mask of this detector.'
+        )
+    # Some readers make an empty one of another size.
+    own = own if own.any() else np.zeros(shape, dtype=bool)
+    return mask | own if own.shape == shape else own
+
+
+def _from_npy(path: Path) -> RealArray:
+    try:
+        return np.asarray(np.load(path, allow_pickle=False))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise DataError(
+            f'A mask is read from an NPY or an HDF5 file; {path} is neither, or damaged.'
+        ) from error
+
+
+def _from_hdf5(path: Path, key: str) -> RealArray:
+    with open_hdf5(path) as file:
+        images: list[str] = []
+
+        def look(name: str, item: object) -> None:
+            if isinstance(item, h5py.Dataset) and item.ndim == 2 and item.dtype.kind in 'bui':
+                images.append(name)
+
+        if not key:
+            file.visititems(look)
+            if len(images) != 1:
+                raise DataError(
+                    f'{path} must hold one image of whole numbers to be a mask; it holds '
+                    f'{", ".join(images) or "none"}. Say which: {path}:DATASET.'
+                )
+            key = images[0]
+        found = find(file, [key])
+        if found is None:
+            raise DataError(f'{path} holds no dataset {key}; it holds {", ".join(file)}.')
+        return found
