@@ -23,7 +23,7 @@ def to_plain(message: ToWorker | ToHost) -> dict[str, Any]:
 
 def _to_plain(value: Any) -> Any:
     if isinstance(value, Validated):
-        return dataclasses.asdict(value)
+        return dataclasses.asdict(value)  # type: ignore[call-overload]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         parts = {item.name: getattr(value, item.name) for item in dataclasses.fields(value)}
         return {'kind': type(value).__name__} | {n: _to_plain(v) for n, v in parts.items()}
@@ -93,7 +93,7 @@ def _one_of(value: Any, hints: tuple[Any, ...], name: str) -> Any:
     return _dataclass_from_plain(value, known[kind], name)
 
 
-def _dataclass_from_plain(value: dict[str, Any], owner: type, name: str) -> Any:
+def _dataclass_from_plain(value: dict[str, Any], owner: Any, name: str) -> Any:
     hints = typing.get_type_hints(owner)
     names = ['kind', *(item.name for item in dataclasses.fields(owner))]
     if sorted(value) != sorted(names):

@@ -42,7 +42,7 @@ class SharedArray:
 
     def __post_init__(self) -> None:
         try:
-            kind = np.dtype(self.dtype).kind
+            kind: str = np.dtype(self.dtype).kind
         except (TypeError, ValueError, SyntaxError):
             kind = ''
         if not kind or kind not in NUMERIC_KINDS or any(side < 0 for side in self.shape):
