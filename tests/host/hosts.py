@@ -74,7 +74,8 @@ def run_python(code: str, *first: Path, **environment: str) -> subprocess.Comple
         },
         capture_output=True,
         text=True,
-        timeout=180,
+        # A machine may be busy; pytest ends what takes longer than ten minutes.
+        timeout=550,
         check=False,
     )
 

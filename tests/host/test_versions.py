@@ -34,7 +34,7 @@ import time
 from pathlib import Path
 
 def wait_until(condition, what):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 400
     while not condition():
         log = view.processing_status_view.text_edit
         assert time.monotonic() < deadline, (what, log.toPlainText())

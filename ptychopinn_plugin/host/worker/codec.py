@@ -93,7 +93,7 @@ def _one_of(value: Any, hints: tuple[Any, ...], name: str) -> Any:
     return _dataclass_from_plain(value, known[kind], name)
 
 
-def _dataclass_from_plain(value: dict[str, Any], owner: type, name: str) -> Any:
+def _dataclass_from_plain(value: dict[str, Any], owner: Any, name: str) -> Any:
     hints = typing.get_type_hints(owner)
     names = ['kind', *(item.name for item in dataclasses.fields(owner))]
     if sorted(value) != sorted(names):
