@@ -37,6 +37,8 @@ from ptychopinn_plugin.host.settings import ROWS, Row
 
 REFRESH_MS = 1000
 FONT = 8
+FIELD_WIDTH = 115
+"""In pixels, beside the labels, in a panel that is as narrow as it can be."""
 MARKED = 60
 """Up to this number of epochs, each gets a point in the curve."""
 
@@ -100,14 +102,12 @@ def _view_of(row: Row, library: PtychoPinnLibrary, reconstructor: PinnReconstruc
     view = _parameters.SpinBoxParameterViewController(parameter, tool_tip=tip)
     box = view.get_widget()
     assert isinstance(box, QSpinBox)
-    # Otherwise the widest number that fits makes the whole panel wider.
-    box.setMinimumWidth(0)
     box.setSpecialValueText(row.zero)
     return view
 
 
 def _align(panel: QWidget) -> None:
-    """Give the labels of all boxes one width, and the tooltips of what they name."""
+    """Give all labels one width and the tooltips of their fields, and make wide fields narrower."""
     labels = []
     for form in panel.findChildren(QFormLayout):
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
@@ -118,6 +118,8 @@ def _align(panel: QWidget) -> None:
             if field is not None and label is not None:
                 label.setToolTip(field.toolTip())
                 labels.append(label)
+                # By itself a box takes the width of the largest number that fits its limits.
+                field.setMinimumWidth(min(field.minimumSizeHint().width(), FIELD_WIDTH))
     width = max((label.sizeHint().width() for label in labels), default=0)
     for label in labels:
         label.setMinimumWidth(width)
