@@ -6,7 +6,7 @@ from ptychopinn_plugin.array_types import BoolArray, FloatArray, IntArray, RealA
 from ptychopinn_plugin.data import inpaint
 
 JUDGED_PIXELS = 1 << 20
-"""Enough to tell a misfit from noise, and done in a tenth of a second."""
+"""This number of pixels tells a misfit from noise, in a tenth of a second."""
 
 LIT_FRACTION = 0.05
 """Share of the brightest coverage from which on a pixel of the canvas counts as lit."""
