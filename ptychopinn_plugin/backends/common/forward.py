@@ -7,7 +7,7 @@ from ptychopinn_plugin.data import inpaint
 from ptychopinn_plugin.data.scan import CHUNK_PATTERNS
 
 JUDGED_PIXELS = 1 << 20
-"""Enough to tell a misfit from noise, and done in a tenth of a second."""
+"""This number of pixels tells a misfit from noise, in a tenth of a second."""
 
 LIT_FRACTION = 0.05
 """Share of the brightest coverage from which on a pixel of the canvas counts as lit."""

@@ -8,7 +8,7 @@ from ptychopinn_plugin.config import TrainingConfig
 Value = TypeVar('Value')
 
 TARGET_FLOOR = 0.02
-"""Weight of the target outside the probe, relative to its centre."""
+"""The target has this weight outside the probe, relative to the probe's centre."""
 
 DARK_COUNTS = 1e-3
 """Expected counts below this are taken as this, where nothing was counted."""
@@ -17,7 +17,7 @@ DARK_FRACTION = 0.1
 """A batch of dark patterns counts as this share of the usual light, which losses divide by."""
 
 DATA_TERMS = ('poisson', 'amplitude_mae', 'teacher')
-"""Those that compare with what was measured or taught; total variation is smoothness alone."""
+"""These terms compare with what was measured or taught; total variation is smoothness alone."""
 
 
 def term_weights(settings: TrainingConfig) -> dict[str, float]:

@@ -8,12 +8,16 @@ from ptychopinn_plugin.array_types import ComplexArray, FloatArray, RealArray
 from ptychopinn_plugin.physics import illuminated_size
 
 RIDGE = 2.0
-"""As if so many patterns asked for no change; finer waves meet more resistance."""
+"""The surface is held back as if this number of patterns asked for no change.
+
+Finer waves meet more resistance.
+"""
 
 MAX_ORDER = 8
+"""A surface has at most this number of half waves along each side."""
 
 MIN_PATTERNS = 4
-"""Fewer say nothing of a slow phase."""
+"""Fewer patterns tell nothing of a slow phase."""
 
 
 Moments = tuple[RealArray, RealArray, RealArray, RealArray, RealArray]

@@ -1,4 +1,4 @@
-"""What reconstruction is about in every backend: blocks, photons, and who holds the model."""
+"""What reconstruction decides alike in every backend: photons, probe, rotations and blocks."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -21,20 +21,22 @@ Stitched = TypeVar('Stitched', covariant=True)
 Part = TypeVar('Part')
 
 BLOCK_BYTES = 1 << 26
-"""Of the patches that are stitched together, and as much again of weighted ones; a larger scan is
-stitched block by block."""
+"""Patches that are stitched together take this, and as much again weighted.
+
+A larger scan is stitched block by block.
+"""
 
 PAIRS_TOGETHER = 4096
-"""Overlaps that are compared at a time."""
+"""This number of overlaps is compared at a time."""
 
 STITCHING_FLOOR = 1e-3
-"""Share of the brightest coverage below which a pixel stays as it was."""
+"""Below this share of the brightest coverage a pixel stays as it was."""
 
 UNIFORM_FRACTION = 0.01
-"""Share of the probe's peak from which on uniform weights count a pixel."""
+"""Uniform weights count a pixel from this share of the probe's peak on."""
 
 LITTLE_OVERLAP = 4.0
-"""Illuminations over each other, below which it pays to look at patterns in four orientations."""
+"""With fewer illuminations over each other, four rotations of each pattern pay."""
 
 SAME_EXPOSURE = 2.0
 """Mean counts within this factor count as the same exposure."""

@@ -19,23 +19,22 @@ FIRST_STEP = 0.3
 LAST_STEP = 0.01
 PROBE_STEP = 0.1
 MAX_FRACTION = 0.5
-"""Of the way to an object that is worse than the best so far."""
+"""The best goes at most this share of the way to an object that is worse."""
 
 TRIALS = 2
-"""Such objects are tried an iteration, at two fifths of an iteration's cost each."""
+"""An iteration tries this number of objects on the way, each at two fifths of its cost."""
 
 PHASE_DRIFT_INTERVAL = 5
-"""Iterations between corrections of the slow phase, which iterations alone mend slowly."""
+"""The slow phase, which iterations alone mend slowly, is corrected after this number of them."""
 
 MIN_BATCHES = 16
-"""An iteration has at least so many batches: one batch an iteration would hardly move."""
-
+"""An iteration has at least this number of batches: one alone would hardly move the object."""
 
 MAX_BATCHES = 64
-"""Each batch moves the whole canvas, so that small batches of a large scan would hardly advance."""
+"""A batch moves the whole canvas, so that many small ones of a large scan would hardly advance."""
 
 MAX_BATCH_BYTES = 1 << 28
-"""Of one complex number for each pixel and mode, however many the patterns."""
+"""A batch holds at most this, one complex number for each pixel and mode of its patterns."""
 
 
 def step_size(iteration: int, iterations: int) -> float:

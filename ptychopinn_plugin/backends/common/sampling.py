@@ -17,23 +17,31 @@ from ptychopinn_plugin.data.grouping import (
 from ptychopinn_plugin.network import NetworkDescription
 
 SUBSCAN_SIZE = 256
-"""Large enough for neighbours to matter, small enough to predict in half a second on a CPU."""
+"""In this number of positions neighbours matter, and a CPU predicts them in half a second."""
 
 VALIDATION = -1
-"""Index of a scan that is only validated on: it keeps its own probe."""
+"""The index of a scan that is only validated on, which keeps its own probe."""
 
 SUBSCANS_TOGETHER = 4
+"""The batches of this number of sub-scans are drawn in random order."""
+
 REPEATS = 2
-"""How often each group of a sub-scan is drawn, with one pass or another."""
+"""Each group of a sub-scan is drawn this number of times, for one pass or another."""
 
 SPACINGS = (0.0, 0.0, 0.0, 1.6, 2.4, 3.2, 4.0, 4.8)
-"""In steps of the scan: sub-scans with little overlap teach what to do where iterations fail."""
+"""Sub-scans are thinned to one of these spacings, in steps of the scan (0 keeps all positions).
+
+Those with little overlap teach what to do where iterations fail.
+"""
 
 EXPOSURES = (1.0, 1.0, 0.3, 0.1)
-"""Shares of the counts. Binomial thinning of Poisson counts is what a shorter exposure counts."""
+"""Sub-scans keep one of these shares of the counts.
+
+Binomial thinning of Poisson counts is what a shorter exposure counts.
+"""
 
 VALIDATION_BATCH = 64
-"""Patterns that are validated together."""
+"""At most this number of patterns is validated together."""
 
 
 @dataclass

@@ -5,7 +5,7 @@ import math
 from ptychopinn_plugin.config import TrainingConfig
 
 PLATEAU_EPOCHS = 5
-"""Epochs without a better loss after which 'plateau' halves the learning rate."""
+"""After this number of epochs without a better loss 'plateau' halves the learning rate."""
 
 
 def schedule_factor(settings: TrainingConfig, progress: float) -> float:
