@@ -28,7 +28,7 @@ def middle(scan: Scan, count: int) -> Scan:
 
 
 def test_electron_scan_fits_better_than_an_empty_object(real_data: Path) -> None:
-    scan = middle(load_scan(real_data / 'electron_64_a.npz'), 400)
+    scan = middle(load_scan(real_data / 'electron_64_a.npz'), 160)
     trained = api.train(scan, few_epochs())
     empty = api.refine(scan, RefinementConfig(iterations=0))
     result = api.reconstruct(trained.model, scan, refinement=RefinementConfig(iterations=10))
@@ -37,7 +37,7 @@ def test_electron_scan_fits_better_than_an_empty_object(real_data: Path) -> None
 
 @pytest.mark.slow
 def test_siemens_star_with_a_corrected_probe(real_data: Path) -> None:
-    scan = middle(load_scan(real_data / 'xray_siemens_128.npz'), 160)
+    scan = middle(load_scan(real_data / 'xray_siemens_128.npz'), 64)
     trained = api.train(scan, few_epochs(probe_trainable=True))
     as_given = api.refine(scan, RefinementConfig(iterations=15))
     result = api.reconstruct(
@@ -51,6 +51,6 @@ def test_siemens_star_with_a_corrected_probe(real_data: Path) -> None:
 def test_probes_that_are_guesses_are_told(
     real_data: Path, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    scan = middle(load_scan(real_data / f'{name}.npz'), 100)
+    scan = middle(load_scan(real_data / f'{name}.npz'), 64)
     api.refine(scan, RefinementConfig(iterations=10))
     assert '--refine-probe' in caplog.text

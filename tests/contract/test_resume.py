@@ -18,9 +18,8 @@ from contract.training import (
     losses,
 )
 
-from ptychopinn_plugin.backends import checkpoints
+from ptychopinn_plugin.backends import checkpoints, trainer
 from ptychopinn_plugin.backends.checkpoints import Checkpoints
-from ptychopinn_plugin.backends.common import training_loop
 from ptychopinn_plugin.backends.common.schedules import schedule_factor
 from ptychopinn_plugin.backends.protocol import Backend, Progress, TrainingResult
 from ptychopinn_plugin.data import Scan
@@ -28,7 +27,7 @@ from ptychopinn_plugin.errors import ConfigError
 
 RESUMED: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({}, {}),
-    ({'schedule': 'plateau', 'optimizer': 'adam', 'gradient_accumulation_steps': 3}, {}),
+    ({'schedule': 'plateau', 'optimizer': 'adam', 'accumulation': 3}, {}),
     ({'probe_trainable': True, 'intensity_scale_trainable': True, 'learning_rate': 0.01}, {}),
     ({'target': 'none', 'n_subsample': 50}, {'gridsize': 2}),
     ({}, {'model_type': 'supervised'}),
@@ -112,7 +111,7 @@ def inside_epoch(number: int) -> Callable[[Progress], bool]:
 
 @pytest.fixture
 def report_each_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training_loop, 'REPORT_SECONDS', -1.0)
+    monkeypatch.setattr(trainer, 'REPORT_SECONDS', -1.0)
 
 
 @pytest.mark.usefixtures('report_each_batch')
@@ -152,11 +151,11 @@ def test_resume_after_the_time_was_up_inside_an_epoch(
     # The target and other schedules go by the clock as well.
     config = brief(epochs=3, target='none', schedule='constant')
     whole = make_backend().train([tiny_scan], config)
-    brief_time = config.replace(training=config.training.replace(max_minutes=0.01))
+    brief_time = config.replace(training=config.training.replace(max_minutes=0.05))
 
     def wait(progress: Progress) -> None:
         if progress.step > 0 and 'validation_loss' not in progress.losses:
-            time.sleep(0.65)  # until the time is up
+            time.sleep(3)
 
     stopped = make_backend().train([tiny_scan], brief_time, observer=wait)
     assert stopped.stopped == 'max-minutes'

@@ -1,5 +1,6 @@
 """Sub-scans come at every density and exposure, so that one network serves all scans."""
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -7,8 +8,11 @@ import pytest
 
 from ptychopinn_plugin.backends.common.sampling import (
     SUBSCAN_SIZE,
+    SubScan,
     TrainingScan,
     draw_subscan,
+    epoch_batches,
+    subscan_batches,
     thinned_amplitudes,
 )
 from ptychopinn_plugin.config import Config, ModelConfig
@@ -18,6 +22,7 @@ from ptychopinn_plugin.network import describe_network
 STEP_PX = 5.0
 
 
+@cache
 def draw(architecture: str, count: int = 60) -> tuple[np.ndarray, list[float], list[np.ndarray]]:
     """Return the steps, exposures and positions of sub-scans of a raster of 36 x 36 positions."""
     model = ModelConfig.from_dict({'architecture': architecture, 'pattern_size': 64})
@@ -67,6 +72,36 @@ def test_a_network_that_sees_groups_learns_from_the_scan_as_it_is() -> None:
     steps, exposures, _ = draw('cnn')
     assert set(steps) == {1.0}
     assert set(exposures) == {1.0}
+
+
+def test_groups_are_met_in_an_order_drawn_anew_each_time() -> None:
+    groups = np.arange(200)[:, np.newaxis]
+    subscan = SubScan(0, 1.0, None, groups, ['flat'], labels=None, label_coverage=None)
+    batches = subscan_batches(subscan, 8, np.random.default_rng(0))
+    met = np.concatenate([batch.groups.ravel() for batch in batches]).reshape(2, 200)
+    for order in met:
+        assert abs(np.corrcoef(order, np.arange(200))[0, 1]) < 0.3
+    assert (met[0] == met[1]).mean() < 0.1
+
+
+def test_the_batches_of_several_sub_scans_are_mixed() -> None:
+    """Steps of one density after steps of another would each undo what the others taught."""
+    places = STEP_PX * np.stack(np.mgrid[:32, :32], axis=-1).reshape(-1, 2)
+    scan = TrainingScan(0, None, places, np.arange(1024), labels=None, countable=True)
+    made: list[SubScan] = []
+
+    def make(_: Any, __: Any, groups: Any, exposure: float, ___: Any) -> SubScan:
+        made.append(SubScan(0, exposure, None, groups, ['flat'], labels=None, label_coverage=None))
+        return made[-1]
+
+    description = describe_network(ModelConfig(), 64)
+    batches = list(epoch_batches(description, [scan], Config(), np.random.default_rng(0), make))
+    assert len(made) == 4
+    origin = [next(n for n, one in enumerate(made) if one is batch.subscan) for batch in batches]
+    assert set(origin) == {0, 1, 2, 3}
+    changes = np.count_nonzero(np.diff(origin))
+    # One after the other would be three.
+    assert changes > len(batches) / 3
 
 
 @pytest.mark.parametrize('exposure', [0.3, 0.1])
