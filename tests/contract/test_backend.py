@@ -70,6 +70,20 @@ def test_the_same_seed_gives_the_same_bits(make: Any, scan: Scan) -> None:
     assert not np.array_equal(first, other)
 
 
+def test_the_seed_decides_what_the_epochs_of_a_fine_tuning_meet(
+    make: Any, trained: Backend, scan: Scan
+) -> None:
+    """Weights, target and held-out patterns are the same here; the order is not."""
+    found = []
+    for seed in (5, 5, 6):
+        backend = make()
+        config = settings(epochs=1, seed=seed, target='none', validation_fraction=0.0)
+        backend.train([scan], config, base_model=trained.model)
+        found.append(weights_of(backend))
+    np.testing.assert_array_equal(found[0], found[1])
+    assert not np.array_equal(found[0], found[2])
+
+
 @pytest.mark.parametrize('architecture', ['sweepnet', 'cnn'])
 @pytest.mark.parametrize('gridsize', [1, 2])
 def test_groups_and_architectures(make: Any, architecture: str, gridsize: int) -> None:

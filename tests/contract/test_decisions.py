@@ -15,6 +15,18 @@ Where a decision is undone by hand, these fail:
 10. No average: `test_the_model_is_an_average_over_epochs` in `test_training.py`.
 11. One orientation: `test_a_scan_of_little_overlap_is_looked_at_in_four_orientations` in
     `test_reconstruction.py`; `unit/backends/test_sampling.py` for training.
+
+Other things to break, and what notices:
+
+- Sign or axes of the sub-pixel shift, axes of patches: `test_1_...` here.
+- Bad pixels in the projection or a loss, a conjugate left out: `parity/test_physics.py`.
+- Regularisation of rPIE, energy of a refined probe, floor of the stitching, phases of patches:
+  `parity/test_iterations.py`.
+- Order of the patterns, steps, which iterations correct the slow phase:
+  `unit/backends/test_iteration_order.py`; order in training: `unit/backends/test_augmentation.py`;
+  seeds: `test_sweeps_have_a_seed` in `test_reconstruction.py`,
+  `test_the_seed_decides_what_the_epochs_of_a_fine_tuning_meet` in `test_backend.py`.
+- Window of the Fourier ring correlation: `unit/test_metrics.py`.
 """
 
 import dataclasses

@@ -109,7 +109,13 @@ def test_no_holes(
 ) -> None:
     """At each position the network has left its mark, whichever group it came in."""
     backend = make_backend()
-    config = brief(epochs=1, model={'gridsize': gridsize}, validation_fraction=0.0)
+    config = brief(
+        epochs=1,
+        model={'gridsize': gridsize},
+        validation_fraction=0.0,
+        target='none',
+        n_groups=16,
+    )
     backend.train([tiny_scan], config)
     found = backend.reconstruct(tiny_scan, CPU, ALONE)
     assert np.isfinite(found.object_).all()
