@@ -144,7 +144,9 @@ def _state_to_resume(request: TrainingRequest) -> TrainingState | None:
         return None
     if request.base_model is None:
         raise ConfigError(
-            'To continue a training exactly, base_model must be the model that it left; got None.'
+            'To continue a training exactly, base_model must be the model that it left; got None, '
+            'and so no training state. Give that model, or fine-tune another: '
+            'ptychopinn train --base-model MODEL.'
         )
     return request.base_model.check_training_state('ptychopinn train --base-model MODEL')
 

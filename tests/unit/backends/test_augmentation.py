@@ -1,5 +1,6 @@
 """Sub-scans come at every density and exposure, so that one network serves all scans."""
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from ptychopinn_plugin.network import describe_network
 STEP_PX = 5.0
 
 
+@cache
 def draw(architecture: str, count: int = 60) -> tuple[np.ndarray, list[float], list[np.ndarray]]:
     """Return the steps, exposures and positions of sub-scans of a raster of 36 x 36 positions."""
     model = ModelConfig.from_dict({'architecture': architecture, 'pattern_size': 64})

@@ -149,9 +149,7 @@ def test_exactly_the_same_scans_continue_a_training() -> None:
     with pytest.raises(ConfigError, match=r'the same validation scans as before, 0 in number'):
         plan(training={'n_subsample': 50}, base_model=base, resume=True, validation=[SCAN])
     for bare in (None, dataclasses.replace(base, training_state=None)):
-        with pytest.raises(
-            ConfigError, match=r'holds no training state|must be the model that it left'
-        ):
+        with pytest.raises(ConfigError, match=r'no training state.*--base-model'):
             plan(base_model=bare, resume=True)
 
 
