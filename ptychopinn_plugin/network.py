@@ -35,6 +35,12 @@ FOLD = 2
 of the time, in convolutions and between them."""
 
 SWEEPNET_FEATURES = 6
+GENERAL_FEATURES = 9
+"""Images of one pattern that go into 'sweepnet': the first six, or all nine, of
+`physics.features.sweepnet_features`. A network for many probes needs to see their phase."""
+
+ITERATIONS_BETWEEN = 5
+"""Of the engine after each pass of the general network but the last, in training as in use."""
 
 BORDER_CHANNELS = 4
 """Of the last image of a decoder of 'cnn', the border is made from so many."""
@@ -131,6 +137,8 @@ class NetworkDescription:
         Patterns in a group.
     zero_layers : tuple of str
         Convolutions that start at zero, so that training starts from the physics alone.
+    iterations_between : int
+        Of the engine, after each pass but the last; the network was trained with them.
     """
 
     architecture: str
@@ -140,6 +148,12 @@ class NetworkDescription:
     passes: int = 1
     group_size: int = 1
     zero_layers: tuple[str, ...] = field(default=())
+    iterations_between: int = 0
+
+    @property
+    def in_channels(self) -> int:
+        """Images that go in for each pattern or group."""
+        return self.layers[0].out_channels
 
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of each weight: (out, in, height, width) and (out,)."""
@@ -254,6 +268,42 @@ def _describe_sweepnet(config: ModelConfig, window_px: int) -> NetworkDescriptio
         passes=config.passes,
         group_size=config.gridsize**2,
         zero_layers=(last,),
+    )
+
+
+def describe_general_network(window_px: int, passes: int = 3) -> NetworkDescription:
+    """Describe the network that is trained for any probe, window and dose.
+
+    Beside 'sweepnet' it sees the probe and the dose, and has a third scale of 8 x 8 pixels, which
+    adds a tenth to its cost.
+
+    Parameters
+    ----------
+    window_px : int
+        Side of the illuminated window, a multiple of 8.
+    passes : int
+    """
+    filters = SWEEPNET_FILTERS
+    net = _Builder(GENERAL_FEATURES)
+    fine = net.regroup('fine/folded', 'space-to-depth', 'input')
+    fine = net.conv('fine/2', net.conv('fine/1', fine, filters), filters)
+    coarse = net.resize('coarse/pool', 'average-pool', fine)
+    coarse = net.conv('coarse/2', net.conv('coarse/1', coarse, 2 * filters), 2 * filters)
+    wide = net.resize('wide/pool', 'average-pool', coarse)
+    wide = net.conv('wide/2', net.conv('wide/1', wide, 2 * filters), 2 * filters)
+    coarse = net.add('coarse/sum', coarse, net.resize('wide/up', 'upsample', wide))
+    coarse = net.conv('coarse/3', coarse, filters)
+    fine = net.add('fine/sum', fine, net.resize('coarse/up', 'upsample', coarse))
+    last = net.conv('correction/folded', net.conv('fine/3', fine, filters), 2 * FOLD**2, 'none')
+    correction = net.regroup('correction', 'depth-to-space', last)
+    return NetworkDescription(
+        architecture='sweepnet',
+        layers=tuple(net.layers),
+        outputs=(correction,),
+        window_px=window_px,
+        passes=passes,
+        zero_layers=(last,),
+        iterations_between=ITERATIONS_BETWEEN,
     )
 
 

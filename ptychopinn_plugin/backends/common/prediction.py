@@ -2,17 +2,18 @@
 
 import logging
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Protocol, TypeVar
 
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray, IntArray
 from ptychopinn_plugin.backends.common.timing import Stopwatch
 from ptychopinn_plugin.config import IntensityScale, Rotations
-from ptychopinn_plugin.data import Scan
+from ptychopinn_plugin.data import Scan, fit_to_size
 from ptychopinn_plugin.data.grouping import covering_groups, spatial_blocks
 from ptychopinn_plugin.errors import ConfigError
 from ptychopinn_plugin.model import Model
 from ptychopinn_plugin.network import NetworkDescription
-from ptychopinn_plugin.physics import is_same_probe
+from ptychopinn_plugin.physics import illuminated_size, is_same_probe
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,9 @@ UNIFORM_FRACTION = 0.01
 LITTLE_OVERLAP = 4.0
 """Illuminations over each other, below which it pays to look at patterns in four orientations."""
 
+WINDOW_ENERGY = 0.98
+"""Of the probe, in the window of a network."""
+
 SAME_EXPOSURE = 2.0
 """Mean counts within this factor count as the same exposure."""
 
@@ -45,6 +49,28 @@ def choose_photons(scan: Scan, reference: float, rule: IntensityScale) -> float:
     own = scan.mean_photons()
     same = reference / SAME_EXPOSURE <= own <= reference * SAME_EXPOSURE
     return reference if rule == 'model' or (rule == 'auto' and same) else own
+
+
+def fit_to_each_other(model: Model, scan: Scan) -> tuple[Model, Scan]:
+    """Bring a scan to the model's size, or a model that has none to the scan's.
+
+    Parameters
+    ----------
+    model : Model
+        A general one has no pattern size: its window is the illuminated part of the scan's probe.
+    scan : Scan
+
+    Returns
+    -------
+    model : Model
+    scan : Scan
+        With square patterns.
+    """
+    if model.config.model.pattern_size is not None:
+        return model, fit_to_size(scan, model.config.model.pattern_size)
+    scan = fit_to_size(scan, min(scan.pattern_shape))
+    window = illuminated_size(scan.probe, share=WINDOW_ENERGY)
+    return replace(model, network=replace(model.network, window_px=window)), scan
 
 
 def corrected_probe(model: Model, scan: Scan) -> ComplexArray:
@@ -128,8 +154,10 @@ def run_passes(
     stitch: Callable[[Image], Stitches[Part, Image]],
     predict: Callable[[IntArray, Image, bool], Iterable[Part]],
     correct_phase_drift: Callable[[Image], Image],
+    iterate: Callable[[Image, int], Image],
     stopwatch: Stopwatch,
     observer: Callable[[int, Image], bool | None] | None,
+    starts_flat: bool = True,
 ) -> list[Image]:
     """Let a network predict a scan's object pass by pass, block by block.
 
@@ -149,11 +177,15 @@ def run_passes(
         Predicts patches, in batches, of groups (n_groups, group_size) from an object; the last
         argument tells whether it is still flat.
     correct_phase_drift : callable
-        Corrects the slow drift of the phase after the last pass.
+        Corrects the slow drift of the phase after the last pass, and before iterations.
+    iterate : callable
+        Lets the engine iterate an object so many times, after a pass that is not the last one.
     stopwatch : Stopwatch
         Gets the seconds of 'predict' and 'stitch'.
     observer : callable, optional
         Gets the number of passes done and the object; True stops.
+    starts_flat : bool
+        Whether `flat` is that, and not an estimate that rests on data.
 
     Returns
     -------
@@ -166,13 +198,16 @@ def run_passes(
         stitcher = stitch(objects[-1])
         for block in blocks:
             groups = block[covering_groups(patch_origins_px[block], description.group_size)]
-            parts = list(predict(groups, objects[-1], number == 0))
+            parts = list(predict(groups, objects[-1], starts_flat and number == 0))
             stopwatch.lap('predict')
             stitcher.add(parts, phase_synchronization)
             stopwatch.lap('stitch')
         objects.append(stitcher.object_())
-        if phase_synchronization and number + 1 == description.passes:
+        is_last, between = number + 1 == description.passes, description.iterations_between
+        if phase_synchronization and (is_last or between):
             objects[-1] = correct_phase_drift(objects[-1])
+        if between and not is_last:
+            objects[-1] = iterate(objects[-1], between)
         stopwatch.lap('stitch')
         if observer is not None and observer(number + 1, objects[-1]):
             break

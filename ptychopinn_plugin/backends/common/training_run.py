@@ -17,7 +17,7 @@ from ptychopinn_plugin._version import __version__
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray, IntArray
 from ptychopinn_plugin.backends.common.diagnostics import suggest_probe
 from ptychopinn_plugin.backends.common.losses import term_weights
-from ptychopinn_plugin.backends.common.prediction import choose_photons
+from ptychopinn_plugin.backends.common.prediction import WINDOW_ENERGY, choose_photons
 from ptychopinn_plugin.backends.common.sampling import (
     VALIDATION,
     MakeSubScan,
@@ -153,7 +153,7 @@ class TrainingRun(ABC, Generic[Device]):
     def _describe(self, scan: Scan) -> NetworkDescription:
         if self.base_model is not None:
             return self.base_model.network
-        window = illuminated_size(scan.probe, share=0.98)
+        window = illuminated_size(scan.probe, share=WINDOW_ENERGY)
         return describe_network(self.config.model, window)
 
     def _forward(self, scan: Scan) -> Any:
