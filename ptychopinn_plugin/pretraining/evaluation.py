@@ -23,7 +23,8 @@ SINGLE_SHOT_SIZE = 64
 MOSAIC_PX = 20
 """Side of the central part of each pattern's patch that is compared."""
 
-Reconstruct = Callable[[Scan], Reconstruction]
+Reconstruct = Callable[[Scan, bool], Reconstruction]
+"""Gets a scan, and whether its patterns share nothing."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def score_all(scans: list[HeldOut], reconstruct: Reconstruct) -> dict[str, float
     """Return 'NAME phase' and 'NAME amplitude' of every scan."""
     scores: dict[str, float] = {}
     for held in scans:
-        phase, amplitude = held.score(reconstruct(held.scan))
+        phase, amplitude = held.score(reconstruct(held.scan, held.is_single_shot))
         if not held.is_single_shot:
             scores[f'{held.name} phase'] = phase
         scores[f'{held.name} amplitude'] = amplitude

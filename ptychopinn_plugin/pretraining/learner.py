@@ -1,6 +1,7 @@
 """Rounds of training on simulated scans, with PyTorch."""
 
 import itertools
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ptychopinn_plugin.array_types import IntArray, RealArray
+from ptychopinn_plugin.backends.common.prediction import fitted_model
 from ptychopinn_plugin.backends.pytorch.adapter import PyTorchBackend
 from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
 from ptychopinn_plugin.backends.pytorch.losses import poisson_deviance, target_distance
@@ -22,6 +24,7 @@ from ptychopinn_plugin.data import Reconstruction, Scan
 from ptychopinn_plugin.errors import ConfigError
 from ptychopinn_plugin.model import Model
 from ptychopinn_plugin.network import NetworkDescription, describe_general_network
+from ptychopinn_plugin.physics import normalise_probe
 from ptychopinn_plugin.pretraining.corpus import Task, draw_task
 from ptychopinn_plugin.pretraining.evaluation import Reconstruct
 from ptychopinn_plugin.pretraining.recipe import PASSES, Recipe
@@ -239,10 +242,11 @@ class Learner:
         with torch.no_grad():
             scale, before = _scale_of_errors(patches, truth, lit)
         found = {'distance': distance / scale, 'before': before / scale}
-        loss = found['distance']
+        compress = torch.log1p if self.round >= self.recipe.log_from else torch.Tensor.clone
+        loss = compress(found['distance'])
         if batch.with_likelihood:
             found['poisson'] = self._misfit(subscan, object_, indices, patches.values, scale)
-            loss = loss + self.recipe.poisson_weight * found['poisson']
+            loss = loss + self.recipe.poisson_weight * compress(found['poisson'])
         if is_flat:
             found['first'] = found['distance'].detach()
         return {'loss': loss, **found}
@@ -265,11 +269,55 @@ def reconstruct_with(model: Model) -> Reconstruct:
     backend = PyTorchBackend()
     backend.model = model
 
-    def reconstruct(scan: Scan) -> Reconstruction:
+    def reconstruct(scan: Scan, is_single_shot: bool) -> Reconstruction:
+        if is_single_shot:
+            return reconstruct_alone(model, scan)
         inference = InferenceConfig(device='cpu')
         return backend.reconstruct(scan, inference, RefinementConfig(iterations=0))
 
     return reconstruct
+
+
+def reconstruct_alone(model: Model | None, scan: Scan, iterations: int = 0) -> Reconstruction:
+    """Reconstruct patterns that share nothing, each from itself.
+
+    Parameters
+    ----------
+    model : Model, optional
+        Else the iterations start from a flat object.
+    scan : Scan
+        With positions so far apart that no patch touches another.
+    iterations : int
+        Of the engine, after the network.
+    """
+    started = time.perf_counter()
+    forward = ForwardModel(
+        scan,
+        torch.from_numpy(normalise_probe(scan.probe, scan.mean_photons())),
+        torch.device('cpu'),
+    )
+    object_ = forward.flat_object()
+    if model is not None:
+        fitted = fitted_model(model, scan)
+        network = Network(fitted.network)
+        network.load_weights(fitted.weights)
+        object_ = predict_object(network, forward, rotations=(0, 1, 2, 3))[-1]
+    losses = [forward.evaluate_fit(object_)[0]]
+    if iterations:
+        object_, losses = iterate_object(forward, object_, iterations)
+    coverage = forward.coverage.numpy()
+    return Reconstruction(
+        object_=object_.numpy(),
+        origin_px=np.asarray(forward.origin_px, dtype=np.float64),
+        coverage=coverage / coverage.max(),
+        probe=forward.probe.numpy(),
+        positions_px=scan.positions_px,
+        backend='pytorch',
+        likelihoods=losses,
+        timing={'all': time.perf_counter() - started},
+        amplitude_residual=forward.evaluate_fit(object_)[1],
+        name=scan.name,
+    )
 
 
 def use_threads(count: int) -> None:

@@ -36,6 +36,9 @@ class Recipe:
         What stays from step to step in the average of the weights, which is what is used.
     poisson_weight : float
         Of the likelihood, beside 1 for the distance to the truth.
+    log_from : int
+        From this round on it is the logarithm of 1 + each ratio that counts, so that a few hopeless
+        scans (weak objects, few counts) do not drown the others. The built-in run began without.
     save_every : int
         Rounds from one state on disk to the next.
     """
@@ -52,6 +55,7 @@ class Recipe:
     gradient_clip: float = 1.0
     ema_decay: float = 0.999
     poisson_weight: float = 0.25
+    log_from: int = 20
     save_every: int = 10
 
     def learning_rate_at(self, round_: int, step: int) -> float:

@@ -16,7 +16,7 @@ from ptychopinn_plugin.backends.common.prediction import (
     choose_photons,
     choose_rotations,
     corrected_probe,
-    fit_to_each_other,
+    fitted_model,
 )
 from ptychopinn_plugin.backends.common.timing import Stopwatch
 from ptychopinn_plugin.backends.common.training_run import TrainingRun
@@ -27,7 +27,7 @@ from ptychopinn_plugin.backends.protocol import (
     ignore_progress,
 )
 from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig
-from ptychopinn_plugin.data import Reconstruction, Scan, without_dark_patterns
+from ptychopinn_plugin.data import Reconstruction, Scan, fit_to_size, without_dark_patterns
 from ptychopinn_plugin.data.grouping import check_positions
 from ptychopinn_plugin.errors import ConfigError, DataError
 from ptychopinn_plugin.model_file import Model, read_model, write_model
@@ -165,7 +165,9 @@ class NetworkBackend(ABC, Generic[Device]):
         """Predict with the held model, stitch, and refine."""
         (scan,) = _usable([scan])
         held = self._held_model()
-        held, scan = fit_to_each_other(held, scan)
+        held = fitted_model(held, scan)
+        assert held.config.model.pattern_size is not None
+        scan = fit_to_size(scan, held.config.model.pattern_size)
         photons = choose_photons(scan, held.photons, inference.intensity_scale)
         probe = normalise_probe(corrected_probe(held, scan), photons * held.intensity_scale**2)
         stopped = False

@@ -51,26 +51,27 @@ def choose_photons(scan: Scan, reference: float, rule: IntensityScale) -> float:
     return reference if rule == 'model' or (rule == 'auto' and same) else own
 
 
-def fit_to_each_other(model: Model, scan: Scan) -> tuple[Model, Scan]:
-    """Bring a scan to the model's size, or a model that has none to the scan's.
+def fitted_model(model: Model, scan: Scan) -> Model:
+    """Return a model for scans of this one's size, counts and probe.
 
     Parameters
     ----------
     model : Model
-        A general one has no pattern size: its window is the illuminated part of the scan's probe.
+        One that has a pattern size stays as it is. The built-in one has none: its window becomes
+        the illuminated part of the probe.
     scan : Scan
-
-    Returns
-    -------
-    model : Model
-    scan : Scan
-        With square patterns.
     """
     if model.config.model.pattern_size is not None:
-        return model, fit_to_size(scan, model.config.model.pattern_size)
-    scan = fit_to_size(scan, min(scan.pattern_shape))
+        return model
+    size = min(scan.pattern_shape)
+    scan = fit_to_size(scan, size)
     window = illuminated_size(scan.probe, share=WINDOW_ENERGY)
-    return replace(model, network=replace(model.network, window_px=window)), scan
+    return replace(
+        model,
+        network=replace(model.network, window_px=window),
+        config=model.config.replace(model=model.config.model.replace(pattern_size=size)),
+        photons=scan.mean_photons(),
+    )
 
 
 def corrected_probe(model: Model, scan: Scan) -> ComplexArray:

@@ -17,7 +17,11 @@ from ptychopinn_plugin._version import __version__
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray, IntArray
 from ptychopinn_plugin.backends.common.diagnostics import suggest_probe
 from ptychopinn_plugin.backends.common.losses import term_weights
-from ptychopinn_plugin.backends.common.prediction import WINDOW_ENERGY, choose_photons
+from ptychopinn_plugin.backends.common.prediction import (
+    WINDOW_ENERGY,
+    choose_photons,
+    fitted_model,
+)
 from ptychopinn_plugin.backends.common.sampling import (
     VALIDATION,
     MakeSubScan,
@@ -69,6 +73,8 @@ class TrainingRun(ABC, Generic[Device]):
         observer: Observer,
     ) -> None:
         self.device, self.started, self.observer = device, started, observer
+        if base_model is not None:
+            base_model = fitted_model(base_model, scans[0])
         self.base_model, self.resume = base_model, resume
         size = config.model.pattern_size or min(scans[0].pattern_shape)
         if base_model is not None:

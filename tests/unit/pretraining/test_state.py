@@ -3,6 +3,7 @@
 import dataclasses
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +20,31 @@ pytest.importorskip('torch')
 from ptychopinn_plugin.model_file import write_model
 from ptychopinn_plugin.pretraining.learner import Learner
 
-TINY = Recipe(scans=1, batch_size=4, rounds=4, warmup_steps=2)
+TINY = Recipe(scans=1, batch_size=4, rounds=4, warmup_steps=2, log_from=1)
 
 
-@pytest.fixture(autouse=True)
-def few_patterns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpus, 'WINDOWS_PX', (16,))
-    monkeypatch.setattr(corpus, 'WINDOW_SHARES', (1.0,))
-    monkeypatch.setattr(corpus, 'MAX_PATTERNS', 6)
-    monkeypatch.setattr(corpus, 'MAX_SINGLE_SHOTS', 6)
-    monkeypatch.setattr(corpus, 'MIN_PATTERNS', 4)
+@pytest.fixture(scope='module', autouse=True)
+def few_patterns() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpus, 'WINDOWS_PX', (16,))
+        patch.setattr(corpus, 'WINDOW_SHARES', (1.0,))
+        patch.setattr(corpus, 'FRAMES_PX', (24,))
+        patch.setattr(corpus, 'MAX_PATTERNS', 6)
+        patch.setattr(corpus, 'MAX_SINGLE_SHOTS', 6)
+        patch.setattr(corpus, 'MIN_PATTERNS', 4)
+        yield
+
+
+@pytest.fixture(scope='module')
+def first(few_patterns: None) -> dict[str, np.ndarray]:
+    return Learner(TINY).weights()
+
+
+@pytest.fixture(scope='module')
+def trained(few_patterns: None) -> Learner:
+    learner = Learner(TINY)
+    learner.train_round()
+    return learner
 
 
 def test_halves_of_float32_keep_three_digits_at_any_size() -> None:
@@ -36,6 +52,15 @@ def test_halves_of_float32_keep_three_digits_at_any_size() -> None:
     back = from_bfloat16(to_bfloat16(values))
     np.testing.assert_allclose(back, values, rtol=2**-8)
     np.testing.assert_array_equal(from_bfloat16(to_bfloat16(back)), back)
+
+
+def test_training_moves_the_weights_and_the_average_follows(
+    trained: Learner, first: dict[str, np.ndarray]
+) -> None:
+    weights = trained.weights()
+    assert min(np.abs(weights[name] - first[name]).max() for name in first) > 0
+    for name, weight in trained.average.items():
+        assert np.abs(weight - first[name]).max() > 0
 
 
 def test_a_resumed_run_is_the_same_to_the_last_bit(tmp_path: Path) -> None:
@@ -53,36 +78,22 @@ def test_a_resumed_run_is_the_same_to_the_last_bit(tmp_path: Path) -> None:
         np.testing.assert_array_equal(resumed.average[name], whole.average[name])
 
 
-def test_training_moves_the_weights_and_the_average_follows(tmp_path: Path) -> None:
-    learner = Learner(TINY)
-    before = learner.weights()
-    learner.train_round()
-    moved = [np.abs(learner.weights()[name] - before[name]).max() for name in before]
-    assert min(moved) > 0
-    for name, weight in learner.average.items():
-        assert np.abs(weight - before[name]).max() > 0
-
-
-def test_the_state_is_small_and_a_model(tmp_path: Path) -> None:
-    learner = Learner(TINY)
-    learner.train_round()
+def test_the_state_is_small_and_a_model(tmp_path: Path, trained: Learner) -> None:
     path = tmp_path / 'state.zip'
-    learner.save(path)
+    trained.save(path)
     assert path.stat().st_size < 2_000_000
     model = read_model(path)
     assert model.config.model.pattern_size is None
     assert all(weight.dtype == np.float32 for weight in model.weights.values())
-    write_model(tmp_path / 'model.zip', learner.model())
+    write_model(tmp_path / 'model.zip', trained.model())
     assert (tmp_path / 'model.zip').stat().st_size < 600_000
 
 
-def test_another_seed_does_not_go_on(tmp_path: Path) -> None:
-    learner = Learner(TINY)
-    learner.train_round()
-    learner.save(tmp_path / 'state.zip')
+def test_another_seed_does_not_go_on(tmp_path: Path, trained: Learner) -> None:
+    trained.save(tmp_path / 'state.zip')
     with pytest.raises(ConfigError, match='of seed 16; the recipe has 3'):
         Learner(dataclasses.replace(TINY, seed=3)).load(tmp_path / 'state.zip')
-    write_model(tmp_path / 'model.zip', learner.model())
+    write_model(tmp_path / 'model.zip', trained.model())
     with pytest.raises(ArchiveError, match='must hold the state of a pretraining run'):
         read_state(tmp_path / 'model.zip')
 
