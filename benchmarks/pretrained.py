@@ -1,9 +1,10 @@
-"""What the built-in network does on scans that it has never seen, without any training.
+"""What a pretrained network does on scans that it has never seen, without any training.
 
-    python benchmarks/pretrained.py --output pretrained.json [--seeds 1 2 3] [--model MODEL]
+    python benchmarks/pretrained.py MODEL --output pretrained.json [--seeds 1 2 3]
 
-Prints a row a scan: built-in weights alone, with iterations after them, and the same iterations
-from a flat start in the same run. Then patterns of lines that share nothing, each alone.
+MODEL is what `python -m ptychopinn_plugin.pretraining` wrote. Prints a row a scan: network alone,
+with iterations after them, and the same iterations from a flat start in the same run. Then patterns of
+lines that share nothing, each alone.
 """
 
 import argparse
@@ -21,7 +22,6 @@ from ptychopinn_plugin.backends.selection import create_backend
 from ptychopinn_plugin.data import Reconstruction, Scan
 from ptychopinn_plugin.model import Model
 from ptychopinn_plugin.model_file import read_model
-from ptychopinn_plugin.pretraining.built_in import built_in_model
 from ptychopinn_plugin.pretraining.evaluation import lines_alone, mosaic_ssim
 from ptychopinn_plugin.pretraining.learner import reconstruct_alone
 
@@ -63,15 +63,15 @@ def score_alone(model: Model, scan: Scan, iterations: list[int]) -> dict[str, di
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('model', type=Path)
     parser.add_argument('--seeds', type=int, nargs='*', default=[1])
     parser.add_argument('--backend', default='pytorch')
-    parser.add_argument('--model', type=Path, help='this model instead of the built-in one')
     parser.add_argument('--iterations', type=int, nargs='*', default=[30, 100])
     parser.add_argument('--only', help='scans whose name holds this')
     parser.add_argument('--output', type=Path)
     options = parser.parse_args()
     backend = create_backend(options.backend)
-    model = read_model(options.model) if options.model else built_in_model()
+    model = read_model(options.model)
     backend.model = model
     results: dict[str, object] = {
         'machine': f'{platform.processor()} {os.cpu_count()} cores',

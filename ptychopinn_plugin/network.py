@@ -35,12 +35,8 @@ FOLD = 2
 of the time, in convolutions and between them."""
 
 SWEEPNET_FEATURES = 6
-GENERAL_FEATURES = 9
-"""Images of one pattern that go into 'sweepnet': the first six, or all nine, of
-`physics.features.sweepnet_features`. A network for many probes needs to see their phase."""
-
-ITERATIONS_BETWEEN = 5
-"""Of the engine after each pass of the general network but the last, in training as in use."""
+"""Images of one pattern that go into 'sweepnet': the first so many of
+`physics.features.sweepnet_features`, of which a network for any probe sees more."""
 
 BORDER_CHANNELS = 4
 """Of the last image of a decoder of 'cnn', the border is made from so many."""
@@ -189,7 +185,7 @@ class NetworkDescription:
             raise ArchiveError(f'The network description is not readable: {error}.') from error
 
 
-class _Builder:
+class NetworkBuilder:
     """Collects layers; each method returns the new layer's name."""
 
     def __init__(self, channels: int) -> None:
@@ -252,7 +248,7 @@ def describe_network(config: ModelConfig, window_px: int) -> NetworkDescription:
 def _describe_sweepnet(config: ModelConfig, window_px: int) -> NetworkDescription:
     """Describe a small U-Net with an additive skip, on the object's pixel grid."""
     filters = max(4, round(SWEEPNET_FILTERS * config.filters_scale))
-    net = _Builder(SWEEPNET_FEATURES)
+    net = NetworkBuilder(SWEEPNET_FEATURES)
     fine = net.regroup('fine/folded', 'space-to-depth', 'input')
     fine = net.conv('fine/2', net.conv('fine/1', fine, filters), filters)
     coarse = net.resize('coarse/pool', 'average-pool', fine)
@@ -268,42 +264,6 @@ def _describe_sweepnet(config: ModelConfig, window_px: int) -> NetworkDescriptio
         passes=config.passes,
         group_size=config.gridsize**2,
         zero_layers=(last,),
-    )
-
-
-def describe_general_network(window_px: int, passes: int = 3) -> NetworkDescription:
-    """Describe the network that is trained for any probe, window and dose.
-
-    Beside 'sweepnet' it sees the probe and the dose, and has a third scale of 8 x 8 pixels, which
-    adds a tenth to its cost.
-
-    Parameters
-    ----------
-    window_px : int
-        Side of the illuminated window, a multiple of 8.
-    passes : int
-    """
-    filters = SWEEPNET_FILTERS
-    net = _Builder(GENERAL_FEATURES)
-    fine = net.regroup('fine/folded', 'space-to-depth', 'input')
-    fine = net.conv('fine/2', net.conv('fine/1', fine, filters), filters)
-    coarse = net.resize('coarse/pool', 'average-pool', fine)
-    coarse = net.conv('coarse/2', net.conv('coarse/1', coarse, 2 * filters), 2 * filters)
-    wide = net.resize('wide/pool', 'average-pool', coarse)
-    wide = net.conv('wide/2', net.conv('wide/1', wide, 2 * filters), 2 * filters)
-    coarse = net.add('coarse/sum', coarse, net.resize('wide/up', 'upsample', wide))
-    coarse = net.conv('coarse/3', coarse, filters)
-    fine = net.add('fine/sum', fine, net.resize('coarse/up', 'upsample', coarse))
-    last = net.conv('correction/folded', net.conv('fine/3', fine, filters), 2 * FOLD**2, 'none')
-    correction = net.regroup('correction', 'depth-to-space', last)
-    return NetworkDescription(
-        architecture='sweepnet',
-        layers=tuple(net.layers),
-        outputs=(correction,),
-        window_px=window_px,
-        passes=passes,
-        zero_layers=(last,),
-        iterations_between=ITERATIONS_BETWEEN,
     )
 
 
@@ -350,7 +310,7 @@ def describe_cnn(config: ModelConfig, variant: CnnVariant | None = None) -> Netw
         )
     variant = variant or CnnVariant()
     group_size = config.gridsize**2
-    net = _Builder(group_size)
+    net = NetworkBuilder(group_size)
     code = 'input'
     for index, filters in enumerate(CNN_FILTERS[config.pattern_size]):
         block = f'encoder/{index}'
@@ -373,7 +333,7 @@ def describe_cnn(config: ModelConfig, variant: CnnVariant | None = None) -> Netw
 
 
 def _cnn_decoder(
-    net: _Builder,
+    net: NetworkBuilder,
     name: str,
     code: str,
     config: ModelConfig,

@@ -1,4 +1,4 @@
-"""Train the built-in network on simulated scans, or go on with it.
+"""Train a network for any probe on simulated scans, or go on with it.
 
     python -m ptychopinn_plugin.pretraining --state state.zip --model model.zip --curve curve.csv
 
@@ -9,11 +9,12 @@ import argparse
 import dataclasses
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from ptychopinn_plugin.model_file import write_model
 from ptychopinn_plugin.pretraining.evaluation import append_row, held_out_scans, score_all
-from ptychopinn_plugin.pretraining.recipe import Recipe
+from ptychopinn_plugin.pretraining.recipe import LOSSES, Recipe
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,17 @@ def main(arguments: list[str] | None = None) -> None:
     if options.state.exists():
         learner.load(options.state)
     scans = held_out_scans() if options.curve else []
+
+    def evaluate(losses: Mapping[str, float]) -> None:
+        scores = score_all(scans, reconstruct_with(learner.model()))
+        progress = {'round': learner.round, 'step': learner.step}
+        row = {**progress, 'minutes': learner.seconds / 60, **losses, **scores}
+        append_row(options.curve, row)
+        logger.info('%s', {name: round(value, 3) for name, value in scores.items()})
+
+    if scans and learner.round == 0:
+        # A new network changes nothing: what physics and iterations reach without one.
+        evaluate(dict.fromkeys(LOSSES, float('nan')))
     while learner.round < recipe.rounds:
         started = time.perf_counter()
         losses = learner.train_round()
@@ -57,16 +69,11 @@ def main(arguments: list[str] | None = None) -> None:
         learner.seconds += seconds
         text = ' '.join(f'{name} {value:.3f}' for name, value in losses.items())
         logger.info('round %d step %d %.1f s: %s', learner.round, learner.step, seconds, text)
-        if learner.round % recipe.save_every == 0 or learner.round == recipe.rounds:
+        is_last = learner.round == recipe.rounds
+        if learner.round % recipe.save_every == 0 or is_last:
             learner.save(options.state)
-        if scans and (
-            learner.round % options.evaluate_every == 0 or learner.round == recipe.rounds
-        ):
-            scores = score_all(scans, reconstruct_with(learner.model()))
-            progress = {'round': learner.round, 'step': learner.step}
-            row = {**progress, 'minutes': learner.seconds / 60, **losses, **scores}
-            append_row(options.curve, row)
-            logger.info('%s', {name: round(value, 3) for name, value in scores.items()})
+        if scans and (learner.round % options.evaluate_every == 0 or is_last):
+            evaluate(losses)
     if options.model:
         write_model(options.model, learner.model())
 

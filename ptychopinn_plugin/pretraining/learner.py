@@ -23,11 +23,12 @@ from ptychopinn_plugin.config import InferenceConfig, RefinementConfig
 from ptychopinn_plugin.data import Reconstruction, Scan
 from ptychopinn_plugin.errors import ConfigError
 from ptychopinn_plugin.model import Model
-from ptychopinn_plugin.network import NetworkDescription, describe_general_network
+from ptychopinn_plugin.network import NetworkDescription
 from ptychopinn_plugin.physics import normalise_probe
+from ptychopinn_plugin.pretraining.architecture import describe_general_network
 from ptychopinn_plugin.pretraining.corpus import Task, draw_task
 from ptychopinn_plugin.pretraining.evaluation import Reconstruct
-from ptychopinn_plugin.pretraining.recipe import PASSES, Recipe
+from ptychopinn_plugin.pretraining.recipe import LOSSES, PASSES, Recipe
 from ptychopinn_plugin.pretraining.state import read_state, to_model, write_state
 
 LEAST_CONTRAST = 0.03
@@ -115,10 +116,9 @@ class Learner:
         for start in range(0, len(order), size):
             losses += self._step(order[start : start + size])
         self.round += 1
-        names = ('loss', 'distance', 'before', 'first', 'poisson')
         return {
             name: float(np.mean([loss[name] for loss in losses if name in loss] or [np.nan]))
-            for name in names
+            for name in LOSSES
         }
 
     def save(self, path: Path) -> None:
@@ -180,6 +180,8 @@ class Learner:
         )
         self._look_at(subscan)
         kind = rng.choice(['usual', 'bare', 'late'], p=[0.55, 0.15, 0.3])
+        if self.round < self.recipe.bare_until:
+            kind = 'bare'
         if kind == 'late':
             count = int(rng.choice(FIRST_ITERATIONS))
             start, _ = iterate_object(forward, forward.flat_object(), count)
@@ -242,11 +244,11 @@ class Learner:
         with torch.no_grad():
             scale, before = _scale_of_errors(patches, truth, lit)
         found = {'distance': distance / scale, 'before': before / scale}
-        compress = torch.log1p if self.round >= self.recipe.log_from else torch.Tensor.clone
-        loss = compress(found['distance'])
+        # Logarithms: a few hopeless scans (weak objects, few counts) must not drown the others.
+        loss = torch.log1p(found['distance'])
         if batch.with_likelihood:
             found['poisson'] = self._misfit(subscan, object_, indices, patches.values, scale)
-            loss = loss + self.recipe.poisson_weight * compress(found['poisson'])
+            loss = loss + self.recipe.poisson_weight * torch.log1p(found['poisson'])
         if is_flat:
             found['first'] = found['distance'].detach()
         return {'loss': loss, **found}

@@ -74,6 +74,9 @@ def _meet_light(rng: np.random.Generator, first: FloatArray, second: FloatArray)
             depth, phase_range = rng.uniform(0, 0.1), 10 ** rng.uniform(-1.3, -0.3)
         case 4:  # opaque parts, and phase
             depth, phase_range = 1.0, rng.uniform(0.2, 3.0)
+    if first.mean() > 0.6:
+        # Objects that are dark almost everywhere are rare, and would be all that is learnt from.
+        first = 1 - first
     common = rng.choice([0.0, 0.5, 1.0])
     second = common * first + (1 - common) * second
     sign = rng.choice([-1, 1])

@@ -1,8 +1,12 @@
-"""How the built-in network is trained: every choice that is a number."""
+"""How a network for any probe is trained: every choice that is a number."""
 
 from dataclasses import dataclass
 
 PASSES = 3
+
+LOSSES = ('loss', 'distance', 'before', 'first', 'poisson')
+"""Of a round, as means over its batches: what is minimised; the distance to the truth, and that of
+the estimates, in the unit of the loss; the distance of passes from flat; the likelihood."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +40,8 @@ class Recipe:
         What stays from step to step in the average of the weights, which is what is used.
     poisson_weight : float
         Of the likelihood, beside 1 for the distance to the truth.
-    log_from : int
-        From this round on it is the logarithm of 1 + each ratio that counts, so that a few hopeless
-        scans (weak objects, few counts) do not drown the others. The built-in run began without.
+    bare_until : int
+        Up to this round no estimate is iterated: the first sub-scans are cheap.
     save_every : int
         Rounds from one state on disk to the next.
     """
@@ -47,16 +50,16 @@ class Recipe:
     rounds: int = 1000
     cooldown: int = 0
     scans: int = 8
-    batch_size: int = 24
-    accumulation: int = 2
-    learning_rate: float = 1.5e-3
-    warmup_steps: int = 200
+    batch_size: int = 16
+    accumulation: int = 1
+    learning_rate: float = 1e-3
+    warmup_steps: int = 100
     weight_decay: float = 1e-4
-    gradient_clip: float = 1.0
+    gradient_clip: float = 0.5
     ema_decay: float = 0.999
     poisson_weight: float = 0.25
-    log_from: int = 20
-    save_every: int = 10
+    bare_until: int = 12
+    save_every: int = 5
 
     def learning_rate_at(self, round_: int, step: int) -> float:
         """Return the learning rate of a step, which is the same whenever the run was resumed."""

@@ -15,10 +15,10 @@ from ptychopinn_plugin.config import ModelConfig
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.network import (
     NetworkDescription,
-    describe_general_network,
     describe_network,
 )
 from ptychopinn_plugin.physics.features import RATIO_EPSILON
+from ptychopinn_plugin.pretraining.architecture import describe_general_network
 
 
 def oracle(scan: Scan, model: Model, object_: Array) -> NDArray[np.float64]:

@@ -57,7 +57,7 @@ def fitted_model(model: Model, scan: Scan) -> Model:
     Parameters
     ----------
     model : Model
-        One that has a pattern size stays as it is. The built-in one has none: its window becomes
+        One that has a pattern size stays as it is. One for any probe has none: its window becomes
         the illuminated part of the probe.
     scan : Scan
     """

@@ -20,7 +20,7 @@ pytest.importorskip('torch')
 from ptychopinn_plugin.model_file import write_model
 from ptychopinn_plugin.pretraining.learner import Learner
 
-TINY = Recipe(scans=1, batch_size=4, rounds=4, warmup_steps=2, log_from=1)
+TINY = Recipe(scans=1, batch_size=4, rounds=4, warmup_steps=2, bare_until=0)
 
 
 @pytest.fixture(scope='module', autouse=True)
