@@ -6,9 +6,10 @@ manifest.json
     Format, versions, backend, network description, configuration, normalisation, data summary,
     provenance, and the SHA-256 of every other member.
 weights.h5
-    One float32 dataset for each weight under its layer's name (``fine/1/weight``), kernels as
-    (out, in, height, width); `probe` (n_modes, h, w) complex64; where training corrected probes,
-    also those of each scan, `corrected_probes/0/before` and `corrected_probes/0/after`.
+    One float32 (or float16) dataset for each weight under its layer's name (``fine/1/weight``),
+    kernels as (out, in, height, width); `probe` (n_modes, h, w) complex64; where training
+    corrected probes, also those of each scan, `corrected_probes/0/before` and
+    `corrected_probes/0/after`.
 training_state.h5
     Optional: arrays under their names, for `train --resume`.
 """
@@ -218,7 +219,9 @@ def _build_model(manifest: dict[str, Any], weights: bytes, state: bytes | None) 
         config=Config.from_dict(_current_settings(manifest)),
         photons=float(manifest['normalisation']['photons']),
         intensity_scale=float(manifest['normalisation']['intensity_scale']),
-        weights={name: arrays[name] for name in network.weight_shapes()},
+        weights={
+            name: np.asarray(arrays[name], dtype=np.float32) for name in network.weight_shapes()
+        },
         probe=_probe(arrays, 'probe'),
         corrected_probes=tuple(corrected),
         data_summary=manifest['data_summary'],
@@ -246,7 +249,10 @@ def _probe(arrays: Mapping[str, Any], name: str) -> ComplexArray:
 
 
 def _weights_bytes(model: Model) -> bytes:
-    arrays = {name: np.asarray(w, dtype=np.float32) for name, w in model.weights.items()}
+    arrays: dict[str, RealArray] = {
+        name: np.asarray(w, dtype=np.float16 if w.dtype == np.float16 else np.float32)
+        for name, w in model.weights.items()
+    }
     probes = {'probe': model.probe}
     for number, corrected in enumerate(model.corrected_probes):
         probes[f'{CORRECTED}/{number}/before'] = corrected.before

@@ -36,7 +36,8 @@ FOLD = 2
 most of the time, in convolutions and between them."""
 
 SWEEPNET_FEATURES = 6
-"""The number of images that `physics.features.sweepnet_features` makes."""
+"""Images of one pattern that go into sweepnet: the first ones of
+`physics.features.sweepnet_features`, of which a network for any probe sees more."""
 
 BORDER_CHANNELS = 4
 """The number of channels of a cnn decoder's last image from which the border is made."""
@@ -138,6 +139,8 @@ class NetworkDescription:
         Patterns in a group.
     zero_layers : tuple of str
         Convolutions that start at zero, so that training starts from the physics alone.
+    iterations_between : int
+        Of the engine, after each pass but the last; the network was trained with them.
     """
 
     architecture: str
@@ -147,6 +150,12 @@ class NetworkDescription:
     passes: int = 1
     group_size: int = 1
     zero_layers: tuple[str, ...] = field(default=())
+    iterations_between: int = 0
+
+    @property
+    def in_channels(self) -> int:
+        """Images that go in for each pattern or group."""
+        return self.layers[0].out_channels
 
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of each weight: (out, in, height, width) and (out,)."""
@@ -182,7 +191,7 @@ class NetworkDescription:
             raise ArchiveError(f'The network description is not readable: {error}.') from error
 
 
-class _Builder:
+class NetworkBuilder:
     """Collects layers and counts their channels; each method returns the new layer's name."""
 
     def __init__(self, channels: int) -> None:
@@ -257,7 +266,7 @@ def _describe_sweepnet(config: ModelConfig, window_px: int) -> NetworkDescriptio
     .. [1] O. Ronneberger, P. Fischer, T. Brox, MICCAI 2015, doi:10.1007/978-3-319-24574-4_28.
     """
     filters = max(4, round(SWEEPNET_FILTERS * config.filters_scale))
-    net = _Builder(SWEEPNET_FEATURES)
+    net = NetworkBuilder(SWEEPNET_FEATURES)
     fine = net.regroup('fine/folded', 'space-to-depth', 'input')  # 24 channels, 1/2
     fine = net.conv('fine/2', net.conv('fine/1', fine, filters), filters)
     coarse = net.resize('coarse/pool', 'average-pool', fine)  # 1/4
@@ -332,7 +341,7 @@ def describe_cnn(config: ModelConfig, variant: CnnVariant | None = None) -> Netw
         )
     variant = variant or CnnVariant()
     group_size = config.gridsize**2
-    net = _Builder(group_size)
+    net = NetworkBuilder(group_size)
     code = 'input'
     for index, filters in enumerate(CNN_FILTERS[config.pattern_size]):
         block = f'encoder/{index}'
@@ -355,7 +364,7 @@ def describe_cnn(config: ModelConfig, variant: CnnVariant | None = None) -> Netw
 
 
 def _cnn_decoder(
-    net: _Builder,
+    net: NetworkBuilder,
     name: str,
     code: str,
     config: ModelConfig,

@@ -14,6 +14,7 @@ from ptychopinn_plugin.backends.common.prediction import (
     choose_photons,
     choose_rotations,
     corrected_probe,
+    fitted_model,
 )
 from ptychopinn_plugin.backends.common.requests import (
     IterationRequest,
@@ -80,7 +81,7 @@ class NetworkBackend(Engine[Device]):
             scans=_usable(scans),
             config=config,
             validation=_usable(validation),
-            base_model=base_model,
+            base_model=None if base_model is None else fitted_model(base_model, scans[0]),
             resume=resume,
             observer=observer,
             started=started,
@@ -102,6 +103,7 @@ class NetworkBackend(Engine[Device]):
         """Predict with the held model, stitch, and refine."""
         (scan,) = _usable([scan])
         held = self._held_model()
+        held = fitted_model(held, scan)
         scan = fit_to_size(scan, held.pattern_size)
         photons = choose_photons(scan, held.photons, inference.intensity_scale)
         probe = normalise_probe(corrected_probe(held, scan), photons * held.intensity_scale**2)

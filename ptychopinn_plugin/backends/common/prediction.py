@@ -2,17 +2,18 @@
 
 import logging
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Protocol, TypeVar
 
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray, IntArray
 from ptychopinn_plugin.backends.common.timing import Stopwatch
 from ptychopinn_plugin.config import IntensityScale, Rotations
-from ptychopinn_plugin.data import Scan
+from ptychopinn_plugin.data import Scan, fit_to_size
 from ptychopinn_plugin.data.grouping import covering_groups, spatial_blocks
 from ptychopinn_plugin.errors import ConfigError
 from ptychopinn_plugin.model import Model
 from ptychopinn_plugin.network import NetworkDescription
-from ptychopinn_plugin.physics import is_same_probe
+from ptychopinn_plugin.physics import illuminated_size, is_same_probe
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,9 @@ UNIFORM_FRACTION = 0.01
 LITTLE_OVERLAP = 4.0
 """With fewer illuminations over each other, four rotations of each pattern pay."""
 
+WINDOW_ENERGY = 0.98
+"""Of the probe, in the window of a network."""
+
 SAME_EXPOSURE = 2.0
 """Mean counts within this factor count as the same exposure."""
 
@@ -47,6 +51,29 @@ def choose_photons(scan: Scan, reference: float, rule: IntensityScale) -> float:
     own = scan.mean_photons()
     same = reference / SAME_EXPOSURE <= own <= reference * SAME_EXPOSURE
     return reference if rule == 'model' or (rule == 'auto' and same) else own
+
+
+def fitted_model(model: Model, scan: Scan) -> Model:
+    """Return a model for scans of this one's size, counts and probe.
+
+    Parameters
+    ----------
+    model : Model
+        One that has a pattern size stays as it is. One for any probe has none: its window becomes
+        the illuminated part of the probe.
+    scan : Scan
+    """
+    if model.config.model.pattern_size is not None:
+        return model
+    size = min(scan.pattern_shape)
+    scan = fit_to_size(scan, size)
+    window = illuminated_size(scan.probe, share=WINDOW_ENERGY)
+    return replace(
+        model,
+        network=replace(model.network, window_px=window),
+        config=model.config.replace(model=model.config.model.replace(pattern_size=size)),
+        photons=scan.mean_photons(),
+    )
 
 
 def corrected_probe(model: Model, scan: Scan) -> ComplexArray:
@@ -130,8 +157,10 @@ def run_passes(
     stitch: Callable[[Image], Stitches[Part, Image]],
     predict: Callable[[IntArray, Image, bool], Iterable[Part]],
     correct_phase_drift: Callable[[Image], Image],
+    iterate: Callable[[Image, int], Image],
     stopwatch: Stopwatch,
     observer: Callable[[int, Image], bool | None] | None,
+    starts_flat: bool = True,
 ) -> list[Image]:
     """Let a network predict a scan's object pass by pass, block by block.
 
@@ -151,11 +180,15 @@ def run_passes(
         Predicts patches, in batches, of groups (n_groups, group_size) from an object; the last
         argument tells whether it is still flat.
     correct_phase_drift : callable
-        Corrects the slow drift of the phase after the last pass.
+        Corrects the slow drift of the phase after the last pass, and before iterations.
+    iterate : callable
+        Lets the engine iterate an object so many times, after a pass that is not the last one.
     stopwatch : Stopwatch
         Gets the seconds of 'predict' and 'stitch'.
     observer : callable, optional
         Gets the number of passes done and the object; True stops.
+    starts_flat : bool
+        Whether `flat` is that, and not an estimate that rests on data.
 
     Returns
     -------
@@ -168,13 +201,16 @@ def run_passes(
         stitcher = stitch(objects[-1])
         for block in blocks:
             groups = block[covering_groups(patch_origins_px[block], description.group_size)]
-            parts = list(predict(groups, objects[-1], number == 0))
+            parts = list(predict(groups, objects[-1], starts_flat and number == 0))
             stopwatch.lap('predict')
             stitcher.add(parts, phase_synchronization)
             stopwatch.lap('stitch')
         objects.append(stitcher.object_())
-        if phase_synchronization and number + 1 == description.passes:
+        is_last, between = number + 1 == description.passes, description.iterations_between
+        if phase_synchronization and (is_last or between):
             objects[-1] = correct_phase_drift(objects[-1])
+        if between and not is_last:
+            objects[-1] = iterate(objects[-1], between)
         stopwatch.lap('stitch')
         if observer is not None and observer(number + 1, objects[-1]):
             break

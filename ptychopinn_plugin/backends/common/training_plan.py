@@ -10,6 +10,7 @@ import numpy as np
 
 from ptychopinn_plugin.array_types import FloatArray, IntArray
 from ptychopinn_plugin.backends.common.losses import term_weights
+from ptychopinn_plugin.backends.common.prediction import WINDOW_ENERGY
 from ptychopinn_plugin.backends.common.requests import TrainingRequest
 from ptychopinn_plugin.config import Config
 from ptychopinn_plugin.data import Scan, fit_to_size
@@ -111,7 +112,7 @@ def plan_training(request: TrainingRequest) -> TrainingPlan:
     scans = [_subsampled(fit_to_size(scan, size), config, rng) for scan in request.scans]
     validation = [fit_to_size(scan, size) for scan in request.validation]
     description = (
-        describe_network(config.model, illuminated_size(scans[0].probe, share=0.98))
+        describe_network(config.model, illuminated_size(scans[0].probe, share=WINDOW_ENERGY))
         if base is None
         else base.network
     )
