@@ -148,7 +148,7 @@ class PyTorchStep(TrainingStep):
             values = average_overlap(patches, subscan.forward, self.network.description.group_size)
         terms: dict[str, Tensor] = {}
         if self.config.model.model_type == 'pinn':
-            expected = self._expect(batch, patches.indices, values)
+            expected = self._predict_intensity(batch, patches.indices, values)
             terms['poisson'] = poisson_deviance(expected, subscan.forward, patches.indices)
             if settings.amplitude_mae_weight > 0:
                 terms['amplitude_mae'] = amplitude_error(expected, subscan.forward, patches.indices)
@@ -163,18 +163,18 @@ class PyTorchStep(TrainingStep):
             terms['total_variation'] = total_variation(patches)
         return {'loss': weighted_sum(terms, settings), **terms}
 
-    def _expect(self, batch: Batch, indices: Tensor, values: Tensor) -> Tensor:
+    def _predict_intensity(self, batch: Batch, indices: Tensor, values: Tensor) -> Tensor:
         """Put patches into their surroundings and diffract them."""
-        model: ForwardModel = batch.subscan.forward
+        forward: ForwardModel = batch.subscan.forward
         size = values.shape[-1]
-        surroundings = model.extract_patches(batch.object_, indices)
-        top, left = (side // 2 - size // 2 for side in model.shape)
+        surroundings = forward.extract_patches(batch.object_, indices)
+        top, left = (side // 2 - size // 2 for side in forward.shape)
         full = surroundings.clone()
         full[:, top : top + size, left : left + size] = values
         if not self.trainable_probes.trainable or batch.subscan.scan_index == VALIDATION:
-            return model.predict_intensity(full, indices)
+            return forward.predict_intensity(full, indices)
         probe = self.trainable_probes.probe(batch.subscan.scan_index) * batch.subscan.exposure**0.5
-        probes = shift_probe(probe, model.subpixel_shifts[indices])
+        probes = shift_probe(probe, forward.subpixel_shifts[indices])
         return intensity(torch.fft.fft2(probes * full[:, None], norm='ortho'))
 
     def use_probes(self) -> None:

@@ -271,28 +271,28 @@ class TensorFlowStep(TrainingStep):
     def inputs(self, batch: Batch) -> Inputs:
         """Gather what the losses need of a batch."""
         subscan, description = batch.subscan, self.network.description
-        model, groups, indices = subscan.forward, batch.groups, batch.groups.reshape(-1)
+        forward, groups, indices = subscan.forward, batch.groups, batch.groups.reshape(-1)
         inputs = collect_inputs(
             description,
-            model,
+            forward,
             groups,
             batch.object_,
             is_flat=batch.is_flat,
             rotations=(batch.rotations,),
         )
         if description.group_size > 1:
-            inputs['patch_origins'] = tf.constant(group_patch_origins(model, groups))
-        inputs['photons'] = tf.constant(model.photons, tf.float32)
+            inputs['patch_origins'] = tf.constant(group_patch_origins(forward, groups))
+        inputs['photons'] = tf.constant(forward.photons, tf.float32)
         if subscan.labels is not None:
             window = description.window_px
-            inputs['labels'] = model.extract_patches(subscan.labels, indices, window)
-            inputs['label_coverage'] = model.extract_patches(
+            inputs['labels'] = forward.extract_patches(subscan.labels, indices, window)
+            inputs['label_coverage'] = forward.extract_patches(
                 subscan.label_coverage, indices, window
             )
         for name, weight in term_weights(self.config.training).items():
             inputs[f'weight of {name}'] = tf.constant(weight, tf.float32)
         if self.trainable_probes.trainable:
-            inputs['subpixel_shifts'] = tf.gather(model.subpixel_shifts, indices)
+            inputs['subpixel_shifts'] = tf.gather(forward.subpixel_shifts, indices)
             inputs['exposure'] = tf.constant(subscan.exposure, tf.float32)
         return inputs
 
