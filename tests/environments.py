@@ -1,8 +1,8 @@
 """Run each test once where two environments run the same tests, one of them without a framework.
 
-The run in the smaller environment writes down, with ``--record-passed FILE``, which tests passed
+The run in the smaller environment writes down, with ``--record-passed=FILE``, which tests passed
 and what each of them looked for in vain. The run in the larger environment leaves out, with
-``--leave-out-passed FILE``, the tests that would do the same there. A test is run again where
+``--leave-out-passed=FILE``, the tests that would do the same there. A test is run again where
 
 - it did not pass, was skipped, or is not in the file;
 - it, its module or a fixture looked for a module or a package that only the larger environment has;

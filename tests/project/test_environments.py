@@ -131,19 +131,19 @@ def names_run(output: str) -> set[str]:
 
 def test_a_test_is_left_out_only_where_it_would_do_the_same(folder: Path, tmp_path: Path) -> None:
     record = tmp_path / 'passed.json'
-    assert len(names_run(run(folder, '--record-passed', str(record)))) == 11
+    assert len(names_run(run(folder, f'--record-passed={record}'))) == 11
     recorded = {name.partition('::')[2] for name in json.loads(record.read_text())}
     assert not recorded & {'test_framework', 'test_fails', 'test_expected_to_fail'}
 
     larger = tmp_path / 'larger'
     larger.mkdir()
     (larger / 'a_framework.py').write_text('')
-    output = run(folder, '--leave-out-passed', str(record), path=(larger,))
+    output = run(folder, f'--leave-out-passed={record}', path=(larger,))
     assert names_run(output) == HEAVY
     assert '2 deselected' in output
 
     # Where the larger environment lacks the framework too, looking for it makes no difference.
-    again = names_run(run(folder, '--leave-out-passed', str(record)))
+    again = names_run(run(folder, f'--leave-out-passed={record}'))
     assert HEAVY - again == {
         'test_asks',
         'test_first',
