@@ -10,10 +10,10 @@ from ptychopinn_plugin.model_file import write_model
 from ptychopinn_plugin.storage.atomic import keep_previous
 
 MIN_SECONDS = 60.0
-"""Between two checkpoints."""
+"""At least this many seconds pass between two checkpoints."""
 
 MAX_FRACTION = 0.01
-"""Of the time that training takes, for large networks on slow disks."""
+"""Writing takes at most this share of the training, also with large networks on slow disks."""
 
 
 class Checkpoints:

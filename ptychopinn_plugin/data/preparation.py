@@ -16,7 +16,7 @@ from ptychopinn_plugin.text import count
 _CHUNK = CHUNK_PATTERNS
 
 DARK_PATTERN_SHARE = 0.01
-"""Of the median counts; with less, the beam was off."""
+"""A pattern with less than this share of the median counts was taken without a beam."""
 
 
 def fit_to_size(scan: Scan, size: int) -> Scan:

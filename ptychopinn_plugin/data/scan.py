@@ -16,7 +16,7 @@ CHUNK_PATTERNS = 1024
 """Long scans are gone through in chunks of this number of patterns, so that copies stay small."""
 
 MAX_COUNT = 2.0**53
-"""Of a pixel: up to here every whole number is one of double precision."""
+"""Up to this count in a pixel, double precision holds every whole number."""
 
 
 MAX_DISTANCE = 20

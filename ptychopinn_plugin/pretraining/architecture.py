@@ -11,7 +11,7 @@ GENERAL_FEATURES = 9
 """All images of `physics.features.sweepnet_features`: those of 'sweepnet', the probe, the dose."""
 
 ITERATIONS_BETWEEN = 5
-"""Of the engine after each pass but the last, in training as in use."""
+"""Iterations of the engine after each pass but the last, in training as in use."""
 
 
 def describe_general_network(window_px: int, passes: int = 3) -> NetworkDescription:

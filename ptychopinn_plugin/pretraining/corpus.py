@@ -26,7 +26,7 @@ MIN_PATTERNS, MAX_PATTERNS = 9, 64
 MAX_SINGLE_SHOTS = 36
 
 SINGLE_SHOT_FRACTION = 0.25
-"""Of the scans: patterns that share nothing. Of these a half is lines without phase."""
+"""This share of the scans has patterns that share nothing, half of them lines without phase."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from ptychopinn_plugin.pretraining.objects import draw_lines
 from ptychopinn_plugin.pretraining.probes import curved_probe
 
 SEED = 1_000_016
-"""Of the objects that are held out: training draws its own with other streams."""
+"""Seed of the held-out objects: training draws its own with other streams."""
 
 SINGLE_SHOTS = 36
 SINGLE_SHOT_SIZE = 64

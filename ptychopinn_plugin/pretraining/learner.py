@@ -42,7 +42,7 @@ LIT = 0.05
 """Share of the brightest coverage from which on the truth counts outside a patch's own probe."""
 
 FIRST_ITERATIONS = (2, 5, 5, 10, 10, 30)
-"""Of the engine before the first pass, where a network comes in late."""
+"""Iterations of the engine before the first pass, where a network comes in late."""
 
 
 @dataclass
@@ -323,7 +323,7 @@ def reconstruct_alone(model: Model | None, scan: Scan, iterations: int = 0) -> R
 
 
 def use_threads(count: int) -> None:
-    """Compute on so many cores."""
+    """Compute on this number of cores."""
     torch.set_num_threads(count)
 
 

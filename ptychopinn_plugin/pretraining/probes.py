@@ -13,7 +13,8 @@ from ptychopinn_plugin.physics import illuminated_size
 MIN_WINDOW_PX = 16
 MAX_WINDOW_PX = 96
 MAX_WINDOW_FRACTION = 0.8
-"""Of the frame: with a larger probe the pattern is sampled too coarsely to be inverted."""
+"""A probe fills at most this share of the frame: with a larger probe the pattern is sampled too
+coarsely to be inverted."""
 
 BENCHMARK_RADIUS, BENCHMARK_DEFOCUS = 0.10, 400.0
 """What the benchmarks test on: no probe of the corpus is both within 15 % and 30 % of it."""

@@ -23,7 +23,7 @@ class Recipe:
     rounds : int
         When to end.
     cooldown : int
-        Over so many of the last rounds the learning rate falls to nothing.
+        Over this number of last rounds the learning rate falls to zero.
     scans : int
         Drawn for a round.
     batch_size : int

@@ -1,4 +1,4 @@
-"""What a backend says, in the log, where a scan seems to be something else than it is taken for."""
+"""The note on a scan that seems to be something else than it is taken for."""
 
 import dataclasses
 import logging
@@ -8,22 +8,25 @@ from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.physics import LIT_COUNTS, Misfit
 
 SUSPICIOUS = 1.5
-"""Times shot noise. With the right probe, 30 iterations end at 0.95 to 1.1 times."""
+"""A misfit of more times shot noise is suspicious: right scans end at 0.95 to 1.1 times."""
 
 NEGLIGIBLE = 1e-3
-"""As a fraction of the counts. Unfinished iterations of bright patterns miss more than noise."""
+"""A misfit of a smaller share of the counts is left alone: unfinished iterations of very bright
+patterns miss more than their noise."""
 
 SUSPICIOUS_SHARE = 3e-3
-"""Of the counts, where shot noise is unknown. Right scans of 10⁵ photons end at 0.001."""
+"""Where shot noise is unknown, a misfit of a larger share of the counts is suspicious. Right scans
+of 10⁵ photons end at 0.001."""
 
 SUSPICIOUS_CORRELATION = 0.1
-"""Of what is missed. Noise has none; wrong positions, axes and probes leave 0.3 to 0.8."""
+"""A higher correlation of what is missed is suspicious. Noise has no correlation; wrong positions,
+axes and probes leave 0.3 to 0.8."""
 
 MIN_ITERATIONS = 10
-"""Before so many, the object is not yet as good as its probe allows."""
+"""After fewer iterations the object is not yet as good as its probe allows."""
 
 LIT_SHARE = 1e-5
-"""Of the counts of a pattern, which a lit pixel expects where they are in an unknown unit."""
+"""In an unknown unit, a lit pixel expects at least this share of the counts of a pattern."""
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +38,7 @@ def judge_misfit(scan: Scan, measure: Callable[[float], Misfit | None]) -> Misfi
     ----------
     scan : Scan
     measure : callable
-        Computes the object's misfit on pixels that expect at least so many counts.
+        Computes the object's misfit on pixels that expect at least the given number of counts.
 
     Returns
     -------

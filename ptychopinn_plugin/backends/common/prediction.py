@@ -40,7 +40,7 @@ LITTLE_OVERLAP = 4.0
 """With fewer illuminations over each other, four rotations of each pattern pay."""
 
 WINDOW_ENERGY = 0.98
-"""Of the probe, in the window of a network."""
+"""The window of a network holds this share of the energy of the probe."""
 
 SAME_EXPOSURE = 2.0
 """Mean counts within this factor count as the same exposure."""

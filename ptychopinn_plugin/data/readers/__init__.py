@@ -41,7 +41,7 @@ __all__ = [
 
 _EXPECTED = (
     'a scan is an NPZ file, a CXI file, or a folder with diffraction.h5 and product.h5; '
-    'for another format say reader=NAME (--reader NAME)'
+    'for another format use reader=NAME (--reader NAME)'
 )
 
 
@@ -141,7 +141,7 @@ def load_scan(
         scan = dataclasses.replace(scan, notes=(*scan.notes, *more))
     if photons is not None:
         return scale_to_photons(scan, photons)
-    assert scan.bad_pixels is not None
+    assert scan.bad_pixels is not None  # `replace` forgets it
     some = scan.patterns[:: max(1, len(scan) // 32)][:, ~scan.bad_pixels]
     return dataclasses.replace(scan, notes=(*scan.notes, *unit_note(some)))
 
@@ -234,7 +234,7 @@ def _content(path: Path) -> str:
         if 'probe_position_x_px' in file:
             raise DataError(
                 f"{path} is Ptychodus' training data in HDF5. "
-                "Say reader='Ptychodus_Training_Data' (--reader Ptychodus_Training_Data)."
+                "Use reader='Ptychodus_Training_Data' (--reader Ptychodus_Training_Data)."
             )
         if 'patterns' in file or 'probe_position_x_m' in file:
             return 'ptychodus'
@@ -280,7 +280,7 @@ def _read_by_content(
     if product is not None:
         raise DataError(
             f'{path} is an NPZ scan, which holds its own positions; leave product=FILE '
-            '(--product FILE) out. To use the probe of another file say probe_from=FILE.'
+            '(--product FILE) out. To use the probe of another file use probe_from=FILE.'
         )
     scan = read_npz(path, **common)
     if given is None:

@@ -138,5 +138,5 @@ def _domain(
         reason = 'their squares are whole numbers'
     else:
         return 'counts', ()
-    note = f'Patterns were taken as amplitudes because {reason}; if not, say --domain counts.'
+    note = f'Patterns were taken as amplitudes because {reason}; if not, use --domain counts.'
     return 'amplitudes', (note,)

@@ -88,7 +88,7 @@ def without_logarithm(
         if _nearly_whole(values, patterns.dtype) and values.max() > 2:
             counts = np.rint(np.expm1(patterns.astype(np.float64) * np.log(base)))
             note = f'The patterns were taken as {name}, because they then are whole numbers, and '
-            note += 'were turned into counts; if that is wrong, say domain=NAME (--domain NAME).'
+            note += 'were turned into counts; if that is wrong, use domain=NAME (--domain NAME).'
             return counts.astype(np.float32), (note,)
     return patterns, ()
 
@@ -175,7 +175,7 @@ def to_counts(patterns: RealArray, domain: Domain) -> RealArray:
         if chunk.dtype.kind != 'u' and (chunk < 0).any():
             raise DataError(
                 f'Amplitudes must not be negative; got {chunk.min()}. '
-                "Where the patterns hold counts, say domain='counts' (--domain counts)."
+                "Where the patterns hold counts, use domain='counts' (--domain counts)."
             )
         # Floats first: the square of an integer overflows its type.
         part = counts[start : start + CHUNK_PATTERNS]

@@ -9,7 +9,8 @@ from ptychopinn_plugin.array_types import BoolArray, ComplexArray, RealArray
 from ptychopinn_plugin.errors import DataError
 
 MIN_LIGHT_IN_CORNERS = 0.6
-"""Of all light lies in the sixteenths at the corners where zero frequency is there."""
+"""Where zero frequency is in the corners, more than this share of the light lies in the sixteenths
+of the pattern there."""
 
 MIN_OFFSET_PX = 3.0
 MIN_OFFSET_SHARE = 0.04
@@ -33,8 +34,8 @@ class FrameCut:
             )
         if not (0 <= row < frame[0] and 0 <= column < frame[1]):
             raise DataError(
-                f'The beam must lie within the frames of {frame[0]} x {frame[1]} pixels; the file '
-                f'says (row, column) {(row, column)}. Say where it is: beam_center_px=(ROW, '
+                f'The beam must lie within the frames of {frame[0]} x {frame[1]} pixels; got '
+                f'(row, column) {(row, column)}. Give its place with beam_center_px=(ROW, '
                 'COLUMN) (--beam-center ROW,COLUMN).'
             )
         return (height, width), (row - height // 2, column - width // 2)
@@ -70,7 +71,7 @@ class FrameCut:
         return np.asarray(self(mask, beyond=True), dtype=bool)
 
     def notes(self, frame: tuple[int, int]) -> tuple[str, ...]:
-        """Say what was cut."""
+        """Return a note on what was cut."""
         (height, width), (top, left) = self._place(frame)
         if (height, width) == frame and (top, left) == (0, 0):
             return ()
@@ -80,7 +81,7 @@ class FrameCut:
             f'(row, column) {around}'
         )
         if self._middle is None:
-            note += ', their middle; if the beam is elsewhere, say --beam-center ROW,COLUMN'
+            note += ', their middle; if the beam is elsewhere, use --beam-center ROW,COLUMN'
         if top < 0 or left < 0 or top + height > frame[0] or left + width > frame[1]:
             note += '; pixels beyond their edge count as bad'
         return (f'{note}.',)
@@ -150,7 +151,7 @@ def corners_to_middle(
 
 
 def center_note(counts: RealArray, bad_pixels: BoolArray, probe: ComplexArray) -> tuple[str, ...]:
-    """Return what to say where the light lies elsewhere than the probe's far field; else nothing.
+    """Return a note where the light lies elsewhere than the probe's far field.
 
     Parameters
     ----------
@@ -167,8 +168,8 @@ def center_note(counts: RealArray, bad_pixels: BoolArray, probe: ComplexArray) -
     row, column = np.rint(shape // 2 + offset).astype(int).tolist()
     return (
         f'The light of the patterns lies around (row, column) {(row, column)}, where that of the '
-        f'probe lies around {tuple((shape // 2).tolist())}. If the beam is off the middle, say '
-        f'where it is: --beam-center {row},{column} (beam_center_px=({row}, {column})).',
+        f'probe lies around {tuple((shape // 2).tolist())}. If the beam is off the middle, '
+        f'use --beam-center {row},{column} (beam_center_px=({row}, {column})).',
     )
 
 

@@ -2,7 +2,7 @@
 
 In place of counts, detectors and programs write marks: NaN or infinity, the largest number of a
 type (gaps between modules, saturation), -1 and -2, or another negative number in every pattern.
-What holds one is no measurement, whatever the file's own mask says. A mask is common to all
+What holds one is no measurement, whatever the file's own mask holds. A mask is common to all
 patterns, so:
 
 1. A pattern with marks nearly everywhere was not recorded: it is emptied, and patterns without
@@ -26,21 +26,22 @@ from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.text import count
 
 MAX_SPORADIC_SHARE = 0.25
-"""Of the pixels may hold a mark in some patterns only."""
+"""At most this share of the pixels may hold a mark in some patterns only."""
 
 MAX_HIDDEN_SHARE = 0.1
-"""Of a pattern's pixels may hold a mark that others do not; with more, it is emptied."""
+"""A pattern is emptied where more than this share of its pixels hold a mark that others lack."""
 
 MAX_NEGATIVE_SHARE = 0.5
 """Negative numbers may sum up to this share of the positive ones; with more, they are no noise."""
 
 MIN_NOISE_SHARE = 0.05
-"""Of the numbers are negative where noise is; fewer are outliers, which say nothing of it."""
+"""Where there is noise, at least this share of the numbers is negative; fewer are outliers."""
 
 _UNRECORDED_SHARE = 0.9
 _NEGATIVE_MARKS = (-1, -2)
 _LARGEST = (2**16 - 1, 2**31 - 1, 2**32 - 1)
-"""Of types that detectors write, looked for in wider types too, to which programs convert."""
+"""Largest numbers of the types that detectors write. They are marks in wider types as well, to
+which programs convert."""
 
 _CHUNK = 256
 
@@ -55,7 +56,7 @@ def mask_invalid(
     patterns : ndarray, shape (n_patterns, height, width)
         Numbers as the file has them, counts or amplitudes. Changed in place where it is writeable.
     bad_pixels : ndarray of bool, shape (height, width), optional
-        Those that the file names; marks on them say nothing new.
+        Those that the file names; marks on them are not counted again.
 
     Returns
     -------
@@ -266,7 +267,7 @@ def _spread(
     if recorded.any() and not recorded.all():
         _, on_pixel = _tally(patterns, good, marks, recorded)
     if not recorded.any():
-        # Then the marks are bad pixels, and nothing is left: the scan says so.
+        # Then the marks are bad pixels, and nothing is left, which `Scan` refuses.
         recorded = everyone
     always, sporadic = np.zeros_like(good), np.zeros_like(good)
     always[good] = on_pixel > recorded.sum() / 2

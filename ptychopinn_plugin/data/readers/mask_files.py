@@ -10,7 +10,7 @@ from ptychopinn_plugin.data.readers.hdf5 import find, open_hdf5
 from ptychopinn_plugin.errors import DataError
 
 MAX_BAD_SHARE = 0.5
-"""Of the pixels; a mask with more is likely one of good pixels."""
+"""A mask of more than this share of the pixels is likely one of good pixels."""
 
 
 def read_mask(path: Path) -> BoolArray:
@@ -102,7 +102,7 @@ def _from_hdf5(path: Path, key: str) -> RealArray:
             if len(images) != 1:
                 raise DataError(
                     f'{path} must hold one image of whole numbers to be a mask; it holds '
-                    f'{", ".join(images) or "none"}. Say which: {path}:DATASET.'
+                    f'{", ".join(images) or "no image"}. Name the dataset: {path}:DATASET.'
                 )
             key = images[0]
         found = find(file, [key])

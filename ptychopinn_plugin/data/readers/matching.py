@@ -25,7 +25,7 @@ from ptychopinn_plugin.text import count
 HC_J_M = 6.62607015e-34 * 299792458.0
 
 PHOTON_ENERGIES_EV = (1.0, 1e7)
-"""Of light to hard X-rays, and of electrons in a microscope."""
+"""Range from visible light to hard X-rays and electrons in a microscope."""
 
 
 @dataclass(frozen=True)
@@ -335,7 +335,7 @@ def _object_geometry(measurement: Measurement, product: Geometry, given: Geometr
         ]
         raise DataError(
             f'The {axis} of an object pixel is needed to turn metres into pixels, and the file '
-            f'does not say all that gives it. Say {", ".join(missing)} '
+            f'does not say all that gives it. Use {", ".join(missing)} '
             '(geometry=Geometry(...)), or write it into the file.'
         )
     return dataclasses.replace(

@@ -347,7 +347,7 @@ def _choose_domain(
     other = 'amplitudes' if inferred == 'counts' else 'counts'
     return inferred, (
         f'The patterns were taken as {inferred} because {reason}; '
-        f'if that is wrong, say domain={other!r} (--domain {other}).',
+        f'if that is wrong, use domain={other!r} (--domain {other}).',
     )
 
 

@@ -71,7 +71,7 @@ def read_pair(
         if not file.is_file():
             raise DataError(
                 f'Ptychodus keeps a scan in two files; {file}, which holds {what}, is missing. '
-                'Put diffraction.h5 and product.h5 into one folder, or say product=FILE '
+                'Put diffraction.h5 and product.h5 into one folder, or use product=FILE '
                 '(--product FILE).'
             )
     # Before the patterns, which are large.

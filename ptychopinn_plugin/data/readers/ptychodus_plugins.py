@@ -238,7 +238,7 @@ def _choose(chooser: Any, name: str, path: Path, what: str) -> Any:
     ]
     if len(related) > 1:
         raise DataError(
-            f'{path} may be in one of several formats. Say positions_reader=NAME '
+            f'{path} may be in one of several formats. Use positions_reader=NAME '
             f'(--positions-reader NAME): {" or ".join(each.simple_name for each in related)}.'
         )
     plugin = related[0] if related else _find(chooser, _BY_SUFFIX.get(suffix, '')) or own
@@ -310,7 +310,7 @@ def _in_the_same_file(registry: Any, path: Path, name: str) -> Product:
     of_products = _find(registry.product_file_readers, name)
     plugin = of_products or _find(registry.probe_position_file_readers, name)
     advice = (
-        'and positions are needed. Say positions=FILE (--positions FILE) or product=FILE '
+        'and positions are needed. Use positions=FILE (--positions FILE) or product=FILE '
         '(--product FILE, a product.h5).'
     )
     if plugin is None:
@@ -325,7 +325,7 @@ def _in_the_same_file(registry: Any, path: Path, name: str) -> Product:
         return (_positions if of_products is None else _from_product)(read, path, name)
     except DataError as error:
         raise DataError(
-            f'{error} If positions are elsewhere, say positions=FILE (--positions FILE) or '
+            f'{error} If positions are elsewhere, use positions=FILE (--positions FILE) or '
             'product=FILE (--product FILE).'
         ) from error
 
