@@ -124,13 +124,14 @@ class NetworkDescription:
     Attributes
     ----------
     architecture : str
-        'sweepnet' or 'cnn', which decides what inputs and outputs mean (`docs/physics.md`).
+        'sweepnet', 'cnn' or 'prior', which decides what inputs and outputs mean
+        (`docs/physics.md`).
     layers : tuple of Layer
         In an order in which they can be computed.
     outputs : tuple of str
-        The names of the layers that are returned. For sweepnet it is one, with the real and the
-        imaginary part of the correction; for cnn there are the amplitude and the phase, with one
-        channel for each pattern of a group.
+        The names of the layers that are returned. For sweepnet and prior it is one, with the real
+        and the imaginary part of the correction; for cnn there are the amplitude and the phase,
+        with one channel for each pattern of a group.
     window_px : int
         Side of the images that go in, in object or detector pixels.
     passes : int
@@ -139,8 +140,8 @@ class NetworkDescription:
         Patterns in a group.
     zero_layers : tuple of str
         Convolutions that start at zero, so that training starts from the physics alone.
-    iterations_between : int
-        Of the engine, after each pass but the last; the network was trained with them.
+    iterations_before, iterations_between : int
+        For 'prior': iterations before the first pass, and between passes.
     """
 
     architecture: str
@@ -150,12 +151,8 @@ class NetworkDescription:
     passes: int = 1
     group_size: int = 1
     zero_layers: tuple[str, ...] = field(default=())
+    iterations_before: int = 0
     iterations_between: int = 0
-
-    @property
-    def in_channels(self) -> int:
-        """Images that go in for each pattern or group."""
-        return self.layers[0].out_channels
 
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of each weight: (out, in, height, width) and (out,)."""

@@ -26,9 +26,6 @@ the phases of rounding errors; counts there must not be given those phases."""
 COVERAGE_SCALE = 5.0
 """Divides log(1 + coverage), so that some hundred photons per pixel become a number near 1."""
 
-PHASE_EPSILON = 1e-9
-"""Beside the modulus of what a phase is taken of."""
-
 
 def project_amplitudes(
     patches: ComplexArray, probes: ComplexArray, counts: FloatArray, valid_mask: BoolArray
@@ -75,7 +72,6 @@ def sweepnet_features(
     updates: ComplexArray,
     intensities: FloatArray,
     coverage: FloatArray,
-    probes: ComplexArray | None = None,
 ) -> tuple[FloatArray, ComplexArray, ComplexArray]:
     """Compute the network's input; the equations are those of this module's head.
 
@@ -87,15 +83,11 @@ def sweepnet_features(
         :math:`w`: those of the probe at each position, in photons per pixel.
     coverage : ndarray, shape (n_positions, window, window)
         Photons per pixel on which the estimate rests; zero where it is flat.
-    probes : ndarray of complex, shape (n_positions, n_modes, window, window), optional
-        For a network that works with any probe.
 
     Returns
     -------
-    features : ndarray of float, shape (n_positions, 6 or 9, window, window)
-        Re Q - 1, Im Q, Re B, Im B, sqrt(intensity / its maximum), log(1 + coverage) / 5; with
-        `probes` also Re p, Im p, log(1 + intensity) / 5, where p is the first mode over the root
-        of the largest intensity, turned so that the sum of :math:`|p| p` is real.
+    features : ndarray of float, shape (n_positions, 6, window, window)
+        Re Q - 1, Im Q, Re B, Im B, sqrt(intensity / its maximum), log(1 + coverage) / 5.
     start : ndarray of complex, shape (n_positions, window, window)
         Q + B, times `phases`: what the correction is added to.
     phases : ndarray of complex, shape (n_positions,)
@@ -108,21 +100,18 @@ def sweepnet_features(
     phases = phases / (np.abs(phases) + 1e-9)
     steps = updates / (intensities + BACK_PROJECTION_EPSILON * brightest)
     patches, steps = patches * phases[:, None, None], steps * phases[:, None, None]
-    images = [
-        # An empty object becomes zero, as the other images are in the dark.
-        patches.real - 1,
-        patches.imag,
-        steps.real,
-        steps.imag,
-        np.sqrt(weights),
-        np.log1p(coverage) / COVERAGE_SCALE,
-    ]
-    if probes is not None:
-        first = probes[:, 0] / np.sqrt(brightest)
-        mean = (first * np.abs(first)).sum(axis=(-2, -1), keepdims=True)
-        first = first * np.conj(mean) / (np.abs(mean) + PHASE_EPSILON)
-        images += [first.real, first.imag, np.log1p(intensities) / COVERAGE_SCALE]
-    features = np.stack(images, axis=1)
+    features = np.stack(
+        [
+            # An empty object becomes zero, as the other images are in the dark.
+            patches.real - 1,
+            patches.imag,
+            steps.real,
+            steps.imag,
+            np.sqrt(weights),
+            np.log1p(coverage) / COVERAGE_SCALE,
+        ],
+        axis=1,
+    )
     return features, patches + steps, phases
 
 

@@ -2,7 +2,7 @@
 
     python -m ptychopinn_plugin.pretraining --state state.zip --model model.zip --curve curve.csv
 
-A run that is cut off loses at most the rounds since the last state, and repeats them exactly.
+A run that is cut off loses at most the rounds since the last state.
 """
 
 import argparse
@@ -29,7 +29,6 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--model', type=Path, help='write the averaged weights here at the end')
     parser.add_argument('--curve', type=Path, help='add the quality on held-out scans to this CSV')
     parser.add_argument('--rounds', type=int, default=recipe.rounds, help='when to end')
-    parser.add_argument('--cooldown', type=int, default=recipe.cooldown, help='of them, last')
     parser.add_argument('--seed', type=int, default=recipe.seed)
     parser.add_argument('--evaluate-every', type=int, default=20, help='rounds')
     parser.add_argument('--threads', type=int, default=1)
@@ -41,19 +40,18 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     logging.basicConfig(level=logging.INFO, format='%(message)s')
     # A framework is imported only where it is used.
-    from ptychopinn_plugin.pretraining.learner import Learner, reconstruct_with, use_threads
+    from ptychopinn_plugin.backends.pytorch.adapter import PyTorchBackend
+    from ptychopinn_plugin.pretraining.learner import Learner, use_threads
 
     use_threads(options.threads)
-    recipe = dataclasses.replace(
-        Recipe(), seed=options.seed, rounds=options.rounds, cooldown=options.cooldown
-    )
+    recipe = dataclasses.replace(Recipe(), seed=options.seed, rounds=options.rounds)
     learner = Learner(recipe)
     if options.state.exists():
         learner.load(options.state)
     scans = held_out_scans() if options.curve else []
 
     def evaluate(losses: Mapping[str, float]) -> None:
-        scores = score_all(scans, reconstruct_with(learner.model()))
+        scores = score_all(scans, PyTorchBackend(), learner.model())
         progress = {'round': learner.round, 'step': learner.step}
         row = {**progress, 'minutes': learner.seconds / 60, **losses, **scores}
         append_row(options.curve, row)

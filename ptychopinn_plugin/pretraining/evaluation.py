@@ -1,17 +1,20 @@
 """What the network is worth: the benchmark's thinned scans in small, and patterns alone."""
 
 import csv
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray
+from ptychopinn_plugin.backends.protocol import Backend
+from ptychopinn_plugin.config import InferenceConfig, RefinementConfig
 from ptychopinn_plugin.data import Reconstruction, Scan
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate, thin_scan
 from ptychopinn_plugin.evaluation import evaluate
 from ptychopinn_plugin.metrics import ssim
+from ptychopinn_plugin.model import Model
 from ptychopinn_plugin.pretraining.objects import draw_lines
 from ptychopinn_plugin.pretraining.probes import curved_probe
 
@@ -22,9 +25,6 @@ SINGLE_SHOTS = 36
 SINGLE_SHOT_SIZE = 64
 MOSAIC_PX = 20
 """Side of the central part of each pattern's patch that is compared."""
-
-Reconstruct = Callable[[Scan, bool], Reconstruction]
-"""Gets a scan, and whether its patterns share nothing."""
 
 
 @dataclass(frozen=True)
@@ -110,11 +110,15 @@ def _mosaic(object_: ComplexArray, positions_px: FloatArray) -> FloatArray:
     return np.asarray(np.vstack(rows), dtype=np.float64)
 
 
-def score_all(scans: list[HeldOut], reconstruct: Reconstruct) -> dict[str, float]:
-    """Return 'NAME phase' and 'NAME amplitude' of every scan."""
+def score_all(scans: list[HeldOut], backend: Backend, model: Model) -> dict[str, float]:
+    """Return 'NAME phase' and 'NAME amplitude' of every scan, of the passes alone."""
+    backend.model = model
     scores: dict[str, float] = {}
     for held in scans:
-        phase, amplitude = held.score(reconstruct(held.scan, held.is_single_shot))
+        found = backend.reconstruct(
+            held.scan, InferenceConfig(device='cpu'), RefinementConfig(iterations=0)
+        )
+        phase, amplitude = held.score(found)
         if not held.is_single_shot:
             scores[f'{held.name} phase'] = phase
         scores[f'{held.name} amplitude'] = amplitude

@@ -2,19 +2,17 @@
 
 from dataclasses import dataclass
 
-PASSES = 3
-
-LOSSES = ('loss', 'distance', 'before', 'first', 'poisson')
-"""Of a round, as means over its batches: what is minimised; the distance to the truth, and that of
-the estimates, in the unit of the loss; the distance of passes from flat; the likelihood."""
+LOSSES = ('loss', 'distance', 'before')
+"""Of a round, as means over its steps: what is minimised; the distance to the truth, and that of
+the estimates, in the unit of the loss."""
 
 
 @dataclass(frozen=True)
 class Recipe:
     """The settings of a pretraining run.
 
-    A *round* draws `scans` new scans, lets the network of that moment and the engine make the
-    estimates that its passes will meet, and takes gradient steps on them in random order.
+    A *round* draws `scans` new scans, makes the estimates that passes meet on them, adds these to
+    a buffer, and takes `steps` gradient steps on crops of what the buffer holds.
 
     Attributes
     ----------
@@ -22,14 +20,20 @@ class Recipe:
         Of weights, corpus and order.
     rounds : int
         When to end.
-    cooldown : int
-        Over this number of last rounds the learning rate falls to zero.
+    cooldown : float
+        Over this share of the rounds, the last ones, the learning rate falls to nearly zero.
     scans : int
         Drawn for a round.
-    batch_size : int
-        Patterns of one scan in a batch.
-    gradient_accumulation_steps : int
-        Batches, of different scans, that share one step.
+    steps : int
+        Gradient steps of a round.
+    first_rounds : int
+        The first rounds, with few estimates in the buffer, take a fifth of the steps.
+    crops : int
+        Parts of estimates in a batch, each of another scan and estimate.
+    crop_px : int
+        Side of a crop.
+    buffer : int
+        The last estimates that are kept.
     learning_rate : float
         Between warm-up and cool-down.
     warmup_steps : int
@@ -38,31 +42,34 @@ class Recipe:
         Largest norm of a gradient.
     ema_decay : float
         What stays from step to step in the average of the weights, which is what is used.
-    poisson_weight : float
-        Of the likelihood, beside 1 for the distance to the truth.
     bare_until : int
-        Up to this round no estimate is iterated: the first sub-scans are cheap.
+        Up to this round no estimate has passes behind it.
     save_every : int
         Rounds from one state on disk to the next.
     """
 
     seed: int = 16
-    rounds: int = 1000
-    cooldown: int = 0
-    scans: int = 8
-    batch_size: int = 16
-    gradient_accumulation_steps: int = 1
+    rounds: int = 280
+    cooldown: float = 0.3
+    scans: int = 4
+    steps: int = 40
+    first_rounds: int = 5
+    crops: int = 6
+    crop_px: int = 96
+    buffer: int = 120
     learning_rate: float = 1e-3
     warmup_steps: int = 100
     weight_decay: float = 1e-4
     gradient_clip: float = 0.5
-    ema_decay: float = 0.999
-    poisson_weight: float = 0.25
-    bare_until: int = 12
+    ema_decay: float = 0.998
+    bare_until: int = 20
     save_every: int = 5
 
     def learning_rate_at(self, round_: int, step: int) -> float:
         """Return the learning rate of a step, which is the same whenever the run was resumed."""
-        rate = self.learning_rate * min(1.0, (step + 1) / self.warmup_steps)
-        left = self.rounds - round_
-        return rate * min(1.0, left / self.cooldown) if self.cooldown > 0 else rate
+        left = (1 - round_ / self.rounds) / self.cooldown
+        return self.learning_rate * min(1.0, (step + 1) / self.warmup_steps) * min(1.0, left + 0.02)
+
+    def steps_in(self, round_: int) -> int:
+        """Return the number of gradient steps of a round."""
+        return self.steps if round_ >= self.first_rounds else max(1, self.steps // 5)

@@ -17,7 +17,7 @@ from ptychopinn_plugin.backends.common.training_run import TrainingRun
 from ptychopinn_plugin.config import Config
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.model_file import Model
-from ptychopinn_plugin.network import SWEEPNET_FEATURES, NetworkDescription
+from ptychopinn_plugin.network import NetworkDescription
 
 FRAMEWORKS = {'pytorch': 'torch', 'tensorflow': 'tensorflow'}
 """Backend and what it imports."""
@@ -254,11 +254,8 @@ class TensorFlow(Framework):
         inputs = self.prediction.collect_inputs(
             network.description, model, groups, self.tensor(object_), is_flat=is_flat
         )
-        features, *_ = self.prediction.sweepnet_features(
-            network.description.window_px,
-            inputs,
-            sees_probe=network.description.in_channels > SWEEPNET_FEATURES,
-        )
+        window = network.description.window_px
+        features, *_ = self.prediction.sweepnet_features(window, inputs)
         return self.array(features).transpose(0, 3, 1, 2)
 
     def in_double(self, model: Any) -> Any:

@@ -35,7 +35,7 @@ from ptychopinn_plugin.backends.protocol import (
 from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig
 from ptychopinn_plugin.data import Reconstruction, Scan, fit_to_size, without_dark_patterns
 from ptychopinn_plugin.data.grouping import check_positions
-from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.errors import ConfigError, DataError
 from ptychopinn_plugin.model_file import Model, read_model, write_model
 from ptychopinn_plugin.physics import illumination_overlap, normalise_probe
 
@@ -77,11 +77,16 @@ class NetworkBackend(Engine[Device]):
         started = self.clock()
         if not scans:
             raise DataError('Training needs at least one scan; none was given.')
+        if base_model is not None and base_model.network.architecture == 'prior':
+            raise ConfigError(
+                'Training starts from a network for patterns; the given model is a learned prior '
+                'for objects, which cannot be fine-tuned on a scan. Train without a base model.'
+            )
         request = TrainingRequest(
             scans=_usable(scans),
             config=config,
             validation=_usable(validation),
-            base_model=None if base_model is None else fitted_model(base_model, scans[0]),
+            base_model=base_model,
             resume=resume,
             observer=observer,
             started=started,
@@ -102,8 +107,7 @@ class NetworkBackend(Engine[Device]):
     ) -> Reconstruction:
         """Predict with the held model, stitch, and refine."""
         (scan,) = _usable([scan])
-        held = self._held_model()
-        held = fitted_model(held, scan)
+        held = fitted_model(self._held_model(), scan)
         scan = fit_to_size(scan, held.pattern_size)
         photons = choose_photons(scan, held.photons, inference.intensity_scale)
         probe = normalise_probe(corrected_probe(held, scan), photons * held.intensity_scale**2)

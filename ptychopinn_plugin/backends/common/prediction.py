@@ -13,7 +13,7 @@ from ptychopinn_plugin.data.grouping import covering_groups, spatial_blocks
 from ptychopinn_plugin.errors import ConfigError
 from ptychopinn_plugin.model import Model
 from ptychopinn_plugin.network import NetworkDescription
-from ptychopinn_plugin.physics import illuminated_size, is_same_probe
+from ptychopinn_plugin.physics import is_same_probe
 
 logger = logging.getLogger(__name__)
 
@@ -54,25 +54,21 @@ def choose_photons(scan: Scan, reference: float, rule: IntensityScale) -> float:
 
 
 def fitted_model(model: Model, scan: Scan) -> Model:
-    """Return a model for scans of this one's size, counts and probe.
+    """Return a model for scans of this one's size and counts.
 
     Parameters
     ----------
     model : Model
-        One that has a pattern size stays as it is. One for any probe has none: its window becomes
-        the illuminated part of the probe.
+        One that has a pattern size stays as it is; a learned prior has none.
     scan : Scan
     """
     if model.config.model.pattern_size is not None:
         return model
     size = min(scan.pattern_shape)
-    scan = fit_to_size(scan, size)
-    window = illuminated_size(scan.probe, share=WINDOW_ENERGY)
     return replace(
         model,
-        network=replace(model.network, window_px=window),
         config=model.config.replace(model=model.config.model.replace(pattern_size=size)),
-        photons=scan.mean_photons(),
+        photons=fit_to_size(scan, size).mean_photons(),
     )
 
 
@@ -157,10 +153,8 @@ def run_passes(
     stitch: Callable[[Image], Stitches[Part, Image]],
     predict: Callable[[IntArray, Image, bool], Iterable[Part]],
     correct_phase_drift: Callable[[Image], Image],
-    iterate: Callable[[Image, int], Image],
     stopwatch: Stopwatch,
     observer: Callable[[int, Image], bool | None] | None,
-    starts_flat: bool = True,
 ) -> list[Image]:
     """Let a network predict a scan's object pass by pass, block by block.
 
@@ -180,15 +174,11 @@ def run_passes(
         Predicts patches, in batches, of groups (n_groups, group_size) from an object; the last
         argument tells whether it is still flat.
     correct_phase_drift : callable
-        Corrects the slow drift of the phase after the last pass, and before iterations.
-    iterate : callable
-        Lets the engine iterate an object so many times, after a pass that is not the last one.
+        Corrects the slow drift of the phase after the last pass.
     stopwatch : Stopwatch
         Gets the seconds of 'predict' and 'stitch'.
     observer : callable, optional
         Gets the number of passes done and the object; True stops.
-    starts_flat : bool
-        Whether `flat` is that, and not an estimate that rests on data.
 
     Returns
     -------
@@ -201,16 +191,13 @@ def run_passes(
         stitcher = stitch(objects[-1])
         for block in blocks:
             groups = block[covering_groups(patch_origins_px[block], description.group_size)]
-            parts = list(predict(groups, objects[-1], starts_flat and number == 0))
+            parts = list(predict(groups, objects[-1], number == 0))
             stopwatch.lap('predict')
             stitcher.add(parts, phase_synchronization)
             stopwatch.lap('stitch')
         objects.append(stitcher.object_())
-        is_last, between = number + 1 == description.passes, description.iterations_between
-        if phase_synchronization and (is_last or between):
+        if phase_synchronization and number + 1 == description.passes:
             objects[-1] = correct_phase_drift(objects[-1])
-        if between and not is_last:
-            objects[-1] = iterate(objects[-1], between)
         stopwatch.lap('stitch')
         if observer is not None and observer(number + 1, objects[-1]):
             break

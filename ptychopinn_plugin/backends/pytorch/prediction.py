@@ -8,12 +8,7 @@ from torch import Tensor
 
 from ptychopinn_plugin.backends.pytorch.forward import ForwardModel, intensity
 from ptychopinn_plugin.backends.pytorch.network import Network
-from ptychopinn_plugin.network import SWEEPNET_FEATURES
-from ptychopinn_plugin.physics.features import (
-    BACK_PROJECTION_EPSILON,
-    COVERAGE_SCALE,
-    PHASE_EPSILON,
-)
+from ptychopinn_plugin.physics.features import BACK_PROJECTION_EPSILON, COVERAGE_SCALE
 
 
 @dataclass(frozen=True)
@@ -110,31 +105,22 @@ def _predict_sweepnet(
         coverage = torch.zeros_like(weights)
         if not is_flat:
             coverage = forward.extract_patches(forward.coverage, indices, window)
-        images = [
-            estimate.real - 1,
-            estimate.imag,
-            steps.real,
-            steps.imag,
-            torch.sqrt(relative),
-            torch.log1p(coverage) / COVERAGE_SCALE,
-        ]
-        if network.description.in_channels > SWEEPNET_FEATURES:
-            images += _probe_images(cut_middle(forward.probes(indices), window), weights)
-        # Last in memory, as `Network.forward` wants them.
-        features = torch.stack(images, dim=-1).permute(0, 3, 1, 2)
+        features = torch.stack(
+            [
+                estimate.real - 1,
+                estimate.imag,
+                steps.real,
+                steps.imag,
+                torch.sqrt(relative),
+                torch.log1p(coverage) / COVERAGE_SCALE,
+            ],
+            # Last in memory, as `Network.forward` wants them.
+            dim=-1,
+        ).permute(0, 3, 1, 2)
     correction = _mean_correction(network, features, rotations)
     values = estimate + steps + torch.complex(correction[:, 0], correction[:, 1])  # (n, w, w)
     back = phases.conj()
     return Patches(indices, values * back, weights, estimate * back)
-
-
-def _probe_images(probes: Tensor, weights: Tensor) -> list[Tensor]:
-    """Return the first mode, turned so that its mean is real, and the dose, as features."""
-    first = probes[:, 0]
-    mean = (first * first.abs()).sum(dim=(-2, -1), keepdim=True)
-    brightest = weights.amax(dim=(-2, -1), keepdim=True)
-    first = first * (mean.conj() / ((mean.abs() + PHASE_EPSILON) * brightest.sqrt()))
-    return [first.real, first.imag, torch.log1p(weights) / COVERAGE_SCALE]
 
 
 def _mean_correction(network: Network, features: Tensor, rotations: Sequence[int]) -> Tensor:

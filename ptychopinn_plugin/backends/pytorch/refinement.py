@@ -106,12 +106,12 @@ def _iterate_once(
         else:
             update = forward.project_amplitudes(patches, indices)
         weight = forward.place_patches((forward.probes(indices).abs() ** 2).sum(dim=1), indices)
-        push = forward.place_patches(update, indices) / _regularised(weight)
+        push = forward.place_patches(update, indices) / regularised(weight)
         state.velocity.mul_(MOMENTUM).add_(step * push)
         # Not in place: the best object so far may be this very tensor.
         state.object_ = state.object_ + state.velocity
         if refine_probe:
-            brightness = _regularised((patches.abs() ** 2).sum(dim=0))
+            brightness = regularised((patches.abs() ** 2).sum(dim=0))
             state.probe = state.probe + PROBE_STEP * probe_update / brightness
             forward.set_probe_only(state.probe)
     if refine_probe:
@@ -129,10 +129,10 @@ def mean_update(forward: ForwardModel, object_: Tensor) -> Tensor:
         canvas_window = forward.canvas_window(indices)
         changes = forward.project_amplitudes(forward.extract_patches(object_, indices), indices)
         update[canvas_window] += forward.place_patches(changes, indices, canvas_window)
-    return update / _regularised(forward.coverage)
+    return update / regularised(forward.coverage)
 
 
-def _regularised(weight: Tensor) -> Tensor:
+def regularised(weight: Tensor) -> Tensor:
     r"""Return rPIE's denominator :math:`(1 - \alpha) W + \alpha \max W`: dim pixels move less."""
     return (1 - REGULARISATION) * weight + REGULARISATION * weight.max()
 

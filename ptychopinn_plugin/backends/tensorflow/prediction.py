@@ -12,11 +12,10 @@ from ptychopinn_plugin.backends.tensorflow.forward import ForwardModel
 from ptychopinn_plugin.backends.tensorflow.framework import Tensor, compiled, tf
 from ptychopinn_plugin.backends.tensorflow.network import Network, Weights, compute
 from ptychopinn_plugin.backends.tensorflow.operators import intensity, project_amplitudes, scaled
-from ptychopinn_plugin.network import SWEEPNET_FEATURES, NetworkDescription
+from ptychopinn_plugin.network import NetworkDescription
 from ptychopinn_plugin.physics.features import (
     BACK_PROJECTION_EPSILON,
     COVERAGE_SCALE,
-    PHASE_EPSILON,
     rotated_pixels,
 )
 
@@ -149,9 +148,7 @@ def _predict_sweepnet(
     ----------
     .. [1] A. Maiden, D. Johnson, P. Li, Optica 4 (2017) 736, doi:10.1364/OPTICA.4.000736.
     """
-    features, start, phases, light = sweepnet_features(
-        description.window_px, inputs, sees_probe=description.in_channels > SWEEPNET_FEATURES
-    )
+    features, start, phases, light = sweepnet_features(description.window_px, inputs)
     correction = _mean_correction(description, precision, weights, features, inputs)
     values = start['sum'] + tf.complex(correction[..., 0], correction[..., 1])  # (n, w, w)
     back = tf.math.conj(phases)
@@ -182,7 +179,7 @@ def _mean_correction(
 
 
 def sweepnet_features(
-    window: int, inputs: Inputs, *, sees_probe: bool = False
+    window: int, inputs: Inputs
 ) -> tuple[Tensor, dict[str, Tensor], Tensor, Tensor]:
     """Compute the network's input as `physics.sweepnet_features`, channels last.
 
@@ -206,33 +203,19 @@ def sweepnet_features(
     phases = tf.math.conj(tf.reduce_sum(scaled(estimate, relative), axis=(-2, -1), keepdims=True))
     phases = scaled(phases, 1 / (tf.abs(phases) + 1e-9))
     estimate, steps = estimate * phases, steps * phases
-    images = [
-        tf.math.real(estimate) - 1,
-        tf.math.imag(estimate),
-        tf.math.real(steps),
-        tf.math.imag(steps),
-        tf.sqrt(relative),
-        tf.math.log1p(inputs['coverage']) / COVERAGE_SCALE,
-    ]
-    if sees_probe:
-        images += _probe_images(cut_middle(probes, window), light)
-    features = tf.stack(images, axis=-1)
+    features = tf.stack(
+        [
+            tf.math.real(estimate) - 1,
+            tf.math.imag(estimate),
+            tf.math.real(steps),
+            tf.math.imag(steps),
+            tf.sqrt(relative),
+            tf.math.log1p(inputs['coverage']) / COVERAGE_SCALE,
+        ],
+        axis=-1,
+    )
     start = {'sum': estimate + steps, 'estimate': estimate}
     return tf.stop_gradient(features), start, phases, light
-
-
-def _probe_images(probes: Tensor, light: Tensor) -> list[Tensor]:
-    """Return the first mode, turned so that its mean is real, and the dose, as features."""
-    first = probes[:, 0]
-    mean = tf.reduce_sum(scaled(first, tf.abs(first)), axis=(-2, -1), keepdims=True)
-    brightest = tf.reduce_max(light, axis=(-2, -1), keepdims=True)
-    turn = scaled(tf.math.conj(mean), 1 / ((tf.abs(mean) + PHASE_EPSILON) * tf.sqrt(brightest)))
-    first = first * turn
-    return [
-        tf.math.real(first),
-        tf.math.imag(first),
-        tf.math.log1p(light) / COVERAGE_SCALE,
-    ]
 
 
 def _predict_cnn(

@@ -139,7 +139,7 @@ def _move_object(
     patches = extract_patches(object_, patch_origins, sides[1], sides[2])  # (n, height, width)
     update, changes = project_amplitudes(probes, patches, measured, valid_mask)
     canvas_shape = tf.shape(object_, tf.int64)
-    weight = _regularised(place_patches(intensity(probes), patch_origins, canvas_shape))
+    weight = regularised(place_patches(intensity(probes), patch_origins, canvas_shape))
     push = scaled(place_patches(update, patch_origins, canvas_shape), step / weight)
     velocity = scaled(velocity, MOMENTUM) + push
     return object_ + velocity, velocity, patches, changes
@@ -153,7 +153,7 @@ def _move_probe(
 
     :math:`U` is the regularised sum of :math:`|O_j|^2`, and each term is shifted back.
     """
-    brightness = _regularised(tf.reduce_sum(squared(patches), axis=0))
+    brightness = regularised(tf.reduce_sum(squared(patches), axis=0))
     update = probe_update(changes, patches, subpixel_shifts_px)
     return probe + scaled(update, PROBE_STEP / brightness)
 
@@ -169,10 +169,10 @@ def mean_update(forward: ForwardModel, object_: Tensor) -> Tensor:
         canvas_window = forward.canvas_window(indices)
         changes = forward.project_amplitudes(forward.extract_patches(object_, indices), indices)
         update[canvas_window] += forward.place_patches(changes, indices, canvas_window).numpy()
-    return scaled(tf.constant(update), 1 / _regularised(forward.coverage))
+    return scaled(tf.constant(update), 1 / regularised(forward.coverage))
 
 
-def _regularised(weight: Tensor) -> Tensor:
+def regularised(weight: Tensor) -> Tensor:
     r"""Return rPIE's denominator :math:`(1 - \alpha) W + \alpha \max W`: dim pixels move less."""
     return (1 - REGULARISATION) * weight + REGULARISATION * tf.reduce_max(weight)
 

@@ -28,7 +28,6 @@ from ptychopinn_plugin.backends.tensorflow.network import Network
 from ptychopinn_plugin.backends.tensorflow.operators import scaled
 from ptychopinn_plugin.backends.tensorflow.phase_drift import correct_phase_drift
 from ptychopinn_plugin.backends.tensorflow.prediction import Patches, predict_patches
-from ptychopinn_plugin.backends.tensorflow.refinement import iterate_object
 from ptychopinn_plugin.config import StitchingWeights
 from ptychopinn_plugin.phase_synchronization import CELL_PX, neighbour_pairs, synchronize_phases
 
@@ -51,7 +50,6 @@ def predict_object(
     stitching_weights: StitchingWeights = 'intensity',
     stopwatch: Stopwatch | None = None,
     observer: PassObserver | None = None,
-    start: Tensor | None = None,
 ) -> list[Tensor]:
     """Predict the object of a scan.
 
@@ -73,13 +71,11 @@ def predict_object(
         Gets the seconds of 'predict' and 'stitch'.
     observer : callable, optional
         Called with the number of passes done and the object; if it returns True, passes end.
-    start : Tensor of complex64, shape `forward.canvas_shape`, optional
-        An estimate to pass on from; else the flat object.
 
     Returns
     -------
     list of Tensor of complex64, shape `forward.canvas_shape`
-        The start and the object after each pass, with the iterations that follow it.
+        The flat start and the object after each pass.
     """
 
     def predict(groups: IntArray, object_: Tensor, is_flat: bool) -> Iterator[Patches]:
@@ -91,16 +87,14 @@ def predict_object(
     return run_passes(
         network.description,
         forward.patch_origins_px,
-        forward.flat_object() if start is None else start,
+        forward.flat_object(),
         passes=passes,
         phase_synchronization=phase_synchronization,
         stitch=partial(Stitcher, forward),
         predict=predict,
         correct_phase_drift=partial(correct_phase_drift, forward),
-        iterate=lambda object_, count: iterate_object(forward, object_, count)[0],
         stopwatch=stopwatch or start_stopwatch(),
         observer=observer,
-        starts_flat=start is None,
     )
 
 

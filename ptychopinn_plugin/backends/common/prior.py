@@ -1,0 +1,111 @@
+"""A learned prior between iterations, the same in every backend.
+
+    flat -> iterations -> pass -> iterations -> pass -> ... -> pass
+
+A pass lets the network 'prior' correct the whole object at once, tile by tile, whatever the number
+of patterns: it costs as much as the object is large. The iterations after it let the data decide
+again. Plug-and-play priors are used so [1]_.
+
+References
+----------
+.. [1] S. Venkatakrishnan, C. Bouman, B. Wohlberg, Plug-and-play priors for model based
+   reconstruction, GlobalSIP 2013, doi:10.1109/GlobalSIP.2013.6737048.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ptychopinn_plugin.array_types import FloatArray
+from ptychopinn_plugin.backends.common.timing import Stopwatch
+from ptychopinn_plugin.network import NetworkDescription
+
+Tensor = TypeVar('Tensor')
+
+TILE_PX = 512
+"""Side of the part of an object that the network corrects at a time."""
+
+MARGIN_PX = 48
+"""Around a tile the network sees this much more; its convolutions reach 46 px."""
+
+COARSEST_PX = 8
+"""Images have multiples of this as sides: pixels of the object in one of the coarsest scale."""
+
+
+def run_prior(
+    description: NetworkDescription,
+    flat: Tensor,
+    *,
+    correct: Callable[[Tensor], Tensor],
+    iterate: Callable[[Tensor, int], Tensor],
+    stopwatch: Stopwatch,
+    observer: Callable[[int, Tensor], bool | None] | None,
+) -> list[Tensor]:
+    """Iterate and pass in turn.
+
+    Parameters
+    ----------
+    description : NetworkDescription
+        Of architecture 'prior'.
+    flat : Tensor
+        The object before the first iteration.
+    correct : callable
+        Returns the object after the network's correction.
+    iterate : callable
+        Returns the object after a number of iterations.
+    stopwatch : Stopwatch
+        Gets the seconds of 'predict', the network's, and of 'refine', the iterations'.
+    observer : callable, optional
+        Gets the number of passes done and the object; True stops.
+
+    Returns
+    -------
+    list of Tensor
+        `flat` and the object after each pass.
+    """
+    objects, count = [flat], description.iterations_before
+    for number in range(description.passes):
+        object_ = iterate(objects[-1], count)
+        stopwatch.lap('refine')
+        objects.append(correct(object_))
+        stopwatch.lap('predict')
+        count = description.iterations_between
+        if observer is not None and observer(number + 1, objects[-1]):
+            break
+    return objects
+
+
+def correct_by_tiles(images: FloatArray, compute: Callable[[FloatArray], FloatArray]) -> FloatArray:
+    """Let a network correct an object tile by tile, with the result of one large tile.
+
+    Parameters
+    ----------
+    images : ndarray of float32, shape (n_channels, height, width)
+    compute : callable
+        Gets images with multiples of 8 as sides, and returns as many of two channels.
+
+    Returns
+    -------
+    ndarray of float32, shape (2, height, width)
+    """
+    height, width = images.shape[1:]
+    correction = np.empty((2, height, width), np.float32)
+    for rows in _tiles(height):
+        for columns in _tiles(width):
+            seen = tuple(
+                slice(max(0, side.start - MARGIN_PX), min(length, side.stop + MARGIN_PX))
+                for side, length in ((rows, height), (columns, width))
+            )
+            tile = images[:, seen[0], seen[1]]
+            room = [(0, 0), *((0, -side % COARSEST_PX) for side in tile.shape[1:])]
+            found = compute(np.pad(tile, room))
+            top, left = rows.start - seen[0].start, columns.start - seen[1].start
+            correction[:, rows, columns] = found[
+                :, top : top + rows.stop - rows.start, left : left + columns.stop - columns.start
+            ]
+    return correction
+
+
+def _tiles(length: int) -> Iterator[Any]:
+    return (slice(start, min(start + TILE_PX, length)) for start in range(0, length, TILE_PX))

@@ -1,0 +1,58 @@
+"""A learned prior between iterations: `backends.common.prior` with PyTorch."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ptychopinn_plugin.array_types import FloatArray
+from ptychopinn_plugin.backends.common.engine import PassObserver
+from ptychopinn_plugin.backends.common.prior import correct_by_tiles, run_prior
+from ptychopinn_plugin.backends.common.timing import Stopwatch
+from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
+from ptychopinn_plugin.backends.pytorch.network import Network
+from ptychopinn_plugin.backends.pytorch.refinement import iterate_object, mean_update
+from ptychopinn_plugin.physics.prior_features import (
+    PriorFeatures,
+    count_exposures,
+    prior_features,
+)
+
+
+def predict_with_prior(
+    network: Network, forward: ForwardModel, stopwatch: Stopwatch, observer: PassObserver | None
+) -> list[Tensor]:
+    """Return the flat object and the one after each pass, shape `forward.canvas_shape`."""
+    return run_prior(
+        network.description,
+        forward.flat_object(),
+        correct=lambda object_: correct_object(network, forward, object_),
+        iterate=lambda object_, count: iterate_object(forward, object_, count)[0],
+        stopwatch=stopwatch,
+        observer=observer,
+    )
+
+
+@torch.no_grad()
+def correct_object(network: Network, forward: ForwardModel, object_: Tensor) -> Tensor:
+    """Return an object of shape `forward.canvas_shape` after the network's correction."""
+    features = look_at(forward, object_)
+
+    def compute(images: FloatArray) -> FloatArray:
+        (found,) = network(torch.from_numpy(images)[None].to(forward.device))
+        return np.asarray(found[0].float().cpu().numpy())
+
+    correction = correct_by_tiles(features.images, compute)
+    return torch.from_numpy(features.apply(object_.cpu().numpy(), correction)).to(forward.device)
+
+
+def look_at(forward: ForwardModel, object_: Tensor) -> PriorFeatures:
+    """Compute what the network gets for an object of shape `forward.canvas_shape`."""
+    exposures = count_exposures(
+        forward.probe.cpu().numpy(), forward.patch_origins_px, forward.canvas_shape
+    )
+    return prior_features(
+        object_.cpu().numpy(),
+        mean_update(forward, object_).cpu().numpy(),
+        forward.coverage.cpu().numpy(),
+        exposures,
+    )

@@ -1,0 +1,160 @@
+r"""The input of the network 'prior' for an object between iterations, in NumPy for every backend.
+
+With the object's estimate :math:`O`, the step :math:`B` that all patterns together ask for, the
+coverage :math:`W` in photons per pixel and a smooth average :math:`\langle\cdot\rangle` over what
+is lit, the local phase and level are those of :math:`\langle O \rangle = m u` with :math:`|u| = 1`.
+The network gets
+
+.. math:: \frac{u^* O - m}{t}, \quad \frac{u^* B}{s}, \qquad
+    t^2 = \langle |u^* O - m|^2 \rangle + \langle |B|^2 \rangle, \quad
+    s^2 = \langle |B|^2 \rangle + 0.04 \langle |u^* O - m|^2 \rangle,
+
+and seven real images that tell how far to believe them. It returns a correction :math:`c`, and the
+new object is :math:`O + s u c`. So a global phase, a slow one, and the object's contrast mean
+nothing to it, and its correction is small where data and estimate agree.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+
+from ptychopinn_plugin.array_types import ComplexArray, FloatArray
+
+PRIOR_FEATURES = 11
+"""The number of images."""
+
+NEIGHBOURHOOD_PX = 6.0
+"""Standard deviation of the Gaussian that averages over a neighbourhood."""
+
+LIT_SHARE = 0.02
+"""At this share of the brightest coverage a pixel counts half."""
+
+CONTRAST_SHARE = 0.04
+"""This share of the local variance is what a correction may have where the data ask for no step."""
+
+DOSE_SCALE = 5.0
+"""Divides logarithms of photons per pixel, so that they become numbers near 1."""
+
+FLOOR = 1e-6
+"""Beside squares and averages that may be zero."""
+
+LEVEL_FLOOR = 1e-3
+"""Beside the local level, of which a logarithm is taken."""
+
+EXPOSURES_FLOOR = 1e-3
+"""Of the largest sum of squared intensities: where no light falls there are no exposures."""
+
+
+@dataclass(frozen=True)
+class PriorFeatures:
+    """What goes into the network, and what its answer is turned back with.
+
+    Attributes
+    ----------
+    images : ndarray of float32, shape (11, height, width)
+        Real and imaginary part of the estimate and of the step; logarithms of the coverage, of the
+        signal to noise, of the number of exposures, of s, s / t and m; the relative coverage.
+    phases : ndarray of complex64, shape (height, width)
+        The local phase u.
+    scale : ndarray of float32, shape (height, width)
+        s, and zero in the dark.
+    """
+
+    images: FloatArray
+    phases: ComplexArray
+    scale: FloatArray
+
+    def apply(self, object_: ComplexArray, correction: FloatArray) -> ComplexArray:
+        """Return the corrected object.
+
+        Parameters
+        ----------
+        object_ : ndarray of complex64, shape (height, width)
+        correction : ndarray of float32, shape (2, height, width)
+            What the network returned: real and imaginary part.
+        """
+        change = (correction[0] + 1j * correction[1]) * self.scale * self.phases
+        return np.asarray(object_ + change, dtype=np.complex64)
+
+
+def prior_features(
+    object_: ComplexArray, step: ComplexArray, coverage: FloatArray, exposures: FloatArray
+) -> PriorFeatures:
+    """Compute the network's input; the equations are those of this module's head.
+
+    Parameters
+    ----------
+    object_, step : ndarray of complex64, shape (height, width)
+        The estimate O and the mean update of all patterns B.
+    coverage : ndarray of float32, shape (height, width)
+        Photons per pixel.
+    exposures : ndarray of float32, shape (height, width)
+        See `count_exposures`.
+    """
+    relative = coverage / coverage.max()
+    lit = relative / (relative + LIT_SHARE)
+    light = smooth(lit) + FLOOR
+    low = smooth(lit * object_) / light
+    level = np.abs(low)
+    phases = low / (level + FLOOR)
+    centred = object_ * phases.conj() - level
+    turned = step * phases.conj()
+    contrast = smooth(lit * _squared(centred)) / light
+    change = smooth(lit * _squared(turned)) / light
+    total = np.sqrt(contrast + change + FLOOR)
+    scale = np.sqrt(change + CONTRAST_SHARE * contrast + FLOOR)
+    centred, turned = centred * (lit / total), turned * (lit / scale)
+    images = [
+        centred.real,
+        centred.imag,
+        turned.real,
+        turned.imag,
+        np.log1p(coverage) / DOSE_SCALE,
+        relative,
+        np.log1p(coverage * total**2) / DOSE_SCALE,
+        np.log1p(exposures),
+        np.log(scale) / DOSE_SCALE,
+        np.log(scale / total),
+        np.log(level + LEVEL_FLOOR),
+    ]
+    return PriorFeatures(
+        np.stack(images).astype(np.float32),
+        phases.astype(np.complex64),
+        (scale * lit).astype(np.float32),
+    )
+
+
+def count_exposures(
+    probe: ComplexArray, patch_origins_px: FloatArray, canvas_shape: tuple[int, int]
+) -> FloatArray:
+    r"""Return how many patterns light each pixel, weighted: :math:`(\sum w)^2 / \sum w^2`.
+
+    Parameters
+    ----------
+    probe : ndarray of complex, shape (n_modes, height, width)
+    patch_origins_px : ndarray, shape (n_positions, 2)
+        (y, x) of the first pixels of the patches on the canvas.
+    canvas_shape : (int, int)
+
+    Returns
+    -------
+    ndarray of float32, shape `canvas_shape`
+    """
+    intensity = _squared(probe).sum(axis=0).astype(np.float32)
+    height, width = intensity.shape
+    first, second = np.zeros(canvas_shape, np.float32), np.zeros(canvas_shape, np.float32)
+    squares = intensity**2
+    for y, x in np.floor(patch_origins_px).astype(int):
+        first[y : y + height, x : x + width] += intensity
+        second[y : y + height, x : x + width] += squares
+    return np.asarray(first**2 / (second + EXPOSURES_FLOOR * second.max()), dtype=np.float32)
+
+
+def smooth(image: FloatArray | ComplexArray, width_px: float = NEIGHBOURHOOD_PX) -> FloatArray:
+    """Average an image over a Gaussian neighbourhood; nothing lies outside."""
+    return np.asarray(gaussian_filter(image, width_px, mode='constant', truncate=3.0))
+
+
+def _squared(values: ComplexArray) -> FloatArray:
+    return np.asarray(values.real**2 + values.imag**2)

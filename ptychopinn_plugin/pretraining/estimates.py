@@ -1,0 +1,174 @@
+"""Estimates of simulated objects, as passes meet them, and the corrections that they need."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ptychopinn_plugin.array_types import ComplexArray, FloatArray
+from ptychopinn_plugin.backends.common.refinement import (
+    MOMENTUM,
+    corrects_phase_drift,
+    step_size,
+)
+from ptychopinn_plugin.backends.pytorch.forward import ForwardModel, intensity
+from ptychopinn_plugin.backends.pytorch.network import Network
+from ptychopinn_plugin.backends.pytorch.phase_drift import correct_phase_drift
+from ptychopinn_plugin.backends.pytorch.prior import correct_object, look_at
+from ptychopinn_plugin.backends.pytorch.refinement import regularised
+from ptychopinn_plugin.physics.prior_features import FLOOR, LIT_SHARE, smooth
+from ptychopinn_plugin.pretraining.corpus import Task
+
+FIRST_ITERATIONS = (3, 5, 8, 12, 20, 40)
+"""Iterations from flat before the first pass."""
+
+FURTHER_ITERATIONS = (2, 5, 8, 12, 20)
+"""Iterations after a pass."""
+
+MAX_ESTIMATES = 4
+"""Of one scan."""
+
+ANOTHER_PASS = 0.6
+"""The probability that an estimate is passed on."""
+
+PHASE_NEIGHBOURHOOD_PX = 8.0
+"""Over this width the truth's phase is fitted to the estimate's: slow phases are not learned."""
+
+FULL_WEIGHT, LEAST_COVERAGE = 0.1, 0.01
+"""Shares of the brightest coverage: errors count fully from the first, and not below the second."""
+
+BATCHES, MIN_BATCH = 8, 4
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a network gets for an estimate, and what it should return.
+
+    Attributes
+    ----------
+    images : ndarray of float16, shape (11, height, width)
+    wanted : ndarray of float32, shape (2, height, width)
+        The correction in the unit of `scale`.
+    scale, weight, contrast : ndarray of float32, shape (1, height, width)
+        The unit of the correction, how much an error counts, and the truth's local variance.
+    """
+
+    images: FloatArray
+    wanted: FloatArray
+    scale: FloatArray
+    weight: FloatArray
+    contrast: FloatArray
+
+    def crop(self, side: int, rng: np.random.Generator) -> 'Estimate':
+        """Return a part that is lit, turned, mirrored and conjugated at random."""
+        height, width = self.weight.shape[1:]
+        rows, columns = min(side, height), min(side, width)
+        for _ in range(5):
+            y, x = int(rng.integers(height - rows + 1)), int(rng.integers(width - columns + 1))
+            where = (slice(None), slice(y, y + rows), slice(x, x + columns))
+            if self.weight[where].sum() > 0.15 * rows * columns:
+                break
+        quarters, mirrored = int(rng.integers(4)), rng.random() < 0.5
+        conjugated = rng.random() < 0.5
+
+        def turned(values: FloatArray) -> FloatArray:
+            part = np.rot90(values[where], quarters, (1, 2))
+            part = part[:, :, ::-1] if mirrored else part
+            room = [(0, 0), (0, side - part.shape[1]), (0, side - part.shape[2])]
+            return np.pad(part.astype(np.float32), room)
+
+        parts = {each.name: turned(getattr(self, each.name)) for each in fields(self)}
+        if conjugated:
+            parts['images'][[1, 3]] *= -1
+            parts['wanted'][1] *= -1
+        return Estimate(**parts)
+
+
+def make_estimates(
+    network: Network, task: Task, rng: np.random.Generator, *, is_bare: bool
+) -> list[Estimate]:
+    """Iterate and pass over a scan as in use; return the estimates before each pass.
+
+    Parameters
+    ----------
+    network : Network
+        Of the moment.
+    task : Task
+    rng : Generator
+    is_bare : bool
+        Whether there is no pass at all.
+    """
+    forward = ForwardModel(task.scan, torch.from_numpy(task.scan.probe), torch.device('cpu'))
+    truth = _on_canvas(task.truth, forward)
+    object_ = _iterate(forward, forward.flat_object(), int(rng.choice(FIRST_ITERATIONS)), rng)
+    estimates = [_compare(forward, object_, truth)]
+    while not is_bare and len(estimates) < MAX_ESTIMATES and rng.random() < ANOTHER_PASS:
+        object_ = correct_object(network, forward, object_)
+        object_ = _iterate(forward, object_, int(rng.choice(FURTHER_ITERATIONS)), rng)
+        estimates.append(_compare(forward, object_, truth))
+    return estimates
+
+
+def stack(estimates: Sequence[Estimate]) -> dict[str, Tensor]:
+    """Return crops of one size as a batch, by the names of their images."""
+    return {
+        each.name: torch.from_numpy(np.stack([getattr(part, each.name) for part in estimates]))
+        for each in fields(Estimate)
+    }
+
+
+@torch.no_grad()
+def _iterate(
+    forward: ForwardModel, object_: Tensor, iterations: int, rng: np.random.Generator
+) -> Tensor:
+    """Iterate as the engine does, in fewer batches and without judging each iteration."""
+    velocity = torch.zeros_like(object_)
+    size = max(MIN_BATCH, -(-len(forward) // BATCHES))
+    for iteration in range(iterations):
+        step = step_size(iteration, iterations)
+        for indices in torch.from_numpy(rng.permutation(len(forward))).split(size):
+            patches = forward.extract_patches(object_, indices)
+            update = forward.place_patches(forward.project_amplitudes(patches, indices), indices)
+            weight = forward.place_patches(intensity(forward.probes(indices)), indices)
+            velocity.mul_(MOMENTUM).add_(step * (update / regularised(weight)))
+            object_ = object_ + velocity
+        if corrects_phase_drift(iteration, iterations):
+            object_ = correct_phase_drift(forward, object_)
+    return object_
+
+
+def _compare(forward: ForwardModel, object_: Tensor, truth: ComplexArray) -> Estimate:
+    """Compute what a network gets for an object, and what it should return."""
+    features = look_at(forward, object_)
+    estimate = object_.numpy()
+    coverage = forward.coverage.numpy()
+    relative = coverage / coverage.max()
+    lit = relative / (relative + LIT_SHARE)
+    turn = smooth(lit * estimate * truth.conj(), PHASE_NEIGHBOURHOOD_PX)
+    turn = turn / (np.abs(turn) + FLOOR**2)
+    local = truth * turn * features.phases.conj()
+    unit = features.scale / lit.clip(min=FLOOR)
+    wanted = (local - estimate * features.phases.conj()) / unit.clip(min=FLOOR)
+    weight = (relative / FULL_WEIGHT).clip(max=1) * (relative > LEAST_COVERAGE)
+    light = smooth(lit) + FLOOR
+    contrast = smooth(lit * np.abs(local - smooth(lit * local) / light) ** 2) / light
+    return Estimate(
+        features.images.astype(np.float16),
+        np.stack([wanted.real, wanted.imag]).astype(np.float32),
+        *(values[None].astype(np.float32) for values in (unit, weight, contrast)),
+    )
+
+
+def _on_canvas(object_: ComplexArray, forward: ForwardModel) -> ComplexArray:
+    """Cut the canvas out of an object; 1 where the object ends."""
+    top, left = (int(value) for value in forward.origin_px)
+    height, width = forward.canvas_shape
+    canvas = np.ones((height, width), np.complex64)
+    rows = slice(max(0, top), min(object_.shape[0], top + height))
+    columns = slice(max(0, left), min(object_.shape[1], left + width))
+    canvas[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = (
+        object_[rows, columns]
+    )
+    return canvas
