@@ -67,8 +67,10 @@ __all__ = [
 AnyScan = Scan | RawDataLike | Path | str
 """A scan may be a `Scan`, a `RawData` of PtychoPINN (or what looks like one), or a file."""
 
+BUILT_IN = 'built-in'
+
 AnyModel = Model | Path | str
-"""A model may be a `Model` or the file that holds it."""
+"""A model may be a `Model`, the file that holds it, or 'built-in' (`Model.built_in`)."""
 
 BackendChoice = str | Choice | None
 """A backend may be named, or chosen already by `backends.selection.choose`."""
@@ -135,7 +137,7 @@ def train(
 
 
 def reconstruct(
-    model: AnyModel,
+    model: AnyModel | None,
     scan: AnyScan,
     *,
     inference: InferenceConfig | None = None,
@@ -147,7 +149,8 @@ def reconstruct(
 
     Parameters
     ----------
-    model : Model or path
+    model : Model or path, optional
+        None is the model that comes with the package.
     scan : Scan or path
     inference, refinement : optional
         The settings that the model carries where not given. ``RefinementConfig(iterations=0)`` is
@@ -166,7 +169,7 @@ def reconstruct(
     DataError, ArchiveError, BackendUnavailableError
         The message holds what to do.
     """
-    opened = _as_model(model)
+    opened = _as_model(BUILT_IN if model is None else model)
     runner = create_backend(_chosen(backend, opened).name)
     runner.model = opened
     return runner.reconstruct(
@@ -217,13 +220,20 @@ def refine(
 
 
 def open_model(path: Path | str) -> Model:
-    """Read a model file; no framework is needed.
+    """Read a model file, or the model that comes with the package; no framework is needed.
+
+    Parameters
+    ----------
+    path : Path or str
+        A file, or 'built-in' where no file is named so.
 
     Raises
     ------
     ArchiveError
         If it is not a model file, damaged, or of a newer format.
     """
+    if str(path) == BUILT_IN and not Path(path).exists():
+        return Model.built_in()
     return read_model(Path(path))
 
 

@@ -80,6 +80,23 @@ class Model:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     training_state: TrainingState | None = None
 
+    @classmethod
+    def built_in(cls) -> 'Model':
+        """Return the model that comes with the package.
+
+        It is a learned prior for objects, of architecture 'prior': it works between iterations, for
+        any probe, pattern size and dose, on every backend, and needs no training.
+        """
+        # The module that reads model files makes models, and so imports this one.
+        from ptychopinn_plugin.model_archive import read_built_in
+
+        return read_built_in()
+
+    @property
+    def is_prior(self) -> bool:
+        """Whether the network corrects objects between iterations, and not patterns."""
+        return self.network.architecture == 'prior'
+
     @property
     def pattern_size(self) -> int:
         """Return the side in pixels of the patterns that the model takes."""

@@ -1,103 +1,18 @@
-"""The model file `wts.h5.zip`: a manifest, weights in HDF5, and nothing that runs.
+"""Model files: those of this package (`model_archive`) and PtychoPINN's."""
 
-Members
--------
-manifest.json
-    Format, versions, backend, network description, configuration, normalisation, data summary,
-    provenance, and the SHA-256 of every other member.
-weights.h5
-    One float32 (or float16) dataset for each weight under its layer's name (``fine/1/weight``),
-    kernels as (out, in, height, width); `probe` (n_modes, h, w) complex64; where training
-    corrected probes, also those of each scan, `corrected_probes/0/before` and
-    `corrected_probes/0/after`.
-training_state.h5
-    Optional: arrays under their names, for `train --resume`.
-"""
-
-import hashlib
-import io
-import json
-import zipfile
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
-from ptychopinn_plugin._version import __version__
-from ptychopinn_plugin.array_types import ComplexArray, RealArray
-from ptychopinn_plugin.config import Config, with_current_names
 from ptychopinn_plugin.errors import ArchiveError
 from ptychopinn_plugin.legacy.models import legacy_kind, model_from_archive, refuse_bare_pickle
-from ptychopinn_plugin.model import CorrectedProbe, Model, TrainingState
-from ptychopinn_plugin.network import NetworkDescription
-from ptychopinn_plugin.storage.atomic import atomic_path
-from ptychopinn_plugin.storage.untrusted import (
-    MAX_TEXT_BYTES,
-    SafeZip,
-    open_zip,
-    read_datasets,
-    zip_names,
-)
+from ptychopinn_plugin.model import Model, TrainingState
+from ptychopinn_plugin.model_archive import read_archive, write_model
+from ptychopinn_plugin.storage.untrusted import open_zip, zip_names
 
 __all__ = ['Model', 'TrainingState', 'describe_model', 'is_model_file', 'read_model', 'write_model']
-
-FORMAT = 'ptychopinn-plugin model'
-FORMAT_VERSION = 2
-"""Version 1 held some settings under the former names in `config.RENAMED_SETTINGS`."""
-
-CORRECTED = 'corrected_probes'
-_ZIP_DATE = (1980, 1, 1, 0, 0, 0)
-
-# What building a model from an incomplete or contradictory manifest raises.
-_INCOMPLETE = (
-    LookupError,
-    TypeError,
-    ValueError,
-    AttributeError,
-    OSError,
-    ArithmeticError,
-    RuntimeError,
-)
-
-
-def write_model(path: Path, model: Model, *, inference_only: bool = False) -> None:
-    """Write a model file; an older one at `path` stays until the new one is complete.
-
-    Parameters
-    ----------
-    path : Path
-    model : Model
-    inference_only : bool
-        Whether the training state is left out.
-
-    Raises
-    ------
-    OutputError
-        If the file cannot be written.
-    """
-    members = {'weights.h5': _weights_bytes(model)}
-    if model.training_state is not None and not inference_only:
-        members['training_state.h5'] = _state_bytes(model.training_state)
-    manifest = {
-        'format': FORMAT,
-        'format_version': FORMAT_VERSION,
-        'package_version': __version__,
-        'backend': model.backend,
-        'network': model.network.to_dict(),
-        'config': model.config.to_dict(),
-        'normalisation': {'photons': model.photons, 'intensity_scale': model.intensity_scale},
-        'data_summary': dict(model.data_summary),
-        'provenance': dict(model.provenance),
-        'sha256': {name: hashlib.sha256(data).hexdigest() for name, data in members.items()},
-    }
-    text = json.dumps(manifest, indent=2, allow_nan=False)
-    with atomic_path(path) as partial, zipfile.ZipFile(partial, 'w') as archive:
-        for name, data in {'manifest.json': text.encode(), **members}.items():
-            # A fixed date: the same model gives the same bytes.
-            archive.writestr(zipfile.ZipInfo(name, _ZIP_DATE), data, zipfile.ZIP_DEFLATED)
 
 
 def read_model(path: Path, *, with_training_state: bool = True) -> Model:
@@ -125,15 +40,7 @@ def read_model(path: Path, *, with_training_state: bool = True) -> Model:
     with open_zip(path, str(path), what=what) as archive:
         if legacy_kind(archive.names()) is not None:
             return model_from_archive(archive, path)
-        manifest = _read_manifest(archive)
-        weights_data = _read_member(archive, manifest, 'weights.h5')
-        state_data = None
-        if with_training_state and 'training_state.h5' in manifest['sha256']:
-            state_data = _read_member(archive, manifest, 'training_state.h5')
-    try:
-        return _build_model(manifest, weights_data, state_data)
-    except _INCOMPLETE as error:
-        raise ArchiveError(f'{path} does not hold a complete model: {error}.') from error
+        return read_archive(archive, with_training_state=with_training_state)
 
 
 def describe_model(model: Model) -> dict[str, Any]:
@@ -146,6 +53,9 @@ def describe_model(model: Model) -> dict[str, Any]:
         'pattern_size_px': model.config.model.pattern_size,
         'window_px': model.network.window_px,
         'passes': model.network.passes,
+        'is_prior': model.is_prior,
+        'iterations_before': model.network.iterations_before,
+        'iterations_between': model.network.iterations_between,
         'network_layers': dict(Counter(layer.kind for layer in model.network.layers)),
         'gridsize': model.config.model.gridsize,
         'probe_modes': len(model.probe),
@@ -162,120 +72,3 @@ def is_model_file(path: Path) -> bool:
     """Tell whether a file is a zip that holds a manifest.json, or a model of PtychoPINN."""
     names = zip_names(path)
     return 'manifest.json' in names or legacy_kind(names) is not None
-
-
-def _read_manifest(archive: SafeZip) -> dict[str, Any]:
-    path, names = archive.source, archive.names()
-    if 'manifest.json' not in names:
-        raise ArchiveError(
-            f'{path} holds no manifest.json, so it is not a model of this package; it holds '
-            f'{", ".join(names[:4]) or "nothing"}.'
-        )
-    try:
-        manifest = json.loads(archive.read('manifest.json', largest=MAX_TEXT_BYTES))
-    except (ValueError, RecursionError) as error:
-        raise ArchiveError(f'{path}: manifest.json is not readable: {error}.') from error
-    if not isinstance(manifest, dict) or manifest.get('format') != FORMAT:
-        raise ArchiveError(f'{path}: manifest.json does not say format {FORMAT!r}.')
-    version = manifest.get('format_version')
-    if not isinstance(version, int) or version > FORMAT_VERSION:
-        raise ArchiveError(
-            f'{path} has format version {version}; this package reads up to {FORMAT_VERSION}. '
-            'Run: pip install --upgrade ptychopinn-plugin.'
-        )
-    if not isinstance(manifest.get('sha256'), dict):
-        raise ArchiveError(f'{path}: manifest.json lists no members.')
-    return manifest
-
-
-def _read_member(archive: SafeZip, manifest: dict[str, Any], name: str) -> bytes:
-    if name not in archive:
-        raise ArchiveError(f'{archive.source} lacks {name}, which every model holds.')
-    data = archive.read(name)
-    if hashlib.sha256(data).hexdigest() != manifest['sha256'].get(name):
-        raise ArchiveError(
-            f'{archive.source}: {name} is damaged (SHA-256 differs). Copy the file again.'
-        )
-    return data
-
-
-def _build_model(manifest: dict[str, Any], weights: bytes, state: bytes | None) -> Model:
-    with h5py.File(io.BytesIO(weights), 'r') as file:
-        arrays = read_datasets(file, 'weights.h5', len(weights))
-    network = NetworkDescription.from_dict(manifest['network'])
-    for name, shape in network.weight_shapes().items():
-        if name not in arrays or arrays[name].shape != shape or arrays[name].dtype.kind != 'f':
-            found = f'{arrays[name].dtype} {arrays[name].shape}' if name in arrays else 'nothing'
-            raise ArchiveError(f'Weight {name!r} must have shape {shape}; the file holds {found}.')
-    corrected: list[CorrectedProbe] = []
-    while f'{CORRECTED}/{len(corrected)}/before' in arrays:
-        stem = f'{CORRECTED}/{len(corrected)}'
-        corrected.append(
-            CorrectedProbe(_probe(arrays, f'{stem}/before'), _probe(arrays, f'{stem}/after'))
-        )
-    return Model(
-        backend=manifest['backend'],
-        network=network,
-        config=Config.from_dict(_current_settings(manifest)),
-        photons=float(manifest['normalisation']['photons']),
-        intensity_scale=float(manifest['normalisation']['intensity_scale']),
-        weights={
-            name: np.asarray(arrays[name], dtype=np.float32) for name in network.weight_shapes()
-        },
-        probe=_probe(arrays, 'probe'),
-        corrected_probes=tuple(corrected),
-        data_summary=manifest['data_summary'],
-        provenance=manifest['provenance'],
-        training_state=None if state is None else _read_state(state),
-    )
-
-
-def _current_settings(manifest: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of a manifest under the names that they have today."""
-    settings: dict[str, Any] = manifest['config']
-    if manifest['format_version'] >= FORMAT_VERSION:
-        return settings
-    return with_current_names(settings)
-
-
-def _probe(arrays: Mapping[str, Any], name: str) -> ComplexArray:
-    probe: ComplexArray = arrays[name]
-    if probe.ndim != 3 or probe.dtype.kind != 'c':
-        raise ArchiveError(
-            f'{name!r} must be complex, of shape (n_modes, height, width); the file holds '
-            f'{probe.dtype} {probe.shape}.'
-        )
-    return probe
-
-
-def _weights_bytes(model: Model) -> bytes:
-    arrays: dict[str, RealArray] = {
-        name: np.asarray(w, dtype=np.float16 if w.dtype == np.float16 else np.float32)
-        for name, w in model.weights.items()
-    }
-    probes = {'probe': model.probe}
-    for number, corrected in enumerate(model.corrected_probes):
-        probes[f'{CORRECTED}/{number}/before'] = corrected.before
-        probes[f'{CORRECTED}/{number}/after'] = corrected.after
-    arrays |= {name: np.asarray(probe, dtype=np.complex64) for name, probe in probes.items()}
-    return _hdf5_bytes(arrays, {})
-
-
-def _state_bytes(state: TrainingState) -> bytes:
-    return _hdf5_bytes(state.arrays, {'values': json.dumps(dict(state.values))})
-
-
-def _read_state(data: bytes) -> TrainingState:
-    with h5py.File(io.BytesIO(data), 'r') as file:
-        arrays = read_datasets(file, 'training_state.h5', len(data))
-        return TrainingState(arrays, json.loads(str(file.attrs['values'])))
-
-
-def _hdf5_bytes(arrays: Mapping[str, RealArray], attributes: Mapping[str, str]) -> bytes:
-    buffer = io.BytesIO()
-    # Not track_order, with which HDF5 writes the time into the file.
-    with h5py.File(buffer, 'w') as file:
-        for name, array in arrays.items():
-            file.create_dataset(name, data=array)
-        file.attrs.update(attributes)
-    return buffer.getvalue()

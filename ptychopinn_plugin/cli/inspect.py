@@ -19,7 +19,8 @@ def inspect_command(
         Path,
         typer.Argument(
             metavar='FILE',
-            help='A scan (a file or folder), a model, a reconstruction or a product.h5.',
+            help='A scan (a file or folder), a model, a reconstruction, a product.h5, or '
+            "'built-in' for the model that comes with the package.",
         ),
     ],
     as_json: AsJson = False,
@@ -34,16 +35,21 @@ def inspect_command(
       ptychopinn inspect run/wts.h5.zip --json
       ptychopinn inspect result/reconstruction.npz
       ptychopinn inspect result/product.h5
+      ptychopinn inspect built-in
     """
+    from ptychopinn_plugin.api import BUILT_IN, open_model
     from ptychopinn_plugin.data import describe_scan, is_product_file
     from ptychopinn_plugin.legacy.models import is_bare_pickle
     from ptychopinn_plugin.model_file import describe_model, is_model_file, read_model
 
-    if not file.exists():
+    if str(file) == BUILT_IN and not file.exists():
+        values = describe_model(open_model(file))
+        lines = _prior_lines(values)
+    elif not file.exists():
         raise DataError(f'There is no file {file}. Check the path.')
-    if is_model_file(file) or is_bare_pickle(file):
+    elif is_model_file(file) or is_bare_pickle(file):
         values = describe_model(read_model(file))
-        lines = _model_lines(values)
+        lines = _prior_lines(values) if values['is_prior'] else _model_lines(values)
     elif is_reconstruction_file(file):
         values = _describe_reconstruction(file)
         lines = _reconstruction_lines(values)
@@ -120,6 +126,20 @@ def _model_lines(values: dict[str, Any]) -> list[str]:
         lines.append(f'trained on: {number} ({scans})')
     shown = {name: value for name, value in provenance.items() if name != 'imported_from'}
     return [*lines, *(f'{name}: {value}' for name, value in shown.items())]
+
+
+def _prior_lines(values: dict[str, Any]) -> list[str]:
+    provenance = {name: value for name, value in values['provenance'].items() if name != 'recipe'}
+    before, between = values['iterations_before'], values['iterations_between']
+    return [
+        'a learned prior, which corrects objects between iterations: any probe, pattern size and '
+        'dose, no training',
+        f'network: {values["weights"]:,} weights',
+        f'{count(values["passes"], "pass", "es")}, the first after {count(before, "iteration")}, '
+        f'with {count(between, "iteration")} between them',
+        'it runs on every backend and cannot be fine-tuned',
+        *(f'{name}: {value}' for name, value in provenance.items()),
+    ]
 
 
 def _describe_reconstruction(path: Path) -> dict[str, Any]:

@@ -59,26 +59,35 @@ ScanPath = Annotated[Path, typer.Argument(metavar='SCAN', help='The scan to reco
     READING,
 )
 def reconstruct_command(
-    model: Annotated[Path, typer.Argument(metavar='MODEL', help='A model file, wts.h5.zip.')],
-    scan: ScanPath,
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar='[MODEL] SCAN',
+            help='A model file, wts.h5.zip, and the scan. Without a model, the one that comes '
+            'with the package is used.',
+        ),
+    ],
     output: Output,
     backend: BackendName = None,
     as_json: AsJson = False,
     *,
     given: Given,
 ) -> None:
-    """Reconstruct a scan with a trained network: predict, stitch, refine.
+    """Reconstruct a scan with a network, and refine the object by iterations.
 
-    Settings that are not given are those that the model carries. Leaves reconstruction.npz
-    (object, origin_px, coverage), product.h5 (for Ptychodus), reconstruction.png, timing.json
-    (seconds) and metrics.json.
+    Without a MODEL the built-in one is used, which needs no training: a learned prior that corrects
+    the object between iterations. Settings that are not given are those of the model. Leaves
+    reconstruction.npz (object, origin_px, coverage), product.h5 (for Ptychodus),
+    reconstruction.png, timing.json (seconds) and metrics.json.
 
     \b
     Examples:
+      ptychopinn reconstruct scan.npz -o result
       ptychopinn reconstruct run/wts.h5.zip scan.npz -o result
       ptychopinn reconstruct run/wts.h5.zip scan.npz --refine 0 -o network-alone
       ptychopinn reconstruct run/wts.h5.zip scan.npz --refine 100 -o result
     """
+    model, scan = _split(paths)
     values, lines = reconstruct_into(output, model, scan, backend, given)
     report(values, lines, as_json=as_json)
 
@@ -124,6 +133,27 @@ def refine_command(
     report(values | {'notes': notes}, lines, as_json=as_json)
 
 
+def _split(paths: list[Path]) -> tuple[Path, Path]:
+    """Return the model and the scan; without a model, the built-in one."""
+    from ptychopinn_plugin.api import BUILT_IN
+    from ptychopinn_plugin.model_file import is_model_file
+
+    if len(paths) > 2:
+        raise DataError(
+            f'Give a model and one scan, or a scan alone; got {count(len(paths), "file")}: '
+            f'{", ".join(map(str, paths))}.'
+        )
+    model, scan = paths if len(paths) == 2 else (Path(BUILT_IN), paths[0])
+    if is_model_file(scan):
+        raise DataError(
+            f'{scan} is a model; the scan to reconstruct is missing. Write: ptychopinn reconstruct '
+            f'{scan} SCAN.'
+            if len(paths) == 1
+            else f'{scan} is a model; the scan comes last: ptychopinn reconstruct MODEL SCAN.'
+        )
+    return model, scan
+
+
 def _everything(scan: 'Scan') -> 'Scan':
     return scan
 
@@ -156,7 +186,7 @@ def reconstruct_into(
         opened = api.open_model(model) if isinstance(model, Path) else model
         config = assemble_config(given, base=opened.config.to_dict())
         choice = choose(backend, model_backend=opened.backend)
-        size = opened.pattern_size
+        size = None if opened.is_prior else opened.pattern_size
         # The fitted scan, so that its object lies where the reconstruction does.
         fitted, notes = _read(scan, given, size)
         fitted = select(fitted)

@@ -7,7 +7,6 @@ import pytest
 
 from ptychopinn_plugin.backends.common import prior
 from ptychopinn_plugin.backends.common.backend import NetworkBackend
-from ptychopinn_plugin.backends.common.prediction import fitted_model
 from ptychopinn_plugin.backends.selection import create_backend
 from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig
 from ptychopinn_plugin.data import Scan
@@ -96,14 +95,6 @@ def test_tiles_give_what_one_large_tile_gives(name: str, monkeypatch: pytest.Mon
     monkeypatch.setattr(prior, 'TILE_PX', 24)
     tiled = backend.reconstruct(small_scan(32), CPU, no_iterations)
     np.testing.assert_allclose(tiled.object_, whole.object_, atol=1e-4)
-
-
-def test_it_becomes_a_model_for_a_scan() -> None:
-    scan = small_scan(32)
-    fitted = fitted_model(model(), scan)
-    assert fitted.config.model.pattern_size == 32
-    assert fitted.photons == pytest.approx(scan.mean_photons())
-    assert fitted_model(fitted, small_scan(50)) is fitted
 
 
 @pytest.mark.parametrize('name', ['pytorch', 'tensorflow'])

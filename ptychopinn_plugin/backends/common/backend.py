@@ -14,7 +14,6 @@ from ptychopinn_plugin.backends.common.prediction import (
     choose_photons,
     choose_rotations,
     corrected_probe,
-    fitted_model,
 )
 from ptychopinn_plugin.backends.common.requests import (
     IterationRequest,
@@ -77,7 +76,7 @@ class NetworkBackend(Engine[Device]):
         started = self.clock()
         if not scans:
             raise DataError('Training needs at least one scan; none was given.')
-        if base_model is not None and base_model.network.architecture == 'prior':
+        if base_model is not None and base_model.is_prior:
             raise ConfigError(
                 'Training starts from a network for patterns; the given model is a learned prior '
                 'for objects, which cannot be fine-tuned on a scan. Train without a base model.'
@@ -107,9 +106,10 @@ class NetworkBackend(Engine[Device]):
     ) -> Reconstruction:
         """Predict with the held model, stitch, and refine."""
         (scan,) = _usable([scan])
-        held = fitted_model(self._held_model(), scan)
-        scan = fit_to_size(scan, held.pattern_size)
-        photons = choose_photons(scan, held.photons, inference.intensity_scale)
+        held, photons = self._held_model(), scan.mean_photons()
+        if not held.is_prior:
+            scan = fit_to_size(scan, held.pattern_size)
+            photons = choose_photons(scan, held.photons, inference.intensity_scale)
         probe = normalise_probe(corrected_probe(held, scan), photons * held.intensity_scale**2)
         passes, stopped = held.network.passes, False
 

@@ -2,13 +2,12 @@
 
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Protocol, TypeVar
 
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray, IntArray
 from ptychopinn_plugin.backends.common.timing import Stopwatch
 from ptychopinn_plugin.config import IntensityScale, Rotations
-from ptychopinn_plugin.data import Scan, fit_to_size
+from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.data.grouping import covering_groups, spatial_blocks
 from ptychopinn_plugin.errors import ConfigError
 from ptychopinn_plugin.model import Model
@@ -51,25 +50,6 @@ def choose_photons(scan: Scan, reference: float, rule: IntensityScale) -> float:
     own = scan.mean_photons()
     same = reference / SAME_EXPOSURE <= own <= reference * SAME_EXPOSURE
     return reference if rule == 'model' or (rule == 'auto' and same) else own
-
-
-def fitted_model(model: Model, scan: Scan) -> Model:
-    """Return a model for scans of this one's size and counts.
-
-    Parameters
-    ----------
-    model : Model
-        One that has a pattern size stays as it is; a learned prior has none.
-    scan : Scan
-    """
-    if model.config.model.pattern_size is not None:
-        return model
-    size = min(scan.pattern_shape)
-    return replace(
-        model,
-        config=model.config.replace(model=model.config.model.replace(pattern_size=size)),
-        photons=fit_to_size(scan, size).mean_photons(),
-    )
 
 
 def corrected_probe(model: Model, scan: Scan) -> ComplexArray:
