@@ -308,6 +308,14 @@ class InferenceConfig(Validated):
         'with four the mean of its corrections counts, which takes up to four times as long; auto '
         'takes four where illuminations overlap little',
     )
+    prior_passes: int | None = setting(
+        None,
+        'The learned prior corrects the object this many times, with iterations in between; where '
+        'no number is given, it does so once where illuminations overlap much, and more often '
+        'where data decide less',
+        minimum=0,
+        maximum=100,
+    )
     intensity_scale: IntensityScale = setting(
         'auto',
         'model scales counts as in training, so that amplitudes compare across scans; scan scales '

@@ -54,6 +54,7 @@ def read_scans(paths: Sequence[Path], given: Given) -> list['Scan']:
             mask=reading.mask,
             mask_hot=reading.mask_hot,
             photons=reading.photons,
+            single_shot=reading.single_shot,
         )
         for path in paths
     ]

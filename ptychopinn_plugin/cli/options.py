@@ -71,6 +71,9 @@ class ScanReading(Validated):
         None, 'NPY or HDF5 file of the bad pixels, which are not 0 in it; FILE:DATASET names one'
     )
     mask_hot: bool = setting(False, 'find hot pixels and leave them out')
+    single_shot: bool = setting(
+        False, 'patterns share nothing: reconstruct each alone, and put the patches side by side'
+    )
     photons: float | None = photons_setting('; else what the file holds are counts')
 
 

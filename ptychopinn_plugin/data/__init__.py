@@ -4,6 +4,7 @@ from ptychopinn_plugin.data.preparation import (
     find_hot_pixels,
     fit_to_size,
     inpaint,
+    one_by_one,
     scale_to_photons,
     without_dark_patterns,
 )
@@ -37,6 +38,7 @@ __all__ = [
     'inpaint',
     'is_product_file',
     'load_scan',
+    'one_by_one',
     'read_probe',
     'read_product',
     'read_reconstruction',

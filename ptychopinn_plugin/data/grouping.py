@@ -187,7 +187,7 @@ def check_positions(scan: Scan) -> None:
         If several positions span less than a pixel, or more than any canvas could hold, or if no
         two illuminations touch.
     """
-    if len(scan) < 2:
+    if len(scan) < 2 or scan.is_single_shot:
         return
     extent = np.ptp(scan.positions_px, axis=0)
     spans = f'{extent[0]:.3g} x {extent[1]:.3g} px (y, x)'
@@ -208,6 +208,7 @@ def check_positions(scan: Scan) -> None:
     if nearest > width:
         raise DataError(
             f'{scan.name}: neighbouring illuminations must overlap; the nearest positions are '
-            f'{nearest:.1f} px apart and the probe is {width} px wide. Scan with smaller steps, or '
-            'check the unit of the positions.'
+            f'{nearest:.1f} px apart and the probe is {width} px wide. Check the unit of the '
+            'positions; where they are right, reconstruct each pattern alone with --single-shot '
+            '(reading.single_shot), or scan with smaller steps.'
         )

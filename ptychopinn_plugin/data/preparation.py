@@ -6,17 +6,61 @@ import warnings
 
 import numpy as np
 from scipy import ndimage, sparse
+from scipy.spatial import cKDTree
 
 from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray, IntArray, RealArray
 from ptychopinn_plugin.data.scan import CHUNK_PATTERNS, Geometry, Scan
 from ptychopinn_plugin.errors import DataError
-from ptychopinn_plugin.physics import split_positions
+from ptychopinn_plugin.physics import illuminated_size, split_positions
 from ptychopinn_plugin.text import count
 
 _CHUNK = CHUNK_PATTERNS
 
 DARK_PATTERN_SHARE = 0.01
 """A pattern with less than this share of the median counts was taken without a beam."""
+
+
+ALONE_ENERGY = 0.995
+"""Patches of patterns that share nothing lie apart by the width that holds this share of light."""
+
+
+def one_by_one(scan: Scan) -> Scan:
+    """Let each pattern be reconstructed alone.
+
+    Where illuminations touch, their positions give way to a grid on which the patches lie side by
+    side, row by row in the order of the patterns; the object is then a table of patches. Where they
+    do not touch, positions stay.
+
+    Parameters
+    ----------
+    scan : Scan
+
+    Returns
+    -------
+    Scan
+        With a note of what was done.
+    """
+    pitch = illuminated_size(scan.probe, share=ALONE_ENERGY, multiple=2)
+    places = scan.positions_px
+    apart = len(places) < 2 or cKDTree(places).query(places, k=2)[0][:, 1].min() > pitch
+    if apart:
+        note = 'Each pattern is reconstructed alone, at its own position.'
+        return dataclasses.replace(scan, is_single_shot=True, notes=(*scan.notes, note))
+    columns = math.ceil(math.sqrt(len(places)))
+    number = np.arange(len(places))
+    grid = pitch * np.stack([number // columns, number % columns], axis=1).astype(np.float64)
+    note = (
+        f'Each pattern is reconstructed alone; the patches lie {pitch} px apart in rows of '
+        f'{columns}, and positions are not used.'
+    )
+    return dataclasses.replace(
+        scan,
+        positions_px=grid,
+        nominal_positions_px=None,
+        object_=None,
+        is_single_shot=True,
+        notes=(*scan.notes, note),
+    )
 
 
 def fit_to_size(scan: Scan, size: int) -> Scan:

@@ -96,6 +96,8 @@ class Scan:
     pattern_indexes : ndarray of int64, shape (n_positions,)
         The number by which the pattern is known where it comes from, so that results can be matched
         with it again; its place among the patterns where nothing says it.
+    is_single_shot : bool
+        Whether patterns share nothing and each is reconstructed alone; see `one_by_one`.
     geometry : Geometry
         Pixel sizes, where known.
     name : str
@@ -112,6 +114,7 @@ class Scan:
     nominal_positions_px: FloatArray | None = None
     scan_index: IntArray | None = None
     pattern_indexes: IntArray | None = None
+    is_single_shot: bool = False
     geometry: Geometry = field(default_factory=Geometry)
     name: str = 'scan'
     notes: tuple[str, ...] = ()

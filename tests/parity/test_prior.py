@@ -7,10 +7,11 @@ import pytest
 
 from ptychopinn_plugin.backends.common import prior
 from ptychopinn_plugin.backends.common.backend import NetworkBackend
+from ptychopinn_plugin.backends.protocol import Progress
 from ptychopinn_plugin.backends.selection import create_backend
 from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig
 from ptychopinn_plugin.data import Scan
-from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
+from ptychopinn_plugin.data.simulation import SimulationConfig, simulate, thin_scan
 from ptychopinn_plugin.errors import ConfigError
 from ptychopinn_plugin.model import Model
 from ptychopinn_plugin.pretraining.architecture import describe_prior
@@ -23,6 +24,14 @@ CPU = InferenceConfig(device='cpu')
 def small_scan(size: int) -> Scan:
     return simulate(
         SimulationConfig(size=size, n_positions=16, step_px=5.0, pupil_radius=0.15, defocus=150.0)
+    )
+
+
+@lru_cache
+def sparse_scan() -> Scan:
+    """Return a scan whose illuminations hardly touch."""
+    return thin_scan(
+        simulate(SimulationConfig(size=32, n_positions=36, pupil_radius=0.15, defocus=150.0)), 3, 6
     )
 
 
@@ -59,32 +68,63 @@ def test_one_set_of_weights_takes_any_size_alike_on_both_backends(size: int) -> 
 
 
 @pytest.mark.parametrize('name', ['pytorch', 'tensorflow'])
-def test_a_pass_follows_each_block_of_iterations(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The prior changes what iterations alone give, and the data decide again after each pass."""
-    backend = backend_of(name)
-    seen: list[int] = []
-    run = prior.run_prior
-
-    def counting(description, flat, *, iterate, **rest):  # type: ignore[no-untyped-def]
-        def counted(object_, count):  # type: ignore[no-untyped-def]
-            seen.append(count)
-            return iterate(object_, count)
-
-        return run(description, flat, iterate=counted, **rest)
-
-    module = f'ptychopinn_plugin.backends.{name}.prior.run_prior'
-    monkeypatch.setattr(module, counting)
-    found = backend.reconstruct(small_scan(32), CPU, RefinementConfig(iterations=0))
-    network = model().network
-    assert seen == [network.iterations_before, *[network.iterations_between] * 2]
-    alone = create_backend(name).refine(
-        small_scan(32), RefinementConfig(iterations=sum(seen)), device='cpu'
+def test_a_pass_follows_each_block_of_iterations(name: str) -> None:
+    """Where illuminations overlap little there are three, and they change the result."""
+    seen: list[tuple[str, int, int]] = []
+    found = backend_of(name).reconstruct(
+        sparse_scan(),
+        CPU,
+        RefinementConfig(iterations=4),
+        observer=lambda step: seen.append((step.stage, step.step, step.total)),
     )
-    lit = found.coverage > 0.1
-    assert np.abs(found.object_ - alone.object_)[lit].max() > 1e-3
+    before, between = model().network.iterations_before, model().network.iterations_between
+    ends = [before, before + between, before + 2 * between]
+    passes = [index for index, (stage, _, _) in enumerate(seen) if stage == 'predict']
+    assert [seen[index][1:] for index in passes] == [(1, 3), (2, 3), (3, 3)]
+    total = ends[-1] + 4
+    assert [seen[index - 1][1:] for index in passes] == [(end, total) for end in ends]
+    assert seen[-1] == ('refine', total, total)
     assert set(found.timing) == {'predict', 'refine'}
+    alone = create_backend(name).refine(
+        sparse_scan(), RefinementConfig(iterations=total), device='cpu'
+    )
+    assert np.abs(found.object_ - alone.object_)[found.coverage > 0.1].max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ('scan', 'asked', 'expected'),
+    [('dense', None, 1), ('dense', 2, 2), ('sparse', None, 3), ('sparse', 0, 0)],
+)
+def test_the_prior_works_more_where_data_decide_less(
+    scan: str, asked: int | None, expected: int
+) -> None:
+    passes: list[int] = []
+
+    def count(step: Progress) -> bool:
+        passes.extend([step.step] if step.stage == 'predict' else [])
+        return False
+
+    backend_of('pytorch').reconstruct(
+        small_scan(32) if scan == 'dense' else sparse_scan(),
+        InferenceConfig(device='cpu', prior_passes=asked),
+        RefinementConfig(iterations=1),
+        observer=count,
+    )
+    assert len(passes) == expected
+
+
+@pytest.mark.parametrize(('stage', 'at'), [('refine', 3), ('predict', 1)])
+def test_a_run_stops_within_its_iterations_and_after_a_pass(stage: str, at: int) -> None:
+    def stop(step: Progress) -> bool:
+        seen.append(step.stage)
+        return step.stage == stage and step.step == at
+
+    seen: list[str] = []
+    backend_of('pytorch').reconstruct(
+        sparse_scan(), CPU, RefinementConfig(iterations=4), observer=stop
+    )
+    assert seen[-1] == stage
+    assert len(seen) == (3 if stage == 'refine' else model().network.iterations_before + 1)
 
 
 @pytest.mark.parametrize('name', ['pytorch', 'tensorflow'])

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ptychopinn_plugin.backends.common.prediction import (
     choose_rotations,
     corrected_probe,
 )
+from ptychopinn_plugin.backends.common.prior import choose_passes, iterations_before_passes
 from ptychopinn_plugin.backends.common.requests import (
     IterationRequest,
     NetworkRequest,
@@ -111,37 +113,71 @@ class NetworkBackend(Engine[Device]):
             scan = fit_to_size(scan, held.pattern_size)
             photons = choose_photons(scan, held.photons, inference.intensity_scale)
         probe = normalise_probe(corrected_probe(held, scan), photons * held.intensity_scale**2)
-        passes, stopped = held.network.passes, False
-
-        def show(done: int, object_: Any) -> bool:
-            nonlocal stopped
-            preview = self.to_numpy(object_)
-            progress = Progress(
-                'predict', done, passes, object_=preview, origin_px=_origin(forward)
-            )
-            stopped = bool(observer(progress))
-            return stopped
-
         with self.on_device(inference.device) as device:
             forward = self.build_forward(scan, probe, photons, device)
             stopwatch = self.start_stopwatch(device)
-            rotations = choose_rotations(
-                inference.test_time_rotations,
-                held.network,
-                lambda: illumination_overlap(
-                    self.to_numpy(forward.coverage), self.to_numpy(forward.probe)
-                ),
-            )
-            object_ = self.predict(
-                self._network(held, device),
-                forward,
-                PredictionRequest.of(inference, rotations),
-                stopwatch=stopwatch,
-                observer=show,
-            )[-1]
-            if stopped:
+            reconstruct = self._with_prior if held.is_prior else self._with_passes
+            job = _Job(held, forward, inference, refinement, stopwatch, observer)
+            found = reconstruct(self._network(held, device), job)
+            if found.stopped:
                 refinement = refinement.replace(iterations=0)
-            return self._refined(scan, forward, object_, refinement, stopwatch, observer)
+            return self._refined(
+                scan, forward, found.object_, refinement, stopwatch, observer, found.iterations
+            )
+
+    def _with_passes(self, network: Any, job: '_Job') -> '_Found':
+        """Predict patches and stitch them, pass by pass."""
+        passes, stopped = job.model.network.passes, False
+
+        def show(done: int, object_: Any) -> bool:
+            nonlocal stopped
+            stopped = bool(job.observer(self._pass_done(job.forward, done, passes, object_)))
+            return stopped
+
+        rotations = choose_rotations(
+            job.inference.test_time_rotations, job.model.network, lambda: self._overlap(job.forward)
+        )
+        objects = self.predict(
+            network,
+            job.forward,
+            PredictionRequest.of(job.inference, rotations),
+            stopwatch=job.stopwatch,
+            observer=show,
+        )
+        return _Found(objects[-1], stopped)
+
+    def _with_prior(self, network: Any, job: '_Job') -> '_Found':
+        """Iterate and let a learned prior correct the object in turn; see `common.prior`."""
+        description, asked = job.model.network, job.inference.prior_passes
+        passes = choose_passes(description, asked, self._overlap(job.forward))
+        blocks = iterations_before_passes(description, passes)
+        total, stopped = sum(blocks) + job.refinement.iterations, False
+
+        def watch(progress: Progress) -> bool:
+            nonlocal stopped
+            stopped = bool(job.observer(progress))
+            return stopped
+
+        object_, done = job.forward.flat_object(), 0
+        for number, count in enumerate(blocks, start=1):
+            block = job.refinement.replace(iterations=count)
+            object_, _ = self._iterated(job.forward, object_, block, watch, done, total)
+            done += count
+            job.stopwatch.lap('refine')
+            if not stopped:
+                object_ = self.correct(network, job.forward, object_)
+                job.stopwatch.lap('predict')
+                watch(self._pass_done(job.forward, number, passes, object_))
+            if stopped:
+                break
+        return _Found(object_, stopped, done)
+
+    def _overlap(self, forward: Forward) -> float:
+        return illumination_overlap(self.to_numpy(forward.coverage), self.to_numpy(forward.probe))
+
+    def _pass_done(self, forward: Forward, done: int, passes: int, object_: Any) -> Progress:
+        preview = self.to_numpy(object_)
+        return Progress('predict', done, passes, object_=preview, origin_px=_origin(forward))
 
     def refine(
         self,
@@ -168,27 +204,13 @@ class NetworkBackend(Engine[Device]):
         refinement: RefinementConfig,
         stopwatch: Stopwatch,
         observer: Observer,
+        before: int = 0,
     ) -> Reconstruction:
-        total = refinement.iterations
-
-        def show(done: int, loss: float, newest: Any) -> bool | None:
-            preview = self.to_numpy(newest)
-            return observer(
-                Progress(
-                    'refine',
-                    done,
-                    total,
-                    {'poisson': loss},
-                    object_=preview,
-                    origin_px=_origin(forward),
-                )
-            )
-
+        """Refine an object by iterations, `before` of which are done, and judge it."""
         losses: list[float] = []
-        if total > 0:
-            object_, losses = self.iterate(
-                forward, object_, IterationRequest.of_refinement(refinement), show
-            )
+        if refinement.iterations > 0:
+            total = before + refinement.iterations
+            object_, losses = self._iterated(forward, object_, refinement, observer, before, total)
             stopwatch.lap('refine')
         misfit = judge_misfit(scan, lambda lit_counts: forward.misfit(object_, lit_counts))
         option = None if refinement.probe else '--refine-probe (refinement.probe)'
@@ -211,6 +233,32 @@ class NetworkBackend(Engine[Device]):
             pattern_indexes=scan.pattern_indexes,
         )
 
+    def _iterated(
+        self,
+        forward: Forward,
+        object_: Any,
+        refinement: RefinementConfig,
+        observer: Observer,
+        before: int,
+        total: int,
+    ) -> tuple[Any, list[float]]:
+        """Iterate, after the iterations `before` of `total`; return the object and the losses."""
+
+        def show(done: int, loss: float, newest: Any) -> bool | None:
+            return observer(
+                Progress(
+                    'refine',
+                    before + done,
+                    total,
+                    {'poisson': loss},
+                    object_=self.to_numpy(newest),
+                    origin_px=_origin(forward),
+                )
+            )
+
+        request = IterationRequest.of_refinement(refinement)
+        return self.iterate(forward, object_, request, show)
+
     def _held_model(self) -> Model:
         if self.model is None:
             raise DataError('No model is loaded. Train one, or open a model file first.')
@@ -222,6 +270,27 @@ class NetworkBackend(Engine[Device]):
             request = NetworkRequest(model.network, model.config.training.precision, model.weights)
             self._built = (model, device, self.build_network(request, device))
         return self._built[2]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One call of `reconstruct`, with its scan on the device."""
+
+    model: Model
+    forward: Any
+    inference: InferenceConfig
+    refinement: RefinementConfig
+    stopwatch: Stopwatch
+    observer: Observer
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a network makes of a scan: the object, whether to stop, and the iterations done."""
+
+    object_: Any
+    stopped: bool
+    iterations: int = 0
 
 
 def _usable(scans: Sequence[Scan]) -> list[Scan]:

@@ -104,6 +104,10 @@ class Engine(ABC, Generic[Device]):
         """
 
     @abstractmethod
+    def correct(self, network: Any, forward: Any, object_: Any) -> Any:
+        """Return an object after the correction of a learned prior, shape `canvas_shape`."""
+
+    @abstractmethod
     def iterate(
         self, forward: Any, object_: Any, request: IterationRequest, observer: IterationObserver
     ) -> tuple[Any, list[float]]:

@@ -13,15 +13,13 @@ References
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from ptychopinn_plugin.array_types import FloatArray
-from ptychopinn_plugin.backends.common.timing import Stopwatch
+from ptychopinn_plugin.backends.common.prediction import LITTLE_OVERLAP
 from ptychopinn_plugin.network import NetworkDescription
-
-Tensor = TypeVar('Tensor')
 
 TILE_PX = 512
 """Side of the part of an object that the network corrects at a time."""
@@ -33,47 +31,26 @@ COARSEST_PX = 8
 """Images have multiples of this as sides: pixels of the object in one of the coarsest scale."""
 
 
-def run_prior(
-    description: NetworkDescription,
-    flat: Tensor,
-    *,
-    correct: Callable[[Tensor], Tensor],
-    iterate: Callable[[Tensor, int], Tensor],
-    stopwatch: Stopwatch,
-    observer: Callable[[int, Tensor], bool | None] | None,
-) -> list[Tensor]:
-    """Iterate and pass in turn.
+def choose_passes(description: NetworkDescription, asked: int | None, overlap: float) -> int:
+    """Return how often the prior corrects an object: more where data decide less.
 
     Parameters
     ----------
     description : NetworkDescription
-        Of architecture 'prior'.
-    flat : Tensor
-        The object before the first iteration.
-    correct : callable
-        Returns the object after the network's correction.
-    iterate : callable
-        Returns the object after a number of iterations.
-    stopwatch : Stopwatch
-        Gets the seconds of 'predict', the network's, and of 'refine', the iterations'.
-    observer : callable, optional
-        Gets the number of passes done and the object; True stops.
-
-    Returns
-    -------
-    list of Tensor
-        `flat` and the object after each pass.
+    asked : int, optional
+        `InferenceConfig.prior_passes`.
+    overlap : float
+        See `physics.illumination_overlap`.
     """
-    objects, count = [flat], description.iterations_before
-    for number in range(description.passes):
-        object_ = iterate(objects[-1], count)
-        stopwatch.lap('refine')
-        objects.append(correct(object_))
-        stopwatch.lap('predict')
-        count = description.iterations_between
-        if observer is not None and observer(number + 1, objects[-1]):
-            break
-    return objects
+    if asked is not None:
+        return asked
+    return 1 if overlap >= LITTLE_OVERLAP else description.passes
+
+
+def iterations_before_passes(description: NetworkDescription, passes: int) -> list[int]:
+    """Return how many iterations come before each pass."""
+    before, between = description.iterations_before, description.iterations_between
+    return [before, *[between] * (passes - 1)][:passes]
 
 
 def correct_by_tiles(images: FloatArray, compute: Callable[[FloatArray], FloatArray]) -> FloatArray:

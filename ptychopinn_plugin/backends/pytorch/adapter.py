@@ -21,7 +21,7 @@ from ptychopinn_plugin.backends.common.timing import Stopwatch
 from ptychopinn_plugin.backends.pytorch.device import choose_device
 from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
 from ptychopinn_plugin.backends.pytorch.network import Network
-from ptychopinn_plugin.backends.pytorch.prior import predict_with_prior
+from ptychopinn_plugin.backends.pytorch.prior import correct_object
 from ptychopinn_plugin.backends.pytorch.refinement import iterate_object
 from ptychopinn_plugin.backends.pytorch.stitching import predict_object, start_stopwatch
 from ptychopinn_plugin.backends.pytorch.training import PyTorchStep, TrainableProbes
@@ -70,9 +70,6 @@ class PyTorchBackend(NetworkBackend[torch.device]):
         observer: PassObserver | None = None,
     ) -> list[Tensor]:
         """Return the flat object and the one after each pass."""
-        if network.description.architecture == 'prior':
-            stopwatch = stopwatch or start_stopwatch(forward.device)
-            return predict_with_prior(network, forward, stopwatch, observer)
         return predict_object(
             network,
             forward,
@@ -84,6 +81,10 @@ class PyTorchBackend(NetworkBackend[torch.device]):
             stopwatch=stopwatch,
             observer=observer,
         )
+
+    def correct(self, network: Network, forward: ForwardModel, object_: Tensor) -> Tensor:
+        """Return an object after the correction of a learned prior."""
+        return correct_object(network, forward, object_)
 
     def iterate(
         self,

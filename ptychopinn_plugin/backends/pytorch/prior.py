@@ -5,31 +5,15 @@ import torch
 from torch import Tensor
 
 from ptychopinn_plugin.array_types import FloatArray
-from ptychopinn_plugin.backends.common.engine import PassObserver
-from ptychopinn_plugin.backends.common.prior import correct_by_tiles, run_prior
-from ptychopinn_plugin.backends.common.timing import Stopwatch
+from ptychopinn_plugin.backends.common.prior import correct_by_tiles
 from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
 from ptychopinn_plugin.backends.pytorch.network import Network
-from ptychopinn_plugin.backends.pytorch.refinement import iterate_object, mean_update
+from ptychopinn_plugin.backends.pytorch.refinement import mean_update
 from ptychopinn_plugin.physics.prior_features import (
     PriorFeatures,
     count_exposures,
     prior_features,
 )
-
-
-def predict_with_prior(
-    network: Network, forward: ForwardModel, stopwatch: Stopwatch, observer: PassObserver | None
-) -> list[Tensor]:
-    """Return the flat object and the one after each pass, shape `forward.canvas_shape`."""
-    return run_prior(
-        network.description,
-        forward.flat_object(),
-        correct=lambda object_: correct_object(network, forward, object_),
-        iterate=lambda object_, count: iterate_object(forward, object_, count)[0],
-        stopwatch=stopwatch,
-        observer=observer,
-    )
 
 
 @torch.no_grad()

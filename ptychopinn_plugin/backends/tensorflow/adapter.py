@@ -20,7 +20,7 @@ from ptychopinn_plugin.backends.tensorflow.forward import ForwardModel
 from ptychopinn_plugin.backends.tensorflow.framework import Tensor, on_device, tf
 from ptychopinn_plugin.backends.tensorflow.network import Network
 from ptychopinn_plugin.backends.tensorflow.operators import scaled
-from ptychopinn_plugin.backends.tensorflow.prior import predict_with_prior
+from ptychopinn_plugin.backends.tensorflow.prior import correct_object
 from ptychopinn_plugin.backends.tensorflow.refinement import iterate_object
 from ptychopinn_plugin.backends.tensorflow.stitching import predict_object, start_stopwatch
 from ptychopinn_plugin.backends.tensorflow.training import TensorFlowStep, TrainableProbes
@@ -64,8 +64,6 @@ class TensorFlowBackend(NetworkBackend[str]):
         observer: PassObserver | None = None,
     ) -> list[Tensor]:
         """Return the flat object and the one after each pass."""
-        if network.description.architecture == 'prior':
-            return predict_with_prior(network, forward, stopwatch or start_stopwatch(), observer)
         return predict_object(
             network,
             forward,
@@ -77,6 +75,10 @@ class TensorFlowBackend(NetworkBackend[str]):
             stopwatch=stopwatch,
             observer=observer,
         )
+
+    def correct(self, network: Network, forward: ForwardModel, object_: Tensor) -> Tensor:
+        """Return an object after the correction of a learned prior."""
+        return correct_object(network, forward, object_)
 
     def iterate(
         self,

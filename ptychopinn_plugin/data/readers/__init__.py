@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 
 from ptychopinn_plugin.array_types import BoolArray, ComplexArray, RealArray
-from ptychopinn_plugin.data.preparation import find_hot_pixels, scale_to_photons
+from ptychopinn_plugin.data.preparation import find_hot_pixels, one_by_one, scale_to_photons
 from ptychopinn_plugin.data.readers.cxi import read_cxi, read_cxi_product
 from ptychopinn_plugin.data.readers.domain import Domain, check_domain, unit_note
 from ptychopinn_plugin.data.readers.frame_center import center_note
@@ -59,6 +59,7 @@ def load_scan(
     mask_hot: bool = False,
     mask: Path | str | None = None,
     photons: float | None = None,
+    single_shot: bool = False,
 ) -> Scan:
     """Read a scan. The content of the file decides what it is, not its name.
 
@@ -90,6 +91,8 @@ def load_scan(
         A file of bad pixels, of the frames' size: see `mask_files.read_mask`.
     photons : float, optional
         Mean number of photons in a pattern: for patterns in another unit, which are scaled to it.
+    single_shot : bool
+        Reconstruct each pattern alone; see `one_by_one`.
 
     Returns
     -------
@@ -139,6 +142,8 @@ def load_scan(
     if beam_center_px is None:
         more = center_note(scan.patterns, scan.bad_pixels, scan.probe)
         scan = dataclasses.replace(scan, notes=(*scan.notes, *more))
+    if single_shot:
+        scan = one_by_one(scan)
     if photons is not None:
         return scale_to_photons(scan, photons)
     assert scan.bad_pixels is not None  # `replace` forgets it
