@@ -166,12 +166,28 @@ def is_free_of_batches(name: str) -> bool:
     return distance(first, second) < SAME_OBJECT
 
 
+def counts_passes(name: str) -> bool:
+    """Tell whether another number of passes of the built-in prior gives another object."""
+    backend, scan = create_backend(name), quick_scan(configured())
+    backend.model = Model.built_in()
+    inference, refinement = InferenceConfig(device='cpu'), RefinementConfig(iterations=0)
+    first, second = (
+        backend.reconstruct(scan, inference.replace(prior_passes=passes), refinement)
+        for passes in (1, 2)
+    )
+    return distance(first, second) > SAME_OBJECT
+
+
 ELSEWHERE: dict[str, tuple[str, Callable[[str], bool]]] = {
     'training.device': ('auto, cpu, cuda, cuda:1 or mps', rejects_device('training')),
     'inference.device': ('as training.device', rejects_device('inference')),
+    'inference.prior_passes': (
+        'passes of the built-in prior; by the overlap where no number is given',
+        counts_passes,
+    ),
     'inference.batch_size': ('speed and memory; the result stays the same', is_free_of_batches),
 }
-"""Settings that change no result on a CPU: what they do, and how that is measured."""
+"""Settings that a trained model does not show: what they do, and how that is measured."""
 
 
 def features() -> list[str]:

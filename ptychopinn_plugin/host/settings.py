@@ -199,6 +199,7 @@ ROWS = (
     Row('Inference', 'Phase synchronization', ('inference.phase_synchronization',)),
     Row('Inference', 'Stitching weights', ('inference.stitching_weights',)),
     Row('Inference', 'Test-time rotations', ('inference.test_time_rotations',)),
+    Row('Inference', 'Prior passes', ('inference.prior_passes',), zero='by the overlap'),
     Row('Inference', 'Intensity scale', ('inference.intensity_scale',)),
     Row('Refinement', 'Iterations', ('refinement.iterations',), zero='no refinement'),
     Row('Refinement', 'Batch size', ('refinement.batch_size',)),
