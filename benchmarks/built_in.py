@@ -62,7 +62,7 @@ def judge(found: Reconstruction, scan: Scan) -> dict[str, float]:
         figures = score(found, scan)
     else:
         figures = {}
-    misfit = None if found.misfit is None else found.misfit.times_shot_noise
+    misfit = None if found.misfit is None else found.misfit.over_noise
     return {
         **figures,
         'residual': round(found.amplitude_residual, 6),
@@ -108,7 +108,7 @@ def main() -> None:
         'provenance': dict(backend.model.provenance),
     }
     # The first call loads libraries.
-    measure(backend, simulate(SimulationConfig(size=32, rows=3, columns=3, step_px=4.0)))
+    measure(backend, simulate(SimulationConfig(size=64, rows=6, columns=6, step_px=8.0)))
     for seed in options.seeds:
         scans = {**test_scans(seed), **sparse_faint_scans(seed), **single_shots(seed)}
         for name, scan in ({path.stem: load_scan(path) for path in options.scans} or scans).items():

@@ -40,6 +40,7 @@ FILES = (
     'report.html',
 )
 
+BUILT_IN = 'built_in'
 NETWORK, HYBRID, FLAT = 'network', 'network_and_iterations', 'iterations_from_flat'
 
 LEVEL = 0.02
@@ -99,7 +100,7 @@ def demo_command(
 def show(
     stage: Path, result: 'TrainingResult', test: 'Scan', backend: 'BackendChoice', *, started: float
 ) -> dict[str, Any]:
-    """Reconstruct a scan three ways with a trained model, and write all about it to a folder.
+    """Reconstruct a scan with and without a trained model, and write all about it to a folder.
 
     Parameters
     ----------
@@ -182,13 +183,14 @@ def _reconstruct(
     model, iterations = result.model, result.model.config.refinement
     _say(f'Reconstructing {count(len(scan), "pattern")} that the network has never seen')
     with RunProgress() as observer:
+        built_in = api.reconstruct(None, scan, backend=backend, observer=observer)
         unrefined = iterations.replace(iterations=0)
         alone = api.reconstruct(
             model, scan, refinement=unrefined, backend=backend, observer=observer
         )
         hybrid = api.reconstruct(model, scan, backend=backend, observer=observer)
         flat = api.refine(scan, iterations, backend=backend, observer=observer)
-    return {NETWORK: alone, HYBRID: hybrid, FLAT: flat}
+    return {BUILT_IN: built_in, NETWORK: alone, HYBRID: hybrid, FLAT: flat}
 
 
 def _evaluate(found: Mapping[str, 'Reconstruction'], scan: 'Scan') -> dict[str, 'Evaluation']:
@@ -199,6 +201,7 @@ def _evaluate(found: Mapping[str, 'Reconstruction'], scan: 'Scan') -> dict[str, 
 
 def _titles(iterations: int) -> dict[str, str]:
     return {
+        BUILT_IN: 'built-in model, no training',
         NETWORK: 'network alone',
         HYBRID: f'network + {count(iterations, "iteration")}',
         FLAT: f'flat start + {count(iterations, "iteration")}',
@@ -295,7 +298,7 @@ def _write_report(stage: Path, values: Mapping[str, Any], config: Config) -> Non
         introduction=_introduction(values),
         rows=list(values['results'].values()),
         comparison=Picture(
-            stage / 'comparison.png', 'The truth and three reconstructions, with the same limits.'
+            stage / 'comparison.png', 'The truth and four reconstructions, with the same limits.'
         ),
         pictures={
             'Network and iterations': Picture(
@@ -324,7 +327,8 @@ def _introduction(values: Mapping[str, Any]) -> str:
         f'object, without labels, in {in_words(training["seconds"])}. Here it sees '
         f'{count(values["test_patterns"], "pattern")} of another object: alone, followed by '
         f'{iterations} over the stitched object, and, for comparison, the same {iterations} from a '
-        f'flat start, which need no network. {_verdict(values["results"])}'
+        f'flat start, which need no network. The built-in model needs no training either. '
+        f'{_verdict(values["results"])}'
     )
 
 

@@ -53,6 +53,7 @@ def test_metrics(folder: Path) -> None:
         assert row['likelihoods'] == sorted(row['likelihoods'], reverse=True)
         assert 0 < row['amplitude_residual'] < 1
         assert row['seconds'] == pytest.approx(sum(row['timing'].values()))
+    assert results['built_in']['phase_ssim'] > 0.5
     network, hybrid = results['network'], results['network_and_iterations']
     assert hybrid['amplitude_residual'] < network['amplitude_residual']
     assert values['total_seconds'] > values['training']['seconds'] > 0

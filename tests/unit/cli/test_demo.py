@@ -24,13 +24,23 @@ def test_demo_leaves_every_file(run: Any, backend: Any, tmp_path: Path) -> None:
     assert values['machine']['platform']
     assert values['machine']['cpu']['cores'] >= 1
     results = values['results']
-    assert list(results) == ['network', 'network_and_iterations', 'iterations_from_flat']
+    assert list(results) == [
+        'built_in',
+        'network',
+        'network_and_iterations',
+        'iterations_from_flat',
+    ]
     for row in results.values():
         assert row['patterns_per_second'] == pytest.approx(60 / row['seconds'])
         assert row['evaluation']['frc']['correlation']
         assert row['amplitude_residual'] == 0.125
     page = (output / 'report.html').read_text()
-    for title in ('network alone', 'network + 2 iterations', 'flat start + 2 iterations'):
+    for title in (
+        'built-in model',
+        'network alone',
+        'network + 2 iterations',
+        'flat start + 2 iterations',
+    ):
         assert title in page
     assert page.count('src="data:image/png;base64,') == 4
 
@@ -47,6 +57,7 @@ def test_plain_lines_and_a_line_a_stage(run: Any, backend: Any, tmp_path: Path) 
     assert ' '.join(heads.split()) == 'amplitude SSIM phase SSIM FRC-0.5 seconds patterns/s'
     assert len({len(line) for line in (heads, *rows)}) == 1
     assert [row.split('  ')[0] for row in rows] == [
+        'built-in model, no training',
         'network alone',
         'network + 2 iterations',
         'flat start + 2 iterations',

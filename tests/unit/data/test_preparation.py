@@ -12,8 +12,10 @@ from ptychopinn_plugin.data import (
     find_hot_pixels,
     fit_to_size,
     inpaint,
+    one_by_one,
     without_dark_patterns,
 )
+from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.physics import predict_patterns
 
@@ -221,3 +223,23 @@ def test_patterns_without_light_are_left_out(make_scan: MakeScan) -> None:
     left = [0, 1, 3, 4, 5, 6, 8, 9, 10]
     np.testing.assert_array_equal(lit.positions_px, scan.positions_px[left])
     np.testing.assert_array_equal(lit.patterns, scan.patterns[left])
+
+
+def test_patterns_that_touch_lie_side_by_side_when_each_is_alone() -> None:
+    scan = simulate(SimulationConfig(size=32, rows=3, columns=4, step_px=2.0))
+    alone = one_by_one(scan)
+    assert alone.is_single_shot
+    assert alone.object_ is None
+    distances = np.linalg.norm(alone.positions_px[:, None] - alone.positions_px[None], axis=2)
+    np.fill_diagonal(distances, np.inf)
+    pitch = distances.min()
+    assert 16 <= pitch <= 32
+    assert f'the patches lie {pitch:.0f} px apart in rows of 4' in alone.notes[-1]
+    np.testing.assert_array_equal(alone.patterns, scan.patterns)
+
+
+def test_patterns_that_do_not_touch_keep_their_places() -> None:
+    scan = simulate(SimulationConfig(size=32, rows=2, columns=2, step_px=40.0, jitter_px=0.0))
+    alone = one_by_one(scan)
+    np.testing.assert_array_equal(alone.positions_px, scan.positions_px)
+    assert alone.object_ is scan.object_

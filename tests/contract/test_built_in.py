@@ -1,0 +1,117 @@
+"""The model that comes with the package: on the command line, without a model of one's own."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ptychopinn_plugin import api
+from ptychopinn_plugin.cli import main
+from ptychopinn_plugin.data import Scan, read_reconstruction, write_scan
+from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, backend_name: str
+) -> Call:
+    """Return a function that runs a command; it returns the exit code and what was printed."""
+    monkeypatch.setenv('PTYCHOPINN_BACKEND', backend_name)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([*map(str, arguments)])
+        captured = capfd.readouterr()
+        return int(str(ended.value.code)), captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture(scope='module')
+def sparse() -> Scan:
+    """Return the benchmark's scan, thinned to steps of 22 px: data alone leave much open."""
+    dense = simulate(SimulationConfig(seed=7, n_positions=1024))
+    index = np.arange(1024).reshape(32, 32)
+    return dense.subset(index[:16:4, :16:4].ravel())
+
+
+def test_a_scan_alone_is_reconstructed_without_a_model(
+    call: Call, sparse: Scan, tmp_path: Path
+) -> None:
+    """It comes nearer to the truth than as many iterations without it."""
+    write_scan(tmp_path / 'scan.npz', sparse)
+    phases = {}
+    for name, options in {'prior': (), 'alone': ('--prior-passes', 0, '--refine', 60)}.items():
+        folder = tmp_path / name
+        code, out, err = call(
+            'reconstruct',
+            tmp_path / 'scan.npz',
+            '-o',
+            folder,
+            '--device',
+            'cpu',
+            *options,
+            '--json',
+        )
+        assert code == 0, err
+        phases[name] = json.loads(out)['metrics']['evaluation']['amplitude']['ssim']
+        assert (folder / 'reconstruction.png').stat().st_size > 0
+    assert phases['prior'] > phases['alone'] + 0.01
+
+
+def test_the_command_line_and_python_give_the_same(
+    call: Call, sparse: Scan, tmp_path: Path, backend_name: str
+) -> None:
+    write_scan(tmp_path / 'scan.npz', sparse)
+    arguments = ('reconstruct', 'built-in', tmp_path / 'scan.npz', '-o', tmp_path, '--refine', 2)
+    assert call(*arguments, '--prior-passes', 1)[0] == 0
+    found = api.reconstruct(
+        None,
+        tmp_path / 'scan.npz',
+        inference=api.InferenceConfig(prior_passes=1),
+        refinement=api.RefinementConfig(iterations=2),
+        backend=backend_name,
+    )
+    again = read_reconstruction(tmp_path / 'reconstruction.npz')
+    np.testing.assert_allclose(again.object_, found.object_, atol=1e-5)
+
+
+def test_patterns_that_share_nothing_are_refused_and_reconstructed_on_request(
+    call: Call, tmp_path: Path
+) -> None:
+    config = SimulationConfig(rows=2, columns=3, step_px=70.0, jitter_px=0.0)
+    write_scan(tmp_path / 'apart.npz', simulate(config))
+    code, _, err = call('reconstruct', tmp_path / 'apart.npz', '-o', tmp_path / 'a')
+    assert code == 2
+    assert '--single-shot' in err
+    code, out, err = call(
+        'reconstruct', tmp_path / 'apart.npz', '-o', tmp_path / 'a', '--single-shot', '--json'
+    )
+    assert code == 0, err
+    assert 'Each pattern is reconstructed alone, at its own position.' in err
+    assert json.loads(out)['metrics']['patterns'] == 6
+
+
+def test_a_model_in_the_place_of_a_scan_is_told(call: Call, tmp_path: Path, sparse: Scan) -> None:
+    model: Any = api.open_model('built-in')
+    api.save_model(tmp_path / 'model.zip', model)
+    write_scan(tmp_path / 'scan.npz', sparse)
+    code, _, err = call('reconstruct', tmp_path / 'model.zip', '-o', tmp_path / 'a')
+    assert code == 2
+    assert 'the scan to reconstruct is missing' in err
+    code, _, err = call(
+        'reconstruct', tmp_path / 'scan.npz', tmp_path / 'model.zip', '-o', tmp_path / 'a'
+    )
+    assert code == 2
+    assert 'the scan comes last' in err
+    code, _, err = call(
+        'train', tmp_path / 'scan.npz', '--base-model', tmp_path / 'model.zip', '-o', tmp_path / 'b'
+    )
+    assert code == 2
+    assert 'cannot be fine-tuned' in err
