@@ -69,7 +69,7 @@ def reconstruct_command(
 ) -> None:
     """Reconstruct a scan with a trained network: predict, stitch, refine.
 
-    Settings that are not given are those that the model carries. Leaves reconstruction.npz
+    Settings that are not given are those that the model carries. The results are reconstruction.npz
     (object, origin_px, coverage), product.h5 (for Ptychodus), reconstruction.png, timing.json
     (seconds) and metrics.json.
 
@@ -100,7 +100,7 @@ def refine_command(
 ) -> None:
     """Reconstruct a scan without a model, by iterations from a flat object: the honest baseline.
 
-    Leaves the same files as `reconstruct`.
+    The results are the same files as those of `reconstruct`.
 
     \b
     Examples:
@@ -157,7 +157,7 @@ def reconstruct_into(
         config = assemble_config(given, base=opened.config.to_dict())
         choice = choose(backend, model_backend=opened.backend)
         size = opened.pattern_size
-        # The fitted scan, so that its object lies where the reconstruction does.
+        # This is the fitted scan, whose object lies where the reconstruction does.
         fitted, notes = _read(scan, given, size)
         fitted = select(fitted)
         watch.loaded()
