@@ -117,7 +117,7 @@ def fingerprint(name: str, config: Config) -> str:
     """Return what a backend makes of a configuration, in short."""
     backend, scan = create_backend(name), quick_scan(config)
     trained = backend.train([scan], config)
-    # A brighter scan, so that the rule of the intensity scale matters.
+    # The scan is brighter, so that the rule of the intensity scale matters.
     other = dataclasses.replace(scan, patterns=scan.patterns * np.float32(1.5))
     found = backend.reconstruct(other, config.inference, config.refinement)
     assert trained.model.training_state is not None
@@ -167,9 +167,18 @@ def is_free_of_batches(name: str) -> bool:
 
 
 ELSEWHERE: dict[str, tuple[str, Callable[[str], bool]]] = {
-    'training.device': ('auto, cpu, cuda, cuda:1 or mps', rejects_device('training')),
-    'inference.device': ('as training.device', rejects_device('inference')),
-    'inference.batch_size': ('speed and memory; the result stays the same', is_free_of_batches),
+    'training.device': (
+        'This device computes: auto, cpu, cuda, cuda:1, mps',
+        rejects_device('training'),
+    ),
+    'inference.device': (
+        'This device computes: auto, cpu, cuda, cuda:1, mps',
+        rejects_device('inference'),
+    ),
+    'inference.batch_size': (
+        'It changes speed and memory; the result stays the same',
+        is_free_of_batches,
+    ),
 }
 """Settings that change no result on a CPU: what they do, and how that is measured."""
 

@@ -51,7 +51,7 @@ FORMAT_VERSION = 2
 CORRECTED = 'corrected_probes'
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 
-# What building a model from an incomplete or contradictory manifest raises.
+# Building a model from an incomplete or contradictory manifest raises one of these.
 _INCOMPLETE = (
     LookupError,
     TypeError,
@@ -96,7 +96,7 @@ def write_model(path: Path, model: Model, *, inference_only: bool = False) -> No
     text = json.dumps(manifest, indent=2, allow_nan=False)
     with atomic_path(path) as partial, zipfile.ZipFile(partial, 'w') as archive:
         for name, data in {'manifest.json': text.encode(), **members}.items():
-            # A fixed date: the same model gives the same bytes.
+            # The date is fixed, so that the same model gives the same bytes.
             archive.writestr(zipfile.ZipInfo(name, _ZIP_DATE), data, zipfile.ZIP_DEFLATED)
 
 
@@ -273,7 +273,7 @@ def _read_state(data: bytes) -> TrainingState:
 
 def _hdf5_bytes(arrays: Mapping[str, RealArray], attributes: Mapping[str, str]) -> bytes:
     buffer = io.BytesIO()
-    # Not track_order, with which HDF5 writes the time into the file.
+    # With track_order, HDF5 would write the time into the file.
     with h5py.File(buffer, 'w') as file:
         for name, array in arrays.items():
             file.create_dataset(name, data=array)

@@ -104,7 +104,7 @@ class RunProgress:
             self._tasks[stage] = self._bars.add_task(name, total=1.0)
         task = self._tasks[stage]
         if done < self._bars.tasks[task].completed:
-            # The next scan, of several.
+            # The next scan of several begins.
             self._bars.reset(task)
         self._bars.update(task, completed=done, details=_describe_shortly(progress))
 

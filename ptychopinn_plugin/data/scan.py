@@ -10,7 +10,7 @@ from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray, I
 from ptychopinn_plugin.errors import DataError
 
 MIN_VISIBLE_FRACTION = 0.05
-"""Bad pixels hide no more of the light than the rest; beyond, the probe says nothing sure."""
+"""At least this share of the light counts as seen; of less, the probe tells nothing for sure."""
 
 CHUNK_PATTERNS = 1024
 """Long scans are gone through in chunks of this number of patterns, so that copies stay small."""
@@ -20,7 +20,7 @@ MAX_COUNT = 2.0**53
 
 
 MAX_DISTANCE = 20
-"""How many times the scan's own width, a pattern's added, a few positions may lie away from it."""
+"""Up to this many widths of the scan, a pattern's added, a few positions may lie away from it."""
 
 
 def _check_positions(name: str, positions_px: FloatArray, side: int) -> None:
@@ -32,7 +32,7 @@ def _check_positions(name: str, positions_px: FloatArray, side: int) -> None:
     low, middle, high = np.quantile(positions_px, [0.25, 0.5, 0.75], axis=0)
     reach = MAX_DISTANCE * (high - low + side)
     far = np.flatnonzero((np.abs(positions_px - middle) > reach).any(axis=1))
-    # Where many are, it is another kind of scan.
+    # Where many lie far away, it is another kind of scan.
     if 0 < far.size <= len(positions_px) // 10:
         raise DataError(
             f'{name} must lie together; {_listed(far, positions_px)}, far away from the others '
@@ -52,7 +52,7 @@ def _listed(numbers: IntArray, positions_px: FloatArray) -> str:
 
 @dataclass(frozen=True)
 class Geometry:
-    """What turns pixels into metres; each value is None where the file does not say.
+    """What turns pixels into metres; each value is None where the file does not hold it.
 
     Attributes
     ----------
@@ -95,7 +95,7 @@ class Scan:
         Which of several exposures a pattern belongs to.
     pattern_indexes : ndarray of int64, shape (n_positions,)
         The number by which the pattern is known where it comes from, so that results can be matched
-        with it again; its place among the patterns where nothing says it.
+        with it again; its place among the patterns where the source has no numbers.
     geometry : Geometry
         Pixel sizes, where known.
     name : str
@@ -175,7 +175,7 @@ class Scan:
     def _check_counts(self) -> None:
         good = self._good_pixels()
         brightest = 0.0
-        # In slices: a boolean copy of a million patterns would not fit.
+        # It goes in slices, as a boolean copy of a million patterns would not fit.
         for start in range(0, len(self.patterns), CHUNK_PATTERNS):
             block = self.patterns[start : start + CHUNK_PATTERNS]
             counts = block[:, good].reshape(len(block), -1)

@@ -40,8 +40,8 @@ MIN_NOISE_SHARE = 0.05
 _UNRECORDED_SHARE = 0.9
 _NEGATIVE_MARKS = (-1, -2)
 _LARGEST = (2**16 - 1, 2**31 - 1, 2**32 - 1)
-"""Largest numbers of the types that detectors write. They are marks in wider types as well, to
-which programs convert."""
+"""These are the largest numbers of the types that detectors write. They are marks in wider types
+as well, to which programs convert."""
 
 _CHUNK = 256
 
@@ -102,7 +102,7 @@ def mask_invalid(
 
 
 def clip_negative(patterns: RealArray, bad_pixels: BoolArray) -> tuple[RealArray, tuple[str, ...]]:
-    r"""Set the noise of a subtracted dark field, whose negative numbers tell it, to zero.
+    r"""Set the noise of a subtracted dark field, which shows in negative numbers, to zero.
 
     Of noise that is Gaussian, :math:`\sigma` follows from the negative numbers, whose median is
     :math:`-0.674\,\sigma`. Were only they set to zero, the rest would be a background that no
@@ -212,7 +212,7 @@ def _largest(kind: np.dtype[Any], highest: float) -> tuple[float, ...]:
     """Return the largest number of a type, if the highest of all patterns is one."""
     candidates: list[float] = list(_LARGEST)
     if kind.kind == 'f':
-        # Of amplitudes as well, which programs make of counts.
+        # Amplitudes, which programs make of counts, have it as well.
         candidates += [float(np.sqrt(number)) for number in _LARGEST]
         kinds = [np.array(number).astype(kind) for number in candidates]
         return tuple(float(number) for number in kinds if float(number) == highest)
