@@ -176,7 +176,9 @@ def _read_manifest(archive: SafeZip) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ArchiveError(f'{path}: manifest.json is not readable: {error}.') from error
     if not isinstance(manifest, dict) or manifest.get('format') != FORMAT:
-        raise ArchiveError(f'{path}: manifest.json does not say format {FORMAT!r}.')
+        raise ArchiveError(
+            f'{path}: manifest.json must have the format {FORMAT!r}; it has another.'
+        )
     version = manifest.get('format_version')
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise ArchiveError(

@@ -204,8 +204,8 @@ def _of_product(path: Path) -> Reconstruction:
         raise DataError(f'{path} holds no object. Reconstruct it, or give another product.')
     if not (known.pixel_height_m and known.pixel_width_m):
         raise DataError(
-            f'{path} must say the size of an object pixel (pixel_height_m, pixel_width_m); it does '
-            'not. Write it again with Ptychodus.'
+            f'{path} must hold the size of an object pixel (pixel_height_m, pixel_width_m); it '
+            'does not. Write it again with Ptychodus.'
         )
     pixel_m = np.array([known.pixel_height_m, known.pixel_width_m])
     if (pixel_m == UNKNOWN_PIXEL_M).all():

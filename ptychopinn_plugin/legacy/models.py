@@ -351,7 +351,7 @@ def _describe(
     config = translate_known(settings)
     if config.model.gridsize**2 != found.group_size:
         raise ArchiveError(
-            f'{source}: the settings say gridsize {config.model.gridsize}; the first layer takes '
+            f'{source}: the settings have gridsize {config.model.gridsize}; the first layer takes '
             f'{found.group_size} channels.'
         )
     return config, describe_cnn(config.model, found.variant)

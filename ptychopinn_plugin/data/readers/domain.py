@@ -140,8 +140,8 @@ def unit_note(counts: RealArray) -> tuple[str, ...]:
         return ()
     return (
         f'The counts, {mean * counts[0].size:.3g} in a pattern, are no whole numbers; if the '
-        'patterns are normalised or in another unit, say how many photons a pattern holds on '
-        'average: photons=N (--photons N).',
+        'patterns are normalised or in another unit, give the mean number of photons in a '
+        'pattern: photons=N (--photons N).',
     )
 
 

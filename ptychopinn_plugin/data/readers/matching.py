@@ -160,8 +160,8 @@ def check_far_field(product: Product) -> None:
     """Raise a DataError if the patterns of a product are marked as those of the near field."""
     if not product.far_field:
         raise DataError(
-            f'Patterns must be those of the far field; the product {product.name!r} says that its '
-            'own are of the near field (far_field is false), which this package does not model. '
+            f'Patterns must be those of the far field; the product {product.name!r} is of the near '
+            'field (its far_field is false), which this package does not model. '
             'Reconstruct it with another of the reconstructors of Ptychodus; if the detector is '
             'in the far field after all, set far_field of the product to true.'
         )
@@ -309,9 +309,9 @@ def known_geometry(own: Geometry, given: Geometry, shape: tuple[int, ...]) -> Ge
         low, high = PHOTON_ENERGIES_EV
         if not low <= energy <= high:
             raise DataError(
-                f'The photon energy must be between {low:g} and {high:g} eV; the file says '
-                f'{energy:.3g} eV. Is it in another unit, or that of the machine? Say what it is: '
-                '--photon-energy EV (geometry=Geometry(photon_energy_eV=...)).'
+                f'The photon energy must be between {low:g} and {high:g} eV; in the file '
+                f'it is {energy:.3g} eV. Is it in another unit, or that of the machine? Give the '
+                'right one: --photon-energy EV (geometry=Geometry(photon_energy_eV=...)).'
             )
         sizes[axis] = float(wavelength_m(energy) * abs(distance) / (shape[side] * detector_pixel))
     return dataclasses.replace(merged, **sizes)
@@ -335,7 +335,7 @@ def _object_geometry(measurement: Measurement, product: Geometry, given: Geometr
         ]
         raise DataError(
             f'The {axis} of an object pixel is needed to turn metres into pixels, and the file '
-            f'does not say all that gives it. Use {", ".join(missing)} '
+            f'lacks a part of what gives it. Use {", ".join(missing)} '
             '(geometry=Geometry(...)), or write it into the file.'
         )
     return dataclasses.replace(

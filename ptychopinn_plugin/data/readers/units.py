@@ -98,6 +98,6 @@ def _factor(dataset: Any, kind: str) -> float:
             return fits[0]
     raise DataError(
         f'The unit of {dataset.name} of {dataset.file.filename} must be one of '
-        f'{", ".join(known)}; it says {text!r}. Correct its attribute "units", or leave it out '
+        f'{", ".join(known)}; it is {text!r}. Correct its attribute "units", or leave it out '
         f'where the numbers are in {"metres" if kind == "length" else "joules"}.'
     )
