@@ -173,12 +173,12 @@ class Scan:
         self._check_counts()
 
     def _check_counts(self) -> None:
-        good = self._good_pixels()
+        valid = self._valid_pixels()
         brightest = 0.0
         # It goes in slices, as a boolean copy of a million patterns would not fit.
         for start in range(0, len(self.patterns), CHUNK_PATTERNS):
             block = self.patterns[start : start + CHUNK_PATTERNS]
-            counts = block[:, good].reshape(len(block), -1)
+            counts = block[:, valid].reshape(len(block), -1)
             if counts.dtype.kind == 'f' and not np.isfinite(counts).all():
                 where = start + int(np.flatnonzero(~np.isfinite(counts).all(axis=1))[0])
                 raise DataError(
@@ -201,7 +201,7 @@ class Scan:
         if brightest == 0:
             raise DataError('Every pattern is empty; at least one count is needed.')
 
-    def _good_pixels(self) -> BoolArray | slice:
+    def _valid_pixels(self) -> BoolArray | slice:
         """Return what picks the good pixels; without bad ones nothing is copied."""
         if self.bad_pixels is None or not self.bad_pixels.any():
             return slice(None)
@@ -234,8 +234,8 @@ class Scan:
         some = self.patterns[:: max(1, len(self) // 64)]
         if some.dtype.kind in 'iu':
             return True
-        good = self._good_pixels()
-        return bool(np.array_equal(some[:, good], np.rint(some[:, good])))
+        valid = self._valid_pixels()
+        return bool(np.array_equal(some[:, valid], np.rint(some[:, valid])))
 
     def mean_counts(self) -> float:
         """Return the mean number of counts in a pattern, bad pixels left out."""
@@ -243,10 +243,10 @@ class Scan:
 
     def counts(self) -> FloatArray:
         """Return the counts of each pattern, bad pixels left out, shape (n_positions,)."""
-        good = self._good_pixels()
+        valid = self._valid_pixels()
         parts = []
         for start in range(0, len(self), CHUNK_PATTERNS):
-            block = self.patterns[start : start + CHUNK_PATTERNS][:, good]
+            block = self.patterns[start : start + CHUNK_PATTERNS][:, valid]
             parts.append(block.reshape(len(block), -1).sum(axis=1, dtype=np.float64))
         return np.concatenate(parts)
 

@@ -27,7 +27,7 @@ With :math:`g_y, g_x` the gradient of the expected amplitudes and :math:`d` what
 measured ones, they are those of :math:`g_y^2, g_x^2, g_y g_x, d g_y, d g_x`.
 """
 
-SMALLEST = np.float32(1e-12)
+EPSILON = np.float32(1e-12)
 """It is added to the squares, so that a pattern without edges moves nothing."""
 
 
@@ -53,10 +53,10 @@ def solve_slopes(
         Inverse variance of each, up to a common factor.
     """
     yy, xx, yx, y, x = (np.concatenate(column) for column in zip(*moments, strict=True))
-    yy, xx = yy + SMALLEST, xx + SMALLEST
+    yy, xx = yy + EPSILON, xx + EPSILON
     # An object that has come to no numbers is judged by its loss; this need not warn of it.
     with np.errstate(over='ignore', invalid='ignore'):
-        determinant = np.maximum(yy * xx - yx * yx, SMALLEST)
+        determinant = np.maximum(yy * xx - yx * yx, EPSILON)
         along_y = -(xx * y - yx * x) / determinant
         along_x = -(yy * x - yx * y) / determinant
     shifts = np.stack([along_y, along_x], axis=1)
