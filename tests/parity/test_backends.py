@@ -39,15 +39,12 @@ def distance(found: Array, expected: Array) -> float:
 
 @pytest.fixture(scope='module')
 def scans() -> Callable[[int], Scan]:
-    """Return a function that simulates 5 x 6 patterns of 64 pixels, or 4 x 4 of more."""
+    """Return a function that simulates 5 x 6 patterns of a size."""
     made: dict[int, Scan] = {}
 
     def make(size: int) -> Scan:
         if size not in made:
-            rows, columns = (5, 6) if size == 64 else (4, 4)
-            made[size] = simulate(
-                SimulationConfig(size=size, rows=rows, columns=columns, dead_pixels=2)
-            )
+            made[size] = simulate(SimulationConfig(size=size, rows=5, columns=6, dead_pixels=2))
         return made[size]
 
     return make
@@ -57,10 +54,10 @@ def scans() -> Callable[[int], Scan]:
 def trained(
     request: pytest.FixtureRequest, both: Any, scans: Callable[[int], Scan]
 ) -> tuple[Scan, Model]:
-    """Return a scan and a model of an epoch, by one backend or the other."""
+    """Return a scan and a model of two epochs, by one backend or the other."""
     architecture, size, gridsize = request.param
     name = NAMES[gridsize - 1]
-    config = settings({'architecture': architecture, 'gridsize': gridsize})
+    config = settings({'architecture': architecture, 'gridsize': gridsize}, epochs=2)
     return scans(size), create_backend(name).train([scans(size)], config).model
 
 
