@@ -117,7 +117,7 @@ def fingerprint(name: str, config: Config) -> str:
     """Return what a backend makes of a configuration, in short."""
     backend, scan = create_backend(name), quick_scan(config)
     trained = backend.train([scan], config)
-    # A brighter scan, so that the rule of the intensity scale matters.
+    # The scan is brighter, so that the rule of the intensity scale matters.
     other = dataclasses.replace(scan, patterns=scan.patterns * np.float32(1.5))
     found = backend.reconstruct(other, config.inference, config.refinement)
     assert trained.model.training_state is not None
@@ -179,13 +179,22 @@ def counts_passes(name: str) -> bool:
 
 
 ELSEWHERE: dict[str, tuple[str, Callable[[str], bool]]] = {
-    'training.device': ('auto, cpu, cuda, cuda:1 or mps', rejects_device('training')),
-    'inference.device': ('as training.device', rejects_device('inference')),
+    'training.device': (
+        'This device computes: auto, cpu, cuda, cuda:1, mps',
+        rejects_device('training'),
+    ),
+    'inference.device': (
+        'This device computes: auto, cpu, cuda, cuda:1, mps',
+        rejects_device('inference'),
+    ),
     'inference.prior_passes': (
-        'passes of the built-in prior; by the overlap where no number is given',
+        'The built-in prior makes this number of passes; without one the overlap decides',
         counts_passes,
     ),
-    'inference.batch_size': ('speed and memory; the result stays the same', is_free_of_batches),
+    'inference.batch_size': (
+        'It changes speed and memory; the result stays the same',
+        is_free_of_batches,
+    ),
 }
 """Settings that a trained model does not show: what they do, and how that is measured."""
 

@@ -1,4 +1,4 @@
-"""Names for array types, so that signatures say what an array holds."""
+"""Names for array types, so that signatures show what an array holds."""
 
 from typing import Any, TypeAlias
 

@@ -27,10 +27,10 @@ Optimizer = Literal['adam', 'adamw']
 Precision = Literal['float32', 'bfloat16', 'float16']
 Target = Literal['iterations', 'none']
 MAX_SEED = 2**31 - 1
-"""What every generator of random numbers takes, and Qt's box for whole numbers."""
+"""Every generator of random numbers takes a seed up to this, as does Qt's box for numbers."""
 
 COMMAND_LINE = ('backend', 'reading')
-"""What a `config.toml` may hold besides a `Config`: what computes, and how scans are read."""
+"""A `config.toml` may hold these besides a `Config`: what computes, and how scans are read."""
 
 IntensityScale = Literal['auto', 'scan', 'model']
 StitchingWeights = Literal['intensity', 'amplitude', 'uniform']
@@ -52,7 +52,7 @@ RENAMED_SETTINGS: Mapping[str, Mapping[str, str]] = {
     },
     'refinement': {'sweeps': 'iterations'},
 }
-"""Former names of settings, by section, and the names of today.
+"""Settings had these former names; each is a key in its section, and today's name the value.
 
 Model files of format 1 and settings files of Ptychodus may hold the former ones.
 """
@@ -60,7 +60,7 @@ Model files of format 1 and settings files of Ptychodus may hold the former ones
 RENAMED_CHOICES: Mapping[tuple[str, str], Mapping[str, str]] = {
     ('training', 'target'): {'sweeps': 'iterations'},
 }
-"""Former choices of settings, by section and name of today, and the choices of today."""
+"""Choices had these former names; each is a key below today's section and setting."""
 
 
 def setting(
@@ -351,7 +351,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     Raises
     ------
     ConfigError
-        If it is none; of a path with backslashes the message says how it is written.
+        If the file is not TOML. The message explains how a path with backslashes is written.
     """
     text = ''
     try:

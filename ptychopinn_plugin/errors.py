@@ -14,7 +14,7 @@ class DataError(PtychoPinnError, ValueError):
 
 
 class ArchiveError(PtychoPinnError):
-    """A model file cannot be read, or does not hold what it says."""
+    """A model file cannot be read, or does not hold what its manifest promises."""
 
 
 class OutputError(PtychoPinnError):

@@ -24,7 +24,7 @@ SAME_POSITION_PX = 1.0
 """Positions of the same scan may differ by this, as after a correction of positions."""
 
 _MARGIN_PX = 16
-"""Pixels around the compared box, so that those that a shift moves into it are real."""
+"""This number of pixels around the compared box makes those that a shift moves into it real."""
 
 _MIN_SIDE_PX = 16
 """SSIM and the ring correlation mean little on a smaller box."""
@@ -307,7 +307,7 @@ def plot_evaluation(evaluation: Evaluation, path: Path) -> None:
     OutputError
         If the file cannot be written.
     """
-    # Imported here, where a plot is wanted; never pyplot, which keeps global state.
+    # It is imported here, where a plot is wanted; pyplot would keep global state.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -43,7 +43,7 @@ FORMAT_VERSION = 2
 CORRECTED = 'corrected_probes'
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 
-# What building a model from an incomplete or contradictory manifest raises.
+# Building a model from an incomplete or contradictory manifest raises one of these.
 _INCOMPLETE = (
     LookupError,
     TypeError,
@@ -88,7 +88,7 @@ def write_model(path: Path, model: Model, *, inference_only: bool = False) -> No
     text = json.dumps(manifest, indent=2, allow_nan=False)
     with atomic_path(path) as partial, zipfile.ZipFile(partial, 'w') as archive:
         for name, data in {'manifest.json': text.encode(), **members}.items():
-            # A fixed date: the same model gives the same bytes.
+            # The date is fixed, so that the same model gives the same bytes.
             archive.writestr(zipfile.ZipInfo(name, _ZIP_DATE), data, zipfile.ZIP_DEFLATED)
 
 
@@ -137,7 +137,9 @@ def _read_manifest(archive: SafeZip) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ArchiveError(f'{path}: manifest.json is not readable: {error}.') from error
     if not isinstance(manifest, dict) or manifest.get('format') != FORMAT:
-        raise ArchiveError(f'{path}: manifest.json does not say format {FORMAT!r}.')
+        raise ArchiveError(
+            f'{path}: manifest.json must have the format {FORMAT!r}; it has another.'
+        )
     version = manifest.get('format_version')
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise ArchiveError(

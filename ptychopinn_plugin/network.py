@@ -24,29 +24,29 @@ Kind = Literal[
 ]
 Activations = Literal['none', 'relu', 'sigmoid', 'swish', 'softplus', 'pi-tanh']
 
-# By the patterns' size: the published filters of the encoder's blocks, and of the decoders'.
+# These are the published filters of the encoder's blocks and the decoders', by the patterns' size.
 CNN_FILTERS = {64: (32, 64, 128), 128: (16, 32, 64, 128), 256: (8, 16, 32, 64, 128)}
 CNN_DECODER_FILTERS = {64: (64, 32), 128: (128, 64, 32), 256: (256, 128, 64, 32)}
 SWEEPNET_FILTERS = 32
-"""The number of filters where 2 x 2 pixels are one; where 4 x 4 are one, it doubles. Multiples of
-16 fill the vector units of a CPU."""
+"""The network has this number of filters where 2 x 2 pixels are one, and twice as many where
+4 x 4 are one. Multiples of 16 fill the vector units of a CPU."""
 
 FOLD = 2
-"""The side in pixels of a block that becomes channels. At full size, images of few channels take
-most of the time, in convolutions and between them."""
+"""Blocks of this side in pixels become channels. At full size, images of few channels take most of
+the time, in convolutions and between them."""
 
 SWEEPNET_FEATURES = 6
-"""Images of one pattern that go into sweepnet: the first ones of
+"""This number of images of one pattern goes into sweepnet: the first ones of
 `physics.features.sweepnet_features`, of which a network for any probe sees more."""
 
 BORDER_CHANNELS = 4
-"""The number of channels of a cnn decoder's last image from which the border is made."""
+"""This number of channels of a cnn decoder's last image makes the border."""
 
 BORDER_FILTERS = 2048
-"""Over the pattern's size: the number of filters at full size, 32 at 64 pixels."""
+"""Divided by the pattern's size, it is the number of filters at full size: 32 at 64 pixels."""
 
 GATE_REDUCTION = 16
-"""Channels of a channel gate over its hidden channels."""
+"""A channel gate has this many times fewer hidden channels than channels."""
 
 GATE_SIZE = 7
 
@@ -269,7 +269,7 @@ def _describe_sweepnet(config: ModelConfig, window_px: int) -> NetworkDescriptio
     coarse = net.resize('coarse/pool', 'average-pool', fine)  # 1/4
     coarse = net.conv('coarse/2', net.conv('coarse/1', coarse, 2 * filters), filters)
     fine = net.add('fine/sum', fine, net.resize('coarse/up', 'upsample', coarse))  # 1/2
-    # No activation: a correction has either sign.
+    # It has no activation, as a correction has either sign.
     last = net.conv('correction/folded', net.conv('fine/3', fine, filters), 2 * FOLD**2, 'none')
     correction = net.regroup('correction', 'depth-to-space', last)
     return NetworkDescription(

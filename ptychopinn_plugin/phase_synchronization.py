@@ -35,10 +35,10 @@ MAX_EXACT_PATCHES = 2048
 number of power iterations brings neighbours together in time linear in the patterns."""
 
 POWER_STEPS = 300
-"""The number of power iterations for larger graphs."""
+"""Larger graphs take this number of power iterations."""
 
 NEIGHBOURS = 24
-"""The number of neighbours that a patch is compared with. Pairs with farther ones keep errors from
+"""A patch is compared with this number of neighbours. Pairs with farther ones keep errors from
 adding up along the way."""
 
 

@@ -58,7 +58,7 @@ def plot_training(history: Sequence[Mapping[str, float]], path: Path) -> None:
     _mark_best(losses, history)
     lowest = [low for low in drawn if low is not None]
     if lowest:
-        # Above the curves, which may run anywhere below.
+        # It lies above the curves, which may run anywhere below.
         losses.legend(loc='lower left', bbox_to_anchor=(0, 1), ncols=5, fontsize=8, frameon=False)
     else:
         losses.text(0.5, 0.5, 'no epoch was finished', ha='center', transform=losses.transAxes)
@@ -110,7 +110,7 @@ def plot_reconstruction(
     rows = [(image, '')] if true_image is None else [(image, ''), (true_image, 'true ')]
     for axes, (values, name) in zip(grid, rows, strict=True):
         known = covered & np.isfinite(values)
-        # Its own limits: the probe's unknown scale leaves that of the amplitude free.
+        # It has limits of its own, as the probe's unknown scale leaves that of the amplitude free.
         limits = _robust_limits(np.abs(values[known]))
         amplitude = np.ma.array(np.abs(values), mask=~known)
         phase = np.ma.array(_phase(values, centre), mask=~known)
@@ -188,7 +188,7 @@ def plot_ring_correlations(curves: Mapping[str, metrics.RingCorrelation], path: 
     figure = Figure(figsize=(7, 4), layout='constrained')
     axes = figure.subplots()
     for number, (name, curve) in enumerate(curves.items()):
-        # Ever thinner, so that a curve shows below another that it equals.
+        # They get thinner, so that a curve shows below another that it equals.
         width = max(1.0, 2.4 - 0.7 * number)
         axes.plot(curve.frequencies, curve.correlation, label=name, linewidth=width)
     half_bit = next(iter(curves.values()))

@@ -9,11 +9,11 @@ from ptychopinn_plugin.packages import release
 
 SUPPORTED = '1.5.1 to 1.7'
 REQUIREMENT = '>=1.5.1,<1.8'
-"""The supported releases, as in pyproject.toml."""
+"""These are the supported releases, as in pyproject.toml."""
 
 LIBRARIES_GROUP = 'ptychodus.reconstructor_libraries'
 VIEWS_GROUP = 'ptychodus.view_controller_factories'
-"""Groups of entry points that name reconstructor libraries and the panels that belong to them."""
+"""These groups of entry points name reconstructor libraries and the panels that belong to them."""
 
 NATIVE_MARK = 'RECONSTRUCTOR_LIBRARIES_GROUP'
 """A Ptychodus that reads entry points itself has this name in `ptychodus.api.plugins`."""

@@ -44,7 +44,7 @@ class Progress:
 
 
 Observer = Callable[[Progress], bool | None]
-"""Called after each step; True asks the run to stop and to keep the best it has."""
+"""It is called after each step; with True the run stops and keeps the best it has."""
 
 
 def ignore_progress(progress: Progress) -> None:

@@ -1,4 +1,4 @@
-"""What a backend says about itself, so that it can be found without importing its framework."""
+"""What is known of a backend before its framework is imported."""
 
 import importlib
 import sys
@@ -11,7 +11,7 @@ from ptychopinn_plugin.packages import is_importable, release
 if sys.version_info >= (3, 13):
     from importlib import metadata
 else:
-    # One API on every Python that Ptychodus supports.
+    # The package has one API on every Python that Ptychodus supports.
     import importlib_metadata as metadata
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class BackendSpec:
     framework : str
         Import name of the framework.
     distribution : str
-        Its name as pip knows it, which tells the version.
+        Its name for pip, by which the version is found.
     minimum_version : str
     loader : str
         ``module:attribute`` that makes a `Backend` when called; imported when one is wanted.

@@ -69,7 +69,7 @@ def demo_command(
 ) -> None:
     """Simulate two scans, train on one, reconstruct the other, and compare with the truth.
 
-    Ends within six minutes on two cores. Leaves report.html (one page with everything),
+    It ends within six minutes on two cores and leaves report.html (one page with everything),
     wts.h5.zip, losses.csv, training.png, config.toml, reconstruction.npz, product.h5,
     reconstruction.png, comparison.png, frc.png, metrics.json, and the scans
     train-simulated.npz and test-simulated.npz, to repeat each step by hand. Ctrl-C ends the
@@ -333,7 +333,7 @@ def _introduction(values: Mapping[str, Any]) -> str:
 
 
 def _verdict(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """Say which start ended ahead, as measured and whichever it is."""
+    """Return in words which start ended ahead, as measured and whichever it is."""
     hybrid, flat = results[HYBRID], results[FLAT]
     gain = hybrid['phase_ssim'] - flat['phase_ssim']
     ahead = 'the start from the network' if gain > 0 else 'the flat start'

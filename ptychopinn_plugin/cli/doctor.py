@@ -56,7 +56,7 @@ def doctor_command(
 ) -> None:
     """Show what is installed, which backend would run and why, and how to mend what is missing.
 
-    Ends with exit code 0 if training and reconstruction can run here, else with 1.
+    The exit code is 0 if training and reconstruction can run here, else 1.
     """
     report = examine()
     if as_json:

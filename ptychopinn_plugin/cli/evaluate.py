@@ -92,7 +92,7 @@ def _read_truth(path: Path, found: 'Reconstruction', given: Given) -> 'Scan | Re
 
     if is_reconstruction_file(path) or is_product_file(path):
         return read_reconstruction(path)
-    # In the coordinates of the reconstruction, where a model of another size made it.
+    # It is brought to the coordinates of the reconstruction, which a model of another size made.
     scans = fit_scans(read_scans([path], given), found.probe.shape[-1])
     show_notes(scans)
     return scans[0]

@@ -27,7 +27,7 @@ def inspect_command(
     *,
     given: Given,
 ) -> None:
-    """Say in plain words what a scan, a model, a reconstruction or a product holds.
+    """Describe in plain words what a scan, a model, a reconstruction or a product holds.
 
     \b
     Examples:

@@ -152,7 +152,7 @@ def takes_settings(
         parameters = [parameter for parameter in own if parameter.name != 'given']
         parameters += [_parameter(key, *option) for key, option in options.items()]
         command.__annotations__ = {p.name: p.annotation for p in parameters}
-        # What typer reads; functools.wraps alone would show the function's own.
+        # typer reads these; functools.wraps alone would show the function's own.
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         return command
 
@@ -177,7 +177,7 @@ def _parameter(key: str, section: Section, item: dataclasses.Field[Any]) -> insp
         rich_help_panel=section.panel_of(item.name),
         show_default=False,
     )
-    # Not given is None, so that a file's or a model's value can stand.
+    # An option that is not given is None, so that a file's or a model's value can stand.
     annotation = Annotated[kind | None, option]  # type: ignore[valid-type]
     return inspect.Parameter(
         key, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
@@ -189,7 +189,7 @@ def _kind(hint: Any) -> tuple[type, tuple[str, ...]]:
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
         hint = next(part for part in typing.get_args(hint) if part is not type(None))
     if typing.get_origin(hint) is Literal:
-        # Not a choice of typer's own: `Validated` refuses a wrong one, in one line.
+        # It is no choice of typer's own: `Validated` refuses a wrong one, in one line.
         return str, typing.get_args(hint)
     return hint, ()
 

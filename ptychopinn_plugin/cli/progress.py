@@ -96,7 +96,7 @@ class RunProgress:
         return self._stop.is_set()
 
     def _show(self, progress: 'Progress') -> None:
-        # A share, as the total can change on the way: epochs first, then minutes.
+        # The bar shows a share, as the total can change on the way: epochs first, then minutes.
         done = progress.step / max(1, progress.total)
         stage = progress.stage
         if stage not in self._tasks:
@@ -104,7 +104,7 @@ class RunProgress:
             self._tasks[stage] = self._bars.add_task(name, total=1.0)
         task = self._tasks[stage]
         if done < self._bars.tasks[task].completed:
-            # The next scan, of several.
+            # The next scan of several begins.
             self._bars.reset(task)
         self._bars.update(task, completed=done, details=_describe_shortly(progress))
 
@@ -135,7 +135,7 @@ def _stopping_at_interrupt(stop: threading.Event) -> Iterator[None]:
     def handle(number: int, frame: FrameType | None) -> None:
         if stop.is_set():
             raise KeyboardInterrupt
-        # No word here: the signal may come in the middle of a write to the same stream.
+        # Nothing is printed here: the signal may come in the middle of a write to the stream.
         stop.set()
 
     former = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}

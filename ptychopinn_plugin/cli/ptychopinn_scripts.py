@@ -113,7 +113,7 @@ _Yaml = Annotated[
 def ptycho_train_command(config: _Yaml = None, *, given: Given) -> None:
     """Train as PtychoPINN's training script does, with its options and its defaults.
 
-    Leaves in --output_dir what `train` leaves; with --test_data_file that scan is reconstructed as
+    --output_dir gets what `train` leaves; with --test_data_file that scan is reconstructed as
     well. What an option does here: docs/migrating.md.
 
     \b
@@ -140,7 +140,7 @@ def ptycho_inference_command(config: _Yaml = None, *, given: Given) -> None:
     """Reconstruct as PtychoPINN's inference script does, with its options.
 
     --model_path is a model file of this package or of PtychoPINN, or the folder that holds its
-    wts.h5.zip. Leaves in --output_dir what `reconstruct` leaves.
+    wts.h5.zip. --output_dir gets what `reconstruct` leaves.
 
     \b
     Examples:
@@ -206,7 +206,7 @@ def _settings(given: Given, config: Path | None, owner: Owner) -> 'LegacySetting
     settings = from_legacy(theirs, owner=owner)
     changed = settings.config
     if 'N' not in theirs:
-        # The size of the first scan's patterns.
+        # This is the size of the first scan's patterns.
         changed = changed.replace(model=changed.model.replace(pattern_size=None))
     if accelerator is not None:
         device = _ACCELERATORS.get(accelerator, accelerator)

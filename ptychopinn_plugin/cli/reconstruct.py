@@ -76,8 +76,8 @@ def reconstruct_command(
     """Reconstruct a scan with a network, and refine the object by iterations.
 
     Without a MODEL the built-in one is used, which needs no training: a learned prior that corrects
-    the object between iterations. Settings that are not given are those of the model. Leaves
-    reconstruction.npz (object, origin_px, coverage), product.h5 (for Ptychodus),
+    the object between iterations. Settings that are not given are those of the model. The results
+    are reconstruction.npz (object, origin_px, coverage), product.h5 (for Ptychodus),
     reconstruction.png, timing.json (seconds) and metrics.json.
 
     \b
@@ -109,7 +109,7 @@ def refine_command(
 ) -> None:
     """Reconstruct a scan without a model, by iterations from a flat object: the honest baseline.
 
-    Leaves the same files as `reconstruct`.
+    The results are the same files as those of `reconstruct`.
 
     \b
     Examples:
@@ -187,7 +187,7 @@ def reconstruct_into(
         config = assemble_config(given, base=opened.config.to_dict())
         choice = choose(backend, model_backend=opened.backend)
         size = None if opened.is_prior else opened.pattern_size
-        # The fitted scan, so that its object lies where the reconstruction does.
+        # This is the fitted scan, whose object lies where the reconstruction does.
         fitted, notes = _read(scan, given, size)
         fitted = select(fitted)
         watch.loaded()

@@ -146,7 +146,7 @@ def refuse_changes(old: Config, new: Config, allowed: Iterable[str], advice: str
 
 def _read_file(path: Path) -> dict[str, dict[str, Any]]:
     Config.from_toml(path)
-    # Only what the file holds, so that its silence does not undo a model's settings.
+    # These are only the settings that the file holds: the others keep a model's values.
     values = read_toml(path)
     return {section: part for section, part in values.items() if section not in COMMAND_LINE}
 

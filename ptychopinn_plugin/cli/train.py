@@ -135,11 +135,11 @@ def train_command(
 ) -> None:
     """Train a network on scans, without labels.
 
-    Leaves wts.h5.zip (the model), losses.csv, training.png, config.toml (all settings that were
-    in force, the backend and how the scans were read) and train.log. A named option beats --set,
-    which beats --config, which beats the default. Ctrl-C ends training and keeps the best model so
-    far. While it trains, the model so far lies in checkpoint.h5.zip, from which --resume continues
-    where a machine failed.
+    The results are wts.h5.zip (the model), losses.csv, training.png, config.toml (all settings that
+    were in force, the backend and how the scans were read) and train.log. A named option beats
+    --set, which beats --config, which beats the default. Ctrl-C ends training and keeps the best
+    model so far. While it trains, the model so far lies in checkpoint.h5.zip, from which --resume
+    continues where a machine failed.
 
     \b
     Examples:
@@ -212,7 +212,7 @@ def _prepare(
     of_model = None if model is None else model.backend
     choice = choose(asked, setting=saved, model_backend=of_model)
     read = read_scans([*paths, *validation], given)
-    # Decided here, where the scans are known, and once: the settings that go on name the size.
+    # The size is decided once, here, where the scans are known; the settings then name it.
     size = config.model.pattern_size or min(read[0].pattern_shape)
     config = config.replace(model=config.model.replace(pattern_size=size))
     fitted = fit_scans(read, size)

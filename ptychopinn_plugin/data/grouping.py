@@ -9,7 +9,7 @@ from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.physics import illuminated_size
 
 MAX_FIELD_PX = 1 << 30
-"""The number of pixels of the box of all positions; more than this is a wrong unit, not a scan."""
+"""A box of all positions with more pixels than this is a wrong unit, not a scan."""
 
 
 def training_groups(
@@ -50,7 +50,7 @@ def training_groups(
         return seeds[:, np.newaxis].astype(np.int64)
     count = min(max(neighbor_count, group_size - 1), n_positions - 1)
     near = _neighbours(positions_px, seeds, count)
-    # The order of random numbers is a random order: a choice without repeats in each row.
+    # The order of random numbers is a random order, so each row is a choice without repeats.
     choice = rng.random(near.shape).argsort(axis=1)[:, : group_size - 1]
     others = np.take_along_axis(near, choice, axis=1)
     return np.concatenate([seeds[:, np.newaxis], others], axis=1).astype(np.int64)
@@ -81,15 +81,15 @@ def covering_groups(positions_px: FloatArray, group_size: int) -> IntArray:
     everyone = np.arange(n_positions)
     if group_size == 1:
         return everyone[:, np.newaxis]
-    # Three times a group: where most neighbours are covered, some that are not lie farther off.
+    # Three times a group is looked at: where most neighbours are covered, others lie farther off.
     near = _neighbours(positions_px, everyone, min(3 * group_size, n_positions - 1))
     covered = np.zeros(n_positions, dtype=bool)
     groups = []
-    # Row by row from the top, so that groups grow side by side and leave few gaps.
+    # They go row by row from the top, so that groups grow side by side and leave few gaps.
     for seed in np.lexsort((positions_px[:, 1], positions_px[:, 0])):
         if covered[seed]:
             continue
-        # Stable: among the uncovered, and then among the rest, the nearest come first.
+        # The sort is stable: among the uncovered, and then the others, the nearest come first.
         others = near[seed][np.argsort(covered[near[seed]], kind='stable')][: group_size - 1]
         group = np.concatenate([[seed], others])
         covered[group] = True

@@ -93,7 +93,7 @@ def fit_to_size(scan: Scan, size: int) -> Scan:
     if size < 2:
         raise DataError(f'Patterns need at least 2 x 2 pixels; got size {size}.')
     bad = np.zeros(old, dtype=bool) if scan.bad_pixels is None else scan.bad_pixels
-    # New object pixels per old one.
+    # This is the number of new object pixels per old one.
     scale = np.array([size / old[0], size / old[1]])
     positions, nominal, object_ = scan.positions_px * scale, scan.nominal_positions_px, scan.object_
     nominal = None if nominal is None else nominal * scale
@@ -158,7 +158,7 @@ def scale_to_photons(scan: Scan, photons: float) -> Scan:
     if not 0 < photons < math.inf:
         raise DataError(f'The photons of a pattern must be a positive number; got {photons}.')
     factor = photons / scan.mean_counts()
-    # A block at a time: float64 copies of a million patterns would not fit.
+    # It goes block by block, as float64 copies of a million patterns would not fit.
     patterns = np.empty(scan.patterns.shape, dtype=np.float32)
     for start in range(0, len(scan), _CHUNK):
         patterns[start : start + _CHUNK] = scan.patterns[start : start + _CHUNK] * factor
@@ -179,7 +179,7 @@ def without_dark_patterns(scan: Scan) -> Scan:
     -------
     Scan
         The same where every pattern has at least `DARK_PATTERN_SHARE` of the usual counts; else
-        with a warning that says how many are left out.
+        with a warning of how many are left out.
     """
     light = scan.counts()
     dark = light < DARK_PATTERN_SHARE * np.median(light[light > 0])
@@ -219,7 +219,7 @@ def fit_probe(probe: ComplexArray, shape: tuple[int, int]) -> ComplexArray:
     -------
     ndarray of complex64, shape (n_modes, *shape)
     """
-    # Shifted transforms on both sides: the middle of the probe stays the middle for odd sides too.
+    # Transforms shifted on both sides keep the middle of the probe for odd sides, too.
     axes = (-2, -1)
     waves = np.fft.ifftshift(probe.astype(np.complex128), axes)
     spectrum = np.fft.fftshift(np.fft.fft2(waves, norm='ortho'), axes)
@@ -229,7 +229,7 @@ def fit_probe(probe: ComplexArray, shape: tuple[int, int]) -> ComplexArray:
 
 def _resample_object(object_: ComplexArray, old: tuple[int, int], size: int) -> ComplexArray:
     """Sample an object at ``index * old / size``; it may grow by part of a pixel at its end."""
-    # Half a second to import, for scans of another size alone.
+    # This import takes half a second, and only scans of another size need it.
     from scipy import signal
 
     result = object_
@@ -249,9 +249,9 @@ def _covering(
     object_: ComplexArray, positions_px: FloatArray, size: int
 ) -> tuple[ComplexArray, IntArray]:
     """Grow an object where rounding on the new grid makes a patch reach a pixel beyond it."""
-    corners = split_positions(positions_px)[0] - size // 2
-    before = np.maximum(-corners.min(axis=0), 0)
-    after = np.maximum(corners.max(axis=0) + size - np.array(object_.shape), 0)
+    origins_px = split_positions(positions_px)[0] - size // 2
+    before = np.maximum(-origins_px.min(axis=0), 0)
+    after = np.maximum(origins_px.max(axis=0) + size - np.array(object_.shape), 0)
     grown = np.pad(object_, list(zip(before, after, strict=True)), mode='edge')
     return grown, before
 

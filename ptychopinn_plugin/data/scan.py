@@ -10,7 +10,7 @@ from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray, I
 from ptychopinn_plugin.errors import DataError
 
 MIN_VISIBLE_FRACTION = 0.05
-"""Bad pixels hide no more of the light than the rest; beyond, the probe says nothing sure."""
+"""At least this share of the light counts as seen; of less, the probe tells nothing for sure."""
 
 CHUNK_PATTERNS = 1024
 """Long scans are gone through in chunks of this number of patterns, so that copies stay small."""
@@ -20,7 +20,7 @@ MAX_COUNT = 2.0**53
 
 
 MAX_DISTANCE = 20
-"""How many times the scan's own width, a pattern's added, a few positions may lie away from it."""
+"""Up to this many widths of the scan, a pattern's added, a few positions may lie away from it."""
 
 
 def _check_positions(name: str, positions_px: FloatArray, side: int) -> None:
@@ -32,7 +32,7 @@ def _check_positions(name: str, positions_px: FloatArray, side: int) -> None:
     low, middle, high = np.quantile(positions_px, [0.25, 0.5, 0.75], axis=0)
     reach = MAX_DISTANCE * (high - low + side)
     far = np.flatnonzero((np.abs(positions_px - middle) > reach).any(axis=1))
-    # Where many are, it is another kind of scan.
+    # Where many lie far away, it is another kind of scan.
     if 0 < far.size <= len(positions_px) // 10:
         raise DataError(
             f'{name} must lie together; {_listed(far, positions_px)}, far away from the others '
@@ -52,7 +52,7 @@ def _listed(numbers: IntArray, positions_px: FloatArray) -> str:
 
 @dataclass(frozen=True)
 class Geometry:
-    """What turns pixels into metres; each value is None where the file does not say.
+    """What turns pixels into metres; each value is None where the file does not hold it.
 
     Attributes
     ----------
@@ -95,7 +95,7 @@ class Scan:
         Which of several exposures a pattern belongs to.
     pattern_indexes : ndarray of int64, shape (n_positions,)
         The number by which the pattern is known where it comes from, so that results can be matched
-        with it again; its place among the patterns where nothing says it.
+        with it again; its place among the patterns where the source has no numbers.
     is_single_shot : bool
         Whether patterns share nothing and each is reconstructed alone; see `one_by_one`.
     geometry : Geometry
@@ -176,12 +176,12 @@ class Scan:
         self._check_counts()
 
     def _check_counts(self) -> None:
-        good = self._good_pixels()
+        valid = self._valid_pixels()
         brightest = 0.0
-        # In slices: a boolean copy of a million patterns would not fit.
+        # It goes in slices, as a boolean copy of a million patterns would not fit.
         for start in range(0, len(self.patterns), CHUNK_PATTERNS):
             block = self.patterns[start : start + CHUNK_PATTERNS]
-            counts = block[:, good].reshape(len(block), -1)
+            counts = block[:, valid].reshape(len(block), -1)
             if counts.dtype.kind == 'f' and not np.isfinite(counts).all():
                 where = start + int(np.flatnonzero(~np.isfinite(counts).all(axis=1))[0])
                 raise DataError(
@@ -204,7 +204,7 @@ class Scan:
         if brightest == 0:
             raise DataError('Every pattern is empty; at least one count is needed.')
 
-    def _good_pixels(self) -> BoolArray | slice:
+    def _valid_pixels(self) -> BoolArray | slice:
         """Return what picks the good pixels; without bad ones nothing is copied."""
         if self.bad_pixels is None or not self.bad_pixels.any():
             return slice(None)
@@ -237,8 +237,8 @@ class Scan:
         some = self.patterns[:: max(1, len(self) // 64)]
         if some.dtype.kind in 'iu':
             return True
-        good = self._good_pixels()
-        return bool(np.array_equal(some[:, good], np.rint(some[:, good])))
+        valid = self._valid_pixels()
+        return bool(np.array_equal(some[:, valid], np.rint(some[:, valid])))
 
     def mean_counts(self) -> float:
         """Return the mean number of counts in a pattern, bad pixels left out."""
@@ -246,10 +246,10 @@ class Scan:
 
     def counts(self) -> FloatArray:
         """Return the counts of each pattern, bad pixels left out, shape (n_positions,)."""
-        good = self._good_pixels()
+        valid = self._valid_pixels()
         parts = []
         for start in range(0, len(self), CHUNK_PATTERNS):
-            block = self.patterns[start : start + CHUNK_PATTERNS][:, good]
+            block = self.patterns[start : start + CHUNK_PATTERNS][:, valid]
             parts.append(block.reshape(len(block), -1).sum(axis=1, dtype=np.float64))
         return np.concatenate(parts)
 

@@ -4,9 +4,9 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray
+from ptychopinn_plugin.data.grouping import median_step
 from ptychopinn_plugin.data.scan import CHUNK_PATTERNS, Scan
 
 
@@ -62,10 +62,10 @@ def describe_scan(scan: Scan) -> dict[str, Any]:
 
 def _counts(scan: Scan) -> tuple[FloatArray, float]:
     bad = scan.bad_pixels
-    good = np.ones(scan.pattern_shape, dtype=bool) if bad is None else ~bad
+    valid_mask = np.ones(scan.pattern_shape, dtype=bool) if bad is None else ~bad
     totals, brightest = [], 0.0
     for start in range(0, len(scan), CHUNK_PATTERNS):
-        counts = scan.patterns[start : start + CHUNK_PATTERNS][:, good]
+        counts = scan.patterns[start : start + CHUNK_PATTERNS][:, valid_mask]
         totals.append(counts.sum(axis=1, dtype=np.float64))
         brightest = max(brightest, float(counts.max()))
     return np.concatenate(totals), brightest
@@ -74,9 +74,7 @@ def _counts(scan: Scan) -> tuple[FloatArray, float]:
 def _step(positions_px: FloatArray) -> float | None:
     """Return the median distance between nearest neighbours; repeated positions count once."""
     unique = np.unique(positions_px, axis=0)
-    if len(unique) < 2:
-        return None
-    return float(np.median(cKDTree(unique).query(unique, k=2)[0][:, 1]))
+    return None if len(unique) < 2 else median_step(unique)
 
 
 def _diameter(probe: ComplexArray, share: float = 0.9) -> float:

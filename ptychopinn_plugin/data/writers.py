@@ -26,13 +26,13 @@ from ptychopinn_plugin.physics import Misfit
 from ptychopinn_plugin.storage.atomic import atomic_path
 
 UNKNOWN_PIXEL_M = 1e-9
-"""Size of an object pixel in a product whose geometry is unknown."""
+"""A product whose geometry is unknown gets object pixels of this size."""
 
 
 def write_scan(path: Path | str, scan: Scan) -> None:
     """Write a scan as NPZ, with the keys of Ptychodus' training export.
 
-    `diff3d` holds counts in their source's type, and `_metadata` says so. `xcoords` and `ycoords`
+    `diff3d` holds counts in their source's type, which `_metadata` records. `xcoords` and `ycoords`
     are the position of pixel ``[height // 2, width // 2]`` of the patch.
 
     Parameters
@@ -186,7 +186,7 @@ def read_reconstruction(path: Path | str) -> Reconstruction:
 
 def _pattern_indexes(archive: Mapping[str, RealArray], path: Path) -> IntArray | None:
     if 'pattern_indexes' not in archive:
-        # Before there were any, patterns were counted from 0.
+        # Before files had them, patterns were counted from 0.
         return None
     indexes, count = archive['pattern_indexes'], len(archive['positions_px'])
     if indexes.shape != (count,) or indexes.dtype.kind not in 'iu':
@@ -204,8 +204,8 @@ def _of_product(path: Path) -> Reconstruction:
         raise DataError(f'{path} holds no object. Reconstruct it, or give another product.')
     if not (known.pixel_height_m and known.pixel_width_m):
         raise DataError(
-            f'{path} must say the size of an object pixel (pixel_height_m, pixel_width_m); it does '
-            'not. Write it again with Ptychodus.'
+            f'{path} must hold the size of an object pixel (pixel_height_m, pixel_width_m); it '
+            'does not. Write it again with Ptychodus.'
         )
     pixel_m = np.array([known.pixel_height_m, known.pixel_width_m])
     if (pixel_m == UNKNOWN_PIXEL_M).all():
@@ -225,7 +225,7 @@ def _of_product(path: Path) -> Reconstruction:
 
 
 def _middle_px(shape: Sequence[int], probe_shape: Sequence[int]) -> FloatArray:
-    """Return the middle of an object, between pixels as Ptychodus counts; see readers.joining."""
+    """Return the middle of an object, between pixels as in Ptychodus; see `readers.matching`."""
     offset = [middle_offset_px(side) for side in probe_shape]
     return (np.array(shape) - 1) / 2 + offset
 
@@ -234,7 +234,7 @@ def write_product(path: Path | str, reconstruction: Reconstruction) -> None:
     """Write a reconstruction as a Ptychodus product.
 
     A position of zero pixels becomes zero metres. Where the size of an object pixel is unknown, it
-    is written as a nanometre, and the comments say so.
+    is written as a nanometre, and the comments note that.
 
     Parameters
     ----------
@@ -267,7 +267,7 @@ def write_product(path: Path | str, reconstruction: Reconstruction) -> None:
         'focus_object_distance_m': 0.0,
         'far_field': True,
     }
-    # In memory first: where a disk fills up while HDF5 closes a file, it can crash the process.
+    # It is made in memory first: a disk that fills up while HDF5 closes a file can end the process.
     content = io.BytesIO()
     with h5py.File(content, 'w') as file:
         file.attrs.update(attributes)

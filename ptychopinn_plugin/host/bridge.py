@@ -26,7 +26,7 @@ _CONTROLLER = 'ptychodus.controller'
 logger = logging.getLogger('ptychopinn_plugin')
 
 _libraries: 'weakref.WeakKeyDictionary[Any, dict[str, Any]]' = weakref.WeakKeyDictionary()
-"""For each window, by its parameter that chooses the algorithm: the libraries that were added."""
+"""These libraries were added to each window, whose parameter for the algorithm is the key."""
 
 
 def install() -> None:
@@ -101,7 +101,7 @@ def _after_model(core: Any, libraries: dict[str, Any]) -> None:
         parameter.set_value(known[0])
     monitor = core.processing_api.task_monitor
     _RunEnd.watch(monitor, parameter)
-    # What the window is to draw waits in this queue, in which we can stand as well.
+    # What the window is to draw waits in this queue; a call that is put there comes after it.
     tasks: Any = getattr(monitor, '_foreground_task_manager', None)
 
     def is_stop_pressed() -> bool:
@@ -113,7 +113,7 @@ def _after_model(core: Any, libraries: dict[str, Any]) -> None:
             activity.is_stop_pressed = is_stop_pressed
             if hasattr(tasks, 'put_foreground_task'):
                 activity.when_drawn = tasks.put_foreground_task
-                # After the host's own handler, which keeps the line until it is shown.
+                # It comes after the host's own handler, which keeps the line until it is shown.
                 library.get_logger().addHandler(_LogWatch(monitor, tasks.put_foreground_task))
 
 
@@ -200,7 +200,7 @@ class _LogWatch(logging.Handler):
 
     def _show(self) -> None:
         """Run in the window's thread."""
-        # First, so that a line which comes meanwhile is shown as well.
+        # This comes first, so that a line which comes meanwhile is shown as well.
         self._is_waiting = False
         self._monitor.notify_observers()
 

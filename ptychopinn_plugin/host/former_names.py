@@ -36,7 +36,7 @@ def read_former_names(registry: SettingsRegistry, group: ParameterGroup, group_n
     open_settings, parameters = registry.open_settings, group.parameters
 
     def open_former_settings(file_path: Path) -> None:
-        # Only while a file is read: what is saved would otherwise hold the former names, too.
+        # They are there only while a file is read, so that none of them is saved.
         group.parameters = _with_former_names(parameters(), group_name)  # type: ignore[method-assign]
         try:
             open_settings(file_path)

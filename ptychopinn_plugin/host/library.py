@@ -12,7 +12,7 @@ from ptychopinn_plugin.host.settings import PluginSettings, in_words_of_the_pane
 from ptychopinn_plugin.host.worker.client import Worker
 
 LIBRARY_NAME = 'PtychoPINN-Plugin'
-"""No underscore: Ptychodus splits ``library_algorithm`` at the first one."""
+"""It has no underscore, as Ptychodus splits ``library_algorithm`` at the first one."""
 
 ALGORITHMS = {'PINN': 'pinn', 'Supervised': 'supervised'}
 

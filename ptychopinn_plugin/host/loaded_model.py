@@ -36,7 +36,7 @@ class LoadedModel:
         ArchiveError
             If it is no model file, damaged, or of a newer format.
         """
-        # Taken before the file is read: one that is replaced meanwhile is read again.
+        # This is taken before the file is read: one that is replaced meanwhile is read again.
         identity = file_identity(path)
         model = read_model(path, with_training_state=False)
         self.model, self._path, self._identity = model, path, identity

@@ -14,7 +14,7 @@ from ptychopinn_plugin.host.worker.client import Event
 from ptychopinn_plugin.host.worker.messages import ReconstructionDone, RunProgress
 
 REDRAW_S = 2.0
-"""Seconds between two pictures, at least.
+"""At least this number of seconds lies between two pictures.
 
 The window can stop a run only where it yields, and draws whatever is yielded. It reacts to no click
 while it draws. So the next picture waits until the last one is drawn, and once more as long.

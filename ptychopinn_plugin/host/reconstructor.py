@@ -43,10 +43,10 @@ from ptychopinn_plugin.host.worker.messages import (
 from ptychopinn_plugin.model_file import Model
 
 GRACE_S = 20.0
-"""Seconds in which a run that is stopped must hand over what it has."""
+"""A run that is stopped must hand over what it has within this number of seconds."""
 
 BRIEF_S = 1.0
-"""Seconds for a run that has nothing to hand over; its worker is ended after them."""
+"""A run with nothing to hand over has this number of seconds; then its worker is ended."""
 
 logger = logging.getLogger('ptychopinn_plugin')
 
@@ -210,7 +210,7 @@ class PinnReconstructor(TrainableReconstructor):
                     break
                 yield self._training_output()
         except GeneratorExit:
-            # Stop, in a host that does not make it known.
+            # This is Stop, in a host that does not make it known.
             pass
         except PtychoPinnError:
             note_checkpoint(output, begun)
@@ -318,7 +318,7 @@ class PinnReconstructor(TrainableReconstructor):
                     yield watch.output()
                     watch.note_handed_over(self._activity.when_drawn)
         except GeneratorExit:
-            # Stop, in a host that does not make it known: the worker may stay for the next run.
+            # This is Stop, in a host that does not make it known. The worker may stay.
             _wait_for_end(run, events, BRIEF_S)
             raise
         done = done or _wait_for_end(run, events, BRIEF_S)

@@ -51,7 +51,7 @@ class Sampling:
         return result.astype(np.complex64), self.measured.positions_px[0] + from_first
 
     def probe_back(self, probe: ComplexArray) -> ComplexArray:
-        """Return a probe on the pixels of `measured`; one that is as it was, as it was."""
+        """Return a probe on the pixels of `measured`; the measured one where it was not changed."""
         shape, given = self.measured.pattern_shape, self.fitted.probe
         if self.fitted.pattern_shape == shape:
             return probe
@@ -65,7 +65,7 @@ def _resample(image: ComplexArray, axis: int, old: int, new: int) -> ComplexArra
     """Sample an image at ``index * old / new`` along an axis."""
     if old == new:
         return image
-    # Half a second to import, for scans of another size alone.
+    # This import takes half a second, and only scans of another size need it.
     from scipy import signal
 
     length = image.shape[axis]

@@ -34,7 +34,7 @@ DEVICES = ('auto', 'cpu', 'cuda', 'cuda:1', 'cuda:2', 'cuda:3', 'mps')
 """The dropdown offers these; machines with more GPUs continue the numbers."""
 
 MAX_INTEGER = 10**9
-"""The limit of whole numbers that have none in `config`: Qt's boxes and bars take 32 bits."""
+"""Whole numbers without a limit in `config` get this one: Qt's boxes and bars take 32 bits."""
 
 logger = logging.getLogger('ptychopinn_plugin')
 
@@ -127,7 +127,7 @@ class Row:
 
     @property
     def tool_tip(self) -> str:
-        """Whole sentences: what the setting does, its limits with their unit, and its default."""
+        """Its text in whole sentences: what the setting does, its limits and its default."""
         about, default = self.field.metadata, self.field.default
         low, high, unit = about['minimum'], about['maximum'], about['unit']
         sentences = [str(about['help'])]

@@ -57,7 +57,7 @@ def to_scan(parameters: ReconstructInput) -> Scan:
         far_field=ptychodus_compat.is_far_field(product.metadata),
     )
     matching.check_far_field(known)
-    # Ptychodus' own, which must stay as they are.
+    # These are Ptychodus' own, which must stay as they are.
     patterns = np.asarray(parameters.diffraction_patterns).view()
     patterns.flags.writeable = False
     measured = matching.measurement_of(patterns, order, _mask(parameters))

@@ -38,7 +38,7 @@ from ptychopinn_plugin.host.settings import ROWS, Row
 REFRESH_MS = 1000
 FONT = 8
 FIELD_WIDTH = 115
-"""In pixels, beside the labels, in a panel that is as narrow as it can be."""
+"""A wide field may shrink to this width in pixels where the panel is narrow."""
 MARKED = 60
 """Up to this number of epochs, each gets a point in the curve."""
 

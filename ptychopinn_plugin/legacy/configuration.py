@@ -124,7 +124,7 @@ def _translated(given: dict[str, Any], owner: Owner, base: Config | None) -> Leg
     sections = (base or _their_defaults()).to_dict()
     run: dict[str, Any] = {}
     notes: list[str] = []
-    # In the order of the table, so that of two names of one setting the more special one wins.
+    # The order is that of the table: of two names of one setting the more special one wins.
     for name, item in known.items():
         value = given.get(name)
         if item.ours and value is not None:
@@ -328,7 +328,7 @@ def _fields_back(settings: LegacySettings, owner: Owner) -> dict[str, Any]:
         # Our network has no counterpart there, so the name that was given does not stand.
         if as_given and name != 'architecture':
             continue
-        # Of two names of one setting, the plain one.
+        # Of two names of one setting, this is the plain one.
         values[name] = None if name in SPECIAL else _their_value(settings, item)
     return values
 

@@ -216,7 +216,7 @@ def _find_roles(graph: Mapping[str, Node], source: str) -> tuple[dict[str, str],
         found: dict[str, str] = {}
         border: list[str] = []
         if not ends:
-            # One way alone: the last of the chain is the head.
+            # There is one way alone: the last of the chain is the head.
             *chain, head = chain
             found['last'] = head
         for end in ends:

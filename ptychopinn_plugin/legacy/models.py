@@ -49,7 +49,7 @@ BACKEND = 'auto'
 """An imported model belongs to no backend: whichever is chosen can run it."""
 
 PROBE_SCALE = 4.0
-"""PtychoPINN's default, for files without the setting; see `normalisation.normalise_as_legacy`."""
+"""This is PtychoPINN's default, for files without it; see `normalisation.normalise_as_legacy`."""
 
 FALLBACK_INTENSITY_SCALE = 1.25
 """A probe of about 0.4 of the pattern's width has this scale; taken for files without a probe."""
@@ -344,14 +344,14 @@ def _describe(
 ) -> tuple[Config, NetworkDescription]:
     """Translate settings and describe their network; weights win where they differ."""
     settings['probe_big'] = found.has_border
-    # Another name of object_big, which would win.
+    # It is another name of object_big, which would win.
     settings.pop('object_layout', None)
     if found.group_size > 1:
         settings['object_big'] = found.outputs == found.group_size
     config = translate_known(settings)
     if config.model.gridsize**2 != found.group_size:
         raise ArchiveError(
-            f'{source}: the settings say gridsize {config.model.gridsize}; the first layer takes '
+            f'{source}: the settings have gridsize {config.model.gridsize}; the first layer takes '
             f'{found.group_size} channels.'
         )
     return config, describe_cnn(config.model, found.variant)
@@ -359,7 +359,7 @@ def _describe(
 
 def _as_imported(config: Config) -> Config:
     return config.replace(
-        # As PtychoPINN does: each scan is scaled by its own mean.
+        # PtychoPINN scales each scan by its own mean.
         inference=config.inference.replace(intensity_scale='scan'),
         # Training there moves the probe by exactly zero, whatever the setting is.
         training=config.training.replace(probe_trainable=False),

@@ -89,7 +89,7 @@ def pickle_names(data: bytes, budget: Budget) -> Iterator[tuple[str, str]]:
 
 def _names(stream: io.BytesIO, budget: Budget) -> Iterator[tuple[str, str]]:
     memo: dict[int, str | None] = {}
-    # What the last two instructions put on the stack, where it was text.
+    # These are what the last two instructions put on the stack, where it was text.
     before: str | None = None
     last: str | None = None
     for opcode, argument, _ in pickletools.genops(stream):

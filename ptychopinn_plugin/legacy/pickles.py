@@ -205,7 +205,7 @@ class _Machine:
             raise refused_name(self.source, module, name)
         return _find(module, name)
 
-    # What each instruction does; the argument is what the instruction itself carries.
+    # This is what each instruction does; the argument is what the instruction itself carries.
 
     def global_(self, argument: str) -> None:
         module, _, name = argument.partition(' ')
@@ -216,7 +216,7 @@ class _Machine:
         self.stack.append(self._look_up(module, name))
 
     def refuse_instance(self, argument: Any) -> None:
-        # Names a class and calls it; protocol 0, which nothing of PtychoPINN's uses.
+        # It names a class and calls it, in protocol 0, which nothing of PtychoPINN's uses.
         module, _, name = str(argument).partition(' ')
         self._look_up(module, name)
         raise ArchiveError(f'{self.source} is refused: it uses the pickle instruction INST.')
@@ -250,7 +250,7 @@ class _Machine:
             target.build(state)
         elif not isinstance(target, dict) or not isinstance(state, dict):
             raise ValueError(f'a state for a {type(target).__name__}')
-        # Else: attributes of an OrderedDict, such as torch's `_metadata`, of no use here.
+        # Other states are attributes of an OrderedDict, as torch's `_metadata`, of no use here.
         self.stack.append(target)
 
     def persistent(self, argument: Any) -> None:

@@ -181,7 +181,7 @@ def _first(value: Any, *_: Any) -> Any:
 
 
 def _encode(text: Any, encoding: Any = 'latin1') -> bytes:
-    # How protocol 2 writes bytes.
+    # Protocol 2 writes bytes like this.
     if not isinstance(text, str) or encoding != 'latin1':
         raise ValueError('bytes in an unknown encoding')
     return text.encode('latin1')
@@ -225,7 +225,7 @@ def _complex(real: Any, imaginary: Any = 0.0) -> complex:
 
 
 def _reconstructed(kind: Any, *_: Any) -> Any:
-    # How protocols 0 and 1 make an instance: (class, object, None).
+    # Protocols 0 and 1 make an instance like this: (class, object, None).
     if not isinstance(kind, Global):
         raise ValueError('an instance of an unknown class')
     return kind.make()
@@ -326,7 +326,7 @@ def _table() -> dict[tuple[str, str], Any]:
 
 
 def _no_bytes() -> bytes:
-    # How protocol 2 writes bytes of length 0.
+    # Protocol 2 writes bytes of length 0 like this.
     return b''
 
 

@@ -90,7 +90,7 @@ def _with_weights(
 
 def _replaced(archive: SafeZip, kernels: Mapping[str, tuple[RealArray, RealArray]]) -> bytes:
     data, source = archive.read(_WEIGHTS), f'{archive.source}: {_WEIGHTS}'
-    # Refuses what refers to other files, before anything is written to.
+    # This refuses what refers to other files, before anything is written to.
     _, names = read_hdf5(data, source)
     paths = {name: path for path, name in names.items()}
     missing = [name for name in kernels if name not in paths]

@@ -15,7 +15,7 @@ UPSAMPLING = 100
 """Registration is refined to a hundredth of a pixel."""
 
 _SHIFT_MARGIN_PX = 32
-"""Mirrored pixels around an image keep what rings at its border outside."""
+"""This number of mirrored pixels around an image keeps outside what rings at its border."""
 
 _REGISTRATIONS = 4
 """Registration ends after this number of rounds, where the shift has not settled before."""
@@ -76,7 +76,7 @@ def find_shift(
     .. [1] M. Guizar-Sicairos, S. T. Thurman, J. R. Fienup, Opt. Lett. 33 (2008) 156,
        doi:10.1364/OL.33.000156.
     """
-    # Imported here: it takes longer than everything else that this module needs.
+    # It is imported here, as it takes longer than everything else that this module needs.
     from skimage.registration import phase_cross_correlation
 
     check_pair(reconstruction, truth)
@@ -117,7 +117,7 @@ def shift_image(image: ComplexArray, shift_px: tuple[float, float]) -> ComplexAr
     if not np.any(shift_px):
         return image.astype(np.complex128)
     margin = [min(_SHIFT_MARGIN_PX, side - 1) for side in image.shape]
-    # Mirrored, for a jump at the border would ring all across the image.
+    # It is mirrored, as a jump at the border would ring all across the image.
     padded = np.pad(image.astype(np.complex128), [(m, m) for m in margin], mode='reflect')
     moved = np.fft.ifft2(fourier_shift(np.fft.fft2(padded), shift_px))
     inner = tuple(slice(m, m + side) for m, side in zip(margin, image.shape, strict=True))

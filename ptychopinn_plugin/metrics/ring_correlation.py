@@ -107,7 +107,7 @@ def frc(image: ComplexArray, truth: ComplexArray, *, window: str = 'hann') -> Ri
     cross = _ring_sums((first * np.conj(second)).real)
     power = _ring_sums(np.abs(first) ** 2) * _ring_sums(np.abs(second) ** 2)
     correlation = np.divide(cross, np.sqrt(power), out=np.zeros_like(cross), where=power > 0)
-    # Complex images: both half-planes of a ring are independent. A window correlates neighbours.
+    # In complex images both half-planes of a ring are independent. A window correlates neighbours.
     independent = _ring_sums(np.ones_like(weights)) * float(np.mean(taper**2) ** 2)
     frequencies = np.arange(len(cross)) / (side / 2)
     return RingCorrelation(frequencies, correlation, _half_bit(independent))

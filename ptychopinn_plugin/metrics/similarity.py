@@ -11,7 +11,7 @@ from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.metrics.checks import check_pair
 
 _SSIM_SIDE_PX = 7
-"""scikit-image's default, a square window in place of the paper's Gaussian of 11 pixels."""
+"""The window is a square, scikit-image's default, not the paper's Gaussian of 11 pixels."""
 
 
 def wrapped_phase(image: ComplexArray, truth: ComplexArray) -> tuple[FloatArray, FloatArray]:

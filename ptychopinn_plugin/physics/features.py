@@ -17,14 +17,14 @@ import numpy as np
 from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray, IntArray
 
 BACK_PROJECTION_EPSILON = 0.05
-"""Share of the probe's peak that is added below: in its dark rim a step would be noise alone."""
+"""This share of the peak is added to the intensity below: a step in the dark rim is noise alone."""
 
 RATIO_EPSILON = 2e-4
-"""In photons. Where an estimate expects nothing, a float32 transform leaves up to 1e-8 photons with
-the phases of rounding errors; counts there must not be given those phases."""
+"""It is in photons. Where an estimate expects nothing, a float32 transform leaves up to 1e-8 photon
+with the phases of rounding errors; counts there must not be given those phases."""
 
 COVERAGE_SCALE = 5.0
-"""Divides log(1 + coverage), so that some hundred photons per pixel become a number near 1."""
+"""It divides log(1 + coverage), so that some hundred photons per pixel become a number near 1."""
 
 
 def project_amplitudes(
@@ -61,7 +61,7 @@ def project_amplitudes(
     # The transform has zero frequency in the corner, so the counts go there, not the spectra.
     counts = np.fft.ifftshift(counts, axes=(-2, -1))
     ratio = np.sqrt((counts + RATIO_EPSILON) / (expected + RATIO_EPSILON))
-    # The difference of both waves, so that a factor of zero leaves a bad pixel as it is.
+    # This is the difference of both waves, so that a factor of zero leaves a bad pixel as it is.
     factor = (ratio - 1) * np.fft.ifftshift(valid_mask)
     changes = np.fft.ifft2(spectra * factor[:, np.newaxis], norm='ortho')
     return np.asarray((probes.conj() * changes).sum(axis=1))
@@ -95,7 +95,7 @@ def sweepnet_features(
     """
     brightest = intensities.max(axis=(-2, -1), keepdims=True)
     weights = intensities / brightest
-    # Weighted by the light: where there is hardly any, the estimate means nothing.
+    # The light is the weight: where there is hardly any, the estimate means nothing.
     phases = np.conj((patches * weights).sum(axis=(-2, -1)))  # (n,)
     phases = phases / (np.abs(phases) + 1e-9)
     steps = updates / (intensities + BACK_PROJECTION_EPSILON * brightest)

@@ -3,7 +3,8 @@ r"""The forward model in NumPy, in the precision of its input: the oracle of eve
 .. math:: I_j(q) = \sum_m |\mathcal{F}[P_m(r - f_j)\, O(r + n_j)](q)|^2, \qquad p_j = n_j + f_j
 
 The position :math:`p_j` of a pattern is split into whole pixels :math:`n_j`, which cut the object
-on its own grid, and a rest :math:`|f_j| \le 1/2`, by which the probe is shifted in Fourier space.
+on its own grid, and a subpixel shift
+:math:`|f_j| \le 1/2`, by which the probe is moved in Fourier space.
 A shift of the whole exit wave leaves the intensity as it is, so this is the model
 :math:`P(r) O(r + p_j)` without interpolating the object.
 """
@@ -15,11 +16,11 @@ from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray, I
 from ptychopinn_plugin.errors import DataError
 
 POISSON_EPSILON = 1e-6
-"""In photons; added to measured and expected counts inside the logarithm."""
+"""These photons are added to measured and expected counts inside the logarithm."""
 
 
 def split_positions(positions_px: FloatArray) -> tuple[IntArray, FloatArray]:
-    """Split positions into whole pixels and rests between -1/2 and 1/2, :math:`p = n + f`.
+    """Split positions into whole pixels and subpixel shifts of at most 1/2, :math:`p = n + f`.
 
     Parameters
     ----------
@@ -90,7 +91,7 @@ def diffract(exit_waves: ComplexArray) -> FloatArray:
             f'got {exit_waves.shape}. For one mode pass waves[:, np.newaxis].'
         )
     spectra = np.fft.fft2(exit_waves, norm='ortho')
-    # Shift after squaring: real numbers, half the bytes to move.
+    # The shift comes after squaring: real numbers are half the bytes to move.
     return np.fft.fftshift((np.abs(spectra) ** 2).sum(axis=1), axes=(-2, -1))
 
 

@@ -21,7 +21,7 @@ LIT_COUNTS = 1.0
 """Pixels that expect fewer are left out: there the fit follows the counts, or background counts."""
 
 _TABLE_END = 36.0
-"""Expected counts up to which `shot_noise` is tabulated; above, its expansion is right to 1e-4."""
+"""`shot_noise` is tabulated up to these counts; above, its expansion is right to 1e-4."""
 
 
 def shot_noise(expected: RealArray) -> FloatArray:
@@ -38,7 +38,7 @@ def shot_noise(expected: RealArray) -> FloatArray:
         In photons, right to 1e-4.
     """
     roots, values = _table()
-    # The expansion for many counts, E[sqrt(k)] = sqrt(I) (1 - 1 / 8I - 7 / 128I^2 - ...).
+    # The expansion for many counts is E[sqrt(k)] = sqrt(I) (1 - 1 / 8I - 7 / 128I^2 - ...).
     bright = 0.25 + 7 / 64 / np.maximum(expected, _TABLE_END)
     return np.where(
         expected < _TABLE_END, np.interp(np.sqrt(expected), roots, values), bright

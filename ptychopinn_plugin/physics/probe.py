@@ -87,6 +87,6 @@ def illumination_overlap(coverage: FloatArray, probe: ComplexArray) -> float:
 
 def _brightness(intensity: FloatArray) -> float:
     """Return the mean intensity that a photon meets."""
-    # Without a copy of a large canvas.
+    # This makes no copy of a large canvas.
     squared = np.einsum('ij,ij->', intensity, intensity, dtype=np.float64)
     return float(squared / intensity.sum(dtype=np.float64))

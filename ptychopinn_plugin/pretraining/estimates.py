@@ -36,7 +36,7 @@ ANOTHER_PASS = 0.6
 PHASE_NEIGHBOURHOOD_PX = 8.0
 """Over this width the truth's phase is fitted to the estimate's: slow phases are not learned."""
 
-FULL_WEIGHT, LEAST_COVERAGE = 0.1, 0.01
+FULL_WEIGHT, MIN_COVERAGE = 0.1, 0.01
 """Shares of the brightest coverage: errors count fully from the first, and not below the second."""
 
 BATCHES, MIN_BATCH = 8, 4
@@ -151,7 +151,7 @@ def _compare(forward: ForwardModel, object_: Tensor, truth: ComplexArray) -> Est
     local = truth * turn * features.phases.conj()
     unit = features.scale / lit.clip(min=FLOOR)
     wanted = (local - estimate * features.phases.conj()) / unit.clip(min=FLOOR)
-    weight = (relative / FULL_WEIGHT).clip(max=1) * (relative > LEAST_COVERAGE)
+    weight = (relative / FULL_WEIGHT).clip(max=1) * (relative > MIN_COVERAGE)
     light = smooth(lit) + FLOOR
     contrast = smooth(lit * np.abs(local - smooth(lit * local) / light) ** 2) / light
     return Estimate(

@@ -18,7 +18,7 @@ from ptychopinn_plugin.pretraining.estimates import Estimate, make_estimates, st
 from ptychopinn_plugin.pretraining.recipe import LOSSES, Recipe
 from ptychopinn_plugin.pretraining.state import read_state, to_model, write_state
 
-LEAST_CONTRAST = 0.03
+MIN_CONTRAST = 0.03
 """Errors are judged against those of the estimate, and at least this share of the contrast."""
 
 FLOOR = 1e-6
@@ -155,7 +155,7 @@ class Learner:
 
         distance = total(((found - wanted) * scale) ** 2)
         before = total((wanted * scale) ** 2)
-        unit = before + LEAST_CONTRAST * total(batch['contrast']) + FLOOR
+        unit = before + MIN_CONTRAST * total(batch['contrast']) + FLOOR
         return {
             'loss': torch.log1p(distance / unit).mean(),
             'distance': (distance / unit).mean(),

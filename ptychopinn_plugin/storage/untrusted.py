@@ -250,7 +250,7 @@ def read_datasets(
         if isinstance(item, h5py.Dataset) and not (skip and path.startswith(skip)):
             found[path] = item
 
-    # Follows neither soft nor external links, so the file cannot point outside itself.
+    # It follows neither soft nor external links, so the file cannot point outside itself.
     file.visititems(visit)
     # Chunks that were never written take no place in the file.
     left = min(MAX_MEMBER_BYTES, MAX_RATIO * file_bytes)

@@ -20,8 +20,11 @@ Other things to break, and what notices:
 
 - Sign or axes of the sub-pixel shift, axes of patches: `test_1_...` here.
 - Bad pixels in the projection or a loss, a conjugate left out: `parity/test_physics.py`.
-- Regularisation of rPIE, energy of a refined probe, floor of the stitching, phases of patches:
-  `parity/test_iterations.py`.
+- Regularisation of rPIE, momentum, energy of a refined probe, floor of the stitching, phases of
+  patches and their weights: `parity/test_iterations.py`; strong and weak overlaps, faint patches:
+  `unit/test_phase_synchronization.py`.
+- Best or last weights, average, early stop, leftover batches, resume points:
+  `unit/backends/test_training_loop.py`; schedules: `unit/backends/test_schedules.py`.
 - Order of the patterns, steps, which iterations correct the slow phase:
   `unit/backends/test_iteration_order.py`; order in training: `unit/backends/test_augmentation.py`;
   seeds: `test_sweeps_have_a_seed` in `test_reconstruction.py`,

@@ -271,11 +271,14 @@ def test_resume_of_a_fine_tuning(
 
 
 def test_resume_knows_how_long_nothing_got_better(
-    make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig
+    make_backend: MakeBackend, tiny: MakeScan, brief: MakeConfig
 ) -> None:
-    config = brief(epochs=13, schedule='plateau', learning_rate=0.0)
-    half = make_backend().train([tiny_scan], config, observer=after_epochs(7))
-    rest = make_backend().train([tiny_scan], config, base_model=half.model, resume=True)
+    scan = tiny(rows=4, columns=5)
+    config = brief(
+        epochs=13, schedule='plateau', learning_rate=0.0, target='none', validation_fraction=0.25
+    )
+    half = make_backend().train([scan], config, observer=after_epochs(7))
+    rest = make_backend().train([scan], config, base_model=half.model, resume=True)
     state = rest.model.training_state
     assert state is not None
     assert state.values['plateau_factor'] == 0.25

@@ -87,10 +87,12 @@ def test_the_model_is_an_average_over_epochs(
 
 @pytest.mark.parametrize('schedule', ['constant', 'exponential', 'cosine', 'one-cycle', 'plateau'])
 def test_schedules(
-    make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig, schedule: str
+    make_backend: MakeBackend, tiny: MakeScan, brief: MakeConfig, schedule: str
 ) -> None:
-    config = brief(epochs=8, schedule=schedule, learning_rate=1e-3, warmup_fraction=0.25)
-    result = make_backend().train([tiny_scan], config)
+    config = brief(
+        epochs=8, schedule=schedule, learning_rate=1e-3, warmup_fraction=0.25, target='none'
+    )
+    result = make_backend().train([tiny(rows=4, columns=5)], config)
     rates = np.array([row['learning_rate'] for row in result.history])
     assert (rates > 0).all()
     assert rates.max() <= 1.001e-3
@@ -111,10 +113,12 @@ def test_schedules(
 
 
 def test_a_plateau_halves_the_learning_rate(
-    make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig
+    make_backend: MakeBackend, tiny: MakeScan, brief: MakeConfig
 ) -> None:
-    config = brief(epochs=13, schedule='plateau', learning_rate=0.0)
-    result = make_backend().train([tiny_scan], config)
+    config = brief(
+        epochs=13, schedule='plateau', learning_rate=0.0, target='none', validation_fraction=0.25
+    )
+    result = make_backend().train([tiny(rows=4, columns=5)], config)
     state = result.model.training_state
     assert state is not None
     # Nothing gets better without a step: 12 epochs in vain are two times five.

@@ -414,6 +414,10 @@ def test_an_idle_worker_goes_and_comes_back(training: Callable[..., TrainJob]) -
         worker.close()
 
 
+LATE_S = 1e6
+"""The clock of `parent` is put forward by this, as time goes on for a process that is stopped."""
+
+
 @pytest.fixture
 def parent(tmp_path: Path, scan_file: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """Return a process that trains and tells of its progress, and the number of its worker."""
@@ -424,10 +428,15 @@ def parent(tmp_path: Path, scan_file: Path) -> Iterator[tuple[subprocess.Popen[s
             f"""
             import time
             from pathlib import Path
+            from types import SimpleNamespace
             from ptychopinn_plugin.config import Config, TrainingConfig
-            from ptychopinn_plugin.host.worker.client import Worker
+            from ptychopinn_plugin.host.worker import client
             from ptychopinn_plugin.host.worker.messages import TrainJob
-            worker = Worker()
+            late = Path({str(tmp_path / 'late')!r})
+            def clock():
+                return time.monotonic() + {LATE_S} * late.exists()
+            client.time = SimpleNamespace(monotonic=clock)
+            worker = client.Worker()
             config = Config(training=TrainingConfig(epochs=100000, device='cpu'))
             run = worker.run(TrainJob(
                 'pytorch', (Path({str(scan_file)!r}),), config,
@@ -435,10 +444,10 @@ def parent(tmp_path: Path, scan_file: Path) -> Iterator[tuple[subprocess.Popen[s
             ))
             print(worker.pid, flush=True)
             for event in run.events():
-                if event is not None and event.report.stage == 'train':
-                    # Not before: a busy machine may take as long to start it.
-                    run._silence_s = 3.0
-                    print('progress', time.time(), flush=True)
+                if event is None:
+                    print('silence', clock(), flush=True)
+                elif event.report.stage == 'train':
+                    print('progress', clock(), flush=True)
             """
         )
     )
@@ -450,34 +459,37 @@ def parent(tmp_path: Path, scan_file: Path) -> Iterator[tuple[subprocess.Popen[s
 
 @pytest.mark.skipif(not hasattr(signal, 'SIGSTOP'), reason='There is no SIGSTOP here.')
 def test_a_worker_that_was_suspended_with_its_host_goes_on(
-    parent: tuple[subprocess.Popen[str], int],
+    parent: tuple[subprocess.Popen[str], int], tmp_path: Path
 ) -> None:
-    """As by Ctrl-Z in a terminal."""
+    """As by Ctrl-Z in a terminal, for much longer than the host waits for a message."""
     host, pid = parent
-    assert host.stdout is not None
-    assert host.stdout.readline().startswith('progress')
-    for number in (host.pid, pid):
+    _await(host, 'progress')
+    for number in (pid, host.pid):
         os.kill(number, signal.SIGSTOP)
-    # Longer than the host waits for a message.
-    time.sleep(3.5)
-    resumed = time.time()
-    # The host first: it finds that its worker said nothing for longer than it waits.
+    (tmp_path / 'late').touch()
+    # The host first: it finds that its worker sent nothing for longer than it waits.
     os.kill(host.pid, signal.SIGCONT)
-    time.sleep(1.0)
+    _await(host, 'silence', after=LATE_S)
     os.kill(pid, signal.SIGCONT)
-    for line in host.stdout:
-        if float(line.split()[1]) > resumed + 3.0:
-            break
-    else:
-        pytest.fail('The host has ended.')
+    # Nothing was left to read, so this is what the worker computed since.
+    _await(host, 'progress', after=LATE_S)
     assert _is_running(pid)
+
+
+def _await(host: subprocess.Popen[str], word: str, *, after: float = 0.0) -> None:
+    """Read the lines of `parent` up to one that begins with a word and has a later time."""
+    assert host.stdout is not None
+    for line in host.stdout:
+        found, when = line.split()
+        if found == word and float(when) > after:
+            return
+    pytest.fail('The host has ended.')
 
 
 @pytest.mark.skipif(not Path('/proc').is_dir(), reason='Processes are looked up in /proc.')
 def test_the_worker_dies_with_a_killed_parent(parent: tuple[subprocess.Popen[str], int]) -> None:
     host, pid = parent
-    assert host.stdout is not None
-    assert host.stdout.readline().startswith('progress')
+    _await(host, 'progress')
     host.kill()
     host.wait()
     deadline = time.monotonic() + 15.0

@@ -9,6 +9,7 @@ from parity.frameworks import Framework
 from parity.helpers import Model, canvas_object, make_patches, noise
 
 from ptychopinn_plugin.backends.common.prediction import STITCHING_FLOOR
+from ptychopinn_plugin.backends.common.refinement import IterationState
 
 
 def test_a_refined_probe_keeps_its_energy(fw: Framework, model: Model) -> None:
@@ -78,3 +79,32 @@ def test_patches_with_phases_of_their_own_are_stitched_as_if_they_had_none(
     even, mixed = found['even'][lit], found['mixed'][lit]
     likeness = abs(np.vdot(even, mixed)) / np.linalg.norm(even) / np.linalg.norm(mixed)
     assert likeness > 0.995
+
+
+def test_the_velocity_carries_on_where_patterns_want_no_change(fw: Framework, model: Model) -> None:
+    """Without a step, two batches move it by mu V + mu^2 V, with a momentum mu of 0.9."""
+    start, velocity = canvas_object(model), 0.01 * noise(model.canvas_shape, 3)
+    state = IterationState(fw.tensor(start), fw.tensor(velocity), model.probe)
+    fw.refinement._iterate_once(model, state, [np.arange(4), np.arange(4, 8)], 0.0, False)
+    moved = fw.array(state.object_) - start
+    np.testing.assert_allclose(moved, (0.9 + 0.9**2) * velocity, atol=1e-5)
+
+
+def test_the_phase_of_a_patch_is_judged_where_it_is_lit(fw: Framework, model: Model) -> None:
+    """In its dark rim a patch holds anything; overlaps are weighted by the light."""
+    object_ = canvas_object(model)
+    patches = make_patches(fw, model, np.arange(len(model))[:, None])
+    cut = fw.array(model.extract_patches(fw.tensor(object_), patches.indices, 16))
+    light = fw.array(patches.weights)
+    rim = light < 0.02 * light.max(axis=(1, 2), keepdims=True)
+    assert rim.any(axis=(1, 2)).all()
+    phases = np.exp(2j * np.pi * np.random.default_rng(0).random(len(model)))[:, None, None]
+    values = np.where(rim, 3 * noise(cut.shape, 4), cut * phases)
+    stitcher = fw.stitching.Stitcher(model, model.flat_object())
+    parts = [dataclasses.replace(patches, values=fw.tensor(values))]
+    stitcher.add(parts, phase_synchronization=True)
+    weight = stitched_light(fw, model, patches)
+    lit = weight > 0.3 * weight.max()
+    found, expected = fw.array(stitcher.object_())[lit], object_[lit]
+    likeness = abs(np.vdot(found, expected)) / np.linalg.norm(found) / np.linalg.norm(expected)
+    assert likeness > 0.99

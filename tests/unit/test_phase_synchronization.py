@@ -46,6 +46,25 @@ def test_errors_of_pairs_average_out() -> None:
     assert spread < 0.3
 
 
+def test_a_strong_overlap_outweighs_a_weak_one() -> None:
+    """Of three patches, two strong overlaps agree that all are in phase; a weak one denies it."""
+    pairs = np.array([[0, 1], [1, 2], [0, 2]])
+    correlations = np.array([10, 10, 0.1j])
+    factors = synchronize_phases(3, pairs, correlations)
+    assert np.abs(np.angle(factors / factors[0])).max() < 0.03
+    alike = synchronize_phases(3, pairs, np.array([10, 10, 10j]))
+    assert np.abs(np.angle(alike / alike[0])).max() > 0.3
+
+
+def test_faint_patches_agree_as_exactly_as_bright_ones() -> None:
+    """Along a row whose light falls by three decades; each patch counts by its own overlaps."""
+    pairs = np.stack([np.arange(39), np.arange(1, 40)], axis=1)
+    phases, correlations = turned(40, pairs)
+    light = 10.0 ** (-3 * np.arange(39) / 39)
+    agreed = phases * synchronize_phases(40, pairs, correlations / abs(correlations) * light)
+    np.testing.assert_allclose(agreed, np.full(40, agreed[0]), atol=1e-3)
+
+
 def test_agreement_leaves_the_mean_phase() -> None:
     positions = raster(3, 3)
     pairs = neighbour_pairs(positions, 8.0)

@@ -3,7 +3,7 @@
 from ptychopinn_plugin.array_types import IntArray
 
 CanvasWindow = tuple[slice, slice]
-"""Rows and columns of a part of the canvas."""
+"""It holds the rows and columns of a part of the canvas."""
 
 
 def window_of(rows: IntArray, columns: IntArray, height: int, width: int) -> CanvasWindow:

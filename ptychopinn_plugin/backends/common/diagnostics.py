@@ -1,4 +1,4 @@
-"""The note on a scan that seems to be something else than it is taken for."""
+"""The note on a scan that seems to be something other than it is taken for."""
 
 import dataclasses
 import logging

@@ -21,14 +21,14 @@ from ptychopinn_plugin.physics import Misfit
 Device = TypeVar('Device')
 
 IterationObserver = Callable[[int, float, Any], bool | None]
-"""Gets the number of iterations done, the lowest loss and its object; True stops."""
+"""It gets the number of iterations done, the lowest loss and its object; True stops."""
 
 PassObserver = Callable[[int, Any], bool | None]
-"""Gets the number of passes done and the object; True stops."""
+"""It gets the number of passes done and the object; True stops."""
 
 
 class Forward(Protocol):
-    """What the shared code asks of a framework's forward model; tensors are the framework's."""
+    """What the shared code needs of a framework's forward model; tensors are the framework's."""
 
     origin_px: Any
     canvas_shape: tuple[int, int]

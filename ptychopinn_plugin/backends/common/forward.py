@@ -7,10 +7,10 @@ from ptychopinn_plugin.data import inpaint
 from ptychopinn_plugin.data.scan import CHUNK_PATTERNS
 
 JUDGED_PIXELS = 1 << 20
-"""This number of pixels tells a misfit from noise, in a tenth of a second."""
+"""A misfit of this number of pixels differs clearly from noise, in a tenth of a second."""
 
 LIT_FRACTION = 0.05
-"""Share of the brightest coverage from which on a pixel of the canvas counts as lit."""
+"""A pixel of the canvas counts as lit from this share of the brightest coverage on."""
 
 _CHUNK = CHUNK_PATTERNS
 
@@ -32,7 +32,7 @@ def corner_amplitudes(patterns: RealArray, bad_pixels: BoolArray) -> FloatArray:
     for start in range(0, len(patterns), _CHUNK):
         counts = patterns[start : start + _CHUNK].astype(np.float32)
         if bad_pixels.any():
-            # For the network alone: the loss leaves these pixels out.
+            # Only the network sees these pixels: the loss leaves them out.
             counts = inpaint(counts, bad_pixels)
         result[start : start + _CHUNK] = np.sqrt(np.fft.ifftshift(counts, axes=(1, 2)))
     return result

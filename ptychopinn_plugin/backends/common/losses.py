@@ -17,7 +17,7 @@ DARK_FRACTION = 0.1
 """A batch of dark patterns counts as this share of the usual light, which losses divide by."""
 
 DATA_TERMS = ('poisson', 'amplitude_mae', 'teacher')
-"""These terms compare with what was measured or taught; total variation is smoothness alone."""
+"""These terms compare with measurements or labels; total variation is smoothness alone."""
 
 
 def term_weights(settings: TrainingConfig) -> dict[str, float]:

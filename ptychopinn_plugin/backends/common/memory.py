@@ -1,4 +1,4 @@
-"""Memory that runs out: errors of each framework become one that tells what to do."""
+"""Memory that runs out: errors of each framework become one that explains what to do."""
 
 import re
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ _RAN_OUT = re.compile(
     r'[Oo]ut of memory|OUT_OF_MEMORY|\bOOM\b|[Ff]ailed to allocate|allocate memory'
     r'|not enough memory|ALLOC_FAILED|Dst tensor is not initialized'
 )
-"""Messages of the allocators of PyTorch, TensorFlow and CUDA; the last is a copy to a full GPU."""
+"""The allocators of PyTorch, TensorFlow and CUDA report this; the last is a copy to a full GPU."""
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from ptychopinn_plugin.array_types import ComplexArray, FloatArray, RealArray
 from ptychopinn_plugin.physics import illuminated_size
 
 RIDGE = 2.0
-"""The surface is held back as if this number of patterns asked for no change.
+"""The surface is held back as if this number of patterns measured no slope.
 
 Finer waves meet more resistance.
 """
@@ -17,18 +17,18 @@ MAX_ORDER = 8
 """A surface has at most this number of half waves along each side."""
 
 MIN_PATTERNS = 4
-"""Fewer patterns tell nothing of a slow phase."""
+"""A slow phase cannot be measured with fewer patterns."""
 
 
 Moments = tuple[RealArray, RealArray, RealArray, RealArray, RealArray]
-"""Sums over each pattern's pixels, float32 of shape (n,).
+"""These are sums over each pattern's pixels, float32 of shape (n,).
 
 With :math:`g_y, g_x` the gradient of the expected amplitudes and :math:`d` what is missing of the
 measured ones, they are those of :math:`g_y^2, g_x^2, g_y g_x, d g_y, d g_x`.
 """
 
-SMALLEST = np.float32(1e-12)
-"""Added to the squares, so that a pattern without edges moves nothing."""
+EPSILON = np.float32(1e-12)
+"""It is added to the squares, so that a pattern without edges moves nothing."""
 
 
 def solve_slopes(
@@ -53,10 +53,10 @@ def solve_slopes(
         Inverse variance of each, up to a common factor.
     """
     yy, xx, yx, y, x = (np.concatenate(column) for column in zip(*moments, strict=True))
-    yy, xx = yy + SMALLEST, xx + SMALLEST
+    yy, xx = yy + EPSILON, xx + EPSILON
     # An object that has come to no numbers is judged by its loss; this need not warn of it.
     with np.errstate(over='ignore', invalid='ignore'):
-        determinant = np.maximum(yy * xx - yx * yx, SMALLEST)
+        determinant = np.maximum(yy * xx - yx * yx, EPSILON)
         along_y = -(xx * y - yx * x) / determinant
         along_x = -(yy * x - yx * y) / determinant
     shifts = np.stack([along_y, along_x], axis=1)
@@ -127,7 +127,7 @@ def fit_surface(
     columns += [np.tile(axis / extent, (len(scaled_origins), 1)) for axis in np.eye(2)]
     root = np.sqrt(weights / weights.mean())
     matrix = np.stack([(column * root).ravel() for column in columns], axis=1)
-    # Finer waves must be asked for by more patterns.
+    # More patterns must agree on a finer wave.
     penalty = np.array([a * a + b * b for a, b in waves] + [0.0, 0.0])
     normal = matrix.T @ matrix
     one_pattern = np.trace(normal) / len(normal) / len(scaled_origins)

@@ -88,12 +88,12 @@ def choose_rotations(
         See `InferenceConfig`.
     description : NetworkDescription
     overlap : callable
-        Measures `physics.illumination_overlap`, where the rule asks for it.
+        Measures `physics.illumination_overlap`, where the rule needs it.
 
     Raises
     ------
     ConfigError
-        If four are asked of a network that sees groups of bare patterns.
+        If the rule is four, and the network sees groups of bare patterns.
     """
     can_turn = description.architecture == 'sweepnet'
     if rule == 'four' and not can_turn:
@@ -115,7 +115,7 @@ class Stitches(Protocol[Part, Stitched]):
     """Puts predicted patches together."""
 
     def add(self, parts: list[Part], phase_synchronization: bool) -> None:
-        """Add patches, after their global phases are synchronized where that is asked for."""
+        """Add patches, after their global phases are synchronized where the request has that."""
         ...
 
     def object_(self) -> Stitched:
@@ -152,7 +152,7 @@ def run_passes(
         Makes a stitcher from the object of the pass before.
     predict : callable
         Predicts patches, in batches, of groups (n_groups, group_size) from an object; the last
-        argument tells whether it is still flat.
+        argument is true while it is still flat.
     correct_phase_drift : callable
         Corrects the slow drift of the phase after the last pass.
     stopwatch : Stopwatch

@@ -1,4 +1,4 @@
-"""What is asked of training, prediction and iterations: frozen, and the same for each framework."""
+"""Requests for training, prediction and iterations: frozen, and the same for each framework."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -93,7 +93,7 @@ class PredictionRequest:
 
     @classmethod
     def of(cls, settings: InferenceConfig, rotations: tuple[int, ...]) -> 'PredictionRequest':
-        """Return what the settings ask for."""
+        """Return the request of some settings."""
         return cls(
             batch_size=settings.batch_size,
             rotations=rotations,

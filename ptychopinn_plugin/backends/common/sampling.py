@@ -121,7 +121,7 @@ class Batch:
 
 
 MakeSubScan = Callable[[TrainingScan, IntArray, IntArray, float, np.random.Generator], SubScan]
-"""Cuts members and groups of a scan out, at an exposure, and predicts their object."""
+"""It cuts members and groups of a scan out, at an exposure, and predicts their object."""
 
 
 def thinned_amplitudes(
@@ -204,7 +204,7 @@ def draw_subscan(
     chosen = np.sort(chosen[np.argsort(distance, kind='stable')[:SUBSCAN_SIZE]])
     limit = config.training.n_groups
     if limit is not None:
-        # Shared by the sub-scans of an epoch.
+        # The sub-scans of an epoch share it.
         limit = -(-limit // -(-limit // SUBSCAN_SIZE))
     groups = training_groups(
         positions[chosen], group_size, config.training.neighbor_count, rng, limit

@@ -19,10 +19,10 @@ from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.model import Model
 
 REPORT_SECONDS = 0.5
-"""Observers are told of batches about this often."""
+"""Observers are called about once in this number of seconds."""
 
 Clock = Callable[[], float]
-"""Returns seconds, from any start."""
+"""It returns seconds, from any start."""
 
 
 @dataclass
@@ -67,7 +67,7 @@ class ResumePoint:
 
 
 class _Stopped(Exception):
-    """The observer asked to stop while an epoch was validated."""
+    """The observer wants to stop while an epoch is validated."""
 
 
 class TrainingData(Protocol):
@@ -134,7 +134,7 @@ class TrainingLoop:
         self.resume_point: ResumePoint
 
     def run(self, model_so_far: Callable[[], Model]) -> LoopState:
-        """Train until an end is reached; observers may ask for the model after each epoch."""
+        """Train until an end is reached; observers may take the model after each epoch."""
         settings, state = self.config.training, self.state
         if not state.best_weights:
             state.best_weights = self.step.state_dict()
@@ -298,7 +298,7 @@ class TrainingLoop:
         return Progress('train', step, total, losses, rate)
 
     def is_time_up(self) -> bool:
-        """Tell whether the minutes that were asked for have passed."""
+        """Tell whether the minutes of the settings have passed."""
         return self._minutes_share() >= 1
 
     def _minutes_share(self) -> float:

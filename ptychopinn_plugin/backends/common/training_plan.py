@@ -80,7 +80,7 @@ class TrainingPlan:
         return wanted and not self.is_supervised
 
     def summary(self) -> dict[str, Any]:
-        """Return what a model file tells of the scans."""
+        """Return what a model file holds about the scans."""
         scans = [planned.scan for planned in self.training]
         return {
             'scans': [scan.name for scan in scans],
@@ -157,7 +157,7 @@ def _settled_config(request: TrainingRequest) -> tuple[Config, int]:
     config, base = request.config, request.base_model
     size = config.model.pattern_size or min(request.scans[0].pattern_shape)
     if base is not None:
-        # The network is what it is; the settings say so.
+        # The base model's network stays as it is, so the settings follow it.
         config = dataclasses.replace(config, model=base.config.model)
         return config, base.config.model.pattern_size or size
     return config.replace(model=config.model.replace(pattern_size=size)), size
@@ -169,7 +169,7 @@ def _first_scale(
     # A sigmoid's amplitudes reach from 0 to 1, and 1/1.5 is a good middle.
     scale = 1.5 if description.architecture == 'cnn' else 1.0
     if state is not None:
-        # As when the run began, which may have been a fine-tuning.
+        # It is that with which the run began, which may have been a fine-tuning.
         return float(state.values.get('first_scale', scale))
     return scale if base is None else base.intensity_scale
 
@@ -218,7 +218,7 @@ def _split(
         wanted = min(round(config.training.validation_fraction * len(scan)), MAX_VALIDATION)
         held_out = _nearest_to_random_position(scan.positions_px, wanted, rng)
         if len(held_out) < group_size:
-            # Too few for a group: they would be missed in training, and used nowhere.
+            # They are too few for a group: training would miss them, and nothing would use them.
             held_out = held_out[:0]
     members = np.setdiff1d(np.arange(len(scan)), held_out)
     if len(members) == 0:

@@ -89,7 +89,7 @@ class TrainingRun(Generic[Device]):
     def prepare(self) -> TrainingLoop:
         """Put the scans on the device, reconstruct the target, and return the loop at its start."""
         plan = self.plan
-        # All forward models first: what does not fit into memory is told before the target.
+        # All forward models come first, so that full memory shows before the target is computed.
         forwards = [self._build_forward(planned.scan) for planned in plan.training]
         scans: list[TrainingScan] = []
         held_out: list[tuple[TrainingScan, IntArray]] = []

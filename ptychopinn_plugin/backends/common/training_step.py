@@ -16,7 +16,7 @@ Arrays = Mapping[str, RealArray]
 
 
 class TrainingStep(Protocol):
-    """One network and one optimizer; `TrainingLoop` says when they do what."""
+    """One network and one optimizer; `TrainingLoop` decides when they do what."""
 
     def zero_grad(self) -> None:
         """Drop the gradients gathered so far."""

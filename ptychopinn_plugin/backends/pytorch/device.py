@@ -17,7 +17,8 @@ def choose_device(name: str) -> torch.device:
         If there is no such device.
     """
     with warnings.catch_warnings():
-        # Where TensorFlow has looked for a GPU in vain, CUDA warns of what it says anyway: none.
+        # Where TensorFlow has looked for a GPU in vain, CUDA warns that it has no device, which the
+        # answer holds anyway.
         warnings.filterwarnings('ignore', message='CUDA initialization')
         has_cuda = torch.cuda.is_available()
     if name == 'auto':
@@ -39,7 +40,7 @@ def keep_triton_out() -> None:
     """Let PyTorch do without Triton where TensorFlow was loaded before it.
 
     Optimizers and `torch.export` load Triton, which compiles nothing here. After TensorFlow that
-    would end the process; so PyTorch is told that there is none.
+    would end the process; so it is hidden from PyTorch.
     """
     if 'tensorflow' in sys.modules and 'triton' not in sys.modules:
         sys.modules['triton'] = None  # type: ignore[assignment]

@@ -13,7 +13,7 @@ from ptychopinn_plugin.model import Model
 from ptychopinn_plugin.storage.atomic import atomic_path
 
 _BATCH = 2
-"""One would be taken for a size that never changes."""
+"""The example has two images: with one, the batch would be taken for a fixed size."""
 
 
 def write_torchscript(model: Model, path: Path) -> None:
@@ -21,7 +21,7 @@ def write_torchscript(model: Model, path: Path) -> None:
     network, images = _prepared(model)
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        # Deprecated in favour of torch.export, which programs in C++ cannot all read yet.
+        # It is deprecated in favour of torch.export, which programs in C++ cannot all read yet.
         warnings.filterwarnings('ignore', message='`torch.jit', category=FutureWarning)
         warnings.filterwarnings('ignore', message='`torch.jit', category=DeprecationWarning)
         torch.jit.save(torch.jit.trace(network, images), buffer)

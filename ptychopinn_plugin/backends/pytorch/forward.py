@@ -96,7 +96,7 @@ class ForwardModel:
 
     @property
     def patch_origins_px(self) -> FloatArray:
-        """First pixels of the patches with their rests, on the canvas; shape (n_positions, 2)."""
+        """Patch origins on the canvas with their subpixel parts, shape (n_positions, 2)."""
         return (self.patch_origins + self.subpixel_shifts).cpu().numpy()
 
     def subset(
@@ -333,7 +333,7 @@ def poisson_terms(expected: Tensor, counts: Tensor, floor: float) -> Tensor:
 
 
 def shift_probe(probe: Tensor, subpixel_shifts_px: Tensor) -> Tensor:
-    """Shift a probe (n_modes, h, w) by rests (n, 2), as `physics.shift_probe`."""
+    """Shift a probe (n_modes, h, w) by (n, 2) parts of pixels, as `physics.shift_probe`."""
     shifted: Tensor = torch.fft.ifft2(torch.fft.fft2(probe) * _ramp(subpixel_shifts_px, probe))
     return shifted
 

@@ -13,7 +13,7 @@ from ptychopinn_plugin.network import Layer, NetworkDescription
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     'none': lambda x: x,
-    # In place: a convolution's output is needed nowhere else.
+    # It works in place, as a convolution's output is needed nowhere else.
     'relu': lambda x: functional.relu(x, inplace=True),
     'sigmoid': torch.sigmoid,
     'swish': functional.silu,
@@ -53,7 +53,7 @@ class Network(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Compute the outputs for images of shape (batch, channels, height, width)."""
-        # Faster on CPUs, and what tensor cores want.
+        # This order is faster on CPUs, and tensor cores need it.
         values = {'input': images.contiguous(memory_format=torch.channels_last)}
         mixed = self.precision != torch.float32
         with torch.autocast(images.device.type, self.precision, enabled=mixed):

@@ -114,7 +114,7 @@ def _predict_sweepnet(
                 torch.sqrt(relative),
                 torch.log1p(coverage) / COVERAGE_SCALE,
             ],
-            # Last in memory, as `Network.forward` wants them.
+            # The channels lie last in memory, as `Network.forward` needs them.
             dim=-1,
         ).permute(0, 3, 1, 2)
     correction = _mean_correction(network, features, rotations)
@@ -153,7 +153,7 @@ def _predict_cnn(network: Network, forward: ForwardModel, groups: Tensor) -> Pat
         amplitudes = torch.fft.fftshift(forward.measured(indices), dim=(-2, -1))  # (n, N, N)
         images = amplitudes * (size / 2) / photons**0.5
     amplitude, phase = network(images.view(n_groups, group_size, size, size))
-    # Not torch.polar: a border may be negative, where its gradient has the wrong sign.
+    # torch.polar would have a gradient of the wrong sign where a border is negative.
     amplitude, phase = amplitude.float(), phase.float()
     values = torch.complex(amplitude * torch.cos(phase), amplitude * torch.sin(phase))
     # Without the overlap constraint one patch stands for the whole group.
@@ -171,9 +171,9 @@ def cut_middle(images: Tensor, size: int) -> Tensor:
 
 
 def shift_bilinear(images: Tensor, subpixel_shifts_px: Tensor) -> Tensor:
-    """Move images (n, h, w) down and right by rests (n, 2) between -1 and 1; edges repeat.
+    """Move images (n, h, w) down and right by (n, 2) pixels between -1 and 1; edges repeat.
 
-    The mean of the four pixels around each point, weighted by their distance: it damps the highest
+    Each pixel becomes the mean of four, weighted by their distance. This damps the highest
     frequencies, which is why 'sweepnet' predicts on the object's grid and does not need it.
     """
     height, width = images.shape[-2:]

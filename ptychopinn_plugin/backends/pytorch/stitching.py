@@ -148,7 +148,7 @@ class Stitcher:
         self._is_empty = True
 
     def add(self, parts: list[Patches], phase_synchronization: bool) -> None:
-        """Add patches, after their global phases are synchronized where that is asked for."""
+        """Add patches, after their global phases are synchronized where the request has that."""
         weighted = [part.values * part.weights for part in parts]  # each (n, window, window)
         phase_factors = weighted[0].new_ones(sum(map(len, weighted)))
         if phase_synchronization:

@@ -32,7 +32,7 @@ def write_keras(model: Model, path: Path) -> None:
     ----------
     model : Model
     path : Path
-        Ends in '.keras', which Keras asks for. Images go in and out with their channels last,
+        Ends in '.keras', which Keras requires. Images go in and out with their channels last,
         (batch, height, width, channels).
 
     Raises

@@ -96,7 +96,7 @@ class ForwardModel:
 
     @property
     def patch_origins_px(self) -> FloatArray:
-        """First pixels of the patches with their rests, on the canvas; shape (n_positions, 2)."""
+        """Patch origins on the canvas with their subpixel parts, shape (n_positions, 2)."""
         return np.asarray(self.patch_origins.astype(np.float32) + self.subpixel_shifts.numpy())
 
     def batches(self, size: int) -> list[IntArray]:

@@ -16,13 +16,14 @@ from ptychopinn_plugin.backends.common.memory import explaining_full_memory
 
 Function = TypeVar('Function', bound=Callable[..., Any])
 
-# Information, and that there is no CUDA driver: `ptychopinn doctor` says so in words.
+# This hides what is information only, and that there is no CUDA driver, which
+# `ptychopinn doctor` reports in words.
 _NOISE = re.compile(rb'I0000 |WARNING: All log messages before absl|E0000 .* call to cuInit')
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hold back what TensorFlow's libraries tell while they load; anything else is passed on.
+    """Hold back what TensorFlow's libraries print while they load; anything else is passed on.
 
     They write to the file descriptor, and no variable of the environment stops them.
     """
@@ -55,7 +56,7 @@ if 'tensorflow' not in sys.modules:
 with _quiet():
     import tensorflow as tf
 
-    # The first operation starts the devices, which tell of themselves as well.
+    # The first operation starts the devices, which print messages as well.
     tf.zeros(())
 
 Tensor: TypeAlias = tf.Tensor
@@ -77,7 +78,7 @@ def on_device(name: str) -> Iterator[str]:
 
 
 Key = tuple[int, str | None, Any, tuple[int | None, ...] | None]
-"""Position of an argument, name in it, type of a tensor or plain value, sides of a tensor."""
+"""It holds an argument's position, a name in it, a tensor's type or plain value, and its sides."""
 
 
 def compiled(function: Function, *, fixed: Container[int] = ()) -> Function:

@@ -24,7 +24,7 @@ Weights = Mapping[str, Tensor]
 class Network:
     """The layers of a description, computed in their order.
 
-    Images have their channels last, and kernels are (height, width, in, out): what TensorFlow
+    Images have their channels last, and kernels are (height, width, in, out), which TensorFlow
     computes on every device.
 
     Parameters

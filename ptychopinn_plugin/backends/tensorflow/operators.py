@@ -127,7 +127,7 @@ def misfits(probes: Tensor, patches: Tensor, measured: Tensor, valid_mask: Tenso
 
 @compiled
 def shift_probe(probe: Tensor, subpixel_shifts_px: Tensor) -> Tensor:
-    """Shift a probe (n_modes, h, w) by rests (n, 2), as `physics.shift_probe`."""
+    """Shift a probe (n_modes, h, w) by (n, 2) parts of pixels, as `physics.shift_probe`."""
     return tf.signal.ifft2d(tf.signal.fft2d(probe) * _ramp(subpixel_shifts_px, probe))
 
 

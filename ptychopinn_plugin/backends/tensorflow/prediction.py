@@ -253,9 +253,9 @@ def cut_middle(images: Tensor, size: int) -> Tensor:
 
 
 def shift_bilinear(images: Tensor, subpixel_shifts_px: Tensor) -> Tensor:
-    """Move images (n, h, w) down and right by rests (n, 2) between -1 and 1; edges repeat.
+    """Move images (n, h, w) down and right by (n, 2) pixels between -1 and 1; edges repeat.
 
-    The mean of the four pixels around each point, weighted by their distance: it damps the highest
+    Each pixel becomes the mean of four, weighted by their distance. This damps the highest
     frequencies, which is why 'sweepnet' predicts on the object's grid and does not need it.
     """
     sides = tf.shape(images, tf.int64)

@@ -139,13 +139,13 @@ class Stitcher:
     def __init__(self, forward: ForwardModel, before: Tensor) -> None:
         self.forward = forward
         self.before = before
-        # Arrays, as blocks are added to parts of them.
+        # These are arrays, as blocks are added to parts of them.
         self.total = np.zeros(before.shape, dtype=np.complex64)
         self.weight = np.zeros(before.shape, dtype=np.float32)
         self._is_empty = True
 
     def add(self, parts: list[Patches], phase_synchronization: bool) -> None:
-        """Add patches, after their global phases are synchronized where that is asked for."""
+        """Add patches, after their global phases are synchronized where the request has that."""
         weighted = [scaled(part.values, part.weights) for part in parts]  # each (n, window, window)
         sizes = [len(part.indices) for part in parts]
         phase_factors = np.ones(sum(sizes), dtype=np.complex64)

@@ -140,7 +140,7 @@ class Objective:
             inputs['photons'],
         )
         if not self.supervised:
-            expected = _expect(beam, inputs, agreed)
+            expected = _predict_intensity(beam, inputs, agreed)
             terms['poisson'] = losses.poisson_deviance(expected, measured, valid_mask, photons)
             if 'amplitude_mae' in self.in_force:
                 terms['amplitude_mae'] = losses.amplitude_error(
@@ -156,7 +156,7 @@ class Objective:
         return {'loss': total, **terms}
 
 
-def _expect(beam: Tensors, inputs: Inputs, values: Tensor) -> Tensor:
+def _predict_intensity(beam: Tensors, inputs: Inputs, values: Tensor) -> Tensor:
     """Put patches into their surroundings and diffract them."""
     surroundings, size = inputs['patches'], values.shape[-1]
     sides = tf.shape(surroundings)[1:]

@@ -68,8 +68,8 @@ def load_scan(
     path : Path
         An NPZ file, a CXI file, Ptychodus' `diffraction.h5` or the folder that holds it.
     domain : 'counts' or 'amplitudes', optional
-        What the patterns hold. Where not given, the file says, or it is inferred (see
-        `readers.domain.infer_domain`) and said in the scan's notes.
+        What the patterns hold. Where not given, the file decides, or it is inferred (see
+        `readers.domain.infer_domain`) and noted in the scan's notes.
     reader : str, optional
         Read with this file reader of an installed Ptychodus; `reader_names` lists them.
     product : Path, optional
@@ -81,7 +81,7 @@ def load_scan(
     probe_from : Path, optional
         A scan, product, reconstruction or NPY file whose probe is used.
     geometry : Geometry, optional
-        Photon energy, distance and detector pixel where the files say none, or wrong ones. Where
+        Photon energy, distance and detector pixel where the files lack them or are wrong. Where
         all are known, the size of an object pixel follows from them.
     beam_center_px : (int, int), optional
         (row, column) of the frames where the beam meets the detector, if not in their middle.
@@ -97,12 +97,12 @@ def load_scan(
     Returns
     -------
     Scan
-        Patterns as counts. `notes` says what was assumed, changed or left out.
+        Patterns as counts. `notes` lists what was assumed, changed or left out.
 
     Raises
     ------
     DataError
-        If a file is missing, damaged or not a scan; the message says what to do.
+        If a file is missing, damaged or not a scan; the message holds what to do.
     """
     path = Path(path)
     check_domain(domain)
@@ -146,7 +146,7 @@ def load_scan(
         scan = one_by_one(scan)
     if photons is not None:
         return scale_to_photons(scan, photons)
-    assert scan.bad_pixels is not None  # `replace` forgets it
+    assert scan.bad_pixels is not None  # `replace` drops it
     some = scan.patterns[:: max(1, len(scan) // 32)][:, ~scan.bad_pixels]
     return dataclasses.replace(scan, notes=(*scan.notes, *unit_note(some)))
 
@@ -353,7 +353,7 @@ def _array(path: Path) -> ComplexArray:
 
 
 def _finish(scan: Scan, *, mask_hot: bool) -> Scan:
-    """Leave out an object that says nothing, and mark hot pixels where asked."""
+    """Leave out an object without structure, and mark hot pixels where that is wanted."""
     notes = list(scan.notes)
     object_, bad = scan.object_, scan.bad_pixels
     if object_ is not None:
@@ -376,7 +376,7 @@ def _useless_object(scan: Scan, object_: ComplexArray) -> str:
     if np.abs(object_ - object_.flat[0]).max() <= 1e-6 * np.abs(object_.flat[0]):
         return 'is flat'
     shape = np.array(scan.pattern_shape)
-    corners = split_positions(scan.positions_px)[0] - shape // 2
-    if (corners < 0).any() or (corners + shape > np.array(object_.shape)).any():
+    origins = split_positions(scan.positions_px)[0] - shape // 2
+    if (origins < 0).any() or (origins + shape > np.array(object_.shape)).any():
         return f'(shape {object_.shape}) does not cover the scan'
     return ''

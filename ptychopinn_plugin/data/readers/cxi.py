@@ -48,7 +48,7 @@ _BEAMS = (
     'entry_1/sample_1/beam',
     _SOURCE,
 )
-"""The source last: its energy may be that of the electrons in the machine."""
+"""The source comes last: its energy may be that of the electrons in the machine."""
 
 
 def read_cxi(
@@ -73,7 +73,7 @@ def read_cxi(
     probe : ndarray of complex, shape (n_modes, height, width), optional
         Used in place of any other.
     given : Geometry, optional
-        Energy, distance and detector pixel in place of what the file says.
+        Energy, distance and detector pixel in place of those in the file.
     beam_center_px : (row, column), optional
         Where the beam meets the detector; else in the middle.
     mask : ndarray of bool, shape (frame_height, frame_width), optional
@@ -112,7 +112,7 @@ def _measurement(file: Any, domain: Domain | None, given: Geometry) -> Measureme
     check_stack(patterns, f'The patterns of {file.filename}')
     mask = find(file, [f'{_DETECTOR}/mask', 'entry_1/data_1/mask'])
     if mask is not None and mask.ndim == 3:
-        # One mask for each pattern: a pixel that is bad once is left out everywhere.
+        # There is a mask for each pattern; a pixel that is bad once is left out everywhere.
         mask = (mask != 0).astype(np.uint8).max(axis=0)
     return measurement_of(
         patterns,
@@ -136,7 +136,7 @@ def _photon_energy(file: Any) -> float | None:
 
 
 def _geometry(file: Any, given: Geometry) -> Geometry:
-    """Return what the file says and the user does not."""
+    """Return what the file holds and the user does not give."""
 
     def length(key: str) -> float | None:
         return find_one_quantity(file, [f'{_DETECTOR}/{key}'], 'length')

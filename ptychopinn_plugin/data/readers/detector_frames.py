@@ -27,7 +27,7 @@ from ptychopinn_plugin.data.scan import Geometry
 from ptychopinn_plugin.errors import DataError
 
 _OF_AMPLITUDES = ('nsls_ii_2',)
-"""Readers whose dataset says by its name that it holds amplitudes: diffamp."""
+"""These readers take datasets of amplitudes, as their name diffamp tells."""
 
 
 def read_frames(
@@ -50,11 +50,12 @@ def read_frames(
     name : str
         The reader's name.
     domain : 'counts' or 'amplitudes', optional
-        Where not given: amplitudes if the reader or their squares say so, else counts.
+        Where not given: amplitudes for a reader of such or where the squares are whole numbers,
+        else counts.
     shape : (height, width), optional
         To which raw frames are cut around the beam, as Ptychodus does when it loads.
     beam_center_px : (row, column), optional
-        Where the beam meets the detector, in place of what the file says.
+        Where the beam meets the detector, in place of the centre in the file.
     mask : ndarray of bool, shape (frame_height, frame_width), optional
         More bad pixels.
 
@@ -115,7 +116,7 @@ def _stack(
                 f'{len(numbers)}. Write the file again, or choose another reader.'
             )
         indexes.append(numbers)
-        # At once: all raw frames of a scan may not fit into memory.
+        # They are cut at once, as all raw frames of a scan may not fit into memory.
         blocks.append(cut(block))
     if frame is None:
         raise DataError(f'{path} holds no pattern for the reader {name!r}; is it the right one?')

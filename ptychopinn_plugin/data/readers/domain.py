@@ -18,7 +18,7 @@ def check_domain(domain: str | None) -> None:
 
 
 def infer_domain(patterns: RealArray, *, is_ptychodus_export: bool) -> tuple[Domain, str]:
-    """Tell counts from amplitudes by the values, where the file does not say.
+    """Tell counts from amplitudes by the values, where the file leaves it open.
 
     The first that holds decides:
 
@@ -29,7 +29,7 @@ def infer_domain(patterns: RealArray, *, is_ptychodus_export: bool) -> tuple[Dom
     4. Whole numbers are counts.
     5. Numbers whose squares are whole are amplitudes.
     6. Whole multiples of the least number, the largest of which is 1, are counts divided by it.
-    7. Anything else is amplitudes, as PtychoPINN's contract says.
+    7. Anything else is amplitudes, as in PtychoPINN's contract.
 
     Parameters
     ----------
@@ -67,16 +67,16 @@ def without_logarithm(
 ) -> tuple[RealArray, tuple[str, ...]]:
     """Return counts in place of logarithms of one more than them, and a note; else the same.
 
-    Such are told by what no other floats do: their exponentials are whole numbers.
+    Their exponentials are whole numbers, as those of no other floats are.
 
     Parameters
     ----------
     patterns : ndarray, shape (n_positions, height, width)
     domain : 'counts' or 'amplitudes', optional
-        Where the user says it, patterns are left as they are.
+        Where the user gives it, patterns are left as they are.
     """
     sample = _sample(patterns) if patterns.dtype.kind == 'f' and domain is None else np.zeros(0)
-    # Beyond, no number of counts has such a logarithm.
+    # No number of counts has a larger logarithm.
     if not sample.size or sample.min() < 0 or not 0 < sample.max() < np.log2(1e12):
         return patterns, ()
     if values_are_whole(patterns) or squares_are_whole(patterns):
@@ -96,7 +96,7 @@ def without_logarithm(
 def _multiples(sample: FloatArray, dtype: np.dtype[Any]) -> bool:
     """Return whether numbers, the largest 1, are whole multiples of the least, as divided counts.
 
-    The least is one count, or none would be in a sample of thousands.
+    The least number is one count: in a sample of thousands, some pixel holds one.
     """
     lit = sample[sample > 0]
     if lit.size < 100 or abs(float(lit.max()) - 1) > 1e-6 or lit.max() < 3 * lit.min():
@@ -127,7 +127,7 @@ def _nearly_whole(values: FloatArray, dtype: np.dtype[Any]) -> bool:
 
 
 def unit_note(counts: RealArray) -> tuple[str, ...]:
-    """Return what to say of counts that look normalised: few and not whole; else nothing.
+    """Return a note on counts that look normalised, few and not whole; else an empty text.
 
     Parameters
     ----------
@@ -140,8 +140,8 @@ def unit_note(counts: RealArray) -> tuple[str, ...]:
         return ()
     return (
         f'The counts, {mean * counts[0].size:.3g} in a pattern, are no whole numbers; if the '
-        'patterns are normalised or in another unit, say how many photons a pattern holds on '
-        'average: photons=N (--photons N).',
+        'patterns are normalised or in another unit, give the mean number of photons in a '
+        'pattern: photons=N (--photons N).',
     )
 
 
@@ -177,7 +177,7 @@ def to_counts(patterns: RealArray, domain: Domain) -> RealArray:
                 f'Amplitudes must not be negative; got {chunk.min()}. '
                 "Where the patterns hold counts, use domain='counts' (--domain counts)."
             )
-        # Floats first: the square of an integer overflows its type.
+        # They become floats first, as the square of an integer overflows its type.
         part = counts[start : start + CHUNK_PATTERNS]
         np.square(chunk.astype(np.float32, copy=False), out=part)
         if are_roots:

@@ -1,4 +1,4 @@
-"""Where the beam meets the detector: brought to the middle of the patterns, or told."""
+"""Where the beam meets the detector: brought to the middle of the patterns, or noted."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ of the pattern there."""
 
 MIN_OFFSET_PX = 3.0
 MIN_OFFSET_SHARE = 0.04
-"""How far, in pixels and of a side, the beam must be off before a note tells it."""
+"""A beam that is off by more than both, in pixels and as a share of a side, gets a note."""
 
 
 class FrameCut:

@@ -1,7 +1,7 @@
 """What a dataset of HDF5 needs besides its own file: other files, and decompression.
 
-HDF5 fills what it does not find of a virtual dataset with zeros, without a word, and says of a
-broken link or a missing filter only that it cannot read. Here both become errors that name it.
+HDF5 fills what it does not find of a virtual dataset with zeros, without a warning, and its errors
+on a broken link or a missing filter name neither. Here both become errors that name it.
 """
 
 import importlib
@@ -31,7 +31,7 @@ _FILTERS = {
     32026: 'blosc2',
     32028: 'SPERR',
 }
-"""Filters that hdf5plugin brings, by the numbers under which The HDF Group lists them."""
+"""hdf5plugin brings these filters; The HDF Group lists them under these numbers."""
 
 
 def check_readable(dataset: Any) -> None:
@@ -62,7 +62,7 @@ def check_path(path: Path) -> None:
     """Do the same for all datasets of a file, for readers that open it themselves.
 
     Virtual datasets of less than three axes, which hold no patterns, and broken links may be
-    missing: what needs them fails or says so. Files that are no HDF5 pass.
+    missing: what needs them fails with a message. Files that are no HDF5 pass.
     """
     if not path.is_file() or not h5py.is_hdf5(path):
         return
@@ -73,12 +73,12 @@ def check_path(path: Path) -> None:
                     _check_sources(dataset, path.parent)
                 _load_filters(dataset)
     except (OSError, RuntimeError, KeyError):
-        # Damage, which the reader will meet and report in its own way.
+        # The file is damaged, which the reader will report in its own way.
         return
 
 
 def broken_links(path: Path) -> list[str]:
-    """Return what to say of each link of an HDF5 file whose file or dataset is missing."""
+    """Return a clause on each link of an HDF5 file whose file or dataset is missing."""
     if not path.is_file() or not h5py.is_hdf5(path):
         return []
     try:
@@ -149,7 +149,7 @@ def _find_file(name: str, folder: Path) -> Path | None:
 def _check_sources(dataset: Any, folder: Path) -> None:
     missing: list[str] = []
     for source in dataset.virtual_sources():
-        # Numbered files of an unlimited dataset, which ends where they end.
+        # An unlimited dataset in numbered files ends where they end.
         if source.file_name == '.' or '%b' in source.file_name or source.file_name in missing:
             continue
         found = _find_file(source.file_name, folder)
@@ -195,7 +195,7 @@ def _datasets(file: Any) -> Iterator[Any]:
 
 
 def _load_filters(dataset: Any) -> list[tuple[int, str]]:
-    """Return number and name of the filters that are missing after hdf5plugin was asked for."""
+    """Return number and name of the filters that are missing after an import of hdf5plugin."""
     plist = dataset.id.get_create_plist()
     filters = [plist.get_filter(number) for number in range(plist.get_nfilters())]
     codes = [(int(item[0]), item[3].decode('utf-8', 'replace')) for item in filters]

@@ -39,9 +39,9 @@ MIN_NOISE_SHARE = 0.05
 
 _UNRECORDED_SHARE = 0.9
 _NEGATIVE_MARKS = (-1, -2)
-_LARGEST = (2**16 - 1, 2**31 - 1, 2**32 - 1)
-"""Largest numbers of the types that detectors write. They are marks in wider types as well, to
-which programs convert."""
+_TYPE_MAXIMA = (2**16 - 1, 2**31 - 1, 2**32 - 1)
+"""These are the largest numbers of the types that detectors write. They are marks in wider types
+as well, to which programs convert."""
 
 _CHUNK = 256
 
@@ -102,7 +102,7 @@ def mask_invalid(
 
 
 def clip_negative(patterns: RealArray, bad_pixels: BoolArray) -> tuple[RealArray, tuple[str, ...]]:
-    r"""Set the noise of a subtracted dark field, whose negative numbers tell it, to zero.
+    r"""Set the noise of a subtracted dark field, which shows in negative numbers, to zero.
 
     Of noise that is Gaussian, :math:`\sigma` follows from the negative numbers, whose median is
     :math:`-0.674\,\sigma`. Were only they set to zero, the rest would be a background that no
@@ -126,10 +126,10 @@ def clip_negative(patterns: RealArray, bad_pixels: BoolArray) -> tuple[RealArray
     """
     if patterns.dtype.kind == 'u' or bad_pixels.all():
         return patterns, ()
-    good = ~bad_pixels
+    valid_mask = ~bad_pixels
     lowest = below = above = 0.0
     samples = []
-    for _, chunk in _chunks(patterns, good):
+    for _, chunk in _chunks(patterns, valid_mask):
         lowest = min(lowest, float(chunk.min()))
         below -= float(np.minimum(chunk, 0).sum(dtype=np.float64))
         above += float(np.maximum(chunk, 0).sum(dtype=np.float64))
@@ -188,17 +188,17 @@ class _Spread:
     emptied: IntArray
 
 
-def _chunks(patterns: RealArray, good: BoolArray) -> Iterator[tuple[int, RealArray]]:
+def _chunks(patterns: RealArray, valid_mask: BoolArray) -> Iterator[tuple[int, RealArray]]:
     """Yield parts of the patterns and where they start; bad pixels left out, if there are some."""
     for start in range(0, len(patterns), _CHUNK):
         chunk = patterns[start : start + _CHUNK]
-        yield start, chunk.reshape(len(chunk), -1) if good.all() else chunk[:, good]
+        yield start, chunk.reshape(len(chunk), -1) if valid_mask.all() else chunk[:, valid_mask]
 
 
-def _range(patterns: RealArray, good: BoolArray) -> tuple[float, float, bool]:
+def _range(patterns: RealArray, valid_mask: BoolArray) -> tuple[float, float, bool]:
     """Return the lowest and highest number, and whether all are finite."""
     lowest, highest, is_finite = np.inf, -np.inf, True
-    for _, chunk in _chunks(patterns, good):
+    for _, chunk in _chunks(patterns, valid_mask):
         numbers = chunk
         if patterns.dtype.kind == 'f' and not (finite := np.isfinite(chunk)).all():
             is_finite, numbers = False, chunk[finite]
@@ -210,22 +210,22 @@ def _range(patterns: RealArray, good: BoolArray) -> tuple[float, float, bool]:
 
 def _largest(kind: np.dtype[Any], highest: float) -> tuple[float, ...]:
     """Return the largest number of a type, if the highest of all patterns is one."""
-    candidates: list[float] = list(_LARGEST)
+    candidates: list[float] = list(_TYPE_MAXIMA)
     if kind.kind == 'f':
-        # Of amplitudes as well, which programs make of counts.
-        candidates += [float(np.sqrt(number)) for number in _LARGEST]
+        # Amplitudes, which programs make of counts, have it as well.
+        candidates += [float(np.sqrt(number)) for number in _TYPE_MAXIMA]
         kinds = [np.array(number).astype(kind) for number in candidates]
         return tuple(float(number) for number in kinds if float(number) == highest)
     candidates.append(np.iinfo(kind).max)
     return tuple({number for number in candidates if float(number) == highest})
 
 
-def _negative_marks(patterns: RealArray, good: BoolArray, lowest: float) -> tuple[int, ...]:
+def _negative_marks(patterns: RealArray, valid_mask: BoolArray, lowest: float) -> tuple[int, ...]:
     """Return -1 and -2, if no other number is negative."""
     if lowest not in _NEGATIVE_MARKS:
         return ()
     found: set[float] = set()
-    for _, chunk in _chunks(patterns, good):
+    for _, chunk in _chunks(patterns, valid_mask):
         found.update(np.unique(chunk[chunk < 0]).tolist())
         if not found <= set(_NEGATIVE_MARKS):
             return ()
@@ -255,24 +255,24 @@ def _tally(
 
 
 def _spread(
-    patterns: RealArray, good: BoolArray, marks: tuple[float, ...], *, min_kept: float
+    patterns: RealArray, valid_mask: BoolArray, marks: tuple[float, ...], *, min_kept: float
 ) -> _Spread | None:
     """Tell by the four rules above where marks lie; None where they lie as no marks do.
 
     `min_kept` is the share of patterns that the third rule must leave.
     """
     everyone = np.ones(len(patterns), dtype=bool)
-    in_pattern, on_pixel = _tally(patterns, good, marks, everyone)
-    recorded = in_pattern <= _UNRECORDED_SHARE * good.sum()
+    in_pattern, on_pixel = _tally(patterns, valid_mask, marks, everyone)
+    recorded = in_pattern <= _UNRECORDED_SHARE * valid_mask.sum()
     if recorded.any() and not recorded.all():
-        _, on_pixel = _tally(patterns, good, marks, recorded)
+        _, on_pixel = _tally(patterns, valid_mask, marks, recorded)
     if not recorded.any():
         # Then the marks are bad pixels, and nothing is left, which `Scan` refuses.
         recorded = everyone
-    always, sporadic = np.zeros_like(good), np.zeros_like(good)
-    always[good] = on_pixel > recorded.sum() / 2
-    rest = good & ~always
-    if (on_pixel[~always[good]] == 0).all() or not rest.any():
+    always, sporadic = np.zeros_like(valid_mask), np.zeros_like(valid_mask)
+    always[valid_mask] = on_pixel > recorded.sum() / 2
+    rest = valid_mask & ~always
+    if (on_pixel[~always[valid_mask]] == 0).all() or not rest.any():
         return _Spread(always, sporadic, np.flatnonzero(~recorded))
     in_pattern, _ = _tally(patterns, rest, marks, recorded)
     kept = recorded & (in_pattern <= MAX_HIDDEN_SHARE * rest.sum())
@@ -280,7 +280,7 @@ def _spread(
         return None
     _, on_pixel = _tally(patterns, rest, marks, kept)
     sporadic[rest] = on_pixel > 0
-    if sporadic.sum() > MAX_SPORADIC_SHARE * good.sum():
+    if sporadic.sum() > MAX_SPORADIC_SHARE * valid_mask.sum():
         return None
     return _Spread(always, sporadic, np.flatnonzero(~kept))
 

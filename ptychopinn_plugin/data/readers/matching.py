@@ -25,12 +25,12 @@ from ptychopinn_plugin.text import count
 HC_J_M = 6.62607015e-34 * 299792458.0
 
 PHOTON_ENERGIES_EV = (1.0, 1e7)
-"""Range from visible light to hard X-rays and electrons in a microscope."""
+"""The range is from visible light to hard X-rays and electrons in a microscope."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a detector recorded, and what its file says about it.
+    """What a detector recorded, and what its file holds about it.
 
     Attributes
     ----------
@@ -65,7 +65,7 @@ def measurement_of(
     indexes : ndarray of int, shape (n_patterns,)
     bad_pixels : ndarray of bool, shape (height, width), optional
     domain : 'counts' or 'amplitudes', optional
-        Where not given, counts, or their logarithms where those are told.
+        Where not given, counts, or their logarithms where the values show that.
     geometry : Geometry, optional
 
     Raises
@@ -102,7 +102,7 @@ class Product:
     losses : tuple of float
         Of each epoch of what made it.
     far_field : bool
-        Whether its patterns are those of the far field, as it says.
+        Whether its patterns are those of the far field, by its metadata.
     """
 
     indexes: IntArray
@@ -157,11 +157,11 @@ def single_layer(object_: ComplexArray) -> tuple[ComplexArray, tuple[str, ...]]:
 
 
 def check_far_field(product: Product) -> None:
-    """Raise a DataError if a product says that its patterns are those of the near field."""
+    """Raise a DataError if the patterns of a product are marked as those of the near field."""
     if not product.far_field:
         raise DataError(
-            f'Patterns must be those of the far field; the product {product.name!r} says that its '
-            'own are of the near field (far_field is false), which this package does not model. '
+            f'Patterns must be those of the far field; the product {product.name!r} is of the near '
+            'field (its far_field is false), which this package does not model. '
             'Reconstruct it with another of the reconstructors of Ptychodus; if the detector is '
             'in the far field after all, set far_field of the product to true.'
         )
@@ -187,7 +187,7 @@ def join(
     probe : ndarray of complex, optional
         Used in place of the product's.
     given : Geometry, optional
-        What the user says, in place of what the files say.
+        Values of the user, in place of those in the files.
     beam_center_px : (row, column), optional
         Where the beam meets the detector, if it is not in the middle of the patterns.
     mask : ndarray of bool, shape (frame_height, frame_width), optional
@@ -264,7 +264,7 @@ def _span(indexes: IntArray) -> str:
 def _with_pixel(
     product: Product, geometry: Geometry, given: Geometry | None
 ) -> tuple[Product, tuple[str, ...]]:
-    """Leave out an object of other pixels than the user's options give, and say so."""
+    """Leave out an object of other pixels than the user's options give, with a note."""
     old = product.geometry.pixel_height_m, product.geometry.pixel_width_m
     new = geometry.pixel_height_m, geometry.pixel_width_m
     if given is None or not (old[0] and old[1] and new[0] and new[1]):
@@ -279,12 +279,12 @@ def _with_pixel(
 
 
 def known_geometry(own: Geometry, given: Geometry, shape: tuple[int, ...]) -> Geometry:
-    """Return a geometry with what the user says; the object's pixel follows, where it can.
+    """Return a geometry with the user's values; the object's pixel follows, where it can.
 
     Parameters
     ----------
     own : Geometry
-        What the files say.
+        The values of the files.
     given : Geometry
         Its values take the place of those.
     shape : tuple of int
@@ -309,9 +309,9 @@ def known_geometry(own: Geometry, given: Geometry, shape: tuple[int, ...]) -> Ge
         low, high = PHOTON_ENERGIES_EV
         if not low <= energy <= high:
             raise DataError(
-                f'The photon energy must be between {low:g} and {high:g} eV; the file says '
-                f'{energy:.3g} eV. Is it in another unit, or that of the machine? Say what it is: '
-                '--photon-energy EV (geometry=Geometry(photon_energy_eV=...)).'
+                f'The photon energy must be between {low:g} and {high:g} eV; in the file '
+                f'it is {energy:.3g} eV. Is it in another unit, or that of the machine? Give the '
+                'right one: --photon-energy EV (geometry=Geometry(photon_energy_eV=...)).'
             )
         sizes[axis] = float(wavelength_m(energy) * abs(distance) / (shape[side] * detector_pixel))
     return dataclasses.replace(merged, **sizes)
@@ -335,7 +335,7 @@ def _object_geometry(measurement: Measurement, product: Geometry, given: Geometr
         ]
         raise DataError(
             f'The {axis} of an object pixel is needed to turn metres into pixels, and the file '
-            f'does not say all that gives it. Use {", ".join(missing)} '
+            f'lacks a part of what gives it. Use {", ".join(missing)} '
             '(geometry=Geometry(...)), or write it into the file.'
         )
     return dataclasses.replace(
@@ -350,7 +350,7 @@ def _to_pixels(
 ) -> FloatArray:
     pixel_m = np.array([geometry.pixel_height_m, geometry.pixel_width_m])
     if product.object_ is None or product.center_m is None:
-        # No object says where zero is: the first patch starts there.
+        # Without an object zero is where the first patch starts.
         corner = positions_m.min(axis=0) if np.isfinite(positions_m).all() else np.zeros(2)
         return np.asarray((positions_m - corner) / pixel_m + [shape[0] // 2, shape[1] // 2])
     middle = (np.array(product.object_.shape) - 1) / 2
@@ -359,7 +359,7 @@ def _to_pixels(
 
 
 def load_name(path: Path) -> str:
-    """Return a name for the scan of a file: the folder's where the file's own says nothing."""
+    """Return a name for the scan of a file: the folder's where the file's own is a common one."""
     path = path.resolve()
     name = path.parent.name if path.stem in ('diffraction', 'product') else path.stem
     # What is no UTF-8 in it cannot be written into any file.

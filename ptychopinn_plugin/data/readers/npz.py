@@ -35,7 +35,7 @@ from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.errors import DataError
 
 Arrays = Mapping[str, RealArray]
-"""By key; what is wrong with an array becomes a DataError when it is looked up."""
+"""It holds arrays by key; a fault of one becomes a DataError when it is looked up."""
 
 _OPTIONAL = (
     'objectGuess',
@@ -69,7 +69,7 @@ class Archive(Mapping[str, RealArray]):
     def __init__(self, path: Path, members: Any) -> None:
         self._path, self._members = path, members
         self.empty = tuple(key for key in _OPTIONAL if self._is_object(key))
-        """Optional keys that hold an object and no array, as `np.savez` makes of None."""
+        """These optional keys hold an object and no array, as `np.savez` makes of None."""
         self._keys = tuple(key for key in members.files if key not in self.empty)
 
     def __contains__(self, key: object) -> bool:
@@ -105,7 +105,7 @@ class Archive(Mapping[str, RealArray]):
         return array
 
     def _is_object(self, key: str) -> bool:
-        """Tell a single object by the header, whose text says it; the object is never read."""
+        """Tell a single object by the text of the header; the object is never read."""
         if key not in self._members.files:
             return False
         try:

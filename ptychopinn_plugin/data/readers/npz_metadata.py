@@ -1,4 +1,4 @@
-"""What the `_metadata` of NPZ files say."""
+"""Values of the `_metadata` of NPZ files."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +14,7 @@ def number_of(value: object) -> float | None:
 
 
 def photons_of(metadata: Mapping[str, Any]) -> float | None:
-    """Return the mean number of photons in a pattern, if metadata say it."""
+    """Return the mean number of photons in a pattern, if metadata hold it."""
     sources = [metadata, *(part for part in metadata.values() if isinstance(part, Mapping))]
     numbers = [number_of(source.get('nphotons')) for source in sources]
     return next((number for number in numbers if number is not None and number > 0), None)

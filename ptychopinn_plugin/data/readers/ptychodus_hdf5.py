@@ -53,7 +53,7 @@ def read_pair(
     probe : ndarray of complex, optional
         Used in place of the product's.
     given : Geometry, optional
-        Energy, distance and detector pixel in place of what the files say.
+        Energy, distance and detector pixel in place of those in the files.
     beam_center_px : (row, column), optional
         Where the beam meets the detector; else in the middle.
     mask : ndarray of bool, shape (frame_height, frame_width), optional
@@ -74,7 +74,7 @@ def read_pair(
                 'Put diffraction.h5 and product.h5 into one folder, or use product=FILE '
                 '(--product FILE).'
             )
-    # Before the patterns, which are large.
+    # It is read before the patterns, which are large.
     known = read_product(product)
     check_far_field(known)
     measurement = read_measurement(diffraction, domain=domain)
@@ -151,9 +151,9 @@ def read_product(path: Path) -> Product:
             detector_distance_m=attribute(file, 'detector_object_distance_m'),
         )
         name, comments = text_attribute(file, 'name'), text_attribute(file, 'comments')
-        # Since 1.7; before, every product was of the far field.
+        # It exists since 1.7; before, every product was of the far field.
         far_field = bool(np.all(file.attrs.get('far_field', True)))
-        # Called costs by Ptychodus until 1.5.
+        # Ptychodus called them costs until 1.5.
         losses = find(file, ['loss_values', 'costs'])
     object_, object_notes = single_layer(layers) if layers.size else (None, ())
     return Product(

@@ -42,10 +42,10 @@ _BY_SUFFIX = {
     '.npz': 'NPZ',
     '.cxi': 'CXI',
 }
-"""Readers that belong to no instrument."""
+"""These readers belong to no instrument."""
 
 _COUNTING_READINGS = ('aps_ptychosaxs_tiff',)
-"""Readers that give a point the number of the readings before it, where each has several."""
+"""These give a point the number of the readings before it, where each has several."""
 
 _WIDEST_SCAN_M = 0.1
 
@@ -79,9 +79,9 @@ def read_with_ptychodus(
     positions_reader : str, optional
         Which of Ptychodus' position readers reads it; else the name and the suffix decide.
     geometry : Geometry, optional
-        What it knows stands in place of what the files say.
+        Its values take the place of those in the files.
     beam_center_px : (int, int), optional
-        (row, column) where the beam meets the detector, in place of what the file says.
+        (row, column) where the beam meets the detector, in place of the centre in the file.
     domain : 'counts' or 'amplitudes', optional
         Where not given, inferred.
     probe : ndarray of complex, shape (n_modes, height, width), optional
@@ -100,8 +100,8 @@ def read_with_ptychodus(
         raise DataError(f'{path} is a folder; the reader {name!r} needs a file of the scan in it.')
     with _warnings_of_ptychodus() as heard:
         dataset = _read(reader, path, name)
-        # Before the patterns, which are large, and after their file, from which the readers of one
-        # instrument take what they need to turn its positions.
+        # Positions come before the patterns, which are large, and after their file, from which the
+        # readers of one instrument take what they need to turn its positions.
         if positions is not None:
             table = _positions_of(registry, name, positions, positions_reader)
             product = (
@@ -366,7 +366,7 @@ def _from_product(product: Any, path: Path, name: str) -> Product:
         )
         center = ptychodus_compat.place_m(product.object_.get_center())
     except ValueError:
-        # Ptychodus says so where a file gives no size or centre; the detector's geometry decides.
+        # Ptychodus logs this where a file gives no size or centre; the detector's geometry decides.
         object_notes = ()
     known = center is not None and object_.size > 0
     far_field = ptychodus_compat.is_far_field(metadata)

@@ -1,4 +1,4 @@
-"""Numbers of HDF5 files in the units that their `units` attributes say, as NeXus writes them."""
+"""Numbers of HDF5 files in the units of their `units` attributes, as NeXus writes them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -60,7 +60,7 @@ def find_quantity(file: Any, keys: Sequence[str], kind: str) -> FloatArray | Non
     file : h5py.File
     keys : sequence of str
     kind : 'length' or 'energy'
-        In metres or joules, as CXI defines, where the file says no unit.
+        In metres or joules, as CXI defines, where the file has no unit.
 
     Raises
     ------
@@ -98,6 +98,6 @@ def _factor(dataset: Any, kind: str) -> float:
             return fits[0]
     raise DataError(
         f'The unit of {dataset.name} of {dataset.file.filename} must be one of '
-        f'{", ".join(known)}; it says {text!r}. Correct its attribute "units", or leave it out '
+        f'{", ".join(known)}; it is {text!r}. Correct its attribute "units", or leave it out '
         f'where the numbers are in {"metres" if kind == "length" else "joules"}.'
     )

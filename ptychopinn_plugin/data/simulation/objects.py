@@ -18,10 +18,10 @@ AMPLITUDE_RANGE = (0.5, 1.0)
 PHASE_RANGE_RAD = (-1.0, 1.0)
 
 _TEXTURE = 0.5
-"""Standard deviation of the 1/f texture over that of the leaves."""
+"""The 1/f texture has this share of the standard deviation of the leaves."""
 
 _EDGE_PX = 0.6
-"""Blur of the leaves' edges: a pixel averages over its area."""
+"""The leaves' edges are blurred by this, as a pixel averages over its area."""
 
 _LETTERS = 'FGJLPQRabefghjkpqrty2345679'  # none of them is its own mirror image
 _OBJECT_KEYS = ('objectGuess', 'object')
@@ -100,7 +100,7 @@ def _occluding_discs(
     height, width = shape
     seen = np.full(shape, -1, dtype=np.int64)
     number = 0
-    # From the top down, until nothing shows through: what is covered need not be drawn.
+    # They are drawn from the top down until nothing shows through: what is covered is left out.
     while (seen < 0).any():
         ratio = (smallest_px / largest_px) ** 2
         radii = smallest_px / np.sqrt(1 - stream.uniform(size=512) * (1 - ratio))
@@ -146,7 +146,7 @@ def _lines(shape: tuple[int, int], stream: np.random.Generator) -> tuple[FloatAr
     diagonal = float(np.hypot(*shape))
     for _ in range(int(diagonal / 8)):
         angle, width = stream.uniform(0, np.pi), stream.uniform(1.5, 6.0)
-        # Through a random point rather than at a random distance: corners get their share.
+        # It goes through a random point, not at a random distance, so that corners get their share.
         row, column = stream.uniform(0, shape[0]), stream.uniform(0, shape[1])
         distance = np.abs((y - row) * np.cos(angle) - (x - column) * np.sin(angle))
         cover = np.clip(width / 2 + 0.5 - distance, 0, 1)
@@ -161,7 +161,7 @@ def _siemens(shape: tuple[int, int], stream: np.random.Generator) -> tuple[Float
     y, x = y - (shape[0] - 1) / 2, x - (shape[1] - 1) / 2
     radius, angle = np.hypot(y, x), np.arctan2(y, x) + stream.uniform(0, 2 * np.pi)
     n_spokes, outer, inner = 36, 0.42 * min(shape), 4.0
-    # Distance to the nearest edge of a spoke, in pixels, so that edges are one pixel soft.
+    # This is the distance to the nearest edge of a spoke in pixels: edges are one pixel soft.
     edge = radius / n_spokes * np.arcsin(np.sin(n_spokes * angle))
     star = np.clip(edge + 0.5, 0, 1)
     star *= np.clip(outer - radius + 0.5, 0, 1) * np.clip(radius - inner + 0.5, 0, 1)

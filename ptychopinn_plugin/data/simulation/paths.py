@@ -57,7 +57,7 @@ def make_path(config: SimulationConfig) -> ScanPath:
         reported = regular + streams['path'].uniform(-jitter, jitter, size=regular.shape)
     noise = streams['position noise'].standard_normal(regular.shape)
     true = reported + config.position_noise_px * np.clip(noise, -NOISE_REACH, NOISE_REACH)
-    # Room for usual offsets in any case, so that a little more of them does not resize the object.
+    # There is always room for usual offsets, so that a little more does not resize the object.
     slack = max(6.0, jitter + NOISE_REACH * config.position_noise_px)
     height, width = np.ptp(regular, axis=0) + 2 * slack
     return ScanPath(reported, true, (float(height), float(width)))

@@ -8,14 +8,14 @@ from ptychopinn_plugin.data.simulation.configuration import SimulationConfig
 from ptychopinn_plugin.errors import DataError
 
 PUPIL_EDGE = 0.025
-"""The standard deviation of the Gaussian that blurs the pupil's edge, in cycles/px.
+"""A Gaussian with this standard deviation, in cycles/px, blurs the pupil's edge.
 
 With a radius of 0.10 and a defocus of 400 the probe is 16.5 px wide (full width at half
 maximum) and holds 95 % of its energy within 16 px of its middle.
 """
 
 CENTRAL_STOP = 0.4
-"""The radius of the zone plate's central stop, as a share of the pupil's."""
+"""The zone plate's central stop has this share of the pupil's radius."""
 
 
 def make_probe(config: SimulationConfig) -> ComplexArray:
@@ -81,7 +81,7 @@ def make_modes(probe: ComplexArray, n_modes: int, decay: float) -> ComplexArray:
             f'{probe.shape}. Choose one mode of it.'
         )
     y, x = _scaled_coordinates(probe)
-    # By total degree, as the energies of Hermite-Gauss modes rise.
+    # They are sorted by total degree, with which the energies of Hermite-Gauss modes rise.
     degrees = sorted(((i, j) for i in range(n_modes) for j in range(n_modes)), key=sum)[:n_modes]
     columns = np.stack([(probe * x**i * y**j).ravel() for i, j in degrees], axis=1)
     orthonormal, triangle = np.linalg.qr(columns)

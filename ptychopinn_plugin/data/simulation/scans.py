@@ -55,7 +55,7 @@ def simulate(
     _check_object(object_, needed)
     middle = (np.array(object_.shape) - 1) / 2
     reported, true = path.reported_px + middle, path.true_px + middle
-    # What the scan will hold, in its precision, so that it explains its patterns exactly.
+    # The scan will hold it in this precision, so that it explains its patterns exactly.
     object_ = object_.astype(np.complex64)
     modes = _modes(config, probe)
     modes = modes * np.sqrt(config.photons / _mean_transmission(object_, modes, reported))
@@ -75,7 +75,7 @@ def simulate(
 
 
 def _object_shape(config: SimulationConfig, path: ScanPath) -> tuple[int, int]:
-    # Two pixels more: rounding and interpolation reach one pixel further on each side.
+    # It has two pixels more, as rounding and interpolation reach one pixel further on each side.
     height, width = (int(np.ceil(extent)) + config.size + 2 for extent in path.extent_px)
     return height, width
 
@@ -108,7 +108,7 @@ def _mean_transmission(
 ) -> float:
     """Return the mean energy of an exit wave, from the intensities of object and probe alone."""
     intensity = (np.abs(modes) ** 2).sum(axis=0)
-    # A correlation of even size: its pixel [0, 0] is the patch whose corner is there.
+    # The correlation has an even size: its pixel [0, 0] is the patch whose corner is there.
     transmitted = fftconvolve(np.abs(object_) ** 2, intensity[::-1, ::-1], mode='valid')
     corners = positions_px - np.array(intensity.shape) // 2
     energies = map_coordinates(transmitted, corners.T, order=1, mode='nearest')

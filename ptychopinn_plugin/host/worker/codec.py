@@ -104,7 +104,7 @@ def _dataclass_from_plain(value: dict[str, Any], owner: Any, name: str) -> Any:
 
 
 def _checked(value: Any, kind: type, name: str) -> Any:
-    # Not isinstance: True is no whole number.
+    # isinstance would take True for a whole number.
     if type(value) is not kind:
         raise WorkerError(f'{name} must be of type {kind.__name__}; got {str(value)[:80]!r}.')
     return value

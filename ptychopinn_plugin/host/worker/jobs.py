@@ -27,10 +27,13 @@ from ptychopinn_plugin.model_file import read_model
 from ptychopinn_plugin.storage.atomic import check_output_folder, keep_previous
 
 PREVIEW_S = 2.0
-"""Seconds between two pictures: the host redraws everything for each, which freezes its window."""
+"""At least this number of seconds lies between two pictures.
+
+The host redraws everything for each, which freezes its window.
+"""
 
 REPORT_S = 0.2
-"""Seconds between two reports of progress."""
+"""At least this number of seconds lies between two reports of progress."""
 
 
 class HostConnection(Protocol):

@@ -15,7 +15,7 @@ from ptychopinn_plugin.data.scan import Geometry
 from ptychopinn_plugin.errors import WorkerError
 
 NUMERIC_KINDS = 'biufc'
-"""Kinds of NumPy types that may cross: an array of Python objects would be a list of addresses."""
+"""These kinds of NumPy types may cross: an array of Python objects would be a list of addresses."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from ptychopinn_plugin.host.worker.messages import (
 )
 
 EXIT_S = 2.0
-"""The longest wait, in seconds, for a worker to be gone once its output has ended."""
+"""Once its output has ended, a worker has at most this number of seconds to be gone."""
 
 STDERR_LINES = 12
 """This many lines of its error output are kept, to explain why it died."""
@@ -74,8 +74,8 @@ class WorkerProcess:
         self.inbox: queue.Queue[RunMessage | WorkerError | None] = queue.Queue()
         self.last_message = time.monotonic()
         self._stderr_lines: collections.deque[str] = collections.deque(maxlen=STDERR_LINES)
-        # Not multiprocessing: that imports the host's main script once more in the child, which
-        # costs a second and hangs where the script has no guard.
+        # multiprocessing would import the host's main script once more in the child, which costs
+        # a second and hangs where the script has no guard.
         self._popen = subprocess.Popen(
             # -P: nothing is imported from the folder that happens to be the current one.
             [sys.executable, '-P', '-m', 'ptychopinn_plugin.host.worker.server'],

@@ -33,7 +33,7 @@ from ptychopinn_plugin.host.worker.messages import (
 from ptychopinn_plugin.log import logging_warnings
 
 HEARTBEAT_S = 1.0
-"""Seconds between two messages that the worker is alive."""
+"""The worker sends that it is alive once in this number of seconds."""
 
 
 class HostConnection:

@@ -133,7 +133,7 @@ def test_positions_in_another_unit(write_cxi: Callable[..., Path], make_scan: Ma
     np.testing.assert_allclose(load_scan(path).positions_px, _expected(make_scan), atol=1e-6)
     with h5py.File(path, 'r+') as file:
         file['entry_1/sample_1/geometry_1/translation'].attrs['units'] = 'steps'
-    with pytest.raises(DataError, match=r"must be one of m, cm, mm.*it says 'steps'"):
+    with pytest.raises(DataError, match=r"must be one of m, cm, mm.*it is 'steps'"):
         load_scan(path)
 
 

@@ -231,7 +231,7 @@ def test_damaged_json(tmp_path: Path, write_zip: Any, data: bytes, message: str)
 
 
 def test_another_gridsize(tensorflow_file: Any, graph: Any) -> None:
-    with pytest.raises(ArchiveError, match='say gridsize 3; the first layer takes 1 channels'):
+    with pytest.raises(ArchiveError, match='have gridsize 3; the first layer takes 1 channels'):
         read_model(tensorflow_file(gridsize=3, graph=graph(1)))
 
 
