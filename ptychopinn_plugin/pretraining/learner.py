@@ -36,8 +36,8 @@ class Learner:
         self.recipe = recipe
         torch.manual_seed(recipe.seed)
         self.network = Network(describe_prior())
-        self.averaged = Network(describe_prior())
-        self.averaged.load_state_dict(self.network.state_dict())
+        self.ema_network = Network(describe_prior())
+        self.ema_network.load_state_dict(self.network.state_dict())
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
         )
@@ -84,7 +84,7 @@ class Learner:
                 'Give that seed, or another state.'
             )
         self.network.load_weights(newest)
-        self.averaged.load_weights(model.weights)
+        self.ema_network.load_weights(model.weights)
         self.round, self.step = values['round'], values['step']
         self.seconds = values['seconds']
         slots: dict[int, dict[str, Tensor]] = {}
@@ -101,7 +101,7 @@ class Learner:
 
     def weights(self) -> dict[str, RealArray]:
         """Return copies of the averaged weights."""
-        return self.averaged.numpy_weights()
+        return self.ema_network.numpy_weights()
 
     def model(self) -> Model:
         """Return the average of the weights as a model for scans of any size."""
@@ -119,7 +119,7 @@ class Learner:
         first, is_bare = round_ * self.recipe.scans, round_ <= self.recipe.bare_until
         for number in range(first, first + self.recipe.scans):
             task = draw_task(self.recipe.seed, number)
-            self.buffer.extend(make_estimates(self.averaged, task, rng, is_bare=is_bare))
+            self.buffer.extend(make_estimates(self.ema_network, task, rng, is_bare=is_bare))
 
     def _step(self, rng: np.random.Generator) -> dict[str, float]:
         rate = self.recipe.learning_rate_at(self.round, self.step)
@@ -136,7 +136,7 @@ class Learner:
         # The first averages forget faster, so that they do not hold on to random weights.
         decay = min(self.recipe.ema_decay, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
-            pairs = zip(self.averaged.parameters(), self.network.parameters(), strict=True)
+            pairs = zip(self.ema_network.parameters(), self.network.parameters(), strict=True)
             for average, newest in pairs:
                 average.lerp_(newest, 1 - decay)
         return {name: float(value.detach()) for name, value in terms.items()}

@@ -165,7 +165,7 @@ class NetworkBackend(Engine[Device]):
             done += count
             job.stopwatch.lap('refine')
             if not stopped:
-                object_ = self.correct(network, job.forward, object_)
+                object_ = self.apply_prior(network, job.forward, object_)
                 job.stopwatch.lap('predict')
                 watch(self._pass_done(job.forward, number, passes, object_))
             if stopped:

@@ -104,7 +104,7 @@ class Engine(ABC, Generic[Device]):
         """
 
     @abstractmethod
-    def correct(self, network: Any, forward: Any, object_: Any) -> Any:
+    def apply_prior(self, network: Any, forward: Any, object_: Any) -> Any:
         """Return an object after the correction of a learned prior, shape `canvas_shape`."""
 
     @abstractmethod

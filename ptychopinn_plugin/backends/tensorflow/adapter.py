@@ -76,7 +76,7 @@ class TensorFlowBackend(NetworkBackend[str]):
             observer=observer,
         )
 
-    def correct(self, network: Network, forward: ForwardModel, object_: Tensor) -> Tensor:
+    def apply_prior(self, network: Network, forward: ForwardModel, object_: Tensor) -> Tensor:
         """Return an object after the correction of a learned prior."""
         return correct_object(network, forward, object_)
 
