@@ -45,6 +45,7 @@ class HostWindow:
         self.queue = RunQueue(api.task_monitor, activity, reconstructors, self)
         activity.runs_waiting = self.queue.count
         activity.chosen_product = self.chosen_product
+        activity.note_place = self.places.note
         # Qt sends this before the click that opens the dialog.
         controller._actions_view.train_button.pressed.connect(self._open_dialog_at_product)
 
@@ -59,7 +60,8 @@ class HostWindow:
         dataset = None if item is None else item.get_dataset()
         if item is None or dataset is None:
             return None
-        patterns = int(dataset.get_assembled_data().get_num_patterns())
+        # Not their patterns, which some releases copy to be counted.
+        patterns = len(dataset.get_assembled_data().get_indexes())
         name = item.get_name()
         place = self.places.of(name)
         return ChosenProduct(name, patterns, '' if place is None else str(place))
@@ -190,7 +192,6 @@ class RunQueue:
             self.made_from[id(run.product)] = before
         elif before is not None:
             self._compare(before.get_name(), Path(task.input_path))
-            self._window.places.note(before.get_name(), Path(task.input_path))
         with self._lock:
             self._waiting.add(run)
         return run

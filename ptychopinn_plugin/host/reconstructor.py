@@ -149,6 +149,7 @@ class PinnReconstructor(TrainableReconstructor):
             scan = to_scan(parameters)
             log_notes(scan)
             write_scan(path, scan)
+        self._activity.note_place(parameters.product.metadata.name, path.parent)
         logger.info('Wrote %d patterns to %s.', len(scan), path)
 
     def train(self, input_path: Path, output_path: Path) -> Iterator[TrainOutput]:
@@ -292,6 +293,7 @@ class PinnReconstructor(TrainableReconstructor):
                     watch.note_handed_over(activity.when_drawn)
         except GeneratorExit:
             # Stop, in a host that does not make it known: the worker may stay for the next run.
+            activity.keeps_product = watch.has_picture
             _wait_for_end(run, events, BRIEF_S)
             raise
         if done is None:
@@ -307,6 +309,8 @@ class PinnReconstructor(TrainableReconstructor):
         else:
             logger.warning('Stopped before there was a picture: there is no new product.')
             return
+        # Stop has nothing to end any more.
+        activity.outcome = activity.outcome or 'done'
         yield watch.output()
 
     def _note_inference(self, event: Event, watch: InferenceWatch) -> bool:

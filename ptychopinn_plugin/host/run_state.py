@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from ptychopinn_plugin.host.worker.messages import RunProgress
@@ -91,6 +92,8 @@ class Activity:
         Returns how many runs wait for the end of this one, where the host makes that known.
     chosen_product : callable
         Returns the product that is chosen in the window; None where that is unknown.
+    note_place : callable
+        Gets the name of a product and the folder to which it was exported.
     """
 
     def __init__(self) -> None:
@@ -106,6 +109,7 @@ class Activity:
         self.when_drawn: Callable[[Callable[[], None]], None] = lambda call: call()
         self.runs_waiting: Callable[[], int] = lambda: 0
         self.chosen_product: Callable[[], ChosenProduct | None] = lambda: None
+        self.note_place: Callable[[str, Path], None] = lambda name, folder: None
         self._closing = threading.Event()
 
     @property

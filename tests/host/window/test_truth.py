@@ -212,7 +212,7 @@ def test_train_opens_its_dialog_at_the_chosen_product(
     window.wait(lambda: 'Learning from' in window.log)
     window.wait_for_end()
     assert opened == [str(tmp_path / 'data')], 'not where the last scan was opened'
-    assert 'Learning from small: 80 patterns of 32 x 32 px. 1 epoch, at most 1 min.' in window.log
+    assert 'Learning from data: 80 patterns of 32 x 32 px. 1 epoch, at most 1 min.' in window.log
     assert 'The product that is chosen' not in window.log
     # One epoch: whole numbers below the curve.
     assert window.curve.axes.get_xlim() == (0.5, 1.5)
