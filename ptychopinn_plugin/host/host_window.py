@@ -46,6 +46,8 @@ class HostWindow:
         activity.runs_waiting = self.queue.count
         activity.chosen_product = self.chosen_product
         activity.note_place = self.places.note
+        # The host's own slot, which ends the run under way, comes first.
+        arguments['status_view'].stop_button.clicked.connect(self._drop_waiting_runs)
         # Qt sends this before the click that opens the dialog.
         controller._actions_view.train_button.pressed.connect(self._open_dialog_at_product)
 
@@ -82,6 +84,9 @@ class HostWindow:
                     self.choose(before)
                 break
         self.queue.made_from.pop(id(item), None)
+
+    def _drop_waiting_runs(self) -> None:
+        self.queue.drop_all()
 
     def _open_dialog_at_product(self) -> None:
         """Let the dialog of Train open at the files of the chosen product."""
@@ -156,17 +161,12 @@ class RunQueue:
         self._lock = threading.Lock()
         self._waiting: set[QueuedRun] = set()
         self.made_from: dict[int, Any] = {}
-        put, stop = self._tasks.put_background_task, monitor.stop_processing
+        put = self._tasks.put_background_task
 
         def put_and_count(task: Any) -> None:
             put(self._counted(task))
 
-        def stop_all() -> None:
-            self.drop_all()
-            stop()
-
         self._tasks.put_background_task = put_and_count
-        monitor.stop_processing = stop_all
 
     def count(self) -> int:
         """Return how many of our runs wait."""
