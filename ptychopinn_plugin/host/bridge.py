@@ -15,6 +15,7 @@ from typing import Any
 
 from ptychopinn_plugin.backends.spec import entry_points_of
 from ptychopinn_plugin.host import versions
+from ptychopinn_plugin.host.host_window import HostWindow
 from ptychopinn_plugin.host.import_hook import when_imported
 from ptychopinn_plugin.host.run_state import Activity
 from ptychopinn_plugin.ptychodus_compat import LIBRARIES_GROUP, SUPPORTED, VIEWS_GROUP
@@ -46,7 +47,7 @@ def _extend_model() -> None:
 
 def _extend_controller() -> None:
     module, name = f'{_CONTROLLER}.processing.core', 'ProcessingController'
-    _guarded(_extend, module, name, 'view_controller_factories', _add_views)
+    _guarded(_extend, module, name, 'view_controller_factories', _add_views, _after_controller)
 
 
 def _extend(
@@ -54,7 +55,7 @@ def _extend(
     class_name: str,
     argument: str,
     add: Callable[[dict[str, Any]], dict[str, Any]],
-    afterwards: Callable[[Any, dict[str, Any]], None] | None = None,
+    afterwards: Callable[[Any, dict[str, Any], dict[str, Any]], None],
 ) -> None:
     """Let a constructor find more in one of its arguments, which is a sequence."""
     if versions.has_native_entry_points():
@@ -75,8 +76,7 @@ def _extend(
         if more:
             bound.arguments[argument] = [*bound.arguments.get(argument, ()), *more.values()]
         construct(*bound.args, **bound.kwargs)
-        if afterwards is not None:
-            _guarded(afterwards, self, more)
+        _guarded(afterwards, self, bound.arguments, more)
 
     extended._is_extended = True  # type: ignore[attr-defined]
     owner.__init__ = extended
@@ -92,7 +92,7 @@ def _add_libraries(arguments: dict[str, Any]) -> dict[str, Any]:
     return made
 
 
-def _after_model(core: Any, libraries: dict[str, Any]) -> None:
+def _after_model(core: Any, arguments: dict[str, Any], libraries: dict[str, Any]) -> None:
     parameter = core.algorithm_parameter
     _libraries[parameter] = libraries
     known = list(parameter.available_reconstructors())
@@ -127,6 +127,13 @@ def _add_views(arguments: dict[str, Any]) -> dict[str, Any]:
             if factory is not None:
                 made[entry.name] = _GuardedPanels(library.name, factory)
     return made
+
+
+def _after_controller(controller: Any, arguments: dict[str, Any], views: dict[str, Any]) -> None:
+    for library in _libraries.get(arguments['algorithm_parameter'], {}).values():
+        if isinstance(activity := getattr(library, 'activity', None), Activity):
+            # The host's own objects keep it alive.
+            HostWindow(controller, arguments, activity, tuple(library))
 
 
 def _make(entry: Any, *arguments: Any) -> Any | None:

@@ -30,6 +30,16 @@ SCANS = {
     'unseen': SimulationConfig(rows=32, columns=32, seed=8, object_kind='letters'),
 }
 
+NEXT_STEPS = """
+Next, in the window that this opens: ptychodus
+  1. Diffraction, Insert, Open File...: {folder}/known-patterns.npz
+     (file type: Ptychodus NumPy Zipped Archive), Next until Finish.
+  2. Products, Insert, Open File...: {folder}/known/product.h5
+     (Ptychodus Product Files), bound to known-patterns.
+  3. Processing: ptychopinn-plugin_pinn, the product known, 3 in Max minutes, Train, Choose.
+Or without a window: ptychodus -b train -i {folder}/known -o {folder}/trained
+"""
+
 
 def write_example_scans(folder: Path) -> list[Path]:
     """Simulate both scans and write them.
@@ -105,8 +115,10 @@ def main() -> int:
     if len(sys.argv) != 2 or sys.argv[1].startswith('-'):
         sys.stderr.write('usage: python -m ptychopinn_plugin.host.example_scans FOLDER\n')
         return 2
-    for place in write_example_scans(Path(sys.argv[1])):
+    folder = Path(sys.argv[1])
+    for place in write_example_scans(folder):
         sys.stdout.write(f'{place}\n')
+    sys.stdout.write(NEXT_STEPS.format(folder=folder))
     return 0
 
 

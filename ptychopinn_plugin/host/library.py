@@ -7,7 +7,7 @@ from ptychodus.api.settings import SettingsRegistry
 
 from ptychopinn_plugin.backends.selection import Choice, choose
 from ptychopinn_plugin.host.reconstructor import PinnReconstructor
-from ptychopinn_plugin.host.run_state import Activity
+from ptychopinn_plugin.host.run_state import Activity, LastMessage
 from ptychopinn_plugin.host.settings import PluginSettings, in_words_of_the_panel
 from ptychopinn_plugin.host.worker.client import Worker
 
@@ -31,6 +31,8 @@ class PtychoPinnLibrary(ReconstructorLibrary):
         super().__init__('ptychopinn_plugin')
         self.settings = PluginSettings(settings_registry)
         self.activity = Activity()
+        self._last_message = LastMessage(self.activity)
+        self.get_logger().addHandler(self._last_message)
         self.worker = Worker(wording=in_words_of_the_panel)
         self._reconstructors = [
             PinnReconstructor(name, model_type, self.settings, self.worker, self.activity)
@@ -64,6 +66,7 @@ class PtychoPinnLibrary(ReconstructorLibrary):
     def close(self) -> None:
         """End runs with what they have; the application is closing."""
         self.activity.close()
+        self.get_logger().removeHandler(self._last_message)
 
 
 def create_library(

@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.host.wording import BUILT_IN
 from ptychopinn_plugin.host.worker.jobs import file_identity
 from ptychopinn_plugin.model_file import Model, read_model, write_model
 
@@ -27,6 +28,21 @@ class LoadedModel:
         self.model: Model | None = None
         self._path: Path | None = None
         self._identity: tuple[str, int, int] | None = None
+
+    @property
+    def name(self) -> str:
+        """What people call it: its file with the folder, or `BUILT_IN`; empty without a model."""
+        if self.model is None:
+            return ''
+        if self._path is None:
+            return BUILT_IN
+        folder = self._path.absolute().parent.name
+        return f'{folder}/{self._path.name}' if folder else self._path.name
+
+    @property
+    def tool_tip(self) -> str:
+        """The whole path of its file; empty without one."""
+        return '' if self._path is None else str(self._path)
 
     def load(self, path: Path) -> Model:
         """Read a model file.

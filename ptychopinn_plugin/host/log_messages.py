@@ -2,32 +2,39 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ptychopinn_plugin.backends.selection import Choice
 from ptychopinn_plugin.data import Scan
+from ptychopinn_plugin.host.run_state import Activity
+from ptychopinn_plugin.host.wording import stage_line
 from ptychopinn_plugin.host.worker.jobs import checkpoint_path
 from ptychopinn_plugin.host.worker.messages import RunProgress
+
+STAGE_LOG_S = 10.0
+"""Seconds between two lines on the same stage in batch mode."""
 
 logger = logging.getLogger('ptychopinn_plugin')
 
 
 @contextmanager
-def reported(what: str) -> Iterator[None]:
+def reported(what: str, afterwards: Callable[[], str] = str) -> Iterator[None]:
     """Log in one line why the block failed, for the window; the console shows the traceback.
 
     Parameters
     ----------
     what : str
         The action that failed, as the line begins.
+    afterwards : callable
+        Returns what else there is to say once it has failed, as a sentence.
     """
     try:
         yield
     except Exception as error:
         reason = ' '.join(str(error).split()) or type(error).__name__
-        logger.error('%s failed: %s', what, reason)
+        logger.error('%s failed: %s', what, f'{reason} {afterwards()}'.rstrip())
         raise
 
 
@@ -51,12 +58,58 @@ def note_checkpoint(output: Path, begun: float) -> None:
         )
 
 
-def log_epoch(number: int, progress: RunProgress) -> None:
-    """Log the losses of an epoch, and the patterns per second where they are known."""
-    losses = ', '.join(f'{name} {value:.5g}' for name, value in progress.losses.items())
-    rate = progress.patterns_per_second
-    speed = '' if rate is None else f', {rate:.0f} patterns/s'
-    logger.info('epoch %d: %s%s', number, losses, speed)
+class EpochLog:
+    """A line for each epoch, once it is known whether it saw all patterns."""
+
+    def __init__(self) -> None:
+        self._number = 0
+        self._waiting: RunProgress | None = None
+
+    def note(self, progress: RunProgress) -> None:
+        """Take in progress of a training; whatever follows an epoch says that it was whole."""
+        self.flush()
+        if progress.is_epoch_end:
+            self._number += 1
+            self._waiting = progress
+
+    def flush(self, *, is_cut: bool = False) -> None:
+        """Write the line that waits."""
+        progress, self._waiting = self._waiting, None
+        if progress is None:
+            return
+        losses = ', '.join(
+            f'{_LOSSES.get(name, name)} {value:.5g}' for name, value in progress.losses.items()
+        )
+        rate = progress.patterns_per_second
+        text = f'Epoch {self._number}: {losses}'
+        if is_cut:
+            text += '; it was cut short, after a part of its patterns'
+        elif rate is not None:
+            text += f'; {rate:,.0f} patterns per second'
+        logger.info('%s.', text)
+
+
+_LOSSES = {'loss': 'training loss', 'validation_loss': 'validation loss'}
+
+
+class StageLog:
+    """Lines on where a run is, for batch mode, which has no panel.
+
+    Parameters
+    ----------
+    activity : Activity
+    """
+
+    def __init__(self, activity: Activity) -> None:
+        self._activity = activity
+        self._stage, self._logged_s = '', time.monotonic()
+
+    def note(self) -> None:
+        """Write a line where a stage begins, and every ten seconds."""
+        now = time.monotonic()
+        if self._activity.stage != self._stage or now - self._logged_s >= STAGE_LOG_S:
+            self._stage, self._logged_s = self._activity.stage, now
+            logger.info('%s.', stage_line(self._activity, now))
 
 
 def described(choice: Choice) -> str:

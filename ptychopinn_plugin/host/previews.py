@@ -10,8 +10,10 @@ from ptychodus.api.reconstruct import ReconstructOutput
 
 from ptychopinn_plugin.host.resampling import Sampling
 from ptychopinn_plugin.host.translation import to_product
+from ptychopinn_plugin.host.wording import fit_in_words
 from ptychopinn_plugin.host.worker.client import Event
 from ptychopinn_plugin.host.worker.messages import ReconstructionDone, RunProgress
+from ptychopinn_plugin.text import count
 
 REDRAW_S = 2.0
 """At least this number of seconds lies between two pictures.
@@ -21,6 +23,11 @@ while it draws. So the next picture waits until the last one is drawn, and once 
 """
 
 logger = logging.getLogger('ptychopinn_plugin')
+
+
+def has_window() -> bool:
+    """Return whether this Ptychodus has a window; batch mode never imports Qt."""
+    return 'PyQt5.QtWidgets' in sys.modules
 
 
 class InferenceWatch:
@@ -45,7 +52,7 @@ class InferenceWatch:
 
         A window needs that for Stop, also without a new picture. Batch mode has no Stop.
         """
-        if 'PyQt5.QtWidgets' not in sys.modules:
+        if not has_window():
             return has_news
         if has_news and not self._has_shown:
             return True
@@ -81,8 +88,8 @@ class InferenceWatch:
         )
         return True
 
-    def finish(self, event: Event, goal: int) -> None:
-        """Take in the result.
+    def finish(self, event: Event, goal: int, *, iterations: int, is_stopped: bool) -> None:
+        """Take in the result, and log it in one line.
 
         Parameters
         ----------
@@ -90,6 +97,10 @@ class InferenceWatch:
             With a `ReconstructionDone`.
         goal : int
             The progress that stands for the end of the run.
+        iterations : int
+            How many were wanted.
+        is_stopped : bool
+            Whether the run was asked to end early.
         """
         done = event.report
         assert isinstance(done, ReconstructionDone)
@@ -101,8 +112,16 @@ class InferenceWatch:
             probe=self._sampling.probe_back(event.arrays['probe']),
             losses=dict(enumerate(done.likelihoods)),
         )
+        n_iterations = len(done.likelihoods) - 1
+        how = count(n_iterations, 'iteration') if n_iterations else 'The network alone'
+        if is_stopped and (iterations == 0 or n_iterations < iterations):
+            how = f'Stopped after {n_iterations} of {count(iterations, "iteration")}'
         spent = ', '.join(f'{name} {seconds:.2f} s' for name, seconds in done.timing.items())
-        logger.info('%s; amplitude residual %.4f.', spent, done.amplitude_residual)
+        logger.info(
+            '%s, on %s (%s); amplitude residual %.4f. %s',
+            *(how, count(done.patterns, 'pattern'), spent, done.amplitude_residual),
+            fit_in_words(done.over_noise),
+        )
 
     def output(self) -> ReconstructOutput:
         """Return what the host is to draw."""

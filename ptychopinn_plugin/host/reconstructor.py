@@ -2,10 +2,9 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from ptychodus.api.product import LossValue
 from ptychodus.api.reconstruct import (
     ReconstructInput,
     ReconstructOutput,
@@ -16,28 +15,29 @@ from ptychodus.api.reconstruct import (
 from ptychopinn_plugin.array_types import RealArray
 from ptychopinn_plugin.backends.selection import choose
 from ptychopinn_plugin.data import Scan, fit_to_size, scale_to_photons, write_scan
+from ptychopinn_plugin.data.grouping import check_positions
 from ptychopinn_plugin.errors import PtychoPinnError
 from ptychopinn_plugin.host.loaded_model import MODEL_EXTENSION, MODEL_NAME, LoadedModel
 from ptychopinn_plugin.host.log_messages import (
+    StageLog,
     described,
-    log_epoch,
     log_notes,
-    note_checkpoint,
     reported,
 )
-from ptychopinn_plugin.host.previews import InferenceWatch
+from ptychopinn_plugin.host.previews import InferenceWatch, has_window
 from ptychopinn_plugin.host.resampling import Sampling
 from ptychopinn_plugin.host.run_state import Activity
 from ptychopinn_plugin.host.settings import PluginSettings
 from ptychopinn_plugin.host.training_data import find_training_files
+from ptychopinn_plugin.host.training_watch import TRAINING_GOAL, TrainingWatch, which_model_stays
 from ptychopinn_plugin.host.translation import to_scan
 from ptychopinn_plugin.host.worker.client import Event, Run, Worker
 from ptychopinn_plugin.host.worker.messages import (
     SCAN_ARRAYS,
     Job,
+    ReconstructionDone,
     ReconstructJob,
     RunProgress,
-    TrainingDone,
     TrainJob,
 )
 from ptychopinn_plugin.model_file import Model
@@ -68,6 +68,7 @@ class PinnReconstructor(TrainableReconstructor):
     Attributes
     ----------
     model_type : str
+    loaded : LoadedModel
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class PinnReconstructor(TrainableReconstructor):
         self._settings = settings
         self._worker = worker
         self._activity = activity
-        self._loaded = LoadedModel()
+        self.loaded = LoadedModel()
         # Ptychodus hides Stop and the progress bar while the goal is 0.
         self._goal = 1
 
@@ -99,12 +100,12 @@ class PinnReconstructor(TrainableReconstructor):
 
     def is_model_loaded(self) -> bool:
         """Return whether a model is loaded for Infer."""
-        return self._loaded.model is not None
+        return self.loaded.model is not None
 
     @property
     def model_backend(self) -> str | None:
         """The backend that made the loaded model; None where no model is loaded."""
-        model = self._loaded.model
+        model = self.loaded.model
         return None if model is None else model.backend
 
     def get_model_file_filter(self) -> str:
@@ -128,7 +129,9 @@ class PinnReconstructor(TrainableReconstructor):
             If it is no model file, damaged, or of a newer format.
         """
         with reported('Load Model'):
-            model = self._loaded.load(Path(file_path))
+            model = self.loaded.load(Path(file_path))
+        if not self._activity.is_running and self._activity.curve_of == self._name:
+            self._activity.forget_curve()
         trained = f'trained with {model.backend}'
         logger.info('Loaded %s, %s.', file_path, model.provenance.get('imported_from', trained))
 
@@ -136,7 +139,7 @@ class PinnReconstructor(TrainableReconstructor):
         """Write the loaded model to another file."""
         with reported('Save Model'):
             keeps = self._settings.options.keep_training_state
-            self._loaded.save(Path(file_path), keep_training_state=keeps)
+            self.loaded.save(Path(file_path), keep_training_state=keeps)
 
     def export_training_data(self, file_path: Path, parameters: ReconstructInput) -> None:
         """Write patterns, positions, probe and object as an NPZ scan."""
@@ -146,6 +149,7 @@ class PinnReconstructor(TrainableReconstructor):
             scan = to_scan(parameters)
             log_notes(scan)
             write_scan(path, scan)
+        self._activity.note_place(parameters.product.metadata.name, path.parent)
         logger.info('Wrote %d patterns to %s.', len(scan), path)
 
     def train(self, input_path: Path, output_path: Path) -> Iterator[TrainOutput]:
@@ -163,11 +167,19 @@ class PinnReconstructor(TrainableReconstructor):
         TrainOutput
             Twice a second or more often: the host can stop a run only after an output.
         """
-        with reported('Training'), self._activity.running('training'):
+        self._goal = TRAINING_GOAL
+        activity = self._activity
+        with (
+            reported('Training', lambda: which_model_stays(self.loaded)),
+            activity.running('training', self._name),
+        ):
             job = self._training_job(Path(input_path), Path(output_path))
-            self._goal = job.config.training.epochs
+            training = job.config.training
+            minutes = training.max_minutes
+            activity.plan(training.epochs, None if minutes is None else 60 * minutes)
             with self._start(job) as run:
-                yield from self._watch_training(run, job.output)
+                watch = TrainingWatch(activity, self.loaded, job.output)
+                yield from self._watch_training(run, watch)
 
     def _training_job(self, source: Path, target: Path) -> TrainJob:
         files = find_training_files(source)
@@ -175,10 +187,10 @@ class PinnReconstructor(TrainableReconstructor):
         base = None
         model_backend = None
         if options.fine_tune:
-            if self._loaded.model is None and (source / MODEL_NAME).is_file():
+            if self.loaded.model is None and (source / MODEL_NAME).is_file():
                 # Batch mode loads no model to train.
                 self.load_model_from_file(source / MODEL_NAME)
-            model, base = self._loaded.current('Fine-tune')
+            model, base = self.loaded.current('Fine-tune')
             model_backend = model.backend
         choice = choose(setting=self._settings.backend, model_backend=model_backend)
         logger.info('Training on %s with %s.', files, described(choice))
@@ -197,67 +209,23 @@ class PinnReconstructor(TrainableReconstructor):
         self._worker.idle_s = 60 * self._settings.options.idle_minutes
         return self._worker.run(job, arrays)
 
-    def _watch_training(self, run: Run, output: Path) -> Iterator[TrainOutput]:
-        events, begun = run.events(), time.time()
+    def _watch_training(self, run: Run, watch: TrainingWatch) -> Iterator[TrainOutput]:
+        events = run.events()
         try:
             for event in events:
-                if event is not None and isinstance(event.report, TrainingDone):
-                    self._end_training(event.report, output)
+                if watch.note(event):
                     return
-                if event is not None and isinstance(event.report, RunProgress):
-                    self._note_training(event.report)
                 if self._activity.is_ending:
                     break
-                yield self._training_output()
+                yield watch.output()
         except GeneratorExit:
             # This is Stop, in a host that does not make it known.
             pass
         except PtychoPinnError:
-            note_checkpoint(output, begun)
+            watch.note_failure()
             raise
-        self._stop_training(run, events, output, begun)
-
-    def _stop_training(
-        self, run: Run, events: Iterator[Event | None], output: Path, begun: float
-    ) -> None:
-        epochs = len(self._activity.epochs)
-        done = _wait_for_end(run, events, GRACE_S if epochs else BRIEF_S)
-        if done is not None and isinstance(done.report, TrainingDone):
-            self._end_training(done.report, output)
-        elif epochs:
-            logger.error('There is no model of the %d epochs.', epochs)
-            note_checkpoint(output, begun)
-        else:
-            _note_nothing_learned()
-
-    def _note_training(self, progress: RunProgress) -> None:
-        if self._activity.note(progress) and progress.stage == 'target':
-            logger.info('The target takes %d iterations of the training scan.', progress.total)
-        if progress.is_epoch_end:
-            log_epoch(len(self._activity.epochs), progress)
-        if progress.stage == 'train':
-            self._goal = progress.total
-
-    def _training_output(self) -> TrainOutput:
-        epochs = self._activity.epochs
-        stage, step, _ = self._activity.progress
-        return TrainOutput(
-            training_loss=_loss_values(epochs, 'loss'),
-            validation_loss=_loss_values(epochs, 'validation_loss'),
-            progress=step if stage == 'train' else 0,
-        )
-
-    def _end_training(self, done: TrainingDone, output: Path) -> None:
-        if done.epochs == 0:
-            _note_nothing_learned()
-            return
-        self._loaded.load(output)
-        logger.info(
-            'Trained %d epochs (ended by: %s). The model is loaded; it lies in %s.',
-            done.epochs,
-            done.reason,
-            output,
-        )
+        patience_s = GRACE_S if self._activity.epochs else BRIEF_S
+        watch.finish_stopped(_wait_for_end(run, events, patience_s))
 
     def reconstruct(self, parameters: ReconstructInput) -> Iterator[ReconstructOutput]:
         """Infer the object with the loaded model, and refine it.
@@ -271,16 +239,18 @@ class PinnReconstructor(TrainableReconstructor):
         ReconstructOutput
             The first picture as soon as there is one, then one every two seconds, and the last.
         """
-        with reported('Infer'), self._activity.running('inference'):
-            model, path = self._loaded.current('Infer')
+        with reported('Infer'), self._activity.running('inference', self._name):
+            model, path = self.loaded.current('Infer')
             sampling = self._sampling(parameters, model)
             scan = sampling.fitted
+            # Before the worker starts, which takes seconds.
+            check_positions(scan)
             job = self._inference_job(model, path, scan)
             self._goal = model.network.passes + job.refinement.iterations
             arrays = {name: getattr(scan, name) for name in SCAN_ARRAYS}
             with self._start(job, arrays) as run:
                 watch = InferenceWatch(parameters.product, sampling, model.network.passes)
-                yield from self._watch_inference(run, watch)
+                yield from self._watch_inference(run, watch, job.refinement.iterations)
 
     def _sampling(self, parameters: ReconstructInput, model: Model) -> Sampling:
         """Return the scan as it came and as the model takes it."""
@@ -303,8 +273,10 @@ class PinnReconstructor(TrainableReconstructor):
             choice.name, path, config.inference, config.refinement, scan.geometry, scan.name
         )
 
-    def _watch_inference(self, run: Run, watch: InferenceWatch) -> Iterator[ReconstructOutput]:
-        events = run.events()
+    def _watch_inference(
+        self, run: Run, watch: InferenceWatch, iterations: int
+    ) -> Iterator[ReconstructOutput]:
+        activity, events, stages = self._activity, run.events(), StageLog(self._activity)
         done = None
         try:
             for event in events:
@@ -312,23 +284,33 @@ class PinnReconstructor(TrainableReconstructor):
                     done = event
                     break
                 has_news = event is not None and self._note_inference(event, watch)
-                if self._activity.is_ending:
+                if not has_window():
+                    stages.note()
+                if activity.is_ending:
                     break
                 if watch.is_due(has_news=has_news):
                     yield watch.output()
-                    watch.note_handed_over(self._activity.when_drawn)
+                    watch.note_handed_over(activity.when_drawn)
         except GeneratorExit:
-            # This is Stop, in a host that does not make it known. The worker may stay.
+            # Stop, in a host that does not make it known: the worker may stay for the next run.
+            activity.keeps_product = watch.has_picture
             _wait_for_end(run, events, BRIEF_S)
             raise
-        done = done or _wait_for_end(run, events, BRIEF_S)
+        if done is None:
+            activity.outcome = 'stopped'
+            done = _wait_for_end(run, events, BRIEF_S)
+        activity.keeps_product = done is not None or watch.has_picture
         if done is not None:
-            watch.finish(done, self._goal)
+            assert isinstance(done.report, ReconstructionDone)
+            is_stopped = activity.outcome == 'stopped'
+            watch.finish(done, self._goal, iterations=iterations, is_stopped=is_stopped)
         elif watch.has_picture:
             logger.warning('Stopped: the object is that of the last picture.')
         else:
-            logger.warning('Stopped before there was a picture.')
+            logger.warning('Stopped before there was a picture: there is no new product.')
             return
+        # Stop has nothing to end any more.
+        activity.outcome = activity.outcome or 'done'
         yield watch.output()
 
     def _note_inference(self, event: Event, watch: InferenceWatch) -> bool:
@@ -336,10 +318,6 @@ class PinnReconstructor(TrainableReconstructor):
         assert isinstance(event.report, RunProgress)
         self._activity.note(event.report)
         return watch.update(event)
-
-
-def _note_nothing_learned() -> None:
-    logger.warning('Stopped before the first epoch ended: there is no new model.')
 
 
 def _wait_for_end(run: Run, events: Iterator[Event | None], patience_s: float) -> Event | None:
@@ -356,7 +334,3 @@ def _wait_for_end(run: Run, events: Iterator[Event | None], patience_s: float) -
     except PtychoPinnError as error:
         logger.error('The run failed while it stopped: %s', error)
     return None
-
-
-def _loss_values(epochs: Sequence[Mapping[str, float]], name: str) -> list[LossValue]:
-    return [LossValue(number, row[name]) for number, row in enumerate(epochs, 1) if name in row]

@@ -4,11 +4,51 @@ A run has its own thread. What the window reads is therefore replaced whole, nev
 who has read it once may draw it in peace.
 """
 
+import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 from ptychopinn_plugin.host.worker.messages import RunProgress
+
+Outcome = Literal['', 'done', 'stopped', 'failed']
+
+
+@dataclass(frozen=True)
+class Message:
+    """The last line of the log that is about us.
+
+    Attributes
+    ----------
+    level : int
+        As in `logging`.
+    text : str
+    """
+
+    level: int = logging.INFO
+    text: str = ''
+
+
+@dataclass(frozen=True)
+class ChosenProduct:
+    """The product that is chosen in the window.
+
+    Attributes
+    ----------
+    name : str
+    patterns : int
+        How many it is bound to.
+    place : str
+        The folder of its files; empty where that is unknown.
+    """
+
+    name: str
+    patterns: int = 0
+    place: str = ''
 
 
 class Activity:
@@ -18,10 +58,29 @@ class Activity:
     ----------
     kind : str
         'training' or 'inference'; empty before the first run.
+    algorithm : str
+        Whose run it is, by the name of the reconstructor.
+    outcome : str
+        How the last run ended: 'done', 'stopped' or 'failed'; empty while one is under way.
+    keeps_product : bool
+        Whether an inference has left something that its product is to hold.
+    message : Message
     progress : tuple of (str, int, int)
         Stage, step and total, as in `backends.protocol.Progress`.
     epochs : tuple of dict
-        Losses of each epoch of the last training, by name.
+        Losses of each epoch of a training, by name; empty where that training has nothing to do
+        with the loaded model any more.
+    curve_of : str
+        The algorithm whose training `epochs` belongs to.
+    is_last_cut : bool
+        Whether the last of `epochs` ended amid its patterns.
+    total_epochs : int
+        How many epochs the training may have.
+    limit_s : float, optional
+        How long the training may take.
+    started_s, computing_s, stage_started_s, epoch_ended_s : float
+        When the run, the computation, its stage and its newest epoch began or ended, by
+        `time.monotonic`.
     is_running : bool
     is_stop_pressed : callable
         Returns whether Stop was pressed or, in batch mode, Ctrl-C, where the host makes that known.
@@ -29,15 +88,28 @@ class Activity:
     when_drawn : callable
         Calls what it is given once the window has drawn all that it was handed over before, where
         the host makes that known; else at once.
+    runs_waiting : callable
+        Returns how many runs wait for the end of this one, where the host makes that known.
+    chosen_product : callable
+        Returns the product that is chosen in the window; None where that is unknown.
+    note_place : callable
+        Gets the name of a product and the folder to which it was exported.
     """
 
     def __init__(self) -> None:
-        self.kind = ''
-        self.progress = ('', 0, 0)
+        self.kind = self.algorithm = self.curve_of = ''
+        self.outcome: Outcome = ''
+        self.keeps_product = True
+        self.message = Message()
         self.epochs: tuple[dict[str, float], ...] = ()
+        self.is_last_cut = False
         self.is_running = False
+        self._reset()
         self.is_stop_pressed: Callable[[], bool] = lambda: False
         self.when_drawn: Callable[[Callable[[], None]], None] = lambda call: call()
+        self.runs_waiting: Callable[[], int] = lambda: 0
+        self.chosen_product: Callable[[], ChosenProduct | None] = lambda: None
+        self.note_place: Callable[[str, Path], None] = lambda name, folder: None
         self._closing = threading.Event()
 
     @property
@@ -54,22 +126,79 @@ class Activity:
         """Make runs end with what they have."""
         self._closing.set()
 
+    def _reset(self) -> None:
+        self.progress = ('', 0, 0)
+        self.total_epochs = 0
+        self.limit_s: float | None = None
+        now = time.monotonic()
+        self.started_s = self.computing_s = self.stage_started_s = self.epoch_ended_s = now
+
+    def plan(self, total_epochs: int, limit_s: float | None) -> None:
+        """Note how long a training may go on."""
+        self.total_epochs, self.limit_s = total_epochs, limit_s
+
     @contextmanager
-    def running(self, kind: str) -> Iterator[None]:
-        """Show a run while the block lasts."""
-        self.kind, self.progress = kind, ('load', 0, 0)
+    def running(self, kind: str, algorithm: str = '') -> Iterator[None]:
+        """Show a run while the block lasts, and how it ended: an exception is a failure."""
+        if kind == 'training' or (self.outcome == 'failed' and self.kind == 'training'):
+            # The curve of a training that left no model is not that of the model in use.
+            self.forget_curve()
         if kind == 'training':
-            self.epochs = ()
+            self.curve_of = algorithm
+        self.kind, self.algorithm = kind, algorithm
+        self.outcome, self.keeps_product = '', kind == 'training'
+        self._reset()
+        self.progress = ('load', 0, 0)
         self.is_running = True
         try:
             yield
-        finally:
-            self.is_running = False
+        except GeneratorExit:
+            self._end('stopped')
+            raise
+        except BaseException:
+            self.outcome = 'failed'
+            self._end('failed')
+            raise
+        else:
+            self._end('done')
+
+    def _end(self, outcome: Outcome) -> None:
+        """End a run, unless it has said itself how it ended."""
+        self.outcome = self.outcome or outcome
+        self.keeps_product = self.keeps_product and self.outcome != 'failed'
+        self.is_running = False
+
+    def forget_curve(self) -> None:
+        """Show no losses: they belong to another model than the one in use."""
+        self.epochs, self.is_last_cut = (), False
 
     def note(self, progress: RunProgress) -> bool:
         """Take in a worker's progress; return whether a stage begins with it."""
         is_new = progress.stage != self.stage
+        now = time.monotonic()
+        if is_new:
+            if self.stage == 'load':
+                self.computing_s = now
+            self.stage_started_s = self.epoch_ended_s = now
         self.progress = (progress.stage, progress.step, progress.total)
         if progress.is_epoch_end:
+            self.epoch_ended_s = now
             self.epochs = (*self.epochs, dict(progress.losses))
         return is_new
+
+
+class LastMessage(logging.Handler):
+    """Keeps the last line of a logger for the panel; the log pane scrolls away.
+
+    Parameters
+    ----------
+    activity : Activity
+    """
+
+    def __init__(self, activity: Activity) -> None:
+        super().__init__(logging.INFO)
+        self._activity = activity
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a line."""
+        self._activity.message = Message(record.levelno, record.getMessage())

@@ -132,9 +132,10 @@ class Row:
         low, high, unit = about['minimum'], about['maximum'], about['unit']
         sentences = [str(about['help'])]
         if high is not None:
-            sentences.append(f'Values from {low:g} to {high:g} {unit}'.rstrip() + ' are valid')
+            limits = f'Values from {_figure(low)} to {_figure(high)} {unit}'.rstrip()
+            sentences.append(f'{limits} are valid')
         elif low is not None:
-            sentences.append(f'The value must be at least {low:g} {unit}'.rstrip())
+            sentences.append(f'The value must be at least {_figure(low)} {unit}'.rstrip())
         if self.is_optional:
             sentences.append(f'The default is 0, which stands for: {self.zero}')
         elif isinstance(default, bool):
@@ -143,6 +144,11 @@ class Row:
             value = f'{default:g}' if isinstance(default, float) else default
             sentences.append(f'The default is {value}')
         return '. '.join(sentences) + '.'
+
+
+def _figure(value: float) -> str:
+    """Return a limit as people write it: whole up to ten digits."""
+    return f'{value:,.0f}' if value == int(value) and value < 1e10 else f'{value:g}'
 
 
 _SECTIONS: dict[str, type] = {
@@ -206,6 +212,18 @@ ROWS = (
     Row('Refinement', 'Refine probe', ('refinement.probe',)),
 )
 
+BASIC = frozenset(
+    {
+        'backend',
+        'training.device',
+        'training.max_minutes',
+        'fine_tune',
+        'refinement.iterations',
+        'refinement.probe',
+        'refinement.positions',
+    }
+)
+"""What the panel shows by itself; the other rows wait behind *All settings*."""
 
 _OPTION = re.compile(r'--[a-z-]+ \(([a-z]+\.[a-z_]+)\)')
 

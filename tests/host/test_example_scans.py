@@ -4,13 +4,23 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pytest
 
 import ptychopinn_plugin as pp
-from ptychopinn_plugin.host.example_scans import write_example_scans
+from ptychopinn_plugin.host import example_scans
 
 
-def test_the_trial_scans_are_what_batch_mode_and_the_window_read(tmp_path: Path) -> None:
-    known, unseen = write_example_scans(tmp_path)
+def test_the_trial_scans_are_what_batch_mode_and_the_window_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr('sys.argv', ['example_scans', str(tmp_path)])
+    assert example_scans.main() == 0
+    known, unseen = tmp_path / 'known', tmp_path / 'unseen'
+    told = capsys.readouterr().out
+    assert told.startswith(f'{known}\n{unseen}\n')
+    for number, place in enumerate(('known-patterns.npz', 'known/product.h5'), 1):
+        assert f'  {number}. ' in told
+        assert f'{tmp_path}/{place}' in told
     for folder in (known, unseen):
         scan = pp.load_scan(folder)
         assert scan.patterns.shape == (1024, 64, 64)

@@ -1,5 +1,6 @@
 """What a worker can do: train and reconstruct. Runs in the worker's process."""
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from ptychopinn_plugin.backends.checkpoints import Checkpoints
 from ptychopinn_plugin.backends.protocol import Backend, Progress
 from ptychopinn_plugin.backends.selection import create_backend
 from ptychopinn_plugin.data import Scan, load_scan
+from ptychopinn_plugin.data.grouping import check_positions
 from ptychopinn_plugin.errors import WorkerError
 from ptychopinn_plugin.host.worker.ipc import copy_shared
 from ptychopinn_plugin.host.worker.messages import (
@@ -25,6 +27,7 @@ from ptychopinn_plugin.host.worker.messages import (
 )
 from ptychopinn_plugin.model_file import read_model
 from ptychopinn_plugin.storage.atomic import check_output_folder, keep_previous
+from ptychopinn_plugin.text import count
 
 PREVIEW_S = 2.0
 """At least this number of seconds lies between two pictures.
@@ -34,6 +37,8 @@ The host redraws everything for each, which freezes its window.
 
 REPORT_S = 0.2
 """At least this number of seconds lies between two reports of progress."""
+
+logger = logging.getLogger('ptychopinn_plugin')
 
 
 class HostConnection(Protocol):
@@ -120,15 +125,20 @@ class Jobs:
             self._reconstruct(job, arrays)
 
     def _train(self, job: TrainJob) -> TrainingDone:
-        backend = self._use(job.backend)
         check_output_folder(job.output.parent)
+        # Before the framework is imported, which takes seconds.
+        scans, validation = _load(job.scans, job.photons), _load(job.validation, job.photons)
+        for scan in (*scans, *validation):
+            check_positions(scan)
+        _log_scans(scans, job)
+        backend = self._use(job.backend)
         checkpoints = Checkpoints(checkpoint_path(job.output))
         self._held = None
         try:
             result = backend.train(
-                _load(job.scans, job.photons),
+                scans,
                 job.config,
-                validation=_load(job.validation, job.photons),
+                validation=validation,
                 base_model=None if job.base_model is None else read_model(job.base_model),
                 observer=checkpoints.beside(Reporter(self._connection)),
             )
@@ -138,7 +148,14 @@ class Jobs:
         backend.save_model(job.output, inference_only=not job.keep_training_state)
         checkpoints.remove()
         self._held = file_identity(job.output)
-        return TrainingDone(len(result.history), result.stopped)
+        provenance = result.model.provenance
+        best, whole = provenance.get('best_loss'), provenance.get('epochs')
+        return TrainingDone(
+            len(result.history),
+            result.stopped,
+            len(result.history) if whole is None else int(whole),
+            None if best is None else float(best),
+        )
 
     def _reconstruct(self, job: ReconstructJob, shared: Mapping[str, SharedArray]) -> None:
         missing = sorted(set(SCAN_ARRAYS) - set(shared))
@@ -162,10 +179,13 @@ class Jobs:
         found = backend.reconstruct(
             scan, job.inference, job.refinement, observer=Reporter(self._connection)
         )
+        over_noise = None if found.misfit is None else found.misfit.over_noise
         done = ReconstructionDone(
             tuple(float(value) for value in found.likelihoods),
             {name: float(seconds) for name, seconds in found.timing.items()},
             float(found.amplitude_residual),
+            len(found.positions_px),
+            None if over_noise is None else float(over_noise),
         )
         self._connection.send(
             done, {'object': found.object_, 'origin_px': found.origin_px, 'probe': found.probe}
@@ -217,6 +237,18 @@ def _picture(progress: Progress) -> dict[str, RealArray]:
 def checkpoint_path(output: Path) -> Path:
     """Return where the model so far lies while training goes on, beside the model to come."""
     return output.with_suffix(f'.checkpoint{output.suffix}')
+
+
+def _log_scans(scans: Sequence[Scan], job: TrainJob) -> None:
+    """Say what is trained on, and for how long, before the long part begins."""
+    named = '; '.join(
+        f'{scan.name}: {count(len(scan), "pattern")} of {" x ".join(map(str, scan.pattern_shape))}'
+        ' px'
+        for scan in scans
+    )
+    training = job.config.training
+    limit = '' if training.max_minutes is None else f', at most {training.max_minutes:g} min'
+    logger.info('Learning from %s. %s%s.', named, count(training.epochs, 'epoch'), limit)
 
 
 def _load(paths: Sequence[Path], photons: float | None) -> list[Scan]:

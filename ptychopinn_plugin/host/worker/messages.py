@@ -183,10 +183,16 @@ class TrainingDone:
         0 where it was stopped before the first epoch ended; there is no new model then.
     reason : str
         Why it ended, as in `backends.protocol.TrainingResult.stopped`.
+    whole_epochs : int
+        How many of the epochs saw all patterns; the last one may have been cut short.
+    best_loss : float, optional
+        The validation loss of the model, or its training loss where nothing was held out.
     """
 
     epochs: int
     reason: str
+    whole_epochs: int = 0
+    best_loss: float | None = None
 
 
 @dataclass(frozen=True)
@@ -197,11 +203,17 @@ class ReconstructionDone:
     ----------
     likelihoods, timing, amplitude_residual
         As in `data.Reconstruction`; times in seconds.
+    patterns : int
+        How many were used; those without light are left out.
+    over_noise : float, optional
+        How far the object is from the counts, in times of shot noise, where that is known.
     """
 
     likelihoods: tuple[float, ...]
     timing: Mapping[str, float]
     amplitude_residual: float
+    patterns: int = 0
+    over_noise: float | None = None
 
 
 Report = RunProgress | TrainingDone | ReconstructionDone

@@ -26,4 +26,4 @@ if MISSING:
 
 else:
     os.environ.setdefault('QT_QPA_PLATFORM', 'offscreen')
-    from .user import open_window, quiet_host, slow_start, window  # noqa: F401 - fixtures
+    from .user import model_file, open_window, quiet_host, slow_start, window  # noqa: F401 - fixtures

@@ -4,7 +4,8 @@ import pytest
 from pytestqt.qtbot import QtBot
 
 from ptychopinn_plugin.host.run_state import Activity
-from ptychopinn_plugin.host.view import TrainingCurve
+from ptychopinn_plugin.host.view.header import TrainingCurve
+from ptychopinn_plugin.host.wording import status_line
 from ptychopinn_plugin.host.worker.messages import RunProgress
 
 
@@ -17,7 +18,7 @@ def _end_epoch(activity: Activity, number: int) -> None:
 def activity() -> Activity:
     """Return a training with two epochs behind it."""
     activity = Activity()
-    with activity.running('training'):
+    with activity.running('training', 'PINN'):
         _end_epoch(activity, 1)
         _end_epoch(activity, 2)
     return activity
@@ -26,7 +27,7 @@ def activity() -> Activity:
 def test_an_epoch_that_ends_amid_drawing_is_drawn_the_next_time(
     activity: Activity, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    curve = TrainingCurve(activity)
+    curve = TrainingCurve(activity, 'PINN')
     qtbot.addWidget(curve.get_widget())
     plot = curve.axes.plot
 
@@ -44,27 +45,27 @@ def test_an_epoch_that_ends_amid_drawing_is_drawn_the_next_time(
 
 
 def test_a_training_that_ends_early_shows_no_other_curve(activity: Activity, qtbot: QtBot) -> None:
-    curve = TrainingCurve(activity)
+    curve = TrainingCurve(activity, 'PINN')
     qtbot.addWidget(curve.get_widget())
     curve.refresh()
-    assert curve.status.text() == 'The last training:'
+    assert status_line(activity, 0.0) == 'Training done.'
     assert curve.axes.lines
     with activity.running('inference'):
         curve.refresh()
     assert curve.axes.lines, 'the curve stays while its model infers'
 
-    with activity.running('training'):
+    with activity.running('training', 'PINN'):
         curve.refresh()
         assert not curve.axes.lines
     curve.refresh()
-    assert curve.status.text() == 'Training ended before its first epoch.'
+    assert status_line(activity, 0.0) == 'Training done.'
 
 
 def test_a_second_training_as_long_as_the_first_is_drawn(activity: Activity, qtbot: QtBot) -> None:
-    curve = TrainingCurve(activity)
+    curve = TrainingCurve(activity, 'PINN')
     qtbot.addWidget(curve.get_widget())
     curve.refresh()
-    with activity.running('training'):
+    with activity.running('training', 'PINN'):
         _end_epoch(activity, 4)
         _end_epoch(activity, 8)
 

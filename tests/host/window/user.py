@@ -14,11 +14,13 @@ from typing import Any
 
 import pytest
 from PyQt5.QtCore import Qt
-from PyQt5.QtWidgets import QComboBox, QPushButton
+from PyQt5.QtWidgets import QComboBox, QLabel, QPushButton
 
+import ptychopinn_plugin as pp
 from ptychopinn_plugin.host import bridge
 from ptychopinn_plugin.host.library import PtychoPinnLibrary
-from ptychopinn_plugin.host.view import Page, TrainingCurve
+from ptychopinn_plugin.host.view import Page
+from ptychopinn_plugin.host.view.header import Header, TrainingCurve
 
 # Otherwise the first window of a session would import the plugin's stub and the others find it.
 bridge.install()
@@ -26,7 +28,7 @@ bridge.install()
 TICK_MS = 50
 """The tests look at the queues of the window more often than once a second."""
 
-PATIENCE_MS = 60_000
+PATIENCE_MS = 120_000
 
 STOP_S = 6.0
 """The guide promises two seconds; a machine that is busy otherwise takes more."""
@@ -79,7 +81,42 @@ class Window:
     @property
     def curve(self) -> TrainingCurve:
         """The live curve of the panel."""
-        return self.panel.curve
+        return self.panel.header.curve
+
+    @property
+    def header(self) -> Header:
+        """What stays above the rows of the panel."""
+        return self.panel.header
+
+    @property
+    def message(self) -> str:
+        """The last message as the panel shows it."""
+        return _text(self.header.message)
+
+    @property
+    def status(self) -> str:
+        """What the panel says of the run."""
+        return _text(self.header.status)
+
+    @property
+    def model_line(self) -> str:
+        """What the panel says of the loaded model."""
+        self.header.refresh()
+        return _text(self.header.model)
+
+    @property
+    def chosen(self) -> str:
+        """The name of the product that is chosen."""
+        text: str = self.parts._product_view_controller.get_widget().currentText()
+        return text
+
+    def check_failure(self, kind: str, *words: str) -> None:
+        """Check that the panel shows in red that the run failed, and why."""
+        self.wait(lambda: self.status == f'{kind} failed.')
+        for label in (self.header.status, self.header.message):
+            assert 'color' in label.styleSheet()
+        for part in words:
+            assert part in self.message, self.message
 
     @property
     def reconstructor(self) -> Any:
@@ -173,6 +210,11 @@ class Window:
         actions[text].trigger()
 
 
+def _text(label: QLabel) -> str:
+    """Return a text without the places where a path may be broken."""
+    return label.text().replace('\u200b', '')
+
+
 @pytest.fixture(autouse=True)
 def quiet_host(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """Let Pty-Chi's search for devices take no time, and our lines reach the log."""
@@ -225,6 +267,18 @@ def window(open_window: Callable[..., Window], write_folder: Any, tmp_path: Path
     window = open_window(folder / 'settings.ini')
     window.open(folder)
     return window
+
+
+@pytest.fixture(scope='session')
+def model_file(small_scan: pp.Scan, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a model that was trained outside of Ptychodus."""
+    config = pp.Config(
+        model=pp.ModelConfig(filters_scale=0.25, passes=2),
+        training=pp.TrainingConfig(epochs=2, target_iterations=10, device='cpu'),
+    )
+    path = tmp_path_factory.mktemp('model') / 'wts.h5.zip'
+    pp.save_model(path, pp.train(small_scan, config).model)
+    return path
 
 
 @pytest.fixture

@@ -1,0 +1,257 @@
+"""What the plugin does in Ptychodus' window besides its panels.
+
+It knows the chosen product and the folder of its files, counts the runs that wait, lets Stop end
+those as well, and takes away the product of a run that left nothing.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ptychopinn_plugin.host.run_state import Activity, ChosenProduct
+
+logger = logging.getLogger('ptychopinn_plugin')
+
+
+class HostWindow:
+    """One window of Ptychodus.
+
+    Parameters
+    ----------
+    controller : ptychodus.controller.processing.ProcessingController
+    arguments : dict
+        What it was made of, by name.
+    activity : Activity
+    reconstructors : sequence
+        Those whose runs are ours.
+    """
+
+    def __init__(
+        self,
+        controller: Any,
+        arguments: dict[str, Any],
+        activity: Activity,
+        reconstructors: Sequence[Any],
+    ) -> None:
+        self._products = arguments['product_repository']
+        self._algorithm = arguments['algorithm_parameter']
+        self._dialogs = arguments['file_dialog_factory']
+        self._choice = controller._product_view_controller.get_widget()
+        self._reconstructors = reconstructors
+        api = arguments['processing_api']
+        self.places = ProductPlaces(api._product_api)
+        self.queue = RunQueue(api.task_monitor, activity, reconstructors, self)
+        activity.runs_waiting = self.queue.count
+        activity.chosen_product = self.chosen_product
+        activity.note_place = self.places.note
+        # The host's own slot, which ends the run under way, comes first.
+        arguments['status_view'].stop_button.clicked.connect(self._drop_waiting_runs)
+        # Qt sends this before the click that opens the dialog.
+        controller._actions_view.train_button.pressed.connect(self._open_dialog_at_product)
+
+    def chosen_item(self) -> Any | None:
+        """Return the product that is chosen; None where there is none."""
+        index = self._choice.currentIndex()
+        return self._products[index] if 0 <= index < len(self._products) else None
+
+    def chosen_product(self) -> ChosenProduct | None:
+        """Return what the panel tells of the product that is chosen."""
+        item = self.chosen_item()
+        dataset = None if item is None else item.get_dataset()
+        if item is None or dataset is None:
+            return None
+        # Not their patterns, which some releases copy to be counted.
+        patterns = len(dataset.get_assembled_data().get_indexes())
+        name = item.get_name()
+        place = self.places.of(name)
+        return ChosenProduct(name, patterns, '' if place is None else str(place))
+
+    def choose(self, item: Any) -> None:
+        """Choose a product, if it is still there."""
+        for index, other in enumerate(self._products):
+            if other is item:
+                self._choice.setCurrentIndex(index)
+
+    def remove(self, item: Any) -> None:
+        """Take a product away, and choose the one from which it was made."""
+        for index, other in enumerate(self._products):
+            if other is item:
+                was_chosen = self._choice.currentIndex() == index
+                self._products.remove_product(index)
+                if was_chosen and (before := self.queue.made_from.get(id(item))) is not None:
+                    self.choose(before)
+                break
+        self.queue.made_from.pop(id(item), None)
+
+    def _drop_waiting_runs(self) -> None:
+        self.queue.drop_all()
+
+    def _open_dialog_at_product(self) -> None:
+        """Let the dialog of Train open at the files of the chosen product."""
+        item = self.chosen_item()
+        place = None if item is None else self.places.of(item.get_name())
+        if place is not None and self._algorithm.get_current_reconstructor() in (
+            self._reconstructors
+        ):
+            self._dialogs.set_open_working_directory(place)
+
+
+class ProductPlaces:
+    """The folders that products were read from or written to, which the host does not keep.
+
+    Parameters
+    ----------
+    api : ptychodus.model.product.ProductAPI
+        Its `open_product` and `save_product` are listened to.
+    """
+
+    def __init__(self, api: Any) -> None:
+        self._api = api
+        self._places: dict[str, Path] = {}
+        open_product, save_product = api.open_product, api.save_product
+
+        def open_and_note(file_path: Path, *args: Any, **more: Any) -> int:
+            index: int = open_product(file_path, *args, **more)
+            if index >= 0:
+                self.note(api.get_item(index).get_name(), Path(file_path).parent)
+            return index
+
+        def save_and_note(index: int, file_path: Path, *args: Any, **more: Any) -> None:
+            save_product(index, file_path, *args, **more)
+            self.note(api.get_item(index).get_name(), Path(file_path).parent)
+
+        api.open_product, api.save_product = open_and_note, save_and_note
+
+    def of(self, name: str) -> Path | None:
+        """Return the folder of a product; None where it is unknown or gone."""
+        place = self._places.get(name)
+        return place if place is not None and place.is_dir() else None
+
+    def note(self, name: str, folder: Path) -> None:
+        """Note the folder of a product."""
+        self._places[name] = folder.absolute()
+
+
+class RunQueue:
+    """Our runs that the host has put into its queue.
+
+    By itself the host starts the next one when Stop has ended the one under way.
+
+    Parameters
+    ----------
+    monitor : ptychodus.model.processing.ProcessingTaskMonitor
+    activity : Activity
+    reconstructors : sequence
+    window : HostWindow
+
+    Attributes
+    ----------
+    made_from : dict
+        By the `id` of the product of an inference: the product that was chosen for it.
+    """
+
+    def __init__(
+        self, monitor: Any, activity: Activity, reconstructors: Sequence[Any], window: HostWindow
+    ) -> None:
+        self._tasks = monitor._foreground_task_manager
+        self._activity, self._reconstructors = activity, reconstructors
+        self._window = window
+        self._lock = threading.Lock()
+        self._waiting: set[QueuedRun] = set()
+        self.made_from: dict[int, Any] = {}
+        put = self._tasks.put_background_task
+
+        def put_and_count(task: Any) -> None:
+            put(self._counted(task))
+
+        self._tasks.put_background_task = put_and_count
+
+    def count(self) -> int:
+        """Return how many of our runs wait."""
+        with self._lock:
+            return len(self._waiting)
+
+    def drop_all(self) -> None:
+        """Let the runs that wait now end as soon as it is their turn."""
+        with self._lock:
+            for run in self._waiting:
+                run.is_dropped = True
+            self._waiting.clear()
+
+    def _counted(self, task: Any) -> Any:
+        """Return a task that says when it begins, if it is a run of ours."""
+        maker = getattr(task, 'trainer', None) or getattr(task, 'reconstructor', None)
+        if maker not in self._reconstructors:
+            return task
+        run = QueuedRun(task, self)
+        # The host chooses the new product after this.
+        before = self._window.chosen_item()
+        if run.product is not None:
+            self.made_from[id(run.product)] = before
+        elif before is not None:
+            self._compare(before.get_name(), Path(task.input_path))
+        with self._lock:
+            self._waiting.add(run)
+        return run
+
+    def _compare(self, name: str, folder: Path) -> None:
+        place = self._window.places.of(name)
+        if place is not None and folder.resolve() != place.resolve():
+            logger.warning(
+                'Training learns from the files of %s. The product that is chosen, %s, lies in %s.',
+                folder,
+                name,
+                place,
+            )
+
+    def begin(self, run: 'QueuedRun') -> bool:
+        """Note that it is a run's turn; return whether it is still wanted."""
+        with self._lock:
+            self._waiting.discard(run)
+        if run.is_dropped:
+            logger.warning('A run that waited was ended by Stop before it began.')
+        return not run.is_dropped
+
+    def end(self, product: Any, *, keeps_product: bool) -> None:
+        """Take away the product of a run that left nothing for it."""
+        if product is None:
+            return
+        if keeps_product:
+            self.made_from.pop(id(product), None)
+        else:
+            self._tasks.put_foreground_task(lambda: self._window.remove(product))
+
+    def keeps_product(self) -> bool:
+        """Return whether the inference that has just ended has a product."""
+        return self._activity.keeps_product
+
+
+class QueuedRun:
+    """A run in the host's queue.
+
+    Attributes
+    ----------
+    is_dropped : bool
+        Whether Stop was pressed while it waited.
+    product : object, optional
+        The product that an inference fills; the host makes it before the run.
+    """
+
+    def __init__(self, task: Callable[[], Any], queue: RunQueue) -> None:
+        self._task, self._queue = task, queue
+        self.is_dropped = False
+        self.product = getattr(task, 'product_item', None)
+
+    def __call__(self) -> Any:
+        """Do it, in the thread of the host's runs."""
+        keeps_product = False
+        try:
+            if self._queue.begin(self):
+                result = self._task()
+                keeps_product = self._queue.keeps_product()
+                return result
+            return None
+        finally:
+            self._queue.end(self.product, keeps_product=keeps_product)

@@ -1,0 +1,118 @@
+"""A training as the window sees it: what the worker reports, and how it ends."""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ptychodus.api.product import LossValue
+from ptychodus.api.reconstruct import TrainOutput
+
+from ptychopinn_plugin.host.loaded_model import LoadedModel
+from ptychopinn_plugin.host.log_messages import EpochLog, StageLog, note_checkpoint
+from ptychopinn_plugin.host.previews import has_window
+from ptychopinn_plugin.host.run_state import Activity
+from ptychopinn_plugin.host.wording import ending, share_done
+from ptychopinn_plugin.host.worker.client import Event
+from ptychopinn_plugin.host.worker.messages import RunProgress, TrainingDone
+from ptychopinn_plugin.text import count
+
+TRAINING_GOAL = 1000
+"""Steps of the progress bar of a training."""
+
+logger = logging.getLogger('ptychopinn_plugin')
+
+
+class TrainingWatch:
+    """Takes in what a worker reports of a training, and loads the model at its end.
+
+    Parameters
+    ----------
+    activity : Activity
+    loaded : LoadedModel
+    output : Path
+        The model file to come.
+    """
+
+    def __init__(self, activity: Activity, loaded: LoadedModel, output: Path) -> None:
+        self._activity, self._loaded, self._output = activity, loaded, output
+        self._begun = time.time()
+        self._epochs, self._stages = EpochLog(), StageLog(activity)
+
+    def note(self, event: Event | None) -> bool:
+        """Take in an event, or that there was none; return whether the training has ended."""
+        report = None if event is None else event.report
+        if isinstance(report, TrainingDone):
+            self._finish(report)
+            return True
+        if isinstance(report, RunProgress):
+            if self._activity.note(report) and report.stage == 'target':
+                logger.info('The target takes %d iterations of the training scan.', report.total)
+            if report.stage == 'train':
+                self._epochs.note(report)
+        if not has_window():
+            self._stages.note()
+        return False
+
+    def output(self) -> TrainOutput:
+        """Return what the host is told."""
+        epochs = self._activity.epochs
+        return TrainOutput(
+            training_loss=_loss_values(epochs, 'loss'),
+            validation_loss=_loss_values(epochs, 'validation_loss'),
+            progress=int(TRAINING_GOAL * share_done(self._activity, time.monotonic())),
+        )
+
+    def note_failure(self) -> None:
+        """Say what the failed run has left."""
+        self._epochs.flush()
+        note_checkpoint(self._output, self._begun)
+
+    def finish_stopped(self, last: Event | None) -> None:
+        """End a run that was stopped, with its last event or, where it came in no time, without."""
+        activity, n_epochs = self._activity, len(self._activity.epochs)
+        activity.outcome = 'stopped'
+        if last is not None and self.note(last):
+            return
+        if not n_epochs:
+            self._note_nothing_learned()
+            return
+        activity.outcome = 'failed'
+        self.note_failure()
+        which = which_model_stays(self._loaded)
+        logger.error('There is no model of the %s. %s', count(n_epochs, 'epoch'), which)
+
+    def _finish(self, done: TrainingDone) -> None:
+        activity = self._activity
+        activity.is_last_cut = done.epochs > done.whole_epochs
+        self._epochs.flush(is_cut=activity.is_last_cut)
+        activity.outcome = 'stopped' if done.reason == 'request' else 'done'
+        if done.epochs == 0:
+            self._note_nothing_learned()
+            return
+        self._loaded.load(self._output)
+        best = '' if done.best_loss is None else f'; its best loss is {done.best_loss:.5g}'
+        logger.info(
+            'Trained %s until %s%s. The model is loaded; it lies in %s.',
+            count(done.epochs, 'epoch'),
+            ending(done.reason, done.epochs, activity.limit_s),
+            best,
+            self._output,
+        )
+
+    def _note_nothing_learned(self) -> None:
+        logger.warning(
+            'Stopped before the first epoch ended: there is no new model. %s',
+            which_model_stays(self._loaded),
+        )
+
+
+def which_model_stays(loaded: LoadedModel) -> str:
+    """Return which model Infer will use, although a training has left none, as a sentence."""
+    if loaded.model is None:
+        return 'No model is loaded.'
+    return f'Infer still uses the model that was loaded before, {loaded.name}.'
+
+
+def _loss_values(epochs: Sequence[Mapping[str, float]], name: str) -> list[LossValue]:
+    return [LossValue(number, row[name]) for number, row in enumerate(epochs, 1) if name in row]

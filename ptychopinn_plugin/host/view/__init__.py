@@ -1,0 +1,231 @@
+"""The panel: the run and the model above, and rows from `settings.ROWS` below, which scroll."""
+
+from collections.abc import Sequence
+
+from ptychodus.api.observer import Observable, Observer
+from ptychodus.controller.data import FileDialogFactory
+from ptychodus.controller.processing.core import ReconstructorViewControllerFactory
+from PyQt5.QtCore import QCoreApplication, QSize, Qt, QTimer
+from PyQt5.QtGui import QHideEvent, QShowEvent
+from PyQt5.QtWidgets import (
+    QCheckBox,
+    QFormLayout,
+    QFrame,
+    QGroupBox,
+    QScrollArea,
+    QSizePolicy,
+    QStackedWidget,
+    QVBoxLayout,
+    QWidget,
+)
+
+from ptychopinn_plugin.host import versions
+from ptychopinn_plugin.host.library import LIBRARY_NAME, PtychoPinnLibrary
+from ptychopinn_plugin.host.reconstructor import PinnReconstructor
+from ptychopinn_plugin.host.settings import BASIC, ROWS
+from ptychopinn_plugin.host.view.header import REFRESH_MS, Header
+from ptychopinn_plugin.host.view.rows import RowView, WheelGuard, view_of
+
+FIELD_WIDTH = 104
+"""In pixels, beside the labels, in a panel that is as narrow as it can be."""
+
+ROWS_HEIGHT = 160
+"""In pixels; in a lower window the whole panel scrolls."""
+
+ONLY_FOR_SWEEPNET = ('inference.test_time_rotations',)
+"""Settings of inference that a loaded model of another architecture leaves without effect."""
+
+_parameters = versions.parameter_views()
+
+
+class PinnViewControllerFactory(ReconstructorViewControllerFactory):
+    """Makes the panel of each algorithm.
+
+    Parameters
+    ----------
+    library : PtychoPinnLibrary
+    file_dialog_factory : FileDialogFactory
+    """
+
+    def __init__(self, library: PtychoPinnLibrary, file_dialog_factory: FileDialogFactory) -> None:
+        super().__init__()
+        self._library = library
+        self._dialogs = file_dialog_factory
+        application = QCoreApplication.instance()
+        if application is not None:
+            # Ptychodus waits for the run under way when its window closes.
+            application.aboutToQuit.connect(library.close)
+
+    @property
+    def name(self) -> str:
+        """The library's name."""
+        return LIBRARY_NAME
+
+    def create_view_controller(self, reconstructor_name: str) -> QWidget:
+        """Make the panel of an algorithm, which Ptychodus names in lower case."""
+        reconstructor = next(
+            item for item in self._library if item.name.casefold() == reconstructor_name.casefold()
+        )
+        builder = _parameters.ParameterViewBuilder(self._dialogs)
+        views = []
+        for row in ROWS:
+            if row.only_for in (None, reconstructor.model_type):
+                view = view_of(row, self._library, reconstructor)
+                builder.add_view_controller(view, f'{row.label}:', group=row.group)
+                views.append(view)
+        rows: QWidget = builder.build_widget()
+        _align(rows)
+        header = Header(self._library, reconstructor)
+        return Page(header, rows, RowRules(views, self._library, reconstructor))
+
+
+def _align(panel: QWidget) -> None:
+    """Give all labels one width and the tooltips of their fields, and make wide fields narrower."""
+    labels = []
+    for form in panel.findChildren(QFormLayout):
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        for number in range(form.rowCount()):
+            item = form.itemAt(number, QFormLayout.ItemRole.FieldRole)
+            field = None if item is None else item.widget()
+            label = None if field is None else form.labelForField(field)
+            if field is not None and label is not None:
+                label.setToolTip(field.toolTip())
+                labels.append(label)
+                # By itself a box takes the width of the largest number that fits its limits.
+                field.setMinimumWidth(min(field.minimumSizeHint().width(), FIELD_WIDTH))
+    width = max((label.sizeHint().width() for label in labels), default=0)
+    for label in labels:
+        label.setMinimumWidth(width)
+
+
+class RowsArea(QScrollArea):
+    """The rows, as wide as they need to be and as high as there is room."""
+
+    def __init__(self, rows: QWidget) -> None:
+        super().__init__()
+        self.setWidgetResizable(True)
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setWidget(rows)
+
+    def minimumSizeHint(self) -> QSize:
+        """Return the width of the rows and of the bar beside them."""
+        rows, bar = self.widget(), self.verticalScrollBar()
+        assert rows is not None
+        assert bar is not None
+        return QSize(rows.minimumSizeHint().width() + bar.sizeHint().width(), ROWS_HEIGHT)
+
+
+class Page(QWidget):
+    """A panel in Ptychodus' stack, which makes every panel as large as its largest.
+
+    While this one is shown it alone decides, so that it needs no scroll bar for the others' sake.
+
+    Attributes
+    ----------
+    header : Header
+    area : RowsArea
+    all_settings : QCheckBox
+        Unfolds the rows that are not `settings.BASIC`.
+    """
+
+    def __init__(self, header: Header, rows: QWidget, rules: 'RowRules') -> None:
+        super().__init__()
+        self.all_settings = QCheckBox('All settings')
+        self.all_settings.setToolTip('Show every setting, or those alone that most runs need.')
+        self.all_settings.toggled.connect(rules.fold)
+        self.header, self.area = header, RowsArea(rows)
+        # The host keeps no reference to its observers.
+        self._rules = rules
+        self._guard = WheelGuard(self)
+        self._guard.guard(rows)
+        layout = QVBoxLayout()
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(header.get_widget())
+        layout.addWidget(self.all_settings)
+        layout.addWidget(self.area, 1)
+        self.setLayout(layout)
+        self._timer = QTimer(self)
+        self._timer.timeout.connect(rules.refresh)
+        self._timer.start(REFRESH_MS)
+        self._others: list[tuple[QWidget, QSizePolicy]] = []
+
+    def showEvent(self, event: QShowEvent | None) -> None:
+        """Let the stack disregard the sizes of other panels."""
+        stack = self.parentWidget()
+        if isinstance(stack, QStackedWidget) and not self._others:
+            for number in range(stack.count()):
+                other = stack.widget(number)
+                if other is not None and other is not self:
+                    self._others.append((other, other.sizePolicy()))
+                    other.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Ignored)
+        super().showEvent(event)
+
+    def hideEvent(self, event: QHideEvent | None) -> None:
+        """Leave the stack as it was."""
+        for other, policy in self._others:
+            other.setSizePolicy(policy)
+        self._others.clear()
+        super().hideEvent(event)
+
+
+class RowRules(Observer):
+    """Greys the rows that have no effect, and shows what is in force in place of them.
+
+    A model that is fine-tuned brings the settings of the box Model with it.
+    """
+
+    def __init__(
+        self,
+        views: Sequence[RowView],
+        library: PtychoPinnLibrary,
+        reconstructor: PinnReconstructor,
+    ) -> None:
+        super().__init__()
+        self._views = {view.row.names[0]: view for view in views}
+        self._library, self._reconstructor = library, reconstructor
+        self.fold(shows_all=False)
+        for parameter in library.settings.parameters.values():
+            parameter.add_observer(self)
+        self.refresh()
+
+    def fold(self, shows_all: bool) -> None:
+        """Show all rows, or those of `BASIC` alone."""
+        boxes: dict[QWidget, bool] = {}
+        for name, view in self._views.items():
+            field = view.get_widget()
+            is_shown = shows_all or name in BASIC
+            field.setVisible(is_shown)
+            box = field.parentWidget()
+            form = None if box is None else box.layout()
+            if isinstance(box, QGroupBox) and isinstance(form, QFormLayout):
+                boxes[box] = boxes.get(box, False) or is_shown
+                if (label := form.labelForField(field)) is not None:
+                    label.setVisible(is_shown)
+        for box, is_shown in boxes.items():
+            box.setVisible(is_shown)
+
+    def refresh(self) -> None:
+        """Look again: a model may have been loaded."""
+        model = self._reconstructor.loaded.model
+        fine_tunes = bool(self._library.settings.parameters['fine_tune'].get_value())
+        base = model.config.model if model is not None and fine_tunes else None
+        for name, view in self._views.items():
+            section, _, field = name.rpartition('.')
+            if section == 'model' and base is not None:
+                view.show_instead(getattr(base, field) or 0)
+            else:
+                view.show_instead()
+        for name, view in self._views.items():
+            needs = view.row.needs
+            is_enabled = needs is None or self._views[needs[0]].value == needs[1]
+            if name.startswith('model.') and base is not None:
+                is_enabled = False
+            if name in ONLY_FOR_SWEEPNET and model is not None:
+                is_enabled = model.network.architecture == 'sweepnet'
+            widget = view.get_widget()
+            if widget.isEnabled() != is_enabled:
+                widget.setEnabled(is_enabled)
+
+    def _update(self, observable: Observable) -> None:
+        self.refresh()

@@ -1,0 +1,308 @@
+"""The rows of the panel: each shows one setting, lets it be changed, and says what it corrects."""
+
+import logging
+import math
+import os
+import textwrap
+from typing import Any
+
+from ptychodus.api.observer import Observable, Observer
+from ptychodus.api.parameters import Parameter
+from PyQt5.QtCore import QEvent, QObject, Qt, QTimer
+from PyQt5.QtGui import QValidator
+from PyQt5.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QLabel,
+    QLineEdit,
+    QSpinBox,
+    QVBoxLayout,
+    QWidget,
+)
+
+from ptychopinn_plugin.backends.selection import AUTOMATIC, ENVIRONMENT_VARIABLE
+from ptychopinn_plugin.errors import PtychoPinnError
+from ptychopinn_plugin.host import versions
+from ptychopinn_plugin.host.library import PtychoPinnLibrary
+from ptychopinn_plugin.host.reconstructor import PinnReconstructor
+from ptychopinn_plugin.host.settings import MAX_INTEGER, Row
+
+REFRESH_MS = 1000
+
+TIP_COLUMNS = 64
+"""Width of a tooltip in characters."""
+
+logger = logging.getLogger('ptychopinn_plugin')
+
+_parameters = versions.parameter_views()
+
+
+def view_of(row: Row, library: PtychoPinnLibrary, reconstructor: PinnReconstructor) -> 'RowView':
+    """Make what shows a row and lets it be changed."""
+    parameter = library.settings.parameters[row.names[0]]
+    if row.names == ('backend',):
+        return BackendView(library, reconstructor, row)
+    if row.choices:
+        return ChoiceView(parameter, row)
+    if row.kind is bool:
+        return TickView(parameter, row)
+    if row.kind is float:
+        return NumberView(parameter, row)
+    return WholeNumberView(parameter, row)
+
+
+class RowView(_parameters.ParameterViewController, Observer):  # type: ignore[misc, name-defined]
+    """What shows a setting, or the value that is in force in its place.
+
+    Parameters
+    ----------
+    parameter : Parameter
+    row : Row
+    widget : QWidget
+    """
+
+    def __init__(self, parameter: Parameter[Any], row: Row, widget: QWidget) -> None:
+        super().__init__()
+        self.row = row
+        self._parameter, self._widget = parameter, widget
+        self._instead: tuple[Any, ...] = ()
+        widget.setToolTip(wrapped(row.tool_tip))
+        parameter.add_observer(self)
+        self.refresh()
+
+    def get_widget(self) -> QWidget:
+        """Return the widget."""
+        return self._widget
+
+    @property
+    def value(self) -> Any:
+        """What is in force: the setting, or what decides in its place."""
+        return self._instead[0] if self._instead else self._parameter.get_value()
+
+    def show_instead(self, *value: Any) -> None:
+        """Show another value than the setting, which stays as it is; none shows the setting."""
+        if value != self._instead:
+            self._instead = value
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Show the value that is in force."""
+        self._show(self.value)
+
+    def _show(self, value: Any) -> None:
+        raise NotImplementedError
+
+    def _update(self, observable: Observable) -> None:
+        if observable is self._parameter:
+            self.refresh()
+
+
+def wrapped(tip: str) -> str:
+    """Return a tooltip in lines that a screen can hold."""
+    return textwrap.fill(tip, TIP_COLUMNS)
+
+
+def _tell(row: Row, what: str) -> None:
+    """Say in the log and in the panel what became of an input."""
+    logger.warning('%s: %s', row.label, what)
+
+
+class TickView(RowView):
+    """A box to tick."""
+
+    def __init__(self, parameter: Parameter[bool], row: Row) -> None:
+        self.box = QCheckBox()
+        super().__init__(parameter, row, self.box)
+        # Not `toggled`: what is shown in place of the setting must not become it.
+        self.box.clicked.connect(parameter.set_value)
+
+    def _show(self, value: bool) -> None:
+        self.box.setChecked(bool(value))
+
+
+class WholeNumberBox(QSpinBox):
+    """A box for whole numbers that takes any text, and says what it makes of a bad one."""
+
+    def __init__(self, row: Row) -> None:
+        super().__init__()
+        self._row = row
+
+    def validate(self, text: str | None, position: int) -> tuple[QValidator.State, str, int]:
+        """Let anything be typed; `fixup` has the last word."""
+        state, text, position = super().validate(text, position)
+        if state == QValidator.State.Invalid:
+            state = QValidator.State.Intermediate
+        return state, text, position
+
+    def fixup(self, text: str | None) -> str:
+        """Return the nearest valid number, or the former one."""
+        typed = (text or '').strip()
+        try:
+            wanted = int(typed)
+        except ValueError:
+            kept = self.textFromValue(self.value())
+            if self.specialValueText() and self.value() == self.minimum():
+                kept = self.specialValueText()
+            _tell(self._row, f'"{typed}" is no whole number; the value stays {kept}.')
+            return kept
+        nearest = min(max(wanted, self.minimum()), self.maximum())
+        _tell(self._row, _limit(wanted, nearest, self.minimum(), self.maximum()))
+        return self.textFromValue(nearest)
+
+
+def _limit(wanted: float, taken: float, low: float | None, high: float | None) -> str:
+    side = f'above the limit of {high:,.10g}' if wanted > taken else f'below the limit of {low:g}'
+    return f'{wanted:,.10g} is {side}; {taken:,.10g} is taken.'
+
+
+class WholeNumberView(RowView):
+    """A whole number."""
+
+    def __init__(self, parameter: Parameter[int], row: Row) -> None:
+        self.box = WholeNumberBox(row)
+        about = row.field.metadata
+        low = 0 if row.is_optional else int(about['minimum'] or 0)
+        self.box.setRange(low, int(about['maximum'] or MAX_INTEGER))
+        self.box.setSpecialValueText(row.zero)
+        super().__init__(parameter, row, self.box)
+        self.box.valueChanged.connect(parameter.set_value)
+
+    def _show(self, value: int) -> None:
+        self.box.blockSignals(True)
+        self.box.setValue(value)
+        self.box.blockSignals(False)
+
+
+class NumberView(RowView):
+    """A number in a text field: any size, any locale, and nothing that is not a number.
+
+    Ptychodus' own takes a decimal comma in some locales, which ends the application.
+    """
+
+    def __init__(self, parameter: Parameter[float], row: Row) -> None:
+        self._line = QLineEdit()
+        self._line.setPlaceholderText(row.zero)
+        super().__init__(parameter, row, self._line)
+        self._line.editingFinished.connect(self._take)
+
+    def _take(self) -> None:
+        typed = self._line.text().strip()
+        if typed == self._text(self.value):
+            return
+        try:
+            value = float(typed.replace(',', '.') or ('0' if self.row.zero else ''))
+        except ValueError:
+            value = math.nan
+        if math.isfinite(value):
+            self._parameter.set_value(value)
+            # What lies outside the limits is kept as the limit.
+            taken = self._parameter.get_value()
+            self._parameter.set_value(taken)
+            if taken != value:
+                about = self.row.field.metadata
+                low = 0.0 if self.row.is_optional else about['minimum']
+                _tell(self.row, _limit(value, taken, low, about['maximum']))
+        else:
+            kept = self._text(self.value) or self.row.zero
+            _tell(self.row, f'"{typed}" is no number; the value stays {kept}.')
+        self.refresh()
+
+    def _text(self, value: float) -> str:
+        return '' if self.row.zero and value == 0 else f'{value:.9g}'
+
+    def _show(self, value: float) -> None:
+        self._line.setText(self._text(value))
+
+
+class ChoiceView(RowView):
+    """A dropdown that shows the value in force, also where it is none of the choices.
+
+    A settings file may name such a value; Ptychodus' own dropdown would show the one before.
+    """
+
+    def __init__(self, parameter: Parameter[str], row: Row, widget: QWidget | None = None) -> None:
+        self.combo_box = QComboBox()
+        self.combo_box.addItems(row.choices)
+        self.combo_box.setToolTip(wrapped(row.tool_tip))
+        self.combo_box.textActivated.connect(parameter.set_value)
+        super().__init__(parameter, row, widget or self.combo_box)
+
+    def _show(self, value: str) -> None:
+        if self.combo_box.findText(value) < 0:
+            self.combo_box.addItem(value)
+        self.combo_box.setCurrentText(value)
+
+
+class BackendView(ChoiceView):
+    """The dropdown of the backend and, below it, which one is in force and why."""
+
+    def __init__(
+        self, library: PtychoPinnLibrary, reconstructor: PinnReconstructor, row: Row
+    ) -> None:
+        self._library, self._reconstructor = library, reconstructor
+        self._decisive: tuple[str | None, ...] | None = None
+        self.note = QLabel()
+        self.note.setWordWrap(True)
+        super().__init__(library.settings.parameters['backend'], row, QWidget())
+        layout = QVBoxLayout()
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self.combo_box)
+        layout.addWidget(self.note)
+        self._widget.setLayout(layout)
+        self._timer = QTimer(self._widget)
+        self._timer.timeout.connect(self.refresh)
+        self._timer.start(REFRESH_MS)
+
+    def refresh(self) -> None:
+        """Show what is in force now: environment and model change while the window is open."""
+        named = os.environ.get(ENVIRONMENT_VARIABLE, '').strip().lower()
+        model_backend = self._reconstructor.model_backend
+        decisive = (self._parameter.get_value(), named, model_backend)
+        if decisive == self._decisive:
+            # To look for what is installed reads hundreds of files.
+            return
+        self._decisive = decisive
+        super().refresh()
+        self.combo_box.setEnabled(named in ('', AUTOMATIC))
+        try:
+            choice = self._library.choose_backend()
+            with_model = self._library.choose_backend(model_backend)
+        except PtychoPinnError as error:
+            self.note.setText(str(error))
+            return
+        why = {
+            'environment': 'PTYCHOPINN_BACKEND decides; unset it to choose here',
+            'setting': 'chosen here',
+            'auto': 'the first that is installed; a loaded model runs on its own',
+        }[choice.source]
+        text = f'In force: {choice.name} ({why}).'
+        if with_model.name != choice.name:
+            text = (
+                f'In force: {with_model.name} (it made the loaded model). '
+                f'Training from scratch uses {choice.name}.'
+            )
+        self.note.setText(text)
+
+
+class WheelGuard(QObject):
+    """Leaves the mouse wheel to the panel where a box does not have the focus.
+
+    Qt's boxes take it from under the pointer, so that settings change while one scrolls.
+    """
+
+    def guard(self, panel: QWidget) -> None:
+        """Guard all boxes of a panel."""
+        for kind in (QComboBox, QSpinBox):
+            for box in panel.findChildren(kind):
+                # The wheel alone gives no focus.
+                box.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+                box.installEventFilter(self)
+
+    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
+        """Pass a turn of the wheel on to what lies around the box."""
+        is_turn = event is not None and event.type() == QEvent.Type.Wheel
+        if is_turn and isinstance(watched, QWidget) and not watched.hasFocus():
+            assert event is not None
+            event.ignore()
+            return True
+        return False

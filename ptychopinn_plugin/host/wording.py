@@ -1,0 +1,223 @@
+"""Sentences about runs and models, for the panel and the log."""
+
+import datetime
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ptychopinn_plugin.backends.common.training_run import TARGET_TIME_FRACTION
+from ptychopinn_plugin.host.run_state import Activity
+from ptychopinn_plugin.model import Model
+from ptychopinn_plugin.text import count
+
+BUILT_IN = 'built-in model'
+"""The name of a model that comes with the package and lies in no file of the user."""
+
+WITHIN_NOISE = 1.2
+"""A misfit of up to this many times shot noise is as good as the counts allow."""
+
+SUSPICIOUS = 1.5
+"""A misfit of more times shot noise means that something is wrong; see `common.diagnostics`."""
+
+TARGET_SHARE = 0.1
+"""Of the progress bar, where no time limit tells how long a training takes."""
+
+
+def span(seconds: float) -> str:
+    """Return a time in words, as '48 s', '3 min 20 s' or '1 h 5 min'."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f'{whole} s'
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f'{minutes} min {rest} s' if rest else f'{minutes} min'
+    hours, minutes = divmod(minutes, 60)
+    return f'{hours} h {minutes} min' if minutes else f'{hours} h'
+
+
+def status_line(activity: Activity, now: float) -> str:
+    """Return what a run does, how long it has done so and how long it will, or how it ended.
+
+    Parameters
+    ----------
+    activity : Activity
+    now : float
+        By `time.monotonic`.
+    """
+    if not activity.kind:
+        return 'Train shows its losses here.'
+    if not activity.is_running:
+        return f'{activity.kind.capitalize()} {activity.outcome}.'
+    text = stage_line(activity, now)
+    waiting = activity.runs_waiting()
+    if waiting:
+        text += f'. {count(waiting, "run")} {"waits" if waiting == 1 else "wait"}; Stop ends all'
+    return f'{text}.'
+
+
+def stage_line(activity: Activity, now: float) -> str:
+    """Return the stage of the run under way with its own time, and the time that is left."""
+    stage, step, total = activity.progress
+    elapsed = now - activity.stage_started_s
+    if stage == 'train':
+        return _training_line(activity, now)
+    if stage == 'load':
+        return f'Starting, {span(elapsed)}'
+    whole = elapsed * total / step if step else None
+    if stage == 'target':
+        if whole is not None and activity.limit_s is not None:
+            whole = max(elapsed, min(whole, TARGET_TIME_FRACTION * activity.limit_s))
+        return f'Target reconstruction, {_of(elapsed, whole)}'
+    if stage == 'predict':
+        return f'Prediction, pass {min(step + 1, total)} of {total}, {_of(elapsed, whole)}'
+    if stage == 'refine':
+        return f'Refinement, iteration {step} of {total}, {_of(elapsed, whole)}'
+    return f'{stage.capitalize()}, {span(elapsed)}'
+
+
+def _of(elapsed: float, whole: float | None) -> str:
+    return span(elapsed) if whole is None else f'{span(elapsed)} of about {span(whole)}'
+
+
+def _training_line(activity: Activity, now: float) -> str:
+    done, total = len(activity.epochs), activity.total_epochs
+    elapsed = now - activity.computing_s
+    name = f'Epoch {min(done + 1, total) if total else done + 1}'
+    if activity.limit_s is not None:
+        left = max(0.0, activity.limit_s - elapsed)
+        spent = f'{span(min(elapsed, activity.limit_s))} of {span(activity.limit_s)}'
+        return f'{name}, {spent}, at most {span(left)} left'
+    text = f'{name} of {total}, {span(elapsed)}'
+    if not done:
+        return text
+    each = (activity.epoch_ended_s - activity.stage_started_s) / done
+    return f'{text}, about {span(each * (total - done) - (now - activity.epoch_ended_s))} left'
+
+
+def share_done(activity: Activity, now: float) -> float:
+    """Return how much of a training is done, from 0 to 1, its target included."""
+    stage, step, total = activity.progress
+    by_time = 0.0
+    if activity.limit_s is not None and stage != 'load':
+        by_time = min(1.0, (now - activity.computing_s) / activity.limit_s)
+    if stage == 'target':
+        return max(by_time, TARGET_SHARE * step / max(1, total))
+    if stage == 'train':
+        by_epochs = len(activity.epochs) / max(1, activity.total_epochs)
+        return max(by_time, TARGET_SHARE + (1 - TARGET_SHARE) * by_epochs)
+    return by_time
+
+
+def ending(reason: str, epochs: int, limit_s: float | None) -> str:
+    """Return why a training ended, as the end of a sentence.
+
+    Parameters
+    ----------
+    reason : str
+        As in `backends.protocol.TrainingResult.stopped`.
+    epochs : int
+    limit_s : float, optional
+    """
+    limit = '' if limit_s is None else f' of {span(limit_s)}'
+    reasons = {
+        'epochs': f'all {count(epochs, "epoch")} are done' if epochs > 1 else 'the epoch is done',
+        'max-minutes': f'the time limit{limit} was reached',
+        'early-stop': 'the validation loss no longer improved',
+        'request': 'it was stopped',
+        'diverged': 'the loss was no longer a number',
+    }
+    return reasons.get(reason, reason)
+
+
+def fit_in_words(over_noise: float | None) -> str:
+    """Return how well an object explains the counts; empty where shot noise is unknown."""
+    if over_noise is None or not math.isfinite(over_noise):
+        return ''
+    if over_noise <= WITHIN_NOISE:
+        return f'The object fits the counts within {WITHIN_NOISE:g} times shot noise.'
+    text = f'The object misses the counts by {over_noise:.1f} times shot noise'
+    if over_noise > SUSPICIOUS:
+        return f'{text}: more iterations, or positions or the probe may be wrong.'
+    return f'{text}; more iterations may help.'
+
+
+def model_line(model: Model | None, name: str) -> str:
+    """Return what a model is: name, architecture, backend, sizes, epochs, loss and date.
+
+    Parameters
+    ----------
+    model : Model, optional
+    name : str
+        That of its file, or `BUILT_IN`.
+    """
+    if model is None:
+        return 'No model is loaded: Train, or Load Model... in the menu beside it.'
+    provenance, data = model.provenance, model.data_summary
+    side = model.pattern_size
+    parts = [model.network.architecture, model.backend, f'patterns of {side} x {side} px']
+    if model.config.model.gridsize > 1:
+        parts.append(f'gridsize {model.config.model.gridsize}')
+    parts += _numbers(provenance, data)
+    validated = 'validation ' if model.config.training.validation_fraction > 0 else ''
+    if (loss := _number(provenance, 'best_loss')) is not None:
+        parts.append(f'best {validated}loss {loss:.4g}')
+    if isinstance(source := provenance.get('imported_from'), str):
+        parts.append(source)
+    if (date := _date(provenance.get('created'))) is not None:
+        parts.append(date)
+    return f'Model: {name}: {", ".join(parts)}.'
+
+
+def _numbers(provenance: Mapping[str, Any], data: Mapping[str, Any]) -> list[str]:
+    """Return the numbers of epochs, patterns and scans that a model file tells."""
+    parts = []
+    if (epochs := _number(provenance, 'epochs')) is not None:
+        parts.append(count(int(epochs), 'epoch'))
+    if (patterns := _number(data, 'patterns')) is not None:
+        scans = data.get('scans')
+        of = f' of {count(len(scans), "scan")}' if isinstance(scans, list | tuple) else ''
+        parts.append(f'{count(int(patterns), "pattern")}{of}')
+    return parts
+
+
+def _number(values: Mapping[str, Any], name: str) -> float | None:
+    """Return a number of a model file, which strangers may have written."""
+    value = values.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def _date(created: object) -> str | None:
+    try:
+        when = datetime.datetime.fromisoformat(str(created))
+    except ValueError:
+        return None
+    return f'{when.astimezone():%Y-%m-%d %H:%M}'
+
+
+def training_line(activity: Activity, limit_s: float | None, base: str) -> str:
+    """Return what the next training learns from, and for how long.
+
+    Parameters
+    ----------
+    activity : Activity
+        Knows the product that is chosen.
+    limit_s : float, optional
+    base : str
+        Name of the model that is fine-tuned; empty where training starts from scratch.
+    """
+    chosen = activity.chosen_product()
+    if chosen is None:
+        text = 'Train asks for a folder, and learns from the scans in it'
+    elif chosen.place:
+        patterns = count(chosen.patterns, 'pattern')
+        text = f'Train opens {chosen.place}, the folder of {chosen.name} ({patterns})'
+    else:
+        text = (
+            f'Train asks for a folder. To learn from {chosen.name}, which has none, use Export '
+            'Training Data... before'
+        )
+    limit = 'no time limit' if limit_s is None else f'at most {span(limit_s)}'
+    start = f'fine-tuning {base}' if base else 'from scratch, with the rows of the box Model'
+    return f'{text}; {limit}; {start}.'

@@ -1,0 +1,228 @@
+"""The panel tells the truth: how a run ended, which model is loaded, what waits, what was typed."""
+
+import os
+import re
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PyQt5.QtCore import QPoint, QPointF, Qt
+from PyQt5.QtGui import QWheelEvent
+from PyQt5.QtWidgets import QApplication, QComboBox, QFileDialog, QSpinBox, QWidget
+
+from ptychopinn_plugin.data import Scan
+from ptychopinn_plugin.host.example_scans import write_example_scans
+
+from .test_inference import load_model
+from .test_newcomer import answer
+from .test_panel import widget_of
+from .user import Window, needs_stopped_processes
+
+LONG = 100_000
+
+
+def turn_wheel(widget: QWidget) -> None:
+    """Turn the mouse wheel by a notch, towards the user, over a widget."""
+    middle = QPointF(widget.rect().center())
+    where = QPointF(widget.mapToGlobal(middle.toPoint()))
+    notch = QPoint(0, -120)
+    event = QWheelEvent(
+        *(middle, where, QPoint(), notch, Qt.MouseButton.NoButton),
+        *(Qt.KeyboardModifier.NoModifier, Qt.ScrollPhase.NoScrollPhase, False),
+    )
+    QApplication.sendEvent(widget, event)
+
+
+def kill_worker(window: Window) -> None:
+    pid = window.library.worker.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+
+
+def check_fold(window: Window) -> None:
+    """Check that few rows are shown until all are asked for."""
+    folded, basic = (
+        widget_of(window.panel, *names)
+        for names in (('Model', 'Architecture'), ('Training', 'Max minutes'))
+    )
+    window.wait(basic.isVisible)
+    assert not folded.isVisible()
+    assert not folded.parentWidget().isVisible(), 'a box without rows is left out'
+    window.click(window.panel.all_settings)
+    assert folded.isVisible()
+    assert basic.isVisible()
+
+
+@needs_stopped_processes
+def test_every_failure_is_red_and_leaves_no_product(
+    window: Window,
+    model_file: Path,
+    small_scan: Scan,
+    write_folder: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    before, chosen = len(window.products), window.chosen
+    window.infer()
+    window.wait_for_end()
+    window.check_failure('Inference', 'Infer needs a model, and none is loaded.', 'Load Model')
+    window.wait(lambda: len(window.products) == before)
+    assert window.chosen == chosen, 'the product that was chosen is chosen again'
+
+    (tmp_path / 'empty').mkdir()
+    window.train(tmp_path / 'empty')
+    window.wait_for_end()
+    window.check_failure('Training', 'holds no training data', 'No model is loaded.')
+
+    load_model(window, model_file)
+    window.wait(lambda: window.message.startswith('Loaded '))
+    name = f'{model_file.parent.name}/{model_file.name}'
+    assert re.fullmatch(
+        rf'Model: {name}: sweepnet, pytorch, patterns of 32 x 32 px, 2 epochs, '
+        r'80 patterns of 1 scan, best validation loss \S+, \d{4}-\d\d-\d\d \d\d:\d\d\.',
+        window.model_line,
+    )
+    window.set(RefinementIterations=LONG)
+    window.infer()
+    window.wait(lambda: window.library.activity.stage == 'refine')
+    window.wait(lambda: window.status.startswith('Refinement, iteration '))
+    kill_worker(window)
+    window.wait_for_end()
+    window.check_failure('Inference', 'The worker died while it worked (killed')
+    window.wait(lambda: len(window.products) == before)
+
+    window.set(TrainingEpochs=LONG)
+    window.train(tmp_path / 'data')
+    window.wait_for_epochs(1)
+    kill_worker(window)
+    window.wait_for_end()
+    still = f'Infer still uses the model that was loaded before, {name}.'
+    window.check_failure('Training', 'The worker died while it worked (killed', still)
+
+    # What is wrong with a scan is known before a worker starts.
+    window.library.worker.close()
+    far = replace(small_scan, positions_px=20 * small_scan.positions_px)
+    window.open(write_folder(tmp_path / 'far', scan=far))
+    before = len(window.products)
+    window.infer()
+    window.wait_for_end()
+    window.check_failure('Inference', 'neighbouring illuminations must overlap')
+    assert window.library.worker.pid is None
+    window.wait(lambda: len(window.products) == before)
+
+
+def test_stop_ends_the_run_that_waits_as_well(window: Window, tmp_path: Path) -> None:
+    window.set(TrainingEpochs=LONG)
+    window.train(tmp_path / 'data')
+    window.wait_for_epochs(1)
+    bad = window.panel.header.curve.axes
+    window.wait(lambda: bool(bad.lines))
+    window.click(window.train_button)
+    window.wait(lambda: window.status.endswith('1 run waits; Stop ends all.'))
+    monitor = window.parts._processing_api.task_monitor
+    ended = monitor.get_completed_runs()
+
+    window.stop()
+
+    window.wait_for_log('A run that waited was ended by Stop before it began.')
+    assert not window.is_running
+    assert monitor.get_completed_runs() == ended + 1
+    assert window.status == 'Training stopped.'
+    assert window.message.startswith('A run that waited')
+
+    # Another model is loaded: the curve is not that of its training.
+    load_model(window, tmp_path / 'data' / 'model.zip')
+    window.wait(lambda: not window.curve.get_widget().isVisible())
+
+
+def test_rows_take_no_wheel_and_say_what_they_correct(
+    window: Window,
+    model_file: Path,
+    tmp_path: Path,
+) -> None:
+    window.view.resize(1200, 700)
+    check_fold(window)
+    architecture = widget_of(window.panel, 'Model', 'Architecture')
+    size = widget_of(window.panel, 'Model', 'Pattern size [px]')
+    assert isinstance(architecture, QComboBox)
+    assert isinstance(size, QSpinBox)
+    bar = window.panel.area.verticalScrollBar()
+    window.wait(lambda: bar.maximum() > 0)
+    top = window.header.status.mapTo(window.panel, QPoint())
+    for box in (architecture, size):
+        box.clearFocus()
+        for _ in range(2):
+            turn_wheel(box)
+    assert (architecture.currentText(), size.value()) == ('sweepnet', 0)
+    assert bar.value() > 0, 'the rows scroll instead'
+    assert window.header.status.mapTo(window.panel, QPoint()) == top, 'and the status stays'
+    architecture.setFocus()
+    turn_wheel(architecture)
+    assert architecture.currentText() == 'cnn', 'a box that has the focus takes the wheel'
+    architecture.setCurrentText('sweepnet')
+
+    typed = {
+        '99999': (1024, 'Pattern size [px]: 99,999 is above the limit of 1,024; 1,024 is taken.'),
+        'abc': (1024, 'Pattern size [px]: "abc" is no whole number; the value stays 1024.'),
+    }
+    for text, (value, message) in typed.items():
+        size.lineEdit().selectAll()
+        window.qtbot.keyClicks(size, text)
+        window.qtbot.keyClick(size, Qt.Key.Key_Return)
+        assert size.value() == value
+        window.wait(lambda wanted=message: window.message == wanted)
+    size.setValue(0)
+    rate = widget_of(window.panel, 'Training', 'Learning rate')
+    rate.setText('fast')
+    rate.editingFinished.emit()
+    window.wait(lambda: window.message.endswith('"fast" is no number; the value stays 0.001.'))
+
+    # A model that is fine-tuned brings its own settings of the box Model.
+    passes = widget_of(window.panel, 'Model', 'Passes')
+    window.set(ModelPasses=5, FineTune=True)
+    load_model(window, model_file)
+    window.wait(lambda: not passes.isEnabled())
+    assert (passes.value(), architecture.isEnabled(), size.value()) == (2, False, 32)
+    assert 'fine-tuning' in window.header.training.text()
+    window.set(FineTune=False)
+    assert (passes.value(), passes.isEnabled(), size.value()) == (5, True, 0)
+
+
+def test_train_opens_its_dialog_at_the_chosen_product(
+    window: Window, tmp_path: Path, clean_environment: pytest.MonkeyPatch
+) -> None:
+    other = write_example_folder(tmp_path)
+    window.open(other)
+    window.parts._product_view_controller.get_widget().setCurrentIndex(0)
+    window.header.refresh()
+    line = window.header.training.text().replace('\u200b', '')
+    assert line == (
+        f'Train opens {tmp_path / "data"}, the folder of small (80 patterns); no time limit; '
+        'from scratch, with the rows of the box Model.'
+    )
+    opened: list[str] = []
+
+    def look(dialog: QFileDialog) -> None:
+        opened.append(dialog.directory().absolutePath())
+
+    answer(QFileDialog, look)
+    window.set(TrainingEpochs=1, TrainingMaxMinutes=1.0)
+    window.click(window.train_button)
+    window.wait(lambda: 'Learning from' in window.log)
+    window.wait_for_end()
+    assert opened == [str(tmp_path / 'data')], 'not where the last scan was opened'
+    assert 'Learning from data: 80 patterns of 32 x 32 px. 1 epoch, at most 1 min.' in window.log
+    assert 'The product that is chosen' not in window.log
+    # One epoch: whole numbers below the curve.
+    assert window.curve.axes.get_xlim() == (0.5, 1.5)
+    assert list(window.curve.axes.get_xticks()) == [1.0]
+
+    window.train(other)
+    window.wait_for_end()
+    assert f'The product that is chosen, small, lies in {tmp_path / "data"}.' in window.log
+
+
+def write_example_folder(folder: Path) -> Path:
+    known, _ = write_example_scans(folder / 'trial')
+    return known
