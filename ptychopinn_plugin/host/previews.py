@@ -99,6 +99,7 @@ class InferenceWatch:
             self._sampling.measured,
             *self._sampling.object_back(event.arrays['object'], event.arrays['origin_px']),
             probe=self._sampling.probe_back(event.arrays['probe']),
+            moves_px=self._sampling.moves_back(event.arrays.get('moves_px')),
             losses=dict(enumerate(done.likelihoods)),
         )
         spent = ', '.join(f'{name} {seconds:.2f} s' for name, seconds in done.timing.items())

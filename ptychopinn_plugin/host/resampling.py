@@ -50,6 +50,12 @@ class Sampling:
             result = _resample(result, axis, old[axis], new[axis])
         return result.astype(np.complex64), self.measured.positions_px[0] + from_first
 
+    def moves_back(self, moves_px: FloatArray | None) -> FloatArray | None:
+        """Return how far positions were moved, (y, x) in the pixels of `measured`."""
+        if moves_px is None:
+            return None
+        return moves_px * np.array(self.measured.pattern_shape) / self.fitted.pattern_shape
+
     def probe_back(self, probe: ComplexArray) -> ComplexArray:
         """Return a probe on the pixels of `measured`; one that is as it was, as it was."""
         shape, given = self.measured.pattern_shape, self.fitted.probe

@@ -176,7 +176,7 @@ class _Switch(Observer):
         self._update(self._decides)
 
     def _update(self, observable: Observable) -> None:
-        self._widget.setEnabled(self._decides.get_value() == self._value)
+        self._widget.setEnabled(str(self._decides.get_value()) == self._value)
 
 
 class NumberView(_parameters.ParameterViewController, Observer):  # type: ignore[misc, name-defined]

@@ -8,8 +8,13 @@ from typing import Any
 import numpy as np
 
 from ptychopinn_plugin.array_types import FloatArray
-from ptychopinn_plugin.backends.common.diagnostics import judge_misfit, warn_of_misfit
+from ptychopinn_plugin.backends.common.diagnostics import (
+    judge_misfit,
+    warn_of_misfit,
+    warn_of_moves,
+)
 from ptychopinn_plugin.backends.common.engine import Device, Engine, Forward
+from ptychopinn_plugin.backends.common.positions import reach_px
 from ptychopinn_plugin.backends.common.prediction import (
     choose_photons,
     choose_rotations,
@@ -119,7 +124,8 @@ class NetworkBackend(Engine[Device]):
             return stopped
 
         with self.on_device(inference.device) as device:
-            forward = self.build_forward(scan, probe, photons, device)
+            reach = _reach_px(scan, refinement)
+            forward = self.build_forward(scan, probe, photons, device, reach)
             stopwatch = self.start_stopwatch(device)
             rotations = choose_rotations(
                 inference.test_time_rotations,
@@ -152,7 +158,8 @@ class NetworkBackend(Engine[Device]):
         photons = scan.mean_photons()
         with self.on_device(device) as where:
             probe = normalise_probe(scan.probe, photons)
-            forward = self.build_forward(scan, probe, photons, where)
+            reach = _reach_px(scan, refinement)
+            forward = self.build_forward(scan, probe, photons, where, reach)
             flat, stopwatch = forward.flat_object(), self.start_stopwatch(where)
             return self._refined(scan, forward, flat, refinement, stopwatch, observer)
 
@@ -187,6 +194,8 @@ class NetworkBackend(Engine[Device]):
             )
             stopwatch.lap('refine')
         misfit = judge_misfit(scan, lambda lit_counts: forward.misfit(object_, lit_counts))
+        if refinement.positions and total > 0:
+            warn_of_moves(scan, forward.moves_px, forward.reach_px)
         option = None if refinement.probe else '--refine-probe (refinement.probe)'
         warn_of_misfit(scan, len(losses) - 1, misfit, option)
         loss, residual = forward.evaluate_fit(object_)
@@ -196,7 +205,8 @@ class NetworkBackend(Engine[Device]):
             origin_px=_origin(forward),
             coverage=coverage / coverage.max(),
             probe=self.to_numpy(forward.probe),
-            positions_px=scan.positions_px,
+            positions_px=scan.positions_px + forward.moves_px,
+            nominal_positions_px=scan.positions_px if refinement.positions else None,
             backend=self.name,
             likelihoods=losses or [loss],
             timing=dict(stopwatch.seconds),
@@ -225,6 +235,12 @@ def _usable(scans: Sequence[Scan]) -> list[Scan]:
     for scan in scans:
         check_positions(scan)
     return [without_dark_patterns(scan) for scan in scans]
+
+
+def _reach_px(scan: Scan, refinement: RefinementConfig) -> int:
+    """Return how far positions may move: nowhere, unless the iterations correct them."""
+    asked = refinement.positions and refinement.iterations > 0
+    return reach_px(scan.pattern_shape) if asked else 0
 
 
 def _origin(forward: Forward) -> FloatArray:
