@@ -45,6 +45,9 @@ NOISE_EXCESS = 2.0
 FLOOR_FRACTION = 0.4
 """Pixels darker than this share of the mean pixel hardly count: amplitudes are biased there."""
 
+NOTHING_PX = 1e-3
+"""Where no position moves further, all stay exactly where they were."""
+
 MIN_POSITIONS = 4
 """Fewer positions have nothing to agree on."""
 
@@ -110,6 +113,8 @@ class PositionRefiner:
         steps = _without_outliers(steps - np.median(steps, axis=0))
         steps = _limited(self._own_part(steps), limit)
         moves = self._own_part(self.moves_px + steps)
+        if np.abs(moves).max() < NOTHING_PX:
+            moves = np.zeros_like(moves)
         self.moves_px = np.clip(moves, -self._reach_px, self._reach_px)
         return self.moves_px
 
