@@ -70,6 +70,7 @@ CHANGES: dict[str, tuple[Any, dict[str, dict[str, Any]]]] = {
     'training.target': ('none', {}),
     'training.target_weight': (0.1, {}),
     'training.target_iterations': (20, {}),
+    'training.target_positions': (True, {}),
     'training.total_variation_weight': (1.0, {}),
     'training.probe_trainable': (True, {}),
     'training.intensity_scale_trainable': (True, {}),
@@ -83,6 +84,8 @@ CHANGES: dict[str, tuple[Any, dict[str, dict[str, Any]]]] = {
     'refinement.iterations': (0, {}),
     'refinement.batch_size': (2, {}),
     'refinement.probe': (True, {}),
+    'refinement.positions': (True, {}),
+    'refinement.position_scale': (True, {'refinement': {'positions': True}}),
     'refinement.seed': (1, {}),
 }
 """A value that differs from `BASE`, and what must be set for it to matter."""

@@ -1,6 +1,7 @@
 """Run Pty-Chi on one of our scans: what a user would pick instead.
 
-Needs ``pip install 'ptychopinn-plugin[bench]'``. Flat start, known probe, positions fixed.
+Needs ``pip install 'ptychopinn-plugin[bench]'``. Flat start; probe and
+positions are fixed unless they are to be refined.
 """
 
 import time
@@ -23,7 +24,15 @@ class Rival:
     reconstruction: Reconstruction
 
 
-def run_ptychi(scan: Scan, engine: str, epochs: int, batch_size: int = 64) -> Rival:
+def run_ptychi(
+    scan: Scan,
+    engine: str,
+    epochs: int,
+    batch_size: int = 64,
+    *,
+    refine_positions: bool = False,
+    refine_probe: bool = False,
+) -> Rival:
     """Reconstruct with Pty-Chi's 'rpie' or 'lsqml' from a flat object."""
     options = {'rpie': api.RPIEOptions, 'lsqml': api.LSQMLOptions}[engine]()
     options.data_options.data = np.asarray(scan.patterns, dtype=np.float32)
@@ -31,15 +40,17 @@ def run_ptychi(scan: Scan, engine: str, epochs: int, batch_size: int = 64) -> Ri
     middle = (scan.positions_px.max(axis=0) + scan.positions_px.min(axis=0)) / 2
     positions = scan.positions_px - middle
     extent = np.ptp(scan.positions_px, axis=0)
-    shape = [int(np.ceil(e)) + side + 10 for e, side in zip(extent, (height, width), strict=True)]
+    room = 40 if refine_positions else 10
+    shape = [int(np.ceil(e)) + side + room for e, side in zip(extent, (height, width), strict=True)]
     options.object_options.initial_guess = np.ones((1, *shape), dtype=np.complex64)
     options.object_options.optimizable = True
     probe = normalise_probe(scan.probe, scan.mean_counts())
     # Its transform is not unitary.
     options.probe_options.initial_guess = probe[np.newaxis] / np.sqrt(height * width)
-    options.probe_options.optimizable = False
+    options.probe_options.optimizable = refine_probe
     options.probe_position_options.position_y_px = positions[:, 0]
     options.probe_position_options.position_x_px = positions[:, 1]
+    options.probe_position_options.optimizable = refine_positions
     options.reconstructor_options.num_epochs = epochs
     options.reconstructor_options.batch_size = batch_size
     options.reconstructor_options.default_device = api.Devices.CPU
@@ -48,6 +59,8 @@ def run_ptychi(scan: Scan, engine: str, epochs: int, batch_size: int = 64) -> Ri
         begun = time.perf_counter()
         task.run(epochs - 1)
         seconds = time.perf_counter() - begun
+        along_y = np.asarray(task.get_probe_positions_y(as_numpy=True), dtype=np.float64)
+        along_x = np.asarray(task.get_probe_positions_x(as_numpy=True), dtype=np.float64)
         object_ = np.asarray(task.get_data_to_cpu('object', as_numpy=True))[0]
     rate = len(scan) * (epochs - 1) / seconds
     # Position 0 of Pty-Chi lies in the middle of its object.
@@ -57,7 +70,7 @@ def run_ptychi(scan: Scan, engine: str, epochs: int, batch_size: int = 64) -> Ri
         origin_px=origin,
         coverage=np.ones(object_.shape, dtype=np.float32),
         probe=probe,
-        positions_px=scan.positions_px,
+        positions_px=np.stack([along_y, along_x], axis=1) + middle,
         backend=f'ptychi {engine}',
     )
     return Rival(seconds * epochs / (epochs - 1), rate, reconstruction)

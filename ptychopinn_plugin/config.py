@@ -270,6 +270,9 @@ class TrainingConfig(Validated):
     target_iterations: int = setting(
         100, 'This number of iterations reconstructs the target', minimum=1
     )
+    target_positions: bool = setting(
+        False, 'The target corrects the scan positions, which training then uses'
+    )
     total_variation_weight: float = setting(
         0.0, 'The total variation of the predicted patches has this weight in the loss', minimum=0.0
     )
@@ -340,6 +343,12 @@ class RefinementConfig(Validated):
         maximum=65536,
     )
     probe: bool = setting(False, 'The iterations correct the probe as well')
+    positions: bool = setting(False, 'The iterations correct the scan positions as well')
+    position_scale: bool = setting(
+        False,
+        'Positions that are corrected may change in scale too, as with a wrong pixel size; noise '
+        'draws it out by up to 1 %',
+    )
     seed: int = setting(
         0, 'The seed decides the order of the patterns', minimum=0, maximum=MAX_SEED
     )

@@ -117,11 +117,14 @@ def read_archive(archive: SafeZip, *, with_training_state: bool = True) -> Model
         raise ArchiveError(f'{archive.source} does not hold a complete model: {error}.') from error
 
 
+BUILT_IN_PATH = Path(str(resources.files('ptychopinn_plugin') / 'weights' / 'prior.h5.zip'))
+"""The file of the model that comes with the package."""
+
+
 @functools.cache
 def read_built_in() -> Model:
     """Read the model that comes with the package."""
-    file = resources.files('ptychopinn_plugin').joinpath('weights', 'prior.h5.zip')
-    with open_zip(file.read_bytes(), 'the built-in model') as archive:
+    with open_zip(BUILT_IN_PATH, str(BUILT_IN_PATH)) as archive:
         return read_archive(archive)
 
 

@@ -9,10 +9,18 @@ import numpy as np
 from ptychopinn_plugin.errors import ArchiveError
 from ptychopinn_plugin.legacy.models import legacy_kind, model_from_archive, refuse_bare_pickle
 from ptychopinn_plugin.model import Model, TrainingState
-from ptychopinn_plugin.model_archive import read_archive, write_model
+from ptychopinn_plugin.model_archive import BUILT_IN_PATH, read_archive, write_model
 from ptychopinn_plugin.storage.untrusted import open_zip, zip_names
 
-__all__ = ['Model', 'TrainingState', 'describe_model', 'is_model_file', 'read_model', 'write_model']
+__all__ = [
+    'BUILT_IN_PATH',
+    'Model',
+    'TrainingState',
+    'describe_model',
+    'is_model_file',
+    'read_model',
+    'write_model',
+]
 
 
 def read_model(path: Path, *, with_training_state: bool = True) -> Model:

@@ -1,5 +1,6 @@
 """What is known of Ptychodus without importing it: releases, entry points, names of its objects."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,16 @@ def position_indexes(positions: Any) -> np.ndarray[tuple[int, ...], np.dtype[np.
     if hasattr(positions, 'get_indexes'):
         return np.asarray(positions.get_indexes(), dtype=np.int64)
     return np.array([point.index for point in positions], dtype=np.int64)
+
+
+def moved(positions: Any, moves_m: FloatArray) -> Any:
+    """Return scan positions of the same type that are moved, (y, x) in metres."""
+    points = []
+    for point, place in zip(positions, positions_m(positions) + moves_m, strict=True):
+        names = ('y_m', 'x_m') if hasattr(point, 'y_m') else ('coordinate_y_m', 'coordinate_x_m')
+        changes = dict(zip(names, map(float, place), strict=True))
+        points.append(dataclasses.replace(point, **changes))
+    return type(positions)(points)
 
 
 def place_m(place: Any) -> tuple[float, float]:

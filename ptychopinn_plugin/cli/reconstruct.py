@@ -51,6 +51,8 @@ ScanPath = Annotated[Path, typer.Argument(metavar='SCAN', help='The scan to reco
         options={
             'iterations': 'refine',
             'probe': 'refine-probe',
+            'positions': 'refine-positions',
+            'position_scale': 'refine-position-scale',
             'batch_size': 'refine-batch-size',
             'seed': 'refine-seed',
         },
@@ -93,7 +95,16 @@ def reconstruct_command(
 
 
 @takes_settings(
-    Section('refinement', RefinementConfig, 'Refinement', options={'probe': 'refine-probe'}),
+    Section(
+        'refinement',
+        RefinementConfig,
+        'Refinement',
+        options={
+            'probe': 'refine-probe',
+            'positions': 'refine-positions',
+            'position_scale': 'refine-position-scale',
+        },
+    ),
     READING,
 )
 def refine_command(
@@ -115,6 +126,7 @@ def refine_command(
     Examples:
       ptychopinn refine scan.npz --iterations 100 -o flat-start
       ptychopinn refine scan.npz --iterations 200 --refine-probe -o flat-start
+      ptychopinn refine scan.npz --iterations 100 --refine-positions -o flat-start
     """
     from ptychopinn_plugin import api
     from ptychopinn_plugin.backends.selection import choose
@@ -259,6 +271,7 @@ def _finish(
 def _measure(
     result: 'Reconstruction', scan: 'Scan', evaluation: 'Evaluation | None'
 ) -> dict[str, Any]:
+    moves = result.position_moves()
     return {
         'scan': scan.name,
         'backend': result.backend,
@@ -267,6 +280,7 @@ def _measure(
         'object_shape_px': list(result.object_.shape),
         'amplitude_residual': result.amplitude_residual,
         'misfit': None if result.misfit is None else result.misfit.to_dict(),
+        'position_moves': None if moves is None else moves.to_dict(),
         'likelihoods': list(result.likelihoods),
         'evaluation': None if evaluation is None else evaluation.to_dict(),
     }
@@ -292,6 +306,14 @@ def _misfit_words(misfit: dict[str, float | None] | None) -> str:
     return f', {misfit["times_shot_noise"]:.3g} times shot noise where it is lit'
 
 
+def _moves_words(moves: dict[str, float]) -> str:
+    return (
+        f'positions moved by {moves["rms_px"]:.2f} px RMS, {moves["largest_px"]:.2f} px at most; '
+        f'in common: scale {moves["scale_y"]:.4f} in y and {moves["scale_x"]:.4f} in x, rotation '
+        f'{moves["rotation_deg"]:.2f} degrees, shear {moves["shear_deg"]:.2f} degrees'
+    )
+
+
 def _summary(values: dict[str, Any], evaluation: 'Evaluation | None') -> list[str]:
     timing, metrics = values['timing'], values['metrics']
     height, width = metrics['object_shape_px']
@@ -309,6 +331,8 @@ def _summary(values: dict[str, Any], evaluation: 'Evaluation | None') -> list[st
         + _misfit_words(metrics['misfit']),
         f'time: {", ".join(parts)}',
     ]
+    if metrics['position_moves'] is not None:
+        lines.append(_moves_words(metrics['position_moves']))
     if evaluation is not None:
         lines.append('against the object in the scan file:')
         lines += [f'  {line}' for line in summarise_evaluation(evaluation)]

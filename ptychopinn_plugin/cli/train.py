@@ -53,6 +53,7 @@ _PANELS = {
         'target_iterations',
         'total_variation_weight',
     ),
+    'Positions': ('target_positions',),
     'Illumination': ('probe_trainable', 'intensity_scale_trainable'),
     'Choice of patterns': ('validation_fraction', 'n_groups', 'neighbor_count', 'n_subsample'),
 }
@@ -115,7 +116,13 @@ class _Job:
 
 
 @takes_settings(
-    Section('training', TrainingConfig, 'Training', panels=_PANELS),
+    Section(
+        'training',
+        TrainingConfig,
+        'Training',
+        options={'target_positions': 'refine-positions'},
+        panels=_PANELS,
+    ),
     Section('model', ModelConfig, 'Network', panels=_NETWORK_PANELS),
     READING,
 )

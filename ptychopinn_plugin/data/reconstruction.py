@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray, IntArray
+from ptychopinn_plugin.data.position_moves import PositionMoves, measure_moves
 from ptychopinn_plugin.data.scan import Geometry
 from ptychopinn_plugin.physics import Misfit
 
@@ -24,7 +25,9 @@ class Reconstruction:
     probe : ndarray of complex64, shape (n_modes, height, width)
         As used, scaled to the counts.
     positions_px : ndarray of float64, shape (n_positions, 2)
-        As used, (y, x).
+        As used, (y, x); where the iterations were to refine them, as refined.
+    nominal_positions_px : ndarray of float64, shape (n_positions, 2), optional
+        Where they were to refine them, the positions as given.
     pattern_indexes : ndarray of int64, shape (n_positions,)
         Which pattern each position belongs to, as in `Scan`; counted from 0 where not given.
     likelihoods : sequence of float
@@ -53,12 +56,19 @@ class Reconstruction:
     name: str = 'scan'
     pattern_indexes: IntArray | None = None
     misfit: Misfit | None = None
+    nominal_positions_px: FloatArray | None = None
 
     def __post_init__(self) -> None:
         indexes = self.pattern_indexes
         if indexes is None:
             indexes = np.arange(len(self.positions_px))
         object.__setattr__(self, 'pattern_indexes', np.asarray(indexes, dtype=np.int64))
+
+    def position_moves(self) -> PositionMoves | None:
+        """Return how far the positions were moved; None where they were not to be refined."""
+        if self.nominal_positions_px is None:
+            return None
+        return measure_moves(self.nominal_positions_px, self.positions_px)
 
     def covered_box(self, threshold: float = 0.05) -> tuple[slice, slice]:
         """Return the slices of the box where coverage reaches `threshold`."""

@@ -73,8 +73,8 @@ def write_reconstruction(path: Path | str, reconstruction: Reconstruction) -> No
     """Write a reconstruction as NPZ.
 
     Keys: `object` complex64 (height, width), `origin_px` (y, x), `coverage`, `probe`,
-    `positions_px`, `pattern_indexes`, `likelihoods`, `pixel_size_m` (height, width) where known,
-    and `_metadata`.
+    `positions_px`, `nominal_positions_px` where positions were to be refined, `pattern_indexes`,
+    `likelihoods`, `pixel_size_m` (height, width) where known, and `_metadata`.
 
     Parameters
     ----------
@@ -106,6 +106,9 @@ def write_reconstruction(path: Path | str, reconstruction: Reconstruction) -> No
         'pattern_indexes': reconstruction.pattern_indexes,
         'likelihoods': np.asarray(reconstruction.likelihoods, dtype=np.float64),
     }
+    if reconstruction.nominal_positions_px is not None:
+        given = np.asarray(reconstruction.nominal_positions_px, dtype=np.float64)
+        arrays['nominal_positions_px'] = given
     if geometry.pixel_height_m and geometry.pixel_width_m:
         arrays['pixel_size_m'] = np.array([geometry.pixel_height_m, geometry.pixel_width_m])
     _save(Path(path), arrays, metadata)
@@ -159,6 +162,7 @@ def read_reconstruction(path: Path | str) -> Reconstruction:
         probe, positions = archive['probe'], archive['positions_px']
         likelihoods = archive['likelihoods']
         indexes = _pattern_indexes(archive, path)
+        nominal = _nominal_positions(archive, path)
         metadata, _ = read_metadata(archive)
     if object_.ndim != 2 or coverage.shape != object_.shape or origin.shape != (2,):
         raise DataError(
@@ -181,6 +185,7 @@ def read_reconstruction(path: Path | str) -> Reconstruction:
         name=str(metadata.get('name', 'scan')),
         pattern_indexes=indexes,
         misfit=Misfit.from_dict(misfit) if isinstance(misfit, Mapping) else None,
+        nominal_positions_px=nominal,
     )
 
 
@@ -195,6 +200,18 @@ def _pattern_indexes(archive: Mapping[str, RealArray], path: Path) -> IntArray |
             f'{indexes.dtype} of shape {indexes.shape}. Write the file again.'
         )
     return indexes
+
+
+def _nominal_positions(archive: Mapping[str, RealArray], path: Path) -> FloatArray | None:
+    if 'nominal_positions_px' not in archive:
+        return None
+    given, shape = archive['nominal_positions_px'], archive['positions_px'].shape
+    if given.shape != shape:
+        raise DataError(
+            f'nominal_positions_px of {path} must have the shape of positions_px, {shape}; got '
+            f'{given.shape}. Write the file again.'
+        )
+    return given
 
 
 def _of_product(path: Path) -> Reconstruction:

@@ -6,7 +6,7 @@ from pathlib import Path
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.host.wording import BUILT_IN
 from ptychopinn_plugin.host.worker.jobs import file_identity
-from ptychopinn_plugin.model_file import Model, read_model, write_model
+from ptychopinn_plugin.model_file import BUILT_IN_PATH, Model, read_model, write_model
 
 MODEL_EXTENSION = '.zip'
 MODEL_NAME = f'model{MODEL_EXTENSION}'
@@ -20,29 +20,32 @@ class LoadedModel:
 
     Attributes
     ----------
-    model : Model, optional
-        None where no model is loaded.
+    model : Model
+        The one that comes with the package until another one is loaded.
     """
 
     def __init__(self) -> None:
-        self.model: Model | None = None
-        self._path: Path | None = None
-        self._identity: tuple[str, int, int] | None = None
+        self.model = Model.built_in()
+        self._path = BUILT_IN_PATH
+        self._identity = file_identity(BUILT_IN_PATH)
+
+    @property
+    def is_built_in(self) -> bool:
+        """Whether it is the model that comes with the package."""
+        return self._path == BUILT_IN_PATH
 
     @property
     def name(self) -> str:
-        """What people call it: its file with the folder, or `BUILT_IN`; empty without a model."""
-        if self.model is None:
-            return ''
-        if self._path is None:
+        """What people call it: its file with the folder, or `BUILT_IN`."""
+        if self.is_built_in:
             return BUILT_IN
         folder = self._path.absolute().parent.name
         return f'{folder}/{self._path.name}' if folder else self._path.name
 
     @property
     def tool_tip(self) -> str:
-        """The whole path of its file; empty without one."""
-        return '' if self._path is None else str(self._path)
+        """The whole path of its file."""
+        return str(self._path)
 
     def load(self, path: Path) -> Model:
         """Read a model file.
@@ -69,9 +72,9 @@ class LoadedModel:
         Raises
         ------
         DataError
-            If no model is loaded, or its file is gone.
+            If its file is gone.
         """
-        model, path = self._held(purpose)
+        model, path = self.model, self._path
         identity = file_identity(path)
         if identity is None:
             raise DataError(
@@ -95,12 +98,10 @@ class LoadedModel:
 
         Raises
         ------
-        DataError
-            If no model is loaded.
         OutputError
             If the file cannot be written.
         """
-        model, path = self._held('Saving')
+        model, path = self.model, self._path
         if keep_training_state and file_identity(path) == self._identity:
             model = read_model(path)
         elif keep_training_state:
@@ -111,12 +112,3 @@ class LoadedModel:
                 target,
             )
         write_model(target, model, inference_only=not keep_training_state)
-
-    def _held(self, purpose: str) -> tuple[Model, Path]:
-        if self.model is None or self._path is None:
-            raise DataError(
-                f'{purpose} needs a model, and none is loaded. Train one from scratch, or open a '
-                f'file with Load Model... in the menu beside it; in batch mode put {MODEL_NAME} '
-                'into the input folder.'
-            )
-        return self.model, self._path

@@ -34,7 +34,7 @@ class InferenceWatch:
     """The newest picture of an inference, as the host wants it."""
 
     def __init__(self, before: Product, sampling: Sampling, passes: int) -> None:
-        self._before, self._sampling, self._passes = before, sampling, passes
+        self._before, self._sampling, self.passes = before, sampling, passes
         self._product = before
         self._losses: dict[int, float] = {}
         self._progress = 0
@@ -75,7 +75,8 @@ class InferenceWatch:
         progress = event.report
         assert isinstance(progress, RunProgress)
         in_refinement = progress.stage == 'refine'
-        self._progress = progress.step + (self._passes if in_refinement else 0)
+        done = progress.step + (self.passes if in_refinement else 0)
+        self._progress = max(self._progress, done)
         if in_refinement and 'poisson' in progress.losses:
             self._losses[progress.step] = progress.losses['poisson']
         if 'object' not in event.arrays or 'origin_px' not in event.arrays:
@@ -110,6 +111,7 @@ class InferenceWatch:
             self._sampling.measured,
             *self._sampling.object_back(event.arrays['object'], event.arrays['origin_px']),
             probe=self._sampling.probe_back(event.arrays['probe']),
+            moves_px=self._sampling.moves_back(event.arrays.get('moves_px')),
             losses=dict(enumerate(done.likelihoods)),
         )
         n_iterations = len(done.likelihoods) - 1

@@ -16,7 +16,7 @@ from ptychopinn_plugin.array_types import RealArray
 from ptychopinn_plugin.backends.selection import choose
 from ptychopinn_plugin.data import Scan, fit_to_size, scale_to_photons, write_scan
 from ptychopinn_plugin.data.grouping import check_positions
-from ptychopinn_plugin.errors import PtychoPinnError
+from ptychopinn_plugin.errors import DataError, PtychoPinnError
 from ptychopinn_plugin.host.loaded_model import MODEL_EXTENSION, MODEL_NAME, LoadedModel
 from ptychopinn_plugin.host.log_messages import (
     StageLog,
@@ -99,14 +99,13 @@ class PinnReconstructor(TrainableReconstructor):
         return self._goal
 
     def is_model_loaded(self) -> bool:
-        """Return whether a model is loaded for Infer."""
-        return self.loaded.model is not None
+        """Return whether there is a model for Infer, as there always is."""
+        return True
 
     @property
     def model_backend(self) -> str | None:
-        """The backend that made the loaded model; None where no model is loaded."""
-        model = self.loaded.model
-        return None if model is None else model.backend
+        """The backend that made the loaded model, or 'auto'."""
+        return self.loaded.model.backend
 
     def get_model_file_filter(self) -> str:
         """Return the filter of the file dialog."""
@@ -187,10 +186,15 @@ class PinnReconstructor(TrainableReconstructor):
         base = None
         model_backend = None
         if options.fine_tune:
-            if self.loaded.model is None and (source / MODEL_NAME).is_file():
+            if self.loaded.is_built_in and (source / MODEL_NAME).is_file():
                 # Batch mode loads no model to train.
                 self.load_model_from_file(source / MODEL_NAME)
             model, base = self.loaded.current('Fine-tune')
+            if model.is_prior:
+                raise DataError(
+                    'Fine-tune needs a trained model; the built-in one cannot be fine-tuned. Open '
+                    'a file with Load Model... in the menu beside Train, or untick Fine-tune.'
+                )
             model_backend = model.backend
         choice = choose(setting=self._settings.backend, model_backend=model_backend)
         logger.info('Training on %s with %s.', files, described(choice))
@@ -254,12 +258,10 @@ class PinnReconstructor(TrainableReconstructor):
 
     def _sampling(self, parameters: ReconstructInput, model: Model) -> Sampling:
         """Return the scan as it came and as the model takes it."""
-        size = model.config.model.pattern_size
-        assert size is not None
         scan = to_scan(parameters)
         if (photons := self._settings.options.photons) is not None:
             scan = scale_to_photons(scan, photons)
-        fitted = fit_to_size(scan, size)
+        fitted = scan if model.is_prior else fit_to_size(scan, model.pattern_size)
         log_notes(fitted)
         if scan.pattern_shape != fitted.pattern_shape:
             logger.info('The product keeps the pixels of the scan: the object is resampled back.')
@@ -317,6 +319,9 @@ class PinnReconstructor(TrainableReconstructor):
         """Take in progress; return whether it brought a picture."""
         assert isinstance(event.report, RunProgress)
         self._activity.note(event.report)
+        if event.report.stage == 'refine':
+            # A learned prior has iterations between its passes, too.
+            self._goal = watch.passes + event.report.total
         return watch.update(event)
 
 

@@ -50,6 +50,13 @@ class Sampling:
             result = _resample(result, axis, old[axis], new[axis])
         return result.astype(np.complex64), self.measured.positions_px[0] + from_first
 
+    def moves_back(self, moves_px: FloatArray | None) -> FloatArray | None:
+        """Return how far positions were moved, (y, x) in the pixels of `measured`."""
+        if moves_px is None:
+            return None
+        scale = np.array(self.measured.pattern_shape) / np.array(self.fitted.pattern_shape)
+        return np.asarray(moves_px * scale)
+
     def probe_back(self, probe: ComplexArray) -> ComplexArray:
         """Return a probe on the pixels of `measured`; the measured one where it was not changed."""
         shape, given = self.measured.pattern_shape, self.fitted.probe

@@ -189,6 +189,7 @@ ROWS = (
     Row('Training', 'Target', ('training.target',), 'pinn'),
     Row('Training', 'Target weight', ('training.target_weight',), 'pinn', _WITH_TARGET),
     Row('Training', 'Target iterations', ('training.target_iterations',), 'pinn', _WITH_TARGET),
+    Row('Training', 'Target positions', ('training.target_positions',), 'pinn', _WITH_TARGET),
     Row('Training', 'Probe trainable', ('training.probe_trainable',), 'pinn'),
     Row('Training', 'Intensity scale trainable', ('training.intensity_scale_trainable',), 'pinn'),
     Row('Training', 'Validation fraction', ('training.validation_fraction',)),
@@ -210,6 +211,13 @@ ROWS = (
     Row('Refinement', 'Iterations', ('refinement.iterations',), zero='no refinement'),
     Row('Refinement', 'Batch size', ('refinement.batch_size',)),
     Row('Refinement', 'Refine probe', ('refinement.probe',)),
+    Row('Refinement', 'Refine positions', ('refinement.positions',)),
+    Row(
+        'Refinement',
+        'Refine position scale',
+        ('refinement.position_scale',),
+        needs=('refinement.positions', 'True'),
+    ),
 )
 
 BASIC = frozenset(

@@ -109,8 +109,8 @@ class TrainingWatch:
 
 def which_model_stays(loaded: LoadedModel) -> str:
     """Return which model Infer will use, although a training has left none, as a sentence."""
-    if loaded.model is None:
-        return 'No model is loaded.'
+    if loaded.is_built_in:
+        return 'Infer still uses the built-in model.'
     return f'Infer still uses the model that was loaded before, {loaded.name}.'
 
 

@@ -89,6 +89,7 @@ def to_product(
     *,
     probe: ComplexArray | None = None,
     losses: Mapping[int, float] | None = None,
+    moves_px: FloatArray | None = None,
 ) -> Product:
     """Put a reconstructed object into a product.
 
@@ -105,6 +106,8 @@ def to_product(
         As used; else the scan's.
     losses : mapping of int to float, optional
         Poisson loss of the start, 0, and after each iteration.
+    moves_px : ndarray of float64, shape (n_positions, 2), optional
+        How far the positions of `before` were moved, (y, x).
     """
     geometry = scan.geometry
     # `to_scan` refuses a product without them.
@@ -116,8 +119,12 @@ def to_product(
     center_m = first_m + (middle - scan.positions_px[0] + offset) * pixel_m
     pixel = PixelGeometry(width_m=float(pixel_m[1]), height_m=float(pixel_m[0]))
     modes = scan.probe if probe is None else probe
+    positions = before.probe_positions
+    if moves_px is not None:
+        positions = ptychodus_compat.moved(positions, moves_px * pixel_m)
     return replace(
         before,
+        probe_positions=positions,
         probes=ProbeSequence(np.asarray(modes)[np.newaxis], None, pixel),
         object_=Object(
             np.asarray(object_), pixel, ObjectCenter(float(center_m[1]), float(center_m[0]))

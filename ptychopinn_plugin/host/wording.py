@@ -141,17 +141,20 @@ def fit_in_words(over_noise: float | None) -> str:
     return f'{text}; more iterations may help.'
 
 
-def model_line(model: Model | None, name: str) -> str:
+def model_line(model: Model, name: str) -> str:
     """Return what a model is: name, architecture, backend, sizes, epochs, loss and date.
 
     Parameters
     ----------
-    model : Model, optional
+    model : Model
     name : str
         That of its file, or `BUILT_IN`.
     """
-    if model is None:
-        return 'No model is loaded: Train, or Load Model... in the menu beside it.'
+    if model.is_prior:
+        return (
+            f'Model: {name}: a learned prior for any probe and pattern size, which needs no '
+            'training. Train makes one for your own scans.'
+        )
     provenance, data = model.provenance, model.data_summary
     side = model.pattern_size
     parts = [model.network.architecture, model.backend, f'patterns of {side} x {side} px']

@@ -53,7 +53,13 @@ def test_each_row_explains_itself(row: Row) -> None:
 def test_a_label_is_the_name_of_the_setting_in_words(row: Row) -> None:
     """One vocabulary for the window, the settings file, `config.toml` and the command line."""
     _, _, field = row.names[0].rpartition('.')
-    name = {'n_subsample': 'subsample', 'probe': 'refine_probe'}.get(field, field)
+    in_window = {
+        'n_subsample': 'subsample',
+        'probe': 'refine_probe',
+        'positions': 'refine_positions',
+        'position_scale': 'refine_position_scale',
+    }
+    name = in_window.get(field, field)
     label = row.label.partition(' [')[0]
     assert label[0].isupper()
     assert label.lower().replace('-', ' ') == name.replace('_', ' ')

@@ -176,3 +176,13 @@ def test_a_missing_mask_masks_nothing(parameters: ReconstructInput) -> None:
     scan = to_scan(ReconstructInput(parameters.diffraction_patterns, None, parameters.product))
     assert scan.bad_pixels is not None
     assert not scan.bad_pixels.any()
+
+
+def test_moved_positions_keep_their_numbers() -> None:
+    host = pytest.importorskip('ptychodus.api.probe_positions')  # of 1.7
+    points = [host.ProbePosition(7, 1e-6, 2e-6), host.ProbePosition(3, 4e-6, 5e-6)]
+    before = host.ProbePositionSequence(points)
+    after = ptychodus_compat.moved(before, np.array([[1e-7, 0.0], [0.0, -2e-7]]))
+    assert list(ptychodus_compat.position_indexes(after)) == [7, 3]
+    expected = [[2.1e-6, 1e-6], [5e-6, 3.8e-6]]
+    np.testing.assert_allclose(ptychodus_compat.positions_m(after), expected)

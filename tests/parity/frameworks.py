@@ -37,7 +37,8 @@ class Framework(ABC):
 
     Attributes
     ----------
-    adapter, forward, losses, network, phase_drift, prediction, refinement, stitching : module
+    adapter, forward, losses, network, phase_drift, positions, prediction, refinement,
+    stitching : module
     """
 
     name: str
@@ -52,6 +53,7 @@ class Framework(ABC):
             'refinement',
             'adapter',
             'phase_drift',
+            'positions',
         ):
             setattr(self, part, importlib.import_module(f'{self._package}.{part}'))
 
@@ -63,7 +65,7 @@ class Framework(ABC):
         return f'ptychopinn_plugin.backends.{self.name}'
 
     @abstractmethod
-    def model(self, scan: Scan) -> Any:
+    def model(self, scan: Scan, reach_px: int = 0) -> Any:
         """Return a forward model with the scan's probe."""
 
     @abstractmethod
@@ -151,9 +153,9 @@ class PyTorch(Framework):
         super().__init__()
         self.torch = importlib.import_module('torch')
 
-    def model(self, scan: Scan) -> Any:
+    def model(self, scan: Scan, reach_px: int = 0) -> Any:
         probe = self.torch.from_numpy(scan.probe)
-        return self.forward.ForwardModel(scan, probe, self.torch.device('cpu'))
+        return self.forward.ForwardModel(scan, probe, self.torch.device('cpu'), reach_px=reach_px)
 
     def tensor(self, array: Array, *, double: bool = False) -> Tensor:
         return self.torch.from_numpy(np.array(array, dtype=_kind(array, double)))
@@ -226,8 +228,8 @@ class TensorFlow(Framework):
         super().__init__()
         self.tf = importlib.import_module(f'{self._package}.framework').tf
 
-    def model(self, scan: Scan) -> Any:
-        return self.forward.ForwardModel(scan, scan.probe)
+    def model(self, scan: Scan, reach_px: int = 0) -> Any:
+        return self.forward.ForwardModel(scan, scan.probe, reach_px=reach_px)
 
     def tensor(self, array: Array, *, double: bool = False) -> Tensor:
         return self.tf.constant(np.array(array, dtype=_kind(array, double)))

@@ -9,8 +9,13 @@ from typing import Any
 import numpy as np
 
 from ptychopinn_plugin.array_types import FloatArray
-from ptychopinn_plugin.backends.common.diagnostics import judge_misfit, warn_of_misfit
+from ptychopinn_plugin.backends.common.diagnostics import (
+    judge_misfit,
+    warn_of_misfit,
+    warn_of_moves,
+)
 from ptychopinn_plugin.backends.common.engine import Device, Engine, Forward
+from ptychopinn_plugin.backends.common.positions import reach_px
 from ptychopinn_plugin.backends.common.prediction import (
     choose_photons,
     choose_rotations,
@@ -114,7 +119,8 @@ class NetworkBackend(Engine[Device]):
             photons = choose_photons(scan, held.photons, inference.intensity_scale)
         probe = normalise_probe(corrected_probe(held, scan), photons * held.intensity_scale**2)
         with self.on_device(inference.device) as device:
-            forward = self.build_forward(scan, probe, photons, device)
+            reach = _reach_px(scan, refinement)
+            forward = self.build_forward(scan, probe, photons, device, reach)
             stopwatch = self.start_stopwatch(device)
             reconstruct = self._with_prior if held.is_prior else self._with_passes
             job = _Job(held, forward, inference, refinement, stopwatch, observer)
@@ -160,7 +166,8 @@ class NetworkBackend(Engine[Device]):
 
         object_, done = job.forward.flat_object(), 0
         for number, count in enumerate(blocks, start=1):
-            block = job.refinement.replace(iterations=count)
+            # Ten iterations are too few to tell where patterns belong; the last ones do that.
+            block = job.refinement.replace(iterations=count, positions=False)
             object_, _ = self._iterated(job.forward, object_, block, watch, done, total)
             done += count
             job.stopwatch.lap('refine')
@@ -192,7 +199,8 @@ class NetworkBackend(Engine[Device]):
         photons = scan.mean_photons()
         with self.on_device(device) as where:
             probe = normalise_probe(scan.probe, photons)
-            forward = self.build_forward(scan, probe, photons, where)
+            reach = _reach_px(scan, refinement)
+            forward = self.build_forward(scan, probe, photons, where, reach)
             flat, stopwatch = forward.flat_object(), self.start_stopwatch(where)
             return self._refined(scan, forward, flat, refinement, stopwatch, observer)
 
@@ -213,6 +221,8 @@ class NetworkBackend(Engine[Device]):
             object_, losses = self._iterated(forward, object_, refinement, observer, before, total)
             stopwatch.lap('refine')
         misfit = judge_misfit(scan, lambda lit_counts: forward.misfit(object_, lit_counts))
+        if refinement.positions and losses:
+            warn_of_moves(scan, forward.moves_px, forward.reach_px)
         option = None if refinement.probe else '--refine-probe (refinement.probe)'
         warn_of_misfit(scan, len(losses) - 1, misfit, option)
         loss, residual = forward.evaluate_fit(object_)
@@ -222,7 +232,8 @@ class NetworkBackend(Engine[Device]):
             origin_px=_origin(forward),
             coverage=coverage / coverage.max(),
             probe=self.to_numpy(forward.probe),
-            positions_px=scan.positions_px,
+            positions_px=scan.positions_px + forward.moves_px,
+            nominal_positions_px=scan.positions_px if refinement.positions else None,
             backend=self.name,
             likelihoods=losses or [loss],
             timing=dict(stopwatch.seconds),
@@ -298,6 +309,12 @@ def _usable(scans: Sequence[Scan]) -> list[Scan]:
     for scan in scans:
         check_positions(scan)
     return [without_dark_patterns(scan) for scan in scans]
+
+
+def _reach_px(scan: Scan, refinement: RefinementConfig) -> int:
+    """Return how far positions may move: nowhere, unless the iterations correct them."""
+    asked = refinement.positions and refinement.iterations > 0
+    return reach_px(scan.pattern_shape) if asked else 0
 
 
 def _origin(forward: Forward) -> FloatArray:

@@ -4,6 +4,9 @@ import dataclasses
 import logging
 from collections.abc import Callable
 
+import numpy as np
+
+from ptychopinn_plugin.array_types import FloatArray
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.physics import LIT_COUNTS, Misfit
 
@@ -80,6 +83,33 @@ def warn_of_misfit(scan: Scan, iterations: int, misfit: Misfit | None, option: s
         'that is a guess%s.',
         *(scan.name, size, remedy),
     )
+
+
+def warn_of_moves(scan: Scan, moves_px: FloatArray, reach_px: float) -> None:
+    """Say so where positions were to be refined and stayed, or moved as far as they may.
+
+    Parameters
+    ----------
+    scan : Scan
+    moves_px : ndarray of float64, shape (n_positions, 2)
+    reach_px : float
+        How far they may move in y and x.
+    """
+    if not moves_px.any():
+        logger.warning(
+            '%s: the given positions are kept: moving them did not raise the likelihood by more '
+            'than noise would.',
+            scan.name,
+        )
+        return
+    stopped = int((np.abs(moves_px) > reach_px - 0.5).any(axis=1).sum())
+    if stopped:
+        logger.warning(
+            '%s: %s moved as far as they may, %d px in y or x, so that they may still be wrong. '
+            'Likely causes: positions in another order than the patterns, with x and y swapped or '
+            'inverted, or in another unit.',
+            *(scan.name, f'{stopped} of {len(moves_px)} positions', reach_px),
+        )
 
 
 def _is_suspicious(misfit: Misfit) -> bool:

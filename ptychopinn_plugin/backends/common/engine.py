@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Generic, Protocol, TypeVar
 
-from ptychopinn_plugin.array_types import ComplexArray, RealArray
+from ptychopinn_plugin.array_types import ComplexArray, FloatArray, RealArray
 from ptychopinn_plugin.backends.common.requests import (
     IterationRequest,
     NetworkRequest,
@@ -36,6 +36,8 @@ class Forward(Protocol):
     photons: float
     probe: Any
     coverage: Any
+    moves_px: FloatArray
+    reach_px: int
 
     def flat_object(self) -> Any:
         """Return an object that changes nothing."""
@@ -70,7 +72,9 @@ class Engine(ABC, Generic[Device]):
         """Return a stopwatch that waits for the device."""
 
     @abstractmethod
-    def build_forward(self, scan: Scan, probe: ComplexArray, photons: float, device: Device) -> Any:
+    def build_forward(
+        self, scan: Scan, probe: ComplexArray, photons: float, device: Device, reach_px: int = 0
+    ) -> Any:
         """Return the forward model of a scan.
 
         Parameters
@@ -82,6 +86,8 @@ class Engine(ABC, Generic[Device]):
         photons : float
             The energy per pattern that losses divide by.
         device : Device
+        reach_px : int
+            How far its positions may move in y and x.
         """
 
     @abstractmethod

@@ -1,5 +1,6 @@
 """The course of the iterations over an object, the same in every backend."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -8,7 +9,8 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from ptychopinn_plugin.array_types import IntArray
+from ptychopinn_plugin.array_types import FloatArray, IntArray
+from ptychopinn_plugin.backends.common.positions import FLOOR_FRACTION, PositionRefiner
 
 State = TypeVar('State')
 Tensor = TypeVar('Tensor')
@@ -135,11 +137,14 @@ class IterationState(Generic[Tensor]):
     ----------
     object_, velocity : tensors of complex64, shape `forward.canvas_shape`
     probe : tensor of complex64, shape (n_modes, height, width)
+    moves_px : ndarray of float64, shape (n_positions, 2)
+        How far the positions have moved.
     """
 
     object_: Tensor
     velocity: Tensor
     probe: Tensor
+    moves_px: FloatArray
 
 
 @dataclass(frozen=True)
@@ -154,6 +159,9 @@ class IterationKernels(Generic[Tensor]):
         whether the probe is refined come last. It puts new tensors for the object and the probe.
     mean_update : callable
         Returns the update of an object by all patterns as one batch with a step of 1.
+    position_forces : callable
+        Returns what draws each position and how stiffly, given the forward model, an object and the
+        photons below which a pixel hardly counts.
     correct_phase_drift : callable
     between : callable
         Returns what lies at a share of the way from one tensor to another.
@@ -166,6 +174,7 @@ class IterationKernels(Generic[Tensor]):
     zeros_like: Callable[[Tensor], Tensor]
     iterate_once: Callable[[Any, IterationState[Tensor], Sequence[IntArray], float, bool], None]
     mean_update: Callable[[Any, Tensor], Tensor]
+    position_forces: Callable[[Any, Tensor, float], tuple[FloatArray, FloatArray]]
     correct_phase_drift: Callable[[Any, Tensor], Tensor]
     between: Callable[[Tensor, Tensor, float], Tensor]
     norm: Callable[[Tensor], Tensor]
@@ -181,6 +190,7 @@ def run_iterations(
     batch_size: int,
     seed: int,
     refine_probe: bool,
+    positions: PositionRefiner | None,
     observer: Callable[[int, float, Tensor], bool | None] | None,
 ) -> tuple[Tensor, list[float]]:
     """Iterate over an object with a framework's kernels; see its `iterate_object`."""
@@ -189,49 +199,96 @@ def run_iterations(
     energy = kernels.norm(forward.probe)
     if refine_probe:
         forward.set_probe(forward.probe, cache=False)
-    state = IterationState(object_, kernels.zeros_like(object_), forward.probe)
+    state = IterationState(object_, kernels.zeros_like(object_), forward.probe, forward.moves_px)
 
     def iterate_once(iteration: int) -> tuple[IterationState[Tensor], float]:
         step = step_size(iteration, iterations)
         kernels.iterate_once(forward, state, next(batches), step, refine_probe)
         if corrects_phase_drift(iteration, iterations):
             state.object_ = kernels.correct_phase_drift(forward, state.object_)
-        newest = IterationState(state.object_, state.velocity, state.probe)
+        if positions is not None and positions.moves_at(iteration / iterations):
+            _move_positions(kernels, forward, state, positions, iteration / iterations)
+            forward.set_probe(state.probe, cache=not refine_probe)
+        newest = dataclasses.replace(state)
         return newest, forward.evaluate_fit(state.object_)[0]
 
     @contextmanager
-    def using(probe: Tensor) -> Iterator[None]:
-        if refine_probe:
-            forward.set_probe_only(probe)
+    def using(other: IterationState[Tensor]) -> Iterator[None]:
+        _use(forward, other, refine_probe, positions)
         yield
-        if refine_probe:
-            forward.set_probe_only(state.probe)
+        _use(forward, state, refine_probe, positions)
 
     def part_way(
         best: IterationState[Tensor], newest: IterationState[Tensor], share: float
     ) -> tuple[IterationState[Tensor], float]:
-        object_ = kernels.between(best.object_, newest.object_, share)
-        probe = kernels.between(best.probe, newest.probe, share)
-        with using(probe):
-            loss = forward.evaluate_fit(object_)[0]
-        return IterationState(object_, newest.velocity, probe), loss
+        found = IterationState(
+            kernels.between(best.object_, newest.object_, share),
+            newest.velocity,
+            kernels.between(best.probe, newest.probe, share),
+            best.moves_px + share * (newest.moves_px - best.moves_px),
+        )
+        with using(found):
+            loss = forward.evaluate_fit(found.object_)[0]
+        return found, loss
 
     def step_of_all(best: IterationState[Tensor]) -> IterationState[Tensor]:
-        with using(best.probe):
+        with using(best):
             update: Any = kernels.mean_update(forward, best.object_)
-        return IterationState(best.object_ + update, best.velocity, best.probe)
+        return dataclasses.replace(best, object_=best.object_ + update)
 
     def show(done: int, loss: float, best: IterationState[Tensor]) -> bool | None:
         return observer(done, loss, best.object_) if observer is not None else False
 
-    start = IterationState(object_, state.velocity, forward.probe)
+    start = dataclasses.replace(state)
     loss = forward.evaluate_fit(object_)[0]
     best, losses = iterate_keep_best(
         iterations, start, loss, iterate_once, part_way, step_of_all, show
     )
-    if not refine_probe:
-        return best.object_, losses
-    # Only their product is measured: the probe keeps the energy that it came with.
-    found, probe = kernels.divide_energy(best.object_, best.probe, energy)
-    forward.set_probe(probe)
-    return found, losses
+    return _finish(kernels, forward, best, refine_probe, positions, energy), losses
+
+
+def _move_positions(
+    kernels: IterationKernels[Tensor],
+    forward: Any,
+    state: IterationState[Tensor],
+    positions: PositionRefiner,
+    fraction: float,
+) -> None:
+    """Move the positions of state and forward model by one step."""
+    floor = FLOOR_FRACTION * forward.photons / math.prod(forward.shape)
+    forces, stiffnesses = kernels.position_forces(forward, state.object_, floor)
+    state.moves_px = positions.step(forces, stiffnesses, fraction)
+    forward.set_moves(state.moves_px)
+
+
+def _use(
+    forward: Any,
+    state: IterationState[Tensor],
+    refine_probe: bool,
+    positions: PositionRefiner | None,
+) -> None:
+    """Let the forward model have what changes of a state's probe and positions."""
+    if positions is not None:
+        forward.set_moves(state.moves_px)
+    if refine_probe:
+        forward.set_probe_only(state.probe)
+
+
+def _finish(
+    kernels: IterationKernels[Tensor],
+    forward: Any,
+    best: IterationState[Tensor],
+    refine_probe: bool,
+    positions: PositionRefiner | None,
+    energy: Tensor,
+) -> Tensor:
+    """Leave the best probe and positions in the forward model, and return the object."""
+    found, probe = best.object_, best.probe
+    if refine_probe:
+        # Only their product is measured: the probe keeps the energy that it came with.
+        found, probe = kernels.divide_energy(best.object_, best.probe, energy)
+    if positions is not None:
+        forward.set_moves(best.moves_px)
+    if refine_probe or positions is not None:
+        forward.set_probe(probe)
+    return found

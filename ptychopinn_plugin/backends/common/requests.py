@@ -115,19 +115,37 @@ class IterationRequest:
         Of the order of the patterns.
     refine_probe : bool
         Correct the probe as well.
+    refine_positions : bool
+        Correct the positions as well; the forward model was built with their reach.
+    position_scale : bool
+        Correct their scale too.
     """
 
     iterations: int
     batch_size: int = 64
     seed: int = 0
     refine_probe: bool = False
+    refine_positions: bool = False
+    position_scale: bool = False
 
     @classmethod
     def of_refinement(cls, settings: RefinementConfig) -> 'IterationRequest':
         """Return what refines an object."""
-        return cls(settings.iterations, settings.batch_size, settings.seed, settings.probe)
+        return cls(
+            settings.iterations,
+            settings.batch_size,
+            settings.seed,
+            settings.probe,
+            settings.positions,
+            settings.position_scale,
+        )
 
     @classmethod
     def of_target(cls, settings: TrainingConfig, iterations: int) -> 'IterationRequest':
         """Return what reconstructs the target of training."""
-        return cls(iterations, seed=settings.seed, refine_probe=settings.probe_trainable)
+        return cls(
+            iterations,
+            seed=settings.seed,
+            refine_probe=settings.probe_trainable,
+            refine_positions=settings.target_positions,
+        )

@@ -13,8 +13,13 @@ import numpy as np
 
 from ptychopinn_plugin._version import __version__
 from ptychopinn_plugin.array_types import ComplexArray, IntArray
-from ptychopinn_plugin.backends.common.diagnostics import judge_misfit, warn_of_misfit
+from ptychopinn_plugin.backends.common.diagnostics import (
+    judge_misfit,
+    warn_of_misfit,
+    warn_of_moves,
+)
 from ptychopinn_plugin.backends.common.engine import Device, Engine, Forward
+from ptychopinn_plugin.backends.common.positions import reach_px
 from ptychopinn_plugin.backends.common.prediction import choose_photons
 from ptychopinn_plugin.backends.common.requests import (
     IterationRequest,
@@ -90,7 +95,8 @@ class TrainingRun(Generic[Device]):
         """Put the scans on the device, reconstruct the target, and return the loop at its start."""
         plan = self.plan
         # All forward models come first, so that full memory shows before the target is computed.
-        forwards = [self._build_forward(planned.scan) for planned in plan.training]
+        reach = plan.has_target and plan.config.training.target_positions
+        forwards = [self._build_forward(planned.scan, reach) for planned in plan.training]
         scans: list[TrainingScan] = []
         held_out: list[tuple[TrainingScan, IntArray]] = []
         for index, (planned, forward) in enumerate(zip(plan.training, forwards, strict=True)):
@@ -181,10 +187,11 @@ class TrainingRun(Generic[Device]):
         pairs = zip(self.plan.training, probes, strict=True)
         return tuple(CorrectedProbe(planned.scan.probe, after) for planned, after in pairs)
 
-    def _build_forward(self, scan: Scan) -> Any:
+    def _build_forward(self, scan: Scan, moves_positions: bool = False) -> Any:
         photons = choose_photons(scan, self.plan.photons, 'auto')
         probe = normalise_probe(scan.probe, photons * self.plan.intensity_scale**2)
-        return self.engine.build_forward(scan, probe, photons, self.device)
+        reach = reach_px(scan.pattern_shape) if moves_positions else 0
+        return self.engine.build_forward(scan, probe, photons, self.device, reach)
 
     def _known_object(self, scan: Scan, forward: Forward) -> Any:
         assert scan.object_ is not None, 'plan_training has seen to it'
@@ -203,6 +210,8 @@ class TrainingRun(Generic[Device]):
 
         request = IterationRequest.of_target(settings, iterations)
         labels, losses = self.engine.iterate(forward, forward.flat_object(), request, watch)
+        if settings.target_positions:
+            warn_of_moves(scan, forward.moves_px, forward.reach_px)
         if not settings.probe_trainable:
             option = '--probe-trainable (training.probe_trainable)'
             misfit = judge_misfit(scan, lambda lit_counts: forward.misfit(labels, lit_counts))

@@ -11,6 +11,7 @@ from ptychopinn_plugin.array_types import ComplexArray, RealArray
 from ptychopinn_plugin.backends.common.backend import NetworkBackend
 from ptychopinn_plugin.backends.common.engine import IterationObserver, PassObserver
 from ptychopinn_plugin.backends.common.memory import explaining_full_memory
+from ptychopinn_plugin.backends.common.positions import position_refiner
 from ptychopinn_plugin.backends.common.requests import (
     IterationRequest,
     NetworkRequest,
@@ -46,10 +47,15 @@ class PyTorchBackend(NetworkBackend[torch.device]):
         return start_stopwatch(device)
 
     def build_forward(
-        self, scan: Scan, probe: ComplexArray, photons: float, device: torch.device
+        self,
+        scan: Scan,
+        probe: ComplexArray,
+        photons: float,
+        device: torch.device,
+        reach_px: int = 0,
     ) -> ForwardModel:
         """Return the forward model of a scan."""
-        return ForwardModel(scan, torch.from_numpy(probe), device, photons)
+        return ForwardModel(scan, torch.from_numpy(probe), device, photons, reach_px)
 
     def build_network(self, request: NetworkRequest, device: torch.device) -> Network:
         """Return a network on the device; the generator that others draw from stays as it is."""
@@ -101,6 +107,7 @@ class PyTorchBackend(NetworkBackend[torch.device]):
             batch_size=request.batch_size,
             seed=request.seed,
             refine_probe=request.refine_probe,
+            positions=position_refiner(forward, request),
             observer=observer,
         )
 

@@ -41,19 +41,28 @@ class ForwardModel:
     device : torch.device
     photons : float, optional
         Energy per pattern that losses divide by; the scan's own where not given.
+    reach_px : int
+        How far `set_moves` may move positions.
     """
 
     def __init__(
-        self, scan: Scan, probe: Tensor, device: torch.device, photons: float | None = None
+        self,
+        scan: Scan,
+        probe: Tensor,
+        device: torch.device,
+        photons: float | None = None,
+        reach_px: int = 0,
     ) -> None:
         whole, subpixel_shifts = split_positions(scan.positions_px)
         self.shape = scan.pattern_shape
         half = np.array([side // 2 for side in self.shape])
-        margin = 1
-        self.device = device
+        margin = 1 + reach_px
+        self.device, self.reach_px = device, reach_px
         self.origin_px = whole.min(axis=0) - half - margin
         extent = whole.max(axis=0) - whole.min(axis=0) + np.array(self.shape) + 2 * margin
         self.canvas_shape = (int(extent[0]), int(extent[1]))
+        self.given_origins_px = scan.positions_px - (half + self.origin_px)
+        self.moves_px: FloatArray = np.zeros_like(scan.positions_px)
         self.patch_origins = torch.from_numpy(whole - half - self.origin_px).to(device)
         self.subpixel_shifts = torch.from_numpy(subpixel_shifts.astype(np.float32)).to(device)
         assert scan.bad_pixels is not None
@@ -91,6 +100,20 @@ class ForwardModel:
         self.probe = probe
         self._shifted = None
 
+    def set_moves(self, moves_px: FloatArray) -> None:
+        """Move the positions from now on, and leave shifted probes and coverage to `set_probe`.
+
+        Parameters
+        ----------
+        moves_px : ndarray of float64, shape (n_positions, 2)
+            (y, x), from the given positions; `reach_px` at most.
+        """
+        whole, subpixel_shifts = split_positions(self.given_origins_px + moves_px)
+        self.moves_px = moves_px
+        self.patch_origins = torch.from_numpy(whole).to(self.device)
+        self.subpixel_shifts = torch.from_numpy(subpixel_shifts.astype(np.float32)).to(self.device)
+        self._shifted = None
+
     def __len__(self) -> int:
         return len(self.patch_origins)
 
@@ -123,6 +146,9 @@ class ForwardModel:
         lowest = patch_origins.min(dim=0).values - 1
         part.patch_origins = patch_origins - lowest
         part.origin_px = self.origin_px + lowest.cpu().numpy()
+        moved = indices.cpu().numpy()
+        part.reach_px, part.moves_px = 0, self.moves_px[moved]
+        part.given_origins_px = self.given_origins_px[moved] - lowest.cpu().numpy()
         highest = part.patch_origins.max(dim=0).values.tolist()
         part.canvas_shape = (highest[0] + self.shape[0] + 1, highest[1] + self.shape[1] + 1)
         part.subpixel_shifts = self.subpixel_shifts[indices]

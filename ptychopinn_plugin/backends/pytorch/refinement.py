@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ptychopinn_plugin.array_types import IntArray
+from ptychopinn_plugin.backends.common.positions import PositionRefiner
 from ptychopinn_plugin.backends.common.refinement import (
     MOMENTUM,
     PROBE_STEP,
@@ -34,6 +35,7 @@ from ptychopinn_plugin.backends.common.refinement import (
 )
 from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
 from ptychopinn_plugin.backends.pytorch.phase_drift import correct_phase_drift
+from ptychopinn_plugin.backends.pytorch.positions import position_forces
 
 IterationObserver = Callable[[int, float, Tensor], bool | None]
 
@@ -46,6 +48,7 @@ def iterate_object(
     batch_size: int = 64,
     seed: int = 0,
     refine_probe: bool = False,
+    positions: PositionRefiner | None = None,
     observer: IterationObserver | None = None,
 ) -> tuple[Tensor, list[float]]:
     """Iterate over an object, and return the best object of all iterations.
@@ -57,7 +60,7 @@ def iterate_object(
     Parameters
     ----------
     forward : ForwardModel
-        Its probe changes with `refine_probe`.
+        Its probe changes with `refine_probe`, and its positions with `positions`.
     object_ : Tensor of complex64, shape `forward.canvas_shape`
         Where to start; left as it is.
     iterations : int
@@ -67,6 +70,8 @@ def iterate_object(
         Decides the order of the patterns.
     refine_probe : bool
         Correct the probe by the same differences.
+    positions : PositionRefiner, optional
+        Moves the positions, for a forward model that was built with its reach.
     observer : callable, optional
         Called with the number of iterations done, the loss and the object; if it returns True,
         iterations end.
@@ -86,6 +91,7 @@ def iterate_object(
         batch_size=batch_size,
         seed=seed,
         refine_probe=refine_probe,
+        positions=positions,
         observer=observer,
     )
 
@@ -146,6 +152,7 @@ _KERNELS = IterationKernels(
     zeros_like=torch.zeros_like,
     iterate_once=_iterate_once,
     mean_update=mean_update,
+    position_forces=position_forces,
     correct_phase_drift=correct_phase_drift,
     between=torch.lerp,
     norm=torch.linalg.vector_norm,

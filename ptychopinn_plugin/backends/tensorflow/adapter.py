@@ -8,6 +8,7 @@ import numpy as np
 from ptychopinn_plugin.array_types import ComplexArray, RealArray
 from ptychopinn_plugin.backends.common.backend import NetworkBackend
 from ptychopinn_plugin.backends.common.engine import IterationObserver, PassObserver
+from ptychopinn_plugin.backends.common.positions import position_refiner
 from ptychopinn_plugin.backends.common.requests import (
     IterationRequest,
     NetworkRequest,
@@ -42,10 +43,15 @@ class TensorFlowBackend(NetworkBackend[str]):
         return start_stopwatch()
 
     def build_forward(
-        self, scan: Scan, probe: ComplexArray, photons: float, device: str
+        self,
+        scan: Scan,
+        probe: ComplexArray,
+        photons: float,
+        device: str,
+        reach_px: int = 0,
     ) -> ForwardModel:
         """Return the forward model of a scan."""
-        return ForwardModel(scan, probe, photons)
+        return ForwardModel(scan, probe, photons, reach_px)
 
     def build_network(self, request: NetworkRequest, device: str) -> Network:
         """Return a network on the device."""
@@ -95,6 +101,7 @@ class TensorFlowBackend(NetworkBackend[str]):
             batch_size=request.batch_size,
             seed=request.seed,
             refine_probe=request.refine_probe,
+            positions=position_refiner(forward, request),
             observer=observer,
         )
 

@@ -43,18 +43,27 @@ class ForwardModel:
         Scaled to the counts.
     photons : float, optional
         Energy per pattern that losses divide by; the scan's own where not given.
+    reach_px : int
+        How far `set_moves` may move positions.
     """
 
     def __init__(
-        self, scan: Scan, probe: Tensor | ComplexArray, photons: float | None = None
+        self,
+        scan: Scan,
+        probe: Tensor | ComplexArray,
+        photons: float | None = None,
+        reach_px: int = 0,
     ) -> None:
         whole, subpixel_shifts = split_positions(scan.positions_px)
         self.shape = scan.pattern_shape
         half = np.array([side // 2 for side in self.shape])
-        margin = 1
+        margin = 1 + reach_px
+        self.reach_px = reach_px
         self.origin_px = whole.min(axis=0) - half - margin
         extent = whole.max(axis=0) - whole.min(axis=0) + np.array(self.shape) + 2 * margin
         self.canvas_shape = (int(extent[0]), int(extent[1]))
+        self.given_origins_px = scan.positions_px - (half + self.origin_px)
+        self.moves_px: FloatArray = np.zeros_like(scan.positions_px)
         self.patch_origins: IntArray = whole - half - self.origin_px
         self.subpixel_shifts = tf.constant(subpixel_shifts, tf.float32)
         assert scan.bad_pixels is not None
@@ -89,6 +98,19 @@ class ForwardModel:
     def set_probe_only(self, probe: Tensor | ComplexArray) -> None:
         """Use another probe from now on, and leave the coverage as it was."""
         self.probe = tf.convert_to_tensor(probe)
+        self._shifted = None
+
+    def set_moves(self, moves_px: FloatArray) -> None:
+        """Move the positions from now on, and leave shifted probes and coverage to `set_probe`.
+
+        Parameters
+        ----------
+        moves_px : ndarray of float64, shape (n_positions, 2)
+            (y, x), from the given positions; `reach_px` at most.
+        """
+        whole, subpixel_shifts = split_positions(self.given_origins_px + moves_px)
+        self.moves_px, self.patch_origins = moves_px, whole
+        self.subpixel_shifts = tf.constant(subpixel_shifts, self.subpixel_shifts.dtype)
         self._shifted = None
 
     def __len__(self) -> int:
@@ -126,6 +148,8 @@ class ForwardModel:
         lowest = patch_origins.min(axis=0) - 1
         part.patch_origins = patch_origins - lowest
         part.origin_px = self.origin_px + lowest
+        part.reach_px, part.moves_px = 0, self.moves_px[indices]
+        part.given_origins_px = self.given_origins_px[indices] - lowest
         highest = part.patch_origins.max(axis=0)
         part.canvas_shape = (
             int(highest[0]) + self.shape[0] + 1,

@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ptychopinn_plugin.array_types import IntArray
+from ptychopinn_plugin.backends.common.positions import PositionRefiner
 from ptychopinn_plugin.backends.common.refinement import (
     MOMENTUM,
     PROBE_STEP,
@@ -41,6 +42,7 @@ from ptychopinn_plugin.backends.tensorflow.operators import (
     squared,
 )
 from ptychopinn_plugin.backends.tensorflow.phase_drift import correct_phase_drift
+from ptychopinn_plugin.backends.tensorflow.positions import position_forces
 
 IterationObserver = Callable[[int, float, Tensor], bool | None]
 
@@ -53,6 +55,7 @@ def iterate_object(
     batch_size: int = 64,
     seed: int = 0,
     refine_probe: bool = False,
+    positions: PositionRefiner | None = None,
     observer: IterationObserver | None = None,
 ) -> tuple[Tensor, list[float]]:
     """Iterate over an object, and return the best object of all iterations.
@@ -64,7 +67,7 @@ def iterate_object(
     Parameters
     ----------
     forward : ForwardModel
-        Its probe changes with `refine_probe`.
+        Its probe changes with `refine_probe`, and its positions with `positions`.
     object_ : Tensor of complex64, shape `forward.canvas_shape`
         Where to start.
     iterations : int
@@ -74,6 +77,8 @@ def iterate_object(
         Decides the order of the patterns.
     refine_probe : bool
         Correct the probe by the same differences.
+    positions : PositionRefiner, optional
+        Moves the positions, for a forward model that was built with its reach.
     observer : callable, optional
         Called with the number of iterations done, the loss and the object; if it returns True,
         iterations end.
@@ -93,6 +98,7 @@ def iterate_object(
         batch_size=batch_size,
         seed=seed,
         refine_probe=refine_probe,
+        positions=positions,
         observer=observer,
     )
 
@@ -194,6 +200,7 @@ _KERNELS = IterationKernels(
     zeros_like=tf.zeros_like,
     iterate_once=_iterate_once,
     mean_update=mean_update,
+    position_forces=position_forces,
     correct_phase_drift=correct_phase_drift,
     between=_between,
     norm=_norm,

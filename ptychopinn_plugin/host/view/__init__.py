@@ -35,6 +35,9 @@ ROWS_HEIGHT = 160
 ONLY_FOR_SWEEPNET = ('inference.test_time_rotations',)
 """Settings of inference that a loaded model of another architecture leaves without effect."""
 
+ONLY_FOR_PRIOR = 'inference.prior_passes'
+"""The setting of inference that only a learned prior obeys."""
+
 _parameters = versions.parameter_views()
 
 
@@ -209,7 +212,7 @@ class RowRules(Observer):
         """Look again: a model may have been loaded."""
         model = self._reconstructor.loaded.model
         fine_tunes = bool(self._library.settings.parameters['fine_tune'].get_value())
-        base = model.config.model if model is not None and fine_tunes else None
+        base = model.config.model if fine_tunes and not model.is_prior else None
         for name, view in self._views.items():
             section, _, field = name.rpartition('.')
             if section == 'model' and base is not None:
@@ -218,10 +221,12 @@ class RowRules(Observer):
                 view.show_instead()
         for name, view in self._views.items():
             needs = view.row.needs
-            is_enabled = needs is None or self._views[needs[0]].value == needs[1]
+            is_enabled = needs is None or str(self._views[needs[0]].value) == needs[1]
             if name.startswith('model.') and base is not None:
                 is_enabled = False
-            if name in ONLY_FOR_SWEEPNET and model is not None:
+            if name == ONLY_FOR_PRIOR:
+                is_enabled = model.is_prior
+            if name in ONLY_FOR_SWEEPNET:
                 is_enabled = model.network.architecture == 'sweepnet'
             widget = view.get_widget()
             if widget.isEnabled() != is_enabled:

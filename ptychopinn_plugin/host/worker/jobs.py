@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from ptychopinn_plugin.array_types import RealArray
+import numpy as np
+
+from ptychopinn_plugin.array_types import FloatArray, RealArray
 from ptychopinn_plugin.backends.checkpoints import Checkpoints
 from ptychopinn_plugin.backends.protocol import Backend, Progress
 from ptychopinn_plugin.backends.selection import create_backend
-from ptychopinn_plugin.data import Scan, load_scan
+from ptychopinn_plugin.data import Reconstruction, Scan, load_scan
 from ptychopinn_plugin.data.grouping import check_positions
 from ptychopinn_plugin.errors import WorkerError
 from ptychopinn_plugin.host.worker.ipc import copy_shared
@@ -187,9 +189,10 @@ class Jobs:
             len(found.positions_px),
             None if over_noise is None else float(over_noise),
         )
-        self._connection.send(
-            done, {'object': found.object_, 'origin_px': found.origin_px, 'probe': found.probe}
-        )
+        results = {'object': found.object_, 'origin_px': found.origin_px, 'probe': found.probe}
+        if found.nominal_positions_px is not None:
+            results['moves_px'] = _moves_px(scan, found)
+        self._connection.send(done, results)
 
     def _copy(self, shared: Mapping[str, SharedArray]) -> dict[str, RealArray]:
         """Copy a job's arrays; the host frees each at once, so that none is held for the run."""
@@ -214,6 +217,17 @@ class Jobs:
         if backend.model is None or identity is None or identity != self._held:
             backend.open_model(path)
             self._held = identity
+
+
+def _moves_px(scan: Scan, found: Reconstruction) -> FloatArray:
+    """Return how far each position of a scan was moved; 0 where its pattern was left out."""
+    assert found.nominal_positions_px is not None
+    assert scan.pattern_indexes is not None
+    assert found.pattern_indexes is not None
+    moves = np.zeros_like(scan.positions_px)
+    used = np.isin(scan.pattern_indexes, found.pattern_indexes)
+    moves[used] = found.positions_px - found.nominal_positions_px
+    return moves
 
 
 def _report(progress: Progress, is_epoch_end: bool) -> RunProgress:

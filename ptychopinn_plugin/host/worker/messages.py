@@ -199,6 +199,8 @@ class TrainingDone:
 class ReconstructionDone:
     """A reconstruction has ended; `object`, `origin_px` and `probe` go beside it.
 
+    Where positions were to be refined, so does `moves_px`, from the given ones.
+
     Attributes
     ----------
     likelihoods, timing, amplitude_residual

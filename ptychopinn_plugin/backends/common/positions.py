@@ -1,0 +1,155 @@
+r"""How far scan positions move during the iterations, the same in every backend.
+
+Each iteration ends with one step of Gauss and Newton for every position, with the object as it is.
+The expected amplitude :math:`a = \sqrt{I + \epsilon}` of a pattern changes by
+:math:`J = \mathrm{Re} \sum_m \Psi_m^* \mathcal{F}[P_m \nabla O] / a` where the patch moves over the
+object, as in the least squares of [1]_. A framework supplies the force
+:math:`f = \sum_q J (k - I) / 2a` and the stiffness :math:`C = \sum_q J J^T`; the step is
+
+.. math:: d = (4 \sigma^2 C + 1)^{-1} (4 \sigma^2 f - m),
+
+for a position that has moved by :math:`m` and errors of variance :math:`\sigma^2`, which the moves
+themselves tell: where they are no larger than shot noise makes them, :math:`\sigma^2` is 0 and the
+given positions stay. In the first iterations :math:`\sigma^2` is unlimited and steps are long, so
+that the search is coarse first and fine later, as in annealing [2]_.
+
+References
+----------
+.. [1] M. Odstrčil, A. Menzel, M. Guizar-Sicairos, Opt. Express 26 (2018) 3108,
+   doi:10.1364/OE.26.003108.
+.. [2] A. M. Maiden, M. J. Humphry, M. C. Sarahan, B. Kraus, J. M. Rodenburg, Ultramicroscopy 120
+   (2012) 64, doi:10.1016/j.ultramic.2012.06.001.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from ptychopinn_plugin.array_types import FloatArray
+from ptychopinn_plugin.backends.common.requests import IterationRequest
+
+FIRST_FRACTION = 0.05
+"""Positions stay until this share of the iterations is done: the object must be there first."""
+
+FREE_FRACTION = 0.4
+"""Until this share of the iterations is done, positions move as far as they are drawn."""
+
+FIRST_STEP_PX = 1.0
+LAST_STEP_PX = 0.1
+OUTLIER = 3.0
+"""No position takes a step of more than this number of median steps, or the last step."""
+
+NOISE_EXCESS = 2.0
+"""The variance that noise gives to moves, in times of what it is for an object without noise."""
+
+FLOOR_FRACTION = 0.4
+"""Pixels darker than this share of the mean pixel hardly count: amplitudes are biased there."""
+
+NOTHING_PX = 1e-3
+"""Where no position moves further, all stay exactly where they were."""
+
+MIN_POSITIONS = 4
+"""Fewer positions have nothing to agree on."""
+
+
+def reach_px(shape: tuple[int, int]) -> int:
+    """Return how far positions may move in y and in x, in pixels, for patterns of a shape."""
+    return max(5, max(shape) // 6)
+
+
+def position_refiner(forward: Any, request: IterationRequest) -> 'PositionRefiner | None':
+    """Return what moves the positions of a forward model; None where they are to stay."""
+    if not request.refine_positions:
+        return None
+    return PositionRefiner(forward.given_origins_px, forward.reach_px, scale=request.position_scale)
+
+
+class PositionRefiner:
+    """Turns forces on positions into moves, iteration by iteration.
+
+    Parameters
+    ----------
+    given_px : ndarray of float64, shape (n_positions, 2)
+        (y, x).
+    reach_px : float
+        No position moves further in y or x.
+    scale : bool
+        Keep the scale of the moves. Noise enlarges it; without, it is taken out like the mean.
+    """
+
+    def __init__(self, given_px: FloatArray, reach_px: float, *, scale: bool = False) -> None:
+        self.moves_px: FloatArray = np.zeros_like(given_px)
+        self._from_middle = given_px - given_px.mean(axis=0)
+        self._reach_px, self._scale = reach_px, scale
+
+    def moves_at(self, fraction: float) -> bool:
+        """Tell whether positions move after a share of the iterations."""
+        return fraction >= FIRST_FRACTION and len(self.moves_px) >= MIN_POSITIONS
+
+    def step(self, forces: FloatArray, stiffnesses: FloatArray, fraction: float) -> FloatArray:
+        """Return the moves after another step.
+
+        Parameters
+        ----------
+        forces : ndarray of float64, shape (n_positions, 2)
+        stiffnesses : ndarray of float64, shape (n_positions, 2, 2)
+        fraction : float
+            Share of the iterations done, which decides how far steps go.
+
+        Returns
+        -------
+        ndarray of float64, shape (n_positions, 2)
+            From the given positions, (y, x) in pixels.
+        """
+        free = _free_steps(forces, stiffnesses)
+        steps = free
+        if fraction >= FREE_FRACTION:
+            variance = self._variance(self.moves_px + free, stiffnesses)
+            matrices = 4 * variance * stiffnesses + np.eye(2)
+            sides = 4 * variance * forces - self.moves_px
+            steps = np.linalg.solve(matrices, sides[..., np.newaxis])[..., 0]
+        limit = max(LAST_STEP_PX, FIRST_STEP_PX * (1 - 2 * fraction))
+        # Outliers are cut first, so that they push no others.
+        steps = _without_outliers(steps - np.median(steps, axis=0))
+        steps = _limited(self._own_part(steps), limit)
+        moves = self._own_part(self.moves_px + steps)
+        if np.abs(moves).max() < NOTHING_PX:
+            moves = np.zeros_like(moves)
+        self.moves_px = np.clip(moves, -self._reach_px, self._reach_px)
+        return self.moves_px
+
+    def _own_part(self, moves: FloatArray) -> FloatArray:
+        """Take out what no pattern tells of: the mean, and the scale where it is not to change."""
+        own: FloatArray = moves - moves.mean(axis=0)
+        size = float((self._from_middle**2).sum())
+        if not self._scale and size > 0:
+            own -= self._from_middle * float((self._from_middle * own).sum() / size)
+        return own
+
+    def _variance(self, moves: FloatArray, stiffnesses: FloatArray) -> float:
+        """Return the variance of the errors of positions, per axis, without that of noise."""
+        design = np.column_stack([np.ones(len(moves)), self._from_middle])
+        rest = moves - design @ np.linalg.lstsq(design, moves, rcond=None)[0]
+        # The median of a chi-squared variable with two degrees of freedom is 2 log 2.
+        spread = np.median((rest**2).sum(axis=1)) / (2 * np.log(2))
+        stiffness = np.trace(stiffnesses, axis1=1, axis2=2) / 2
+        noise = NOISE_EXCESS / (4 * max(float(np.median(stiffness)), 1e-30))
+        return max(0.0, float(spread) - noise)
+
+
+def _free_steps(forces: FloatArray, stiffnesses: FloatArray) -> FloatArray:
+    """Return Gauss and Newton's steps; hardly any where a pattern says nothing of its position."""
+    typical = float(np.median(np.trace(stiffnesses, axis1=1, axis2=2)))
+    damped = stiffnesses + (1e-3 * typical + 1e-30) * np.eye(2)
+    steps: FloatArray = np.linalg.solve(damped, forces[..., np.newaxis])[..., 0]
+    return steps
+
+
+def _without_outliers(steps: FloatArray) -> FloatArray:
+    typical = float(np.median(np.linalg.norm(steps, axis=1)))
+    return _limited(steps, max(OUTLIER * typical, LAST_STEP_PX))
+
+
+def _limited(steps: FloatArray, limit: float) -> FloatArray:
+    lengths = np.linalg.norm(steps, axis=1, keepdims=True)
+    return np.asarray(steps * np.minimum(1, limit / np.maximum(lengths, 1e-30)))

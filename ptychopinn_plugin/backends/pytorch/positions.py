@@ -1,0 +1,58 @@
+"""How the likelihood draws each scan position; see `backends.common.positions`."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ptychopinn_plugin.array_types import FloatArray
+from ptychopinn_plugin.backends.pytorch.forward import ForwardModel, intensity
+
+
+@torch.no_grad()
+def position_forces(
+    forward: ForwardModel, object_: Tensor, floor: float
+) -> tuple[FloatArray, FloatArray]:
+    r"""Compute how the likelihood draws each position, and how stiffly.
+
+    Parameters
+    ----------
+    forward : ForwardModel
+    object_ : Tensor of complex64, shape `forward.canvas_shape`
+    floor : float
+        :math:`\epsilon`, in photons.
+
+    Returns
+    -------
+    forces : ndarray of float64, shape (n_positions, 2)
+        :math:`\sum_q J (k - I) / 2a`, (y, x), in photons per pixel of the object.
+    stiffnesses : ndarray of float64, shape (n_positions, 2, 2)
+        :math:`\sum_q J J^T`.
+    """
+    slopes = [(object_.roll(-1, axis) - object_.roll(1, axis)) / 2 for axis in (0, 1)]
+    forces, stiffnesses = [], []
+    for indices in torch.arange(len(forward), device=forward.device).split(128):
+        probes = forward.probes(indices)
+        spectra = _spectra(probes, forward.extract_patches(object_, indices))
+        expected = intensity(spectra)
+        weights = 1 / torch.sqrt(expected + floor)
+        if forward.valid_mask is not None:
+            weights = weights * forward.valid_mask
+        missing = (forward.measured(indices) ** 2 - expected) * weights / 2
+        changes = [
+            (spectra.conj() * _spectra(probes, forward.extract_patches(slope, indices))).real
+            for slope in slopes
+        ]
+        jacobian = torch.stack([change.sum(dim=1) * weights for change in changes], dim=1)
+        jacobian = jacobian.flatten(2)  # (n, 2, pixels)
+        forces.append((jacobian * missing.flatten(1)[:, None]).sum(dim=2).cpu().numpy())
+        stiffnesses.append((jacobian @ jacobian.transpose(1, 2)).cpu().numpy())
+    return (
+        np.concatenate(forces).astype(np.float64),
+        np.concatenate(stiffnesses).astype(np.float64),
+    )
+
+
+def _spectra(probes: Tensor, patches: Tensor) -> Tensor:
+    """Return the spectra of exit waves, shape (n, n_modes, height, width)."""
+    spectra: Tensor = torch.fft.fft2(probes * patches[:, None], norm='ortho')
+    return spectra
