@@ -9,7 +9,8 @@ ITERATIONS_BEFORE = 10
 ITERATIONS_BETWEEN = 10
 """Iterations after each pass but the last."""
 
-PASSES = 3
+PASSES = 5
+"""Where illuminations hardly touch."""
 
 COARSEST_PX = 8
 """Pixels of the object in one of the coarsest scale; images have multiples of it as sides."""

@@ -69,11 +69,11 @@ def test_one_set_of_weights_takes_any_size_alike_on_both_backends(size: int) -> 
 
 @pytest.mark.parametrize('name', ['pytorch', 'tensorflow'])
 def test_a_pass_follows_each_block_of_iterations(name: str) -> None:
-    """Where illuminations overlap little there are three, and they change the result."""
+    """They change the result, and the data decide again after each."""
     seen: list[tuple[str, int, int]] = []
     found = backend_of(name).reconstruct(
         sparse_scan(),
-        CPU,
+        CPU.replace(prior_passes=3),
         RefinementConfig(iterations=4),
         observer=lambda step: seen.append((step.stage, step.step, step.total)),
     )
@@ -91,26 +91,26 @@ def test_a_pass_follows_each_block_of_iterations(name: str) -> None:
     assert np.abs(found.object_ - alone.object_)[found.coverage > 0.1].max() > 1e-3
 
 
-@pytest.mark.parametrize(
-    ('scan', 'asked', 'expected'),
-    [('dense', None, 1), ('dense', 2, 2), ('sparse', None, 3), ('sparse', 0, 0)],
-)
-def test_the_prior_works_more_where_data_decide_less(
-    scan: str, asked: int | None, expected: int
-) -> None:
+def test_the_prior_works_more_where_data_decide_less() -> None:
+    network = model().network
+    assert prior.plan_passes(network, None, 12.0) == (10,)
+    assert prior.plan_passes(network, None, 2.0) == (20, 20)
+    assert prior.plan_passes(network, None, 1.2) == (10, 10, 10, 10, 10)
+    assert prior.plan_passes(network, 2, 12.0) == (10, 10)
+    assert prior.plan_passes(network, 0, 1.2) == ()
+
+
+def test_a_plan_goes_by_the_overlap_of_the_scan() -> None:
     passes: list[int] = []
 
     def count(step: Progress) -> bool:
-        passes.extend([step.step] if step.stage == 'predict' else [])
-        return False
+        passes.extend([step.total] if step.stage == 'predict' else [])
+        return len(passes) > 0
 
-    backend_of('pytorch').reconstruct(
-        small_scan(32) if scan == 'dense' else sparse_scan(),
-        InferenceConfig(device='cpu', prior_passes=asked),
-        RefinementConfig(iterations=1),
-        observer=count,
-    )
-    assert len(passes) == expected
+    for scan in (small_scan(32), sparse_scan()):
+        passes.clear()
+        backend_of('pytorch').reconstruct(scan, CPU, RefinementConfig(iterations=1), observer=count)
+        assert passes == [1 if scan is small_scan(32) else model().network.passes]
 
 
 @pytest.mark.parametrize(('stage', 'at'), [('refine', 3), ('predict', 1)])

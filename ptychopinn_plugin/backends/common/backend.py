@@ -21,7 +21,7 @@ from ptychopinn_plugin.backends.common.prediction import (
     choose_rotations,
     corrected_probe,
 )
-from ptychopinn_plugin.backends.common.prior import choose_passes, iterations_before_passes
+from ptychopinn_plugin.backends.common.prior import plan_passes
 from ptychopinn_plugin.backends.common.requests import (
     IterationRequest,
     NetworkRequest,
@@ -155,8 +155,7 @@ class NetworkBackend(Engine[Device]):
     def _with_prior(self, network: Any, job: '_Job') -> '_Found':
         """Iterate and let a learned prior correct the object in turn; see `common.prior`."""
         description, asked = job.model.network, job.inference.prior_passes
-        passes = choose_passes(description, asked, self._overlap(job.forward))
-        blocks = iterations_before_passes(description, passes)
+        blocks = plan_passes(description, asked, self._overlap(job.forward))
         total, stopped = sum(blocks) + job.refinement.iterations, False
 
         def watch(progress: Progress) -> bool:
@@ -174,7 +173,7 @@ class NetworkBackend(Engine[Device]):
             if not stopped:
                 object_ = self.apply_prior(network, job.forward, object_)
                 job.stopwatch.lap('predict')
-                watch(self._pass_done(job.forward, number, passes, object_))
+                watch(self._pass_done(job.forward, number, len(blocks), object_))
             if stopped:
                 break
         return _Found(object_, stopped, done)

@@ -1,6 +1,6 @@
 """A learned prior between iterations, the same in every backend.
 
-    flat -> iterations -> pass -> iterations -> pass -> ... -> pass
+    flat -> iterations -> pass -> iterations -> pass -> ... -> pass -> iterations
 
 A pass lets the network 'prior' correct the whole object at once, tile by tile, whatever the number
 of patterns: it costs as much as the object is large. The iterations after it let the data decide
@@ -21,6 +21,9 @@ from ptychopinn_plugin.array_types import FloatArray
 from ptychopinn_plugin.backends.common.prediction import LITTLE_OVERLAP
 from ptychopinn_plugin.network import NetworkDescription
 
+HARDLY_TOUCHING = 1.5
+"""With fewer illuminations over each other, data alone leave most of the phases open."""
+
 TILE_PX = 512
 """Side of the part of an object that the network corrects at a time."""
 
@@ -31,26 +34,27 @@ COARSEST_PX = 8
 """Images have multiples of this as sides: pixels of the object in one of the coarsest scale."""
 
 
-def choose_passes(description: NetworkDescription, asked: int | None, overlap: float) -> int:
-    """Return how often the prior corrects an object: more where data decide less.
+def plan_passes(
+    description: NetworkDescription, asked: int | None, overlap: float
+) -> tuple[int, ...]:
+    """Return how many iterations come before each pass: more passes where data decide less.
 
     Parameters
     ----------
     description : NetworkDescription
     asked : int, optional
-        `InferenceConfig.prior_passes`.
+        The number of passes; see `InferenceConfig.prior_passes`.
     overlap : float
         See `physics.illumination_overlap`.
     """
-    if asked is not None:
-        return asked
-    return 1 if overlap >= LITTLE_OVERLAP else description.passes
-
-
-def iterations_before_passes(description: NetworkDescription, passes: int) -> list[int]:
-    """Return how many iterations come before each pass."""
     before, between = description.iterations_before, description.iterations_between
-    return [before, *[between] * (passes - 1)][:passes]
+    if asked is None and LITTLE_OVERLAP > overlap >= HARDLY_TOUCHING:
+        # Iterations still gain much here, and each block of them begins with long steps.
+        return (2 * before, 2 * between)
+    passes = asked
+    if passes is None:
+        passes = 1 if overlap >= LITTLE_OVERLAP else description.passes
+    return (before, *[between] * (passes - 1))[:passes]
 
 
 def correct_by_tiles(images: FloatArray, compute: Callable[[FloatArray], FloatArray]) -> FloatArray:
