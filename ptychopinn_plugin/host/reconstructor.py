@@ -270,7 +270,10 @@ class PinnReconstructor(TrainableReconstructor):
     def _inference_job(self, model: Model, path: Path, scan: Scan) -> ReconstructJob:
         config = self._settings.config(self.model_type)
         choice = choose(setting=self._settings.backend, model_backend=model.backend)
-        logger.info('Inferring from %d patterns with %s.', len(scan), described(choice))
+        logger.info(
+            'Inferring from %d patterns with %s. Model: %s.',
+            *(len(scan), described(choice), self.loaded.name),
+        )
         return ReconstructJob(
             choice.name, path, config.inference, config.refinement, scan.geometry, scan.name
         )

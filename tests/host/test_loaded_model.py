@@ -60,9 +60,13 @@ def test_a_file_that_has_changed_is_read_again(
     assert 'was read again' in caplog.text
 
 
-def test_no_model_is_an_error_that_names_what_to_do() -> None:
+def test_the_built_in_model_is_there_until_another_one_is_loaded(
+    tmp_path: Path,
+) -> None:
     loaded = LoadedModel()
-    with pytest.raises(DataError, match=r'Infer needs a model.*Load Model'):
-        loaded.current('Infer')
-    with pytest.raises(DataError, match='Saving needs a model'):
-        loaded.save(Path('x.zip'), keep_training_state=True)
+    model, path = loaded.current('Infer')
+    assert (loaded.is_built_in, loaded.name) == (True, 'built-in model')
+    assert model.is_prior
+    assert path.is_file()
+    loaded.save(tmp_path / 'x.zip', keep_training_state=True)
+    assert read_model(tmp_path / 'x.zip').is_prior

@@ -57,11 +57,12 @@ if __name__ == '__main__':
         buttons = processing._actions_view
         wait_until(buttons.train_button.isEnabled, 'Train is not offered')
         parameter.notify_observers()
-        assert not buttons.reconstruct_button.isEnabled(), 'Infer without a model'
+        assert reconstructor.is_model_loaded(), 'the built-in model is there'
         buttons.train_button.click()
         monitor = model.processing_core.processing_api.task_monitor
+        wait_until(lambda: monitor.get_completed_runs() == 1, 'Train does not end')
         wait_until(buttons.reconstruct_button.isEnabled, 'Infer is not offered')
-        assert reconstructor.is_model_loaded()
+        assert not reconstructor.loaded.is_built_in
         box.setCurrentIndex(product.get_product_index())
         buttons.reconstruct_button.click()
         repository = model.product_core.product_repository

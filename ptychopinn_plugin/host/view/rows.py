@@ -99,7 +99,7 @@ class RowView(_parameters.ParameterViewController, Observer):  # type: ignore[mi
 
 def wrapped(tip: str) -> str:
     """Return a tooltip in lines that a screen can hold."""
-    return textwrap.fill(tip, TIP_COLUMNS)
+    return textwrap.fill(tip, TIP_COLUMNS, break_on_hyphens=False)
 
 
 def _tell(row: Row, what: str) -> None:

@@ -37,7 +37,7 @@ def test_tensorflow_trains_and_both_infer(window: Window, tmp_path: Path) -> Non
     objects = []
     for name in ('tensorflow', 'pytorch'):
         window.choose(box, name)
-        window.wait(window.infer_button.isEnabled)
+        window.wait(lambda: not window.reconstructor.loaded.is_built_in)
         number = window.infer()
         window.wait_for_end(3 * PATIENCE_MS)
         assert f'with {name} (chosen by the setting Backend)' in window.log

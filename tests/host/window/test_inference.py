@@ -1,4 +1,4 @@
-"""Infer by clicking: the object, its losses, pictures on the way, Stop, and no model."""
+"""Infer by clicking: the object, its losses, pictures on the way, Stop, and the built-in model."""
 
 import threading
 import time
@@ -133,8 +133,8 @@ def test_stop_while_the_worker_starts(window: Window, model_file: Path, slow_sta
 
     assert window.stop() < STOP_S
 
-    assert 'Stopped before there was a picture.' in window.log
-    assert np.allclose(object_of(window, number), 1)
+    assert 'Stopped before there was a picture' in window.log
+    window.wait(lambda: len(window.products) == number)
 
 
 def object_of(window: Window, number: int) -> np.ndarray:
@@ -142,14 +142,16 @@ def object_of(window: Window, number: int) -> np.ndarray:
     return np.asarray(layer)
 
 
-def test_no_model_is_one_line_and_the_application_lives(window: Window) -> None:
-    # Ptychodus enables the button whenever a product is chosen.
+def test_the_first_click_shows_an_object_with_the_built_in_model(window: Window) -> None:
+    assert window.model_line.startswith('Model: built-in model: a learned prior')
     assert window.infer_button.isEnabled()
+    before = len(window.products)
     window.infer()
     window.wait_for_end()
 
-    (line,) = window.log.splitlines()
-    assert 'Infer failed: Infer needs a model, and none is loaded. Train one' in line
+    assert len(window.products) == before + 1
+    assert 'Model: built-in model.' in window.log
+    assert np.ptp(np.abs(object_of(window, before))) > 0.01
     assert window.train_button.isEnabled()
 
 
@@ -159,7 +161,7 @@ def test_a_file_that_is_no_model(window: Window, tmp_path: Path) -> None:
     load_model(window, path)
     window.wait_for_log('Load Model failed: ')
     assert len(window.errors) == 1, "Ptychodus' dialog"
-    assert not window.reconstructor.is_model_loaded()
+    assert window.reconstructor.loaded.is_built_in
 
 
 def test_a_model_file_that_changes_or_goes(
