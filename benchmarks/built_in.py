@@ -72,11 +72,12 @@ def judge(found: Reconstruction, scan: Scan) -> dict[str, float]:
 
 def measure(backend: Backend, scan: Scan) -> dict[str, dict[str, float]]:
     """Reconstruct one scan in every way."""
-    cpu, iterations = InferenceConfig(device='cpu'), RefinementConfig()
+    assert backend.model is not None
+    cpu, iterations = InferenceConfig(device='cpu'), backend.model.config.refinement
     ways: dict[str, Callable[[], Reconstruction]] = {
         'built-in': lambda: backend.reconstruct(scan, cpu, iterations)
     }
-    for count in (iterations.iterations, *LONGER):
+    for count in (RefinementConfig().iterations, *LONGER):
         refinement = RefinementConfig(iterations=count)
         ways[f'flat + {count}'] = lambda refinement=refinement: backend.refine(  # type: ignore[misc]
             scan, refinement, device='cpu'

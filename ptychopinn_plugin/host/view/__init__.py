@@ -145,7 +145,7 @@ class Page(QWidget):
         layout = QVBoxLayout()
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(header.get_widget())
-        layout.addWidget(self.all_settings)
+        layout.addWidget(self.all_settings, 0, Qt.AlignmentFlag.AlignLeft)
         layout.addWidget(self.area, 1)
         self.setLayout(layout)
         self._timer = QTimer(self)

@@ -9,12 +9,14 @@ from typing import Any
 from ptychodus.api.observer import Observable, Observer
 from ptychodus.api.parameters import Parameter
 from PyQt5.QtCore import QEvent, QObject, Qt, QTimer
-from PyQt5.QtGui import QValidator
+from PyQt5.QtGui import QValidator, QWheelEvent
 from PyQt5.QtWidgets import (
+    QApplication,
     QCheckBox,
     QComboBox,
     QLabel,
     QLineEdit,
+    QScrollArea,
     QSpinBox,
     QVBoxLayout,
     QWidget,
@@ -284,6 +286,10 @@ class BackendView(ChoiceView):
         self.note.setText(text)
 
 
+NOTCH = 120
+"""Eighths of a degree by which most wheels turn at a time."""
+
+
 class WheelGuard(QObject):
     """Leaves the mouse wheel to the panel where a box does not have the focus.
 
@@ -300,9 +306,17 @@ class WheelGuard(QObject):
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
         """Pass a turn of the wheel on to what lies around the box."""
-        is_turn = event is not None and event.type() == QEvent.Type.Wheel
-        if is_turn and isinstance(watched, QWidget) and not watched.hasFocus():
-            assert event is not None
+        if not isinstance(event, QWheelEvent) or not isinstance(watched, QWidget):
+            return False
+        if watched.hasFocus():
+            return False
+        area = watched.parentWidget()
+        while area is not None and not isinstance(area, QScrollArea):
+            area = area.parentWidget()
+        bar = None if area is None else area.verticalScrollBar()
+        if bar is None or bar.maximum() == 0:
             event.ignore()
             return True
-        return False
+        lines = QApplication.wheelScrollLines() * bar.singleStep()
+        bar.setValue(bar.value() - round(event.angleDelta().y() / NOTCH * lines))
+        return True

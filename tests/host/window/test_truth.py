@@ -122,7 +122,7 @@ def test_stop_ends_the_run_that_waits_as_well(window: Window, tmp_path: Path) ->
     window.wait_for_log('A run that waited was ended by Stop before it began.')
     assert not window.is_running
     assert monitor.get_completed_runs() == ended + 1
-    assert window.status == 'Training stopped.'
+    window.wait(lambda: window.status == 'Training stopped.')
     assert window.message.startswith('A run that waited')
 
     # Another model is loaded: the curve is not that of its training.
@@ -154,7 +154,7 @@ def test_rows_take_no_wheel_and_say_what_they_correct(
     architecture.setFocus()
     turn_wheel(architecture)
     assert architecture.currentText() == 'cnn', 'a box that has the focus takes the wheel'
-    architecture.setCurrentText('sweepnet')
+    window.choose(architecture, 'sweepnet')
 
     typed = {
         '99999': (1024, 'Pattern size [px]: 99,999 is above the limit of 1,024; 1,024 is taken.'),
@@ -176,7 +176,7 @@ def test_rows_take_no_wheel_and_say_what_they_correct(
     passes = widget_of(window.panel, 'Model', 'Passes')
     window.set(ModelPasses=5, FineTune=True)
     load_model(window, model_file)
-    window.wait(lambda: not passes.isEnabled())
+    window.wait(lambda: not passes.isEnabled() and passes.value() == 2)
     assert (passes.value(), architecture.isEnabled(), size.value()) == (2, False, 32)
     assert 'fine-tuning' in window.header.training.text()
     window.set(FineTune=False)
