@@ -102,7 +102,7 @@ def test_ctrl_c_ends_a_training_with_its_model(write_folder: WriteFolder, tmp_pa
         )
     try:
         deadline = time.monotonic() + 120.0
-        while 'epoch 2: ' not in log.read_text():
+        while 'Epoch 2: ' not in log.read_text():
             assert run.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.1)

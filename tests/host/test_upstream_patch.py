@@ -74,6 +74,8 @@ def test_the_window_has_the_panels_and_looks_again_when_a_run_ends(patched: Path
         '    parameter = model.processing_core.algorithm_parameter\n'
         f'    parameter.set_value({OURS[0]!r})\n'
         '    reconstructor = parameter.get_current_reconstructor()\n'
+        '    reconstructor.is_model_loaded = lambda: False\n'
+        '    parameter.notify_observers()\n'
         '    button = controller._processing_controller._actions_view.reconstruct_button\n'
         '    before = button.isEnabled()\n'
         '    with model.processing_core.processing_api.task_monitor:\n'
