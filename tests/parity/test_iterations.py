@@ -84,7 +84,9 @@ def test_patches_with_phases_of_their_own_are_stitched_as_if_they_had_none(
 def test_the_velocity_carries_on_where_patterns_want_no_change(fw: Framework, model: Model) -> None:
     """Without a step, two batches move it by mu V + mu^2 V, with a momentum mu of 0.9."""
     start, velocity = canvas_object(model), 0.01 * noise(model.canvas_shape, 3)
-    state = IterationState(fw.tensor(start), fw.tensor(velocity), model.probe, np.zeros((len(model), 2)))
+    state = IterationState(
+        fw.tensor(start), fw.tensor(velocity), model.probe, np.zeros((len(model), 2))
+    )
     fw.refinement._iterate_once(model, state, [np.arange(4), np.arange(4, 8)], 0.0, False)
     moved = fw.array(state.object_) - start
     np.testing.assert_allclose(moved, (0.9 + 0.9**2) * velocity, atol=1e-5)

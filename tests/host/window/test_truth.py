@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 from PyQt5.QtCore import QPoint, QPointF, Qt
 from PyQt5.QtGui import QWheelEvent
-from PyQt5.QtWidgets import QApplication, QComboBox, QFileDialog, QSpinBox, QWidget
+from PyQt5.QtWidgets import QApplication, QComboBox, QSpinBox, QWidget
 
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.host.example_scans import write_example_scans
 
 from .test_inference import load_model
-from .test_newcomer import answer
 from .test_panel import widget_of
 from .user import Window, needs_stopped_processes
 
@@ -183,35 +182,21 @@ def test_rows_take_no_wheel_and_say_what_they_correct(
     assert (passes.value(), passes.isEnabled(), size.value()) == (5, True, 0)
 
 
-def test_train_opens_its_dialog_at_the_chosen_product(
+def test_the_panel_tells_where_the_chosen_product_lies(
     window: Window, tmp_path: Path, clean_environment: pytest.MonkeyPatch
 ) -> None:
     other = write_example_folder(tmp_path)
+    box = window.parts._product_view_controller.get_widget()
+    small = box.currentIndex()
     window.open(other)
-    window.parts._product_view_controller.get_widget().setCurrentIndex(0)
+    box.setCurrentIndex(small)
     window.header.refresh()
     line = window.header.training.text().replace('\u200b', '')
     assert line == (
         f'Train opens {tmp_path / "data"}, the folder of small (80 patterns); no time limit; '
         'from scratch, with the rows of the box Model.'
     )
-    opened: list[str] = []
-
-    def look(dialog: QFileDialog) -> None:
-        opened.append(dialog.directory().absolutePath())
-
-    answer(QFileDialog, look)
     window.set(TrainingEpochs=1, TrainingMaxMinutes=1.0)
-    window.click(window.train_button)
-    window.wait(lambda: 'Learning from' in window.log)
-    window.wait_for_end()
-    assert opened == [str(tmp_path / 'data')], 'not where the last scan was opened'
-    assert 'Learning from data: 80 patterns of 32 x 32 px. 1 epoch, at most 1 min.' in window.log
-    assert 'The product that is chosen' not in window.log
-    # One epoch: whole numbers below the curve.
-    assert window.curve.axes.get_xlim() == (0.5, 1.5)
-    assert list(window.curve.axes.get_xticks()) == [1.0]
-
     window.train(other)
     window.wait_for_end()
     assert f'The product that is chosen, small, lies in {tmp_path / "data"}.' in window.log
