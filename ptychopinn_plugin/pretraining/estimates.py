@@ -18,7 +18,7 @@ from ptychopinn_plugin.backends.pytorch.network import Network
 from ptychopinn_plugin.backends.pytorch.phase_drift import correct_phase_drift
 from ptychopinn_plugin.backends.pytorch.prior import correct_object, look_at
 from ptychopinn_plugin.backends.pytorch.refinement import regularised
-from ptychopinn_plugin.physics.prior_features import FLOOR, LIT_SHARE, smooth
+from ptychopinn_plugin.physics.prior_features import FLOOR, LIT_SHARE, count_exposures, smooth
 from ptychopinn_plugin.pretraining.corpus import Task
 
 FIRST_ITERATIONS = (3, 5, 8, 12, 20, 40)
@@ -102,12 +102,13 @@ def make_estimates(
     """
     forward = ForwardModel(task.scan, torch.from_numpy(task.scan.probe), torch.device('cpu'))
     truth = _on_canvas(task.truth, forward)
+    exposures = count_exposures(task.scan.probe, forward.patch_origins_px, forward.canvas_shape)
     object_ = _iterate(forward, forward.flat_object(), int(rng.choice(FIRST_ITERATIONS)), rng)
-    estimates = [_compare(forward, object_, truth)]
+    estimates = [_compare(forward, object_, truth, exposures)]
     while not is_bare and len(estimates) < MAX_ESTIMATES and rng.random() < ANOTHER_PASS:
-        object_ = correct_object(network, forward, object_)
+        object_ = correct_object(network, forward, object_, exposures)
         object_ = _iterate(forward, object_, int(rng.choice(FURTHER_ITERATIONS)), rng)
-        estimates.append(_compare(forward, object_, truth))
+        estimates.append(_compare(forward, object_, truth, exposures))
     return estimates
 
 
@@ -139,9 +140,11 @@ def _iterate(
     return object_
 
 
-def _compare(forward: ForwardModel, object_: Tensor, truth: ComplexArray) -> Estimate:
+def _compare(
+    forward: ForwardModel, object_: Tensor, truth: ComplexArray, exposures: FloatArray
+) -> Estimate:
     """Compute what a network gets for an object, and what it should return."""
-    features = look_at(forward, object_)
+    features = look_at(forward, object_, exposures)
     estimate = object_.numpy()
     coverage = forward.coverage.numpy()
     relative = coverage / coverage.max()

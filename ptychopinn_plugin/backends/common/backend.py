@@ -44,6 +44,7 @@ from ptychopinn_plugin.data.grouping import check_positions
 from ptychopinn_plugin.errors import ConfigError, DataError
 from ptychopinn_plugin.model_file import Model, read_model, write_model
 from ptychopinn_plugin.physics import illumination_overlap, normalise_probe
+from ptychopinn_plugin.physics.prior_features import count_exposures
 
 
 class NetworkBackend(Engine[Device]):
@@ -163,6 +164,11 @@ class NetworkBackend(Engine[Device]):
             stopped = bool(job.observer(progress))
             return stopped
 
+        exposures = count_exposures(
+            self.to_numpy(job.forward.probe),
+            job.forward.patch_origins_px,
+            job.forward.canvas_shape,
+        )
         object_, done = job.forward.flat_object(), 0
         for number, count in enumerate(blocks, start=1):
             # Ten iterations are too few to tell where patterns belong; the last ones do that.
@@ -171,7 +177,7 @@ class NetworkBackend(Engine[Device]):
             done += count
             job.stopwatch.lap('refine')
             if not stopped:
-                object_ = self.apply_prior(network, job.forward, object_)
+                object_ = self.apply_prior(network, job.forward, object_, exposures)
                 job.stopwatch.lap('predict')
                 watch(self._pass_done(job.forward, number, len(blocks), object_))
             if stopped:

@@ -110,8 +110,22 @@ class Engine(ABC, Generic[Device]):
         """
 
     @abstractmethod
-    def apply_prior(self, network: Any, forward: Any, object_: Any) -> Any:
-        """Return an object after the correction of a learned prior, shape `canvas_shape`."""
+    def apply_prior(self, network: Any, forward: Any, object_: Any, exposures: FloatArray) -> Any:
+        """Return an object after the correction of a learned prior.
+
+        Parameters
+        ----------
+        network : Network
+            Of architecture 'prior'.
+        forward : ForwardModel
+        object_ : tensor of complex64, shape `forward.canvas_shape`
+        exposures : ndarray of float32, shape `forward.canvas_shape`
+            See `physics.prior_features.count_exposures`.
+
+        Returns
+        -------
+        tensor of complex64, shape `forward.canvas_shape`
+        """
 
     @abstractmethod
     def iterate(

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ptychopinn_plugin.array_types import ComplexArray, RealArray
+from ptychopinn_plugin.array_types import ComplexArray, FloatArray, RealArray
 from ptychopinn_plugin.backends.common.backend import NetworkBackend
 from ptychopinn_plugin.backends.common.engine import IterationObserver, PassObserver
 from ptychopinn_plugin.backends.common.memory import explaining_full_memory
@@ -88,9 +88,11 @@ class PyTorchBackend(NetworkBackend[torch.device]):
             observer=observer,
         )
 
-    def apply_prior(self, network: Network, forward: ForwardModel, object_: Tensor) -> Tensor:
+    def apply_prior(
+        self, network: Network, forward: ForwardModel, object_: Tensor, exposures: FloatArray
+    ) -> Tensor:
         """Return an object after the correction of a learned prior."""
-        return correct_object(network, forward, object_)
+        return correct_object(network, forward, object_, exposures)
 
     def iterate(
         self,

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 
 import numpy as np
 
-from ptychopinn_plugin.array_types import ComplexArray, RealArray
+from ptychopinn_plugin.array_types import ComplexArray, FloatArray, RealArray
 from ptychopinn_plugin.backends.common.backend import NetworkBackend
 from ptychopinn_plugin.backends.common.engine import IterationObserver, PassObserver
 from ptychopinn_plugin.backends.common.positions import position_refiner
@@ -82,9 +82,11 @@ class TensorFlowBackend(NetworkBackend[str]):
             observer=observer,
         )
 
-    def apply_prior(self, network: Network, forward: ForwardModel, object_: Tensor) -> Tensor:
+    def apply_prior(
+        self, network: Network, forward: ForwardModel, object_: Tensor, exposures: FloatArray
+    ) -> Tensor:
         """Return an object after the correction of a learned prior."""
-        return correct_object(network, forward, object_)
+        return correct_object(network, forward, object_, exposures)
 
     def iterate(
         self,

@@ -8,16 +8,14 @@ from ptychopinn_plugin.backends.tensorflow.forward import ForwardModel
 from ptychopinn_plugin.backends.tensorflow.framework import Tensor, tf
 from ptychopinn_plugin.backends.tensorflow.network import Network
 from ptychopinn_plugin.backends.tensorflow.refinement import mean_update
-from ptychopinn_plugin.physics.prior_features import (
-    PriorFeatures,
-    count_exposures,
-    prior_features,
-)
+from ptychopinn_plugin.physics.prior_features import PriorFeatures, prior_features
 
 
-def correct_object(network: Network, forward: ForwardModel, object_: Tensor) -> Tensor:
+def correct_object(
+    network: Network, forward: ForwardModel, object_: Tensor, exposures: FloatArray
+) -> Tensor:
     """Return an object of shape `forward.canvas_shape` after the network's correction."""
-    features = look_at(forward, object_)
+    features = look_at(forward, object_, exposures)
 
     def compute(images: FloatArray) -> FloatArray:
         (found,) = network(tf.constant(images.transpose(1, 2, 0)[np.newaxis]))
@@ -27,11 +25,8 @@ def correct_object(network: Network, forward: ForwardModel, object_: Tensor) -> 
     return tf.constant(features.apply(object_.numpy(), correction))
 
 
-def look_at(forward: ForwardModel, object_: Tensor) -> PriorFeatures:
+def look_at(forward: ForwardModel, object_: Tensor, exposures: FloatArray) -> PriorFeatures:
     """Compute what the network gets for an object of shape `forward.canvas_shape`."""
-    exposures = count_exposures(
-        forward.probe.numpy(), forward.patch_origins_px, forward.canvas_shape
-    )
     return prior_features(
         object_.numpy(),
         mean_update(forward, object_).numpy(),
