@@ -21,7 +21,7 @@ from quality import score, test_scans
 from ptychopinn_plugin.backends.protocol import Backend
 from ptychopinn_plugin.backends.selection import create_backend
 from ptychopinn_plugin.config import InferenceConfig, RefinementConfig
-from ptychopinn_plugin.data import Reconstruction, Scan, load_scan, one_by_one
+from ptychopinn_plugin.data import Reconstruction, Scan, load_scan
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate, thin_scan
 from ptychopinn_plugin.model import Model
 from ptychopinn_plugin.model_file import read_model
@@ -46,8 +46,8 @@ def sparse_faint_scans(seed: int) -> dict[str, Scan]:
 def single_shots(seed: int) -> dict[str, Scan]:
     """Simulate lines without phase under both beams, at three doses."""
     return {
-        f'lines, {beam} beam, {photons:.0e} counts': one_by_one(
-            lines_alone(curvature, photons, seed=2000 + seed)
+        f'lines, {beam} beam, {photons:.0e} counts': lines_alone(
+            curvature, photons, seed=2000 + seed
         )
         for beam, curvature in BEAMS.items()
         for photons in COUNTS

@@ -347,7 +347,7 @@ class RefinementConfig(Validated):
     position_scale: bool = setting(
         False,
         'Positions that are corrected may change in scale too, as with a wrong pixel size; noise '
-        'draws it out by up to 1 %',
+        'draws it out by 1 to 2 %',
     )
     seed: int = setting(
         0, 'The seed decides the order of the patterns', minimum=0, maximum=MAX_SEED

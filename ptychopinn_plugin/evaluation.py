@@ -14,6 +14,9 @@ from ptychopinn_plugin.data.scan import Scan
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.storage.atomic import atomic_path
 
+MAX_MOVES_PX = 3.0
+"""A product keeps refined positions alone, which in their median moved by less than this."""
+
 MAX_SHIFT_PX = 8.0
 """Both objects lie in the scan's coordinates, so a larger shift that is found is chance."""
 
@@ -147,6 +150,8 @@ def evaluate(
         region.
     """
     _check_pixels(reconstruction, truth)
+    if isinstance(truth, Scan):
+        _check_places(reconstruction, truth)
     true_object, true_origin = _object_of(truth, truth_origin_px)
     offset = np.asarray(reconstruction.origin_px, dtype=np.float64) - true_origin
     whole = np.floor(offset + 0.5).astype(int)
@@ -232,6 +237,28 @@ def _check_pixels(
             f'The pixels of both must be of one size; here {here[0]:.4g} x {here[1]:.4g} m (height '
             f'x width), in the truth {there[0]:.4g} x {there[1]:.4g} m. Give the scan as the '
             'truth, which is brought to the same size.'
+        )
+
+
+def _check_places(reconstruction: Reconstruction, scan: Scan) -> None:
+    """Raise a DataError where patches do not lie where the scan's patterns were taken."""
+    assert reconstruction.pattern_indexes is not None
+    assert scan.pattern_indexes is not None
+    _, ours, theirs = np.intersect1d(
+        reconstruction.pattern_indexes, scan.pattern_indexes, return_indices=True
+    )
+    if len(ours) < 2:
+        return
+    given = reconstruction.nominal_positions_px
+    given = reconstruction.positions_px if given is None else given
+    moves = given[ours] - scan.positions_px[theirs]
+    typical = float(np.median(np.abs(moves - np.median(moves, axis=0)).max(axis=1)))
+    if typical > MAX_MOVES_PX:
+        raise DataError(
+            f'The patches of the reconstruction must lie where the patterns of {scan.name} were '
+            f'taken; half of them are {typical:.0f} px and more away. A table of patterns that '
+            'were reconstructed one by one (--single-shot) is no picture of the object: look at '
+            'its patches one by one, or reconstruct without it.'
         )
 
 

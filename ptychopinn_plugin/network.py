@@ -36,8 +36,7 @@ FOLD = 2
 the time, in convolutions and between them."""
 
 SWEEPNET_FEATURES = 6
-"""This number of images of one pattern goes into sweepnet: the first ones of
-`physics.features.sweepnet_features`, of which a network for any probe sees more."""
+"""This number of images of one pattern goes into sweepnet: `physics.features.sweepnet_features`."""
 
 BORDER_CHANNELS = 4
 """This number of channels of a cnn decoder's last image makes the border."""

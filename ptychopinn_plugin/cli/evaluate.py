@@ -92,7 +92,11 @@ def _read_truth(path: Path, found: 'Reconstruction', given: Given) -> 'Scan | Re
 
     if is_reconstruction_file(path) or is_product_file(path):
         return read_reconstruction(path)
-    # It is brought to the coordinates of the reconstruction, which a model of another size made.
-    scans = fit_scans(read_scans([path], given), found.probe.shape[-1])
+    scans = read_scans([path], given)
+    height, width = found.probe.shape[-2:]
+    if height == width:
+        # It is brought to the coordinates of the reconstruction, of which a model of another size
+        # makes squares; iterations and the built-in model leave patterns as they are.
+        scans = fit_scans(scans, width)
     show_notes(scans)
     return scans[0]

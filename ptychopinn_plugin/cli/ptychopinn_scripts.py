@@ -159,6 +159,8 @@ def ptycho_inference_command(config: _Yaml = None, *, given: Given) -> None:
 
 def _warn_of_model_options(settings: 'LegacySettings', model: 'Model') -> None:
     """Name the options of the network that differ from the model file, which decides."""
+    if model.is_prior:
+        return
     asked = {
         item: settings.given[name]
         for name, item in fields_of('ModelConfig').items()

@@ -156,7 +156,7 @@ def _split(paths: list[Path]) -> tuple[Path, Path]:
             f'{", ".join(map(str, paths))}.'
         )
     model, scan = paths if len(paths) == 2 else (Path(BUILT_IN), paths[0])
-    if is_model_file(scan):
+    if is_model_file(scan) or (str(scan) == BUILT_IN and not scan.exists()):
         raise DataError(
             f'{scan} is a model; the scan to reconstruct is missing. Write: ptychopinn reconstruct '
             f'{scan} SCAN.'
@@ -233,7 +233,8 @@ class RunTimer:
     def timing(self, result: 'Reconstruction', patterns: int) -> dict[str, float | None]:
         """Return the seconds of each part; `total` holds the start of the framework as well."""
         parts = {name: result.timing.get(name, 0.0) for name in ('predict', 'stitch', 'refine')}
-        network = parts['predict'] + parts['stitch']
+        # A learned prior sees the object, and no patterns.
+        network = parts['predict'] + parts['stitch'] if 'stitch' in result.timing else 0.0
         return {
             'load': self.load,
             **parts,
@@ -319,8 +320,9 @@ def _summary(values: dict[str, Any], evaluation: 'Evaluation | None') -> list[st
     height, width = metrics['object_shape_px']
     rate = timing['patterns_per_second']
     parts = [f'reading {in_words(timing["load"])}']
-    if rate is not None:
+    if timing['predict']:
         parts.append(f'network {in_words(timing["predict"])}')
+    if rate is not None:
         parts.append(f'stitching {in_words(timing["stitch"])} ({rate:,.0f} patterns/s)')
     parts.append(f'refinement {in_words(timing["refine"])}')
     parts.append(f'in all {in_words(timing["total"])}')

@@ -185,9 +185,14 @@ def _settings(
     """Open the model to start from, where there is one, and put the settings together."""
     if path is None:
         return None, assemble_config(given, file=file, assignments=assignments or ())
-    from ptychopinn_plugin.model_file import read_model
+    from ptychopinn_plugin.api import open_model
 
-    model = read_model(path)
+    model = open_model(path)
+    if model.is_prior:
+        raise ConfigError(
+            f'{path} is a learned prior for objects, which cannot be fine-tuned on a scan. Leave '
+            '--base-model out, or give a model that ptychopinn train has left.'
+        )
     known = model.config.to_dict()
     base = known if resume else {'model': known['model']}
     config = assemble_config(given, file=file, assignments=assignments or (), base=base)

@@ -187,7 +187,7 @@ def check_positions(scan: Scan) -> None:
         If several positions span less than a pixel, or more than any canvas could hold, or if no
         two illuminations touch.
     """
-    if len(scan) < 2 or scan.is_single_shot:
+    if len(scan) < 2:
         return
     extent = np.ptp(scan.positions_px, axis=0)
     spans = f'{extent[0]:.3g} x {extent[1]:.3g} px (y, x)'
@@ -201,6 +201,8 @@ def check_positions(scan: Scan) -> None:
             f'{scan.name}: positions must be object pixels; they span {spans}. '
             'Check their unit, and for outliers.'
         )
+    if scan.is_single_shot:
+        return
     # A position that was measured twice is no neighbour.
     places = np.unique(np.round(scan.positions_px), axis=0)
     nearest = cKDTree(places).query(places, k=2)[0][:, 1].min()

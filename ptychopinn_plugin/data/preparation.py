@@ -23,13 +23,16 @@ DARK_PATTERN_SHARE = 0.01
 ALONE_ENERGY = 0.995
 """Patches of patterns that share nothing lie apart by the width that holds this share of light."""
 
+MAX_SPARSITY = 16.0
+"""Patterns that lie further apart than a table of this times its area are put into a table."""
+
 
 def one_by_one(scan: Scan) -> Scan:
     """Let each pattern be reconstructed alone.
 
-    Where illuminations touch, their positions give way to a grid on which the patches lie side by
-    side, row by row in the order of the patterns; the object is then a table of patches. Where they
-    do not touch, positions stay.
+    Where illuminations touch, or lie so far apart that the object would be nearly empty, their
+    positions give way to a grid on which the patches lie side by side, row by row in the order of
+    the patterns; the object is then a table of patches. Else positions stay.
 
     Parameters
     ----------
@@ -41,9 +44,13 @@ def one_by_one(scan: Scan) -> Scan:
         With a note of what was done.
     """
     pitch = illuminated_size(scan.probe, share=ALONE_ENERGY, multiple=2)
+    if pitch >= min(scan.pattern_shape) // 2 * 2:
+        # No square within the pattern holds that much.
+        pitch = max(scan.pattern_shape)
     places = scan.positions_px
     apart = len(places) < 2 or cKDTree(places).query(places, k=2)[0][:, 1].min() > pitch
-    if apart:
+    area = float(np.prod(np.ptp(places, axis=0) + scan.pattern_shape))
+    if apart and area <= MAX_SPARSITY * len(places) * max(scan.pattern_shape) ** 2:
         note = 'Each pattern is reconstructed alone, at its own position.'
         return dataclasses.replace(scan, is_single_shot=True, notes=(*scan.notes, note))
     columns = math.ceil(math.sqrt(len(places)))
@@ -51,7 +58,7 @@ def one_by_one(scan: Scan) -> Scan:
     grid = pitch * np.stack([number // columns, number % columns], axis=1).astype(np.float64)
     note = (
         f'Each pattern is reconstructed alone; the patches lie {pitch} px apart in rows of '
-        f'{columns}, and positions are not used.'
+        f'{columns}, and neither positions nor an object of the file are used.'
     )
     return dataclasses.replace(
         scan,

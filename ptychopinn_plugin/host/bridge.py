@@ -100,7 +100,6 @@ def _after_model(core: Any, arguments: dict[str, Any], libraries: dict[str, Any]
         # The window would show the first one while the model holds none.
         parameter.set_value(known[0])
     monitor = core.processing_api.task_monitor
-    _RunEnd.watch(monitor, parameter)
     # What the window is to draw waits in this queue; a call that is put there comes after it.
     tasks: Any = getattr(monitor, '_foreground_task_manager', None)
 
@@ -167,26 +166,6 @@ class _GuardedPanels:
             )
             label.setWordWrap(True)
             return label
-
-
-class _RunEnd:
-    """Makes the host look again whether Infer has a model, when a run ends."""
-
-    def __init__(self, monitor: Any, parameter: Any) -> None:
-        self._monitor, self._parameter = monitor, parameter
-        self._was_running = False
-
-    @classmethod
-    def watch(cls, monitor: Any, parameter: Any) -> None:
-        """Begin to watch; the monitor keeps the watcher alive."""
-        monitor.add_observer(cls(monitor, parameter))
-
-    def _update(self, observable: Any) -> None:
-        """Take note, in the window's thread, of a change of the monitor."""
-        is_running = self._monitor.is_processing
-        if self._was_running and not is_running:
-            self._parameter.notify_observers()
-        self._was_running = is_running
 
 
 class _LogWatch(logging.Handler):

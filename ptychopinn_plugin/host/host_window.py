@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.host.run_state import Activity, ChosenProduct
+from ptychopinn_plugin.host.training_data import find_training_files
 
 logger = logging.getLogger('ptychopinn_plugin')
 
@@ -92,9 +94,8 @@ class HostWindow:
         """Let the dialog of Train open at the files of the chosen product."""
         item = self.chosen_item()
         place = None if item is None else self.places.of(item.get_name())
-        if place is not None and self._algorithm.get_current_reconstructor() in (
-            self._reconstructors
-        ):
+        ours = self._algorithm.get_current_reconstructor() in self._reconstructors
+        if place is not None and ours and is_folder(place):
             self._dialogs.set_open_working_directory(place)
 
 
@@ -115,23 +116,40 @@ class ProductPlaces:
         def open_and_note(file_path: Path, *args: Any, **more: Any) -> int:
             index: int = open_product(file_path, *args, **more)
             if index >= 0:
-                self.note(api.get_item(index).get_name(), Path(file_path).parent)
+                self._note_if_trainable(index, Path(file_path).parent)
             return index
 
         def save_and_note(index: int, file_path: Path, *args: Any, **more: Any) -> None:
             save_product(index, file_path, *args, **more)
-            self.note(api.get_item(index).get_name(), Path(file_path).parent)
+            self._note_if_trainable(index, Path(file_path).parent)
 
         api.open_product, api.save_product = open_and_note, save_and_note
 
     def of(self, name: str) -> Path | None:
-        """Return the folder of a product; None where it is unknown or gone."""
-        place = self._places.get(name)
-        return place if place is not None and place.is_dir() else None
+        """Return the folder of a product, which may be gone; None where it is unknown."""
+        return self._places.get(name)
 
     def note(self, name: str, folder: Path) -> None:
         """Note the folder of a product."""
         self._places[name] = folder.absolute()
+
+    def _note_if_trainable(self, index: int, folder: Path) -> None:
+        """Note the folder of a product where Train would find something in it."""
+        try:
+            find_training_files(folder)
+            name = self._api.get_item(index).get_name()
+        except (DataError, OSError, IndexError):
+            # A product that was saved elsewhere, or that is gone, keeps the folder it had.
+            return
+        self.note(name, folder)
+
+
+def is_folder(path: Path) -> bool:
+    """Tell whether a folder is there; one on a share that cannot be reached is not."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 class RunQueue:
@@ -189,7 +207,8 @@ class RunQueue:
         # The host chooses the new product after this.
         before = self._window.chosen_item()
         if run.product is not None:
-            self.made_from[id(run.product)] = before
+            # Of two runs in a row the second begins from what the first is to make.
+            self.made_from[id(run.product)] = self.made_from.get(id(before), before)
         elif before is not None:
             self._compare(before.get_name(), Path(task.input_path))
         with self._lock:
@@ -198,7 +217,7 @@ class RunQueue:
 
     def _compare(self, name: str, folder: Path) -> None:
         place = self._window.places.of(name)
-        if place is not None and folder.resolve() != place.resolve():
+        if place is not None and folder.absolute() != place:
             logger.warning(
                 'Training learns from the files of %s. The product that is chosen, %s, lies in %s.',
                 folder,

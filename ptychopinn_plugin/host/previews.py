@@ -116,7 +116,9 @@ class InferenceWatch:
         )
         n_iterations = len(done.likelihoods) - 1
         how = count(n_iterations, 'iteration') if n_iterations else 'The network alone'
-        if is_stopped and (iterations == 0 or n_iterations < iterations):
+        if is_stopped and iterations == 0:
+            how = 'Stopped in the passes of the network'
+        elif is_stopped and n_iterations < iterations:
             how = f'Stopped after {n_iterations} of {count(iterations, "iteration")}'
         spent = ', '.join(f'{name} {seconds:.2f} s' for name, seconds in done.timing.items())
         logger.info(

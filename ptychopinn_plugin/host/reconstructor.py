@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from ptychodus.api.reconstruct import (
@@ -103,7 +103,7 @@ class PinnReconstructor(TrainableReconstructor):
         return True
 
     @property
-    def model_backend(self) -> str | None:
+    def model_backend(self) -> str:
         """The backend that made the loaded model, or 'auto'."""
         return self.loaded.model.backend
 
@@ -192,7 +192,7 @@ class PinnReconstructor(TrainableReconstructor):
             model, base = self.loaded.current('Fine-tune')
             if model.is_prior:
                 raise DataError(
-                    'Fine-tune needs a trained model; the built-in one cannot be fine-tuned. Open '
+                    'Fine-tune needs a trained model; a learned prior cannot be fine-tuned. Open '
                     'a file with Load Model... in the menu beside Train, or untick Fine-tune.'
                 )
             model_backend = model.backend
@@ -229,7 +229,7 @@ class PinnReconstructor(TrainableReconstructor):
             watch.note_failure()
             raise
         patience_s = GRACE_S if self._activity.epochs else BRIEF_S
-        watch.finish_stopped(_wait_for_end(run, events, patience_s))
+        watch.finish_stopped(_wait_for_end(run, events, patience_s, watch.note))
 
     def reconstruct(self, parameters: ReconstructInput) -> Iterator[ReconstructOutput]:
         """Infer the object with the loaded model, and refine it.
@@ -254,7 +254,7 @@ class PinnReconstructor(TrainableReconstructor):
             arrays = {name: getattr(scan, name) for name in SCAN_ARRAYS}
             with self._start(job, arrays) as run:
                 watch = InferenceWatch(parameters.product, sampling, model.network.passes)
-                yield from self._watch_inference(run, watch, job.refinement.iterations)
+                yield from self._watch_inference(run, watch)
 
     def _sampling(self, parameters: ReconstructInput, model: Model) -> Sampling:
         """Return the scan as it came and as the model takes it."""
@@ -278,9 +278,7 @@ class PinnReconstructor(TrainableReconstructor):
             choice.name, path, config.inference, config.refinement, scan.geometry, scan.name
         )
 
-    def _watch_inference(
-        self, run: Run, watch: InferenceWatch, iterations: int
-    ) -> Iterator[ReconstructOutput]:
+    def _watch_inference(self, run: Run, watch: InferenceWatch) -> Iterator[ReconstructOutput]:
         activity, events, stages = self._activity, run.events(), StageLog(self._activity)
         done = None
         try:
@@ -308,6 +306,7 @@ class PinnReconstructor(TrainableReconstructor):
         if done is not None:
             assert isinstance(done.report, ReconstructionDone)
             is_stopped = activity.outcome == 'stopped'
+            iterations = self._goal - watch.passes
             watch.finish(done, self._goal, iterations=iterations, is_stopped=is_stopped)
         elif watch.has_picture:
             logger.warning('Stopped: the object is that of the last picture.')
@@ -328,14 +327,24 @@ class PinnReconstructor(TrainableReconstructor):
         return watch.update(event)
 
 
-def _wait_for_end(run: Run, events: Iterator[Event | None], patience_s: float) -> Event | None:
-    """Stop a run and return its last event; None where it fails or does not end in time."""
+def _wait_for_end(
+    run: Run,
+    events: Iterator[Event | None],
+    patience_s: float,
+    note: Callable[[Event], object] = lambda event: None,
+) -> Event | None:
+    """Stop a run and return its last event; None where it fails or does not end in time.
+
+    `note` gets the others, which come while Stop is on its way.
+    """
     run.stop()
     deadline = time.monotonic() + patience_s
     try:
         for event in events:
             if event is not None and event.is_last:
                 return event
+            if event is not None:
+                note(event)
             if time.monotonic() >= deadline:
                 logger.warning('The worker did not stop within %.0f s and was ended.', patience_s)
                 return None

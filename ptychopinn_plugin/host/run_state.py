@@ -81,6 +81,8 @@ class Activity:
     started_s, computing_s, stage_started_s, epoch_ended_s : float
         When the run, the computation, its stage and its newest epoch began or ended, by
         `time.monotonic`.
+    stage_first_step : int
+        How many steps were done when the stage began.
     is_running : bool
     is_stop_pressed : callable
         Returns whether Stop was pressed or, in batch mode, Ctrl-C, where the host makes that known.
@@ -128,7 +130,7 @@ class Activity:
 
     def _reset(self) -> None:
         self.progress = ('', 0, 0)
-        self.total_epochs = 0
+        self.total_epochs = self.stage_first_step = 0
         self.limit_s: float | None = None
         now = time.monotonic()
         self.started_s = self.computing_s = self.stage_started_s = self.epoch_ended_s = now
@@ -147,6 +149,7 @@ class Activity:
             self.curve_of = algorithm
         self.kind, self.algorithm = kind, algorithm
         self.outcome, self.keeps_product = '', kind == 'training'
+        self.message = Message()
         self._reset()
         self.progress = ('load', 0, 0)
         self.is_running = True
@@ -180,6 +183,7 @@ class Activity:
             if self.stage == 'load':
                 self.computing_s = now
             self.stage_started_s = self.epoch_ended_s = now
+            self.stage_first_step = max(0, progress.step - 1)
         self.progress = (progress.stage, progress.step, progress.total)
         if progress.is_epoch_end:
             self.epoch_ended_s = now

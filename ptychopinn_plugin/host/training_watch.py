@@ -92,12 +92,15 @@ class TrainingWatch:
             return
         self._loaded.load(self._output)
         best = '' if done.best_loss is None else f'; its best loss is {done.best_loss:.5g}'
-        logger.info(
-            'Trained %s until %s%s. The model is loaded; it lies in %s.',
+        diverged = done.reason == 'diverged'
+        logger.log(
+            logging.WARNING if diverged else logging.INFO,
+            'Trained %s until %s%s. The model is loaded; it lies in %s.%s',
             count(done.epochs, 'epoch'),
             ending(done.reason, done.epochs, activity.limit_s),
             best,
             self._output,
+            ' Lower the learning rate.' if diverged else '',
         )
 
     def _note_nothing_learned(self) -> None:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from ptychopinn_plugin.backends.common.diagnostics import SUSPICIOUS
 from ptychopinn_plugin.backends.common.training_run import TARGET_TIME_FRACTION
 from ptychopinn_plugin.host.run_state import Activity
 from ptychopinn_plugin.model import Model
@@ -15,9 +16,6 @@ BUILT_IN = 'built-in model'
 
 WITHIN_NOISE = 1.2
 """A misfit of up to this many times shot noise is as good as the counts allow."""
-
-SUSPICIOUS = 1.5
-"""A misfit of more times shot noise means that something is wrong; see `common.diagnostics`."""
 
 TARGET_SHARE = 0.1
 """Of the progress bar, where no time limit tells how long a training takes."""
@@ -63,7 +61,9 @@ def stage_line(activity: Activity, now: float) -> str:
         return _training_line(activity, now)
     if stage == 'load':
         return f'Starting, {span(elapsed)}'
-    whole = elapsed * total / step if step else None
+    # A learned prior has iterations between its passes, so that a stage need not begin at 0.
+    first = activity.stage_first_step
+    whole = elapsed * (total - first) / (step - first) if step > first else None
     if stage == 'target':
         if whole is not None and activity.limit_s is not None:
             whole = max(elapsed, min(whole, TARGET_TIME_FRACTION * activity.limit_s))
@@ -186,17 +186,21 @@ def _numbers(provenance: Mapping[str, Any], data: Mapping[str, Any]) -> list[str
 def _number(values: Mapping[str, Any], name: str) -> float | None:
     """Return a number of a model file, which strangers may have written."""
     value = values.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _date(created: object) -> str | None:
     try:
-        when = datetime.datetime.fromisoformat(str(created))
-    except ValueError:
+        when = datetime.datetime.fromisoformat(str(created)).astimezone()
+    except (ValueError, OverflowError, OSError):
         return None
-    return f'{when.astimezone():%Y-%m-%d %H:%M}'
+    return f'{when:%Y-%m-%d %H:%M}'
 
 
 def training_line(activity: Activity, limit_s: float | None, base: str) -> str:

@@ -105,7 +105,8 @@ def prior_features(
     total = np.sqrt(contrast + change + FLOOR)
     scale = np.sqrt(change + CONTRAST_SHARE * contrast + FLOOR)
     centred, turned = centred * (lit / total), turned * (lit / scale)
-    images = [
+    images = np.empty((PRIOR_FEATURES, *coverage.shape), np.float32)
+    values = (
         centred.real,
         centred.imag,
         turned.real,
@@ -117,9 +118,11 @@ def prior_features(
         np.log(scale) / DOSE_SCALE,
         np.log(scale / total),
         np.log(level + LEVEL_FLOOR),
-    ]
+    )
+    for image, value in zip(images, values, strict=True):
+        image[:] = value
     return PriorFeatures(
-        np.stack(images).astype(np.float32),
+        images,
         phases.astype(np.complex64),
         (scale * lit).astype(np.float32),
     )

@@ -1,4 +1,4 @@
-"""A network for any probe: a corpus of simulated scans, and the recipe that trains on it.
+"""The learned prior: a corpus of simulated scans, and the recipe that trains on it.
 
 Run it as ``python -m ptychopinn_plugin.pretraining``; `docs/network.md` says what comes out.
 """

@@ -1,4 +1,4 @@
-"""Train a network for any probe on simulated scans, or go on with it.
+"""Train the learned prior on simulated scans, or go on with it.
 
     python -m ptychopinn_plugin.pretraining --state state.zip --model model.zip --curve curve.csv
 

@@ -1,5 +1,6 @@
 """The network that corrects an object between iterations."""
 
+from ptychopinn_plugin.backends.common.prior import COARSEST_PX
 from ptychopinn_plugin.network import FOLD, SWEEPNET_FILTERS, NetworkBuilder, NetworkDescription
 from ptychopinn_plugin.physics.prior_features import PRIOR_FEATURES
 
@@ -7,13 +8,10 @@ ITERATIONS_BEFORE = 10
 """Iterations from a flat object before the first pass."""
 
 ITERATIONS_BETWEEN = 10
-"""Iterations after each pass but the last."""
+"""Iterations from one pass to the next."""
 
 PASSES = 5
 """Where illuminations hardly touch."""
-
-COARSEST_PX = 8
-"""Pixels of the object in one of the coarsest scale; images have multiples of it as sides."""
 
 
 def describe_prior() -> NetworkDescription:

@@ -39,16 +39,10 @@ class Task:
         With the probe as a user would know it, whose energy is the mean number of counts.
     truth : ndarray of complex64, shape of ``scan.object_``
         The object that, with a probe of that energy, explains the counts.
-    window_px : int
-        Side of the network's window.
-    is_single_shot : bool
-        Whether patterns share nothing.
     """
 
     scan: Scan
     truth: ComplexArray
-    window_px: int
-    is_single_shot: bool
 
 
 def draw_task(seed: int, number: int) -> Task:
@@ -179,7 +173,7 @@ def _simulate(
     photons = scan.mean_photons()
     scan = dataclasses.replace(scan, probe=normalise_probe(known, photons))
     truth = (scan.object_ * np.sqrt(energy / photons)).astype(np.complex64)
-    return Task(scan, truth, window_of(scan.probe), is_single_shot)
+    return Task(dataclasses.replace(scan, is_single_shot=is_single_shot), truth)
 
 
 def _with_errors(rng: np.random.Generator, probe: ComplexArray) -> ComplexArray:

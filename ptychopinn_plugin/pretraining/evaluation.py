@@ -10,7 +10,7 @@ import numpy as np
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray
 from ptychopinn_plugin.backends.protocol import Backend
 from ptychopinn_plugin.config import InferenceConfig, RefinementConfig
-from ptychopinn_plugin.data import Reconstruction, Scan
+from ptychopinn_plugin.data import Reconstruction, Scan, one_by_one
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate, thin_scan
 from ptychopinn_plugin.evaluation import evaluate
 from ptychopinn_plugin.metrics import ssim
@@ -33,11 +33,10 @@ class HeldOut:
 
     name: str
     scan: Scan
-    is_single_shot: bool = False
 
     def score(self, found: Reconstruction) -> tuple[float, float]:
         """Return phase and amplitude SSIM; of patterns alone the amplitude's alone."""
-        if self.is_single_shot:
+        if self.scan.is_single_shot:
             return float('nan'), mosaic_ssim(found, self.scan)
         result = evaluate(found, self.scan)
         return result.phase.ssim, result.amplitude.ssim
@@ -53,8 +52,8 @@ def held_out_scans() -> list[HeldOut]:
     scans.append(HeldOut('16.5 px faint', thin_scan(faint, 3, 32)))
     return [
         *scans,
-        HeldOut('alone curved', lines_alone(curvature=0.6), is_single_shot=True),
-        HeldOut('alone flat', lines_alone(curvature=0.0), is_single_shot=True),
+        HeldOut('alone curved', lines_alone(curvature=0.6)),
+        HeldOut('alone flat', lines_alone(curvature=0.0)),
     ]
 
 
@@ -88,7 +87,7 @@ def lines_alone(
     rng = np.random.default_rng(seed)
     object_ = draw_lines(rng, ((side + 1) * size + 16, (side + 1) * size + 16))
     probe = curved_probe(size, width_px=26.0, edge=0.15, curvature=curvature)
-    return simulate(config, object_=object_, probe=probe)
+    return one_by_one(simulate(config, object_=object_, probe=probe))
 
 
 def mosaic_ssim(found: Reconstruction, scan: Scan) -> float:
@@ -119,7 +118,7 @@ def score_all(scans: list[HeldOut], backend: Backend, model: Model) -> dict[str,
             held.scan, InferenceConfig(device='cpu'), RefinementConfig(iterations=0)
         )
         phase, amplitude = held.score(found)
-        if not held.is_single_shot:
+        if not held.scan.is_single_shot:
             scores[f'{held.name} phase'] = phase
         scores[f'{held.name} amplitude'] = amplitude
     return scores

@@ -1,4 +1,4 @@
-"""How a network for any probe is trained: every choice that is a number."""
+"""How the learned prior is trained: every choice that is a number."""
 
 from dataclasses import dataclass
 

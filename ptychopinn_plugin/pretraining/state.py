@@ -101,7 +101,7 @@ def read_state(path: Path) -> tuple[Model, dict[str, RealArray], dict[str, RealA
     if model.training_state is None or 'round' not in model.training_state.values:
         raise ArchiveError(
             f'{path} must hold the state of a pretraining run; it is a model without one. '
-            'Leave --state out to begin anew.'
+            'To begin anew, give --state a path where no file is.'
         )
     arrays = model.training_state.arrays
     newest = {

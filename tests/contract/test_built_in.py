@@ -1,5 +1,6 @@
 """The model that comes with the package: on the command line, without a model of one's own."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -115,3 +116,46 @@ def test_a_model_in_the_place_of_a_scan_is_told(call: Call, tmp_path: Path, spar
     )
     assert code == 2
     assert 'cannot be fine-tuned' in err
+
+
+def test_a_scan_of_other_patterns_than_squares_is_judged_as_it_was_reconstructed(
+    call: Call, tmp_path: Path, sparse: Scan
+) -> None:
+    narrow = dataclasses.replace(
+        sparse,
+        patterns=sparse.patterns[:, 8:-8],
+        probe=sparse.probe[:, 8:-8],
+        bad_pixels=None,
+    )
+    write_scan(tmp_path / 'scan.npz', narrow)
+    arguments = ('reconstruct', tmp_path / 'scan.npz', '-o', tmp_path / 'a', '--prior-passes', 0)
+    code, out, err = call(*arguments, '--refine', 5, '--json')
+    assert code == 0, err
+    at_once = json.loads(out)['metrics']['evaluation']['amplitude']['ssim']
+    code, out, err = call(
+        'evaluate', tmp_path / 'a' / 'reconstruction.npz', tmp_path / 'scan.npz', '--json'
+    )
+    assert code == 0, err
+    assert json.loads(out)['amplitude']['ssim'] == pytest.approx(at_once, abs=1e-6)
+
+
+def test_a_table_of_patterns_alone_is_not_judged_as_a_picture(
+    call: Call, tmp_path: Path, sparse: Scan
+) -> None:
+    write_scan(tmp_path / 'scan.npz', sparse)
+    arguments = ('reconstruct', tmp_path / 'scan.npz', '-o', tmp_path / 'a', '--single-shot')
+    assert call(*arguments, '--prior-passes', 0, '--refine', 1)[0] == 0
+    code, _, err = call('evaluate', tmp_path / 'a' / 'reconstruction.npz', tmp_path / 'scan.npz')
+    assert code == 2
+    assert 'A table of patterns' in err
+
+
+def test_the_word_for_the_built_in_model_is_known_everywhere(
+    call: Call, tmp_path: Path, sparse: Scan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_scan(tmp_path / 'scan.npz', sparse)
+    code, _, err = call('train', 'scan.npz', '--base-model', 'built-in', '-o', 'a')
+    assert (code, 'cannot be fine-tuned' in err) == (2, True)
+    code, _, err = call('reconstruct', 'built-in', '-o', 'a')
+    assert (code, 'the scan to reconstruct is missing' in err) == (2, True)

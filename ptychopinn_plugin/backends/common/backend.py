@@ -1,5 +1,6 @@
 """What every backend that trains networks does alike: the `Backend` protocol over an engine."""
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,6 +46,8 @@ from ptychopinn_plugin.errors import ConfigError, DataError
 from ptychopinn_plugin.model_file import Model, read_model, write_model
 from ptychopinn_plugin.physics import illumination_overlap, normalise_probe
 from ptychopinn_plugin.physics.prior_features import count_exposures
+
+logger = logging.getLogger(__name__)
 
 
 class NetworkBackend(Engine[Device]):
@@ -129,7 +132,7 @@ class NetworkBackend(Engine[Device]):
             if found.stopped:
                 refinement = refinement.replace(iterations=0)
             return self._refined(
-                scan, forward, found.object_, refinement, stopwatch, observer, found.iterations
+                scan, forward, found.object_, refinement, stopwatch, observer, found.losses
             )
 
     def _with_passes(self, network: Any, job: '_Job') -> '_Found':
@@ -170,10 +173,12 @@ class NetworkBackend(Engine[Device]):
             job.forward.canvas_shape,
         )
         object_, done = job.forward.flat_object(), 0
+        losses: list[float] = []
         for number, count in enumerate(blocks, start=1):
             # Ten iterations are too few to tell where patterns belong; the last ones do that.
             block = job.refinement.replace(iterations=count, positions=False)
-            object_, _ = self._iterated(job.forward, object_, block, watch, done, total)
+            object_, found = self._iterated(job.forward, object_, block, watch, done, total)
+            losses += found[len(losses) > 0 :]
             done += count
             job.stopwatch.lap('refine')
             if not stopped:
@@ -182,7 +187,7 @@ class NetworkBackend(Engine[Device]):
                 watch(self._pass_done(job.forward, number, len(blocks), object_))
             if stopped:
                 break
-        return _Found(object_, stopped, done)
+        return _Found(object_, stopped, losses)
 
     def _overlap(self, forward: Forward) -> float:
         return illumination_overlap(self.to_numpy(forward.coverage), self.to_numpy(forward.probe))
@@ -217,16 +222,20 @@ class NetworkBackend(Engine[Device]):
         refinement: RefinementConfig,
         stopwatch: Stopwatch,
         observer: Observer,
-        before: int = 0,
+        before: Sequence[float] = (),
     ) -> Reconstruction:
-        """Refine an object by iterations, `before` of which are done, and judge it."""
-        losses: list[float] = []
+        """Refine an object by iterations and judge it; `before` are the losses of earlier ones."""
+        losses = list(before)
         if refinement.iterations > 0:
-            total = before + refinement.iterations
-            object_, losses = self._iterated(forward, object_, refinement, observer, before, total)
+            done = max(0, len(losses) - 1)
+            object_, found = self._iterated(
+                forward, object_, refinement, observer, done, done + refinement.iterations
+            )
+            losses += found[len(losses) > 0 :]
             stopwatch.lap('refine')
         misfit = judge_misfit(scan, lambda lit_counts: forward.misfit(object_, lit_counts))
-        if refinement.positions and losses:
+        moved = refinement.positions and refinement.iterations > 0 and forward.reach_px > 0
+        if moved:
             warn_of_moves(scan, forward.moves_px, forward.reach_px)
         option = None if refinement.probe else '--refine-probe (refinement.probe)'
         warn_of_misfit(scan, len(losses) - 1, misfit, option)
@@ -238,7 +247,7 @@ class NetworkBackend(Engine[Device]):
             coverage=coverage / coverage.max(),
             probe=self.to_numpy(forward.probe),
             positions_px=scan.positions_px + forward.moves_px,
-            nominal_positions_px=scan.positions_px if refinement.positions else None,
+            nominal_positions_px=scan.positions_px if moved else None,
             backend=self.name,
             likelihoods=losses or [loss],
             timing=dict(stopwatch.seconds),
@@ -302,11 +311,20 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Found:
-    """What a network makes of a scan: the object, whether to stop, and the iterations done."""
+    """What a network makes of a scan.
+
+    Attributes
+    ----------
+    object_ : tensor
+    stopped : bool
+        Whether the run is to end with it.
+    losses : sequence of float
+        Of the start and after each iteration, where a learned prior has iterated.
+    """
 
     object_: Any
     stopped: bool
-    iterations: int = 0
+    losses: Sequence[float] = ()
 
 
 def _usable(scans: Sequence[Scan]) -> list[Scan]:
@@ -318,8 +336,17 @@ def _usable(scans: Sequence[Scan]) -> list[Scan]:
 
 def _reach_px(scan: Scan, refinement: RefinementConfig) -> int:
     """Return how far positions may move: nowhere, unless the iterations correct them."""
-    asked = refinement.positions and refinement.iterations > 0
-    return reach_px(scan.pattern_shape) if asked else 0
+    if not refinement.positions:
+        return 0
+    reason = None
+    if scan.is_single_shot:
+        reason = 'each pattern is reconstructed alone, wherever it lies'
+    elif refinement.iterations == 0:
+        reason = 'iterations refine them, and none are to follow; set refinement.iterations'
+    if reason is not None:
+        logger.warning('%s: positions are not refined: %s.', scan.name, reason)
+        return 0
+    return reach_px(scan.pattern_shape)
 
 
 def _origin(forward: Forward) -> FloatArray:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ptychopinn_plugin.array_types import FloatArray
+from ptychopinn_plugin.backends.common.positions import MIN_POSITIONS
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.physics import LIT_COUNTS, Misfit
 
@@ -95,6 +96,13 @@ def warn_of_moves(scan: Scan, moves_px: FloatArray, reach_px: float) -> None:
     reach_px : float
         How far they may move in y and x.
     """
+    if len(moves_px) < MIN_POSITIONS:
+        logger.warning(
+            '%s: the given positions are kept: %d patterns have too little in common to tell where '
+            'they belong.',
+            *(scan.name, len(moves_px)),
+        )
+        return
     if not moves_px.any():
         logger.warning(
             '%s: the given positions are kept: moving them did not raise the likelihood by more '

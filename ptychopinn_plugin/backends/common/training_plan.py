@@ -91,6 +91,19 @@ class TrainingPlan:
         }
 
 
+def _check_target_positions(config: Config, supervised: bool) -> None:
+    """Raise a ConfigError where positions are to be refined and nothing iterates."""
+    settings = config.training
+    if not settings.target_positions:
+        return
+    if supervised or settings.target == 'none' or settings.target_weight == 0:
+        raise ConfigError(
+            'training.target_positions (--refine-positions) refines positions while the target is '
+            'reconstructed, and this training has none. Leave it out, or use training.target = '
+            'iterations with a weight above 0; refine positions beforehand with ptychopinn refine.'
+        )
+
+
 def plan_training(request: TrainingRequest) -> TrainingPlan:
     """Decide what a training run does.
 
@@ -117,6 +130,7 @@ def plan_training(request: TrainingRequest) -> TrainingPlan:
         else base.network
     )
     supervised = config.model.model_type == 'supervised'
+    _check_target_positions(config, supervised)
     fingerprints = {
         'scans': [_fingerprint(scan, supervised) for scan in scans],
         'validation': [_fingerprint(scan, supervised) for scan in validation],

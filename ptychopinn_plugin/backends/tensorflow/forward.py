@@ -108,6 +108,8 @@ class ForwardModel:
         moves_px : ndarray of float64, shape (n_positions, 2)
             (y, x), from the given positions; `reach_px` at most.
         """
+        if np.array_equal(moves_px, self.moves_px):
+            return
         whole, subpixel_shifts = split_positions(self.given_origins_px + moves_px)
         self.moves_px, self.patch_origins = moves_px, whole
         self.subpixel_shifts = tf.constant(subpixel_shifts, self.subpixel_shifts.dtype)

@@ -35,6 +35,14 @@ ROWS_HEIGHT = 160
 ONLY_FOR_SWEEPNET = ('inference.test_time_rotations',)
 """Settings of inference that a loaded model of another architecture leaves without effect."""
 
+NOT_FOR_PRIOR = (
+    'inference.batch_size',
+    'inference.phase_synchronization',
+    'inference.stitching_weights',
+    'inference.intensity_scale',
+)
+"""Settings of inference that concern patches, of which a learned prior has none."""
+
 ONLY_FOR_PRIOR = 'inference.prior_passes'
 """The setting of inference that only a learned prior obeys."""
 
@@ -226,6 +234,8 @@ class RowRules(Observer):
                 is_enabled = False
             if name == ONLY_FOR_PRIOR:
                 is_enabled = model.is_prior
+            if name in NOT_FOR_PRIOR:
+                is_enabled = not model.is_prior
             if name in ONLY_FOR_SWEEPNET:
                 is_enabled = model.network.architecture == 'sweepnet'
             widget = view.get_widget()

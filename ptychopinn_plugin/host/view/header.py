@@ -15,6 +15,7 @@ from PyQt5.QtWidgets import QLabel, QSizePolicy, QVBoxLayout, QWidget
 from ptychopinn_plugin.backends.protocol import was_validated
 from ptychopinn_plugin.host import versions
 from ptychopinn_plugin.host.library import PtychoPinnLibrary
+from ptychopinn_plugin.host.loaded_model import MODEL_NAME
 from ptychopinn_plugin.host.reconstructor import PinnReconstructor
 from ptychopinn_plugin.host.run_state import Activity
 from ptychopinn_plugin.host.wording import model_line, status_line, training_line
@@ -53,13 +54,17 @@ class Header(_parameters.ParameterViewController):  # type: ignore[misc, name-de
             layout.addWidget(part)
         self._widget.setLayout(layout)
         self._timer = QTimer(self._widget)
-        self._timer.timeout.connect(self.refresh)
+        self._timer.timeout.connect(self._refresh_if_shown)
         self._timer.start(REFRESH_MS)
         self.refresh()
 
     def get_widget(self) -> QWidget:
         """Return the widget."""
         return self._widget
+
+    def _refresh_if_shown(self) -> None:
+        if self._widget.isVisible():
+            self.refresh()
 
     def refresh(self) -> None:
         """Show where the run is."""
@@ -71,7 +76,9 @@ class Header(_parameters.ParameterViewController):  # type: ignore[misc, name-de
         _show(self.model, model_line(loaded.model, loaded.name))
         self.model.setToolTip(loaded.tool_tip)
         options = self._library.settings.options
-        base = loaded.name if options.fine_tune else ''
+        base = ''
+        if options.fine_tune:
+            base = f'{MODEL_NAME} of that folder' if loaded.model.is_prior else loaded.name
         minutes = self._library.settings.parameters['training.max_minutes'].get_value()
         _show(self.training, training_line(activity, 60 * minutes or None, base))
         self.curve.refresh()

@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import textwrap
+from abc import abstractmethod
 from typing import Any
 
 from ptychodus.api.observer import Observable, Observer
@@ -91,8 +92,9 @@ class RowView(_parameters.ParameterViewController, Observer):  # type: ignore[mi
         """Show the value that is in force."""
         self._show(self.value)
 
+    @abstractmethod
     def _show(self, value: Any) -> None:
-        raise NotImplementedError
+        """Show a value in the widget."""
 
     def _update(self, observable: Observable) -> None:
         if observable is self._parameter:
@@ -242,7 +244,7 @@ class BackendView(ChoiceView):
         self, library: PtychoPinnLibrary, reconstructor: PinnReconstructor, row: Row
     ) -> None:
         self._library, self._reconstructor = library, reconstructor
-        self._decisive: tuple[str | None, ...] | None = None
+        self._decisive: tuple[str, ...] | None = None
         self.note = QLabel()
         self.note.setWordWrap(True)
         super().__init__(library.settings.parameters['backend'], row, QWidget())
@@ -296,6 +298,10 @@ class WheelGuard(QObject):
     Qt's boxes take it from under the pointer, so that settings change while one scrolls.
     """
 
+    def __init__(self, parent: QObject) -> None:
+        super().__init__(parent)
+        self._rest = 0.0
+
     def guard(self, panel: QWidget) -> None:
         """Guard all boxes of a panel."""
         for kind in (QComboBox, QSpinBox):
@@ -314,9 +320,13 @@ class WheelGuard(QObject):
         while area is not None and not isinstance(area, QScrollArea):
             area = area.parentWidget()
         bar = None if area is None else area.verticalScrollBar()
-        if bar is None or bar.maximum() == 0:
+        turned = event.angleDelta().y()
+        if bar is None or bar.value() == (bar.minimum() if turned > 0 else bar.maximum()):
+            # What lies further out may scroll.
             event.ignore()
             return True
-        lines = QApplication.wheelScrollLines() * bar.singleStep()
-        bar.setValue(bar.value() - round(event.angleDelta().y() / NOTCH * lines))
+        # A touchpad turns by less than a pixel at a time, which adds up.
+        self._rest += turned / NOTCH * QApplication.wheelScrollLines() * bar.singleStep()
+        bar.setValue(bar.value() - int(self._rest))
+        self._rest -= int(self._rest)
         return True

@@ -243,3 +243,20 @@ def test_patterns_that_do_not_touch_keep_their_places() -> None:
     alone = one_by_one(scan)
     np.testing.assert_array_equal(alone.positions_px, scan.positions_px)
     assert alone.object_ is scan.object_
+
+
+def test_patterns_that_lie_far_apart_are_put_into_a_table() -> None:
+    """Their own places would take gigabytes of empty object."""
+    scan = simulate(SimulationConfig(size=32, rows=2, columns=2, step_px=40.0, jitter_px=0.0))
+    far = dataclasses.replace(scan, positions_px=500 * scan.positions_px, object_=None)
+    alone = one_by_one(far)
+    assert np.ptp(alone.positions_px, axis=0).max() <= 32
+
+
+def test_a_table_of_other_patterns_than_squares_leaves_room_for_the_longer_side() -> None:
+    scan = simulate(SimulationConfig(size=48, rows=2, columns=2, step_px=2.0))
+    wide = dataclasses.replace(
+        scan, patterns=scan.patterns[:, 18:-18], probe=scan.probe[:, 18:-18], bad_pixels=None
+    )
+    columns = np.unique(one_by_one(wide).positions_px[:, 1])
+    assert np.diff(columns).min() == 48
