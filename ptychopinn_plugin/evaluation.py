@@ -14,9 +14,6 @@ from ptychopinn_plugin.data.scan import Scan
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.storage.atomic import atomic_path
 
-MAX_MOVES_PX = 3.0
-"""A product keeps refined positions alone, which in their median moved by less than this."""
-
 MAX_SHIFT_PX = 8.0
 """Both objects lie in the scan's coordinates, so a larger shift that is found is chance."""
 
@@ -241,24 +238,20 @@ def _check_pixels(
 
 
 def _check_places(reconstruction: Reconstruction, scan: Scan) -> None:
-    """Raise a DataError where patches do not lie where the scan's patterns were taken."""
+    """Raise a DataError where a table of patterns alone would be compared with an object."""
+    if not reconstruction.is_single_shot or len(reconstruction.positions_px) < 2:
+        return
     assert reconstruction.pattern_indexes is not None
     assert scan.pattern_indexes is not None
     _, ours, theirs = np.intersect1d(
         reconstruction.pattern_indexes, scan.pattern_indexes, return_indices=True
     )
-    if len(ours) < 2:
-        return
-    given = reconstruction.nominal_positions_px
-    given = reconstruction.positions_px if given is None else given
-    moves = given[ours] - scan.positions_px[theirs]
-    typical = float(np.median(np.abs(moves - np.median(moves, axis=0)).max(axis=1)))
-    if typical > MAX_MOVES_PX:
+    moves = reconstruction.positions_px[ours] - scan.positions_px[theirs]
+    if len(ours) == 0 or np.ptp(moves, axis=0).max() > SAME_POSITION_PX:
         raise DataError(
-            f'The patches of the reconstruction must lie where the patterns of {scan.name} were '
-            f'taken; half of them are {typical:.0f} px and more away. A table of patterns that '
-            'were reconstructed one by one (--single-shot) is no picture of the object: look at '
-            'its patches one by one, or reconstruct without it.'
+            'A picture of the object is needed; the reconstruction is a table of patterns that '
+            'were reconstructed one by one (--single-shot), not where they were taken. Reconstruct '
+            'without --single-shot, or look at the patches one by one.'
         )
 
 

@@ -39,6 +39,8 @@ class Reconstruction:
         Which backend made it.
     amplitude_residual : float
         sum (sqrt(expected) - sqrt(counts))² / sum counts, of the object as returned.
+    is_single_shot : bool
+        Whether each pattern was reconstructed alone, as in `Scan`.
     misfit : Misfit, optional
         The same over lit pixels, in times of shot noise where that is known.
     """
@@ -55,6 +57,7 @@ class Reconstruction:
     geometry: Geometry = field(default_factory=Geometry)
     name: str = 'scan'
     pattern_indexes: IntArray | None = None
+    is_single_shot: bool = False
     misfit: Misfit | None = None
     nominal_positions_px: FloatArray | None = None
 

@@ -95,6 +95,7 @@ def write_reconstruction(path: Path | str, reconstruction: Reconstruction) -> No
         'amplitude_residual': float(residual) if math.isfinite(residual) else None,
         'misfit': None if reconstruction.misfit is None else reconstruction.misfit.to_dict(),
         'geometry': _known(geometry),
+        'single_shot': reconstruction.is_single_shot,
         'written_by': f'ptychopinn-plugin {__version__}',
     }
     arrays: dict[str, Any] = {
@@ -182,6 +183,7 @@ def read_reconstruction(path: Path | str) -> Reconstruction:
         timing=dict(timing) if isinstance(timing, Mapping) else {},
         amplitude_residual=float('nan') if residual is None else float(residual),
         geometry=geometry_of(metadata),
+        is_single_shot=metadata.get('single_shot') is True,
         name=str(metadata.get('name', 'scan')),
         pattern_indexes=indexes,
         misfit=Misfit.from_dict(misfit) if isinstance(misfit, Mapping) else None,

@@ -147,7 +147,7 @@ def test_a_table_of_patterns_alone_is_not_judged_as_a_picture(
     assert call(*arguments, '--prior-passes', 0, '--refine', 1)[0] == 0
     code, _, err = call('evaluate', tmp_path / 'a' / 'reconstruction.npz', tmp_path / 'scan.npz')
     assert code == 2
-    assert 'A table of patterns' in err
+    assert 'is a table of patterns' in err
 
 
 def test_the_word_for_the_built_in_model_is_known_everywhere(

@@ -256,6 +256,7 @@ class NetworkBackend(Engine[Device]):
             geometry=scan.geometry,
             name=scan.name,
             pattern_indexes=scan.pattern_indexes,
+            is_single_shot=scan.is_single_shot,
         )
 
     def _iterated(
