@@ -177,7 +177,7 @@ def test_rows_take_no_wheel_and_say_what_they_correct(
     load_model(window, model_file)
     window.wait(lambda: not passes.isEnabled() and passes.value() == 2)
     assert (passes.value(), architecture.isEnabled(), size.value()) == (2, False, 32)
-    assert 'fine-tuning' in window.header.training.text()
+    window.wait(lambda: 'fine-tuning' in window.header.training.text())
     window.set(FineTune=False)
     assert (passes.value(), passes.isEnabled(), size.value()) == (5, True, 0)
 

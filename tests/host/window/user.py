@@ -30,8 +30,8 @@ TICK_MS = 50
 
 PATIENCE_MS = 120_000
 
-STOP_S = 6.0
-"""The guide promises two seconds; a machine that is busy otherwise takes more."""
+STOP_S = 20.0
+"""The guide promises two seconds; a busy machine takes several times that, a run its minutes."""
 
 needs_stopped_processes = pytest.mark.skipif(
     not hasattr(signal, 'SIGSTOP'), reason='There is no SIGSTOP here.'
