@@ -49,6 +49,7 @@ def read_scans(paths: Sequence[Path], given: Given) -> list['Scan']:
             positions=reading.positions,
             positions_reader=reading.positions_reader,
             probe_from=reading.probe_from,
+            probe_modes=reading.probe_modes,
             geometry=_geometry(reading),
             beam_center_px=_place(reading.beam_center),
             mask=reading.mask,

@@ -55,6 +55,12 @@ class ScanReading(Validated):
     probe_from: Path | None = setting(
         None, 'take the probe from this scan, product, reconstruction or NPY file'
     )
+    probe_modes: int | None = setting(
+        None,
+        'the probe gets this number of modes; the iterations correct those that are added',
+        minimum=1,
+        maximum=16,
+    )
     photon_energy_eV: float | None = setting(
         None, 'photon energy, in place of what the file holds', minimum=0.1, unit='eV'
     )
@@ -68,7 +74,8 @@ class ScanReading(Validated):
         None, 'ROW,COLUMN of the frames where the beam meets the detector, if not in their middle'
     )
     mask: Path | None = setting(
-        None, 'NPY or HDF5 file of the bad pixels, which are not 0 in it; FILE:DATASET names one'
+        None,
+        'NPY, TIFF or HDF5 file of the bad pixels, not 0 in it; FILE:DATASET names one',
     )
     mask_hot: bool = setting(False, 'find hot pixels and leave them out')
     single_shot: bool = setting(

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _STAGES = {
     'load': 'Load',
+    'probe': 'Probe',
     'target': 'Target',
     'train': 'Train',
     'predict': 'Predict',

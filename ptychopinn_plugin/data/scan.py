@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 
@@ -18,6 +18,8 @@ CHUNK_PATTERNS = 1024
 MAX_COUNT = 2.0**53
 """Up to this count in a pixel, double precision holds every whole number."""
 
+
+ProbeOrigin = Literal['given', 'extended', 'patterns', 'found']
 
 MAX_DISTANCE = 20
 """Up to this many widths of the scan, a pattern's added, a few positions may lie away from it."""
@@ -98,6 +100,10 @@ class Scan:
         with it again; its place among the patterns where the source has no numbers.
     is_single_shot : bool
         Whether patterns share nothing and each is reconstructed alone; see `one_by_one`.
+    probe_origin : 'given', 'extended', 'patterns' or 'found'
+        Where the probe comes from: a file; a file, with modes added; the patterns alone
+        (`starting_probe`), so that its defocus is unknown; the patterns and trial reconstructions
+        (`backends.common.probe_search`). All but the first are for iterations to correct.
     geometry : Geometry
         Pixel sizes, where known.
     name : str
@@ -115,6 +121,7 @@ class Scan:
     scan_index: IntArray | None = None
     pattern_indexes: IntArray | None = None
     is_single_shot: bool = False
+    probe_origin: ProbeOrigin = 'given'
     geometry: Geometry = field(default_factory=Geometry)
     name: str = 'scan'
     notes: tuple[str, ...] = ()

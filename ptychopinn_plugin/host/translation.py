@@ -14,6 +14,7 @@ from ptychopinn_plugin import ptychodus_compat
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.data.readers import matching
+from ptychopinn_plugin.data.readers.probe_axes import single_probe
 from ptychopinn_plugin.data.scan import Geometry
 from ptychopinn_plugin.host import versions
 
@@ -38,7 +39,7 @@ def to_scan(parameters: ReconstructInput) -> Scan:
     layers = product.object_.get_array()
     has_object = layers.size > 0 and versions.has_center(product.object_)
     object_, object_notes = matching.single_layer(layers) if has_object else (None, ())
-    modes, probe_notes = matching.single_probe(probe) if probe.size else (None, ())
+    modes, probe_notes = single_probe(probe) if probe.size else (None, ())
     order = np.arange(len(product.probe_positions))
     known = matching.Product(
         indexes=order,

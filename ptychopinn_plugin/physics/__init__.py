@@ -17,7 +17,10 @@ from ptychopinn_plugin.physics.probe import (
     illuminated_size,
     illumination_overlap,
     is_same_probe,
+    make_modes,
     normalise_probe,
+    orthogonal_modes,
+    with_modes,
 )
 
 __all__ = [
@@ -30,8 +33,10 @@ __all__ = [
     'illuminated_size',
     'illumination_overlap',
     'is_same_probe',
+    'make_modes',
     'measure_misfit',
     'normalise_probe',
+    'orthogonal_modes',
     'place_patches',
     'poisson_loss',
     'predict_patterns',
@@ -41,4 +46,5 @@ __all__ = [
     'shot_noise',
     'split_positions',
     'sweepnet_features',
+    'with_modes',
 ]

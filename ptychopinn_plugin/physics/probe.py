@@ -1,8 +1,12 @@
-"""The probe's scale and extent."""
+"""The probe's scale, extent and modes."""
 
 import numpy as np
 
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray
+from ptychopinn_plugin.errors import DataError
+
+ADDED_POWER = 0.05
+"""A mode that is added begins with this share of the energy."""
 
 
 def normalise_probe(probe: ComplexArray, photons: float) -> ComplexArray:
@@ -23,6 +27,111 @@ def normalise_probe(probe: ComplexArray, photons: float) -> ComplexArray:
     """
     energy = float((np.abs(probe.astype(np.complex128)) ** 2).sum())
     return np.asarray(probe * np.sqrt(photons / energy), dtype=np.complex64)
+
+
+def make_modes(probe: ComplexArray, n_modes: int, decay: float) -> ComplexArray:
+    """Make orthogonal modes out of one probe.
+
+    Parameters
+    ----------
+    probe : ndarray of complex, shape (height, width)
+    n_modes : int
+    decay : float
+        Power of a mode as a share of the one before it.
+
+    Returns
+    -------
+    ndarray of complex128, shape (n_modes, height, width)
+        The first is `probe`, scaled; together they have an energy of 1.
+
+    Raises
+    ------
+    DataError
+        If `probe` is not one image with finite values and some energy.
+    """
+    if probe.ndim != 2 or not np.isfinite(probe).all() or not np.any(probe):
+        raise DataError(
+            'probe must be one image, finite and not zero everywhere; got an array of shape '
+            f'{probe.shape}. Choose one mode of it.'
+        )
+    y, x = _scaled_coordinates(probe)
+    # They are sorted by total degree, with which the energies of Hermite-Gauss modes rise.
+    degrees = sorted(((i, j) for i in range(n_modes) for j in range(n_modes)), key=sum)[:n_modes]
+    columns = np.stack([(probe * x**i * y**j).ravel() for i, j in degrees], axis=1)
+    orthonormal, triangle = np.linalg.qr(columns)
+    diagonal = np.diagonal(triangle)
+    # The decomposition leaves the phase of each column free; so the first mode is the probe.
+    orthonormal = orthonormal * (diagonal / np.abs(diagonal))
+    power = decay ** np.arange(n_modes)
+    modes: ComplexArray = (orthonormal * np.sqrt(power / power.sum())).T
+    return modes.reshape(n_modes, *probe.shape)
+
+
+def with_modes(probe: ComplexArray, n_modes: int) -> ComplexArray:
+    """Give a probe another number of modes, for the iterations to correct.
+
+    Parameters
+    ----------
+    probe : ndarray of complex, shape (n, height, width)
+    n_modes : int
+        Modes beyond `n` are the strongest one times Hermite-like polynomials (`make_modes`), with
+        `ADDED_POWER` of the energy each; of more, those of the most energy stay.
+
+    Returns
+    -------
+    ndarray of complex64, shape (n_modes, height, width)
+        Orthogonal, by falling energy, with the energy of `probe`.
+    """
+    modes = orthogonal_modes(probe)
+    energy = float((np.abs(modes) ** 2).sum())
+    added = n_modes - len(modes)
+    if added > 0:
+        more = make_modes(modes[0].astype(np.complex128), n_modes, 1.0)[len(modes) :]
+        modes = np.concatenate([modes, np.sqrt(ADDED_POWER * energy * n_modes) * more])
+        modes = orthogonal_modes(modes)
+    modes = modes[:n_modes]
+    return normalise_probe(modes, energy)
+
+
+def orthogonal_modes(probe: ComplexArray) -> ComplexArray:
+    r"""Return orthogonal modes that make the same patterns, by falling energy.
+
+    With the decomposition into singular values :math:`P = U S V^\dagger` of the modes as rows,
+    :math:`S V^\dagger` has them; as `U` is unitary, the sum of the intensities of all modes stays
+    what it is, behind any object [1]_.
+
+    Parameters
+    ----------
+    probe : ndarray of complex, shape (n_modes, height, width)
+
+    Returns
+    -------
+    ndarray of complex64, shape (n_modes, height, width)
+
+    References
+    ----------
+    .. [1] P. Thibault, A. Menzel, Nature 494, 68 (2013).
+    """
+    if len(probe) == 1:
+        return np.asarray(probe, dtype=np.complex64)
+    rows = probe.reshape(len(probe), -1).astype(np.complex128)
+    left, strengths, right = np.linalg.svd(rows, full_matrices=False)
+    # The decomposition leaves the phase of each mode free; so it stays the one it had.
+    strongest = np.abs(left).argmax(axis=0)
+    phases = left[strongest, np.arange(len(strengths))]
+    modes = (strengths * phases / np.abs(phases))[:, np.newaxis] * right
+    return np.asarray(modes.reshape(probe.shape), dtype=np.complex64)
+
+
+def _scaled_coordinates(probe: ComplexArray) -> tuple[FloatArray, FloatArray]:
+    """Return y and x from the probe's centre of intensity, in units of its r.m.s. width."""
+    intensity = np.abs(probe) ** 2 / (np.abs(probe) ** 2).sum()
+    y, x = np.indices(probe.shape).astype(np.float64)
+    y, x = y - (intensity * y).sum(), x - (intensity * x).sum()
+    width = np.sqrt((intensity * (y**2 + x**2)).sum() / 2)
+    # A probe of one pixel has no width to divide by.
+    width = max(float(width), 0.5)
+    return y / width, x / width
 
 
 def is_same_probe(first: ComplexArray, second: ComplexArray) -> bool:

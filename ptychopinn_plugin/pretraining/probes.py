@@ -7,8 +7,7 @@ from scipy.special import erfc
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray
 from ptychopinn_plugin.backends.common.prediction import WINDOW_ENERGY
 from ptychopinn_plugin.data.simulation import SimulationConfig, make_probe
-from ptychopinn_plugin.data.simulation.probes import make_modes
-from ptychopinn_plugin.physics import illuminated_size
+from ptychopinn_plugin.physics import illuminated_size, make_modes
 
 MIN_WINDOW_PX = 16
 MAX_WINDOW_PX = 96

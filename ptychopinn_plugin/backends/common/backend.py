@@ -1,5 +1,6 @@
 """What every backend that trains networks does alike: the `Backend` protocol over an engine."""
 
+import functools
 import logging
 import time
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from ptychopinn_plugin.backends.common.prediction import (
     corrected_probe,
 )
 from ptychopinn_plugin.backends.common.prior import plan_passes
+from ptychopinn_plugin.backends.common.probe_search import Trial, find_probe
 from ptychopinn_plugin.backends.common.requests import (
     IterationRequest,
     NetworkRequest,
@@ -44,7 +46,7 @@ from ptychopinn_plugin.data import Reconstruction, Scan, fit_to_size, without_da
 from ptychopinn_plugin.data.grouping import check_positions
 from ptychopinn_plugin.errors import ConfigError, DataError
 from ptychopinn_plugin.model_file import Model, read_model, write_model
-from ptychopinn_plugin.physics import illumination_overlap, normalise_probe
+from ptychopinn_plugin.physics import illumination_overlap, normalise_probe, orthogonal_modes
 from ptychopinn_plugin.physics.prior_features import count_exposures
 
 logger = logging.getLogger(__name__)
@@ -92,10 +94,11 @@ class NetworkBackend(Engine[Device]):
                 'Training starts from a network for patterns; the given model is a learned prior '
                 'for objects, which cannot be fine-tuned on a scan. Train without a base model.'
             )
+        device_name = config.training.device
         request = TrainingRequest(
-            scans=_usable(scans),
+            scans=self._with_probes(scans, device_name, observer),
             config=config,
-            validation=_usable(validation),
+            validation=self._with_probes(validation, device_name, observer),
             base_model=base_model,
             resume=resume,
             observer=observer,
@@ -116,8 +119,10 @@ class NetworkBackend(Engine[Device]):
         observer: Observer = ignore_progress,
     ) -> Reconstruction:
         """Predict with the held model, stitch, and refine."""
+        held = self._held_model()
         (scan,) = _usable([scan])
-        held, photons = self._held_model(), scan.mean_photons()
+        scan, refinement = self._with_probe(scan, refinement, inference.device, observer)
+        photons = scan.mean_photons()
         if not held.is_prior:
             scan = fit_to_size(scan, held.pattern_size)
             photons = choose_photons(scan, held.photons, inference.intensity_scale)
@@ -206,13 +211,45 @@ class NetworkBackend(Engine[Device]):
     ) -> Reconstruction:
         """Iterate from a flat object, without a model: the baseline."""
         (scan,) = _usable([scan])
+        scan, refinement = self._with_probe(scan, refinement, device, observer)
+        return self._from_flat(scan, refinement, device, observer)
+
+    def _from_flat(
+        self,
+        scan: Scan,
+        refinement: RefinementConfig,
+        device: str,
+        observer: Observer,
+        *,
+        is_trial: bool = False,
+    ) -> Reconstruction:
+        """Iterate from a flat object; a trial warns of nothing."""
         photons = scan.mean_photons()
         with self.on_device(device) as where:
             probe = normalise_probe(scan.probe, photons)
             reach = _reach_px(scan, refinement)
             forward = self.build_forward(scan, probe, photons, where, reach)
             flat, stopwatch = forward.flat_object(), self.start_stopwatch(where)
-            return self._refined(scan, forward, flat, refinement, stopwatch, observer)
+            return self._refined(
+                scan, forward, flat, refinement, stopwatch, observer, is_trial=is_trial
+            )
+
+    def _with_probes(self, scans: Sequence[Scan], device: str, observer: Observer) -> list[Scan]:
+        return [
+            find_probe(scan, self._trial(device), observer=observer)[0] for scan in _usable(scans)
+        ]
+
+    def _trial(self, device: str) -> Trial:
+        return functools.partial(self._from_flat, device=device, is_trial=True)
+
+    def _with_probe(
+        self, scan: Scan, refinement: RefinementConfig, device: str, observer: Observer
+    ) -> tuple[Scan, RefinementConfig]:
+        """Look for a probe that nobody gave; let the iterations correct what is a guess."""
+        scan, stopped = find_probe(scan, self._trial(device), observer=observer)
+        if scan.probe_origin != 'given':
+            refinement = refinement.replace(probe=True)
+        return scan, refinement.replace(iterations=0) if stopped else refinement
 
     def _refined(
         self,
@@ -223,6 +260,8 @@ class NetworkBackend(Engine[Device]):
         stopwatch: Stopwatch,
         observer: Observer,
         before: Sequence[float] = (),
+        *,
+        is_trial: bool = False,
     ) -> Reconstruction:
         """Refine an object by iterations and judge it; `before` are the losses of earlier ones."""
         losses = list(before)
@@ -235,17 +274,18 @@ class NetworkBackend(Engine[Device]):
             stopwatch.lap('refine')
         misfit = judge_misfit(scan, lambda lit_counts: forward.misfit(object_, lit_counts))
         moved = refinement.positions and refinement.iterations > 0 and forward.reach_px > 0
-        if moved:
+        if moved and not is_trial:
             warn_of_moves(scan, forward.moves_px, forward.reach_px)
         option = None if refinement.probe else '--refine-probe (refinement.probe)'
-        warn_of_misfit(scan, len(losses) - 1, misfit, option)
+        if not is_trial:
+            warn_of_misfit(scan, len(losses) - 1, misfit, option)
         loss, residual = forward.evaluate_fit(object_)
-        coverage = self.to_numpy(forward.coverage)
+        coverage, probe = self.to_numpy(forward.coverage), self.to_numpy(forward.probe)
         return Reconstruction(
             object_=self.to_numpy(object_),
             origin_px=_origin(forward),
             coverage=coverage / coverage.max(),
-            probe=self.to_numpy(forward.probe),
+            probe=orthogonal_modes(probe) if refinement.probe else probe,
             positions_px=scan.positions_px + forward.moves_px,
             nominal_positions_px=scan.positions_px if moved else None,
             backend=self.name,

@@ -19,14 +19,14 @@ from ptychopinn_plugin.data.readers.matching import (
     Product,
     check_far_field,
     known_geometry,
-    single_probe,
 )
 from ptychopinn_plugin.data.readers.npz import open_npz, read_npz, read_numbers, scan_of
+from ptychopinn_plugin.data.readers.probe_axes import single_probe
 from ptychopinn_plugin.data.readers.ptychodus_hdf5 import is_product_file, read_pair, read_product
 from ptychopinn_plugin.data.readers.ptychodus_plugins import read_with_ptychodus, reader_names
-from ptychopinn_plugin.data.scan import Geometry, Scan
+from ptychopinn_plugin.data.scan import Geometry, ProbeOrigin, Scan
 from ptychopinn_plugin.errors import DataError
-from ptychopinn_plugin.physics import split_positions
+from ptychopinn_plugin.physics import split_positions, with_modes
 from ptychopinn_plugin.text import count
 
 __all__ = [
@@ -60,6 +60,7 @@ def load_scan(
     mask: Path | str | None = None,
     photons: float | None = None,
     single_shot: bool = False,
+    probe_modes: int | None = None,
 ) -> Scan:
     """Read a scan. The content of the file decides what it is, not its name.
 
@@ -93,6 +94,9 @@ def load_scan(
         Mean number of photons in a pattern: for patterns in another unit, which are scaled to it.
     single_shot : bool
         Reconstruct each pattern alone; see `one_by_one`.
+    probe_modes : int, optional
+        How many modes the probe is to have: added ones are for the iterations to correct; see
+        `physics.with_modes`.
 
     Returns
     -------
@@ -142,6 +146,8 @@ def load_scan(
     if beam_center_px is None:
         more = center_note(scan.patterns, scan.bad_pixels, scan.probe)
         scan = dataclasses.replace(scan, notes=(*scan.notes, *more))
+    if probe_modes is not None and probe_modes != len(scan.probe):
+        scan = _with_modes(scan, probe_modes)
     if single_shot:
         scan = one_by_one(scan)
     if photons is not None:
@@ -368,6 +374,22 @@ def _finish(scan: Scan, *, mask_hot: bool) -> Scan:
     if len(notes) == len(scan.notes):
         return scan
     return dataclasses.replace(scan, object_=object_, bad_pixels=bad, notes=tuple(notes))
+
+
+def _with_modes(scan: Scan, n_modes: int) -> Scan:
+    before = len(scan.probe)
+    if n_modes < 1:
+        raise DataError(f'probe_modes must be at least 1; got {n_modes}.')
+    if n_modes < before:
+        note = f'Of {before} modes of the probe, the {count(n_modes, "mode")} of most energy stay.'
+    else:
+        note = f'The probe has {count(before, "mode")} and was given {n_modes - before} more, '
+        note += 'which the iterations correct.'
+    origin: ProbeOrigin = scan.probe_origin
+    if n_modes > before and origin == 'given':
+        origin = 'extended'
+    probe = with_modes(scan.probe, n_modes)
+    return dataclasses.replace(scan, probe=probe, probe_origin=origin, notes=(*scan.notes, note))
 
 
 def _useless_object(scan: Scan, object_: ComplexArray) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ptychopinn_plugin.array_types import BoolArray, ComplexArray
 from ptychopinn_plugin.data.readers.domain import Domain
-from ptychopinn_plugin.data.readers.hdf5 import check_stack, find, find_number, need, open_hdf5
+from ptychopinn_plugin.data.readers.hdf5 import find, find_number, need, open_hdf5, stack_of
 from ptychopinn_plugin.data.readers.matching import (
     HC_J_M,
     Measurement,
@@ -20,8 +20,8 @@ from ptychopinn_plugin.data.readers.matching import (
     load_name,
     measurement_of,
     single_layer,
-    single_probe,
 )
+from ptychopinn_plugin.data.readers.probe_axes import single_probe
 from ptychopinn_plugin.data.readers.units import (
     ELECTRON_VOLT_J,
     find_one_quantity,
@@ -108,12 +108,11 @@ def read_cxi_product(path: Path) -> Product:
 
 
 def _measurement(file: Any, domain: Domain | None, given: Geometry) -> Measurement:
-    patterns = need(file, *_PATTERNS)
-    check_stack(patterns, f'The patterns of {file.filename}')
+    patterns = stack_of(need(file, *_PATTERNS), f'The patterns of {file.filename}')
     mask = find(file, [f'{_DETECTOR}/mask', 'entry_1/data_1/mask'])
-    if mask is not None and mask.ndim == 3:
+    if mask is not None and mask.ndim > 2:
         # There is a mask for each pattern; a pixel that is bad once is left out everywhere.
-        mask = (mask != 0).astype(np.uint8).max(axis=0)
+        mask = (mask != 0).reshape(-1, *mask.shape[-2:]).any(axis=0)
     return measurement_of(
         patterns,
         np.arange(len(patterns)),
@@ -154,11 +153,12 @@ def product_of(file: Any, given: Geometry | None = None) -> Product:
     translation = find_quantity(file, _TRANSLATION, 'length')
     if translation is None:
         translation = need(file, *_TRANSLATION)
-    if translation.ndim != 2 or translation.shape[1] < 2 or not len(translation):
+    if translation.ndim not in (2, 3) or translation.shape[-1] < 2 or not translation.size:
         raise DataError(
-            f'The translations of {file.filename} must have shape (n_positions, 2 or 3), (x, y) in '
-            f'metres; got {translation.shape}.'
+            f'The translations of {file.filename} must have shape (n_positions, 2 or 3), or that '
+            f'of a raster, (rows, columns, 2 or 3), (x, y) in metres; got {translation.shape}.'
         )
+    translation = translation.reshape(-1, translation.shape[-1])
     geometry = _geometry(file, given or Geometry())
     stored = find(file, _PROBE)
     probe, probe_notes = (None, ()) if stored is None else single_probe(stored)

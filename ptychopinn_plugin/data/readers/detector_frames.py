@@ -15,7 +15,7 @@ from ptychopinn_plugin.data.readers.domain import (
     without_logarithm,
 )
 from ptychopinn_plugin.data.readers.frame_center import FrameCut, corners_to_middle
-from ptychopinn_plugin.data.readers.hdf5 import check_stack
+from ptychopinn_plugin.data.readers.hdf5 import stack_of
 from ptychopinn_plugin.data.readers.invalid_pixels import (
     clip_negative,
     mask_invalid,
@@ -101,8 +101,8 @@ def _stack(
     frame = None
     blocks, indexes = [], []
     for array in dataset:
-        block, label = np.asarray(array.get_patterns()), array.get_label()
-        check_stack(block, f'The patterns of {path} ({label})')
+        label = array.get_label()
+        block = stack_of(np.asarray(array.get_patterns()), f'The patterns of {path} ({label})')
         frame = frame or (block.shape[1], block.shape[2])
         if block.shape[1:] != frame:
             raise DataError(

@@ -90,7 +90,7 @@ class FrameCut:
 def centered(
     counts: RealArray,
     bad_pixels: BoolArray | None,
-    probe: ComplexArray,
+    probe: ComplexArray | None,
     beam_center_px: tuple[int, int] | None,
 ) -> tuple[RealArray, BoolArray, tuple[str, ...]]:
     """Return patterns with the beam in the middle, where it is known to be elsewhere.
@@ -99,8 +99,8 @@ def centered(
     ----------
     counts : ndarray, shape (n_patterns, frame_height, frame_width)
     bad_pixels : ndarray of bool, shape (frame_height, frame_width), optional
-    probe : ndarray of complex, shape (n_modes, height, width)
-        To whose size frames are cut, where the beam's place is given.
+    probe : ndarray of complex, shape (n_modes, height, width), optional
+        To whose size frames are cut, where the beam's place is given; else they keep theirs.
     beam_center_px : (row, column), optional
 
     Returns
@@ -113,7 +113,8 @@ def centered(
     mask = np.zeros(frame, dtype=bool) if bad_pixels is None else bad_pixels
     if beam_center_px is None:
         return corners_to_middle(counts, mask) if mask.shape == frame else (counts, mask, ())
-    cut = FrameCut((probe.shape[-2], probe.shape[-1]), beam_center_px)
+    shape = frame if probe is None else (probe.shape[-2], probe.shape[-1])
+    cut = FrameCut(shape, beam_center_px)
     return cut(counts), np.asarray(cut(mask, beyond=True), dtype=bool), cut.notes(frame)
 
 

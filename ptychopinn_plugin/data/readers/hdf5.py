@@ -87,12 +87,19 @@ def text_attribute(item: Any, key: str) -> str:
     return value.decode('utf-8', 'replace') if isinstance(value, bytes) else str(value)
 
 
-def check_stack(patterns: RealArray, where: str) -> None:
-    """Raise a DataError unless `patterns` is a stack of real images."""
-    if patterns.ndim != 3 or patterns.dtype.kind not in 'uif':
+def stack_of(patterns: RealArray, where: str) -> RealArray:
+    """Return a stack of real images; those of a raster (rows, columns, height, width) row by row.
+
+    Raises
+    ------
+    DataError
+        If `patterns` are not such images, or there are none.
+    """
+    if patterns.ndim not in (3, 4) or patterns.dtype.kind not in 'uif':
         raise DataError(
-            f'{where} must be real numbers of shape (n_patterns, height, width); '
-            f'it is {patterns.dtype} of shape {patterns.shape}.'
+            f'{where} must be real numbers of shape (n_patterns, height, width) or (rows, columns, '
+            f'height, width); it is {patterns.dtype} of shape {patterns.shape}.'
         )
     if not patterns.size:
         raise DataError(f'{where} holds no pattern; at least one is needed.')
+    return patterns.reshape(-1, *patterns.shape[-2:])

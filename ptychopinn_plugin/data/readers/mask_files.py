@@ -1,5 +1,6 @@
 """Bad pixels from a file of their own."""
 
+import importlib
 from pathlib import Path
 
 import h5py
@@ -8,9 +9,14 @@ import numpy as np
 from ptychopinn_plugin.array_types import BoolArray, RealArray
 from ptychopinn_plugin.data.readers.hdf5 import find, open_hdf5
 from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.packages import is_importable
 
 MAX_BAD_SHARE = 0.5
 """A mask of more than this share of the pixels is likely one of good pixels."""
+
+
+_TIFF_STARTS = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
+"""Of little and big ends, and of files beyond 4 GiB."""
 
 
 def read_mask(path: Path) -> BoolArray:
@@ -19,7 +25,7 @@ def read_mask(path: Path) -> BoolArray:
     Parameters
     ----------
     path : Path
-        An NPY file; or an HDF5 file whose only image is the mask, or `FILE:DATASET`.
+        An NPY or TIFF file; or an HDF5 file whose only image is the mask, or `FILE:DATASET`.
 
     Returns
     -------
@@ -36,7 +42,11 @@ def read_mask(path: Path) -> BoolArray:
         file = Path(name)
     if not file.is_file():
         raise DataError(f'There is no file {file}. Check the path.')
-    mask = np.squeeze(_from_hdf5(file, key) if h5py.is_hdf5(file) else _from_npy(file))
+    if h5py.is_hdf5(file):
+        found = _from_hdf5(file, key)
+    else:
+        found = (_from_tiff if _starts_as_tiff(file) else _from_npy)(file)
+    mask = np.squeeze(found)
     if mask.ndim != 2 or mask.dtype.kind not in 'buif':
         raise DataError(
             f'The mask {path} must be one image of numbers, 0 where a pixel is good; it is '
@@ -80,12 +90,33 @@ def with_mask(
     return mask | own if own.shape == shape else own
 
 
+def _starts_as_tiff(path: Path) -> bool:
+    with path.open('rb') as file:
+        return file.read(4) in _TIFF_STARTS
+
+
+def _from_tiff(path: Path) -> RealArray:
+    if not is_importable('tifffile'):
+        raise DataError(
+            f'{path} is a TIFF file, which is read where tifffile is installed. '
+            'Run: pip install tifffile; or write the mask as an NPY file.'
+        )
+    tifffile = importlib.import_module('tifffile')
+    try:
+        return np.asarray(tifffile.imread(path))
+    # Its readers raise whatever comes when bytes make no sense.
+    except Exception as error:
+        raise DataError(
+            f'{path} is a TIFF file that cannot be read ({error}). Write it again.'
+        ) from error
+
+
 def _from_npy(path: Path) -> RealArray:
     try:
         return np.asarray(np.load(path, allow_pickle=False))
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise DataError(
-            f'A mask is read from an NPY or an HDF5 file; {path} is neither, or damaged.'
+            f'A mask is read from an NPY, TIFF or HDF5 file; {path} is none, or damaged.'
         ) from error
 
 

@@ -18,7 +18,8 @@ from ptychopinn_plugin.data.readers.frame_center import centered
 from ptychopinn_plugin.data.readers.invalid_pixels import clip_negative, mask_invalid
 from ptychopinn_plugin.data.readers.mask_files import with_mask
 from ptychopinn_plugin.data.readers.units import ELECTRON_VOLT_J
-from ptychopinn_plugin.data.scan import Geometry, Scan
+from ptychopinn_plugin.data.scan import Geometry, ProbeOrigin, Scan
+from ptychopinn_plugin.data.starting_probe import NOTE, starting_probe
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.text import count
 
@@ -128,22 +129,6 @@ def middle_offset_px(size: int) -> float:
     return size // 2 - (size - 1) / 2
 
 
-def single_probe(probe: ComplexArray) -> tuple[ComplexArray, tuple[str, ...]]:
-    """Return (modes, height, width) of a probe that may vary with the position, and a note."""
-    if probe.ndim == 2:
-        return probe[np.newaxis], ()
-    if probe.ndim == 3:
-        return probe, ()
-    if probe.ndim != 4:
-        raise DataError(
-            f'The probe must have 2 to 4 axes, (variations, modes, height, width); '
-            f'got shape {probe.shape}.'
-        )
-    if len(probe) == 1:
-        return probe[0], ()
-    return probe[0], (f'The first of {len(probe)} orthogonal variations of the probe is used.',)
-
-
 def single_layer(object_: ComplexArray) -> tuple[ComplexArray, tuple[str, ...]]:
     """Return (height, width) of an object that may have layers, and a note."""
     if object_.ndim == 2:
@@ -185,7 +170,7 @@ def join(
     product : Product
     name : str
     probe : ndarray of complex, optional
-        Used in place of the product's.
+        Used in place of the product's; without any, one is made of the patterns.
     given : Geometry, optional
         Values of the user, in place of those in the files.
     beam_center_px : (row, column), optional
@@ -196,19 +181,18 @@ def join(
     Raises
     ------
     DataError
-        If no index is common, or the size of an object pixel or the probe is unknown.
+        If no index is common, or the size of an object pixel is unknown.
     """
     check_far_field(product)
     probe = product.probe if probe is None else probe
-    if probe is None:
-        raise DataError(
-            'A probe is needed; the file holds none. '
-            'Give a file that holds one: probe_from=FILE (--probe-from FILE).'
-        )
     bad_pixels = with_mask(measurement.bad_pixels, mask, measurement.patterns.shape[1:])
     patterns, bad_pixels, centered_notes = centered(
         measurement.patterns, bad_pixels, probe, beam_center_px
     )
+    origin: ProbeOrigin = 'given'
+    if probe is None:
+        probe, origin = starting_probe(patterns, bad_pixels), 'patterns'
+        centered_notes = (*centered_notes, NOTE)
     measurement = dataclasses.replace(
         measurement,
         patterns=patterns,
@@ -228,6 +212,7 @@ def join(
         bad_pixels=bad_pixels,
         pattern_indexes=measurement.indexes[kept].astype(np.int64),
         geometry=geometry,
+        probe_origin=origin,
         name=name,
         notes=(*measurement.notes, *product.notes, *notes, *more),
     )

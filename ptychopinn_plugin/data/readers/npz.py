@@ -27,11 +27,12 @@ from ptychopinn_plugin.data.readers.matching import (
     load_name,
     middle_offset_px,
     single_layer,
-    single_probe,
 )
 from ptychopinn_plugin.data.readers.npz_metadata import number_of, photons_of
 from ptychopinn_plugin.data.readers.pattern_axes import positions_first
-from ptychopinn_plugin.data.scan import Geometry, Scan
+from ptychopinn_plugin.data.readers.probe_axes import single_probe
+from ptychopinn_plugin.data.scan import Geometry, ProbeOrigin, Scan
+from ptychopinn_plugin.data.starting_probe import NOTE, starting_probe
 from ptychopinn_plugin.errors import DataError
 
 Arrays = Mapping[str, RealArray]
@@ -201,7 +202,7 @@ def read_npz(
     domain : 'counts' or 'amplitudes', optional
         Where not given: `diffraction_domain` of `_metadata`, else `infer_domain`.
     probe : ndarray of complex, shape (n_modes, height, width), optional
-        Used in place of `probeGuess`.
+        Used in place of `probeGuess`; without either, one is made of the patterns.
     beam_center_px : (row, column), optional
         Where the beam meets the detector; else in the middle.
     mask : ndarray of bool, shape (frame_height, frame_width), optional
@@ -240,7 +241,7 @@ def scan_of(
     patterns, order = _patterns(archive, len(positions), known_order=known)
     notes = (*notes, *more, *order)
     modes_axis = False
-    if probe is None:
+    if probe is None and 'probeGuess' in archive:
         guess = read_numbers(archive, 'probeGuess', 'buifc')
         modes_axis = guess.ndim > 2
         probe, more = single_probe(guess)
@@ -249,6 +250,10 @@ def scan_of(
     patterns, bad_pixels, more = _measured(archive, patterns, domain, metadata, looks_exported)
     bad_pixels = with_mask(bad_pixels, mask, patterns.shape[1:])
     patterns, bad_pixels, centered_notes = centered(patterns, bad_pixels, probe, beam_center_px)
+    origin: ProbeOrigin = 'given'
+    if probe is None:
+        probe, origin = starting_probe(patterns, bad_pixels), 'patterns'
+        centered_notes = (*centered_notes, NOTE)
     object_, object_notes = _object(archive)
     nominal = _nominal(archive, len(positions))
     if is_export:
@@ -266,6 +271,7 @@ def scan_of(
         scan_index=_numbers_of_patterns(archive, 'scan_index', len(positions)),
         pattern_indexes=_numbers_of_patterns(archive, 'pattern_indexes', len(positions)),
         geometry=geometry_of(metadata),
+        probe_origin=origin,
         name=str(metadata.get('name') or name),
         notes=(*notes, *more, *centered_notes, *object_notes, *_restored(metadata)),
     )

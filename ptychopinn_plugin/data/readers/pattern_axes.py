@@ -14,6 +14,7 @@ def positions_first(
     Parameters
     ----------
     patterns : ndarray
+        Of three axes, or of four, where two of them are the rows and columns of a raster.
     key : str
         Its name in the file, for messages.
     count : int
@@ -26,9 +27,12 @@ def positions_first(
     DataError
         If there is not one pattern for each position.
     """
+    if patterns.ndim == 4 and patterns.size:
+        return _raster(patterns, key, count)
     if patterns.ndim != 3:
         raise DataError(
-            f'{key} must have shape (n_positions, height, width); it has {patterns.shape}.'
+            f'{key} must have shape (n_positions, height, width) or that of a raster, (rows, '
+            f'columns, height, width); it has {patterns.shape}.'
         )
     if not patterns.size:
         raise DataError(f'{key} holds no pattern (shape {patterns.shape}); at least one is needed.')
@@ -42,6 +46,21 @@ def positions_first(
     raise DataError(
         f'{key} must hold one pattern for each of the {count} positions of xcoords; '
         f'its shape is {patterns.shape}. Cut the longer one.'
+    )
+
+
+def _raster(patterns: RealArray, key: str, count: int) -> tuple[RealArray, tuple[str, ...]]:
+    first, last = patterns.shape[:2], patterns.shape[2:]
+    if first[0] * first[1] == count:
+        note = f'{key} is a raster of {first[0]} x {first[1]}, which was taken row by row.'
+        return patterns.reshape(count, *last), (note,)
+    if last[0] * last[1] == count:
+        note = f'{key} was stored as (height, width, rows, columns) of a raster of {last[0]} x '
+        note += f'{last[1]}; it has been turned and was taken row by row.'
+        return np.ascontiguousarray(np.moveaxis(patterns.reshape(*first, count), 2, 0)), (note,)
+    raise DataError(
+        f'{key} must hold one pattern for each of the {count} positions of xcoords; its shape is '
+        f'{patterns.shape}, a raster of {first[0] * first[1]}. Cut the longer one.'
     )
 
 

@@ -9,10 +9,10 @@ from ptychopinn_plugin.array_types import BoolArray, ComplexArray
 from ptychopinn_plugin.data.readers.domain import Domain
 from ptychopinn_plugin.data.readers.hdf5 import (
     attribute,
-    check_stack,
     find,
     need,
     open_hdf5,
+    stack_of,
     text_attribute,
 )
 from ptychopinn_plugin.data.readers.matching import (
@@ -23,8 +23,8 @@ from ptychopinn_plugin.data.readers.matching import (
     load_name,
     measurement_of,
     single_layer,
-    single_probe,
 )
+from ptychopinn_plugin.data.readers.probe_axes import single_probe
 from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.ptychodus_compat import PRODUCT_NAMES
@@ -103,8 +103,7 @@ def is_product(path: Path) -> bool:
 def read_measurement(path: Path, *, domain: Domain | None) -> Measurement:
     """Read a `diffraction.h5`."""
     with open_hdf5(path) as file:
-        patterns = need(file, 'patterns')
-        check_stack(patterns, f"'patterns' of {path}")
+        patterns = stack_of(need(file, 'patterns'), f"'patterns' of {path}")
         indexes = find(file, ['indexes'])
         if indexes is None:
             indexes = np.arange(len(patterns))

@@ -27,8 +27,8 @@ from ptychopinn_plugin.data.readers.matching import (
     join,
     load_name,
     single_layer,
-    single_probe,
 )
+from ptychopinn_plugin.data.readers.probe_axes import single_probe
 from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.packages import is_importable

@@ -9,9 +9,9 @@ from ptychopinn_plugin.data.scan import Scan
 from ptychopinn_plugin.data.simulation.configuration import SimulationConfig
 from ptychopinn_plugin.data.simulation.objects import make_object
 from ptychopinn_plugin.data.simulation.paths import ScanPath, make_path
-from ptychopinn_plugin.data.simulation.probes import make_modes, make_probe
+from ptychopinn_plugin.data.simulation.probes import make_probe
 from ptychopinn_plugin.errors import DataError
-from ptychopinn_plugin.physics import predict_patterns
+from ptychopinn_plugin.physics import make_modes, predict_patterns
 
 _BATCH = 128
 

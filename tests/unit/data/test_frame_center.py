@@ -7,6 +7,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import tifffile
 
 from ptychopinn_plugin.data import Reconstruction, Scan, load_scan, write_product
 from ptychopinn_plugin.data.readers.frame_center import center_note, corners_to_middle
@@ -158,13 +159,14 @@ def test_a_dark_corner_of_the_mask_moves_no_beam(scan: Scan, counts: Patterns) -
     assert not center_note(counts, bad, scan.probe)
 
 
-@pytest.mark.parametrize('kind', ['npy', 'h5', 'h5:entry/mask'])
+@pytest.mark.parametrize('kind', ['npy', 'tif', 'h5', 'h5:entry/mask'])
 def test_a_mask_in_another_file(
     load: Callable[..., Scan], scan: Scan, counts: Patterns, tmp_path: Path, kind: str
 ) -> None:
     hidden = np.zeros((32, 32), bool)
     hidden[14:18, 15:19] = True
     np.save(tmp_path / 'mask.npy', hidden)
+    tifffile.imwrite(tmp_path / 'mask.tif', hidden.astype(np.uint8))
     with h5py.File(tmp_path / 'mask.h5', 'w') as file:
         file['entry/mask'] = hidden.astype(np.uint8)
         if ':' in kind:
@@ -198,5 +200,5 @@ def test_masks_that_are_none(scan: Scan, counts: Patterns, tmp_path: Path) -> No
         with pytest.raises(DataError, match=message):
             _npz(counts, tmp_path, scan, mask=path)
     path.write_text('text')
-    with pytest.raises(DataError, match='read from an NPY or an HDF5 file'):
+    with pytest.raises(DataError, match='read from an NPY, TIFF or HDF5 file'):
         _npz(counts, tmp_path, scan, mask=path)

@@ -1,0 +1,73 @@
+"""Which axes of an array are the probe's image, its modes, and its variations."""
+
+import numpy as np
+
+from ptychopinn_plugin.array_types import ComplexArray, RealArray
+from ptychopinn_plugin.errors import DataError
+
+MIN_SIDE = 8
+"""No image of a probe has fewer pixels along a side; axes of modes are shorter, in general."""
+
+
+def single_probe(probe: ComplexArray | RealArray) -> tuple[ComplexArray, tuple[str, ...]]:
+    """Return a probe as (n_modes, height, width), whatever the order of its axes.
+
+    The image is the last two axes, or the first two where those are the larger ones, as MATLAB
+    writes it: (height, width, modes, variations). Real numbers with a last axis of two are real
+    and imaginary part. Axes of one element are left out.
+
+    Parameters
+    ----------
+    probe : ndarray
+        (variations, modes, height, width), or what the rules above turn into it.
+
+    Returns
+    -------
+    ndarray of complex, shape (n_modes, height, width)
+        Of the variations with the position, the first.
+    notes : tuple of str
+        What was taken for what.
+
+    Raises
+    ------
+    DataError
+        If more than four axes are longer than one, or fewer than two are there.
+    """
+    found, notes = np.asarray(probe), list[str]()
+    if _is_real_and_imaginary(found):
+        notes.append('The last axis of the probe was taken for its real and imaginary part.')
+        found = found[..., 0] + 1j * found[..., 1]
+    if found.ndim > 2 and min(found.shape[:2]) > min(found.shape[-2:]):
+        notes.append(
+            f'The probe was stored as {found.shape}; its first two axes were taken for height '
+            'and width, those after them for the modes.'
+        )
+        found = np.moveaxis(found, (0, 1), (-2, -1))
+        # MATLAB has the modes before the variations.
+        found = np.moveaxis(found, 0, -3)
+    leading = tuple(side for side in found.shape[:-2] if side > 1)
+    if found.ndim < 2 or len(leading) > 2:
+        raise DataError(
+            'The probe must be (height, width), (modes, height, width) or (variations, modes, '
+            f'height, width); got shape {np.shape(probe)}. Write it as one of these, or give '
+            'another: probe_from=FILE (--probe-from FILE).'
+        )
+    if found.ndim == 4 and len(leading) == 1 and found.shape[1] == 1:
+        # Here the axis of the variations is the longer one.
+        leading = (*leading, 1)
+    found = found.reshape(*leading, *found.shape[-2:])
+    if found.ndim == 2:
+        return found[np.newaxis], tuple(notes)
+    if found.ndim == 3:
+        return found, tuple(notes)
+    notes.append(f'The first of {len(found)} orthogonal variations of the probe is used.')
+    return found[0], tuple(notes)
+
+
+def _is_real_and_imaginary(probe: ComplexArray | RealArray) -> bool:
+    return (
+        probe.ndim >= 3
+        and probe.shape[-1] == 2
+        and not np.iscomplexobj(probe)
+        and min(probe.shape[-3:-1]) >= MIN_SIDE
+    )

@@ -1,0 +1,91 @@
+"""A probe made of patterns, and the modes of one that iterations are to correct."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ptychopinn_plugin.data import Scan, load_scan
+from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
+from ptychopinn_plugin.data.starting_probe import (
+    defocused,
+    pupil_of,
+    root_mean_square_radius,
+    starting_probe,
+)
+from ptychopinn_plugin.physics import diffract, normalise_probe, orthogonal_modes, with_modes
+
+SaveNpz = Callable[..., Path]
+
+
+@pytest.fixture(scope='module')
+def scan() -> Scan:
+    values = {'size': 32, 'rows': 6, 'columns': 6, 'step_px': 4.0, 'pupil_radius': 0.12}
+    return simulate(SimulationConfig.from_dict({**values, 'defocus': 150.0}))
+
+
+@pytest.mark.parametrize('radius', [4.0, 6.0])
+def test_a_pupil_is_defocused_to_a_radius(scan: Scan, radius: float) -> None:
+    pupil = pupil_of(scan.probe)
+    probe = defocused(pupil, radius)
+    assert root_mean_square_radius(probe) == pytest.approx(radius, rel=0.02)
+    np.testing.assert_allclose(pupil_of(probe), pupil, atol=1e-4 * pupil.max())
+    other = defocused(pupil, radius, beyond_focus=True)
+    assert root_mean_square_radius(other) == pytest.approx(radius, rel=0.02)
+    assert np.abs(np.vdot(probe, other)) < 0.7 * np.linalg.norm(probe) * np.linalg.norm(other)
+
+
+def test_the_simulated_defocus_is_one_of_the_trials(scan: Scan) -> None:
+    """The right radius gives the true probe back: the pupil's phase is that of a lens."""
+    radius = root_mean_square_radius(scan.probe)
+    found = defocused(pupil_of(scan.probe), radius)
+    norms = np.linalg.norm(found) * np.linalg.norm(scan.probe)
+    assert np.abs(np.vdot(found, scan.probe)) > 0.99 * norms
+
+
+def test_patterns_tell_about_the_size(scan: Scan) -> None:
+    bad = np.zeros((32, 32), bool)
+    bad[16, 15:19] = True
+    probe = starting_probe(np.where(bad, 1e6, scan.patterns), bad)
+    radius = root_mean_square_radius(scan.probe)
+    assert 0.6 * radius < root_mean_square_radius(probe) < 1.3 * radius
+    far, truth = pupil_of(probe), pupil_of(scan.probe)
+    assert np.corrcoef(far.ravel(), truth.ravel())[0, 1] > 0.97
+
+
+def test_a_file_without_a_probe_is_read(scan: Scan, save_npz: SaveNpz) -> None:
+    path = save_npz(scan, leave_out=('probeGuess',))
+    found = load_scan(path)
+    assert (found.probe_origin, found.probe.shape) == ('patterns', (1, 32, 32))
+    assert any('holds no probe' in note for note in found.notes)
+    more = load_scan(path, probe_modes=2)
+    assert (more.probe_origin, len(more.probe)) == ('patterns', 2)
+    given = load_scan(save_npz(scan), probe_modes=3)
+    assert (given.probe_origin, len(given.probe)) == ('extended', 3)
+    assert any('2 more' in note for note in given.notes)
+    assert load_scan(save_npz(scan), probe_modes=1).probe_origin == 'given'
+
+
+def test_orthogonal_modes_make_the_same_patterns() -> None:
+    rng = np.random.default_rng(1)
+    modes = rng.normal(size=(3, 8, 8)) + 1j * rng.normal(size=(3, 8, 8))
+    object_ = np.exp(1j * rng.normal(size=(8, 8)))
+    found = orthogonal_modes(modes)
+    patterns = diffract((modes * object_)[np.newaxis])
+    np.testing.assert_allclose(diffract((found * object_)[np.newaxis]), patterns, rtol=1e-4)
+    rows = found.reshape(3, -1)
+    products = np.abs(rows @ rows.conj().T)
+    np.testing.assert_allclose(products - np.diag(np.diag(products)), 0, atol=1e-3)
+    assert (np.diff(np.diag(products)) < 0).all()
+
+
+def test_added_modes_are_weak_and_keep_the_energy(scan: Scan) -> None:
+    probe = normalise_probe(scan.probe, 1e4)
+    modes = with_modes(probe, 3)
+    energies = (np.abs(modes) ** 2).sum(axis=(1, 2))
+    assert energies.sum() == pytest.approx(1e4, rel=1e-4)
+    np.testing.assert_allclose(energies[1:] / energies.sum(), 0.05 / 1.10, rtol=0.01)
+    assert np.abs(np.vdot(modes[0], probe)) > 0.95 * 1e4
+    fewer = with_modes(np.stack([0.3 * probe[0].T, probe[0]]), 1)
+    assert np.abs(np.vdot(fewer[0], probe[0])) > 0.9 * 1e4
