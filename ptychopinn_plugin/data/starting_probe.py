@@ -37,54 +37,60 @@ def starting_probe(patterns: RealArray, bad_pixels: BoolArray | None) -> Complex
     valid = np.ones(patterns.shape[1:], bool) if bad_pixels is None else ~bad_pixels
     some = patterns[:: max(1, len(patterns) // SAMPLE)].astype(np.float64)
     mean = inpaint(some.mean(axis=0, keepdims=True), ~valid)[0].astype(np.float64)
-    pupil = np.sqrt(ndimage.gaussian_filter(np.maximum(mean, 0), SMOOTHING_PX))
-    return defocused(pupil, _speckle_radius(np.where(valid, some - mean, 0)))
+    pupil = Pupil(np.sqrt(ndimage.gaussian_filter(np.maximum(mean, 0), SMOOTHING_PX)))
+    return pupil.probe(pupil.defocus_of(_speckle_radius(np.where(valid, some - mean, 0))))
 
 
-def defocused(pupil: FloatArray, radius_px: float, *, beyond_focus: bool = False) -> ComplexArray:
-    r"""Return the probe of a pupil whose defocus makes it as large as wanted.
+class Pupil:
+    r"""The amplitude of a probe's far field, from which defocus makes the probe.
 
-    The probe is :math:`\mathcal F^{-1}[A(q)\, e^{\pm i c q^2}]` (as `simulation.make_probe`), whose
-    mean square radius is :math:`\langle r^2\rangle_c = \langle r^2\rangle_0 + c^2 d`.
+    The probe is :math:`\mathcal F^{-1}[A(q)\, e^{i d (q^2 - \langle q^2\rangle) / \sigma}]` (as
+    `simulation.make_probe`), with the mean and the standard deviation :math:`\sigma` of
+    :math:`q^2` over :math:`|A|^2`: the defocus :math:`d` is the spread of the phase, in radians.
+    Its mean square radius is that of the focus and more in proportion to :math:`d^2`.
 
     Parameters
     ----------
-    pupil : ndarray, shape (height, width)
-        The amplitude A of the far field, zero frequency in the middle.
-    radius_px : float
-        Root mean square radius; one below that of the focus gives the focus.
-    beyond_focus : bool
-        Which sign the defocus has.
-
-    Returns
-    -------
-    ndarray of complex64, shape (1, height, width)
+    amplitude : ndarray, shape (height, width)
+        Zero frequency in the middle.
     """
-    height, width = pupil.shape
-    y = np.arange(height)[:, np.newaxis] - height // 2
-    x = np.arange(width) - width // 2
-    # In detector pixels, which are squares, the phase of a lens is the same in both directions.
-    square = (y**2 + x**2) / (min(height, width) / 2) ** 2
-    # The radius is the slope of the phase, in pixels of the object for each radian and pixel.
-    slopes = np.gradient(square)
-    scale = (height / (2 * np.pi)) ** 2, (width / (2 * np.pi)) ** 2
-    intensity = pupil**2 / (pupil**2).sum()
-    growth = sum(
-        float((intensity * slope**2).sum() * each)
-        for slope, each in zip(slopes, scale, strict=True)
-    )
-    focus = _wave(pupil, 0 * square)
-    more = max(0.0, radius_px**2 - root_mean_square_radius(focus) ** 2)
-    curvature = np.sqrt(more / growth) if growth > 0 else 0.0
-    if beyond_focus:
-        curvature = -curvature
-    return _wave(pupil, curvature * square)[np.newaxis].astype(np.complex64)
+
+    def __init__(self, amplitude: FloatArray) -> None:
+        self._amplitude = amplitude
+        height, width = amplitude.shape
+        y = np.arange(height)[:, np.newaxis] - height // 2
+        x = np.arange(width) - width // 2
+        # In detector pixels, which are squares, a lens has the same phase in both directions.
+        square = (y**2 + x**2).astype(np.float64)
+        intensity = amplitude**2 / (amplitude**2).sum()
+        square -= (intensity * square).sum()
+        spread = float(np.sqrt((intensity * square**2).sum()))
+        self._phase = square / spread if spread > 0 else square
+        self.focus_radius_px = root_mean_square_radius(self.probe(0.0))
+        # The radius is the slope of the phase; a step of the detector is 2 pi over the side.
+        slopes = np.gradient(self._phase)
+        scales = (height / (2 * np.pi)) ** 2, (width / (2 * np.pi)) ** 2
+        self._growth = sum(
+            float((intensity * slope**2).sum() * scale)
+            for slope, scale in zip(slopes, scales, strict=True)
+        )
+
+    def probe(self, defocus: float) -> ComplexArray:
+        """Return the probe, complex64 of shape (1, height, width)."""
+        far = self._amplitude * np.exp(1j * defocus * self._phase)
+        wave = np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(far)))
+        return wave[np.newaxis].astype(np.complex64)
+
+    def defocus_of(self, radius_px: float) -> float:
+        """Return the defocus at which the root mean square radius is this; 0 where it is less."""
+        more = max(0.0, radius_px**2 - self.focus_radius_px**2)
+        return float(np.sqrt(more / self._growth)) if self._growth > 0 else 0.0
 
 
-def pupil_of(probe: ComplexArray) -> FloatArray:
+def far_amplitude(probe: ComplexArray) -> FloatArray:
     """Return the amplitude of a probe's far field, all modes together, shape (height, width)."""
     axes = (-2, -1)
-    far = np.fft.fft2(np.fft.ifftshift(probe.astype(np.complex128), axes))
+    far = np.fft.fft2(np.fft.ifftshift(probe.astype(np.complex128), axes), axes=axes)
     return np.asarray(np.sqrt((np.abs(np.fft.fftshift(far, axes)) ** 2).sum(axis=0)))
 
 
@@ -95,11 +101,6 @@ def root_mean_square_radius(probe: ComplexArray) -> float:
     y, x = np.indices(intensity.shape).astype(np.float64)
     y, x = y - (intensity * y).sum(), x - (intensity * x).sum()
     return float(np.sqrt((intensity * (y**2 + x**2)).sum()))
-
-
-def _wave(pupil: FloatArray, phase: FloatArray) -> ComplexArray:
-    wave = np.fft.ifft2(np.fft.ifftshift(pupil * np.exp(1j * phase)))
-    return np.asarray(np.fft.fftshift(wave))
 
 
 def _speckle_radius(fluctuations: FloatArray) -> float:

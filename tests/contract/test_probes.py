@@ -41,7 +41,6 @@ def test_a_probe_is_found_from_nothing(
 ) -> None:
     monkeypatch.setattr(probe_search, 'FINAL_ITERATIONS', 12)
     monkeypatch.setattr(probe_search, 'PATTERNS', 25)
-    monkeypatch.setattr(probe_search, 'RADIUS_STEP', 2.2)
     stages: list[Progress] = []
     iterations = RefinementConfig(iterations=15)
     found = make_backend().refine(

@@ -2,8 +2,8 @@
 
 import dataclasses
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -12,10 +12,10 @@ from ptychopinn_plugin.array_types import ComplexArray
 from ptychopinn_plugin.backends.protocol import Observer, Progress
 from ptychopinn_plugin.config import RefinementConfig
 from ptychopinn_plugin.data import Reconstruction, Scan
-from ptychopinn_plugin.data.starting_probe import defocused, pupil_of, root_mean_square_radius
-from ptychopinn_plugin.physics import with_modes
+from ptychopinn_plugin.data.starting_probe import Pupil, far_amplitude
+from ptychopinn_plugin.physics import illumination_overlap, with_modes
 
-PATTERNS = 96
+PATTERNS = 64
 """Trials take this number of patterns around the middle of the scan."""
 
 ITERATIONS = 9
@@ -24,11 +24,18 @@ ITERATIONS = 9
 FINAL_ITERATIONS = 30
 """The best trial takes this number, and its corrected probe is the result."""
 
-RADIUS_STEP = 1.5
-"""Trials differ in the radius of the probe by this factor; then by its square root."""
+DEFOCUS_STEP = 1.5
+"""Trials differ in defocus (`starting_probe.Pupil`) by this much; then by half of it."""
+
+MAX_DEFOCUS = 15.0
+"""No more is tried, in either direction, and ..."""
 
 MAX_RADIUS_SHARE = 0.28
-"""The largest trial has a root mean square radius of this share of the side of the patterns."""
+"""... no root mean square radius beyond this share of the side of the patterns."""
+
+MIN_OVERLAP = 2.0
+"""Illuminations that overlap less can be given an object that fits any probe. They are looked at
+only where no probe overlaps more."""
 
 RIVAL = 1.25
 """The best of the other side of the focus is tried as long as the best, unless it is worse by
@@ -95,53 +102,67 @@ def _middle_of(scan: Scan) -> Scan:
 
 
 @dataclass(frozen=True)
-class _Defocus:
-    """A probe that is tried, and how far its object is from the counts."""
+class _Tried:
+    """A defocus that was tried."""
 
-    radius_px: float
-    beyond_focus: bool
-    loss: float = field(default=np.inf, compare=False)
+    defocus: float
+    loss: float
+    overlaps: bool
+
+    def rank(self) -> tuple[bool, float]:
+        return (not self.overlaps, self.loss)
 
 
 class _Search:
     def __init__(self, scan: Scan, trial: Trial, observer: Observer) -> None:
         self._scan, self._trial, self._observer = scan, trial, observer
-        self._pupil = pupil_of(scan.probe)
+        self._pupil = Pupil(far_amplitude(scan.probe))
         self._done, self._total = 0, 0
         self.stopped = False
 
     def run(self) -> tuple[ComplexArray, bool]:
         """Return the best probe, corrected, and whether one of the other side is as good."""
-        focus = root_mean_square_radius(defocused(self._pupil, 0.0))
-        largest = MAX_RADIUS_SHARE * min(self._scan.pattern_shape)
-        candidates = list(_coarse(focus, largest))
-        self._total = (len(candidates) + 4) * ITERATIONS + 2 * FINAL_ITERATIONS
-        tried = [self._try(each) for each in candidates if not self.stopped]
+        defoci = list(self._defoci())
+        self._total = (len(defoci) + 4) * ITERATIONS + 2 * FINAL_ITERATIONS
+        tried = self._try(defoci)
         sides = []
-        for beyond in (False, True):
-            same = [each for each in tried if each.beyond_focus == beyond]
+        for sign in (1, -1):
+            same = [each for each in tried if sign * each.defocus >= 0]
             if not same:
                 continue
-            best = min(same, key=lambda each: each.loss)
-            near = (_nearer(best, RADIUS_STEP**-0.5), _nearer(best, RADIUS_STEP**0.5))
-            same += [self._try(each) for each in near if not self.stopped]
-            sides.append(min(same, key=lambda each: each.loss))
-        sides.sort(key=lambda each: each.loss)
+            middle = min(same, key=_Tried.rank).defocus
+            nearer = [middle - DEFOCUS_STEP / 2, middle + DEFOCUS_STEP / 2]
+            sides.append(min([*same, *self._try(nearer)], key=_Tried.rank))
+        sides.sort(key=_Tried.rank)
+        best = sides[0]
         if self.stopped:
-            return self._probe(sides[0]), False
-        if len(sides) == 2 and sides[1].loss > RIVAL * sides[0].loss:
-            sides = sides[:1]
-        ends = [self._reconstruct(self._probe(each), FINAL_ITERATIONS) for each in sides]
+            return self._pupil.probe(best.defocus), False
+        ends = [self._reconstruct(self._pupil.probe(best.defocus), FINAL_ITERATIONS)]
+        for rival in sides[1:]:
+            if rival.overlaps == best.overlaps and rival.loss < RIVAL * best.loss:
+                probe = self._pupil.probe(rival.defocus)
+                ends.append(self._reconstruct(probe, FINAL_ITERATIONS))
         ends.sort(key=lambda each: each.likelihoods[-1])
         unsure = len(ends) == 2 and ends[1].likelihoods[-1] < UNSURE * ends[0].likelihoods[-1]
         return ends[0].probe, unsure
 
-    def _try(self, defocus: _Defocus) -> _Defocus:
-        found = self._reconstruct(self._probe(defocus), ITERATIONS)
-        return dataclasses.replace(defocus, loss=float(found.likelihoods[-1]))
+    def _defoci(self) -> Iterator[float]:
+        largest = self._pupil.defocus_of(MAX_RADIUS_SHARE * min(self._scan.pattern_shape))
+        yield 0.0
+        for number in range(1, 1 + int(min(largest, MAX_DEFOCUS) / DEFOCUS_STEP)):
+            yield number * DEFOCUS_STEP
+            yield -number * DEFOCUS_STEP
 
-    def _probe(self, defocus: _Defocus) -> ComplexArray:
-        return defocused(self._pupil, defocus.radius_px, beyond_focus=defocus.beyond_focus)
+    def _try(self, defoci: Sequence[float]) -> list[_Tried]:
+        tried = []
+        for defocus in defoci:
+            if self.stopped:
+                break
+            probe = self._pupil.probe(defocus)
+            found = self._reconstruct(probe, ITERATIONS)
+            overlaps = _overlap(self._scan, probe) >= MIN_OVERLAP
+            tried.append(_Tried(defocus, float(found.likelihoods[-1]), overlaps))
+        return tried
 
     def _reconstruct(self, probe: ComplexArray, iterations: int) -> Reconstruction:
         def watch(progress: Progress) -> bool:
@@ -158,14 +179,13 @@ class _Search:
         return found
 
 
-def _nearer(defocus: _Defocus, factor: float) -> _Defocus:
-    return dataclasses.replace(defocus, radius_px=factor * defocus.radius_px)
-
-
-def _coarse(focus: float, largest: float) -> Iterator[_Defocus]:
-    yield _Defocus(focus, beyond_focus=False)
-    radius = largest
-    while radius > RADIUS_STEP**0.5 * focus:
-        yield _Defocus(radius, beyond_focus=False)
-        yield _Defocus(radius, beyond_focus=True)
-        radius /= RADIUS_STEP
+def _overlap(scan: Scan, probe: ComplexArray) -> float:
+    """Return how many illuminations overlap, at positions rounded to pixels."""
+    intensity = (np.abs(probe) ** 2).sum(axis=0)
+    height, width = intensity.shape
+    origins = np.rint(scan.positions_px - scan.positions_px.min(axis=0)).astype(int)
+    lowest, rightmost = origins.max(axis=0)
+    coverage = np.zeros((lowest + height, rightmost + width))
+    for y, x in origins:
+        coverage[y : y + height, x : x + width] += intensity
+    return illumination_overlap(coverage, probe)

@@ -9,8 +9,8 @@ import pytest
 from ptychopinn_plugin.data import Scan, load_scan
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 from ptychopinn_plugin.data.starting_probe import (
-    defocused,
-    pupil_of,
+    Pupil,
+    far_amplitude,
     root_mean_square_radius,
     starting_probe,
 )
@@ -27,19 +27,21 @@ def scan() -> Scan:
 
 @pytest.mark.parametrize('radius', [4.0, 6.0])
 def test_a_pupil_is_defocused_to_a_radius(scan: Scan, radius: float) -> None:
-    pupil = pupil_of(scan.probe)
-    probe = defocused(pupil, radius)
+    amplitude = far_amplitude(scan.probe)
+    pupil = Pupil(amplitude)
+    probe = pupil.probe(pupil.defocus_of(radius))
     assert root_mean_square_radius(probe) == pytest.approx(radius, rel=0.02)
-    np.testing.assert_allclose(pupil_of(probe), pupil, atol=1e-4 * pupil.max())
-    other = defocused(pupil, radius, beyond_focus=True)
+    np.testing.assert_allclose(far_amplitude(probe), amplitude, atol=1e-4 * amplitude.max())
+    other = pupil.probe(-pupil.defocus_of(radius))
     assert root_mean_square_radius(other) == pytest.approx(radius, rel=0.02)
     assert np.abs(np.vdot(probe, other)) < 0.7 * np.linalg.norm(probe) * np.linalg.norm(other)
+    assert pupil.defocus_of(0.5 * pupil.focus_radius_px) == 0
 
 
-def test_the_simulated_defocus_is_one_of_the_trials(scan: Scan) -> None:
+def test_the_simulated_probe_is_a_defocused_pupil(scan: Scan) -> None:
     """The right radius gives the true probe back: the pupil's phase is that of a lens."""
-    radius = root_mean_square_radius(scan.probe)
-    found = defocused(pupil_of(scan.probe), radius)
+    pupil = Pupil(far_amplitude(scan.probe))
+    found = pupil.probe(pupil.defocus_of(root_mean_square_radius(scan.probe)))
     norms = np.linalg.norm(found) * np.linalg.norm(scan.probe)
     assert np.abs(np.vdot(found, scan.probe)) > 0.99 * norms
 
@@ -50,7 +52,7 @@ def test_patterns_tell_about_the_size(scan: Scan) -> None:
     probe = starting_probe(np.where(bad, 1e6, scan.patterns), bad)
     radius = root_mean_square_radius(scan.probe)
     assert 0.6 * radius < root_mean_square_radius(probe) < 1.3 * radius
-    far, truth = pupil_of(probe), pupil_of(scan.probe)
+    far, truth = far_amplitude(probe), far_amplitude(scan.probe)
     assert np.corrcoef(far.ravel(), truth.ravel())[0, 1] > 0.97
 
 
