@@ -50,6 +50,7 @@ def read_scans(paths: Sequence[Path], given: Given) -> list['Scan']:
             positions_reader=reading.positions_reader,
             probe_from=reading.probe_from,
             probe_modes=reading.probe_modes,
+            scan_step_m=reading.scan_step_m,
             geometry=_geometry(reading),
             beam_center_px=_place(reading.beam_center),
             mask=reading.mask,
@@ -63,9 +64,18 @@ def read_scans(paths: Sequence[Path], given: Given) -> list['Scan']:
 
 def _geometry(reading: ScanReading) -> 'Geometry | None':
     from ptychopinn_plugin.data import Geometry
+    from ptychopinn_plugin.data.readers.matching import photon_energy_of_electrons
 
+    energy, of_electrons = reading.photon_energy_eV, reading.electron_energy_eV
+    if of_electrons is not None:
+        if energy is not None:
+            raise ConfigError(
+                'The beam is of photons or of electrons; got --photon-energy and '
+                '--electron-energy. Give one of them.'
+            )
+        energy = photon_energy_of_electrons(of_electrons)
     geometry = Geometry(
-        photon_energy_eV=reading.photon_energy_eV,
+        photon_energy_eV=energy,
         detector_distance_m=reading.detector_distance_m,
         detector_pixel_height_m=reading.detector_pixel_m,
         detector_pixel_width_m=reading.detector_pixel_m,

@@ -61,8 +61,18 @@ class ScanReading(Validated):
         minimum=1,
         maximum=16,
     )
+    scan_step_m: float | None = setting(
+        None, 'step of a raster in an EMD file that does not hold it', minimum=1e-12, unit='m'
+    )
     photon_energy_eV: float | None = setting(
         None, 'photon energy, in place of what the file holds', minimum=0.1, unit='eV'
+    )
+    electron_energy_eV: float | None = setting(
+        None,
+        'energy of electrons, in place of that of photons; the wavelength follows relativistically',
+        minimum=100.0,
+        maximum=1e7,
+        unit='eV',
     )
     detector_distance_m: float | None = setting(
         None, 'distance from sample to detector, likewise', minimum=1e-6, unit='m'
@@ -118,7 +128,9 @@ READING = Section(
     ScanReading,
     'Reading scans',
     {
+        'scan_step_m': 'scan-step',
         'photon_energy_eV': 'photon-energy',
+        'electron_energy_eV': 'electron-energy',
         'detector_distance_m': 'detector-distance',
         'detector_pixel_m': 'detector-pixel',
     },

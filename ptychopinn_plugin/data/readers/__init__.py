@@ -12,6 +12,7 @@ from ptychopinn_plugin.array_types import BoolArray, ComplexArray, RealArray
 from ptychopinn_plugin.data.preparation import find_hot_pixels, one_by_one, scale_to_photons
 from ptychopinn_plugin.data.readers.cxi import read_cxi, read_cxi_product
 from ptychopinn_plugin.data.readers.domain import Domain, check_domain, unit_note
+from ptychopinn_plugin.data.readers.emd import is_emd, read_emd
 from ptychopinn_plugin.data.readers.frame_center import center_note
 from ptychopinn_plugin.data.readers.hdf5 import open_hdf5
 from ptychopinn_plugin.data.readers.mask_files import read_mask
@@ -40,7 +41,7 @@ __all__ = [
 ]
 
 _EXPECTED = (
-    'a scan is an NPZ file, a CXI file, or a folder with diffraction.h5 and product.h5; '
+    'a scan is an NPZ, a CXI or an EMD file, or a folder with diffraction.h5 and product.h5; '
     'for another format use reader=NAME (--reader NAME)'
 )
 
@@ -61,6 +62,7 @@ def load_scan(
     photons: float | None = None,
     single_shot: bool = False,
     probe_modes: int | None = None,
+    scan_step_m: float | None = None,
 ) -> Scan:
     """Read a scan. The content of the file decides what it is, not its name.
 
@@ -97,6 +99,8 @@ def load_scan(
     probe_modes : int, optional
         How many modes the probe is to have: added ones are for the iterations to correct; see
         `physics.with_modes`.
+    scan_step_m : float, optional
+        The step of a raster in an EMD file that does not hold it, in both directions.
 
     Returns
     -------
@@ -124,7 +128,7 @@ def load_scan(
     try:
         if reader is None:
             scan = _read_by_content(
-                path, domain, product, probe, geometry, beam_center_px, more_bad
+                path, domain, product, probe, geometry, beam_center_px, more_bad, scan_step_m
             )
         else:
             scan = read_with_ptychodus(
@@ -249,6 +253,8 @@ def _content(path: Path) -> str:
             )
         if 'patterns' in file or 'probe_position_x_m' in file:
             return 'ptychodus'
+        if is_emd(file):
+            return 'emd'
         raise DataError(f'{path} is HDF5 and holds {", ".join(file) or "nothing"}; {_EXPECTED}.')
 
 
@@ -267,6 +273,7 @@ def _read_by_content(
     given: Geometry | None,
     beam_center_px: tuple[int, int] | None,
     mask: BoolArray | None,
+    scan_step_m: float | None,
 ) -> Scan:
     common: _Common = {
         'domain': domain,
@@ -281,12 +288,14 @@ def _read_by_content(
     content = _content(path)
     if content == 'ptychodus':
         return read_pair(path, product=product, given=given, **common)
-    if content == 'cxi':
+    if content in ('cxi', 'emd'):
         known = _known_product(product)
         if isinstance(known, Path):
             raise DataError(f'product must be a product.h5 or a CXI file; {known} is neither.')
         if known is not None:
             check_far_field(known)
+        if content == 'emd':
+            return read_emd(path, product=known, given=given, scan_step_m=scan_step_m, **common)
         return read_cxi(path, product=known, given=given, **common)
     if product is not None:
         raise DataError(

@@ -7,6 +7,7 @@ a pixel further. The turn from (x, y) to (y, x) and from one middle to the other
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.text import count
 
 HC_J_M = 6.62607015e-34 * 299792458.0
+
+ELECTRON_REST_ENERGY_EV = 510998.95
 
 PHOTON_ENERGIES_EV = (1.0, 1e7)
 """The range is from visible light to hard X-rays and electrons in a microscope."""
@@ -122,6 +125,20 @@ class Product:
 def wavelength_m(photon_energy_eV: float) -> float:
     """Return the wavelength of a photon."""
     return HC_J_M / (photon_energy_eV * ELECTRON_VOLT_J)
+
+
+def photon_energy_of_electrons(electron_energy_eV: float) -> float:
+    r"""Return the energy of a photon of the wavelength that electrons have.
+
+    With the kinetic energy :math:`E` and the rest energy :math:`m c^2`, by which wavelengths are
+    relativistic, it is :math:`h c / \lambda = \sqrt{E (E + 2 m c^2)}`.
+
+    Parameters
+    ----------
+    electron_energy_eV : float
+        The accelerating voltage times the charge.
+    """
+    return math.sqrt(electron_energy_eV * (electron_energy_eV + 2 * ELECTRON_REST_ENERGY_EV))
 
 
 def middle_offset_px(size: int) -> float:

@@ -1,6 +1,6 @@
 """Numbers of HDF5 files in the units of their `units` attributes, as NeXus writes them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -79,14 +79,13 @@ def find_one_quantity(file: Any, keys: Sequence[str], kind: str) -> float | None
     return None if array is None else float(array.ravel()[0])
 
 
-def _factor(dataset: Any, kind: str) -> float:
-    known = _LENGTHS if kind == 'length' else _ENERGIES
-    stored = np.asarray(dataset.attrs.get('units', '')).ravel()
-    value = stored[0] if stored.size else ''
-    text = value.decode('utf-8', 'replace') if isinstance(value, bytes) else str(value)
+def length_of_unit(text: str) -> float | None:
+    """Return a unit of length in metres; None where the text is no such unit."""
+    return _known_factor(text, _LENGTHS)
+
+
+def _known_factor(text: str, known: Mapping[str, float]) -> float | None:
     unit = text.strip().replace('\u00b5', 'u').replace('\u03bc', 'u')
-    if not unit:
-        return 1.0
     if unit in known:
         return known[unit]
     folded = unit.casefold()
@@ -96,6 +95,19 @@ def _factor(dataset: Any, kind: str) -> float:
         fits = [factor for each, factor in known.items() if each.casefold() == name.casefold()]
         if len(fits) == 1:
             return fits[0]
+    return None
+
+
+def _factor(dataset: Any, kind: str) -> float:
+    known = _LENGTHS if kind == 'length' else _ENERGIES
+    stored = np.asarray(dataset.attrs.get('units', '')).ravel()
+    value = stored[0] if stored.size else ''
+    text = value.decode('utf-8', 'replace') if isinstance(value, bytes) else str(value)
+    if not text.strip():
+        return 1.0
+    factor = _known_factor(text, known)
+    if factor is not None:
+        return factor
     raise DataError(
         f'The unit of {dataset.name} of {dataset.file.filename} must be one of '
         f'{", ".join(known)}; it is {text!r}. Correct its attribute "units", or leave it out '
