@@ -1,4 +1,4 @@
-"""The files of a run: complete, or not there at all."""
+"""The files of a run: complete and together, or not there at all."""
 
 import csv
 import json
@@ -135,13 +135,42 @@ def _spare_scan(folder: Path, names: Sequence[str]) -> None:
 
 
 def _move_files(stage: Path, folder: Path) -> None:
-    for path in sorted(stage.iterdir()):
-        try:
-            os.replace(path, folder / path.name)
-        except OSError as error:
-            raise OutputError(
-                f'Cannot write {folder / path.name}: {error.strerror}. Choose another folder.'
-            ) from error
+    """Give all files their names; where one cannot have it, those before it go back.
+
+    A file that is replaced keeps a second name in the stage until all are moved, so that at each
+    moment a complete file stands under every name.
+    """
+    former = stage / 'former'
+    moved: list[Path] = []
+    try:
+        paths = sorted(path for path in stage.iterdir() if path.is_file())
+        for path in paths:
+            atomic.sync_file(path)
+        former.mkdir()
+        for path in paths:
+            target = folder / path.name
+            if target.exists():
+                atomic.link_or_copy(target, former / path.name)
+            os.replace(path, target)
+            moved.append(path)
+        atomic.sync_folder(folder)
+    except OSError as error:
+        _move_back(moved, folder, former)
+        raise OutputError(
+            f'Cannot write to {folder}: {error.strerror or error}. The files of before are back. '
+            'Choose another folder.'
+        ) from error
+
+
+def _move_back(moved: Sequence[Path], folder: Path, former: Path) -> None:
+    for path in reversed(moved):
+        target = folder / path.name
+        # What cannot be moved back stays; what went wrong first is being reported.
+        with suppress(OSError):
+            os.replace(target, path)
+        with suppress(OSError):
+            if (former / path.name).exists():
+                os.replace(former / path.name, target)
 
 
 def _rescue(path: Path, target: Path) -> None:

@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,3 +76,41 @@ def test_json_has_no_nan() -> None:
 def test_history_has_every_column(tmp_path: Path) -> None:
     write_history(tmp_path / 'losses.csv', [{'epoch': 1.0}, {'epoch': 2.0, 'loss': 0.25}])
     assert (tmp_path / 'losses.csv').read_text() == 'epoch,loss\n1,\n2,0.25\n'
+
+
+def test_where_one_file_cannot_have_its_name_all_go_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / 'a').write_text('old')
+    replace = os.replace
+
+    def refuse(source: Path, target: Path) -> None:
+        if Path(target) == tmp_path / 'b':
+            raise PermissionError(13, 'Permission denied')
+        replace(source, target)
+
+    def write() -> None:
+        with staged_outputs(tmp_path, ['a', 'b', 'new'], rescue='a') as stage:
+            for name in ('a', 'b', 'new'):
+                (stage / name).write_text('new')
+            monkeypatch.setattr(os, 'replace', refuse)
+
+    with pytest.raises(OutputError, match=r'Permission denied.*files of before are back'):
+        write()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['a', 'rescued-a']
+    assert (tmp_path / 'a').read_text() == 'old'
+    assert (tmp_path / 'rescued-a').read_text() == 'new'
+
+
+@pytest.mark.usefixtures('backend')
+def test_a_power_cut_takes_no_result(
+    run: Any, scan_file: Path, tmp_path: Path, synced: list[tuple[str, int]]
+) -> None:
+    """Each file that a command leaves was synced before it had its name, and its folder after."""
+    for number, command in enumerate((['train'], ['reconstruct'], ['refine'])):
+        folder = tmp_path / str(number)
+        assert run(*command, scan_file, '-o', folder).code == 0
+        for path in (path for path in folder.iterdir() if not path.name.startswith('.')):
+            inode = path.stat().st_ino
+            assert synced.index(('sync', inode)) < synced.index(('name', inode)), path
+        assert synced[-1] == ('sync', folder.stat().st_ino)
