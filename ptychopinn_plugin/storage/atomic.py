@@ -4,7 +4,7 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -137,6 +137,22 @@ def keep_previous(path: Path) -> None:
         shutil.copy2(path, temporary)
     with suppress(FileNotFoundError):
         os.replace(predecessor_path(path), predecessor_path(previous))
+
+
+def remove_partial(folder: Path, names: Collection[str]) -> None:
+    """Remove what `atomic_path` was writing when its process was killed.
+
+    Parameters
+    ----------
+    folder : Path
+        This process owns it, see `lock.locked_folder`.
+    names : collection of str
+        Of the files; others may be of a program that works there without owning the folder.
+    """
+    for path in folder.glob(f'{UNFINISHED}*'):
+        name = path.name.removeprefix(UNFINISHED).partition('-')[2]
+        if name in names and path.is_file():
+            _remove(path)
 
 
 def predecessor_path(path: Path) -> Path:

@@ -154,6 +154,7 @@ def test_a_training_keeps_the_model_so_far(
 
     class Listener:
         is_stopping = False
+        is_host_behind = False
 
         def send(self, report: Report, arrays: Mapping[str, RealArray] | None = None) -> None:
             if checkpoint.exists():
