@@ -19,6 +19,9 @@ LOCK_FILE = '.ptychopinn.lock'
 
 _TRIES = 5
 
+_DRAFT_S = 60.0
+"""A lock that is incomplete for this number of seconds was being written when its process died."""
+
 logger = logging.getLogger('ptychopinn_plugin')
 
 
@@ -53,6 +56,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
     path = folder / LOCK_FILE
     text = json.dumps({**asdict(current_process()), 'since': time.strftime('%Y-%m-%d %H:%M:%S %z')})
     _acquire(path, text)
+    _remove_drafts(folder)
     try:
         yield
     finally:
@@ -147,6 +151,17 @@ def _remove_stale(path: Path, owner: _Owner) -> bool:
         os.link(aside, path)
     aside.unlink()
     return False
+
+
+def _remove_drafts(folder: Path) -> None:
+    """Remove what processes have left that were killed while they made or removed a lock."""
+    for draft in folder.glob(f'{LOCK_FILE}.*'):
+        # It may vanish at any moment, as its process goes on.
+        with suppress(OSError, UnicodeDecodeError):
+            owner = _owner(draft.read_text(encoding='utf-8'))
+            is_old = time.time() - draft.stat().st_mtime > _DRAFT_S
+            if is_old if owner is None else owner.process.is_gone():
+                draft.unlink()
 
 
 def _owner(text: str) -> _Owner | None:

@@ -44,6 +44,18 @@ def test_the_lock_of_a_process_that_is_gone_is_taken_over(
     assert not list(tmp_path.iterdir())
 
 
+def test_what_a_process_has_left_that_died_while_it_locked_goes(tmp_path: Path) -> None:
+    write_lock(tmp_path, replace(current_process(), pid=ended_process()))
+    (tmp_path / LOCK_FILE).rename(tmp_path / f'{LOCK_FILE}.0a1b2c3d')
+    write_lock(tmp_path, current_process())
+    (tmp_path / LOCK_FILE).rename(tmp_path / f'{LOCK_FILE}.1a1b2c3d')
+    (tmp_path / f'{LOCK_FILE}.2a1b2c3d').write_text('{"ho')
+    with locked_folder(tmp_path):
+        pass
+    # Whose process is alive, or may just be writing, stays.
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == ['.1a1b2c3d', '.2a1b2c3d']
+
+
 @pytest.mark.skipif(not current_process().started, reason='this system tells no start')
 def test_a_number_that_another_process_has_got_is_no_owner(tmp_path: Path) -> None:
     write_lock(tmp_path, replace(current_process(), started='1'))
