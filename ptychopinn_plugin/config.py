@@ -29,6 +29,9 @@ Target = Literal['iterations', 'none']
 MAX_SEED = 2**31 - 1
 """Every generator of random numbers takes a seed up to this, as does Qt's box for numbers."""
 
+MAX_COUNT = 1_000_000
+"""Nobody waits for more epochs or iterations; a file that asks for more is damaged or does harm."""
+
 COMMAND_LINE = ('backend', 'reading')
 """A `config.toml` may hold these besides a `Config`: what computes, and how scans are read."""
 
@@ -203,7 +206,12 @@ class ModelConfig(Validated):
 class TrainingConfig(Validated):
     """How the network learns."""
 
-    epochs: int = setting(100, 'Training uses every pattern once in each epoch', minimum=1)
+    epochs: int = setting(
+        100,
+        'Training uses every pattern once in each epoch',
+        minimum=1,
+        maximum=MAX_COUNT,
+    )
     max_minutes: float | None = setting(
         None, 'Training, its target included, stops after this time', minimum=0.01, unit='min'
     )
@@ -268,7 +276,7 @@ class TrainingConfig(Validated):
         2.0, 'The distance to the target has this weight in the loss', minimum=0.0
     )
     target_iterations: int = setting(
-        100, 'This number of iterations reconstructs the target', minimum=1
+        100, 'This number of iterations reconstructs the target', minimum=1, maximum=MAX_COUNT
     )
     target_positions: bool = setting(
         False, 'The target corrects the scan positions, which training then uses'
@@ -335,6 +343,7 @@ class RefinementConfig(Validated):
         30,
         'This number of iterations refines the object; 0 leaves it as the network predicts it',
         minimum=0,
+        maximum=MAX_COUNT,
     )
     batch_size: int = setting(
         64,

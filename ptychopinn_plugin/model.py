@@ -1,8 +1,12 @@
 """A trained network in memory, independent of any framework and of any file."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from ptychopinn_plugin.array_types import ComplexArray, RealArray
 from ptychopinn_plugin.config import Config
@@ -91,6 +95,20 @@ class Model:
         from ptychopinn_plugin.model_archive import read_built_in
 
         return read_built_in()
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 of all that decides what the model predicts."""
+        digest = hashlib.sha256()
+        known = [self.network.to_dict(), self.photons, self.intensity_scale]
+        digest.update(json.dumps(known, sort_keys=True).encode())
+        probes = [self.probe]
+        probes += [probe for pair in self.corrected_probes for probe in (pair.before, pair.after)]
+        for name in sorted(self.weights):
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(self.weights[name], np.float32).tobytes())
+        for probe in probes:
+            digest.update(np.ascontiguousarray(probe, np.complex64).tobytes())
+        return digest.hexdigest()
 
     @property
     def is_prior(self) -> bool:

@@ -33,6 +33,7 @@ from ptychopinn_plugin.config import Config, with_current_names
 from ptychopinn_plugin.errors import ArchiveError
 from ptychopinn_plugin.model import CorrectedProbe, Model, TrainingState
 from ptychopinn_plugin.network import NetworkDescription
+from ptychopinn_plugin.schemas import check, manifest_schema, state_schema
 from ptychopinn_plugin.storage.atomic import atomic_path
 from ptychopinn_plugin.storage.untrusted import MAX_TEXT_BYTES, SafeZip, open_zip, read_datasets
 
@@ -149,8 +150,11 @@ def _read_manifest(archive: SafeZip) -> dict[str, Any]:
             f'{path} has format version {version}; this package reads up to {FORMAT_VERSION}. '
             'Run: pip install --upgrade ptychopinn-plugin.'
         )
-    if not isinstance(manifest.get('sha256'), dict):
-        raise ArchiveError(f'{path}: manifest.json lists no members.')
+    schema = manifest_schema()
+    if version < FORMAT_VERSION and isinstance(manifest.get('config'), dict):
+        # Its settings have former names; `Config` checks them under those of today.
+        schema['properties']['config'] = {'type': 'object'}
+    check(manifest, schema, f'{path}: manifest.json')
     return manifest
 
 
@@ -169,6 +173,7 @@ def _build_model(manifest: dict[str, Any], weights: bytes, state: bytes | None) 
     with h5py.File(io.BytesIO(weights), 'r') as file:
         arrays = read_datasets(file, 'weights.h5', len(weights))
     network = NetworkDescription.from_dict(manifest['network'])
+    network.check_graph()
     for name, shape in network.weight_shapes().items():
         if name not in arrays or arrays[name].shape != shape or arrays[name].dtype.kind != 'f':
             found = f'{arrays[name].dtype} {arrays[name].shape}' if name in arrays else 'nothing'
@@ -234,7 +239,9 @@ def _state_bytes(state: TrainingState) -> bytes:
 def _read_state(data: bytes) -> TrainingState:
     with h5py.File(io.BytesIO(data), 'r') as file:
         arrays = read_datasets(file, 'training_state.h5', len(data))
-        return TrainingState(arrays, json.loads(str(file.attrs['values'])))
+        values = json.loads(str(file.attrs['values']))
+        check(values, state_schema(), 'training_state.h5: values')
+        return TrainingState(arrays, values)
 
 
 def _hdf5_bytes(arrays: Mapping[str, RealArray], attributes: Mapping[str, str]) -> bytes:

@@ -1,5 +1,6 @@
 """Model files: those of this package (`model_archive`) and PtychoPINN's."""
 
+import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from ptychopinn_plugin.errors import ArchiveError
 from ptychopinn_plugin.legacy.models import legacy_kind, model_from_archive, refuse_bare_pickle
 from ptychopinn_plugin.model import Model, TrainingState
 from ptychopinn_plugin.model_archive import BUILT_IN_PATH, read_archive, write_model
+from ptychopinn_plugin.storage.atomic import predecessor_path
 from ptychopinn_plugin.storage.untrusted import open_zip, zip_names
 
 __all__ = [
@@ -17,6 +19,7 @@ __all__ = [
     'Model',
     'TrainingState',
     'describe_model',
+    'is_intact',
     'is_model_file',
     'read_model',
     'write_model',
@@ -36,8 +39,39 @@ def read_model(path: Path, *, with_training_state: bool = True) -> Model:
     ------
     ArchiveError
         If it is not a model file, damaged, or of a newer format.
+
+    Warns
+    -----
+    UserWarning
+        If it is a damaged checkpoint, in whose place the one before it is read.
     """
     path = Path(path)
+    older = predecessor_path(path)
+    try:
+        return _read(path, with_training_state)
+    except ArchiveError as error:
+        if not older.is_file():
+            raise
+        try:
+            model = _read(older, with_training_state)
+        except ArchiveError:
+            raise error from None
+        warnings.warn(
+            f'{error} In its place the checkpoint before it is read: {older}.', stacklevel=2
+        )
+        return model
+
+
+def is_intact(path: Path) -> bool:
+    """Tell whether a model file can be read, to its last byte."""
+    try:
+        _read(path, with_training_state=True)
+    except ArchiveError:
+        return False
+    return True
+
+
+def _read(path: Path, with_training_state: bool) -> Model:
     if not path.exists():
         raise ArchiveError(f'There is no model file {path}. Train one with: ptychopinn train.')
     if path.is_dir():

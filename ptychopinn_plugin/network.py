@@ -186,6 +186,21 @@ class NetworkDescription:
         except (KeyError, TypeError) as error:
             raise ArchiveError(f'The network description is not readable: {error}.') from error
 
+    def check_graph(self) -> None:
+        """Raise ArchiveError unless layers have names of their own and inputs that come before."""
+        known: set[str] = set()
+        for layer in self.layers:
+            missing = [name for name in layer.inputs if name not in known]
+            if missing or layer.name in known or (layer.kind != 'input' and not layer.inputs):
+                raise ArchiveError(
+                    f'The layer {layer.name!r} must have a name of its own and earlier layers as '
+                    f'inputs; it has {list(layer.inputs)}.'
+                )
+            known.add(layer.name)
+        unknown = [name for name in (*self.outputs, *self.zero_layers) if name not in known]
+        if unknown:
+            raise ArchiveError(f'The network has no layer {unknown[0]!r}, which it names.')
+
 
 class NetworkBuilder:
     """Collects layers and counts their channels; each method returns the new layer's name."""

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from ptychopinn_plugin.backends.protocol import Observer, Progress
 from ptychopinn_plugin.errors import OutputError
-from ptychopinn_plugin.model_file import write_model
-from ptychopinn_plugin.storage.atomic import keep_previous
+from ptychopinn_plugin.model_file import is_intact, write_model
+from ptychopinn_plugin.storage.atomic import keep_predecessor, keep_previous, predecessor_path
 
 MIN_SECONDS = 60.0
 """At least this many seconds pass between two checkpoints."""
@@ -20,7 +20,9 @@ class Checkpoints:
     """Writes the model so far to a file, at the end of an epoch about once a minute.
 
     The file holds the best weights and, for ``train --resume``, the newest. It is replaced in one
-    go. What lay there before the first is kept as ``NAME.previous.zip``.
+    go, and the one before stays as ``NAME.predecessor.zip``, from which `read_model` reads where
+    a disk has damaged the newest. What lay there before the first is kept as
+    ``NAME.previous.zip``.
 
     Parameters
     ----------
@@ -56,8 +58,7 @@ class Checkpoints:
         if progress.model is None or begun < self._due:
             return
         try:
-            if not self._is_ours:
-                keep_previous(self.path)
+            self._keep_older()
             write_model(self.path, progress.model())
             self.is_written = True
         except OutputError as error:
@@ -66,10 +67,17 @@ class Checkpoints:
         now = time.monotonic()
         self._due = now + max(MIN_SECONDS, (now - begun) / MAX_FRACTION)
 
+    def _keep_older(self) -> None:
+        if not self._is_ours:
+            keep_previous(self.path)
+        elif self.is_written or is_intact(self.path):
+            keep_predecessor(self.path)
+
     def remove(self) -> None:
-        """Remove the file, where this training wrote it or continued it."""
+        """Remove the file and the one before it, where this training wrote or continued them."""
         if self._is_ours:
             self.path.unlink(missing_ok=True)
+            predecessor_path(self.path).unlink(missing_ok=True)
 
     @property
     def _is_ours(self) -> bool:

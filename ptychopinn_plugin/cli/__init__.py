@@ -24,6 +24,8 @@ from ptychopinn_plugin.cli.ptychopinn_scripts import (
     ptycho_train_command,
 )
 from ptychopinn_plugin.cli.reconstruct import reconstruct_command, refine_command
+from ptychopinn_plugin.cli.reproduce import reproduce_command
+from ptychopinn_plugin.cli.signals import exit_code, handling_signals
 from ptychopinn_plugin.cli.train import train_command
 from ptychopinn_plugin.errors import ConfigError, PtychoPinnError
 
@@ -109,6 +111,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     'train': train_command,
     'reconstruct': reconstruct_command,
     'refine': refine_command,
+    'reproduce': reproduce_command,
     'evaluate': evaluate_command,
     'inspect': inspect_command,
     'convert': convert_command,
@@ -123,7 +126,9 @@ for _name, _command in _COMMANDS.items():
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command and leave: 0 is done, 2 an error that the user can mend, 130 an interrupt.
+    """Run a command and leave: 0 is done, 2 an error that the user can mend.
+
+    A signal ends with 128 and its number: 130 for Ctrl-C, 143 for SIGTERM.
 
     Parameters
     ----------
@@ -131,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         In place of ``sys.argv[1:]``.
     """
     try:
-        with showing_warnings():
+        with handling_signals(), showing_warnings():
             code = app(arguments, prog_name='ptychopinn', standalone_mode=False)
     except PtychoPinnError as error:
         sys.exit(_fail(str(error)))
@@ -142,8 +147,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         detail = str(error) or 'the size of what did not fit is unknown'
         sys.exit(_fail(f'The memory of this machine is too small: {detail}. Use a smaller scan.'))
     except (KeyboardInterrupt, typer.Abort):
-        sys.exit(INTERRUPTED)
-    sys.exit(code if isinstance(code, int) else 0)
+        sys.exit(exit_code())
+    # Some versions of typer catch the interrupt and return this code.
+    sys.exit(exit_code() if code == INTERRUPTED else code if isinstance(code, int) else 0)
 
 
 def _fail(message: str) -> int:

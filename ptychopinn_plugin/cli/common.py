@@ -57,6 +57,8 @@ def read_scans(paths: Sequence[Path], given: Given) -> list['Scan']:
             mask_hot=reading.mask_hot,
             photons=reading.photons,
             single_shot=reading.single_shot,
+            allow_links=reading.allow_links,
+            max_gib=reading.max_gib,
         )
         for path in paths
     ]

@@ -10,7 +10,13 @@ import typer
 from ptychopinn_plugin._version import __version__
 from ptychopinn_plugin.cli.common import in_words, report
 from ptychopinn_plugin.cli.options import AsJson, BackendName, Output
-from ptychopinn_plugin.cli.outputs import staged_outputs, write_history, write_json, write_text
+from ptychopinn_plugin.cli.outputs import (
+    MODEL_FILE,
+    staged_outputs,
+    write_history,
+    write_json,
+    write_text,
+)
 from ptychopinn_plugin.cli.progress import RunProgress
 from ptychopinn_plugin.cli.settings import run_to_toml
 from ptychopinn_plugin.config import Config, RefinementConfig, TrainingConfig
@@ -23,7 +29,6 @@ if TYPE_CHECKING:
     from ptychopinn_plugin.data import Reconstruction, Scan
     from ptychopinn_plugin.evaluation import Evaluation
 
-MODEL_FILE = 'wts.h5.zip'
 FILES = (
     MODEL_FILE,
     'losses.csv',

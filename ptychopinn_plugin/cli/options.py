@@ -92,6 +92,17 @@ class ScanReading(Validated):
         False, 'patterns share nothing: reconstruct each alone, and put the patches side by side'
     )
     photons: float | None = photons_setting('; else what the file holds are counts')
+    allow_links: bool = setting(
+        False, 'follow links of HDF5 to files outside the folder of the scan; trust the file first'
+    )
+    max_gib: float | None = setting(
+        None,
+        'what an array of the file may take in memory; where not given, what is free, and 500 '
+        'times the file',
+        minimum=0.001,
+        maximum=1e6,
+        unit='GiB',
+    )
 
 
 @dataclass(frozen=True)

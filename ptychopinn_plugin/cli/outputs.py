@@ -1,7 +1,8 @@
-"""The files of a run: complete, or not there at all."""
+"""The files of a run: complete and together, or not there at all."""
 
 import csv
 import json
+import logging
 import math
 import os
 import secrets
@@ -13,8 +14,19 @@ from typing import Any
 
 import typer
 
+from ptychopinn_plugin.cli.signals import holding_signals
 from ptychopinn_plugin.errors import OutputError
 from ptychopinn_plugin.storage import atomic
+from ptychopinn_plugin.storage.lock import locked_folder
+
+logger = logging.getLogger('ptychopinn_plugin')
+
+
+MODEL_FILE = 'wts.h5.zip'
+CHECKPOINT_FILE = 'checkpoint.h5.zip'
+
+_MOVING = f'{atomic.UNFINISHED}moving-'
+"""A stage is named so when all is written and only the names are to be given."""
 
 
 @contextmanager
@@ -23,8 +35,9 @@ def staged_outputs(
 ) -> Iterator[Path]:
     """Yield a folder to write to, whose files move to `folder` together at the end.
 
-    If the block fails, results of a former run stay as they are, and a folder that was made for
-    this run goes again.
+    The run owns `folder` meanwhile. If the block fails, results of a former run stay as they are,
+    and a folder that was made for this run goes again. What a killed run has left goes, or is
+    brought to its end where only the names were missing.
 
     Parameters
     ----------
@@ -38,25 +51,53 @@ def staged_outputs(
     Raises
     ------
     OutputError
-        If `folder` cannot be written to.
+        If `folder` cannot be written to, or another run writes to it.
     """
-    stage = folder / f'.unfinished-{secrets.token_hex(4)}'
-    finished = False
-    with output_folder(folder):
+    stage = folder / f'{atomic.UNFINISHED}{secrets.token_hex(4)}'
+    with output_folder(folder), locked_folder(folder):
+        clear_leftovers(folder, names)
         try:
             _check_names(folder, names)
             _spare_scan(folder, names)
             atomic.check_output_folder(stage)
             yield stage
-            _move_files(stage, folder)
-            finished = True
+            with holding_signals():
+                stage = _move_files(stage, folder)
+                shutil.rmtree(stage, ignore_errors=True)
         except OutputError as error:
             # Users know the folder that they named.
             raise OutputError(str(error).replace(str(stage), str(folder))) from error
         finally:
-            if not finished and rescue is not None and (stage / rescue).is_file():
-                _rescue(stage / rescue, folder / f'rescued-{rescue}')
-            shutil.rmtree(stage, ignore_errors=True)
+            with _unwinding():
+                if rescue is not None and (stage / rescue).is_file():
+                    _rescue(stage / rescue, folder)
+                shutil.rmtree(stage, ignore_errors=True)
+
+
+def clear_leftovers(folder: Path, names: Sequence[str]) -> None:
+    """Remove what killed runs have left in a folder that this run owns.
+
+    A run that was killed while its files got their names is brought to its end; a model that such
+    a run had finished is kept as ``rescued-NAME``.
+
+    Parameters
+    ----------
+    folder : Path
+    names : sequence of str
+        The files of this command, which may lie there half written.
+    """
+    checkpoint = Path(CHECKPOINT_FILE)
+    own = (*names, MODEL_FILE, checkpoint.name, atomic.predecessor_path(checkpoint).name)
+    atomic.remove_partial(folder, own)
+    for path in sorted(folder.glob(f'{atomic.UNFINISHED}*')):
+        if not path.is_dir():
+            continue
+        if path.name.startswith(_MOVING):
+            logger.warning('The results of a run that was killed at its end are in %s now.', folder)
+            _give_names(path, folder)
+        elif (path / MODEL_FILE).is_file():
+            _rescue(path / MODEL_FILE, folder)
+        shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager
@@ -134,17 +175,85 @@ def _spare_scan(folder: Path, names: Sequence[str]) -> None:
         )
 
 
-def _move_files(stage: Path, folder: Path) -> None:
-    for path in sorted(stage.iterdir()):
-        try:
-            os.replace(path, folder / path.name)
-        except OSError as error:
-            raise OutputError(
-                f'Cannot write {folder / path.name}: {error.strerror}. Choose another folder.'
-            ) from error
+def _move_files(stage: Path, folder: Path) -> Path:
+    """Give all files their names, or none; return where the stage lies now.
+
+    If the process is killed on the way, the next run goes on with it, see `clear_leftovers`.
+    """
+    try:
+        for path in _files(stage):
+            atomic.sync_file(path)
+        moving = stage.with_name(_MOVING + stage.name.removeprefix(atomic.UNFINISHED))
+        os.rename(stage, moving)
+        atomic.sync_folder(folder)
+    except OSError as error:
+        raise _cannot_write(folder, error) from error
+    try:
+        _give_names(moving, folder)
+    except BaseException:
+        # The next run must not go on with what has failed.
+        os.rename(moving, stage)
+        raise
+    return moving
 
 
-def _rescue(path: Path, target: Path) -> None:
+def _files(stage: Path) -> list[Path]:
+    return sorted(path for path in stage.iterdir() if path.is_file())
+
+
+def _cannot_write(folder: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f'Cannot write to {folder}: {error.strerror or error}. What was there before is there '
+        'still. Choose another folder.'
+    )
+
+
+def _give_names(stage: Path, folder: Path) -> None:
+    """Move files from a stage; where one cannot be moved, those before it go back.
+
+    A file that is replaced keeps a second name in the stage until all are moved, so that at each
+    moment a complete file stands under every name.
+    """
+    former = stage / 'former'
+    moved: list[Path] = []
+    try:
+        shutil.rmtree(former, ignore_errors=True)
+        former.mkdir()
+        for path in _files(stage):
+            target = folder / path.name
+            if target.exists():
+                atomic.link_or_copy(target, former / path.name)
+            os.replace(path, target)
+            moved.append(path)
+        atomic.sync_folder(folder)
+    except OSError as error:
+        _move_back(moved, folder, former)
+        raise _cannot_write(folder, error) from error
+
+
+def _move_back(moved: Sequence[Path], folder: Path, former: Path) -> None:
+    for path in reversed(moved):
+        target = folder / path.name
+        # What cannot be moved back stays; what went wrong first is being reported.
+        with suppress(OSError):
+            os.replace(target, path)
+        with suppress(OSError):
+            if (former / path.name).exists():
+                os.replace(former / path.name, target)
+
+
+@contextmanager
+def _unwinding() -> Iterator[None]:
+    """Let no signal end what cleans up."""
+    with suppress(KeyboardInterrupt), holding_signals():
+        yield
+
+
+def _rescue(path: Path, folder: Path) -> None:
+    target, number = folder / f'rescued-{path.name}', 1
+    while target.exists():
+        number += 1
+        target = folder / f'rescued-{number}-{path.name}'
     try:
         os.replace(path, target)
     except OSError:

@@ -1,10 +1,7 @@
 """What a user sees of a run while it goes on, and how it is stopped."""
 
-import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
 
 import typer
@@ -21,6 +18,8 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.table import Column
 from rich.text import Text
+
+from ptychopinn_plugin.cli.signals import stopping_at_signal
 
 if TYPE_CHECKING:
     from ptychopinn_plugin.backends.protocol import Progress
@@ -71,7 +70,7 @@ class RunProgress:
             console=console,
             disable=not console.is_terminal,
         )
-        self._signals = _stopping_at_interrupt(self._stop)
+        self._signals = stopping_at_signal(self._stop)
 
     def __enter__(self) -> Self:
         self._signals.__enter__()
@@ -120,28 +119,3 @@ def _describe_shortly(progress: 'Progress') -> str:
     if progress.patterns_per_second is not None:
         parts.append(f'{progress.patterns_per_second:,.0f} patterns/s')
     return '  '.join(parts)
-
-
-@contextmanager
-def _stopping_at_interrupt(stop: threading.Event) -> Iterator[None]:
-    """Set `stop` at the first Ctrl-C or SIGTERM; raise KeyboardInterrupt at the second.
-
-    Batch systems end a job with SIGTERM and give it some time.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        # Only the main thread may install handlers.
-        yield
-        return
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        # Nothing is printed here: the signal may come in the middle of a write to the stream.
-        stop.set()
-
-    former = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, before in former.items():
-            signal.signal(number, before)

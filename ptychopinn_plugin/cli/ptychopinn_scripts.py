@@ -122,7 +122,8 @@ def ptycho_train_command(config: _Yaml = None, *, given: Given) -> None:
       ptychopinn ptycho-train --train_data_file a.npz --test_data_file b.npz --gridsize 2
         --n_groups 512 --backend pytorch --output_dir out
     """
-    from ptychopinn_plugin.cli.train import MODEL_FILE, train_command
+    from ptychopinn_plugin.cli.outputs import MODEL_FILE
+    from ptychopinn_plugin.cli.train import train_command
 
     settings = _settings(given, config, 'TrainingConfig')
     scan, output = _needed(settings, 'train_data'), _needed(settings, 'output')

@@ -1,5 +1,6 @@
 """`ptychopinn reconstruct` and `ptychopinn refine`: from a scan to a picture of the object."""
 
+import dataclasses
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,9 @@ from ptychopinn_plugin.cli.options import (
 )
 from ptychopinn_plugin.cli.outputs import staged_outputs, write_json
 from ptychopinn_plugin.cli.progress import RunProgress
+from ptychopinn_plugin.cli.provenance import describe_run, with_relative_paths, without_paths
 from ptychopinn_plugin.cli.settings import assemble_config
+from ptychopinn_plugin.cli.signals import finishing
 from ptychopinn_plugin.config import InferenceConfig, RefinementConfig
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.text import count
@@ -128,6 +131,14 @@ def refine_command(
       ptychopinn refine scan.npz --iterations 200 --refine-probe -o flat-start
       ptychopinn refine scan.npz --iterations 100 --refine-positions -o flat-start
     """
+    values, lines = refine_into(output, scan, backend, device, given)
+    report(values, lines, as_json=as_json)
+
+
+def refine_into(
+    output: Path, scan: Path, backend: str | None, device: str, given: Given
+) -> tuple[dict[str, Any], list[str]]:
+    """Iterate from a flat object; return what to report. See `refine_command`."""
     from ptychopinn_plugin import api
     from ptychopinn_plugin.backends.selection import choose
 
@@ -136,13 +147,15 @@ def refine_command(
         config = assemble_config(given)
         choice = choose(backend)
         read, notes = _read(scan, given, None)
+        run = describe_run('refine', scan, None, choice.name, config, given)
+        run['asked_device'] = device
         watch.loaded()
         with RunProgress() as observer:
             result = api.refine(
                 read, config.refinement, backend=choice, device=device, observer=observer
             )
-        values, lines = _finish(stage, output, result, read, watch)
-    report(values | {'notes': notes}, lines, as_json=as_json)
+        values, lines = _finish(stage, output, result, read, watch, run)
+    return values | {'notes': notes}, lines
 
 
 def _split(paths: list[Path]) -> tuple[Path, Path]:
@@ -202,6 +215,8 @@ def reconstruct_into(
         # This is the fitted scan, whose object lies where the reconstruction does.
         fitted, notes = _read(scan, given, size)
         fitted = select(fitted)
+        command = 'reconstruct' if select is _everything else 'ptycho-inference'
+        run = describe_run(command, scan, model, choice.name, config, given)
         watch.loaded()
         with RunProgress() as observer:
             result = api.reconstruct(
@@ -212,7 +227,7 @@ def reconstruct_into(
                 backend=choice,
                 observer=observer,
             )
-        values, lines = _finish(stage, output, result, fitted, watch)
+        values, lines = _finish(stage, output, result, fitted, watch, run)
     return values | {'notes': notes}, lines
 
 
@@ -251,7 +266,12 @@ def _read(path: Path, given: Given, size: int | None) -> tuple['Scan', dict[str,
 
 
 def _finish(
-    stage: Path, folder: Path, result: 'Reconstruction', scan: 'Scan', watch: RunTimer
+    stage: Path,
+    folder: Path,
+    result: 'Reconstruction',
+    scan: 'Scan',
+    watch: RunTimer,
+    run: dict[str, Any],
 ) -> tuple[dict[str, Any], list[str]]:
     """Write every file of a reconstruction to `stage`; return what to report of `folder`."""
     from ptychopinn_plugin.data import write_product, write_reconstruction
@@ -259,12 +279,17 @@ def _finish(
 
     timing = watch.timing(result, len(result.positions_px))
     evaluation = _compare(result, scan)
+    made = result.provenance
     metrics = _measure(result, scan, evaluation)
-    write_reconstruction(stage / 'reconstruction.npz', result)
-    write_product(stage / 'product.h5', result)
-    plot_reconstruction(result, stage / 'reconstruction.png', truth=scan.object_)
-    write_json(stage / 'timing.json', timing)
-    write_json(stage / 'metrics.json', metrics)
+    metrics['provenance'] = {**made, **with_relative_paths(run, folder)}
+    # These are passed on: whose folders the files lay in is nobody's business.
+    result = dataclasses.replace(result, provenance={**made, **without_paths(run)})
+    with finishing():
+        write_reconstruction(stage / 'reconstruction.npz', result)
+        write_product(stage / 'product.h5', result)
+        plot_reconstruction(result, stage / 'reconstruction.png', truth=scan.object_)
+        write_json(stage / 'timing.json', timing)
+        write_json(stage / 'metrics.json', metrics)
     values = {'output': folder, 'files': list(FILES), 'timing': timing, 'metrics': metrics}
     return values, _summary(values, evaluation)
 

@@ -20,7 +20,13 @@ from ptychopinn_plugin.cli.options import (
     Section,
     takes_settings,
 )
-from ptychopinn_plugin.cli.outputs import staged_outputs, write_history, write_text
+from ptychopinn_plugin.cli.outputs import (
+    CHECKPOINT_FILE,
+    MODEL_FILE,
+    staged_outputs,
+    write_history,
+    write_text,
+)
 from ptychopinn_plugin.cli.progress import RunProgress
 from ptychopinn_plugin.cli.settings import (
     add_from_file,
@@ -28,6 +34,7 @@ from ptychopinn_plugin.cli.settings import (
     refuse_changes,
     run_to_toml,
 )
+from ptychopinn_plugin.cli.signals import finishing
 from ptychopinn_plugin.config import Config, ModelConfig, TrainingConfig
 from ptychopinn_plugin.errors import ConfigError
 from ptychopinn_plugin.text import count
@@ -39,8 +46,6 @@ if TYPE_CHECKING:
     from ptychopinn_plugin.data import Scan
     from ptychopinn_plugin.model_file import Model
 
-MODEL_FILE = 'wts.h5.zip'
-CHECKPOINT_FILE = 'checkpoint.h5.zip'
 LOG_FILE = 'train.log'
 FILES = (MODEL_FILE, 'losses.csv', 'training.png', 'config.toml', LOG_FILE)
 
@@ -169,7 +174,8 @@ def train_command(
         job = _prepare(scans, validation or (), *settings, resumes, (backend, saved), given)
         checkpoints = _checkpoints(output / CHECKPOINT_FILE, resume)
         result = _run(job, checkpoints)
-        _write(stage, result, job.reading, inference_only=inference_only)
+        with finishing():
+            _write(stage, result, job.reading, inference_only=inference_only)
     checkpoints.remove()
     values = _facts(job, result, output)
     report(values, _summary(values), as_json=as_json)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -43,6 +44,9 @@ class Reconstruction:
         Whether each pattern was reconstructed alone, as in `Scan`.
     misfit : Misfit, optional
         The same over lit pixels, in times of shot noise where that is known.
+    provenance : mapping
+        Plain values: software, device and settings, the SHA-256 of the model, and what the command
+        line adds (`cli.provenance`).
     """
 
     object_: ComplexArray
@@ -60,6 +64,7 @@ class Reconstruction:
     is_single_shot: bool = False
     misfit: Misfit | None = None
     nominal_positions_px: FloatArray | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         indexes = self.pattern_indexes

@@ -97,6 +97,7 @@ def write_reconstruction(path: Path | str, reconstruction: Reconstruction) -> No
         'geometry': _known(geometry),
         'single_shot': reconstruction.is_single_shot,
         'written_by': f'ptychopinn-plugin {__version__}',
+        'provenance': dict(reconstruction.provenance),
     }
     arrays: dict[str, Any] = {
         'object': np.asarray(reconstruction.object_, dtype=np.complex64),
@@ -172,6 +173,7 @@ def read_reconstruction(path: Path | str) -> Reconstruction:
         )
     residual = metadata.get('amplitude_residual')
     timing, misfit = metadata.get('timing'), metadata.get('misfit')
+    provenance = metadata.get('provenance')
     return Reconstruction(
         object_=object_,
         origin_px=origin,
@@ -188,6 +190,7 @@ def read_reconstruction(path: Path | str) -> Reconstruction:
         pattern_indexes=indexes,
         misfit=Misfit.from_dict(misfit) if isinstance(misfit, Mapping) else None,
         nominal_positions_px=nominal,
+        provenance=provenance if isinstance(provenance, Mapping) else {},
     )
 
 
@@ -274,6 +277,7 @@ def write_product(path: Path | str, reconstruction: Reconstruction) -> None:
     attributes = {
         'name': reconstruction.name,
         'comments': comments,
+        'provenance': json.dumps(dict(reconstruction.provenance)),
         'detector_object_distance_m': geometry.detector_distance_m or 0.0,
         'photon_energy_eV': geometry.photon_energy_eV or 0.0,
         # Ptychodus reads this name until 1.6, and needs it.

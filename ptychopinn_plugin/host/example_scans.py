@@ -4,6 +4,7 @@
 it lie its patterns in a form that Ptychodus' window opens.
 """
 
+import io
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from ptychopinn_plugin.array_types import BoolArray
 from ptychopinn_plugin.data import Geometry, Reconstruction, Scan, write_product
 from ptychopinn_plugin.data.readers.matching import wavelength_m
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
+from ptychopinn_plugin.storage.atomic import atomic_path
 
 ENERGY_EV, DISTANCE_M, DETECTOR_PIXEL_M = 8000.0, 1.0, 75e-6
 
@@ -60,24 +62,29 @@ def write_example_scans(folder: Path) -> list[Path]:
         place.mkdir(parents=True, exist_ok=True)
         _write_patterns(place / 'diffraction.h5', scan)
         write_product(place / 'product.h5', _start(scan, name))
-        (place / 'settings.ini').write_text(SETTINGS, encoding='utf-8')
-        np.savez_compressed(
-            folder / f'{name}-patterns.npz',
-            patterns=scan.patterns,
-            indexes=np.arange(len(scan)),
-            bad_pixels=_bad_pixels(scan),
-        )
+        with atomic_path(place / 'settings.ini') as temporary:
+            temporary.write_text(SETTINGS, encoding='utf-8')
+        with atomic_path(folder / f'{name}-patterns.npz') as temporary:
+            np.savez_compressed(
+                temporary,
+                patterns=scan.patterns,
+                indexes=np.arange(len(scan)),
+                bad_pixels=_bad_pixels(scan),
+            )
         written.append(place)
     return written
 
 
 def _write_patterns(path: Path, scan: Scan) -> None:
-    with h5py.File(path, 'w') as file:
+    content = io.BytesIO()
+    with h5py.File(content, 'w') as file:
         file['indexes'] = np.arange(len(scan))
         file['patterns'] = scan.patterns
         file['patterns'].attrs['detector_pixel_width_m'] = DETECTOR_PIXEL_M
         file['patterns'].attrs['detector_pixel_height_m'] = DETECTOR_PIXEL_M
         file['bad_pixels'] = _bad_pixels(scan)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content.getbuffer())
 
 
 def _bad_pixels(scan: Scan) -> BoolArray:

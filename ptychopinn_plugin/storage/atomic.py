@@ -4,20 +4,28 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ptychopinn_plugin.errors import OutputError
+
+UNFINISHED = '.unfinished-'
+"""Names of files and folders that are not complete begin so; eight letters and the name follow."""
+
+# File systems that cannot sync a folder or a special file answer with these.
+_UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EROFS)
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary sibling to write to; it takes the place of `path` at the end.
 
-    If the block fails, the temporary file is removed and an existing file stays as it was.
-    The sibling keeps the suffix of `path`, by which some writers choose the format. Write HDF5 to
-    memory and then its bytes: the library can crash where a disk fills up while it closes a file.
+    The bytes are on the disk before the name is theirs, so that a power cut leaves the old file or
+    the new one. If the block fails, the temporary file is removed and an existing file stays as it
+    was. The sibling keeps the suffix of `path`, by which some writers choose the format. Write
+    HDF5 to memory and then its bytes: the library can crash where a disk fills up while it closes
+    a file.
 
     Parameters
     ----------
@@ -31,14 +39,55 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     check_output_file(path)
-    temporary = path.with_name(f'.{path.stem}.{secrets.token_hex(4)}{path.suffix}')
+    temporary = path.with_name(f'{UNFINISHED}{secrets.token_hex(4)}-{path.name}')
     try:
         yield temporary
+        sync_file(temporary)
         os.replace(temporary, path)
+        sync_folder(path.parent)
     except OSError as error:
         raise OutputError(f'Cannot write {path}: {_reason(error)}') from error
     finally:
         _remove(temporary)
+
+
+def sync_file(path: Path) -> None:
+    """Return when the bytes of a file are on its disk, where the file system can tell.
+
+    Raises
+    ------
+    OSError
+        If the disk does not take them.
+    """
+    # Windows syncs only what is open for writing.
+    with path.open('rb' if os.name == 'posix' else 'r+b') as file:
+        _sync(file.fileno())
+
+
+def sync_folder(path: Path) -> None:
+    """Return when the names in a folder are on its disk, where the platform can do that.
+
+    Raises
+    ------
+    OSError
+        If the disk does not take them.
+    """
+    if os.name != 'posix':
+        # Windows opens no folder, and writes names through its journal.
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        _sync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
 
 
 def check_output_file(path: Path, *sources: Path | None) -> None:
@@ -69,6 +118,8 @@ def check_output_file(path: Path, *sources: Path | None) -> None:
 def keep_previous(path: Path) -> None:
     """Keep a copy of a file that is about to be replaced, as ``NAME.previous.SUFFIX``.
 
+    The predecessor of a checkpoint stays its predecessor.
+
     Parameters
     ----------
     path : Path
@@ -79,9 +130,54 @@ def keep_previous(path: Path) -> None:
     OutputError
         If the copy cannot be written.
     """
-    if path.is_file():
-        with atomic_path(path.with_suffix(f'.previous{path.suffix}')) as temporary:
-            shutil.copy2(path, temporary)
+    if not path.is_file():
+        return
+    previous = path.with_suffix(f'.previous{path.suffix}')
+    with atomic_path(previous) as temporary:
+        shutil.copy2(path, temporary)
+    with suppress(FileNotFoundError):
+        os.replace(predecessor_path(path), predecessor_path(previous))
+
+
+def remove_partial(folder: Path, names: Collection[str]) -> None:
+    """Remove what `atomic_path` was writing when its process was killed.
+
+    Parameters
+    ----------
+    folder : Path
+        This process owns it, see `lock.locked_folder`.
+    names : collection of str
+        Of the files; others may be of a program that works there without owning the folder.
+    """
+    for path in folder.glob(f'{UNFINISHED}*'):
+        name = path.name.removeprefix(UNFINISHED).partition('-')[2]
+        if name in names and path.is_file():
+            _remove(path)
+
+
+def predecessor_path(path: Path) -> Path:
+    """Return where the file lies that a checkpoint at `path` has replaced."""
+    return path.with_suffix(f'.predecessor{path.suffix}')
+
+
+def keep_predecessor(path: Path) -> None:
+    """Let a file that is about to be replaced stay as ``NAME.predecessor.SUFFIX``.
+
+    Raises
+    ------
+    OutputError
+        If that cannot be written.
+    """
+    with atomic_path(predecessor_path(path)) as temporary:
+        link_or_copy(path, temporary)
+
+
+def link_or_copy(path: Path, other: Path) -> None:
+    """Give a file a second name, or copy it where the file system has no links."""
+    try:
+        os.link(path, other)
+    except OSError:
+        shutil.copy2(path, other)
 
 
 def check_output_folder(path: Path) -> Path:

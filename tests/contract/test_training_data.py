@@ -243,3 +243,26 @@ def test_nothing_to_learn_from_is_an_error(
 ) -> None:
     with pytest.raises(ConfigError, match='Nothing in the loss compares with the data'):
         make_backend().train([tiny_scan], brief(model=model, **training))
+
+
+@pytest.mark.parametrize(
+    'trained', [{'probe_trainable': True}, {'intensity_scale_trainable': True, 'target': 'none'}]
+)
+def test_validation_judges_the_model_that_is_used(
+    make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig, trained: dict[str, Any]
+) -> None:
+    """A validation scan gets the probe and the scale that training has found, as in inference."""
+    y, x = np.indices(tiny_scan.pattern_shape) - 16
+    guess = dataclasses.replace(tiny_scan, probe=tiny_scan.probe * np.exp(0.01j * (y**2 + x * y)))
+    config = brief(epochs=1, learning_rate=0.02, target_iterations=20, **trained)
+    result = make_backend().train([guess], config, validation=[guess])
+    found = result.model
+    known = dataclasses.replace(guess, probe=found.probe)
+    judged = make_backend().train(
+        [known],
+        brief(epochs=1, learning_rate=0.0, target='none'),
+        validation=[known],
+        base_model=found,
+    )
+    assert judged.model.intensity_scale == pytest.approx(found.intensity_scale)
+    assert losses(result) == pytest.approx(losses(judged), rel=1e-3)

@@ -101,9 +101,9 @@ def _another(row: Row) -> object:
         ('TrainingEpochs = many', "expected a number; got 'many'"),
         ('TrainingEpochs = 0', 'at least 1'),
         # Qt's boxes and progress bar end the application over what 32 bits do not hold.
-        ('TrainingEpochs = 3000000000', 'at most 1000000000'),
+        ('TrainingEpochs = 3000000000', 'at most 1000000'),
         ('TrainingNSubsample = 99999999999999999999', 'at most 1000000000'),
-        ('RefinementIterations = 2147483647', 'at most 1000000000'),
+        ('RefinementIterations = 2147483647', 'at most 1000000'),
         ('TrainingLearningRate = nan', 'finite number'),
         ('TrainingSchedule = lunar', 'one-cycle'),
         ('ModelPadObject = perhaps', "expected True or False; got 'perhaps'"),

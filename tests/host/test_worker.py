@@ -28,7 +28,7 @@ from ptychopinn_plugin.config import (
     TrainingConfig,
 )
 from ptychopinn_plugin.data import Scan, write_scan
-from ptychopinn_plugin.errors import ArchiveError, DataError, WorkerError
+from ptychopinn_plugin.errors import ArchiveError, DataError, OutputError, WorkerError
 from ptychopinn_plugin.host.worker import process
 from ptychopinn_plugin.host.worker.client import Event, Worker
 from ptychopinn_plugin.host.worker.ipc import SharedArrays
@@ -43,6 +43,7 @@ from ptychopinn_plugin.host.worker.messages import (
     TrainJob,
 )
 from ptychopinn_plugin.model_file import read_model
+from ptychopinn_plugin.storage.lock import locked_folder
 
 from .conftest import needs
 
@@ -154,6 +155,7 @@ def test_a_training_keeps_the_model_so_far(
 
     class Listener:
         is_stopping = False
+        is_host_behind = False
 
         def send(self, report: Report, arrays: Mapping[str, RealArray] | None = None) -> None:
             if checkpoint.exists():
@@ -165,6 +167,32 @@ def test_a_training_keeps_the_model_so_far(
     Jobs(Listener()).do(training(epochs=3), {})
     assert set(epochs) == {1, 2}
     assert [path.name for path in tmp_path.iterdir()] == ['model.zip']
+
+
+def test_a_folder_that_another_training_owns(
+    training: Callable[..., TrainJob], tmp_path: Path
+) -> None:
+    (tmp_path / '.unfinished-0a1b2c3d-model.checkpoint.zip').write_bytes(b'of a killed worker')
+    with (
+        locked_folder(tmp_path),
+        pytest.raises(OutputError, match='another run: process'),
+    ):
+        Jobs(_Silent()).do(training(), {})
+    Jobs(_Silent()).do(training(epochs=1), {})
+    assert [path.name for path in tmp_path.iterdir()] == ['model.zip']
+
+
+class _Silent:
+    """A host that wants nothing."""
+
+    is_stopping = False
+    is_host_behind = False
+
+    def send(self, report: Report, arrays: Mapping[str, RealArray] | None = None) -> None:
+        """Take a report."""
+
+    def confirm_read(self, block: str) -> None:
+        """Take a confirmation."""
 
 
 def test_what_the_package_warns_of_is_logged_in_every_run(

@@ -25,6 +25,7 @@ OPTIONS = {
     'reconstruct': '--output --refine --batch-size --backend --device --json',
     'refine': '--output --iterations --batch-size --backend --device --seed --json',
     'demo': '--output --refine --max-minutes --backend --seed --json',
+    'reproduce': '--scan --model --tolerance --output --json',
     'evaluate': '--output --remove-ramp --json',
     'inspect': '--json',
     'convert': '--probe-from --json',

@@ -1,15 +1,18 @@
 """What every backend that trains networks does alike: the `Backend` protocol over an engine."""
 
 import functools
+import gc
 import logging
+import platform
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ptychopinn_plugin._version import __version__
 from ptychopinn_plugin.array_types import FloatArray
 from ptychopinn_plugin.backends.common.diagnostics import (
     judge_misfit,
@@ -17,6 +20,7 @@ from ptychopinn_plugin.backends.common.diagnostics import (
     warn_of_moves,
 )
 from ptychopinn_plugin.backends.common.engine import Device, Engine, Forward
+from ptychopinn_plugin.backends.common.memory import with_smaller_batches
 from ptychopinn_plugin.backends.common.positions import reach_px
 from ptychopinn_plugin.backends.common.prediction import (
     choose_photons,
@@ -121,8 +125,8 @@ class NetworkBackend(Engine[Device]):
         """Predict with the held model, stitch, and refine."""
         held = self._held_model()
         (scan,) = _usable([scan])
+        photons, asked = scan.mean_photons(), refinement
         scan, refinement = self._with_probe(scan, refinement, inference.device, observer)
-        photons = scan.mean_photons()
         if not held.is_prior:
             scan = fit_to_size(scan, held.pattern_size)
             photons = choose_photons(scan, held.photons, inference.intensity_scale)
@@ -136,9 +140,11 @@ class NetworkBackend(Engine[Device]):
             found = reconstruct(self._network(held, device), job)
             if found.stopped:
                 refinement = refinement.replace(iterations=0)
-            return self._refined(
+            result = self._refined(
                 scan, forward, found.object_, refinement, stopwatch, observer, found.losses
             )
+            used = Config(model=held.config.model, inference=inference, refinement=asked)
+            return replace(result, provenance=self._provenance(device, used, held))
 
     def _with_passes(self, network: Any, job: '_Job') -> '_Found':
         """Predict patches and stitch them, pass by pass."""
@@ -152,12 +158,19 @@ class NetworkBackend(Engine[Device]):
         rotations = choose_rotations(
             job.inference.test_time_rotations, job.model.network, lambda: self._overlap(job.forward)
         )
-        objects = self.predict(
-            network,
-            job.forward,
-            PredictionRequest.of(job.inference, rotations),
-            stopwatch=job.stopwatch,
-            observer=show,
+        request = PredictionRequest.of(job.inference, rotations)
+
+        def predict(batch_size: int) -> list[Any]:
+            return self.predict(
+                network,
+                job.forward,
+                replace(request, batch_size=batch_size),
+                stopwatch=job.stopwatch,
+                observer=show,
+            )
+
+        objects = with_smaller_batches(
+            predict, request.batch_size, self.release_cache, 'the prediction'
         )
         return _Found(objects[-1], stopped)
 
@@ -230,9 +243,11 @@ class NetworkBackend(Engine[Device]):
             reach = _reach_px(scan, refinement)
             forward = self.build_forward(scan, probe, photons, where, reach)
             flat, stopwatch = forward.flat_object(), self.start_stopwatch(where)
-            return self._refined(
+            result = self._refined(
                 scan, forward, flat, refinement, stopwatch, observer, is_trial=is_trial
             )
+            used = Config(refinement=refinement)
+            return replace(result, provenance=self._provenance(where, used, None))
 
     def _with_probes(self, scans: Sequence[Scan], device: str, observer: Observer) -> list[Scan]:
         return [
@@ -324,6 +339,26 @@ class NetworkBackend(Engine[Device]):
 
         request = IterationRequest.of_refinement(refinement)
         return self.iterate(forward, object_, request, show)
+
+    def _provenance(self, device: Device, config: Config, model: Model | None) -> dict[str, Any]:
+        """Return which software, device, settings and model make a result."""
+        sections = ('refinement',) if model is None else ('inference', 'refinement')
+        settings = config.to_dict()
+        return {
+            'package': f'ptychopinn-plugin {__version__}',
+            'framework': self.framework_version(),
+            'python': platform.python_version(),
+            'numpy': np.__version__,
+            'device': str(device),
+            'settings': {name: settings[name] for name in sections},
+            'model_fingerprint': None if model is None else model.fingerprint(),
+        }
+
+    def release_memory(self) -> None:
+        """Give back what is kept for the next run: the network on its device, and caches."""
+        self._built = None
+        gc.collect()
+        self.release_cache()
 
     def _held_model(self) -> Model:
         if self.model is None:

@@ -72,6 +72,10 @@ class Engine(ABC, Generic[Device]):
         """Return a stopwatch that waits for the device."""
 
     @abstractmethod
+    def release_cache(self) -> None:
+        """Give memory that the framework keeps for later back to the device."""
+
+    @abstractmethod
     def build_forward(
         self, scan: Scan, probe: ComplexArray, photons: float, device: Device, reach_px: int = 0
     ) -> Any:
@@ -158,11 +162,12 @@ class Engine(ABC, Generic[Device]):
         scans: Sequence[TrainingScan],
         intensity_scale: float,
         config: Config,
+        validation: Sequence[TrainingScan] = (),
     ) -> TrainingStep:
         """Return what trains a network, its optimizer at the start.
 
         The probes of the scans' forward models, with `intensity_scale` taken out, are where
-        trainable probes begin.
+        trainable probes begin. The scans of `validation` get what training makes of them.
         """
 
     @abstractmethod

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from ptychopinn_plugin.array_types import FloatArray, IntArray
+from ptychopinn_plugin.backends.common.memory import with_smaller_batches
 from ptychopinn_plugin.backends.common.positions import FLOOR_FRACTION, PositionRefiner
 
 State = TypeVar('State')
@@ -69,6 +70,13 @@ def iteration_batches(
     while True:
         order = rng.permutation(n_patterns)
         yield [order[start : start + size] for start in range(0, n_patterns, size)]
+
+
+def _cut(batches: Sequence[IntArray], size: int) -> list[IntArray]:
+    """Return batches of at most `size` patterns, in the same order."""
+    return [
+        batch[start : start + size] for batch in batches for start in range(0, len(batch), size)
+    ]
 
 
 def iterate_keep_best(
@@ -169,6 +177,8 @@ class IterationKernels(Generic[Tensor]):
         Returns the root of the sum of squared magnitudes.
     divide_energy : callable
         Gives a factor of the probe's growth to the object, and returns object and probe.
+    release : callable
+        Gives memory that the framework keeps for later back to the device.
     """
 
     zeros_like: Callable[[Tensor], Tensor]
@@ -179,6 +189,7 @@ class IterationKernels(Generic[Tensor]):
     between: Callable[[Tensor, Tensor, float], Tensor]
     norm: Callable[[Tensor], Tensor]
     divide_energy: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+    release: Callable[[], None] = lambda: None
 
 
 def run_iterations(
@@ -201,9 +212,28 @@ def run_iterations(
         forward.set_probe(forward.probe, cache=False)
     state = IterationState(object_, kernels.zeros_like(object_), forward.probe, forward.moves_px)
 
+    largest = len(forward)
+
+    def move(drawn: list[IntArray], step: float) -> None:
+        nonlocal largest
+        before = dataclasses.replace(state)
+
+        def compute(batch_size: int) -> None:
+            nonlocal largest
+            largest = batch_size
+            state.object_, state.probe = before.object_, before.probe
+            # PyTorch changes it in place.
+            state.velocity = kernels.between(before.velocity, before.velocity, 0.0)
+            if refine_probe:
+                forward.set_probe_only(state.probe)
+            kernels.iterate_once(forward, state, _cut(drawn, batch_size), step, refine_probe)
+
+        size = min(largest, max(len(batch) for batch in drawn))
+        with_smaller_batches(compute, size, kernels.release, 'the iteration')
+
     def iterate_once(iteration: int) -> tuple[IterationState[Tensor], float]:
         step = step_size(iteration, iterations)
-        kernels.iterate_once(forward, state, next(batches), step, refine_probe)
+        move(next(batches), step)
         if corrects_phase_drift(iteration, iterations):
             state.object_ = kernels.correct_phase_drift(forward, state.object_)
         if positions is not None and positions.moves_at(iteration / iterations):

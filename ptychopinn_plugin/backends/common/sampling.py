@@ -20,7 +20,7 @@ SUBSCAN_SIZE = 256
 """In this number of positions neighbours matter, and a CPU predicts them in half a second."""
 
 VALIDATION = -1
-"""The index of a scan that is only validated on, which keeps its own probe."""
+"""The index of a scan that is only validated on; it gets the probe that inference would take."""
 
 SUBSCANS_TOGETHER = 4
 """The batches of this number of sub-scans are drawn in random order."""
@@ -62,6 +62,9 @@ class TrainingScan:
         The target's or the known object.
     countable : bool
         Whether counts are whole numbers, so that they can be thinned.
+    probe_of : int, optional
+        For a scan that is only validated on: the training scan that came with the same probe, whose
+        correction it gets, as in inference.
     """
 
     index: int
@@ -70,6 +73,7 @@ class TrainingScan:
     members: IntArray
     labels: Any
     countable: bool
+    probe_of: int | None = None
 
 
 @dataclass(frozen=True)

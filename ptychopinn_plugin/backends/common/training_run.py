@@ -41,7 +41,7 @@ from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.model import CorrectedProbe
 from ptychopinn_plugin.model_file import Model
-from ptychopinn_plugin.physics import normalise_probe
+from ptychopinn_plugin.physics import is_same_probe, normalise_probe
 
 TARGET_PATTERNS = 500_000
 """The target of a large scan takes fewer iterations: about this number of patterns in all."""
@@ -112,10 +112,17 @@ class TrainingRun(Generic[Device]):
             forward = self._build_forward(planned.scan)
             # Supervised training has no other term; a target's likelihood needs no labels.
             labels = self._known_object(planned.scan, forward) if plan.is_supervised else None
-            held_out.append(
-                (_training_scan(VALIDATION, planned, forward, labels), planned.held_out)
-            )
+            validated = _training_scan(VALIDATION, planned, forward, labels)
+            validated.probe_of = self._same_probe(planned.scan)
+            held_out.append((validated, planned.held_out))
         return self._make_loop(scans, held_out)
+
+    def _same_probe(self, scan: Scan) -> int | None:
+        """Return the training scan whose corrected probe inference would take for a scan."""
+        if not self.plan.config.training.probe_trainable:
+            return None
+        known = (planned.scan.probe for planned in self.plan.training)
+        return next((i for i, probe in enumerate(known) if is_same_probe(probe, scan.probe)), None)
 
     def _make_loop(
         self, scans: Sequence[TrainingScan], held_out: Sequence[tuple[TrainingScan, IntArray]]
@@ -135,7 +142,13 @@ class TrainingRun(Generic[Device]):
             to_numpy=self.engine.to_numpy,
         )
         return TrainingLoop(
-            self.engine.make_step(network, scans, plan.intensity_scale, plan.config),
+            self.engine.make_step(
+                network,
+                scans,
+                plan.intensity_scale,
+                plan.config,
+                [scan for scan, _ in held_out if scan.index == VALIDATION],
+            ),
             Sampler(plan.description, scans, held_out, plan.config, make),
             plan.config,
             self.request.observer,

@@ -35,7 +35,11 @@ class TrainingStep(Protocol):
         ...
 
     def use_probes(self) -> None:
-        """Let the scans' forward models use the probes as training has left them."""
+        """Let the scans' forward models use the probes as training has left them.
+
+        Those of scans that are only validated on get the probe and the scale that inference with
+        the model would take.
+        """
         ...
 
     def state_dict(self) -> dict[str, RealArray]:

@@ -19,7 +19,7 @@ from ptychopinn_plugin.backends.common.requests import (
 )
 from ptychopinn_plugin.backends.common.sampling import TrainingScan
 from ptychopinn_plugin.backends.common.timing import Stopwatch
-from ptychopinn_plugin.backends.pytorch.device import choose_device
+from ptychopinn_plugin.backends.pytorch.device import choose_device, release_cache
 from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
 from ptychopinn_plugin.backends.pytorch.network import Network
 from ptychopinn_plugin.backends.pytorch.prior import correct_object
@@ -45,6 +45,10 @@ class PyTorchBackend(NetworkBackend[torch.device]):
     def start_stopwatch(self, device: torch.device) -> Stopwatch:
         """Return a stopwatch that waits for the device."""
         return start_stopwatch(device)
+
+    def release_cache(self) -> None:
+        """Give memory that the framework keeps for later back to the device."""
+        release_cache()
 
     def build_forward(
         self,
@@ -130,6 +134,7 @@ class PyTorchBackend(NetworkBackend[torch.device]):
         scans: Sequence[TrainingScan],
         intensity_scale: float,
         config: Config,
+        validation: Sequence[TrainingScan] = (),
     ) -> PyTorchStep:
         """Return what trains a network, its optimizer at the start."""
         device = next(network.parameters()).device
@@ -138,7 +143,7 @@ class PyTorchBackend(NetworkBackend[torch.device]):
             intensity_scale,
             config.training,
         )
-        return PyTorchStep(network, scans, probes.to(device), config)
+        return PyTorchStep(network, scans, probes.to(device), config, validation)
 
     def to_numpy(self, tensor: Tensor) -> RealArray:
         """Return a tensor's values."""

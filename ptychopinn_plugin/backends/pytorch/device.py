@@ -36,6 +36,14 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def release_cache() -> None:
+    """Give memory that PyTorch keeps for later back to the GPU, where one was used."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    elif torch.backends.mps.is_available():
+        torch.mps.empty_cache()
+
+
 def keep_triton_out() -> None:
     """Let PyTorch do without Triton where TensorFlow was loaded before it.
 

@@ -33,6 +33,7 @@ from ptychopinn_plugin.backends.common.refinement import (
     IterationState,
     run_iterations,
 )
+from ptychopinn_plugin.backends.pytorch.device import release_cache
 from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
 from ptychopinn_plugin.backends.pytorch.phase_drift import correct_phase_drift
 from ptychopinn_plugin.backends.pytorch.positions import position_forces
@@ -157,4 +158,5 @@ _KERNELS = IterationKernels(
     between=torch.lerp,
     norm=torch.linalg.vector_norm,
     divide_energy=_divide_energy,
+    release=release_cache,
 )

@@ -78,6 +78,8 @@ class PyTorchStep(TrainingStep):
         Whose forward models get the probes, in the order of `trainable_probes`.
     trainable_probes : TrainableProbes
     config : Config
+    validation : sequence of TrainingScan
+        Scans that are only validated on.
     """
 
     def __init__(
@@ -86,9 +88,12 @@ class PyTorchStep(TrainingStep):
         scans: Sequence[TrainingScan],
         trainable_probes: TrainableProbes,
         config: Config,
+        validation: Sequence[TrainingScan] = (),
     ) -> None:
         self.network = network
         self.scans = scans
+        self.first_scale = trainable_probes.intensity_scale
+        self.validation = [(scan, scan.forward.probe) for scan in validation]
         self.config = config
         self.trainable_probes = trainable_probes
         settings = config.training
@@ -182,6 +187,18 @@ class PyTorchStep(TrainingStep):
         if self.trainable_probes.trainable:
             for index, scan in enumerate(self.scans):
                 scan.forward.set_probe(self.trainable_probes.probe(index))
+            for scan, start in self.validation:
+                scan.forward.set_probe(self._validation_probe(scan, start))
+
+    @torch.no_grad()
+    def _validation_probe(self, scan: TrainingScan, start: Tensor) -> Tensor:
+        """Return a probe of the energy of `start`, times the change of the scale."""
+        change = self.trainable_probes.intensity_scale / self.first_scale
+        if scan.probe_of is None:
+            return start * change
+        probe = self.trainable_probes.probe(scan.probe_of)
+        scaled: Tensor = probe * (change * start.norm() / probe.norm())
+        return scaled
 
     @torch.no_grad()
     def validation_loss(self, batch: Batch) -> float:

@@ -42,6 +42,9 @@ class TensorFlowBackend(NetworkBackend[str]):
         """Return a stopwatch that waits for the device."""
         return start_stopwatch()
 
+    def release_cache(self) -> None:
+        """Do nothing: TensorFlow keeps a GPU's memory, for itself alone, until its process ends."""
+
     def build_forward(
         self,
         scan: Scan,
@@ -124,6 +127,7 @@ class TensorFlowBackend(NetworkBackend[str]):
         scans: Sequence[TrainingScan],
         intensity_scale: float,
         config: Config,
+        validation: Sequence[TrainingScan] = (),
     ) -> TensorFlowStep:
         """Return what trains a network, its optimizer at the start."""
         probes = TrainableProbes(
@@ -131,7 +135,7 @@ class TensorFlowBackend(NetworkBackend[str]):
             intensity_scale,
             config.training,
         )
-        return TensorFlowStep(network, scans, probes, config)
+        return TensorFlowStep(network, scans, probes, config, validation)
 
     def to_numpy(self, tensor: Tensor) -> RealArray:
         """Return a tensor's values."""

@@ -203,6 +203,8 @@ class TensorFlowStep(TrainingStep):
         Whose forward models get the probes, in the order of `trainable_probes`.
     trainable_probes : TrainableProbes
     config : Config
+    validation : sequence of TrainingScan
+        Scans that are only validated on.
     """
 
     def __init__(
@@ -211,9 +213,12 @@ class TensorFlowStep(TrainingStep):
         scans: Sequence[TrainingScan],
         trainable_probes: TrainableProbes,
         config: Config,
+        validation: Sequence[TrainingScan] = (),
     ) -> None:
         self.network = network
         self.scans = scans
+        self.first_scale = trainable_probes.intensity_scale
+        self.validation = [(scan, scan.forward.probe) for scan in validation]
         self.config = config
         self.trainable_probes = trainable_probes
         self.objective = Objective.of(network, config)
@@ -312,6 +317,17 @@ class TensorFlowStep(TrainingStep):
         if self.trainable_probes.trainable:
             for index, scan in enumerate(self.scans):
                 scan.forward.set_probe(self.trainable_probes.probe(index))
+            for scan, start in self.validation:
+                scan.forward.set_probe(self._validation_probe(scan, start))
+
+    def _validation_probe(self, scan: TrainingScan, start: Tensor) -> Tensor:
+        """Return a probe of the energy of `start`, times the change of the scale."""
+        change = self.trainable_probes.intensity_scale / self.first_scale
+        if scan.probe_of is None:
+            return scaled(start, change)
+        probe = self.trainable_probes.probe(scan.probe_of)
+        energies = [tf.reduce_sum(tf.abs(each) ** 2) for each in (start, probe)]
+        return scaled(probe, change * tf.sqrt(energies[0] / energies[1]))
 
     def _parameters(self) -> Tensors:
         probes = {_probe_name(i): probe for i, probe in enumerate(self.trainable_probes.probes)}

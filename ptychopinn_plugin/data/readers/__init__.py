@@ -15,6 +15,7 @@ from ptychopinn_plugin.data.readers.domain import Domain, check_domain, unit_not
 from ptychopinn_plugin.data.readers.emd import is_emd, read_emd
 from ptychopinn_plugin.data.readers.frame_center import center_note
 from ptychopinn_plugin.data.readers.hdf5 import open_hdf5
+from ptychopinn_plugin.data.readers.limits import Limits, reading_with
 from ptychopinn_plugin.data.readers.mask_files import read_mask
 from ptychopinn_plugin.data.readers.matching import (
     Product,
@@ -63,6 +64,8 @@ def load_scan(
     single_shot: bool = False,
     probe_modes: int | None = None,
     scan_step_m: float | None = None,
+    allow_links: bool = False,
+    max_gib: float | None = None,
 ) -> Scan:
     """Read a scan. The content of the file decides what it is, not its name.
 
@@ -101,6 +104,10 @@ def load_scan(
         `physics.with_modes`.
     scan_step_m : float, optional
         The step of a raster in an EMD file that does not hold it, in both directions.
+    allow_links : bool
+        Follow links and virtual datasets of HDF5 out of the folder of the file that holds them.
+    max_gib : float, optional
+        What an array of a file may take in memory; see `limits`.
 
     Returns
     -------
@@ -121,30 +128,34 @@ def load_scan(
     ):
         if given is not None and reader is None:
             raise DataError(f'{name} needs reader=NAME (--reader NAME), to whose files it belongs.')
-    more_bad = None if mask is None else read_mask(Path(mask))
-    probe = None if probe_from is None else read_probe(Path(probe_from))
     product = None if product is None else Path(product)
     positions = None if positions is None else Path(positions)
-    try:
-        if reader is None:
-            scan = _read_by_content(
-                path, domain, product, probe, geometry, beam_center_px, more_bad, scan_step_m
-            )
-        else:
-            scan = read_with_ptychodus(
-                path,
-                reader,
-                product=_known_product(product),
-                positions=positions,
-                positions_reader=positions_reader,
-                geometry=geometry,
-                beam_center_px=beam_center_px,
-                domain=domain,
-                probe=probe,
-                mask=more_bad,
-            )
-    except DataError as error:
-        raise _with_path(error, path) from error
+    max_bytes = None if max_gib is None else int(max_gib * 2**30)
+    with reading_with(Limits(allow_links, max_bytes)) as limits:
+        more_bad = None if mask is None else read_mask(Path(mask))
+        probe = None if probe_from is None else read_probe(Path(probe_from))
+        try:
+            if reader is None:
+                scan = _read_by_content(
+                    path, domain, product, probe, geometry, beam_center_px, more_bad, scan_step_m
+                )
+            else:
+                scan = read_with_ptychodus(
+                    path,
+                    reader,
+                    product=_known_product(product),
+                    positions=positions,
+                    positions_reader=positions_reader,
+                    geometry=geometry,
+                    beam_center_px=beam_center_px,
+                    domain=domain,
+                    probe=probe,
+                    mask=more_bad,
+                )
+        except DataError as error:
+            raise _with_path(error, path) from error
+    if limits.followed:
+        scan = dataclasses.replace(scan, notes=(*scan.notes, *limits.notes()))
     scan = _finish(scan, mask_hot=mask_hot)
     assert scan.bad_pixels is not None
     if beam_center_px is None:

@@ -9,7 +9,12 @@ import h5py
 import numpy as np
 
 from ptychopinn_plugin.array_types import RealArray
-from ptychopinn_plugin.data.readers.hdf5_links import broken_link, check_readable
+from ptychopinn_plugin.data.readers.hdf5_links import (
+    broken_link,
+    check_links,
+    check_readable,
+    refuse_special_files,
+)
 from ptychopinn_plugin.errors import DataError
 
 
@@ -18,6 +23,7 @@ def open_hdf5(path: Path) -> Iterator[Any]:
     """Open an HDF5 file for reading; a damaged one is a DataError, whenever it shows."""
     try:
         with h5py.File(path, 'r') as file:
+            refuse_special_files(file)
             yield file
     except FileNotFoundError as error:
         raise DataError(f'There is no file {path}. Check the path.') from error
@@ -42,6 +48,7 @@ def find(file: Any, keys: Sequence[str]) -> RealArray | None:
 def find_dataset(file: Any, keys: Sequence[str]) -> Any | None:
     """Return the first dataset of these names, which can be read; None where there is none."""
     for key in keys:
+        check_links(file, key)
         broken = broken_link(file, key)
         if broken:
             raise DataError(

@@ -1,10 +1,13 @@
-"""What a dataset of HDF5 needs besides its own file: other files, and decompression.
+"""What a dataset of HDF5 needs besides its own file: other files, memory, and decompression.
 
 HDF5 fills what it does not find of a virtual dataset with zeros, without a warning, and its errors
-on a broken link or a missing filter name neither. Here both become errors that name it.
+on a broken link or a missing filter name neither. Here both become errors that name it. `limits`
+has the rules for where links may lead and how large arrays may be; raw files, which HDF5 reads from
+anywhere without a trace, are refused.
 """
 
 import importlib
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +15,15 @@ from typing import Any
 
 import h5py
 
+from ptychopinn_plugin.data.readers.limits import limits
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.packages import is_importable
+
+MAX_LINKS = 8
+"""Links are followed from one to the next this many times."""
+
+MAX_NUMBERED = 100_000
+"""Of a dataset in numbered files, this many are looked at."""
 
 INSTALL_FILTERS = 'pip install hdf5plugin'
 
@@ -35,7 +45,7 @@ _FILTERS = {
 
 
 def check_readable(dataset: Any) -> None:
-    """Raise a DataError if a dataset needs a file or a filter that is not here.
+    """Raise a DataError if a dataset needs what is not here or may not be had.
 
     Parameters
     ----------
@@ -44,31 +54,98 @@ def check_readable(dataset: Any) -> None:
     Raises
     ------
     DataError
-        It names the missing file, or the filter and what installs it.
+        It names the missing file, the filter and what installs it, or the limit.
     """
-    folder = Path(dataset.file.filename).parent
+    _refuse_raw_files(dataset)
+    path = Path(dataset.file.filename)
+    # An image file in memory has no path.
+    sources = {path} if path.is_file() else set()
     if dataset.is_virtual:
-        _check_sources(dataset, folder)
-    for name, _, _ in dataset.external or ():
-        if _find_file(name, folder) is None:
-            raise DataError(
-                f'The numbers of {dataset.name} of {dataset.file.filename} lie in the file {name}, '
-                'which is missing. Copy it to the same folder.'
-            )
+        sources |= _check_sources(dataset, path.parent)
+    chunk = math.prod(dataset.chunks or (0,)) * dataset.dtype.itemsize
+    claimed = max(int(dataset.size or 0) * dataset.dtype.itemsize, chunk)
+    limits().check_size(
+        f'{dataset.name} of {path}', claimed, sum(source.stat().st_size for source in sources)
+    )
     _check_filters(dataset)
+
+
+def _refuse_raw_files(dataset: Any) -> None:
+    for name, _, _ in dataset.external or ():
+        raise DataError(
+            f'The numbers of {dataset.name} of {dataset.file.filename} lie in the raw file {name}, '
+            'which is not read: HDF5 would take any file of this machine for numbers. Write them '
+            'into the HDF5 file (h5repack -l CONTI).'
+        )
+
+
+def refuse_special_files(file: Any) -> None:
+    """Raise a DataError where a name at the top leads to a pipe or device, which may never end."""
+    for name in file:
+        link = file.get(name, getlink=True)
+        if isinstance(link, h5py.ExternalLink):
+            found = Path(file.filename).parent / link.filename
+            if found.exists() and not found.is_file() and not found.is_dir():
+                raise DataError(
+                    f'{file.filename}: {name} is a link to {found}, which is no regular file. It '
+                    'is not read.'
+                )
+
+
+def check_links(file: Any, key: str) -> None:
+    """Raise a DataError where a name leads, link by link, to a file that may not be read.
+
+    Parameters
+    ----------
+    file : h5py.Group
+    key : str
+        A path in it. Where it is broken or not there, nothing is wrong yet.
+    """
+    _walk(file, key, 0)
+
+
+def _walk(file: Any, key: str, depth: int) -> None:
+    group = file['/'] if key.startswith('/') else file
+    parts = [part for part in key.split('/') if part]
+    for number, part in enumerate(parts):
+        link = group.get(part, getlink=True) if isinstance(group, h5py.Group) else None
+        rest = '/'.join(parts[number + 1 :])
+        if isinstance(link, h5py.SoftLink):
+            if depth < MAX_LINKS:
+                _walk(group, f'{link.path}/{rest}', depth + 1)
+            return
+        if isinstance(link, h5py.ExternalLink):
+            owner = Path(group.file.filename)
+            found = _find_file(link.filename, owner.parent)
+            if found is not None and depth < MAX_LINKS:
+                name = f'{owner}: {group.name.rstrip("/")}/{part}'
+                limits().follow(found, owner, f'{name} is a link to the file {found}')
+                if h5py.is_hdf5(found):
+                    with h5py.File(found, 'r') as other:
+                        _walk(other, f'/{link.path.lstrip("/")}/{rest}', depth + 1)
+            return
+        if link is None:
+            return
+        group = group[part]
 
 
 def check_path(path: Path) -> None:
     """Do the same for all datasets of a file, for readers that open it themselves.
 
     Virtual datasets of less than three axes, which hold no patterns, and broken links may be
-    missing: what needs them fails with a message. Files that are no HDF5 pass.
+    missing: what needs them fails with a message. Files that are no HDF5 pass. What those readers
+    then do cannot be limited.
     """
     if not path.is_file() or not h5py.is_hdf5(path):
         return
     try:
         with h5py.File(path, 'r') as file:
+            names: list[str] = []
+            file.visit_links(names.append)
+            for name in names:
+                check_links(file, name)
             for dataset in _datasets(file):
+                _refuse_raw_files(dataset)
                 if dataset.is_virtual and dataset.ndim > 2:
                     _check_sources(dataset, path.parent)
                 _load_filters(dataset)
@@ -146,17 +223,29 @@ def _find_file(name: str, folder: Path) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _check_sources(dataset: Any, folder: Path) -> None:
+def _check_sources(dataset: Any, folder: Path, depth: int = 0) -> set[Path]:
+    """Check the files that a virtual dataset is put together from, and return them."""
     missing: list[str] = []
+    present: set[Path] = set()
+    owner = Path(dataset.file.filename)
     for source in dataset.virtual_sources():
+        if source.file_name == '.' or source.file_name in missing:
+            continue
         # An unlimited dataset in numbered files ends where they end.
-        if source.file_name == '.' or '%b' in source.file_name or source.file_name in missing:
-            continue
-        found = _find_file(source.file_name, folder)
-        if found is None:
-            missing.append(source.file_name)
-            continue
-        _check_source(dataset, found, source.dset_name)
+        numbers = range(MAX_NUMBERED) if '%b' in source.file_name else (0,)
+        for number in numbers:
+            name = source.file_name.replace('%b', str(number))
+            found = _find_file(name, folder)
+            if found is None:
+                if '%b' not in source.file_name:
+                    missing.append(name)
+                break
+            if found not in present:
+                what = f'{dataset.name} of {owner} is put together from the file {found}'
+                limits().follow(found, owner, what)
+                present.add(found)
+            if '%b' not in source.file_name:
+                _check_source(dataset, found, source.dset_name, depth)
     if missing:
         more = f' and {len(missing) - 3} more' if len(missing) > 3 else ''
         raise DataError(
@@ -165,13 +254,21 @@ def _check_sources(dataset: Any, folder: Path) -> None:
             'would put zeros in their place. Copy them to the same folder, at the paths that the '
             'file names.'
         )
+    return present
 
 
-def _check_source(dataset: Any, path: Path, name: str) -> None:
+def _check_source(dataset: Any, path: Path, name: str, depth: int) -> None:
     try:
         with h5py.File(path, 'r') as file:
+            check_links(file, name)
             if name in file:
-                _check_filters(file[name])
+                source = file[name]
+                _refuse_raw_files(source)
+                if source.is_virtual:
+                    if depth >= MAX_LINKS:
+                        raise DataError(f'{path}: {name} leads from file to file without end.')
+                    _check_sources(source, path.parent, depth + 1)
+                _check_filters(source)
                 return
             reason = f'holds no {name}'
     except (OSError, RuntimeError, KeyError) as error:

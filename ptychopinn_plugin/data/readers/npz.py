@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import math
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,7 @@ from ptychopinn_plugin.data.readers.domain import (
 )
 from ptychopinn_plugin.data.readers.frame_center import centered
 from ptychopinn_plugin.data.readers.invalid_pixels import clip_negative, mask_invalid
+from ptychopinn_plugin.data.readers.limits import limits
 from ptychopinn_plugin.data.readers.mask_files import with_mask
 from ptychopinn_plugin.data.readers.matching import (
     load_name,
@@ -89,7 +91,10 @@ class Archive(Mapping[str, RealArray]):
                 f'{self._path} must hold {key!r}; it holds {", ".join(self) or "nothing"}.'
             )
         try:
+            self._check_size(key)
             array = self._members[key]
+        except DataError:
+            raise
         except ValueError as error:
             if 'allow_pickle' not in str(error):
                 raise _damaged(self._path, key) from error
@@ -110,12 +115,30 @@ class Archive(Mapping[str, RealArray]):
         if key not in self._members.files:
             return False
         try:
-            with self._members.zip.open(f'{key}.npy') as file:
-                header = _HEADERS[np.lib.format.read_magic(file)]
-                shape, _, kind = header(file)
+            shape, kind = self._header(key)
         except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error):
             return False
         return shape == () and kind.hasobject
+
+    def _header(self, key: str) -> tuple[tuple[int, ...], Any]:
+        with self._members.zip.open(f'{key}.npy') as file:
+            header = _HEADERS[np.lib.format.read_magic(file)]
+            shape, _, kind = header(file)
+        return shape, kind
+
+    def _check_size(self, key: str) -> None:
+        """Compare what an array claims with its file, before any memory is given to it."""
+        names = self._members.zip.NameToInfo
+        info = names.get(f'{key}.npy') or names[key]
+        with contextlib.suppress(KeyError):
+            # Another version of the format is left to NumPy.
+            shape, kind = self._header(key)
+            if not kind.hasobject and math.prod(shape) * kind.itemsize > info.file_size:
+                raise DataError(
+                    f'{key!r} of {self._path} claims the shape {shape}, for which its '
+                    f'{info.file_size} bytes are too few. Copy or write the file again.'
+                )
+        limits().check_size(f'{key!r} of {self._path}', info.file_size, info.compress_size)
 
 
 def _damaged(path: Path, key: str) -> DataError:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from ptychopinn_plugin import errors
 from ptychopinn_plugin.array_types import RealArray
 from ptychopinn_plugin.errors import PtychoPinnError, WorkerError
+from ptychopinn_plugin.host.worker.blocks import remove_orphans
 from ptychopinn_plugin.host.worker.ipc import SharedArrays, copy_shared
 from ptychopinn_plugin.host.worker.messages import (
     BlockRead,
@@ -126,6 +127,7 @@ class Worker:
             return process
         if process is not None:
             process.end()
+        remove_orphans()
         process = WorkerProcess(backend, self._retire, self._wording)
         self._process = process
         return process

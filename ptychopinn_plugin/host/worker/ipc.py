@@ -15,6 +15,7 @@ import numpy as np
 
 from ptychopinn_plugin.array_types import RealArray
 from ptychopinn_plugin.errors import WorkerError
+from ptychopinn_plugin.host.worker.blocks import create_block
 from ptychopinn_plugin.host.worker.codec import from_plain, to_plain
 from ptychopinn_plugin.host.worker.messages import SharedArray, ToHost, ToWorker
 
@@ -70,7 +71,7 @@ def _reserve(n_bytes: int) -> shared_memory.SharedMemory:
 
     The system kills a process that writes to memory which was promised and cannot be had.
     """
-    block = shared_memory.SharedMemory(create=True, size=n_bytes)
+    block = create_block(n_bytes)
     reserve = getattr(os, 'posix_fallocate', None)
     try:
         if reserve is not None:
@@ -89,11 +90,16 @@ class SharedArrays:
     """Arrays that this process shares with another one, until that one has copied them.
 
     A block goes when `release` is called or, where this process is killed, with Python's own
-    resource tracker, which outlives it.
+    resource tracker, which outlives it; where that is killed too, with the next start of a host or
+    worker, see `blocks.remove_orphans`.
     """
 
     def __init__(self) -> None:
         self._blocks: dict[str, shared_memory.SharedMemory] = {}
+
+    def __len__(self) -> int:
+        """Return how many the other process has not copied yet."""
+        return len(self._blocks)
 
     def share(self, array: RealArray) -> SharedArray:
         """Copy an array into shared memory and return what `copy_shared` needs.

@@ -28,7 +28,13 @@ from ptychopinn_plugin.host.worker.messages import (
     TrainJob,
 )
 from ptychopinn_plugin.model_file import read_model
-from ptychopinn_plugin.storage.atomic import check_output_folder, keep_previous
+from ptychopinn_plugin.storage.atomic import (
+    check_output_folder,
+    keep_previous,
+    predecessor_path,
+    remove_partial,
+)
+from ptychopinn_plugin.storage.lock import locked_folder
 from ptychopinn_plugin.text import count
 
 PREVIEW_S = 2.0
@@ -49,6 +55,11 @@ class HostConnection(Protocol):
     @property
     def is_stopping(self) -> bool:
         """Whether the host wants the job to end."""
+        ...
+
+    @property
+    def is_host_behind(self) -> bool:
+        """Whether the host has not copied all arrays that were sent."""
         ...
 
     def send(self, report: Report, arrays: Mapping[str, RealArray] | None = None) -> None:
@@ -86,6 +97,8 @@ class Reporter:
         now = time.monotonic()
         is_epoch_end = 'validation_loss' in progress.losses
         is_picture = progress.object_ is not None and now - self._last_picture >= PREVIEW_S
+        # A window that is frozen takes none, and its pictures would fill the memory.
+        is_picture = is_picture and not self._connection.is_host_behind
         if is_epoch_end or is_picture or now - self._last_report >= REPORT_S:
             self._last_report = now
             if is_picture:
@@ -126,8 +139,20 @@ class Jobs:
         else:
             self._reconstruct(job, arrays)
 
+    def release_memory(self) -> None:
+        """Give back what a run that failed holds; the next one builds it again."""
+        # Backends of others need not have it.
+        release = getattr(self._backend, 'release_memory', None)
+        if release is not None:
+            release()
+
     def _train(self, job: TrainJob) -> TrainingDone:
-        check_output_folder(job.output.parent)
+        folder = check_output_folder(job.output.parent)
+        with locked_folder(folder):
+            remove_partial(folder, _files_of_training(job.output))
+            return self._train_into(job)
+
+    def _train_into(self, job: TrainJob) -> TrainingDone:
         # Before the framework is imported, which takes seconds.
         scans, validation = _load(job.scans, job.photons), _load(job.validation, job.photons)
         for scan in (*scans, *validation):
@@ -246,6 +271,11 @@ def _picture(progress: Progress) -> dict[str, RealArray]:
     assert progress.object_ is not None
     assert progress.origin_px is not None
     return {'object': progress.object_, 'origin_px': progress.origin_px}
+
+
+def _files_of_training(output: Path) -> tuple[str, ...]:
+    checkpoint = checkpoint_path(output)
+    return output.name, checkpoint.name, predecessor_path(checkpoint).name
 
 
 def checkpoint_path(output: Path) -> Path:

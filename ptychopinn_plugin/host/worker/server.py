@@ -15,6 +15,7 @@ from typing import IO
 
 from ptychopinn_plugin.array_types import RealArray
 from ptychopinn_plugin.errors import WorkerError
+from ptychopinn_plugin.host.worker.blocks import remove_orphans
 from ptychopinn_plugin.host.worker.ipc import Sender, SharedArrays, read_message
 from ptychopinn_plugin.host.worker.jobs import Jobs
 from ptychopinn_plugin.host.worker.messages import (
@@ -55,6 +56,11 @@ class HostConnection:
     def is_stopping(self) -> bool:
         """Whether the parent wants the run under way to end."""
         return self.run is not None and self._stopped_run == self.run
+
+    @property
+    def is_host_behind(self) -> bool:
+        """Whether the parent has not copied all arrays yet."""
+        return len(self._shared) > 0
 
     def stop(self, run: int) -> None:
         """Note that a run is to end; it may not have begun."""
@@ -110,6 +116,7 @@ class _Forwarder(logging.Handler):
 def serve(source: IO[bytes], sink: IO[bytes]) -> None:
     """Run jobs as they come, and send `Idle` where none comes for a while; never returns."""
     connection = HostConnection(Sender(sink))
+    remove_orphans()
     inbox: queue.Queue[StartRun] = queue.Queue()
     parent = os.getppid()
     _start(lambda: _read_messages(source, connection, inbox))
@@ -136,10 +143,13 @@ def serve(source: IO[bytes], sink: IO[bytes]) -> None:
 def _run(start: StartRun, jobs: Jobs, connection: HostConnection) -> None:
     try:
         jobs.do(start.job, start.arrays)
+        return
     except MemoryError as error:
         connection.fail(MemoryError(f'memory ran out {error}'.strip()))
     except Exception as error:  # noqa: BLE001 - a worker outlives any failure of a job
         connection.fail(error)
+    # Outside of the handlers, as an error holds all that was being computed.
+    jobs.release_memory()
 
 
 def _read_messages(

@@ -113,9 +113,46 @@ def test_what_is_continued_is_replaced(tmp_path: Path, tick: Clock) -> None:
     keeper = Checkpoints(path, continues=True)
     tick(60)
     keeper.beside(lambda _: None)(end_of(1))
+    # What was there cannot be read, so it is no predecessor worth keeping.
     assert [path.name for path in tmp_path.iterdir()] == ['checkpoint.h5.zip']
     keeper.remove()
     assert not list(tmp_path.iterdir())
+
+
+def test_the_one_before_stays_and_is_read_where_the_newest_is_damaged(
+    tmp_path: Path, tick: Clock
+) -> None:
+    path = tmp_path / 'checkpoint.h5.zip'
+    keeper = Checkpoints(path)
+    for epoch in (1, 2):
+        tick(60)
+        keeper.beside(lambda _: None)(end_of(epoch))
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.warns(UserWarning, match=r'In its place.*checkpoint\.h5\.predecessor\.zip'):
+        assert epoch_in(path) == 1
+    resumed = Checkpoints(path, continues=True)
+    tick(60)
+    resumed.beside(lambda _: None)(end_of(3))
+    assert epoch_in(path) == 3
+    assert epoch_in(tmp_path / 'checkpoint.h5.predecessor.zip') == 1
+    resumed.remove()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_predecessor_goes_with_the_training_that_is_moved_aside(
+    tmp_path: Path, tick: Clock
+) -> None:
+    path = tmp_path / 'checkpoint.h5.zip'
+    path.write_bytes(b'hours of work')
+    (tmp_path / 'checkpoint.h5.predecessor.zip').write_bytes(b'the hour before')
+    keeper = Checkpoints(path)
+    tick(60)
+    keeper.beside(lambda _: None)(end_of(1))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        'checkpoint.h5.previous.predecessor.zip',
+        'checkpoint.h5.previous.zip',
+        'checkpoint.h5.zip',
+    ]
 
 
 def test_training_goes_on_where_none_can_be_written(tmp_path: Path, tick: Clock) -> None:

@@ -47,7 +47,7 @@ BAD_SCANS: dict[str, tuple[Spoil, str]] = {
     'truncated': (_truncate, 'truncated or damaged'),
     'text': (lambda path: path.write_text('hello') and None, 'a scan is an NPZ, a CXI'),
     'no patterns': (_change(diff3d=None), 'diff3d'),
-    'no positions': (_change(xcoords=None), 'xcoords'),
+    'no positions': (_change(xcoords=None, xcoords_start=None), 'xcoords'),
     'wrong lengths': (_change(xcoords=lambda a: a[:-1]), 'xcoords'),
     'NaN': (_change(diff3d=_put(np.s_[:], np.nan)), 'marks every pixel'),
     'negative': (_change(diff3d=_put(np.s_[::2], -50)), 'negative'),

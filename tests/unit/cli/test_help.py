@@ -64,7 +64,7 @@ def test_overview_lists_every_command(run: Any) -> None:
 
 def test_options_say_default_limits_and_unit(run: Any) -> None:
     shown = ' '.join(run('train', '--help').out.split())
-    assert 'default 100; at least 1' in shown
+    assert 'default 100; 1 to 1000000' in shown
     assert 'at least 0.01 min' in shown
     assert 'constant, exponential, cosine, one-cycle, plateau' in shown
     assert '--probe-trainable' in shown

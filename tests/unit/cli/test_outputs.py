@@ -2,12 +2,15 @@
 
 import json
 import math
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ptychopinn_plugin.cli.outputs import staged_outputs, to_json, write_history
 from ptychopinn_plugin.errors import OutputError
+from ptychopinn_plugin.storage.lock import locked_folder
 
 
 def test_files_arrive_together(tmp_path: Path) -> None:
@@ -74,3 +77,88 @@ def test_json_has_no_nan() -> None:
 def test_history_has_every_column(tmp_path: Path) -> None:
     write_history(tmp_path / 'losses.csv', [{'epoch': 1.0}, {'epoch': 2.0, 'loss': 0.25}])
     assert (tmp_path / 'losses.csv').read_text() == 'epoch,loss\n1,\n2,0.25\n'
+
+
+def test_where_one_file_cannot_have_its_name_all_go_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / 'a').write_text('old')
+    replace = os.replace
+
+    def refuse(source: Path, target: Path) -> None:
+        if Path(target) == tmp_path / 'b':
+            raise PermissionError(13, 'Permission denied')
+        replace(source, target)
+
+    def write() -> None:
+        with staged_outputs(tmp_path, ['a', 'b', 'new'], rescue='a') as stage:
+            for name in ('a', 'b', 'new'):
+                (stage / name).write_text('new')
+            monkeypatch.setattr(os, 'replace', refuse)
+
+    with pytest.raises(OutputError, match=r'Permission denied.*is there still'):
+        write()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['a', 'rescued-a']
+    assert (tmp_path / 'a').read_text() == 'old'
+    assert (tmp_path / 'rescued-a').read_text() == 'new'
+
+
+@pytest.mark.usefixtures('backend')
+def test_a_power_cut_takes_no_result(
+    run: Any, scan_file: Path, tmp_path: Path, synced: list[tuple[str, int]]
+) -> None:
+    """Each file that a command leaves was synced before it had its name, and its folder after."""
+    for number, command in enumerate((['train'], ['reconstruct'], ['refine'])):
+        folder = tmp_path / str(number)
+        assert run(*command, scan_file, '-o', folder).code == 0
+        for path in (path for path in folder.iterdir() if not path.name.startswith('.')):
+            inode = path.stat().st_ino
+            assert synced.index(('sync', inode)) < synced.index(('name', inode)), path
+        assert synced[-1] == ('sync', folder.stat().st_ino)
+
+
+@pytest.mark.usefixtures('backend')
+def test_two_runs_never_share_a_folder(run: Any, scan_file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / 'run'
+    folder.mkdir()
+    (folder / 'checkpoint.h5.zip').write_bytes(b'of the run under way')
+    with locked_folder(folder):
+        for command in ('train', 'reconstruct', 'refine'):
+            refused = run(command, scan_file, '-o', folder)
+            assert 'another run: process' in refused.error()
+    assert [path.name for path in folder.iterdir()] == ['checkpoint.h5.zip']
+
+
+def test_what_a_killed_run_has_left_goes(tmp_path: Path) -> None:
+    """Its finished model stays, and so does what another program is writing there."""
+    for name in ('stage/losses.csv', '0a1b2c3d-x', '0a1b2c3d-checkpoint.h5.zip', '0a1b2c3d-other'):
+        path = tmp_path / f'.unfinished-{name}'
+        path.parent.mkdir(exist_ok=True)
+        path.write_text('half')
+    for number in range(2):
+        path = tmp_path / f'.unfinished-{number}' / 'wts.h5.zip'
+        path.parent.mkdir()
+        path.write_text(f'model {number}')
+    with staged_outputs(tmp_path, ['x']) as stage:
+        (stage / 'x').write_text('new')
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        'x': 'new',
+        'rescued-wts.h5.zip': 'model 0',
+        'rescued-2-wts.h5.zip': 'model 1',
+        '.unfinished-0a1b2c3d-other': 'half',
+    }
+
+
+def test_a_run_that_was_killed_while_names_were_given_ends_with_the_next(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage = tmp_path / '.unfinished-moving-0a1b2c3d'
+    (stage / 'former').mkdir(parents=True)
+    (stage / 'former' / 'a').write_text('old')
+    (tmp_path / 'a').write_text('new')
+    (stage / 'b').write_text('new')
+    (tmp_path / 'b').write_text('old')
+    with staged_outputs(tmp_path, ['c']):
+        pass
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {'a': 'new', 'b': 'new'}
+    assert 'killed at its end' in caplog.text

@@ -6,6 +6,7 @@ import signal
 import pytest
 
 from ptychopinn_plugin.backends.protocol import Progress
+from ptychopinn_plugin.cli import signals
 from ptychopinn_plugin.cli.log import EpochJournal
 from ptychopinn_plugin.cli.progress import RunProgress
 
@@ -37,8 +38,9 @@ def test_shows_loss_and_rate_on_a_terminal(
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_interrupt_stops_and_a_second_one_leaves(
-    capfd: pytest.CaptureFixture[str], number: signal.Signals
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
+    monkeypatch.setattr(signals, 'SAME_S', 0.0)
     former = signal.getsignal(number)
     with RunProgress() as watch:
         assert not watch(Progress('train', 1, 5))

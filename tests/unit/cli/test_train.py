@@ -250,7 +250,7 @@ def test_a_training_that_fails_leaves_its_checkpoint(
     failed = run('train', scan_file, '-o', folder)
     assert failed.code == 2
     assert f'--resume {folder / "checkpoint.h5.zip"}' in failed.err
-    assert _names(folder) == ['checkpoint.h5.zip']
+    assert _names(folder) == ['checkpoint.h5.predecessor.zip', 'checkpoint.h5.zip']
     assert read_model(folder / 'checkpoint.h5.zip').training_state is not None
 
 

@@ -433,7 +433,7 @@ def test_a_full_disk_leaves_the_old_file(
     path = tmp_path / 'result'
     path.write_text('old')
     monkeypatch.setattr('secrets.token_hex', lambda _: 'x')
-    (tmp_path / '.result.x').symlink_to('/dev/full')
+    (tmp_path / '.unfinished-x-result').symlink_to('/dev/full')
     with pytest.raises(OutputError, match='the disk is full'):
         write(path, reconstruction)
     assert path.read_text() == 'old'

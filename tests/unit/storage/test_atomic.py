@@ -104,3 +104,43 @@ def test_an_output_folder_must_be_writable(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(Path, 'write_bytes', refuse)
     with pytest.raises(OutputError, match='no permission'):
         check_output_folder(tmp_path)
+
+
+def test_the_bytes_are_on_the_disk_before_the_name_is_theirs(
+    tmp_path: Path, synced: list[tuple[str, int]]
+) -> None:
+    path = tmp_path / 'result.txt'
+    with atomic_path(path) as temporary:
+        temporary.write_text('new')
+    assert synced == [
+        ('sync', path.stat().st_ino),
+        ('name', path.stat().st_ino),
+        ('sync', tmp_path.stat().st_ino),
+    ]
+
+
+def test_a_disk_that_fails_to_sync_keeps_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    path = tmp_path / 'result.txt'
+    path.write_text('old')
+    monkeypatch.setattr(os, 'fsync', fail)
+    with pytest.raises(OutputError, match='Input/output error'), atomic_path(path) as temporary:
+        temporary.write_text('new')
+    assert path.read_text() == 'old'
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_file_system_without_sync_is_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: int) -> None:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(os, 'fsync', fail)
+    with atomic_path(tmp_path / 'result.txt') as temporary:
+        temporary.write_text('new')
+    assert (tmp_path / 'result.txt').read_text() == 'new'

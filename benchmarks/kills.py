@@ -1,0 +1,234 @@
+"""Kill trainings and reconstructions at random moments, and look at what is left.
+
+    python benchmarks/kills.py --times 30 --folder /tmp/kills
+
+Each run is forked from a process that has imported PyTorch, and is hit at a random moment of its
+life in one of these ways: SIGKILL, SIGTERM, SIGINT, a disk that is full (a small tmpfs, where that
+may be mounted), or a folder that may no longer be written to. After each hit,
+
+- every file under a final name opens,
+- the same command, with ``--resume`` where there is something to continue, ends well,
+- with the bits of a run that nobody has disturbed,
+- and nothing unfinished, and no lock, is left in the folder.
+"""
+
+import argparse
+import collections
+import hashlib
+import json
+import math
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from ptychopinn_plugin.backends import checkpoints
+from ptychopinn_plugin.data import read_reconstruction, write_scan
+from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
+from ptychopinn_plugin.model_file import read_model
+
+KINDS = ('SIGKILL', 'SIGTERM', 'SIGINT', 'full disk', 'revoked permission')
+NOBODY = 65534
+
+TRAIN = ['--epochs', '6', '--target-iterations', '20', '--passes', '2', '--filters-scale', '0.25']
+REFINE = ['--refine', '60']
+
+
+def run_forked(arguments: list[str], prepare: Callable[[], None], log: Path) -> int:
+    """Begin a command in a child process and return its number."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        prepare()
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+        checkpoints.MIN_SECONDS, checkpoints.MAX_FRACTION = 0.0, math.inf
+        from ptychopinn_plugin.cli import main
+
+        main(arguments)
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else 1
+    finally:
+        os._exit(code)
+
+
+def wait(pid: int) -> int:
+    """Return the exit code of a child; minus the number of the signal that has killed it."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+class Job:
+    """One command with its reference: train, or reconstruct."""
+
+    def __init__(self, name: str, scan: Path, model: Path, folder: Path) -> None:
+        self.name, self.scan, self.model, self.folder = name, scan, model, folder
+
+    def arguments(self, output: Path) -> list[str]:
+        """Return the command line, which continues where there is something to continue."""
+        if self.name == 'reconstruct':
+            return ['reconstruct', str(self.model), str(self.scan), '-o', str(output), *REFINE]
+        command = ['train', str(self.scan), '-o', str(output), '--backend', 'pytorch']
+        for name in ('checkpoint.h5.zip', 'wts.h5.zip'):
+            if (output / name).exists():
+                return [*command, '--resume', str(output / name), '--epochs', '6']
+        return [*command, *TRAIN, '--device', 'cpu']
+
+    def bits(self, output: Path) -> str:
+        """Return a hash of what counts of a result."""
+        digest = hashlib.sha256()
+        if self.name == 'reconstruct':
+            digest.update(read_reconstruction(output / 'reconstruction.npz').object_.tobytes())
+        else:
+            model = read_model(output / 'wts.h5.zip')
+            for name in sorted(model.weights):
+                digest.update(model.weights[name].tobytes())
+            assert model.training_state is not None
+            for name in sorted(model.training_state.arrays):
+                digest.update(np.asarray(model.training_state.arrays[name]).tobytes())
+        return digest.hexdigest()
+
+
+def open_all(output: Path) -> list[str]:
+    """Open every file under a final name; return the names of those that do not open."""
+    from matplotlib.image import imread
+
+    openers: dict[str, Callable[[Path], object]] = {
+        '.zip': read_model,
+        '.npz': read_reconstruction,
+        '.h5': read_reconstruction,
+        '.json': lambda path: json.loads(path.read_text()),
+        '.png': imread,
+        '.csv': lambda path: np.genfromtxt(path, delimiter=',', names=True),
+        '.toml': lambda path: path.read_text(),
+        '.log': lambda path: path.read_text(),
+    }
+    broken = []
+    for path in output.iterdir():
+        if path.name.startswith('.'):
+            continue
+        try:
+            with warnings.catch_warnings():
+                # A damaged checkpoint must not pass because of the one before it.
+                warnings.simplefilter('error')
+                openers[path.suffix](path)
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with it counts
+            broken.append(f'{path.name} ({type(error).__name__}: {error})')
+    return broken
+
+
+def mount(output: Path, size: int, *, again: bool = False) -> bool:
+    """Put a disk of this size below a folder, or change the size; tell whether that is allowed."""
+    options = f'remount,size={size}' if again else f'size={size}'
+    command = ['mount', '-t', 'tmpfs', '-o', options, 'tmpfs', str(output)]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def hit(job: Job, kind: str, output: Path, seconds: float, rng: random.Random) -> str:
+    """Disturb one run, and return how it ended."""
+    after, prepare = rng.uniform(0, seconds), lambda: None
+    if kind == 'full disk':
+        size = rng.randrange(1, 160) * 4096
+        if not mount(output, size):
+            return 'no disk could be mounted'
+        code = wait(run_forked(job.arguments(output), prepare, Path(os.devnull)))
+        mount(output, 1 << 28, again=True)
+        return f'of {size} bytes, exit {code}'
+    if kind == 'revoked permission':
+        if os.geteuid() == 0:
+            # Nothing is forbidden to root.
+            os.chown(output, NOBODY, NOBODY)
+
+            def prepare() -> None:
+                os.setgid(NOBODY)
+                os.setuid(NOBODY)
+
+        pid = run_forked(job.arguments(output), prepare, Path(os.devnull))
+        time.sleep(after)
+        output.chmod(0o555)
+        code = wait(pid)
+        output.chmod(0o777)
+        return f'after {after:.2f} s, exit {code}'
+    pid = run_forked(job.arguments(output), prepare, Path(os.devnull))
+    time.sleep(after)
+    os.kill(pid, getattr(signal, kind))
+    return f'after {after:.2f} s, exit {wait(pid)}'
+
+
+def check(job: Job, output: Path, expected: str, log: Path) -> list[str]:
+    """Return what is wrong with what is left, and with a run that goes on from it."""
+    faults = open_all(output)
+    code = wait(run_forked(job.arguments(output), lambda: None, log))
+    if code:
+        return [*faults, f'the next run ended with {code}: {log.read_text()[-300:]}']
+    faults += open_all(output)
+    if job.bits(output) != expected:
+        faults.append('other bits')
+    faults += [f'{path.name} is left' for path in output.iterdir() if path.name.startswith('.')]
+    return faults
+
+
+def main() -> int:
+    """Hit both commands, print a line each and the sums."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--times', type=int, default=30, help='hits of each command')
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--folder', type=Path, default=None)
+    options = parser.parse_args()
+    folder = options.folder or Path(tempfile.mkdtemp())
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o777)
+    scan = folder / 'scan.npz'
+    settings = SimulationConfig(size=32, rows=8, columns=8, step_px=4.0, pupil_radius=0.12)
+    write_scan(scan, simulate(settings))
+    # Before the first fork, so that a run takes seconds.
+    import ptychopinn_plugin.backends.pytorch.adapter
+    import ptychopinn_plugin.plots  # noqa: F401
+
+    rng, sums, bad = random.Random(options.seed), collections.Counter(), 0
+    log = folder / 'log'
+    for name in ('train', 'reconstruct'):
+        reference = folder / f'{name}-reference'
+        reference.mkdir(exist_ok=True)
+        job = Job(name, scan, folder / 'train-reference' / 'wts.h5.zip', folder)
+        begun = time.perf_counter()
+        code = wait(run_forked(job.arguments(reference), lambda: None, log))
+        seconds = time.perf_counter() - begun
+        if code:
+            print(log.read_text())
+            return 1
+        expected = job.bits(reference)
+        print(f'{name}: undisturbed in {seconds:.1f} s')
+        for number in range(options.times):
+            kind = KINDS[number % len(KINDS)]
+            output = folder / f'{name}-{number}'
+            output.mkdir()
+            told = hit(job, kind, output, seconds, rng)
+            try:
+                faults = check(job, output, expected, log)
+            finally:
+                subprocess.run(['umount', str(output)], capture_output=True, check=False)
+            log.unlink(missing_ok=True)
+            sums[name, kind] += 1
+            bad += bool(faults)
+            print(f'{name} {number}: {kind}, {told}: {"; ".join(faults) or "well"}', flush=True)
+            shutil.rmtree(output)
+    for (name, kind), times in sums.items():
+        print(f'{name}, {kind}: {times}')
+    print(f'{sum(sums.values())} hits, {bad} with a fault')
+    return 1 if bad else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
