@@ -55,6 +55,7 @@ def read_scans(paths: Sequence[Path], given: Given) -> list['Scan']:
             mask_hot=reading.mask_hot,
             photons=reading.photons,
             single_shot=reading.single_shot,
+            orientation=reading.orientation(),
         )
         for path in paths
     ]

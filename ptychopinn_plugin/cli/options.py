@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from ptychopinn_plugin.config import Validated, photons_setting, setting
+from ptychopinn_plugin.orientation import OPTIONS, Orientation
 
 Given = dict[str, dict[str, Any]]
 """The settings that the user gave, and no others, by the name of their section."""
@@ -35,8 +36,8 @@ AsJson = Annotated[bool, typer.Option('--json', help='Print JSON and nothing els
 
 
 @dataclass(frozen=True)
-class ScanReading(Validated):
-    """How scan files are read."""
+class ScanReading(Orientation):
+    """How scan files are read, and turned."""
 
     domain: Literal['counts', 'amplitudes'] | None = setting(
         None,
@@ -76,6 +77,13 @@ class ScanReading(Validated):
     )
     photons: float | None = photons_setting('; else what the file holds are counts')
 
+    def orientation(self) -> Orientation:
+        """Return how patterns and positions are turned."""
+        return Orientation(**{name: getattr(self, name) for name in _TURNED})
+
+
+_TURNED = tuple(item.name for item in dataclasses.fields(Orientation))
+
 
 @dataclass(frozen=True)
 class Section:
@@ -114,7 +122,9 @@ READING = Section(
         'photon_energy_eV': 'photon-energy',
         'detector_distance_m': 'detector-distance',
         'detector_pixel_m': 'detector-pixel',
+        **OPTIONS,
     },
+    panels={'Orientation (ptychopinn check finds it)': _TURNED},
 )
 
 

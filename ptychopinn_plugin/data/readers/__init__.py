@@ -24,8 +24,10 @@ from ptychopinn_plugin.data.readers.matching import (
 from ptychopinn_plugin.data.readers.npz import open_npz, read_npz, read_numbers, scan_of
 from ptychopinn_plugin.data.readers.ptychodus_hdf5 import is_product_file, read_pair, read_product
 from ptychopinn_plugin.data.readers.ptychodus_plugins import read_with_ptychodus, reader_names
+from ptychopinn_plugin.data.reorientation import reorient
 from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.orientation import Orientation
 from ptychopinn_plugin.physics import split_positions
 from ptychopinn_plugin.text import count
 
@@ -60,6 +62,7 @@ def load_scan(
     mask: Path | str | None = None,
     photons: float | None = None,
     single_shot: bool = False,
+    orientation: Orientation | None = None,
 ) -> Scan:
     """Read a scan. The content of the file decides what it is, not its name.
 
@@ -93,6 +96,9 @@ def load_scan(
         Mean number of photons in a pattern: for patterns in another unit, which are scaled to it.
     single_shot : bool
         Reconstruct each pattern alone; see `one_by_one`.
+    orientation : Orientation, optional
+        How patterns and positions are turned, after the beam was brought to the middle: see
+        `reorientation.reorient`. `mask` and `beam_center_px` are of the frames as stored.
 
     Returns
     -------
@@ -137,11 +143,16 @@ def load_scan(
             )
     except DataError as error:
         raise _with_path(error, path) from error
-    scan = _finish(scan, mask_hot=mask_hot)
-    assert scan.bad_pixels is not None
+    if mask_hot:
+        scan = _with_hot_pixels_marked(scan)
     if beam_center_px is None:
+        assert scan.bad_pixels is not None
+        # It is told in the frames as stored, in which the user gives it.
         more = center_note(scan.patterns, scan.bad_pixels, scan.probe)
         scan = dataclasses.replace(scan, notes=(*scan.notes, *more))
+    if orientation is not None:
+        scan = reorient(scan, orientation, is_centered=beam_center_px is not None)
+    scan = _without_useless_object(scan)
     if single_shot:
         scan = one_by_one(scan)
     if photons is not None:
@@ -172,7 +183,7 @@ def scan_from_arrays(
         If an array is missing or is not what it must be.
     """
     check_domain(domain)
-    return _finish(scan_of(_Given(arrays, name), name, domain=domain), mask_hot=False)
+    return _without_useless_object(scan_of(_Given(arrays, name), name, domain=domain))
 
 
 class _Given(Mapping[str, RealArray]):
@@ -352,22 +363,20 @@ def _array(path: Path) -> ComplexArray:
         ) from error
 
 
-def _finish(scan: Scan, *, mask_hot: bool) -> Scan:
-    """Leave out an object without structure, and mark hot pixels where that is wanted."""
-    notes = list(scan.notes)
-    object_, bad = scan.object_, scan.bad_pixels
-    if object_ is not None:
-        reason = _useless_object(scan, object_)
-        if reason:
-            notes.append(f'The object of the file {reason}; it was left out.')
-            object_ = None
-    if mask_hot:
-        hot = find_hot_pixels(scan.patterns, scan.bad_pixels)
-        notes.append(f'Marked as bad: {count(int(hot.sum()), "hot pixel")}.')
-        bad = hot if bad is None else bad | hot
-    if len(notes) == len(scan.notes):
+def _without_useless_object(scan: Scan) -> Scan:
+    """Leave out an object without structure, or one that does not cover the scan, with a note."""
+    reason = '' if scan.object_ is None else _useless_object(scan, scan.object_)
+    if not reason:
         return scan
-    return dataclasses.replace(scan, object_=object_, bad_pixels=bad, notes=tuple(notes))
+    note = f'The object of the file {reason}; it was left out.'
+    return dataclasses.replace(scan, object_=None, notes=(*scan.notes, note))
+
+
+def _with_hot_pixels_marked(scan: Scan) -> Scan:
+    assert scan.bad_pixels is not None
+    hot = find_hot_pixels(scan.patterns, scan.bad_pixels)
+    note = f'Marked as bad: {count(int(hot.sum()), "hot pixel")}.'
+    return dataclasses.replace(scan, bad_pixels=scan.bad_pixels | hot, notes=(*scan.notes, note))
 
 
 def _useless_object(scan: Scan, object_: ComplexArray) -> str:
