@@ -79,10 +79,11 @@ class ScanReading(Orientation):
 
     def orientation(self) -> Orientation:
         """Return how patterns and positions are turned."""
-        return Orientation(**{name: getattr(self, name) for name in _TURNED})
+        return Orientation(**{name: getattr(self, name) for name in TURNED})
 
 
-_TURNED = tuple(item.name for item in dataclasses.fields(Orientation))
+TURNED = tuple(item.name for item in dataclasses.fields(Orientation))
+"""These settings of reading turn patterns and positions."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ READING = Section(
         'detector_pixel_m': 'detector-pixel',
         **OPTIONS,
     },
-    panels={'Orientation (ptychopinn check finds it)': _TURNED},
+    panels={'Orientation (ptychopinn check finds it)': TURNED},
 )
 
 
