@@ -161,6 +161,11 @@ def _lines(path: Path, values: dict[str, Any], found: 'Check') -> list[str]:
                 'wrong photon energy, distance or detector pixel. Where the geometry is wrong, '
                 'correct it instead, so that lengths in metres are right as well'
             )
+            if found.best.refines_probe:
+                lines.append(
+                    'the probe had to be corrected for this: a wrong curvature of the probe is like '
+                    'a factor on the positions, and patterns do not tell which of both is wrong'
+                )
     lines.append(
         'residual of held-out patterns (and of those that were fitted); without an object '
         f'{found.uninformed_residual:.4g}:'
