@@ -163,8 +163,8 @@ def _lines(path: Path, values: dict[str, Any], found: 'Check') -> list[str]:
             )
             if found.best.refines_probe:
                 lines.append(
-                    'the probe had to be corrected for this: a wrong curvature of the probe is like '
-                    'a factor on the positions, and patterns do not tell which of both is wrong'
+                    'the probe had to be corrected for this: a wrong curvature of the probe is '
+                    'like a factor on the positions, and patterns do not tell which is wrong'
                 )
     lines.append(
         'residual of held-out patterns (and of those that were fitted); without an object '
