@@ -16,11 +16,13 @@ from ptychopinn_plugin._version import __version__
 
 if TYPE_CHECKING:
     from ptychopinn_plugin.api import (
+        Check,
         Config,
         Evaluation,
         InferenceConfig,
         Model,
         ModelConfig,
+        Orientation,
         Progress,
         PtychoPinnError,
         Reconstruction,
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
         SimulationConfig,
         TrainingConfig,
         TrainingResult,
+        check,
         evaluate,
         load_scan,
         open_model,
@@ -44,11 +47,13 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    'Check',
     'Config',
     'Evaluation',
     'InferenceConfig',
     'Model',
     'ModelConfig',
+    'Orientation',
     'Progress',
     'PtychoPinnError',
     'Reconstruction',
@@ -58,6 +63,7 @@ __all__ = [
     'TrainingConfig',
     'TrainingResult',
     '__version__',
+    'check',
     'evaluate',
     'load_scan',
     'open_model',

@@ -3,7 +3,7 @@
 Everything here works on files or on objects in memory, and imports a framework when it is used.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ptychopinn_plugin.backends.checkpoints import Checkpoints
@@ -14,6 +14,8 @@ from ptychopinn_plugin.backends.protocol import (
     ignore_progress,
 )
 from ptychopinn_plugin.backends.selection import Choice, choose, create_backend
+from ptychopinn_plugin.checking.search import Check, check_scan
+from ptychopinn_plugin.checking.trials import Trial
 from ptychopinn_plugin.config import (
     Config,
     InferenceConfig,
@@ -35,13 +37,16 @@ from ptychopinn_plugin.errors import ConfigError, PtychoPinnError
 from ptychopinn_plugin.evaluation import Evaluation, evaluate
 from ptychopinn_plugin.legacy.raw_data import RawDataLike, scan_from_raw_data
 from ptychopinn_plugin.model_file import Model, read_model, write_model
+from ptychopinn_plugin.orientation import Orientation
 
 __all__ = [
+    'Check',
     'Config',
     'Evaluation',
     'InferenceConfig',
     'Model',
     'ModelConfig',
+    'Orientation',
     'Progress',
     'PtychoPinnError',
     'Reconstruction',
@@ -50,6 +55,7 @@ __all__ = [
     'SimulationConfig',
     'TrainingConfig',
     'TrainingResult',
+    'check',
     'evaluate',
     'load_scan',
     'open_model',
@@ -217,6 +223,39 @@ def refine(
     return runner.refine(
         as_scan(scan), refinement or RefinementConfig(), device=device, observer=observer
     )
+
+
+def check(
+    scan: AnyScan,
+    *,
+    backend: BackendChoice = None,
+    device: str = 'auto',
+    on_trial: Callable[[int, Trial], None] = lambda number, trial: None,
+) -> Check:
+    """Find out whether patterns and positions of a scan go together; see `checking.search`.
+
+    Parameters
+    ----------
+    scan : Scan or path
+    backend : str or Choice, optional
+        See `backends.selection.choose`.
+    device : str
+        'auto', 'cpu', 'cuda', 'cuda:1', 'mps'.
+    on_trial : callable, optional
+        Called with the number of trial reconstructions so far and the last of them.
+
+    Returns
+    -------
+    Check
+        `orientation` is what mends the scan: give it to `load_scan`.
+
+    Raises
+    ------
+    DataError, BackendUnavailableError
+        The message holds what to do.
+    """
+    runner = create_backend(_chosen(backend, None).name)
+    return check_scan(as_scan(scan), runner, device=device, on_trial=on_trial)
 
 
 def open_model(path: Path | str) -> Model:

@@ -10,6 +10,7 @@ import typer.main
 from typer.core import TyperGroup
 
 from ptychopinn_plugin._version import __version__
+from ptychopinn_plugin.cli.check import check_command
 from ptychopinn_plugin.cli.convert import convert_command
 from ptychopinn_plugin.cli.demo import demo_command
 from ptychopinn_plugin.cli.doctor import doctor_command
@@ -93,6 +94,7 @@ def _root(
     First steps:
       ptychopinn demo -o demo            all of it on a simulated scan
       ptychopinn inspect scan.npz        what a file holds
+      ptychopinn check scan.npz          whether patterns and positions go together
       ptychopinn train scan.npz -o run   a model: run/wts.h5.zip
       ptychopinn reconstruct run/wts.h5.zip scan.npz -o result
     """
@@ -112,6 +114,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     'reconstruct': reconstruct_command,
     'refine': refine_command,
     'reproduce': reproduce_command,
+    'check': check_command,
     'evaluate': evaluate_command,
     'inspect': inspect_command,
     'convert': convert_command,

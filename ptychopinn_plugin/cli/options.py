@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from ptychopinn_plugin.config import Validated, photons_setting, setting
+from ptychopinn_plugin.orientation import OPTIONS, Orientation
 
 Given = dict[str, dict[str, Any]]
 """The settings that the user gave, and no others, by the name of their section."""
@@ -35,8 +36,8 @@ AsJson = Annotated[bool, typer.Option('--json', help='Print JSON and nothing els
 
 
 @dataclass(frozen=True)
-class ScanReading(Validated):
-    """How scan files are read."""
+class ScanReading(Orientation):
+    """How scan files are read, and turned."""
 
     domain: Literal['counts', 'amplitudes'] | None = setting(
         None,
@@ -104,6 +105,14 @@ class ScanReading(Validated):
         unit='GiB',
     )
 
+    def orientation(self) -> Orientation:
+        """Return how patterns and positions are turned."""
+        return Orientation(**{name: getattr(self, name) for name in TURNED})
+
+
+TURNED = tuple(item.name for item in dataclasses.fields(Orientation))
+"""These settings of reading turn patterns and positions."""
+
 
 @dataclass(frozen=True)
 class Section:
@@ -144,7 +153,9 @@ READING = Section(
         'electron_energy_eV': 'electron-energy',
         'detector_distance_m': 'detector-distance',
         'detector_pixel_m': 'detector-pixel',
+        **OPTIONS,
     },
+    panels={'Orientation (ptychopinn check finds it)': TURNED},
 )
 
 

@@ -194,12 +194,14 @@ def check_positions(scan: Scan) -> None:
     if extent.max() < 1:
         raise DataError(
             f'{scan.name}: positions must be object pixels; {len(scan)} of them span {spans}. '
-            'Are they in metres? Divide them by the size of an object pixel.'
+            'Are they in metres? Divide them by the size of an object pixel: '
+            '--scale-positions FACTOR, which ptychopinn check finds.'
         )
     if np.prod(extent + scan.pattern_shape) > MAX_FIELD_PX:
         raise DataError(
             f'{scan.name}: positions must be object pixels; they span {spans}. '
-            'Check their unit, and for outliers.'
+            'Check for outliers, and their unit: --scale-positions FACTOR, which ptychopinn check '
+            'finds.'
         )
     if scan.is_single_shot:
         return

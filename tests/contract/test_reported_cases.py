@@ -53,6 +53,7 @@ def test_a_wrong_geometry_is_told_of_amplitudes(
 ) -> None:
     result = refined(load_scan(write_case('axes') / f'{fault}_amplitudes.npz'))
     assert 'Likely causes: positions' in caplog.text
+    assert 'ptychopinn check' in caplog.text
     assert result.misfit is not None
     assert result.misfit.over_noise is not None
     assert result.misfit.over_noise > 10

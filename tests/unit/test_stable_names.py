@@ -26,6 +26,7 @@ OPTIONS = {
     'refine': '--output --iterations --batch-size --backend --device --seed --json',
     'demo': '--output --refine --max-minutes --backend --seed --json',
     'reproduce': '--scan --model --tolerance --output --json',
+    'check': '--output --backend --device --json',
     'evaluate': '--output --remove-ramp --json',
     'inspect': '--json',
     'convert': '--probe-from --json',
@@ -35,7 +36,10 @@ OPTIONS = {
     'ptycho-train': '--train_data_file --test_data_file --output_dir --nepochs --backend',
     'ptycho-inference': '--model_path --test_data_file --output_dir --backend',
 }
-READING = '--domain --reader --product --positions --probe-from --photon-energy --mask-hot'
+READING = (
+    '--domain --reader --product --positions --probe-from --photon-energy --mask-hot --transpose '
+    '--flip --swap-positions --invert-positions --rotate-scan --scale-positions'
+)
 
 ARRAYS = {
     'object',
@@ -68,7 +72,7 @@ def test_options(command: str) -> None:
     known: Any = typer.main.get_command(app)
     options = {name for item in known.commands[command].params for name in item.opts}
     expected = OPTIONS[command].split()
-    if command in ('train', 'reconstruct', 'refine', 'evaluate', 'inspect', 'group'):
+    if command in ('train', 'reconstruct', 'refine', 'check', 'evaluate', 'inspect', 'group'):
         expected += READING.split()
     assert set(expected) - options == set()
 

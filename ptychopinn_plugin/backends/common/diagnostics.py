@@ -81,7 +81,8 @@ def warn_of_misfit(scan: Scan, iterations: int, misfit: Misfit | None, option: s
         '%s: the object misses %s. Likely causes: positions in another order than the patterns, '
         'with x and y swapped, inverted or in another unit; patterns that are transposed or '
         'flipped; a wrong photon energy, distance or pixel size; or a probe '
-        'that is a guess%s.',
+        'that is a guess%s. The command "ptychopinn check" on the scan tries orientations and '
+        'scales, and gives the options that mend it.',
         *(scan.name, size, remedy),
     )
 
@@ -115,7 +116,7 @@ def warn_of_moves(scan: Scan, moves_px: FloatArray, reach_px: float) -> None:
         logger.warning(
             '%s: %s moved as far as they may, %d px in y or x, so that they may still be wrong. '
             'Likely causes: positions in another order than the patterns, with x and y swapped or '
-            'inverted, or in another unit.',
+            'inverted, or in another unit. The command "ptychopinn check" on the scan tells.',
             *(scan.name, f'{stopped} of {len(moves_px)} positions', reach_px),
         )
 

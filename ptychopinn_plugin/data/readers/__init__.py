@@ -9,10 +9,15 @@ import h5py
 import numpy as np
 
 from ptychopinn_plugin.array_types import BoolArray, ComplexArray, RealArray
-from ptychopinn_plugin.data.preparation import find_hot_pixels, one_by_one, scale_to_photons
+from ptychopinn_plugin.data.preparation import one_by_one, scale_to_photons
 from ptychopinn_plugin.data.readers.cxi import read_cxi, read_cxi_product
 from ptychopinn_plugin.data.readers.domain import Domain, check_domain, unit_note
 from ptychopinn_plugin.data.readers.emd import is_emd, read_emd
+from ptychopinn_plugin.data.readers.finishing import (
+    with_hot_pixels_marked,
+    with_probe_modes,
+    without_useless_object,
+)
 from ptychopinn_plugin.data.readers.frame_center import center_note
 from ptychopinn_plugin.data.readers.hdf5 import open_hdf5
 from ptychopinn_plugin.data.readers.limits import Limits, reading_with
@@ -26,10 +31,11 @@ from ptychopinn_plugin.data.readers.npz import open_npz, read_npz, read_numbers,
 from ptychopinn_plugin.data.readers.probe_axes import single_probe
 from ptychopinn_plugin.data.readers.ptychodus_hdf5 import is_product_file, read_pair, read_product
 from ptychopinn_plugin.data.readers.ptychodus_plugins import read_with_ptychodus, reader_names
-from ptychopinn_plugin.data.scan import Geometry, ProbeOrigin, Scan
+from ptychopinn_plugin.data.reorientation import reorient
+from ptychopinn_plugin.data.scan import Geometry, Scan
+from ptychopinn_plugin.data.starting_probe import starting_probe
 from ptychopinn_plugin.errors import DataError
-from ptychopinn_plugin.physics import split_positions, with_modes
-from ptychopinn_plugin.text import count
+from ptychopinn_plugin.orientation import Orientation
 
 __all__ = [
     'Domain',
@@ -66,6 +72,7 @@ def load_scan(
     scan_step_m: float | None = None,
     allow_links: bool = False,
     max_gib: float | None = None,
+    orientation: Orientation | None = None,
 ) -> Scan:
     """Read a scan. The content of the file decides what it is, not its name.
 
@@ -108,6 +115,9 @@ def load_scan(
         Follow links and virtual datasets of HDF5 out of the folder of the file that holds them.
     max_gib : float, optional
         What an array of a file may take in memory; see `limits`.
+    orientation : Orientation, optional
+        How patterns and positions are turned, after the beam was brought to the middle: see
+        `reorientation.reorient`. `mask` and `beam_center_px` are of the frames as stored.
 
     Returns
     -------
@@ -156,13 +166,22 @@ def load_scan(
             raise _with_path(error, path) from error
     if limits.followed:
         scan = dataclasses.replace(scan, notes=(*scan.notes, *limits.notes()))
-    scan = _finish(scan, mask_hot=mask_hot)
-    assert scan.bad_pixels is not None
+    if mask_hot:
+        scan = with_hot_pixels_marked(scan)
     if beam_center_px is None:
+        assert scan.bad_pixels is not None
+        # It is told in the frames as stored, in which the user gives it.
         more = center_note(scan.patterns, scan.bad_pixels, scan.probe)
         scan = dataclasses.replace(scan, notes=(*scan.notes, *more))
+    if orientation is not None:
+        scan = reorient(scan, orientation, is_centered=beam_center_px is not None)
+        if scan.probe_origin == 'patterns':
+            # It was made of the patterns as they were.
+            probe = starting_probe(scan.patterns, scan.bad_pixels)
+            scan = dataclasses.replace(scan, probe=probe)
+    scan = without_useless_object(scan)
     if probe_modes is not None and probe_modes != len(scan.probe):
-        scan = _with_modes(scan, probe_modes)
+        scan = with_probe_modes(scan, probe_modes)
     if single_shot:
         scan = one_by_one(scan)
     if photons is not None:
@@ -193,7 +212,7 @@ def scan_from_arrays(
         If an array is missing or is not what it must be.
     """
     check_domain(domain)
-    return _finish(scan_of(_Given(arrays, name), name, domain=domain), mask_hot=False)
+    return without_useless_object(scan_of(_Given(arrays, name), name, domain=domain))
 
 
 class _Given(Mapping[str, RealArray]):
@@ -376,49 +395,3 @@ def _array(path: Path) -> ComplexArray:
         raise DataError(
             f'{path} is damaged or holds no numbers ({error}). Write it again.'
         ) from error
-
-
-def _finish(scan: Scan, *, mask_hot: bool) -> Scan:
-    """Leave out an object without structure, and mark hot pixels where that is wanted."""
-    notes = list(scan.notes)
-    object_, bad = scan.object_, scan.bad_pixels
-    if object_ is not None:
-        reason = _useless_object(scan, object_)
-        if reason:
-            notes.append(f'The object of the file {reason}; it was left out.')
-            object_ = None
-    if mask_hot:
-        hot = find_hot_pixels(scan.patterns, scan.bad_pixels)
-        notes.append(f'Marked as bad: {count(int(hot.sum()), "hot pixel")}.')
-        bad = hot if bad is None else bad | hot
-    if len(notes) == len(scan.notes):
-        return scan
-    return dataclasses.replace(scan, object_=object_, bad_pixels=bad, notes=tuple(notes))
-
-
-def _with_modes(scan: Scan, n_modes: int) -> Scan:
-    before = len(scan.probe)
-    if n_modes < 1:
-        raise DataError(f'probe_modes must be at least 1; got {n_modes}.')
-    if n_modes < before:
-        note = f'Of {before} modes of the probe, the {count(n_modes, "mode")} of most energy stay.'
-    else:
-        note = f'The probe has {count(before, "mode")} and was given {n_modes - before} more, '
-        note += 'which the iterations correct.'
-    origin: ProbeOrigin = scan.probe_origin
-    if n_modes > before and origin == 'given':
-        origin = 'extended'
-    probe = with_modes(scan.probe, n_modes)
-    return dataclasses.replace(scan, probe=probe, probe_origin=origin, notes=(*scan.notes, note))
-
-
-def _useless_object(scan: Scan, object_: ComplexArray) -> str:
-    if not np.isfinite(object_).all():
-        return 'holds NaN or infinity'
-    if np.abs(object_ - object_.flat[0]).max() <= 1e-6 * np.abs(object_.flat[0]):
-        return 'is flat'
-    shape = np.array(scan.pattern_shape)
-    origins = split_positions(scan.positions_px)[0] - shape // 2
-    if (origins < 0).any() or (origins + shape > np.array(object_.shape)).any():
-        return f'(shape {object_.shape}) does not cover the scan'
-    return ''

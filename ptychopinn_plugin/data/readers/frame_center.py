@@ -152,26 +152,43 @@ def corners_to_middle(
 
 
 def center_note(counts: RealArray, bad_pixels: BoolArray, probe: ComplexArray) -> tuple[str, ...]:
-    """Return a note where the light lies elsewhere than the probe's far field.
+    """Return a note where the light lies elsewhere than the probe's far field; see `beam_place`."""
+    place = beam_place(counts, bad_pixels, probe)
+    if place is None:
+        return ()
+    middle = tuple(side // 2 for side in counts.shape[1:])
+    row, column = place
+    return (
+        f'The light of the patterns lies around (row, column) {place}, where that of the '
+        f'probe lies around {middle}. If the beam is off the middle, '
+        f'use --beam-center {row},{column} (beam_center_px=({row}, {column})).',
+    )
+
+
+def beam_place(
+    counts: RealArray, bad_pixels: BoolArray, probe: ComplexArray
+) -> tuple[int, int] | None:
+    """Return (row, column) of the beam, where it lies elsewhere than the probe's far field.
 
     Parameters
     ----------
     counts : ndarray, shape (n_patterns, height, width)
     bad_pixels : ndarray of bool, shape (height, width)
     probe : ndarray of complex, shape (n_modes, height, width)
+
+    Returns
+    -------
+    (int, int) or None
+        None where it lies in the middle.
     """
     mean = _mean(counts, bad_pixels)
     far = np.fft.fftshift(np.abs(np.fft.fft2(probe)) ** 2, axes=(-2, -1)).sum(axis=0)
     offset = _center(mean) - _center(np.where(bad_pixels, 0, far))
     shape = np.array(mean.shape)
     if not (np.abs(offset) > np.maximum(MIN_OFFSET_PX, MIN_OFFSET_SHARE * shape)).any():
-        return ()
+        return None
     row, column = np.rint(shape // 2 + offset).astype(int).tolist()
-    return (
-        f'The light of the patterns lies around (row, column) {(row, column)}, where that of the '
-        f'probe lies around {tuple((shape // 2).tolist())}. If the beam is off the middle, '
-        f'use --beam-center {row},{column} (beam_center_px=({row}, {column})).',
-    )
+    return row, column
 
 
 def _mean(counts: RealArray, bad_pixels: BoolArray) -> RealArray:

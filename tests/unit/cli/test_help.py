@@ -15,6 +15,7 @@ COMMANDS = (
     'train',
     'reconstruct',
     'refine',
+    'check',
     'evaluate',
     'inspect',
     'convert',

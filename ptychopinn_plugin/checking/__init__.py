@@ -1,0 +1,1 @@
+"""Whether patterns and positions of a scan go together: trial reconstructions, ranked."""

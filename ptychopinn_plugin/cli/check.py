@@ -1,0 +1,177 @@
+"""`ptychopinn check`: whether patterns and positions of a scan go together."""
+
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ptychopinn_plugin.cli.common import read_scans, report, show_notes
+from ptychopinn_plugin.cli.options import (
+    READING,
+    TURNED,
+    AsJson,
+    BackendName,
+    Given,
+    ScanReading,
+    takes_settings,
+)
+from ptychopinn_plugin.cli.outputs import staged_outputs, write_json
+from ptychopinn_plugin.orientation import Orientation
+
+if TYPE_CHECKING:
+    from ptychopinn_plugin.backends.selection import Choice
+    from ptychopinn_plugin.checking.search import Check
+    from ptychopinn_plugin.checking.trials import Trial
+    from ptychopinn_plugin.data import Scan
+
+FILES = ('check.png', 'check.json')
+
+MAX_LINES = 8
+"""The table has at most this number of trials; the file has all."""
+
+
+@takes_settings(READING)
+def check_command(
+    scan: Annotated[Path, typer.Argument(metavar='SCAN', help='A scan (a file or folder).')],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            '--output',
+            '-o',
+            metavar='DIR',
+            help='Folder for check.png, the objects of all trials, and check.json.',
+        ),
+    ] = None,
+    backend: BackendName = None,
+    device: Annotated[
+        str, typer.Option(metavar='NAME', help='auto, cpu, cuda, cuda:1, mps.')
+    ] = 'auto',
+    as_json: AsJson = False,
+    *,
+    given: Given,
+) -> None:
+    """Find out whether the patterns and the positions of a scan go together.
+
+    A part of the scan is reconstructed as it is, with patterns flipped and transposed, with
+    positions swapped, inverted and scaled, and judged by patterns that were held out. Where a
+    change is clearly better, the options that mend the scan are printed; every command takes them.
+
+    \b
+    Examples:
+      ptychopinn check scan.npz
+      ptychopinn check scan.npz -o checked
+      ptychopinn check scan.npz --json
+    """
+    from ptychopinn_plugin import api
+    from ptychopinn_plugin.backends.selection import choose
+    from ptychopinn_plugin.checking.contact_sheet import plot_check
+
+    with ExitStack() as stack:
+        stage = None
+        if output is not None:
+            stage = stack.enter_context(staged_outputs(output, FILES))
+        choice = choose(backend)
+        read, more = _read(scan, given, choice, device)
+        notes = show_notes([read])
+        found = api.check(read, backend=choice, device=device, on_trial=_show_trial)
+        _end_of_trials()
+        values = _values(scan, found, given, more) | {'notes': notes}
+        if stage is not None:
+            plot_check(found, stage / 'check.png')
+            write_json(stage / 'check.json', values)
+    lines = _lines(scan, values, found)
+    if output is not None:
+        lines.append(f'written to {output}: {", ".join(FILES)}')
+    report(values, lines, as_json=as_json)
+
+
+def _read(path: Path, given: Given, choice: 'Choice', device: str) -> tuple['Scan', list[str]]:
+    """Return the scan with the beam in the middle, and the option that puts it there."""
+    from ptychopinn_plugin.backends.selection import create_backend
+    from ptychopinn_plugin.checking.search import is_clearly_less
+    from ptychopinn_plugin.data.readers.frame_center import beam_place
+
+    (read,) = read_scans([path], given)
+    reading = given['reading']
+    if 'beam_center' in reading:
+        return read, []
+    # The beam is told in the frames as they are stored, before they are turned.
+    stored = {name: value for name, value in reading.items() if name not in TURNED}
+    (plain,) = read_scans([path], {**given, 'reading': stored})
+    assert plain.bad_pixels is not None
+    place = beam_place(plain.patterns, plain.bad_pixels, plain.probe)
+    if place is None:
+        return read, []
+    center = f'{place[0]},{place[1]}'
+    (centered,) = read_scans([path], {**given, 'reading': {**reading, 'beam_center': center}})
+    if not is_clearly_less(centered, read, create_backend(choice.name), device=device):
+        return read, []
+    return centered, ['--beam-center', center]
+
+
+def _show_trial(number: int, trial: 'Trial') -> None:
+    if sys.stderr.isatty():
+        words = ' '.join(trial.orientation.to_words()) or 'as given'
+        typer.echo(f'\rtrial {number}: {words}\033[K', nl=False, err=True)
+
+
+def _end_of_trials() -> None:
+    if sys.stderr.isatty():
+        typer.echo('\r\033[K', nl=False, err=True)
+
+
+def _values(path: Path, found: 'Check', given: Given, more: list[str]) -> dict[str, Any]:
+    """Return what is reported; options are those to give in place of all that turned the scan."""
+    before = ScanReading.from_dict(given['reading']).orientation()
+    values = found.to_dict()
+    if found.orientation != Orientation():
+        values['options'] = found.orientation.after(before).to_words()
+        values['equally_good'] = [other.after(before).to_words() for other in found.equals]
+    values['options'] = [*more, *values['options']]
+    values['equally_good'] = [[*more, *other] for other in values['equally_good']]
+    if more and found.verdict == 'right':
+        values['verdict'] = 'wrong'
+    return {'scan': path, **values}
+
+
+_VERDICTS = {
+    'right': 'the scan is right: no other orientation and no factor on the positions is clearly '
+    'better',
+    'wrong': 'the scan is wrong as it is read',
+    'unclear': 'nothing that was tried explains the patterns: other causes are positions in '
+    'another order than the patterns, a probe that is a guess (--refine-probe), and '
+    'illuminations that hardly overlap',
+}
+
+
+def _lines(path: Path, values: dict[str, Any], found: 'Check') -> list[str]:
+    lines = [f'{path}: {_VERDICTS[values["verdict"]]}']
+    if values['options']:
+        lines.append(f'options that mend it: {" ".join(values["options"])}')
+        lines += [
+            f'equally good, with another orientation of the object: {" ".join(other)}'
+            for other in values['equally_good']
+        ]
+        scale = found.orientation.scale_positions
+        if scale is not None:
+            lines.append(
+                f'the positions are {1 / scale:.3g} times too large in pixels: a wrong unit, or a '
+                'wrong photon energy, distance or detector pixel. Where the geometry is wrong, '
+                'correct it instead, so that lengths in metres are right as well'
+            )
+            if found.best.refines_probe:
+                lines.append(
+                    'the probe had to be corrected for this: a wrong curvature of the probe is '
+                    'like a factor on the positions, and patterns do not tell which is wrong'
+                )
+    lines.append(
+        'residual of held-out patterns (and of those that were fitted); without an object '
+        f'{found.uninformed_residual:.4g}:'
+    )
+    for trial in found.trials[:MAX_LINES]:
+        words = ' '.join(trial.orientation.to_words()) or 'as given'
+        refined = ', probe corrected' if trial.refines_probe else ''
+        lines.append(f'  {trial.residual:.4g} ({trial.fit:.4g})  {words}{refined}')
+    return lines

@@ -1,0 +1,66 @@
+"""Faults of a scan that trial reconstructions find, and that they do not invent."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ptychopinn_plugin.backends.protocol import Backend
+from ptychopinn_plugin.checking import search, trials
+from ptychopinn_plugin.checking.search import MAX_EXCESS_RATIO
+from ptychopinn_plugin.checking.trials import cut_piece, run_trial
+from ptychopinn_plugin.cli import main
+from ptychopinn_plugin.data import Scan, write_scan
+from ptychopinn_plugin.data.reorientation import reorient
+from ptychopinn_plugin.orientation import Orientation
+
+
+def test_held_out_patterns_tell_a_fault(
+    make_backend: Callable[[], Backend], tiny_scan: Scan
+) -> None:
+    backend, found = make_backend(), {}
+    swapped = reorient(tiny_scan, Orientation(swap_positions=True))
+    for name, scan in (('right', tiny_scan), ('swapped', swapped)):
+        found[name] = run_trial(cut_piece(scan), Orientation(), backend, 'cpu', refines_probe=False)
+    assert found['right'].excess < MAX_EXCESS_RATIO / 2 * found['swapped'].excess
+    assert found['right'].gain_over(found['swapped']) > 5
+
+
+def command(capfd: Any, *words: object) -> dict[str, Any]:
+    """Return the JSON of a command that ends well."""
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main([*map(str, words), '--json'])
+    captured = capfd.readouterr()
+    assert ended.value.code == 0, captured.err
+    values: dict[str, Any] = json.loads(captured.out)
+    return values
+
+
+def test_options_of_the_command_mend_a_scan(
+    tiny_scan: Scan, tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip('torch')
+    monkeypatch.setenv('PTYCHOPINN_BACKEND', 'pytorch')
+    # Fewer patterns and factors than usual, for speed.
+    monkeypatch.setattr(trials, 'POSITIONS', 30)
+    monkeypatch.setattr(search, 'SCALES', (0.8, 1.25))
+    write_scan(tmp_path / 'right.npz', tiny_scan)
+    wrong = reorient(dataclasses.replace(tiny_scan, object_=None), Orientation(swap_positions=True))
+    write_scan(tmp_path / 'wrong.npz', wrong)
+    found = command(capfd, 'check', tmp_path / 'right.npz', '-o', tmp_path / 'checked')
+    assert (found['verdict'], found['options']) == ('right', [])
+    assert (tmp_path / 'checked' / 'check.png').stat().st_size > 10_000
+    found = command(capfd, 'check', tmp_path / 'wrong.npz')
+    assert (found['verdict'], found['options']) == ('wrong', ['--swap-positions'])
+    assert found['equally_good'] == [['--transpose']]
+    assert found['residual'] < found['residual_as_given'] / 2
+    similar, brief = [], ('--iterations', 10)
+    for name, words in (('right', []), ('wrong', found['options'])):
+        command(capfd, 'refine', tmp_path / f'{name}.npz', *words, *brief, '-o', tmp_path / name)
+        file = tmp_path / name / 'reconstruction.npz'
+        similar.append(command(capfd, 'evaluate', file, tmp_path / 'right.npz')['phase']['ssim'])
+    assert similar[1] == pytest.approx(similar[0], abs=1e-3)

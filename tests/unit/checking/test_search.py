@@ -1,0 +1,72 @@
+"""What decides between trials that explain the patterns equally well."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from ptychopinn_plugin.checking.search import TURNS, is_symmetric, row_order
+from ptychopinn_plugin.checking.trials import MIN_POSITIONS, Trial, cut_piece
+from ptychopinn_plugin.data import Scan
+from ptychopinn_plugin.data.reorientation import turn_positions
+from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
+from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.orientation import Orientation, Turn
+
+
+@pytest.fixture(scope='module')
+def scan() -> Scan:
+    """Return a scan of many positions, with larger patterns than their light needs."""
+    return simulate(SimulationConfig(size=96, rows=12, columns=14, step_px=6.0))
+
+
+def test_rows_are_told_from_columns() -> None:
+    rows = np.array([(y, x) for y, x in itertools.product(range(6), range(8))], dtype=float)
+    assert row_order(rows) == 3
+    back = rows.copy()
+    back[:, 0] *= -1
+    assert row_order(back) == 1
+    assert row_order(-rows) == -1
+    assert row_order(rows[:, ::-1]) == 2
+    # Every second row of a snake goes back.
+    snake = rows.reshape(6, 8, 2).copy()
+    snake[1::2] = snake[1::2, ::-1]
+    assert row_order(snake.reshape(-1, 2)) == 2
+    assert row_order(np.random.default_rng(0).permutation(rows)) == 0
+
+
+def test_a_round_probe_is_symmetric_and_another_is_not(scan: Scan) -> None:
+    assert all(is_symmetric(scan.probe, turn) for turn in TURNS)
+    slope = np.linspace(0.2, 1.0, 96)[:, np.newaxis] ** 4
+    found = [turn for turn in TURNS if is_symmetric(scan.probe * slope, turn)]
+    assert found == [Turn(), Turn(reverse_x=True)]
+
+
+def test_a_piece_is_compact_and_in_the_middle(scan: Scan) -> None:
+    piece = cut_piece(scan)
+    assert piece.scan.pattern_shape == (64, 64)
+    assert len(piece.held_out) >= 8
+    assert len(piece.held_out) + len(piece.fitted) == len(piece.scan)
+    held, fitted = (piece.scan.positions_px[one] for one in (piece.held_out, piece.fitted))
+    assert (held.min(axis=0) > fitted.min(axis=0)).all()
+    assert (held.max(axis=0) < fitted.max(axis=0)).all()
+    # What is in another unit has the same piece.
+    metres = turn_positions(scan.positions_px, Orientation(scale_positions=1e-8))
+    tiny = cut_piece(Scan(scan.patterns, metres, scan.probe))
+    assert np.array_equal(tiny.scan.pattern_indexes, piece.scan.pattern_indexes)
+
+
+def test_a_few_positions_cannot_be_checked(scan: Scan) -> None:
+    with pytest.raises(DataError, match=f'At least {MIN_POSITIONS} positions'):
+        cut_piece(scan.subset(np.arange(MIN_POSITIONS - 1)))
+
+
+def test_a_gain_is_judged_pattern_by_pattern() -> None:
+    hard = np.array([1.0, 10.0, 100.0, 1000.0])
+    first, second = (Trial(Orientation(), False, hard * factor) for factor in (1.0, 2.0))
+    noisy = Trial(Orientation(), False, hard * [2.0, 0.5, 2.0, 0.5])
+    assert first.gain_over(noisy) == pytest.approx(0.0)
+    assert second.gain_over(first) <= 0
+    nothing = Trial(Orientation(), False, np.full(4, np.inf))
+    assert first.gain_over(nothing) == np.inf
+    assert nothing.gain_over(first) == 0.0
