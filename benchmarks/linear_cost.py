@@ -1,4 +1,4 @@
-"""Time what an epoch of training spends on choosing its lessons: it must grow with the scan alone.
+"""Time what an epoch of training spends on choosing sub-scans: it must grow with the scan alone.
 
     python benchmarks/linear_cost.py [4096 16384 65536] [--against CHECKOUT]
 
@@ -19,8 +19,8 @@ from ptychopinn_plugin.backends.common.sampling import SubScan, TrainingScan, dr
 from ptychopinn_plugin.config import Config, ModelConfig
 from ptychopinn_plugin.network import describe_network
 
-LESSONS = 40
-"""This number of lessons is drawn, the same at every size; an epoch is counted by their mean."""
+SUBSCANS = 40
+"""This number of sub-scans is drawn, the same at every size; an epoch is counted by their mean."""
 
 
 def make_scan(n_positions: int) -> TrainingScan:
@@ -32,9 +32,9 @@ def make_scan(n_positions: int) -> TrainingScan:
 
 
 def epoch_seconds(n_positions: int, repeats: int = 5) -> float:
-    """Return seconds of the processor for choosing the lessons of an epoch.
+    """Return seconds of the processor for choosing the sub-scans of an epoch.
 
-    Each lesson counts by the quickest of some repeats, so that other work does not weigh on it.
+    Each sub-scan counts by the quickest of some repeats, so that other work does not weigh on it.
     """
     description, config = describe_network(ModelConfig(), 64), Config()
 
@@ -47,11 +47,11 @@ def epoch_seconds(n_positions: int, repeats: int = 5) -> float:
         draw_subscan(description, scan, config, np.random.default_rng(seed), make)
         return time.process_time() - begun
 
-    # What is found out about the whole scan is done with the first lesson, once.
+    # What is found out about the whole scan is done with the first sub-scan, once.
     first = min(draw(make_scan(n_positions), 0) for _ in range(2))
     scan = make_scan(n_positions)
     draw(scan, 0)
-    seeds = range(LESSONS if first < 0.2 else LESSONS // 4)
+    seeds = range(SUBSCANS if first < 0.2 else SUBSCANS // 4)
     each = [min(draw(scan, seed) for _ in range(repeats)) for seed in seeds]
     return max(0.0, first - each[0]) + n_positions / 256 * float(np.mean(each))
 
@@ -78,7 +78,7 @@ def main() -> None:
     here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     for checkout in [here, *([options.against] if options.against else [])]:
         seconds = measure(checkout, sizes)
-        print(checkout if options.against else 'choosing the lessons of an epoch')
+        print(checkout if options.against else 'choosing the sub-scans of an epoch')
         for size in sizes:
             ratio = seconds[str(size)] / seconds[str(sizes[0])] * sizes[0] / size
             print(

@@ -1,4 +1,4 @@
-"""What an epoch spends on choosing its lessons grows with the scan, and no faster."""
+"""What an epoch spends on choosing its sub-scans grows with the scan, and no faster."""
 
 import time
 from typing import Any
@@ -44,17 +44,17 @@ def seconds_of(scan: TrainingScan, seed: int) -> float:
 
 def epoch_seconds(scan: TrainingScan, each: dict[float, float]) -> float:
     """Return the seconds of an epoch; what is found once for a scan, before, is added."""
-    lessons = len(scan.members) / SUBSCAN_SIZE
-    return lessons * sum(each[spacing] for spacing in SPACINGS) / len(SPACINGS)
+    subscans = len(scan.members) / SUBSCAN_SIZE
+    return subscans * sum(each[spacing] for spacing in SPACINGS) / len(SPACINGS)
 
 
 def test_65536_positions_cost_no_more_than_16_times_4096() -> None:
-    """By the quickest of several lessons of each density, so that other work does not weigh."""
+    """By the quickest of several sub-scans of each density, so that other work does not weigh."""
     least: list[dict[float, float]] = [{}, {}]
     scans = [scan_of(64), scan_of(256)]
     once = [seconds_of(scan, 0) for scan in scans]
     for seed in range(80):
-        # The first number that a lesson draws decides its density.
+        # The first number that a sub-scan draws decides its density.
         spacing = SPACINGS[np.random.default_rng(seed).integers(len(SPACINGS))]
         for scan, found in zip(scans, least, strict=True):
             found[spacing] = min(found.get(spacing, np.inf), seconds_of(scan, seed))
@@ -65,7 +65,7 @@ def test_65536_positions_cost_no_more_than_16_times_4096() -> None:
     assert large < 1.5 * 16 * small
 
 
-def test_lessons_of_a_large_scan_lie_together_at_their_density() -> None:
+def test_sub_scans_of_a_large_scan_lie_together_at_their_density() -> None:
     scan = scan_of(128)
     steps = set()
     for seed in range(12):
@@ -79,8 +79,8 @@ def test_lessons_of_a_large_scan_lie_together_at_their_density() -> None:
 
 
 @pytest.mark.parametrize('exposures', [3, 26])
-def test_repeated_exposures_leave_neighbours_in_a_lesson(exposures: int) -> None:
-    """Lessons of 12 x 12 places, each measured again and again, hold many places."""
+def test_repeated_exposures_leave_neighbours_in_a_sub_scan(exposures: int) -> None:
+    """Sub-scans of 12 x 12 places, each measured again and again, hold many places."""
     raster = 5.5 * np.stack(np.mgrid[:12, :12], axis=-1).reshape(-1, 2)
     places = np.tile(raster, (exposures, 1))
     places += np.random.default_rng(0).uniform(-0.1, 0.1, places.shape)

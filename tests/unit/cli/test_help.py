@@ -21,6 +21,7 @@ COMMANDS = (
     'export',
     'group',
     'simulate',
+    'bench',
     'ptycho-train',
     'ptycho-inference',
 )
