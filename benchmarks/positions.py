@@ -100,7 +100,7 @@ def _rms(rest: FloatArray) -> float:
 
 
 def _ptychi(scan: Scan, true_px: FloatArray | None, options: argparse.Namespace) -> Row:
-    from rivals import run_ptychi
+    from ptychopinn_plugin.bench.rivals import run_ptychi
 
     rival = run_ptychi(
         scan,

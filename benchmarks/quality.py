@@ -73,7 +73,7 @@ def measure(backend: Backend, scan: Scan, iterations: list[int]) -> dict[str, di
 
 def measure_ptychi(scan: Scan) -> dict[str, dict[str, float]]:
     """Run Pty-Chi on one scan."""
-    from rivals import run_ptychi
+    from ptychopinn_plugin.bench.rivals import run_ptychi
 
     rows = {}
     for engine, epochs in (('rpie', 10), ('rpie', 100), ('lsqml', 10), ('lsqml', 100)):

@@ -14,9 +14,14 @@ which is the relaxation of an angular synchronization [1]_: the phase factors of
 maximise :math:`\mathrm{Re} \sum C_{jl} e^{i(\varphi_j - \varphi_l)}` are replaced by one complex
 number for each patch, whose moduli are dropped afterwards.
 
+Patches whose first pixels lie in the same cell of a coarse grid are of one place, as repeated
+exposures are. They are turned to each other and added up before places are compared: so neighbours
+are other places, however often each was measured, and noise is averaged before it is correlated.
+
 References
 ----------
 .. [1] A. Singer, Appl. Comput. Harmon. Anal. 30 (2011) 20, doi:10.1016/j.acha.2010.02.001.
+.. [2] N. Boumal, SIAM J. Optim. 26 (2016) 2355, doi:10.1137/16M105808X.
 """
 
 import numpy as np
@@ -30,16 +35,27 @@ CELL_PX = 4
 """Patches are compared by sums over cells of this size, on one grid for all: sixteen times fewer
 products, while phases hardly change within a cell."""
 
-MAX_EXACT_PATCHES = 2048
-"""Larger graphs have eigenvalues so close that a solver takes minutes to tell them apart. A fixed
-number of power iterations brings neighbours together in time linear in the patterns."""
-
 POWER_STEPS = 300
-"""Larger graphs take this number of power iterations."""
+"""Where the solver finds no eigenvector, this number of power iterations takes its place."""
+
+MAX_RESTARTS = 100
+"""The solver begins anew at most this number of times, each with twenty products."""
+
+MERGING_ROUNDS = 6
+"""Patches of one place are turned to the sum of the others, which they change, this many times."""
+
+FINAL_ROUNDS = 3
+"""At the end each patch is turned to the sum of all others this many times."""
+
+MIN_AGREEMENT = 1e-4
+"""A correlation below this share of a patch's own energy is rounding, and no reason to turn it."""
+
+PAIRS_TOGETHER = 4096
+"""This number of overlaps is compared at a time."""
 
 NEIGHBOURS = 24
-"""A patch is compared with this number of neighbours. Pairs with farther ones keep errors from
-adding up along the way."""
+"""A place is compared with this number of others. Pairs with farther ones keep errors from adding
+up along the way."""
 
 
 def neighbour_pairs(positions_px: FloatArray, reach_px: float) -> IntArray:
@@ -69,6 +85,134 @@ def neighbour_pairs(positions_px: FloatArray, reach_px: float) -> IntArray:
     upper = np.maximum(first[near], neighbours[near])
     # A pair is one number, because numbers are sorted much faster than rows.
     return np.stack(np.divmod(np.unique(lower * n_positions + upper), n_positions), axis=1)
+
+
+def synchronize_patches(cells: ComplexArray, patch_origins: IntArray, window: int) -> ComplexArray:
+    r"""Find the factor :math:`e^{i \varphi_j}` for each patch that brings all into agreement.
+
+    Parameters
+    ----------
+    cells : ndarray of complex64, shape (n_patches, side, side)
+        Weighted patches :math:`w_j \hat O_j`, summed over the cells of one grid of `CELL_PX`; the
+        first cell of each holds its first pixel.
+    patch_origins : ndarray of int64, shape (n_patches, 2)
+        (y, x) of the first pixel of each, from an origin of the grid.
+    window : int
+        Side of a patch in pixels.
+
+    Returns
+    -------
+    ndarray of complex64, shape (n_patches,)
+        Factors of modulus 1.
+    """
+    if not np.isfinite(cells).all():
+        return np.ones(len(cells), dtype=np.complex64)
+    cell_origins = patch_origins // CELL_PX
+    lowest = cell_origins.min(axis=0)
+    keys = (cell_origins - lowest) @ [np.ptp(cell_origins[:, 1]) + 1, 1]
+    _, first, place_of = np.unique(keys, return_index=True, return_inverse=True)
+    n_places = len(first)
+    within, sums = _merged(cells, place_of, n_places)
+    count = np.bincount(place_of, minlength=n_places)
+    middles = np.stack([np.bincount(place_of, axis) / count for axis in patch_origins.T], axis=1)
+    # Patches whose origins are a window apart do not touch.
+    pairs = neighbour_pairs(middles, float(window))
+    correlations = _correlate(sums, cell_origins[first], pairs)
+    between = synchronize_phases(n_places, pairs, correlations)
+    return _turned_to_all(cells, cell_origins - lowest, within * between[place_of])
+
+
+def _turned_to_all(
+    cells: ComplexArray, cell_origins: IntArray, factors: ComplexArray
+) -> ComplexArray:
+    r"""Turn each patch to the sum of all others, in which every overlap takes part.
+
+    These are steps of the power method on :math:`C_{jl}` with moduli of 1 [2]_; their cost is
+    linear in the number of patches, however many overlap.
+    """
+    side = cells.shape[-1]
+    energy = _energy(cells.reshape(len(cells), -1))
+    for _ in range(FINAL_ROUNDS):
+        canvas = np.zeros(cell_origins.max(axis=0) + side, dtype=np.complex64)
+        for patch, (y, x) in zip(
+            cells * factors[:, np.newaxis, np.newaxis], cell_origins.tolist(), strict=True
+        ):
+            canvas[y : y + side, x : x + side] += patch
+        around = np.lib.stride_tricks.sliding_window_view(canvas, (side, side))
+        agreement = np.empty(len(cells), dtype=np.complex64)
+        for start in range(0, len(cells), PAIRS_TOGETHER):
+            part = slice(start, start + PAIRS_TOGETHER)
+            there = around[cell_origins[part, 0], cell_origins[part, 1]]
+            agreement[part] = np.einsum('nij,nij->n', cells[part].conj(), there)
+        factors = _phase_factors(agreement - energy * factors, energy, factors)
+    return np.asarray(factors, dtype=np.complex64)
+
+
+def _phase_factors(
+    agreement: ComplexArray, energy: FloatArray, before: ComplexArray
+) -> ComplexArray:
+    """Return the phase factors of correlations; those before, where there is no correlation."""
+    size = np.abs(agreement)
+    known = size > MIN_AGREEMENT * energy
+    return np.where(known, agreement / np.where(known, size, 1), before).astype(np.complex64)
+
+
+def _energy(flat: ComplexArray) -> FloatArray:
+    real, imaginary = flat.real, flat.imag
+    squares = np.einsum('ij,ij->i', real, real) + np.einsum('ij,ij->i', imaginary, imaginary)
+    return np.asarray(squares)
+
+
+def _merged(
+    cells: ComplexArray, place_of: IntArray, n_places: int
+) -> tuple[ComplexArray, ComplexArray]:
+    """Turn the patches of each place to each other; return the factors, and the sums of places."""
+    factors = np.ones(len(cells), dtype=np.complex64)
+    if n_places == len(cells):
+        sums = np.empty_like(cells)
+        sums[place_of] = cells
+        return factors, sums
+    flat = cells.reshape(len(cells), -1)
+    order = np.argsort(place_of, kind='stable')
+    starts = np.searchsorted(place_of[order], np.arange(n_places))
+    energy = _energy(flat)
+    # The brightest of each place is what the others are turned to at first.
+    brightest = np.lexsort((energy, place_of))[np.append(starts[1:], len(cells)) - 1]
+    agreement = np.einsum('ij,ij->i', flat.conj(), flat[brightest][place_of])
+    for number in range(MERGING_ROUNDS + 1):
+        if number > 0:
+            agreement = np.einsum('ij,ij->i', flat.conj(), sums[place_of]) - energy * factors
+        factors = _phase_factors(agreement, energy, factors)
+        sums = np.add.reduceat((flat * factors[:, np.newaxis])[order], starts, axis=0)
+    return factors, sums.reshape(n_places, *cells.shape[1:])
+
+
+def _correlate(cells: ComplexArray, cell_origins: IntArray, pairs: IntArray) -> ComplexArray:
+    r"""Return :math:`C_{jl}`, the sum of first times conjugate second over common cells.
+
+    Pairs with the same offset between them have the same cells in common, and go together.
+    """
+    side = cells.shape[-1]
+    offsets = cell_origins[pairs[:, 1]] - cell_origins[pairs[:, 0]]  # (n_pairs, 2)
+    found = np.zeros(len(pairs), dtype=np.complex64)
+    # Offsets of a side or more have nothing in common.
+    touching = np.flatnonzero((np.abs(offsets) < side).all(axis=1))
+    keys = (offsets[touching] + side) @ [2 * side, 1]
+    for some in np.split(
+        touching[order := np.argsort(keys, kind='stable')],
+        np.flatnonzero(np.diff(keys[order])) + 1,
+    ):
+        for start in range(0, len(some), PAIRS_TOGETHER):
+            part = some[start : start + PAIRS_TOGETHER]
+            y, x = offsets[part[0]].tolist()
+            first = cells[
+                pairs[part, 0], max(0, y) : side + min(0, y), max(0, x) : side + min(0, x)
+            ]
+            second = cells[
+                pairs[part, 1], max(0, -y) : side + min(0, -y), max(0, -x) : side + min(0, -x)
+            ]
+            found[part] = np.einsum('nij,nij->n', first, second.conj())
+    return found
 
 
 def synchronize_phases(n_patches: int, pairs: IntArray, correlations: ComplexArray) -> ComplexArray:
@@ -115,14 +259,14 @@ def _leading_phases(graph: sparse.csr_matrix, degree: FloatArray) -> ComplexArra
     normalised = scale @ graph @ scale + sparse.identity(len(degree), dtype=np.complex128)
     if len(degree) <= 16:
         vector = np.linalg.eigh(normalised.toarray())[1][:, -1]
-    elif len(degree) <= MAX_EXACT_PATCHES:
+    else:
         start = np.ones(len(degree), dtype=np.complex128)
         try:
-            vector = eigsh(normalised, k=1, which='LA', tol=1e-4, v0=start)[1][:, 0]
+            vector = eigsh(normalised, k=1, which='LA', tol=1e-4, v0=start, maxiter=MAX_RESTARTS)[
+                1
+            ][:, 0]
         except ArpackNoConvergence:
             vector = _power_iteration(normalised)
-    else:
-        vector = _power_iteration(normalised)
     # The eigenvector has the phases that the patches have; their conjugates take them out.
     phases = np.exp(-1j * np.angle(vector))
     # The common phase is free: keep the mean where it was.

@@ -18,7 +18,8 @@ from ptychopinn_plugin.array_types import FloatArray, IntArray
 from ptychopinn_plugin.backends.protocol import Backend
 from ptychopinn_plugin.config import RefinementConfig
 from ptychopinn_plugin.data import Reconstruction, Scan, fit_to_size
-from ptychopinn_plugin.data.grouping import check_positions, thin_positions
+from ptychopinn_plugin.data.grouping import check_positions
+from ptychopinn_plugin.data.places import thin_positions
 from ptychopinn_plugin.data.reorientation import reorient
 from ptychopinn_plugin.data.summary import describe_scan
 from ptychopinn_plugin.errors import DataError
@@ -143,7 +144,8 @@ def cut_piece(scan: Scan) -> Piece:
         )
     scan = _with_less_dark(scan)
     facts = describe_scan(scan)
-    step, diameter = facts['step_px'], facts['probe_diameter_px']
+    # Positions in another unit may all lie within a pixel.
+    step, diameter = facts['step_px'] or 0.0, facts['probe_diameter_px']
     numbers: IntArray = np.arange(len(scan))
     wide = np.ptp(distinct, axis=0).max() / 8
     if 0 < step < MIN_STEP * diameter < wide:

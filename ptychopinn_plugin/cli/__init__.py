@@ -10,6 +10,7 @@ import typer.main
 from typer.core import TyperGroup
 
 from ptychopinn_plugin._version import __version__
+from ptychopinn_plugin.cli.bench import bench_command
 from ptychopinn_plugin.cli.check import check_command
 from ptychopinn_plugin.cli.convert import convert_command
 from ptychopinn_plugin.cli.demo import demo_command
@@ -107,7 +108,7 @@ def simulate_command() -> None:
     """Simulate a scan with its true object, to try and to compare with."""
 
 
-_COMMANDS: dict[str, Callable[..., None]] = {
+_COMMANDS: dict[str, Callable[..., int | None]] = {
     'demo': demo_command,
     'simulate': simulate_command,
     'train': train_command,
@@ -122,6 +123,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     'group': group_command,
     'ptycho-train': ptycho_train_command,
     'ptycho-inference': ptycho_inference_command,
+    'bench': bench_command,
     'doctor': doctor_command,
 }
 for _name, _command in _COMMANDS.items():

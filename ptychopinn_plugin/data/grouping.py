@@ -4,6 +4,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from ptychopinn_plugin.array_types import FloatArray, IntArray
+from ptychopinn_plugin.data.places import Places, find_places
 from ptychopinn_plugin.data.scan import Scan
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.physics import illuminated_size
@@ -28,7 +29,7 @@ def training_groups(
         The square of the gridsize.
     neighbor_count : int
         The number of neighbours to choose from; at least ``group_size - 1`` are taken into
-        account.
+        account. Each is measured at another place, where there are as many places.
     rng : numpy.random.Generator
     n_groups : int, optional
         The number of seeds, all different; each position is one where not given.
@@ -48,8 +49,8 @@ def training_groups(
     seeds = rng.permutation(n_positions)[: n_groups or n_positions]
     if group_size == 1:
         return seeds[:, np.newaxis].astype(np.int64)
-    count = min(max(neighbor_count, group_size - 1), n_positions - 1)
-    near = _neighbours(positions_px, seeds, count)
+    count = max(neighbor_count, group_size - 1)
+    near = _neighbours(positions_px, seeds, count, group_size - 1)
     # The order of random numbers is a random order, so each row is a choice without repeats.
     choice = rng.random(near.shape).argsort(axis=1)[:, : group_size - 1]
     others = np.take_along_axis(near, choice, axis=1)
@@ -82,7 +83,7 @@ def covering_groups(positions_px: FloatArray, group_size: int) -> IntArray:
     if group_size == 1:
         return everyone[:, np.newaxis]
     # Three times a group is looked at: where most neighbours are covered, others lie farther off.
-    near = _neighbours(positions_px, everyone, min(3 * group_size, n_positions - 1))
+    near = _neighbours(positions_px, everyone, 3 * group_size, group_size - 1)
     covered = np.zeros(n_positions, dtype=bool)
     groups = []
     # They go row by row from the top, so that groups grow side by side and leave few gaps.
@@ -126,45 +127,27 @@ def spatial_blocks(positions_px: FloatArray, largest: int) -> list[IntArray]:
     return result
 
 
-def thin_positions(
-    positions_px: FloatArray, spacing_px: float, rng: np.random.Generator
-) -> IntArray:
-    """Choose positions no two of which are nearer than `spacing_px`, until no other fits.
+def _neighbours(positions_px: FloatArray, seeds: IntArray, count: int, least: int) -> IntArray:
+    """Return the nearest positions to each seed, (n_seeds, count) or fewer, at distinct places.
 
-    Parameters
-    ----------
-    positions_px : ndarray, shape (n_positions, 2)
-    spacing_px : float
-    rng : numpy.random.Generator
-        Decides the order in which positions are tried.
-
-    Returns
-    -------
-    ndarray of int64, shape (n_chosen,)
-        Numbers of positions, sorted.
+    Where there are not `least` other places, positions of one place are neighbours as well.
     """
-    tree = cKDTree(positions_px)
-    free = np.ones(len(positions_px), dtype=bool)
-    chosen = []
-    for index in rng.permutation(len(positions_px)):
-        if free[index]:
-            chosen.append(index)
-            free[tree.query_ball_point(positions_px[index], spacing_px)] = False
-    return np.sort(np.array(chosen, dtype=np.int64))
+    places = Places(positions_px)
+    count = min(count, len(positions_px) - 1)
+    if not places.repeats or len(places) <= least:
+        return _nearest_others(cKDTree(positions_px), positions_px, seeds, count)
+    near = _nearest_others(
+        places.tree, places.positions_px, places.place_of[seeds], min(count, len(places) - 1)
+    )
+    # The exposures of a place are shared out among the groups.
+    return places.exposure(near, places.ranks()[seeds][:, np.newaxis])
 
 
-def median_step(positions_px: FloatArray) -> float:
-    """Return the median distance to the nearest neighbour, in pixels; 0 for one position."""
-    if len(positions_px) < 2:
-        return 0.0
-    return float(np.median(cKDTree(positions_px).query(positions_px, k=2)[0][:, 1]))
-
-
-def _neighbours(positions_px: FloatArray, seeds: IntArray, count: int) -> IntArray:
-    """Return the nearest positions to each seed but the seed itself, (n_seeds, count)."""
-    _, found = cKDTree(positions_px).query(positions_px[seeds], k=count + 1)
+def _nearest_others(tree: cKDTree, points: FloatArray, seeds: IntArray, count: int) -> IntArray:
+    """Return the nearest points to each seed but the seed itself, (n_seeds, count)."""
+    _, found = tree.query(points[seeds], k=count + 1)
     found = found.reshape(len(seeds), count + 1)
-    # Drop the seed itself, which need not come first where positions repeat.
+    # Drop the seed itself, which need not come first where points repeat.
     keep = found != seeds[:, np.newaxis]
     keep[keep.all(axis=1), -1] = False
     return np.asarray(found[keep].reshape(len(seeds), count), dtype=np.int64)
@@ -206,7 +189,7 @@ def check_positions(scan: Scan) -> None:
     if scan.is_single_shot:
         return
     # A position that was measured twice is no neighbour.
-    places = np.unique(np.round(scan.positions_px), axis=0)
+    places = np.rint(scan.positions_px[find_places(scan.positions_px)[0]])
     nearest = cKDTree(places).query(places, k=2)[0][:, 1].min()
     width = illuminated_size(scan.probe, share=0.98, multiple=2)
     if nearest > width:

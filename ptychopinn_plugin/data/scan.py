@@ -125,6 +125,7 @@ class Scan:
     geometry: Geometry = field(default_factory=Geometry)
     name: str = 'scan'
     notes: tuple[str, ...] = ()
+    _totals: FloatArray = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         def put(name: str, value: object) -> None:
@@ -140,9 +141,10 @@ class Scan:
             put('scan_index', np.zeros(len(self.patterns), dtype=np.int64))
         if self.pattern_indexes is None:
             put('pattern_indexes', np.arange(len(self.patterns), dtype=np.int64))
-        self._check()
+        # One pass over the patterns checks and adds up the counts.
+        put('_totals', self._check())
 
-    def _check(self) -> None:
+    def _check(self) -> FloatArray:
         patterns = self.patterns
         if patterns.ndim != 3:
             raise DataError(
@@ -180,9 +182,11 @@ class Scan:
             raise DataError(f'bad_pixels must have shape ({height}, {width}).')
         if self.bad_pixels.all():
             raise DataError('bad_pixels marks every pixel; nothing is left to learn from.')
-        self._check_counts()
+        return self._check_counts()
 
-    def _check_counts(self) -> None:
+    def _check_counts(self) -> FloatArray:
+        """Return the counts of each pattern, bad pixels left out."""
+        totals = []
         valid = self._valid_pixels()
         brightest = 0.0
         # It goes in slices, as a boolean copy of a million patterns would not fit.
@@ -208,8 +212,10 @@ class Scan:
                     f'{counts.max():.2g}. Mark such pixels in bad_pixels, or divide the patterns.'
                 )
             brightest = max(brightest, float(counts.max()))
+            totals.append(counts.sum(axis=1, dtype=np.float64))
         if brightest == 0:
             raise DataError('Every pattern is empty; at least one count is needed.')
+        return np.concatenate(totals)
 
     def _valid_pixels(self) -> BoolArray | slice:
         """Return what picks the good pixels; without bad ones nothing is copied."""
@@ -253,12 +259,7 @@ class Scan:
 
     def counts(self) -> FloatArray:
         """Return the counts of each pattern, bad pixels left out, shape (n_positions,)."""
-        valid = self._valid_pixels()
-        parts = []
-        for start in range(0, len(self), CHUNK_PATTERNS):
-            block = self.patterns[start : start + CHUNK_PATTERNS][:, valid]
-            parts.append(block.reshape(len(block), -1).sum(axis=1, dtype=np.float64))
-        return np.concatenate(parts)
+        return self._totals.copy()
 
     def mean_photons(self) -> float:
         """Return the mean number of photons in a pattern, those on bad pixels included.

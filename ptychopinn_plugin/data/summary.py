@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray
-from ptychopinn_plugin.data.grouping import median_step
+from ptychopinn_plugin.data.places import median_step
 from ptychopinn_plugin.data.scan import CHUNK_PATTERNS, Scan
 
 
@@ -27,7 +27,8 @@ def describe_scan(scan: Scan) -> dict[str, Any]:
         'object_shape_px', 'exposures', 'geometry' (metres and electron volts), 'notes'.
     """
     totals, brightest = _counts(scan)
-    step = _step(scan.positions_px)
+    # One place has no step.
+    step = median_step(scan.positions_px) or None
     diameter = _diameter(scan.probe)
     bad = scan.bad_pixels
     low, high = scan.positions_px.min(axis=0), scan.positions_px.max(axis=0)
@@ -69,12 +70,6 @@ def _counts(scan: Scan) -> tuple[FloatArray, float]:
         totals.append(counts.sum(axis=1, dtype=np.float64))
         brightest = max(brightest, float(counts.max()))
     return np.concatenate(totals), brightest
-
-
-def _step(positions_px: FloatArray) -> float | None:
-    """Return the median distance between nearest neighbours; repeated positions count once."""
-    unique = np.unique(positions_px, axis=0)
-    return None if len(unique) < 2 else median_step(unique)
 
 
 def _diameter(probe: ComplexArray, share: float = 0.9) -> float:

@@ -14,6 +14,7 @@ from ptychopinn_plugin.physics.forward import (
 )
 from ptychopinn_plugin.physics.noise import LIT_COUNTS, Misfit, measure_misfit, shot_noise
 from ptychopinn_plugin.physics.probe import (
+    cover,
     illuminated_size,
     illumination_overlap,
     is_same_probe,
@@ -28,6 +29,7 @@ __all__ = [
     'POISSON_EPSILON',
     'Misfit',
     'amplitude_residual',
+    'cover',
     'diffract',
     'extract_patches',
     'illuminated_size',

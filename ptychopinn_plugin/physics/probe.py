@@ -175,6 +175,30 @@ def illuminated_size(probe: ComplexArray, share: float = 0.995, multiple: int = 
     return largest // multiple * multiple
 
 
+def cover(
+    probe: ComplexArray, patch_origins_px: FloatArray, canvas_shape: tuple[int, ...]
+) -> FloatArray:
+    r"""Return the coverage :math:`\sum_j |P(r - r_j)|^2` at whole pixels.
+
+    Parameters
+    ----------
+    probe : ndarray of complex, shape (n_modes, height, width)
+    patch_origins_px : ndarray, shape (n_positions, 2)
+        (y, x) of the first pixels of the patches on the canvas.
+    canvas_shape : (int, int)
+
+    Returns
+    -------
+    ndarray of float32, shape `canvas_shape`
+    """
+    intensity = (np.abs(probe) ** 2).sum(axis=0).astype(np.float32)
+    height, width = intensity.shape
+    coverage = np.zeros(canvas_shape, np.float32)
+    for y, x in np.floor(patch_origins_px).astype(int):
+        coverage[y : y + height, x : x + width] += intensity
+    return coverage
+
+
 def illumination_overlap(coverage: FloatArray, probe: ComplexArray) -> float:
     r"""Return how many illuminations overlap where light falls, on average.
 

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ptychopinn_plugin.phase_synchronization import NEIGHBOURS, neighbour_pairs, synchronize_phases
+from ptychopinn_plugin.phase_synchronization import (
+    CELL_PX,
+    NEIGHBOURS,
+    neighbour_pairs,
+    synchronize_patches,
+    synchronize_phases,
+)
 
 
 def raster(rows: int, columns: int, step: float = 5.0) -> NDArray[np.float64]:
@@ -133,13 +139,71 @@ def test_repeated_positions_are_pairs() -> None:
     assert neighbour_pairs(np.zeros((3, 2)), 1.0).tolist() == [[0, 1], [0, 2], [1, 2]]
 
 
-def test_a_large_graph_agrees_without_a_solver(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr('ptychopinn_plugin.phase_synchronization.MAX_EXACT_PATCHES', 20)
-    scaled_origins = np.random.default_rng(0).uniform(0, 100, (600, 2))
-    pairs = neighbour_pairs(scaled_origins, 40.0)
-    phases = np.random.default_rng(2).uniform(-np.pi, np.pi, 600)
-    waves = np.exp(1j * phases)
-    factors = synchronize_phases(600, pairs, waves[pairs[:, 0]] * waves[pairs[:, 1]].conj())
-    left = factors * waves
-    near = (left[pairs[:, 0]] * left[pairs[:, 1]].conj()).mean()
-    assert abs(near) > 0.98
+def test_16384_patches_agree_across_the_whole_field() -> None:
+    positions = raster(128, 128) + np.random.default_rng(0).uniform(-1, 1, (16384, 2))
+    pairs = neighbour_pairs(positions, 40.0)
+    phases, correlations = turned(16384, pairs, noise=0.3)
+    factors = synchronize_phases(16384, pairs, correlations)
+    # 300 power iterations leave 0.1 to 0.5 of it.
+    assert abs((factors * phases).mean()) > 0.9
+
+
+def test_without_an_eigenvector_neighbours_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr('ptychopinn_plugin.phase_synchronization.MAX_RESTARTS', 1)
+    pairs = neighbour_pairs(np.random.default_rng(0).uniform(0, 100, (600, 2)), 40.0)
+    phases, correlations = turned(600, pairs)
+    left = phases * synchronize_phases(600, pairs, correlations)
+    assert abs((left[pairs[:, 0]] * left[pairs[:, 1]].conj()).mean()) > 0.98
+
+
+WINDOW, SIDE = 24, 24 // CELL_PX + 2
+
+
+def noisy_cells(
+    origins: NDArray[np.int64], noise: float, seed: int
+) -> tuple[NDArray[np.complex64], NDArray[np.complex128]]:
+    """Return patches of one object, turned at random and with noise, over cells; the turns."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:240, :240]
+    truth = np.exp(1j * np.sin(y / 17) * np.cos(x / 23))
+    inside = np.arange(WINDOW) - (WINDOW - 1) / 2
+    weight = np.exp(-(inside[:, None] ** 2 + inside[None] ** 2) / 72)
+    turns = np.exp(2j * np.pi * rng.uniform(size=len(origins)))
+    cells = np.zeros((len(origins), SIDE, SIDE), dtype=np.complex64)
+    for number, (top, left) in enumerate(origins):
+        patch = truth[top : top + WINDOW, left : left + WINDOW] * turns[number]
+        patch = patch + noise * (rng.normal(size=patch.shape) + 1j * rng.normal(size=patch.shape))
+        rows = (top % CELL_PX + np.arange(WINDOW)) // CELL_PX
+        columns = (left % CELL_PX + np.arange(WINDOW)) // CELL_PX
+        np.add.at(cells[number], (rows[:, None], columns[None]), weight * patch)
+    return cells, turns
+
+
+@pytest.mark.parametrize('fine', [False, True], ids=['exposures', 'fine steps'])
+def test_more_patterns_never_agree_less(fine: bool) -> None:
+    """Repeated exposures, and fine steps, of 9 x 9 places in noise of five times the signal."""
+    places = raster(9, 9).astype(np.int64) + 8
+    left = []
+    for repeats in (1, 3, 9):
+        origins = np.repeat(places, repeats, axis=0)
+        if fine:
+            origins = origins + np.arange(len(origins))[:, None] % repeats % [[2, 3]]
+        errors = []
+        for seed in range(2):
+            cells, turns = noisy_cells(origins, 5.0, seed)
+            agreed = turns * synchronize_patches(cells, origins, WINDOW)
+            errors.append(1 - abs(agreed.mean()))
+        left.append(float(np.mean(errors)))
+    assert left[0] < 0.7
+    assert left[1] < left[0]
+    assert left[2] < left[0]
+
+
+def test_patches_are_compared_on_the_cells_they_share() -> None:
+    origins = np.array([[8, 8], [13, 30], [21, 9], [60, 60]])
+    cells, turns = noisy_cells(origins, 0.0, 0)
+    agreed = turns * synchronize_patches(cells, origins, WINDOW)
+    assert np.abs(np.angle(agreed[:3] / agreed[0])).max() < 0.1
+    broken = cells.copy()
+    broken[0, 0, 0] = np.nan
+    assert (synchronize_patches(broken, origins, WINDOW) == 1).all()

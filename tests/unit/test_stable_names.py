@@ -27,6 +27,7 @@ OPTIONS = {
     'demo': '--output --refine --max-minutes --backend --seed --json',
     'reproduce': '--scan --model --tolerance --output --json',
     'check': '--output --backend --device --json',
+    'bench': '--sizes --batch-sizes --backend --against --compare --quick --json',
     'evaluate': '--output --remove-ramp --json',
     'inspect': '--json',
     'convert': '--probe-from --json',

@@ -48,9 +48,15 @@ from ptychopinn_plugin.backends.protocol import (
 from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig
 from ptychopinn_plugin.data import Reconstruction, Scan, fit_to_size, without_dark_patterns
 from ptychopinn_plugin.data.grouping import check_positions
+from ptychopinn_plugin.data.places import find_places
 from ptychopinn_plugin.errors import ConfigError, DataError
 from ptychopinn_plugin.model_file import Model, read_model, write_model
-from ptychopinn_plugin.physics import illumination_overlap, normalise_probe, orthogonal_modes
+from ptychopinn_plugin.physics import (
+    cover,
+    illumination_overlap,
+    normalise_probe,
+    orthogonal_modes,
+)
 from ptychopinn_plugin.physics.prior_features import count_exposures
 
 logger = logging.getLogger(__name__)
@@ -208,7 +214,13 @@ class NetworkBackend(Engine[Device]):
         return _Found(object_, stopped, losses)
 
     def _overlap(self, forward: Forward) -> float:
-        return illumination_overlap(self.to_numpy(forward.coverage), self.to_numpy(forward.probe))
+        """Return how many illuminations overlap; what is measured again and again counts once."""
+        coverage, probe = self.to_numpy(forward.coverage), self.to_numpy(forward.probe)
+        places = np.asarray(forward.patch_origins_px)
+        first = find_places(places)[0]
+        if len(first) < len(places):
+            coverage = cover(probe, places[first], coverage.shape)
+        return illumination_overlap(coverage, probe)
 
     def _pass_done(self, forward: Forward, done: int, passes: int, object_: Any) -> Progress:
         preview = self.to_numpy(object_)

@@ -26,9 +26,6 @@ BLOCK_BYTES = 1 << 26
 A larger scan is stitched block by block.
 """
 
-PAIRS_TOGETHER = 4096
-"""This number of overlaps is compared at a time."""
-
 STITCHING_FLOOR = 1e-3
 """Below this share of the brightest coverage a pixel stays as it was."""
 

@@ -13,7 +13,7 @@ from ptychopinn_plugin.backends.protocol import Observer, Progress
 from ptychopinn_plugin.config import RefinementConfig
 from ptychopinn_plugin.data import Reconstruction, Scan
 from ptychopinn_plugin.data.starting_probe import Pupil, far_amplitude
-from ptychopinn_plugin.physics import illumination_overlap, with_modes
+from ptychopinn_plugin.physics import cover, illumination_overlap, with_modes
 
 PATTERNS = 64
 """Trials take this number of patterns around the middle of the scan."""
@@ -181,11 +181,6 @@ class _Search:
 
 def _overlap(scan: Scan, probe: ComplexArray) -> float:
     """Return how many illuminations overlap, at positions rounded to pixels."""
-    intensity = (np.abs(probe) ** 2).sum(axis=0)
-    height, width = intensity.shape
-    origins = np.rint(scan.positions_px - scan.positions_px.min(axis=0)).astype(int)
-    lowest, rightmost = origins.max(axis=0)
-    coverage = np.zeros((lowest + height, rightmost + width))
-    for y, x in origins:
-        coverage[y : y + height, x : x + width] += intensity
-    return illumination_overlap(coverage, probe)
+    origins = scan.positions_px - scan.positions_px.min(axis=0)
+    height, width = np.ceil(origins.max(axis=0)).astype(int) + probe.shape[-2:]
+    return illumination_overlap(cover(probe, origins, (int(height), int(width))), probe)

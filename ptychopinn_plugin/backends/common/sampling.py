@@ -2,18 +2,15 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from ptychopinn_plugin.array_types import FloatArray, IntArray, RealArray
 from ptychopinn_plugin.config import Config
-from ptychopinn_plugin.data.grouping import (
-    covering_groups,
-    median_step,
-    thin_positions,
-    training_groups,
-)
+from ptychopinn_plugin.data.grouping import covering_groups, training_groups
+from ptychopinn_plugin.data.places import Places
 from ptychopinn_plugin.network import NetworkDescription
 
 SUBSCAN_SIZE = 256
@@ -39,6 +36,9 @@ EXPOSURES = (1.0, 1.0, 0.3, 0.1)
 
 Binomial thinning of Poisson counts is what a shorter exposure counts.
 """
+
+MIN_PLACES = 16
+"""Of places that were measured again and again, a sub-scan has at least this number."""
 
 VALIDATION_BATCH = 64
 """At most this number of patterns is validated together."""
@@ -74,6 +74,11 @@ class TrainingScan:
     labels: Any
     countable: bool
     probe_of: int | None = None
+
+    @cached_property
+    def places(self) -> Places:
+        """Where the members lie; found once, as it takes a look at all of them."""
+        return Places(self.patch_origins_px[self.members])
 
 
 @dataclass(frozen=True)
@@ -192,28 +197,47 @@ def draw_subscan(
     make: MakeSubScan,
 ) -> SubScan:
     """Draw positions at random density, place and exposure."""
-    positions = scan.patch_origins_px[scan.members]
-    group_size = description.group_size
-    chosen: IntArray = np.arange(len(positions))
-    spacing = SPACINGS[rng.integers(len(SPACINGS))] * median_step(positions)
+    group_size, places = description.group_size, scan.places
+    spacing = SPACINGS[rng.integers(len(SPACINGS))] * places.step_px
     exposure = EXPOSURES[rng.integers(len(EXPOSURES))]
     if description.architecture == 'cnn':
         # It sees one group at a time: neither density nor neighbours change what it meets.
         spacing, exposure = 0.0, 1.0
-    if spacing > 0:
-        thinned = thin_positions(positions, spacing, rng)
-        chosen = thinned if len(thinned) >= max(4, group_size) else chosen
-    centre = positions[chosen[rng.integers(len(chosen))]]
-    distance = ((positions[chosen] - centre) ** 2).sum(axis=1)
-    chosen = np.sort(chosen[np.argsort(distance, kind='stable')[:SUBSCAN_SIZE]])
+    chosen = _draw_positions(places, spacing, group_size, rng)
     limit = config.training.n_groups
     if limit is not None:
         # The sub-scans of an epoch share it.
         limit = -(-limit // -(-limit // SUBSCAN_SIZE))
     groups = training_groups(
-        positions[chosen], group_size, config.training.neighbor_count, rng, limit
+        scan.patch_origins_px[scan.members[chosen]],
+        group_size,
+        config.training.neighbor_count,
+        rng,
+        limit,
     )
     return make(scan, scan.members[chosen], groups, exposure, rng)
+
+
+def _draw_positions(
+    places: Places, spacing_px: float, group_size: int, rng: np.random.Generator
+) -> IntArray:
+    """Draw positions that lie together; return their numbers in ascending order."""
+    least = max(4, group_size)
+    if not places.repeats:
+        return places.thinned_around_one(SUBSCAN_SIZE, spacing_px, least, rng)
+    # A network meets places with one exposure and with many, and neighbours in either case.
+    most = min(SUBSCAN_SIZE // max(MIN_PLACES, group_size), int(np.ceil(places.exposures.mean())))
+    count = 2 ** int(rng.integers(np.log2(max(1, most)) + 1))
+    while True:
+        drawn = places.thinned_around_one(SUBSCAN_SIZE // count, spacing_px, least, rng)
+        # Fewer positions than a group holds would be none to learn from.
+        each = np.minimum(places.exposures[drawn], count)
+        if each.sum() >= group_size or count >= places.exposures.max():
+            break
+        count *= 2
+    first = rng.integers(places.exposures[drawn])
+    within = np.arange(each.sum()) - np.repeat(np.cumsum(each) - each, each)
+    return np.sort(places.exposure(np.repeat(drawn, each), np.repeat(first, each) + within))
 
 
 def epoch_batches(

@@ -88,6 +88,8 @@ class ForwardModel:
                 shift_probe(self.probe, self.subpixel_shifts[i]) for i in everywhere.split(256)
             ]
             self._shifted = torch.cat(parts)
+        # The brightest pixel is found once: sub-scans look at a small part of the canvas each.
+        self._brightest: Tensor | None = None
         self.coverage = torch.zeros(self.canvas_shape, device=self.device)
         for indices in torch.arange(len(self), device=self.device).split(256):
             canvas_window = self.canvas_window(indices)
@@ -161,7 +163,7 @@ class ForwardModel:
         if self._shifted is None or exposure != 1:
             part.set_probe(part.probe)
         else:
-            part._shifted = self._shifted[indices]
+            part._shifted, part._brightest = self._shifted[indices], None
             part.coverage = part.place_patches(
                 intensity(part._shifted), torch.arange(len(part), device=self.device)
             )
@@ -174,7 +176,9 @@ class ForwardModel:
     def lit_area(self, canvas_window: CanvasWindow) -> Tensor:
         """Return 1 where light falls on a part of the canvas, and 0 elsewhere, as float32."""
         coverage = self.coverage[canvas_window]
-        return (coverage > LIT_FRACTION * self.coverage.max()).float()
+        if self._brightest is None:
+            self._brightest = self.coverage.max()
+        return (coverage > LIT_FRACTION * self._brightest).float()
 
     def probes(self, indices: Tensor) -> Tensor:
         """Return the probe at each position, shape (n_indices, n_modes, height, width)."""

@@ -12,13 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ptychopinn_plugin.array_types import IntArray
 from ptychopinn_plugin.backends.common.prediction import (
-    PAIRS_TOGETHER,
     STITCHING_FLOOR,
     UNIFORM_FRACTION,
     run_passes,
@@ -29,7 +27,7 @@ from ptychopinn_plugin.backends.pytorch.network import Network
 from ptychopinn_plugin.backends.pytorch.phase_drift import correct_phase_drift
 from ptychopinn_plugin.backends.pytorch.prediction import Patches, predict_patches
 from ptychopinn_plugin.config import StitchingWeights
-from ptychopinn_plugin.phase_synchronization import CELL_PX, neighbour_pairs, synchronize_phases
+from ptychopinn_plugin.phase_synchronization import CELL_PX, synchronize_patches
 
 PassObserver = Callable[[int, Tensor], bool | None]
 
@@ -188,21 +186,13 @@ class Stitcher:
         return (self.total + floor * self.before) / (self.weight + floor)
 
     def _agree(self, parts: list[Patches], weighted: list[Tensor]) -> Tensor:
-        """Return a factor of modulus 1 for each patch, as `synchronize_phases` finds them."""
+        """Return a factor of modulus 1 for each patch, as `synchronize_patches` finds them."""
         each = [self.forward.patch_origins[part.indices] for part in parts]
-        patch_origins = torch.cat(each)
         cells = torch.cat([_cell_sums(*pair) for pair in zip(weighted, each, strict=True)])
-        window = weighted[0].shape[-1]
-        # Patches whose origins are a window apart do not touch.
-        pairs = neighbour_pairs(patch_origins.cpu().numpy().astype(np.float64), float(window))
-        correlations = [
-            _correlate(cells, torch.div(patch_origins, CELL_PX, rounding_mode='floor'), some)
-            for some in torch.from_numpy(pairs).to(self.forward.device).split(PAIRS_TOGETHER)
-        ]
-        found = torch.cat(correlations).cpu().numpy() if correlations else np.empty(0, np.complex64)
-        return torch.from_numpy(synchronize_phases(len(patch_origins), pairs, found)).to(
-            self.forward.device
+        found = synchronize_patches(
+            cells.cpu().numpy(), torch.cat(each).cpu().numpy(), weighted[0].shape[-1]
         )
+        return torch.from_numpy(found).to(self.forward.device)
 
 
 def _cell_sums(values: Tensor, patch_origins: Tensor) -> Tensor:
@@ -218,24 +208,3 @@ def _cell_sums(values: Tensor, patch_origins: Tensor) -> Tensor:
     real = empty.scatter_add(1, cells, values.real.reshape(len(values), -1))
     imaginary = empty.scatter_add(1, cells, values.imag.reshape(len(values), -1))
     return torch.complex(real, imaginary).view(-1, side, side)
-
-
-def _correlate(cells: Tensor, patch_origins: Tensor, pairs: Tensor) -> Tensor:
-    r"""Return :math:`C_{jl}`, the sum of first times conjugate second over common cells.
-
-    Cells (n, side, side) belong to one grid, on which `patch_origins` (n, 2) are those of the
-    patches, in cells; so the second patch's cells lie at an offset of whole cells from the first's.
-    """
-    side = cells.shape[-1]
-    offset = patch_origins[pairs[:, 1]] - patch_origins[pairs[:, 0]]
-    inside = torch.arange(side, device=cells.device)
-    rows, columns = inside[None] - offset[:, 0:1], inside[None] - offset[:, 1:2]
-    common = ((rows >= 0) & (rows < side))[:, :, None] & ((columns >= 0) & (columns < side))[
-        :, None
-    ]
-    second = cells[
-        pairs[:, 1][:, None, None],
-        rows.clamp(0, side - 1)[:, :, None],
-        columns.clamp(0, side - 1)[:, None, :],
-    ]
-    return (cells[pairs[:, 0]] * second.conj() * common).sum(dim=(1, 2))

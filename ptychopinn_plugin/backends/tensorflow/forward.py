@@ -94,6 +94,8 @@ class ForwardModel:
                 intensity(self.probes(indices)), indices, canvas_window
             ).numpy()
         self.coverage = tf.constant(coverage)
+        # The brightest pixel is found once: sub-scans look at a small part of the canvas each.
+        self._brightest: Tensor | None = None
 
     def set_probe_only(self, probe: Tensor | ComplexArray) -> None:
         """Use another probe from now on, and leave the coverage as it was."""
@@ -166,6 +168,7 @@ class ForwardModel:
             part.set_probe(self.probe * tf.cast(exposure**0.5, self.probe.dtype))
         else:
             part.probe, part._shifted = self.probe, tf.gather(self._shifted, indices)
+            part._brightest = None
             part.coverage = part.place_patches(intensity(part._shifted), np.arange(len(part)))
         return part
 
@@ -176,7 +179,9 @@ class ForwardModel:
     def lit_area(self, canvas_window: CanvasWindow) -> Tensor:
         """Return 1 where light falls on a part of the canvas, and 0 elsewhere, as float32."""
         coverage = self.coverage[canvas_window]
-        return tf.cast(coverage > LIT_FRACTION * tf.reduce_max(self.coverage), tf.float32)
+        if self._brightest is None:
+            self._brightest = tf.reduce_max(self.coverage)
+        return tf.cast(coverage > LIT_FRACTION * self._brightest, tf.float32)
 
     def probes(self, indices: IntArray) -> Tensor:
         """Return the probe at each position, shape (n_indices, n_modes, height, width)."""

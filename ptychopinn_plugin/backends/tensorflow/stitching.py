@@ -16,7 +16,6 @@ import numpy as np
 
 from ptychopinn_plugin.array_types import ComplexArray, IntArray
 from ptychopinn_plugin.backends.common.prediction import (
-    PAIRS_TOGETHER,
     STITCHING_FLOOR,
     UNIFORM_FRACTION,
     run_passes,
@@ -29,7 +28,7 @@ from ptychopinn_plugin.backends.tensorflow.operators import scaled
 from ptychopinn_plugin.backends.tensorflow.phase_drift import correct_phase_drift
 from ptychopinn_plugin.backends.tensorflow.prediction import Patches, predict_patches
 from ptychopinn_plugin.config import StitchingWeights
-from ptychopinn_plugin.phase_synchronization import CELL_PX, neighbour_pairs, synchronize_phases
+from ptychopinn_plugin.phase_synchronization import CELL_PX, synchronize_patches
 
 PassObserver = Callable[[int, Tensor], bool | None]
 
@@ -187,18 +186,10 @@ class Stitcher:
         return scaled(tf.constant(self.total) + scaled(self.before, floor), 1 / (weight + floor))
 
     def _agree(self, parts: list[Patches], weighted: list[Tensor]) -> ComplexArray:
-        """Return a factor of modulus 1 for each patch, as `synchronize_phases` finds them."""
+        """Return a factor of modulus 1 for each patch, as `synchronize_patches` finds them."""
         each = [self.forward.patch_origins[part.indices] for part in parts]
-        patch_origins = np.concatenate(each)
         cells = tf.concat([_cell_sums(*pair) for pair in zip(weighted, each, strict=True)], axis=0)
-        window = parts[0].values.shape[-1]
-        # Patches whose origins are a window apart do not touch.
-        pairs = neighbour_pairs(patch_origins.astype(np.float64), float(window))
-        found = [np.empty(0, np.complex64)]
-        for start in range(0, len(pairs), PAIRS_TOGETHER):
-            some = pairs[start : start + PAIRS_TOGETHER]
-            found.append(_correlate(cells, patch_origins // CELL_PX, some).numpy())
-        return synchronize_phases(len(patch_origins), pairs, np.concatenate(found))
+        return synchronize_patches(cells.numpy(), np.concatenate(each), parts[0].values.shape[-1])
 
 
 @compiled
@@ -214,25 +205,3 @@ def _cell_sums(values: Tensor, patch_origins: Tensor) -> Tensor:
     cells += tf.range(sides[0])[:, None, None] * side * side
     summed = tf.math.unsorted_segment_sum(values, cells, sides[0] * side * side)
     return tf.reshape(summed, [sides[0], side, side])
-
-
-@compiled
-def _correlate(cells: Tensor, patch_origins: Tensor, pairs: Tensor) -> Tensor:
-    r"""Return :math:`C_{jl}`, the sum of first times conjugate second over common cells.
-
-    Cells (n, side, side) belong to one grid, on which `patch_origins` (n, 2) are those of the
-    patches, in cells; so the second patch's cells lie at an offset of whole cells from the first's.
-    """
-    side = tf.shape(cells, tf.int64)[-1]
-    first, second = pairs[:, 0], pairs[:, 1]
-    offset = tf.gather(patch_origins, second) - tf.gather(patch_origins, first)
-    inside = tf.range(side)
-    rows, columns = inside[None] - offset[:, 0:1], inside[None] - offset[:, 1:2]
-    common = ((rows >= 0) & (rows < side))[:, :, None]
-    common &= ((columns >= 0) & (columns < side))[:, None, :]
-    rows = tf.clip_by_value(rows, 0, side - 1)[:, :, None]
-    columns = tf.clip_by_value(columns, 0, side - 1)[:, None, :]
-    pixels = (second[:, None, None] * side + rows) * side + columns
-    others = tf.gather(tf.reshape(cells, [-1]), pixels)
-    products = tf.gather(cells, first) * tf.math.conj(others)
-    return tf.reduce_sum(scaled(products, common), axis=(1, 2))

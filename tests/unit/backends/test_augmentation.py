@@ -16,7 +16,7 @@ from ptychopinn_plugin.backends.common.sampling import (
     thinned_amplitudes,
 )
 from ptychopinn_plugin.config import Config, ModelConfig
-from ptychopinn_plugin.data.grouping import median_step
+from ptychopinn_plugin.data.places import median_step
 from ptychopinn_plugin.network import describe_network
 
 STEP_PX = 5.0

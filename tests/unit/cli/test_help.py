@@ -22,6 +22,7 @@ COMMANDS = (
     'export',
     'group',
     'simulate',
+    'bench',
     'ptycho-train',
     'ptycho-inference',
 )

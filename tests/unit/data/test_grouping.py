@@ -6,11 +6,10 @@ from numpy.typing import NDArray
 
 from ptychopinn_plugin.data.grouping import (
     covering_groups,
-    median_step,
     spatial_blocks,
-    thin_positions,
     training_groups,
 )
+from ptychopinn_plugin.data.places import median_step, thin_positions
 from ptychopinn_plugin.errors import DataError
 
 Positions = NDArray[np.float64]

@@ -4,12 +4,12 @@ Needs ``pip install 'ptychopinn-plugin[bench]'``. Flat start; probe and
 positions are fixed unless they are to be refined.
 """
 
+import importlib
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import ptychi.api as api
-from ptychi.api.task import PtychographyTask
 
 from ptychopinn_plugin.data import Reconstruction, Scan
 from ptychopinn_plugin.physics import normalise_probe
@@ -33,7 +33,16 @@ def run_ptychi(
     refine_positions: bool = False,
     refine_probe: bool = False,
 ) -> Rival:
-    """Reconstruct with Pty-Chi's 'rpie' or 'lsqml' from a flat object."""
+    """Reconstruct with Pty-Chi's 'rpie' or 'lsqml' from a flat object.
+
+    Raises
+    ------
+    ImportError
+        If Pty-Chi is not installed.
+    """
+    # It is no dependency, and brings PyTorch with it: both come where they are used.
+    api: Any = importlib.import_module('ptychi.api')
+    make_task: Any = importlib.import_module('ptychi.api.task').PtychographyTask
     options = {'rpie': api.RPIEOptions, 'lsqml': api.LSQMLOptions}[engine]()
     options.data_options.data = np.asarray(scan.patterns, dtype=np.float32)
     height, width = scan.pattern_shape
@@ -54,7 +63,7 @@ def run_ptychi(
     options.reconstructor_options.num_epochs = epochs
     options.reconstructor_options.batch_size = batch_size
     options.reconstructor_options.default_device = api.Devices.CPU
-    with PtychographyTask(options) as task:
+    with make_task(options) as task:
         task.run(1)
         begun = time.perf_counter()
         task.run(epochs - 1)
