@@ -10,7 +10,6 @@ from ptychodus.api.reconstruct import ReconstructOutput
 
 from ptychopinn_plugin.host.resampling import Sampling
 from ptychopinn_plugin.host.translation import to_product
-from ptychopinn_plugin.host.wording import fit_in_words
 from ptychopinn_plugin.host.worker.client import Event
 from ptychopinn_plugin.host.worker.messages import ReconstructionDone, RunProgress
 from ptychopinn_plugin.text import count
@@ -121,10 +120,13 @@ class InferenceWatch:
         elif is_stopped and n_iterations < iterations:
             how = f'Stopped after {n_iterations} of {count(iterations, "iteration")}'
         spent = ', '.join(f'{name} {seconds:.2f} s' for name, seconds in done.timing.items())
-        logger.info(
+        patterns = count(done.patterns, 'pattern')
+        if done.left_out:
+            patterns += f' and {done.left_out} left out'
+        logger.log(
+            logging.WARNING if done.points_to_a_fault else logging.INFO,
             '%s, on %s (%s); amplitude residual %.4f. %s',
-            *(how, count(done.patterns, 'pattern'), spent, done.amplitude_residual),
-            fit_in_words(done.over_noise),
+            *(how, patterns, spent, done.amplitude_residual, done.fit),
         )
 
     def output(self) -> ReconstructOutput:

@@ -207,6 +207,7 @@ class PinnReconstructor(TrainableReconstructor):
             photons=options.photons,
             base_model=base,
             keep_training_state=options.keep_training_state,
+            threads=options.threads,
         )
 
     def _start(self, job: Job, arrays: Mapping[str, RealArray] | None = None) -> Run:
@@ -275,7 +276,8 @@ class PinnReconstructor(TrainableReconstructor):
             *(len(scan), described(choice), self.loaded.name),
         )
         return ReconstructJob(
-            choice.name, path, config.inference, config.refinement, scan.geometry, scan.name
+            *(choice.name, path, config.inference, config.refinement, scan.geometry, scan.name),
+            threads=self._settings.options.threads,
         )
 
     def _watch_inference(self, run: Run, watch: InferenceWatch) -> Iterator[ReconstructOutput]:

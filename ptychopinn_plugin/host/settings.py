@@ -51,6 +51,13 @@ class HostOptions(Validated):
         True, 'The model file keeps what "ptychopinn train --resume" needs, and is larger for it'
     )
     photons: float | None = photons_setting(', in training and inference')
+    threads: int | None = setting(
+        None,
+        'PyTorch computes with this number of threads on a CPU; without one, with as many as do '
+        'not wait for other programs',
+        minimum=1,
+        maximum=1024,
+    )
     idle_minutes: float = setting(
         10.0,
         'After this time without a run the worker ends and frees its memory, on the GPU too',
@@ -165,6 +172,7 @@ _WITH_TARGET = ('training.target', 'iterations')
 ROWS = (
     Row('Run', 'Backend', ('backend',)),
     Row('Run', 'Device', ('training.device', 'inference.device')),
+    Row('Run', 'Threads', ('threads',), zero='by measurement'),
     Row('Run', 'Seed', ('training.seed', 'refinement.seed')),
     Row('Run', 'Photons', ('photons',), zero='as the data'),
     Row('Run', 'Idle minutes', ('idle_minutes',)),

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +57,18 @@ class NetworkBackend(Engine[Device]):
     ----------
     clock : callable
         Returns seconds: what `max_minutes` and the history of a training go by.
+
+    Attributes
+    ----------
+    model : Model, optional
+        The one that is held.
+    threads : int, optional
+        This number of threads computes on a CPU, where it is given; else `common.threads` decides.
     """
 
     def __init__(self, clock: Clock = time.perf_counter) -> None:
         self.clock = clock
+        self.threads: int | None = None
         self.model: Model | None = None
         self._built: tuple[Model, Device, Any] | None = None
 
@@ -102,8 +110,12 @@ class NetworkBackend(Engine[Device]):
             started=started,
         )
         plan = plan_training(request)
-        with self.on_device(config.training.device) as device:
-            result = TrainingRun(self, request, plan, device, self.clock).train()
+        with (
+            self.on_device(config.training.device) as device,
+            self.threads_on(device) as threads,
+        ):
+            watched = replace(request, observer=threads.beside(observer))
+            result = TrainingRun(self, watched, plan, device, self.clock).train()
         self.model = result.model
         return result
 
@@ -122,7 +134,8 @@ class NetworkBackend(Engine[Device]):
             scan = fit_to_size(scan, held.pattern_size)
             photons = choose_photons(scan, held.photons, inference.intensity_scale)
         probe = normalise_probe(corrected_probe(held, scan), photons * held.intensity_scale**2)
-        with self.on_device(inference.device) as device:
+        with self.on_device(inference.device) as device, self.threads_on(device) as threads:
+            observer = threads.beside(observer)
             reach = _reach_px(scan, refinement)
             forward = self.build_forward(scan, probe, photons, device, reach)
             stopwatch = self.start_stopwatch(device)
@@ -131,9 +144,10 @@ class NetworkBackend(Engine[Device]):
             found = reconstruct(self._network(held, device), job)
             if found.stopped:
                 refinement = refinement.replace(iterations=0)
-            return self._refined(
+            refined = self._refined(
                 scan, forward, found.object_, refinement, stopwatch, observer, found.losses
             )
+            return replace(refined, threads=threads.count)
 
     def _with_passes(self, network: Any, job: '_Job') -> '_Found':
         """Predict patches and stitch them, pass by pass."""
@@ -207,12 +221,14 @@ class NetworkBackend(Engine[Device]):
         """Iterate from a flat object, without a model: the baseline."""
         (scan,) = _usable([scan])
         photons = scan.mean_photons()
-        with self.on_device(device) as where:
+        with self.on_device(device) as where, self.threads_on(where) as threads:
+            observer = threads.beside(observer)
             probe = normalise_probe(scan.probe, photons)
             reach = _reach_px(scan, refinement)
             forward = self.build_forward(scan, probe, photons, where, reach)
             flat, stopwatch = forward.flat_object(), self.start_stopwatch(where)
-            return self._refined(scan, forward, flat, refinement, stopwatch, observer)
+            refined = self._refined(scan, forward, flat, refinement, stopwatch, observer)
+            return replace(refined, threads=threads.count)
 
     def _refined(
         self,

@@ -10,6 +10,8 @@ import numpy as np
 
 from ptychopinn_plugin.array_types import FloatArray, RealArray
 from ptychopinn_plugin.backends.checkpoints import Checkpoints
+from ptychopinn_plugin.backends.common.backend import NetworkBackend
+from ptychopinn_plugin.backends.common.diagnostics import fit_in_words, points_to_a_fault
 from ptychopinn_plugin.backends.protocol import Backend, Progress
 from ptychopinn_plugin.backends.selection import create_backend
 from ptychopinn_plugin.data import Reconstruction, Scan, load_scan
@@ -133,7 +135,7 @@ class Jobs:
         for scan in (*scans, *validation):
             check_positions(scan)
         _log_scans(scans, job)
-        backend = self._use(job.backend)
+        backend = self._use(job)
         checkpoints = Checkpoints(checkpoint_path(job.output))
         self._held = None
         try:
@@ -166,7 +168,7 @@ class Jobs:
                 f'A reconstruction needs the arrays {", ".join(SCAN_ARRAYS)}; '
                 f'{", ".join(missing)} did not come. Run it again.'
             )
-        backend = self._use(job.backend)
+        backend = self._use(job)
         self._open(backend, job.model)
         arrays = self._copy({name: shared[name] for name in SCAN_ARRAYS})
         scan = Scan(
@@ -181,13 +183,15 @@ class Jobs:
         found = backend.reconstruct(
             scan, job.inference, job.refinement, observer=Reporter(self._connection)
         )
-        over_noise = None if found.misfit is None else found.misfit.over_noise
+        iterations = len(found.likelihoods) - 1
         done = ReconstructionDone(
             tuple(float(value) for value in found.likelihoods),
             {name: float(seconds) for name, seconds in found.timing.items()},
             float(found.amplitude_residual),
             len(found.positions_px),
-            None if over_noise is None else float(over_noise),
+            len(scan) - len(found.positions_px),
+            fit_in_words(found.misfit, iterations),
+            points_to_a_fault(found.misfit, iterations),
         )
         results = {'object': found.object_, 'origin_px': found.origin_px, 'probe': found.probe}
         if found.nominal_positions_px is not None:
@@ -202,13 +206,16 @@ class Jobs:
             self._connection.confirm_read(described.block)
         return arrays
 
-    def _use(self, name: str) -> Backend:
+    def _use(self, job: Job) -> Backend:
+        name = job.backend
         if self._backend is None:
             self._backend = create_backend(name)
         if self._backend.name != name:
             raise WorkerError(
                 f'This worker runs {self._backend.name!r}; {name!r} needs one of its own.'
             )
+        if isinstance(self._backend, NetworkBackend):
+            self._backend.threads = job.threads
         return self._backend
 
     def _open(self, backend: Backend, path: Path) -> None:
