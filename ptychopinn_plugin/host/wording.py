@@ -145,9 +145,11 @@ def model_line(model: Model, name: str) -> str:
     if model.config.model.gridsize > 1:
         parts.append(f'gridsize {model.config.model.gridsize}')
     parts += _numbers(provenance, data)
-    validated = 'validation ' if model.config.training.validation_fraction > 0 else ''
+    # Files of earlier versions do not state which loss it is.
+    of = provenance.get('best_loss_of')
+    kind = f'{of} ' if of in ('validation', 'training') else ''
     if (loss := _number(provenance, 'best_loss')) is not None:
-        parts.append(f'best {validated}loss {loss:.4g}')
+        parts.append(f'best {kind}loss {loss:.4g}')
     if isinstance(source := provenance.get('imported_from'), str):
         parts.append(source)
     if (date := _date(provenance.get('created'))) is not None:

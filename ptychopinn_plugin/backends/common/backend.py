@@ -64,11 +64,15 @@ class NetworkBackend(Engine[Device]):
         The one that is held.
     threads : int, optional
         This number of threads computes on a CPU, where it is given; else `common.threads` decides.
+    picture_s : float, optional
+        After this many seconds of training, and again and again, the observer gets the object that
+        the network makes of the first scan; never where it is None.
     """
 
     def __init__(self, clock: Clock = time.perf_counter) -> None:
         self.clock = clock
         self.threads: int | None = None
+        self.picture_s: float | None = None
         self.model: Model | None = None
         self._built: tuple[Model, Device, Any] | None = None
 
@@ -115,7 +119,9 @@ class NetworkBackend(Engine[Device]):
             self.threads_on(device) as threads,
         ):
             watched = replace(request, observer=threads.beside(observer))
-            result = TrainingRun(self, watched, plan, device, self.clock).train()
+            result = TrainingRun(
+                self, watched, plan, device, self.clock, picture_s=self.picture_s
+            ).train()
         self.model = result.model
         return result
 

@@ -34,10 +34,13 @@ from ptychopinn_plugin.storage.atomic import check_output_folder, keep_previous
 from ptychopinn_plugin.text import count
 
 PREVIEW_S = 2.0
-"""At least this number of seconds lies between two pictures.
+"""At least this number of seconds lies between two pictures, but for those of a network's passes.
 
 The host redraws everything for each, which freezes its window.
 """
+
+TRAINING_PICTURE_S = 5.0
+"""At least this number of seconds lies between two pictures of a network that learns."""
 
 REPORT_S = 0.2
 """At least this number of seconds lies between two reports of progress."""
@@ -87,7 +90,9 @@ class Reporter:
         """Report a step; return whether the host wants the run to end."""
         now = time.monotonic()
         is_epoch_end = 'validation_loss' in progress.losses
-        is_picture = progress.object_ is not None and now - self._last_picture >= PREVIEW_S
+        # What the network finds comes seldom, and the panel shows it beside what becomes of it.
+        is_due = now - self._last_picture >= PREVIEW_S or progress.stage == 'predict'
+        is_picture = progress.object_ is not None and is_due
         if is_epoch_end or is_picture or now - self._last_report >= REPORT_S:
             self._last_report = now
             if is_picture:
@@ -131,7 +136,7 @@ class Jobs:
     def _train(self, job: TrainJob) -> TrainingDone:
         check_output_folder(job.output.parent)
         # Before the framework is imported, which takes seconds.
-        scans, validation = _load(job.scans, job.photons), _load(job.validation, job.photons)
+        scans, validation = _load(job.scans, job), _load(job.validation, job)
         for scan in (*scans, *validation):
             check_positions(scan)
         _log_scans(scans, job)
@@ -179,6 +184,7 @@ class Jobs:
             pattern_indexes=arrays['pattern_indexes'],
             geometry=job.geometry,
             name=job.name,
+            is_single_shot=job.single_shot,
         )
         found = backend.reconstruct(
             scan, job.inference, job.refinement, observer=Reporter(self._connection)
@@ -216,6 +222,8 @@ class Jobs:
             )
         if isinstance(self._backend, NetworkBackend):
             self._backend.threads = job.threads
+            wants_pictures = isinstance(job, TrainJob) and job.has_pictures
+            self._backend.picture_s = TRAINING_PICTURE_S if wants_pictures else None
         return self._backend
 
     def _open(self, backend: Backend, path: Path) -> None:
@@ -272,8 +280,8 @@ def _log_scans(scans: Sequence[Scan], job: TrainJob) -> None:
     logger.info('Learning from %s. %s%s.', named, count(training.epochs, 'epoch'), limit)
 
 
-def _load(paths: Sequence[Path], photons: float | None) -> list[Scan]:
-    return [load_scan(path, photons=photons) for path in paths]
+def _load(paths: Sequence[Path], job: TrainJob) -> list[Scan]:
+    return [load_scan(path, photons=job.photons, single_shot=job.single_shot) for path in paths]
 
 
 def file_identity(path: Path) -> tuple[str, int, int] | None:

@@ -78,6 +78,10 @@ class TrainJob:
         Whether the file keeps what resuming the training needs.
     threads : int, optional
         This number of threads computes on a CPU.
+    single_shot : bool
+        Whether patterns share nothing, and each is reconstructed alone.
+    has_pictures : bool
+        Whether the network's object is wanted now and then.
     """
 
     backend: str
@@ -89,6 +93,8 @@ class TrainJob:
     base_model: Path | None = None
     keep_training_state: bool = True
     threads: int | None = None
+    single_shot: bool = False
+    has_pictures: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,8 @@ class ReconstructJob:
         The scan's.
     threads : int, optional
         As in `TrainJob`.
+    single_shot : bool
+        As in `data.Scan.is_single_shot`.
     """
 
     backend: str
@@ -117,6 +125,7 @@ class ReconstructJob:
     geometry: Geometry = field(default_factory=Geometry)
     name: str = ''
     threads: int | None = None
+    single_shot: bool = False
 
 
 SCAN_ARRAYS = ('patterns', 'positions_px', 'probe', 'bad_pixels', 'pattern_indexes')
