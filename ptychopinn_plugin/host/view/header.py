@@ -96,6 +96,8 @@ def _label() -> QLabel:
     # The path of a file is one long word, which must not make the panel wider.
     label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
     label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+    # An empty one would leave a gap.
+    label.hide()
     return label
 
 
