@@ -24,9 +24,6 @@ from ptychopinn_plugin.host.example_scans import write_example_scans
 SETTINGS = """\
 [Processing]
 Algorithm = ptychopinn-plugin_PINN
-
-[PtychoPINNPlugin]
-TrainingMaxMinutes = {minutes}
 """
 
 
@@ -122,7 +119,7 @@ def main() -> None:
     bridge.install()
     known, unseen = write_example_scans(work)
     settings = work / 'settings.ini'
-    settings.write_text(SETTINGS.format(minutes=options.minutes))
+    settings.write_text(SETTINGS)
     options.target.mkdir(parents=True, exist_ok=True)
     application = QApplication(sys.argv[:1])
     with ModelCore(settings, log_level=logging.INFO) as model:
@@ -130,6 +127,8 @@ def main() -> None:
         first, second = window.open(known), window.open(unseen)
         window.products.setCurrentIndex(first)
         window.shoot('panel')
+        rows = model.settings_registry['PtychoPINNPlugin'].parameters()
+        rows['TrainingMaxMinutes'].set_value(options.minutes)
         window.train(known, 0.7 * 60 * options.minutes)
         window.products.setCurrentIndex(second)
         window.infer()

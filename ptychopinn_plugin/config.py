@@ -258,7 +258,10 @@ class TrainingConfig(Validated):
         maximum=0.9,
     )
     seed: int = setting(
-        0, 'The same seed gives the same bits on a CPU', minimum=0, maximum=MAX_SEED
+        0,
+        'The same seed gives the same bits on a CPU with the same number of threads',
+        minimum=0,
+        maximum=MAX_SEED,
     )
     device: str = setting('auto', 'This device computes: auto, cpu, cuda, cuda:1, mps')
     poisson_weight: float = setting(

@@ -246,7 +246,10 @@ class RunTimer:
         self.load = time.perf_counter() - self.started
 
     def timing(self, result: 'Reconstruction', patterns: int) -> dict[str, float | None]:
-        """Return the seconds of each part; `total` holds the start of the framework as well."""
+        """Return the seconds of each part, and the threads of the processor at the end.
+
+        `total` holds the start of the framework as well.
+        """
         parts = {name: result.timing.get(name, 0.0) for name in ('predict', 'stitch', 'refine')}
         # A learned prior sees the object, and no patterns.
         network = parts['predict'] + parts['stitch'] if 'stitch' in result.timing else 0.0
@@ -255,6 +258,7 @@ class RunTimer:
             **parts,
             'total': time.perf_counter() - self.started,
             'patterns_per_second': patterns / network if network > 0 else None,
+            'threads': result.threads,
         }
 
 
@@ -274,6 +278,7 @@ def _finish(
     run: dict[str, Any],
 ) -> tuple[dict[str, Any], list[str]]:
     """Write every file of a reconstruction to `stage`; return what to report of `folder`."""
+    from ptychopinn_plugin.backends.common.diagnostics import fit_in_words
     from ptychopinn_plugin.data import write_product, write_reconstruction
     from ptychopinn_plugin.plots import plot_reconstruction
 
@@ -291,7 +296,8 @@ def _finish(
         write_json(stage / 'timing.json', timing)
         write_json(stage / 'metrics.json', metrics)
     values = {'output': folder, 'files': list(FILES), 'timing': timing, 'metrics': metrics}
-    return values, _summary(values, evaluation)
+    fit = fit_in_words(result.misfit, len(result.likelihoods) - 1)
+    return values, _summary(values, evaluation, fit)
 
 
 def _measure(
@@ -326,12 +332,6 @@ def _compare(result: 'Reconstruction', scan: 'Scan') -> 'Evaluation | None':
         return None
 
 
-def _misfit_words(misfit: dict[str, float | None] | None) -> str:
-    if misfit is None or misfit['times_shot_noise'] is None:
-        return ''
-    return f', {misfit["times_shot_noise"]:.3g} times shot noise where it is lit'
-
-
 def _moves_words(moves: dict[str, float]) -> str:
     return (
         f'positions moved by {moves["rms_px"]:.2f} px RMS, {moves["largest_px"]:.2f} px at most; '
@@ -340,10 +340,13 @@ def _moves_words(moves: dict[str, float]) -> str:
     )
 
 
-def _summary(values: dict[str, Any], evaluation: 'Evaluation | None') -> list[str]:
+def _summary(values: dict[str, Any], evaluation: 'Evaluation | None', fit: str) -> list[str]:
     timing, metrics = values['timing'], values['metrics']
     height, width = metrics['object_shape_px']
     rate = timing['patterns_per_second']
+    patterns = count(metrics['patterns'], 'pattern')
+    if metrics['patterns_left_out']:
+        patterns += f' ({metrics["patterns_left_out"]} left out)'
     parts = [f'reading {in_words(timing["load"])}']
     if timing['predict']:
         parts.append(f'network {in_words(timing["predict"])}')
@@ -351,13 +354,16 @@ def _summary(values: dict[str, Any], evaluation: 'Evaluation | None') -> list[st
         parts.append(f'stitching {in_words(timing["stitch"])} ({rate:,.0f} patterns/s)')
     parts.append(f'refinement {in_words(timing["refine"])}')
     parts.append(f'in all {in_words(timing["total"])}')
+    if timing['threads'] is not None:
+        parts.append(count(timing['threads'], 'thread'))
     lines = [
-        f'Reconstructed {count(metrics["patterns"], "pattern")} of {metrics["scan"]} with '
+        f'Reconstructed {patterns} of {metrics["scan"]} with '
         f'{metrics["backend"]}: {height} x {width} px, '
-        f'amplitude residual {metrics["amplitude_residual"]:.4g}'
-        + _misfit_words(metrics['misfit']),
+        f'amplitude residual {metrics["amplitude_residual"]:.4g}',
         f'time: {", ".join(parts)}',
     ]
+    if fit:
+        lines.insert(1, fit)
     if metrics['position_moves'] is not None:
         lines.append(_moves_words(metrics['position_moves']))
     if evaluation is not None:

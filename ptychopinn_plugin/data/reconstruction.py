@@ -36,6 +36,8 @@ class Reconstruction:
         unknown.
     timing : mapping of str to float
         Seconds of 'predict', 'stitch', 'refine'.
+    threads : int, optional
+        How many threads of a CPU computed at the end, where that is known.
     backend : str
         Which backend made it.
     amplitude_residual : float
@@ -65,6 +67,7 @@ class Reconstruction:
     misfit: Misfit | None = None
     nominal_positions_px: FloatArray | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    threads: int | None = None
 
     def __post_init__(self) -> None:
         indexes = self.pattern_indexes

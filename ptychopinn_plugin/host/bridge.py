@@ -43,6 +43,24 @@ def install() -> None:
 def _extend_model() -> None:
     module, name = f'{_MODEL}.processing.core', 'ProcessingCore'
     _guarded(_extend, module, name, 'algorithm_libraries', _add_libraries, _after_model)
+    _guarded(_extend_automation)
+
+
+def _extend_automation() -> None:
+    """Let a watched folder be reconstructed, where this Ptychodus has such workflows."""
+    module, name, argument = f'{_MODEL}.automation.core', 'AutomationCore', 'workflow_chooser'
+    owner = getattr(sys.modules.get(module), name, None)
+    if owner is None or argument not in inspect.signature(owner.__init__).parameters:
+        logger.debug('This Ptychodus has no workflows that could be added to.')
+        return
+    _extend(module, name, argument, _add_workflow, lambda *_: None)
+
+
+def _add_workflow(arguments: dict[str, Any]) -> dict[str, Any]:
+    # Ptychodus' classes are imported once it is there.
+    from ptychopinn_plugin.host.automation import add_workflow
+
+    return add_workflow(arguments)
 
 
 def _extend_controller() -> None:

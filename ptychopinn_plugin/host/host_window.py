@@ -6,13 +6,18 @@ those as well, and takes away the product of a run that left nothing.
 
 import logging
 import threading
+import webbrowser
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from importlib.metadata import metadata
 from pathlib import Path
 from typing import Any
 
-from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.errors import DataError, PtychoPinnError
 from ptychopinn_plugin.host.run_state import Activity, ChosenProduct
 from ptychopinn_plugin.host.training_data import find_training_files
+from ptychopinn_plugin.host.wording import BUILT_IN
 
 logger = logging.getLogger('ptychopinn_plugin')
 
@@ -50,6 +55,8 @@ class HostWindow:
         activity.note_place = self.places.note
         # The host's own slot, which ends the run under way, comes first.
         arguments['status_view'].stop_button.clicked.connect(self._drop_waiting_runs)
+        activity.takes_products_away = True
+        self._menu = ModelMenu(controller, self._algorithm, reconstructors)
         # Qt sends this before the click that opens the dialog.
         controller._actions_view.train_button.pressed.connect(self._open_dialog_at_product)
 
@@ -97,6 +104,68 @@ class HostWindow:
         ours = self._algorithm.get_current_reconstructor() in self._reconstructors
         if place is not None and ours and is_folder(place):
             self._dialogs.set_open_working_directory(place)
+
+
+class ModelMenu:
+    """Entries in the host's menu beside Train: the recent models, and the guide.
+
+    Parameters
+    ----------
+    controller : ptychodus.controller.processing.ProcessingController
+    algorithm : ptychodus.model.processing.ProcessingAlgorithmParameter
+    reconstructors : sequence
+        Those whose models these are.
+    """
+
+    def __init__(self, controller: Any, algorithm: Any, reconstructors: Sequence[Any]) -> None:
+        self._algorithm, self._reconstructors = algorithm, reconstructors
+        self._show_model = controller._sync_model_to_view
+        menu = controller._actions_view.actions_menu
+        self.recent = menu.addMenu('Load Recent')
+        self.recent.aboutToShow.connect(self._fill)
+        self.help = menu.addAction('Help')
+        self.help.triggered.connect(self._open_guide)
+        menu.aboutToShow.connect(self._hide_from_others)
+
+    def _hide_from_others(self) -> None:
+        """Show our entries for our algorithms alone."""
+        is_ours = self._algorithm.get_current_reconstructor() in self._reconstructors
+        self.recent.menuAction().setVisible(is_ours)
+        self.help.setVisible(is_ours)
+
+    def _fill(self) -> None:
+        self.recent.clear()
+        reconstructor = self._algorithm.get_current_reconstructor()
+        if reconstructor not in self._reconstructors:
+            return
+        self._add(BUILT_IN.capitalize(), reconstructor.use_built_in_model)
+        for path in reconstructor.recent_models():
+            load = partial(reconstructor.load_model_from_file, path)
+            self._add(f'{path.parent.name}/{path.name}', load).setToolTip(str(path))
+        self.recent.setToolTipsVisible(True)
+
+    def _add(self, text: str, act: Callable[[], None]) -> Any:
+        action = self.recent.addAction(text)
+        action.triggered.connect(lambda *_: self._load(act))
+        return action
+
+    def _load(self, act: Callable[[], None]) -> None:
+        # The reason of a failure is in the log and the panel; an exception would end the window.
+        with suppress(PtychoPinnError, OSError):
+            act()
+        self._show_model()
+
+    def _open_guide(self, *_: Any) -> None:
+        webbrowser.open(guide_url())
+        logger.info('The guide is opened in a browser: %s', guide_url())
+
+
+def guide_url() -> str:
+    """Return the address of the guide to the plugin in Ptychodus."""
+    urls = metadata('ptychopinn-plugin').get_all('Project-URL') or ()
+    by_name = dict(entry.split(', ', 1) for entry in urls)
+    folder, _, _ = by_name['Documentation'].rpartition('/')
+    return f'{folder}/ptychodus.md'
 
 
 class ProductPlaces:

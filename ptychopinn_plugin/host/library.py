@@ -1,11 +1,14 @@
 """The library that Ptychodus finds: two algorithms, one worker, one group of settings."""
 
 from collections.abc import Iterator
+from functools import partial
 
+from ptychodus.api.observer import Observable, Observer
 from ptychodus.api.reconstruct import ReconstructorLibrary
 from ptychodus.api.settings import SettingsRegistry
 
 from ptychopinn_plugin.backends.selection import Choice, choose
+from ptychopinn_plugin.errors import PtychoPinnError
 from ptychopinn_plugin.host.reconstructor import PinnReconstructor
 from ptychopinn_plugin.host.run_state import Activity, LastMessage
 from ptychopinn_plugin.host.settings import PluginSettings, in_words_of_the_panel
@@ -17,7 +20,7 @@ LIBRARY_NAME = 'PtychoPINN-Plugin'
 ALGORITHMS = {'PINN': 'pinn', 'Supervised': 'supervised'}
 
 
-class PtychoPinnLibrary(ReconstructorLibrary):
+class PtychoPinnLibrary(ReconstructorLibrary, Observer):
     """PtychoPINN on whichever backend is chosen at the moment of use.
 
     Attributes
@@ -29,7 +32,7 @@ class PtychoPinnLibrary(ReconstructorLibrary):
 
     def __init__(self, settings_registry: SettingsRegistry) -> None:
         super().__init__('ptychopinn_plugin')
-        self.settings = PluginSettings(settings_registry)
+        self.settings = PluginSettings(settings_registry, tuple(ALGORITHMS))
         self.activity = Activity()
         self._last_message = LastMessage(self.activity)
         self.get_logger().addHandler(self._last_message)
@@ -38,6 +41,11 @@ class PtychoPinnLibrary(ReconstructorLibrary):
             PinnReconstructor(name, model_type, self.settings, self.worker, self.activity)
             for name, model_type in ALGORITHMS.items()
         ]
+        for reconstructor in self._reconstructors:
+            note = partial(self.settings.recent_models.note, reconstructor.name)
+            reconstructor.loaded.when_loaded = note
+        self._registry = settings_registry
+        settings_registry.add_observer(self)
 
     @property
     def name(self) -> str:
@@ -47,6 +55,20 @@ class PtychoPinnLibrary(ReconstructorLibrary):
     def __iter__(self) -> Iterator[PinnReconstructor]:
         """Iterate over the algorithms."""
         return iter(self._reconstructors)
+
+    def _update(self, observable: Observable) -> None:
+        """Load the models that a settings file names, once it is read."""
+        if observable is not self._registry:
+            return
+        for reconstructor in self._reconstructors:
+            path = self.settings.recent_models.loaded(reconstructor.name)
+            if path is None or reconstructor.loaded.is_of(path):
+                continue
+            try:
+                reconstructor.load_model_from_file(path)
+            except (PtychoPinnError, OSError):
+                # The reason is in the log. What is loaded stays, and is what a new file names.
+                reconstructor.loaded.tell()
 
     def choose_backend(self, model_backend: str | None = None) -> Choice:
         """Return which backend would be used now, and why.

@@ -1,6 +1,7 @@
 """The model that the window has loaded, and the file that the worker opens."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from ptychopinn_plugin.errors import DataError
@@ -22,12 +23,15 @@ class LoadedModel:
     ----------
     model : Model
         The one that comes with the package until another one is loaded.
+    when_loaded : callable
+        Gets the path of each model that is loaded; None for the one of the package.
     """
 
     def __init__(self) -> None:
         self.model = Model.built_in()
         self._path = BUILT_IN_PATH
         self._identity = file_identity(BUILT_IN_PATH)
+        self.when_loaded: Callable[[Path | None], None] = lambda path: None
 
     @property
     def is_built_in(self) -> bool:
@@ -59,7 +63,22 @@ class LoadedModel:
         identity = file_identity(path)
         model = read_model(path, with_training_state=False)
         self.model, self._path, self._identity = model, path, identity
+        self.when_loaded(path)
         return model
+
+    def use_built_in(self) -> None:
+        """Go back to the model that comes with the package."""
+        self.model, self._path = Model.built_in(), BUILT_IN_PATH
+        self._identity = file_identity(BUILT_IN_PATH)
+        self.tell()
+
+    def tell(self) -> None:
+        """Call `when_loaded` with the model that is loaded."""
+        self.when_loaded(None if self.is_built_in else self._path)
+
+    def is_of(self, path: Path) -> bool:
+        """Return whether the model is that of a file."""
+        return self._path.absolute() == path.absolute()
 
     def current(self, purpose: str) -> tuple[Model, Path]:
         """Return the model as its file, which the worker will open, holds it now, and the file.

@@ -5,12 +5,13 @@ import sys
 import time
 from collections.abc import Callable
 
+import numpy as np
 from ptychodus.api.product import Product
 from ptychodus.api.reconstruct import ReconstructOutput
 
+from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.host.resampling import Sampling
 from ptychopinn_plugin.host.translation import to_product
-from ptychopinn_plugin.host.wording import fit_in_words
 from ptychopinn_plugin.host.worker.client import Event
 from ptychopinn_plugin.host.worker.messages import ReconstructionDone, RunProgress
 from ptychopinn_plugin.text import count
@@ -31,10 +32,24 @@ def has_window() -> bool:
 
 
 class InferenceWatch:
-    """The newest picture of an inference, as the host wants it."""
+    """The newest picture of an inference, as the host wants it.
 
-    def __init__(self, before: Product, sampling: Sampling, passes: int) -> None:
+    Parameters
+    ----------
+    before : Product
+    given : Scan
+        What the product holds, with its positions.
+    sampling : Sampling
+        The same as it is reconstructed: patterns that share nothing may lie elsewhere.
+    passes : int
+    """
+
+    def __init__(self, before: Product, given: Scan, sampling: Sampling, passes: int) -> None:
         self._before, self._sampling, self.passes = before, sampling, passes
+        self._given = given
+        placed = sampling.measured.positions_px
+        is_as_given = np.array_equal(given.positions_px, placed)
+        self._placed_px = None if is_as_given else placed - given.positions_px
         self._product = before
         self._losses: dict[int, float] = {}
         self._progress = 0
@@ -83,8 +98,9 @@ class InferenceWatch:
             return False
         self._product = to_product(
             self._before,
-            self._sampling.measured,
+            self._given,
             *self._sampling.object_back(event.arrays['object'], event.arrays['origin_px']),
+            moves_px=self._placed_px,
             losses=self._losses,
         )
         return True
@@ -106,12 +122,13 @@ class InferenceWatch:
         done = event.report
         assert isinstance(done, ReconstructionDone)
         self._progress = goal
+        moves = self._sampling.moves_back(event.arrays.get('moves_px'))
         self._product = to_product(
             self._before,
-            self._sampling.measured,
+            self._given,
             *self._sampling.object_back(event.arrays['object'], event.arrays['origin_px']),
             probe=self._sampling.probe_back(event.arrays['probe']),
-            moves_px=self._sampling.moves_back(event.arrays.get('moves_px')),
+            moves_px=self._placed_px if moves is None else moves,
             losses=dict(enumerate(done.likelihoods)),
         )
         n_iterations = len(done.likelihoods) - 1
@@ -121,10 +138,13 @@ class InferenceWatch:
         elif is_stopped and n_iterations < iterations:
             how = f'Stopped after {n_iterations} of {count(iterations, "iteration")}'
         spent = ', '.join(f'{name} {seconds:.2f} s' for name, seconds in done.timing.items())
-        logger.info(
+        patterns = count(done.patterns, 'pattern')
+        if done.left_out:
+            patterns += f' and {done.left_out} left out'
+        logger.log(
+            logging.WARNING if done.points_to_a_fault else logging.INFO,
             '%s, on %s (%s); amplitude residual %.4f. %s',
-            *(how, count(done.patterns, 'pattern'), spent, done.amplitude_residual),
-            fit_in_words(done.over_noise),
+            *(how, patterns, spent, done.amplitude_residual, done.fit),
         )
 
     def output(self) -> ReconstructOutput:

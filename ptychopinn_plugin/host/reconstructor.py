@@ -16,6 +16,7 @@ from ptychopinn_plugin.array_types import RealArray
 from ptychopinn_plugin.backends.selection import choose
 from ptychopinn_plugin.data import Scan, fit_to_size, scale_to_photons, write_scan
 from ptychopinn_plugin.data.grouping import check_positions
+from ptychopinn_plugin.data.preparation import one_by_one
 from ptychopinn_plugin.errors import DataError, PtychoPinnError
 from ptychopinn_plugin.host.loaded_model import MODEL_EXTENSION, MODEL_NAME, LoadedModel
 from ptychopinn_plugin.host.log_messages import (
@@ -41,6 +42,9 @@ from ptychopinn_plugin.host.worker.messages import (
     TrainJob,
 )
 from ptychopinn_plugin.model_file import Model
+
+PRODUCT_GOES = 'The product that was made for it is taken away again.'
+"""What follows the reason of a failed inference in the window."""
 
 GRACE_S = 20.0
 """A run that is stopped must hand over what it has within this number of seconds."""
@@ -134,6 +138,17 @@ class PinnReconstructor(TrainableReconstructor):
         trained = f'trained with {model.backend}'
         logger.info('Loaded %s, %s.', file_path, model.provenance.get('imported_from', trained))
 
+    def use_built_in_model(self) -> None:
+        """Go back to the model that comes with the package."""
+        self.loaded.use_built_in()
+        if not self._activity.is_running and self._activity.curve_of == self._name:
+            self._activity.forget_curve()
+        logger.info('Infer uses the built-in model.')
+
+    def recent_models(self) -> list[Path]:
+        """Return the files of models that were loaded or trained lately, the newest first."""
+        return self._settings.recent_models.paths()
+
     def save_model(self, file_path: Path) -> None:
         """Write the loaded model to another file."""
         with reported('Save Model'):
@@ -207,6 +222,9 @@ class PinnReconstructor(TrainableReconstructor):
             photons=options.photons,
             base_model=base,
             keep_training_state=options.keep_training_state,
+            threads=options.threads,
+            single_shot=options.single_shot,
+            has_pictures=has_window(),
         )
 
     def _start(self, job: Job, arrays: Mapping[str, RealArray] | None = None) -> Run:
@@ -243,9 +261,13 @@ class PinnReconstructor(TrainableReconstructor):
         ReconstructOutput
             The first picture as soon as there is one, then one every two seconds, and the last.
         """
-        with reported('Infer'), self._activity.running('inference', self._name):
+        with (
+            reported('Infer', self._which_product_goes),
+            self._activity.running('inference', self._name),
+        ):
             model, path = self.loaded.current('Infer')
-            sampling = self._sampling(parameters, model)
+            given = to_scan(parameters)
+            sampling = self._sampling(given, model)
             scan = sampling.fitted
             # Before the worker starts, which takes seconds.
             check_positions(scan)
@@ -253,12 +275,16 @@ class PinnReconstructor(TrainableReconstructor):
             self._goal = model.network.passes + job.refinement.iterations
             arrays = {name: getattr(scan, name) for name in SCAN_ARRAYS}
             with self._start(job, arrays) as run:
-                watch = InferenceWatch(parameters.product, sampling, model.network.passes)
+                watch = InferenceWatch(parameters.product, given, sampling, model.network.passes)
                 yield from self._watch_inference(run, watch)
 
-    def _sampling(self, parameters: ReconstructInput, model: Model) -> Sampling:
-        """Return the scan as it came and as the model takes it."""
-        scan = to_scan(parameters)
+    def _which_product_goes(self) -> str:
+        return PRODUCT_GOES if self._activity.takes_products_away else ''
+
+    def _sampling(self, scan: Scan, model: Model) -> Sampling:
+        """Return the scan as it is to be read and as the model takes it."""
+        if self._settings.options.single_shot:
+            scan = one_by_one(scan)
         if (photons := self._settings.options.photons) is not None:
             scan = scale_to_photons(scan, photons)
         fitted = scan if model.is_prior else fit_to_size(scan, model.pattern_size)
@@ -275,7 +301,9 @@ class PinnReconstructor(TrainableReconstructor):
             *(len(scan), described(choice), self.loaded.name),
         )
         return ReconstructJob(
-            choice.name, path, config.inference, config.refinement, scan.geometry, scan.name
+            *(choice.name, path, config.inference, config.refinement, scan.geometry, scan.name),
+            threads=self._settings.options.threads,
+            single_shot=scan.is_single_shot,
         )
 
     def _watch_inference(self, run: Run, watch: InferenceWatch) -> Iterator[ReconstructOutput]:
@@ -308,6 +336,8 @@ class PinnReconstructor(TrainableReconstructor):
             is_stopped = activity.outcome == 'stopped'
             iterations = self._goal - watch.passes
             watch.finish(done, self._goal, iterations=iterations, is_stopped=is_stopped)
+            is_refined = len(done.report.likelihoods) > 1
+            activity.show('refine' if is_refined else 'predict', done.arrays['object'])
         elif watch.has_picture:
             logger.warning('Stopped: the object is that of the last picture.')
         else:
@@ -321,6 +351,8 @@ class PinnReconstructor(TrainableReconstructor):
         """Take in progress; return whether it brought a picture."""
         assert isinstance(event.report, RunProgress)
         self._activity.note(event.report)
+        if 'object' in event.arrays:
+            self._activity.show(event.report.stage, event.arrays['object'])
         if event.report.stage == 'refine':
             # A learned prior has iterations between its passes, too.
             self._goal = watch.passes + event.report.total

@@ -13,7 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ptychopinn_plugin.array_types import ComplexArray
 from ptychopinn_plugin.host.worker.messages import RunProgress
+
+PICTURES = {
+    'target': 'Target',
+    'train': 'Network',
+    'predict': 'Network alone',
+    'refine': 'Refined',
+}
+"""What the object of each stage is called."""
+
+_PICTURE_ORDER = list(PICTURES.values())
+
+PICTURE_PX = 384
+"""The panel's pictures have at most this side; it shows them smaller."""
 
 Outcome = Literal['', 'done', 'stopped', 'failed']
 
@@ -84,6 +98,10 @@ class Activity:
     stage_first_step : int
         How many steps were done when the stage began.
     is_running : bool
+    pictures : tuple of (str, ndarray of complex64)
+        Objects of the run by name, thinned for the panel; the newest kind last.
+    takes_products_away : bool
+        Whether the product of an inference that fails is removed.
     is_stop_pressed : callable
         Returns whether Stop was pressed or, in batch mode, Ctrl-C, where the host makes that known.
         By itself the host acts on Stop only between two outputs, and on Ctrl-C only after the run.
@@ -106,6 +124,7 @@ class Activity:
         self.epochs: tuple[dict[str, float], ...] = ()
         self.is_last_cut = False
         self.is_running = False
+        self.takes_products_away = False
         self._reset()
         self.is_stop_pressed: Callable[[], bool] = lambda: False
         self.when_drawn: Callable[[Callable[[], None]], None] = lambda call: call()
@@ -132,6 +151,7 @@ class Activity:
         self.progress = ('', 0, 0)
         self.total_epochs = self.stage_first_step = 0
         self.limit_s: float | None = None
+        self.pictures: tuple[tuple[str, ComplexArray], ...] = ()
         now = time.monotonic()
         self.started_s = self.computing_s = self.stage_started_s = self.epoch_ended_s = now
 
@@ -174,6 +194,16 @@ class Activity:
     def forget_curve(self) -> None:
         """Show no losses: they belong to another model than the one in use."""
         self.epochs, self.is_last_cut = (), False
+
+    def show(self, stage: str, object_: ComplexArray) -> None:
+        """Take a picture of the object of a stage for the panel."""
+        step = max(1, -(-max(object_.shape) // PICTURE_PX))
+        name = PICTURES.get(stage, stage)
+        others = tuple(item for item in self.pictures if item[0] != name)
+        # What is known comes before what becomes of it.
+        thinned = (name, object_[::step, ::step].copy())
+        both = (*others, thinned)
+        self.pictures = tuple(sorted(both, key=lambda item: _PICTURE_ORDER.index(item[0])))
 
     def note(self, progress: RunProgress) -> bool:
         """Take in a worker's progress; return whether a stage begins with it."""

@@ -27,6 +27,8 @@ from ptychopinn_plugin.config import (
 )
 from ptychopinn_plugin.errors import ConfigError
 from ptychopinn_plugin.host.former_names import key_of, read_former_names
+from ptychopinn_plugin.host.presets import NORMAL_MINUTES, Presets
+from ptychopinn_plugin.host.recent_models import RecentModels
 
 GROUP_NAME = 'PtychoPINNPlugin'
 
@@ -43,6 +45,15 @@ logger = logging.getLogger('ptychopinn_plugin')
 class HostOptions(Validated):
     """Settings that only the host has, beside those of `Config`."""
 
+    preset: Literal['Quick look', 'Normal', 'Best', 'Custom'] = setting(
+        'Normal',
+        'A preset sets the rows that are named below it; Custom stands there once one of them '
+        'differs',
+    )
+    single_shot: bool = setting(
+        False,
+        'Patterns share nothing: each is reconstructed alone, and the patches lie side by side',
+    )
     backend: str = setting(
         AUTOMATIC, 'This framework computes, unless PTYCHOPINN_BACKEND in the environment names one'
     )
@@ -51,6 +62,13 @@ class HostOptions(Validated):
         True, 'The model file keeps what "ptychopinn train --resume" needs, and is larger for it'
     )
     photons: float | None = photons_setting(', in training and inference')
+    threads: int | None = setting(
+        None,
+        'PyTorch computes with this number of threads on a CPU; without one, with as many as do '
+        'not wait for other programs',
+        minimum=1,
+        maximum=1024,
+    )
     idle_minutes: float = setting(
         10.0,
         'After this time without a run the worker ends and frees its memory, on the GPU too',
@@ -78,6 +96,8 @@ class Row:
         Another setting and the value that gives this one an effect; with others it is greyed.
     zero : str
         What the panel shows in place of 0, where 0 stands for something else.
+    start : object, optional
+        The default in Ptychodus, where it is not that of the field.
     """
 
     group: str
@@ -86,6 +106,7 @@ class Row:
     only_for: str | None = None
     needs: tuple[str, str] | None = None
     zero: str = ''
+    start: Any = None
 
     @property
     def key(self) -> str:
@@ -126,9 +147,15 @@ class Row:
         return self.field.default is None
 
     @property
+    def default(self) -> Any:
+        """Its value where nobody has chosen one."""
+        default = self.field.default if self.start is None else self.start
+        return 0 if default is None else default
+
+    @property
     def tool_tip(self) -> str:
         """Its text in whole sentences: what the setting does, its limits and its default."""
-        about, default = self.field.metadata, self.field.default
+        about, default = self.field.metadata, self.default
         low, high, unit = about['minimum'], about['maximum'], about['unit']
         sentences = [str(about['help'])]
         if high is not None:
@@ -136,8 +163,10 @@ class Row:
             sentences.append(f'{limits} are valid')
         elif low is not None:
             sentences.append(f'The value must be at least {_figure(low)} {unit}'.rstrip())
-        if self.is_optional:
+        if self.is_optional and default == 0:
             sentences.append(f'The default is 0, which stands for: {self.zero}')
+        elif self.is_optional:
+            sentences.append(f'The default is {default:g}; 0 stands for: {self.zero}')
         elif isinstance(default, bool):
             sentences.append(f'It is {"on" if default else "off"} by default')
         else:
@@ -163,10 +192,14 @@ _CNN = ('model.architecture', 'cnn')
 _WITH_TARGET = ('training.target', 'iterations')
 
 ROWS = (
+    # It comes first: where a settings file names it, the rows that the file names as well win.
+    Row('Run', 'Preset', ('preset',)),
     Row('Run', 'Backend', ('backend',)),
     Row('Run', 'Device', ('training.device', 'inference.device')),
+    Row('Run', 'Threads', ('threads',), zero='by measurement'),
     Row('Run', 'Seed', ('training.seed', 'refinement.seed')),
     Row('Run', 'Photons', ('photons',), zero='as the data'),
+    Row('Run', 'Single shot', ('single_shot',)),
     Row('Run', 'Idle minutes', ('idle_minutes',)),
     Row('Model', 'Architecture', ('model.architecture',)),
     Row('Model', 'Pattern size [px]', ('model.pattern_size',), zero='as the data'),
@@ -178,7 +211,13 @@ ROWS = (
     Row('Model', 'Pad object', ('model.pad_object',), needs=_CNN),
     Row('Model', 'Border decoder', ('model.border_decoder',), needs=_CNN),
     Row('Training', 'Epochs', ('training.epochs',)),
-    Row('Training', 'Max minutes', ('training.max_minutes',), zero='no limit'),
+    Row(
+        'Training',
+        'Max minutes',
+        ('training.max_minutes',),
+        zero='no limit',
+        start=NORMAL_MINUTES,
+    ),
     Row('Training', 'Batch size', ('training.batch_size',)),
     Row('Training', 'Learning rate', ('training.learning_rate',)),
     Row('Training', 'Schedule', ('training.schedule',)),
@@ -222,6 +261,7 @@ ROWS = (
 
 BASIC = frozenset(
     {
+        'preset',
         'backend',
         'training.device',
         'training.max_minutes',
@@ -253,15 +293,25 @@ class PluginSettings:
     ----------
     registry : SettingsRegistry
         Gets the group `GROUP_NAME`, which it saves and loads with its own.
+    algorithms : tuple of str
+        Each has a model of its own.
+
+    Attributes
+    ----------
+    parameters : dict of str to Parameter
+        By 'section.field'.
+    recent_models : RecentModels
     """
 
-    def __init__(self, registry: SettingsRegistry) -> None:
+    def __init__(self, registry: SettingsRegistry, algorithms: tuple[str, ...] = ()) -> None:
         self._group = registry.create_group(GROUP_NAME)
         self.parameters: dict[str, Parameter[Any]] = {}
         for row in ROWS:
             parameter = _create(self._group, row)
             _guard(parameter, row)
             self.parameters[row.names[0]] = parameter
+        self.recent_models = RecentModels(self._group, algorithms)
+        self._presets = Presets(self.parameters)
         read_former_names(registry, self._group, GROUP_NAME)
 
     @property
@@ -305,10 +355,10 @@ class PluginSettings:
 
 def _create(group: ParameterGroup, row: Row) -> Parameter[Any]:
     about = row.field.metadata
-    default: Any = row.field.default
+    default: Any = row.default
     low, high = about['minimum'], about['maximum']
     if row.is_optional:
-        default, low = 0, 0
+        low = 0
     if row.kind is bool:
         return group.create_boolean_parameter(row.key, default)
     if row.kind is int:

@@ -5,7 +5,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ptychopinn_plugin.backends.common.diagnostics import SUSPICIOUS
 from ptychopinn_plugin.backends.common.training_run import TARGET_TIME_FRACTION
 from ptychopinn_plugin.host.run_state import Activity
 from ptychopinn_plugin.model import Model
@@ -13,9 +12,6 @@ from ptychopinn_plugin.text import count
 
 BUILT_IN = 'built-in model'
 """The name of a model that comes with the package and lies in no file of the user."""
-
-WITHIN_NOISE = 1.2
-"""A misfit of up to this many times shot noise is as good as the counts allow."""
 
 TARGET_SHARE = 0.1
 """Of the progress bar, where no time limit tells how long a training takes."""
@@ -129,18 +125,6 @@ def ending(reason: str, epochs: int, limit_s: float | None) -> str:
     return reasons.get(reason, reason)
 
 
-def fit_in_words(over_noise: float | None) -> str:
-    """Return how well an object explains the counts; empty where shot noise is unknown."""
-    if over_noise is None or not math.isfinite(over_noise):
-        return ''
-    if over_noise <= WITHIN_NOISE:
-        return f'The object fits the counts within {WITHIN_NOISE:g} times shot noise.'
-    text = f'The object misses the counts by {over_noise:.1f} times shot noise'
-    if over_noise > SUSPICIOUS:
-        return f'{text}: more iterations, or positions or the probe may be wrong.'
-    return f'{text}; more iterations may help.'
-
-
 def model_line(model: Model, name: str) -> str:
     """Return what a model is: name, architecture, backend, sizes, epochs, loss and date.
 
@@ -161,9 +145,11 @@ def model_line(model: Model, name: str) -> str:
     if model.config.model.gridsize > 1:
         parts.append(f'gridsize {model.config.model.gridsize}')
     parts += _numbers(provenance, data)
-    validated = 'validation ' if model.config.training.validation_fraction > 0 else ''
+    # Files of earlier versions do not state which loss it is.
+    of = provenance.get('best_loss_of')
+    kind = f'{of} ' if of in ('validation', 'training') else ''
     if (loss := _number(provenance, 'best_loss')) is not None:
-        parts.append(f'best {validated}loss {loss:.4g}')
+        parts.append(f'best {kind}loss {loss:.4g}')
     if isinstance(source := provenance.get('imported_from'), str):
         parts.append(source)
     if (date := _date(provenance.get('created'))) is not None:

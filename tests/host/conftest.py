@@ -27,6 +27,7 @@ Algorithm = {algorithm}
 [PtychoPINNPlugin]
 TrainingEpochs = {epochs}
 TrainingTargetIterations = 10
+TrainingMaxMinutes = 0
 ModelFiltersScale = 0.25
 ModelPasses = 2
 RefinementIterations = {iterations}

@@ -16,6 +16,7 @@ from ptychopinn_plugin.config import (
     TrainingConfig,
 )
 from ptychopinn_plugin.host.former_names import key_of
+from ptychopinn_plugin.host.presets import NORMAL_MINUTES
 from ptychopinn_plugin.host.settings import GROUP_NAME, ROWS, PluginSettings
 
 from .hosts import run_host
@@ -69,7 +70,7 @@ def test_what_is_saved_holds_todays_names_alone(tmp_path: Path) -> None:
     registry.save_settings(tmp_path / 'saved.ini')
     text = (tmp_path / 'saved.ini').read_text()
     keys = {line.partition(' = ')[0] for line in text.splitlines() if ' = ' in line}
-    assert keys == {row.key for row in ROWS}
+    assert keys == {row.key for row in ROWS} | {'RecentModels'}
     again = SettingsRegistry()
     settings = PluginSettings(again)
     again.open_settings(tmp_path / 'saved.ini')
@@ -118,7 +119,7 @@ def test_a_bad_value_under_a_former_name_leaves_the_setting(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         config, _ = read('RefinementSweeps = many\nTrainingEpochs = 3')
-    assert config == Config(training=TrainingConfig(epochs=3))
+    assert config == Config(training=TrainingConfig(epochs=3, max_minutes=NORMAL_MINUTES))
     (line,) = caplog.messages
     assert 'RefinementIterations' in line
     assert "got 'many'" in line
@@ -132,7 +133,7 @@ def test_the_host_still_warns_of_a_key_that_nobody_knows(
         pytest.skip('This Ptychodus does not look for unknown keys.')
     (line,) = (line for line in caplog.messages if 'refinementspeed' in line)
     assert 'unrecognized' in line
-    assert set(registry[GROUP_NAME].parameters()) == {row.key for row in ROWS}
+    assert set(registry[GROUP_NAME].parameters()) == {row.key for row in ROWS} | {'RecentModels'}
 
 
 def test_the_application_reads_former_names_wherever_it_opens_a_file() -> None:

@@ -38,7 +38,7 @@ def watch(
     clock: Clock, small_scan: Scan, write_folder: Callable[..., Path], tmp_path: Path
 ) -> InferenceWatch:
     product = load_product(write_folder(tmp_path / 'data') / 'product.h5')
-    return InferenceWatch(product, Sampling(small_scan, small_scan), 2)
+    return InferenceWatch(product, small_scan, Sampling(small_scan, small_scan), 2)
 
 
 @pytest.fixture

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from ptychodus.api.settings import SettingsRegistry
 
-from ptychopinn_plugin.config import Config
+from ptychopinn_plugin.config import Config, TrainingConfig
 from ptychopinn_plugin.errors import ConfigError
+from ptychopinn_plugin.host.presets import CUSTOM, NORMAL_MINUTES, PRESETS
 from ptychopinn_plugin.host.settings import (
     GROUP_NAME,
     ROWS,
@@ -29,8 +30,12 @@ def settings(registry: SettingsRegistry) -> PluginSettings:
     return PluginSettings(registry)
 
 
+DEFAULTS = Config(training=TrainingConfig(max_minutes=NORMAL_MINUTES))
+"""In Ptychodus a training has a time limit."""
+
+
 def test_untouched_settings_are_the_defaults(settings: PluginSettings) -> None:
-    assert settings.config('pinn') == Config()
+    assert settings.config('pinn') == DEFAULTS
     assert settings.options == HostOptions()
     assert settings.config('supervised').model.model_type == 'supervised'
 
@@ -78,7 +83,7 @@ def test_each_row_survives_a_settings_file(row: Row, tmp_path: Path) -> None:
     assert loaded.options == changed.options
     assert loaded.config('pinn') == changed.config('pinn')
     # One row changed, and so did what it stands for.
-    assert (loaded.config('pinn'), loaded.options) != (Config(), HostOptions())
+    assert (loaded.config('pinn'), loaded.options) != (DEFAULTS, HostOptions())
 
 
 def _another(row: Row) -> object:
@@ -129,7 +134,7 @@ def test_a_value_that_cannot_be_is_named_and_the_former_kept(
     assert f'{GROUP_NAME}.{line.split()[0]}' in record.getMessage()
     assert settings.options == HostOptions()
     # The lines beside it count.
-    expected = Config().training.replace(batch_size=8)
+    expected = DEFAULTS.training.replace(batch_size=8)
     assert settings.config('pinn') == Config(training=expected)
 
 
@@ -191,3 +196,45 @@ def test_what_is_not_in_the_panel_is_a_choice() -> None:
 )
 def test_the_window_names_rows_not_options(text: str, expected: str) -> None:
     assert in_words_of_the_panel(text) == expected
+
+
+def test_a_preset_sets_rows_and_becomes_custom_with_one_of_them(settings: PluginSettings) -> None:
+    preset = settings.parameters['preset']
+    for name, values in PRESETS.items():
+        preset.set_value(name)
+        assert {key: settings.parameters[key].get_value() for key in values} == dict(values)
+        assert preset.get_value() == name
+    settings.parameters['training.epochs'].set_value(7)
+    assert preset.get_value() == CUSTOM
+    settings.parameters['training.epochs'].set_value(PRESETS['Best']['training.epochs'])
+    assert preset.get_value() == 'Best'
+    assert all(set(values) == set(PRESETS['Normal']) for values in PRESETS.values())
+
+
+def test_rows_of_a_settings_file_win_over_its_preset(
+    settings: PluginSettings, registry: SettingsRegistry, tmp_path: Path
+) -> None:
+    file = tmp_path / 'settings.ini'
+    file.write_text(f'[{GROUP_NAME}]\nTrainingEpochs = 7\nPreset = Quick look\n')
+    registry.open_settings(file)
+    training = settings.config('pinn').training
+    assert (training.epochs, training.max_minutes) == (7, 1.0)
+    assert settings.options.preset == CUSTOM
+
+
+def test_recent_models_are_kept_in_the_settings_file(tmp_path: Path) -> None:
+    before, after = SettingsRegistry(), SettingsRegistry()
+    models = PluginSettings(before, ('PINN',)).recent_models
+    files = [tmp_path / f'50 % {number}.zip' for number in range(3)]
+    for file in (*files, files[0]):
+        file.touch()
+        models.note('PINN', file)
+    files[1].unlink()
+    before.save_settings(tmp_path / 'settings.ini')
+    loaded = PluginSettings(after, ('PINN',)).recent_models
+    after.open_settings(tmp_path / 'settings.ini')
+    assert loaded.paths() == [files[0], files[2]]
+    assert loaded.loaded('PINN') == files[0]
+    loaded.note('PINN', None)
+    assert loaded.loaded('PINN') is None
+    assert loaded.paths() == [files[0], files[2]]

@@ -69,10 +69,22 @@ class NetworkBackend(Engine[Device]):
     ----------
     clock : callable
         Returns seconds: what `max_minutes` and the history of a training go by.
+
+    Attributes
+    ----------
+    model : Model, optional
+        The one that is held.
+    threads : int, optional
+        This number of threads computes on a CPU, where it is given; else `common.threads` decides.
+    picture_s : float, optional
+        After this many seconds of training, and again and again, the observer gets the object that
+        the network makes of the first scan; never where it is None.
     """
 
     def __init__(self, clock: Clock = time.perf_counter) -> None:
         self.clock = clock
+        self.threads: int | None = None
+        self.picture_s: float | None = None
         self.model: Model | None = None
         self._built: tuple[Model, Device, Any] | None = None
 
@@ -115,8 +127,14 @@ class NetworkBackend(Engine[Device]):
             started=started,
         )
         plan = plan_training(request)
-        with self.on_device(config.training.device) as device:
-            result = TrainingRun(self, request, plan, device, self.clock).train()
+        with (
+            self.on_device(config.training.device) as device,
+            self.threads_on(device) as threads,
+        ):
+            watched = replace(request, observer=threads.beside(observer))
+            result = TrainingRun(
+                self, watched, plan, device, self.clock, picture_s=self.picture_s
+            ).train()
         self.model = result.model
         return result
 
@@ -137,7 +155,8 @@ class NetworkBackend(Engine[Device]):
             scan = fit_to_size(scan, held.pattern_size)
             photons = choose_photons(scan, held.photons, inference.intensity_scale)
         probe = normalise_probe(corrected_probe(held, scan), photons * held.intensity_scale**2)
-        with self.on_device(inference.device) as device:
+        with self.on_device(inference.device) as device, self.threads_on(device) as threads:
+            observer = threads.beside(observer)
             reach = _reach_px(scan, refinement)
             forward = self.build_forward(scan, probe, photons, device, reach)
             stopwatch = self.start_stopwatch(device)
@@ -150,7 +169,8 @@ class NetworkBackend(Engine[Device]):
                 scan, forward, found.object_, refinement, stopwatch, observer, found.losses
             )
             used = Config(model=held.config.model, inference=inference, refinement=asked)
-            return replace(result, provenance=self._provenance(device, used, held))
+            provenance = self._provenance(device, used, held)
+            return replace(result, threads=threads.count, provenance=provenance)
 
     def _with_passes(self, network: Any, job: '_Job') -> '_Found':
         """Predict patches and stitch them, pass by pass."""
@@ -250,7 +270,8 @@ class NetworkBackend(Engine[Device]):
     ) -> Reconstruction:
         """Iterate from a flat object; a trial warns of nothing."""
         photons = scan.mean_photons()
-        with self.on_device(device) as where:
+        with self.on_device(device) as where, self.threads_on(where) as threads:
+            observer = threads.beside(observer)
             probe = normalise_probe(scan.probe, photons)
             reach = _reach_px(scan, refinement)
             forward = self.build_forward(scan, probe, photons, where, reach)
@@ -258,8 +279,8 @@ class NetworkBackend(Engine[Device]):
             result = self._refined(
                 scan, forward, flat, refinement, stopwatch, observer, is_trial=is_trial
             )
-            used = Config(refinement=refinement)
-            return replace(result, provenance=self._provenance(where, used, None))
+            provenance = self._provenance(where, Config(refinement=refinement), None)
+            return replace(result, threads=threads.count, provenance=provenance)
 
     def _with_probes(self, scans: Sequence[Scan], device: str, observer: Observer) -> list[Scan]:
         return [

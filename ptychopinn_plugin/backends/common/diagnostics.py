@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -25,6 +26,12 @@ of 10⁵ photons end at 0.001."""
 SUSPICIOUS_CORRELATION = 0.1
 """A higher correlation of what is missed is suspicious. Noise has no correlation; wrong positions,
 axes and probes leave 0.3 to 0.8."""
+
+WITHIN_NOISE = 1.2
+"""A misfit of up to this many times shot noise is as good as the counts allow."""
+
+CHECK = 'ptychopinn check SCAN tells which'
+"""What to do where a scan seems to be something other than it is taken for."""
 
 MIN_ITERATIONS = 10
 """After fewer iterations the object is not yet as good as its probe allows."""
@@ -68,8 +75,9 @@ def warn_of_misfit(scan: Scan, iterations: int, misfit: Misfit | None, option: s
     option : str, optional
         What to set to correct the probe, as users write it; None where that was done.
     """
-    if iterations < MIN_ITERATIONS or misfit is None or not _is_suspicious(misfit):
+    if not points_to_a_fault(misfit, iterations):
         return
+    assert misfit is not None
     if misfit.over_noise is None:
         size = f'{misfit.share:.1%} of the counts, and not as noise does'
     else:
@@ -81,9 +89,8 @@ def warn_of_misfit(scan: Scan, iterations: int, misfit: Misfit | None, option: s
         '%s: the object misses %s. Likely causes: positions in another order than the patterns, '
         'with x and y swapped, inverted or in another unit; patterns that are transposed or '
         'flipped; a wrong photon energy, distance or pixel size; or a probe '
-        'that is a guess%s. The command "ptychopinn check" on the scan tries orientations and '
-        'scales, and gives the options that mend it.',
-        *(scan.name, size, remedy),
+        'that is a guess%s. %s.',
+        *(scan.name, size, remedy, CHECK),
     )
 
 
@@ -119,6 +126,43 @@ def warn_of_moves(scan: Scan, moves_px: FloatArray, reach_px: float) -> None:
             'inverted, or in another unit. The command "ptychopinn check" on the scan tells.',
             *(scan.name, f'{stopped} of {len(moves_px)} positions', reach_px),
         )
+
+
+def points_to_a_fault(misfit: Misfit | None, iterations: int) -> bool:
+    """Tell whether an object misses its counts by more than unfinished iterations explain.
+
+    Parameters
+    ----------
+    misfit : Misfit, optional
+        None where nothing is known.
+    iterations : int
+        How many were done.
+    """
+    return iterations >= MIN_ITERATIONS and misfit is not None and _is_suspicious(misfit)
+
+
+def fit_in_words(misfit: Misfit | None, iterations: int) -> str:
+    """Return how well an object explains the counts, as a sentence; empty where that is unknown.
+
+    Parameters
+    ----------
+    misfit : Misfit, optional
+    iterations : int
+        How many were done.
+    """
+    if misfit is None or not math.isfinite(misfit.share):
+        return ''
+    over, unit_note = misfit.over_noise, ''
+    if over is None or not math.isfinite(over):
+        size = f'{misfit.share:.2g} of the counts'
+        unit_note = '; shot noise is unknown, as the counts are in another unit than photons'
+    elif over <= WITHIN_NOISE:
+        return f'The object fits the counts within {WITHIN_NOISE:g} times shot noise.'
+    else:
+        size = f'the counts by {over:.1f} times shot noise'
+    if points_to_a_fault(misfit, iterations):
+        return f'The object misses {size}: positions, probe or orientation may be wrong; {CHECK}.'
+    return f'The object misses {size}{unit_note or "; more iterations may help"}.'
 
 
 def _is_suspicious(misfit: Misfit) -> bool:

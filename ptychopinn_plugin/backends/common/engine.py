@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Generic, Protocol, TypeVar
 
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray, RealArray
@@ -12,6 +12,7 @@ from ptychopinn_plugin.backends.common.requests import (
     PredictionRequest,
 )
 from ptychopinn_plugin.backends.common.sampling import TrainingScan
+from ptychopinn_plugin.backends.common.threads import Threads
 from ptychopinn_plugin.backends.common.timing import Stopwatch
 from ptychopinn_plugin.backends.common.training_step import TrainingStep
 from ptychopinn_plugin.config import Config
@@ -66,6 +67,10 @@ class Engine(ABC, Generic[Device]):
     @abstractmethod
     def on_device(self, name: str) -> AbstractContextManager[Device]:
         """Return a context in which the device of this name ('auto', 'cpu', ...) computes."""
+
+    def threads_on(self, device: Device) -> AbstractContextManager[Threads]:
+        """Return a context in which a suitable number of threads computes; see `common.threads`."""
+        return nullcontext(Threads())
 
     @abstractmethod
     def start_stopwatch(self, device: Device) -> Stopwatch:

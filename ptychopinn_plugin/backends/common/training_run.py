@@ -5,6 +5,7 @@ import platform
 import time
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Generic
@@ -36,12 +37,20 @@ from ptychopinn_plugin.backends.common.sampling import (
 from ptychopinn_plugin.backends.common.training_loop import Clock, TrainingLoop
 from ptychopinn_plugin.backends.common.training_plan import PlannedScan, TrainingPlan
 from ptychopinn_plugin.backends.common.training_state import load_state, save_state
-from ptychopinn_plugin.backends.protocol import Progress, TrainingResult
+from ptychopinn_plugin.backends.protocol import (
+    Observer,
+    Progress,
+    TrainingResult,
+    was_validated,
+)
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.model import CorrectedProbe
 from ptychopinn_plugin.model_file import Model
 from ptychopinn_plugin.physics import is_same_probe, normalise_probe
+
+PICTURE_SHARE = 20
+"""Between two pictures of the network's object lies this many times what the last one took."""
 
 TARGET_PATTERNS = 500_000
 """The target of a large scan takes fewer iterations: about this number of patterns in all."""
@@ -63,6 +72,8 @@ class TrainingRun(Generic[Device]):
         Of the engine.
     clock : callable
         Returns seconds; `request.started` is one of its times.
+    picture_s : float, optional
+        See `NetworkBackend.picture_s`.
     """
 
     def __init__(
@@ -72,12 +83,15 @@ class TrainingRun(Generic[Device]):
         plan: TrainingPlan,
         device: Device,
         clock: Clock = time.perf_counter,
+        *,
+        picture_s: float | None = None,
     ) -> None:
         self.engine = engine
         self.request = request
         self.plan = plan
         self.device = device
         self.clock = clock
+        self.picture_s = picture_s
 
     def train(self) -> TrainingResult:
         """Train, or continue from the base model's training state."""
@@ -151,10 +165,32 @@ class TrainingRun(Generic[Device]):
             ),
             Sampler(plan.description, scans, held_out, plan.config, make),
             plan.config,
-            self.request.observer,
+            self._with_pictures(network, scans[0].forward),
             self.request.started,
             self.clock,
         )
+
+    def _with_pictures(self, network: Any, forward: Any) -> Observer:
+        """Return the observer, which gets the network's object with an epoch now and then."""
+        if self.picture_s is None:
+            return self.request.observer
+        least_s, next_s = self.picture_s, self.clock() + self.picture_s
+
+        def watch(progress: Progress) -> bool | None:
+            nonlocal next_s
+            begun = self.clock()
+            if 'validation_loss' in progress.losses and begun >= next_s:
+                object_ = self.engine.predict(network, forward, PredictionRequest())[-1]
+                progress = replace(
+                    progress,
+                    object_=self.engine.to_numpy(object_),
+                    origin_px=np.asarray(forward.origin_px, dtype=np.float64),
+                )
+                spent = self.clock() - begun
+                next_s = begun + max(least_s, PICTURE_SHARE * spent)
+            return self.request.observer(progress)
+
+        return watch
 
     def to_model(self, loop: TrainingLoop) -> Model:
         """Return the best weights as a model, with the newest ones in its training state.
@@ -190,6 +226,7 @@ class TrainingRun(Generic[Device]):
                 'epochs': state.epoch,
                 'stopped': state.stopped,
                 'best_loss': state.best_loss if math.isfinite(state.best_loss) else None,
+                'best_loss_of': 'validation' if was_validated(state.history) else 'training',
             },
             training_state=training_state,
         )
@@ -215,8 +252,20 @@ class TrainingRun(Generic[Device]):
         settings = self.plan.config.training
         iterations = max(10, min(settings.target_iterations, TARGET_PATTERNS // len(scan)))
 
-        def watch(done: int, loss: float, _: Any) -> bool | None:
-            asked = self.request.observer(Progress('target', done, iterations, {'poisson': loss}))
+        origin = np.asarray(forward.origin_px, dtype=np.float64)
+
+        def watch(done: int, loss: float, newest: Any) -> bool | None:
+            object_ = self.engine.to_numpy(newest)
+            asked = self.request.observer(
+                Progress(
+                    'target',
+                    done,
+                    iterations,
+                    {'poisson': loss},
+                    object_=object_,
+                    origin_px=origin,
+                )
+            )
             limit = settings.max_minutes
             used = self.clock() - self.request.started
             return asked or (limit is not None and used > TARGET_TIME_FRACTION * 60 * limit)

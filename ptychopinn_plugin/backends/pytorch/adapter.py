@@ -1,6 +1,6 @@
 """The PyTorch backend: the hooks of `backends.common.engine.Engine`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -18,6 +18,7 @@ from ptychopinn_plugin.backends.common.requests import (
     PredictionRequest,
 )
 from ptychopinn_plugin.backends.common.sampling import TrainingScan
+from ptychopinn_plugin.backends.common.threads import Threads, asked_threads, measured_threads
 from ptychopinn_plugin.backends.common.timing import Stopwatch
 from ptychopinn_plugin.backends.pytorch.device import choose_device, release_cache
 from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
@@ -41,6 +42,16 @@ class PyTorchBackend(NetworkBackend[torch.device]):
         chosen = choose_device(name)
         with explaining_full_memory(str(chosen), RuntimeError):
             yield chosen
+
+    @contextmanager
+    def threads_on(self, device: torch.device) -> Iterator[Threads]:
+        """Return a context in which as many threads compute as the machine has room for."""
+        if device.type != 'cpu':
+            yield Threads()
+            return
+        asked, most = asked_threads(self.threads), torch.get_num_threads()
+        with measured_threads(most, torch.set_num_threads, _piece_of_work(), asked) as threads:
+            yield threads
 
     def start_stopwatch(self, device: torch.device) -> Stopwatch:
         """Return a stopwatch that waits for the device."""
@@ -152,3 +163,14 @@ class PyTorchBackend(NetworkBackend[torch.device]):
     def framework_version(self) -> str:
         """Return the framework's name and version."""
         return f'torch {torch.__version__}'
+
+
+def _piece_of_work() -> Callable[[], object]:
+    """Return some milliseconds of what most time goes to: transforms and products of patches."""
+    waves = torch.polar(torch.ones(16, 64, 64), torch.arange(64.0).expand(16, 64, 64))
+
+    def work() -> float:
+        spectra = torch.fft.fft2(waves)
+        return float(torch.fft.ifft2(spectra / (spectra.abs() + 1.0)).abs().sum())
+
+    return work

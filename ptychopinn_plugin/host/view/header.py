@@ -18,6 +18,7 @@ from ptychopinn_plugin.host.library import PtychoPinnLibrary
 from ptychopinn_plugin.host.loaded_model import MODEL_NAME
 from ptychopinn_plugin.host.reconstructor import PinnReconstructor
 from ptychopinn_plugin.host.run_state import Activity
+from ptychopinn_plugin.host.view.picture import PictureView
 from ptychopinn_plugin.host.wording import model_line, status_line, training_line
 
 REFRESH_MS = 500
@@ -37,6 +38,7 @@ class Header(_parameters.ParameterViewController):  # type: ignore[misc, name-de
     ----------
     status, message, model, training : QLabel
     curve : TrainingCurve
+    picture : PictureView
     """
 
     def __init__(self, library: PtychoPinnLibrary, reconstructor: PinnReconstructor) -> None:
@@ -47,10 +49,12 @@ class Header(_parameters.ParameterViewController):  # type: ignore[misc, name-de
         font.setBold(True)
         self.status.setFont(font)
         self.curve = TrainingCurve(library.activity, reconstructor.name)
+        self.picture = PictureView(library.activity)
         self._widget = QWidget()
         layout = QVBoxLayout()
         layout.setContentsMargins(0, 0, 0, 0)
-        for part in (self.status, self.message, self.curve.get_widget(), self.model, self.training):
+        above = (self.status, self.message, self.curve.get_widget(), self.picture.get_widget())
+        for part in (*above, self.model, self.training):
             layout.addWidget(part)
         self._widget.setLayout(layout)
         self._timer = QTimer(self._widget)
@@ -82,6 +86,7 @@ class Header(_parameters.ParameterViewController):  # type: ignore[misc, name-de
         minutes = self._library.settings.parameters['training.max_minutes'].get_value()
         _show(self.training, training_line(activity, 60 * minutes or None, base))
         self.curve.refresh()
+        self.picture.refresh()
 
 
 def _label() -> QLabel:
@@ -91,6 +96,8 @@ def _label() -> QLabel:
     # The path of a file is one long word, which must not make the panel wider.
     label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
     label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+    # An empty one would leave a gap.
+    label.hide()
     return label
 
 

@@ -27,8 +27,9 @@ from ptychopinn_plugin.backends.selection import AUTOMATIC, ENVIRONMENT_VARIABLE
 from ptychopinn_plugin.errors import PtychoPinnError
 from ptychopinn_plugin.host import versions
 from ptychopinn_plugin.host.library import PtychoPinnLibrary
+from ptychopinn_plugin.host.presets import PRESETS
 from ptychopinn_plugin.host.reconstructor import PinnReconstructor
-from ptychopinn_plugin.host.settings import MAX_INTEGER, Row
+from ptychopinn_plugin.host.settings import MAX_INTEGER, ROWS, Row
 
 REFRESH_MS = 1000
 
@@ -45,6 +46,8 @@ def view_of(row: Row, library: PtychoPinnLibrary, reconstructor: PinnReconstruct
     parameter = library.settings.parameters[row.names[0]]
     if row.names == ('backend',):
         return BackendView(library, reconstructor, row)
+    if row.names == ('preset',):
+        return PresetView(parameter, row)
     if row.choices:
         return ChoiceView(parameter, row)
     if row.kind is bool:
@@ -235,6 +238,32 @@ class ChoiceView(RowView):
         if self.combo_box.findText(value) < 0:
             self.combo_box.addItem(value)
         self.combo_box.setCurrentText(value)
+
+
+class PresetView(ChoiceView):
+    """The dropdown of the presets and, below it, what the chosen one sets."""
+
+    def __init__(self, parameter: Parameter[str], row: Row) -> None:
+        self.note = QLabel()
+        self.note.setWordWrap(True)
+        super().__init__(parameter, row, QWidget())
+        layout = QVBoxLayout()
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self.combo_box)
+        layout.addWidget(self.note)
+        self._widget.setLayout(layout)
+
+    def _show(self, value: str) -> None:
+        super()._show(value)
+        labels = {name: item.label for item in ROWS for name in item.names}
+        values = PRESETS.get(value, {})
+        text = ', '.join(
+            f'{labels[name]} {wanted:g}'
+            if isinstance(wanted, float)
+            else f'{labels[name]} {wanted}'
+            for name, wanted in values.items()
+        )
+        self.note.setText(f'Sets {text}.' if text else 'Rows differ from every preset.')
 
 
 class BackendView(ChoiceView):

@@ -10,6 +10,8 @@ import numpy as np
 
 from ptychopinn_plugin.array_types import FloatArray, RealArray
 from ptychopinn_plugin.backends.checkpoints import Checkpoints
+from ptychopinn_plugin.backends.common.backend import NetworkBackend
+from ptychopinn_plugin.backends.common.diagnostics import fit_in_words, points_to_a_fault
 from ptychopinn_plugin.backends.protocol import Backend, Progress
 from ptychopinn_plugin.backends.selection import create_backend
 from ptychopinn_plugin.data import Reconstruction, Scan, load_scan
@@ -38,10 +40,13 @@ from ptychopinn_plugin.storage.lock import locked_folder
 from ptychopinn_plugin.text import count
 
 PREVIEW_S = 2.0
-"""At least this number of seconds lies between two pictures.
+"""At least this number of seconds lies between two pictures, but for those of a network's passes.
 
 The host redraws everything for each, which freezes its window.
 """
+
+TRAINING_PICTURE_S = 5.0
+"""At least this number of seconds lies between two pictures of a network that learns."""
 
 REPORT_S = 0.2
 """At least this number of seconds lies between two reports of progress."""
@@ -96,7 +101,9 @@ class Reporter:
         """Report a step; return whether the host wants the run to end."""
         now = time.monotonic()
         is_epoch_end = 'validation_loss' in progress.losses
-        is_picture = progress.object_ is not None and now - self._last_picture >= PREVIEW_S
+        # What the network finds comes seldom, and the panel shows it beside what becomes of it.
+        is_due = now - self._last_picture >= PREVIEW_S or progress.stage == 'predict'
+        is_picture = progress.object_ is not None and is_due
         # A window that is frozen takes none, and its pictures would fill the memory.
         is_picture = is_picture and not self._connection.is_host_behind
         if is_epoch_end or is_picture or now - self._last_report >= REPORT_S:
@@ -154,11 +161,11 @@ class Jobs:
 
     def _train_into(self, job: TrainJob) -> TrainingDone:
         # Before the framework is imported, which takes seconds.
-        scans, validation = _load(job.scans, job.photons), _load(job.validation, job.photons)
+        scans, validation = _load(job.scans, job), _load(job.validation, job)
         for scan in (*scans, *validation):
             check_positions(scan)
         _log_scans(scans, job)
-        backend = self._use(job.backend)
+        backend = self._use(job)
         checkpoints = Checkpoints(checkpoint_path(job.output))
         self._held = None
         try:
@@ -191,7 +198,7 @@ class Jobs:
                 f'A reconstruction needs the arrays {", ".join(SCAN_ARRAYS)}; '
                 f'{", ".join(missing)} did not come. Run it again.'
             )
-        backend = self._use(job.backend)
+        backend = self._use(job)
         self._open(backend, job.model)
         arrays = self._copy({name: shared[name] for name in SCAN_ARRAYS})
         scan = Scan(
@@ -202,17 +209,20 @@ class Jobs:
             pattern_indexes=arrays['pattern_indexes'],
             geometry=job.geometry,
             name=job.name,
+            is_single_shot=job.single_shot,
         )
         found = backend.reconstruct(
             scan, job.inference, job.refinement, observer=Reporter(self._connection)
         )
-        over_noise = None if found.misfit is None else found.misfit.over_noise
+        iterations = len(found.likelihoods) - 1
         done = ReconstructionDone(
             tuple(float(value) for value in found.likelihoods),
             {name: float(seconds) for name, seconds in found.timing.items()},
             float(found.amplitude_residual),
             len(found.positions_px),
-            None if over_noise is None else float(over_noise),
+            len(scan) - len(found.positions_px),
+            fit_in_words(found.misfit, iterations),
+            points_to_a_fault(found.misfit, iterations),
         )
         results = {'object': found.object_, 'origin_px': found.origin_px, 'probe': found.probe}
         if found.nominal_positions_px is not None:
@@ -227,13 +237,18 @@ class Jobs:
             self._connection.confirm_read(described.block)
         return arrays
 
-    def _use(self, name: str) -> Backend:
+    def _use(self, job: Job) -> Backend:
+        name = job.backend
         if self._backend is None:
             self._backend = create_backend(name)
         if self._backend.name != name:
             raise WorkerError(
                 f'This worker runs {self._backend.name!r}; {name!r} needs one of its own.'
             )
+        if isinstance(self._backend, NetworkBackend):
+            self._backend.threads = job.threads
+            wants_pictures = isinstance(job, TrainJob) and job.has_pictures
+            self._backend.picture_s = TRAINING_PICTURE_S if wants_pictures else None
         return self._backend
 
     def _open(self, backend: Backend, path: Path) -> None:
@@ -295,8 +310,8 @@ def _log_scans(scans: Sequence[Scan], job: TrainJob) -> None:
     logger.info('Learning from %s. %s%s.', named, count(training.epochs, 'epoch'), limit)
 
 
-def _load(paths: Sequence[Path], photons: float | None) -> list[Scan]:
-    return [load_scan(path, photons=photons) for path in paths]
+def _load(paths: Sequence[Path], job: TrainJob) -> list[Scan]:
+    return [load_scan(path, photons=job.photons, single_shot=job.single_shot) for path in paths]
 
 
 def file_identity(path: Path) -> tuple[str, int, int] | None:

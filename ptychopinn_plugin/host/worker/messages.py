@@ -76,6 +76,12 @@ class TrainJob:
         The model file whose weights the training starts from.
     keep_training_state : bool
         Whether the file keeps what resuming the training needs.
+    threads : int, optional
+        This number of threads computes on a CPU.
+    single_shot : bool
+        Whether patterns share nothing, and each is reconstructed alone.
+    has_pictures : bool
+        Whether the network's object is wanted now and then.
     """
 
     backend: str
@@ -86,6 +92,9 @@ class TrainJob:
     photons: float | None = None
     base_model: Path | None = None
     keep_training_state: bool = True
+    threads: int | None = None
+    single_shot: bool = False
+    has_pictures: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,6 +112,10 @@ class ReconstructJob:
     geometry : Geometry
     name : str
         The scan's.
+    threads : int, optional
+        As in `TrainJob`.
+    single_shot : bool
+        As in `data.Scan.is_single_shot`.
     """
 
     backend: str
@@ -111,6 +124,8 @@ class ReconstructJob:
     refinement: RefinementConfig = field(default_factory=RefinementConfig)
     geometry: Geometry = field(default_factory=Geometry)
     name: str = ''
+    threads: int | None = None
+    single_shot: bool = False
 
 
 SCAN_ARRAYS = ('patterns', 'positions_px', 'probe', 'bad_pixels', 'pattern_indexes')
@@ -207,15 +222,21 @@ class ReconstructionDone:
         As in `data.Reconstruction`; times in seconds.
     patterns : int
         How many were used; those without light are left out.
-    over_noise : float, optional
-        How far the object is from the counts, in times of shot noise, where that is known.
+    left_out : int
+        How many were left out.
+    fit : str
+        How well the object explains the counts, in words; empty where that is unknown.
+    points_to_a_fault : bool
+        Whether it misses them by more than unfinished iterations explain.
     """
 
     likelihoods: tuple[float, ...]
     timing: Mapping[str, float]
     amplitude_residual: float
     patterns: int = 0
-    over_noise: float | None = None
+    left_out: int = 0
+    fit: str = ''
+    points_to_a_fault: bool = False
 
 
 Report = RunProgress | TrainingDone | ReconstructionDone

@@ -14,6 +14,7 @@ from PyQt5.QtWidgets import QApplication, QComboBox, QSpinBox, QWidget
 
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.host.example_scans import write_example_scans
+from ptychopinn_plugin.host.reconstructor import PRODUCT_GOES
 
 from .test_inference import load_model
 from .test_panel import widget_of
@@ -100,7 +101,7 @@ def test_every_failure_is_red_and_leaves_no_product(
     before = len(window.products)
     window.infer()
     window.wait_for_end()
-    window.check_failure('Inference', 'neighbouring illuminations must overlap')
+    window.check_failure('Inference', 'neighbouring illuminations must overlap', PRODUCT_GOES)
     assert window.library.worker.pid is None
     window.wait(lambda: len(window.products) == before)
 

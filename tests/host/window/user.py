@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from PyQt5.QtCore import Qt
-from PyQt5.QtWidgets import QComboBox, QLabel, QPushButton
+from PyQt5.QtWidgets import QComboBox, QLabel, QMenu, QPushButton
 
 import ptychopinn_plugin as pp
 from ptychopinn_plugin.host import bridge
@@ -77,6 +77,17 @@ class Window:
     def train_button(self) -> QPushButton:
         button: QPushButton = self.parts._actions_view.train_button
         return button
+
+    @property
+    def recent_menu(self) -> QMenu:
+        """*Load Recent*, as it is once it is opened."""
+        menu = self.parts._actions_view.actions_menu
+        (action,) = (action for action in menu.actions() if action.text() == 'Load Recent')
+        menu.aboutToShow.emit()
+        assert action.isVisible()
+        found: QMenu = action.menu()
+        found.aboutToShow.emit()
+        return found
 
     @property
     def curve(self) -> TrainingCurve:

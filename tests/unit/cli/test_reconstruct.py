@@ -35,7 +35,7 @@ def test_leaves_every_file(
         assert 'object' in file
     timing = json.loads((folder / 'timing.json').read_text())
     assert set(timing) == {
-        *('load', 'predict', 'stitch', 'refine', 'total', 'patterns_per_second'),
+        *('load', 'predict', 'stitch', 'refine', 'total', 'patterns_per_second', 'threads'),
     }
     assert timing['patterns_per_second'] == pytest.approx(36 / 0.25)
     metrics = json.loads((folder / 'metrics.json').read_text())

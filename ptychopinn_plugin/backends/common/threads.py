@@ -1,0 +1,169 @@
+"""How many threads compute: all of them on a quiet machine, fewer where they would wait.
+
+Threads that share a computation wait for one another at its end, and where another program has
+taken a core all of them wait for the one that lost it. What that costs is measured, not guessed.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from ptychopinn_plugin.backends.protocol import Observer, Progress
+
+VARIABLE = 'OMP_NUM_THREADS'
+"""This variable of the environment decides where no setting does."""
+
+REVIEW_S = 10.0
+"""At least this number of seconds lies between two trials within a stage, which cost about 0.05 s
+on a quiet machine."""
+
+TRIALS = 8
+"""One trial is this number of pieces of work; a neighbour does not disturb each."""
+
+GAIN = 1.1
+"""More threads are taken where they need at most this many times the time of fewer."""
+
+logger = logging.getLogger(__name__)
+
+
+def asked_threads(setting: int | None) -> int | None:
+    """Return the number of threads that a setting or the environment gives; None for neither.
+
+    Parameters
+    ----------
+    setting : int, optional
+    """
+    if setting is not None:
+        return setting
+    # OpenMP takes a list, with a number for each level of nesting.
+    first = os.environ.get(VARIABLE, '').split(',')[0].strip()
+    return int(first) if first.isdigit() and int(first) > 0 else None
+
+
+class Threads:
+    """The threads of a framework whose own scheduler shares a busy machine well."""
+
+    count: int | None = None
+    """How many compute; None where the framework decides."""
+
+    def beside(self, observer: Observer) -> Observer:
+        """Return an observer that looks at the machine now and then."""
+        return observer
+
+
+class MeasuredThreads(Threads):
+    """The threads of one computation, chosen by trials.
+
+    Parameters
+    ----------
+    most : int
+        As many as may compute.
+    use : callable
+        Lets this number compute from now on.
+    work : callable
+        Does a piece of work of the usual kind; a few milliseconds on a quiet machine.
+    clock : callable
+        Returns seconds.
+
+    Attributes
+    ----------
+    count : int
+        How many compute now.
+    """
+
+    def __init__(
+        self,
+        most: int,
+        use: Callable[[int], object],
+        work: Callable[[], object],
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._most, self._use, self._work, self._clock = most, use, work, clock
+        self._stage, self._reviewed_s = '', float('-inf')
+        self.count = most
+        self._told: int | None = None
+
+    def review(self) -> None:
+        """Try fewer and more threads, and take the most that do not wait for one another."""
+        best_s, chosen = float('inf'), 1
+        # One thread waits for none and comes first, so that a trial of more is cut short where it
+        # takes longer.
+        for number in self._numbers():
+            seconds = self._try(number, GAIN * best_s)
+            if seconds <= GAIN * best_s:
+                chosen = number
+            best_s = min(best_s, seconds)
+        self.count = chosen
+        self._use(chosen)
+        self._reviewed_s = self._clock()
+        self._tell()
+
+    def beside(self, observer: Observer) -> Observer:
+        """Return an observer that reviews the threads where a stage begins, and now and then."""
+
+        def watch(progress: Progress) -> bool | None:
+            is_due = self._clock() - self._reviewed_s >= REVIEW_S
+            if is_due or progress.stage != self._stage:
+                self._stage = progress.stage
+                self.review()
+            return observer(progress)
+
+        return watch
+
+    def _numbers(self) -> list[int]:
+        """Return what is tried: one thread, and twice as many up to all."""
+        numbers = [1]
+        while numbers[-1] < self._most:
+            numbers.append(min(2 * numbers[-1], self._most))
+        return numbers
+
+    def _try(self, number: int, limit_s: float) -> float:
+        """Return the seconds of a trial, or more than the limit as soon as it is passed."""
+        self._use(number)
+        # The first piece of work wakes the threads.
+        self._work()
+        begun = self._clock()
+        for _ in range(TRIALS):
+            self._work()
+            if self._clock() - begun > limit_s:
+                break
+        return self._clock() - begun
+
+    def _tell(self) -> None:
+        """Log the number where it is new."""
+        if self.count == self._told:
+            return
+        self._told = self.count
+        why = '' if self.count == self._most else ', as more would wait for other programs'
+        logger.info('Computing with %d of %d threads%s.', self.count, self._most, why)
+
+
+@contextmanager
+def measured_threads(
+    most: int,
+    use: Callable[[int], object],
+    work: Callable[[], object],
+    asked: int | None,
+) -> Iterator[Threads]:
+    """Choose the threads of a computation, and leave their number as it was.
+
+    Parameters
+    ----------
+    most, use, work
+        As in `MeasuredThreads`.
+    asked : int, optional
+        Take this number and measure nothing; see `asked_threads`.
+    """
+    threads = Threads()
+    try:
+        if asked is not None or most == 1:
+            threads.count = asked or 1
+            use(threads.count)
+        else:
+            threads = MeasuredThreads(most, use, work)
+            threads.review()
+        yield threads
+    finally:
+        use(most)

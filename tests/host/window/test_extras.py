@@ -1,0 +1,228 @@
+"""Presets, the picture while it works, recent models, patterns alone, and a watched folder."""
+
+import re
+import shutil
+import webbrowser
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from PyQt5.QtCore import QTimer
+from PyQt5.QtWidgets import (
+    QAction,
+    QApplication,
+    QComboBox,
+    QDialogButtonBox,
+    QFileDialog,
+    QLabel,
+    QLineEdit,
+    QPushButton,
+    QSpinBox,
+)
+
+from ptychopinn_plugin.host.automation import (
+    DISPLAY_NAME,
+    OUTPUT,
+    PRODUCT,
+    ScanFolderWorkflow,
+)
+from ptychopinn_plugin.host.presets import CUSTOM, PRESETS
+from ptychopinn_plugin.ptychodus_compat import positions_m
+
+from .test_inference import load_model, object_of
+from .test_panel import widget_of
+from .user import Window
+
+
+def check_presets(window: Window) -> None:
+    """Check that a preset sets rows and shows which, and that a row that is changed ends it."""
+    field = widget_of(window.panel, 'Run', 'Preset')
+    (box,), (note,) = field.findChildren(QComboBox), field.findChildren(QLabel)
+    assert box.currentText() == CUSTOM, 'the settings file of this test has rows of its own'
+    window.choose(box, 'Quick look')
+    limit = widget_of(window.panel, 'Training', 'Max minutes')
+    epochs = widget_of(window.panel, 'Training', 'Epochs')
+    assert isinstance(limit, QLineEdit)
+    assert isinstance(epochs, QSpinBox)
+    assert (limit.text(), epochs.value()) == ('1', PRESETS['Quick look']['training.epochs'])
+    assert note.text().startswith('Sets Max minutes 1, Epochs 20, ')
+    window.header.refresh()
+    assert 'at most 1 min' in window.header.training.text()
+    epochs.setValue(2)
+    assert box.currentText() == CUSTOM
+    assert 'differ' in note.text()
+
+
+def check_picture(window: Window, *names: str) -> None:
+    """Check that the panel has a picture of each name, and that buttons choose between them."""
+    picture = window.header.picture
+    window.wait(lambda: [b.text() for b in picture.buttons if b.isVisible()] == [*names])
+    assert picture.shown == names[-1]
+    shades = []
+    for button in picture.buttons[: len(names)]:
+        window.click(button)
+        assert picture.shown == button.text()
+        assert button.isChecked()
+        for part in ('Amplitude', 'Phase'):
+            picture.part.setCurrentText(part)
+            picture.part.activated.emit(picture.part.currentIndex())
+            image = picture.label.pixmap().toImage()
+            shades.append(image.bits().asstring(image.byteCount()))
+    assert len(set(shades)) == 2 * len(names), 'each is another picture'
+
+
+def press_choose_in_the_dialog(window: Window, seen: list[Path]) -> None:
+    """Press the first button of the dialog for a folder, as a user does."""
+    timer = QTimer(window.view)
+    timer.setInterval(50)
+
+    def look() -> None:
+        dialog = QApplication.activeModalWidget()
+        if isinstance(dialog, QFileDialog):
+            timer.stop()
+            seen.append(Path(dialog.directory().absolutePath()))
+            buttons = dialog.findChild(QDialogButtonBox)
+            assert buttons is not None
+            first = buttons.buttons()[0]
+            assert isinstance(first, QPushButton)
+            first.click()
+
+    timer.timeout.connect(look)
+    timer.start()
+
+
+def recent(window: Window) -> dict[str, QAction]:
+    """Open *Load Recent* and return its entries."""
+    return {action.text(): action for action in window.recent_menu.actions()}
+
+
+def choose_recent(window: Window, text: str) -> None:
+    """Choose an entry of *Load Recent*."""
+    recent(window)[text].trigger()
+
+
+def test_presets_pictures_recent_models_and_help(
+    window: Window, model_file: Path, tmp_path: Path, clean_environment: pytest.MonkeyPatch
+) -> None:
+    products = window.parts._product_view_controller.get_widget()
+    start = products.currentIndex()
+    check_presets(window)
+    window.set(RefinementIterations=12, TrainingTargetIterations=10, InferencePriorPasses=1)
+
+    # The built-in model: a picture on the way, and a line in words at the end.
+    window.infer()
+    window.wait_for_end()
+    check_picture(window, 'Network alone', 'Refined')
+    assert re.search(
+        r'iterations, on 80 patterns \(.*\); amplitude residual .* The object (fits|misses) .*shot '
+        r'noise',
+        window.message,
+    )
+
+    # Patterns that share nothing, where the product has them overlap: they are laid side by side.
+    window.set(SingleShot=True, RefinementIterations=1)
+    number = window.infer()
+    window.wait_for_end()
+    assert 'Each pattern is reconstructed alone; the patches lie' in window.log
+    window.wait(lambda: window.status == 'Inference done.')
+    before, after = (window.products[index].get_product() for index in (start, number))
+    given, placed = (positions_m(product.probe_positions)[:, 1] for product in (before, after))
+    assert np.ptp(np.diff(given)[:7]) > 1e-7, 'a scan with jitter'
+    np.testing.assert_allclose(np.diff(placed)[:7], np.diff(placed)[0])
+    pixel = after.object_.get_pixel_geometry().width_m
+    width = pixel * after.object_.get_array().shape[-1]
+    left = after.object_.get_center().x_m - width / 2
+    assert left < placed.min(), 'the object lies where its positions are'
+    assert left + width > placed.max()
+    window.set(SingleShot=False)
+    products.setCurrentIndex(start)
+
+    # Train by clicks alone.
+    folders: list[Path] = []
+    press_choose_in_the_dialog(window, folders)
+    window.set(TrainingEpochs=1)
+    window.click(window.train_button)
+    window.wait(lambda: window.library.activity.kind == 'training')
+    window.wait_for_end()
+    assert folders == [tmp_path / 'data']
+    window.wait(lambda: window.status == 'Training done.')
+    assert 'Target' in dict(window.library.activity.pictures)
+    window.header.refresh()
+    assert window.header.picture.label.isVisible()
+
+    load_model(window, model_file)
+    name = f'{model_file.parent.name}/{model_file.name}'
+    assert list(recent(window)) == ['Built-in model', name, 'data/model.zip']
+    choose_recent(window, 'Built-in model')
+    assert window.model_line.startswith('Model: built-in model')
+    choose_recent(window, 'data/model.zip')
+    assert window.model_line.startswith('Model: data/model.zip: sweepnet')
+    assert 'best validation loss' in window.model_line
+
+    # A model that is gone is one red line, and no end of the window.
+    choose_recent(window, 'Built-in model')
+    settings = tmp_path / 'saved.ini'
+    choose_recent(window, name)
+    window.model.settings_registry.save_settings(settings)
+    action = recent(window)['data/model.zip']
+    shutil.move(tmp_path / 'data' / 'model.zip', tmp_path / 'moved.zip')
+    action.trigger()
+    window.wait_for_log('Load Model failed: ')
+    assert window.model_line.startswith(f'Model: {name}: ')
+
+    # The last model comes back with a settings file.
+    choose_recent(window, 'Built-in model')
+    assert window.reconstructor.loaded.is_built_in
+    window.model.settings_registry.open_settings(settings)
+    assert window.model_line.startswith(f'Model: {name}: ')
+
+    opened: list[str] = []
+    clean_environment.setattr(webbrowser, 'open', opened.append)
+    window.menu('Help')
+    assert len(opened) == 1
+    assert opened[0].startswith('https://')
+    assert opened[0].endswith('/docs/ptychodus.md')
+
+
+def test_a_watched_folder_is_reconstructed_without_a_click(
+    window: Window, write_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    automation = window.model.automation_core
+    if DISPLAY_NAME not in automation.presenter.available_workflows():
+        pytest.skip('This Ptychodus has no workflows that could be added to.')
+    watched = tmp_path / 'beamline'
+    watched.mkdir()
+    automation.presenter.workflow_parameter.set_value(DISPLAY_NAME)
+    automation.settings.data_directory.set_value(watched)
+    automation.settings.watchdog_delay_s.set_value(0)
+    # The buttons of Ptychodus' own panel: this one starts the watcher.
+    (watch,) = (
+        button
+        for button in window.view.automation_view.findChildren(QPushButton)
+        if button.text() == 'Watch'
+    )
+    watch.click()
+    assert automation.presenter.is_watcher_enabled()
+    before = len(window.products)
+
+    folder = write_folder(watched / 'scan1')
+    window.wait(lambda: 'amplitude residual' in window.log)
+    window.wait_for_end()
+
+    # The product as loaded, and what was made of it; nothing twice, though two files came.
+    assert len(window.products) == before + 2
+    assert np.ptp(np.abs(object_of(window, before + 1))) > 0.01
+    written = sorted((folder / OUTPUT).glob('product.*.h5'))
+    with h5py.File(written[-1]) as file:
+        np.testing.assert_allclose(file['object'][0], object_of(window, before + 1))
+    assert window.log.count('Automation: ') == 1
+    # A later session leaves what is done alone.
+    automation.repository.clear()
+    ScanFolderWorkflow().execute(window.model.workflow_api, folder / PRODUCT)
+    window.wait_for_log('is left alone')
+    assert len(window.products) == before + 2
+    assert 'Model: built-in model.' in window.log
+    assert 'ERROR' not in window.log
+    watch.click()

@@ -1,0 +1,54 @@
+"""How well an object fits, in words: one judgement for the command line and the window."""
+
+import pytest
+
+from ptychopinn_plugin.backends.common.diagnostics import (
+    CHECK,
+    MIN_ITERATIONS,
+    fit_in_words,
+    points_to_a_fault,
+)
+from ptychopinn_plugin.physics import Misfit
+
+WRONG = Misfit(over_noise=5.04, share=0.2, correlation=0.6)
+
+
+@pytest.mark.parametrize(
+    ('misfit', 'iterations', 'words'),
+    [
+        (Misfit(1.04, 0.01), 30, 'The object fits the counts within 1.2 times shot noise.'),
+        (
+            Misfit(1.4, 0.01, 0.3),
+            30,
+            'The object misses the counts by 1.4 times shot noise; more iterations may help.',
+        ),
+        (
+            WRONG,
+            30,
+            'The object misses the counts by 5.0 times shot noise: positions, probe or '
+            f'orientation may be wrong; {CHECK}.',
+        ),
+        (
+            WRONG,
+            MIN_ITERATIONS - 1,
+            'The object misses the counts by 5.0 times shot noise; more iterations may help.',
+        ),
+        (
+            Misfit(None, 0.0012, 0.0),
+            30,
+            'The object misses 0.0012 of the counts; shot noise is unknown, as the counts are in '
+            'another unit than photons.',
+        ),
+        (
+            Misfit(None, 0.2, 0.6),
+            30,
+            'The object misses 0.2 of the counts: positions, probe or orientation may be wrong; '
+            f'{CHECK}.',
+        ),
+        (Misfit(float('nan'), float('nan')), 30, ''),
+        (None, 30, ''),
+    ],
+)
+def test_the_fit_in_words(misfit: Misfit | None, iterations: int, words: str) -> None:
+    assert fit_in_words(misfit, iterations) == words
+    assert points_to_a_fault(misfit, iterations) == (CHECK in words)
