@@ -82,7 +82,7 @@ def model() -> pinn.Model:
         photons=1e4,
         weights=weights,
         probe=np.ones((1, 32, 32), np.complex64),
-        training_state=TrainingState({'last/a': np.zeros(3, np.float32)}, {'epoch': 7}),
+        training_state=TrainingState({'last/a': np.zeros(3, np.float32)}, {'epoch': 7, 'history': []}),
     )
 
 
@@ -148,7 +148,9 @@ def test_a_checkpoint_that_is_resumed_is_replaced(
         _, _, options = backend.calls[-1]
         options['observer'](pinn.Progress('train', 1, 2, {'loss': 1.0}, model=lambda: model))
         assert pinn.open_model(path).training_state is not None
-    assert [found.name for found in tmp_path.iterdir()] == ['checkpoint.zip']
+    # The one before is kept until the next.
+    found = sorted(each.name for each in tmp_path.iterdir())
+    assert found == ['checkpoint.predecessor.zip', 'checkpoint.zip']
 
 
 def test_fine_tuning_takes_new_settings(
