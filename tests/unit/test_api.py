@@ -82,7 +82,9 @@ def model() -> pinn.Model:
         photons=1e4,
         weights=weights,
         probe=np.ones((1, 32, 32), np.complex64),
-        training_state=TrainingState({'last/a': np.zeros(3, np.float32)}, {'epoch': 7, 'history': []}),
+        training_state=TrainingState(
+            {'last/a': np.zeros(3, np.float32)}, {'epoch': 7, 'history': []}
+        ),
     )
 
 
