@@ -1,5 +1,6 @@
 """Measure training, prediction, stitching, iterations, starts and memory of each backend."""
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -11,6 +12,7 @@ from statistics import median
 from typing import Any
 
 from ptychopinn_plugin._version import __version__
+from ptychopinn_plugin.backends.common.threads import asked_threads
 from ptychopinn_plugin.backends.selection import create_backend, find_backends
 from ptychopinn_plugin.bench import floor
 from ptychopinn_plugin.bench.machine import Peaks, describe_machine, measure_peaks
@@ -179,6 +181,13 @@ def run_bench(options: BenchOptions, show: Show = lambda _: None) -> dict[str, A
     }
 
 
+def _with_all_threads(backend: Any) -> Any:
+    """Take as many threads as the peaks are measured with, and no time to choose them."""
+    if hasattr(backend, 'threads'):
+        backend.threads = asked_threads(None) or os.cpu_count() or 1
+    return backend
+
+
 def _rates(
     options: BenchOptions,
     names: Sequence[str],
@@ -190,7 +199,7 @@ def _rates(
     """Measure the backends in turns, so that whatever else runs weighs on all of them."""
     found: dict[str, list[Mapping[str, float]]] = {name: [] for name in names}
     works: dict[str, Mapping[str, floor.Work]] = {}
-    backends = {name: create_backend(name) for name in names}
+    backends = {name: _with_all_threads(create_backend(name)) for name in names}
     for number in range(options.rounds + 1):
         for name, backend in backends.items():
             show(f'{scan.pattern_shape[0]} px, batches of {batch_size}, {name}, round {number}')
@@ -270,7 +279,7 @@ def _starts(
     options: BenchOptions, name: str, scan: Scan, peaks: Peaks, show: Show
 ) -> Iterator[Row]:
     """Time new processes from the command to the picture, and a second scan in a warm one."""
-    backend = create_backend(name)
+    backend = _with_all_threads(create_backend(name))
     settings = {'epochs': 1, 'target': 'none', 'device': options.device}
     network = backend.train([scan], Config.from_dict({'training': settings})).model.network
     inference = InferenceConfig.from_dict({'device': options.device})

@@ -65,6 +65,7 @@ SAME_PROBE = 0.98
 MIN_ORDER = 0.9
 """Positions go row by row where one coordinate correlates by this much with their number."""
 
+HALF_TURN = Turn(reverse_y=True, reverse_x=True)
 TURNS = tuple(Turn(*flags) for flags in itertools.product((False, True), repeat=3))
 
 
@@ -198,8 +199,12 @@ class _Search:
         low, high = PLAUSIBLE_STEP
         is_plausible = low < share < high
         scales = SCALES if is_plausible else tuple(step / share for step in STEPS if share > 0)
+        # The iterations correct a probe that nobody gave, whether they are asked to or not.
+        origin = self.piece.scan.probe_origin
+        corrections = (False, True) if origin == 'given' else (True,)
+        self.refines_probe = corrections[0]
         best = self.trial(Orientation())
-        for self.refines_probe in (False, True):
+        for self.refines_probe in corrections:
             start = self.trial(Orientation())
             best = self.with_turns(start) if is_plausible else start
             best = self.with_scales(best, scales)
@@ -281,6 +286,11 @@ class _Search:
         patterns, positions = best.orientation.of_patterns, best.orientation.of_positions
         kept = scale if abs(scale - 1) >= SAME_SCALE else None
         chosen = Orientation.of(patterns, positions, scale_positions=kept)
+        if self.piece.is_probe_made:
+            # With the other sign of the defocus and the conjugate object, patterns that are turned
+            # by half a turn fit as well, so that these trials do not tell.
+            turned = Orientation.of(HALF_TURN.after(patterns), positions, scale_positions=kept)
+            chosen = min((chosen, turned), key=lambda one: one.changes)
         given = self.done[Orientation(), best.refines_probe]
         trials = sorted(self.done.values(), key=lambda trial: trial.residual)
         others: list[Orientation] = []

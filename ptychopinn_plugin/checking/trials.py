@@ -21,10 +21,11 @@ from ptychopinn_plugin.data import Reconstruction, Scan, fit_to_size
 from ptychopinn_plugin.data.grouping import check_positions
 from ptychopinn_plugin.data.places import thin_positions
 from ptychopinn_plugin.data.reorientation import reorient
+from ptychopinn_plugin.data.starting_probe import starting_probe
 from ptychopinn_plugin.data.summary import describe_scan
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.orientation import Orientation
-from ptychopinn_plugin.physics import normalise_probe, predict_patterns, shot_noise
+from ptychopinn_plugin.physics import normalise_probe, predict_patterns, shot_noise, with_modes
 
 ITERATIONS = 9
 """A trial has this number of iterations: right scans of 10⁵ counts end within 1.3 of their best."""
@@ -59,10 +60,13 @@ class Piece:
     scan : Scan
     held_out : ndarray of int64
         Numbers of the patterns in it that are to be predicted.
+    is_probe_made : bool
+        Whether its probe is made of the patterns; then so is that of each trial, as turned.
     """
 
     scan: Scan
     held_out: IntArray
+    is_probe_made: bool = False
 
     @property
     def fitted(self) -> IntArray:
@@ -146,19 +150,30 @@ def cut_piece(scan: Scan) -> Piece:
     facts = describe_scan(scan)
     # Positions in another unit may all lie within a pixel.
     step, diameter = facts['step_px'] or 0.0, facts['probe_diameter_px']
-    numbers: IntArray = np.arange(len(scan))
+    # Of repeated exposures one is taken: what is held out must not have been fitted.
+    numbers = _one_of_each_place(scan.positions_px, step)
     wide = np.ptp(distinct, axis=0).max() / 8
     if 0 < step < MIN_STEP * diameter < wide:
-        numbers = thin_positions(scan.positions_px, MIN_STEP * diameter, np.random.default_rng(0))
+        rng = np.random.default_rng(0)
+        numbers = numbers[thin_positions(scan.positions_px[numbers], MIN_STEP * diameter, rng)]
     places = scan.positions_px[numbers]
     near = numbers[np.sort(_nearest(places, np.median(places, axis=0))[:POSITIONS])]
     places = scan.positions_px[near]
     inner = np.sort(_nearest(places, places.mean(axis=0))[: math.ceil(INNER_SHARE * len(near))])
     piece = dataclasses.replace(scan.subset(near), object_=None, nominal_positions_px=None)
-    if piece.probe_origin == 'patterns':
-        # Its defocus cannot be found before the orientation is known; the iterations correct it.
+    # Its defocus cannot be found before the orientation is known; the iterations correct it.
+    is_made = piece.probe_origin == 'patterns'
+    if is_made:
         piece = dataclasses.replace(piece, probe_origin='found')
-    return Piece(piece, inner[1::3])
+    return Piece(piece, inner[1::3], is_made)
+
+
+def _one_of_each_place(positions_px: FloatArray, step_px: float) -> IntArray:
+    """Return the first pattern of each place, whatever the unit of the positions."""
+    # Repeats of a place differ by far less than the step, or not at all.
+    grain = step_px / 16 if step_px > 0 else float(np.ptp(positions_px, axis=0).max()) * 1e-6
+    rounded = np.rint(positions_px / grain) if grain > 0 else positions_px
+    return np.sort(np.unique(rounded, axis=0, return_index=True)[1]).astype(np.int64)
 
 
 def _with_less_dark(scan: Scan) -> Scan:
@@ -196,6 +211,9 @@ def run_trial(
     refines_probe : bool
     """
     turned = reorient(piece.scan, orientation)
+    if piece.is_probe_made:
+        made = starting_probe(turned.patterns, turned.bad_pixels)
+        turned = dataclasses.replace(turned, probe=with_modes(made, len(turned.probe)))
     fitted = turned.subset(piece.fitted)
     if not _is_possible(fitted):
         return Trial(orientation, refines_probe, np.full(len(piece.held_out), np.inf))

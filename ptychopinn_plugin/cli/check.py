@@ -126,7 +126,9 @@ def _values(path: Path, found: 'Check', given: Given, more: list[str]) -> dict[s
     """Return what is reported; options are those to give in place of all that turned the scan."""
     before = ScanReading.from_dict(given['reading']).orientation()
     values = found.to_dict()
-    if found.orientation != Orientation():
+    if found.verdict == 'unclear':
+        more = []
+    if found.orientation != Orientation() or more:
         values['options'] = found.orientation.after(before).to_words()
         values['equally_good'] = [other.after(before).to_words() for other in found.equals]
     values['options'] = [*more, *values['options']]
@@ -148,6 +150,8 @@ _VERDICTS = {
 
 def _lines(path: Path, values: dict[str, Any], found: 'Check') -> list[str]:
     lines = [f'{path}: {_VERDICTS[values["verdict"]]}']
+    if values['verdict'] == 'wrong' and not values['options']:
+        lines.append('it is right without the options that turn it: leave them out')
     if values['options']:
         lines.append(f'options that mend it: {" ".join(values["options"])}')
         lines += [

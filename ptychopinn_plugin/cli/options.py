@@ -63,7 +63,10 @@ class ScanReading(Orientation):
         maximum=16,
     )
     scan_step_m: float | None = setting(
-        None, 'step of a raster in an EMD file that does not hold it', minimum=1e-12, unit='m'
+        None,
+        'step of the raster in an EMD file, where it does not hold it or in place of it',
+        minimum=1e-12,
+        unit='m',
     )
     photon_energy_eV: float | None = setting(
         None, 'photon energy, in place of what the file holds', minimum=0.1, unit='eV'

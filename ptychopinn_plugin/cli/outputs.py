@@ -87,7 +87,7 @@ def clear_leftovers(folder: Path, names: Sequence[str]) -> None:
         The files of this command, which may lie there half written.
     """
     checkpoint = Path(CHECKPOINT_FILE)
-    own = (*names, MODEL_FILE, checkpoint.name, atomic.predecessor_path(checkpoint).name)
+    own = (*names, MODEL_FILE, *atomic.names_of_checkpoint(checkpoint))
     atomic.remove_partial(folder, own)
     for path in sorted(folder.glob(f'{atomic.UNFINISHED}*')):
         if not path.is_dir():
@@ -185,10 +185,13 @@ def _move_files(stage: Path, folder: Path) -> Path:
             atomic.sync_file(path)
         moving = stage.with_name(_MOVING + stage.name.removeprefix(atomic.UNFINISHED))
         os.rename(stage, moving)
-        atomic.sync_folder(folder)
     except OSError as error:
         raise _cannot_write(folder, error) from error
     try:
+        try:
+            atomic.sync_folder(folder)
+        except OSError as error:
+            raise _cannot_write(folder, error) from error
         _give_names(moving, folder)
     except BaseException:
         # The next run must not go on with what has failed.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ptychopinn_plugin.cli.options import Given, ScanReading
+from ptychopinn_plugin.ptychodus_compat import PRODUCT_NAMES
 
 if TYPE_CHECKING:
     from ptychopinn_plugin.config import Config
@@ -52,7 +53,11 @@ def describe_run(
     inputs = {'scan': _input(scan)}
     for name in FILE_OPTIONS:
         if reading.get(name) is not None:
-            inputs[name] = _input(_plain_file(Path(reading.pop(name))))
+            path = Path(reading.pop(name))
+            plain = _plain_file(path)
+            inputs[name] = _input(plain)
+            if plain != path:
+                inputs[name]['dataset'] = str(path)[len(str(plain)) + 1 :]
     return {
         'command': command,
         'backend': backend,
@@ -82,7 +87,7 @@ def hash_of(path: Path) -> str:
     digest = hashlib.sha256()
     files = [path]
     if path.is_dir():
-        files = [path / name for name in ('diffraction.h5', 'product.h5')]
+        files = [path / name for name in ('diffraction.h5', *PRODUCT_NAMES)]
     for file in files:
         if file.is_file():
             with file.open('rb') as stream:

@@ -11,7 +11,7 @@ import typer
 from ptychopinn_plugin.cli.common import report
 from ptychopinn_plugin.cli.options import AsJson, Given
 from ptychopinn_plugin.cli.provenance import FILE_OPTIONS, hash_of
-from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from ptychopinn_plugin.data import Reconstruction
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 DIFFERS = 1
 """The exit code where the result is another one."""
 
-GPU_TOLERANCE = 1e-3
-"""GPUs add in another order each time; the iterations carry such differences on."""
+OTHER_ORDER_TOLERANCE = 1e-3
+"""GPUs, and other numbers of threads, add in another order; iterations carry differences on."""
 
 _ARRAYS = ('object_', 'probe', 'positions_px', 'origin_px')
 
@@ -42,7 +42,8 @@ def reproduce_command(
             min=0.0,
             metavar='NUMBER',
             help='Largest difference that counts as the same, as a share of the largest number '
-            'of an array. Where not given, 0 for a CPU (the same bits) and 0.001 for others.',
+            'of an array. Where not given, 0 for a CPU (the same bits) with '
+            'the same number of threads throughout, and 0.001 for others.',
         ),
     ] = None,
     keep: Annotated[
@@ -63,6 +64,11 @@ def reproduce_command(
     """
     from ptychopinn_plugin.data import read_reconstruction
 
+    if keep is not None and keep.exists() and keep.samefile(output):
+        raise ConfigError(
+            '--output must be another folder than that of the result, which is to be confirmed and '
+            'not replaced.'
+        )
     run = _read_run(output)
     paths = _find_inputs(run, output, {'scan': scan, 'model': model})
     before = read_reconstruction(output / 'reconstruction.npz')
@@ -114,13 +120,14 @@ def _find_inputs(
             continue
         path = path or output / item['path']
         if not path.exists():
-            raise DataError(f'The {name} {path} is missing. If it was moved, use --{name} FILE.')
+            remedy = f'use --{name} FILE' if name in moved else 'put it back there'
+            raise DataError(f'The {name} {path} is missing. If it was moved, {remedy}.')
         if hash_of(path) != item['sha256']:
             raise DataError(
                 f'The {name} {path} must be the file that was used, of SHA-256 {item["sha256"]}; '
                 'it has another content. Give the former file.'
             )
-        found[name] = path
+        found[name] = Path(f'{path}:{item["dataset"]}') if item.get('dataset') else path
     return found
 
 
@@ -145,7 +152,10 @@ def _compare(
     devices = [str(found.provenance.get('device', 'unknown')) for found in (before, after)]
     if tolerance is None:
         on_cpu = all('cpu' in device.lower() for device in devices)
-        tolerance = 0.0 if on_cpu else GPU_TOLERANCE
+        # Sums in another order, as other numbers of threads make them, round otherwise.
+        threads = [found.provenance.get('threads') or [] for found in (before, after)]
+        same_order = threads[0] == threads[1] and len(threads[0]) < 2
+        tolerance = 0.0 if on_cpu and same_order else OTHER_ORDER_TOLERANCE
     differences: dict[str, float | None] = {}
     for name in _ARRAYS:
         old, new = getattr(before, name), getattr(after, name)

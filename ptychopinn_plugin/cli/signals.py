@@ -6,10 +6,11 @@ what it has begun to write goes again. A run that has something to keep is given
 
 import os
 import signal
+import stat
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 SAME_S = 0.2
@@ -33,6 +34,8 @@ class _State:
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Ask the run to stop, wait until files have their names, or leave."""
+        if number == getattr(signal, 'SIGHUP', None):
+            _leave_terminal()
         now = time.monotonic()
         is_same, self.last = now - self.last < SAME_S, now
         if is_same:
@@ -44,9 +47,20 @@ class _State:
             self.stop.set()
             if self.announcement:
                 # Not through a stream: the signal may come in the middle of a write to it.
-                os.write(2, self.announcement)
+                with suppress(OSError):
+                    os.write(2, self.announcement)
         else:
             raise KeyboardInterrupt
+
+
+def _leave_terminal() -> None:
+    """Let what is written to a terminal that was closed go nowhere, as writing to it would fail."""
+    with suppress(OSError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        for descriptor in (1, 2):
+            if stat.S_ISCHR(os.fstat(descriptor).st_mode):
+                os.dup2(null, descriptor)
+        os.close(null)
 
 
 _state = _State()

@@ -13,9 +13,9 @@ SMOOTHING_PX = 1.0
 """Speckles that are left in the mean pattern are blurred by this much."""
 
 NOTE = (
-    'The file holds no probe: one is made of the mean pattern, its defocus is found by trial '
-    'reconstructions, and the iterations correct it. If a file holds one, use probe_from=FILE '
-    '(--probe-from FILE).'
+    'The file holds no probe: one is made of the mean pattern. Its defocus is found by trial '
+    'reconstructions where patterns overlap, and the iterations correct it. If a file holds one, '
+    'use probe_from=FILE (--probe-from FILE).'
 )
 
 

@@ -60,10 +60,12 @@ def write_scan(path: Path | str, scan: Scan) -> None:
         'ycoords_start': nominal[:, 0],
         'diff3d': scan.patterns,
         'bad_pixels': scan.bad_pixels,
-        'probeGuess': scan.probe,
         'scan_index': scan.scan_index,
         'pattern_indexes': scan.pattern_indexes,
     }
+    if scan.probe_origin != 'patterns':
+        # That one is made of the patterns again, and known for what it is.
+        arrays['probeGuess'] = scan.probe
     if scan.object_ is not None:
         arrays['objectGuess'] = np.asarray(scan.object_, dtype=np.complex64)
     _save(Path(path), arrays, metadata)

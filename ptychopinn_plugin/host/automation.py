@@ -70,7 +70,9 @@ class ScanFolderWorkflow(FileBasedWorkflow):
             self._begun.discard(folder)
             logger.error('Automation: %s was not reconstructed: %s', folder, error)
         else:
-            logger.info('Automation: %s is reconstructed into %s.', folder, target.parent)
+            logger.info(
+                'Automation: %s waits for its turn; its products go to %s.', folder, target.parent
+            )
 
 
 def add_workflow(arguments: dict[str, Any]) -> dict[str, Any]:

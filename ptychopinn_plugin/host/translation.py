@@ -16,6 +16,7 @@ from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.data.readers import matching
 from ptychopinn_plugin.data.readers.probe_axes import single_probe
 from ptychopinn_plugin.data.scan import Geometry
+from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.host import versions
 
 
@@ -58,6 +59,12 @@ def to_scan(parameters: ReconstructInput) -> Scan:
         far_field=ptychodus_compat.is_far_field(product.metadata),
     )
     matching.check_far_field(known)
+    if modes is None:
+        # A product without one is not finished; Ptychodus has builders for it.
+        raise DataError(
+            f'The product {product.metadata.name!r} holds no probe, and one is needed. Give it one '
+            'in Ptychodus, under Probe.'
+        )
     # These are Ptychodus' own, which must stay as they are.
     patterns = np.asarray(parameters.diffraction_patterns).view()
     patterns.flags.writeable = False

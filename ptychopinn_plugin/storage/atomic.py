@@ -13,6 +13,9 @@ from ptychopinn_plugin.errors import OutputError
 UNFINISHED = '.unfinished-'
 """Names of files and folders that are not complete begin so; eight letters and the name follow."""
 
+TRIAL = 'trial'
+"""The file that tells whether a folder can be written to."""
+
 # File systems that cannot sync a folder or a special file answer with these.
 _UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EROFS)
 
@@ -115,6 +118,16 @@ def check_output_file(path: Path, *sources: Path | None) -> None:
         raise OutputError(f'Cannot write {path}: it is the file that is read. Choose another name.')
 
 
+def previous_path(path: Path) -> Path:
+    """Return where `keep_previous` keeps a file."""
+    return path.with_suffix(f'.previous{path.suffix}')
+
+
+def names_of_checkpoint(path: Path) -> tuple[str, ...]:
+    """Return the names under which a checkpoint and those before it are written."""
+    return path.name, predecessor_path(path).name, previous_path(path).name, TRIAL
+
+
 def keep_previous(path: Path) -> None:
     """Keep a copy of a file that is about to be replaced, as ``NAME.previous.SUFFIX``.
 
@@ -132,9 +145,11 @@ def keep_previous(path: Path) -> None:
     """
     if not path.is_file():
         return
-    previous = path.with_suffix(f'.previous{path.suffix}')
+    previous = previous_path(path)
     with atomic_path(previous) as temporary:
         shutil.copy2(path, temporary)
+    # One of another training must not pass for that of this one.
+    predecessor_path(previous).unlink(missing_ok=True)
     with suppress(FileNotFoundError):
         os.replace(predecessor_path(path), predecessor_path(previous))
 
@@ -202,7 +217,7 @@ def check_output_folder(path: Path) -> Path:
         raise OutputError(
             f'The output must be a folder; {path} is a file. Choose another name for the folder.'
         )
-    trial = path / f'.{secrets.token_hex(4)}.tmp'
+    trial = path / f'{UNFINISHED}{secrets.token_hex(4)}-{TRIAL}'
     try:
         path.mkdir(parents=True, exist_ok=True)
         trial.write_bytes(b'\0')

@@ -144,12 +144,23 @@ def _remove_stale(path: Path, owner: _Owner) -> bool:
         os.rename(path, aside)
     except FileNotFoundError:
         return False
-    if aside.read_text(encoding='utf-8') == owner.text:
-        aside.unlink()
+    try:
+        found = aside.read_text(encoding='utf-8')
+    except FileNotFoundError:
+        # Its owner was gone, and another run has tidied up.
         return True
-    with suppress(OSError):
+    if found == owner.text:
+        aside.unlink(missing_ok=True)
+        return True
+    try:
         os.link(aside, path)
-    aside.unlink()
+    except FileExistsError:
+        pass
+    except OSError:
+        # This file system has no second names.
+        os.rename(aside, path)
+        return False
+    aside.unlink(missing_ok=True)
     return False
 
 

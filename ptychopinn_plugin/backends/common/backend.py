@@ -35,6 +35,7 @@ from ptychopinn_plugin.backends.common.requests import (
     PredictionRequest,
     TrainingRequest,
 )
+from ptychopinn_plugin.backends.common.threads import Threads
 from ptychopinn_plugin.backends.common.timing import Stopwatch
 from ptychopinn_plugin.backends.common.training_loop import Clock
 from ptychopinn_plugin.backends.common.training_plan import plan_training
@@ -117,8 +118,12 @@ class NetworkBackend(Engine[Device]):
                 'for objects, which cannot be fine-tuned on a scan. Train without a base model.'
             )
         device_name = config.training.device
+        usable = self._with_probes(scans, device_name, observer)
+        if any(scan.probe_origin != 'given' for scan in usable):
+            logger.info('The probe is a guess, so that training corrects it.')
+            config = config.replace(training=config.training.replace(probe_trainable=True))
         request = TrainingRequest(
-            scans=self._with_probes(scans, device_name, observer),
+            scans=usable,
             config=config,
             validation=self._with_probes(validation, device_name, observer),
             base_model=base_model,
@@ -169,7 +174,7 @@ class NetworkBackend(Engine[Device]):
                 scan, forward, found.object_, refinement, stopwatch, observer, found.losses
             )
             used = Config(model=held.config.model, inference=inference, refinement=asked)
-            provenance = self._provenance(device, used, held)
+            provenance = self._provenance(device, used, held, threads)
             return replace(result, threads=threads.count, provenance=provenance)
 
     def _with_passes(self, network: Any, job: '_Job') -> '_Found':
@@ -256,8 +261,9 @@ class NetworkBackend(Engine[Device]):
     ) -> Reconstruction:
         """Iterate from a flat object, without a model: the baseline."""
         (scan,) = _usable([scan])
+        asked = refinement
         scan, refinement = self._with_probe(scan, refinement, device, observer)
-        return self._from_flat(scan, refinement, device, observer)
+        return self._from_flat(scan, refinement, device, observer, asked=asked)
 
     def _from_flat(
         self,
@@ -267,8 +273,9 @@ class NetworkBackend(Engine[Device]):
         observer: Observer,
         *,
         is_trial: bool = False,
+        asked: RefinementConfig | None = None,
     ) -> Reconstruction:
-        """Iterate from a flat object; a trial warns of nothing."""
+        """Iterate from a flat object; a trial warns of nothing. `asked` is what is recorded."""
         photons = scan.mean_photons()
         with self.on_device(device) as where, self.threads_on(where) as threads:
             observer = threads.beside(observer)
@@ -279,7 +286,8 @@ class NetworkBackend(Engine[Device]):
             result = self._refined(
                 scan, forward, flat, refinement, stopwatch, observer, is_trial=is_trial
             )
-            provenance = self._provenance(where, Config(refinement=refinement), None)
+            used = Config(refinement=asked or refinement)
+            provenance = self._provenance(where, used, None, threads)
             return replace(result, threads=threads.count, provenance=provenance)
 
     def _with_probes(self, scans: Sequence[Scan], device: str, observer: Observer) -> list[Scan]:
@@ -373,7 +381,9 @@ class NetworkBackend(Engine[Device]):
         request = IterationRequest.of_refinement(refinement)
         return self.iterate(forward, object_, request, show)
 
-    def _provenance(self, device: Device, config: Config, model: Model | None) -> dict[str, Any]:
+    def _provenance(
+        self, device: Device, config: Config, model: Model | None, threads: Threads
+    ) -> dict[str, Any]:
         """Return which software, device, settings and model make a result."""
         sections = ('refinement',) if model is None else ('inference', 'refinement')
         settings = config.to_dict()
@@ -383,6 +393,7 @@ class NetworkBackend(Engine[Device]):
             'python': platform.python_version(),
             'numpy': np.__version__,
             'device': str(device),
+            'threads': sorted(threads.used),
             'settings': {name: settings[name] for name in sections},
             'model_fingerprint': None if model is None else model.fingerprint(),
         }

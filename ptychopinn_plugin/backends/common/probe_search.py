@@ -12,6 +12,7 @@ from ptychopinn_plugin.array_types import ComplexArray
 from ptychopinn_plugin.backends.protocol import Observer, Progress
 from ptychopinn_plugin.config import RefinementConfig
 from ptychopinn_plugin.data import Reconstruction, Scan
+from ptychopinn_plugin.data.places import find_places
 from ptychopinn_plugin.data.starting_probe import Pupil, far_amplitude
 from ptychopinn_plugin.physics import cover, illumination_overlap, with_modes
 
@@ -96,8 +97,11 @@ def find_probe(scan: Scan, trial: Trial, *, observer: Observer) -> tuple[Scan, b
 
 
 def _middle_of(scan: Scan) -> Scan:
-    distances = np.square(scan.positions_px - np.median(scan.positions_px, axis=0)).sum(axis=1)
-    nearest = np.sort(np.argsort(distances, kind='stable')[:PATTERNS])
+    # Of several exposures of a place one is enough.
+    first = find_places(scan.positions_px)[0]
+    places = scan.positions_px[first]
+    distances = np.square(places - np.median(places, axis=0)).sum(axis=1)
+    nearest = np.sort(first[np.argsort(distances, kind='stable')[:PATTERNS]])
     return dataclasses.replace(scan.subset(nearest), object_=None)
 
 
@@ -139,7 +143,9 @@ class _Search:
             return self._pupil.probe(best.defocus), False
         ends = [self._reconstruct(self._pupil.probe(best.defocus), FINAL_ITERATIONS)]
         for rival in sides[1:]:
-            if rival.overlaps == best.overlaps and rival.loss < RIVAL * best.loss:
+            # Near the focus both sides may end at the same defocus.
+            differs = rival.defocus != best.defocus and rival.overlaps == best.overlaps
+            if differs and rival.loss < RIVAL * best.loss:
                 probe = self._pupil.probe(rival.defocus)
                 ends.append(self._reconstruct(probe, FINAL_ITERATIONS))
         ends.sort(key=lambda each: each.likelihoods[-1])
@@ -181,6 +187,7 @@ class _Search:
 
 def _overlap(scan: Scan, probe: ComplexArray) -> float:
     """Return how many illuminations overlap, at positions rounded to pixels."""
-    origins = scan.positions_px - scan.positions_px.min(axis=0)
+    places = scan.positions_px[find_places(scan.positions_px)[0]]
+    origins = places - places.min(axis=0)
     height, width = np.ceil(origins.max(axis=0)).astype(int) + probe.shape[-2:]
     return illumination_overlap(cover(probe, origins, (int(height), int(width))), probe)

@@ -48,6 +48,10 @@ class Threads:
     count: int | None = None
     """How many compute; None where the framework decides."""
 
+    def __init__(self) -> None:
+        self.used: set[int] = set()
+        """Every number of threads that has computed; sums in another order round otherwise."""
+
     def beside(self, observer: Observer) -> Observer:
         """Return an observer that looks at the machine now and then."""
         return observer
@@ -80,6 +84,7 @@ class MeasuredThreads(Threads):
         work: Callable[[], object],
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
+        super().__init__()
         self._most, self._use, self._work, self._clock = most, use, work, clock
         self._stage, self._reviewed_s = '', float('-inf')
         self.count = most
@@ -96,6 +101,7 @@ class MeasuredThreads(Threads):
                 chosen = number
             best_s = min(best_s, seconds)
         self.count = chosen
+        self.used.add(chosen)
         self._use(chosen)
         self._reviewed_s = self._clock()
         self._tell()
@@ -160,6 +166,7 @@ def measured_threads(
     try:
         if asked is not None or most == 1:
             threads.count = asked or 1
+            threads.used.add(threads.count)
             use(threads.count)
         else:
             threads = MeasuredThreads(most, use, work)

@@ -273,7 +273,9 @@ def _fingerprint(scan: Scan, labelled: bool) -> str:
     """Return a hash of positions, each pattern's light, the probe, and the labels if any."""
     digest = hashlib.sha256(scan.positions_px.astype(np.float64).tobytes())
     digest.update(scan.counts().tobytes())
-    digest.update(scan.probe.tobytes())
+    if scan.probe_origin != 'found':
+        # A probe that was searched for has other bits with other threads.
+        digest.update(scan.probe.tobytes())
     if labelled and scan.object_ is not None:
         digest.update(scan.object_.tobytes())
     return digest.hexdigest()

@@ -20,6 +20,7 @@ from ptychopinn_plugin.backends.common.diagnostics import (
     warn_of_moves,
 )
 from ptychopinn_plugin.backends.common.engine import Device, Engine, Forward
+from ptychopinn_plugin.backends.common.memory import ran_out, with_smaller_batches
 from ptychopinn_plugin.backends.common.positions import reach_px
 from ptychopinn_plugin.backends.common.prediction import choose_photons
 from ptychopinn_plugin.backends.common.requests import (
@@ -180,17 +181,33 @@ class TrainingRun(Generic[Device]):
             nonlocal next_s
             begun = self.clock()
             if 'validation_loss' in progress.losses and begun >= next_s:
-                object_ = self.engine.predict(network, forward, PredictionRequest())[-1]
-                progress = replace(
-                    progress,
-                    object_=self.engine.to_numpy(object_),
-                    origin_px=np.asarray(forward.origin_px, dtype=np.float64),
-                )
-                spent = self.clock() - begun
-                next_s = begun + max(least_s, PICTURE_SHARE * spent)
+                object_ = self._picture(network, forward)
+                if object_ is None:
+                    next_s = math.inf
+                else:
+                    origin_px = np.asarray(forward.origin_px, dtype=np.float64)
+                    progress = replace(progress, object_=object_, origin_px=origin_px)
+                    spent = self.clock() - begun
+                    next_s = begun + max(least_s, PICTURE_SHARE * spent)
             return self.request.observer(progress)
 
         return watch
+
+    def _picture(self, network: Any, forward: Any) -> ComplexArray | None:
+        """Return the network's object; None where there is no memory for it beside training."""
+
+        def predict(batch_size: int) -> Any:
+            return self.engine.predict(network, forward, PredictionRequest(batch_size=batch_size))
+
+        try:
+            objects = with_smaller_batches(
+                predict, PredictionRequest().batch_size, self.engine.release_cache, 'the picture'
+            )
+        except Exception as error:
+            if not ran_out(error):
+                raise
+            return None
+        return self.engine.to_numpy(objects[-1])
 
     def to_model(self, loop: TrainingLoop) -> Model:
         """Return the best weights as a model, with the newest ones in its training state.

@@ -110,7 +110,7 @@ def load_scan(
         How many modes the probe is to have: added ones are for the iterations to correct; see
         `physics.with_modes`.
     scan_step_m : float, optional
-        The step of a raster in an EMD file that does not hold it, in both directions.
+        The step of the raster in an EMD file, in both directions, in place of the file's.
     allow_links : bool
         Follow links and virtual datasets of HDF5 out of the folder of the file that holds them.
     max_gib : float, optional
@@ -175,10 +175,10 @@ def load_scan(
         scan = dataclasses.replace(scan, notes=(*scan.notes, *more))
     if orientation is not None:
         scan = reorient(scan, orientation, is_centered=beam_center_px is not None)
-        if scan.probe_origin == 'patterns':
-            # It was made of the patterns as they were.
-            probe = starting_probe(scan.patterns, scan.bad_pixels)
-            scan = dataclasses.replace(scan, probe=probe)
+    if scan.probe_origin == 'patterns' and (mask_hot or orientation is not None):
+        # It was made of the patterns as they were.
+        probe = starting_probe(scan.patterns, scan.bad_pixels)
+        scan = dataclasses.replace(scan, probe=probe)
     scan = without_useless_object(scan)
     if probe_modes is not None and probe_modes != len(scan.probe):
         scan = with_probe_modes(scan, probe_modes)
@@ -311,11 +311,16 @@ def _read_by_content(
         'beam_center_px': beam_center_px,
         'mask': mask,
     }
+    content = '' if path.is_dir() else _content(path)
+    if scan_step_m is not None and (content != 'emd' or product is not None):
+        raise DataError(
+            'scan_step_m (--scan-step) is the step of a raster in an EMD file without other '
+            f'positions; {path} has its positions from elsewhere. Leave it out.'
+        )
     if path.is_dir():
         if not (path / 'diffraction.h5').is_file():
             raise DataError(f'The folder {path} holds no diffraction.h5; {_EXPECTED}.')
         return read_pair(path, product=product, given=given, **common)
-    content = _content(path)
     if content == 'ptychodus':
         return read_pair(path, product=product, given=given, **common)
     if content in ('cxi', 'emd'):

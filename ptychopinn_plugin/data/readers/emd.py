@@ -13,7 +13,13 @@ import numpy as np
 
 from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray
 from ptychopinn_plugin.data.readers.domain import Domain
-from ptychopinn_plugin.data.readers.hdf5 import find, open_hdf5, stack_of
+from ptychopinn_plugin.data.readers.hdf5 import (
+    find,
+    find_dataset,
+    find_number,
+    open_hdf5,
+    stack_of,
+)
 from ptychopinn_plugin.data.readers.matching import (
     Product,
     join,
@@ -78,7 +84,10 @@ def read_emd(
             steps = (scan_step_m, scan_step_m) if scan_step_m else _steps(file, group)
             indexes = np.arange(rows * columns)
             positions = raster_positions(rows, columns, steps)
-            geometry = _object_pixels(file, patterns.shape, given or Geometry())
+            # With the place of the beam, frames are cut to the size of the probe.
+            is_cut = beam_center_px is not None and probe is not None
+            shape = probe.shape if is_cut and probe is not None else patterns.shape
+            geometry = _object_pixels(file, shape, given or Geometry())
             note = f'The raster of {rows} x {columns} patterns was taken row by row, downwards, '
             note += f'with steps of {steps[0]:.4g} and {steps[1]:.4g} m (down, right).'
             product = Product(indexes, positions, geometry=geometry, notes=(note,))
@@ -125,12 +134,11 @@ def _calibration(file: Any, key: str) -> tuple[float | None, str]:
     def look(name: str, item: object) -> None:
         if not name.endswith(f'calibration/{key}_size') or not isinstance(item, h5py.Dataset):
             return
-        number = np.asarray(item[()]).ravel()
-        if number.size and number.dtype.kind in 'uif':
-            value[0] = float(number[0])
-        units = file.get(name.removesuffix('_size') + '_units')
-        text = units[()] if isinstance(units, h5py.Dataset) else ''
-        value[1] = text.decode('utf-8', 'replace') if isinstance(text, bytes) else str(text)
+        value[0] = find_number(file, [name])
+        units = find_dataset(file, [name.removesuffix('_size') + '_units'])
+        if units is not None and units.shape == ():
+            text = units[()]
+            value[1] = text.decode('utf-8', 'replace') if isinstance(text, bytes) else str(text)
 
     file.visititems(look)
     return value[0], value[1]
@@ -144,8 +152,8 @@ def _steps(file: Any, group: Any) -> tuple[float, float]:
         return size * factor, size * factor
     steps = []
     for axis in (0, 1):
-        values = group.get(f'dim{axis}')
-        if not isinstance(values, h5py.Dataset) or values.size < 2:
+        values = find_dataset(file, [f'{group.name}/dim{axis}'])
+        if values is None or values.size in (None, 0, 1) or values.dtype.kind not in 'uif':
             break
         units = values.attrs.get('units', '')
         units = units.decode('utf-8', 'replace') if isinstance(units, bytes) else str(units)
@@ -172,7 +180,12 @@ def _object_pixels(file: Any, shape: tuple[int, ...], given: Geometry) -> Geomet
     name = unit.strip().replace('Å', 'A').replace(' ', '')
     if name in ('A^-1', '1/A', 'A**-1'):
         frequency = size * 1e10
-    elif name in ('mrad', 'mrads') and given.photon_energy_eV:
+    elif name in ('mrad', 'mrads'):
+        if not given.photon_energy_eV:
+            raise DataError(
+                f'{file.filename} has its pixels in mrad, so that the wavelength is needed. Give '
+                '--electron-energy EV, or --photon-energy EV (geometry=Geometry(...)).'
+            )
         frequency = size * 1e-3 / wavelength_m(given.photon_energy_eV)
     else:
         return Geometry()

@@ -8,6 +8,7 @@ import numpy as np
 
 from ptychopinn_plugin.array_types import BoolArray, RealArray
 from ptychopinn_plugin.data.readers.hdf5 import find, open_hdf5
+from ptychopinn_plugin.data.readers.limits import limits
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.packages import is_importable
 
@@ -103,7 +104,13 @@ def _from_tiff(path: Path) -> RealArray:
         )
     tifffile = importlib.import_module('tifffile')
     try:
-        return np.asarray(tifffile.imread(path))
+        with tifffile.TiffFile(path) as file:
+            image = file.series[0]
+            n_bytes = int(image.size) * image.dtype.itemsize
+            limits().check_size(f'The mask {path}', n_bytes, path.stat().st_size)
+            return np.asarray(image.asarray())
+    except DataError:
+        raise
     # Its readers raise whatever comes when bytes make no sense.
     except Exception as error:
         raise DataError(

@@ -329,7 +329,7 @@ def _object_geometry(measurement: Measurement, product: Geometry, given: Geometr
         missing = [
             option
             for option, value in (
-                ('--photon-energy', geometry.photon_energy_eV),
+                ('--photon-energy (of electrons: --electron-energy)', geometry.photon_energy_eV),
                 ('--detector-distance', geometry.detector_distance_m),
                 ('--detector-pixel', getattr(geometry, f'detector_pixel_{axis}_m')),
             )

@@ -1,7 +1,5 @@
 """The object so far, small, above the rows of the panel: before and after, amplitude or phase."""
 
-from typing import Any
-
 import numpy as np
 from PyQt5.QtCore import Qt
 from PyQt5.QtGui import QImage, QPixmap
@@ -38,7 +36,8 @@ class PictureView(_parameters.ParameterViewController):  # type: ignore[misc, na
     def __init__(self, activity: Activity) -> None:
         super().__init__()
         self._activity = activity
-        self._drawn: tuple[Any, ...] = ()
+        self._drawn: ComplexArray | None = None
+        self._drawn_part = ''
         self._chosen = ''
         self.part = QComboBox()
         self.part.addItems(PARTS)
@@ -100,10 +99,10 @@ class PictureView(_parameters.ParameterViewController):  # type: ignore[misc, na
             button.setVisible(bool(name))
             button.setChecked(name == self.shown)
         object_, part = pictures.get(self.shown), self.part.currentText()
-        now = (object_ is not None, id(object_), part)
-        if now == self._drawn:
+        if object_ is self._drawn and part == self._drawn_part:
             return
-        self._drawn = now
+        # The picture itself is kept, as another one could get its place in memory.
+        self._drawn, self._drawn_part = object_, part
         if object_ is not None:
             self.label.setPixmap(_pixmap(object_, part))
         self._widget.setVisible(object_ is not None)

@@ -33,7 +33,7 @@ from ptychopinn_plugin.model_file import read_model
 from ptychopinn_plugin.storage.atomic import (
     check_output_folder,
     keep_previous,
-    predecessor_path,
+    names_of_checkpoint,
     remove_partial,
 )
 from ptychopinn_plugin.storage.lock import locked_folder
@@ -105,7 +105,9 @@ class Reporter:
         is_due = now - self._last_picture >= PREVIEW_S or progress.stage == 'predict'
         is_picture = progress.object_ is not None and is_due
         # A window that is frozen takes none, and its pictures would fill the memory.
-        is_picture = is_picture and not self._connection.is_host_behind
+        # Those of the network are few.
+        is_behind = self._connection.is_host_behind and progress.stage != 'predict'
+        is_picture = is_picture and not is_behind
         if is_epoch_end or is_picture or now - self._last_report >= REPORT_S:
             self._last_report = now
             if is_picture:
@@ -290,7 +292,7 @@ def _picture(progress: Progress) -> dict[str, RealArray]:
 
 def _files_of_training(output: Path) -> tuple[str, ...]:
     checkpoint = checkpoint_path(output)
-    return output.name, checkpoint.name, predecessor_path(checkpoint).name
+    return output.name, *names_of_checkpoint(checkpoint)
 
 
 def checkpoint_path(output: Path) -> Path:

@@ -56,6 +56,15 @@ def test_a_piece_is_compact_and_in_the_middle(scan: Scan) -> None:
     assert np.array_equal(tiny.scan.pattern_indexes, piece.scan.pattern_indexes)
 
 
+def test_no_exposure_of_a_held_out_place_is_fitted(scan: Scan) -> None:
+    thrice = scan.subset(np.repeat(np.arange(len(scan)), 3))
+    piece = cut_piece(thrice)
+    held, fitted = (piece.scan.positions_px[one] for one in (piece.held_out, piece.fitted))
+    distances = np.linalg.norm(held[:, np.newaxis] - fitted, axis=-1)
+    assert distances.min() > 1
+    assert len(piece.scan) == len(cut_piece(scan).scan)
+
+
 def test_a_few_positions_cannot_be_checked(scan: Scan) -> None:
     with pytest.raises(DataError, match=f'At least {MIN_POSITIONS} positions'):
         cut_piece(scan.subset(np.arange(MIN_POSITIONS - 1)))

@@ -83,8 +83,9 @@ def test_names_are_given_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     assert reached
 
 
-def test_two_signals_at_once_are_one() -> None:
+def test_two_signals_at_once_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """`timeout` sends one to the process and one to its group."""
+    monkeypatch.setattr(signals, 'SAME_S', 60.0)
     stop = threading.Event()
     with signals.stopping_at_signal(stop):
         signal.raise_signal(signal.SIGTERM)

@@ -58,6 +58,27 @@ def test_the_calibration_gives_steps_and_pixels(
     assert any('raster of 3 x 4' in note for note in scan.notes)
 
 
+def test_pixels_are_those_of_frames_that_are_cut(write: Callable[..., Path]) -> None:
+    path = write(R_pixel_size=2.0, R_pixel_units='A', Q_pixel_size=0.05, Q_pixel_units='A^-1')
+    np.save(path.with_suffix('.npy'), np.ones((8, 8), complex))
+    scan = load_scan(path, beam_center_px=(8, 6), probe_from=path.with_suffix('.npy'))
+    assert scan.patterns.shape[1:] == (8, 8)
+    assert scan.geometry.pixel_height_m == pytest.approx(1 / (8 * 0.05e10))
+
+
+def test_the_calibration_cannot_be_that_of_another_file(
+    write: Callable[..., Path], tmp_path: Path
+) -> None:
+    secret = tmp_path / 'secret'
+    secret.write_bytes(np.array([3.0]).tobytes())
+    path = write(R_pixel_units='A', Q_pixel_size=0.05, Q_pixel_units='A^-1')
+    with h5py.File(path, 'a') as file:
+        group = file['experiment/metadatabundle/calibration']
+        group.create_dataset('R_pixel_size', (1,), 'f8', external=[(str(secret), 0, 8)])
+    with pytest.raises(DataError, match='raw'):
+        load_scan(path)
+
+
 def test_the_axes_give_steps(write: Callable[..., Path]) -> None:
     energy = photon_energy_of_electrons(3e5)
     assert wavelength_m(energy) == pytest.approx(1.9687e-12, rel=1e-4)
@@ -81,5 +102,11 @@ def test_the_user_gives_what_the_file_lacks(write: Callable[..., Path]) -> None:
     scan = load_scan(path, geometry=geometry, scan_step_m=1e-7)
     pixel = wavelength_m(8000.0) * 2 / 75e-6 / np.array([16, 12])
     np.testing.assert_allclose(pixels(scan)[-1], [2e-7, 3e-7] / pixel)
-    with pytest.raises(DataError, match='pixel'):
+    with pytest.raises(DataError, match='--electron-energy'):
         load_scan(path, scan_step_m=1e-7)
+
+
+def test_a_step_is_for_rasters_of_emd_alone(tmp_path: Path) -> None:
+    np.savez(tmp_path / 'scan.npz', diff3d=np.ones((2, 8, 8)), xcoords=[0, 1], ycoords=[0, 0])
+    with pytest.raises(DataError, match='raster in an EMD file'):
+        load_scan(tmp_path / 'scan.npz', scan_step_m=1e-7)

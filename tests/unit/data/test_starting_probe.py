@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ptychopinn_plugin.data import Scan, load_scan
+from ptychopinn_plugin.data import Scan, load_scan, write_scan
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 from ptychopinn_plugin.data.starting_probe import (
     Pupil,
@@ -67,6 +67,23 @@ def test_a_file_without_a_probe_is_read(scan: Scan, save_npz: SaveNpz) -> None:
     assert (given.probe_origin, len(given.probe)) == ('extended', 3)
     assert any('2 more' in note for note in given.notes)
     assert load_scan(save_npz(scan), probe_modes=1).probe_origin == 'given'
+
+
+def test_hot_pixels_are_no_light(scan: Scan, save_npz: SaveNpz) -> None:
+    patterns = scan.patterns.astype(np.float32)
+    patterns[:, 3, 5] = 1e4
+    counts = np.sqrt(patterns)
+    path = save_npz(scan, leave_out=('probeGuess',), diff3d=counts)
+    far = far_amplitude(load_scan(path, mask_hot=True).probe)
+    assert far[3, 5] < 0.05 * far.max()
+
+
+def test_a_scan_that_is_written_is_known_to_have_no_probe(
+    scan: Scan, save_npz: SaveNpz, tmp_path: Path
+) -> None:
+    found = load_scan(save_npz(scan, leave_out=('probeGuess',)))
+    write_scan(tmp_path / 'again.npz', found)
+    assert load_scan(tmp_path / 'again.npz').probe_origin == 'patterns'
 
 
 def test_orthogonal_modes_make_the_same_patterns() -> None:
