@@ -65,6 +65,9 @@ SAME_PROBE = 0.98
 MIN_ORDER = 0.9
 """Positions go row by row where one coordinate correlates by this much with their number."""
 
+UNTOLD_SCALES = 0.3, 3.0
+"""Where nobody gave a probe, factors between these are not told from its curvature."""
+
 HALF_TURN = Turn(reverse_y=True, reverse_x=True)
 TURNS = tuple(Turn(*flags) for flags in itertools.product((False, True), repeat=3))
 
@@ -285,6 +288,9 @@ class _Search:
         scale = best.orientation.scale_positions or 1.0
         patterns, positions = best.orientation.of_patterns, best.orientation.of_positions
         kept = scale if abs(scale - 1) >= SAME_SCALE else None
+        if self.piece.is_probe_made and UNTOLD_SCALES[0] < scale < UNTOLD_SCALES[1]:
+            # A wrong curvature of the probe is like a factor, and this curvature is a guess.
+            kept = None
         chosen = Orientation.of(patterns, positions, scale_positions=kept)
         if self.piece.is_probe_made:
             # With the other sign of the defocus and the conjugate object, patterns that are turned

@@ -1,11 +1,12 @@
 """What decides between trials that explain the patterns equally well."""
 
+import dataclasses
 import itertools
 
 import numpy as np
 import pytest
 
-from ptychopinn_plugin.checking.search import TURNS, is_symmetric, row_order
+from ptychopinn_plugin.checking.search import TURNS, _Search, is_symmetric, row_order
 from ptychopinn_plugin.checking.trials import MIN_POSITIONS, Trial, cut_piece
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.data.reorientation import turn_positions
@@ -68,6 +69,32 @@ def test_no_exposure_of_a_held_out_place_is_fitted(scan: Scan) -> None:
 def test_a_few_positions_cannot_be_checked(scan: Scan) -> None:
     with pytest.raises(DataError, match=f'At least {MIN_POSITIONS} positions'):
         cut_piece(scan.subset(np.arange(MIN_POSITIONS - 1)))
+
+
+@pytest.mark.parametrize(
+    ('best', 'given', 'made'),
+    [
+        (Orientation(flip='both'), ['--flip', 'both'], []),
+        (Orientation(scale_positions=0.8), ['--scale-positions', '0.8'], []),
+        (Orientation(scale_positions=1e8), ['--scale-positions', '1e+08'], ['1e+08']),
+        (Orientation(swap_positions=True), ['--swap-positions'], ['--swap-positions']),
+    ],
+)
+def test_what_a_guessed_probe_does_not_tell(
+    scan: Scan, best: Orientation, given: list[str], made: list[str]
+) -> None:
+    """A probe made of the patterns has the wrong sign or size of its defocus, as often as not."""
+    piece = cut_piece(scan)
+    size = len(piece.held_out)
+    for is_made, options in ((False, given), (True, made)):
+        search = _Search(
+            scan, dataclasses.replace(piece, is_probe_made=is_made), None, 'cpu', lambda *_: None
+        )
+        for orientation, residual in ((Orientation(), 0.1), (best, 1e-9)):
+            search.done[orientation, True] = Trial(orientation, True, np.full(size, residual))
+        found = search.conclude(search.done[best, True])
+        assert found.orientation.to_words()[-len(options) :] == options or not options
+        assert found.verdict == ('wrong' if options else 'right')
 
 
 def test_a_gain_is_judged_pattern_by_pattern() -> None:
