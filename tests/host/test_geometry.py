@@ -32,10 +32,9 @@ def results(small_scan: Scan, tmp_path_factory: pytest.TempPathFactory) -> tuple
     """Return the products of this plugin and of Pty-Chi's rPIE."""
     folder = tmp_path_factory.mktemp('geometry')
     # A scan that lies far from the origin, at another distance in y than in x.
-    settings: dict[str, Any] = {'shift_px': (20.5, -31.25), 'iterations': 30, 'epochs': 10}
+    settings: dict[str, Any] = {'shift_px': (20.5, -31.25), 'iterations': 30}
+    # Without a model file, the built-in model reconstructs.
     ours = write_batch_folder(folder / 'ours', small_scan, **settings)
-    run = ptychodus('train', ours, ours)
-    assert run.returncode == 0, run.stdout + run.stderr
     theirs = write_batch_folder(
         folder / 'theirs', small_scan, algorithm='pty-chi_rpie', more=PTYCHI, **settings
     )
