@@ -90,7 +90,7 @@ def _nothing(folder: Path) -> None:
         ('fold_slice', _nothing, {'positions': None}, 'holds no positions for .* use positions='),
         ('TIFF', _nothing, {'positions': None}, 'gives patterns alone'),
         ('APS_Velociprobe, PE', _nothing, {'positions_reader': None}, 'APS_Velociprobe_LI or APS'),
-        ('APS_2IDD', _nothing, {'geometry': None}, 'Use --photon-energy .*, --detector-distance \\('),
+        ('APS_2IDD', _nothing, {'geometry': None}, 'Use --photon-energy .*, --detector-distance'),
         ('NPY', _nothing, {'beam_center_px': (40, 3)}, 'The beam must lie within .* 32 x 32'),
         ('APS_BNP', _spoil('positions.mda', b'short'), {}, "'APS_BNP' cannot read .*: "),
         ('APS_LamNI', _spoil('scan.dat', b''), {}, 'cannot read .*scan.dat: StopIteration'),
