@@ -20,6 +20,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray
+from ptychopinn_plugin.physics.probe import sum_at_positions
 
 PRIOR_FEATURES = 11
 """The number of images."""
@@ -145,12 +146,10 @@ def count_exposures(
     ndarray of float32, shape `canvas_shape`
     """
     intensity = _squared(probe).sum(axis=0).astype(np.float32)
-    height, width = intensity.shape
-    first, second = np.zeros(canvas_shape, np.float32), np.zeros(canvas_shape, np.float32)
-    squares = intensity**2
-    for y, x in np.floor(patch_origins_px).astype(int):
-        first[y : y + height, x : x + width] += intensity
-        second[y : y + height, x : x + width] += squares
+    first, second = (
+        sum_at_positions(image, patch_origins_px, canvas_shape)
+        for image in (intensity, intensity**2)
+    )
     return np.asarray(first**2 / (second + EXPOSURES_FLOOR * second.max()), dtype=np.float32)
 
 

@@ -192,11 +192,30 @@ def cover(
     ndarray of float32, shape `canvas_shape`
     """
     intensity = (np.abs(probe) ** 2).sum(axis=0).astype(np.float32)
-    height, width = intensity.shape
-    coverage = np.zeros(canvas_shape, np.float32)
+    return sum_at_positions(intensity, patch_origins_px, canvas_shape)
+
+
+def sum_at_positions(
+    image: FloatArray, patch_origins_px: FloatArray, canvas_shape: tuple[int, ...]
+) -> FloatArray:
+    """Add one image to an empty canvas at each position, at whole pixels.
+
+    Parameters
+    ----------
+    image : ndarray of float32, shape (height, width)
+    patch_origins_px : ndarray, shape (n_positions, 2)
+        (y, x) of its first pixel on the canvas.
+    canvas_shape : (int, int)
+
+    Returns
+    -------
+    ndarray of float32, shape `canvas_shape`
+    """
+    height, width = image.shape
+    canvas = np.zeros(canvas_shape, np.float32)
     for y, x in np.floor(patch_origins_px).astype(int):
-        coverage[y : y + height, x : x + width] += intensity
-    return coverage
+        canvas[y : y + height, x : x + width] += image
+    return canvas
 
 
 def illumination_overlap(coverage: FloatArray, probe: ComplexArray) -> float:

@@ -187,7 +187,6 @@ class _Search:
 
 def _overlap(scan: Scan, probe: ComplexArray) -> float:
     """Return how many illuminations overlap, at positions rounded to pixels."""
-    places = scan.positions_px[find_places(scan.positions_px)[0]]
-    origins = places - places.min(axis=0)
+    origins = scan.positions_px - scan.positions_px.min(axis=0)
     height, width = np.ceil(origins.max(axis=0)).astype(int) + probe.shape[-2:]
     return illumination_overlap(cover(probe, origins, (int(height), int(width))), probe)
