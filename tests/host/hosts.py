@@ -11,6 +11,9 @@ from typing import Any
 
 import ptychopinn_plugin
 
+WITHOUT_PTYCHI = Path(__file__).parents[1] / 'fixtures' / 'without_ptychi'
+"""The first folder of a Python that shall not import Pty-Chi."""
+
 OURS = ['ptychopinn-plugin_pinn', 'ptychopinn-plugin_supervised']
 
 PRELUDE = """
@@ -59,16 +62,20 @@ with ModelCore(log_level=logging.INFO) as model:
 """
 
 
-def run_python(code: str, *first: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run code in a fresh Python that looks into the folders `first` before all others."""
+def python_path(*first: Path) -> str:
+    """Return `PYTHONPATH` with the folders `first` before all others."""
     root = Path(ptychopinn_plugin.__file__).parents[1]
     before = os.environ.get('PYTHONPATH', '').split(os.pathsep)
-    paths = [*map(str, first), *filter(None, before), str(root)]
+    return os.pathsep.join([*map(str, first), *filter(None, before), str(root)])
+
+
+def run_python(code: str, *first: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a fresh Python that looks into the folders `first` before all others."""
     return subprocess.run(
         [sys.executable, '-c', code],
         env={
             **os.environ,
-            'PYTHONPATH': os.pathsep.join(paths),
+            'PYTHONPATH': python_path(*first),
             'QT_QPA_PLATFORM': 'offscreen',
             **environment,
         },

@@ -19,6 +19,7 @@ from ptychopinn_plugin.data import Scan, read_reconstruction, write_scan
 from ptychopinn_plugin.model_file import read_model
 
 from .conftest import needs, write_batch_folder
+from .hosts import WITHOUT_PTYCHI, python_path
 
 pytestmark = needs('torch')
 
@@ -30,7 +31,7 @@ OUR_COMMAND = 'from ptychopinn_plugin.cli import main; main()'
 def ptychodus(
     action: str, source: Path, target: Path, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run Ptychodus as a user would."""
+    """Run Ptychodus as a user would who has no Pty-Chi; `test_geometry` runs it with both."""
     return subprocess.run(
         _command(action, source, target),
         env={**_variables(), **environment},
@@ -47,7 +48,8 @@ def _command(action: str, source: Path, target: Path) -> list[str]:
 
 
 def _variables() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name != 'PTYCHOPINN_BACKEND'}
+    kept = {name: value for name, value in os.environ.items() if name != 'PTYCHOPINN_BACKEND'}
+    return {**kept, 'PYTHONPATH': python_path(WITHOUT_PTYCHI)}
 
 
 def _lines(run: subprocess.CompletedProcess[str], level: str) -> list[str]:

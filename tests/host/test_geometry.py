@@ -13,7 +13,7 @@ from skimage.registration import phase_cross_correlation
 from ptychopinn_plugin.data import Scan
 
 from .conftest import needs, write_batch_folder
-from .test_batch import ptychodus
+from .hosts import run_python
 
 pytestmark = needs('torch', 'ptychi')
 
@@ -24,6 +24,19 @@ BatchSize = 16
 
 [PtyChiProbe]
 IsOptimizable = False
+"""
+
+
+# Both in one process, whose start with Pty-Chi takes longer than what it computes. Its search for
+# devices starts one more.
+BATCH = """
+import sys
+import ptychodus.model.ptychi.device as device
+from ptychodus.__main__ import main
+device.probe_devices_via_subprocess = lambda: []
+for source in {sources}:
+    sys.argv = ['ptychodus', '-b', 'reconstruct', '-i', source, '-o', source + '/out']
+    assert not main()
 """
 
 
@@ -38,12 +51,11 @@ def results(small_scan: Scan, tmp_path_factory: pytest.TempPathFactory) -> tuple
     theirs = write_batch_folder(
         folder / 'theirs', small_scan, algorithm='pty-chi_rpie', more=PTYCHI, **settings
     )
-    products = []
-    for source in (ours, theirs):
-        run = ptychodus('reconstruct', source, source / 'out')
-        assert run.returncode == 0, run.stdout + run.stderr
-        products.append(load_product(sorted((source / 'out').glob('product.*.h5'))[-1]))
-    return products[0], products[1]
+    sources = [str(ours), str(theirs)]
+    run = run_python(BATCH.format(sources=sources), PTYCHOPINN_BACKEND='')
+    assert run.returncode == 0, run.stdout + run.stderr
+    last = [sorted((source / 'out').glob('product.*.h5'))[-1] for source in (ours, theirs)]
+    return load_product(last[0]), load_product(last[1])
 
 
 def field_phase(product: Product, height_px: int, width_px: int) -> tuple[NDArray, NDArray]:

@@ -1,6 +1,7 @@
 """The examples as a reader would start them, with small scans."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 
 EXAMPLES = Path(__file__).parents[2] / 'examples'
+# Ptychodus would import Pty-Chi, which takes longer than the example.
+WITHOUT_PTYCHI = Path(__file__).parents[1] / 'fixtures' / 'without_ptychi'
 FRAMEWORK = next(
     (name for name in ('torch', 'tensorflow') if importlib.util.find_spec(name) is not None), None
 )
@@ -21,9 +24,11 @@ pytestmark = pytest.mark.skipif(FRAMEWORK is None, reason='the examples need a f
 
 def run(name: str, output: Path, *options: str) -> str:
     """Run an example and return what it prints."""
+    paths = [str(WITHOUT_PTYCHI), os.environ.get('PYTHONPATH')]
     child = subprocess.run(
         [sys.executable, str(EXAMPLES / name), '--output', str(output), '--side', '8', *options],
         cwd=output,
+        env={**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, paths))},
         capture_output=True,
         text=True,
         check=False,
