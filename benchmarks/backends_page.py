@@ -137,6 +137,16 @@ def all_settings() -> Iterator[tuple[str, str]]:
             yield f'{section.name}.{item.name}', item.metadata['help']
 
 
+def drops_outliers(name: str) -> bool:
+    """Tell whether a backend leaves out a pattern that does not fit."""
+    scan = quick_scan(configured())
+    patterns = scan.patterns.astype(np.float32)
+    patterns[[9, 54]] = patterns[[54, 9]]
+    spoilt = dataclasses.replace(scan, patterns=patterns)
+    found = create_backend(name).refine(spoilt, RefinementConfig(10, drop_outliers=True))
+    return len(found.dropped) > 0
+
+
 def rejects_device(section: str) -> Callable[[str], bool]:
     """Return what tells whether a backend looks at the device of this section."""
 
@@ -197,6 +207,10 @@ ELSEWHERE: dict[str, tuple[str, Callable[[str], bool]]] = {
     'inference.batch_size': (
         'It changes speed and memory; the result stays the same',
         is_free_of_batches,
+    ),
+    'refinement.drop_outliers': (
+        'Patterns that do not fit the others are left out, and the rest is reconstructed again',
+        drops_outliers,
     ),
 }
 """Settings that a trained model does not show: what they do, and how that is measured."""

@@ -361,6 +361,10 @@ class RefinementConfig(Validated):
         'Positions that are corrected may change in scale too, as with a wrong pixel size; noise '
         'draws it out by 1 to 2 %',
     )
+    drop_outliers: bool = setting(
+        False,
+        'Patterns that do not fit the others are left out, and the rest is reconstructed again',
+    )
     seed: int = setting(
         0, 'The seed decides the order of the patterns', minimum=0, maximum=MAX_SEED
     )

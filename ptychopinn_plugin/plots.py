@@ -18,6 +18,7 @@ from ptychopinn_plugin import metrics
 from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray
 from ptychopinn_plugin.backends.protocol import was_validated
 from ptychopinn_plugin.data import Reconstruction
+from ptychopinn_plugin.outlier_marks import draw_outliers
 from ptychopinn_plugin.position_arrows import draw_moves
 from ptychopinn_plugin.storage.atomic import atomic_path
 from ptychopinn_plugin.text import count
@@ -120,6 +121,7 @@ def plot_reconstruction(
     coverage = np.ma.masked_less(reconstruction.coverage[box], COVERED)
     _draw(figure, grid[0, 2], coverage, 'coverage', (0.0, 1.0), 'cividis', pixel_m)
     draw_moves(grid[0, 2], reconstruction, box)
+    draw_outliers(grid[0, 2], reconstruction, box)
     if true_image is not None:
         error = np.ma.array(np.angle(image * true_image.conj()), mask=~shown)
         largest = max(map(abs, _robust_limits(error.compressed())))

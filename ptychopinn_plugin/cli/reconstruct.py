@@ -251,6 +251,7 @@ class RunTimer:
         `total` holds the start of the framework as well.
         """
         parts = {name: result.timing.get(name, 0.0) for name in ('predict', 'stitch', 'refine')}
+        parts['judge'] = result.timing.get('judge', 0.0)
         # A learned prior sees the object, and no patterns.
         network = parts['predict'] + parts['stitch'] if 'stitch' in result.timing else 0.0
         return {
@@ -280,6 +281,7 @@ def _finish(
     """Write every file of a reconstruction to `stage`; return what to report of `folder`."""
     from ptychopinn_plugin.backends.common.diagnostics import fit_in_words
     from ptychopinn_plugin.data import write_product, write_reconstruction
+    from ptychopinn_plugin.data.pattern_fit import outliers_in_words
     from ptychopinn_plugin.plots import plot_reconstruction
 
     timing = watch.timing(result, len(result.positions_px))
@@ -297,7 +299,12 @@ def _finish(
         write_json(stage / 'metrics.json', metrics)
     values = {'output': folder, 'files': list(FILES), 'timing': timing, 'metrics': metrics}
     fit = fit_in_words(result.misfit, len(result.likelihoods) - 1)
-    return values, _summary(values, evaluation, fit)
+    lines = _summary(values, evaluation, fit)
+    outliers = () if result.pattern_fit is None else result.pattern_fit.outliers
+    unfit = outliers_in_words(outliers, result.dropped)
+    if unfit:
+        lines.insert(1, unfit)
+    return values, lines
 
 
 def _measure(
@@ -312,6 +319,8 @@ def _measure(
         'object_shape_px': list(result.object_.shape),
         'amplitude_residual': result.amplitude_residual,
         'misfit': None if result.misfit is None else result.misfit.to_dict(),
+        'pattern_fit': None if result.pattern_fit is None else result.pattern_fit.to_dict(),
+        'dropped': [outlier.to_dict() for outlier in result.dropped],
         'position_moves': None if moves is None else moves.to_dict(),
         'likelihoods': list(result.likelihoods),
         'evaluation': None if evaluation is None else evaluation.to_dict(),

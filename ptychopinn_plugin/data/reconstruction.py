@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray, IntArray
+from ptychopinn_plugin.data.pattern_fit import Outlier, PatternFit
 from ptychopinn_plugin.data.position_moves import PositionMoves, measure_moves
 from ptychopinn_plugin.data.scan import Geometry
 from ptychopinn_plugin.physics import Misfit
@@ -46,6 +47,10 @@ class Reconstruction:
         Whether each pattern was reconstructed alone, as in `Scan`.
     misfit : Misfit, optional
         The same over lit pixels, in times of shot noise where that is known.
+    pattern_fit : PatternFit, optional
+        How well it explains each pattern, and which patterns do not fit the others.
+    dropped : tuple of Outlier
+        Patterns that were left out because they do not fit the others.
     provenance : mapping
         Plain values: software, device and settings, the SHA-256 of the model, and what the command
         line adds (`cli.provenance`).
@@ -68,6 +73,8 @@ class Reconstruction:
     nominal_positions_px: FloatArray | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     threads: int | None = None
+    pattern_fit: PatternFit | None = None
+    dropped: tuple[Outlier, ...] = ()
 
     def __post_init__(self) -> None:
         indexes = self.pattern_indexes

@@ -16,6 +16,7 @@ import numpy as np
 
 from ptychopinn_plugin._version import __version__
 from ptychopinn_plugin.array_types import FloatArray, IntArray, RealArray
+from ptychopinn_plugin.data.pattern_fit import Outlier, PatternFit
 from ptychopinn_plugin.data.readers.matching import load_name, middle_offset_px
 from ptychopinn_plugin.data.readers.npz import geometry_of, open_npz, read_metadata
 from ptychopinn_plugin.data.readers.ptychodus_hdf5 import is_product_file, read_product
@@ -76,7 +77,8 @@ def write_reconstruction(path: Path | str, reconstruction: Reconstruction) -> No
 
     Keys: `object` complex64 (height, width), `origin_px` (y, x), `coverage`, `probe`,
     `positions_px`, `nominal_positions_px` where positions were to be refined, `pattern_indexes`,
-    `likelihoods`, `pixel_size_m` (height, width) where known, and `_metadata`.
+    `likelihoods`, `pattern_deviances` and `pattern_doses` where patterns were judged,
+    `pixel_size_m` (height, width) where known, and `_metadata`.
 
     Parameters
     ----------
@@ -97,6 +99,8 @@ def write_reconstruction(path: Path | str, reconstruction: Reconstruction) -> No
         'amplitude_residual': float(residual) if math.isfinite(residual) else None,
         'misfit': None if reconstruction.misfit is None else reconstruction.misfit.to_dict(),
         'geometry': _known(geometry),
+        'outliers': _outliers(reconstruction),
+        'dropped': [outlier.to_dict() for outlier in reconstruction.dropped],
         'single_shot': reconstruction.is_single_shot,
         'written_by': f'ptychopinn-plugin {__version__}',
         'provenance': dict(reconstruction.provenance),
@@ -113,9 +117,17 @@ def write_reconstruction(path: Path | str, reconstruction: Reconstruction) -> No
     if reconstruction.nominal_positions_px is not None:
         given = np.asarray(reconstruction.nominal_positions_px, dtype=np.float64)
         arrays['nominal_positions_px'] = given
+    if reconstruction.pattern_fit is not None:
+        arrays['pattern_deviances'] = np.asarray(reconstruction.pattern_fit.deviances)
+        arrays['pattern_doses'] = np.asarray(reconstruction.pattern_fit.doses)
     if geometry.pixel_height_m and geometry.pixel_width_m:
         arrays['pixel_size_m'] = np.array([geometry.pixel_height_m, geometry.pixel_width_m])
     _save(Path(path), arrays, metadata)
+
+
+def _outliers(reconstruction: Reconstruction) -> list[dict[str, Any]]:
+    fit = reconstruction.pattern_fit
+    return [] if fit is None else [outlier.to_dict() for outlier in fit.outliers]
 
 
 def _known(geometry: Geometry) -> dict[str, float]:
@@ -167,6 +179,7 @@ def read_reconstruction(path: Path | str) -> Reconstruction:
         likelihoods = archive['likelihoods']
         indexes = _pattern_indexes(archive, path)
         nominal = _nominal_positions(archive, path)
+        fit = _pattern_fit(archive)
         metadata, _ = read_metadata(archive)
     if object_.ndim != 2 or coverage.shape != object_.shape or origin.shape != (2,):
         raise DataError(
@@ -176,6 +189,8 @@ def read_reconstruction(path: Path | str) -> Reconstruction:
     residual = metadata.get('amplitude_residual')
     timing, misfit = metadata.get('timing'), metadata.get('misfit')
     provenance = metadata.get('provenance')
+    if fit is not None:
+        fit = dataclasses.replace(fit, outliers=Outlier.from_list(metadata.get('outliers')))
     return Reconstruction(
         object_=object_,
         origin_px=origin,
@@ -192,6 +207,8 @@ def read_reconstruction(path: Path | str) -> Reconstruction:
         pattern_indexes=indexes,
         misfit=Misfit.from_dict(misfit) if isinstance(misfit, Mapping) else None,
         nominal_positions_px=nominal,
+        pattern_fit=fit,
+        dropped=Outlier.from_list(metadata.get('dropped')),
         provenance=provenance if isinstance(provenance, Mapping) else {},
     )
 
@@ -207,6 +224,13 @@ def _pattern_indexes(archive: Mapping[str, RealArray], path: Path) -> IntArray |
             f'{indexes.dtype} of shape {indexes.shape}. Write the file again.'
         )
     return indexes
+
+
+def _pattern_fit(archive: Mapping[str, RealArray]) -> PatternFit | None:
+    if 'pattern_deviances' not in archive or 'pattern_doses' not in archive:
+        # Before files had them, patterns were not judged.
+        return None
+    return PatternFit(archive['pattern_deviances'], archive['pattern_doses'])
 
 
 def _nominal_positions(archive: Mapping[str, RealArray], path: Path) -> FloatArray | None:
@@ -314,6 +338,14 @@ def _write_arrays(file: Any, reconstruction: Reconstruction, pixel_m: RealArray)
     middle = _middle_px(reconstruction.object_.shape, probe.shape[-2:])
     center_m = (reconstruction.origin_px + middle) * pixel_m
     file['object'].attrs.update(center_y_m=center_m[0], center_x_m=center_m[1])
+    # These are for people and scripts; Ptychodus leaves them alone.
+    fit = reconstruction.pattern_fit
+    for name, outliers in (
+        ('outlier_indexes', () if fit is None else fit.outliers),
+        ('dropped_indexes', reconstruction.dropped),
+    ):
+        if outliers:
+            file[name] = np.array([outlier.pattern_index for outlier in outliers], np.int64)
     file['object_layer_spacing_m'] = np.zeros(0)
     likelihoods = np.asarray(reconstruction.likelihoods, dtype=np.float64)
     file['loss_epochs'] = np.arange(len(likelihoods))

@@ -146,6 +146,8 @@ class InferenceWatch:
             '%s, on %s (%s); amplitude residual %.4f. %s',
             *(how, patterns, spent, done.amplitude_residual, done.fit),
         )
+        if done.unfit:
+            logger.warning('%s', done.unfit)
 
     def output(self) -> ReconstructOutput:
         """Return what the host is to draw."""

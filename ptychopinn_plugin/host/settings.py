@@ -250,6 +250,7 @@ ROWS = (
     Row('Refinement', 'Iterations', ('refinement.iterations',), zero='no refinement'),
     Row('Refinement', 'Batch size', ('refinement.batch_size',)),
     Row('Refinement', 'Refine probe', ('refinement.probe',)),
+    Row('Refinement', 'Drop outliers', ('refinement.drop_outliers',)),
     Row('Refinement', 'Refine positions', ('refinement.positions',)),
     Row(
         'Refinement',

@@ -401,7 +401,7 @@ def test_progress_shows_the_object_pass_by_pass(tiny_model: Backend, tiny_scan: 
     for progress in seen:
         assert progress.object_ is not None
         assert progress.object_.shape == found.object_.shape
-    assert set(found.timing) == {'predict', 'stitch', 'refine'}
+    assert set(found.timing) == {'predict', 'stitch', 'refine', 'judge'}
     assert min(found.timing.values()) > 0
 
 

@@ -14,6 +14,7 @@ from matplotlib.image import AxesImage
 
 from ptychopinn_plugin import plots
 from ptychopinn_plugin.data import Geometry, Reconstruction
+from ptychopinn_plugin.data.pattern_fit import Outlier, PatternFit
 from ptychopinn_plugin.errors import OutputError
 from ptychopinn_plugin.metrics import frc
 
@@ -185,3 +186,24 @@ def test_no_pyplot() -> None:
     # In a process of its own: other libraries may import it here.
     code = "import sys, ptychopinn_plugin.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, '-c', code], check=False).returncode == 0
+
+
+def test_patterns_that_do_not_fit_are_marked(
+    reconstruction: Reconstruction, figures: list[Figure], tmp_path: Path
+) -> None:
+    kept = Outlier(3, y_px=9.0, x_px=24.0, deviance=9.0, dose=1.0, reason='shape')
+    gone = Outlier(4, y_px=10.0, x_px=29.0, deviance=1.0, dose=2.0, reason='dose')
+    marked = dataclasses.replace(
+        reconstruction, pattern_fit=PatternFit(np.ones(5), np.ones(5), (kept,)), dropped=(gone,)
+    )
+    for shown in (reconstruction, marked):
+        plots.plot_reconstruction(shown, tmp_path / 'a.png')
+    plain, axes = (
+        next(axes for axes in figure.axes if axes.get_title() == 'coverage') for figure in figures
+    )
+    assert not plain.lines
+    # The box begins at pixel (10, 15), which lies at (7, 19).
+    points = {line.get_marker(): line.get_xydata().tolist() for line in axes.lines}
+    assert points == {'o': [[5.0, 2.0]], 'x': [[10.0, 3.0]]}
+    assert axes.get_xlim() == plain.get_xlim()
+    assert '1 pattern not fitting (o), 1 pattern dropped (x)' in [t.get_text() for t in axes.texts]

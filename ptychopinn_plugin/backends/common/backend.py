@@ -21,6 +21,11 @@ from ptychopinn_plugin.backends.common.diagnostics import (
 )
 from ptychopinn_plugin.backends.common.engine import Device, Engine, Forward
 from ptychopinn_plugin.backends.common.memory import with_smaller_batches
+from ptychopinn_plugin.backends.common.outliers import (
+    iterate_without,
+    judge_patterns,
+    reconstruct_without_outliers,
+)
 from ptychopinn_plugin.backends.common.positions import reach_px
 from ptychopinn_plugin.backends.common.prediction import (
     choose_photons,
@@ -152,6 +157,18 @@ class NetworkBackend(Engine[Device]):
         observer: Observer = ignore_progress,
     ) -> Reconstruction:
         """Predict with the held model, stitch, and refine."""
+        if refinement.drop_outliers:
+            once = functools.partial(self._reconstructed, inference, refinement)
+            return reconstruct_without_outliers(scan, once, observer)
+        return self._reconstructed(inference, refinement, scan, observer)
+
+    def _reconstructed(
+        self,
+        inference: InferenceConfig,
+        refinement: RefinementConfig,
+        scan: Scan,
+        observer: Observer,
+    ) -> Reconstruction:
         held = self._held_model()
         (scan,) = _usable([scan])
         photons, asked = scan.mean_photons(), refinement
@@ -260,6 +277,14 @@ class NetworkBackend(Engine[Device]):
         observer: Observer = ignore_progress,
     ) -> Reconstruction:
         """Iterate from a flat object, without a model: the baseline."""
+        if refinement.drop_outliers:
+            once = functools.partial(self._refined_from_flat, refinement, device)
+            return reconstruct_without_outliers(scan, once, observer)
+        return self._refined_from_flat(refinement, device, scan, observer)
+
+    def _refined_from_flat(
+        self, refinement: RefinementConfig, device: str, scan: Scan, observer: Observer
+    ) -> Reconstruction:
         (scan,) = _usable([scan])
         asked = refinement
         scan, refinement = self._with_probe(scan, refinement, device, observer)
@@ -320,14 +345,31 @@ class NetworkBackend(Engine[Device]):
         is_trial: bool = False,
     ) -> Reconstruction:
         """Refine an object by iterations and judge it; `before` are the losses of earlier ones."""
-        losses = list(before)
+        losses, stopped = list(before), False
+        newest: Progress | None = None
+
+        def watch(progress: Progress) -> bool:
+            nonlocal stopped, newest
+            newest = replace(progress, object_=None, origin_px=None)
+            stopped = bool(observer(progress))
+            return stopped
+
+        def is_stopping() -> bool:
+            return newest is not None and watch(newest)
+
         if refinement.iterations > 0:
             done = max(0, len(losses) - 1)
             object_, found = self._iterated(
-                forward, object_, refinement, observer, done, done + refinement.iterations
+                forward, object_, refinement, watch, done, done + refinement.iterations
             )
             losses += found[len(losses) > 0 :]
             stopwatch.lap('refine')
+        pattern_fit = None
+        if not is_trial:
+            look_twice = not stopped and refinement.iterations > 0
+            without = functools.partial(iterate_without, self, forward, object_, is_stopping)
+            pattern_fit = judge_patterns(scan, forward, object_, without if look_twice else None)
+            stopwatch.lap('judge')
         misfit = judge_misfit(scan, lambda lit_counts: forward.misfit(object_, lit_counts))
         moved = refinement.positions and refinement.iterations > 0 and forward.reach_px > 0
         if moved and not is_trial:
@@ -353,6 +395,7 @@ class NetworkBackend(Engine[Device]):
             name=scan.name,
             pattern_indexes=scan.pattern_indexes,
             is_single_shot=scan.is_single_shot,
+            pattern_fit=pattern_fit,
         )
 
     def _iterated(

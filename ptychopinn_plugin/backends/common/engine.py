@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Generic, Protocol, TypeVar
 
-from ptychopinn_plugin.array_types import ComplexArray, FloatArray, RealArray
+from ptychopinn_plugin.array_types import ComplexArray, FloatArray, IntArray, RealArray
 from ptychopinn_plugin.backends.common.requests import (
     IterationRequest,
     NetworkRequest,
@@ -46,6 +46,16 @@ class Forward(Protocol):
 
     def evaluate_fit(self, object_: Any) -> tuple[float, float]:
         """Return the Poisson loss per pixel and the amplitude residual."""
+        ...
+
+    def expected_and_counted(
+        self, object_: Any, indices: IntArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return expected and measured counts of some patterns, zero frequency in the corner."""
+        ...
+
+    def subset(self, indices: IntArray) -> Any:
+        """Return the model of some positions, on its own smaller canvas."""
         ...
 
     def misfit(self, object_: Any, lit_counts: float) -> Misfit | None:
@@ -174,6 +184,10 @@ class Engine(ABC, Generic[Device]):
         The probes of the scans' forward models, with `intensity_scale` taken out, are where
         trainable probes begin. The scans of `validation` get what training makes of them.
         """
+
+    @abstractmethod
+    def to_tensor(self, array: ComplexArray, forward: Any) -> Any:
+        """Return an array as a tensor on the device of a forward model."""
 
     @abstractmethod
     def to_numpy(self, tensor: Any) -> RealArray:

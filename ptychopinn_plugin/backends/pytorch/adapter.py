@@ -156,6 +156,10 @@ class PyTorchBackend(NetworkBackend[torch.device]):
         )
         return PyTorchStep(network, scans, probes.to(device), config, validation)
 
+    def to_tensor(self, array: ComplexArray, forward: ForwardModel) -> Tensor:
+        """Return an array as a tensor on the device of a forward model."""
+        return torch.from_numpy(array).to(forward.device)
+
     def to_numpy(self, tensor: Tensor) -> RealArray:
         """Return a tensor's values."""
         return tensor.cpu().numpy()

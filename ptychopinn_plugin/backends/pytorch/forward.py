@@ -326,6 +326,14 @@ class ForwardModel:
             total += float((valid_mask * measured**2).sum())
         return loss / len(self), misfit / total
 
+    def expected_and_counted(
+        self, object_: Tensor, indices: IntArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return expected and measured counts, zero frequency in the corner, (n_indices, h, w)."""
+        where = torch.from_numpy(indices).to(self.device)
+        expected = self.predict_intensity(self.extract_patches(object_, where), where)
+        return expected.cpu().numpy(), self.measured(where).cpu().numpy() ** 2
+
     def misfit(self, object_: Tensor, lit_counts: float = LIT_COUNTS) -> Misfit | None:
         """Compute `physics.measure_misfit` of an object, on patterns from all over the scan."""
         sample = torch.from_numpy(judged_positions(len(self), self.shape)).to(self.device)

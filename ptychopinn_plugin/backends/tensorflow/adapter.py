@@ -137,6 +137,10 @@ class TensorFlowBackend(NetworkBackend[str]):
         )
         return TensorFlowStep(network, scans, probes, config, validation)
 
+    def to_tensor(self, array: ComplexArray, forward: ForwardModel) -> Tensor:
+        """Return an array as a tensor; the device is the current one."""
+        return tf.constant(array)
+
     def to_numpy(self, tensor: Tensor) -> RealArray:
         """Return a tensor's values."""
         array: RealArray = tensor.numpy()

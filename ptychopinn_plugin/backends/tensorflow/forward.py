@@ -311,6 +311,13 @@ class ForwardModel:
         )
         return float(sums[0]) / (len(self) * pixels), float(sums[1] / sums[2])
 
+    def expected_and_counted(
+        self, object_: Tensor, indices: IntArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return expected and measured counts, zero frequency in the corner, (n_indices, h, w)."""
+        expected = self.predict_intensity(self.extract_patches(object_, indices), indices)
+        return expected.numpy(), self.measured(indices).numpy() ** 2
+
     def misfit(self, object_: Tensor, lit_counts: float = LIT_COUNTS) -> Misfit | None:
         """Compute `physics.measure_misfit` of an object, on patterns from all over the scan."""
         sample = judged_positions(len(self), self.shape)

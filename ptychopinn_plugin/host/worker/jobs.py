@@ -16,6 +16,7 @@ from ptychopinn_plugin.backends.protocol import Backend, Progress
 from ptychopinn_plugin.backends.selection import create_backend
 from ptychopinn_plugin.data import Reconstruction, Scan, load_scan
 from ptychopinn_plugin.data.grouping import check_positions
+from ptychopinn_plugin.data.pattern_fit import outliers_in_words
 from ptychopinn_plugin.errors import WorkerError
 from ptychopinn_plugin.host.worker.ipc import copy_shared
 from ptychopinn_plugin.host.worker.messages import (
@@ -217,6 +218,7 @@ class Jobs:
             scan, job.inference, job.refinement, observer=Reporter(self._connection)
         )
         iterations = len(found.likelihoods) - 1
+        outliers = () if found.pattern_fit is None else found.pattern_fit.outliers
         done = ReconstructionDone(
             tuple(float(value) for value in found.likelihoods),
             {name: float(seconds) for name, seconds in found.timing.items()},
@@ -224,6 +226,7 @@ class Jobs:
             len(found.positions_px),
             len(scan) - len(found.positions_px),
             fit_in_words(found.misfit, iterations),
+            outliers_in_words(outliers, found.dropped, '"Drop outliers" in the box Refinement'),
             points_to_a_fault(found.misfit, iterations),
         )
         results = {'object': found.object_, 'origin_px': found.origin_px, 'probe': found.probe}

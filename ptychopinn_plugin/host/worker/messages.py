@@ -226,6 +226,8 @@ class ReconstructionDone:
         How many were left out.
     fit : str
         How well the object explains the counts, in words; empty where that is unknown.
+    unfit : str
+        Which patterns do not fit the others, in words; empty where all do.
     points_to_a_fault : bool
         Whether it misses them by more than unfinished iterations explain.
     """
@@ -236,6 +238,7 @@ class ReconstructionDone:
     patterns: int = 0
     left_out: int = 0
     fit: str = ''
+    unfit: str = ''
     points_to_a_fault: bool = False
 
 

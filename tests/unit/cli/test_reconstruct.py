@@ -1,5 +1,6 @@
 """`reconstruct` and `refine`: what they ask for, and what they leave. The backend is a blank."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 
 from ptychopinn_plugin import api
-from ptychopinn_plugin.data import Scan, read_reconstruction, write_scan
+from ptychopinn_plugin.data import Reconstruction, Scan, read_reconstruction, write_scan
+from ptychopinn_plugin.data.pattern_fit import Outlier, PatternFit
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 from ptychopinn_plugin.model_file import Model, read_model
 
@@ -36,6 +38,7 @@ def test_leaves_every_file(
     timing = json.loads((folder / 'timing.json').read_text())
     assert set(timing) == {
         *('load', 'predict', 'stitch', 'refine', 'total', 'patterns_per_second', 'threads'),
+        'judge',
     }
     assert timing['patterns_per_second'] == pytest.approx(36 / 0.25)
     metrics = json.loads((folder / 'metrics.json').read_text())
@@ -127,3 +130,28 @@ def test_a_scan_too_small_to_compare_is_reconstructed(
     assert done.code == 0
     assert 'not compared' in done.err
     assert json.loads((folder / 'metrics.json').read_text())['evaluation'] is None
+
+
+def test_patterns_that_do_not_fit_are_told(
+    run: Any,
+    backend: Any,
+    scan_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wrong = Outlier(7, y_px=9.0, x_px=24.0, deviance=9.0, dose=1.0, reason='shape')
+    plain = backend.refine
+
+    def refine(*given: Any, **options: Any) -> Reconstruction:
+        fit = PatternFit(np.ones(36), np.ones(36), (wrong,))
+        return dataclasses.replace(plain(*given, **options), pattern_fit=fit)
+
+    monkeypatch.setattr(backend, 'refine', refine)
+    done = run('refine', scan_file, '--drop-outliers', '-o', tmp_path / 'result')
+    assert done.code == 0, done.err
+    assert backend.asked['refinement'].drop_outliers
+    assert 'These do not fit the others: pattern 7 at (9, 24); --drop-outliers' in done.out
+    metrics = json.loads((tmp_path / 'result' / 'metrics.json').read_text())
+    assert metrics['pattern_fit']['outliers'] == [wrong.to_dict()]
+    assert metrics['pattern_fit']['typical_deviance'] == 1
+    assert metrics['dropped'] == []

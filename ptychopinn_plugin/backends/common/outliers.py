@@ -1,0 +1,184 @@
+"""Patterns that do not fit: a look at all, a second one without those, and a run that drops them.
+
+Each pattern is compared with what the object predicts for it (`data.pattern_fit`). Where some stand
+out, a few iterations go on without them, from the object as it is: patterns that then fit, though
+nobody asked them, were spoilt by a neighbour. Where none stands out, one look is all that it costs.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ptychopinn_plugin.array_types import IntArray
+from ptychopinn_plugin.backends.common.diagnostics import LIT_SHARE
+from ptychopinn_plugin.backends.common.engine import Engine, Forward
+from ptychopinn_plugin.backends.common.forward import judged_positions
+from ptychopinn_plugin.backends.common.requests import IterationRequest
+from ptychopinn_plugin.backends.protocol import Observer, Progress
+from ptychopinn_plugin.data import Reconstruction, Scan
+from ptychopinn_plugin.data.pattern_fit import (
+    LARGEST_RATIO,
+    MIN_PATTERNS,
+    Deviances,
+    PatternFit,
+    as_outliers,
+    find_outliers,
+    find_suspects,
+    measure_deviances,
+    reach_px,
+)
+from ptychopinn_plugin.physics import LIT_COUNTS
+
+SECOND_LOOK_ITERATIONS = 6
+"""This number of iterations without the suspects mends the object under them."""
+
+LARGEST_SHARE = 0.1
+"""Where more than this share of the patterns stands out, the scan is wrong and not its patterns."""
+
+_BATCH = 64
+
+logger = logging.getLogger(__name__)
+
+
+def judge_patterns(
+    scan: Scan, forward: Any, object_: Any, iterate_without: Callable[[IntArray], Any] | None
+) -> PatternFit | None:
+    """Measure how well an object explains each pattern of its scan, and find those that stand out.
+
+    Parameters
+    ----------
+    scan : Scan
+    forward : ForwardModel
+        Of the scan.
+    object_ : tensor of complex64, shape `forward.canvas_shape`
+    iterate_without : callable, optional
+        Gets the places of the patterns that stay; returns the object after a few iterations with
+        them alone. Without it no outliers are looked for.
+
+    Returns
+    -------
+    PatternFit or None
+        None where patterns are too few to be compared, or share nothing.
+    """
+    if len(scan) < MIN_PATTERNS or scan.is_single_shot:
+        return None
+    lit_counts = LIT_COUNTS if scan.is_countable() else LIT_SHARE * scan.mean_counts()
+    assert scan.bad_pixels is not None
+    valid_mask = np.fft.ifftshift(~scan.bad_pixels)
+
+    def look(shown: Any) -> Deviances:
+        def measure(indices: IntArray, largest: float) -> Deviances:
+            expected, counts = forward.expected_and_counted(shown, indices)
+            return measure_deviances(
+                expected, counts, valid_mask, lit_counts=lit_counts, largest=largest
+            )
+
+        sample = judged_positions(len(scan), scan.pattern_shape)[:_BATCH]
+        largest = LARGEST_RATIO * float(np.median(measure(sample, np.inf).deviances))
+        everywhere = np.arange(len(scan))
+        return Deviances.joined(
+            [
+                measure(everywhere[start : start + _BATCH], largest)
+                for start in range(0, len(scan), _BATCH)
+            ]
+        )
+
+    first = look(object_)
+    deviances = np.where(first.is_judged, first.deviances, np.nan)
+    fit = PatternFit(deviances, first.doses)
+    positions = scan.positions_px + forward.moves_px
+    suspects = find_suspects(first, positions, reach_px(scan.probe))
+    if iterate_without is None or not len(suspects):
+        return fit
+    if len(suspects) > LARGEST_SHARE * len(scan):
+        return fit
+    second = look(iterate_without(np.setdiff1d(np.arange(len(scan)), suspects)))
+    assert scan.pattern_indexes is not None
+    reasons = find_outliers(first, second, suspects)
+    return dataclasses.replace(
+        fit, outliers=as_outliers(reasons, second, positions, scan.pattern_indexes)
+    )
+
+
+def iterate_without(
+    engine: Engine[Any],
+    forward: Forward,
+    object_: Any,
+    is_stopping: Callable[[], bool],
+    kept: IntArray,
+) -> Any:
+    """Return an object after a few iterations with some of the patterns alone.
+
+    Parameters
+    ----------
+    engine : Engine
+    forward : ForwardModel
+    object_ : tensor of complex64, shape `forward.canvas_shape`
+    is_stopping : callable
+        Tells after each iteration whether it is to be the last.
+    kept : ndarray of int64
+        The places of these patterns in the scan.
+    """
+    part = forward.subset(kept)
+    whole = np.array(engine.to_numpy(object_))
+    top, left = (int(side) for side in np.asarray(part.origin_px) - forward.origin_px)
+    height, width = part.canvas_shape
+    window = (slice(top, top + height), slice(left, left + width))
+
+    def show(done: int, loss: float, newest: Any) -> bool | None:
+        return is_stopping()
+
+    request = IterationRequest(SECOND_LOOK_ITERATIONS)
+    start = engine.to_tensor(np.ascontiguousarray(whole[window]), part)
+    whole[window] = engine.to_numpy(engine.iterate(part, start, request, show)[0])
+    return engine.to_tensor(whole, forward)
+
+
+def reconstruct_without_outliers(
+    scan: Scan,
+    run: Callable[[Scan, Observer], Reconstruction],
+    observer: Observer,
+) -> Reconstruction:
+    """Reconstruct a scan, and where patterns do not fit, the rest of it again.
+
+    Parameters
+    ----------
+    scan : Scan
+    run : callable
+        Reconstructs a scan.
+    observer : callable
+        Where it stops the first run, that is the result.
+
+    Returns
+    -------
+    Reconstruction
+        `dropped` says which patterns were left out.
+    """
+    stopped = False
+
+    def watch(progress: Progress) -> bool:
+        nonlocal stopped
+        stopped = bool(observer(progress)) or stopped
+        return stopped
+
+    first = run(scan, watch)
+    outliers = () if first.pattern_fit is None else first.pattern_fit.outliers
+    if stopped or not outliers:
+        return first
+    logger.info(
+        '%s: %d of %d patterns do not fit the others and are dropped; the rest is reconstructed '
+        'again.',
+        *(scan.name, len(outliers), len(first.positions_px)),
+    )
+    assert scan.pattern_indexes is not None
+    indexes = [outlier.pattern_index for outlier in outliers]
+    rest = scan.subset(np.flatnonzero(~np.isin(scan.pattern_indexes, indexes)))
+    second = run(rest, watch)
+    seconds = {
+        name: first.timing.get(name, 0.0) + second.timing.get(name, 0.0)
+        for name in {**first.timing, **second.timing}
+    }
+    return dataclasses.replace(second, dropped=outliers, timing=seconds)
