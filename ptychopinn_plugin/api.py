@@ -35,6 +35,7 @@ from ptychopinn_plugin.data import (
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 from ptychopinn_plugin.errors import ConfigError, PtychoPinnError
 from ptychopinn_plugin.evaluation import Evaluation, evaluate
+from ptychopinn_plugin.half_scans import HalfScans, compare_halves
 from ptychopinn_plugin.legacy.raw_data import RawDataLike, scan_from_raw_data
 from ptychopinn_plugin.model_file import Model, read_model, write_model
 from ptychopinn_plugin.orientation import Orientation
@@ -43,6 +44,7 @@ __all__ = [
     'Check',
     'Config',
     'Evaluation',
+    'HalfScans',
     'InferenceConfig',
     'Model',
     'ModelConfig',
@@ -56,6 +58,7 @@ __all__ = [
     'TrainingConfig',
     'TrainingResult',
     'check',
+    'compare_half_scans',
     'evaluate',
     'load_scan',
     'open_model',
@@ -256,6 +259,66 @@ def check(
     """
     runner = create_backend(_chosen(backend, None).name)
     return check_scan(as_scan(scan), runner, device=device, on_trial=on_trial)
+
+
+def compare_half_scans(
+    scan: AnyScan,
+    *,
+    model: AnyModel | None = None,
+    iterations: int | None = None,
+    backend: BackendChoice = None,
+    device: str = 'auto',
+    remove_ramp: bool = False,
+    observer: Observer = ignore_progress,
+) -> HalfScans:
+    """Cut a scan into two halves, reconstruct both in the same way, and compare them.
+
+    Parameters
+    ----------
+    scan : Scan or path
+    model : Model or path, optional
+        None is the model that comes with the package.
+    iterations : int, optional
+        Where it is given, each half is reconstructed by this number of iterations from a flat
+        object, without a model.
+    backend : str or Choice, optional
+        See `backends.selection.choose`.
+    device : str
+        'auto', 'cpu', 'cuda', 'cuda:1', 'mps'.
+    remove_ramp : bool
+        Whether a linear phase between both is removed as well.
+    observer : callable, optional
+        Called with a `Progress` after each step; where it returns True, the half ends with the best
+        object so far.
+
+    Returns
+    -------
+    HalfScans
+
+    Raises
+    ------
+    DataError, ConfigError, BackendUnavailableError
+        The message holds what to do.
+    """
+    whole = as_scan(scan)
+    if iterations is not None:
+        if model is not None:
+            raise ConfigError('Iterations start without a model; got both. Give one of them.')
+        chosen = _chosen(backend, None)
+        settings = RefinementConfig(iterations=iterations)
+
+        def iterate(half: Scan) -> Reconstruction:
+            return refine(half, settings, backend=chosen, device=device, observer=observer)
+
+        return compare_halves(whole, iterate, remove_ramp=remove_ramp)
+    opened = _as_model(BUILT_IN if model is None else model)
+    chosen = _chosen(backend, opened)
+    inference = opened.config.inference.replace(device=device)
+
+    def predict(half: Scan) -> Reconstruction:
+        return reconstruct(opened, half, inference=inference, backend=chosen, observer=observer)
+
+    return compare_halves(whole, predict, remove_ramp=remove_ramp)
 
 
 def open_model(path: Path | str) -> Model:

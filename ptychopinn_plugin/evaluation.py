@@ -1,6 +1,7 @@
 """A reconstruction against the truth, or against another reconstruction: numbers and a picture."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -313,7 +314,13 @@ def _slices(box: _Box) -> tuple[slice, slice]:
     return slice(int(box[0]), int(box[1])), slice(int(box[2]), int(box[3]))
 
 
-def plot_evaluation(evaluation: Evaluation, path: Path) -> None:
+def plot_evaluation(
+    evaluation: Evaluation,
+    path: Path,
+    *,
+    names: tuple[str, str] = ('Reconstruction', 'Truth'),
+    notes: Sequence[str] = (),
+) -> None:
     """Draw both objects, their difference and the ring correlation.
 
     Parameters
@@ -321,6 +328,10 @@ def plot_evaluation(evaluation: Evaluation, path: Path) -> None:
     evaluation : Evaluation
     path : Path
         The picture to write; its suffix decides the format.
+    names : (str, str)
+        What the two objects are.
+    notes : sequence of str
+        More lines below the numbers.
 
     Raises
     ------
@@ -334,15 +345,17 @@ def plot_evaluation(evaluation: Evaluation, path: Path) -> None:
     figure = Figure(figsize=(12, 6.5), layout='constrained')
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, 4)
-    _draw_images(figure, axes[0], evaluation, 'amplitude')
-    _draw_images(figure, axes[1], evaluation, 'phase')
+    _draw_images(figure, axes[0], evaluation, 'amplitude', names)
+    _draw_images(figure, axes[1], evaluation, 'phase', names)
     _draw_ring_correlation(axes[0, 3], evaluation)
-    _write_numbers(axes[1, 3], evaluation)
+    _write_numbers(axes[1, 3], evaluation, notes)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120)
 
 
-def _draw_images(figure: Any, axes: Any, evaluation: Evaluation, part: str) -> None:
+def _draw_images(
+    figure: Any, axes: Any, evaluation: Evaluation, part: str, names: tuple[str, str]
+) -> None:
     if part == 'amplitude':
         image, truth, unit = np.abs(evaluation.image), np.abs(evaluation.truth), ''
     else:
@@ -352,8 +365,8 @@ def _draw_images(figure: Any, axes: Any, evaluation: Evaluation, part: str) -> N
     largest = float(np.percentile(np.abs(image - truth), 99)) or 1.0
     difference = {'vmin': -largest, 'vmax': largest, 'cmap': 'RdBu'}
     panels = [
-        (image, limits, f'Reconstruction, {part}{unit}'),
-        (truth, limits, f'Truth, {part}{unit}'),
+        (image, limits, f'{names[0]}, {part}{unit}'),
+        (truth, limits, f'{names[1]}, {part}{unit}'),
         (image - truth, difference, 'Difference'),
     ]
     for axis, (values, options, title) in zip(axes, panels, strict=False):
@@ -375,7 +388,7 @@ def _draw_ring_correlation(axis: Any, evaluation: Evaluation) -> None:
     axis.legend(fontsize=7)
 
 
-def _write_numbers(axis: Any, evaluation: Evaluation) -> None:
+def _write_numbers(axis: Any, evaluation: Evaluation, notes: Sequence[str]) -> None:
     crossings = evaluation.ring_correlation.crossings()
     shift = evaluation.shift_px
     lines = [
@@ -388,6 +401,7 @@ def _write_numbers(axis: Any, evaluation: Evaluation) -> None:
         *(f'FRC-{name:9s}{value:6.3f} of Nyquist' for name, value in crossings.items()),
         '',
         f'shift (y, x) {shift[0]:.2f}, {shift[1]:.2f} px',
+        *notes,
     ]
     axis.set_axis_off()
     axis.text(0, 0.95, '\n'.join(lines), family='monospace', fontsize=8, va='top')

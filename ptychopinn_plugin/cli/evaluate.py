@@ -1,6 +1,7 @@
-"""`ptychopinn evaluate`: how near a reconstruction is to the truth."""
+"""`ptychopinn evaluate`: how near a reconstruction is to the truth, or two halves of a scan."""
 
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,8 +15,10 @@ from ptychopinn_plugin.cli.common import (
     show_notes,
     summarise_evaluation,
 )
-from ptychopinn_plugin.cli.options import READING, AsJson, Given, takes_settings
+from ptychopinn_plugin.cli.options import READING, AsJson, BackendName, Given, takes_settings
 from ptychopinn_plugin.cli.outputs import staged_outputs, write_json
+from ptychopinn_plugin.cli.progress import RunProgress
+from ptychopinn_plugin.errors import ConfigError
 
 if TYPE_CHECKING:
     from ptychopinn_plugin.data import Reconstruction, Scan
@@ -23,12 +26,17 @@ if TYPE_CHECKING:
 FILES = ('evaluation.json', 'evaluation.png')
 
 _Reconstruction = Annotated[
-    Path, typer.Argument(metavar='RECONSTRUCTION', help='A reconstruction.npz or a product.h5.')
-]
-_Truth = Annotated[
     Path,
     typer.Argument(
-        metavar='TRUTH', help='A scan that holds its object, or another reconstruction or product.'
+        metavar='RECONSTRUCTION',
+        help='A reconstruction.npz or a product.h5; with --half-scans a scan.',
+    ),
+]
+_Truth = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar='[TRUTH]',
+        help='A scan that holds its object, or another reconstruction or product.',
     ),
 ]
 _Output = Annotated[
@@ -42,25 +50,78 @@ _Output = Annotated[
 @takes_settings(READING)
 def evaluate_command(
     reconstruction: _Reconstruction,
-    truth: _Truth,
+    truth: _Truth = None,
     output: _Output = None,
     remove_ramp: Annotated[
         bool, typer.Option('--remove-ramp', help='Remove a linear phase as well.')
     ] = False,
+    half_scans: Annotated[
+        bool,
+        typer.Option(
+            '--half-scans',
+            help='Cut a scan into two halves, reconstruct both, and compare them: no truth is '
+            'needed.',
+        ),
+    ] = False,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            metavar='FILE',
+            help='With --half-scans: reconstruct with this model (default: the built-in one).',
+        ),
+    ] = None,
+    iterations: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar='INTEGER',
+            help='With --half-scans: reconstruct by this number of iterations from a flat object, '
+            'without a model.',
+        ),
+    ] = None,
+    backend: BackendName = None,
+    device: Annotated[
+        str | None, typer.Option(metavar='NAME', help='auto, cpu, cuda, cuda:1, mps.')
+    ] = None,
     as_json: AsJson = False,
     *,
     given: Given,
 ) -> None:
     """Compare a reconstruction with the truth: SSIM, PSNR, MAE and the Fourier ring correlation.
 
-    Both are registered to a fraction of a pixel; the global phase and scale are removed.
+    Both are registered to a fraction of a pixel; the global phase and scale are removed. With
+    --half-scans two halves of a scan are compared, neighbours in different halves; the resolution
+    is where their ring correlation falls below a threshold.
 
     \b
     Examples:
       ptychopinn evaluate result/reconstruction.npz scan.npz
       ptychopinn evaluate result/reconstruction.npz other/reconstruction.npz -o compared
       ptychopinn evaluate product.h5 scan.npz --json
+      ptychopinn evaluate --half-scans scan.npz -o halves
+      ptychopinn evaluate --half-scans scan.npz --iterations 30
     """
+    if half_scans:
+        if truth is not None:
+            raise ConfigError(
+                f'--half-scans takes one scan, and no truth; got {reconstruction} and {truth}.'
+            )
+        if model is not None and iterations is not None:
+            raise ConfigError('--iterations starts without a model; got --model too. Give one.')
+        _evaluate_halves(
+            reconstruction,
+            output,
+            Way(model, iterations, backend, device or 'auto', remove_ramp),
+            given,
+            as_json=as_json,
+        )
+        return
+    _refuse_without_halves({'model': model, 'iterations': iterations, 'device': device})
+    if truth is None:
+        raise ConfigError(
+            'TRUTH is missing: a scan with its object, or another reconstruction. To judge a scan '
+            'without a truth, write: ptychopinn evaluate --half-scans SCAN.'
+        )
     from ptychopinn_plugin.data import is_product_file, read_reconstruction
     from ptychopinn_plugin.evaluation import evaluate, in_coordinates_of, plot_evaluation
 
@@ -82,6 +143,79 @@ def evaluate_command(
             write_json(stage / 'evaluation.json', values)
             plot_evaluation(evaluation, stage / 'evaluation.png')
     lines = summarise_evaluation(evaluation)
+    if output is not None:
+        lines.append(f'written to {output}: {", ".join(FILES)}')
+    report(values, lines, as_json=as_json)
+
+
+@dataclass(frozen=True)
+class Way:
+    """How halves of a scan are reconstructed.
+
+    Attributes
+    ----------
+    model : Path, optional
+    iterations : int, optional
+        From a flat object, without a model, where the number is given.
+    backend : str, optional
+    device : str
+    remove_ramp : bool
+    """
+
+    model: Path | None
+    iterations: int | None
+    backend: str | None
+    device: str
+    remove_ramp: bool
+
+
+def _refuse_without_halves(given: dict[str, object]) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise ConfigError(f'--{name} belongs to --half-scans, which is not given. Add it.')
+
+
+def _evaluate_halves(
+    path: Path, output: Path | None, way: Way, given: Given, *, as_json: bool
+) -> None:
+    from ptychopinn_plugin import api
+    from ptychopinn_plugin.backends.selection import choose
+    from ptychopinn_plugin.half_scans import plot_halves
+
+    with ExitStack() as stack:
+        stage = None
+        if output is not None:
+            stage = stack.enter_context(staged_outputs(output, FILES))
+        scans = read_scans([path], given)
+        opened = None
+        if way.iterations is None:
+            opened = api.open_model(way.model or Path(api.BUILT_IN))
+            if not opened.is_prior:
+                scans = fit_scans(scans, opened.pattern_size)
+        notes = show_notes(scans)
+        choice = choose(way.backend, model_backend=None if opened is None else opened.backend)
+        with RunProgress() as observer:
+            found = api.compare_half_scans(
+                scans[0],
+                model=opened,
+                iterations=way.iterations,
+                backend=choice,
+                device=way.device,
+                remove_ramp=way.remove_ramp,
+                observer=observer,
+            )
+        values: dict[str, Any] = {
+            'half_scans': path,
+            'model': None if opened is None else str(way.model or api.BUILT_IN),
+            'iterations': way.iterations,
+            'backend': choice.name,
+            **found.to_dict(),
+            'notes': notes,
+        }
+        if stage is not None:
+            write_json(stage / 'evaluation.json', values)
+            plot_halves(found, stage / 'evaluation.png')
+    lines = found.in_words()
     if output is not None:
         lines.append(f'written to {output}: {", ".join(FILES)}')
     report(values, lines, as_json=as_json)

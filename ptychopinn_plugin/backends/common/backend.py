@@ -15,6 +15,7 @@ import numpy as np
 from ptychopinn_plugin._version import __version__
 from ptychopinn_plugin.array_types import FloatArray
 from ptychopinn_plugin.backends.common.diagnostics import (
+    MIN_ITERATIONS,
     judge_misfit,
     warn_of_misfit,
     warn_of_moves,
@@ -366,7 +367,7 @@ class NetworkBackend(Engine[Device]):
             stopwatch.lap('refine')
         pattern_fit = None
         if not is_trial:
-            look_twice = not stopped and refinement.iterations > 0
+            look_twice = not stopped and len(losses) > MIN_ITERATIONS
             without = functools.partial(iterate_without, self, forward, object_, is_stopping)
             pattern_fit = judge_patterns(scan, forward, object_, without if look_twice else None)
             stopwatch.lap('judge')

@@ -1,0 +1,45 @@
+"""`evaluate --half-scans`: what it asks a backend for, prints and leaves."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def test_from_a_flat_object(run: Any, backend: Any, scan_file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / 'halves'
+    done = run('evaluate', '--half-scans', scan_file, '--iterations', 3, '-o', folder, '--json')
+    assert done.code == 0, done.err
+    assert backend.asked['refinement'].iterations == 3
+    assert len(backend.asked['scan']) == 18
+    values = json.loads(done.out)
+    assert values == json.loads((folder / 'evaluation.json').read_text())
+    assert values['patterns'] == [18, 18]
+    assert values['model'] is None
+    assert values['iterations'] == 3
+    assert values['resolution']['half-bit']['is_limit_of_pixels'] is True
+    assert values['resolution']['half-bit']['half_period_px'] == 1
+    assert len(values['frc']['correlation']) == len(values['frc']['frequencies'])
+    assert sorted(path.name for path in folder.iterdir()) == ['evaluation.json', 'evaluation.png']
+
+
+def test_with_a_model(run: Any, backend: Any, scan_file: Path, model_file: Path) -> None:
+    done = run('evaluate', '--half-scans', scan_file, '--model', model_file, '--device', 'cpu')
+    assert done.code == 0, done.err
+    assert backend.asked['inference'].device == 'cpu'
+    assert 'halves of 18 and 18 patterns' in done.out
+    assert 'resolution by half-bit: 1.00 px' in done.out
+
+
+@pytest.mark.parametrize(
+    ('given', 'message'),
+    [
+        (('scan.npz', 'other.npz', '--half-scans'), 'takes one scan, and no truth'),
+        (('scan.npz', '--half-scans', '--model', 'a', '--iterations', '3'), 'Give one'),
+        (('a.npz', 'scan.npz', '--iterations', '3'), '--iterations belongs to --half-scans'),
+        (('a.npz',), 'TRUTH is missing'),
+    ],
+)
+def test_what_does_not_go_together(run: Any, given: tuple[str, ...], message: str) -> None:
+    assert message in run('evaluate', *given).error()
