@@ -18,7 +18,7 @@ from ptychopinn_plugin.data import Geometry, Reconstruction, Scan
 from ptychopinn_plugin.data.places import find_places
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.evaluation import Evaluation, evaluate, plot_evaluation
-from ptychopinn_plugin.physics import cover, illumination_overlap, split_positions
+from ptychopinn_plugin.physics import cover, illumination_overlap
 
 MIN_PATTERNS = 8
 """Fewer patterns make no two halves that cover a field."""
@@ -241,8 +241,8 @@ def _overlap(scan: Scan, probe: Any) -> float:
     places = scan.positions_px[find_places(scan.positions_px)[0]]
     corners = places - places.min(axis=0)
     extent = np.ceil(corners.max(axis=0)).astype(int) + scan.pattern_shape + 2
-    whole, _ = split_positions(corners)
-    return illumination_overlap(cover(probe, whole, (int(extent[0]), int(extent[1]))), probe)
+    origins = np.floor(corners)
+    return illumination_overlap(cover(probe, origins, (int(extent[0]), int(extent[1]))), probe)
 
 
 def plot_halves(found: HalfScans, path: Path) -> None:
