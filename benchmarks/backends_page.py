@@ -82,6 +82,7 @@ CHANGES: dict[str, tuple[Any, dict[str, dict[str, Any]]]] = {
     'inference.test_time_rotations': ('one', {}),
     'inference.intensity_scale': ('scan', {}),
     'refinement.iterations': (0, {}),
+    'refinement.max_seconds': (0.01, {'refinement': {'iterations': 20}}),
     'refinement.batch_size': (2, {}),
     'refinement.probe': (True, {}),
     'refinement.positions': (True, {}),

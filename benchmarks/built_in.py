@@ -18,6 +18,7 @@ from pathlib import Path
 
 from quality import score, test_scans
 
+from ptychopinn_plugin.backends.common.iteration_plan import ITERATIONS
 from ptychopinn_plugin.backends.protocol import Backend
 from ptychopinn_plugin.backends.selection import create_backend
 from ptychopinn_plugin.config import InferenceConfig, RefinementConfig
@@ -77,7 +78,7 @@ def measure(backend: Backend, scan: Scan) -> dict[str, dict[str, float]]:
     ways: dict[str, Callable[[], Reconstruction]] = {
         'built-in': lambda: backend.reconstruct(scan, cpu, iterations)
     }
-    for count in (RefinementConfig().iterations, *LONGER):
+    for count in (ITERATIONS, *LONGER):
         refinement = RefinementConfig(iterations=count)
         ways[f'flat + {count}'] = lambda refinement=refinement: backend.refine(  # type: ignore[misc]
             scan, refinement, device='cpu'

@@ -12,6 +12,7 @@ import argparse
 import json
 from pathlib import Path
 
+from ptychopinn_plugin.backends.common.iteration_plan import ITERATIONS
 from ptychopinn_plugin.backends.selection import create_backend
 from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig
 from ptychopinn_plugin.data import load_scan
@@ -25,7 +26,7 @@ def main() -> None:
     parser.add_argument('--output', type=Path, required=True)
     parser.add_argument('--minutes', type=float, default=5)
     parser.add_argument('--backend', default='pytorch')
-    parser.add_argument('--iterations', type=int, default=RefinementConfig().iterations)
+    parser.add_argument('--iterations', type=int, default=ITERATIONS)
     parser.add_argument('--only', help='the name of one scan')
     options = parser.parse_args()
     for path in sorted(options.data.glob('*.npz')):

@@ -342,11 +342,19 @@ class InferenceConfig(Validated):
 class RefinementConfig(Validated):
     """Iterations over the stitched object."""
 
-    iterations: int = setting(
-        30,
-        'This number of iterations refines the object; 0 leaves it as the network predicts it',
+    iterations: int | None = setting(
+        None,
+        'This number of iterations refines the object; 0 leaves it as the network predicts it; '
+        'without a number the overlap of the illuminations decides, and iterations end where they '
+        'no longer gain',
         minimum=0,
         maximum=MAX_COUNT,
+    )
+    max_seconds: float | None = setting(
+        None,
+        'The reconstruction ends at about this time after its beginning; iterations become fewer',
+        minimum=0.01,
+        unit='s',
     )
     batch_size: int = setting(
         64,

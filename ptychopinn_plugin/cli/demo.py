@@ -46,6 +46,9 @@ FILES = (
 )
 
 BUILT_IN = 'built_in'
+ITERATIONS = 30
+"""Of the refinement, and of the flat start beside it."""
+
 NETWORK, HYBRID, FLAT = 'network', 'network_and_iterations', 'iterations_from_flat'
 
 LEVEL = 0.02
@@ -63,7 +66,7 @@ def demo_command(
     ] = 3.5,
     refine: Annotated[
         int, typer.Option(min=1, help='Iterations, from the network and from a flat object.')
-    ] = RefinementConfig().iterations,
+    ] = ITERATIONS,
     training_patterns: Annotated[
         int, typer.Option(min=16, help='Patterns of the training scan.')
     ] = 2025,
@@ -223,6 +226,7 @@ def _metrics(
     from ptychopinn_plugin.cli.doctor import describe_machine
 
     iterations = result.model.config.refinement.iterations
+    assert iterations is not None, 'the command sets it'
     provenance = dict(result.model.provenance)
     return {
         'version': __version__,

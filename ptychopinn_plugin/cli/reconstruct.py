@@ -280,6 +280,7 @@ def _finish(
 ) -> tuple[dict[str, Any], list[str]]:
     """Write every file of a reconstruction to `stage`; return what to report of `folder`."""
     from ptychopinn_plugin.backends.common.diagnostics import fit_in_words
+    from ptychopinn_plugin.backends.common.iteration_plan import words_of_course
     from ptychopinn_plugin.data import write_product, write_reconstruction
     from ptychopinn_plugin.data.pattern_fit import outliers_in_words
     from ptychopinn_plugin.plots import plot_reconstruction
@@ -299,12 +300,10 @@ def _finish(
         write_json(stage / 'metrics.json', metrics)
     values = {'output': folder, 'files': list(FILES), 'timing': timing, 'metrics': metrics}
     fit = fit_in_words(result.misfit, len(result.likelihoods) - 1)
-    lines = _summary(values, evaluation, fit)
+    course = words_of_course(made['course']) if 'course' in made else ''
     outliers = () if result.pattern_fit is None else result.pattern_fit.outliers
     unfit = outliers_in_words(outliers, result.dropped)
-    if unfit:
-        lines.insert(1, unfit)
-    return values, lines
+    return values, _summary(values, evaluation, [course, unfit, fit])
 
 
 def _measure(
@@ -349,7 +348,7 @@ def _moves_words(moves: dict[str, float]) -> str:
     )
 
 
-def _summary(values: dict[str, Any], evaluation: 'Evaluation | None', fit: str) -> list[str]:
+def _summary(values: dict[str, Any], evaluation: 'Evaluation | None', told: list[str]) -> list[str]:
     timing, metrics = values['timing'], values['metrics']
     height, width = metrics['object_shape_px']
     rate = timing['patterns_per_second']
@@ -371,8 +370,7 @@ def _summary(values: dict[str, Any], evaluation: 'Evaluation | None', fit: str) 
         f'amplitude residual {metrics["amplitude_residual"]:.4g}',
         f'time: {", ".join(parts)}',
     ]
-    if fit:
-        lines.insert(1, fit)
+    lines[1:1] = filter(None, told)
     if metrics['position_moves'] is not None:
         lines.append(_moves_words(metrics['position_moves']))
     if evaluation is not None:

@@ -101,6 +101,13 @@ def _read_run(output: Path) -> dict[str, Any]:
     missing = {'backend', 'settings', 'reading', 'inputs', 'model'} - set(run)
     if missing:
         raise DataError(f'{path}: provenance lacks {", ".join(sorted(missing))}.')
+    limit = run['settings'].get('refinement', {}).get('max_seconds')
+    if limit is not None:
+        raise DataError(
+            f'{path}: this run had a limit of {limit:g} s, and followed the clock: a repetition '
+            'would make another number of iterations, so that nothing can be compared. Run it with '
+            'a number of iterations in place of --max-seconds.'
+        )
     return run
 
 

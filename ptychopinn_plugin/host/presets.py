@@ -10,6 +10,9 @@ NORMAL_MINUTES = 10.0
 """The time limit of a training where none was chosen: 1024 patterns of 64 px are learned well in
 seven minutes on two cores (docs/benchmarks.md)."""
 
+BY_THE_OVERLAP = -1
+"""This number of iterations stands for the one that is planned for a scan."""
+
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     'Quick look': {
         'training.max_minutes': 1.0,
@@ -25,7 +28,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         'training.target_iterations': 100,
         'model.passes': 3,
         'inference.test_time_rotations': 'auto',
-        'refinement.iterations': 30,
+        'refinement.iterations': BY_THE_OVERLAP,
     },
     'Best': {
         'training.max_minutes': 60.0,

@@ -272,7 +272,8 @@ class PinnReconstructor(TrainableReconstructor):
             # Before the worker starts, which takes seconds.
             check_positions(scan)
             job = self._inference_job(model, path, scan)
-            self._goal = model.network.passes + job.refinement.iterations
+            # The plan is made by the worker, whose first report has its number of iterations.
+            self._goal = model.network.passes + (job.refinement.iterations or 0)
             arrays = {name: getattr(scan, name) for name in SCAN_ARRAYS}
             with self._start(job, arrays) as run:
                 watch = InferenceWatch(parameters.product, given, sampling, model.network.passes)

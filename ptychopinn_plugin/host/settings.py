@@ -27,7 +27,7 @@ from ptychopinn_plugin.config import (
 )
 from ptychopinn_plugin.errors import ConfigError
 from ptychopinn_plugin.host.former_names import key_of, read_former_names
-from ptychopinn_plugin.host.presets import NORMAL_MINUTES, Presets
+from ptychopinn_plugin.host.presets import BY_THE_OVERLAP, NORMAL_MINUTES, Presets
 from ptychopinn_plugin.host.recent_models import RecentModels
 
 GROUP_NAME = 'PtychoPINNPlugin'
@@ -96,6 +96,8 @@ class Row:
         Another setting and the value that gives this one an effect; with others it is greyed.
     zero : str
         What the panel shows in place of 0, where 0 stands for something else.
+    open_value : int
+        What panel and settings file write for a setting that is left open.
     start : object, optional
         The default in Ptychodus, where it is not that of the field.
     """
@@ -107,6 +109,7 @@ class Row:
     needs: tuple[str, str] | None = None
     zero: str = ''
     start: Any = None
+    open_value: int = 0
 
     @property
     def key(self) -> str:
@@ -143,14 +146,19 @@ class Row:
 
     @property
     def is_optional(self) -> bool:
-        """Whether it may be left open, which settings file and panel write as 0."""
+        """Whether it may be left open, which settings file and panel write as `open_value`."""
         return self.field.default is None
 
     @property
     def default(self) -> Any:
         """Its value where nobody has chosen one."""
         default = self.field.default if self.start is None else self.start
-        return 0 if default is None else default
+        return self.open_value if default is None else default
+
+    @property
+    def lowest(self) -> Any:
+        """The lowest value of panel and settings file."""
+        return self.open_value if self.is_optional else self.field.metadata['minimum']
 
     @property
     def tool_tip(self) -> str:
@@ -163,10 +171,11 @@ class Row:
             sentences.append(f'{limits} are valid')
         elif low is not None:
             sentences.append(f'The value must be at least {_figure(low)} {unit}'.rstrip())
-        if self.is_optional and default == 0:
-            sentences.append(f'The default is 0, which stands for: {self.zero}')
+        if self.is_optional and default == self.open_value:
+            sentences.append(f'The default is {default:g}, which stands for: {self.zero}')
         elif self.is_optional:
-            sentences.append(f'The default is {default:g}; 0 stands for: {self.zero}')
+            stands = f'{self.open_value} stands for: {self.zero}'
+            sentences.append(f'The default is {default:g}; {stands}')
         elif isinstance(default, bool):
             sentences.append(f'It is {"on" if default else "off"} by default')
         else:
@@ -247,7 +256,14 @@ ROWS = (
     Row('Inference', 'Test-time rotations', ('inference.test_time_rotations',)),
     Row('Inference', 'Prior passes', ('inference.prior_passes',), zero='by the overlap'),
     Row('Inference', 'Intensity scale', ('inference.intensity_scale',)),
-    Row('Refinement', 'Iterations', ('refinement.iterations',), zero='no refinement'),
+    Row(
+        'Refinement',
+        'Iterations',
+        ('refinement.iterations',),
+        zero='by the overlap',
+        open_value=BY_THE_OVERLAP,
+    ),
+    Row('Refinement', 'Time limit (s)', ('refinement.max_seconds',), zero='none'),
     Row('Refinement', 'Batch size', ('refinement.batch_size',)),
     Row('Refinement', 'Refine probe', ('refinement.probe',)),
     Row('Refinement', 'Drop outliers', ('refinement.drop_outliers',)),
@@ -350,16 +366,16 @@ class PluginSettings:
             value = self.parameters[row.names[0]].get_value()
             for name in row.names:
                 section, _, field = name.rpartition('.')
-                values[section][field] = None if row.is_optional and value == 0 else value
+                values[section][field] = (
+                    None if row.is_optional and value == row.open_value else value
+                )
         return values
 
 
 def _create(group: ParameterGroup, row: Row) -> Parameter[Any]:
     about = row.field.metadata
     default: Any = row.default
-    low, high = about['minimum'], about['maximum']
-    if row.is_optional:
-        low = 0
+    low, high = row.lowest, about['maximum']
     if row.kind is bool:
         return group.create_boolean_parameter(row.key, default)
     if row.kind is int:
@@ -402,7 +418,7 @@ def _parse(text: str, row: Row) -> Any:
     if row.names == ('backend',) and value not in row.choices:
         # One that is installed elsewhere is kept; the error at its use explains what to do.
         return value
-    if row.is_optional and value == 0:
+    if row.is_optional and value == row.open_value:
         return value
     if row.kind is int and row.field.metadata['maximum'] is None and value > MAX_INTEGER:
         raise ConfigError(f'expected at most {MAX_INTEGER}; got {value}.')

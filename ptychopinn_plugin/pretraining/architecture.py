@@ -10,7 +10,7 @@ ITERATIONS_BEFORE = 10
 ITERATIONS_BETWEEN = 10
 """Iterations from one pass to the next."""
 
-PASSES = 5
+PASSES = 10
 """Where illuminations hardly touch."""
 
 

@@ -128,14 +128,14 @@ def _iterate(
     velocity = torch.zeros_like(object_)
     size = max(MIN_BATCH, -(-len(forward) // BATCHES))
     for iteration in range(iterations):
-        step = step_size(iteration, iterations)
+        step = step_size(iteration / iterations)
         for indices in torch.from_numpy(rng.permutation(len(forward))).split(size):
             patches = forward.extract_patches(object_, indices)
             update = forward.place_patches(forward.project_amplitudes(patches, indices), indices)
             weight = forward.place_patches(intensity(forward.probes(indices)), indices)
             velocity.mul_(MOMENTUM).add_(step * (update / regularised(weight)))
             object_ = object_ + velocity
-        if corrects_phase_drift(iteration, iterations):
+        if corrects_phase_drift(iteration + 1) and iteration + 1 < iterations:
             object_ = correct_phase_drift(forward, object_)
     return object_
 

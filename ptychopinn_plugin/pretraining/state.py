@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptychopinn_plugin.array_types import FloatArray, RealArray
-from ptychopinn_plugin.config import Config, RefinementConfig
+from ptychopinn_plugin.config import Config
 from ptychopinn_plugin.errors import ArchiveError
 from ptychopinn_plugin.model import Model, TrainingState
 from ptychopinn_plugin.model_file import read_model, write_model
@@ -51,7 +51,7 @@ def to_model(
     return Model(
         backend='auto',
         network=network,
-        config=Config(refinement=RefinementConfig(iterations=20)),
+        config=Config(),
         # No scan is at the exposure of no photons: each is judged by its own.
         photons=0.0,
         weights={name: weight.astype(np.float16) for name, weight in average.items()},

@@ -66,6 +66,23 @@ def test_a_scan_alone_is_reconstructed_without_a_model(
     assert phases['prior'] > phases['alone'] + 0.01
 
 
+def test_a_limit_of_time_is_kept_and_said(call: Call, sparse: Scan, tmp_path: Path) -> None:
+    """The plan follows the overlap, and the clock ends it."""
+    write_scan(tmp_path / 'scan.npz', sparse)
+    given = (tmp_path / 'scan.npz', '-o', tmp_path / 'r', '--device', 'cpu', '--max-seconds', 0.4)
+    code, out, err = call('reconstruct', *given)
+    assert code == 0, err
+    assert 'plan: 10 passes of the learned prior' in out
+    assert 'as illuminations hardly touch' in out
+    assert 'the limit of 0.4 s ended them after' in out
+    metrics = json.loads((tmp_path / 'r' / 'metrics.json').read_text())
+    course = metrics['provenance']['course']
+    assert course['ended'] == 'time'
+    assert course['planned'] == [10] * 10 + [20]
+    assert 0 < sum(course['done']) < 120
+    assert len(metrics['likelihoods']) == sum(course['done']) + 1
+
+
 def test_the_command_line_and_python_give_the_same(
     call: Call, sparse: Scan, tmp_path: Path, backend_name: str
 ) -> None:

@@ -43,6 +43,7 @@ from parity.frameworks import Framework, load
 from parity.helpers import noise
 
 from ptychopinn_plugin import physics
+from ptychopinn_plugin.backends.common.iteration_schedule import IterationSchedule
 from ptychopinn_plugin.backends.common.prediction import choose_photons
 from ptychopinn_plugin.backends.protocol import Backend
 from ptychopinn_plugin.config import InferenceConfig, ModelConfig, RefinementConfig
@@ -134,7 +135,9 @@ def test_3_the_best_iteration_is_returned(fw: Framework, tiny: Callable[..., Sca
     def watch(_: int, loss: float, object_: Any) -> None:
         shown.append((loss, model.evaluate_fit(object_)[0]))
 
-    object_, losses = fw.refinement.iterate_object(model, start, 4, observer=watch)
+    object_, losses = fw.refinement.iterate_object(
+        model, start, IterationSchedule(4), observer=watch
+    )
     assert losses == sorted(losses, reverse=True)
     assert model.evaluate_fit(object_)[0] == pytest.approx(losses[-1], rel=1e-6)
     for said, found in shown:
@@ -183,18 +186,25 @@ def drifted(model: Any, scan: Scan) -> np.ndarray:
     return truth_on(model, scan) * np.exp(1j * (0.8 * np.cos(2 * y) * (1 + x) + 0.5 * x))
 
 
-def test_5_iterations_correct_the_slow_phase(fw: Framework, tiny_scan: Scan) -> None:
+@pytest.mark.parametrize('iterations', [4, 6])
+def test_5_iterations_correct_the_slow_phase(
+    fw: Framework, tiny_scan: Scan, monkeypatch: pytest.MonkeyPatch, iterations: int
+) -> None:
+    """After the fifth iteration, and after the last."""
     model = fw.model(tiny_scan)
-    found = {}
-    for iterations in (5, 6):
-        # The fifth of six is followed by a correction; the last of five is not.
+    kernels = fw.refinement._KERNELS
+    without = dataclasses.replace(kernels, correct_phase_drift=lambda _, object_: object_)
+    found = []
+    for used in (kernels, without):
+        monkeypatch.setattr(fw.refinement, '_KERNELS', used)
         object_, losses = fw.refinement.iterate_object(
-            model, fw.tensor(drifted(model, tiny_scan)), iterations
+            model, fw.tensor(drifted(model, tiny_scan)), IterationSchedule(iterations)
         )
         phase = np.angle((fw.array(object_) * truth_on(model, tiny_scan).conj())[16:-16, 16:-16])
-        found[iterations] = (phase.std(), losses[-1])
-    assert found[6][0] < 0.6 * found[5][0]
-    assert found[6][1] < found[5][1]
+        found.append((phase.std(), losses[-1]))
+        assert model.evaluate_fit(object_)[0] == pytest.approx(losses[-1], rel=1e-6)
+    assert found[0][0] < 0.6 * found[1][0]
+    assert found[0][1] < found[1][1]
 
 
 def test_5_prediction_corrects_the_slow_phase_after_the_last_pass(
@@ -257,7 +267,7 @@ def test_9_a_graph_serves_for_any_number_of_patterns_and_weights_are_plain_tenso
         made.clear()
         model = fw.model(tiny_scan.subset(np.arange(number)))
         fw.stitching.predict_object(network, model, batch_size=16)
-        fw.refinement.iterate_object(model, model.flat_object(), 1)
+        fw.refinement.iterate_object(model, model.flat_object(), IterationSchedule(1))
     assert made == []
     parts = [value for value in vars(network).values() if isinstance(value, dict)]
     tensors = [value for part in parts for value in part.values()]

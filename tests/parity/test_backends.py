@@ -9,6 +9,7 @@ import pytest
 from parity.frameworks import Array, Framework
 from parity.helpers import canvas_object
 
+from ptychopinn_plugin.backends.common.iteration_schedule import IterationSchedule
 from ptychopinn_plugin.backends.common.refinement import REGULARISATION
 from ptychopinn_plugin.backends.common.training_loop import TrainingLoop
 from ptychopinn_plugin.backends.selection import create_backend
@@ -119,7 +120,12 @@ def test_iterations(
         model = fw.model(scans(64))
         start = fw.tensor(canvas_object(model) * 0.1 + 0.9)
         object_, losses = fw.refinement.iterate_object(
-            model, start, 2, batch_size=8, seed=3, refine_probe=refine_probe
+            model,
+            start,
+            IterationSchedule(2),
+            batch_size=8,
+            seed=3,
+            refine_probe=refine_probe,
         )
         found.append((fw.array(object_), np.array(losses), fw.array(model.probe)))
     assert distance(found[1][0], found[0][0]) < 1e-3

@@ -8,6 +8,7 @@ import pytest
 from parity.frameworks import Framework
 from parity.helpers import Model, canvas_object, make_patches, noise
 
+from ptychopinn_plugin.backends.common.iteration_schedule import IterationSchedule
 from ptychopinn_plugin.backends.common.prediction import STITCHING_FLOOR
 from ptychopinn_plugin.backends.common.refinement import IterationState
 
@@ -18,7 +19,7 @@ def test_a_refined_probe_keeps_its_energy(fw: Framework, model: Model) -> None:
     # An object of another brightness asks for another probe at once.
     start = 1.5 * canvas_object(model) ** 0
     object_, losses = fw.refinement.iterate_object(
-        model, fw.tensor(start), 3, batch_size=4, refine_probe=True
+        model, fw.tensor(start), IterationSchedule(3), batch_size=4, refine_probe=True
     )
     found = fw.array(model.probe)
     assert np.linalg.norm(found - given) > 0.01 * np.linalg.norm(given)
@@ -35,7 +36,9 @@ def test_where_hardly_any_light_falls_the_object_hardly_moves(fw: Framework, mod
     assert dim.any()
     update = np.abs(fw.array(fw.refinement.mean_update(model, fw.tensor(start))))
     assert update[dim].max() < 0.1 * update.max()
-    object_, _ = fw.refinement.iterate_object(model, fw.tensor(start), 2, batch_size=4)
+    object_, _ = fw.refinement.iterate_object(
+        model, fw.tensor(start), IterationSchedule(2), batch_size=4
+    )
     moved = np.abs(fw.array(object_) - start)
     assert moved[dim].max() < 0.15 * moved.max()
 

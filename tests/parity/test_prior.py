@@ -91,15 +91,6 @@ def test_a_pass_follows_each_block_of_iterations(name: str) -> None:
     assert np.abs(found.object_ - alone.object_)[found.coverage > 0.1].max() > 1e-3
 
 
-def test_the_prior_works_more_where_data_decide_less() -> None:
-    network = model().network
-    assert prior.plan_passes(network, None, 12.0) == (10,)
-    assert prior.plan_passes(network, None, 2.0) == (20, 20)
-    assert prior.plan_passes(network, None, 1.2) == (10, 10, 10, 10, 10)
-    assert prior.plan_passes(network, 2, 12.0) == (10, 10)
-    assert prior.plan_passes(network, 0, 1.2) == ()
-
-
 def test_a_plan_goes_by_the_overlap_of_the_scan() -> None:
     passes: list[int] = []
 

@@ -21,10 +21,13 @@ from ptychopinn_plugin.backends.common.diagnostics import (
     warn_of_moves,
 )
 from ptychopinn_plugin.backends.common.engine import Device, Engine, Forward
+from ptychopinn_plugin.backends.common.iteration_plan import IterationPlan, plan_reconstruction
+from ptychopinn_plugin.backends.common.iteration_schedule import Ended, IterationSchedule
 from ptychopinn_plugin.backends.common.memory import with_smaller_batches
 from ptychopinn_plugin.backends.common.outliers import (
     iterate_without,
     judge_patterns,
+    of_two_runs,
     reconstruct_without_outliers,
 )
 from ptychopinn_plugin.backends.common.positions import reach_px
@@ -33,7 +36,6 @@ from ptychopinn_plugin.backends.common.prediction import (
     choose_rotations,
     corrected_probe,
 )
-from ptychopinn_plugin.backends.common.prior import plan_passes
 from ptychopinn_plugin.backends.common.probe_search import Trial, find_probe
 from ptychopinn_plugin.backends.common.requests import (
     IterationRequest,
@@ -58,6 +60,7 @@ from ptychopinn_plugin.data.grouping import check_positions
 from ptychopinn_plugin.data.places import find_places
 from ptychopinn_plugin.errors import ConfigError, DataError
 from ptychopinn_plugin.model_file import Model, read_model, write_model
+from ptychopinn_plugin.network import NetworkDescription
 from ptychopinn_plugin.physics import (
     cover,
     illumination_overlap,
@@ -159,7 +162,7 @@ class NetworkBackend(Engine[Device]):
     ) -> Reconstruction:
         """Predict with the held model, stitch, and refine."""
         if refinement.drop_outliers:
-            once = functools.partial(self._reconstructed, inference, refinement)
+            once = functools.partial(self._reconstructed, inference, of_two_runs(refinement))
             return reconstruct_without_outliers(scan, once, observer)
         return self._reconstructed(inference, refinement, scan, observer)
 
@@ -170,7 +173,7 @@ class NetworkBackend(Engine[Device]):
         scan: Scan,
         observer: Observer,
     ) -> Reconstruction:
-        held = self._held_model()
+        started, held = self.clock(), self._held_model()
         (scan,) = _usable([scan])
         photons, asked = scan.mean_photons(), refinement
         scan, refinement = self._with_probe(scan, refinement, inference.device, observer)
@@ -183,21 +186,24 @@ class NetworkBackend(Engine[Device]):
             reach = _reach_px(scan, refinement)
             forward = self.build_forward(scan, probe, photons, device, reach)
             stopwatch = self.start_stopwatch(device)
+            prior = held.network if held.is_prior else None
+            plan = self._plan(scan, forward, refinement, prior, inference.prior_passes)
+            logger.info('%s: %s.', scan.name, plan.in_words())
+            job = _Job(scan, forward, refinement, plan, started, stopwatch, observer)
             reconstruct = self._with_prior if held.is_prior else self._with_passes
-            job = _Job(held, forward, inference, refinement, stopwatch, observer)
-            found = reconstruct(self._network(held, device), job)
-            if found.stopped:
-                refinement = refinement.replace(iterations=0)
-            result = self._refined(
-                scan, forward, found.object_, refinement, stopwatch, observer, found.losses
-            )
+            found = reconstruct(self._network(held, device), job, held.network, inference)
+            result = self._refined(job, found)
             used = Config(model=held.config.model, inference=inference, refinement=asked)
             provenance = self._provenance(device, used, held, threads)
-            return replace(result, threads=threads.count, provenance=provenance)
+            return replace(
+                result, threads=threads.count, provenance={**provenance, **result.provenance}
+            )
 
-    def _with_passes(self, network: Any, job: '_Job') -> '_Found':
+    def _with_passes(
+        self, network: Any, job: '_Job', description: NetworkDescription, inference: InferenceConfig
+    ) -> '_Found':
         """Predict patches and stitch them, pass by pass."""
-        passes, stopped = job.model.network.passes, False
+        passes, stopped = description.passes, False
 
         def show(done: int, object_: Any) -> bool:
             nonlocal stopped
@@ -205,9 +211,9 @@ class NetworkBackend(Engine[Device]):
             return stopped
 
         rotations = choose_rotations(
-            job.inference.test_time_rotations, job.model.network, lambda: self._overlap(job.forward)
+            inference.test_time_rotations, description, lambda: job.plan.overlap
         )
-        request = PredictionRequest.of(job.inference, rotations)
+        request = PredictionRequest.of(inference, rotations)
 
         def predict(batch_size: int) -> list[Any]:
             return self.predict(
@@ -223,11 +229,11 @@ class NetworkBackend(Engine[Device]):
         )
         return _Found(objects[-1], stopped)
 
-    def _with_prior(self, network: Any, job: '_Job') -> '_Found':
+    def _with_prior(
+        self, network: Any, job: '_Job', description: NetworkDescription, inference: InferenceConfig
+    ) -> '_Found':
         """Iterate and let a learned prior correct the object in turn; see `common.prior`."""
-        description, asked = job.model.network, job.inference.prior_passes
-        blocks = plan_passes(description, asked, self._overlap(job.forward))
-        total, stopped = sum(blocks) + job.refinement.iterations, False
+        blocks, stopped = job.plan.before_passes, False
 
         def watch(progress: Progress) -> bool:
             nonlocal stopped
@@ -239,22 +245,51 @@ class NetworkBackend(Engine[Device]):
             job.forward.patch_origins_px,
             job.forward.canvas_shape,
         )
-        object_, done = job.forward.flat_object(), 0
-        losses: list[float] = []
-        for number, count in enumerate(blocks, start=1):
-            # Ten iterations are too few to tell where patterns belong; the last ones do that.
-            block = job.refinement.replace(iterations=count, positions=False)
-            object_, found = self._iterated(job.forward, object_, block, watch, done, total)
-            losses += found[len(losses) > 0 :]
-            done += count
+        found = _Found(job.forward.flat_object(), stopped=False)
+        # Ten iterations are too few to tell where patterns belong; the last ones do that.
+        settings = job.refinement.replace(positions=False)
+        for number in range(len(blocks)):
+            share_s = self._share_s(job, number)
+            if share_s is not None and found.done:
+                each_s = (self.clock() - job.started) / sum(found.done)
+                if not job.plan.is_worth_a_pass(share_s / each_s):
+                    break
+            schedule = IterationSchedule(blocks[number], limit_s=share_s, clock=self.clock)
+            found = self._iterated(job, found, settings, schedule, watch)
             job.stopwatch.lap('refine')
             if not stopped:
-                object_ = self.apply_prior(network, job.forward, object_, exposures)
+                object_ = self.apply_prior(network, job.forward, found.object_, exposures)
+                found = replace(found, object_=object_)
                 job.stopwatch.lap('predict')
-                watch(self._pass_done(job.forward, number, len(blocks), object_))
+                watch(self._pass_done(job.forward, number + 1, len(blocks), object_))
             if stopped:
                 break
-        return _Found(object_, stopped, losses)
+        return replace(found, stopped=stopped)
+
+    def _plan(
+        self,
+        scan: Scan,
+        forward: Forward,
+        refinement: RefinementConfig,
+        prior: NetworkDescription | None = None,
+        prior_passes: int | None = None,
+    ) -> IterationPlan:
+        return plan_reconstruction(
+            self._overlap(forward),
+            asked=refinement.iterations,
+            limit_s=refinement.max_seconds,
+            network=prior,
+            asked_passes=prior_passes,
+            is_single_shot=scan.is_single_shot,
+        )
+
+    def _share_s(self, job: '_Job', number: int) -> float | None:
+        """Return the time for a block of iterations: its part of what is left of the limit."""
+        if job.plan.limit_s is None:
+            return None
+        blocks = (*job.plan.before_passes, job.plan.iterations)
+        left = job.plan.limit_s - (self.clock() - job.started)
+        return left * blocks[number] / max(1, sum(blocks[number:]))
 
     def _overlap(self, forward: Forward) -> float:
         """Return how many illuminations overlap; what is measured again and again counts once."""
@@ -279,17 +314,17 @@ class NetworkBackend(Engine[Device]):
     ) -> Reconstruction:
         """Iterate from a flat object, without a model: the baseline."""
         if refinement.drop_outliers:
-            once = functools.partial(self._refined_from_flat, refinement, device)
+            once = functools.partial(self._refined_from_flat, of_two_runs(refinement), device)
             return reconstruct_without_outliers(scan, once, observer)
         return self._refined_from_flat(refinement, device, scan, observer)
 
     def _refined_from_flat(
         self, refinement: RefinementConfig, device: str, scan: Scan, observer: Observer
     ) -> Reconstruction:
+        started, asked = self.clock(), refinement
         (scan,) = _usable([scan])
-        asked = refinement
         scan, refinement = self._with_probe(scan, refinement, device, observer)
-        return self._from_flat(scan, refinement, device, observer, asked=asked)
+        return self._from_flat(scan, refinement, device, observer, asked=asked, started=started)
 
     def _from_flat(
         self,
@@ -300,21 +335,27 @@ class NetworkBackend(Engine[Device]):
         *,
         is_trial: bool = False,
         asked: RefinementConfig | None = None,
+        started: float | None = None,
     ) -> Reconstruction:
         """Iterate from a flat object; a trial warns of nothing. `asked` is what is recorded."""
         photons = scan.mean_photons()
+        started = self.clock() if started is None else started
         with self.on_device(device) as where, self.threads_on(where) as threads:
             observer = threads.beside(observer)
             probe = normalise_probe(scan.probe, photons)
             reach = _reach_px(scan, refinement)
             forward = self.build_forward(scan, probe, photons, where, reach)
-            flat, stopwatch = forward.flat_object(), self.start_stopwatch(where)
-            result = self._refined(
-                scan, forward, flat, refinement, stopwatch, observer, is_trial=is_trial
-            )
+            plan = self._plan(scan, forward, refinement)
+            if not is_trial:
+                logger.info('%s: %s.', scan.name, plan.in_words())
+            stopwatch = self.start_stopwatch(where)
+            job = _Job(scan, forward, refinement, plan, started, stopwatch, observer)
+            result = self._refined(job, _Found(forward.flat_object()), is_trial=is_trial)
             used = Config(refinement=asked or refinement)
             provenance = self._provenance(where, used, None, threads)
-            return replace(result, threads=threads.count, provenance=provenance)
+            return replace(
+                result, threads=threads.count, provenance={**provenance, **result.provenance}
+            )
 
     def _with_probes(self, scans: Sequence[Scan], device: str, observer: Observer) -> list[Scan]:
         return [
@@ -333,46 +374,39 @@ class NetworkBackend(Engine[Device]):
             refinement = refinement.replace(probe=True)
         return scan, refinement.replace(iterations=0) if stopped else refinement
 
-    def _refined(
-        self,
-        scan: Scan,
-        forward: Forward,
-        object_: Any,
-        refinement: RefinementConfig,
-        stopwatch: Stopwatch,
-        observer: Observer,
-        before: Sequence[float] = (),
-        *,
-        is_trial: bool = False,
-    ) -> Reconstruction:
-        """Refine an object by iterations and judge it; `before` are the losses of earlier ones."""
-        losses, stopped = list(before), False
+    def _refined(self, job: '_Job', found: '_Found', *, is_trial: bool = False) -> Reconstruction:
+        """Refine what a network found by iterations, and judge it; a trial warns of nothing."""
+        scan, forward, plan = job.scan, job.forward, job.plan
+        refinement, stopped = job.refinement, found.stopped
         newest: Progress | None = None
 
         def watch(progress: Progress) -> bool:
             nonlocal stopped, newest
             newest = replace(progress, object_=None, origin_px=None)
-            stopped = bool(observer(progress))
+            stopped = bool(job.observer(progress))
             return stopped
 
         def is_stopping() -> bool:
             return newest is not None and watch(newest)
 
-        if refinement.iterations > 0:
-            done = max(0, len(losses) - 1)
-            object_, found = self._iterated(
-                forward, object_, refinement, watch, done, done + refinement.iterations
+        if plan.iterations > 0 and not stopped:
+            schedule = IterationSchedule(
+                plan.iterations,
+                limit_s=self._share_s(job, len(plan.before_passes)),
+                stops_when_converged=plan.stops_when_converged,
+                clock=self.clock,
             )
-            losses += found[len(losses) > 0 :]
-            stopwatch.lap('refine')
+            found = self._iterated(job, found, refinement, schedule, watch)
+            job.stopwatch.lap('refine')
+        object_, losses = found.object_, list(found.losses)
         pattern_fit = None
         if not is_trial:
             look_twice = not stopped and len(losses) > MIN_ITERATIONS
             without = functools.partial(iterate_without, self, forward, object_, is_stopping)
             pattern_fit = judge_patterns(scan, forward, object_, without if look_twice else None)
-            stopwatch.lap('judge')
+            job.stopwatch.lap('judge')
         misfit = judge_misfit(scan, lambda lit_counts: forward.misfit(object_, lit_counts))
-        moved = refinement.positions and refinement.iterations > 0 and forward.reach_px > 0
+        moved = refinement.positions and plan.iterations > 0 and forward.reach_px > 0
         if moved and not is_trial:
             warn_of_moves(scan, forward.moves_px, forward.reach_px)
         option = None if refinement.probe else '--refine-probe (refinement.probe)'
@@ -389,7 +423,8 @@ class NetworkBackend(Engine[Device]):
             nominal_positions_px=scan.positions_px if moved else None,
             backend=self.name,
             likelihoods=losses or [loss],
-            timing=dict(stopwatch.seconds),
+            timing=dict(job.stopwatch.seconds),
+            provenance={'course': plan.course(found.done, found.ended)},
             amplitude_residual=residual,
             misfit=misfit,
             geometry=scan.geometry,
@@ -401,29 +436,36 @@ class NetworkBackend(Engine[Device]):
 
     def _iterated(
         self,
-        forward: Forward,
-        object_: Any,
-        refinement: RefinementConfig,
+        job: '_Job',
+        found: '_Found',
+        settings: RefinementConfig,
+        schedule: IterationSchedule,
         observer: Observer,
-        before: int,
-        total: int,
-    ) -> tuple[Any, list[float]]:
-        """Iterate, after the iterations `before` of `total`; return the object and the losses."""
+    ) -> '_Found':
+        """Go on from what was found by the iterations of a schedule."""
+        before = sum(found.done)
 
         def show(done: int, loss: float, newest: Any) -> bool | None:
             return observer(
                 Progress(
                     'refine',
                     before + done,
-                    total,
+                    job.plan.total,
                     {'poisson': loss},
                     object_=self.to_numpy(newest),
-                    origin_px=_origin(forward),
+                    origin_px=_origin(job.forward),
                 )
             )
 
-        request = IterationRequest.of_refinement(refinement)
-        return self.iterate(forward, object_, request, show)
+        request = IterationRequest.of_refinement(settings, schedule)
+        object_, losses = self.iterate(job.forward, found.object_, request, show)
+        losses = losses[1:] if found.losses else losses
+        return _Found(
+            object_,
+            losses=(*found.losses, *losses),
+            done=(*found.done, schedule.done),
+            ended=schedule.ended,
+        )
 
     def _provenance(
         self, device: Device, config: Config, model: Model | None, threads: Threads
@@ -463,19 +505,20 @@ class NetworkBackend(Engine[Device]):
 
 @dataclass(frozen=True)
 class _Job:
-    """One call of `reconstruct`, with its scan on the device."""
+    """One scan on the device, and what is to be done with it; `started` is when that began."""
 
-    model: Model
+    scan: Scan
     forward: Any
-    inference: InferenceConfig
     refinement: RefinementConfig
+    plan: IterationPlan
+    started: float
     stopwatch: Stopwatch
     observer: Observer
 
 
 @dataclass(frozen=True)
 class _Found:
-    """What a network makes of a scan.
+    """How far a reconstruction has come.
 
     Attributes
     ----------
@@ -483,12 +526,18 @@ class _Found:
     stopped : bool
         Whether the run is to end with it.
     losses : sequence of float
-        Of the start and after each iteration, where a learned prior has iterated.
+        Of the start and after each iteration.
+    done : tuple of int
+        The iterations of each block.
+    ended : str
+        Why the last block ended.
     """
 
     object_: Any
-    stopped: bool
+    stopped: bool = False
     losses: Sequence[float] = ()
+    done: tuple[int, ...] = ()
+    ended: Ended = 'planned'
 
 
 def _usable(scans: Sequence[Scan]) -> list[Scan]:

@@ -16,8 +16,10 @@ from ptychopinn_plugin.array_types import IntArray
 from ptychopinn_plugin.backends.common.diagnostics import LIT_SHARE
 from ptychopinn_plugin.backends.common.engine import Engine, Forward
 from ptychopinn_plugin.backends.common.forward import judged_positions
+from ptychopinn_plugin.backends.common.iteration_schedule import IterationSchedule
 from ptychopinn_plugin.backends.common.requests import IterationRequest
 from ptychopinn_plugin.backends.protocol import Observer, Progress
+from ptychopinn_plugin.config import RefinementConfig
 from ptychopinn_plugin.data import Reconstruction, Scan
 from ptychopinn_plugin.data.pattern_fit import (
     LARGEST_RATIO,
@@ -131,10 +133,16 @@ def iterate_without(
     def show(done: int, loss: float, newest: Any) -> bool | None:
         return is_stopping()
 
-    request = IterationRequest(SECOND_LOOK_ITERATIONS)
+    request = IterationRequest(IterationSchedule(SECOND_LOOK_ITERATIONS))
     start = engine.to_tensor(np.ascontiguousarray(whole[window]), part)
     whole[window] = engine.to_numpy(engine.iterate(part, start, request, show)[0])
     return engine.to_tensor(whole, forward)
+
+
+def of_two_runs(refinement: RefinementConfig) -> RefinementConfig:
+    """Return the settings of each of the two runs: half of the time, where that is limited."""
+    limit = refinement.max_seconds
+    return refinement if limit is None else refinement.replace(max_seconds=limit / 2)
 
 
 def reconstruct_without_outliers(

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol, TypeVar
 
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray, IntArray
+from ptychopinn_plugin.backends.common.iteration_plan import LITTLE_OVERLAP
 from ptychopinn_plugin.backends.common.timing import Stopwatch
 from ptychopinn_plugin.config import IntensityScale, Rotations
 from ptychopinn_plugin.data import Scan
@@ -31,9 +32,6 @@ STITCHING_FLOOR = 1e-3
 
 UNIFORM_FRACTION = 0.01
 """Uniform weights count a pixel from this share of the probe's peak on."""
-
-LITTLE_OVERLAP = 4.0
-"""With fewer illuminations over each other, four rotations of each pattern pay."""
 
 WINDOW_ENERGY = 0.98
 """The window of a network holds this share of the energy of the probe."""

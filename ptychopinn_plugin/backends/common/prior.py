@@ -18,11 +18,6 @@ from typing import Any
 import numpy as np
 
 from ptychopinn_plugin.array_types import FloatArray
-from ptychopinn_plugin.backends.common.prediction import LITTLE_OVERLAP
-from ptychopinn_plugin.network import NetworkDescription
-
-HARDLY_TOUCHING = 1.5
-"""With fewer illuminations over each other, data alone leave most of the phases open."""
 
 TILE_PX = 512
 """Side of the part of an object that the network corrects at a time."""
@@ -32,29 +27,6 @@ MARGIN_PX = 48
 
 COARSEST_PX = 8
 """Images have multiples of this as sides: pixels of the object in one of the coarsest scale."""
-
-
-def plan_passes(
-    description: NetworkDescription, asked: int | None, overlap: float
-) -> tuple[int, ...]:
-    """Return how many iterations come before each pass: more passes where data decide less.
-
-    Parameters
-    ----------
-    description : NetworkDescription
-    asked : int, optional
-        The number of passes; see `InferenceConfig.prior_passes`.
-    overlap : float
-        See `physics.illumination_overlap`.
-    """
-    before, between = description.iterations_before, description.iterations_between
-    if asked is None and LITTLE_OVERLAP > overlap >= HARDLY_TOUCHING:
-        # Iterations still gain much here, and each block of them begins with long steps.
-        return (2 * before, 2 * between)
-    passes = asked
-    if passes is None:
-        passes = 1 if overlap >= LITTLE_OVERLAP else description.passes
-    return (before, *[between] * (passes - 1))[:passes]
 
 
 def correct_by_tiles(images: FloatArray, compute: Callable[[FloatArray], FloatArray]) -> FloatArray:

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from ptychopinn_plugin.array_types import FloatArray, IntArray
+from ptychopinn_plugin.backends.common.iteration_schedule import IterationSchedule
 from ptychopinn_plugin.backends.common.memory import with_smaller_batches
 from ptychopinn_plugin.backends.common.positions import FLOOR_FRACTION, PositionRefiner
 
@@ -28,7 +29,8 @@ TRIALS = 2
 """An iteration tries this number of objects on the way, each at two fifths of its cost."""
 
 PHASE_DRIFT_INTERVAL = 5
-"""The slow phase, which iterations alone mend slowly, is corrected after this number of them."""
+"""The slow phase, which iterations alone mend slowly, is corrected after this number of them, and
+once more at the end."""
 
 MIN_BATCHES = 16
 """An iteration has at least this number of batches: one alone would hardly move the object."""
@@ -40,14 +42,14 @@ MAX_BATCH_BYTES = 1 << 28
 """A batch holds at most this, one complex number for each pixel and mode of its patterns."""
 
 
-def step_size(iteration: int, iterations: int) -> float:
-    """Return how far an iteration moves the object: less and less."""
-    return FIRST_STEP * (1 - iteration / iterations) ** 2 + LAST_STEP
+def step_size(fraction: float) -> float:
+    """Return how far an iteration moves the object after a share of a run: less and less."""
+    return FIRST_STEP * (1 - fraction) ** 2 + LAST_STEP
 
 
-def corrects_phase_drift(iteration: int, iterations: int) -> bool:
-    """Tell whether the slow phase is corrected after this iteration."""
-    return (iteration + 1) % PHASE_DRIFT_INTERVAL == 0 and iteration + 1 < iterations
+def corrects_phase_drift(done: int) -> bool:
+    """Tell whether the slow phase is corrected after this number of iterations."""
+    return done % PHASE_DRIFT_INTERVAL == 0
 
 
 def iteration_batches(
@@ -80,10 +82,10 @@ def _cut(batches: Sequence[IntArray], size: int) -> list[IntArray]:
 
 
 def iterate_keep_best(
-    iterations: int,
+    schedule: IterationSchedule,
     start: State,
     loss: float,
-    iterate_once: Callable[[int], tuple[State, float]],
+    iterate_once: Callable[[], tuple[State, float]],
     part_way: Callable[[State, State, float], tuple[State, float]],
     step_of_all: Callable[[State], State],
     observer: Callable[[int, float, State], bool | None],
@@ -96,11 +98,12 @@ def iterate_keep_best(
 
     Parameters
     ----------
-    iterations : int
+    schedule : IterationSchedule
+        How many iterations there are; it learns of each.
     start : State
         Where the iterations begin, with its `loss`.
     iterate_once : callable
-        Gets the number of the iteration, from 0, and returns where it led and the loss there.
+        Returns where the next iteration leads and the loss there.
     part_way : callable
         Returns what lies at a share of the way from one state to another, and the loss there.
     step_of_all : callable
@@ -116,8 +119,9 @@ def iterate_keep_best(
         Of the start and of the best after each iteration; never rising.
     """
     best, losses, share = start, [loss], MAX_FRACTION
-    for iteration in range(iterations):
-        newest, loss = iterate_once(iteration)
+    schedule.start(loss)
+    while not schedule.is_over:
+        newest, loss = iterate_once()
         found = newest
         for _ in range(TRIALS):
             if loss < losses[-1]:
@@ -132,8 +136,9 @@ def iterate_keep_best(
             losses.append(loss)
         else:
             losses.append(losses[-1])
-        if observer(iteration + 1, losses[-1], best):
-            break
+        schedule.advance(losses[-1])
+        if observer(schedule.done, losses[-1], best):
+            schedule.stop()
     return best, losses
 
 
@@ -196,7 +201,7 @@ def run_iterations(
     kernels: IterationKernels[Tensor],
     forward: Any,
     object_: Tensor,
-    iterations: int,
+    schedule: IterationSchedule,
     *,
     batch_size: int,
     seed: int,
@@ -231,13 +236,13 @@ def run_iterations(
         size = min(largest, max(len(batch) for batch in drawn))
         with_smaller_batches(compute, size, kernels.release, 'the iteration')
 
-    def iterate_once(iteration: int) -> tuple[IterationState[Tensor], float]:
-        step = step_size(iteration, iterations)
-        move(next(batches), step)
-        if corrects_phase_drift(iteration, iterations):
+    def iterate_once() -> tuple[IterationState[Tensor], float]:
+        fraction = schedule.fraction
+        move(next(batches), step_size(fraction))
+        if corrects_phase_drift(schedule.done + 1):
             state.object_ = kernels.correct_phase_drift(forward, state.object_)
-        if positions is not None and positions.moves_at(iteration / iterations):
-            _move_positions(kernels, forward, state, positions, iteration / iterations)
+        if positions is not None and positions.moves_at(fraction):
+            _move_positions(kernels, forward, state, positions, fraction)
             forward.set_probe(state.probe, cache=not refine_probe)
         newest = dataclasses.replace(state)
         return newest, forward.evaluate_fit(state.object_)[0]
@@ -272,8 +277,13 @@ def run_iterations(
     start = dataclasses.replace(state)
     loss = forward.evaluate_fit(object_)[0]
     best, losses = iterate_keep_best(
-        iterations, start, loss, iterate_once, part_way, step_of_all, show
+        schedule, start, loss, iterate_once, part_way, step_of_all, show
     )
+    if schedule.done:
+        with using(best):
+            corrected = kernels.correct_phase_drift(forward, best.object_)
+            losses[-1] = min(losses[-1], forward.evaluate_fit(corrected)[0])
+        best = dataclasses.replace(best, object_=corrected)
     return _finish(kernels, forward, best, refine_probe, positions, energy), losses
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ptychopinn_plugin.array_types import RealArray
+from ptychopinn_plugin.backends.common.iteration_schedule import IterationSchedule
 from ptychopinn_plugin.backends.protocol import Observer, ignore_progress
 from ptychopinn_plugin.config import (
     Config,
@@ -108,7 +109,8 @@ class IterationRequest:
 
     Attributes
     ----------
-    iterations : int
+    schedule : IterationSchedule
+        How many; it tells afterwards why they ended.
     batch_size : int
         Small scans use smaller batches, and large ones larger; see `iteration_batches`.
     seed : int
@@ -121,7 +123,7 @@ class IterationRequest:
         Correct their scale too.
     """
 
-    iterations: int
+    schedule: IterationSchedule
     batch_size: int = 64
     seed: int = 0
     refine_probe: bool = False
@@ -129,10 +131,12 @@ class IterationRequest:
     position_scale: bool = False
 
     @classmethod
-    def of_refinement(cls, settings: RefinementConfig) -> 'IterationRequest':
+    def of_refinement(
+        cls, settings: RefinementConfig, schedule: IterationSchedule
+    ) -> 'IterationRequest':
         """Return what refines an object."""
         return cls(
-            settings.iterations,
+            schedule,
             settings.batch_size,
             settings.seed,
             settings.probe,
@@ -141,10 +145,10 @@ class IterationRequest:
         )
 
     @classmethod
-    def of_target(cls, settings: TrainingConfig, iterations: int) -> 'IterationRequest':
+    def of_target(cls, settings: TrainingConfig, schedule: IterationSchedule) -> 'IterationRequest':
         """Return what reconstructs the target of training."""
         return cls(
-            iterations,
+            schedule,
             seed=settings.seed,
             refine_probe=settings.probe_trainable,
             refine_positions=settings.target_positions,

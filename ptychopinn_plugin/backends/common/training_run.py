@@ -20,6 +20,7 @@ from ptychopinn_plugin.backends.common.diagnostics import (
     warn_of_moves,
 )
 from ptychopinn_plugin.backends.common.engine import Device, Engine, Forward
+from ptychopinn_plugin.backends.common.iteration_schedule import IterationSchedule
 from ptychopinn_plugin.backends.common.memory import ran_out, with_smaller_batches
 from ptychopinn_plugin.backends.common.positions import reach_px
 from ptychopinn_plugin.backends.common.prediction import choose_photons
@@ -273,7 +274,7 @@ class TrainingRun(Generic[Device]):
 
         def watch(done: int, loss: float, newest: Any) -> bool | None:
             object_ = self.engine.to_numpy(newest)
-            asked = self.request.observer(
+            return self.request.observer(
                 Progress(
                     'target',
                     done,
@@ -283,11 +284,13 @@ class TrainingRun(Generic[Device]):
                     origin_px=origin,
                 )
             )
-            limit = settings.max_minutes
-            used = self.clock() - self.request.started
-            return asked or (limit is not None and used > TARGET_TIME_FRACTION * 60 * limit)
 
-        request = IterationRequest.of_target(settings, iterations)
+        limit_s = None
+        if settings.max_minutes is not None:
+            used = self.clock() - self.request.started
+            limit_s = TARGET_TIME_FRACTION * 60 * settings.max_minutes - used
+        schedule = IterationSchedule(iterations, limit_s=limit_s, clock=self.clock)
+        request = IterationRequest.of_target(settings, schedule)
         labels, losses = self.engine.iterate(forward, forward.flat_object(), request, watch)
         if settings.target_positions:
             warn_of_moves(scan, forward.moves_px, forward.reach_px)

@@ -120,7 +120,7 @@ class PyTorchBackend(NetworkBackend[torch.device]):
         return iterate_object(
             forward,
             object_,
-            request.iterations,
+            request.schedule,
             batch_size=request.batch_size,
             seed=request.seed,
             refine_probe=request.refine_probe,

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ptychopinn_plugin.array_types import IntArray
+from ptychopinn_plugin.backends.common.iteration_schedule import IterationSchedule
 from ptychopinn_plugin.backends.common.positions import PositionRefiner
 from ptychopinn_plugin.backends.common.refinement import (
     MOMENTUM,
@@ -44,7 +45,7 @@ IterationObserver = Callable[[int, float, Tensor], bool | None]
 def iterate_object(
     forward: ForwardModel,
     object_: Tensor,
-    iterations: int,
+    schedule: IterationSchedule,
     *,
     batch_size: int = 64,
     seed: int = 0,
@@ -64,7 +65,7 @@ def iterate_object(
         Its probe changes with `refine_probe`, and its positions with `positions`.
     object_ : Tensor of complex64, shape `forward.canvas_shape`
         Where to start; left as it is.
-    iterations : int
+    schedule : IterationSchedule
     batch_size : int
         Small scans use smaller batches, and large ones larger; see `iteration_batches`.
     seed : int
@@ -88,7 +89,7 @@ def iterate_object(
         _KERNELS,
         forward,
         object_,
-        iterations,
+        schedule,
         batch_size=batch_size,
         seed=seed,
         refine_probe=refine_probe,

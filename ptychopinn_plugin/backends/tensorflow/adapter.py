@@ -102,7 +102,7 @@ class TensorFlowBackend(NetworkBackend[str]):
         return iterate_object(
             forward,
             object_,
-            request.iterations,
+            request.schedule,
             batch_size=request.batch_size,
             seed=request.seed,
             refine_probe=request.refine_probe,

@@ -168,7 +168,7 @@ class WholeNumberView(RowView):
     def __init__(self, parameter: Parameter[int], row: Row) -> None:
         self.box = WholeNumberBox(row)
         about = row.field.metadata
-        low = 0 if row.is_optional else int(about['minimum'] or 0)
+        low = int(row.lowest or 0)
         self.box.setRange(low, int(about['maximum'] or MAX_INTEGER))
         self.box.setSpecialValueText(row.zero)
         super().__init__(parameter, row, self.box)
@@ -207,8 +207,7 @@ class NumberView(RowView):
             self._parameter.set_value(taken)
             if taken != value:
                 about = self.row.field.metadata
-                low = 0.0 if self.row.is_optional else about['minimum']
-                _tell(self.row, _limit(value, taken, low, about['maximum']))
+                _tell(self.row, _limit(value, taken, self.row.lowest, about['maximum']))
         else:
             kept = self._text(self.value) or self.row.zero
             _tell(self.row, f'"{typed}" is no number; the value stays {kept}.')

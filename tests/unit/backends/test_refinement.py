@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from ptychopinn_plugin.backends.common.iteration_schedule import IterationSchedule
 from ptychopinn_plugin.backends.common.refinement import TRIALS, iterate_keep_best
 
 
@@ -13,16 +14,18 @@ class Valley:
     def __init__(self, scaled_origins: Sequence[float]) -> None:
         self.scaled_origins = scaled_origins
         self.shares: list[float] = []
-        self.steps = 0
+        self.steps = self.iterations = 0
         self.seen: list[tuple[int, float, float]] = []
 
     def run(self, start: float, stop_after: int = 99) -> tuple[float, list[float]]:
+        self.iterations = 0
+
         def observe(done: int, loss: float, best: float) -> bool:
             self.seen.append((done, loss, best))
             return done == stop_after
 
         return iterate_keep_best(
-            len(self.scaled_origins),
+            IterationSchedule(len(self.scaled_origins)),
             start,
             start**2,
             self._iterate_once,
@@ -31,8 +34,10 @@ class Valley:
             observe,
         )
 
-    def _iterate_once(self, iteration: int) -> tuple[float, float]:
-        return self.scaled_origins[iteration], self.scaled_origins[iteration] ** 2
+    def _iterate_once(self) -> tuple[float, float]:
+        place = self.scaled_origins[self.iterations]
+        self.iterations += 1
+        return place, place**2
 
     def _part_way(self, best: float, newest: float, share: float) -> tuple[float, float]:
         self.shares.append(share)

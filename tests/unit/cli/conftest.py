@@ -174,7 +174,7 @@ class BlankBackend:
         """Return the truth."""
         self.asked = {'scan': scan, 'inference': inference, 'refinement': refinement}
         observer(Progress('predict', 1, 1))
-        return true_reconstruction(scan, refinement.iterations)
+        return true_reconstruction(scan, refinement.iterations or 0)
 
     def refine(
         self,
@@ -186,7 +186,7 @@ class BlankBackend:
     ) -> Reconstruction:
         """Return the truth."""
         self.asked = {'scan': scan, 'refinement': refinement}
-        return true_reconstruction(scan, refinement.iterations)
+        return true_reconstruction(scan, refinement.iterations or 0)
 
 
 @pytest.fixture

@@ -85,6 +85,17 @@ def test_refine_is_run_again_too(run: Any, backend: Any, scan_file: Path, tmp_pa
     assert backend.asked['refinement'].iterations == 5
 
 
+def test_a_run_with_a_time_limit_is_not_run_again(
+    run: Any, backend: Any, scan_file: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / 'flat'
+    assert run('refine', scan_file, '-o', folder, '--max-seconds', 5).code == 0
+    assert backend.asked['refinement'].max_seconds == 5
+    said = run('reproduce', folder).error()
+    assert 'had a limit of 5 s' in said
+    assert 'in place of --max-seconds' in said
+
+
 def test_what_cannot_be_run_again(run: Any, backend: Any, scan_file: Path, tmp_path: Path) -> None:
     assert 'missing or no JSON' in run('reproduce', tmp_path / 'no').error()
     (tmp_path / 'metrics.json').write_text('{"provenance": {"command": "refine"}}')

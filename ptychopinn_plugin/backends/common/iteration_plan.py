@@ -1,0 +1,195 @@
+"""What a reconstruction is going to do, and why: passes of a network and iterations.
+
+Where illuminations overlap well, iterations converge fast. Where they overlap little, knowledge
+spreads slowly from pattern to pattern, and more iterations pay; where they hardly touch, data
+leave most phases open, and the learned prior is asked more often.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ptychopinn_plugin.backends.common.iteration_schedule import Ended
+from ptychopinn_plugin.network import NetworkDescription
+from ptychopinn_plugin.text import count
+
+LITTLE_OVERLAP = 4.0
+"""With fewer illuminations over each other, data decide slowly."""
+
+HARDLY_TOUCHING = 1.5
+"""With fewer illuminations over each other, data alone leave most of the phases open."""
+
+ITERATIONS = 30
+"""What a scan gets whose illuminations overlap well."""
+
+MORE_ITERATIONS = 100
+"""What a scan with little overlap gets at most."""
+
+FINAL_ITERATIONS = 20
+"""After the last pass of a learned prior."""
+
+MIN_BLOCK = 5
+"""Where iterations gain much, fewer than this number before a pass are worth less than no pass."""
+
+LONG_BLOCK = 40
+"""Iterations before and after passes of a learned prior where iterations still gain much."""
+
+
+@dataclass(frozen=True)
+class IterationPlan:
+    """Passes and iterations of one reconstruction.
+
+    Attributes
+    ----------
+    overlap : float
+        See `physics.illumination_overlap`.
+    before_passes : tuple of int
+        Iterations before each pass of a learned prior.
+    iterations : int
+        At the end.
+    stops_when_converged : bool
+        Whether the last iterations end where they no longer gain.
+    reason : str
+        A clause.
+    limit_s : float, optional
+        The whole reconstruction is to end at about this time after its beginning.
+    """
+
+    overlap: float
+    before_passes: tuple[int, ...]
+    iterations: int
+    stops_when_converged: bool
+    reason: str
+    limit_s: float | None = None
+
+    @property
+    def total(self) -> int:
+        """All iterations."""
+        return sum(self.before_passes) + self.iterations
+
+    def is_worth_a_pass(self, iterations: float) -> bool:
+        """Tell whether a pass pays after the number of iterations that time is left for."""
+        return iterations >= MIN_BLOCK or self.overlap < HARDLY_TOUCHING
+
+    def in_words(self) -> str:
+        """Say in one sentence what is planned and why."""
+        most = 'at most ' if self.stops_when_converged else ''
+        text = most + (count(self.iterations, 'iteration') if self.iterations else 'no iterations')
+        if self.before_passes:
+            passes = count(len(self.before_passes), 'pass', 'es')
+            before, after = ('it', 'it') if len(self.before_passes) == 1 else ('each', 'them')
+            text = (
+                f'{passes} of the learned prior with {self.before_passes[0]} iterations before '
+                f'{before} and {text} after {after}'
+            )
+        limit = '' if self.limit_s is None else f', within {self.limit_s:g} s'
+        return f'plan: {text}{limit}, {self.reason}'
+
+    def course(self, done: Sequence[int], ended: Ended) -> dict[str, Any]:
+        """Return plan and course as plain values, for the provenance of a result.
+
+        Parameters
+        ----------
+        done : sequence of int
+            The iterations before each pass, and those at the end.
+        ended : str
+        """
+        return {
+            'overlap': round(self.overlap, 2),
+            'planned': [*self.before_passes, self.iterations],
+            'done': list(done),
+            'ended': ended,
+            'reason': self.reason,
+            'max_seconds': self.limit_s,
+        }
+
+
+def plan_reconstruction(
+    overlap: float,
+    *,
+    asked: int | None,
+    limit_s: float | None,
+    network: NetworkDescription | None = None,
+    asked_passes: int | None = None,
+    is_single_shot: bool = False,
+) -> IterationPlan:
+    """Plan passes and iterations, where nobody has asked for a number of them.
+
+    Parameters
+    ----------
+    overlap : float
+        How many illuminations lie over each other, see `physics.illumination_overlap`.
+    asked : int, optional
+        Iterations at the end; see `RefinementConfig.iterations`.
+    limit_s : float, optional
+    network : NetworkDescription, optional
+        Of a learned prior, which is the only one whose passes lie between iterations.
+    asked_passes : int, optional
+        See `InferenceConfig.prior_passes`.
+    is_single_shot : bool
+        Patterns share nothing.
+    """
+    blocks = () if network is None else plan_passes(network, asked_passes, overlap)
+    if limit_s is not None and asked_passes is None and overlap >= LITTLE_OVERLAP:
+        # Data decide here, and a pass takes the time of the iterations after it.
+        blocks = ()
+    planned = MORE_ITERATIONS if overlap < LITTLE_OVERLAP else ITERATIONS
+    if blocks:
+        planned = blocks[-1] if blocks[-1] == LONG_BLOCK else FINAL_ITERATIONS
+    return IterationPlan(
+        overlap=overlap,
+        before_passes=blocks,
+        iterations=planned if asked is None else asked,
+        stops_when_converged=asked is None and not blocks,
+        reason=_reason(overlap, is_single_shot=is_single_shot),
+        limit_s=limit_s,
+    )
+
+
+def plan_passes(network: NetworkDescription, asked: int | None, overlap: float) -> tuple[int, ...]:
+    """Return how many iterations come before each pass: more passes where data decide less.
+
+    Parameters
+    ----------
+    network : NetworkDescription
+    asked : int, optional
+        The number of passes; see `InferenceConfig.prior_passes`.
+    overlap : float
+        See `physics.illumination_overlap`.
+    """
+    if asked is None and LITTLE_OVERLAP > overlap >= HARDLY_TOUCHING:
+        # Iterations still gain much here, and each block of them begins with long steps.
+        return (LONG_BLOCK, LONG_BLOCK)
+    passes = asked
+    if passes is None:
+        passes = 1 if overlap >= LITTLE_OVERLAP else network.passes
+    return (network.iterations_before, *[network.iterations_between] * (passes - 1))[:passes]
+
+
+def _reason(overlap: float, *, is_single_shot: bool) -> str:
+    if is_single_shot:
+        return 'as each pattern stands alone'
+    times = f'{overlap:.2g}' if overlap < 10 else f'{overlap:.0f}'
+    how = 'well' if overlap >= LITTLE_OVERLAP else 'little'
+    if overlap < HARDLY_TOUCHING:
+        return f'as illuminations hardly touch ({times} lie over each other)'
+    return f'as illuminations overlap {how} ({times} lie over each other)'
+
+
+def words_of_course(course: dict[str, Any]) -> str:
+    """Say in one sentence what a reconstruction did, from what `IterationPlan.course` returned."""
+    planned, done = course['planned'], course['done']
+    plan = IterationPlan(
+        course['overlap'], tuple(planned[:-1]), planned[-1], False, course['reason'], None
+    )
+    words = plan.in_words()
+    n_done, n_planned = sum(done), sum(planned)
+    match course['ended']:
+        case 'converged':
+            return f'{words}; ended after {n_done} of {n_planned}, as they gained no more'
+        case 'time':
+            limit = course['max_seconds']
+            return f'{words}; the limit of {limit:g} s ended them after {n_done} of {n_planned}'
+        case 'stopped':
+            return f'{words}; stopped after {n_done} of {n_planned}'
+    return words

@@ -1,0 +1,101 @@
+"""What a reconstruction is planned to do, and how it is told."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from ptychopinn_plugin.backends.common.iteration_plan import (
+    ITERATIONS,
+    MORE_ITERATIONS,
+    IterationPlan,
+    plan_passes,
+    plan_reconstruction,
+    words_of_course,
+)
+from ptychopinn_plugin.pretraining.architecture import describe_prior
+
+PRIOR = dataclasses.replace(describe_prior(), iterations_before=10, iterations_between=10, passes=5)
+
+
+def plan(overlap: float, **given: Any) -> IterationPlan:
+    return plan_reconstruction(overlap, **{'asked': None, 'limit_s': None, **given})
+
+
+@pytest.mark.parametrize(
+    ('asked', 'overlap', 'blocks'),
+    [
+        (None, 12.0, (10,)),
+        (None, 2.0, (40, 40)),
+        (None, 1.2, (10, 10, 10, 10, 10)),
+        (2, 12.0, (10, 10)),
+        (0, 1.2, ()),
+    ],
+)
+def test_the_prior_works_more_where_data_decide_less(
+    asked: int | None, overlap: float, blocks: tuple[int, ...]
+) -> None:
+    assert plan_passes(PRIOR, asked, overlap) == blocks
+
+
+@pytest.mark.parametrize(
+    ('overlap', 'iterations'), [(12.0, ITERATIONS), (2.0, MORE_ITERATIONS), (1.1, MORE_ITERATIONS)]
+)
+def test_more_iterations_where_illuminations_overlap_little(
+    overlap: float, iterations: int
+) -> None:
+    free, asked = plan(overlap), plan(overlap, asked=7)
+    assert (free.iterations, free.stops_when_converged) == (iterations, True)
+    assert (asked.iterations, asked.stops_when_converged) == (7, False)
+
+
+def test_the_iterations_after_the_last_pass() -> None:
+    assert plan(12.0, network=PRIOR).iterations == 20
+    assert plan(2.0, network=PRIOR).iterations == 40
+    assert plan(1.1, network=PRIOR).iterations == 20
+    assert plan(2.0, network=PRIOR, asked=3).iterations == 3
+    assert plan(2.0, network=PRIOR, asked_passes=0).iterations == MORE_ITERATIONS
+
+
+def test_in_a_limited_time_the_prior_works_where_data_decide_less() -> None:
+    assert plan(12.0, network=PRIOR, limit_s=5.0).before_passes == ()
+    assert plan(12.0, network=PRIOR, limit_s=5.0, asked_passes=1).before_passes == (10,)
+    assert plan(1.2, network=PRIOR, limit_s=5.0).before_passes == (10,) * 5
+    assert not plan(2.0, limit_s=5.0).is_worth_a_pass(3)
+    assert plan(2.0, limit_s=5.0).is_worth_a_pass(6)
+    assert plan(1.2, limit_s=5.0).is_worth_a_pass(3)
+
+
+def test_a_plan_says_what_and_why() -> None:
+    assert plan(16.2).in_words() == (
+        'plan: at most 30 iterations, as illuminations overlap well (16 lie over each other)'
+    )
+    assert plan(1.22, network=PRIOR, limit_s=20.0).in_words() == (
+        'plan: 5 passes of the learned prior with 10 iterations before each and 20 iterations '
+        'after them, within 20 s, as illuminations hardly touch (1.2 lie over each other)'
+    )
+    assert plan(12.0, network=PRIOR, asked=1).in_words() == (
+        'plan: 1 pass of the learned prior with 10 iterations before it and 1 iteration after it, '
+        'as illuminations overlap well (12 lie over each other)'
+    )
+    assert plan(1.0, asked=0, is_single_shot=True).in_words() == (
+        'plan: no iterations, as each pattern stands alone'
+    )
+
+
+@pytest.mark.parametrize(
+    ('ended', 'done', 'words'),
+    [
+        ('planned', [10, 20], ''),
+        ('converged', [10, 12], '; ended after 22 of 30, as they gained no more'),
+        ('time', [8, 5], '; the limit of 9 s ended them after 13 of 30'),
+        ('stopped', [4], '; stopped after 4 of 30'),
+    ],
+)
+def test_a_course_says_how_it_ended(ended: Any, done: list[int], words: str) -> None:
+    planned = plan(12.0, network=PRIOR, asked_passes=1, limit_s=9.0)
+    course = planned.course(done, ended)
+    assert words_of_course(course) == (
+        'plan: 1 pass of the learned prior with 10 iterations before it and 20 iterations after '
+        'it, as illuminations overlap well (12 lie over each other)' + words
+    )
