@@ -2,9 +2,9 @@
 
     python benchmarks/built_in.py --output built_in.json [--seeds 1 2 3] [--model MODEL]
 
-Prints a row a scan and way: the built-in model with its own passes and the iterations after them,
-and, in the same run, iterations from a flat object for about the same time and for longer. Then
-patterns of lines that share nothing, each alone. Take one thread on a busy machine
+Prints a row a scan and way: the built-in model with its own plan, and, in the same run, iterations
+from a flat object with theirs, and as many as fit in the time of the built-in model. Then patterns
+of lines that share nothing, each alone. Take one thread on a busy machine
 (OMP_NUM_THREADS=1), and mind the load: seconds are compared.
 """
 
@@ -18,7 +18,6 @@ from pathlib import Path
 
 from quality import score, test_scans
 
-from ptychopinn_plugin.backends.common.iteration_plan import ITERATIONS
 from ptychopinn_plugin.backends.protocol import Backend
 from ptychopinn_plugin.backends.selection import create_backend
 from ptychopinn_plugin.config import InferenceConfig, RefinementConfig
@@ -30,8 +29,8 @@ from ptychopinn_plugin.pretraining.evaluation import lines_alone, mosaic_ssim
 
 BEAMS = {'curved': 0.6, 'flat-phase': 0.0}
 COUNTS = (1e9, 1e6, 1e4)
-LONGER = (60, 100)
-"""Iterations from a flat object: about as long as the built-in model takes, and longer."""
+MANY = 10_000
+"""More iterations than a limit of time leaves room for."""
 
 
 def sparse_faint_scans(seed: int) -> dict[str, Scan]:
@@ -74,21 +73,21 @@ def judge(found: Reconstruction, scan: Scan) -> dict[str, float]:
 def measure(backend: Backend, scan: Scan) -> dict[str, dict[str, float]]:
     """Reconstruct one scan in every way."""
     assert backend.model is not None
-    cpu, iterations = InferenceConfig(device='cpu'), backend.model.config.refinement
-    ways: dict[str, Callable[[], Reconstruction]] = {
-        'built-in': lambda: backend.reconstruct(scan, cpu, iterations)
-    }
-    for count in (ITERATIONS, *LONGER):
-        refinement = RefinementConfig(iterations=count)
-        ways[f'flat + {count}'] = lambda refinement=refinement: backend.refine(  # type: ignore[misc]
-            scan, refinement, device='cpu'
-        )
-    rows = {}
-    for way, reconstruct in ways.items():
+    cpu, rows = InferenceConfig(device='cpu'), {}
+
+    def note(way: str, reconstruct: Callable[[], Reconstruction]) -> float:
         started = time.perf_counter()
         found = reconstruct()
-        seconds = round(time.perf_counter() - started, 2)
-        rows[way] = {**judge(found, scan), 'seconds': seconds}
+        seconds = time.perf_counter() - started
+        course = found.provenance['course']
+        done = {'iterations': sum(course['done']), 'seconds': round(seconds, 2)}
+        rows[way] = {**judge(found, scan), **done}
+        return seconds
+
+    seconds = note('built-in', lambda: backend.reconstruct(scan, cpu, RefinementConfig()))
+    as_long = RefinementConfig(iterations=MANY, max_seconds=seconds)
+    note('flat, same time', lambda: backend.refine(scan, as_long, device='cpu'))
+    note('flat, its plan', lambda: backend.refine(scan, RefinementConfig(), device='cpu'))
     return rows
 
 
@@ -99,7 +98,7 @@ def main() -> None:
     parser.add_argument('--model', type=Path, help='another prior than the built-in one')
     parser.add_argument('--seeds', type=int, nargs='*', default=[1])
     parser.add_argument('--backend', default='pytorch')
-    parser.add_argument('--only', help='scans whose name holds this')
+    parser.add_argument('--only', nargs='*', help='scans whose name holds one of these')
     parser.add_argument('--output', type=Path)
     options = parser.parse_args()
     backend = create_backend(options.backend)
@@ -114,12 +113,12 @@ def main() -> None:
     for seed in options.seeds:
         scans = {**test_scans(seed), **sparse_faint_scans(seed), **single_shots(seed)}
         for name, scan in ({path.stem: load_scan(path) for path in options.scans} or scans).items():
-            if options.only and options.only not in name:
+            if options.only and not any(part in name for part in options.only):
                 continue
             rows = measure(backend, scan)
             results[f'{name}, seed {seed}'] = rows
             for way, row in rows.items():
-                print(f'{name:36s} {seed} {way:12s} {row}', flush=True)
+                print(f'{name:36s} {seed} {way:16s} {row}', flush=True)
     if options.output:
         options.output.write_text(json.dumps(results, indent=2))
 

@@ -174,6 +174,33 @@ def plot_comparison(
     _save(figure, path)
 
 
+def plot_amplitudes(images: Mapping[str, FloatArray], path: Path) -> None:
+    """Draw amplitudes side by side, with the limits of the first.
+
+    Parameters
+    ----------
+    images : mapping of str to ndarray of float, shape (height, width)
+        By title.
+    path : Path
+        The picture to write; its suffix decides the format.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    first = next(iter(images.values()))
+    figure, grid = _make_grid(first.shape, 1, len(images), side=2.9)
+    limits = _robust_limits(first, 0.5)
+    for axes, (title, image) in zip(grid.ravel(), images.items(), strict=True):
+        _show(axes, np.ma.masked_invalid(image), limits, 'gray', None)
+        axes.set_title(title, fontsize=9)
+    bar = figure.colorbar(grid.ravel()[0].images[0], ax=list(grid.ravel()), shrink=0.8, pad=0.01)
+    bar.set_label('amplitude', fontsize=9)
+    bar.ax.tick_params(labelsize=8)
+    _save(figure, path)
+
+
 def plot_ring_correlations(curves: Mapping[str, metrics.RingCorrelation], path: Path) -> None:
     """Draw Fourier ring correlations against the truth into one picture.
 

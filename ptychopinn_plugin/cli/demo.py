@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from math import isqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,7 +20,14 @@ from ptychopinn_plugin.cli.outputs import (
 )
 from ptychopinn_plugin.cli.progress import RunProgress
 from ptychopinn_plugin.cli.settings import run_to_toml
+from ptychopinn_plugin.cli.single_shots import (
+    PICTURE_FILE,
+    SCAN_FILE,
+    introduce,
+    show_single_shots,
+)
 from ptychopinn_plugin.config import Config, RefinementConfig, TrainingConfig
+from ptychopinn_plugin.errors import ConfigError
 from ptychopinn_plugin.text import count
 
 if TYPE_CHECKING:
@@ -36,6 +44,8 @@ FILES = (
     'config.toml',
     'train-simulated.npz',
     'test-simulated.npz',
+    SCAN_FILE,
+    PICTURE_FILE,
     'reconstruction.npz',
     'product.h5',
     'reconstruction.png',
@@ -73,15 +83,19 @@ def demo_command(
     test_patterns: Annotated[
         int, typer.Option(min=16, help='Patterns of the scan that the network has never seen.')
     ] = 1024,
+    single_shots: Annotated[
+        int, typer.Option(min=4, help='Patterns that share nothing; a square number.')
+    ] = 36,
     as_json: AsJson = False,
 ) -> None:
-    """Simulate two scans, train on one, reconstruct the other, and compare with the truth.
+    """Reconstruct patterns one by one; then simulate two scans, train on one, and compare.
 
-    It ends within six minutes on two cores and leaves report.html (one page with everything),
+    First the built-in model reconstructs patterns that share nothing, beside iterations alone. It
+    ends within seven minutes on two cores and leaves report.html (one page with everything),
     wts.h5.zip, losses.csv, training.png, config.toml, reconstruction.npz, product.h5,
-    reconstruction.png, comparison.png, frc.png, metrics.json, and the scans
-    train-simulated.npz and test-simulated.npz, to repeat each step by hand. Ctrl-C ends the
-    training and goes on with the best model so far.
+    reconstruction.png, comparison.png, single-shots.png, frc.png, metrics.json, and the scans
+    single-shots.npz, train-simulated.npz and test-simulated.npz, to repeat each step by hand.
+    Ctrl-C ends the training and goes on with the best model so far.
 
     \b
     Examples:
@@ -96,17 +110,26 @@ def demo_command(
     )
     with staged_outputs(output, FILES, rescue=MODEL_FILE) as stage:
         choice = _choose(backend)
+        if isqrt(single_shots) ** 2 != single_shots:
+            raise ConfigError(f'--single-shots must be a square number; got {single_shots}.')
+        alone = show_single_shots(stage, choice, seed, single_shots)
         training, test = _simulate(seed, training_patterns, test_patterns)
         result = _train(training, config, choice)
         _write_training(stage, result)
         _write_scans(stage, training, test)
-        values = show(stage, result, test, choice, started=started)
+        values = show(stage, result, test, choice, alone, started=started)
     values = {'output': output, 'files': list(FILES), **values}
     report(values, _summary(values, output), as_json=as_json)
 
 
 def show(
-    stage: Path, result: 'TrainingResult', test: 'Scan', backend: 'BackendChoice', *, started: float
+    stage: Path,
+    result: 'TrainingResult',
+    test: 'Scan',
+    backend: 'BackendChoice',
+    alone: Mapping[str, Any],
+    *,
+    started: float,
 ) -> dict[str, Any]:
     """Reconstruct a scan with and without a trained model, and write all about it to a folder.
 
@@ -118,6 +141,8 @@ def show(
     test : Scan
         With its object.
     backend : str or Choice
+    alone : mapping
+        What `show_single_shots` returned.
     started : float
         When the run began, by `time.perf_counter`.
 
@@ -129,7 +154,7 @@ def show(
     found = _reconstruct(result, test, backend)
     evaluations = _evaluate(found, test)
     _write_results(stage, found, evaluations, test)
-    values = _metrics(found, evaluations, result, test)
+    values = {**_metrics(found, evaluations, result, test), 'single_shots': alone}
     values['total_seconds'] = time.perf_counter() - started
     write_json(stage / 'metrics.json', values)
     _write_report(stage, values, result.model.config)
@@ -304,6 +329,10 @@ def _write_report(stage: Path, values: Mapping[str, Any], config: Config) -> Non
 
     report_ = Report(
         title='A network that has never seen this object',
+        opening=(
+            introduce(values['single_shots']),
+            Picture(stage / PICTURE_FILE, 'Amplitudes of patches from single patterns.'),
+        ),
         introduction=_introduction(values),
         rows=list(values['results'].values()),
         comparison=Picture(
@@ -332,7 +361,7 @@ def _write_report(stage: Path, values: Mapping[str, Any], config: Config) -> Non
 def _introduction(values: Mapping[str, Any]) -> str:
     training, iterations = values['training'], count(values['iterations'], 'iteration')
     return (
-        f'The network was trained on {count(training["patterns"], "simulated pattern")} of one '
+        f'Then a network was trained on {count(training["patterns"], "simulated pattern")} of one '
         f'object, without labels, in {in_words(training["seconds"])}. Here it sees '
         f'{count(values["test_patterns"], "pattern")} of another object: alone, followed by '
         f'{iterations} over the stitched object, and, for comparison, the same {iterations} from a '
@@ -381,7 +410,7 @@ def _facts(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _summary(values: Mapping[str, Any], output: Path) -> list[str]:
-    rows = values['results'].values()
+    alone, rows = values['single_shots'].values(), values['results'].values()
     width = max(len(row['title']) for row in rows)
     heads = ('amplitude SSIM', 'phase SSIM', 'FRC-0.5', 'seconds', 'patterns/s')
     lines = [' ' * width + ''.join(f'  {head}' for head in heads)]
@@ -396,7 +425,9 @@ def _summary(values: Mapping[str, Any], output: Path) -> list[str]:
         )
         aligned = (f'  {cell:>{len(head)}}' for cell, head in zip(cells, heads, strict=True))
         lines.append(f'{row["title"]:{width}}{"".join(aligned)}')
+    single = ', '.join(f'{row["title"]} {row["amplitude_ssim"]:.3f}' for row in alone)
     return [
+        f'patterns one by one, amplitude SSIM: {single}',
         *lines,
         f'ended after {in_words(values["total_seconds"])}; look at {output / "report.html"}',
         f'next: ptychopinn train SCAN --output DIR, or reconstruct {output / MODEL_FILE} SCAN',

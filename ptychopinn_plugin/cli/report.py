@@ -119,6 +119,8 @@ class Report:
     rows : sequence of mappings
         The comparison; keys as in `COMPARISON`.
     comparison : Picture
+    opening : tuple of (str, Picture), optional
+        A text and a picture that come first.
     pictures : mapping of str to Picture
         By heading.
     facts : mapping of str to mapping
@@ -134,6 +136,7 @@ class Report:
     pictures: Mapping[str, Picture]
     facts: Mapping[str, Mapping[str, Any]]
     settings: Mapping[str, Mapping[str, Any]]
+    opening: tuple[str, Picture] | None = None
 
 
 def write_report(path: Path, report: Report) -> None:
@@ -146,6 +149,7 @@ def write_report(path: Path, report: Report) -> None:
     """
     parts = [
         f'<h1>{escape(report.title)}</h1>',
+        *_opening(report),
         f'<p>{escape(report.introduction)}</p>',
         _figure(report.comparison),
         '<h2>Side by side</h2>',
@@ -177,6 +181,13 @@ def _figure(picture: Picture) -> str:
         f'<figure{kind}><img alt="{caption}" src="data:image/png;base64,{data}">'
         f'<figcaption>{caption}</figcaption></figure>'
     )
+
+
+def _opening(report: Report) -> list[str]:
+    if report.opening is None:
+        return []
+    text, picture = report.opening
+    return [f'<p>{escape(text)}</p>', _figure(picture)]
 
 
 def _comparison(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -263,7 +263,7 @@ ROWS = (
         zero='by the overlap',
         open_value=BY_THE_OVERLAP,
     ),
-    Row('Refinement', 'Time limit (s)', ('refinement.max_seconds',), zero='none'),
+    Row('Refinement', 'Max seconds', ('refinement.max_seconds',), zero='none'),
     Row('Refinement', 'Batch size', ('refinement.batch_size',)),
     Row('Refinement', 'Refine probe', ('refinement.probe',)),
     Row('Refinement', 'Drop outliers', ('refinement.drop_outliers',)),

@@ -95,10 +95,32 @@ def mosaic_ssim(found: Reconstruction, scan: Scan) -> float:
 
     One factor brings the mosaic to the truth's brightness.
     """
-    assert scan.object_ is not None
-    truth = _mosaic(scan.object_, scan.positions_px)
-    image = _mosaic(found.object_, scan.positions_px - found.origin_px)
-    return ssim(image * ((image * truth).sum() / (image**2).sum()), truth)
+    truth, image = middles(scan), middles(found, scan)
+    return ssim(image, truth)
+
+
+def middles(of: Reconstruction | Scan, scan: Scan | None = None) -> FloatArray:
+    """Return the amplitudes of the middles of all patches, set side by side.
+
+    Parameters
+    ----------
+    of : Reconstruction or Scan
+        What the patches are cut from; of a scan, its object.
+    scan : Scan
+        The truth of a reconstruction, to whose brightness it is brought.
+
+    Returns
+    -------
+    ndarray of float64, shape (20 n, 20 n)
+        For n² patterns.
+    """
+    if isinstance(of, Scan):
+        assert of.object_ is not None, 'only simulated scans are judged so'
+        return _mosaic(of.object_, of.positions_px)
+    assert scan is not None
+    truth = middles(scan)
+    image = _mosaic(of.object_, scan.positions_px - of.origin_px)
+    return np.asarray(image * ((image * truth).sum() / (image**2).sum()))
 
 
 def _mosaic(object_: ComplexArray, positions_px: FloatArray) -> FloatArray:

@@ -35,7 +35,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, backend_name: str) -> Path:
     result = api.train(training, CONFIG, backend=backend_name)
     demo._write_training(output, result)
     demo._write_scans(output, training, test)
-    demo.show(output, result, test, backend_name, started=started)
+    alone = demo.show_single_shots(output, backend_name, seed=3, n_patterns=4)
+    demo.show(output, result, test, backend_name, alone, started=started)
     return output
 
 
@@ -54,6 +55,9 @@ def test_metrics(folder: Path) -> None:
         assert 0 < row['amplitude_residual'] < 1
         assert row['seconds'] == pytest.approx(sum(row['timing'].values()))
     assert results['built_in']['phase_ssim'] > 0.5
+    alone = values['single_shots']
+    gain = alone['built_in']['amplitude_ssim'] - alone['iterations_from_flat']['amplitude_ssim']
+    assert gain > 0.03
     network, hybrid = results['network'], results['network_and_iterations']
     assert hybrid['amplitude_residual'] < network['amplitude_residual']
     assert values['total_seconds'] > values['training']['seconds'] > 0

@@ -156,5 +156,5 @@ tell(model, started=started, before=before, opened=values(model))
 """
     )
     assert told['started'] == told['opened'] == [40, 'four', 7]
-    assert told['before'] == [100, 'auto', 30]
+    assert told['before'] == [100, 'auto', -1]
     assert not warnings
