@@ -190,7 +190,9 @@ def plot_amplitudes(images: Mapping[str, FloatArray], path: Path) -> None:
         If the file cannot be written.
     """
     first = next(iter(images.values()))
-    figure, grid = _make_grid(first.shape, 1, len(images), side=2.9)
+    # Titles of two lines stand above the only row.
+    height, width = first.shape
+    figure, grid = _make_grid((height + height // 5, width), 1, len(images), side=2.9)
     limits = _robust_limits(first, 0.5)
     for axes, (title, image) in zip(grid.ravel(), images.items(), strict=True):
         _show(axes, np.ma.masked_invalid(image), limits, 'gray', None)

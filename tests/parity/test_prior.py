@@ -84,7 +84,7 @@ def test_a_pass_follows_each_block_of_iterations(name: str) -> None:
     total = ends[-1] + 4
     assert [seen[index - 1][1:] for index in passes] == [(end, total) for end in ends]
     assert seen[-1] == ('refine', total, total)
-    assert set(found.timing) == {'predict', 'refine'}
+    assert set(found.timing) == {'predict', 'refine', 'judge'}
     alone = create_backend(name).refine(
         sparse_scan(), RefinementConfig(iterations=total), device='cpu'
     )
