@@ -103,7 +103,9 @@ def plot_reconstruction(
     covered = reconstruction.coverage[box] >= COVERED
     true_image = None if truth is None else _cut_truth(truth, reconstruction, box)
     image = _turn_phase(reconstruction.object_[box], true_image, covered)
-    figure, grid = _make_grid(image.shape, 1 if true_image is None else 2, 3, side=3.4)
+    columns = _columns(reconstruction, is_alone=true_image is None)
+    n_rows = 1 if true_image is None else 2
+    figure, grid = _make_grid(image.shape, n_rows, len(columns), side=3.4)
     pixel_m = _pixel_sizes(reconstruction)
     reference = image if true_image is None else true_image
     shown = covered & np.isfinite(reference)
@@ -119,16 +121,49 @@ def plot_reconstruction(
         _draw(figure, axes[0], amplitude, f'{name}amplitude', limits, 'gray', pixel_m)
         _draw(figure, axes[1], phase, f'{name}phase (rad)', phase_limits, colours, pixel_m)
     coverage = np.ma.masked_less(reconstruction.coverage[box], COVERED)
-    _draw(figure, grid[0, 2], coverage, 'coverage', (0.0, 1.0), 'cividis', pixel_m)
-    draw_moves(grid[0, 2], reconstruction, box)
-    draw_outliers(grid[0, 2], reconstruction, box)
+    _draw_stds(figure, grid, columns, reconstruction, box, pixel_m)
+    _draw(figure, grid[0, -1], coverage, 'coverage', (0.0, 1.0), 'cividis', pixel_m)
+    draw_moves(grid[0, -1], reconstruction, box)
+    draw_outliers(grid[0, -1], reconstruction, box)
     if true_image is not None:
         error = np.ma.array(np.angle(image * true_image.conj()), mask=~shown)
         largest = max(map(abs, _robust_limits(error.compressed())))
-        _draw(figure, grid[1, 2], error, 'phase error (rad)', (-largest, largest), 'RdBu', pixel_m)
+        _draw(figure, grid[1, -1], error, 'phase error (rad)', (-largest, largest), 'RdBu', pixel_m)
     _scale_bar(grid[0, 0], image.shape, pixel_m)
     figure.suptitle(_title(reconstruction), fontsize=10)
     _save(figure, path)
+
+
+def _columns(reconstruction: Reconstruction, *, is_alone: bool) -> tuple[str, ...]:
+    """Return what the columns of a picture show; without a truth there is one row for them."""
+    if reconstruction.typical_std() is None:
+        return ('amplitude', 'phase', 'coverage')
+    stds = ('amplitude_std', 'phase_std') if is_alone else ('stds',)
+    return ('amplitude', 'phase', *stds, 'coverage')
+
+
+def _draw_stds(
+    figure: Figure,
+    grid: NDArray[np.object_],
+    columns: Sequence[str],
+    reconstruction: Reconstruction,
+    box: tuple[slice, slice],
+    pixel_m: tuple[float, float] | None,
+) -> None:
+    """Draw the standard deviations, side by side or one below the other."""
+    if reconstruction.amplitude_std is None or reconstruction.phase_std is None:
+        return
+    places = (grid[0, 2], grid[0, 3] if 'phase_std' in columns else grid[1, 2])
+    covered = reconstruction.coverage[box] >= COVERED
+    for axes, values, title in zip(
+        places,
+        (reconstruction.amplitude_std, reconstruction.phase_std),
+        ('std of amplitude', 'std of phase (rad)'),
+        strict=True,
+    ):
+        shown = np.ma.array(values[box], mask=~covered)
+        limits = (0.0, _robust_limits(shown.compressed())[1])
+        _draw(figure, axes, shown, title, limits, 'magma', pixel_m)
 
 
 def plot_comparison(

@@ -283,6 +283,7 @@ def _finish(
     from ptychopinn_plugin.backends.common.iteration_plan import words_of_course
     from ptychopinn_plugin.data import write_product, write_reconstruction
     from ptychopinn_plugin.data.pattern_fit import outliers_in_words
+    from ptychopinn_plugin.physics import uncertainty_in_words
     from ptychopinn_plugin.plots import plot_reconstruction
 
     timing = watch.timing(result, len(result.positions_px))
@@ -303,13 +304,14 @@ def _finish(
     course = words_of_course(made['course']) if 'course' in made else ''
     outliers = () if result.pattern_fit is None else result.pattern_fit.outliers
     unfit = outliers_in_words(outliers, result.dropped)
-    return values, _summary(values, evaluation, [course, unfit, fit])
+    sure = uncertainty_in_words(result.typical_std())
+    return values, _summary(values, evaluation, [course, sure, unfit, fit])
 
 
 def _measure(
     result: 'Reconstruction', scan: 'Scan', evaluation: 'Evaluation | None'
 ) -> dict[str, Any]:
-    moves = result.position_moves()
+    moves, typical = result.position_moves(), result.typical_std()
     return {
         'scan': scan.name,
         'backend': result.backend,
@@ -320,6 +322,9 @@ def _measure(
         'misfit': None if result.misfit is None else result.misfit.to_dict(),
         'pattern_fit': None if result.pattern_fit is None else result.pattern_fit.to_dict(),
         'dropped': [outlier.to_dict() for outlier in result.dropped],
+        'uncertainty': None
+        if typical is None
+        else {'median_amplitude_std': typical[0], 'median_phase_std_rad': typical[1]},
         'position_moves': None if moves is None else moves.to_dict(),
         'likelihoods': list(result.likelihoods),
         'evaluation': None if evaluation is None else evaluation.to_dict(),

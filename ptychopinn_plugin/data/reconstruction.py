@@ -11,6 +11,7 @@ from ptychopinn_plugin.data.pattern_fit import Outlier, PatternFit
 from ptychopinn_plugin.data.position_moves import PositionMoves, measure_moves
 from ptychopinn_plugin.data.scan import Geometry
 from ptychopinn_plugin.physics import Misfit
+from ptychopinn_plugin.physics.uncertainty import LIT_SHARE
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class Reconstruction:
         How well it explains each pattern, and which patterns do not fit the others.
     dropped : tuple of Outlier
         Patterns that were left out because they do not fit the others.
+    amplitude_std, phase_std : ndarray of float32, shape (height, width), optional
+        Standard deviation of each pixel of `object_`; see `physics.uncertainty`.
     provenance : mapping
         Plain values: software, device and settings, the SHA-256 of the model, and what the command
         line adds (`cli.provenance`).
@@ -75,6 +78,8 @@ class Reconstruction:
     threads: int | None = None
     pattern_fit: PatternFit | None = None
     dropped: tuple[Outlier, ...] = ()
+    amplitude_std: FloatArray | None = None
+    phase_std: FloatArray | None = None
 
     def __post_init__(self) -> None:
         indexes = self.pattern_indexes
@@ -87,6 +92,13 @@ class Reconstruction:
         if self.nominal_positions_px is None:
             return None
         return measure_moves(self.nominal_positions_px, self.positions_px)
+
+    def typical_std(self) -> tuple[float, float] | None:
+        """Return the median of both standard deviations over the lit part; None if unknown."""
+        if self.amplitude_std is None or self.phase_std is None:
+            return None
+        lit = self.coverage > LIT_SHARE
+        return float(np.median(self.amplitude_std[lit])), float(np.median(self.phase_std[lit]))
 
     def covered_box(self, threshold: float = 0.05) -> tuple[slice, slice]:
         """Return the slices of the box where coverage reaches `threshold`."""

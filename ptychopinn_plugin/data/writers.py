@@ -26,6 +26,8 @@ from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.physics import Misfit
 from ptychopinn_plugin.storage.atomic import atomic_path
 
+STANDARD_DEVIATIONS = ('amplitude_std', 'phase_std')
+
 UNKNOWN_PIXEL_M = 1e-9
 """A product whose geometry is unknown gets object pixels of this size."""
 
@@ -120,6 +122,10 @@ def write_reconstruction(path: Path | str, reconstruction: Reconstruction) -> No
     if reconstruction.pattern_fit is not None:
         arrays['pattern_deviances'] = np.asarray(reconstruction.pattern_fit.deviances)
         arrays['pattern_doses'] = np.asarray(reconstruction.pattern_fit.doses)
+    for name in STANDARD_DEVIATIONS:
+        values = getattr(reconstruction, name)
+        if values is not None:
+            arrays[name] = np.asarray(values, dtype=np.float32)
     if geometry.pixel_height_m and geometry.pixel_width_m:
         arrays['pixel_size_m'] = np.array([geometry.pixel_height_m, geometry.pixel_width_m])
     _save(Path(path), arrays, metadata)
@@ -179,7 +185,7 @@ def read_reconstruction(path: Path | str) -> Reconstruction:
         likelihoods = archive['likelihoods']
         indexes = _pattern_indexes(archive, path)
         nominal = _nominal_positions(archive, path)
-        fit = _pattern_fit(archive)
+        fit, stds = _pattern_fit(archive), _standard_deviations(archive, object_.shape)
         metadata, _ = read_metadata(archive)
     if object_.ndim != 2 or coverage.shape != object_.shape or origin.shape != (2,):
         raise DataError(
@@ -208,6 +214,8 @@ def read_reconstruction(path: Path | str) -> Reconstruction:
         misfit=Misfit.from_dict(misfit) if isinstance(misfit, Mapping) else None,
         nominal_positions_px=nominal,
         pattern_fit=fit,
+        amplitude_std=stds.get('amplitude_std'),
+        phase_std=stds.get('phase_std'),
         dropped=Outlier.from_list(metadata.get('dropped')),
         provenance=provenance if isinstance(provenance, Mapping) else {},
     )
@@ -224,6 +232,17 @@ def _pattern_indexes(archive: Mapping[str, RealArray], path: Path) -> IntArray |
             f'{indexes.dtype} of shape {indexes.shape}. Write the file again.'
         )
     return indexes
+
+
+def _standard_deviations(
+    archive: Mapping[str, RealArray], shape: tuple[int, ...]
+) -> dict[str, RealArray]:
+    """Return those that fit the object; files from before had none."""
+    return {
+        name: archive[name]
+        for name in STANDARD_DEVIATIONS
+        if name in archive and archive[name].shape == shape
+    }
 
 
 def _pattern_fit(archive: Mapping[str, RealArray]) -> PatternFit | None:
@@ -339,6 +358,10 @@ def _write_arrays(file: Any, reconstruction: Reconstruction, pixel_m: RealArray)
     center_m = (reconstruction.origin_px + middle) * pixel_m
     file['object'].attrs.update(center_y_m=center_m[0], center_x_m=center_m[1])
     # These are for people and scripts; Ptychodus leaves them alone.
+    for name in STANDARD_DEVIATIONS:
+        values = getattr(reconstruction, name)
+        if values is not None:
+            file[f'object_{name}'] = np.asarray(values, dtype=np.float32)[np.newaxis]
     fit = reconstruction.pattern_fit
     for name, outliers in (
         ('outlier_indexes', () if fit is None else fit.outliers),

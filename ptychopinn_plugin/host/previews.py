@@ -146,6 +146,8 @@ class InferenceWatch:
             '%s, on %s (%s); amplitude residual %.4f. %s',
             *(how, patterns, spent, done.amplitude_residual, done.fit),
         )
+        if done.sure:
+            logger.info('%s', done.sure)
         if done.unfit:
             logger.warning('%s', done.unfit)
 

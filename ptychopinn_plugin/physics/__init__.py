@@ -23,6 +23,7 @@ from ptychopinn_plugin.physics.probe import (
     orthogonal_modes,
     with_modes,
 )
+from ptychopinn_plugin.physics.uncertainty import estimate_uncertainty, uncertainty_in_words
 
 __all__ = [
     'LIT_COUNTS',
@@ -31,6 +32,7 @@ __all__ = [
     'amplitude_residual',
     'cover',
     'diffract',
+    'estimate_uncertainty',
     'extract_patches',
     'illuminated_size',
     'illumination_overlap',
@@ -48,5 +50,6 @@ __all__ = [
     'shot_noise',
     'split_positions',
     'sweepnet_features',
+    'uncertainty_in_words',
     'with_modes',
 ]

@@ -63,6 +63,7 @@ from ptychopinn_plugin.model_file import Model, read_model, write_model
 from ptychopinn_plugin.network import NetworkDescription
 from ptychopinn_plugin.physics import (
     cover,
+    estimate_uncertainty,
     illumination_overlap,
     normalise_probe,
     orthogonal_modes,
@@ -414,8 +415,14 @@ class NetworkBackend(Engine[Device]):
             warn_of_misfit(scan, len(losses) - 1, misfit, option)
         loss, residual = forward.evaluate_fit(object_)
         coverage, probe = self.to_numpy(forward.coverage), self.to_numpy(forward.probe)
+        image = np.asarray(self.to_numpy(object_))
+        stds = None
+        if not is_trial and not scan.is_single_shot and misfit is not None:
+            stds = estimate_uncertainty(image, coverage, probe, misfit.over_noise)
         return Reconstruction(
-            object_=self.to_numpy(object_),
+            object_=image,
+            amplitude_std=None if stds is None else stds[0],
+            phase_std=None if stds is None else stds[1],
             origin_px=_origin(forward),
             coverage=coverage / coverage.max(),
             probe=orthogonal_modes(probe) if refinement.probe else probe,

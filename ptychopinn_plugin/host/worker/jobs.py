@@ -31,6 +31,7 @@ from ptychopinn_plugin.host.worker.messages import (
     TrainJob,
 )
 from ptychopinn_plugin.model_file import read_model
+from ptychopinn_plugin.physics import uncertainty_in_words
 from ptychopinn_plugin.storage.atomic import (
     check_output_folder,
     keep_previous,
@@ -227,6 +228,7 @@ class Jobs:
             len(scan) - len(found.positions_px),
             fit_in_words(found.misfit, iterations),
             outliers_in_words(outliers, found.dropped, '"Drop outliers" in the box Refinement'),
+            uncertainty_in_words(found.typical_std()),
             points_to_a_fault(found.misfit, iterations),
         )
         results = {'object': found.object_, 'origin_px': found.origin_px, 'probe': found.probe}

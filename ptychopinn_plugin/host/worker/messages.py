@@ -228,6 +228,8 @@ class ReconstructionDone:
         How well the object explains the counts, in words; empty where that is unknown.
     unfit : str
         Which patterns do not fit the others, in words; empty where all do.
+    sure : str
+        The typical standard deviations, in words; empty where they are unknown.
     points_to_a_fault : bool
         Whether it misses them by more than unfinished iterations explain.
     """
@@ -239,6 +241,7 @@ class ReconstructionDone:
     left_out: int = 0
     fit: str = ''
     unfit: str = ''
+    sure: str = ''
     points_to_a_fault: bool = False
 
 

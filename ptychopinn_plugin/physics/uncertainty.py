@@ -1,0 +1,128 @@
+r"""How sure each pixel of an object is: a standard deviation of its amplitude and of its phase.
+
+Where data decide, the curvature of the Poisson likelihood does. A pixel that gets :math:`W` photons
+has the Fisher information :math:`2W` for each of the real and the imaginary part of its value: four
+for each amplitude on the detector, of which half lies along either part. Neighbouring pixels are
+measured together, and iterations do not reach the bound, so that the noise of a pixel is
+
+.. math:: N = \frac{g}{2W} \left[ 1 + \left( \frac{1.5}{c} \right)^2 \right] \max(1, m)
+
+with a factor :math:`g` that was found on simulations, the local overlap :math:`c` and the misfit
+:math:`m` in times of shot noise. Where data do not decide, the object itself tells what to expect:
+its power falls with frequency as :math:`S = s f^{-3}`, as that of edges does, from a level
+:math:`s` that the well measured low frequencies show. The variance that is left of both is that
+of Wiener's filter,
+
+.. math:: \sigma^2 = \int \frac{S N}{S + N}\, \mathrm{d}f .
+
+A phase that drifts slowly across the field is an error of all pixels together, and not in it.
+"""
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+from scipy.signal.windows import hann
+
+from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray
+from ptychopinn_plugin.physics.probe import illumination_overlap
+
+AMPLITUDE_NOISE, PHASE_NOISE = 2.0, 8.0
+"""The factor g for amplitudes and phases, as benchmarks/uncertainty.py has calibrated it."""
+
+CROWDED = 1.5
+"""At this overlap neighbouring patterns double the noise of a pixel by what they leave open."""
+
+DECAY = 3.0
+"""The power of edges in an image falls with the third power of the frequency."""
+
+LEVEL_BAND = (0.03, 0.12)
+"""The level of the object's power is taken between these frequencies, in cycles per pixel."""
+
+LIT_SHARE = 0.05
+"""Pixels with a larger share of the brightest coverage are lit."""
+
+MIN_SIDE_PX = 32
+"""A smaller object does not show its low frequencies."""
+
+_AMPLITUDE_SMOOTHING_PX = 2.0
+_NOISE_RANGE = (1e-10, 1e4)
+
+
+def estimate_uncertainty(
+    object_: ComplexArray, coverage: FloatArray, probe: ComplexArray, over_noise: float | None
+) -> tuple[FloatArray, FloatArray] | None:
+    """Return the standard deviation of amplitude and phase for each pixel of an object.
+
+    Parameters
+    ----------
+    object_ : ndarray of complex, shape (height, width)
+    coverage : ndarray of float, shape (height, width)
+        In photons per pixel.
+    probe : ndarray of complex, shape (n_modes, probe_height, probe_width)
+        In square root of photons per pixel.
+    over_noise : float, optional
+        The misfit in times of shot noise; None where the counts are in another unit than photons.
+
+    Returns
+    -------
+    amplitude_std, phase_std : ndarray of float32, shape (height, width)
+        The phase in radians. None where the noise of the counts is unknown, or the object too small
+        to tell what it is like.
+    """
+    lit = coverage > LIT_SHARE * coverage.max()
+    if over_noise is None or not np.isfinite(over_noise) or _is_small(lit):
+        return None
+    light = np.maximum(coverage.astype(np.float64), 1e-12)
+    # The mean coverage that a photon meets is that of the whole overlap.
+    overlap = illumination_overlap(coverage, probe) * light * light.sum() / (light**2).sum()
+    noise = (1 + (CROWDED / overlap) ** 2) * max(1.0, over_noise) / (2 * light)
+    amplitude = np.abs(object_).astype(np.float64)
+    phase = np.angle(object_ * np.exp(-1j * np.angle(object_[lit].sum())))
+    local = gaussian_filter(amplitude, _AMPLITUDE_SMOOTHING_PX)
+    local = np.maximum(local, 0.1 * float(np.median(amplitude[lit])) + 1e-6)
+    amplitude_variance = _left_open(_level(amplitude, lit), AMPLITUDE_NOISE * noise)
+    phase_variance = _left_open(_level(phase, lit), PHASE_NOISE * noise / local**2)
+    return (
+        np.sqrt(amplitude_variance).astype(np.float32),
+        np.sqrt(phase_variance).astype(np.float32),
+    )
+
+
+def _is_small(lit: BoolArray) -> bool:
+    sides = [int(np.count_nonzero(lit.any(axis=axis))) for axis in (0, 1)]
+    return min(sides) < MIN_SIDE_PX
+
+
+def _level(image: FloatArray, lit: BoolArray) -> float:
+    """Return the level s of an image's power, of which s / f³ is that at a frequency f."""
+    rows, columns = np.nonzero(lit)
+    box = (slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1))
+    height, width = lit[box].shape
+    window = hann(height)[:, np.newaxis] * hann(width)[np.newaxis] * lit[box]
+    values = (image[box] - (image[box] * window).sum() / window.sum()) * window
+    power = np.abs(np.fft.fft2(values)) ** 2 / (window**2).sum()
+    frequency = np.hypot(np.fft.fftfreq(height)[:, np.newaxis], np.fft.fftfreq(width)[np.newaxis])
+    band = (frequency > LEVEL_BAND[0]) & (frequency < LEVEL_BAND[1])
+    return float(power[band].mean() / (frequency[band] ** -DECAY).mean())
+
+
+def _left_open(level: float, noise: FloatArray) -> FloatArray:
+    """Return the variance that Wiener's filter leaves in an image of this power and noise."""
+    side = 64
+    frequency = np.hypot(np.fft.fftfreq(side)[:, np.newaxis], np.fft.fftfreq(side)[np.newaxis])
+    # The mean is known up to half of the lowest frequency.
+    frequency[0, 0] = 0.5 / side
+    power = max(level, 1e-12) * frequency**-DECAY
+    grid = np.geomspace(*_NOISE_RANGE, 120)
+    left = [(power * value / (power + value)).mean() for value in grid]
+    logarithms: FloatArray = np.interp(np.log(noise), np.log(grid), np.log(left))
+    return np.exp(logarithms)
+
+
+def uncertainty_in_words(medians: tuple[float, float] | None) -> str:
+    """Return the typical standard deviations as a sentence; empty where they are unknown."""
+    if medians is None:
+        return ''
+    return (
+        f'Standard deviation of a pixel (median over the lit part): amplitude {medians[0]:.2g}, '
+        f'phase {medians[1]:.2g} rad.'
+    )
