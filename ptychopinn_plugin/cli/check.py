@@ -138,18 +138,10 @@ def _values(path: Path, found: 'Check', given: Given, more: list[str]) -> dict[s
     return {'scan': path, **values}
 
 
-_VERDICTS = {
-    'right': 'the scan is right: no other orientation and no factor on the positions is clearly '
-    'better',
-    'wrong': 'the scan is wrong as it is read',
-    'unclear': 'nothing that was tried explains the patterns: other causes are positions in '
-    'another order than the patterns, a probe that is a guess (--refine-probe), and '
-    'illuminations that hardly overlap',
-}
-
-
 def _lines(path: Path, values: dict[str, Any], found: 'Check') -> list[str]:
-    lines = [f'{path}: {_VERDICTS[values["verdict"]]}']
+    from ptychopinn_plugin.checking.wording import PROBE_CORRECTED, VERDICTS, scale_note
+
+    lines = [f'{path}: {VERDICTS[values["verdict"]]}']
     if values['verdict'] == 'wrong' and not values['options']:
         lines.append('it is right without the options that turn it: leave them out')
     if values['options']:
@@ -160,16 +152,9 @@ def _lines(path: Path, values: dict[str, Any], found: 'Check') -> list[str]:
         ]
         scale = found.orientation.scale_positions
         if scale is not None:
-            lines.append(
-                f'the positions are {1 / scale:.3g} times too large in pixels: a wrong unit, or a '
-                'wrong photon energy, distance or detector pixel. Where the geometry is wrong, '
-                'correct it instead, so that lengths in metres are right as well'
-            )
+            lines.append(scale_note(scale))
             if found.best.refines_probe:
-                lines.append(
-                    'the probe had to be corrected for this: a wrong curvature of the probe is '
-                    'like a factor on the positions, and patterns do not tell which is wrong'
-                )
+                lines.append(PROBE_CORRECTED)
     lines.append(
         'residual of held-out patterns (and of those that were fitted); without an object '
         f'{found.uninformed_residual:.4g}:'

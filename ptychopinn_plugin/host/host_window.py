@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ptychopinn_plugin.errors import DataError, PtychoPinnError
+from ptychopinn_plugin.host.panel_buttons import PanelButtons, is_folder, n_patterns
 from ptychopinn_plugin.host.run_state import Activity, ChosenProduct
 from ptychopinn_plugin.host.training_data import find_training_files
 from ptychopinn_plugin.host.wording import BUILT_IN
@@ -33,6 +34,13 @@ class HostWindow:
     activity : Activity
     reconstructors : sequence
         Those whose runs are ours.
+
+    Attributes
+    ----------
+    choice : QComboBox
+        The dropdown of the products.
+    places : ProductPlaces
+    queue : RunQueue
     """
 
     def __init__(
@@ -45,7 +53,7 @@ class HostWindow:
         self._products = arguments['product_repository']
         self._algorithm = arguments['algorithm_parameter']
         self._dialogs = arguments['file_dialog_factory']
-        self._choice = controller._product_view_controller.get_widget()
+        self.choice = controller._product_view_controller.get_widget()
         self._reconstructors = reconstructors
         api = arguments['processing_api']
         self.places = ProductPlaces(api._product_api)
@@ -53,6 +61,9 @@ class HostWindow:
         activity.runs_waiting = self.queue.count
         activity.chosen_product = self.chosen_product
         activity.note_place = self.places.note
+        buttons = PanelButtons(self, arguments)
+        activity.check_scan = buttons.check_scan
+        activity.train_on_product = buttons.train_on_product
         # The host's own slot, which ends the run under way, comes first.
         arguments['status_view'].stop_button.clicked.connect(self._drop_waiting_runs)
         activity.takes_products_away = True
@@ -62,17 +73,15 @@ class HostWindow:
 
     def chosen_item(self) -> Any | None:
         """Return the product that is chosen; None where there is none."""
-        index = self._choice.currentIndex()
+        index = self.choice.currentIndex()
         return self._products[index] if 0 <= index < len(self._products) else None
 
     def chosen_product(self) -> ChosenProduct | None:
         """Return what the panel tells of the product that is chosen."""
         item = self.chosen_item()
-        dataset = None if item is None else item.get_dataset()
-        if item is None or dataset is None:
+        patterns = None if item is None else n_patterns(item)
+        if item is None or patterns is None:
             return None
-        # Not their patterns, which some releases copy to be counted.
-        patterns = len(dataset.get_assembled_data().get_indexes())
         name = item.get_name()
         place = self.places.of(name)
         return ChosenProduct(name, patterns, '' if place is None else str(place))
@@ -81,13 +90,13 @@ class HostWindow:
         """Choose a product, if it is still there."""
         for index, other in enumerate(self._products):
             if other is item:
-                self._choice.setCurrentIndex(index)
+                self.choice.setCurrentIndex(index)
 
     def remove(self, item: Any) -> None:
         """Take a product away, and choose the one from which it was made."""
         for index, other in enumerate(self._products):
             if other is item:
-                was_chosen = self._choice.currentIndex() == index
+                was_chosen = self.choice.currentIndex() == index
                 self._products.remove_product(index)
                 if was_chosen and (before := self.queue.made_from.get(id(item))) is not None:
                     self.choose(before)
@@ -213,14 +222,6 @@ class ProductPlaces:
         self.note(name, folder)
 
 
-def is_folder(path: Path) -> bool:
-    """Tell whether a folder is there; one on a share that cannot be reached is not."""
-    try:
-        return path.is_dir()
-    except OSError:
-        return False
-
-
 class RunQueue:
     """Our runs that the host has put into its queue.
 
@@ -255,6 +256,10 @@ class RunQueue:
 
         self._tasks.put_background_task = put_and_count
 
+    def put(self, task: Any) -> None:
+        """Put a run behind those that wait."""
+        self._tasks.put_background_task(task)
+
     def count(self) -> int:
         """Return how many of our runs wait."""
         with self._lock:
@@ -278,7 +283,7 @@ class RunQueue:
         if run.product is not None:
             # Of two runs in a row the second begins from what the first is to make.
             self.made_from[id(run.product)] = self.made_from.get(id(before), before)
-        elif before is not None:
+        elif before is not None and hasattr(task, 'input_path'):
             self._compare(before.get_name(), Path(task.input_path))
         with self._lock:
             self._waiting.add(run)
@@ -298,6 +303,7 @@ class RunQueue:
         """Note that it is a run's turn; return whether it is still wanted."""
         with self._lock:
             self._waiting.discard(run)
+        self._activity.measured = run.n_measured
         if run.is_dropped:
             logger.warning('A run that waited was ended by Stop before it began.')
         return not run.is_dropped
@@ -325,12 +331,15 @@ class QueuedRun:
         Whether Stop was pressed while it waited.
     product : object, optional
         The product that an inference fills; the host makes it before the run.
+    n_measured : int, optional
+        How many patterns it is bound to.
     """
 
     def __init__(self, task: Callable[[], Any], queue: RunQueue) -> None:
         self._task, self._queue = task, queue
         self.is_dropped = False
         self.product = getattr(task, 'product_item', None)
+        self.n_measured = None if self.product is None else n_patterns(self.product)
 
     def __call__(self) -> Any:
         """Do it, in the thread of the host's runs."""

@@ -12,6 +12,7 @@ from ptychodus.api.reconstruct import ReconstructOutput
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.host.resampling import Sampling
 from ptychopinn_plugin.host.translation import to_product
+from ptychopinn_plugin.host.wording import with_check_button
 from ptychopinn_plugin.host.worker.client import Event
 from ptychopinn_plugin.host.worker.messages import ReconstructionDone, RunProgress
 from ptychopinn_plugin.text import count
@@ -42,11 +43,22 @@ class InferenceWatch:
     sampling : Sampling
         The same as it is reconstructed: patterns that share nothing may lie elsewhere.
     passes : int
+    n_measured : int, optional
+        How many patterns there are, those included that the host did not hand over.
     """
 
-    def __init__(self, before: Product, given: Scan, sampling: Sampling, passes: int) -> None:
+    def __init__(
+        self,
+        before: Product,
+        given: Scan,
+        sampling: Sampling,
+        passes: int,
+        *,
+        n_measured: int | None = None,
+    ) -> None:
         self._before, self._sampling, self.passes = before, sampling, passes
         self._given = given
+        self._n_without_position = max(0, (n_measured or 0) - len(given))
         placed = sampling.measured.positions_px
         is_as_given = np.array_equal(given.positions_px, placed)
         self._placed_px = None if is_as_given else placed - given.positions_px
@@ -138,18 +150,23 @@ class InferenceWatch:
         elif is_stopped and n_iterations < iterations:
             how = f'Stopped after {n_iterations} of {count(iterations, "iteration")}'
         spent = ', '.join(f'{name} {seconds:.2f} s' for name, seconds in done.timing.items())
-        patterns = count(done.patterns, 'pattern')
-        if done.left_out:
-            patterns += f' and {done.left_out} left out'
+        patterns = count(done.patterns, 'pattern') + self._left_out(done.left_out)
+        fit = with_check_button(done.fit) if has_window() else done.fit
         logger.log(
             logging.WARNING if done.points_to_a_fault else logging.INFO,
             '%s, on %s (%s); amplitude residual %.4f. %s',
-            *(how, patterns, spent, done.amplitude_residual, done.fit),
+            *(how, patterns, spent, done.amplitude_residual, fit),
         )
         if done.sure:
             logger.info('%s', done.sure)
         if done.unfit:
             logger.warning('%s', done.unfit)
+
+    def _left_out(self, n_dark: int) -> str:
+        """Return how many patterns the object is not made of, and why, to be appended."""
+        reasons = {'without light': n_dark, 'without a position': self._n_without_position}
+        parts = [f'{number} {reason}' for reason, number in reasons.items() if number]
+        return f' and {sum(reasons.values())} left out ({", ".join(parts)})' if parts else ''
 
     def output(self) -> ReconstructOutput:
         """Return what the host is to draw."""

@@ -1,8 +1,7 @@
 """PtychoPINN as Ptychodus' algorithms: its contract on this side, the worker on the other."""
 
 import logging
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ptychodus.api.reconstruct import (
@@ -28,11 +27,12 @@ from ptychopinn_plugin.host.log_messages import (
 from ptychopinn_plugin.host.previews import InferenceWatch, has_window
 from ptychopinn_plugin.host.resampling import Sampling
 from ptychopinn_plugin.host.run_state import Activity
+from ptychopinn_plugin.host.scan_check import check_product
 from ptychopinn_plugin.host.settings import PluginSettings
 from ptychopinn_plugin.host.training_data import find_training_files
 from ptychopinn_plugin.host.training_watch import TRAINING_GOAL, TrainingWatch, which_model_stays
 from ptychopinn_plugin.host.translation import to_scan
-from ptychopinn_plugin.host.worker.client import Event, Run, Worker
+from ptychopinn_plugin.host.worker.client import Event, Run, Worker, wait_for_end
 from ptychopinn_plugin.host.worker.messages import (
     SCAN_ARRAYS,
     Job,
@@ -247,7 +247,7 @@ class PinnReconstructor(TrainableReconstructor):
             watch.note_failure()
             raise
         patience_s = GRACE_S if self._activity.epochs else BRIEF_S
-        watch.finish_stopped(_wait_for_end(run, events, patience_s, watch.note))
+        watch.finish_stopped(wait_for_end(run, events, patience_s, watch.note))
 
     def reconstruct(self, parameters: ReconstructInput) -> Iterator[ReconstructOutput]:
         """Infer the object with the loaded model, and refine it.
@@ -276,8 +276,37 @@ class PinnReconstructor(TrainableReconstructor):
             self._goal = model.network.passes + (job.refinement.iterations or 0)
             arrays = {name: getattr(scan, name) for name in SCAN_ARRAYS}
             with self._start(job, arrays) as run:
-                watch = InferenceWatch(parameters.product, given, sampling, model.network.passes)
+                watch = InferenceWatch(
+                    *(parameters.product, given, sampling, model.network.passes),
+                    n_measured=self._activity.measured,
+                )
                 yield from self._watch_inference(run, watch)
+
+    def check(self, parameters: ReconstructInput) -> Iterator[int]:
+        """Find out whether patterns and positions go together; see `scan_check`.
+
+        Parameters
+        ----------
+        parameters : ReconstructInput
+
+        Yields
+        ------
+        int
+            The number of trial reconstructions so far.
+        """
+        with reported('Check scan'), self._activity.running('check', self._name):
+            yield from check_product(parameters, self._settings, self._start, self._activity)
+
+    def prepare(self) -> None:
+        """Start the worker for the first run, which an inference with the loaded model may be."""
+        try:
+            model, path = self.loaded.current('Infer')
+            choice = choose(setting=self._settings.backend, model_backend=model.backend)
+        except (PtychoPinnError, OSError):
+            # The run says so.
+            return
+        self._worker.idle_s = 60 * self._settings.options.idle_minutes
+        self._worker.prepare(choice.name, path)
 
     def _which_product_goes(self) -> str:
         return PRODUCT_GOES if self._activity.takes_products_away else ''
@@ -326,11 +355,11 @@ class PinnReconstructor(TrainableReconstructor):
         except GeneratorExit:
             # Stop, in a host that does not make it known: the worker may stay for the next run.
             activity.keeps_product = watch.has_picture
-            _wait_for_end(run, events, BRIEF_S)
+            wait_for_end(run, events, BRIEF_S)
             raise
         if done is None:
             activity.outcome = 'stopped'
-            done = _wait_for_end(run, events, BRIEF_S)
+            done = wait_for_end(run, events, BRIEF_S)
         activity.keeps_product = done is not None or watch.has_picture
         if done is not None:
             assert isinstance(done.report, ReconstructionDone)
@@ -358,29 +387,3 @@ class PinnReconstructor(TrainableReconstructor):
             # A learned prior has iterations between its passes, too.
             self._goal = watch.passes + event.report.total
         return watch.update(event)
-
-
-def _wait_for_end(
-    run: Run,
-    events: Iterator[Event | None],
-    patience_s: float,
-    note: Callable[[Event], object] = lambda event: None,
-) -> Event | None:
-    """Stop a run and return its last event; None where it fails or does not end in time.
-
-    `note` gets the others, which come while Stop is on its way.
-    """
-    run.stop()
-    deadline = time.monotonic() + patience_s
-    try:
-        for event in events:
-            if event is not None and event.is_last:
-                return event
-            if event is not None:
-                note(event)
-            if time.monotonic() >= deadline:
-                logger.warning('The worker did not stop within %.0f s and was ended.', patience_s)
-                return None
-    except PtychoPinnError as error:
-        logger.error('The run failed while it stopped: %s', error)
-    return None

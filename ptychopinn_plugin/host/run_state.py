@@ -21,6 +21,10 @@ PICTURES = {
     'train': 'Network',
     'predict': 'Network alone',
     'refine': 'Refined',
+    'check': 'Trial',
+    'given': 'As loaded',
+    'best': 'Mended',
+    'trials': 'Best trials',
 }
 """What the object of each stage is called."""
 
@@ -71,7 +75,7 @@ class Activity:
     Attributes
     ----------
     kind : str
-        'training' or 'inference'; empty before the first run.
+        'training', 'inference' or 'check'; empty before the first run.
     algorithm : str
         Whose run it is, by the name of the reconstructor.
     outcome : str
@@ -114,6 +118,10 @@ class Activity:
         Returns the product that is chosen in the window; None where that is unknown.
     note_place : callable
         Gets the name of a product and the folder to which it was exported.
+    check_scan, train_on_product : callable
+        Puts a check of the product that is chosen, or a training on it, into the queue of runs.
+    measured : int, optional
+        How many patterns the product of the run under way is bound to, where that is known.
     """
 
     def __init__(self) -> None:
@@ -131,6 +139,9 @@ class Activity:
         self.runs_waiting: Callable[[], int] = lambda: 0
         self.chosen_product: Callable[[], ChosenProduct | None] = lambda: None
         self.note_place: Callable[[str, Path], None] = lambda name, folder: None
+        self.check_scan: Callable[[], None] = lambda: None
+        self.train_on_product: Callable[[], None] = lambda: None
+        self.measured: int | None = None
         self._closing = threading.Event()
 
     @property
@@ -204,6 +215,10 @@ class Activity:
         thinned = (name, object_[::step, ::step].copy())
         both = (*others, thinned)
         self.pictures = tuple(sorted(both, key=lambda item: _PICTURE_ORDER.index(item[0])))
+
+    def drop_pictures(self) -> None:
+        """Show none of the pictures so far."""
+        self.pictures = ()
 
     def note(self, progress: RunProgress) -> bool:
         """Take in a worker's progress; return whether a stage begins with it."""

@@ -321,6 +321,7 @@ class PluginSettings:
     """
 
     def __init__(self, registry: SettingsRegistry, algorithms: tuple[str, ...] = ()) -> None:
+        self._registry = registry
         self._group = registry.create_group(GROUP_NAME)
         self.parameters: dict[str, Parameter[Any]] = {}
         for row in ROWS:
@@ -330,6 +331,13 @@ class PluginSettings:
         self.recent_models = RecentModels(self._group, algorithms)
         self._presets = Presets(self.parameters)
         read_former_names(registry, self._group, GROUP_NAME)
+
+    def of_host(self, group: str, key: str) -> bool:
+        """Return whether a setting of the host is on; one that it does not have is off."""
+        try:
+            return bool(self._registry[group].parameters()[key].get_value())
+        except KeyError:
+            return False
 
     @property
     def backend(self) -> str:

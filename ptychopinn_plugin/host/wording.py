@@ -2,6 +2,7 @@
 
 import datetime
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -66,6 +67,8 @@ def stage_line(activity: Activity, now: float) -> str:
         return f'Target reconstruction, {_of(elapsed, whole)}'
     if stage == 'predict':
         return f'Prediction, pass {min(step + 1, total)} of {total}, {_of(elapsed, whole)}'
+    if stage == 'check':
+        return f'Check of the scan, {count(step, "trial")}, {span(elapsed)}'
     if stage == 'refine':
         return f'Refinement, iteration {step} of {total}, {_of(elapsed, whole)}'
     return f'{stage.capitalize()}, {span(elapsed)}'
@@ -102,6 +105,14 @@ def share_done(activity: Activity, now: float) -> float:
         by_epochs = len(activity.epochs) / max(1, activity.total_epochs)
         return max(by_time, TARGET_SHARE + (1 - TARGET_SHARE) * by_epochs)
     return by_time
+
+
+CHECK_COMMAND = re.compile(r'ptychopinn check SCAN|The command "ptychopinn check" on the scan')
+
+
+def with_check_button(text: str) -> str:
+    """Name the button of the panel where a text names the command that does the same."""
+    return CHECK_COMMAND.sub('"Check scan"', text)
 
 
 def ending(reason: str, epochs: int, limit_s: float | None) -> str:
@@ -207,9 +218,10 @@ def training_line(activity: Activity, limit_s: float | None, base: str) -> str:
         patterns = count(chosen.patterns, 'pattern')
         text = f'Train opens {chosen.place}, the folder of {chosen.name} ({patterns})'
     else:
+        patterns = count(chosen.patterns, 'pattern')
         text = (
-            f'Train asks for a folder. To learn from {chosen.name}, which has none, use Export '
-            'Training Data... before'
+            f'Train asks for a folder; {chosen.name} has none. Train on product writes one for its '
+            f'{patterns} and learns from it'
         )
     limit = 'no time limit' if limit_s is None else f'at most {span(limit_s)}'
     start = f'fine-tuning {base}' if base else 'from scratch, with the rows of the box Model'

@@ -2,10 +2,11 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ptychopinn_plugin.backends.protocol import Backend
@@ -15,6 +16,8 @@ from ptychopinn_plugin.checking.trials import cut_piece, run_trial
 from ptychopinn_plugin.cli import main
 from ptychopinn_plugin.data import Scan, write_scan
 from ptychopinn_plugin.data.reorientation import reorient
+from ptychopinn_plugin.host.worker.check_job import check_in_worker
+from ptychopinn_plugin.host.worker.messages import CheckDone, Report
 from ptychopinn_plugin.orientation import Orientation
 
 
@@ -27,6 +30,31 @@ def test_held_out_patterns_tell_a_fault(
         found[name] = run_trial(cut_piece(scan), Orientation(), backend, 'cpu', refines_probe=False)
     assert found['right'].excess < MAX_EXCESS_RATIO / 2 * found['swapped'].excess
     assert found['right'].gain_over(found['swapped']) > 5
+
+    # In a window's worker, with the same backend: each trial is told, and Stop is heard.
+    connection = Connection(n_trials=2)
+    check_in_worker(swapped, backend, 'cpu', connection)
+    *told, done = connection.sent
+    assert [report.step for report, _ in told] == [0, 1, 2]
+    assert all(arrays['object'].dtype == np.complex64 for _, arrays in told[1:])
+    assert done == (CheckDone('', 2), {})
+
+
+class Connection:
+    """Keeps what a check sends, and stops it after some trials."""
+
+    is_host_behind = False
+
+    def __init__(self, n_trials: int) -> None:
+        self.n_trials = n_trials
+        self.sent: list[tuple[Any, dict[str, np.ndarray]]] = []
+
+    @property
+    def is_stopping(self) -> bool:
+        return len(self.sent) > self.n_trials
+
+    def send(self, report: Report, arrays: Mapping[str, np.ndarray] | None = None) -> None:
+        self.sent.append((report, dict(arrays or {})))
 
 
 def command(capfd: Any, *words: object) -> dict[str, Any]:

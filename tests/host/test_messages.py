@@ -19,9 +19,12 @@ from ptychopinn_plugin.host.worker.codec import from_plain, to_plain
 from ptychopinn_plugin.host.worker.ipc import Sender, SharedArrays, copy_shared, read_message
 from ptychopinn_plugin.host.worker.messages import (
     BlockRead,
+    CheckDone,
+    CheckJob,
     Heartbeat,
     Idle,
     LogLine,
+    PrepareBackend,
     ReconstructionDone,
     ReconstructJob,
     ReleaseBlock,
@@ -37,6 +40,7 @@ from ptychopinn_plugin.host.worker.messages import (
     TrainJob,
 )
 from ptychopinn_plugin.host.worker.process import WorkerProcess
+from ptychopinn_plugin.orientation import Orientation
 
 ARRAY = SharedArray('block', (3, 4), '<f4')
 TRAIN = TrainJob(
@@ -58,6 +62,9 @@ RECONSTRUCT = ReconstructJob(
 FOR_THE_WORKER = (
     StartRun(1, TRAIN, 600.0),
     StartRun(2, RECONSTRUCT, 0.5, {'patterns': ARRAY}),
+    StartRun(3, CheckJob('pytorch', 'cpu', 'gold', 2), 0.5, {'patterns': ARRAY}),
+    PrepareBackend('pytorch', Path('model.zip'), 600.0),
+    PrepareBackend('tensorflow', None, 600.0),
     StopRun(2),
     ReleaseBlock('block'),
 )
@@ -66,6 +73,17 @@ FOR_THE_HOST = (
     RunReport(2, RunProgress('predict', 1, 9), {'object': ARRAY}),
     RunReport(1, TrainingDone(3, 'epochs')),
     RunReport(2, ReconstructionDone((1.5, 0.25), {'predict': 0.5}, 0.01), {'object': ARRAY}),
+    RunReport(
+        3,
+        CheckDone(
+            'wrong',
+            18,
+            Orientation(flip='both', scale_positions=0.8),
+            (Orientation(transpose=True),),
+            (31, 30),
+        ),
+        {'best': ARRAY},
+    ),
     RunFailed(1, 'DataError', 'no light', 'Traceback ...'),
     BlockRead(2, 'block'),
     LogLine(20, 'Grüße'),
@@ -105,14 +123,20 @@ def _with_array(**changes: Any) -> dict[str, Any]:
     ('plain', 'words'),
     [
         ('dance', "must be of type dict; got 'dance'"),
-        ({'kind': 'Dance'}, "must be one of StartRun, StopRun, ReleaseBlock; got 'Dance'"),
+        (
+            {'kind': 'Dance'},
+            "must be one of StartRun, PrepareBackend, StopRun, ReleaseBlock; got 'Dance'",
+        ),
         # What a worker sends is nothing that a worker takes.
         (to_plain(FOR_THE_HOST[0]), "got 'RunReport'"),
         (_changed(run='1'), "run must be of type int; got '1'"),
         (_changed(run=True), "run must be of type int; got 'True'"),
         (_changed(more=1), 'StartRun has the fields kind, run, job, idle_s, arrays; got .*more'),
         ({'kind': 'StopRun'}, 'StopRun has the fields kind, run; got kind'),
-        (_with_job(kind='OpenJob'), "job must be one of TrainJob, ReconstructJob; got 'OpenJob'"),
+        (
+            _with_job(kind='OpenJob'),
+            "job must be one of TrainJob, ReconstructJob, CheckJob; got 'OpenJob'",
+        ),
         (_with_job(scans='a.npz'), 'job.scans must be of type list'),
         (_with_job(scans=[3]), "job.scans must be of type str; got '3'"),
         (_with_job(config={'training': {'epochs': 0}}), 'epochs must be at least 1'),

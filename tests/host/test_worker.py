@@ -138,9 +138,14 @@ def _until_trained(events: Iterator[Event | None]) -> None:
 def test_a_training_reports_progress_and_leaves_a_model(
     worker: Worker, training: Callable[..., TrainJob], tmp_path: Path
 ) -> None:
+    worker.prepare('pytorch')
+    pid = worker.pid
+    assert pid is not None
+    worker.prepare('pytorch')
     with worker.run(training(epochs=2)) as run:
         events = [event for event in run.events() if event is not None]
     assert _epochs(events[-1]) == 2
+    assert worker.pid == pid, 'the one that was started for it'
     assert {'target', 'train'} <= {_stage(event) for event in events[:-1]}
     assert (tmp_path / 'model.zip').is_file()
 

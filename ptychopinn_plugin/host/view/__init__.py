@@ -1,17 +1,19 @@
 """The panel: the run and the model above, and rows from `settings.ROWS` below, which scroll."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ptychodus.api.observer import Observable, Observer
 from ptychodus.controller.data import FileDialogFactory
 from ptychodus.controller.processing.core import ReconstructorViewControllerFactory
 from PyQt5.QtCore import QCoreApplication, QSize, Qt, QTimer
-from PyQt5.QtGui import QHideEvent, QShowEvent
+from PyQt5.QtGui import QHideEvent, QResizeEvent, QShowEvent
 from PyQt5.QtWidgets import (
     QCheckBox,
     QFormLayout,
     QFrame,
     QGroupBox,
+    QHBoxLayout,
+    QPushButton,
     QScrollArea,
     QSizePolicy,
     QStackedWidget,
@@ -22,15 +24,19 @@ from PyQt5.QtWidgets import (
 from ptychopinn_plugin.host import versions
 from ptychopinn_plugin.host.library import LIBRARY_NAME, PtychoPinnLibrary
 from ptychopinn_plugin.host.reconstructor import PinnReconstructor
+from ptychopinn_plugin.host.run_state import Activity
 from ptychopinn_plugin.host.settings import BASIC, ROWS
 from ptychopinn_plugin.host.view.header import REFRESH_MS, Header
-from ptychopinn_plugin.host.view.rows import RowView, WheelGuard, view_of
+from ptychopinn_plugin.host.view.rows import RowView, WheelGuard, view_of, wrapped
 
 FIELD_WIDTH = 104
 """In pixels, beside the labels, in a panel that is as narrow as it can be."""
 
-ROWS_HEIGHT = 160
-"""In pixels; in a lower window the whole panel scrolls."""
+ROWS_HEIGHT = 120
+"""In pixels; where there is less room, picture and curve become lower."""
+
+MARGIN = 6
+"""Between the parts of the panel, in pixels."""
 
 ONLY_FOR_SWEEPNET = ('inference.test_time_rotations',)
 """Settings of inference that a loaded model of another architecture leaves without effect."""
@@ -45,6 +51,17 @@ NOT_FOR_PRIOR = (
 
 ONLY_FOR_PRIOR = 'inference.prior_passes'
 """The setting of inference that only a learned prior obeys."""
+
+CHECK_TIP = (
+    'Find out whether the patterns and the positions of the chosen product go together, by trial '
+    "reconstructions of a part of it, and which of Ptychodus' settings mends it. It takes about a "
+    'minute; Stop ends it.'
+)
+
+TRAIN_TIP = (
+    'Write the chosen product to a folder of its own, beside its files, and train on it at once. '
+    'The model is left there.'
+)
 
 _parameters = versions.parameter_views()
 
@@ -87,7 +104,8 @@ class PinnViewControllerFactory(ReconstructorViewControllerFactory):
         rows: QWidget = builder.build_widget()
         _align(rows)
         header = Header(self._library, reconstructor)
-        return Page(header, rows, RowRules(views, self._library, reconstructor))
+        rules = RowRules(views, self._library, reconstructor)
+        return Page(header, rows, rules, self._library.activity)
 
 
 def _align(panel: QWidget) -> None:
@@ -110,14 +128,22 @@ def _align(panel: QWidget) -> None:
 
 
 class RowsArea(QScrollArea):
-    """The rows, as wide as they need to be and as high as there is room."""
+    """The rows and lines above them, as wide as they need to be and as high as there is room."""
 
-    def __init__(self, rows: QWidget) -> None:
+    def __init__(self, above: Sequence[QWidget], rows: QWidget) -> None:
         super().__init__()
         self.setWidgetResizable(True)
         self.setFrameShape(QFrame.Shape.NoFrame)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.setWidget(rows)
+        self._rows = QWidget()
+        layout = QVBoxLayout()
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(MARGIN)
+        for part in (*above, rows):
+            layout.addWidget(part)
+        layout.addStretch(1)
+        self._rows.setLayout(layout)
+        self.setWidget(self._rows)
 
     def minimumSizeHint(self) -> QSize:
         """Return the width of the rows and of the bar beside them."""
@@ -138,28 +164,75 @@ class Page(QWidget):
     area : RowsArea
     all_settings : QCheckBox
         Unfolds the rows that are not `settings.BASIC`.
+    check_button, train_button : QPushButton
     """
 
-    def __init__(self, header: Header, rows: QWidget, rules: 'RowRules') -> None:
+    def __init__(
+        self,
+        header: Header,
+        rows: QWidget,
+        rules: 'RowRules',
+        activity: Activity,
+    ) -> None:
         super().__init__()
+        self.check_button = _button('Check scan', CHECK_TIP, lambda: activity.check_scan())
+        self.train_button = _button(
+            'Train on product', TRAIN_TIP, lambda: activity.train_on_product()
+        )
         self.all_settings = QCheckBox('All settings')
         self.all_settings.setToolTip('Show every setting, or those alone that most runs need.')
         self.all_settings.toggled.connect(rules.fold)
-        self.header, self.area = header, RowsArea(rows)
+        self.header, self.area = header, RowsArea((header.model, header.training), rows)
         # The host keeps no reference to its observers.
         self._rules = rules
         self._guard = WheelGuard(self)
         self._guard.guard(rows)
+        self._bar = QWidget()
+        bar = QHBoxLayout()
+        bar.setContentsMargins(0, 0, 0, 0)
+        bar.setSpacing(3)
+        bar.addWidget(self.all_settings)
+        bar.addStretch(1)
+        bar.addWidget(self.train_button)
+        bar.addWidget(self.check_button)
+        self._bar.setLayout(bar)
         layout = QVBoxLayout()
         layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(MARGIN)
         layout.addWidget(header.get_widget())
-        layout.addWidget(self.all_settings, 0, Qt.AlignmentFlag.AlignLeft)
+        layout.addWidget(self._bar)
         layout.addWidget(self.area, 1)
         self.setLayout(layout)
         self._timer = QTimer(self)
         self._timer.timeout.connect(rules.refresh)
+        self._timer.timeout.connect(self._share_height)
         self._timer.start(REFRESH_MS)
         self._others: list[tuple[QWidget, QSizePolicy]] = []
+
+    def _fixed_height(self) -> int:
+        """Return how high everything is that has to be seen, in pixels."""
+        text = self.header.text_height(self.width())
+        return text + self._bar.sizeHint().height() + ROWS_HEIGHT + 3 * MARGIN
+
+    def minimumSizeHint(self) -> QSize:
+        """Return a size at which nothing but the rows scrolls: picture and curve give way."""
+        return QSize(super().minimumSizeHint().width(), self._fixed_height())
+
+    def hasHeightForWidth(self) -> bool:
+        """Return that the width does not decide: the host's area would take it for the least."""
+        return False
+
+    def heightForWidth(self, width: int) -> int:
+        """Return that there is no such height."""
+        return -1
+
+    def resizeEvent(self, event: QResizeEvent | None) -> None:
+        """Share the new height out."""
+        super().resizeEvent(event)
+        self._share_height()
+
+    def _share_height(self) -> None:
+        self.header.set_picture_height(self.height() - self._fixed_height())
 
     def showEvent(self, event: QShowEvent | None) -> None:
         """Let the stack disregard the sizes of other panels."""
@@ -178,6 +251,14 @@ class Page(QWidget):
             other.setSizePolicy(policy)
         self._others.clear()
         super().hideEvent(event)
+
+
+def _button(text: str, tip: str, act: Callable[[], None]) -> QPushButton:
+    button = QPushButton(text)
+    button.setAutoDefault(False)
+    button.setToolTip(wrapped(tip))
+    button.clicked.connect(lambda *_: act())
+    return button
 
 
 class RowRules(Observer):

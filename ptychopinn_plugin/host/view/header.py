@@ -10,7 +10,7 @@ from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PyQt5.QtCore import Qt, QTimer
-from PyQt5.QtWidgets import QLabel, QSizePolicy, QVBoxLayout, QWidget
+from PyQt5.QtWidgets import QHBoxLayout, QLabel, QSizePolicy, QVBoxLayout, QWidget
 
 from ptychopinn_plugin.backends.protocol import was_validated
 from ptychopinn_plugin.host import versions
@@ -22,7 +22,19 @@ from ptychopinn_plugin.host.view.picture import PictureView
 from ptychopinn_plugin.host.wording import model_line, status_line, training_line
 
 REFRESH_MS = 500
+SPACING = 5
+"""Between parts, in pixels."""
+
+PICTURE_PX = 190
+"""Height of picture and curve where there is room."""
+
+MIN_PICTURE_PX = 70
+"""A lower picture or curve tells nothing; it is left out."""
+
 FONT = 8
+CURVE_WIDTH = 170
+"""In pixels, in a panel that is as narrow as it can be."""
+
 MARKED = 60
 """Up to this number of epochs, each gets a point in the curve."""
 
@@ -32,11 +44,13 @@ _parameters = versions.parameter_views()
 
 
 class Header(_parameters.ParameterViewController):  # type: ignore[misc, name-defined]
-    """The run under way or the last one, what it says, the loaded model, and the losses.
+    """The run under way or the last one, what it says, its picture and the losses.
 
     Attributes
     ----------
-    status, message, model, training : QLabel
+    status, message : QLabel
+    model, training : QLabel
+        The loaded model, and what the next training learns from. They scroll with the rows.
     curve : TrainingCurve
     picture : PictureView
     """
@@ -53,12 +67,20 @@ class Header(_parameters.ParameterViewController):  # type: ignore[misc, name-de
         self._widget = QWidget()
         layout = QVBoxLayout()
         layout.setContentsMargins(0, 0, 0, 0)
-        above = (self.status, self.message, self.curve.get_widget(), self.picture.get_widget())
-        for part in (*above, self.model, self.training):
+        layout.setSpacing(SPACING)
+        for part in (self.status, self.message, self.picture.get_bar()):
             layout.addWidget(part)
+        # Beside each other, as a window may be low.
+        pictures = QHBoxLayout()
+        pictures.setSpacing(SPACING)
+        pictures.addWidget(self.picture.get_widget(), 0, Qt.AlignmentFlag.AlignTop)
+        pictures.addWidget(self.curve.get_widget(), 1, Qt.AlignmentFlag.AlignTop)
+        layout.addLayout(pictures)
         self._widget.setLayout(layout)
+        self._is_prepared = False
         self._timer = QTimer(self._widget)
         self._timer.timeout.connect(self._refresh_if_shown)
+        self._timer.timeout.connect(self._prepare_if_needed)
         self._timer.start(REFRESH_MS)
         self.refresh()
 
@@ -66,9 +88,33 @@ class Header(_parameters.ParameterViewController):  # type: ignore[misc, name-de
         """Return the widget."""
         return self._widget
 
+    def text_height(self, width: int) -> int:
+        """Return how high everything but the picture and the curve is, in pixels."""
+        heights = [
+            label.heightForWidth(width) for label in (self.status, self.message) if label.text()
+        ]
+        if self.picture.has_picture:
+            heights.append(self.picture.get_bar().sizeHint().height())
+        return sum(heights) + SPACING * len(heights)
+
+    def set_picture_height(self, height: int) -> None:
+        """Give picture and curve so many pixels, or hide them where these are too few."""
+        height = 0 if height < MIN_PICTURE_PX else min(height, PICTURE_PX)
+        self.picture.set_height(height)
+        self.curve.set_height(height)
+
     def _refresh_if_shown(self) -> None:
         if self._widget.isVisible():
             self.refresh()
+
+    def _prepare_if_needed(self) -> None:
+        """Start the worker once there is a scan: the first click on Infer shall not wait for it."""
+        activity = self._library.activity
+        if self._is_prepared or not self._widget.isVisible() or activity.chosen_product() is None:
+            return
+        self._is_prepared = True
+        if not activity.kind:
+            self._reconstructor.prepare()
 
     def refresh(self) -> None:
         """Show where the run is."""
@@ -130,7 +176,9 @@ class TrainingCurve(_parameters.ParameterViewController):  # type: ignore[misc, 
         self.figure = Figure(figsize=(3.2, 1.9), layout='constrained')
         self.axes = self.figure.add_subplot()
         self._canvas: Any = FigureCanvasQTAgg(self.figure)  # type: ignore[no-untyped-call]
-        self._canvas.setMinimumHeight(170)
+        self._canvas.setMinimumSize(CURVE_WIDTH, 0)
+        self._height = PICTURE_PX
+        self._canvas.setFixedHeight(self._height)
         self._canvas.hide()
 
     def get_widget(self) -> QWidget:
@@ -150,7 +198,16 @@ class TrainingCurve(_parameters.ParameterViewController):  # type: ignore[misc, 
         if epochs:
             self._draw(epochs, is_cut)
         # A training that has just begun has none, and leaves no other's curve there.
-        self._canvas.setVisible(bool(epochs))
+        self._canvas.setVisible(bool(epochs) and self._height > 0)
+
+    def set_height(self, height: int) -> None:
+        """Draw the curve in so many pixels; none hides it."""
+        if height == self._height:
+            return
+        self._height = height
+        if height:
+            self._canvas.setFixedHeight(height)
+        self._canvas.setVisible(bool(self.axes.lines) and height > 0)
 
     def _draw(self, epochs: Sequence[Mapping[str, float]], is_cut: bool) -> None:
         axes, n = self.axes, len(epochs)

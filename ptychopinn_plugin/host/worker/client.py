@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ptychopinn_plugin import errors
 from ptychopinn_plugin.array_types import RealArray
@@ -21,6 +22,7 @@ from ptychopinn_plugin.host.worker.ipc import SharedArrays, copy_shared
 from ptychopinn_plugin.host.worker.messages import (
     BlockRead,
     Job,
+    PrepareBackend,
     ReleaseBlock,
     Report,
     RunFailed,
@@ -120,6 +122,27 @@ class Worker:
             self._busy.release()
             raise
         return run
+
+    def prepare(self, backend: str, model: Path | None = None) -> None:
+        """Start a process for a run that is expected, and let it import the framework.
+
+        Nothing is done where a process is there already. It ends when it is idle, as any other.
+
+        Parameters
+        ----------
+        backend : str
+        model : Path, optional
+            The file of the model that it is expected to need.
+        """
+        if self.pid is not None or not self._busy.acquire(blocking=False):
+            return
+        try:
+            # What is wrong is said by the run.
+            with suppress(WorkerError, OSError):
+                process = self._ready_process(backend)
+                process.send(PrepareBackend(backend, model, float(self.idle_s)))
+        finally:
+            self._busy.release()
 
     def _ready_process(self, backend: str) -> WorkerProcess:
         process = self._process
@@ -258,6 +281,32 @@ class Run:
             self._is_over = True
             self._shared.release_all()
             self._busy.release()
+
+
+def wait_for_end(
+    run: Run,
+    events: Iterator[Event | None],
+    patience_s: float,
+    note: Callable[[Event], object] = lambda event: None,
+) -> Event | None:
+    """Stop a run and return its last event; None where it fails or does not end in time.
+
+    `note` gets the others, which come while Stop is on its way.
+    """
+    run.stop()
+    deadline = time.monotonic() + patience_s
+    try:
+        for event in events:
+            if event is not None and event.is_last:
+                return event
+            if event is not None:
+                note(event)
+            if time.monotonic() >= deadline:
+                logger.warning('The worker did not stop within %.0f s and was ended.', patience_s)
+                return None
+    except PtychoPinnError as error:
+        logger.error('The run failed while it stopped: %s', error)
+    return None
 
 
 def _error_of(message: RunFailed) -> PtychoPinnError:

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -18,9 +18,11 @@ from ptychopinn_plugin.data import Reconstruction, Scan, load_scan
 from ptychopinn_plugin.data.grouping import check_positions
 from ptychopinn_plugin.data.pattern_fit import outliers_in_words
 from ptychopinn_plugin.errors import WorkerError
+from ptychopinn_plugin.host.worker.check_job import check_in_worker
 from ptychopinn_plugin.host.worker.ipc import copy_shared
 from ptychopinn_plugin.host.worker.messages import (
     SCAN_ARRAYS,
+    CheckJob,
     Job,
     ReconstructionDone,
     ReconstructJob,
@@ -147,8 +149,18 @@ class Jobs:
         """
         if isinstance(job, TrainJob):
             self._connection.send(self._train(job))
+        elif isinstance(job, CheckJob):
+            backend = self._use(job)
+            check_in_worker(self._scan(job, arrays), backend, job.device, self._connection)
         else:
             self._reconstruct(job, arrays)
+
+    def prepare(self, backend: str, model: Path | None) -> None:
+        """Do what every run of a backend begins with, before there is one."""
+        if self._backend is None:
+            self._backend = create_backend(backend)
+        if model is not None and self._backend.name == backend:
+            self._open(self._backend, model)
 
     def release_memory(self) -> None:
         """Give back what a run that failed holds; the next one builds it again."""
@@ -195,26 +207,30 @@ class Jobs:
             None if best is None else float(best),
         )
 
-    def _reconstruct(self, job: ReconstructJob, shared: Mapping[str, SharedArray]) -> None:
+    def _scan(
+        self, job: ReconstructJob | CheckJob, shared: Mapping[str, SharedArray], **more: Any
+    ) -> Scan:
         missing = sorted(set(SCAN_ARRAYS) - set(shared))
         if missing:
             raise WorkerError(
-                f'A reconstruction needs the arrays {", ".join(SCAN_ARRAYS)}; '
+                f'A run on a scan needs the arrays {", ".join(SCAN_ARRAYS)}; '
                 f'{", ".join(missing)} did not come. Run it again.'
             )
-        backend = self._use(job)
-        self._open(backend, job.model)
         arrays = self._copy({name: shared[name] for name in SCAN_ARRAYS})
-        scan = Scan(
+        return Scan(
             patterns=arrays['patterns'],
             positions_px=arrays['positions_px'],
             probe=arrays['probe'],
             bad_pixels=arrays['bad_pixels'],
             pattern_indexes=arrays['pattern_indexes'],
-            geometry=job.geometry,
             name=job.name,
-            is_single_shot=job.single_shot,
+            **more,
         )
+
+    def _reconstruct(self, job: ReconstructJob, shared: Mapping[str, SharedArray]) -> None:
+        backend = self._use(job)
+        self._open(backend, job.model)
+        scan = self._scan(job, shared, geometry=job.geometry, is_single_shot=job.single_shot)
         found = backend.reconstruct(
             scan, job.inference, job.refinement, observer=Reporter(self._connection)
         )

@@ -13,6 +13,7 @@ import numpy as np
 from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig
 from ptychopinn_plugin.data.scan import Geometry
 from ptychopinn_plugin.errors import WorkerError
+from ptychopinn_plugin.orientation import Orientation
 
 NUMERIC_KINDS = 'biufc'
 """These kinds of NumPy types may cross: an array of Python objects would be a list of addresses."""
@@ -128,10 +129,32 @@ class ReconstructJob:
     single_shot: bool = False
 
 
-SCAN_ARRAYS = ('patterns', 'positions_px', 'probe', 'bad_pixels', 'pattern_indexes')
-"""Names of the arrays that a `ReconstructJob` needs; fields of `data.Scan`."""
+@dataclass(frozen=True)
+class CheckJob:
+    """Find out whether patterns and positions of a scan go together; see `checking.search`.
 
-Job = TrainJob | ReconstructJob
+    The scan travels beside it, as with a `ReconstructJob`.
+
+    Attributes
+    ----------
+    backend : str
+    device : str
+    name : str
+        The scan's.
+    threads : int, optional
+        As in `TrainJob`.
+    """
+
+    backend: str
+    device: str = 'auto'
+    name: str = ''
+    threads: int | None = None
+
+
+SCAN_ARRAYS = ('patterns', 'positions_px', 'probe', 'bad_pixels', 'pattern_indexes')
+"""Names of the arrays that a `ReconstructJob` or a `CheckJob` needs; fields of `data.Scan`."""
+
+Job = TrainJob | ReconstructJob | CheckJob
 
 
 @dataclass(frozen=True)
@@ -152,6 +175,23 @@ class StartRun:
     job: Job
     idle_s: float
     arrays: Mapping[str, SharedArray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PrepareBackend:
+    """The host expects a run soon: its framework is imported, and its model opened.
+
+    Attributes
+    ----------
+    backend : str
+    model : Path, optional
+    idle_s : float
+        As in `StartRun`.
+    """
+
+    backend: str
+    model: Path | None
+    idle_s: float
 
 
 @dataclass(frozen=True)
@@ -245,7 +285,44 @@ class ReconstructionDone:
     points_to_a_fault: bool = False
 
 
-Report = RunProgress | TrainingDone | ReconstructionDone
+@dataclass(frozen=True)
+class CheckDone:
+    """A check has ended; where it was not stopped, some objects of its trials go beside it.
+
+    They are `given`, that of the scan as it is, `best`, and `trials`, several in one picture, the
+    best first.
+
+    Attributes
+    ----------
+    verdict : str
+        As in `checking.search.Check`; empty where it was stopped.
+    trials : int
+        How many there were.
+    orientation : Orientation
+        What the scan needs.
+    equals : tuple of Orientation
+        Others that explain the patterns as well.
+    beam_center_px : tuple of int
+        (row, column) that must become the middle of the patterns; empty where it is.
+    residual, given_residual, uninformed_residual : float
+        What the trials leave unexplained of patterns that they were not given: the best one, that
+        of the scan as it is, and none.
+    is_probe_refined : bool
+        Whether the best trial corrected the probe.
+    """
+
+    verdict: str
+    trials: int = 0
+    orientation: Orientation = field(default_factory=Orientation)
+    equals: tuple[Orientation, ...] = ()
+    beam_center_px: tuple[int, ...] = ()
+    residual: float = 0.0
+    given_residual: float = 0.0
+    uninformed_residual: float = 0.0
+    is_probe_refined: bool = False
+
+
+Report = RunProgress | TrainingDone | ReconstructionDone | CheckDone
 
 
 @dataclass(frozen=True)
@@ -304,5 +381,5 @@ class Idle:
     """The worker has had no job for as long as its last `StartRun` allows."""
 
 
-ToWorker = StartRun | StopRun | ReleaseBlock
+ToWorker = StartRun | PrepareBackend | StopRun | ReleaseBlock
 ToHost = RunReport | RunFailed | BlockRead | LogLine | Heartbeat | Idle

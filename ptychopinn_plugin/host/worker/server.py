@@ -11,6 +11,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import IO
 
 from ptychopinn_plugin.array_types import RealArray
@@ -23,6 +24,7 @@ from ptychopinn_plugin.host.worker.messages import (
     Heartbeat,
     Idle,
     LogLine,
+    PrepareBackend,
     Report,
     RunFailed,
     RunReport,
@@ -117,7 +119,7 @@ def serve(source: IO[bytes], sink: IO[bytes]) -> None:
     """Run jobs as they come, and send `Idle` where none comes for a while; never returns."""
     connection = HostConnection(Sender(sink))
     remove_orphans()
-    inbox: queue.Queue[StartRun] = queue.Queue()
+    inbox: queue.Queue[StartRun | PrepareBackend] = queue.Queue()
     parent = os.getppid()
     _start(lambda: _read_messages(source, connection, inbox))
     _start(lambda: _send_heartbeats(connection, parent))
@@ -135,6 +137,11 @@ def serve(source: IO[bytes], sink: IO[bytes]) -> None:
             connection.send_message(Idle())
             continue
         idle_s = start.idle_s or None
+        if isinstance(start, PrepareBackend):
+            # What goes wrong goes wrong again in the run, which says so.
+            with suppress(Exception):
+                jobs.prepare(start.backend, start.model)
+            continue
         connection.run = start.run
         _run(start, jobs, connection)
         connection.run = None
@@ -153,13 +160,13 @@ def _run(start: StartRun, jobs: Jobs, connection: HostConnection) -> None:
 
 
 def _read_messages(
-    source: IO[bytes], connection: HostConnection, inbox: 'queue.Queue[StartRun]'
+    source: IO[bytes], connection: HostConnection, inbox: 'queue.Queue[StartRun | PrepareBackend]'
 ) -> None:
     try:
         while (message := read_message(source, ToWorker)) is not None:
             if isinstance(message, StopRun):
                 connection.stop(message.run)
-            elif isinstance(message, StartRun):
+            elif isinstance(message, StartRun | PrepareBackend):
                 inbox.put(message)
             else:
                 connection.release(message.block)

@@ -200,6 +200,7 @@ def test_a_model_file_that_changes_or_goes(
     window.wait_for_end()
     (line,) = [line for line in window.log.splitlines() if 'ERROR' in line]
     assert f'Infer failed: Infer needs the model file {path}, which is gone.' in line
+    window.check_failure('Inference', 'which is gone. Put it back, open another one with Load')
 
 
 def test_fine_tuning_starts_from_the_loaded_model(

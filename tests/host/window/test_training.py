@@ -197,6 +197,31 @@ def test_closing_the_application_ends_a_training_with_its_model(
     assert read_model(folder / 'model.zip').config.training.epochs == LONG
 
 
+def test_one_click_trains_on_the_chosen_product(window: Window, folder: Path) -> None:
+    target = folder / 'small-training'
+    window.set(TrainingEpochs=1)
+    for _ in range(2):
+        # The second time it has that folder already.
+        window.click(window.panel.train_button)
+        window.wait(lambda: window.is_running)
+        window.wait_for_end()
+    assert window.log.count(f'Wrote 80 patterns to {target / "train_data.npz"}.') == 2
+    assert window.log.count('Training on train_data.npz') == 2
+    assert sorted(path.name for path in target.iterdir() if path.suffix in ('.npz', '.zip')) == [
+        'model.previous.zip',
+        'model.zip',
+        'train_data.npz',
+    ]
+    assert 'WARNING' not in window.log
+    assert not window.reconstructor.loaded.is_built_in
+    window.header.refresh()
+    assert f'Train opens {target}, the folder of small' in _plain(window.header.training.text())
+
+
+def _plain(text: str) -> str:
+    return text.replace('\u200b', '')
+
+
 def test_exported_data_can_be_trained_on(window: Window, tmp_path: Path) -> None:
     target = tmp_path / 'training'
     target.mkdir()

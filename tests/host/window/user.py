@@ -19,11 +19,15 @@ from PyQt5.QtWidgets import QComboBox, QLabel, QMenu, QPushButton
 import ptychopinn_plugin as pp
 from ptychopinn_plugin.host import bridge
 from ptychopinn_plugin.host.library import PtychoPinnLibrary
+from ptychopinn_plugin.host.reconstructor import PinnReconstructor
 from ptychopinn_plugin.host.view import Page
 from ptychopinn_plugin.host.view.header import Header, TrainingCurve
 
 # Otherwise the first window of a session would import the plugin's stub and the others find it.
 bridge.install()
+
+PREPARE = PinnReconstructor.prepare
+"""It starts the worker before the first run; the tests go without, but for one."""
 
 TICK_MS = 50
 """The tests look at the queues of the window more often than once a second."""
@@ -175,6 +179,10 @@ class Window:
         self.dialogs.get_existing_directory_path = lambda *_: folder
         self._start(self.train_button)
 
+    def check(self) -> None:
+        """Click Check scan."""
+        self._start(self.panel.check_button)
+
     def infer(self) -> int:
         """Click Infer; return the number of the new product."""
         self._start(self.infer_button)
@@ -234,6 +242,8 @@ def quiet_host(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
         # Ptychodus 1.6 and earlier search in another way.
         monkeypatch.setattr(device, lambda: ['cpu'], raising=False)
     caplog.set_level(logging.INFO, 'ptychopinn_plugin')
+    # Most tests need no worker, or look at how one starts.
+    monkeypatch.setattr(PinnReconstructor, 'prepare', lambda self: None)
 
 
 @pytest.fixture

@@ -1,0 +1,101 @@
+"""What the buttons of the panel do with the product that is chosen in the window."""
+
+import logging
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ptychopinn_plugin.errors import PtychoPinnError
+from ptychopinn_plugin.host.check_task import CheckTask
+from ptychopinn_plugin.host.training_data import TRAINING_FILE
+
+if TYPE_CHECKING:
+    from ptychopinn_plugin.host.host_window import HostWindow
+
+TRAINING_SUFFIX = '-training'
+"""Follows the product's name in the name of the folder that *Train on product* writes."""
+
+logger = logging.getLogger('ptychopinn_plugin')
+
+
+class PanelButtons:
+    """*Check scan* and *Train on product*.
+
+    Parameters
+    ----------
+    window : HostWindow
+    arguments : dict
+        What the host's controller was made of, by name.
+    """
+
+    def __init__(self, window: 'HostWindow', arguments: dict[str, Any]) -> None:
+        self._window = window
+        self._api = arguments['processing_api']
+        self._algorithm = arguments['algorithm_parameter']
+        self._dialogs = arguments['file_dialog_factory']
+        self._choice = window.choice
+
+    def check_scan(self) -> None:
+        """Put a check of the product that is chosen into the queue of runs."""
+        if self._product_for('Check scan') is None:
+            return
+        try:
+            parameters = self._api.get_reconstruct_input(product_index=self._choice.currentIndex())
+        except (ValueError, RuntimeError) as error:
+            logger.error('Check scan failed: %s', error)
+            return
+        reconstructor = self._algorithm.get_current_reconstructor()
+        self._window.queue.put(CheckTask(self._api.task_monitor, reconstructor, parameters))
+
+    def train_on_product(self) -> None:
+        """Write the product that is chosen to a folder of its own, and train on it."""
+        item = self._product_for('Train on product')
+        if item is None:
+            return
+        index, folder = self._choice.currentIndex(), self._training_folder(item.get_name())
+        try:
+            folder.mkdir(exist_ok=True)
+            self._api.export_training_data(folder / TRAINING_FILE, product_index=index)
+        except PtychoPinnError:
+            # The export has said why.
+            return
+        except (OSError, ValueError, RuntimeError) as error:
+            logger.error('Train on product failed: %s', error)
+            return
+        self._api.train(folder, folder, product_index=index)
+
+    def _product_for(self, what: str) -> Any | None:
+        """Return the product that is chosen; where it has no patterns, None, and log an error."""
+        item = self._window.chosen_item()
+        if item is not None and n_patterns(item) is not None:
+            return item
+        logger.error(
+            '%s failed: no product with patterns is chosen. Choose one above, or bind one to its '
+            'patterns under Products.',
+            what,
+        )
+        return None
+
+    def _training_folder(self, name: str) -> Path:
+        """Return where a training on a product lies: beside its files, else in the open folder."""
+        place = self._window.places.of(name)
+        if place is not None and place.name.endswith(TRAINING_SUFFIX):
+            return place
+        if place is None or not is_folder(place):
+            place = Path(self._dialogs.get_open_working_directory())
+        return place / (re.sub(r'[^\w.+-]+', '_', name) + TRAINING_SUFFIX)
+
+
+def n_patterns(item: Any) -> int | None:
+    """Return how many patterns a product is bound to; None where it is bound to none."""
+    dataset = item.get_dataset()
+    # Not the patterns themselves, which some releases copy to be counted.
+    return None if dataset is None else len(dataset.get_assembled_data().get_indexes())
+
+
+def is_folder(path: Path) -> bool:
+    """Tell whether a folder is there; one on a share that cannot be reached is not."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False

@@ -1,0 +1,155 @@
+"""Check a scan in the worker's process: what `ptychopinn check` does with a file."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+
+from ptychopinn_plugin.array_types import ComplexArray, RealArray
+from ptychopinn_plugin.backends.protocol import Backend
+from ptychopinn_plugin.checking.search import Check, check_scan, is_clearly_less
+from ptychopinn_plugin.checking.trials import Trial
+from ptychopinn_plugin.data import Scan
+from ptychopinn_plugin.data.readers.frame_center import beam_place, centered
+from ptychopinn_plugin.host.worker.messages import CheckDone, Report, RunProgress
+
+TILES = (2, 3)
+"""Rows and columns of the picture of several trials."""
+
+GAP_PX = 2
+"""Between two of them."""
+
+COVERED = 0.1
+"""An object is shown where its coverage is at least this."""
+
+
+class Connection(Protocol):
+    """What a check needs of `server.HostConnection`."""
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the host wants the job to end."""
+        ...
+
+    @property
+    def is_host_behind(self) -> bool:
+        """Whether the host has not copied all arrays that were sent."""
+        ...
+
+    def send(self, report: Report, arrays: Mapping[str, RealArray] | None = None) -> None:
+        """Send a report, with arrays beside it."""
+        ...
+
+
+class _Stopped(Exception):
+    """The check is not wanted any more."""
+
+
+def check_in_worker(scan: Scan, backend: Backend, device: str, connection: Connection) -> None:
+    """Make the trials, tell each, and send what they say.
+
+    Parameters
+    ----------
+    scan : Scan
+    backend : Backend
+    device : str
+    connection : Connection
+    """
+    n_trials = 0
+
+    def tell(number: int, trial: Trial) -> None:
+        nonlocal n_trials
+        n_trials = number
+        has_picture = trial.reconstruction is not None and not connection.is_host_behind
+        connection.send(
+            RunProgress('check', number, 0), {'object': _shown(trial)} if has_picture else None
+        )
+        if connection.is_stopping:
+            raise _Stopped
+
+    try:
+        connection.send(RunProgress('check', 0, 0))
+        centered_scan, place = _with_beam_in_the_middle(scan, backend, device)
+        found = check_scan(centered_scan, backend, device=device, on_trial=tell)
+    except _Stopped:
+        connection.send(CheckDone('', n_trials))
+        return
+    connection.send(_done(found, place, n_trials), _pictures(found))
+
+
+def _with_beam_in_the_middle(
+    scan: Scan, backend: Backend, device: str
+) -> tuple[Scan, tuple[int, ...]]:
+    """Return the scan with the beam in the middle, and where it was, if that explains more."""
+    assert scan.bad_pixels is not None
+    place = beam_place(scan.patterns, scan.bad_pixels, scan.probe)
+    if place is None:
+        return scan, ()
+    patterns, bad_pixels, *_ = centered(scan.patterns, scan.bad_pixels, scan.probe, place)
+    moved = dataclasses.replace(scan, patterns=patterns, bad_pixels=bad_pixels)
+    return (
+        (moved, (int(place[0]), int(place[1])))
+        if is_clearly_less(moved, scan, backend, device=device)
+        else (scan, ())
+    )
+
+
+def _done(found: Check, place: tuple[int, ...], n_trials: int) -> CheckDone:
+    is_right_but_for_the_beam = found.verdict == 'right' and bool(place)
+    return CheckDone(
+        'wrong' if is_right_but_for_the_beam else found.verdict,
+        n_trials,
+        found.orientation,
+        found.equals,
+        () if found.verdict == 'unclear' else place,
+        _finite(found.best.residual),
+        _finite(found.given.residual),
+        _finite(found.uninformed_residual),
+        found.best.refines_probe,
+    )
+
+
+def _finite(value: float) -> float:
+    """Return a number that JSON can write; -1 stands for a trial that could not be made."""
+    return float(value) if np.isfinite(value) else -1.0
+
+
+def _pictures(found: Check) -> dict[str, RealArray]:
+    made = [trial for trial in found.trials if trial.reconstruction is not None]
+    pictures: dict[str, RealArray] = {}
+    if found.given.reconstruction is not None:
+        pictures['given'] = _shown(found.given)
+    if found.best.reconstruction is not None and found.best is not found.given:
+        pictures['best'] = _shown(found.best)
+    if made:
+        pictures['trials'] = _tiled([_shown(trial) for trial in made[: TILES[0] * TILES[1]]])
+    return pictures
+
+
+def _shown(trial: Trial) -> ComplexArray:
+    """Return the part of a trial's object that patterns cover, with a mean phase of zero."""
+    found = trial.reconstruction
+    assert found is not None
+    box = found.covered_box(COVERED)
+    object_ = np.where(found.coverage[box] >= COVERED, found.object_[box], 0)
+    total = object_.sum()
+    turned = object_ * np.conj(total / max(abs(total), 1e-30))
+    return np.asarray(turned, dtype=np.complex64)
+
+
+def _tiled(objects: list[ComplexArray]) -> ComplexArray:
+    """Return several objects in one picture, row by row."""
+    rows, columns = TILES
+    height, width = (min(object_.shape[axis] for object_ in objects) for axis in (0, 1))
+    sheet = np.zeros(
+        (rows * (height + GAP_PX) - GAP_PX, columns * (width + GAP_PX) - GAP_PX), np.complex64
+    )
+    for number, object_ in enumerate(objects):
+        row, column = divmod(number, columns)
+        top, left = row * (height + GAP_PX), column * (width + GAP_PX)
+        first = [(object_.shape[0] - height) // 2, (object_.shape[1] - width) // 2]
+        sheet[top : top + height, left : left + width] = object_[
+            first[0] : first[0] + height, first[1] : first[1] + width
+        ]
+    return sheet
