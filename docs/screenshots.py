@@ -2,24 +2,31 @@
 
     xvfb-run -a -s '-screen 0 1600x1000x24' python docs/screenshots.py docs/images
 
-It simulates two scans, trains on one for some minutes, infers the other, and takes a picture of the
-window each time there is something to see.
+It simulates two scans, trains on one for some minutes, infers the other, checks a copy whose x and
+y are taken for each other, and takes a picture of the window each time there is something to see.
 """
 
 import argparse
 import logging
+import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 from ptychodus.model import ModelCore
+from PyQt5.QtCore import QEventLoop
 from PyQt5.QtGui import QImage
 from PyQt5.QtWidgets import QApplication
 
 from ptychopinn_plugin.host import bridge
 from ptychopinn_plugin.host.example_scans import write_example_scans
+from ptychopinn_plugin.host.view import Page
+
+EPOCHS_TO_SHOW = 4
+"""A picture is taken of a training once its curve has so many points."""
 
 SETTINGS = """\
 [Processing]
@@ -59,7 +66,9 @@ class Photographer:
         while not is_over():
             if time.monotonic() > deadline:
                 raise SystemExit(f'What was waited for did not come within {timeout_s:.0f} s.')
-            self.application.processEvents()
+            # Without a limit it returns once nothing is left to draw, which on a busy machine is
+            # never.
+            self.application.processEvents(QEventLoop.ProcessEventsFlag.AllEvents, 20)
             time.sleep(0.02)
 
     def pause(self, seconds: float) -> None:
@@ -81,13 +90,33 @@ class Photographer:
         if not image.save(str(path), 'PNG', 0):
             raise OSError(f'{path} could not be written.')
 
-    def train(self, folder: Path, share_s: float) -> None:
-        """Click Train, take a picture under way and wait for the end."""
+    @property
+    def panel(self) -> Page:
+        """The panel of the chosen algorithm."""
+        panel: Page = self.parts._stacked_widget.currentWidget()
+        return panel
+
+    def train(self, folder: Path) -> None:
+        """Click Train, take a picture once there is a curve and wait for the end."""
         self.controller._file_dialog_factory.get_existing_directory_path = lambda *_: folder
         self.buttons.train_button.click()
-        self.pause(share_s)
+        self.pause(5)
+        axes = self.panel.header.curve.axes
+        self.wait(
+            lambda: (
+                self.is_idle()
+                or (bool(axes.lines) and len(axes.lines[0].get_xdata()) >= EPOCHS_TO_SHOW)
+            )
+        )
         self.shoot('training')
         self.wait(self.is_idle)
+
+    def check(self) -> None:
+        """Click Check scan, wait for the end and take a picture."""
+        self.panel.check_button.click()
+        self.pause(1)
+        self.wait(self.is_idle)
+        self.shoot('check')
 
     def infer(self) -> None:
         """Click Infer and wait for the end."""
@@ -105,6 +134,17 @@ class Photographer:
         ribbon.data_range_group_box.auto_button.click()
         self.pause(1)
         ribbon.image_tools_group_box.home_button.click()
+
+
+def swapped(folder: Path) -> Path:
+    """Return a copy of a scan whose x and y are taken for each other."""
+    copy = folder.with_name('swapped')
+    shutil.copytree(folder, copy)
+    with h5py.File(copy / 'product.h5', 'a') as file:
+        x, y = (file[f'probe_position_{axis}_m'][()] for axis in 'xy')
+        file['probe_position_x_m'][...], file['probe_position_y_m'][...] = y, x
+        file.attrs['name'] = 'swapped'
+    return copy
 
 
 def main() -> None:
@@ -129,11 +169,14 @@ def main() -> None:
         window.shoot('panel')
         rows = model.settings_registry['PtychoPINNPlugin'].parameters()
         rows['TrainingMaxMinutes'].set_value(options.minutes)
-        window.train(known, 0.7 * 60 * options.minutes)
+        window.train(known)
         window.products.setCurrentIndex(second)
         window.infer()
         window.show_object(window.products.count() - 1)
         window.shoot('result')
+        window.view.processing_action.trigger()
+        window.products.setCurrentIndex(window.open(swapped(unseen)))
+        window.check()
         application.quit()
 
 
