@@ -150,21 +150,23 @@ class InferenceWatch:
         elif is_stopped and n_iterations < iterations:
             how = f'Stopped after {n_iterations} of {count(iterations, "iteration")}'
         spent = ', '.join(f'{name} {seconds:.2f} s' for name, seconds in done.timing.items())
-        patterns = count(done.patterns, 'pattern') + self._left_out(done.left_out)
+        patterns = count(done.patterns, 'pattern') + self._left_out(done)
+        # The panel shows what comes last.
+        if done.unfit:
+            logger.warning('%s', done.unfit)
+        if done.sure:
+            logger.info('%s', done.sure)
         fit = with_check_button(done.fit) if has_window() else done.fit
         logger.log(
             logging.WARNING if done.points_to_a_fault else logging.INFO,
             '%s, on %s (%s); amplitude residual %.4f. %s',
             *(how, patterns, spent, done.amplitude_residual, fit),
         )
-        if done.sure:
-            logger.info('%s', done.sure)
-        if done.unfit:
-            logger.warning('%s', done.unfit)
 
-    def _left_out(self, n_dark: int) -> str:
+    def _left_out(self, done: ReconstructionDone) -> str:
         """Return how many patterns the object is not made of, and why, to be appended."""
-        reasons = {'without light': n_dark, 'without a position': self._n_without_position}
+        by_worker = 'without light or unlike the others' if done.unfit else 'without light'
+        reasons = {by_worker: done.left_out, 'without a position': self._n_without_position}
         parts = [f'{number} {reason}' for reason, number in reasons.items() if number]
         return f' and {sum(reasons.values())} left out ({", ".join(parts)})' if parts else ''
 

@@ -121,7 +121,10 @@ def _pictures(found: Check) -> dict[str, RealArray]:
     if found.given.reconstruction is not None:
         pictures['given'] = _shown(found.given)
     if found.best.reconstruction is not None and found.best is not found.given:
-        pictures['best'] = _shown(found.best)
+        # Of orientations that are as good, the one that is taken need not be that of the best.
+        wanted = (found.orientation, found.best.refines_probe)
+        taken = (trial for trial in made if (trial.orientation, trial.refines_probe) == wanted)
+        pictures['best'] = _shown(next(taken, found.best))
     if made:
         pictures['trials'] = _tiled([_shown(trial) for trial in made[: TILES[0] * TILES[1]]])
     return pictures
