@@ -13,6 +13,7 @@ from ptychopinn_plugin.checking.trials import Trial
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.data.readers.frame_center import beam_place, centered
 from ptychopinn_plugin.host.worker.messages import CheckDone, Report, RunProgress
+from ptychopinn_plugin.orientation import Turn
 
 TILES = (2, 3)
 """Rows and columns of the picture of several trials."""
@@ -121,10 +122,10 @@ def _pictures(found: Check) -> dict[str, RealArray]:
     if found.given.reconstruction is not None:
         pictures['given'] = _shown(found.given)
     if found.best.reconstruction is not None and found.best is not found.given:
-        # Of orientations that are as good, the one that is taken need not be that of the best.
-        wanted = (found.orientation, found.best.refines_probe)
-        taken = (trial for trial in made if (trial.orientation, trial.refines_probe) == wanted)
-        pictures['best'] = _shown(next(taken, found.best))
+        # Positions that are turned back, in place of patterns, give the object turned back.
+        is_turned_back = found.orientation.of_patterns == Turn()
+        turn = found.best.orientation.of_patterns if is_turned_back else Turn()
+        pictures['best'] = _turned_back(_shown(found.best), turn)
     if made:
         pictures['trials'] = _tiled([_shown(trial) for trial in made[: TILES[0] * TILES[1]]])
     return pictures
@@ -139,6 +140,14 @@ def _shown(trial: Trial) -> ComplexArray:
     total = object_.sum()
     turned = object_ * np.conj(total / max(abs(total), 1e-30))
     return np.asarray(turned, dtype=np.complex64)
+
+
+def _turned_back(object_: ComplexArray, turn: Turn) -> ComplexArray:
+    """Return a picture as it was before a turn."""
+    rows = slice(None, None, -1 if turn.reverse_y else 1)
+    columns = slice(None, None, -1 if turn.reverse_x else 1)
+    before = object_[rows, columns]
+    return np.ascontiguousarray(before.T if turn.swap else before)
 
 
 def _tiled(objects: list[ComplexArray]) -> ComplexArray:
