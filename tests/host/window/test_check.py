@@ -39,7 +39,10 @@ def check_slider(window: Window) -> None:
         shades[value] = [image.pixel(x, image.height() // 2) for x in range(image.width())]
         assert picture.buttons[0].isChecked() == (value == 100)
     width = len(shades[50])
-    assert shades[50][: width // 4] == shades[100][: width // 4]
+    # A first picture of another size is drawn in the size of the second one.
+    if len(shades[100]) == width:
+        assert shades[50][: width // 4] == shades[100][: width // 4]
+    assert shades[50][: width // 4] != shades[0][: width // 4]
     assert shades[50][-width // 4 :] == shades[0][-width // 4 :]
     assert shades[100] != shades[0]
 
