@@ -25,7 +25,7 @@ MIN_PATTERNS = 50
 MIN_LIT_PX = 16
 """A pattern with fewer lit pixels is not judged."""
 
-LARGEST_RATIO = 25.0
+MAX_RATIO = 25.0
 """A pixel counts with at most this many times the typical deviance: a dead pixel that nobody has
 marked, or one hit by a cosmic ray, does not decide over its pattern."""
 

@@ -22,7 +22,7 @@ from ptychopinn_plugin.backends.protocol import Observer, Progress
 from ptychopinn_plugin.config import RefinementConfig
 from ptychopinn_plugin.data import Reconstruction, Scan
 from ptychopinn_plugin.data.pattern_fit import (
-    LARGEST_RATIO,
+    MAX_RATIO,
     MIN_PATTERNS,
     Deviances,
     PatternFit,
@@ -37,7 +37,7 @@ from ptychopinn_plugin.physics import LIT_COUNTS
 SECOND_LOOK_ITERATIONS = 6
 """This number of iterations without the suspects mends the object under them."""
 
-LARGEST_SHARE = 0.1
+MAX_SHARE = 0.1
 """Where more than this share of the patterns stands out, the scan is wrong and not its patterns."""
 
 _BATCH = 64
@@ -79,7 +79,7 @@ def judge_patterns(
             )
 
         sample = judged_positions(len(scan), scan.pattern_shape)[:_BATCH]
-        largest = LARGEST_RATIO * float(np.median(measure(sample, np.inf).deviances))
+        largest = MAX_RATIO * float(np.median(measure(sample, np.inf).deviances))
         everywhere = np.arange(len(scan))
         return Deviances.joined(
             [
@@ -95,7 +95,7 @@ def judge_patterns(
     suspects = find_suspects(first, positions, reach_px(scan.probe))
     if iterate_without is None or not len(suspects):
         return fit
-    if len(suspects) > LARGEST_SHARE * len(scan):
+    if len(suspects) > MAX_SHARE * len(scan):
         return fit
     second = look(iterate_without(np.setdiff1d(np.arange(len(scan)), suspects)))
     assert scan.pattern_indexes is not None

@@ -88,6 +88,7 @@ def iterate_keep_best(
     iterate_once: Callable[[], tuple[State, float]],
     part_way: Callable[[State, State, float], tuple[State, float]],
     step_of_all: Callable[[State], State],
+    at_end: Callable[[State], tuple[State, float]],
     observer: Callable[[int, float, State], bool | None],
 ) -> tuple[State, list[float]]:
     """Iterate, and keep the best object of all iterations.
@@ -109,6 +110,9 @@ def iterate_keep_best(
     step_of_all : callable
         Returns where the updates of all patterns together lead from a state; half of the way is
         tried.
+    at_end : callable
+        Returns what becomes of the best after the last iteration, and the loss there, which is no
+        higher.
     observer : callable
         Gets the number of iterations done, the lowest loss and what has it; True stops.
 
@@ -137,6 +141,8 @@ def iterate_keep_best(
         else:
             losses.append(losses[-1])
         schedule.advance(losses[-1])
+        if schedule.is_over:
+            best, losses[-1] = at_end(best)
         if observer(schedule.done, losses[-1], best):
             schedule.stop()
     return best, losses
@@ -271,19 +277,20 @@ def run_iterations(
             update: Any = kernels.mean_update(forward, best.object_)
         return dataclasses.replace(best, object_=best.object_ + update)
 
+    def correct(best: IterationState[Tensor]) -> tuple[IterationState[Tensor], float]:
+        with using(best):
+            corrected = kernels.correct_phase_drift(forward, best.object_)
+            loss = forward.evaluate_fit(corrected)[0]
+        return dataclasses.replace(best, object_=corrected), loss
+
     def show(done: int, loss: float, best: IterationState[Tensor]) -> bool | None:
         return observer(done, loss, best.object_) if observer is not None else False
 
     start = dataclasses.replace(state)
     loss = forward.evaluate_fit(object_)[0]
     best, losses = iterate_keep_best(
-        schedule, start, loss, iterate_once, part_way, step_of_all, show
+        schedule, start, loss, iterate_once, part_way, step_of_all, correct, show
     )
-    if schedule.done:
-        with using(best):
-            corrected = kernels.correct_phase_drift(forward, best.object_)
-            losses[-1] = min(losses[-1], forward.evaluate_fit(corrected)[0])
-        best = dataclasses.replace(best, object_=corrected)
     return _finish(kernels, forward, best, refine_probe, positions, energy), losses
 
 

@@ -14,7 +14,7 @@ class Valley:
     def __init__(self, scaled_origins: Sequence[float]) -> None:
         self.scaled_origins = scaled_origins
         self.shares: list[float] = []
-        self.steps = self.iterations = 0
+        self.steps = self.iterations = self.ends = 0
         self.seen: list[tuple[int, float, float]] = []
 
     def run(self, start: float, stop_after: int = 99) -> tuple[float, list[float]]:
@@ -31,6 +31,7 @@ class Valley:
             self._iterate_once,
             self._part_way,
             self._step_of_all,
+            self._at_end,
             observe,
         )
 
@@ -44,6 +45,10 @@ class Valley:
         place = best + share * (newest - best)
         return place, place**2
 
+    def _at_end(self, best: float) -> tuple[float, float]:
+        self.ends += 1
+        return best, best**2
+
     def _step_of_all(self, best: float) -> float:
         self.steps += 1
         return 0.0
@@ -52,7 +57,7 @@ class Valley:
 def test_the_newest_is_the_best_while_it_gets_better() -> None:
     valley = Valley([3, 2, 1])
     assert valley.run(4) == (1, [16, 9, 4, 1])
-    assert valley.shares == []
+    assert (valley.shares, valley.ends) == ([], 1)
     assert valley.seen == [(1, 9, 3), (2, 4, 2), (3, 1, 1)]
 
 
@@ -94,3 +99,5 @@ def test_no_sweep_leaves_the_start() -> None:
 def test_stop(done: int) -> None:
     valley = Valley([3, 2, 1])
     assert valley.run(4, stop_after=done)[1] == [16, 9, 4][: done + 1]
+    # What was shown last is returned as it is.
+    assert valley.ends == 0
