@@ -277,7 +277,7 @@ def run_iterations(
             update: Any = kernels.mean_update(forward, best.object_)
         return dataclasses.replace(best, object_=best.object_ + update)
 
-    def correct(best: IterationState[Tensor]) -> tuple[IterationState[Tensor], float]:
+    def end_of_phase_drift(best: IterationState[Tensor]) -> tuple[IterationState[Tensor], float]:
         with using(best):
             corrected = kernels.correct_phase_drift(forward, best.object_)
             loss = forward.evaluate_fit(corrected)[0]
@@ -289,7 +289,7 @@ def run_iterations(
     start = dataclasses.replace(state)
     loss = forward.evaluate_fit(object_)[0]
     best, losses = iterate_keep_best(
-        schedule, start, loss, iterate_once, part_way, step_of_all, correct, show
+        schedule, start, loss, iterate_once, part_way, step_of_all, end_of_phase_drift, show
     )
     return _finish(kernels, forward, best, refine_probe, positions, energy), losses
 
