@@ -26,6 +26,7 @@ from ptychopinn_plugin.config import (
 from ptychopinn_plugin.data import (
     Reconstruction,
     Scan,
+    fit_to_size,
     load_scan,
     read_reconstruction,
     write_product,
@@ -33,7 +34,7 @@ from ptychopinn_plugin.data import (
     write_scan,
 )
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
-from ptychopinn_plugin.errors import ConfigError, PtychoPinnError
+from ptychopinn_plugin.errors import ConfigError, DataError, PtychoPinnError
 from ptychopinn_plugin.evaluation import Evaluation, evaluate
 from ptychopinn_plugin.half_scans import HalfScans, compare_halves
 from ptychopinn_plugin.legacy.raw_data import RawDataLike, scan_from_raw_data
@@ -288,8 +289,7 @@ def compare_half_scans(
     remove_ramp : bool
         Whether a linear phase between both is removed as well.
     observer : callable, optional
-        Called with a `Progress` after each step; where it returns True, the half ends with the best
-        object so far.
+        Called with a `Progress` after each step; where it returns True, nothing is compared.
 
     Returns
     -------
@@ -301,6 +301,11 @@ def compare_half_scans(
         The message holds what to do.
     """
     whole = as_scan(scan)
+
+    def watch(progress: Progress) -> None:
+        if observer(progress):
+            raise DataError('Stopped before both halves were reconstructed; nothing is compared.')
+
     if iterations is not None:
         if model is not None:
             raise ConfigError('Iterations start without a model; got both. Give one of them.')
@@ -308,15 +313,17 @@ def compare_half_scans(
         settings = RefinementConfig(iterations=iterations)
 
         def iterate(half: Scan) -> Reconstruction:
-            return refine(half, settings, backend=chosen, device=device, observer=observer)
+            return refine(half, settings, backend=chosen, device=device, observer=watch)
 
         return compare_halves(whole, iterate, remove_ramp=remove_ramp)
     opened = _as_model(BUILT_IN if model is None else model)
     chosen = _chosen(backend, opened)
     inference = opened.config.inference.replace(device=device)
+    if not opened.is_prior:
+        whole = fit_to_size(whole, opened.pattern_size)
 
     def predict(half: Scan) -> Reconstruction:
-        return reconstruct(opened, half, inference=inference, backend=chosen, observer=observer)
+        return reconstruct(opened, half, inference=inference, backend=chosen, observer=watch)
 
     return compare_halves(whole, predict, remove_ramp=remove_ramp)
 

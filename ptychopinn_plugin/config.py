@@ -352,7 +352,8 @@ class RefinementConfig(Validated):
     )
     max_seconds: float | None = setting(
         None,
-        'The reconstruction ends at about this time after its beginning; iterations become fewer',
+        'The iterations of a reconstruction end at about this time after its beginning, and become '
+        'fewer; with drop_outliers, which makes two runs, the first gets a half of it',
         minimum=0.01,
         unit='s',
     )

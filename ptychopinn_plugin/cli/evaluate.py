@@ -116,7 +116,9 @@ def evaluate_command(
             as_json=as_json,
         )
         return
-    _refuse_without_halves({'model': model, 'iterations': iterations, 'device': device})
+    _refuse_without_halves(
+        {'model': model, 'iterations': iterations, 'backend': backend, 'device': device}
+    )
     if truth is None:
         raise ConfigError(
             'TRUTH is missing: a scan with its object, or another reconstruction. To judge a scan '

@@ -152,6 +152,8 @@ class InferenceWatch:
         spent = ', '.join(f'{name} {seconds:.2f} s' for name, seconds in done.timing.items())
         patterns = count(done.patterns, 'pattern') + self._left_out(done)
         # The panel shows what comes last.
+        if done.course:
+            logger.info('%s.', done.course)
         if done.unfit:
             logger.warning('%s', done.unfit)
         if done.sure:
@@ -165,7 +167,7 @@ class InferenceWatch:
 
     def _left_out(self, done: ReconstructionDone) -> str:
         """Return how many patterns the object is not made of, and why, to be appended."""
-        by_worker = 'without light or unlike the others' if done.unfit else 'without light'
+        by_worker = 'without light or unlike the others' if done.dropped else 'without light'
         reasons = {by_worker: done.left_out, 'without a position': self._n_without_position}
         parts = [f'{number} {reason}' for reason, number in reasons.items() if number]
         return f' and {sum(reasons.values())} left out ({", ".join(parts)})' if parts else ''

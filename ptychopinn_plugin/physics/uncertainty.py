@@ -48,7 +48,12 @@ _NOISE_RANGE = (1e-10, 1e4)
 
 
 def estimate_uncertainty(
-    object_: ComplexArray, coverage: FloatArray, probe: ComplexArray, over_noise: float | None
+    object_: ComplexArray,
+    coverage: FloatArray,
+    probe: ComplexArray,
+    over_noise: float | None,
+    *,
+    overlap: float | None = None,
 ) -> tuple[FloatArray, FloatArray] | None:
     """Return the standard deviation of amplitude and phase for each pixel of an object.
 
@@ -62,6 +67,10 @@ def estimate_uncertainty(
     over_noise : float, optional
         The misfit in times of shot noise; None where the counts are in another unit than photons.
 
+    overlap : float, optional
+        How many illuminations of different places lie over each other; where not given, it is that
+        of the coverage, in which repeated exposures count again.
+
     Returns
     -------
     amplitude_std, phase_std : ndarray of float32, shape (height, width)
@@ -73,8 +82,9 @@ def estimate_uncertainty(
         return None
     light = np.maximum(coverage.astype(np.float64), 1e-12)
     # The mean coverage that a photon meets is that of the whole overlap.
-    overlap = illumination_overlap(coverage, probe) * light * light.sum() / (light**2).sum()
-    noise = (1 + (CROWDED / overlap) ** 2) * max(1.0, over_noise) / (2 * light)
+    mean = illumination_overlap(coverage, probe) if overlap is None else overlap
+    local_overlap = mean * light * light.sum() / (light**2).sum()
+    noise = (1 + (CROWDED / local_overlap) ** 2) * max(1.0, over_noise) / (2 * light)
     amplitude = np.abs(object_).astype(np.float64)
     phase = np.angle(object_ * np.exp(-1j * np.angle(object_[lit].sum())))
     local = gaussian_filter(amplitude, _AMPLITUDE_SMOOTHING_PX)

@@ -1,5 +1,6 @@
 """A learned prior between iterations: the same on both backends, on scans of any size."""
 
+import itertools
 from functools import lru_cache
 
 import numpy as np
@@ -102,6 +103,18 @@ def test_a_plan_goes_by_the_overlap_of_the_scan() -> None:
         passes.clear()
         backend_of('pytorch').reconstruct(scan, CPU, RefinementConfig(iterations=1), observer=count)
         assert passes == [1 if scan is small_scan(32) else model().network.passes]
+
+
+@pytest.mark.parametrize('name', ['pytorch', 'tensorflow'])
+def test_a_limit_of_time_ends_the_passes_too(name: str) -> None:
+    """With a clock on which an iteration takes long, ten passes would take ten times the limit."""
+    backend = backend_of(name)
+    backend.clock = itertools.count(0.0, 5.0).__next__
+    found = backend.reconstruct(sparse_scan(), CPU, RefinementConfig(max_seconds=30.0))
+    course = found.provenance['course']
+    assert course['ended'] == 'time'
+    assert 1 <= len(course['done']) <= 3
+    assert sum(course['done']) <= 4
 
 
 @pytest.mark.parametrize(('stage', 'at'), [('refine', 3), ('predict', 1)])

@@ -27,7 +27,6 @@ from ptychopinn_plugin.backends.common.memory import with_smaller_batches
 from ptychopinn_plugin.backends.common.outliers import (
     iterate_without,
     judge_patterns,
-    of_two_runs,
     reconstruct_without_outliers,
 )
 from ptychopinn_plugin.backends.common.positions import reach_px
@@ -162,10 +161,12 @@ class NetworkBackend(Engine[Device]):
         observer: Observer = ignore_progress,
     ) -> Reconstruction:
         """Predict with the held model, stitch, and refine."""
+        once = functools.partial(self._reconstructed, inference, refinement)
         if refinement.drop_outliers:
-            once = functools.partial(self._reconstructed, inference, of_two_runs(refinement))
-            return reconstruct_without_outliers(scan, once, observer)
-        return self._reconstructed(inference, refinement, scan, observer)
+            return reconstruct_without_outliers(
+                scan, once, observer, limit_s=refinement.max_seconds, clock=self.clock
+            )
+        return once(scan, observer, refinement.max_seconds)
 
     def _reconstructed(
         self,
@@ -173,6 +174,7 @@ class NetworkBackend(Engine[Device]):
         refinement: RefinementConfig,
         scan: Scan,
         observer: Observer,
+        limit_s: float | None,
     ) -> Reconstruction:
         started, held = self.clock(), self._held_model()
         (scan,) = _usable([scan])
@@ -190,7 +192,7 @@ class NetworkBackend(Engine[Device]):
             prior = held.network if held.is_prior else None
             plan = self._plan(scan, forward, refinement, prior, inference.prior_passes)
             logger.info('%s: %s.', scan.name, plan.in_words())
-            job = _Job(scan, forward, refinement, plan, started, stopwatch, observer)
+            job = _Job(scan, forward, refinement, plan, started, limit_s, stopwatch, observer)
             reconstruct = self._with_prior if held.is_prior else self._with_passes
             found = reconstruct(self._network(held, device), job, held.network, inference)
             result = self._refined(job, found)
@@ -253,7 +255,7 @@ class NetworkBackend(Engine[Device]):
             share_s = self._share_s(job, number)
             if share_s is not None and found.done:
                 each_s = (self.clock() - job.started) / sum(found.done)
-                if not job.plan.is_worth_a_pass(share_s / each_s):
+                if share_s <= 0 or not job.plan.is_worth_a_pass(share_s / each_s):
                     break
             schedule = IterationSchedule(blocks[number], limit_s=share_s, clock=self.clock)
             found = self._iterated(job, found, settings, schedule, watch)
@@ -286,10 +288,10 @@ class NetworkBackend(Engine[Device]):
 
     def _share_s(self, job: '_Job', number: int) -> float | None:
         """Return the time for a block of iterations: its part of what is left of the limit."""
-        if job.plan.limit_s is None:
+        if job.limit_s is None:
             return None
         blocks = (*job.plan.before_passes, job.plan.iterations)
-        left = job.plan.limit_s - (self.clock() - job.started)
+        left = job.limit_s - (self.clock() - job.started)
         return left * blocks[number] / max(1, sum(blocks[number:]))
 
     def _overlap(self, forward: Forward) -> float:
@@ -314,18 +316,30 @@ class NetworkBackend(Engine[Device]):
         observer: Observer = ignore_progress,
     ) -> Reconstruction:
         """Iterate from a flat object, without a model: the baseline."""
+        once = functools.partial(self._refined_from_flat, refinement, device)
         if refinement.drop_outliers:
-            once = functools.partial(self._refined_from_flat, of_two_runs(refinement), device)
-            return reconstruct_without_outliers(scan, once, observer)
-        return self._refined_from_flat(refinement, device, scan, observer)
+            return reconstruct_without_outliers(
+                scan, once, observer, limit_s=refinement.max_seconds, clock=self.clock
+            )
+        return once(scan, observer, refinement.max_seconds)
 
     def _refined_from_flat(
-        self, refinement: RefinementConfig, device: str, scan: Scan, observer: Observer
+        self,
+        refinement: RefinementConfig,
+        device: str,
+        scan: Scan,
+        observer: Observer,
+        limit_s: float | None,
     ) -> Reconstruction:
         started, asked = self.clock(), refinement
         (scan,) = _usable([scan])
         scan, refinement = self._with_probe(scan, refinement, device, observer)
-        return self._from_flat(scan, refinement, device, observer, asked=asked, started=started)
+        return self._from_flat(
+            *(scan, refinement, device, observer),
+            asked=asked,
+            started=started,
+            limit_s=limit_s,
+        )
 
     def _from_flat(
         self,
@@ -337,6 +351,7 @@ class NetworkBackend(Engine[Device]):
         is_trial: bool = False,
         asked: RefinementConfig | None = None,
         started: float | None = None,
+        limit_s: float | None = None,
     ) -> Reconstruction:
         """Iterate from a flat object; a trial warns of nothing. `asked` is what is recorded."""
         photons = scan.mean_photons()
@@ -350,7 +365,7 @@ class NetworkBackend(Engine[Device]):
             if not is_trial:
                 logger.info('%s: %s.', scan.name, plan.in_words())
             stopwatch = self.start_stopwatch(where)
-            job = _Job(scan, forward, refinement, plan, started, stopwatch, observer)
+            job = _Job(scan, forward, refinement, plan, started, limit_s, stopwatch, observer)
             result = self._refined(job, _Found(forward.flat_object()), is_trial=is_trial)
             used = Config(refinement=asked or refinement)
             provenance = self._provenance(where, used, None, threads)
@@ -390,7 +405,8 @@ class NetworkBackend(Engine[Device]):
         def is_stopping() -> bool:
             return newest is not None and watch(newest)
 
-        if plan.iterations > 0 and not stopped:
+        has_time = job.limit_s is None or self.clock() - job.started < job.limit_s
+        if plan.iterations > 0 and not stopped and (has_time or not found.done):
             schedule = IterationSchedule(
                 plan.iterations,
                 limit_s=self._share_s(job, len(plan.before_passes)),
@@ -399,12 +415,17 @@ class NetworkBackend(Engine[Device]):
             )
             found = self._iterated(job, found, refinement, schedule, watch)
             job.stopwatch.lap('refine')
+        elif plan.iterations > 0 and not stopped:
+            found = replace(found, ended='time')
         object_, losses = found.object_, list(found.losses)
+        ended: Ended = 'stopped' if stopped else found.ended
         pattern_fit = None
-        if not is_trial:
-            look_twice = not stopped and len(losses) > MIN_ITERATIONS
+        if not is_trial and not stopped:
+            look_twice = len(losses) > MIN_ITERATIONS
             without = functools.partial(iterate_without, self, forward, object_, is_stopping)
-            pattern_fit = judge_patterns(scan, forward, object_, without if look_twice else None)
+            pattern_fit = judge_patterns(
+                scan, forward, object_, without if look_twice else None, is_stopping
+            )
             job.stopwatch.lap('judge')
         misfit = judge_misfit(scan, lambda lit_counts: forward.misfit(object_, lit_counts))
         moved = refinement.positions and plan.iterations > 0 and forward.reach_px > 0
@@ -418,7 +439,9 @@ class NetworkBackend(Engine[Device]):
         image = np.asarray(self.to_numpy(object_))
         stds = None
         if not is_trial and not scan.is_single_shot and misfit is not None:
-            stds = estimate_uncertainty(image, coverage, probe, misfit.over_noise)
+            stds = estimate_uncertainty(
+                image, coverage, probe, misfit.over_noise, overlap=plan.overlap
+            )
         return Reconstruction(
             object_=image,
             amplitude_std=None if stds is None else stds[0],
@@ -431,7 +454,7 @@ class NetworkBackend(Engine[Device]):
             backend=self.name,
             likelihoods=losses or [loss],
             timing=dict(job.stopwatch.seconds),
-            provenance={'course': plan.course(found.done, found.ended)},
+            provenance={'course': plan.course(found.done, ended)},
             amplitude_residual=residual,
             misfit=misfit,
             geometry=scan.geometry,
@@ -512,13 +535,18 @@ class NetworkBackend(Engine[Device]):
 
 @dataclass(frozen=True)
 class _Job:
-    """One scan on the device, and what is to be done with it; `started` is when that began."""
+    """One scan on the device, and what is to be done with it.
+
+    `started` is when that began, and `limit_s` how long it may take: less than that of the plan,
+    where it is one of two runs.
+    """
 
     scan: Scan
     forward: Any
     refinement: RefinementConfig
     plan: IterationPlan
     started: float
+    limit_s: float | None
     stopwatch: Stopwatch
     observer: Observer
 

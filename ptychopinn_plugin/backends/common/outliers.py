@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 
 from ptychopinn_plugin.array_types import IntArray
-from ptychopinn_plugin.backends.common.diagnostics import LIT_SHARE
+from ptychopinn_plugin.backends.common.diagnostics import LIT_SHARE, MIN_ITERATIONS
 from ptychopinn_plugin.backends.common.engine import Engine, Forward
 from ptychopinn_plugin.backends.common.forward import judged_positions
 from ptychopinn_plugin.backends.common.iteration_schedule import IterationSchedule
+from ptychopinn_plugin.backends.common.memory import ran_out
 from ptychopinn_plugin.backends.common.requests import IterationRequest
+from ptychopinn_plugin.backends.common.training_loop import Clock
 from ptychopinn_plugin.backends.protocol import Observer, Progress
-from ptychopinn_plugin.config import RefinementConfig
 from ptychopinn_plugin.data import Reconstruction, Scan
 from ptychopinn_plugin.data.pattern_fit import (
     MAX_RATIO,
@@ -42,11 +43,18 @@ MAX_SHARE = 0.1
 
 _BATCH = 64
 
+_LOOK_UP = 8
+"""After this number of batches a look asks whether it is to stop."""
+
 logger = logging.getLogger(__name__)
 
 
 def judge_patterns(
-    scan: Scan, forward: Any, object_: Any, iterate_without: Callable[[IntArray], Any] | None
+    scan: Scan,
+    forward: Any,
+    object_: Any,
+    iterate_without: Callable[[IntArray], Any] | None,
+    is_stopping: Callable[[], bool],
 ) -> PatternFit | None:
     """Measure how well an object explains each pattern of its scan, and find those that stand out.
 
@@ -59,11 +67,13 @@ def judge_patterns(
     iterate_without : callable, optional
         Gets the places of the patterns that stay; returns the object after a few iterations with
         them alone. Without it no outliers are looked for.
+    is_stopping : callable
+        Tells now and then whether the look is to be broken off.
 
     Returns
     -------
     PatternFit or None
-        None where patterns are too few to be compared, or share nothing.
+        None where patterns are too few to be compared, or share nothing, and where it was stopped.
     """
     if len(scan) < MIN_PATTERNS or scan.is_single_shot:
         return None
@@ -71,7 +81,7 @@ def judge_patterns(
     assert scan.bad_pixels is not None
     valid_mask = np.fft.ifftshift(~scan.bad_pixels)
 
-    def look(shown: Any) -> Deviances:
+    def look(shown: Any) -> Deviances | None:
         def measure(indices: IntArray, largest: float) -> Deviances:
             expected, counts = forward.expected_and_counted(shown, indices)
             return measure_deviances(
@@ -80,15 +90,16 @@ def judge_patterns(
 
         sample = judged_positions(len(scan), scan.pattern_shape)[:_BATCH]
         largest = MAX_RATIO * float(np.median(measure(sample, np.inf).deviances))
-        everywhere = np.arange(len(scan))
-        return Deviances.joined(
-            [
-                measure(everywhere[start : start + _BATCH], largest)
-                for start in range(0, len(scan), _BATCH)
-            ]
-        )
+        everywhere, found = np.arange(len(scan)), []
+        for number, start in enumerate(range(0, len(scan), _BATCH)):
+            if number % _LOOK_UP == _LOOK_UP - 1 and is_stopping():
+                return None
+            found.append(measure(everywhere[start : start + _BATCH], largest))
+        return Deviances.joined(found)
 
     first = look(object_)
+    if first is None:
+        return None
     deviances = np.where(first.is_judged, first.deviances, np.nan)
     fit = PatternFit(deviances, first.doses)
     positions = scan.positions_px + forward.moves_px
@@ -96,8 +107,25 @@ def judge_patterns(
     if iterate_without is None or not len(suspects):
         return fit
     if len(suspects) > MAX_SHARE * len(scan):
+        logger.warning(
+            '%s: %d of %d patterns do not fit, so that the scan is wrong rather than its patterns, '
+            'and none is named. Try ptychopinn check.',
+            *(scan.name, len(suspects), len(scan)),
+        )
         return fit
-    second = look(iterate_without(np.setdiff1d(np.arange(len(scan)), suspects)))
+    try:
+        second = look(iterate_without(np.setdiff1d(np.arange(len(scan)), suspects)))
+    except Exception as error:
+        if not ran_out(error):
+            raise
+        logger.warning(
+            '%s: memory ran out when patterns that may not fit were to be judged again; none is '
+            'named. The object is complete.',
+            scan.name,
+        )
+        return fit
+    if second is None:
+        return fit
     assert scan.pattern_indexes is not None
     reasons = find_outliers(first, second, suspects)
     return dataclasses.replace(
@@ -139,16 +167,13 @@ def iterate_without(
     return engine.to_tensor(whole, forward)
 
 
-def of_two_runs(refinement: RefinementConfig) -> RefinementConfig:
-    """Return the settings of each of the two runs: half of the time, where that is limited."""
-    limit = refinement.max_seconds
-    return refinement if limit is None else refinement.replace(max_seconds=limit / 2)
-
-
 def reconstruct_without_outliers(
     scan: Scan,
-    run: Callable[[Scan, Observer], Reconstruction],
+    run: Callable[[Scan, Observer, float | None], Reconstruction],
     observer: Observer,
+    *,
+    limit_s: float | None,
+    clock: Clock,
 ) -> Reconstruction:
     """Reconstruct a scan, and where patterns do not fit, the rest of it again.
 
@@ -156,25 +181,34 @@ def reconstruct_without_outliers(
     ----------
     scan : Scan
     run : callable
-        Reconstructs a scan.
+        Reconstructs a scan within a time.
     observer : callable
-        Where it stops the first run, that is the result.
+        Where it stops a run, the first one is the result.
+    limit_s : float, optional
+        For both runs; the first gets a half.
+    clock : callable
 
     Returns
     -------
     Reconstruction
         `dropped` says which patterns were left out.
     """
-    stopped = False
+    stopped, started = False, clock()
 
     def watch(progress: Progress) -> bool:
         nonlocal stopped
         stopped = bool(observer(progress)) or stopped
         return stopped
 
-    first = run(scan, watch)
+    first = run(scan, watch, None if limit_s is None else limit_s / 2)
     outliers = () if first.pattern_fit is None else first.pattern_fit.outliers
     if stopped or not outliers:
+        if first.pattern_fit is None or len(first.likelihoods) <= MIN_ITERATIONS:
+            logger.warning(
+                '%s: no outliers were looked for. That takes %d patterns that overlap, %d '
+                'iterations, and a run that nobody stops.',
+                *(scan.name, MIN_PATTERNS, MIN_ITERATIONS),
+            )
         return first
     logger.info(
         '%s: %d of %d patterns do not fit the others and are dropped; the rest is reconstructed '
@@ -184,7 +218,10 @@ def reconstruct_without_outliers(
     assert scan.pattern_indexes is not None
     indexes = [outlier.pattern_index for outlier in outliers]
     rest = scan.subset(np.flatnonzero(~np.isin(scan.pattern_indexes, indexes)))
-    second = run(rest, watch)
+    second = run(rest, watch, None if limit_s is None else limit_s - (clock() - started))
+    if stopped:
+        logger.warning('%s: stopped; the object of all patterns is kept.', scan.name)
+        return first
     seconds = {
         name: first.timing.get(name, 0.0) + second.timing.get(name, 0.0)
         for name in {**first.timing, **second.timing}

@@ -270,6 +270,10 @@ class ReconstructionDone:
         Which patterns do not fit the others, in words; empty where all do.
     sure : str
         The typical standard deviations, in words; empty where they are unknown.
+    course : str
+        What was planned and how it ended, in words, where that was not as planned.
+    dropped : int
+        How many of those left out were unlike the others.
     points_to_a_fault : bool
         Whether it misses them by more than unfinished iterations explain.
     """
@@ -283,6 +287,8 @@ class ReconstructionDone:
     unfit: str = ''
     sure: str = ''
     points_to_a_fault: bool = False
+    course: str = ''
+    dropped: int = 0
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,8 @@ def test_demo_leaves_every_file(run: Any, backend: Any, tmp_path: Path) -> None:
         assert row['patterns_per_second'] == pytest.approx(60 / row['seconds'])
         assert row['evaluation']['frc']['correlation']
         assert row['amplitude_residual'] == 0.125
+    alone = json.loads((output / 'metrics.json').read_text())['single_shots']
+    assert set(alone) == {'built_in', 'iterations_from_flat'}
     page = (output / 'report.html').read_text()
     for title in (
         'built-in model',
@@ -42,18 +44,20 @@ def test_demo_leaves_every_file(run: Any, backend: Any, tmp_path: Path) -> None:
         'flat start + 2 iterations',
     ):
         assert title in page
-    assert page.count('src="data:image/png;base64,') == 4
+    assert page.count('src="data:image/png;base64,') == 5
 
 
 def test_plain_lines_and_a_line_a_stage(run: Any, backend: Any, tmp_path: Path) -> None:
     done = run('demo', '-o', tmp_path / 'demo', *QUICK)
     assert done.code == 0
     assert [line.split()[0] for line in done.err.splitlines()] == [
+        'Reconstructing',
         'Simulating',
         'Training',
         'Reconstructing',
     ]
-    heads, *rows, ended, following = done.out.splitlines()
+    alone, heads, *rows, ended, following = done.out.splitlines()
+    assert alone.startswith('patterns one by one, amplitude SSIM: built-in model, no training ')
     assert ' '.join(heads.split()) == 'amplitude SSIM phase SSIM FRC-0.5 seconds patterns/s'
     assert len({len(line) for line in (heads, *rows)}) == 1
     assert [row.split('  ')[0] for row in rows] == [
