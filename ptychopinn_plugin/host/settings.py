@@ -155,6 +155,12 @@ class Row:
         default = self.field.default if self.start is None else self.start
         return self.open_value if default is None else default
 
+    def in_words(self, value: Any) -> str:
+        """Return a value as the panel shows it."""
+        if self.is_optional and value == self.open_value:
+            return self.zero
+        return f'{value:g}' if isinstance(value, float) else str(value)
+
     @property
     def lowest(self) -> Any:
         """The lowest value of panel and settings file."""

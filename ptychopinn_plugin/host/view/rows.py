@@ -254,13 +254,10 @@ class PresetView(ChoiceView):
 
     def _show(self, value: str) -> None:
         super()._show(value)
-        labels = {name: item.label for item in ROWS for name in item.names}
+        rows = {name: item for item in ROWS for name in item.names}
         values = PRESETS.get(value, {})
         text = ', '.join(
-            f'{labels[name]} {wanted:g}'
-            if isinstance(wanted, float)
-            else f'{labels[name]} {wanted}'
-            for name, wanted in values.items()
+            f'{rows[name].label} {rows[name].in_words(wanted)}' for name, wanted in values.items()
         )
         self.note.setText(f'Sets {text}.' if text else 'Rows differ from every preset.')
 
