@@ -93,11 +93,14 @@ class PatternFit:
     doses : ndarray of float64, shape (n_positions,)
         Measured over expected counts.
     outliers : tuple of Outlier
+    n_suspects : int
+        This number of patterns stands out where they are too many for any to be named.
     """
 
     deviances: FloatArray
     doses: FloatArray
     outliers: tuple[Outlier, ...] = ()
+    n_suspects: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return a summary for JSON."""

@@ -107,12 +107,7 @@ def judge_patterns(
     if iterate_without is None or not len(suspects):
         return fit
     if len(suspects) > MAX_SHARE * len(scan):
-        logger.warning(
-            '%s: %d of %d patterns do not fit, so that the scan is wrong rather than its patterns, '
-            'and none is named. Try ptychopinn check.',
-            *(scan.name, len(suspects), len(scan)),
-        )
-        return fit
+        return dataclasses.replace(fit, n_suspects=len(suspects))
     try:
         second = look(iterate_without(np.setdiff1d(np.arange(len(scan)), suspects)))
     except Exception as error:
@@ -203,6 +198,12 @@ def reconstruct_without_outliers(
     first = run(scan, watch, None if limit_s is None else limit_s / 2)
     outliers = () if first.pattern_fit is None else first.pattern_fit.outliers
     if stopped or not outliers:
+        if first.pattern_fit is not None and first.pattern_fit.n_suspects:
+            logger.warning(
+                '%s: %d of %d patterns do not fit, so that the scan may be wrong rather than its '
+                'patterns, or takes more iterations; none is dropped. Try ptychopinn check.',
+                *(scan.name, first.pattern_fit.n_suspects, len(first.positions_px)),
+            )
         if first.pattern_fit is None or len(first.likelihoods) <= MIN_ITERATIONS:
             logger.warning(
                 '%s: no outliers were looked for. That takes %d patterns that overlap, %d '
