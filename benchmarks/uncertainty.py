@@ -90,7 +90,8 @@ def main() -> None:
                     continue
                 stds = (found.amplitude_std[lit], found.phase_std[lit])
                 started = time.perf_counter()
-                estimate_uncertainty(found.object_, found.coverage * photons, found.probe, 1.0)
+                overlap = found.provenance['course']['overlap']
+                estimate_uncertainty(found.object_, found.coverage * photons, overlap, 1.0)
                 rows.append(
                     [
                         *(np.sqrt(np.mean(part**2)) for part in (amplitude[lit], stds[0])),

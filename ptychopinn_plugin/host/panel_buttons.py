@@ -2,6 +2,7 @@
 
 import logging
 import re
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +84,16 @@ class PanelButtons:
             return place
         if place is None or not is_folder(place):
             place = Path(self._dialogs.get_open_working_directory())
-        return place / (re.sub(r'[^\w.+-]+', '_', name) + TRAINING_SUFFIX)
+        return place / training_folder_name(name)
+
+
+def training_folder_name(product: str) -> str:
+    """Return the name of the folder of a product's training, another one for each product."""
+    plain = re.sub(r'[^\w.+-]+', '_', product)
+    if plain != product:
+        # "scan 1" and "scan_1" are two products.
+        plain += f'-{zlib.crc32(product.encode()):08x}'
+    return plain + TRAINING_SUFFIX
 
 
 def n_patterns(item: Any) -> int | None:

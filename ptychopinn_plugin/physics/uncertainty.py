@@ -23,7 +23,6 @@ from scipy.ndimage import gaussian_filter
 from scipy.signal.windows import hann
 
 from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray
-from ptychopinn_plugin.physics.probe import illumination_overlap
 
 AMPLITUDE_NOISE, PHASE_NOISE = 2.0, 8.0
 """The factor g for amplitudes and phases, as benchmarks/uncertainty.py has calibrated it."""
@@ -48,12 +47,7 @@ _NOISE_RANGE = (1e-10, 1e4)
 
 
 def estimate_uncertainty(
-    object_: ComplexArray,
-    coverage: FloatArray,
-    probe: ComplexArray,
-    over_noise: float | None,
-    *,
-    overlap: float | None = None,
+    object_: ComplexArray, coverage: FloatArray, overlap: float, over_noise: float | None
 ) -> tuple[FloatArray, FloatArray] | None:
     """Return the standard deviation of amplitude and phase for each pixel of an object.
 
@@ -62,14 +56,11 @@ def estimate_uncertainty(
     object_ : ndarray of complex, shape (height, width)
     coverage : ndarray of float, shape (height, width)
         In photons per pixel.
-    probe : ndarray of complex, shape (n_modes, probe_height, probe_width)
-        In square root of photons per pixel.
+    overlap : float
+        How many illuminations of different places lie over each other, see
+        `physics.illumination_overlap`.
     over_noise : float, optional
         The misfit in times of shot noise; None where the counts are in another unit than photons.
-
-    overlap : float, optional
-        How many illuminations of different places lie over each other; where not given, it is that
-        of the coverage, in which repeated exposures count again.
 
     Returns
     -------
@@ -82,8 +73,7 @@ def estimate_uncertainty(
         return None
     light = np.maximum(coverage.astype(np.float64), 1e-12)
     # The mean coverage that a photon meets is that of the whole overlap.
-    mean = illumination_overlap(coverage, probe) if overlap is None else overlap
-    local_overlap = mean * light * light.sum() / (light**2).sum()
+    local_overlap = overlap * light * light.sum() / (light**2).sum()
     noise = (1 + (CROWDED / local_overlap) ** 2) * max(1.0, over_noise) / (2 * light)
     amplitude = np.abs(object_).astype(np.float64)
     phase = np.angle(object_ * np.exp(-1j * np.angle(object_[lit].sum())))

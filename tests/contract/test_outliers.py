@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ptychopinn_plugin.backends.common import reconstruction_run
 from ptychopinn_plugin.backends.protocol import Backend, Progress
 from ptychopinn_plugin.config import RefinementConfig
 from ptychopinn_plugin.data import (
@@ -103,3 +104,23 @@ def test_stop_ends_the_first_run(backend: Backend, spoilt: Scan) -> None:
     found = backend.refine(spoilt, settings, device='cpu', observer=stop)
     assert len(found.positions_px) == 80
     assert found.dropped == ()
+
+
+def test_a_full_memory_at_the_second_look_leaves_the_object(
+    backend: Backend,
+    spoilt: Scan,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The iterations are done by then, and took long."""
+
+    def run_out(*arguments: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(reconstruction_run, 'iterate_without', run_out)
+    found = backend.refine(spoilt, RefinementConfig(iterations=15), device='cpu')
+    assert len(found.likelihoods) == 16
+    assert found.pattern_fit is not None
+    assert found.pattern_fit.outliers == ()
+    assert 'memory ran out' in caplog.text
+    assert 'The object is complete' in caplog.text

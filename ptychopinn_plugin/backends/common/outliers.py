@@ -48,6 +48,9 @@ _LOOK_UP = 8
 
 logger = logging.getLogger(__name__)
 
+OneRun = Callable[[Scan, Observer, float | None], Reconstruction]
+"""It reconstructs a scan, within a number of seconds where one is given."""
+
 
 def judge_patterns(
     scan: Scan,
@@ -164,7 +167,7 @@ def iterate_without(
 
 def reconstruct_without_outliers(
     scan: Scan,
-    run: Callable[[Scan, Observer, float | None], Reconstruction],
+    run: OneRun,
     observer: Observer,
     *,
     limit_s: float | None,

@@ -125,9 +125,10 @@ def test_presets_pictures_recent_models_and_help(
     )
 
     # Patterns that share nothing, where the product has them overlap: they are laid side by side.
-    window.set(SingleShot=True, RefinementIterations=1)
+    window.set(SingleShot=True, RefinementIterations=1000, RefinementMaxSeconds=0.3)
     number = window.infer()
     window.wait_for_end()
+    assert 'the limit of 0.3 s ended them after' in window.log
     assert 'Each pattern is reconstructed alone; the patches lie' in window.log
     window.wait(lambda: window.status == 'Inference done.')
     before, after = (window.products[index].get_product() for index in (start, number))
@@ -139,7 +140,7 @@ def test_presets_pictures_recent_models_and_help(
     left = after.object_.get_center().x_m - width / 2
     assert left < placed.min(), 'the object lies where its positions are'
     assert left + width > placed.max()
-    window.set(SingleShot=False)
+    window.set(SingleShot=False, RefinementIterations=1, RefinementMaxSeconds=0)
     products.setCurrentIndex(start)
 
     # Train by clicks alone.

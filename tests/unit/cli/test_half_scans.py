@@ -6,6 +6,10 @@ from typing import Any
 
 import pytest
 
+from ptychopinn_plugin import api
+from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
+from ptychopinn_plugin.errors import DataError
+
 
 def test_from_a_flat_object(run: Any, backend: Any, scan_file: Path, tmp_path: Path) -> None:
     folder = tmp_path / 'halves'
@@ -43,3 +47,18 @@ def test_with_a_model(run: Any, backend: Any, scan_file: Path, model_file: Path)
 )
 def test_what_does_not_go_together(run: Any, given: tuple[str, ...], message: str) -> None:
     assert message in run('evaluate', *given).error()
+
+
+def test_a_stop_compares_nothing(backend: Any, scan_file: Path) -> None:
+    """Halves of different length of the way would differ by that alone."""
+    with pytest.raises(DataError, match='nothing is compared'):
+        api.compare_half_scans(scan_file, observer=lambda progress: True)
+
+
+def test_a_model_of_another_size_gets_fitted_halves(
+    run: Any, backend: Any, model_file: Path, tmp_path: Path
+) -> None:
+    scan = simulate(SimulationConfig(size=48, rows=8, columns=8, step_px=5.0))
+    found = api.compare_half_scans(scan, model=model_file)
+    assert backend.asked['scan'].pattern_shape == (32, 32)
+    assert found.overlap == pytest.approx(2 * found.half_overlap, rel=0.2)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ptychopinn_plugin.backends.common.backend import NetworkBackend
+from ptychopinn_plugin.backends.common.reconstruction_run import measure_overlap
 from ptychopinn_plugin.data.grouping import covering_groups, training_groups
 from ptychopinn_plugin.data.places import Places, find_places, median_step
 from ptychopinn_plugin.physics import cover
@@ -63,5 +63,5 @@ def test_more_exposures_are_no_more_overlap() -> None:
         origins = np.tile(raster, (exposures, 1))
         coverage = exposures * cover(probe, raster, (56, 56))
         forward: Any = SimpleNamespace(coverage=coverage, probe=probe, patch_origins_px=origins)
-        found.append(NetworkBackend._overlap(backend, forward))
+        found.append(measure_overlap(backend, forward))
     assert found == pytest.approx([1, 1], rel=0.01)

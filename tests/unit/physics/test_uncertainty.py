@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from ptychopinn_plugin.physics import illumination_overlap
 from ptychopinn_plugin.physics.uncertainty import (
     PHASE_NOISE,
     _left_open,
@@ -35,7 +36,8 @@ def estimate(
 ) -> tuple[np.ndarray, np.ndarray] | None:
     object_ = (1 + 0.3 * edges(0, contrast)) * np.exp(1j * edges(1, contrast))
     coverage = np.broadcast_to(np.asarray(light, dtype=np.float64), (SIDE, SIDE))
-    return estimate_uncertainty(object_, coverage, probe, over)
+    overlap = illumination_overlap(coverage, probe)
+    return estimate_uncertainty(object_, coverage, overlap, over)
 
 
 @pytest.mark.parametrize('photons', [3.0, 100.0, 1e4])
@@ -113,7 +115,9 @@ def test_smoothing_leaves_the_local_amplitude(probe: np.ndarray) -> None:
     amplitude = np.ones((SIDE, SIDE))
     amplitude[:, :64] = 0.2
     object_ = amplitude * np.exp(1j * edges(1))
-    found = estimate_uncertainty(object_, np.full((SIDE, SIDE), 100.0), probe / 1e3, 1.0)
+    coverage = np.full((SIDE, SIDE), 100.0)
+    overlap = illumination_overlap(coverage, probe / 1e3)
+    found = estimate_uncertainty(object_, coverage, overlap, 1.0)
     assert found is not None
     # A dark pixel has the same noise, and a phase that is less sure for it.
     assert np.median(found[1][:, :50]) > 1.5 * np.median(found[1][:, 78:])

@@ -1,0 +1,264 @@
+"""One reconstruction on a device: a network's passes, the iterations, and a look at the result."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ptychopinn_plugin.array_types import FloatArray
+from ptychopinn_plugin.backends.common.diagnostics import (
+    MIN_ITERATIONS,
+    judge_misfit,
+    warn_of_misfit,
+    warn_of_moves,
+)
+from ptychopinn_plugin.backends.common.engine import Engine, Forward
+from ptychopinn_plugin.backends.common.iteration_plan import IterationPlan
+from ptychopinn_plugin.backends.common.iteration_schedule import Ended, IterationSchedule
+from ptychopinn_plugin.backends.common.memory import with_smaller_batches
+from ptychopinn_plugin.backends.common.outliers import iterate_without, judge_patterns
+from ptychopinn_plugin.backends.common.prediction import choose_rotations
+from ptychopinn_plugin.backends.common.requests import IterationRequest, PredictionRequest
+from ptychopinn_plugin.backends.common.timing import Stopwatch
+from ptychopinn_plugin.backends.protocol import Observer, Progress
+from ptychopinn_plugin.config import InferenceConfig, RefinementConfig
+from ptychopinn_plugin.data import Reconstruction, Scan
+from ptychopinn_plugin.data.pattern_fit import PatternFit
+from ptychopinn_plugin.data.places import find_places
+from ptychopinn_plugin.network import NetworkDescription
+from ptychopinn_plugin.physics import cover, illumination_overlap, orthogonal_modes
+from ptychopinn_plugin.physics.prior_features import count_exposures
+from ptychopinn_plugin.physics.uncertainty import estimate_uncertainty
+
+
+class ReconstructionRun:
+    """One scan on its way to an object.
+
+    Parameters
+    ----------
+    engine : Engine
+    scan : Scan
+    forward : ForwardModel
+        Of the scan.
+    refinement : RefinementConfig
+    plan : IterationPlan
+    stopwatch : Stopwatch
+    observer : callable
+    remaining_s : callable, optional
+        Returns for how many more seconds the run may take; it may take any time without.
+    clock : callable
+        Returns seconds.
+    is_trial : bool
+        A trial warns of nothing, and nothing but its misfit is judged.
+
+    Attributes
+    ----------
+    object_ : tensor
+        As far as the run has come; flat at the beginning.
+    losses : list of float
+        Poisson loss per pixel of the start and after each iteration.
+    done : list of int
+        The iterations of each block.
+    stopped : bool
+        Whether the observer has ended the run.
+    """
+
+    def __init__(
+        self,
+        engine: Engine[Any],
+        scan: Scan,
+        forward: Forward,
+        refinement: RefinementConfig,
+        plan: IterationPlan,
+        *,
+        stopwatch: Stopwatch,
+        observer: Observer,
+        clock: Callable[[], float],
+        remaining_s: Callable[[], float] | None = None,
+        is_trial: bool = False,
+    ) -> None:
+        self.engine, self.scan, self.forward = engine, scan, forward
+        self.refinement, self.plan = refinement, plan
+        self.stopwatch, self.clock, self.is_trial = stopwatch, clock, is_trial
+        self._observer, self._remaining_s, self._begun = observer, remaining_s, clock()
+        self._newest: Progress | None = None
+        self._ended: Ended = 'planned'
+        self.object_: Any = forward.flat_object()
+        self.losses: list[float] = []
+        self.done: list[int] = []
+        self.stopped = False
+
+    def predict(
+        self, network: Any, description: NetworkDescription, inference: InferenceConfig
+    ) -> None:
+        """Predict patches and stitch them, pass by pass."""
+        rotations = choose_rotations(
+            inference.test_time_rotations, description, lambda: self.plan.overlap
+        )
+        request = PredictionRequest.of(inference, rotations)
+
+        def predict(batch_size: int) -> list[Any]:
+            return self.engine.predict(
+                network,
+                self.forward,
+                replace(request, batch_size=batch_size),
+                stopwatch=self.stopwatch,
+                observer=lambda done, object_: self._show_pass(done, description.passes, object_),
+            )
+
+        self.object_ = with_smaller_batches(
+            predict, request.batch_size, self.engine.release_cache, 'the prediction'
+        )[-1]
+
+    def iterate_with_prior(self, network: Any) -> None:
+        """Iterate and let a learned prior correct the object in turn; see `common.prior`."""
+        forward, blocks = self.forward, self.plan.before_passes
+        probe = self.engine.to_numpy(forward.probe)
+        exposures = count_exposures(probe, forward.patch_origins_px, forward.canvas_shape)
+        # Ten iterations are too few to tell where patterns belong; the last ones do that.
+        settings = self.refinement.replace(positions=False)
+        for number, iterations in enumerate(blocks):
+            share_s = self._share_s(number)
+            if share_s is not None and self.done:
+                each_s = (self.clock() - self._begun) / sum(self.done)
+                if share_s <= 0 or not self.plan.is_worth_a_pass(share_s / each_s):
+                    return
+            schedule = IterationSchedule(iterations, limit_s=share_s, clock=self.clock)
+            self._iterate(settings, schedule)
+            if self.stopped:
+                return
+            self.object_ = self.engine.apply_prior(network, forward, self.object_, exposures)
+            self.stopwatch.lap('predict')
+            self._show_pass(number + 1, len(blocks), self.object_)
+            if self.stopped:
+                return
+
+    def finish(self) -> Reconstruction:
+        """Iterate as planned for the end, and judge the object."""
+        if self.plan.iterations > 0 and not self.stopped:
+            share_s = self._share_s(len(self.plan.before_passes))
+            if self.done and share_s is not None and share_s <= 0:
+                self._ended = 'time'
+            else:
+                schedule = IterationSchedule(
+                    self.plan.iterations,
+                    limit_s=share_s,
+                    stops_when_converged=self.plan.stops_when_converged,
+                    clock=self.clock,
+                )
+                self._iterate(self.refinement, schedule)
+        if self.stopped:
+            self._ended = 'stopped'
+        return self._judged(self._judge_patterns())
+
+    def _judge_patterns(self) -> PatternFit | None:
+        if self.is_trial or self.stopped:
+            return None
+
+        def is_stopping() -> bool:
+            return self._newest is not None and self._watch(self._newest)
+
+        again = None
+        if len(self.losses) > MIN_ITERATIONS:
+            again = functools.partial(
+                iterate_without, self.engine, self.forward, self.object_, is_stopping
+            )
+        found = judge_patterns(self.scan, self.forward, self.object_, again, is_stopping)
+        self.stopwatch.lap('judge')
+        return found
+
+    def _judged(self, pattern_fit: PatternFit | None) -> Reconstruction:
+        """Return the object and how well it fits."""
+        scan, forward, engine = self.scan, self.forward, self.engine
+        misfit = judge_misfit(scan, lambda lit_counts: forward.misfit(self.object_, lit_counts))
+        moved = self.refinement.positions and self.plan.iterations > 0 and forward.reach_px > 0
+        if not self.is_trial:
+            if moved:
+                warn_of_moves(scan, forward.moves_px, forward.reach_px)
+            option = None if self.refinement.probe else '--refine-probe (refinement.probe)'
+            warn_of_misfit(scan, len(self.losses) - 1, misfit, option)
+        loss, residual = forward.evaluate_fit(self.object_)
+        coverage, probe = engine.to_numpy(forward.coverage), engine.to_numpy(forward.probe)
+        image = np.asarray(engine.to_numpy(self.object_))
+        stds = None
+        if not self.is_trial and not scan.is_single_shot and misfit is not None:
+            stds = estimate_uncertainty(image, coverage, self.plan.overlap, misfit.over_noise)
+        return Reconstruction(
+            object_=image,
+            amplitude_std=None if stds is None else stds[0],
+            phase_std=None if stds is None else stds[1],
+            origin_px=self._origin_px(),
+            coverage=coverage / coverage.max(),
+            probe=orthogonal_modes(probe) if self.refinement.probe else probe,
+            positions_px=scan.positions_px + forward.moves_px,
+            nominal_positions_px=scan.positions_px if moved else None,
+            backend=engine.name,
+            likelihoods=self.losses or [loss],
+            timing=dict(self.stopwatch.seconds),
+            provenance={'course': self.plan.course(self.done, self._ended)},
+            amplitude_residual=residual,
+            misfit=misfit,
+            geometry=scan.geometry,
+            name=scan.name,
+            pattern_indexes=scan.pattern_indexes,
+            is_single_shot=scan.is_single_shot,
+            pattern_fit=pattern_fit,
+        )
+
+    def _iterate(self, settings: RefinementConfig, schedule: IterationSchedule) -> None:
+        """Go on by the iterations of a schedule."""
+        before = sum(self.done)
+
+        def show(done: int, loss: float, newest: Any) -> bool:
+            image = self.engine.to_numpy(newest)
+            losses = {'poisson': loss}
+            return self._watch(
+                Progress(
+                    'refine',
+                    before + done,
+                    self.plan.total,
+                    losses,
+                    object_=image,
+                    origin_px=self._origin_px(),
+                )
+            )
+
+        request = IterationRequest.of_refinement(settings, schedule)
+        self.object_, losses = self.engine.iterate(self.forward, self.object_, request, show)
+        self.losses += losses[1:] if self.losses else losses
+        self.done.append(schedule.done)
+        self._ended = schedule.ended
+        self.stopwatch.lap('refine')
+
+    def _share_s(self, number: int) -> float | None:
+        """Return the time for a block of iterations: its part of what is left of the limit."""
+        if self._remaining_s is None:
+            return None
+        blocks = (*self.plan.before_passes, self.plan.iterations)
+        return self._remaining_s() * blocks[number] / max(1, sum(blocks[number:]))
+
+    def _show_pass(self, done: int, passes: int, object_: Any) -> bool:
+        image = self.engine.to_numpy(object_)
+        origin = self._origin_px()
+        return self._watch(Progress('predict', done, passes, object_=image, origin_px=origin))
+
+    def _watch(self, progress: Progress) -> bool:
+        """Report, and remember the report without its picture, and whether the run is to stop."""
+        self._newest = replace(progress, object_=None, origin_px=None)
+        self.stopped = bool(self._observer(progress))
+        return self.stopped
+
+    def _origin_px(self) -> FloatArray:
+        return np.asarray(self.forward.origin_px, dtype=np.float64)
+
+
+def measure_overlap(engine: Engine[Any], forward: Forward) -> float:
+    """Return how many illuminations overlap; what is measured again and again counts once."""
+    coverage, probe = engine.to_numpy(forward.coverage), engine.to_numpy(forward.probe)
+    places = np.asarray(forward.patch_origins_px)
+    first = find_places(places)[0]
+    if len(first) < len(places):
+        coverage = cover(probe, places[first], coverage.shape)
+    return illumination_overlap(coverage, probe)
