@@ -279,7 +279,7 @@ def _finish(
     run: dict[str, Any],
 ) -> tuple[dict[str, Any], list[str]]:
     """Write every file of a reconstruction to `stage`; return what to report of `folder`."""
-    from ptychopinn_plugin.backends.common.diagnostics import fit_in_words
+    from ptychopinn_plugin.backends.common.diagnostics import fit_in_words, points_to_a_fault
     from ptychopinn_plugin.backends.common.iteration_plan import words_of_course
     from ptychopinn_plugin.data import write_product, write_reconstruction
     from ptychopinn_plugin.data.pattern_fit import outliers_in_words
@@ -300,11 +300,13 @@ def _finish(
         write_json(stage / 'timing.json', timing)
         write_json(stage / 'metrics.json', metrics)
     values = {'output': folder, 'files': list(FILES), 'timing': timing, 'metrics': metrics}
-    fit = fit_in_words(result.misfit, len(result.likelihoods) - 1)
+    iterations = len(result.likelihoods) - 1
+    fit = fit_in_words(result.misfit, iterations)
     course = words_of_course(made['course']) if 'course' in made else ''
     outliers = () if result.pattern_fit is None else result.pattern_fit.outliers
     unfit = outliers_in_words(outliers, result.dropped)
-    sure = uncertainty_in_words(result.typical_std())
+    is_faulty = points_to_a_fault(result.misfit, iterations)
+    sure = uncertainty_in_words(result.typical_std(), points_to_a_fault=is_faulty)
     return values, _summary(values, evaluation, [course, sure, unfit, fit])
 
 

@@ -118,10 +118,25 @@ def _left_open(level: float, noise: FloatArray) -> FloatArray:
     return np.exp(logarithms)
 
 
-def uncertainty_in_words(medians: tuple[float, float] | None) -> str:
-    """Return the typical standard deviations as a sentence; empty where they are unknown."""
+def uncertainty_in_words(
+    medians: tuple[float, float] | None, *, points_to_a_fault: bool = False
+) -> str:
+    """Return the typical standard deviations as a sentence; empty where they are unknown.
+
+    Parameters
+    ----------
+    medians : (float, float), optional
+        Of the amplitude and of the phase in radians.
+    points_to_a_fault : bool
+        The object misses the counts by far more than noise, so that its errors are larger ones.
+    """
     if medians is None:
         return ''
+    if points_to_a_fault:
+        return (
+            'How sure the object is cannot be said: it misses the counts by far more than noise, '
+            'and the standard deviations of its pixels count noise alone.'
+        )
     return (
         f'Standard deviation of a pixel (median over the lit part): amplitude {medians[0]:.2g}, '
         f'phase {medians[1]:.2g} rad.'

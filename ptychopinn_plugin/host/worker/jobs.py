@@ -238,6 +238,7 @@ class Jobs:
         iterations = len(found.likelihoods) - 1
         outliers = () if found.pattern_fit is None else found.pattern_fit.outliers
         course = found.provenance.get('course', {})
+        is_faulty = points_to_a_fault(found.misfit, iterations)
         done = ReconstructionDone(
             tuple(float(value) for value in found.likelihoods),
             {name: float(seconds) for name, seconds in found.timing.items()},
@@ -246,8 +247,8 @@ class Jobs:
             len(scan) - len(found.positions_px),
             fit_in_words(found.misfit, iterations),
             outliers_in_words(outliers, found.dropped, '"Drop outliers" in the box Refinement'),
-            uncertainty_in_words(found.typical_std()),
-            points_to_a_fault(found.misfit, iterations),
+            uncertainty_in_words(found.typical_std(), points_to_a_fault=is_faulty),
+            is_faulty,
             course=words_of_course(course) if course.get('ended', 'planned') != 'planned' else '',
             dropped=len(found.dropped),
         )

@@ -109,6 +109,9 @@ def test_noise_can_take_no_more_than_there_is() -> None:
     assert variances[-1] == pytest.approx(_left_open(1e-4, np.array([1e4]))[0])
     assert uncertainty_in_words(None) == ''
     assert 'amplitude 0.012, phase 0.03 rad' in uncertainty_in_words((0.012, 0.03))
+    wrong = uncertainty_in_words((0.012, 0.03), points_to_a_fault=True)
+    assert 'cannot be said' in wrong
+    assert '0.012' not in wrong
 
 
 def test_smoothing_leaves_the_local_amplitude(probe: np.ndarray) -> None:
