@@ -104,6 +104,9 @@ def test_stop_ends_the_first_run(backend: Backend, spoilt: Scan) -> None:
     found = backend.refine(spoilt, settings, device='cpu', observer=stop)
     assert len(found.positions_px) == 80
     assert found.dropped == ()
+    # Who stops waits for no look at all patterns.
+    assert found.pattern_fit is None
+    assert found.provenance['course']['ended'] == 'stopped'
 
 
 def test_a_full_memory_at_the_second_look_leaves_the_object(

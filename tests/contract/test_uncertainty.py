@@ -1,5 +1,6 @@
 """Each reconstruction says how sure its pixels are, in each backend and in its files."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,6 +57,23 @@ def test_it_covers_the_truth(found: dict[float, Reconstruction], scans: dict[flo
     assert bright is not None
     assert bright[0] < 0.5 * faint[0]
     assert bright[1] < 0.5 * faint[1]
+
+
+def test_repeated_exposures_are_light_and_no_overlap(
+    make_backend: Callable[[], Backend], tiny: Callable[..., Scan]
+) -> None:
+    """Where illuminations hardly touch, more exposures of a place leave its neighbours as open."""
+    scan = tiny(rows=4, columns=4, step_px=11.0, photons=1e4)
+    backend, few = make_backend(), RefinementConfig(iterations=10)
+    stds = []
+    for exposures in (1, 4):
+        places = np.tile(np.arange(len(scan)), exposures)
+        repeated = dataclasses.replace(scan.subset(places), pattern_indexes=np.arange(len(places)))
+        typical = backend.refine(repeated, few, device='cpu').typical_std()
+        assert typical is not None
+        stds.append(typical[0])
+    # Half as large is what four times the light gives.
+    assert 0.45 * stds[0] < stds[1] < stds[0]
 
 
 def test_files_hold_it(found: dict[float, Reconstruction], tmp_path: Path) -> None:
