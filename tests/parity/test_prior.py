@@ -124,10 +124,11 @@ def test_a_run_stops_within_its_iterations_and_after_a_pass(stage: str, at: int)
         return step.stage == stage and step.step == at
 
     seen: list[str] = []
-    backend_of('pytorch').reconstruct(
+    found = backend_of('pytorch').reconstruct(
         sparse_scan(), CPU, RefinementConfig(iterations=4), observer=stop
     )
     assert seen[-1] == stage
+    assert found.provenance['course']['ended'] == 'stopped'
     assert len(seen) == (3 if stage == 'refine' else model().network.iterations_before + 1)
 
 
