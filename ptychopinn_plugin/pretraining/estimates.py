@@ -13,8 +13,9 @@ from ptychopinn_plugin.backends.common.refinement import (
     corrects_phase_drift,
     step_size,
 )
-from ptychopinn_plugin.backends.pytorch.forward import ForwardModel, intensity
+from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
 from ptychopinn_plugin.backends.pytorch.network import Network
+from ptychopinn_plugin.backends.pytorch.operators import intensity
 from ptychopinn_plugin.backends.pytorch.phase_drift import correct_phase_drift
 from ptychopinn_plugin.backends.pytorch.prior import correct_object, look_at
 from ptychopinn_plugin.backends.pytorch.refinement import regularised

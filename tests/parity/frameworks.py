@@ -37,8 +37,8 @@ class Framework(ABC):
 
     Attributes
     ----------
-    adapter, forward, losses, network, phase_drift, positions, prediction, refinement,
-    stitching : module
+    adapter, forward, losses, network, operators, phase_drift, positions, prediction,
+    refinement, stitching : module
     """
 
     name: str
@@ -54,6 +54,7 @@ class Framework(ABC):
             'adapter',
             'phase_drift',
             'positions',
+            'operators',
         ):
             setattr(self, part, importlib.import_module(f'{self._package}.{part}'))
 
@@ -139,10 +140,6 @@ class Framework(ABC):
     def conjugate(self, tensor: Tensor) -> Tensor:
         """Return the complex conjugate."""
 
-    @abstractmethod
-    def shift_probe_back(self, probes: Tensor, subpixel_shifts_px: Tensor) -> Tensor:
-        """Undo the shift of a probe."""
-
 
 class PyTorch(Framework):
     """The PyTorch backend."""
@@ -189,7 +186,7 @@ class PyTorch(Framework):
         model.amplitudes = model.amplitudes.double()
         model.subpixel_shifts = model.subpixel_shifts.double()
         model.probe = model.probe.to(self.torch.complex128)
-        model._shifted = self.forward.shift_probe(model.probe, model.subpixel_shifts)
+        model._shifted = self.operators.shift_probe(model.probe, model.subpixel_shifts)
         if model.valid_mask is not None:
             model.valid_mask = model.valid_mask.double()
         return model
@@ -211,9 +208,6 @@ class PyTorch(Framework):
 
     def conjugate(self, tensor: Tensor) -> Tensor:
         return tensor.conj()
-
-    def shift_probe_back(self, probes: Tensor, subpixel_shifts_px: Tensor) -> Tensor:
-        return self.forward.shift_probe_back(probes, subpixel_shifts_px)
 
     def training_loop(self, scan: Scan, config: Config, base_model: Model) -> TrainingLoop:
         return _training_loop(self.adapter.PyTorchBackend(), scan, config, base_model)
@@ -264,7 +258,7 @@ class TensorFlow(Framework):
         model.amplitudes = self.tf.cast(model.amplitudes, 'float64')
         model.subpixel_shifts = self.tf.cast(model.subpixel_shifts, 'float64')
         model.probe = self.tf.cast(model.probe, 'complex128')
-        model._shifted = self.forward.shift_probe(model.probe, model.subpixel_shifts)
+        model._shifted = self.operators.shift_probe(model.probe, model.subpixel_shifts)
         if model.valid_mask is not None:
             model.valid_mask = self.tf.cast(model.valid_mask, 'float64')
         return model
@@ -292,10 +286,6 @@ class TensorFlow(Framework):
 
     def conjugate(self, tensor: Tensor) -> Tensor:
         return self.tf.math.conj(tensor)
-
-    def shift_probe_back(self, probes: Tensor, subpixel_shifts_px: Tensor) -> Tensor:
-        operators = importlib.import_module(f'{self._package}.operators')
-        return operators.shift_probe_back(probes, subpixel_shifts_px)
 
     def training_loop(self, scan: Scan, config: Config, base_model: Model) -> TrainingLoop:
         return _training_loop(self.adapter.TensorFlowBackend(), scan, config, base_model)

@@ -33,5 +33,5 @@ def make_patches(
 ) -> Patches:
     indices = fw.indices(np.asarray(groups).reshape(-1))
     values = fw.tensor(noise((len(indices), window, window), seed))
-    light = fw.forward.intensity(model.probes(indices))
+    light = fw.operators.intensity(model.probes(indices))
     return fw.prediction.Patches(indices, values, fw.prediction.cut_middle(light, window))

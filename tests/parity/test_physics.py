@@ -82,7 +82,7 @@ def test_a_part_of_a_scan_has_the_same_physics(fw: Framework, scan: Scan, model:
     same(predict_intensity(fw, part, box, here), whole)
     same(part.measured(here), model.measured(indices))
     same(part.poisson_loss(whole, here), model.poisson_loss(whole, indices))
-    same(part.coverage, part.place_patches(fw.forward.intensity(part.probes(here)), here))
+    same(part.coverage, part.place_patches(fw.operators.intensity(part.probes(here)), here))
     dimmed = model.subset(indices, exposure=0.25)
     np.testing.assert_allclose(
         fw.array(predict_intensity(fw, dimmed, box, here)),
@@ -108,8 +108,10 @@ def test_shifted_probes(
 def test_shifting_back_is_the_adjoint(fw: Framework, model: Model) -> None:
     modes, side = model.probe.shape[0], model.shape[0]
     probe, other = noise((modes, side, side)), noise((15, modes, side, side), 1)
-    shifted = fw.array(fw.forward.shift_probe(fw.tensor(probe), model.subpixel_shifts))
-    back = fw.array(fw.shift_probe_back(fw.tensor(other), model.subpixel_shifts)).sum(axis=0)
+    shifted = fw.array(fw.operators.shift_probe(fw.tensor(probe), model.subpixel_shifts))
+    back = fw.array(fw.operators.shift_probe_back(fw.tensor(other), model.subpixel_shifts)).sum(
+        axis=0
+    )
     left, right = np.vdot(other, shifted), np.vdot(back, probe)
     assert left == pytest.approx(right, rel=1e-3, abs=1e-2)
 
@@ -223,7 +225,7 @@ def test_the_probe_update_points_downhill(fw: Framework, model: Model, everyone:
     )
 
     def misfit(probe: Tensor) -> Tensor:
-        shifted = fw.forward.shift_probe(probe, model.subpixel_shifts)
+        shifted = fw.operators.shift_probe(probe, model.subpixel_shifts)
         expected = model.predict_intensity(patches, everyone, shifted)
         amplitudes = (measured**2 + RATIO_EPSILON) ** 0.5
         return fw.real_sum(valid_mask * ((expected + RATIO_EPSILON) ** 0.5 - amplitudes) ** 2)

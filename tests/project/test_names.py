@@ -62,4 +62,4 @@ def test_both_frameworks_keep_the_same_file_names() -> None:
         for name in ('pytorch', 'tensorflow')
     )
     assert pytorch <= tensorflow
-    assert tensorflow - pytorch == {'framework.py', 'operators.py', 'optimizer.py'}
+    assert tensorflow - pytorch == {'framework.py', 'optimizer.py'}

@@ -48,6 +48,10 @@ class Forward(Protocol):
         """Return the Poisson loss per pixel and the amplitude residual."""
         ...
 
+    def evaluate_loss(self, object_: Any) -> float:
+        """Return the Poisson loss per pixel."""
+        ...
+
     def expected_and_counted(
         self, object_: Any, indices: IntArray
     ) -> tuple[FloatArray, FloatArray]:

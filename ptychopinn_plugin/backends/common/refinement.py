@@ -251,7 +251,7 @@ def run_iterations(
             _move_positions(kernels, forward, state, positions, fraction)
             forward.set_probe(state.probe, cache=not refine_probe)
         newest = dataclasses.replace(state)
-        return newest, forward.evaluate_fit(state.object_)[0]
+        return newest, forward.evaluate_loss(state.object_)
 
     @contextmanager
     def using(other: IterationState[Tensor]) -> Iterator[None]:
@@ -269,7 +269,7 @@ def run_iterations(
             best.moves_px + share * (newest.moves_px - best.moves_px),
         )
         with using(found):
-            loss = forward.evaluate_fit(found.object_)[0]
+            loss = forward.evaluate_loss(found.object_)
         return found, loss
 
     def step_of_all(best: IterationState[Tensor]) -> IterationState[Tensor]:
@@ -280,14 +280,14 @@ def run_iterations(
     def end_of_phase_drift(best: IterationState[Tensor]) -> tuple[IterationState[Tensor], float]:
         with using(best):
             corrected = kernels.correct_phase_drift(forward, best.object_)
-            loss = forward.evaluate_fit(corrected)[0]
+            loss = forward.evaluate_loss(corrected)
         return dataclasses.replace(best, object_=corrected), loss
 
     def show(done: int, loss: float, best: IterationState[Tensor]) -> bool | None:
         return observer(done, loss, best.object_) if observer is not None else False
 
     start = dataclasses.replace(state)
-    loss = forward.evaluate_fit(object_)[0]
+    loss = forward.evaluate_loss(object_)
     best, losses = iterate_keep_best(
         schedule, start, loss, iterate_once, part_way, step_of_all, end_of_phase_drift, show
     )

@@ -1,5 +1,8 @@
 """The forward model of `ptychopinn_plugin.physics`, on a device and in batches."""
 
+import math
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -10,6 +13,14 @@ from ptychopinn_plugin.backends.common.forward import (
     LIT_FRACTION,
     corner_amplitudes,
     judged_positions,
+)
+from ptychopinn_plugin.backends.pytorch.operators import (
+    intensity,
+    place_patches,
+    poisson_terms,
+    shift_probe,
+    shift_probe_back,
+    sum_over_modes,
 )
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.physics import (
@@ -180,13 +191,15 @@ class ForwardModel:
             self._brightest = self.coverage.max()
         return (coverage > LIT_FRACTION * self._brightest).float()
 
-    def probes(self, indices: Tensor) -> Tensor:
+    def probes(self, indices: Tensor | slice) -> Tensor:
         """Return the probe at each position, shape (n_indices, n_modes, height, width)."""
         if self._shifted is not None:
             return self._shifted[indices]
         return shift_probe(self.probe, self.subpixel_shifts[indices])
 
-    def extract_patches(self, object_: Tensor, indices: Tensor, size: int | None = None) -> Tensor:
+    def extract_patches(
+        self, object_: Tensor, indices: Tensor | slice, size: int | None = None
+    ) -> Tensor:
         """Cut patches at whole pixels, the middle `size` pixels of each.
 
         Returns
@@ -198,8 +211,10 @@ class ForwardModel:
         rows, columns = self._first_pixels(indices, height, width)
         return object_.unfold(0, height, 1).unfold(1, width, 1)[rows, columns]
 
-    def measured(self, indices: Tensor | IntArray) -> Tensor:
+    def measured(self, indices: Tensor | IntArray | slice) -> Tensor:
         """Return measured amplitudes, zero frequency in the corner, shape (n_indices, h, w)."""
+        if isinstance(indices, slice):
+            return self.amplitudes[indices].to(self.device)
         # Scans that do not fit stay in the computer's memory and come batch by batch.
         where = torch.as_tensor(indices, device=self.amplitudes.device)
         return self.amplitudes[where].to(self.device)
@@ -231,20 +246,11 @@ class ForwardModel:
         if canvas_window is not None:
             rows, columns = rows - canvas_window[0].start, columns - canvas_window[1].start
             shape = window_shape(canvas_window)
-        stride = shape[1]
-        inside = (
-            torch.arange(height, device=self.device)[:, None] * stride
-            + torch.arange(width, device=self.device)[None, :]
-        )
-        pixels = ((rows * stride + columns)[:, None, None] + inside).reshape(-1)
-        if patches.is_complex():
-            # scatter_add has no complex kernel that is fast on a CPU.
-            return torch.complex(
-                _scatter(patches.real, pixels, shape), _scatter(patches.imag, pixels, shape)
-            )
-        return _scatter(patches, pixels, shape)
+        return place_patches(patches, rows, columns, shape)
 
-    def _first_pixels(self, indices: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    def _first_pixels(
+        self, indices: Tensor | slice, height: int, width: int
+    ) -> tuple[Tensor, Tensor]:
         inset = torch.tensor(
             [self.shape[0] // 2 - height // 2, self.shape[1] // 2 - width // 2],
             device=self.device,
@@ -288,16 +294,16 @@ class ForwardModel:
     def _project(self, patches: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
         probes = self.probes(indices)
         spectra = torch.fft.fft2(probes * patches[:, None], norm='ortho')  # (n, modes, h, w)
-        counts = self.measured(indices) ** 2
-        ratio = (counts + RATIO_EPSILON) / (intensity(spectra) + RATIO_EPSILON)
-        factor = torch.sqrt(ratio) - 1
+        # In place, as most of the time would go into memory for what is needed once.
+        ratio = self.measured(indices).square().add_(RATIO_EPSILON)
+        factor = ratio.div_(intensity(spectra).add_(RATIO_EPSILON)).sqrt_().sub_(1)
         if self.valid_mask is not None:
-            factor = factor * self.valid_mask
-        changes = torch.fft.ifft2(spectra * factor[:, None], norm='ortho')
-        return (probes.conj() * changes).sum(dim=1), changes
+            factor.mul_(self.valid_mask)
+        changes = torch.fft.ifft2(spectra.mul_(factor[:, None]), norm='ortho')
+        return sum_over_modes(probes.conj() * changes), changes
 
     def predict_intensity(
-        self, patches: Tensor, indices: Tensor, probes: Tensor | None = None
+        self, patches: Tensor, indices: Tensor | slice, probes: Tensor | None = None
     ) -> Tensor:
         r"""Compute :math:`I = \sum_m |\mathcal{F}[P_m O]|^2`, shape (n_indices, height, width).
 
@@ -314,17 +320,37 @@ class ForwardModel:
             return terms.mean()
         return (terms * self.valid_mask).sum() / (self.valid_mask.sum() * len(indices))
 
+    @torch.no_grad()
     def evaluate_fit(self, object_: Tensor, batch_size: int = 128) -> tuple[float, float]:
         """Compute the Poisson loss per pixel and the relative amplitude residual of an object."""
-        loss = misfit = total = 0.0
-        for indices in torch.arange(len(self), device=self.device).split(batch_size):
-            expected = self.predict_intensity(self.extract_patches(object_, indices), indices)
-            loss += float(self.poisson_loss(expected, indices)) * len(indices)
-            valid_mask = 1.0 if self.valid_mask is None else self.valid_mask
-            measured = self.measured(indices)
-            misfit += float((valid_mask * (torch.sqrt(expected) - measured) ** 2).sum())
-            total += float((valid_mask * measured**2).sum())
-        return loss / len(self), misfit / total
+        sums = torch.zeros(2, dtype=torch.float64, device=self.device)
+        for part in self._slices(batch_size):
+            expected = self.predict_intensity(self.extract_patches(object_, part), part)
+            measured = self.measured(part)
+            sums[0] += self._sum((expected.sqrt() - measured).square_())
+            sums[1] += self._sum(measured.square())
+        misfit, total = sums.tolist()
+        return self.evaluate_loss(object_, batch_size), misfit / total
+
+    @torch.no_grad()
+    def evaluate_loss(self, object_: Tensor, batch_size: int = 128) -> float:
+        """Compute the Poisson loss per good pixel of an object."""
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        for part in self._slices(batch_size):
+            expected = self.predict_intensity(self.extract_patches(object_, part), part)
+            total += self._sum(
+                poisson_terms(expected, self.measured(part).square(), POISSON_EPSILON)
+            )
+        n_valid = math.prod(self.shape) if self.valid_mask is None else float(self.valid_mask.sum())
+        return float(total) / (n_valid * len(self))
+
+    def _slices(self, batch_size: int) -> Iterator[slice]:
+        """Cut the scan into slices: their probes and amplitudes are views and need no copy."""
+        return (slice(start, start + batch_size) for start in range(0, len(self), batch_size))
+
+    def _sum(self, images: Tensor) -> Tensor:
+        """Sum over the good pixels."""
+        return (images if self.valid_mask is None else images * self.valid_mask).sum()
 
     def expected_and_counted(
         self, object_: Tensor, indices: IntArray
@@ -349,51 +375,6 @@ class ForwardModel:
             valid_mask.numpy() > 0,
             lit_counts=lit_counts,
         )
-
-
-def _scatter(values: Tensor, pixels: Tensor, shape: tuple[int, int]) -> Tensor:
-    canvas = values.new_zeros(shape[0] * shape[1])
-    return canvas.scatter_add(0, pixels, values.reshape(-1)).view(shape)
-
-
-def intensity(waves: Tensor) -> Tensor:
-    """Sum the modes' intensities: (n, n_modes, height, width) complex to (n, height, width)."""
-    real, imaginary = waves.real, waves.imag
-    return torch.addcmul(real * real, imaginary, imaginary).sum(dim=1)
-
-
-def poisson_terms(expected: Tensor, counts: Tensor, floor: float) -> Tensor:
-    r"""Compute :math:`I - k + (k + \epsilon) \log \frac{k + \epsilon}{I + \epsilon}` of each pixel.
-
-    The Poisson negative log-likelihood of counts :math:`k` up to terms in :math:`k` alone. It is
-    least, and 0, where the expected counts :math:`I` equal :math:`k`. The `floor`
-    :math:`\epsilon` keeps it and its gradient finite in the dark.
-    """
-    return expected - counts + (counts + floor) * torch.log((counts + floor) / (expected + floor))
-
-
-def shift_probe(probe: Tensor, subpixel_shifts_px: Tensor) -> Tensor:
-    """Shift a probe (n_modes, h, w) by (n, 2) parts of pixels, as `physics.shift_probe`."""
-    shifted: Tensor = torch.fft.ifft2(torch.fft.fft2(probe) * _ramp(subpixel_shifts_px, probe))
-    return shifted
-
-
-def shift_probe_back(probes: Tensor, subpixel_shifts_px: Tensor) -> Tensor:
-    """Undo `shift_probe` on (n, n_modes, h, w): its adjoint."""
-    shifted: Tensor = torch.fft.ifft2(
-        torch.fft.fft2(probes) * _ramp(subpixel_shifts_px, probes).conj()
-    )
-    return shifted
-
-
-def _ramp(subpixel_shifts_px: Tensor, probe: Tensor) -> Tensor:
-    r"""Return :math:`e^{-2 \pi i q \cdot f}` for shifts :math:`f`, shape (n, 1, height, width)."""
-    height, width = probe.shape[-2:]
-    cycles_y = torch.fft.fftfreq(height, device=probe.device) * subpixel_shifts_px[:, 0:1]
-    cycles_x = torch.fft.fftfreq(width, device=probe.device) * subpixel_shifts_px[:, 1:2]
-    y = torch.polar(torch.ones_like(cycles_y), -2 * torch.pi * cycles_y)
-    x = torch.polar(torch.ones_like(cycles_x), -2 * torch.pi * cycles_x)
-    return y[:, None, :, None] * x[:, None, None, :]
 
 
 def _fits(amplitudes: Tensor, device: torch.device) -> bool:

@@ -11,7 +11,8 @@ from ptychopinn_plugin.backends.common.losses import (
     TARGET_FLOOR,
     term_weights,
 )
-from ptychopinn_plugin.backends.pytorch.forward import ForwardModel, poisson_terms
+from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
+from ptychopinn_plugin.backends.pytorch.operators import poisson_terms
 from ptychopinn_plugin.backends.pytorch.prediction import Patches
 from ptychopinn_plugin.config import TrainingConfig
 from ptychopinn_plugin.physics import POISSON_EPSILON

@@ -57,7 +57,7 @@ def correct_phase_drift(forward: ForwardModel, object_: Tensor, batch_size: int 
     )
     phase = torch.from_numpy(surface).to(object_.device)
     corrected = object_ * torch.polar(torch.ones_like(phase), phase)
-    return corrected if forward.evaluate_fit(corrected)[0] < loss else object_
+    return corrected if forward.evaluate_loss(corrected) < loss else object_
 
 
 def measure_slopes(
@@ -72,7 +72,7 @@ def measure_slopes(
     weights : ndarray, shape (n_positions, 2)
         The inverse variance of each, up to a common factor.
     loss : float
-        Poisson loss per pixel of the object, as `ForwardModel.evaluate_fit`.
+        Poisson loss per pixel of the object, as `ForwardModel.evaluate_loss`.
     """
     moments: list[Moments] = []
     loss = 0.0

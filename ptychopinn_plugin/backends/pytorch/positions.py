@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from ptychopinn_plugin.array_types import FloatArray
-from ptychopinn_plugin.backends.pytorch.forward import ForwardModel, intensity
+from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
+from ptychopinn_plugin.backends.pytorch.operators import intensity
 
 
 @torch.no_grad()

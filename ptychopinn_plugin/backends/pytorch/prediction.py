@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ptychopinn_plugin.backends.pytorch.forward import ForwardModel, intensity
+from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
 from ptychopinn_plugin.backends.pytorch.network import Network
+from ptychopinn_plugin.backends.pytorch.operators import intensity
 from ptychopinn_plugin.physics.features import BACK_PROJECTION_EPSILON, COVERAGE_SCALE
 
 

@@ -36,6 +36,7 @@ from ptychopinn_plugin.backends.common.refinement import (
 )
 from ptychopinn_plugin.backends.pytorch.device import release_cache
 from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
+from ptychopinn_plugin.backends.pytorch.operators import intensity
 from ptychopinn_plugin.backends.pytorch.phase_drift import correct_phase_drift
 from ptychopinn_plugin.backends.pytorch.positions import position_forces
 
@@ -113,13 +114,15 @@ def _iterate_once(
             update, probe_update = forward.project_amplitudes_with_probe(patches, indices)
         else:
             update = forward.project_amplitudes(patches, indices)
-        weight = forward.place_patches((forward.probes(indices).abs() ** 2).sum(dim=1), indices)
-        push = forward.place_patches(update, indices) / regularised(weight)
-        state.velocity.mul_(MOMENTUM).add_(step * push)
+        weight = forward.place_patches(intensity(forward.probes(indices)), indices)
+        push = forward.place_patches(update, indices)
+        # A division of complex numbers would take longer than the transforms.
+        share = regularised(weight).reciprocal_().to(push.dtype)
+        state.velocity.mul_(MOMENTUM).addcmul_(push, share, value=step)
         # Not in place: the best object so far may be this very tensor.
         state.object_ = state.object_ + state.velocity
         if refine_probe:
-            brightness = regularised((patches.abs() ** 2).sum(dim=0))
+            brightness = regularised(intensity(patches[:, None]).sum(dim=0))
             state.probe = state.probe + PROBE_STEP * probe_update / brightness
             forward.set_probe_only(state.probe)
     if refine_probe:

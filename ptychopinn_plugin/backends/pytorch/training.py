@@ -13,7 +13,7 @@ from ptychopinn_plugin.backends.common.losses import validation_loss
 from ptychopinn_plugin.backends.common.sampling import VALIDATION, Batch, TrainingScan
 from ptychopinn_plugin.backends.common.training_step import PROBE_RMS, Arrays, TrainingStep
 from ptychopinn_plugin.backends.pytorch.device import keep_triton_out
-from ptychopinn_plugin.backends.pytorch.forward import ForwardModel, intensity, shift_probe
+from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
 from ptychopinn_plugin.backends.pytorch.losses import (
     amplitude_error,
     poisson_deviance,
@@ -22,6 +22,7 @@ from ptychopinn_plugin.backends.pytorch.losses import (
     weighted_sum,
 )
 from ptychopinn_plugin.backends.pytorch.network import Network
+from ptychopinn_plugin.backends.pytorch.operators import intensity, shift_probe
 from ptychopinn_plugin.backends.pytorch.prediction import average_overlap, predict_patches
 from ptychopinn_plugin.config import Config, TrainingConfig
 

@@ -300,16 +300,28 @@ class ForwardModel:
 
     def evaluate_fit(self, object_: Tensor, batch_size: int = 128) -> tuple[float, float]:
         """Compute the Poisson loss per pixel and the relative amplitude residual of an object."""
-        sums = np.zeros(3)
+        sums = np.zeros(2)
         for indices in self.batches(batch_size):
             patches = self.extract_patches(object_, indices)
             sums += operators.misfits(
                 self.probes(indices), patches, self.measured(indices), self.valid_mask
             ).numpy()
+        return self.evaluate_loss(object_, batch_size), float(sums[0] / sums[1])
+
+    def evaluate_loss(self, object_: Tensor, batch_size: int = 128) -> float:
+        """Compute the Poisson loss per good pixel of an object."""
+        total = 0.0
+        for indices in self.batches(batch_size):
+            patches = self.extract_patches(object_, indices)
+            total += float(
+                operators.sum_of_losses(
+                    self.probes(indices), patches, self.measured(indices), self.valid_mask
+                )
+            )
         pixels = float(
             np.prod(self.shape) if self.valid_mask is None else tf.reduce_sum(self.valid_mask)
         )
-        return float(sums[0]) / (len(self) * pixels), float(sums[1] / sums[2])
+        return total / (len(self) * pixels)
 
     def expected_and_counted(
         self, object_: Tensor, indices: IntArray

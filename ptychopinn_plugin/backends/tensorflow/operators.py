@@ -110,19 +110,28 @@ def poisson_terms(expected: Tensor, counts: Tensor, floor: float) -> Tensor:
 
 @compiled
 def misfits(probes: Tensor, patches: Tensor, measured: Tensor, valid_mask: Tensor | None) -> Tensor:
-    """Return three sums over good pixels: Poisson terms, squared misfit and counts, float64."""
+    """Return two sums over good pixels: squared misfit of the amplitudes, and counts; float64."""
     expected = predict_intensity(probes, patches)
-    images = tf.stack(
-        [
-            poisson_terms(expected, measured**2, POISSON_EPSILON),
-            tf.square(tf.sqrt(expected) - measured),
-            tf.square(measured),
-        ]
-    )
+    images = tf.stack([tf.square(tf.sqrt(expected) - measured), tf.square(measured)])
+    return tf.reduce_sum(_sum_each(images, valid_mask), axis=1)
+
+
+@compiled
+def sum_of_losses(
+    probes: Tensor, patches: Tensor, measured: Tensor, valid_mask: Tensor | None
+) -> Tensor:
+    """Return the sum of `poisson_terms` over good pixels, float64."""
+    expected = predict_intensity(probes, patches)
+    terms = poisson_terms(expected, tf.square(measured), POISSON_EPSILON)
+    return tf.reduce_sum(_sum_each(terms, valid_mask))
+
+
+def _sum_each(images: Tensor, valid_mask: Tensor | None) -> Tensor:
+    """Sum each image over its good pixels, (..., height, width) to (...), in float64."""
     if valid_mask is not None:
         images = images * valid_mask
     # A float32 sum over a pattern is exact enough; over all of them it is not.
-    return tf.reduce_sum(tf.cast(tf.reduce_sum(images, axis=(-2, -1)), tf.float64), axis=1)
+    return tf.cast(tf.reduce_sum(images, axis=(-2, -1)), tf.float64)
 
 
 @compiled

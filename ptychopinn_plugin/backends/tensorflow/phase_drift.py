@@ -52,7 +52,7 @@ def correct_phase_drift(forward: ForwardModel, object_: Tensor, batch_size: int 
         forward.patch_origins_px, slopes, weights, forward.probe.numpy(), forward.canvas_shape
     )
     corrected = object_ * tf.complex(tf.cos(surface), tf.sin(surface))
-    return corrected if forward.evaluate_fit(corrected)[0] < loss else object_
+    return corrected if forward.evaluate_loss(corrected) < loss else object_
 
 
 def measure_slopes(
@@ -67,7 +67,7 @@ def measure_slopes(
     weights : ndarray, shape (n_positions, 2)
         The inverse variance of each, up to a common factor.
     loss : float
-        Poisson loss per pixel of the object, as `ForwardModel.evaluate_fit`.
+        Poisson loss per pixel of the object, as `ForwardModel.evaluate_loss`.
     """
     moments: list[Moments] = []
     loss = 0.0

@@ -1,0 +1,80 @@
+"""The physics on tensors: shifts of the probe, intensities, likelihood, and placing of patches."""
+
+import torch
+from torch import Tensor
+
+
+def place_patches(patches: Tensor, rows: Tensor, columns: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Add patches (n, height, width) to an empty canvas of this shape.
+
+    Parameters
+    ----------
+    patches : Tensor of float32 or complex64
+    rows, columns : Tensor of int64, shape (n,)
+        The first pixel of each patch.
+    shape : tuple of int
+    """
+    height, width = patches.shape[-2:]
+    stride = shape[1]
+    inside = (
+        torch.arange(height, device=patches.device)[:, None] * stride
+        + torch.arange(width, device=patches.device)[None, :]
+    )
+    pixels = ((rows * stride + columns)[:, None, None] + inside).reshape(-1)
+    if patches.is_complex():
+        # scatter_add has no complex kernel that is fast on a CPU.
+        return torch.complex(
+            _scatter(patches.real, pixels, shape), _scatter(patches.imag, pixels, shape)
+        )
+    return _scatter(patches, pixels, shape)
+
+
+def _scatter(values: Tensor, pixels: Tensor, shape: tuple[int, int]) -> Tensor:
+    canvas = values.new_zeros(shape[0] * shape[1])
+    return canvas.scatter_add(0, pixels, values.reshape(-1)).view(shape)
+
+
+def intensity(waves: Tensor) -> Tensor:
+    """Sum the modes' intensities: (n, n_modes, height, width) complex to (n, height, width)."""
+    real, imaginary = waves.real, waves.imag
+    return sum_over_modes(torch.addcmul(real * real, imaginary, imaginary))
+
+
+def sum_over_modes(images: Tensor) -> Tensor:
+    """Sum (n, n_modes, height, width) over the modes; one mode alone needs no copy."""
+    return images.sum(dim=1) if images.shape[1] > 1 else images[:, 0]
+
+
+def poisson_terms(expected: Tensor, counts: Tensor, floor: float) -> Tensor:
+    r"""Compute :math:`I - k + (k + \epsilon) \log \frac{k + \epsilon}{I + \epsilon}` of each pixel.
+
+    The Poisson negative log-likelihood of counts :math:`k` up to terms in :math:`k` alone. It is
+    least, and 0, where the expected counts :math:`I` equal :math:`k`. The `floor`
+    :math:`\epsilon` keeps it and its gradient finite in the dark.
+    """
+    counted = counts + floor
+    return torch.log(counted / (expected + floor)) * counted + (expected - counts)
+
+
+def shift_probe(probe: Tensor, subpixel_shifts_px: Tensor) -> Tensor:
+    """Shift a probe (n_modes, h, w) by (n, 2) parts of pixels, as `physics.shift_probe`."""
+    shifted: Tensor = torch.fft.ifft2(torch.fft.fft2(probe) * _ramp(subpixel_shifts_px, probe))
+    return shifted
+
+
+def shift_probe_back(probes: Tensor, subpixel_shifts_px: Tensor) -> Tensor:
+    """Undo `shift_probe` on (n, n_modes, h, w): its adjoint."""
+    shifted: Tensor = torch.fft.ifft2(
+        torch.fft.fft2(probes) * _ramp(subpixel_shifts_px, probes).conj()
+    )
+    return shifted
+
+
+def _ramp(subpixel_shifts_px: Tensor, probe: Tensor) -> Tensor:
+    r"""Return :math:`e^{-2 \pi i q \cdot f}` for shifts :math:`f`, shape (n, 1, height, width)."""
+    height, width = probe.shape[-2:]
+    cycles_y = torch.fft.fftfreq(height, device=probe.device) * subpixel_shifts_px[:, 0:1]
+    cycles_x = torch.fft.fftfreq(width, device=probe.device) * subpixel_shifts_px[:, 1:2]
+    y = torch.polar(torch.ones_like(cycles_y), -2 * torch.pi * cycles_y)
+    x = torch.polar(torch.ones_like(cycles_x), -2 * torch.pi * cycles_x)
+    return y[:, None, :, None] * x[:, None, None, :]
