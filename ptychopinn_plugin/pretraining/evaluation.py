@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ptychopinn_plugin.array_types import ComplexArray, FloatArray
+from ptychopinn_plugin.array_types import ComplexArray, FloatArray, IntArray
 from ptychopinn_plugin.backends.protocol import Backend
 from ptychopinn_plugin.config import InferenceConfig, RefinementConfig
 from ptychopinn_plugin.data import Reconstruction, Scan, one_by_one
@@ -116,17 +116,23 @@ def middles(of: Reconstruction | Scan, scan: Scan | None = None) -> FloatArray:
     """
     if isinstance(of, Scan):
         assert of.object_ is not None, 'only simulated scans are judged so'
-        return _mosaic(of.object_, of.positions_px)
+        return _mosaic(of.object_, _corners(of))
     assert scan is not None
     truth = middles(scan)
-    image = _mosaic(of.object_, scan.positions_px - of.origin_px)
+    # Whole pixels are found once, in the scan's frame: half of a pixel, rounded in two frames,
+    # could set truth and image a pixel apart.
+    image = _mosaic(of.object_, _corners(scan) - np.rint(of.origin_px).astype(int))
     return np.asarray(image * ((image * truth).sum() / (image**2).sum()))
 
 
-def _mosaic(object_: ComplexArray, positions_px: FloatArray) -> FloatArray:
-    side = int(np.sqrt(len(positions_px)))
-    patch_origins = np.rint(positions_px).astype(int) - MOSAIC_PX // 2
-    tiles = [np.abs(object_[y : y + MOSAIC_PX, x : x + MOSAIC_PX]) for y, x in patch_origins]
+def _corners(scan: Scan) -> IntArray:
+    """Return the first pixel of the middle of each patch, in the scan's frame."""
+    return np.floor(scan.positions_px + 0.5).astype(np.int64) - MOSAIC_PX // 2
+
+
+def _mosaic(object_: ComplexArray, corners: IntArray) -> FloatArray:
+    side = int(np.sqrt(len(corners)))
+    tiles = [np.abs(object_[y : y + MOSAIC_PX, x : x + MOSAIC_PX]) for y, x in corners]
     rows = [np.hstack(tiles[start : start + side]) for start in range(0, side * side, side)]
     return np.asarray(np.vstack(rows), dtype=np.float64)
 

@@ -94,11 +94,10 @@ class ForwardModel:
         n_bytes = len(self) * probe.numel() * 8
         self._shifted: Tensor | None = None
         if cache and n_bytes <= PROBE_CACHE_BYTES:
-            everywhere = torch.arange(len(self), device=self.device)
-            parts = [
-                shift_probe(self.probe, self.subpixel_shifts[i]) for i in everywhere.split(256)
-            ]
-            self._shifted = torch.cat(parts)
+            # Filled part by part: parts that are joined at the end would take twice the memory.
+            self._shifted = self.probe.new_empty((len(self), *self.probe.shape))
+            for part in self._slices(256):
+                self._shifted[part] = shift_probe(self.probe, self.subpixel_shifts[part])
         # The brightest pixel is found once: sub-scans look at a small part of the canvas each.
         self._brightest: Tensor | None = None
         self.coverage = torch.zeros(self.canvas_shape, device=self.device)
