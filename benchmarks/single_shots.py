@@ -34,14 +34,24 @@ from ptychopinn_plugin.pretraining.probes import curved_probe
 Reconstructing = Callable[[Scan], Reconstruction]
 
 SIZE, STEP_PX = 64, 4.0
-CURVATURES = {'curved': 0.6, 'flat': 0.0}
+CURVATURES = {'curved': 0.6, 'flat': 0.0, 'uneven': 0.0}
 TRAINING_SIDE, TRAINING_SCANS = 23, 4
 SINGLE_SHOTS, GROUPS = 36, 9
 
 
 def make_probe(beam: str) -> ComplexArray:
-    """Make a beam that holds 90 % of its energy within 23 pixels."""
-    return curved_probe(SIZE, width_px=26.0, edge=0.15, curvature=CURVATURES[beam])
+    """Make a beam that holds 90 % of its energy within 23 pixels.
+
+    That of 'uneven' has a flat phase as well, but is brighter on one side: where a beam of flat
+    phase is the same after half a turn, a pattern cannot tell an object without phase from the
+    object turned by half a turn, its twin.
+    """
+    probe = curved_probe(SIZE, width_px=26.0, edge=0.15, curvature=CURVATURES[beam])
+    if beam != 'uneven':
+        return probe
+    y, x = (np.indices((SIZE, SIZE)) - SIZE // 2) / 13
+    lobe = np.exp(-((x - 0.45) ** 2 + (y + 0.3) ** 2) / 0.3)
+    return np.asarray(probe * (0.6 + 0.25 * x + 0.15 * y).clip(min=0.1) * (1 + 0.8 * lobe))
 
 
 def make_scan(options: argparse.Namespace, side: int, step_px: float, seed: int) -> Scan:

@@ -127,7 +127,7 @@ def middles(of: Reconstruction | Scan, scan: Scan | None = None) -> FloatArray:
 
 def _corners(scan: Scan) -> IntArray:
     """Return the first pixel of the middle of each patch, in the scan's frame."""
-    return np.floor(scan.positions_px + 0.5).astype(np.int64) - MOSAIC_PX // 2
+    return np.asarray(np.floor(scan.positions_px + 0.5), dtype=np.int64) - MOSAIC_PX // 2
 
 
 def _mosaic(object_: ComplexArray, corners: IntArray) -> FloatArray:
