@@ -10,7 +10,13 @@ from parity.helpers import Model, canvas_object, make_patches, noise
 
 from ptychopinn_plugin.backends.common.iteration_schedule import IterationSchedule
 from ptychopinn_plugin.backends.common.prediction import STITCHING_FLOOR
-from ptychopinn_plugin.backends.common.refinement import IterationState
+from ptychopinn_plugin.backends.common.refinement import (
+    ALONE_BATCHES,
+    IterationState,
+    _move_alone,
+)
+from ptychopinn_plugin.data import Scan, one_by_one
+from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 
 
 def test_a_refined_probe_keeps_its_energy(fw: Framework, model: Model) -> None:
@@ -113,3 +119,51 @@ def test_the_phase_of_a_patch_is_judged_where_it_is_lit(fw: Framework, model: Mo
     found, expected = fw.array(stitcher.object_())[lit], object_[lit]
     likeness = abs(np.vdot(found, expected)) / np.linalg.norm(found) / np.linalg.norm(expected)
     assert likeness > 0.99
+
+
+@pytest.fixture(scope='module')
+def alone() -> Scan:
+    """Return as many patterns that share nothing as there would be batches."""
+    side = int(np.sqrt(ALONE_BATCHES))
+    config = SimulationConfig(
+        size=32,
+        pupil_radius=0.12,
+        defocus=100.0,
+        path_kind='raster',
+        rows=side,
+        columns=side,
+        step_px=40.0,
+    )
+    return one_by_one(simulate(config))
+
+
+def test_patterns_alone_move_at_once_as_far_as_one_by_one(fw: Framework, alone: Scan) -> None:
+    """The first of as many batches goes on with its velocity while the others have their turn."""
+    model = fw.model(alone)
+    flat = fw.tensor(np.ones(model.canvas_shape, complex))
+    batches = [np.array([number]) for number in range(len(alone))]
+
+    def begin() -> IterationState[Any]:
+        nothing = fw.tensor(np.zeros(model.canvas_shape, complex))
+        return IterationState(flat, nothing, model.probe, model.moves_px)
+
+    in_turn, at_once = begin(), begin()
+    fw.refinement._iterate_once(model, in_turn, batches, 0.2, False)
+    _move_alone(fw.refinement._KERNELS, model, at_once, 0.2)
+    first = fw.indices([0])
+    for name in ('object_', 'velocity'):
+        expected, found = (
+            fw.array(model.extract_patches(getattr(state, name), first))
+            for state in (in_turn, at_once)
+        )
+        spread = np.abs(expected - np.mean(expected)).max()
+        assert spread > 1e-3
+        np.testing.assert_allclose(found, expected, atol=1e-2 * spread)
+
+
+def test_patterns_alone_are_iterated_to_their_objects(fw: Framework, alone: Scan) -> None:
+    model = fw.model(alone)
+    flat = fw.tensor(np.ones(model.canvas_shape, complex))
+    object_, losses = fw.refinement.iterate_object(model, flat, IterationSchedule(20))
+    assert losses[-1] < 0.2 * losses[0]
+    assert model.evaluate_fit(object_)[0] == pytest.approx(losses[-1], rel=1e-5)

@@ -39,6 +39,7 @@ class Forward(Protocol):
     coverage: Any
     moves_px: FloatArray
     reach_px: int
+    is_single_shot: bool
 
     def flat_object(self) -> Any:
         """Return an object that changes nothing."""

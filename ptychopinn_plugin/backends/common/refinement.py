@@ -38,6 +38,10 @@ MIN_BATCHES = 16
 MAX_BATCHES = 64
 """A batch moves the whole canvas, so that many small ones of a large scan would hardly advance."""
 
+ALONE_BATCHES = 16
+"""Where patterns share nothing, they all move at once as far as in this number of batches, one of
+which is their own."""
+
 MAX_BATCH_BYTES = 1 << 28
 """A batch holds at most this, one complex number for each pixel and mode of its patterns."""
 
@@ -244,8 +248,11 @@ def run_iterations(
 
     def iterate_once() -> tuple[IterationState[Tensor], float]:
         fraction = schedule.fraction
-        move(next(batches), step_size(fraction))
-        if corrects_phase_drift(schedule.done + 1):
+        if forward.is_single_shot and not refine_probe:
+            _move_alone(kernels, forward, state, step_size(fraction))
+        else:
+            move(next(batches), step_size(fraction))
+        if corrects_phase_drift(schedule.done + 1) and not forward.is_single_shot:
             state.object_ = kernels.correct_phase_drift(forward, state.object_)
         if positions is not None and positions.moves_at(fraction):
             _move_positions(kernels, forward, state, positions, fraction)
@@ -279,7 +286,10 @@ def run_iterations(
 
     def end_of_phase_drift(best: IterationState[Tensor]) -> tuple[IterationState[Tensor], float]:
         with using(best):
-            corrected = kernels.correct_phase_drift(forward, best.object_)
+            corrected = best.object_
+            # Where patterns share nothing, no slow phase goes from one to the next.
+            if not forward.is_single_shot:
+                corrected = kernels.correct_phase_drift(forward, best.object_)
             loss = forward.evaluate_loss(corrected)
         return dataclasses.replace(best, object_=corrected), loss
 
@@ -292,6 +302,23 @@ def run_iterations(
         schedule, start, loss, iterate_once, part_way, step_of_all, end_of_phase_drift, show
     )
     return _finish(kernels, forward, best, refine_probe, positions, energy), losses
+
+
+def _move_alone(
+    kernels: IterationKernels[Tensor], forward: Any, state: IterationState[Tensor], step: float
+) -> None:
+    r"""Move an object whose patterns share nothing by all of them at once.
+
+    With :math:`B` batches the patches of a batch would get their push, :math:`V \leftarrow \mu V +
+    \beta_s U`, and then go on, :math:`O \leftarrow O + V` and :math:`V \leftarrow \mu V`, while the
+    other batches have theirs. That is :math:`O \leftarrow O + \frac{1 - \mu^B}{1 - \mu} V` and
+    :math:`V \leftarrow \mu^{B - 1} V`, without a look at the whole canvas for each batch.
+    """
+    update: Any = kernels.mean_update(forward, state.object_)
+    before: Any = state.velocity
+    velocity = MOMENTUM * before + step * update
+    state.object_ = state.object_ + (1 - MOMENTUM**ALONE_BATCHES) / (1 - MOMENTUM) * velocity
+    state.velocity = MOMENTUM ** (ALONE_BATCHES - 1) * velocity
 
 
 def _move_positions(

@@ -131,13 +131,13 @@ class PyTorchBackend(NetworkBackend[torch.device]):
     def scale_to_counts(self, object_: ComplexArray, forward: ForwardModel) -> Tensor:
         """Scale an object so that with the forward model's probe it explains the counts."""
         canvas = torch.from_numpy(object_).to(forward.device)
-        valid_mask = 1.0 if forward.valid_mask is None else forward.valid_mask
-        expected = measured = 0.0
-        for indices in torch.arange(len(forward), device=forward.device).split(128):
-            counts = forward.predict_intensity(forward.extract_patches(canvas, indices), indices)
-            expected += float((valid_mask * counts).sum())
-            measured += float((valid_mask * forward.measured(indices) ** 2).sum())
-        return canvas * float(np.sqrt(measured / expected))
+        sums = torch.zeros(2, dtype=torch.float64, device=forward.device)
+        for part in forward.slices(128):
+            counts = forward.predict_intensity(forward.extract_patches(canvas, part), part)
+            measured = forward.measured(part).square()
+            sums += torch.stack([forward.sum_over_good(each) for each in (counts, measured)])
+        expected, counted = sums.tolist()
+        return canvas * float(np.sqrt(counted / expected))
 
     def make_step(
         self,

@@ -1,6 +1,5 @@
 """The forward model of `ptychopinn_plugin.physics`, on a device and in batches."""
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -65,7 +64,7 @@ class ForwardModel:
         reach_px: int = 0,
     ) -> None:
         whole, subpixel_shifts = split_positions(scan.positions_px)
-        self.shape = scan.pattern_shape
+        self.shape, self.is_single_shot = scan.pattern_shape, scan.is_single_shot
         half = np.array([side // 2 for side in self.shape])
         margin = 1 + reach_px
         self.device, self.reach_px = device, reach_px
@@ -74,8 +73,7 @@ class ForwardModel:
         self.canvas_shape = (int(extent[0]), int(extent[1]))
         self.given_origins_px = scan.positions_px - (half + self.origin_px)
         self.moves_px: FloatArray = np.zeros_like(scan.positions_px)
-        self.patch_origins = torch.from_numpy(whole - half - self.origin_px).to(device)
-        self.subpixel_shifts = torch.from_numpy(subpixel_shifts.astype(np.float32)).to(device)
+        self._place(whole - half - self.origin_px, subpixel_shifts)
         assert scan.bad_pixels is not None
         self.amplitudes = torch.from_numpy(corner_amplitudes(scan.patterns, scan.bad_pixels))
         if _fits(self.amplitudes, device):
@@ -84,6 +82,7 @@ class ForwardModel:
         if scan.bad_pixels.any():
             valid_mask = np.fft.ifftshift(~scan.bad_pixels).astype(np.float32)
             self.valid_mask = torch.from_numpy(valid_mask).to(device)
+        self._valid_pixels = int((~scan.bad_pixels).sum())
         # Bad pixels hide light that the probe's scale must count; see `Scan.mean_photons`.
         self.photons = scan.mean_photons() if photons is None else photons
         self.set_probe(probe)
@@ -96,15 +95,15 @@ class ForwardModel:
         if cache and n_bytes <= PROBE_CACHE_BYTES:
             # Filled part by part: parts that are joined at the end would take twice the memory.
             self._shifted = self.probe.new_empty((len(self), *self.probe.shape))
-            for part in self._slices(256):
+            for part in self.slices(256):
                 self._shifted[part] = shift_probe(self.probe, self.subpixel_shifts[part])
         # The brightest pixel is found once: sub-scans look at a small part of the canvas each.
         self._brightest: Tensor | None = None
         self.coverage = torch.zeros(self.canvas_shape, device=self.device)
-        for indices in torch.arange(len(self), device=self.device).split(256):
-            canvas_window = self.canvas_window(indices)
+        for part in self.slices(256):
+            canvas_window = self.canvas_window(part)
             self.coverage[canvas_window] += self.place_patches(
-                intensity(self.probes(indices)), indices, canvas_window
+                intensity(self.probes(part)), part, canvas_window
             )
 
     def set_probe_only(self, probe: Tensor) -> None:
@@ -124,9 +123,15 @@ class ForwardModel:
             return
         whole, subpixel_shifts = split_positions(self.given_origins_px + moves_px)
         self.moves_px = moves_px
-        self.patch_origins = torch.from_numpy(whole).to(self.device)
-        self.subpixel_shifts = torch.from_numpy(subpixel_shifts.astype(np.float32)).to(self.device)
+        self._place(whole, subpixel_shifts)
         self._shifted = None
+
+    def _place(self, patch_origins: IntArray, subpixel_shifts_px: FloatArray) -> None:
+        """Keep positions on the device, and here: to read them back would wait for a GPU."""
+        self.host_origins = patch_origins
+        self.patch_origins = torch.from_numpy(patch_origins).to(self.device)
+        self._host_shifts = subpixel_shifts_px.astype(np.float32)
+        self.subpixel_shifts = torch.from_numpy(self._host_shifts).to(self.device)
 
     def __len__(self) -> int:
         return len(self.patch_origins)
@@ -134,11 +139,11 @@ class ForwardModel:
     @property
     def patch_origins_px(self) -> FloatArray:
         """Patch origins on the canvas with their subpixel parts, shape (n_positions, 2)."""
-        return (self.patch_origins + self.subpixel_shifts).cpu().numpy()
+        return np.asarray(self.host_origins.astype(np.float32) + self._host_shifts)
 
     def subset(
         self,
-        indices: Tensor | IntArray,
+        indices: IntArray,
         amplitudes: Tensor | RealArray | None = None,
         exposure: float = 1.0,
     ) -> 'ForwardModel':
@@ -146,37 +151,33 @@ class ForwardModel:
 
         Parameters
         ----------
-        indices : Tensor or ndarray of int64
+        indices : ndarray of int64
         amplitudes : Tensor or ndarray of float32, optional
             To use in place of the measured ones (zero frequency in the corner).
         exposure : float
             Their counts as a share of the measured ones; the probe follows.
         """
-        indices = torch.as_tensor(indices, device=self.device)
+        where = torch.from_numpy(indices).to(self.device)
         part = object.__new__(ForwardModel)
         part.shape, part.device, part.valid_mask = self.shape, self.device, self.valid_mask
+        part._valid_pixels, part.is_single_shot = self._valid_pixels, self.is_single_shot
         part.probe, part.photons = self.probe * exposure**0.5, self.photons * exposure
-        patch_origins = self.patch_origins[indices]
-        lowest = patch_origins.min(dim=0).values - 1
-        part.patch_origins = patch_origins - lowest
-        part.origin_px = self.origin_px + lowest.cpu().numpy()
-        moved = indices.cpu().numpy()
-        part.reach_px, part.moves_px = 0, self.moves_px[moved]
-        part.given_origins_px = self.given_origins_px[moved] - lowest.cpu().numpy()
-        highest = part.patch_origins.max(dim=0).values.tolist()
-        part.canvas_shape = (highest[0] + self.shape[0] + 1, highest[1] + self.shape[1] + 1)
-        part.subpixel_shifts = self.subpixel_shifts[indices]
+        lowest = self.host_origins[indices].min(axis=0) - 1
+        part.origin_px = self.origin_px + lowest
+        part.reach_px, part.moves_px = 0, self.moves_px[indices]
+        part.given_origins_px = self.given_origins_px[indices] - lowest
+        part._place(self.host_origins[indices] - lowest, self._host_shifts[indices])
+        height, width = (part.host_origins.max(axis=0) + np.array(self.shape) + 1).tolist()
+        part.canvas_shape = (height, width)
         if amplitudes is None:
-            part.amplitudes = self.measured(indices)
+            part.amplitudes = self.measured(where)
         else:
             part.amplitudes = torch.as_tensor(amplitudes, device=self.device)
         if self._shifted is None or exposure != 1:
             part.set_probe(part.probe)
         else:
-            part._shifted, part._brightest = self._shifted[indices], None
-            part.coverage = part.place_patches(
-                intensity(part._shifted), torch.arange(len(part), device=self.device)
-            )
+            part._shifted, part._brightest = self._shifted[where], None
+            part.coverage = part.place_patches(intensity(part._shifted), slice(None))
         return part
 
     def flat_object(self) -> Tensor:
@@ -218,17 +219,17 @@ class ForwardModel:
         where = torch.as_tensor(indices, device=self.amplitudes.device)
         return self.amplitudes[where].to(self.device)
 
-    def canvas_window(self, indices: Tensor, size: int | None = None) -> CanvasWindow:
+    def canvas_window(self, indices: IntArray | slice, size: int | None = None) -> CanvasWindow:
         """Return the part of the canvas on which patches of `extract_patches` lie."""
         height, width = (size, size) if size else self.shape
-        rows, columns = (
-            patch_origins.cpu().numpy()
-            for patch_origins in self._first_pixels(indices, height, width)
-        )
+        rows, columns = (self.host_origins[indices] + self._inset(height, width)).T
         return window_of(rows, columns, height, width)
 
     def place_patches(
-        self, patches: Tensor, indices: Tensor, canvas_window: CanvasWindow | None = None
+        self,
+        patches: Tensor,
+        indices: Tensor | slice,
+        canvas_window: CanvasWindow | None = None,
     ) -> Tensor:
         """Add patches to an empty canvas: the adjoint of `extract_patches`.
 
@@ -250,14 +251,15 @@ class ForwardModel:
     def _first_pixels(
         self, indices: Tensor | slice, height: int, width: int
     ) -> tuple[Tensor, Tensor]:
-        inset = torch.tensor(
-            [self.shape[0] // 2 - height // 2, self.shape[1] // 2 - width // 2],
-            device=self.device,
-        )
-        patch_origins = self.patch_origins[indices] + inset
-        return patch_origins[:, 0], patch_origins[:, 1]
+        top, left = self._inset(height, width)
+        patch_origins = self.patch_origins[indices]
+        return patch_origins[:, 0] + top, patch_origins[:, 1] + left
 
-    def project_amplitudes(self, patches: Tensor, indices: Tensor) -> Tensor:
+    def _inset(self, height: int, width: int) -> tuple[int, int]:
+        """Return where the middle of a patch, of this size, begins in it."""
+        return self.shape[0] // 2 - height // 2, self.shape[1] // 2 - width // 2
+
+    def project_amplitudes(self, patches: Tensor, indices: Tensor | slice) -> Tensor:
         r"""Project exit waves onto the measured amplitudes.
 
         With :math:`\Psi = \mathcal{F}[P O]` and
@@ -290,7 +292,7 @@ class ForwardModel:
         )
         return update, probe_changes.sum(dim=0)
 
-    def _project(self, patches: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+    def _project(self, patches: Tensor, indices: Tensor | slice) -> tuple[Tensor, Tensor]:
         probes = self.probes(indices)
         spectra = torch.fft.fft2(probes * patches[:, None], norm='ortho')  # (n, modes, h, w)
         # In place, as most of the time would go into memory for what is needed once.
@@ -312,22 +314,15 @@ class ForwardModel:
         probes = self.probes(indices) if probes is None else probes
         return intensity(torch.fft.fft2(probes * patches[:, None], norm='ortho'))
 
-    def poisson_loss(self, expected: Tensor, indices: Tensor) -> Tensor:
-        """Compute the Poisson loss per good pixel, as `physics.poisson_loss`."""
-        terms = poisson_terms(expected, self.measured(indices) ** 2, POISSON_EPSILON)
-        if self.valid_mask is None:
-            return terms.mean()
-        return (terms * self.valid_mask).sum() / (self.valid_mask.sum() * len(indices))
-
     @torch.no_grad()
     def evaluate_fit(self, object_: Tensor, batch_size: int = 128) -> tuple[float, float]:
         """Compute the Poisson loss per pixel and the relative amplitude residual of an object."""
         sums = torch.zeros(2, dtype=torch.float64, device=self.device)
-        for part in self._slices(batch_size):
+        for part in self.slices(batch_size):
             expected = self.predict_intensity(self.extract_patches(object_, part), part)
             measured = self.measured(part)
-            sums[0] += self._sum((expected.sqrt() - measured).square_())
-            sums[1] += self._sum(measured.square())
+            sums[0] += self.sum_over_good((expected.sqrt() - measured).square_())
+            sums[1] += self.sum_over_good(measured.square())
         misfit, total = sums.tolist()
         return self.evaluate_loss(object_, batch_size), misfit / total
 
@@ -335,20 +330,27 @@ class ForwardModel:
     def evaluate_loss(self, object_: Tensor, batch_size: int = 128) -> float:
         """Compute the Poisson loss per good pixel of an object."""
         total = torch.zeros((), dtype=torch.float64, device=self.device)
-        for part in self._slices(batch_size):
+        for part in self.slices(batch_size):
             expected = self.predict_intensity(self.extract_patches(object_, part), part)
-            total += self._sum(
-                poisson_terms(expected, self.measured(part).square(), POISSON_EPSILON)
-            )
-        n_valid = math.prod(self.shape) if self.valid_mask is None else float(self.valid_mask.sum())
-        return float(total) / (n_valid * len(self))
+            total += self.sum_of_losses(expected, part)
+        return float(total) / self.n_valid_pixels
 
-    def _slices(self, batch_size: int) -> Iterator[slice]:
+    def sum_of_losses(self, expected: Tensor, indices: Tensor | slice) -> Tensor:
+        """Sum the terms of the Poisson loss over the good pixels of some patterns."""
+        counts = self.measured(indices).square()
+        return self.sum_over_good(poisson_terms(expected, counts, POISSON_EPSILON))
+
+    @property
+    def n_valid_pixels(self) -> int:
+        """The number of good pixels in all patterns together."""
+        return self._valid_pixels * len(self)
+
+    def slices(self, batch_size: int) -> Iterator[slice]:
         """Cut the scan into slices: their probes and amplitudes are views and need no copy."""
         return (slice(start, start + batch_size) for start in range(0, len(self), batch_size))
 
-    def _sum(self, images: Tensor) -> Tensor:
-        """Sum over the good pixels."""
+    def sum_over_good(self, images: Tensor) -> Tensor:
+        """Sum images (n, height, width) over the good pixels."""
         return (images if self.valid_mask is None else images * self.valid_mask).sum()
 
     def expected_and_counted(

@@ -20,7 +20,7 @@ References
 import torch
 from torch import Tensor
 
-from ptychopinn_plugin.array_types import FloatArray, RealArray
+from ptychopinn_plugin.array_types import FloatArray
 from ptychopinn_plugin.backends.common.phase_drift import (
     MIN_PATTERNS,
     Moments,
@@ -74,16 +74,19 @@ def measure_slopes(
     loss : float
         Poisson loss per pixel of the object, as `ForwardModel.evaluate_loss`.
     """
-    moments: list[Moments] = []
-    loss = 0.0
-    for indices in torch.arange(len(forward), device=forward.device).split(batch_size):
-        counts = forward.predict_intensity(forward.extract_patches(object_, indices), indices)
-        loss += float(forward.poisson_loss(counts, indices)) * len(indices)
-        moments.append(_moments(forward, torch.sqrt(counts), forward.measured(indices)))
-    return *solve_slopes(moments, forward.shape), loss / len(forward)
+    moments: list[Tensor] = []
+    loss = torch.zeros((), dtype=torch.float64, device=forward.device)
+    for part in forward.slices(batch_size):
+        expected = forward.predict_intensity(forward.extract_patches(object_, part), part)
+        loss += forward.sum_of_losses(expected, part)
+        moments.append(_moments(forward, torch.sqrt(expected), forward.measured(part)))
+    # One look at the device's results, after the last batch.
+    found: Moments = tuple(torch.cat(moments, dim=1).cpu().numpy())
+    return *solve_slopes([found], forward.shape), float(loss) / forward.n_valid_pixels
 
 
-def _moments(forward: ForwardModel, expected: Tensor, measured: Tensor) -> Moments:
+def _moments(forward: ForwardModel, expected: Tensor, measured: Tensor) -> Tensor:
+    """Return the five moments of each pattern, shape (5, n)."""
     missing = measured - expected  # (n, height, width)
     if forward.valid_mask is not None:
         missing = missing * forward.valid_mask
@@ -93,13 +96,11 @@ def _moments(forward: ForwardModel, expected: Tensor, measured: Tensor) -> Momen
     if forward.valid_mask is not None:
         along_y, along_x = along_y * forward.valid_mask, along_x * forward.valid_mask
 
-    def dot(first: Tensor, second: Tensor) -> RealArray:
-        return (first * second).sum(dim=(1, 2)).cpu().numpy()
-
-    return (
-        dot(along_y, along_y),
-        dot(along_x, along_x),
-        dot(along_y, along_x),
-        dot(missing, along_y),
-        dot(missing, along_x),
+    products = (
+        (along_y, along_y),
+        (along_x, along_x),
+        (along_y, along_x),
+        (missing, along_y),
+        (missing, along_x),
     )
+    return torch.stack([(first * second).sum(dim=(1, 2)) for first, second in products])

@@ -31,7 +31,7 @@ def position_forces(
     """
     slopes = [(object_.roll(-1, axis) - object_.roll(1, axis)) / 2 for axis in (0, 1)]
     forces, stiffnesses = [], []
-    for indices in torch.arange(len(forward), device=forward.device).split(128):
+    for indices in forward.slices(128):
         probes = forward.probes(indices)
         spectra = _spectra(probes, forward.extract_patches(object_, indices))
         expected = intensity(spectra)
@@ -45,11 +45,11 @@ def position_forces(
         ]
         jacobian = torch.stack([change.sum(dim=1) * weights for change in changes], dim=1)
         jacobian = jacobian.flatten(2)  # (n, 2, pixels)
-        forces.append((jacobian * missing.flatten(1)[:, None]).sum(dim=2).cpu().numpy())
-        stiffnesses.append((jacobian @ jacobian.transpose(1, 2)).cpu().numpy())
+        forces.append((jacobian * missing.flatten(1)[:, None]).sum(dim=2))
+        stiffnesses.append(jacobian @ jacobian.transpose(1, 2))
     return (
-        np.concatenate(forces).astype(np.float64),
-        np.concatenate(stiffnesses).astype(np.float64),
+        torch.cat(forces).cpu().numpy().astype(np.float64),
+        torch.cat(stiffnesses).cpu().numpy().astype(np.float64),
     )
 
 

@@ -1,11 +1,13 @@
 """Apply a network to patterns: from its input to the patches that it returns."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from ptychopinn_plugin.array_types import IntArray
 from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
 from ptychopinn_plugin.backends.pytorch.network import Network
 from ptychopinn_plugin.backends.pytorch.operators import intensity
@@ -26,12 +28,19 @@ class Patches:
     reference : Tensor of complex64, shape (n_patches, window, window)
         The estimate that the network was given, to which the phases of `values` refer; None for
         'cnn', which gets no estimate.
+    host_indices : ndarray of int64, shape (n_patches,), optional
+        `indices` in the computer's memory: to read them back from a GPU waits for its work.
     """
 
     indices: Tensor
     values: Tensor
     weights: Tensor
     reference: Tensor | None = None
+    host_indices: IntArray | None = None
+
+    def on_host(self) -> IntArray:
+        """Return `indices` in the computer's memory."""
+        return self.indices.cpu().numpy() if self.host_indices is None else self.host_indices
 
 
 def predict_patches(
@@ -42,6 +51,7 @@ def predict_patches(
     *,
     is_flat: bool,
     rotations: Sequence[int] = (0,),
+    host_groups: IntArray | None = None,
 ) -> Patches:
     """Predict the patches of groups of positions.
 
@@ -56,6 +66,8 @@ def predict_patches(
         Whether `object_` is the flat start, which rests on no data.
     rotations : sequence of int
         Quarter turns in which 'sweepnet' gets each pattern; the mean of its corrections counts.
+    host_groups : ndarray of int64, shape (n_groups, group_size), optional
+        `groups` in the computer's memory, so that nobody has to read them back from a GPU.
 
     Returns
     -------
@@ -63,8 +75,10 @@ def predict_patches(
         Groups one after the other.
     """
     if network.description.architecture == 'cnn':
-        return _predict_cnn(network, forward, groups)
-    return _predict_sweepnet(network, forward, groups.reshape(-1), object_, is_flat, rotations)
+        found = _predict_cnn(network, forward, groups)
+    else:
+        found = _predict_sweepnet(network, forward, groups.reshape(-1), object_, is_flat, rotations)
+    return found if host_groups is None else replace(found, host_indices=host_groups.reshape(-1))
 
 
 def _predict_sweepnet(
@@ -223,7 +237,8 @@ def average_overlap(patches: Patches, forward: ForwardModel, group_size: int) ->
     window = patches.values.shape[-1]
     patch_origins = forward.patch_origins[patches.indices].view(-1, group_size, 2)
     patch_origins = patch_origins - patch_origins.min(dim=1, keepdim=True).values
-    height, width = (int(side) + window for side in patch_origins.amax(dim=(0, 1)).tolist())
+    each = forward.host_origins[patches.on_host()].reshape(-1, group_size, 2)
+    height, width = (np.ptp(each, axis=1).max(axis=0) + window).tolist()
     n_groups = len(patch_origins)
     inside = torch.arange(window, device=patch_origins.device)
     rows = patch_origins[..., 0, None] + inside

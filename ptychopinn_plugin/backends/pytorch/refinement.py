@@ -20,6 +20,7 @@ References
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -107,8 +108,9 @@ def _iterate_once(
     refine_probe: bool,
 ) -> None:
     """Move the object, and the probe with `refine_probe`, batch by batch; `state` changes."""
-    for batch in batches:
-        indices = torch.from_numpy(batch).to(forward.device)
+    # One copy to the device for all batches: each could wait for what is computed there.
+    order = torch.from_numpy(np.concatenate(batches)).to(forward.device)
+    for indices in order.split([len(batch) for batch in batches]):
         patches = forward.extract_patches(state.object_, indices)  # (n, height, width)
         if refine_probe:
             update, probe_update = forward.project_amplitudes_with_probe(patches, indices)
@@ -136,10 +138,10 @@ def mean_update(forward: ForwardModel, object_: Tensor) -> Tensor:
     Patterns are taken 128 at a time; `object_` is complex64 of the same shape, as is the update.
     """
     update = torch.zeros_like(object_)
-    for indices in torch.arange(len(forward), device=forward.device).split(128):
-        canvas_window = forward.canvas_window(indices)
-        changes = forward.project_amplitudes(forward.extract_patches(object_, indices), indices)
-        update[canvas_window] += forward.place_patches(changes, indices, canvas_window)
+    for part in forward.slices(128):
+        canvas_window = forward.canvas_window(part)
+        changes = forward.project_amplitudes(forward.extract_patches(object_, part), part)
+        update[canvas_window] += forward.place_patches(changes, part, canvas_window)
     return update / regularised(forward.coverage)
 
 

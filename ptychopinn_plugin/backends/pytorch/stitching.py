@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -112,9 +113,17 @@ def _predict_batches(
     rotations: Sequence[int],
 ) -> Iterator[Patches]:
     where = torch.from_numpy(groups).to(forward.device)
-    for batch in where.split(max(1, batch_size // groups.shape[1])):
+    size = max(1, batch_size // groups.shape[1])
+    for start in range(0, len(groups), size):
+        part = slice(start, start + size)
         yield predict_patches(
-            network, forward, batch, object_, is_flat=is_flat, rotations=rotations
+            network,
+            forward,
+            where[part],
+            object_,
+            is_flat=is_flat,
+            rotations=rotations,
+            host_groups=groups[part],
         )
 
 
@@ -160,7 +169,7 @@ class Stitcher:
         each = phase_factors.split([len(values) for values in weighted])
         for part, values, phase_factor in zip(parts, weighted, each, strict=True):
             # Patches predicted together are neighbours, and cover little of the canvas.
-            canvas_window = self.forward.canvas_window(part.indices, values.shape[-1])
+            canvas_window = self.forward.canvas_window(part.on_host(), values.shape[-1])
             aligned = values * phase_factor[:, None, None]
             self.total[canvas_window] += self.forward.place_patches(
                 aligned, part.indices, canvas_window
@@ -178,7 +187,7 @@ class Stitcher:
             there = self.forward.extract_patches(self.total, part.indices, values.shape[-1])
             agreement.append((values.conj() * there).sum(dim=(-2, -1)))
         common = (phase_factors.conj() * torch.cat(agreement)).sum()
-        return common / common.abs() if common.abs() > 0 else torch.ones_like(common)
+        return torch.where(common.abs() > 0, common / common.abs(), torch.ones_like(common))
 
     def object_(self) -> Tensor:
         """Return the weighted mean of all patches."""
@@ -189,9 +198,8 @@ class Stitcher:
         """Return a factor of modulus 1 for each patch, as `synchronize_patches` finds them."""
         each = [self.forward.patch_origins[part.indices] for part in parts]
         cells = torch.cat([_cell_sums(*pair) for pair in zip(weighted, each, strict=True)])
-        found = synchronize_patches(
-            cells.cpu().numpy(), torch.cat(each).cpu().numpy(), weighted[0].shape[-1]
-        )
+        patch_origins = self.forward.host_origins[np.concatenate([p.on_host() for p in parts])]
+        found = synchronize_patches(cells.cpu().numpy(), patch_origins, weighted[0].shape[-1])
         return torch.from_numpy(found).to(self.forward.device)
 
 

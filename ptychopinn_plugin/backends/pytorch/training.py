@@ -124,7 +124,9 @@ class PyTorchStep(TrainingStep):
         self.scaler.scale(
             terms['loss'] / self.config.training.gradient_accumulation_steps
         ).backward()
-        return {name: float(value.detach()) for name, value in terms.items()}
+        # One look at the device's results for all terms.
+        values = torch.stack([value.detach() for value in terms.values()]).tolist()
+        return dict(zip(terms, values, strict=True))
 
     def step(self, learning_rate: float) -> None:
         """Let the optimizer use the gradients, and forget them."""
@@ -148,6 +150,7 @@ class PyTorchStep(TrainingStep):
             batch.object_,
             is_flat=batch.is_flat,
             rotations=(batch.rotations,),
+            host_groups=batch.groups,
         )
         values = patches.values
         if self.config.model.overlap_constraint:

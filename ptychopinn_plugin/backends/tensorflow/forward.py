@@ -55,7 +55,7 @@ class ForwardModel:
         reach_px: int = 0,
     ) -> None:
         whole, subpixel_shifts = split_positions(scan.positions_px)
-        self.shape = scan.pattern_shape
+        self.shape, self.is_single_shot = scan.pattern_shape, scan.is_single_shot
         half = np.array([side // 2 for side in self.shape])
         margin = 1 + reach_px
         self.reach_px = reach_px
@@ -147,7 +147,7 @@ class ForwardModel:
         """
         part = object.__new__(ForwardModel)
         part.shape, part.valid_mask, part.stays_outside = self.shape, self.valid_mask, False
-        part.photons = self.photons * exposure
+        part.photons, part.is_single_shot = self.photons * exposure, self.is_single_shot
         patch_origins = self.patch_origins[indices]
         lowest = patch_origins.min(axis=0) - 1
         part.patch_origins = patch_origins - lowest
@@ -289,14 +289,16 @@ class ForwardModel:
             self.probes(indices) if probes is None else probes, patches
         )
 
-    def poisson_loss(self, expected: Tensor, indices: IntArray) -> Tensor:
-        """Compute the Poisson loss per good pixel, as `physics.poisson_loss`."""
+    def sum_of_losses(self, expected: Tensor, indices: IntArray) -> Tensor:
+        """Sum the terms of the Poisson loss over the good pixels of some patterns."""
         terms = operators.poisson_terms(expected, self.measured(indices) ** 2, POISSON_EPSILON)
-        if self.valid_mask is None:
-            return tf.reduce_mean(terms)
-        return tf.reduce_sum(terms * self.valid_mask) / (
-            tf.reduce_sum(self.valid_mask) * len(indices)
-        )
+        return operators.sum_over_good(terms, self.valid_mask)
+
+    @property
+    def n_valid_pixels(self) -> int:
+        """The number of good pixels in all patterns together."""
+        good = np.prod(self.shape) if self.valid_mask is None else tf.reduce_sum(self.valid_mask)
+        return int(good) * len(self)
 
     def evaluate_fit(self, object_: Tensor, batch_size: int = 128) -> tuple[float, float]:
         """Compute the Poisson loss per pixel and the relative amplitude residual of an object."""
@@ -318,10 +320,7 @@ class ForwardModel:
                     self.probes(indices), patches, self.measured(indices), self.valid_mask
                 )
             )
-        pixels = float(
-            np.prod(self.shape) if self.valid_mask is None else tf.reduce_sum(self.valid_mask)
-        )
-        return total / (len(self) * pixels)
+        return total / self.n_valid_pixels
 
     def expected_and_counted(
         self, object_: Tensor, indices: IntArray

@@ -123,7 +123,12 @@ def sum_of_losses(
     """Return the sum of `poisson_terms` over good pixels, float64."""
     expected = predict_intensity(probes, patches)
     terms = poisson_terms(expected, tf.square(measured), POISSON_EPSILON)
-    return tf.reduce_sum(_sum_each(terms, valid_mask))
+    return sum_over_good(terms, valid_mask)
+
+
+def sum_over_good(images: Tensor, valid_mask: Tensor | None) -> Tensor:
+    """Sum images (n, height, width) over the good pixels, in float64."""
+    return tf.reduce_sum(_sum_each(images, valid_mask))
 
 
 def _sum_each(images: Tensor, valid_mask: Tensor | None) -> Tensor:

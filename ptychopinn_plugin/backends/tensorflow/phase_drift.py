@@ -76,10 +76,10 @@ def measure_slopes(
         counts, *found = _measure_moments(
             forward.probes(indices), patches, forward.measured(indices), forward.valid_mask
         )
-        loss += float(forward.poisson_loss(counts, indices)) * len(indices)
+        loss += float(forward.sum_of_losses(counts, indices))
         yy, xx, yx, y, x = (moment.numpy() for moment in found)
         moments.append((yy, xx, yx, y, x))
-    return *solve_slopes(moments, forward.shape), loss / len(forward)
+    return *solve_slopes(moments, forward.shape), loss / forward.n_valid_pixels
 
 
 @compiled
