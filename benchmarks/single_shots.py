@@ -176,7 +176,11 @@ def main() -> None:
 
     backend.model = Model.built_in()
     note('built-in', lambda scan: backend.reconstruct(scan, cpu, plain))
-    note('flat + 300', lambda scan: backend.refine(scan, RefinementConfig(iterations=300)))
+    for count in (100, 300):
+        refinement = RefinementConfig(iterations=count)
+        note(
+            f'flat + {count}', lambda scan, refinement=refinement: backend.refine(scan, refinement)
+        )
     if options.model or options.minutes:
         if options.model:
             backend.open_model(options.model)

@@ -21,6 +21,7 @@ from ptychopinn_plugin.physics.probe import (
     make_modes,
     normalise_probe,
     orthogonal_modes,
+    twin_similarity,
     with_modes,
 )
 from ptychopinn_plugin.physics.uncertainty import estimate_uncertainty, uncertainty_in_words
@@ -50,6 +51,7 @@ __all__ = [
     'shot_noise',
     'split_positions',
     'sweepnet_features',
+    'twin_similarity',
     'uncertainty_in_words',
     'with_modes',
 ]

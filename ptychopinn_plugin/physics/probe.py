@@ -175,6 +175,37 @@ def illuminated_size(probe: ComplexArray, share: float = 0.995, multiple: int = 
     return largest // multiple * multiple
 
 
+def twin_similarity(probe: ComplexArray) -> float:
+    r"""Return how far a probe is its own twin, :math:`P^*(-r)`, wherever that lies.
+
+    .. math:: \max_d \Big| \sum_r P(r)\, P(d - r) \Big| \Big/ \sum_r |P(r)|^2
+
+    Diffraction patterns of :math:`P O` and of its twin :math:`P^*(-r)\, O^*(-r)` are the same [1]_.
+    With 1, as for a beam of flat phase that half a turn leaves as it is, the object and its twin
+    fit a single pattern alike; the curved phase of a defocused beam brings it near 0.
+
+    Parameters
+    ----------
+    probe : ndarray of complex, shape (n_modes, height, width)
+        Its brightest mode counts.
+
+    Returns
+    -------
+    float
+        From 0 to 1.
+
+    References
+    ----------
+    .. [1] J. R. Fienup, C. C. Wackerman, J. Opt. Soc. Am. A 3 (1986) 1897,
+       doi:10.1364/JOSAA.3.001897.
+    """
+    energies = (np.abs(probe.astype(np.complex128)) ** 2).sum(axis=(1, 2))
+    mode = probe[int(energies.argmax())].astype(np.complex128)
+    # sum P(r) P(d - r) over all d is the convolution of the probe with itself.
+    products = np.fft.ifft2(np.fft.fft2(mode) ** 2)
+    return float(np.abs(products).max() / energies.max())
+
+
 def cover(
     probe: ComplexArray, patch_origins_px: FloatArray, canvas_shape: tuple[int, ...]
 ) -> FloatArray:

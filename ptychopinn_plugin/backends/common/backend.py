@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ptychopinn_plugin._version import __version__
+from ptychopinn_plugin.backends.common.diagnostics import warn_of_twins
 from ptychopinn_plugin.backends.common.engine import Device, Engine
 from ptychopinn_plugin.backends.common.iteration_plan import plan_reconstruction
 from ptychopinn_plugin.backends.common.outliers import OneRun, reconstruct_without_outliers
@@ -35,7 +36,7 @@ from ptychopinn_plugin.data.grouping import check_positions
 from ptychopinn_plugin.errors import ConfigError, DataError
 from ptychopinn_plugin.model_file import Model, read_model, write_model
 from ptychopinn_plugin.network import NetworkDescription
-from ptychopinn_plugin.physics import normalise_probe
+from ptychopinn_plugin.physics import normalise_probe, twin_similarity
 
 logger = logging.getLogger(__name__)
 
@@ -242,9 +243,11 @@ class NetworkBackend(Engine[Device]):
             network=network,
             asked_passes=asked_passes,
             is_single_shot=scan.is_single_shot,
+            probe_twin_similarity=twin_similarity(scan.probe),
         )
         if not is_trial:
             logger.info('%s: %s.', scan.name, plan.in_words())
+            warn_of_twins(scan)
         return ReconstructionRun(
             *(self, scan, forward, refinement, plan),
             stopwatch=self.start_stopwatch(device),

@@ -10,7 +10,7 @@ import numpy as np
 from ptychopinn_plugin.array_types import FloatArray
 from ptychopinn_plugin.backends.common.positions import MIN_POSITIONS
 from ptychopinn_plugin.data import Scan
-from ptychopinn_plugin.physics import LIT_COUNTS, Misfit
+from ptychopinn_plugin.physics import LIT_COUNTS, Misfit, twin_similarity
 
 SUSPICIOUS = 1.5
 """A misfit of more times shot noise is suspicious: right scans end at 0.95 to 1.1 times."""
@@ -27,6 +27,9 @@ SUSPICIOUS_CORRELATION = 0.1
 """A higher correlation of what is missed is suspicious. Noise has no correlation; wrong positions,
 axes and probes leave 0.3 to 0.8."""
 
+LIKE_TWIN = 0.9
+"""A probe that is as like its own twin hardly tells objects of single patterns from theirs."""
+
 WITHIN_NOISE = 1.2
 """A misfit of up to this many times shot noise is as good as the counts allow."""
 
@@ -40,6 +43,19 @@ LIT_SHARE = 1e-5
 """In an unknown unit, a lit pixel expects at least this share of the counts of a pattern."""
 
 logger = logging.getLogger(__name__)
+
+
+def warn_of_twins(scan: Scan) -> None:
+    """Say that patterns alone fit an object and its twin alike, where the probe is its own twin."""
+    if not scan.is_single_shot or twin_similarity(scan.probe) < LIKE_TWIN:
+        return
+    logger.warning(
+        '%s: under this probe a single pattern fits an object and its twin (turned by 180 degrees, '
+        'with the opposite phase) almost alike: patches may be turned, or mixed. A beam out '
+        'of focus, whose phase is curved, tells them apart; so do patterns that overlap, '
+        'reconstructed together.',
+        scan.name,
+    )
 
 
 def judge_misfit(scan: Scan, measure: Callable[[float], Misfit | None]) -> Misfit | None:

@@ -19,6 +19,10 @@ LITTLE_OVERLAP = 4.0
 HARDLY_TOUCHING = 1.5
 """With fewer illuminations over each other, data alone leave most of the phases open."""
 
+SAME_AS_TWIN = 0.995
+"""Where patterns alone leave the choice between an object and its twin, a learned prior mixes them:
+from this likeness of the probe to its own twin on, iterations alone come out better."""
+
 ITERATIONS = 30
 """What a scan gets whose illuminations overlap well."""
 
@@ -112,6 +116,7 @@ def plan_reconstruction(
     network: NetworkDescription | None = None,
     asked_passes: int | None = None,
     is_single_shot: bool = False,
+    probe_twin_similarity: float = 0.0,
 ) -> IterationPlan:
     """Plan passes and iterations, where nobody has asked for a number of them.
 
@@ -128,8 +133,13 @@ def plan_reconstruction(
         See `InferenceConfig.prior_passes`.
     is_single_shot : bool
         Patterns share nothing.
+    probe_twin_similarity : float
+        See `physics.twin_similarity`.
     """
+    leaves_twins = is_single_shot and probe_twin_similarity >= SAME_AS_TWIN
     blocks = () if network is None else plan_passes(network, asked_passes, overlap)
+    if leaves_twins and asked_passes is None:
+        blocks = ()
     if limit_s is not None and asked_passes is None and overlap >= LITTLE_OVERLAP:
         # Data decide here, and a pass takes the time of the iterations after it.
         blocks = ()
@@ -141,7 +151,7 @@ def plan_reconstruction(
         before_passes=blocks,
         iterations=planned if asked is None else asked,
         stops_when_converged=asked is None and not blocks,
-        reason=_reason(overlap, is_single_shot=is_single_shot),
+        reason=_reason(overlap, is_single_shot=is_single_shot, leaves_twins=leaves_twins),
         limit_s=limit_s,
     )
 
@@ -166,7 +176,9 @@ def plan_passes(network: NetworkDescription, asked: int | None, overlap: float) 
     return (network.iterations_before, *[network.iterations_between] * (passes - 1))[:passes]
 
 
-def _reason(overlap: float, *, is_single_shot: bool) -> str:
+def _reason(overlap: float, *, is_single_shot: bool, leaves_twins: bool) -> str:
+    if leaves_twins:
+        return 'as each pattern stands alone, under a beam that is its own twin'
     if is_single_shot:
         return 'as each pattern stands alone'
     times = f'{overlap:.2g}' if overlap < 10 else f'{overlap:.0f}'

@@ -7,8 +7,12 @@ from ptychopinn_plugin.backends.common.diagnostics import (
     MIN_ITERATIONS,
     fit_in_words,
     points_to_a_fault,
+    warn_of_twins,
 )
+from ptychopinn_plugin.data import one_by_one
+from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 from ptychopinn_plugin.physics import Misfit
+from ptychopinn_plugin.pretraining.probes import curved_probe
 
 WRONG = Misfit(over_noise=5.04, share=0.2, correlation=0.6)
 
@@ -52,3 +56,15 @@ WRONG = Misfit(over_noise=5.04, share=0.2, correlation=0.6)
 def test_the_fit_in_words(misfit: Misfit | None, iterations: int, words: str) -> None:
     assert fit_in_words(misfit, iterations) == words
     assert points_to_a_fault(misfit, iterations) == (CHECK in words)
+
+
+@pytest.mark.parametrize(
+    ('curvature', 'is_alone', 'said'), [(0, True, 1), (0.6, True, 0), (0, False, 0)]
+)
+def test_twins_are_told_of_where_patterns_stand_alone(
+    caplog: pytest.LogCaptureFixture, curvature: float, is_alone: bool, said: int
+) -> None:
+    config = SimulationConfig(size=32, rows=2, columns=2, step_px=32.0)
+    scan = simulate(config, probe=curved_probe(32, 12.0, 0.15, curvature))
+    warn_of_twins(one_by_one(scan) if is_alone else scan)
+    assert caplog.text.count('an object and its twin') == said

@@ -81,6 +81,21 @@ def test_a_plan_says_what_and_why() -> None:
     assert plan(1.0, asked=0, is_single_shot=True).in_words() == (
         'plan: no iterations, as each pattern stands alone'
     )
+    assert plan(1.0, is_single_shot=True, probe_twin_similarity=1.0).in_words() == (
+        'plan: at most 100 iterations, as each pattern stands alone, under a beam that is its own '
+        'twin'
+    )
+
+
+def test_a_prior_is_not_asked_to_choose_between_twins() -> None:
+    def passes(**settings: Any) -> int:
+        given = {'network': PRIOR, 'is_single_shot': True, **settings}
+        return len(plan(1.0, **given).before_passes)
+
+    assert passes(probe_twin_similarity=0.99) == passes() == PRIOR.passes
+    assert passes(probe_twin_similarity=1.0) == 0
+    assert passes(probe_twin_similarity=1.0, asked_passes=3) == 3
+    assert passes(probe_twin_similarity=1.0, is_single_shot=False) == PRIOR.passes
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from ptychopinn_plugin.array_types import ComplexArray, FloatArray
 from ptychopinn_plugin.data.simulation import SimulationConfig, make_probe
 from ptychopinn_plugin.physics import (
     diffract,
@@ -10,7 +11,9 @@ from ptychopinn_plugin.physics import (
     illumination_overlap,
     normalise_probe,
     place_patches,
+    twin_similarity,
 )
+from ptychopinn_plugin.pretraining.probes import curved_probe
 
 
 @pytest.mark.parametrize('factor', [1e-9, 1.0, 3e4])
@@ -78,3 +81,30 @@ def test_overlap_counts_illuminations(n_modes: int, step: int, expected: float) 
     light = np.repeat((np.abs(probe) ** 2).sum(axis=0)[np.newaxis], len(patch_origins), axis=0)
     coverage = place_patches(light, patch_origins + 8, (496, 496)).astype(np.float32)
     assert illumination_overlap(coverage, probe) == pytest.approx(expected, rel=0.05)
+
+
+def test_a_probe_is_as_like_its_twin_as_their_patterns_are() -> None:
+    flat, curved, steep = (curved_probe(32, 12.0, 0.15, slope) for slope in (0.0, 0.3, 1.0))
+    assert twin_similarity(flat[None]) == pytest.approx(1, abs=1e-6)
+    assert twin_similarity(steep[None]) < twin_similarity(curved[None]) < 0.8
+    # Neither a factor nor a tilt, which moves patterns, nor the place matters.
+    tilt = np.exp(2j * np.pi * 3 / 32 * np.arange(32))
+    moved = np.roll(3j * flat, (2, -3), (0, 1)) * tilt
+    assert twin_similarity(moved[None]) == pytest.approx(1, abs=1e-6)
+    # The brightest mode counts.
+    modes = np.stack([0.3 * flat, 2 * steep])
+    assert twin_similarity(modes) == pytest.approx(twin_similarity(steep[None]))
+
+
+def test_under_a_flat_beam_a_pattern_is_that_of_the_twin_too() -> None:
+    rng = np.random.default_rng(1)
+    object_ = 1 + 0.3 * (rng.normal(size=(33, 33)) + 1j * rng.normal(size=(33, 33)))
+    twin = object_[::-1, ::-1].conj()
+
+    def pattern(curvature: float, patch: ComplexArray) -> FloatArray:
+        # An odd side has a middle pixel, about which half a turn goes.
+        probe = curved_probe(34, 12.0, 0.15, curvature)[1:, 1:]
+        return np.asarray(np.abs(np.fft.fft2(probe * patch)) ** 2)
+
+    np.testing.assert_allclose(pattern(0.0, object_), pattern(0.0, twin), rtol=1e-6, atol=1e-6)
+    assert not np.allclose(pattern(0.6, object_), pattern(0.6, twin), rtol=0.1)
