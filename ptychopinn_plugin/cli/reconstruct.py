@@ -301,7 +301,7 @@ def _finish(
         write_json(stage / 'metrics.json', metrics)
     values = {'output': folder, 'files': list(FILES), 'timing': timing, 'metrics': metrics}
     iterations = len(result.likelihoods) - 1
-    fit = fit_in_words(result.misfit, iterations)
+    fit = fit_in_words(result.misfit, iterations, is_single_shot=result.is_single_shot)
     course = words_of_course(made['course']) if 'course' in made else ''
     outliers = () if result.pattern_fit is None else result.pattern_fit.outliers
     unfit = outliers_in_words(outliers, result.dropped)

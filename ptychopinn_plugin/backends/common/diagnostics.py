@@ -101,6 +101,15 @@ def warn_of_misfit(scan: Scan, iterations: int, misfit: Misfit | None, option: s
     remedy = ''
     if option is not None:
         remedy = f', which {option} corrects. With any other cause it would only hide the fault'
+    if scan.is_single_shot:
+        # Positions mean nothing here, and `check` has nothing to compare.
+        logger.warning(
+            '%s: the object misses %s. Likely causes: too few iterations, as patterns alone '
+            'converge slowly; a wrong photon energy, distance or pixel size; or a probe that is a '
+            'guess%s.',
+            *(scan.name, size, remedy),
+        )
+        return
     logger.warning(
         '%s: the object misses %s. Likely causes: positions in another order than the patterns, '
         'with x and y swapped, inverted or in another unit; patterns that are transposed or '
@@ -157,7 +166,7 @@ def points_to_a_fault(misfit: Misfit | None, iterations: int) -> bool:
     return iterations >= MIN_ITERATIONS and misfit is not None and _is_suspicious(misfit)
 
 
-def fit_in_words(misfit: Misfit | None, iterations: int) -> str:
+def fit_in_words(misfit: Misfit | None, iterations: int, *, is_single_shot: bool = False) -> str:
     """Return how well an object explains the counts, as a sentence; empty where that is unknown.
 
     Parameters
@@ -165,6 +174,8 @@ def fit_in_words(misfit: Misfit | None, iterations: int) -> str:
     misfit : Misfit, optional
     iterations : int
         How many were done.
+    is_single_shot : bool
+        Patterns share nothing, so that positions cannot be wrong.
     """
     if misfit is None or not math.isfinite(misfit.share):
         return ''
@@ -177,6 +188,8 @@ def fit_in_words(misfit: Misfit | None, iterations: int) -> str:
     else:
         size = f'the counts by {over:.1f} times shot noise'
     if points_to_a_fault(misfit, iterations):
+        if is_single_shot:
+            return f'The object misses {size}: the probe may be wrong, or more iterations may help.'
         return f'The object misses {size}: positions, probe or orientation may be wrong; {CHECK}.'
     return f'The object misses {size}{unit_note or "; more iterations may help"}.'
 

@@ -297,8 +297,8 @@ class ForwardModel:
     @property
     def n_valid_pixels(self) -> int:
         """The number of good pixels in all patterns together."""
-        good = np.prod(self.shape) if self.valid_mask is None else tf.reduce_sum(self.valid_mask)
-        return int(good) * len(self)
+        each = np.prod(self.shape) if self.valid_mask is None else tf.reduce_sum(self.valid_mask)
+        return int(each) * len(self)
 
     def evaluate_fit(self, object_: Tensor, batch_size: int = 128) -> tuple[float, float]:
         """Compute the Poisson loss per pixel and the relative amplitude residual of an object."""

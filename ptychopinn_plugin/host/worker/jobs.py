@@ -245,7 +245,7 @@ class Jobs:
             float(found.amplitude_residual),
             len(found.positions_px),
             len(scan) - len(found.positions_px),
-            fit_in_words(found.misfit, iterations),
+            fit_in_words(found.misfit, iterations, is_single_shot=found.is_single_shot),
             outliers_in_words(outliers, found.dropped, '"Drop outliers" in the box Refinement'),
             uncertainty_in_words(found.typical_std(), points_to_a_fault=is_faulty),
             is_faulty,

@@ -7,6 +7,7 @@ from ptychopinn_plugin.backends.common.diagnostics import (
     MIN_ITERATIONS,
     fit_in_words,
     points_to_a_fault,
+    warn_of_misfit,
     warn_of_twins,
 )
 from ptychopinn_plugin.data import one_by_one
@@ -56,6 +57,18 @@ WRONG = Misfit(over_noise=5.04, share=0.2, correlation=0.6)
 def test_the_fit_in_words(misfit: Misfit | None, iterations: int, words: str) -> None:
     assert fit_in_words(misfit, iterations) == words
     assert points_to_a_fault(misfit, iterations) == (CHECK in words)
+
+
+def test_of_patterns_alone_no_position_is_wrong(caplog: pytest.LogCaptureFixture) -> None:
+    words = fit_in_words(WRONG, 30, is_single_shot=True)
+    assert words == (
+        'The object misses the counts by 5.0 times shot noise: the probe may be wrong, or more '
+        'iterations may help.'
+    )
+    scan = simulate(SimulationConfig(size=32, rows=2, columns=2, step_px=32.0))
+    warn_of_misfit(one_by_one(scan), 30, WRONG, None)
+    assert 'too few iterations' in caplog.text
+    assert 'positions' not in caplog.text
 
 
 @pytest.mark.parametrize(
