@@ -8,6 +8,7 @@ import pytest
 from parity.frameworks import Framework
 from parity.helpers import Model, canvas_object, make_patches, noise
 
+from ptychopinn_plugin.backends.common import refinement
 from ptychopinn_plugin.backends.common.iteration_schedule import IterationSchedule
 from ptychopinn_plugin.backends.common.prediction import STITCHING_FLOOR
 from ptychopinn_plugin.backends.common.refinement import (
@@ -167,3 +168,16 @@ def test_patterns_alone_are_iterated_to_their_objects(fw: Framework, alone: Scan
     object_, losses = fw.refinement.iterate_object(model, flat, IterationSchedule(20))
     assert losses[-1] < 0.2 * losses[0]
     assert model.evaluate_fit(object_)[0] == pytest.approx(losses[-1], rel=1e-5)
+
+
+def test_a_large_scan_is_judged_by_patterns_from_all_over_it(
+    fw: Framework, scan: Scan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refinement, 'JUDGED_PATTERNS', 5)
+    model = fw.model(scan)
+    flat = fw.tensor(np.ones(model.canvas_shape, complex))
+    object_, losses = fw.refinement.iterate_object(model, flat, IterationSchedule(10), batch_size=4)
+    assert losses[0] == pytest.approx(model.evaluate_loss(flat, stride=3), rel=1e-6)
+    assert losses[-1] == pytest.approx(model.evaluate_loss(object_, stride=3), rel=1e-6)
+    # What is best there is good everywhere.
+    assert model.evaluate_loss(object_) < 0.3 * model.evaluate_loss(flat)

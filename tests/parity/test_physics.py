@@ -83,7 +83,7 @@ def test_a_part_of_a_scan_has_the_same_physics(fw: Framework, scan: Scan, model:
     same(predict_intensity(fw, part, box, here), whole)
     same(part.measured(here), model.measured(indices))
     same(part.sum_of_losses(whole, here), model.sum_of_losses(whole, indices))
-    assert part.n_valid_pixels * len(scan) == model.n_valid_pixels * len(chosen)
+    assert part.n_valid_pixels() * len(scan) == model.n_valid_pixels() * len(chosen)
     same(part.coverage, part.place_patches(fw.operators.intensity(part.probes(here)), here))
     dimmed = model.subset(chosen, exposure=0.25)
     np.testing.assert_allclose(
@@ -160,11 +160,15 @@ def test_poisson_loss_and_residual(fw: Framework, scan: Scan, model: Model, ever
     expected = oracle(scan, model, object_)
     loss = physics.poisson_loss(expected, scan.patterns, valid_mask)
     found = model.sum_of_losses(predict_intensity(fw, model, object_, everyone), everyone)
-    assert float(found) / model.n_valid_pixels == pytest.approx(loss, rel=1e-4)
+    assert float(found) / model.n_valid_pixels() == pytest.approx(loss, rel=1e-4)
     assessed = model.evaluate_fit(fw.tensor(object_), batch_size=4)
     assert assessed[0] == pytest.approx(loss, rel=1e-4)
     residual = physics.amplitude_residual(expected, scan.patterns, valid_mask)
     assert assessed[1] == pytest.approx(residual, rel=1e-4)
+    some = physics.poisson_loss(expected[::4], scan.patterns[::4], valid_mask)
+    assert abs(some / loss - 1) > 1e-3
+    found = model.evaluate_loss(fw.tensor(object_), batch_size=3, stride=4)
+    assert found == pytest.approx(some, rel=1e-4)
 
 
 @pytest.mark.parametrize('level', [0.0, 30.0])

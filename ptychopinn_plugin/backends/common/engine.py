@@ -49,8 +49,8 @@ class Forward(Protocol):
         """Return the Poisson loss per pixel and the amplitude residual."""
         ...
 
-    def evaluate_loss(self, object_: Any) -> float:
-        """Return the Poisson loss per pixel."""
+    def evaluate_loss(self, object_: Any, *, stride: int = 1) -> float:
+        """Return the Poisson loss per pixel, on every `stride`-th pattern."""
         ...
 
     def expected_and_counted(

@@ -32,6 +32,10 @@ PHASE_DRIFT_INTERVAL = 5
 """The slow phase, which iterations alone mend slowly, is corrected after this number of them, and
 once more at the end."""
 
+JUDGED_PATTERNS = 1024
+"""An object is judged on at least this number of patterns, from all over the scan. More would
+decide nothing else, and an iteration judges up to four objects."""
+
 MIN_BATCHES = 16
 """An iteration has at least this number of batches: one alone would hardly move the object."""
 
@@ -223,11 +227,16 @@ def run_iterations(
     pattern_bytes = 8 * math.prod(forward.probe.shape)
     batches = iteration_batches(len(forward), batch_size, pattern_bytes, seed)
     energy = kernels.norm(forward.probe)
+    stride = max(1, len(forward) // JUDGED_PATTERNS)
     if refine_probe:
         forward.set_probe(forward.probe, cache=False)
     state = IterationState(object_, kernels.zeros_like(object_), forward.probe, forward.moves_px)
 
     largest = len(forward)
+
+    def judge(image: Tensor) -> float:
+        found: float = forward.evaluate_loss(image, stride=stride)
+        return found
 
     def move(drawn: list[IntArray], step: float) -> None:
         nonlocal largest
@@ -258,7 +267,7 @@ def run_iterations(
             _move_positions(kernels, forward, state, positions, fraction)
             forward.set_probe(state.probe, cache=not refine_probe)
         newest = dataclasses.replace(state)
-        return newest, forward.evaluate_loss(state.object_)
+        return newest, judge(state.object_)
 
     @contextmanager
     def using(other: IterationState[Tensor]) -> Iterator[None]:
@@ -276,7 +285,7 @@ def run_iterations(
             best.moves_px + share * (newest.moves_px - best.moves_px),
         )
         with using(found):
-            loss = forward.evaluate_loss(found.object_)
+            loss = judge(found.object_)
         return found, loss
 
     def step_of_all(best: IterationState[Tensor]) -> IterationState[Tensor]:
@@ -290,14 +299,14 @@ def run_iterations(
             # Where patterns share nothing, no slow phase goes from one to the next.
             if not forward.is_single_shot:
                 corrected = kernels.correct_phase_drift(forward, best.object_)
-            loss = forward.evaluate_loss(corrected)
+            loss = judge(corrected)
         return dataclasses.replace(best, object_=corrected), loss
 
     def show(done: int, loss: float, best: IterationState[Tensor]) -> bool | None:
         return observer(done, loss, best.object_) if observer is not None else False
 
     start = dataclasses.replace(state)
-    loss = forward.evaluate_loss(object_)
+    loss = judge(object_)
     best, losses = iterate_keep_best(
         schedule, start, loss, iterate_once, part_way, step_of_all, end_of_phase_drift, show
     )

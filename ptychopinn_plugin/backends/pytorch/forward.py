@@ -327,27 +327,28 @@ class ForwardModel:
         return self.evaluate_loss(object_, batch_size), misfit / total
 
     @torch.no_grad()
-    def evaluate_loss(self, object_: Tensor, batch_size: int = 128) -> float:
-        """Compute the Poisson loss per good pixel of an object."""
+    def evaluate_loss(self, object_: Tensor, batch_size: int = 128, stride: int = 1) -> float:
+        """Compute the Poisson loss per good pixel of an object, on every `stride`-th pattern."""
         total = torch.zeros((), dtype=torch.float64, device=self.device)
-        for part in self.slices(batch_size):
+        for part in self.slices(batch_size, stride):
             expected = self.predict_intensity(self.extract_patches(object_, part), part)
             total += self.sum_of_losses(expected, part)
-        return float(total) / self.n_valid_pixels
+        return float(total) / self.n_valid_pixels(stride)
 
     def sum_of_losses(self, expected: Tensor, indices: Tensor | slice) -> Tensor:
         """Sum the terms of the Poisson loss over the good pixels of some patterns."""
         counts = self.measured(indices).square()
         return self.sum_over_good(poisson_terms(expected, counts, POISSON_EPSILON))
 
-    @property
-    def n_valid_pixels(self) -> int:
-        """The number of good pixels in all patterns together."""
-        return self._valid_pixels * len(self)
+    def n_valid_pixels(self, stride: int = 1) -> int:
+        """Return the number of good pixels in every `stride`-th pattern together."""
+        return self._valid_pixels * len(range(0, len(self), stride))
 
-    def slices(self, batch_size: int) -> Iterator[slice]:
-        """Cut the scan into slices: their probes and amplitudes are views and need no copy."""
-        return (slice(start, start + batch_size) for start in range(0, len(self), batch_size))
+    def slices(self, batch_size: int, stride: int = 1) -> Iterator[slice]:
+        """Cut every `stride`-th pattern into slices: probes and amplitudes are views of them."""
+        reach = batch_size * stride
+        for start in range(0, len(self), reach):
+            yield slice(start, start + reach, stride)
 
     def sum_over_good(self, images: Tensor) -> Tensor:
         """Sum images (n, height, width) over the good pixels."""

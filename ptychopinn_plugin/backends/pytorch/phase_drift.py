@@ -82,7 +82,7 @@ def measure_slopes(
         moments.append(_moments(forward, torch.sqrt(expected), forward.measured(part)))
     # One look at the device's results, after the last batch.
     found: Moments = tuple(torch.cat(moments, dim=1).cpu().numpy())
-    return *solve_slopes([found], forward.shape), float(loss) / forward.n_valid_pixels
+    return *solve_slopes([found], forward.shape), float(loss) / forward.n_valid_pixels()
 
 
 def _moments(forward: ForwardModel, expected: Tensor, measured: Tensor) -> Tensor:

@@ -125,9 +125,10 @@ class ForwardModel:
         """Patch origins on the canvas with their subpixel parts, shape (n_positions, 2)."""
         return np.asarray(self.patch_origins.astype(np.float32) + self.subpixel_shifts.numpy())
 
-    def batches(self, size: int) -> list[IntArray]:
-        """Return all positions in order, `size` at a time."""
-        return [np.arange(i, min(i + size, len(self))) for i in range(0, len(self), size)]
+    def batches(self, size: int, stride: int = 1) -> list[IntArray]:
+        """Return every `stride`-th position in order, `size` at a time."""
+        everyone = np.arange(0, len(self), stride)
+        return [everyone[start : start + size] for start in range(0, len(everyone), size)]
 
     def subset(
         self,
@@ -294,11 +295,10 @@ class ForwardModel:
         terms = operators.poisson_terms(expected, self.measured(indices) ** 2, POISSON_EPSILON)
         return operators.sum_over_good(terms, self.valid_mask)
 
-    @property
-    def n_valid_pixels(self) -> int:
-        """The number of good pixels in all patterns together."""
+    def n_valid_pixels(self, stride: int = 1) -> int:
+        """Return the number of good pixels in every `stride`-th pattern together."""
         each = np.prod(self.shape) if self.valid_mask is None else tf.reduce_sum(self.valid_mask)
-        return int(each) * len(self)
+        return int(each) * len(range(0, len(self), stride))
 
     def evaluate_fit(self, object_: Tensor, batch_size: int = 128) -> tuple[float, float]:
         """Compute the Poisson loss per pixel and the relative amplitude residual of an object."""
@@ -310,17 +310,17 @@ class ForwardModel:
             ).numpy()
         return self.evaluate_loss(object_, batch_size), float(sums[0] / sums[1])
 
-    def evaluate_loss(self, object_: Tensor, batch_size: int = 128) -> float:
-        """Compute the Poisson loss per good pixel of an object."""
+    def evaluate_loss(self, object_: Tensor, batch_size: int = 128, stride: int = 1) -> float:
+        """Compute the Poisson loss per good pixel of an object, on every `stride`-th pattern."""
         total = 0.0
-        for indices in self.batches(batch_size):
+        for indices in self.batches(batch_size, stride):
             patches = self.extract_patches(object_, indices)
             total += float(
                 operators.sum_of_losses(
                     self.probes(indices), patches, self.measured(indices), self.valid_mask
                 )
             )
-        return total / self.n_valid_pixels
+        return total / self.n_valid_pixels(stride)
 
     def expected_and_counted(
         self, object_: Tensor, indices: IntArray

@@ -79,7 +79,7 @@ def measure_slopes(
         loss += float(forward.sum_of_losses(counts, indices))
         yy, xx, yx, y, x = (moment.numpy() for moment in found)
         moments.append((yy, xx, yx, y, x))
-    return *solve_slopes(moments, forward.shape), loss / forward.n_valid_pixels
+    return *solve_slopes(moments, forward.shape), loss / forward.n_valid_pixels()
 
 
 @compiled
