@@ -180,7 +180,7 @@ def twin_similarity(probe: ComplexArray) -> float:
 
     .. math:: \max_d \Big| \sum_r P(r)\, P(d - r) \Big| \Big/ \sum_r |P(r)|^2
 
-    Diffraction patterns of :math:`P O` and of its twin :math:`P^*(-r)\, O^*(-r)` are the same [1]_.
+    Diffraction patterns of :math:`P O` and of its twin :math:`P^*(-r)\, O^*(-r)` are the same [2]_.
     With 1, as for a beam of flat phase that half a turn leaves as it is, the object and its twin
     fit a single pattern alike; the curved phase of a defocused beam brings it near 0.
 
@@ -196,7 +196,7 @@ def twin_similarity(probe: ComplexArray) -> float:
 
     References
     ----------
-    .. [1] J. R. Fienup, C. C. Wackerman, J. Opt. Soc. Am. A 3 (1986) 1897,
+    .. [2] J. R. Fienup, C. C. Wackerman, J. Opt. Soc. Am. A 3 (1986) 1897,
        doi:10.1364/JOSAA.3.001897.
     """
     energies = (np.abs(probe.astype(np.complex128)) ** 2).sum(axis=(1, 2))
