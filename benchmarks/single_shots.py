@@ -19,15 +19,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ptychopinn_plugin.array_types import ComplexArray, FloatArray, IntArray
+from ptychopinn_plugin.array_types import ComplexArray, FloatArray
 from ptychopinn_plugin.backends.protocol import Backend, Progress
 from ptychopinn_plugin.backends.selection import create_backend
 from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig
 from ptychopinn_plugin.data import Reconstruction, Scan, one_by_one
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
-from ptychopinn_plugin.metrics import ssim
 from ptychopinn_plugin.model import Model
-from ptychopinn_plugin.pretraining.evaluation import MOSAIC_PX
+from ptychopinn_plugin.pretraining.evaluation import mosaic_ssim
 from ptychopinn_plugin.pretraining.objects import draw_lines, draw_object
 from ptychopinn_plugin.pretraining.probes import curved_probe
 
@@ -71,18 +70,6 @@ def make_scan(options: argparse.Namespace, side: int, step_px: float, seed: int)
     return simulate(config, object_=object_, probe=make_probe(options.beam))
 
 
-def middle(object_: ComplexArray, corner: IntArray) -> FloatArray:
-    """Return the amplitude of the middle of a patch, from its first pixel on."""
-    y, x = corner
-    return np.asarray(np.abs(object_[y : y + MOSAIC_PX, x : x + MOSAIC_PX]), dtype=np.float64)
-
-
-def mosaic(tiles: list[FloatArray]) -> FloatArray:
-    """Set tiles side by side."""
-    side = int(np.sqrt(len(tiles)))
-    return np.vstack([np.hstack(tiles[row * side : (row + 1) * side]) for row in range(side)])
-
-
 class Judge:
     """Reconstructs the test scans, and compares.
 
@@ -106,12 +93,7 @@ class Judge:
             started = time.perf_counter()
             found = reconstruct(scan)
             scores[f'{what}, s'] = round(time.perf_counter() - started, 2)
-            assert scan.object_ is not None
-            corners = np.floor(centers + 0.5).astype(np.int64) - MOSAIC_PX // 2
-            origin = np.rint(found.origin_px).astype(np.int64)
-            truth = mosaic([middle(scan.object_, corner) for corner in corners])
-            image = mosaic([middle(found.object_, corner) for corner in corners - origin])
-            scores[what] = round(ssim(image * ((image * truth).sum() / (image**2).sum()), truth), 3)
+            scores[what] = round(mosaic_ssim(found, scan, centers), 3)
         return scores
 
 

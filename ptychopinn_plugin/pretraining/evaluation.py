@@ -90,16 +90,18 @@ def lines_alone(
     return one_by_one(simulate(config, object_=object_, probe=probe))
 
 
-def mosaic_ssim(found: Reconstruction, scan: Scan) -> float:
+def mosaic_ssim(found: Reconstruction, scan: Scan, centers_px: FloatArray | None = None) -> float:
     """Return the amplitude SSIM of the middles of all patches, set side by side.
 
-    One factor brings the mosaic to the truth's brightness.
+    One factor brings the mosaic to the truth's brightness. `centers_px` are those of `middles`.
     """
-    truth, image = middles(scan), middles(found, scan)
-    return ssim(image, truth)
+    truth = middles(scan, centers_px=centers_px)
+    return ssim(middles(found, scan, centers_px=centers_px), truth)
 
 
-def middles(of: Reconstruction | Scan, scan: Scan | None = None) -> FloatArray:
+def middles(
+    of: Reconstruction | Scan, scan: Scan | None = None, *, centers_px: FloatArray | None = None
+) -> FloatArray:
     """Return the amplitudes of the middles of all patches, set side by side.
 
     Parameters
@@ -108,6 +110,8 @@ def middles(of: Reconstruction | Scan, scan: Scan | None = None) -> FloatArray:
         What the patches are cut from; of a scan, its object.
     scan : Scan
         The truth of a reconstruction, to whose brightness it is brought.
+    centers_px : ndarray of float64, shape (n², 2), optional
+        What lies in the middle, (y, x) in the scan's frame, in place of its positions.
 
     Returns
     -------
@@ -116,18 +120,19 @@ def middles(of: Reconstruction | Scan, scan: Scan | None = None) -> FloatArray:
     """
     if isinstance(of, Scan):
         assert of.object_ is not None, 'only simulated scans are judged so'
-        return _mosaic(of.object_, _corners(of))
+        return _mosaic(of.object_, _corners(of.positions_px if centers_px is None else centers_px))
     assert scan is not None
-    truth = middles(scan)
+    truth = middles(scan, centers_px=centers_px)
+    corners = _corners(scan.positions_px if centers_px is None else centers_px)
     # Whole pixels are found once, in the scan's frame: half of a pixel, rounded in two frames,
     # could set truth and image a pixel apart.
-    image = _mosaic(of.object_, _corners(scan) - np.rint(of.origin_px).astype(int))
+    image = _mosaic(of.object_, corners - np.rint(of.origin_px).astype(int))
     return np.asarray(image * ((image * truth).sum() / (image**2).sum()))
 
 
-def _corners(scan: Scan) -> IntArray:
-    """Return the first pixel of the middle of each patch, in the scan's frame."""
-    return np.asarray(np.floor(scan.positions_px + 0.5), dtype=np.int64) - MOSAIC_PX // 2
+def _corners(centers_px: FloatArray) -> IntArray:
+    """Return the first pixel of each tile, in the frame of the centers."""
+    return np.asarray(np.floor(centers_px + 0.5), dtype=np.int64) - MOSAIC_PX // 2
 
 
 def _mosaic(object_: ComplexArray, corners: IntArray) -> FloatArray:

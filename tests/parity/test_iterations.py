@@ -181,3 +181,31 @@ def test_a_large_scan_is_judged_by_patterns_from_all_over_it(
     assert losses[-1] == pytest.approx(model.evaluate_loss(object_, stride=3), rel=1e-6)
     # What is best there is good everywhere.
     assert model.evaluate_loss(object_) < 0.3 * model.evaluate_loss(flat)
+
+
+def test_the_loss_of_some_patterns_never_rises(
+    fw: Framework, scan: Scan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A correction that is good for all patterns may be bad for those that are looked at."""
+    monkeypatch.setattr(refinement, 'JUDGED_PATTERNS', 5)
+    worse = dataclasses.replace(
+        fw.refinement._KERNELS, correct_phase_drift=lambda model, object_: object_ * 1.1
+    )
+    monkeypatch.setattr(fw.refinement, '_KERNELS', worse)
+    model = fw.model(scan)
+    flat = fw.tensor(np.ones(model.canvas_shape, complex))
+    object_, losses = fw.refinement.iterate_object(model, flat, IterationSchedule(6), batch_size=4)
+    assert np.all(np.diff(losses) <= 0)
+    assert losses[-1] == pytest.approx(model.evaluate_loss(object_, stride=3), rel=1e-6)
+
+
+def test_patterns_alone_have_no_slow_phase(fw: Framework, alone: Scan) -> None:
+    tilt = np.exp(1j * np.linspace(0, 3, fw.model(alone).canvas_shape[1]))
+    together = dataclasses.replace(alone, is_single_shot=False)
+    changed = []
+    for scan in (alone, together):
+        model = fw.model(scan)
+        tilted = fw.tensor(np.ones(model.canvas_shape) * tilt)
+        found = fw.phase_drift.correct_phase_drift(model, tilted)
+        changed.append(not np.array_equal(fw.array(found), fw.array(tilted)))
+    assert changed == [False, True]

@@ -261,7 +261,7 @@ def run_iterations(
             _move_alone(kernels, forward, state, step_size(fraction))
         else:
             move(next(batches), step_size(fraction))
-        if corrects_phase_drift(schedule.done + 1) and not forward.is_single_shot:
+        if corrects_phase_drift(schedule.done + 1):
             state.object_ = kernels.correct_phase_drift(forward, state.object_)
         if positions is not None and positions.moves_at(fraction):
             _move_positions(kernels, forward, state, positions, fraction)
@@ -295,12 +295,12 @@ def run_iterations(
 
     def end_of_phase_drift(best: IterationState[Tensor]) -> tuple[IterationState[Tensor], float]:
         with using(best):
-            corrected = best.object_
-            # Where patterns share nothing, no slow phase goes from one to the next.
-            if not forward.is_single_shot:
-                corrected = kernels.correct_phase_drift(forward, best.object_)
-            loss = judge(corrected)
-        return dataclasses.replace(best, object_=corrected), loss
+            corrected = kernels.correct_phase_drift(forward, best.object_)
+            before, after = judge(best.object_), judge(corrected)
+        # The correction is good for all patterns together; those that are judged may see it worse.
+        if after < before:
+            return dataclasses.replace(best, object_=corrected), after
+        return best, before
 
     def show(done: int, loss: float, best: IterationState[Tensor]) -> bool | None:
         return observer(done, loss, best.object_) if observer is not None else False

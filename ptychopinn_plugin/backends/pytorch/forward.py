@@ -317,14 +317,15 @@ class ForwardModel:
     @torch.no_grad()
     def evaluate_fit(self, object_: Tensor, batch_size: int = 128) -> tuple[float, float]:
         """Compute the Poisson loss per pixel and the relative amplitude residual of an object."""
-        sums = torch.zeros(2, dtype=torch.float64, device=self.device)
+        sums = torch.zeros(3, dtype=torch.float64, device=self.device)
         for part in self.slices(batch_size):
             expected = self.predict_intensity(self.extract_patches(object_, part), part)
             measured = self.measured(part)
-            sums[0] += self.sum_over_good((expected.sqrt() - measured).square_())
-            sums[1] += self.sum_over_good(measured.square())
-        misfit, total = sums.tolist()
-        return self.evaluate_loss(object_, batch_size), misfit / total
+            sums[0] += self.sum_of_losses(expected, part)
+            sums[1] += self.sum_over_good((expected.sqrt() - measured).square_())
+            sums[2] += self.sum_over_good(measured.square())
+        loss, misfit, total = sums.tolist()
+        return loss / self.n_valid_pixels(), misfit / total
 
     @torch.no_grad()
     def evaluate_loss(self, object_: Tensor, batch_size: int = 128, stride: int = 1) -> float:

@@ -302,13 +302,13 @@ class ForwardModel:
 
     def evaluate_fit(self, object_: Tensor, batch_size: int = 128) -> tuple[float, float]:
         """Compute the Poisson loss per pixel and the relative amplitude residual of an object."""
-        sums = np.zeros(2)
+        sums = np.zeros(3)
         for indices in self.batches(batch_size):
             patches = self.extract_patches(object_, indices)
             sums += operators.misfits(
                 self.probes(indices), patches, self.measured(indices), self.valid_mask
             ).numpy()
-        return self.evaluate_loss(object_, batch_size), float(sums[0] / sums[1])
+        return float(sums[0]) / self.n_valid_pixels(), float(sums[1] / sums[2])
 
     def evaluate_loss(self, object_: Tensor, batch_size: int = 128, stride: int = 1) -> float:
         """Compute the Poisson loss per good pixel of an object, on every `stride`-th pattern."""

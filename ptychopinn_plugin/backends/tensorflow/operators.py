@@ -110,9 +110,11 @@ def poisson_terms(expected: Tensor, counts: Tensor, floor: float) -> Tensor:
 
 @compiled
 def misfits(probes: Tensor, patches: Tensor, measured: Tensor, valid_mask: Tensor | None) -> Tensor:
-    """Return two sums over good pixels: squared misfit of the amplitudes, and counts; float64."""
+    """Return three sums over good pixels: Poisson terms, squared misfit and counts, float64."""
     expected = predict_intensity(probes, patches)
-    images = tf.stack([tf.square(tf.sqrt(expected) - measured), tf.square(measured)])
+    counts = tf.square(measured)
+    terms = poisson_terms(expected, counts, POISSON_EPSILON)
+    images = tf.stack([terms, tf.square(tf.sqrt(expected) - measured), counts])
     return tf.reduce_sum(_sum_each(images, valid_mask), axis=1)
 
 

@@ -32,7 +32,8 @@ def correct_phase_drift(forward: ForwardModel, object_: Tensor, batch_size: int 
     """Return the object times the smooth phase that its patterns miss.
 
     Where that would not raise the likelihood (the positions or the probe may be wrong), the object
-    is returned as it is, and so it is with fewer than four patterns.
+    is returned as it is, and so it is with fewer than four patterns, and with patterns that share
+    nothing, as no slow phase goes from one to the next.
 
     Parameters
     ----------
@@ -45,7 +46,7 @@ def correct_phase_drift(forward: ForwardModel, object_: Tensor, batch_size: int 
     -------
     Tensor of complex64, shape `forward.canvas_shape`
     """
-    if len(forward) < MIN_PATTERNS:
+    if len(forward) < MIN_PATTERNS or forward.is_single_shot:
         return object_
     slopes, weights, loss = measure_slopes(forward, object_, batch_size)
     surface = slow_phase(
