@@ -13,6 +13,7 @@ from ptychopinn_plugin import api
 from ptychopinn_plugin.cli import main
 from ptychopinn_plugin.data import Scan, read_reconstruction, write_scan
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
+from ptychopinn_plugin.pretraining.probes import curved_probe
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -169,6 +170,24 @@ def test_a_table_of_patterns_alone_is_not_judged_as_a_picture(
     code, _, err = call('evaluate', tmp_path / 'a' / 'reconstruction.npz', tmp_path / 'scan.npz')
     assert code == 2
     assert 'is a table of patterns' in err
+
+
+def test_a_beam_that_is_its_own_twin_is_told_of(call: Call, tmp_path: Path) -> None:
+    """A single pattern fits the object and its twin alike: nobody gets such a picture unsaid."""
+    config = SimulationConfig(size=32, path_kind='raster', rows=2, columns=2, step_px=32.0)
+    for curvature, is_told in ((0.0, True), (0.6, False)):
+        scan = simulate(config, probe=curved_probe(32, 12.0, 0.15, curvature))
+        write_scan(tmp_path / 'scan.npz', scan)
+        folder = tmp_path / str(curvature)
+        code, out, err = call(
+            *('reconstruct', tmp_path / 'scan.npz', '-o', folder, '--single-shot'),
+            *('--refine', 2, '--device', 'cpu'),
+        )
+        assert code == 0, err
+        assert ('an object and its twin' in err) == is_told
+        assert ('a beam that is its own twin' in out) == is_told
+        course = json.loads((folder / 'metrics.json').read_text())['provenance']['course']
+        assert len(course['planned']) == (1 if is_told else 11)
 
 
 def test_the_word_for_the_built_in_model_is_known_everywhere(

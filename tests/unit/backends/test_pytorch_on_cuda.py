@@ -170,9 +170,10 @@ def test_the_update_of_all_patterns_never_waits(forward: ForwardModel) -> None:
     'judge',
     [
         lambda model, object_: model.evaluate_loss(object_, 8),
+        lambda model, object_: model.evaluate_fit(object_, 8),
         lambda model, object_: phase_drift.measure_slopes(model, object_, 8),
     ],
-    ids=['loss', 'slopes'],
+    ids=['loss', 'fit', 'slopes'],
 )
 def test_an_object_is_judged_in_one_look(
     forward: ForwardModel, judge: Callable[[Any, Any], Any]
