@@ -87,6 +87,7 @@ CHANGES: dict[str, tuple[Any, dict[str, dict[str, Any]]]] = {
     'refinement.probe': (True, {}),
     'refinement.positions': (True, {}),
     'refinement.position_scale': (True, {'refinement': {'positions': True}}),
+    'refinement.intensities': (True, {}),
     'refinement.seed': (1, {}),
 }
 """A value that differs from `BASE`, and what must be set for it to matter."""

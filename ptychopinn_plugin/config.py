@@ -370,6 +370,11 @@ class RefinementConfig(Validated):
         'Positions that are corrected may change in scale too, as with a wrong pixel size; noise '
         'draws it out by 1 to 2 %',
     )
+    intensities: bool = setting(
+        False,
+        'The iterations let the beam have an intensity of its own at each pattern, for a beam that '
+        'drifts or flickers',
+    )
     drop_outliers: bool = setting(
         False,
         'Patterns that do not fit the others are left out, and the rest is reconstructed again',

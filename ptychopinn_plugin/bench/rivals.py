@@ -1,7 +1,7 @@
 """Run Pty-Chi on one of our scans: what a user would pick instead.
 
-Needs ``pip install 'ptychopinn-plugin[bench]'``. Flat start; probe and
-positions are fixed unless they are to be refined.
+Needs ``pip install 'ptychopinn-plugin[bench]'``. Flat start; probe,
+positions and intensities are fixed unless they are to be refined, the last with 'lsqml' alone.
 """
 
 import importlib
@@ -32,6 +32,7 @@ def run_ptychi(
     *,
     refine_positions: bool = False,
     refine_probe: bool = False,
+    refine_intensities: bool = False,
 ) -> Rival:
     """Reconstruct with Pty-Chi's 'rpie' or 'lsqml' from a flat object.
 
@@ -60,6 +61,11 @@ def run_ptychi(
     options.probe_position_options.position_y_px = positions[:, 0]
     options.probe_position_options.position_x_px = positions[:, 1]
     options.probe_position_options.optimizable = refine_positions
+    if refine_intensities:
+        weights = options.opr_mode_weight_options
+        weights.optimizable = weights.optimize_intensity_variation = True
+        weights.optimize_eigenmode_weights = False
+        weights.initial_weights = np.ones((len(scan), 1), dtype=np.float32)
     options.reconstructor_options.num_epochs = epochs
     options.reconstructor_options.batch_size = batch_size
     options.reconstructor_options.default_device = api.Devices.CPU
@@ -70,6 +76,10 @@ def run_ptychi(
         seconds = time.perf_counter() - begun
         along_y = np.asarray(task.get_probe_positions_y(as_numpy=True), dtype=np.float64)
         along_x = np.asarray(task.get_probe_positions_x(as_numpy=True), dtype=np.float64)
+        intensities = None
+        if refine_intensities:
+            roots = np.asarray(task.get_data_to_cpu('opr_mode_weights', as_numpy=True))[:, 0]
+            intensities = roots.astype(np.float64) ** 2 / float((roots**2).mean())
         object_ = np.asarray(task.get_data_to_cpu('object', as_numpy=True))[0]
     rate = len(scan) * (epochs - 1) / seconds
     # Position 0 of Pty-Chi lies in the middle of its object.
@@ -80,6 +90,7 @@ def run_ptychi(
         coverage=np.ones(object_.shape, dtype=np.float32),
         probe=probe,
         positions_px=np.stack([along_y, along_x], axis=1) + middle,
+        intensities=intensities,
         backend=f'ptychi {engine}',
     )
     return Rival(seconds * epochs / (epochs - 1), rate, reconstruction)

@@ -56,6 +56,7 @@ ScanPath = Annotated[Path, typer.Argument(metavar='SCAN', help='The scan to reco
             'probe': 'refine-probe',
             'positions': 'refine-positions',
             'position_scale': 'refine-position-scale',
+            'intensities': 'refine-intensities',
             'batch_size': 'refine-batch-size',
             'seed': 'refine-seed',
         },
@@ -106,6 +107,7 @@ def reconstruct_command(
             'probe': 'refine-probe',
             'positions': 'refine-positions',
             'position_scale': 'refine-position-scale',
+            'intensities': 'refine-intensities',
         },
     ),
     READING,
@@ -301,7 +303,12 @@ def _finish(
         write_json(stage / 'metrics.json', metrics)
     values = {'output': folder, 'files': list(FILES), 'timing': timing, 'metrics': metrics}
     iterations = len(result.likelihoods) - 1
-    fit = fit_in_words(result.misfit, iterations, is_single_shot=result.is_single_shot)
+    fit = fit_in_words(
+        result.misfit,
+        iterations,
+        is_single_shot=result.is_single_shot,
+        beam_variation=result.beam_variation,
+    )
     course = words_of_course(made['course']) if 'course' in made else ''
     outliers = () if result.pattern_fit is None else result.pattern_fit.outliers
     unfit = outliers_in_words(outliers, result.dropped)
@@ -327,9 +334,25 @@ def _measure(
         'uncertainty': None
         if typical is None
         else {'median_amplitude_std': typical[0], 'median_phase_std_rad': typical[1]},
+        'beam': _describe_beam(result),
         'position_moves': None if moves is None else moves.to_dict(),
         'likelihoods': list(result.likelihoods),
         'evaluation': None if evaluation is None else evaluation.to_dict(),
+    }
+
+
+def _describe_beam(result: 'Reconstruction') -> dict[str, float] | None:
+    """Return how the beam's intensity varies, where it was refined or is said to be steady."""
+    import numpy as np
+
+    if result.intensities is None:
+        varies = result.beam_variation
+        return None if varies is None else {'log_intensity_std': varies}
+    logs, among = np.log(result.intensities), result.intensities
+    return {
+        'log_intensity_std': float(logs.std()),
+        'least': float(among.min()),
+        'most': float(among.max()),
     }
 
 
@@ -378,6 +401,12 @@ def _summary(values: dict[str, Any], evaluation: 'Evaluation | None', told: list
         f'time: {", ".join(parts)}',
     ]
     lines[1:1] = filter(None, told)
+    beam = metrics['beam']
+    if beam is not None and 'least' in beam:
+        lines.append(
+            f"the beam's intensity varies by {beam['log_intensity_std']:.2%} (standard deviation), "
+            f'from {beam["least"]:.3f} to {beam["most"]:.3f} of its mean'
+        )
     if metrics['position_moves'] is not None:
         lines.append(_moves_words(metrics['position_moves']))
     if evaluation is not None:

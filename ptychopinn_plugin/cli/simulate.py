@@ -28,6 +28,7 @@ _PANELS = {
         'jitter_px',
         'position_noise_px',
     ),
+    'Beam': ('photons', 'beam_drift', 'beam_flicker'),
 }
 
 

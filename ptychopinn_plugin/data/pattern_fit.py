@@ -40,7 +40,7 @@ OVERSHADOWING = 2.0
 """A suspect whose neighbour misses its counts by more than this ratio is that neighbour's victim:
 a wrong pattern bends the object under the patterns around it."""
 
-_NORMAL_25, _NORMAL_5 = 0.6745, 1.6449
+NORMAL_QUARTILE, _NORMAL_5 = 0.6745, 1.6449
 """The quartile and the twentieth of a normal distribution, in standard deviations."""
 
 
@@ -212,8 +212,8 @@ def find_suspects(found: Deviances, positions_px: FloatArray, near_px: float) ->
         return np.zeros(0, np.int64)
     logs = found.logarithms
     low, quarter = np.quantile(logs[judged], [0.05, 0.25])
-    deviation = (quarter - low) / (_NORMAL_5 - _NORMAL_25)
-    typical = quarter + _NORMAL_25 * deviation
+    deviation = (quarter - low) / (_NORMAL_5 - NORMAL_QUARTILE)
+    typical = quarter + NORMAL_QUARTILE * deviation
     limits = SUSPECT_DEVIATIONS * _deviations(deviation, found.n_lit)
     is_candidate = judged & (logs > typical + np.maximum(limits, np.log(SUSPECT_RATIO)))
     excess = np.where(judged, found.deviances - np.exp(typical), 0)
@@ -245,7 +245,7 @@ def find_outliers(first: Deviances, second: Deviances, suspects: IntArray) -> di
     if is_other.sum() < MIN_PATTERNS // 2:
         return {}
     middle, three_quarters = np.quantile(second.logarithms[is_other], [0.5, 0.75])
-    deviation = (three_quarters - middle) / _NORMAL_25
+    deviation = (three_quarters - middle) / NORMAL_QUARTILE
     limits = OUTLIER_DEVIATIONS * _deviations(deviation, second.n_lit)
     limits = middle + np.maximum(limits, np.log(OUTLIER_RATIO))
     # Where few illuminations overlap, the others predict no pattern well: it must have missed its
@@ -270,7 +270,7 @@ def _other_doses(
 ) -> BoolArray:
     logs = np.log(np.maximum(found.doses, 1e-12))
     middle = np.median(logs[is_typical])
-    deviation = np.median(np.abs(logs[is_typical] - middle)) / _NORMAL_25
+    deviation = np.median(np.abs(logs[is_typical] - middle)) / NORMAL_QUARTILE
     limit = max(deviations * float(deviation), np.log(ratio))
     result: BoolArray = found.is_judged & (np.abs(logs - middle) > limit)
     return result

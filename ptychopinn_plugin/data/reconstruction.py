@@ -31,6 +31,9 @@ class Reconstruction:
         As used, (y, x); where the iterations were to refine them, as refined.
     nominal_positions_px : ndarray of float64, shape (n_positions, 2), optional
         Where they were to refine them, the positions as given.
+    intensities : ndarray of float64, shape (n_positions,), optional
+        Where the iterations were to refine them, those of each pattern's beam, in times of their
+        mean: `probe` times the root of its own explains a pattern.
     pattern_indexes : ndarray of int64, shape (n_positions,)
         Which pattern each position belongs to, as in `Scan`; counted from 0 where not given.
     likelihoods : sequence of float
@@ -48,6 +51,9 @@ class Reconstruction:
         Whether each pattern was reconstructed alone, as in `Scan`.
     misfit : Misfit, optional
         The same over lit pixels, in times of shot noise where that is known.
+    beam_variation : float, optional
+        Standard deviation of the logarithm of the beam's intensity, where that was taken to be
+        steady and is not.
     pattern_fit : PatternFit, optional
         How well it explains each pattern, and which patterns do not fit the others.
     dropped : tuple of Outlier
@@ -73,7 +79,9 @@ class Reconstruction:
     pattern_indexes: IntArray | None = None
     is_single_shot: bool = False
     misfit: Misfit | None = None
+    beam_variation: float | None = None
     nominal_positions_px: FloatArray | None = None
+    intensities: FloatArray | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     threads: int | None = None
     pattern_fit: PatternFit | None = None

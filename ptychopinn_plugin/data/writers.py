@@ -78,7 +78,8 @@ def write_reconstruction(path: Path | str, reconstruction: Reconstruction) -> No
     """Write a reconstruction as NPZ.
 
     Keys: `object` complex64 (height, width), `origin_px` (y, x), `coverage`, `probe`,
-    `positions_px`, `nominal_positions_px` where positions were to be refined, `pattern_indexes`,
+    `positions_px`, `nominal_positions_px` where positions were to be refined, `intensities` where
+    those of the beam were, `pattern_indexes`,
     `likelihoods`, `pattern_deviances` and `pattern_doses` where patterns were judged,
     `pixel_size_m` (height, width) where known, and `_metadata`.
 
@@ -119,6 +120,8 @@ def write_reconstruction(path: Path | str, reconstruction: Reconstruction) -> No
     if reconstruction.nominal_positions_px is not None:
         given = np.asarray(reconstruction.nominal_positions_px, dtype=np.float64)
         arrays['nominal_positions_px'] = given
+    if reconstruction.intensities is not None:
+        arrays['intensities'] = np.asarray(reconstruction.intensities, dtype=np.float64)
     if reconstruction.pattern_fit is not None:
         arrays['pattern_deviances'] = np.asarray(reconstruction.pattern_fit.deviances)
         arrays['pattern_doses'] = np.asarray(reconstruction.pattern_fit.doses)
@@ -185,6 +188,7 @@ def read_reconstruction(path: Path | str) -> Reconstruction:
         likelihoods = archive['likelihoods']
         indexes = _pattern_indexes(archive, path)
         nominal = _nominal_positions(archive, path)
+        intensities = _intensities(archive, path)
         fit, stds = _pattern_fit(archive), _standard_deviations(archive, object_.shape)
         metadata, _ = read_metadata(archive)
     if object_.ndim != 2 or coverage.shape != object_.shape or origin.shape != (2,):
@@ -213,6 +217,7 @@ def read_reconstruction(path: Path | str) -> Reconstruction:
         pattern_indexes=indexes,
         misfit=Misfit.from_dict(misfit) if isinstance(misfit, Mapping) else None,
         nominal_positions_px=nominal,
+        intensities=intensities,
         pattern_fit=fit,
         amplitude_std=stds.get('amplitude_std'),
         phase_std=stds.get('phase_std'),
@@ -262,6 +267,18 @@ def _nominal_positions(archive: Mapping[str, RealArray], path: Path) -> FloatArr
             f'{given.shape}. Write the file again.'
         )
     return given
+
+
+def _intensities(archive: Mapping[str, RealArray], path: Path) -> FloatArray | None:
+    if 'intensities' not in archive:
+        return None
+    found, count = archive['intensities'], len(archive['positions_px'])
+    if found.shape != (count,) or not np.all(found > 0):
+        raise DataError(
+            f'intensities of {path} must be {count} positive numbers, one for each position; they '
+            f'are {found.dtype} of shape {found.shape}. Write the file again.'
+        )
+    return found
 
 
 def _of_product(path: Path) -> Reconstruction:
@@ -351,6 +368,11 @@ def _write_arrays(file: Any, reconstruction: Reconstruction, pixel_m: RealArray)
     file['probe_position_x_m'] = positions_m[:, 1]
     probe = np.asarray(reconstruction.probe, dtype=np.complex64)
     file['probe'] = probe[np.newaxis]
+    if reconstruction.intensities is not None:
+        file['intensities'] = np.asarray(reconstruction.intensities, dtype=np.float64)
+        if len(probe) == 1:
+            # Of several modes Ptychodus would weight the first alone.
+            file['opr_weights'] = np.sqrt(reconstruction.intensities)[:, np.newaxis]
     file['object'] = np.asarray(reconstruction.object_, dtype=np.complex64)[np.newaxis]
     for name in ('probe', 'object'):
         file[name].attrs.update(pixel_height_m=pixel_m[0], pixel_width_m=pixel_m[1])

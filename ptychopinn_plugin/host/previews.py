@@ -141,6 +141,7 @@ class InferenceWatch:
             *self._sampling.object_back(event.arrays['object'], event.arrays['origin_px']),
             probe=self._sampling.probe_back(event.arrays['probe']),
             moves_px=self._placed_px if moves is None else moves,
+            intensities=event.arrays.get('intensities'),
             losses=dict(enumerate(done.likelihoods)),
         )
         n_iterations = len(done.likelihoods) - 1

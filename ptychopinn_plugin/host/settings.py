@@ -280,6 +280,7 @@ ROWS = (
         ('refinement.position_scale',),
         needs=('refinement.positions', 'True'),
     ),
+    Row('Refinement', 'Refine intensities', ('refinement.intensities',)),
 )
 
 BASIC = frozenset(

@@ -98,6 +98,7 @@ def to_product(
     probe: ComplexArray | None = None,
     losses: Mapping[int, float] | None = None,
     moves_px: FloatArray | None = None,
+    intensities: FloatArray | None = None,
 ) -> Product:
     """Put a reconstructed object into a product.
 
@@ -116,6 +117,9 @@ def to_product(
         Poisson loss of the start, 0, and after each iteration.
     moves_px : ndarray of float64, shape (n_positions, 2), optional
         How far the positions of `before` were moved, (y, x).
+    intensities : ndarray of float64, shape (n_positions,), optional
+        Of the beam at each position. The host weights the first mode of a probe alone, so that it
+        gets them for a probe of one mode.
     """
     geometry = scan.geometry
     # `to_scan` refuses a product without them.
@@ -130,10 +134,13 @@ def to_product(
     positions = before.probe_positions
     if moves_px is not None:
         positions = ptychodus_compat.moved(positions, moves_px * pixel_m)
+    weights = None
+    if intensities is not None and len(modes) == 1:
+        weights = np.sqrt(intensities)[:, np.newaxis]
     return replace(
         before,
         probe_positions=positions,
-        probes=ProbeSequence(np.asarray(modes)[np.newaxis], None, pixel),
+        probes=ProbeSequence(np.asarray(modes)[np.newaxis], weights, pixel),
         object_=Object(
             np.asarray(object_), pixel, ObjectCenter(float(center_m[1]), float(center_m[0]))
         ),

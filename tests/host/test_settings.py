@@ -63,6 +63,7 @@ def test_a_label_is_the_name_of_the_setting_in_words(row: Row) -> None:
         'probe': 'refine_probe',
         'positions': 'refine_positions',
         'position_scale': 'refine_position_scale',
+        'intensities': 'refine_intensities',
     }
     name = in_window.get(field, field)
     label = row.label.partition(' [')[0]

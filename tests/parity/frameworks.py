@@ -37,7 +37,7 @@ class Framework(ABC):
 
     Attributes
     ----------
-    adapter, forward, losses, network, operators, phase_drift, positions, prediction,
+    adapter, forward, intensities, losses, network, operators, phase_drift, positions, prediction,
     refinement, stitching : module
     """
 
@@ -55,6 +55,7 @@ class Framework(ABC):
             'phase_drift',
             'positions',
             'operators',
+            'intensities',
         ):
             setattr(self, part, importlib.import_module(f'{self._package}.{part}'))
 

@@ -95,7 +95,11 @@ def test_the_velocity_carries_on_where_patterns_want_no_change(fw: Framework, mo
     """Without a step, two batches move it by mu V + mu^2 V, with a momentum mu of 0.9."""
     start, velocity = canvas_object(model), 0.01 * noise(model.canvas_shape, 3)
     state = IterationState(
-        fw.tensor(start), fw.tensor(velocity), model.probe, np.zeros((len(model), 2))
+        fw.tensor(start),
+        fw.tensor(velocity),
+        model.probe,
+        np.zeros((len(model), 2)),
+        np.ones(len(model)),
     )
     fw.refinement._iterate_once(model, state, [np.arange(4), np.arange(4, 8)], 0.0, False)
     moved = fw.array(state.object_) - start
@@ -146,7 +150,7 @@ def test_patterns_alone_move_at_once_as_far_as_one_by_one(fw: Framework, alone: 
 
     def begin() -> IterationState[Any]:
         nothing = fw.tensor(np.zeros(model.canvas_shape, complex))
-        return IterationState(flat, nothing, model.probe, model.moves_px)
+        return IterationState(flat, nothing, model.probe, model.moves_px, model.intensities)
 
     in_turn, at_once = begin(), begin()
     fw.refinement._iterate_once(model, in_turn, batches, 0.2, False)

@@ -8,8 +8,10 @@ from collections.abc import Callable
 import numpy as np
 
 from ptychopinn_plugin.array_types import FloatArray
+from ptychopinn_plugin.backends.common.intensities import MIN_PATTERNS
 from ptychopinn_plugin.backends.common.positions import MIN_POSITIONS
 from ptychopinn_plugin.data import Scan
+from ptychopinn_plugin.data.pattern_fit import NORMAL_QUARTILE, PatternFit
 from ptychopinn_plugin.physics import LIT_COUNTS, Misfit, twin_similarity
 
 SUSPICIOUS = 1.5
@@ -38,6 +40,19 @@ CHECK = 'ptychopinn check SCAN tells which'
 
 MIN_ITERATIONS = 10
 """After fewer iterations the object is not yet as good as its probe allows."""
+
+BEAM_VARIATION = 0.018
+"""A beam whose log intensity has a larger standard deviation is said to vary: a drift by 6 % from
+the first pattern to the last has that, and costs the phase a tenth of its SSIM."""
+
+OWN_DEVIANCE = 1.5
+"""Patterns that miss their counts by more, whatever their dose is, tell nothing of the beam."""
+
+SURE_OF_DRIFT = 2.5
+"""A drift is believed from this number of standard deviations of its noise on."""
+
+INTENSITIES = '--refine-intensities (refinement.intensities)'
+"""What to set where the beam varies, as users write it."""
 
 LIT_SHARE = 1e-5
 """In an unknown unit, a lit pixel expects at least this share of the counts of a pattern."""
@@ -153,6 +168,59 @@ def warn_of_moves(scan: Scan, moves_px: FloatArray, reach_px: float) -> None:
         )
 
 
+def measure_beam_variation(
+    fit: PatternFit, counted: FloatArray, drift: float, drift_noise: float
+) -> float | None:
+    """Return the standard deviation of the beam's log intensity; None where it is steady.
+
+    Parameters
+    ----------
+    fit : PatternFit
+        Of an object that was made with a steady beam.
+    counted : ndarray of float64, shape (n_positions,)
+        Photons in each pattern.
+    drift, drift_noise : float
+        As in `intensities.SlowErrors`.
+
+    Returns
+    -------
+    float or None
+        Iterations give a part of a drift to the object, so that it is rather more.
+    """
+    judged = np.isfinite(fit.deviances) & (fit.doses > 0)
+    if not judged.any() or not np.median(fit.deviances[judged]) <= OWN_DEVIANCE:
+        return None
+    doses = np.log(fit.doses[judged])
+    # A few patterns of another dose are outliers, and named as such.
+    spread = float(np.median(np.abs(doses - np.median(doses)))) / NORMAL_QUARTILE
+    flicker = spread**2 - float(np.median(1 / np.maximum(counted, 1)))
+    slow = drift**2 - drift_noise**2 if drift > SURE_OF_DRIFT * drift_noise else 0.0
+    variation = math.sqrt(max(0.0, flicker) + slow)
+    return variation if variation >= BEAM_VARIATION else None
+
+
+def warn_of_beam(scan: Scan, variation: float | None) -> None:
+    """Say that the beam's intensity varies, where it was taken to be steady."""
+    if variation is None:
+        return
+    logger.warning(
+        "%s: the beam's intensity seems to vary from pattern to pattern, by %.1f%% or more "
+        '(standard deviation). The object takes a drift for its own transmission, and its phase '
+        'suffers; %s gives each pattern its own intensity.',
+        *(scan.name, 100 * variation, INTENSITIES),
+    )
+
+
+def warn_of_lonely_intensities(scan: Scan) -> None:
+    """Say so where intensities were to be refined and nothing tells them."""
+    if scan.is_single_shot or len(scan) < MIN_PATTERNS:
+        logger.warning(
+            "%s: the beam's intensities stay as they are: only patterns that overlap tell them "
+            'from the transmission of the object.',
+            scan.name,
+        )
+
+
 def points_to_a_fault(misfit: Misfit | None, iterations: int) -> bool:
     """Tell whether an object misses its counts by more than unfinished iterations explain.
 
@@ -166,7 +234,14 @@ def points_to_a_fault(misfit: Misfit | None, iterations: int) -> bool:
     return iterations >= MIN_ITERATIONS and misfit is not None and _is_suspicious(misfit)
 
 
-def fit_in_words(misfit: Misfit | None, iterations: int, *, is_single_shot: bool = False) -> str:
+def fit_in_words(
+    misfit: Misfit | None,
+    iterations: int,
+    *,
+    is_single_shot: bool = False,
+    beam_variation: float | None = None,
+    intensities_option: str = '--refine-intensities',
+) -> str:
     """Return how well an object explains the counts, as a sentence; empty where that is unknown.
 
     Parameters
@@ -176,17 +251,29 @@ def fit_in_words(misfit: Misfit | None, iterations: int, *, is_single_shot: bool
         How many were done.
     is_single_shot : bool
         Patterns share nothing, so that positions cannot be wrong.
+    beam_variation : float, optional
+        See `measure_beam_variation`.
+    intensities_option : str
+        What gives each pattern its own intensity, as users write it.
     """
     if misfit is None or not math.isfinite(misfit.share):
         return ''
-    over, unit_note = misfit.over_noise, ''
+    over, unit_note, beam_note = misfit.over_noise, '', ''
+    if beam_variation is not None:
+        beam_note = (
+            f", but the beam's intensity varies by {beam_variation:.1%} or more; "
+            f'{intensities_option} takes that into account'
+        )
     if over is None or not math.isfinite(over):
         size = f'{misfit.share:.2g} of the counts'
         unit_note = '; shot noise is unknown, as the counts are in another unit than photons'
     elif over <= WITHIN_NOISE:
-        return f'The object fits the counts within {WITHIN_NOISE:g} times shot noise.'
+        size = f'The object fits the counts within {WITHIN_NOISE:g} times shot noise'
+        return f'{size}{beam_note}.' if beam_note else f'{size}.'
     else:
         size = f'the counts by {over:.1f} times shot noise'
+    if beam_note:
+        return f'The object misses {size}{beam_note.replace(", but", ":")}.'
     if points_to_a_fault(misfit, iterations):
         if is_single_shot:
             return f'The object misses {size}: the probe may be wrong, or more iterations may help.'

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Generic, Protocol, TypeVar
 
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray, IntArray, RealArray
+from ptychopinn_plugin.backends.common.intensities import BeamMoments
 from ptychopinn_plugin.backends.common.requests import (
     IterationRequest,
     NetworkRequest,
@@ -38,6 +39,7 @@ class Forward(Protocol):
     probe: Any
     coverage: Any
     moves_px: FloatArray
+    intensities: FloatArray
     reach_px: int
     is_single_shot: bool
 
@@ -160,6 +162,10 @@ class Engine(ABC, Generic[Device]):
         The losses are those of the start and of the best after each iteration, in Poisson loss per
         pixel.
         """
+
+    @abstractmethod
+    def beam_moments(self, forward: Any, object_: Any) -> BeamMoments:
+        """Return what each pattern tells of its beam and of the slow part of an object."""
 
     @abstractmethod
     def scale_to_counts(self, object_: ComplexArray, forward: Any) -> Any:

@@ -118,29 +118,66 @@ def fit_surface(
     ndarray of float64, shape `shape`
         Constant outside the box of the positions.
     """
-    first = patch_origins_px.min(axis=0)
-    extent = np.maximum(np.ptp(patch_origins_px, axis=0), 1.0)
-    orders = np.minimum(extent // width_px, MAX_ORDER).astype(int)
-    waves = [(a, b) for a in range(orders[0] + 1) for b in range(orders[1] + 1) if (a, b) != (0, 0)]
-    scaled_origins = (patch_origins_px - first) / extent
-    columns = [_slopes_of(wave, scaled_origins, extent) for wave in waves]
-    columns += [np.tile(axis / extent, (len(scaled_origins), 1)) for axis in np.eye(2)]
+    basis = SmoothBasis(patch_origins_px, width_px)
     root = np.sqrt(weights / weights.mean())
-    matrix = np.stack([(column * root).ravel() for column in columns], axis=1)
-    # More patterns must agree on a finer wave.
-    penalty = np.array([a * a + b * b for a, b in waves] + [0.0, 0.0])
+    matrix = np.stack([(column * root).ravel() for column in basis.slopes], axis=1)
     normal = matrix.T @ matrix
-    one_pattern = np.trace(normal) / len(normal) / len(scaled_origins)
-    normal += np.diag(RIDGE * one_pattern * (1 + penalty))
-    amounts = np.linalg.solve(normal, matrix.T @ (slopes * root).ravel())
-    y, x = (
-        np.clip((np.arange(side) - start) / length, 0, 1)
-        for side, start, length in zip(shape, first, extent, strict=True)
-    )
-    surface = amounts[-2] * y[:, np.newaxis] + amounts[-1] * x[np.newaxis, :]
-    for (a, b), amount in zip(waves, amounts, strict=False):
-        surface = surface + amount * np.outer(np.cos(np.pi * a * y), np.cos(np.pi * b * x))
-    return np.asarray(surface - surface.mean())
+    amounts = np.linalg.solve(basis.held_back(normal), matrix.T @ (slopes * root).ravel())
+    return basis.surface(amounts, shape)
+
+
+class SmoothBasis:
+    """Smooth surfaces over the box of the positions: cosines no finer than the probe, and a plane.
+
+    Parameters
+    ----------
+    patch_origins_px : ndarray, shape (n_positions, 2)
+        (y, x) on the canvas.
+    width_px : float
+        Of the illumination.
+
+    Attributes
+    ----------
+    slopes : ndarray of float64, shape (n_surfaces, n_positions, 2)
+        Gradient (y, x) of each surface at each position, a pixel.
+    """
+
+    def __init__(self, patch_origins_px: FloatArray, width_px: float) -> None:
+        self._first = patch_origins_px.min(axis=0)
+        self._extent = extent = np.maximum(np.ptp(patch_origins_px, axis=0), 1.0)
+        orders = np.minimum(extent // width_px, MAX_ORDER).astype(int)
+        self._waves = [
+            (a, b) for a in range(orders[0] + 1) for b in range(orders[1] + 1) if (a, b) != (0, 0)
+        ]
+        scaled_origins = (patch_origins_px - self._first) / extent
+        columns = [_slopes_of(wave, scaled_origins, extent) for wave in self._waves]
+        columns += [np.tile(axis / extent, (len(scaled_origins), 1)) for axis in np.eye(2)]
+        self.slopes: FloatArray = np.stack(columns)
+
+    def held_back(self, normal: FloatArray) -> FloatArray:
+        """Return a normal matrix with a resistance; more patterns must agree on a finer wave."""
+        penalty = np.array([a * a + b * b for a, b in self._waves] + [0.0, 0.0])
+        one_pattern = np.trace(normal) / len(normal) / self.slopes.shape[1]
+        return np.asarray(normal + np.diag(RIDGE * one_pattern * (1 + penalty)))
+
+    def surface(self, amounts: FloatArray, shape: tuple[int, int]) -> FloatArray:
+        """Return the sum of all surfaces on a canvas, without its mean."""
+        y, x = (
+            np.clip((np.arange(side) - start) / length, 0, 1)
+            for side, start, length in zip(shape, self._first, self._extent, strict=True)
+        )
+        surface = amounts[-2] * y[:, np.newaxis] + amounts[-1] * x[np.newaxis, :]
+        for (a, b), amount in zip(self._waves, amounts, strict=False):
+            surface = surface + amount * np.outer(np.cos(np.pi * a * y), np.cos(np.pi * b * x))
+        return np.asarray(surface - surface.mean())
+
+    def heights(self, amounts: FloatArray, points_px: FloatArray) -> FloatArray:
+        """Return the sum of all surfaces at points (n, 2), up to a constant, shape (n,)."""
+        y, x = ((points_px - self._first) / self._extent).T
+        heights = amounts[-2] * y + amounts[-1] * x
+        for (a, b), amount in zip(self._waves, amounts, strict=False):
+            heights = heights + amount * np.cos(np.pi * a * y) * np.cos(np.pi * b * x)
+        return np.asarray(heights)
 
 
 def _slopes_of(wave: tuple[int, int], scaled_origins: FloatArray, extent: FloatArray) -> FloatArray:

@@ -11,10 +11,14 @@ from ptychopinn_plugin.array_types import FloatArray
 from ptychopinn_plugin.backends.common.diagnostics import (
     MIN_ITERATIONS,
     judge_misfit,
+    measure_beam_variation,
+    warn_of_beam,
+    warn_of_lonely_intensities,
     warn_of_misfit,
     warn_of_moves,
 )
 from ptychopinn_plugin.backends.common.engine import Engine, Forward
+from ptychopinn_plugin.backends.common.intensities import fit_slow_errors
 from ptychopinn_plugin.backends.common.iteration_plan import IterationPlan
 from ptychopinn_plugin.backends.common.iteration_schedule import Ended, IterationSchedule
 from ptychopinn_plugin.backends.common.memory import with_smaller_batches
@@ -169,16 +173,35 @@ class ReconstructionRun:
         self.stopwatch.lap('judge')
         return found
 
+    def _measure_beam(self, pattern_fit: PatternFit | None) -> float | None:
+        """Return how much the beam varies, where it was taken to be steady; None if it is."""
+        few = len(self.losses) <= MIN_ITERATIONS
+        if pattern_fit is None or self.refinement.intensities or few:
+            return None
+        if not self.scan.is_countable():
+            return None
+        moments = self.engine.beam_moments(self.forward, self.object_)
+        probe = self.engine.to_numpy(self.forward.probe)
+        errors = fit_slow_errors(self.forward, moments, probe)
+        counted = self.scan.patterns.sum(axis=(1, 2), dtype=np.float64)
+        self.stopwatch.lap('judge')
+        return measure_beam_variation(pattern_fit, counted, errors.beam_drift(), errors.noise)
+
     def _judged(self, pattern_fit: PatternFit | None) -> Reconstruction:
         """Return the object and how well it fits."""
         scan, forward, engine = self.scan, self.forward, self.engine
         misfit = judge_misfit(scan, lambda lit_counts: forward.misfit(self.object_, lit_counts))
         moved = self.refinement.positions and self.plan.iterations > 0 and forward.reach_px > 0
+        beam_variation = self._measure_beam(pattern_fit)
         if not self.is_trial:
             if moved:
                 warn_of_moves(scan, forward.moves_px, forward.reach_px)
+            if self.refinement.intensities:
+                warn_of_lonely_intensities(scan)
+            warn_of_beam(scan, beam_variation)
             option = None if self.refinement.probe else '--refine-probe (refinement.probe)'
-            warn_of_misfit(scan, len(self.losses) - 1, misfit, option)
+            if beam_variation is None:
+                warn_of_misfit(scan, len(self.losses) - 1, misfit, option)
         loss, residual = forward.evaluate_fit(self.object_)
         coverage, probe = engine.to_numpy(forward.coverage), engine.to_numpy(forward.probe)
         image = np.asarray(engine.to_numpy(self.object_))
@@ -194,12 +217,14 @@ class ReconstructionRun:
             probe=orthogonal_modes(probe) if self.refinement.probe else probe,
             positions_px=scan.positions_px + forward.moves_px,
             nominal_positions_px=scan.positions_px if moved else None,
+            intensities=forward.intensities if self.refinement.intensities else None,
             backend=engine.name,
             likelihoods=self.losses or [loss],
             timing=dict(self.stopwatch.seconds),
             provenance={'course': self.plan.course(self.done, self._ended)},
             amplitude_residual=residual,
             misfit=misfit,
+            beam_variation=beam_variation,
             geometry=scan.geometry,
             name=scan.name,
             pattern_indexes=scan.pattern_indexes,

@@ -9,10 +9,17 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from ptychopinn_plugin.array_types import FloatArray, IntArray
+from ptychopinn_plugin.array_types import ComplexArray, FloatArray, IntArray
+from ptychopinn_plugin.backends.common.intensities import (
+    BeamMoments,
+    fit_slow_errors,
+    intensities_move,
+    refined_intensities,
+)
 from ptychopinn_plugin.backends.common.iteration_schedule import IterationSchedule
 from ptychopinn_plugin.backends.common.memory import with_smaller_batches
 from ptychopinn_plugin.backends.common.positions import FLOOR_FRACTION, PositionRefiner
+from ptychopinn_plugin.backends.common.probe_gauge import fit_probe_gauge
 
 State = TypeVar('State')
 Tensor = TypeVar('Tensor')
@@ -166,12 +173,15 @@ class IterationState(Generic[Tensor]):
     probe : tensor of complex64, shape (n_modes, height, width)
     moves_px : ndarray of float64, shape (n_positions, 2)
         How far the positions have moved.
+    intensities : ndarray of float64, shape (n_positions,)
+        Of each pattern's beam, in times of the probe's.
     """
 
     object_: Tensor
     velocity: Tensor
     probe: Tensor
     moves_px: FloatArray
+    intensities: FloatArray
 
 
 @dataclass(frozen=True)
@@ -189,7 +199,14 @@ class IterationKernels(Generic[Tensor]):
     position_forces : callable
         Returns what draws each position and how stiffly, given the forward model, an object and the
         photons below which a pixel hardly counts.
+    pattern_photons : callable
+        Returns the expected and the measured photons of each pattern.
     correct_phase_drift : callable
+    beam_moments : callable
+        Returns what each pattern tells of its beam.
+    to_numpy : callable
+    times : callable
+        Multiplies a tensor by an array that the device does not have yet.
     between : callable
         Returns what lies at a share of the way from one tensor to another.
     norm : callable
@@ -204,7 +221,11 @@ class IterationKernels(Generic[Tensor]):
     iterate_once: Callable[[Any, IterationState[Tensor], Sequence[IntArray], float, bool], None]
     mean_update: Callable[[Any, Tensor], Tensor]
     position_forces: Callable[[Any, Tensor, float], tuple[FloatArray, FloatArray]]
+    pattern_photons: Callable[[Any, Tensor], tuple[FloatArray, FloatArray]]
     correct_phase_drift: Callable[[Any, Tensor], Tensor]
+    beam_moments: Callable[[Any, Tensor], BeamMoments]
+    to_numpy: Callable[[Tensor], ComplexArray]
+    times: Callable[[Tensor, ComplexArray], Tensor]
     between: Callable[[Tensor, Tensor, float], Tensor]
     norm: Callable[[Tensor], Tensor]
     divide_energy: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -221,16 +242,23 @@ def run_iterations(
     seed: int,
     refine_probe: bool,
     positions: PositionRefiner | None,
+    refine_intensities: bool,
     observer: Callable[[int, float, Tensor], bool | None] | None,
 ) -> tuple[Tensor, list[float]]:
     """Iterate over an object with a framework's kernels; see its `iterate_object`."""
     pattern_bytes = 8 * math.prod(forward.probe.shape)
     batches = iteration_batches(len(forward), batch_size, pattern_bytes, seed)
-    energy = kernels.norm(forward.probe)
+    first_probe = forward.probe
     stride = max(1, len(forward) // JUDGED_PATTERNS)
     if refine_probe:
         forward.set_probe(forward.probe, cache=False)
-    state = IterationState(object_, kernels.zeros_like(object_), forward.probe, forward.moves_px)
+    state = IterationState(
+        object_,
+        kernels.zeros_like(object_),
+        forward.probe,
+        forward.moves_px,
+        forward.intensities,
+    )
 
     largest = len(forward)
 
@@ -261,11 +289,14 @@ def run_iterations(
             _move_alone(kernels, forward, state, step_size(fraction))
         else:
             move(next(batches), step_size(fraction))
+        beams = refine_intensities and intensities_move(forward, fraction)
         if corrects_phase_drift(schedule.done + 1):
-            state.object_ = kernels.correct_phase_drift(forward, state.object_)
+            state.object_ = _correct_drift(kernels, forward, state.object_, of_beam=beams)
         if positions is not None and positions.moves_at(fraction):
             _move_positions(kernels, forward, state, positions, fraction)
             forward.set_probe(state.probe, cache=not refine_probe)
+        if beams:
+            _refine_intensities(kernels, forward, state)
         newest = dataclasses.replace(state)
         return newest, judge(state.object_)
 
@@ -283,6 +314,7 @@ def run_iterations(
             newest.velocity,
             kernels.between(best.probe, newest.probe, share),
             best.moves_px + share * (newest.moves_px - best.moves_px),
+            best.intensities + share * (newest.intensities - best.intensities),
         )
         with using(found):
             loss = judge(found.object_)
@@ -293,14 +325,17 @@ def run_iterations(
             update: Any = kernels.mean_update(forward, best.object_)
         return dataclasses.replace(best, object_=best.object_ + update)
 
-    def end_of_phase_drift(best: IterationState[Tensor]) -> tuple[IterationState[Tensor], float]:
+    def end_of_drift(best: IterationState[Tensor]) -> tuple[IterationState[Tensor], float]:
+        found = dataclasses.replace(best)
         with using(best):
-            corrected = kernels.correct_phase_drift(forward, best.object_)
-            before, after = judge(best.object_), judge(corrected)
+            before = judge(best.object_)
+            beams = refine_intensities and intensities_move(forward, 1.0)
+            found.object_ = _correct_drift(kernels, forward, best.object_, of_beam=beams)
+            if beams:
+                _refine_intensities(kernels, forward, found)
+            after = judge(found.object_)
         # The correction is good for all patterns together; those that are judged may see it worse.
-        if after < before:
-            return dataclasses.replace(best, object_=corrected), after
-        return best, before
+        return (found, after) if after < before else (best, before)
 
     def show(done: int, loss: float, best: IterationState[Tensor]) -> bool | None:
         return observer(done, loss, best.object_) if observer is not None else False
@@ -308,9 +343,14 @@ def run_iterations(
     start = dataclasses.replace(state)
     loss = judge(object_)
     best, losses = iterate_keep_best(
-        schedule, start, loss, iterate_once, part_way, step_of_all, end_of_phase_drift, show
+        schedule, start, loss, iterate_once, part_way, step_of_all, end_of_drift, show
     )
-    return _finish(kernels, forward, best, refine_probe, positions, energy), losses
+    if refine_probe:
+        _put_probe_back(kernels, forward, best, first_probe, has_slope=refine_intensities)
+    _use(forward, best, refine_probe, positions)
+    if refine_probe or positions is not None or (best.intensities != 1).any():
+        forward.set_probe(best.probe)
+    return best.object_, losses
 
 
 def _move_alone(
@@ -328,6 +368,26 @@ def _move_alone(
     velocity = MOMENTUM * before + step * update
     state.object_ = state.object_ + (1 - MOMENTUM**ALONE_BATCHES) / (1 - MOMENTUM) * velocity
     state.velocity = MOMENTUM ** (ALONE_BATCHES - 1) * velocity
+
+
+def _correct_drift(
+    kernels: IterationKernels[Tensor], forward: Any, object_: Tensor, *, of_beam: bool
+) -> Tensor:
+    """Return an object with its slow phase, and without the slow amplitude that is the beam's."""
+    if not of_beam:
+        return kernels.correct_phase_drift(forward, object_)
+    probe = kernels.to_numpy(forward.probe)
+    errors = fit_slow_errors(forward, kernels.beam_moments(forward, object_), probe)
+    return kernels.times(object_, errors.factor(forward.canvas_shape))
+
+
+def _refine_intensities(
+    kernels: IterationKernels[Tensor], forward: Any, state: IterationState[Tensor]
+) -> None:
+    """Give state and forward model the intensities that the state's object leaves."""
+    expected, counted = kernels.pattern_photons(forward, state.object_)
+    state.intensities = refined_intensities(state.intensities, expected, counted)
+    forward.set_intensities(state.intensities)
 
 
 def _move_positions(
@@ -351,27 +411,30 @@ def _use(
     positions: PositionRefiner | None,
 ) -> None:
     """Let the forward model have what changes of a state's probe and positions."""
+    forward.set_intensities(state.intensities)
     if positions is not None:
         forward.set_moves(state.moves_px)
     if refine_probe:
         forward.set_probe_only(state.probe)
 
 
-def _finish(
+def _put_probe_back(
     kernels: IterationKernels[Tensor],
     forward: Any,
-    best: IterationState[Tensor],
-    refine_probe: bool,
-    positions: PositionRefiner | None,
-    energy: Tensor,
-) -> Tensor:
-    """Leave the best probe and positions in the forward model, and return the object."""
-    found, probe = best.object_, best.probe
-    if refine_probe:
-        # Only their product is measured: the probe keeps the energy that it came with.
-        found, probe = kernels.divide_energy(best.object_, best.probe, energy)
-    if positions is not None:
-        forward.set_moves(best.moves_px)
-    if refine_probe or positions is not None:
-        forward.set_probe(probe)
-    return found
+    state: IterationState[Tensor],
+    first_probe: Tensor,
+    *,
+    has_slope: bool,
+) -> None:
+    """Give back to the object what a refined probe has taken from it without a trace."""
+    # Only their product is measured: the probe keeps the energy that it came with.
+    state.object_, state.probe = kernels.divide_energy(
+        state.object_, state.probe, kernels.norm(first_probe)
+    )
+    gauge = fit_probe_gauge(
+        kernels.to_numpy(state.probe), kernels.to_numpy(first_probe), has_slope=has_slope
+    )
+    state.probe = kernels.times(state.probe, gauge.ramp(forward.shape))
+    state.object_ = kernels.times(state.object_, 1 / gauge.ramp(forward.canvas_shape))
+    if has_slope:
+        state.intensities = gauge.intensities(state.intensities, forward.patch_origins_px)

@@ -121,6 +121,8 @@ class IterationRequest:
         Correct the positions as well; the forward model was built with their reach.
     position_scale : bool
         Correct their scale too.
+    refine_intensities : bool
+        Let each pattern have a beam of its own intensity.
     """
 
     schedule: IterationSchedule
@@ -129,6 +131,7 @@ class IterationRequest:
     refine_probe: bool = False
     refine_positions: bool = False
     position_scale: bool = False
+    refine_intensities: bool = False
 
     @classmethod
     def of_refinement(
@@ -142,6 +145,7 @@ class IterationRequest:
             settings.probe,
             settings.positions,
             settings.position_scale,
+            settings.intensities,
         )
 
     @classmethod

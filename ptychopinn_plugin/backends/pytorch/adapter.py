@@ -10,6 +10,7 @@ from torch import Tensor
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray, RealArray
 from ptychopinn_plugin.backends.common.backend import NetworkBackend
 from ptychopinn_plugin.backends.common.engine import IterationObserver, PassObserver
+from ptychopinn_plugin.backends.common.intensities import BeamMoments
 from ptychopinn_plugin.backends.common.memory import explaining_full_memory
 from ptychopinn_plugin.backends.common.positions import position_refiner
 from ptychopinn_plugin.backends.common.requests import (
@@ -22,6 +23,7 @@ from ptychopinn_plugin.backends.common.threads import Threads, asked_threads, me
 from ptychopinn_plugin.backends.common.timing import Stopwatch
 from ptychopinn_plugin.backends.pytorch.device import choose_device, release_cache
 from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
+from ptychopinn_plugin.backends.pytorch.intensities import beam_moments
 from ptychopinn_plugin.backends.pytorch.network import Network
 from ptychopinn_plugin.backends.pytorch.prior import correct_object
 from ptychopinn_plugin.backends.pytorch.refinement import iterate_object
@@ -125,8 +127,13 @@ class PyTorchBackend(NetworkBackend[torch.device]):
             seed=request.seed,
             refine_probe=request.refine_probe,
             positions=position_refiner(forward, request),
+            refine_intensities=request.refine_intensities,
             observer=observer,
         )
+
+    def beam_moments(self, forward: ForwardModel, object_: Tensor) -> BeamMoments:
+        """Return what each pattern tells of its beam."""
+        return beam_moments(forward, object_)
 
     def scale_to_counts(self, object_: ComplexArray, forward: ForwardModel) -> Tensor:
         """Scale an object so that with the forward model's probe it explains the counts."""

@@ -73,6 +73,7 @@ class ForwardModel:
         self.canvas_shape = (int(extent[0]), int(extent[1]))
         self.given_origins_px = scan.positions_px - (half + self.origin_px)
         self.moves_px: FloatArray = np.zeros_like(scan.positions_px)
+        self.set_intensities(np.ones(len(scan)))
         self._place(whole - half - self.origin_px, subpixel_shifts)
         assert scan.bad_pixels is not None
         self.amplitudes = torch.from_numpy(corner_amplitudes(scan.patterns, scan.bad_pixels))
@@ -126,6 +127,20 @@ class ForwardModel:
         self._place(whole, subpixel_shifts)
         self._shifted = None
 
+    def set_intensities(self, intensities: FloatArray) -> None:
+        """Let each pattern have a beam of its own intensity, and leave coverage to `set_probe`.
+
+        Parameters
+        ----------
+        intensities : ndarray of float64, shape (n_positions,)
+            In times of the probe's.
+        """
+        self.intensities = intensities
+        self._roots: Tensor | None = None
+        if (intensities != 1).any():
+            roots = torch.from_numpy(np.sqrt(intensities).astype(np.float32))
+            self._roots = roots.to(self.device)[:, None, None, None]
+
     def _place(self, patch_origins: IntArray, subpixel_shifts_px: FloatArray) -> None:
         """Keep positions on the device, and here: to read them back would wait for a GPU."""
         self.host_origins = patch_origins
@@ -173,11 +188,12 @@ class ForwardModel:
             part.amplitudes = self.measured(where)
         else:
             part.amplitudes = torch.as_tensor(amplitudes, device=self.device)
+        part.set_intensities(self.intensities[indices])
         if self._shifted is None or exposure != 1:
             part.set_probe(part.probe)
         else:
             part._shifted, part._brightest = self._shifted[where], None
-            part.coverage = part.place_patches(intensity(part._shifted), slice(None))
+            part.coverage = part.place_patches(intensity(part.probes(slice(None))), slice(None))
         return part
 
     def flat_object(self) -> Tensor:
@@ -194,8 +210,14 @@ class ForwardModel:
     def probes(self, indices: Tensor | slice) -> Tensor:
         """Return the probe at each position, shape (n_indices, n_modes, height, width)."""
         if self._shifted is not None:
-            return self._shifted[indices]
-        return shift_probe(self.probe, self.subpixel_shifts[indices])
+            shifted = self._shifted[indices]
+        else:
+            shifted = shift_probe(self.probe, self.subpixel_shifts[indices])
+        return self._in_own_beam(shifted, indices)
+
+    def _in_own_beam(self, waves: Tensor, indices: Tensor | slice) -> Tensor:
+        """Scale waves (n_indices, n_modes, height, width) by the root of each beam's intensity."""
+        return waves if self._roots is None else waves * self._roots[indices]
 
     def extract_patches(
         self, object_: Tensor, indices: Tensor | slice, size: int | None = None
@@ -287,6 +309,7 @@ class ForwardModel:
     ) -> tuple[Tensor, Tensor]:
         """Return the updates of the patches and of the probe, (n_modes, height, width)."""
         update, changes = self._project(patches, indices)
+        changes = self._in_own_beam(changes, indices)
         probe_changes = shift_probe_back(
             changes * patches.conj()[:, None], self.subpixel_shifts[indices]
         )

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ptychopinn_plugin.array_types import IntArray
+from ptychopinn_plugin.array_types import ComplexArray, IntArray
 from ptychopinn_plugin.backends.common.iteration_schedule import IterationSchedule
 from ptychopinn_plugin.backends.common.positions import PositionRefiner
 from ptychopinn_plugin.backends.common.refinement import (
@@ -37,6 +37,7 @@ from ptychopinn_plugin.backends.common.refinement import (
 )
 from ptychopinn_plugin.backends.pytorch.device import release_cache
 from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
+from ptychopinn_plugin.backends.pytorch.intensities import beam_moments, pattern_photons
 from ptychopinn_plugin.backends.pytorch.operators import intensity
 from ptychopinn_plugin.backends.pytorch.phase_drift import correct_phase_drift
 from ptychopinn_plugin.backends.pytorch.positions import position_forces
@@ -53,6 +54,7 @@ def iterate_object(
     seed: int = 0,
     refine_probe: bool = False,
     positions: PositionRefiner | None = None,
+    refine_intensities: bool = False,
     observer: IterationObserver | None = None,
 ) -> tuple[Tensor, list[float]]:
     """Iterate over an object, and return the best object of all iterations.
@@ -76,6 +78,8 @@ def iterate_object(
         Correct the probe by the same differences.
     positions : PositionRefiner, optional
         Moves the positions, for a forward model that was built with its reach.
+    refine_intensities : bool
+        Let each pattern have a beam of its own intensity; see `common.intensities`.
     observer : callable, optional
         Called with the number of iterations done, the loss and the object; if it returns True,
         iterations end.
@@ -96,6 +100,7 @@ def iterate_object(
         seed=seed,
         refine_probe=refine_probe,
         positions=positions,
+        refine_intensities=refine_intensities,
         observer=observer,
     )
 
@@ -155,12 +160,24 @@ def _divide_energy(object_: Tensor, probe: Tensor, energy: Tensor) -> tuple[Tens
     return object_ * growth, probe / growth
 
 
+def _to_numpy(tensor: Tensor) -> ComplexArray:
+    return np.asarray(tensor.cpu().numpy())
+
+
+def _times(tensor: Tensor, array: ComplexArray) -> Tensor:
+    return tensor * torch.from_numpy(array).to(tensor.device)
+
+
 _KERNELS = IterationKernels(
     zeros_like=torch.zeros_like,
     iterate_once=_iterate_once,
     mean_update=mean_update,
     position_forces=position_forces,
+    pattern_photons=pattern_photons,
     correct_phase_drift=correct_phase_drift,
+    beam_moments=beam_moments,
+    to_numpy=_to_numpy,
+    times=_times,
     between=torch.lerp,
     norm=torch.linalg.vector_norm,
     divide_energy=_divide_energy,

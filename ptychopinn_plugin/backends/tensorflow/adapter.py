@@ -8,6 +8,7 @@ import numpy as np
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray, RealArray
 from ptychopinn_plugin.backends.common.backend import NetworkBackend
 from ptychopinn_plugin.backends.common.engine import IterationObserver, PassObserver
+from ptychopinn_plugin.backends.common.intensities import BeamMoments
 from ptychopinn_plugin.backends.common.positions import position_refiner
 from ptychopinn_plugin.backends.common.requests import (
     IterationRequest,
@@ -19,6 +20,7 @@ from ptychopinn_plugin.backends.common.timing import Stopwatch
 from ptychopinn_plugin.backends.tensorflow.device import choose_device
 from ptychopinn_plugin.backends.tensorflow.forward import ForwardModel
 from ptychopinn_plugin.backends.tensorflow.framework import Tensor, on_device, tf
+from ptychopinn_plugin.backends.tensorflow.intensities import beam_moments
 from ptychopinn_plugin.backends.tensorflow.network import Network
 from ptychopinn_plugin.backends.tensorflow.operators import scaled
 from ptychopinn_plugin.backends.tensorflow.prior import correct_object
@@ -107,8 +109,13 @@ class TensorFlowBackend(NetworkBackend[str]):
             seed=request.seed,
             refine_probe=request.refine_probe,
             positions=position_refiner(forward, request),
+            refine_intensities=request.refine_intensities,
             observer=observer,
         )
+
+    def beam_moments(self, forward: ForwardModel, object_: Tensor) -> BeamMoments:
+        """Return what each pattern tells of its beam."""
+        return beam_moments(forward, object_)
 
     def scale_to_counts(self, object_: ComplexArray, forward: ForwardModel) -> Tensor:
         """Scale an object so that with the forward model's probe it explains the counts."""

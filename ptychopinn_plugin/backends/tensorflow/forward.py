@@ -11,7 +11,7 @@ from ptychopinn_plugin.backends.common.forward import (
 )
 from ptychopinn_plugin.backends.tensorflow import operators
 from ptychopinn_plugin.backends.tensorflow.framework import Tensor, tf
-from ptychopinn_plugin.backends.tensorflow.operators import intensity, shift_probe
+from ptychopinn_plugin.backends.tensorflow.operators import intensity, scaled, shift_probe
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.physics import (
     LIT_COUNTS,
@@ -64,6 +64,7 @@ class ForwardModel:
         self.canvas_shape = (int(extent[0]), int(extent[1]))
         self.given_origins_px = scan.positions_px - (half + self.origin_px)
         self.moves_px: FloatArray = np.zeros_like(scan.positions_px)
+        self.set_intensities(np.ones(len(scan)))
         self.patch_origins: IntArray = whole - half - self.origin_px
         self.subpixel_shifts = tf.constant(subpixel_shifts, tf.float32)
         assert scan.bad_pixels is not None
@@ -117,6 +118,20 @@ class ForwardModel:
         self.subpixel_shifts = tf.constant(subpixel_shifts, self.subpixel_shifts.dtype)
         self._shifted = None
 
+    def set_intensities(self, intensities: FloatArray) -> None:
+        """Let each pattern have a beam of its own intensity, and leave coverage to `set_probe`.
+
+        Parameters
+        ----------
+        intensities : ndarray of float64, shape (n_positions,)
+            In times of the probe's.
+        """
+        self.intensities = intensities
+        self._roots: Tensor | None = None
+        if (intensities != 1).any():
+            roots = np.sqrt(intensities).astype(np.float32)
+            self._roots = tf.constant(roots[:, np.newaxis, np.newaxis, np.newaxis])
+
     def __len__(self) -> int:
         return len(self.patch_origins)
 
@@ -165,12 +180,14 @@ class ForwardModel:
             part.amplitudes = self.measured(indices)
         else:
             part.amplitudes = tf.convert_to_tensor(amplitudes)
+        part.set_intensities(self.intensities[indices])
         if self._shifted is None or exposure != 1:
             part.set_probe(self.probe * tf.cast(exposure**0.5, self.probe.dtype))
         else:
             part.probe, part._shifted = self.probe, tf.gather(self._shifted, indices)
             part._brightest = None
-            part.coverage = part.place_patches(intensity(part._shifted), np.arange(len(part)))
+            everyone = np.arange(len(part))
+            part.coverage = part.place_patches(intensity(part.probes(everyone)), everyone)
         return part
 
     def flat_object(self) -> Tensor:
@@ -187,8 +204,14 @@ class ForwardModel:
     def probes(self, indices: IntArray) -> Tensor:
         """Return the probe at each position, shape (n_indices, n_modes, height, width)."""
         if self._shifted is not None:
-            return tf.gather(self._shifted, indices)
-        return shift_probe(self.probe, tf.gather(self.subpixel_shifts, indices))
+            shifted = tf.gather(self._shifted, indices)
+        else:
+            shifted = shift_probe(self.probe, tf.gather(self.subpixel_shifts, indices))
+        return self.in_own_beam(shifted, indices)
+
+    def in_own_beam(self, waves: Tensor, indices: IntArray) -> Tensor:
+        """Scale waves (n_indices, n_modes, height, width) by the root of each beam's intensity."""
+        return waves if self._roots is None else scaled(waves, tf.gather(self._roots, indices))
 
     def extract_patches(
         self, object_: Tensor, indices: IntArray, size: int | None = None
@@ -276,6 +299,7 @@ class ForwardModel:
             probes, patches, self.measured(indices), self.valid_mask
         )
         subpixel_shifts = tf.gather(self.subpixel_shifts, indices)
+        changes = self.in_own_beam(changes, indices)
         return update, operators.probe_update(changes, patches, subpixel_shifts)
 
     def predict_intensity(

@@ -115,7 +115,7 @@ def misfits(probes: Tensor, patches: Tensor, measured: Tensor, valid_mask: Tenso
     counts = tf.square(measured)
     terms = poisson_terms(expected, counts, POISSON_EPSILON)
     images = tf.stack([terms, tf.square(tf.sqrt(expected) - measured), counts])
-    return tf.reduce_sum(_sum_each(images, valid_mask), axis=1)
+    return tf.reduce_sum(sum_each(images, valid_mask), axis=1)
 
 
 @compiled
@@ -130,10 +130,10 @@ def sum_of_losses(
 
 def sum_over_good(images: Tensor, valid_mask: Tensor | None) -> Tensor:
     """Sum images (n, height, width) over the good pixels, in float64."""
-    return tf.reduce_sum(_sum_each(images, valid_mask))
+    return tf.reduce_sum(sum_each(images, valid_mask))
 
 
-def _sum_each(images: Tensor, valid_mask: Tensor | None) -> Tensor:
+def sum_each(images: Tensor, valid_mask: Tensor | None) -> Tensor:
     """Sum each image over its good pixels, (..., height, width) to (...), in float64."""
     if valid_mask is not None:
         images = images * valid_mask

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ptychopinn_plugin.array_types import IntArray
+from ptychopinn_plugin.array_types import ComplexArray, IntArray
 from ptychopinn_plugin.backends.common.iteration_schedule import IterationSchedule
 from ptychopinn_plugin.backends.common.positions import PositionRefiner
 from ptychopinn_plugin.backends.common.refinement import (
@@ -33,6 +33,7 @@ from ptychopinn_plugin.backends.common.refinement import (
 )
 from ptychopinn_plugin.backends.tensorflow.forward import ForwardModel
 from ptychopinn_plugin.backends.tensorflow.framework import Tensor, compiled, tf
+from ptychopinn_plugin.backends.tensorflow.intensities import beam_moments, pattern_photons
 from ptychopinn_plugin.backends.tensorflow.operators import (
     extract_patches,
     intensity,
@@ -57,6 +58,7 @@ def iterate_object(
     seed: int = 0,
     refine_probe: bool = False,
     positions: PositionRefiner | None = None,
+    refine_intensities: bool = False,
     observer: IterationObserver | None = None,
 ) -> tuple[Tensor, list[float]]:
     """Iterate over an object, and return the best object of all iterations.
@@ -80,6 +82,8 @@ def iterate_object(
         Correct the probe by the same differences.
     positions : PositionRefiner, optional
         Moves the positions, for a forward model that was built with its reach.
+    refine_intensities : bool
+        Let each pattern have a beam of its own intensity; see `common.intensities`.
     observer : callable, optional
         Called with the number of iterations done, the loss and the object; if it returns True,
         iterations end.
@@ -100,6 +104,7 @@ def iterate_object(
         seed=seed,
         refine_probe=refine_probe,
         positions=positions,
+        refine_intensities=refine_intensities,
         observer=observer,
     )
 
@@ -125,6 +130,7 @@ def _iterate_once(
         )
         if refine_probe:
             subpixel_shifts = tf.gather(forward.subpixel_shifts, indices)
+            changes = forward.in_own_beam(changes, indices)
             state.probe = _move_probe(state.probe, changes, patches, subpixel_shifts)
             forward.set_probe_only(state.probe)
     if refine_probe:
@@ -197,12 +203,24 @@ def _divide_energy(object_: Tensor, probe: Tensor, energy: Tensor) -> tuple[Tens
     return scaled(object_, growth), scaled(probe, 1 / growth)
 
 
+def _to_numpy(tensor: Tensor) -> ComplexArray:
+    return np.asarray(tensor.numpy())
+
+
+def _times(tensor: Tensor, array: ComplexArray) -> Tensor:
+    return tensor * tf.constant(array)
+
+
 _KERNELS = IterationKernels(
     zeros_like=tf.zeros_like,
     iterate_once=_iterate_once,
     mean_update=mean_update,
     position_forces=position_forces,
+    pattern_photons=pattern_photons,
     correct_phase_drift=correct_phase_drift,
+    beam_moments=beam_moments,
+    to_numpy=_to_numpy,
+    times=_times,
     between=_between,
     norm=_norm,
     divide_energy=_divide_energy,

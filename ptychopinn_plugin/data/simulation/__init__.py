@@ -9,7 +9,7 @@ from ptychopinn_plugin.data.simulation.configuration import (
 from ptychopinn_plugin.data.simulation.objects import make_object
 from ptychopinn_plugin.data.simulation.paths import ScanPath, make_path, thin_scan
 from ptychopinn_plugin.data.simulation.probes import make_probe
-from ptychopinn_plugin.data.simulation.scans import simulate
+from ptychopinn_plugin.data.simulation.scans import beam_intensities, simulate
 
 __all__ = [
     'ObjectKind',
@@ -17,6 +17,7 @@ __all__ = [
     'ProbeKind',
     'ScanPath',
     'SimulationConfig',
+    'beam_intensities',
     'make_object',
     'make_path',
     'make_probe',

@@ -57,6 +57,19 @@ class SimulationConfig(Validated):
         unit='px',
     )
     photons: float = setting(1e5, 'mean counts in a pattern', minimum=1.0, maximum=4e9)
+    beam_drift: float = setting(
+        0.0,
+        'how much brighter the beam becomes from the first pattern to the last; -0.2 is a fifth '
+        'dimmer',
+        minimum=-0.99,
+        maximum=99.0,
+    )
+    beam_flicker: float = setting(
+        0.0,
+        "standard deviation of the logarithm of the beam's intensity from pattern to pattern",
+        minimum=0.0,
+        maximum=2.0,
+    )
     poisson_noise: bool = setting(True, 'count photons; off: the expected counts themselves')
     dead_pixels: int = setting(0, 'pixels of the detector that read zero', minimum=0)
     seed: int = setting(1, 'of object, positions and counts, each with its own stream', minimum=0)
@@ -86,7 +99,7 @@ class SimulationConfig(Validated):
 
     def random_streams(self) -> dict[str, np.random.Generator]:
         """Return independent generators, so that one setting does not change what others draw."""
-        names = ('object', 'path', 'position noise', 'detector', 'counts')
+        names = ('object', 'path', 'position noise', 'detector', 'counts', 'beam')
         children = np.random.SeedSequence(self.seed).spawn(len(names))
         return {
             name: np.random.default_rng(child) for name, child in zip(names, children, strict=True)

@@ -74,6 +74,14 @@ def simulate(
     )
 
 
+def beam_intensities(config: SimulationConfig, n_patterns: int) -> FloatArray:
+    """Return the intensity of the beam at each pattern, in times of their mean."""
+    drift = np.linspace(0, np.log1p(config.beam_drift), n_patterns)
+    stream = config.random_streams()['beam']
+    intensities = np.exp(drift + config.beam_flicker * stream.standard_normal(n_patterns))
+    return np.asarray(intensities / intensities.mean())
+
+
 def _object_shape(config: SimulationConfig, path: ScanPath) -> tuple[int, int]:
     # It has two pixels more, as rounding and interpolation reach one pixel further on each side.
     height, width = (int(np.ceil(extent)) + config.size + 2 for extent in path.extent_px)
@@ -130,9 +138,11 @@ def _count(
     patterns: RealArray = np.empty(shape, dtype=np.uint32 if config.poisson_noise else np.float32)
     exact, exact_modes = object_.astype(np.complex128), modes.astype(np.complex128)
     origin = np.zeros(2, dtype=np.int64)
+    intensities = beam_intensities(config, len(positions_px))[:, np.newaxis, np.newaxis]
     for start in range(0, len(positions_px), _BATCH):
         batch = slice(start, start + _BATCH)
         expected = predict_patterns(exact, origin, positions_px[batch], exact_modes)
+        expected = expected * intensities[batch]
         patterns[batch] = stream.poisson(expected) if config.poisson_noise else expected
     if config.poisson_noise and patterns.max() <= np.iinfo(np.uint16).max:
         return patterns.astype(np.uint16)

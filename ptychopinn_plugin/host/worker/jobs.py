@@ -245,7 +245,13 @@ class Jobs:
             float(found.amplitude_residual),
             len(found.positions_px),
             len(scan) - len(found.positions_px),
-            fit_in_words(found.misfit, iterations, is_single_shot=found.is_single_shot),
+            fit_in_words(
+                found.misfit,
+                iterations,
+                is_single_shot=found.is_single_shot,
+                beam_variation=found.beam_variation,
+                intensities_option='"Refine intensities" in the box Refinement',
+            ),
             outliers_in_words(outliers, found.dropped, '"Drop outliers" in the box Refinement'),
             uncertainty_in_words(found.typical_std(), points_to_a_fault=is_faulty),
             is_faulty,
@@ -255,6 +261,8 @@ class Jobs:
         results = {'object': found.object_, 'origin_px': found.origin_px, 'probe': found.probe}
         if found.nominal_positions_px is not None:
             results['moves_px'] = _moves_px(scan, found)
+        if found.intensities is not None:
+            results['intensities'] = _intensities(scan, found)
         self._connection.send(done, results)
 
     def _copy(self, shared: Mapping[str, SharedArray]) -> dict[str, RealArray]:
@@ -296,6 +304,16 @@ def _moves_px(scan: Scan, found: Reconstruction) -> FloatArray:
     used = np.isin(scan.pattern_indexes, found.pattern_indexes)
     moves[used] = found.positions_px - found.nominal_positions_px
     return moves
+
+
+def _intensities(scan: Scan, found: Reconstruction) -> FloatArray:
+    """Return the beam's intensity at each position of a scan; 1 where its pattern was left out."""
+    assert found.intensities is not None
+    assert scan.pattern_indexes is not None
+    assert found.pattern_indexes is not None
+    intensities = np.ones(len(scan))
+    intensities[np.isin(scan.pattern_indexes, found.pattern_indexes)] = found.intensities
+    return intensities
 
 
 def _report(progress: Progress, is_epoch_end: bool) -> RunProgress:

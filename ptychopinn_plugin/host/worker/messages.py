@@ -254,7 +254,8 @@ class TrainingDone:
 class ReconstructionDone:
     """A reconstruction has ended; `object`, `origin_px` and `probe` go beside it.
 
-    Where positions were to be refined, so does `moves_px`, from the given ones.
+    Where positions were to be refined, so does `moves_px`, from the given ones; where the beam's
+    intensities were, so do `intensities`.
 
     Attributes
     ----------

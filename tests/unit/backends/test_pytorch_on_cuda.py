@@ -32,6 +32,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ptychopinn_plugin.backends.common.refinement import IterationState
 from ptychopinn_plugin.backends.pytorch import (
+    intensities,
     phase_drift,
     positions,
     refinement,
@@ -144,7 +145,13 @@ def test_a_forward_model_lies_on_the_card(forward: ForwardModel) -> None:
 def test_an_iteration_never_waits(forward: ForwardModel, refine_probe: bool) -> None:
     object_ = forward.flat_object()
     batches = list(np.random.default_rng(0).permutation(PATTERNS).reshape(5, 8))
-    state = IterationState(object_, torch.zeros_like(object_), forward.probe, forward.moves_px)
+    state = IterationState(
+        object_,
+        torch.zeros_like(object_),
+        forward.probe,
+        forward.moves_px,
+        forward.intensities,
+    )
     with Recorder() as recorder, torch.no_grad():
         refinement._iterate_once(forward, state, batches, 0.1, False)
     assert on_card(state.object_)
@@ -186,6 +193,19 @@ def test_an_object_is_judged_in_one_look(
 def test_positions_are_drawn_in_one_look(forward: ForwardModel) -> None:
     recorder = until_read(lambda: positions.position_forces(forward, forward.flat_object(), 1.0))
     assert recorder.transforms == 3
+
+
+@pytest.mark.parametrize(
+    ('measure', 'transforms'),
+    [(intensities.pattern_photons, 1), (intensities.beam_moments, 3)],
+    ids=['photons', 'slopes'],
+)
+def test_beams_are_measured_in_one_look(
+    forward: ForwardModel, measure: Callable[[Any, Any], Any], transforms: int
+) -> None:
+    forward.set_intensities(np.linspace(0.9, 1.1, PATTERNS))
+    recorder = until_read(lambda: measure(forward, forward.flat_object()))
+    assert recorder.transforms == transforms
 
 
 @pytest.mark.parametrize('rotations', [(0,), (0, 1, 2, 3)])
