@@ -1,32 +1,107 @@
-"""Train on real scans and reconstruct them: pictures and relative amplitude residuals.
+"""Real scans beside Pty-Chi: the same seconds, the same freedom, one ruler, one picture.
 
-    python benchmarks/real.py DATA --output DIR --minutes 4
+    python benchmarks/real.py DATA --output DIR [--seconds 60] [--minutes 4] [--only NAME]
 
-The probes in such files are guesses, so target, training and iterations correct them.
-
-DATA is a folder of NPZ scans in Ptychodus' layout; for each, DIR/NAME gets `network.png`,
-`refined.png`, `flat.png` (iterations alone) and `metrics.json`.
+DATA is a folder of NPZ scans in Ptychodus' layout. Probes in such files are guesses and positions a
+little wrong, so that every way corrects both. For each scan DIR/NAME gets `metrics.json` and
+`objects.png`. With --minutes a network is trained on the scan first, and reconstructs it as well.
+Take one thread on a busy machine (OMP_NUM_THREADS=1).
 """
 
 import argparse
 import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
 
-from ptychopinn_plugin.backends.common.iteration_plan import ITERATIONS
+import numpy as np
+from matplotlib.figure import Figure
+
 from ptychopinn_plugin.backends.selection import create_backend
+from ptychopinn_plugin.bench.rivals import run_ptychi
 from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig
-from ptychopinn_plugin.data import load_scan
-from ptychopinn_plugin.plots import plot_reconstruction
+from ptychopinn_plugin.data import Reconstruction, Scan, load_scan
+from ptychopinn_plugin.model import Model
+from ptychopinn_plugin.physics import measure_misfit, predict_patterns
+
+MANY = 10_000
+"""More iterations than the time leaves room for."""
+
+TRIAL_EPOCHS = 3
+BATCH = 64
+BRIGHT = 0.3
+"""The picture shows the box in which the coverage reaches this share of its largest value."""
+
+
+def judge(found: Reconstruction, scan: Scan) -> dict[str, float]:
+    """Measure an object, its probe and its positions on all patterns, whoever made them."""
+    assert scan.bad_pixels is not None
+    # An object's pixel 0 may lie between the scan's pixels; patches are cut at its own.
+    origin, margin = np.zeros(2, np.int64), max(scan.pattern_shape)
+    positions = found.positions_px - found.origin_px + margin
+    object_ = np.pad(found.object_.astype(np.complex128), margin, constant_values=1)
+    missed = light = over = lit = 0.0
+    for start in range(0, len(positions), BATCH):
+        part = slice(start, start + BATCH)
+        expected = predict_patterns(object_, origin, positions[part], found.probe)
+        if found.intensities is not None:
+            expected = expected * found.intensities[part][:, None, None]
+        counts = scan.patterns[part].astype(np.float64)
+        good = np.broadcast_to(~scan.bad_pixels, counts.shape)
+        missed += float(((np.sqrt(expected) - np.sqrt(counts)) ** 2)[good].sum())
+        light += float(counts[good].sum())
+        misfit = measure_misfit(expected, counts, ~scan.bad_pixels)
+        if misfit is not None and misfit.over_noise is not None:
+            over += misfit.over_noise * len(counts)
+            lit += len(counts)
+    return {'amplitude_residual': missed / light, 'times_shot_noise': over / lit}
+
+
+def without_ramp(image: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Take out the mean slope of the phase, which probe and object exchange, and its mean."""
+    for axis in (0, 1):
+        products = image * np.roll(image, 1, axis).conj() * weights
+        slope = np.angle(products.sum())
+        shape = [-1, 1] if axis == 0 else [1, -1]
+        image = image * np.exp(-1j * slope * np.arange(image.shape[axis])).reshape(shape)
+    return image * np.exp(-1j * np.angle((image * weights).sum()))
+
+
+def draw(results: Mapping[str, Reconstruction], path: Path) -> None:
+    """Draw amplitudes and phases side by side, of the same part of the sample."""
+    first = next(iter(results.values()))
+    box = first.covered_box(BRIGHT)
+    corner = first.origin_px + [part.start for part in box]
+    sides = [part.stop - part.start for part in box]
+    figure = Figure(figsize=(3.2 * len(results), 6.4 * sides[0] / sides[1] + 0.6))
+    grid = figure.subplots(2, len(results), squeeze=False)
+    for column, (title, found) in zip(grid.T, results.items(), strict=True):
+        top, left = np.round(corner - found.origin_px).astype(int)
+        image = found.object_[top : top + sides[0], left : left + sides[1]]
+        weights = np.ones(image.shape)
+        image = without_ramp(image, weights)
+        for axes, values, colours in zip(
+            column, (np.abs(image), np.angle(image)), ('gray', 'viridis'), strict=True
+        ):
+            low, high = np.percentile(values, [1, 99])
+            axes.imshow(values, cmap=colours, vmin=low, vmax=high)
+            axes.set(xticks=[], yticks=[])
+        column[0].set_title(title, fontsize=9)
+    grid[0, 0].set_ylabel('amplitude')
+    grid[1, 0].set_ylabel('phase')
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
 
 
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument('data', type=Path)
     parser.add_argument('--output', type=Path, required=True)
-    parser.add_argument('--minutes', type=float, default=5)
+    parser.add_argument('--seconds', type=float, default=60)
+    parser.add_argument('--minutes', type=float, help='train on the scan for this time as well')
     parser.add_argument('--backend', default='pytorch')
-    parser.add_argument('--iterations', type=int, default=ITERATIONS)
     parser.add_argument('--only', help='the name of one scan')
     options = parser.parse_args()
     for path in sorted(options.data.glob('*.npz')):
@@ -36,26 +111,38 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         scan = load_scan(path)
         backend = create_backend(options.backend)
-        config = Config()
-        config = config.replace(
-            training=config.training.replace(max_minutes=options.minutes, probe_trainable=True)
+        settings = RefinementConfig(
+            iterations=MANY, max_seconds=options.seconds, probe=True, positions=True
         )
-        backend.train([scan], config)
-        refinement = RefinementConfig(iterations=options.iterations, probe=True)
-        results = {
-            'network': backend.reconstruct(scan, InferenceConfig(), RefinementConfig(iterations=0)),
-            'refined': backend.reconstruct(scan, InferenceConfig(), refinement),
-            'flat': backend.refine(scan, refinement),
+        results: dict[str, Reconstruction] = {'iterations': backend.refine(scan, settings)}
+        with_beams = settings.replace(intensities=True)
+        results['iterations, intensities too'] = backend.refine(scan, with_beams)
+        backend.model = Model.built_in()
+        results['built-in model'] = backend.reconstruct(scan, InferenceConfig(), settings)
+        if options.minutes:
+            config = Config()
+            training = config.training.replace(max_minutes=options.minutes, probe_trainable=True)
+            backend.train([scan], config.replace(training=training))
+            trained = backend.reconstruct(scan, InferenceConfig(), settings)
+            results[f'trained for {options.minutes:g} min'] = trained
+        metrics = {
+            way: {**judge(found, scan), 'seconds': sum(found.timing.values())}
+            for way, found in results.items()
         }
-        metrics = {}
-        for name, result in results.items():
-            plot_reconstruction(result, folder / f'{name}.png')
-            metrics[name] = {
-                'amplitude_residual': result.amplitude_residual,
-                'seconds': sum(result.timing.values()),
-            }
-        (folder / 'metrics.json').write_text(json.dumps(metrics, indent=2))
-        print(path.name, json.dumps(metrics))
+        free = {'refine_probe': True, 'refine_positions': True}
+        trial = run_ptychi(scan, 'lsqml', TRIAL_EPOCHS, **free)
+        epochs = max(TRIAL_EPOCHS, round(options.seconds * trial.patterns_per_second / len(scan)))
+        rival = run_ptychi(scan, 'lsqml', epochs, **free)
+        results["Pty-Chi's LSQ-ML"] = rival.reconstruction
+        metrics["Pty-Chi's LSQ-ML"] = {
+            **judge(rival.reconstruction, scan),
+            'seconds': rival.seconds,
+            'epochs': epochs,
+        }
+        draw(results, folder / 'objects.png')
+        row = {'scan': path.name, 'load': os.getloadavg()[0], **metrics}
+        (folder / 'metrics.json').write_text(json.dumps(row, indent=2))
+        print(json.dumps(row), flush=True)
 
 
 if __name__ == '__main__':

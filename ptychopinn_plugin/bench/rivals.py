@@ -80,6 +80,9 @@ def run_ptychi(
         if refine_intensities:
             roots = np.asarray(task.get_data_to_cpu('opr_mode_weights', as_numpy=True))[:, 0]
             intensities = roots.astype(np.float64) ** 2 / float((roots**2).mean())
+        if refine_probe:
+            modes = np.asarray(task.get_data_to_cpu('probe', as_numpy=True))[0]
+            probe = (modes * np.sqrt(height * width)).astype(np.complex64)
         object_ = np.asarray(task.get_data_to_cpu('object', as_numpy=True))[0]
     rate = len(scan) * (epochs - 1) / seconds
     # Position 0 of Pty-Chi lies in the middle of its object.

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ptychopinn_plugin.array_types import FloatArray
-from ptychopinn_plugin.backends.common.intensities import MIN_PATTERNS
+from ptychopinn_plugin.backends.common.phase_drift import MIN_PATTERNS, SlowErrors
 from ptychopinn_plugin.backends.common.positions import MIN_POSITIONS
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.data.pattern_fit import NORMAL_QUARTILE, PatternFit
@@ -47,9 +47,6 @@ the first pattern to the last has that, and costs the phase a tenth of its SSIM.
 
 OWN_DEVIANCE = 1.5
 """Patterns that miss their counts by more, whatever their dose is, tell nothing of the beam."""
-
-SURE_OF_DRIFT = 2.5
-"""A drift is believed from this number of standard deviations of its noise on."""
 
 INTENSITIES = '--refine-intensities (refinement.intensities)'
 """What to set where the beam varies, as users write it."""
@@ -169,7 +166,7 @@ def warn_of_moves(scan: Scan, moves_px: FloatArray, reach_px: float) -> None:
 
 
 def measure_beam_variation(
-    fit: PatternFit, counted: FloatArray, drift: float, drift_noise: float
+    fit: PatternFit, counted: FloatArray, errors: SlowErrors
 ) -> float | None:
     """Return the standard deviation of the beam's log intensity; None where it is steady.
 
@@ -179,8 +176,8 @@ def measure_beam_variation(
         Of an object that was made with a steady beam.
     counted : ndarray of float64, shape (n_positions,)
         Photons in each pattern.
-    drift, drift_noise : float
-        As in `intensities.SlowErrors`.
+    errors : SlowErrors
+        Of that object.
 
     Returns
     -------
@@ -194,7 +191,7 @@ def measure_beam_variation(
     # A few patterns of another dose are outliers, and named as such.
     spread = float(np.median(np.abs(doses - np.median(doses)))) / NORMAL_QUARTILE
     flicker = spread**2 - float(np.median(1 / np.maximum(counted, 1)))
-    slow = drift**2 - drift_noise**2 if drift > SURE_OF_DRIFT * drift_noise else 0.0
+    slow = errors.beam_drift() ** 2 - errors.noise**2 if errors.is_sure_of_drift else 0.0
     variation = math.sqrt(max(0.0, flicker) + slow)
     return variation if variation >= BEAM_VARIATION else None
 

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Generic, Protocol, TypeVar
 
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray, IntArray, RealArray
-from ptychopinn_plugin.backends.common.intensities import BeamMoments
+from ptychopinn_plugin.backends.common.phase_drift import PatternMoments
 from ptychopinn_plugin.backends.common.requests import (
     IterationRequest,
     NetworkRequest,
@@ -164,8 +164,8 @@ class Engine(ABC, Generic[Device]):
         """
 
     @abstractmethod
-    def beam_moments(self, forward: Any, object_: Any) -> BeamMoments:
-        """Return what each pattern tells of its beam and of the slow part of an object."""
+    def measure_moments(self, forward: Any, object_: Any) -> PatternMoments:
+        """Return what each pattern tells of its beam and of the slow errors of an object."""
 
     @abstractmethod
     def scale_to_counts(self, object_: ComplexArray, forward: Any) -> Any:

@@ -1,10 +1,32 @@
-"""A smooth surface from slopes: what corrects the slow phase of an object in every backend."""
+r"""The smooth amplitude and phase that an object misses, the same in every backend.
 
-from collections.abc import Sequence
+Iterations and patches compare neighbours, so that small errors of slope add up to a drift over the
+field. Every pattern measures the slopes on its own, like a lenslet of a Shack-Hartmann sensor [1]_:
+where the object under it is :math:`e^{(a + i p) \cdot r}` times what it should be, and the beam
+:math:`e^b` times as bright, its amplitudes :math:`\sqrt I` change by
+
+.. math:: \partial_b \sqrt I = \tfrac12 \sqrt I, \quad
+    \partial_a \sqrt I = \mathrm{Re} \sum_m \Psi_m^* \mathcal{F}[r P_m O] / \sqrt I, \quad
+    \partial_p \sqrt I = -\mathrm{Im} \sum_m \Psi_m^* \mathcal{F}[r P_m O] / \sqrt I .
+
+Least squares give the normal equations of each pattern. The beam is eliminated, and one smooth
+surface of log amplitude and one of phase are fitted to all patterns at once. A slow drift of the
+beam looks almost like a slow change of the object's transmission, but only the latter has a slope
+under a pattern: what the amplitude misses is what the object has taken from the beam.
+
+References
+----------
+.. [1] R. Shack, B. Platt, J. Opt. Soc. Am. 61 (1971) 656.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray, RealArray
+from ptychopinn_plugin.backends.common.positions import FLOOR_FRACTION
 from ptychopinn_plugin.physics import illuminated_size
 
 RIDGE = 2.0
@@ -17,113 +39,53 @@ MAX_ORDER = 8
 """A surface has at most this number of half waves along each side."""
 
 MIN_PATTERNS = 4
-"""A slow phase cannot be measured with fewer patterns."""
+"""Slow errors cannot be measured with fewer patterns."""
+
+SURE_OF_DRIFT = 2.5
+"""A drift of the beam is believed from this number of standard deviations of its noise on."""
 
 
-Moments = tuple[RealArray, RealArray, RealArray, RealArray, RealArray]
-"""These are sums over each pattern's pixels, float32 of shape (n,).
-
-With :math:`g_y, g_x` the gradient of the expected amplitudes and :math:`d` what is missing of the
-measured ones, they are those of :math:`g_y^2, g_x^2, g_y g_x, d g_y, d g_x`.
-"""
-
-EPSILON = np.float32(1e-12)
-"""It is added to the squares, so that a pattern without edges moves nothing."""
+def has_slow_errors(forward: Any) -> bool:
+    """Tell whether patterns can have any in common: they are enough, and share the object."""
+    return len(forward) >= MIN_PATTERNS and not forward.is_single_shot
 
 
-def solve_slopes(
-    moments: Sequence[Moments], shape: tuple[int, int]
-) -> tuple[FloatArray, FloatArray]:
-    """Solve the 2 x 2 normal equations of each pattern's shift.
+def floor_photons(forward: Any) -> float:
+    """Return the photons below which a pixel hardly counts: amplitudes are biased there."""
+    return float(FLOOR_FRACTION * forward.photons / math.prod(forward.shape))
 
-    The shift minimises the squared distance of measured and expected amplitudes to first order.
 
-    Parameters
+def middle_ramps(shape: tuple[int, int]) -> RealArray:
+    """Return y and x of a patch's pixels from its middle, shape (2, height, width), float32."""
+    y, x = (np.arange(side, dtype=np.float32) - side // 2 for side in shape)
+    return np.stack(np.broadcast_arrays(y[:, np.newaxis], x[np.newaxis, :]))
+
+
+@dataclass(frozen=True)
+class PatternMoments:
+    r"""The normal equations of each pattern, of the least squares of its amplitudes.
+
+    Their five unknowns are the logarithm of the beam's intensity, the slopes (y, x) of the
+    logarithm of the object's amplitude, and those of its phase. With the columns :math:`J` of
+    :math:`\partial \sqrt{I}` and :math:`d = (k - I) / 2 \sqrt{I}` they are :math:`J^T J` and
+    :math:`J^T d`.
+
+    Attributes
     ----------
-    moments : sequence of Moments
-        Batch by batch.
-    shape : (height, width)
-        Of the patterns.
-
-    Returns
-    -------
-    slopes : ndarray of float64, shape (n_positions, 2)
-        Radians a pixel, (y, x): a shift by one detector pixel is a slope of 2 pi / `shape`.
-    weights : ndarray of float64, shape (n_positions, 2)
-        Inverse variance of each, up to a common factor.
+    normals : ndarray of float64, shape (n_positions, 5, 5)
+    sides : ndarray of float64, shape (n_positions, 5)
     """
-    yy, xx, yx, y, x = (np.concatenate(column) for column in zip(*moments, strict=True))
-    yy, xx = yy + EPSILON, xx + EPSILON
-    # An object that has come to no numbers is judged by its loss; this need not warn of it.
-    with np.errstate(over='ignore', invalid='ignore'):
-        determinant = np.maximum(yy * xx - yx * yx, EPSILON)
-        along_y = -(xx * y - yx * x) / determinant
-        along_x = -(yy * x - yx * y) / determinant
-    shifts = np.stack([along_y, along_x], axis=1)
-    scale = 2 * np.pi / np.array(shape)
-    weights = np.stack([yy, xx], axis=1)
-    return (shifts * scale).astype(np.float64), weights.astype(np.float64)
 
+    normals: FloatArray
+    sides: FloatArray
 
-def slow_phase(
-    patch_origins_px: FloatArray,
-    slopes: FloatArray,
-    weights: FloatArray,
-    probe: ComplexArray,
-    shape: tuple[int, int],
-) -> FloatArray:
-    """Return the phase on a canvas that patterns with these slopes miss.
-
-    Parameters
-    ----------
-    patch_origins_px : ndarray, shape (n_positions, 2)
-        (y, x) of the patches' first pixels on the canvas.
-    slopes, weights : ndarray, shape (n_positions, 2)
-        Radians a pixel, and the inverse variance of each up to a common factor.
-    probe : ndarray of complex, shape (n_modes, height, width)
-    shape : (height, width)
-        Of the canvas.
-
-    Returns
-    -------
-    ndarray of float32, shape `shape`
-    """
-    centre = np.array([side // 2 for side in probe.shape[-2:]])
-    width = illuminated_size(probe, share=0.98, multiple=2)
-    surface = fit_surface(patch_origins_px + centre, slopes, weights, float(width), shape)
-    return np.asarray(surface, dtype=np.float32)
-
-
-def fit_surface(
-    patch_origins_px: FloatArray,
-    slopes: FloatArray,
-    weights: FloatArray,
-    width_px: float,
-    shape: tuple[int, int],
-) -> FloatArray:
-    """Fit a smooth surface to slopes: a plane and cosines no finer than the probe.
-
-    Parameters
-    ----------
-    patch_origins_px : ndarray, shape (n_positions, 2)
-        (y, x) on the canvas.
-    slopes, weights : ndarray, shape (n_positions, 2)
-    width_px : float
-        Of the illumination.
-    shape : (height, width)
-        Of the canvas.
-
-    Returns
-    -------
-    ndarray of float64, shape `shape`
-        Constant outside the box of the positions.
-    """
-    basis = SmoothBasis(patch_origins_px, width_px)
-    root = np.sqrt(weights / weights.mean())
-    matrix = np.stack([(column * root).ravel() for column in basis.slopes], axis=1)
-    normal = matrix.T @ matrix
-    amounts = np.linalg.solve(basis.held_back(normal), matrix.T @ (slopes * root).ravel())
-    return basis.surface(amounts, shape)
+    def slopes_alone(self) -> tuple[FloatArray, FloatArray]:
+        """Return the equations of the four slopes, whatever the intensity of each beam."""
+        own = np.maximum(self.normals[:, 0, 0], 1e-30)[:, np.newaxis]
+        shared = self.normals[:, 0, 1:]
+        products = shared[:, :, np.newaxis] * shared[:, np.newaxis, :]
+        normals = self.normals[:, 1:, 1:] - products / own[:, :, np.newaxis]
+        return normals, self.sides[:, 1:] - shared * self.sides[:, :1] / own
 
 
 class SmoothBasis:
@@ -187,3 +149,99 @@ def _slopes_of(wave: tuple[int, int], scaled_origins: FloatArray, extent: FloatA
     along_y = -a * np.sin(a * u) * np.cos(b * v) / extent[0]
     along_x = -b * np.cos(a * u) * np.sin(b * v) / extent[1]
     return np.stack([along_y, along_x], axis=1)
+
+
+@dataclass(frozen=True)
+class SlowErrors:
+    """The smooth amplitude and phase that an object misses.
+
+    Attributes
+    ----------
+    basis : SmoothBasis
+    log_amplitude, phase : ndarray of float64, shape (n_surfaces,)
+        The amount of each surface, of both at once.
+    phase_alone : ndarray of float64, shape (n_surfaces,)
+        The same of the phase where the amplitude misses nothing.
+    middles_px : ndarray of float64, shape (n_positions, 2)
+        (y, x) of the middles of the patches on the canvas.
+    noise : float
+        Standard deviation that counting alone gives to `beam_drift`.
+    """
+
+    basis: SmoothBasis
+    log_amplitude: FloatArray
+    phase: FloatArray
+    phase_alone: FloatArray
+    middles_px: FloatArray
+    noise: float
+
+    def factor(self, shape: tuple[int, int]) -> ComplexArray:
+        """Return what mends amplitude and phase of an object, complex64 on the canvas."""
+        log_amplitude = self.basis.surface(self.log_amplitude, shape)
+        phase = self.basis.surface(self.phase, shape)
+        return np.exp(log_amplitude + 1j * phase).astype(np.complex64)
+
+    def phase_factor(self, shape: tuple[int, int]) -> ComplexArray:
+        """Return what mends the phase of an object, complex64 on the canvas.
+
+        The phase is more certain where the amplitude need not be told from it; where the beam
+        drifts, that would take the one for the other.
+        """
+        phase = self.phase if self.is_sure_of_drift else self.phase_alone
+        return np.asarray(np.exp(1j * self.basis.surface(phase, shape)), dtype=np.complex64)
+
+    @property
+    def is_sure_of_drift(self) -> bool:
+        """Whether the beam drifts by more than noise explains."""
+        return self.beam_drift() > SURE_OF_DRIFT * self.noise
+
+    def beam_drift(self) -> float:
+        """Return the standard deviation of the beam's log intensity that the object has taken."""
+        heights = self.basis.heights(self.log_amplitude, self.middles_px)
+        return float(2 * np.std(heights))
+
+
+def fit_slow_errors(forward: Any, moments: PatternMoments, probe: ComplexArray) -> SlowErrors:
+    """Fit a smooth amplitude and a smooth phase to what all patterns miss.
+
+    Parameters
+    ----------
+    forward : ForwardModel
+    moments : PatternMoments
+        Of all its patterns.
+    probe : ndarray of complex64, shape (n_modes, height, width)
+    """
+    normals, sides = moments.slopes_alone()
+    middles = forward.patch_origins_px + np.array([side // 2 for side in forward.shape])
+    width = float(illuminated_size(probe, share=0.98, multiple=2))
+    basis = SmoothBasis(middles, width)
+    n, parts = len(basis.slopes), (slice(0, 2), slice(2, 4))
+    # (2, n_surfaces, 2, n_surfaces)
+    whole = np.stack(
+        [np.stack([_project(basis.slopes, normals[:, a, b]) for b in parts], axis=1) for a in parts]
+    )
+    for part in range(2):
+        whole[part, :, part] = basis.held_back(whole[part, :, part])
+    right = np.stack([np.einsum('kni,ni->k', basis.slopes, sides[:, a]) for a in parts])
+    matrix = whole.reshape(2 * n, 2 * n)
+    log_amplitude, phase = np.linalg.solve(matrix, right.ravel()).reshape(2, n)
+    # Amplitudes of counts have a variance of a quarter.
+    covariance = np.linalg.inv(matrix)[:n, :n] / 4
+    heights = np.stack([basis.heights(one, middles) for one in np.eye(n)])  # (n_surfaces, n)
+    heights -= heights.mean(axis=1, keepdims=True)
+    variance = float((covariance * (heights @ heights.T)).sum()) / len(middles)
+    return SlowErrors(
+        basis=basis,
+        log_amplitude=log_amplitude,
+        phase=phase,
+        phase_alone=np.linalg.solve(whole[1, :, 1], right[1]),
+        middles_px=middles,
+        noise=2 * math.sqrt(max(variance, 0.0)),
+    )
+
+
+def _project(slopes: FloatArray, normals: FloatArray) -> FloatArray:
+    """Sum over all patterns the products of each two surfaces' slopes, weighted by `normals`."""
+    weighted = np.einsum('nij,lnj->lni', normals, slopes)
+    n_surfaces = len(slopes)
+    return np.asarray(slopes.reshape(n_surfaces, -1) @ weighted.reshape(n_surfaces, -1).T)

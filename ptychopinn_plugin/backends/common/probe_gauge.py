@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray
-from ptychopinn_plugin.backends.common.intensities import middle_ramps
+from ptychopinn_plugin.backends.common.phase_drift import middle_ramps
 
 MAX_MODES = 4
 """The least squares look at this number of the strongest modes at most."""

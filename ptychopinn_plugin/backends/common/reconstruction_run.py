@@ -18,11 +18,11 @@ from ptychopinn_plugin.backends.common.diagnostics import (
     warn_of_moves,
 )
 from ptychopinn_plugin.backends.common.engine import Engine, Forward
-from ptychopinn_plugin.backends.common.intensities import fit_slow_errors
 from ptychopinn_plugin.backends.common.iteration_plan import IterationPlan
 from ptychopinn_plugin.backends.common.iteration_schedule import Ended, IterationSchedule
 from ptychopinn_plugin.backends.common.memory import with_smaller_batches
 from ptychopinn_plugin.backends.common.outliers import iterate_without, judge_patterns
+from ptychopinn_plugin.backends.common.phase_drift import fit_slow_errors
 from ptychopinn_plugin.backends.common.prediction import choose_rotations
 from ptychopinn_plugin.backends.common.requests import IterationRequest, PredictionRequest
 from ptychopinn_plugin.backends.common.timing import Stopwatch
@@ -180,12 +180,12 @@ class ReconstructionRun:
             return None
         if not self.scan.is_countable():
             return None
-        moments = self.engine.beam_moments(self.forward, self.object_)
+        moments = self.engine.measure_moments(self.forward, self.object_)
         probe = self.engine.to_numpy(self.forward.probe)
         errors = fit_slow_errors(self.forward, moments, probe)
         counted = self.scan.patterns.sum(axis=(1, 2), dtype=np.float64)
         self.stopwatch.lap('judge')
-        return measure_beam_variation(pattern_fit, counted, errors.beam_drift(), errors.noise)
+        return measure_beam_variation(pattern_fit, counted, errors)
 
     def _judged(self, pattern_fit: PatternFit | None) -> Reconstruction:
         """Return the object and how well it fits."""

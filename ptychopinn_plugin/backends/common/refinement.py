@@ -10,14 +10,10 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray, IntArray
-from ptychopinn_plugin.backends.common.intensities import (
-    BeamMoments,
-    fit_slow_errors,
-    intensities_move,
-    refined_intensities,
-)
+from ptychopinn_plugin.backends.common.intensities import intensities_move, refined_intensities
 from ptychopinn_plugin.backends.common.iteration_schedule import IterationSchedule
 from ptychopinn_plugin.backends.common.memory import with_smaller_batches
+from ptychopinn_plugin.backends.common.phase_drift import PatternMoments, fit_slow_errors
 from ptychopinn_plugin.backends.common.positions import FLOOR_FRACTION, PositionRefiner
 from ptychopinn_plugin.backends.common.probe_gauge import fit_probe_gauge
 
@@ -202,8 +198,8 @@ class IterationKernels(Generic[Tensor]):
     pattern_photons : callable
         Returns the expected and the measured photons of each pattern.
     correct_phase_drift : callable
-    beam_moments : callable
-        Returns what each pattern tells of its beam.
+    measure_moments : callable
+        Returns what each pattern tells of its beam and of the object's slow errors, and the loss.
     to_numpy : callable
     times : callable
         Multiplies a tensor by an array that the device does not have yet.
@@ -223,7 +219,7 @@ class IterationKernels(Generic[Tensor]):
     position_forces: Callable[[Any, Tensor, float], tuple[FloatArray, FloatArray]]
     pattern_photons: Callable[[Any, Tensor], tuple[FloatArray, FloatArray]]
     correct_phase_drift: Callable[[Any, Tensor], Tensor]
-    beam_moments: Callable[[Any, Tensor], BeamMoments]
+    measure_moments: Callable[[Any, Tensor], tuple[PatternMoments, float]]
     to_numpy: Callable[[Tensor], ComplexArray]
     times: Callable[[Tensor, ComplexArray], Tensor]
     between: Callable[[Tensor, Tensor, float], Tensor]
@@ -377,7 +373,7 @@ def _correct_drift(
     if not of_beam:
         return kernels.correct_phase_drift(forward, object_)
     probe = kernels.to_numpy(forward.probe)
-    errors = fit_slow_errors(forward, kernels.beam_moments(forward, object_), probe)
+    errors = fit_slow_errors(forward, kernels.measure_moments(forward, object_)[0], probe)
     return kernels.times(object_, errors.factor(forward.canvas_shape))
 
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray, RealArray
 from ptychopinn_plugin.backends.common.backend import NetworkBackend
 from ptychopinn_plugin.backends.common.engine import IterationObserver, PassObserver
-from ptychopinn_plugin.backends.common.intensities import BeamMoments
 from ptychopinn_plugin.backends.common.memory import explaining_full_memory
+from ptychopinn_plugin.backends.common.phase_drift import PatternMoments
 from ptychopinn_plugin.backends.common.positions import position_refiner
 from ptychopinn_plugin.backends.common.requests import (
     IterationRequest,
@@ -23,8 +23,8 @@ from ptychopinn_plugin.backends.common.threads import Threads, asked_threads, me
 from ptychopinn_plugin.backends.common.timing import Stopwatch
 from ptychopinn_plugin.backends.pytorch.device import choose_device, release_cache
 from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
-from ptychopinn_plugin.backends.pytorch.intensities import beam_moments
 from ptychopinn_plugin.backends.pytorch.network import Network
+from ptychopinn_plugin.backends.pytorch.phase_drift import measure_moments
 from ptychopinn_plugin.backends.pytorch.prior import correct_object
 from ptychopinn_plugin.backends.pytorch.refinement import iterate_object
 from ptychopinn_plugin.backends.pytorch.stitching import predict_object, start_stopwatch
@@ -131,9 +131,9 @@ class PyTorchBackend(NetworkBackend[torch.device]):
             observer=observer,
         )
 
-    def beam_moments(self, forward: ForwardModel, object_: Tensor) -> BeamMoments:
-        """Return what each pattern tells of its beam."""
-        return beam_moments(forward, object_)
+    def measure_moments(self, forward: ForwardModel, object_: Tensor) -> PatternMoments:
+        """Return what each pattern tells of its beam and of the slow errors of an object."""
+        return measure_moments(forward, object_)[0]
 
     def scale_to_counts(self, object_: ComplexArray, forward: ForwardModel) -> Tensor:
         """Scale an object so that with the forward model's probe it explains the counts."""

@@ -1,33 +1,20 @@
-r"""Correct the slow part of an object's phase from the shifts of its patterns.
+"""Measure the slow amplitude and phase that an object misses, and correct the phase.
 
-A phase that rises by :math:`g` radians a pixel under the probe shifts the pattern by
-:math:`d = g N / 2 \pi` detector pixels, so each pattern measures the local slope like a
-lenslet of a Shack-Hartmann sensor [1]_. Patches and iterations know their neighbours only, and
-small errors of slope add up to a drift across the field; here all slopes are fitted at once by a
-smooth surface.
-
-With the expected counts :math:`I` and the measured ones :math:`k`, the shift minimises
-
-.. math:: \sum_q \left(\sqrt{k} - \sqrt{I} + d \cdot \nabla \sqrt{I}\right)^2,
-
-which is a system of two equations for each pattern.
-
-References
-----------
-.. [1] R. Shack, B. Platt, J. Opt. Soc. Am. 61 (1971) 656.
+See `backends.common.phase_drift`.
 """
 
 import torch
 from torch import Tensor
 
-from ptychopinn_plugin.array_types import FloatArray
 from ptychopinn_plugin.backends.common.phase_drift import (
-    MIN_PATTERNS,
-    Moments,
-    slow_phase,
-    solve_slopes,
+    PatternMoments,
+    fit_slow_errors,
+    floor_photons,
+    has_slow_errors,
+    middle_ramps,
 )
 from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
+from ptychopinn_plugin.backends.pytorch.operators import intensity, sum_over_modes
 
 
 @torch.no_grad()
@@ -49,59 +36,50 @@ def correct_phase_drift(forward: ForwardModel, object_: Tensor, batch_size: int 
     -------
     Tensor of complex64, shape `forward.canvas_shape`
     """
-    if len(forward) < MIN_PATTERNS or forward.is_single_shot:
+    if not has_slow_errors(forward):
         return object_
-    slopes, weights, loss = measure_slopes(forward, object_, batch_size)
-    positions = forward.patch_origins_px
-    surface = slow_phase(
-        positions, slopes, weights, forward.probe.cpu().numpy(), forward.canvas_shape
-    )
-    phase = torch.from_numpy(surface).to(object_.device)
-    corrected = object_ * torch.polar(torch.ones_like(phase), phase)
+    moments, loss = measure_moments(forward, object_, batch_size)
+    errors = fit_slow_errors(forward, moments, forward.probe.cpu().numpy())
+    factor = torch.from_numpy(errors.phase_factor(forward.canvas_shape))
+    corrected = object_ * factor.to(object_.device)
     return corrected if forward.evaluate_loss(corrected) < loss else object_
 
 
-def measure_slopes(
+@torch.no_grad()
+def measure_moments(
     forward: ForwardModel, object_: Tensor, batch_size: int = 64
-) -> tuple[FloatArray, FloatArray, float]:
-    """Measure the slope that each pattern misses.
+) -> tuple[PatternMoments, float]:
+    """Measure what each pattern tells of its beam and of the slow errors of the object under it.
 
     Returns
     -------
-    slopes : ndarray, shape (n_positions, 2)
-        Radians a pixel, (y, x).
-    weights : ndarray, shape (n_positions, 2)
-        The inverse variance of each, up to a common factor.
+    moments : PatternMoments
     loss : float
         Poisson loss per pixel of the object, as `ForwardModel.evaluate_loss`.
     """
-    moments: list[Tensor] = []
+    floor = floor_photons(forward)
+    ramps = torch.from_numpy(middle_ramps(forward.shape)).to(forward.device)
     loss = torch.zeros((), dtype=torch.float64, device=forward.device)
+    found = []
     for part in forward.slices(batch_size):
-        expected = forward.predict_intensity(forward.extract_patches(object_, part), part)
+        waves = forward.probes(part) * forward.extract_patches(object_, part)[:, None]
+        spectra = torch.fft.fft2(waves, norm='ortho')
+        expected = intensity(spectra)
         loss += forward.sum_of_losses(expected, part)
-        moments.append(_moments(forward, torch.sqrt(expected), forward.measured(part)))
+        weights = torch.rsqrt(expected + floor)
+        if forward.valid_mask is not None:
+            weights = weights * forward.valid_mask
+        missing = (forward.measured(part).square() - expected) * weights / 2
+        changes = [
+            sum_over_modes(spectra.conj() * torch.fft.fft2(waves * ramp, norm='ortho'))
+            for ramp in ramps
+        ]
+        columns = [expected / 2, *(c.real for c in changes), *(-c.imag for c in changes)]
+        columns = [column * weights for column in columns]
+        # (n, 6, pixels)
+        stacked = torch.stack([*columns, missing], dim=1).flatten(2)
+        found.append(stacked[:, :5] @ stacked.transpose(1, 2))
     # One look at the device's results, after the last batch.
-    found: Moments = tuple(torch.cat(moments, dim=1).cpu().numpy())
-    return *solve_slopes([found], forward.shape), float(loss) / forward.n_valid_pixels()
-
-
-def _moments(forward: ForwardModel, expected: Tensor, measured: Tensor) -> Tensor:
-    """Return the five moments of each pattern, shape (5, n)."""
-    missing = measured - expected  # (n, height, width)
-    if forward.valid_mask is not None:
-        missing = missing * forward.valid_mask
-    # With zero frequency in the corner, a pixel at one edge has its neighbour at the other.
-    along_y = (expected.roll(-1, dims=1) - expected.roll(1, dims=1)) / 2
-    along_x = (expected.roll(-1, dims=2) - expected.roll(1, dims=2)) / 2
-    if forward.valid_mask is not None:
-        along_y, along_x = along_y * forward.valid_mask, along_x * forward.valid_mask
-
-    products = (
-        (along_y, along_y),
-        (along_x, along_x),
-        (along_y, along_x),
-        (missing, along_y),
-        (missing, along_x),
-    )
-    return torch.stack([(first * second).sum(dim=(1, 2)) for first, second in products])
+    products = torch.cat(found).double().cpu().numpy()
+    moments = PatternMoments(products[:, :, :5], products[:, :, 5])
+    return moments, float(loss) / forward.n_valid_pixels()

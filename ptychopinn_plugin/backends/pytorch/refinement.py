@@ -37,9 +37,9 @@ from ptychopinn_plugin.backends.common.refinement import (
 )
 from ptychopinn_plugin.backends.pytorch.device import release_cache
 from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
-from ptychopinn_plugin.backends.pytorch.intensities import beam_moments, pattern_photons
+from ptychopinn_plugin.backends.pytorch.intensities import pattern_photons
 from ptychopinn_plugin.backends.pytorch.operators import intensity
-from ptychopinn_plugin.backends.pytorch.phase_drift import correct_phase_drift
+from ptychopinn_plugin.backends.pytorch.phase_drift import correct_phase_drift, measure_moments
 from ptychopinn_plugin.backends.pytorch.positions import position_forces
 
 IterationObserver = Callable[[int, float, Tensor], bool | None]
@@ -175,7 +175,7 @@ _KERNELS = IterationKernels(
     position_forces=position_forces,
     pattern_photons=pattern_photons,
     correct_phase_drift=correct_phase_drift,
-    beam_moments=beam_moments,
+    measure_moments=measure_moments,
     to_numpy=_to_numpy,
     times=_times,
     between=torch.lerp,

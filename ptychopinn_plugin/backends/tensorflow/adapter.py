@@ -8,7 +8,7 @@ import numpy as np
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray, RealArray
 from ptychopinn_plugin.backends.common.backend import NetworkBackend
 from ptychopinn_plugin.backends.common.engine import IterationObserver, PassObserver
-from ptychopinn_plugin.backends.common.intensities import BeamMoments
+from ptychopinn_plugin.backends.common.phase_drift import PatternMoments
 from ptychopinn_plugin.backends.common.positions import position_refiner
 from ptychopinn_plugin.backends.common.requests import (
     IterationRequest,
@@ -20,9 +20,9 @@ from ptychopinn_plugin.backends.common.timing import Stopwatch
 from ptychopinn_plugin.backends.tensorflow.device import choose_device
 from ptychopinn_plugin.backends.tensorflow.forward import ForwardModel
 from ptychopinn_plugin.backends.tensorflow.framework import Tensor, on_device, tf
-from ptychopinn_plugin.backends.tensorflow.intensities import beam_moments
 from ptychopinn_plugin.backends.tensorflow.network import Network
 from ptychopinn_plugin.backends.tensorflow.operators import scaled
+from ptychopinn_plugin.backends.tensorflow.phase_drift import measure_moments
 from ptychopinn_plugin.backends.tensorflow.prior import correct_object
 from ptychopinn_plugin.backends.tensorflow.refinement import iterate_object
 from ptychopinn_plugin.backends.tensorflow.stitching import predict_object, start_stopwatch
@@ -113,9 +113,9 @@ class TensorFlowBackend(NetworkBackend[str]):
             observer=observer,
         )
 
-    def beam_moments(self, forward: ForwardModel, object_: Tensor) -> BeamMoments:
-        """Return what each pattern tells of its beam."""
-        return beam_moments(forward, object_)
+    def measure_moments(self, forward: ForwardModel, object_: Tensor) -> PatternMoments:
+        """Return what each pattern tells of its beam and of the slow errors of an object."""
+        return measure_moments(forward, object_)[0]
 
     def scale_to_counts(self, object_: ComplexArray, forward: ForwardModel) -> Tensor:
         """Scale an object so that with the forward model's probe it explains the counts."""

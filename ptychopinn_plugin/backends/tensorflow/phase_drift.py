@@ -1,31 +1,20 @@
-r"""Correct the slow part of an object's phase from the shifts of its patterns.
+"""Measure the slow amplitude and phase that an object misses, and correct the phase.
 
-A phase that rises by :math:`g` radians a pixel under the probe shifts the pattern by
-:math:`d = g N / 2 \pi` detector pixels, so each pattern measures the local slope like a
-lenslet of a Shack-Hartmann sensor [1]_; `backends.common.phase_drift` fits a smooth surface to all
-slopes.
-
-With the expected counts :math:`I` and the measured ones :math:`k`, the shift minimises
-
-.. math:: \sum_q \left(\sqrt{k} - \sqrt{I} + d \cdot \nabla \sqrt{I}\right)^2,
-
-which is a system of two equations for each pattern.
-
-References
-----------
-.. [1] R. Shack, B. Platt, J. Opt. Soc. Am. 61 (1971) 656.
+See `backends.common.phase_drift`.
 """
 
-from ptychopinn_plugin.array_types import FloatArray
+import numpy as np
+
 from ptychopinn_plugin.backends.common.phase_drift import (
-    MIN_PATTERNS,
-    Moments,
-    slow_phase,
-    solve_slopes,
+    PatternMoments,
+    fit_slow_errors,
+    floor_photons,
+    has_slow_errors,
+    middle_ramps,
 )
 from ptychopinn_plugin.backends.tensorflow.forward import ForwardModel
 from ptychopinn_plugin.backends.tensorflow.framework import Tensor, compiled, tf
-from ptychopinn_plugin.backends.tensorflow.operators import predict_intensity
+from ptychopinn_plugin.backends.tensorflow.operators import fourier, intensity, scaled
 
 
 def correct_phase_drift(forward: ForwardModel, object_: Tensor, batch_size: int = 64) -> Tensor:
@@ -46,65 +35,66 @@ def correct_phase_drift(forward: ForwardModel, object_: Tensor, batch_size: int 
     -------
     Tensor of complex64, shape `forward.canvas_shape`
     """
-    if len(forward) < MIN_PATTERNS or forward.is_single_shot:
+    if not has_slow_errors(forward):
         return object_
-    slopes, weights, loss = measure_slopes(forward, object_, batch_size)
-    surface = slow_phase(
-        forward.patch_origins_px, slopes, weights, forward.probe.numpy(), forward.canvas_shape
-    )
-    corrected = object_ * tf.complex(tf.cos(surface), tf.sin(surface))
+    moments, loss = measure_moments(forward, object_, batch_size)
+    errors = fit_slow_errors(forward, moments, forward.probe.numpy())
+    corrected = object_ * tf.constant(errors.phase_factor(forward.canvas_shape))
     return corrected if forward.evaluate_loss(corrected) < loss else object_
 
 
-def measure_slopes(
+def measure_moments(
     forward: ForwardModel, object_: Tensor, batch_size: int = 64
-) -> tuple[FloatArray, FloatArray, float]:
-    """Measure the slope that each pattern misses.
+) -> tuple[PatternMoments, float]:
+    """Measure what each pattern tells of its beam and of the slow errors of the object under it.
 
     Returns
     -------
-    slopes : ndarray, shape (n_positions, 2)
-        Radians a pixel, (y, x).
-    weights : ndarray, shape (n_positions, 2)
-        The inverse variance of each, up to a common factor.
+    moments : PatternMoments
     loss : float
         Poisson loss per pixel of the object, as `ForwardModel.evaluate_loss`.
     """
-    moments: list[Moments] = []
-    loss = 0.0
+    floor = tf.constant(floor_photons(forward), tf.float32)
+    ramps = tf.constant(middle_ramps(forward.shape))
+    found, loss = [], 0.0
     for indices in forward.batches(batch_size):
-        patches = forward.extract_patches(object_, indices)
-        counts, *found = _measure_moments(
-            forward.probes(indices), patches, forward.measured(indices), forward.valid_mask
+        products, expected = _products(
+            forward.probes(indices),
+            forward.extract_patches(object_, indices),
+            forward.measured(indices),
+            forward.valid_mask,
+            ramps,
+            floor,
         )
-        loss += float(forward.sum_of_losses(counts, indices))
-        yy, xx, yx, y, x = (moment.numpy() for moment in found)
-        moments.append((yy, xx, yx, y, x))
-    return *solve_slopes(moments, forward.shape), loss / forward.n_valid_pixels()
+        loss += float(forward.sum_of_losses(expected, indices))
+        found.append(products.numpy())
+    products = np.concatenate(found).astype(np.float64)
+    moments = PatternMoments(products[:, :, :5], products[:, :, 5])
+    return moments, loss / forward.n_valid_pixels()
 
 
 @compiled
-def _measure_moments(
-    probes: Tensor, patches: Tensor, measured: Tensor, valid_mask: Tensor | None
-) -> tuple[Tensor, ...]:
-    """Return expected counts, and the five `Moments` of each pattern."""
-    counts = predict_intensity(probes, patches)
-    expected = tf.sqrt(counts)
-    missing = measured - expected
-    # With zero frequency in the corner, a pixel at one edge has its neighbour at the other.
-    along_y = (tf.roll(expected, -1, axis=1) - tf.roll(expected, 1, axis=1)) / 2
-    along_x = (tf.roll(expected, -1, axis=2) - tf.roll(expected, 1, axis=2)) / 2
+def _products(
+    probes: Tensor,
+    patches: Tensor,
+    measured: Tensor,
+    valid_mask: Tensor | None,
+    ramps: Tensor,
+    floor: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Return the normal equations of each pattern, (n, 5, 6), and the expected counts."""
+    waves = probes * patches[:, None]
+    spectra = fourier(waves)
+    expected = intensity(spectra)
+    weights = tf.math.rsqrt(expected + floor)
     if valid_mask is not None:
-        missing, along_y, along_x = missing * valid_mask, along_y * valid_mask, along_x * valid_mask
-
-    def dot(first: Tensor, second: Tensor) -> Tensor:
-        return tf.reduce_sum(first * second, axis=(1, 2))
-
-    return (
-        counts,
-        dot(along_y, along_y),
-        dot(along_x, along_x),
-        dot(along_y, along_x),
-        dot(missing, along_y),
-        dot(missing, along_x),
-    )
+        weights = weights * valid_mask
+    missing = (tf.square(measured) - expected) * weights / 2
+    changes = [
+        tf.reduce_sum(tf.math.conj(spectra) * fourier(scaled(waves, ramp)), axis=1)
+        for ramp in (ramps[0], ramps[1])
+    ]
+    columns = [expected / 2, *map(tf.math.real, changes), *(-tf.math.imag(c) for c in changes)]
+    stacked = tf.stack([*(column * weights for column in columns), missing], axis=1)
+    flat = tf.reshape(stacked, [tf.shape(stacked)[0], 6, -1])  # (n, 6, pixels)
+    return tf.matmul(flat[:, :5], flat, transpose_b=True), expected

@@ -33,7 +33,7 @@ from ptychopinn_plugin.backends.common.refinement import (
 )
 from ptychopinn_plugin.backends.tensorflow.forward import ForwardModel
 from ptychopinn_plugin.backends.tensorflow.framework import Tensor, compiled, tf
-from ptychopinn_plugin.backends.tensorflow.intensities import beam_moments, pattern_photons
+from ptychopinn_plugin.backends.tensorflow.intensities import pattern_photons
 from ptychopinn_plugin.backends.tensorflow.operators import (
     extract_patches,
     intensity,
@@ -43,7 +43,7 @@ from ptychopinn_plugin.backends.tensorflow.operators import (
     scaled,
     squared,
 )
-from ptychopinn_plugin.backends.tensorflow.phase_drift import correct_phase_drift
+from ptychopinn_plugin.backends.tensorflow.phase_drift import correct_phase_drift, measure_moments
 from ptychopinn_plugin.backends.tensorflow.positions import position_forces
 
 IterationObserver = Callable[[int, float, Tensor], bool | None]
@@ -218,7 +218,7 @@ _KERNELS = IterationKernels(
     position_forces=position_forces,
     pattern_photons=pattern_photons,
     correct_phase_drift=correct_phase_drift,
-    beam_moments=beam_moments,
+    measure_moments=measure_moments,
     to_numpy=_to_numpy,
     times=_times,
     between=_between,

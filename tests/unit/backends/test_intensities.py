@@ -1,5 +1,6 @@
 """The intensities of beams, and the slow amplitude that an object takes from them."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,10 +11,13 @@ from ptychopinn_plugin.backends.common.diagnostics import (
     measure_beam_variation,
 )
 from ptychopinn_plugin.backends.common.intensities import (
-    BeamMoments,
-    fit_slow_errors,
     intensities_move,
     refined_intensities,
+)
+from ptychopinn_plugin.backends.common.phase_drift import (
+    PatternMoments,
+    SlowErrors,
+    fit_slow_errors,
 )
 from ptychopinn_plugin.data.pattern_fit import PatternFit
 from ptychopinn_plugin.physics import Misfit
@@ -78,12 +82,12 @@ def test_only_patterns_that_share_light_have_beams_of_their_own() -> None:
     assert not intensities_move(Model(n=9, is_single_shot=True), 0.5)
 
 
-def moments_of(slopes: np.ndarray, intensity: float = 0.0, noise: float = 0.0) -> BeamMoments:
+def moments_of(slopes: np.ndarray, intensity: float = 0.0, noise: float = 0.0) -> PatternMoments:
     """Return what patterns with these four slopes measure, shape (n, 4)."""
     mixed = RNG.standard_normal((N, 40, 5))
     unknowns = np.concatenate([np.full((N, 1), intensity), slopes], axis=1)
     missing = np.einsum('npi,ni->np', mixed, unknowns) + noise * RNG.standard_normal((N, 40))
-    return BeamMoments(
+    return PatternMoments(
         np.einsum('npi,npj->nij', mixed, mixed), np.einsum('npi,np->ni', mixed, missing)
     )
 
@@ -111,23 +115,45 @@ def test_the_noise_of_a_drift_is_known() -> None:
     assert spread == pytest.approx(found[0].noise, rel=0.25)
 
 
+def test_the_phase_is_fitted_alone_unless_the_beam_drifts() -> None:
+    slopes = np.tile([0.0, 0.0, 0.0, -0.004], (N, 1))
+    steady = fit_slow_errors(FORWARD, moments_of(slopes, noise=0.5), PROBE)
+    assert not steady.is_sure_of_drift
+    shape = (127, 127)
+    alone = np.exp(1j * steady.basis.surface(steady.phase_alone, shape))
+    np.testing.assert_allclose(steady.phase_factor(shape), alone, rtol=1e-5)
+    slopes[:, 0] = 0.05
+    drifting = fit_slow_errors(FORWARD, moments_of(slopes, noise=0.5), PROBE)
+    assert drifting.is_sure_of_drift
+    turn = drifting.factor(shape) / np.abs(drifting.factor(shape))
+    np.testing.assert_allclose(drifting.phase_factor(shape), turn, atol=1e-5)
+
+
 def fit_of(doses: np.ndarray, deviance: float = 1.0) -> PatternFit:
     return PatternFit(np.full(N, deviance), doses)
+
+
+def drifting_by(size: float, noise: float) -> SlowErrors:
+    """Return slow errors that tell of a beam's drift of this size."""
+    one = fit_slow_errors(FORWARD, moments_of(np.tile([0.01, 0, 0, 0], (N, 1))), PROBE)
+    amounts = one.log_amplitude * (size / one.beam_drift())
+    return dataclasses.replace(one, log_amplitude=amounts, noise=noise)
 
 
 def test_the_variation_of_a_beam_has_a_fast_and_a_slow_part() -> None:
     photons, steady = np.full(N, 1e5), np.ones(N)
     noisy = counted(steady, 1e5) / 1e5
-    assert measure_beam_variation(fit_of(noisy), photons, 0.003, 0.003) is None
+    quiet, sure = drifting_by(0.003, 0.003), drifting_by(0.05, 0.003)
+    assert measure_beam_variation(fit_of(noisy), photons, quiet) is None
     flicker = noisy * np.exp(0.03 * RNG.standard_normal(N))
-    found = measure_beam_variation(fit_of(flicker), photons, 0, 0.003)
+    found = measure_beam_variation(fit_of(flicker), photons, quiet)
     assert found == pytest.approx(0.03, rel=0.2)
-    assert measure_beam_variation(fit_of(noisy), photons, 0.05, 0.003) == pytest.approx(0.05, 0.02)
+    assert measure_beam_variation(fit_of(noisy), photons, sure) == pytest.approx(0.05, rel=0.02)
     # A drift that is no larger than its noise, and patterns that do not fit for another reason.
-    assert measure_beam_variation(fit_of(noisy), photons, 0.05, 0.03) is None
-    assert measure_beam_variation(fit_of(flicker, deviance=2.0), photons, 0.05, 0.003) is None
+    assert measure_beam_variation(fit_of(noisy), photons, drifting_by(0.05, 0.03)) is None
+    assert measure_beam_variation(fit_of(flicker, deviance=2.0), photons, sure) is None
     nothing = PatternFit(np.full(N, np.nan), steady)
-    assert measure_beam_variation(nothing, photons, 0.05, 0.003) is None
+    assert measure_beam_variation(nothing, photons, sure) is None
 
 
 def test_the_fit_names_the_beam_and_what_mends_it() -> None:

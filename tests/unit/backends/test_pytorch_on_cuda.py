@@ -178,9 +178,8 @@ def test_the_update_of_all_patterns_never_waits(forward: ForwardModel) -> None:
     [
         lambda model, object_: model.evaluate_loss(object_, 8),
         lambda model, object_: model.evaluate_fit(object_, 8),
-        lambda model, object_: phase_drift.measure_slopes(model, object_, 8),
     ],
-    ids=['loss', 'fit', 'slopes'],
+    ids=['loss', 'fit'],
 )
 def test_an_object_is_judged_in_one_look(
     forward: ForwardModel, judge: Callable[[Any, Any], Any]
@@ -197,8 +196,8 @@ def test_positions_are_drawn_in_one_look(forward: ForwardModel) -> None:
 
 @pytest.mark.parametrize(
     ('measure', 'transforms'),
-    [(intensities.pattern_photons, 1), (intensities.beam_moments, 3)],
-    ids=['photons', 'slopes'],
+    [(intensities.pattern_photons, 1), (phase_drift.measure_moments, 3)],
+    ids=['photons', 'moments'],
 )
 def test_beams_are_measured_in_one_look(
     forward: ForwardModel, measure: Callable[[Any, Any], Any], transforms: int
