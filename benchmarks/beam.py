@@ -55,6 +55,14 @@ def measure(config: SimulationConfig, *, against_ptychi: bool) -> dict[str, dict
     return rows
 
 
+def _mean(rows: list[dict[str, float]]) -> dict[str, float]:
+    """Return the mean of each figure over the seeds that have it; a steady beam is not told."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    means = {name: np.mean([row[name] for row in rows if name in row]) for name in names}
+    told = sum('told_variation' in row for row in rows)
+    return {name: round(float(value), 4) for name, value in means.items()} | {'told': told}
+
+
 def main() -> None:
     """Run."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -75,13 +83,7 @@ def main() -> None:
             )
             for seed in options.seeds
         ]
-        ways = {
-            way: {
-                name: round(float(np.mean([each[way].get(name, np.nan) for each in found])), 4)
-                for name in found[0][way]
-            }
-            for way in found[0]
-        }
+        ways = {way: _mean([each[way] for each in found]) for way in found[0]}
         row = {'drift': drift, 'flicker': flicker, **ways}
         table.append(row)
         print(json.dumps(row), flush=True)
