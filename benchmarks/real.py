@@ -57,14 +57,15 @@ def judge(found: Reconstruction, scan: Scan) -> dict[str, float]:
     return {'amplitude_residual': missed / light, 'times_shot_noise': over / lit}
 
 
-def without_ramp(image: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def without_ramp(image: np.ndarray) -> np.ndarray:
     """Take out the mean slope of the phase, which probe and object exchange, and its mean."""
-    for axis in (0, 1):
-        products = image * np.roll(image, 1, axis).conj() * weights
-        slope = np.angle(products.sum())
-        shape = [-1, 1] if axis == 0 else [1, -1]
-        image = image * np.exp(-1j * slope * np.arange(image.shape[axis])).reshape(shape)
-    return image * np.exp(-1j * np.angle((image * weights).sum()))
+    slopes = [
+        np.angle((image[1:] * image[:-1].conj()).sum()),
+        np.angle((image[:, 1:] * image[:, :-1].conj()).sum()),
+    ]
+    y, x = np.indices(image.shape)
+    image = image * np.exp(-1j * (slopes[0] * y + slopes[1] * x))
+    return image * np.exp(-1j * np.angle(image.sum()))
 
 
 def draw(results: Mapping[str, Reconstruction], path: Path) -> None:
@@ -78,8 +79,7 @@ def draw(results: Mapping[str, Reconstruction], path: Path) -> None:
     for column, (title, found) in zip(grid.T, results.items(), strict=True):
         top, left = np.round(corner - found.origin_px).astype(int)
         image = found.object_[top : top + sides[0], left : left + sides[1]]
-        weights = np.ones(image.shape)
-        image = without_ramp(image, weights)
+        image = without_ramp(image)
         for axes, values, colours in zip(
             column, (np.abs(image), np.angle(image)), ('gray', 'viridis'), strict=True
         ):

@@ -17,6 +17,9 @@ changes. And :math:`s` is that of the least squares
 which leaves the probe free to move by :math:`d`, to grow and to mix its modes (:math:`G`), after
 they have been turned into those of :math:`P^0` by a unitary matrix [1]_.
 
+A probe that ends far from where it began was a guess, which tells nothing of either. Then the
+object is levelled: its light has no mean slope of phase, and the amplitude stays as it is.
+
 References
 ----------
 .. [1] P. H. Schönemann, Psychometrika 31 (1966) 1, doi:10.1007/BF02289451.
@@ -31,6 +34,10 @@ from ptychopinn_plugin.backends.common.phase_drift import middle_ramps
 
 MAX_MODES = 4
 """The least squares look at this number of the strongest modes at most."""
+
+
+NEAR = 0.5
+"""A start whose distance from the refined probe is a larger share of its norm was a guess."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,28 @@ def fit_probe_gauge(
         slope = _amplitude_slope(probe * ramp.ramp(probe.shape[-2:]), start)
         probe = probe * ProbeGauge(nothing, slope).ramp(probe.shape[-2:])
     return ProbeGauge(_mean_direction(probe) - _mean_direction(start), slope)
+
+
+def is_near(probe: ComplexArray, start: ComplexArray) -> bool:
+    """Tell whether a refined probe ends near its start, whatever its modes are mixed of."""
+    energy, of_start = float(np.linalg.norm(probe)), float(np.linalg.norm(start))
+    if not (energy > 0 and of_start > 0):
+        return False
+    turned = _turned(probe * (of_start / energy), start)
+    return float(np.linalg.norm(turned - start)) <= NEAR * of_start
+
+
+def level_object(object_: ComplexArray, coverage: FloatArray) -> ProbeGauge:
+    """Return the gauge in which an object has no mean slope of phase where light falls.
+
+    Parameters
+    ----------
+    object_ : ndarray of complex64, shape (height, width)
+    coverage : ndarray of float32, shape (height, width)
+    """
+    lit = np.sqrt(coverage) * object_
+    slopes = [(lit[1:] * lit[:-1].conj()).sum(), (lit[:, 1:] * lit[:, :-1].conj()).sum()]
+    return ProbeGauge(-np.asarray(np.angle(slopes), dtype=np.float64), np.zeros(2))
 
 
 def _mean_direction(probe: ComplexArray) -> FloatArray:

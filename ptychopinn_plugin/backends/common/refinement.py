@@ -15,7 +15,11 @@ from ptychopinn_plugin.backends.common.iteration_schedule import IterationSchedu
 from ptychopinn_plugin.backends.common.memory import with_smaller_batches
 from ptychopinn_plugin.backends.common.phase_drift import PatternMoments, fit_slow_errors
 from ptychopinn_plugin.backends.common.positions import FLOOR_FRACTION, PositionRefiner
-from ptychopinn_plugin.backends.common.probe_gauge import fit_probe_gauge
+from ptychopinn_plugin.backends.common.probe_gauge import (
+    fit_probe_gauge,
+    is_near,
+    level_object,
+)
 
 State = TypeVar('State')
 Tensor = TypeVar('Tensor')
@@ -427,9 +431,12 @@ def _put_probe_back(
     state.object_, state.probe = kernels.divide_energy(
         state.object_, state.probe, kernels.norm(first_probe)
     )
-    gauge = fit_probe_gauge(
-        kernels.to_numpy(state.probe), kernels.to_numpy(first_probe), has_slope=has_slope
-    )
+    probe, start = kernels.to_numpy(state.probe), kernels.to_numpy(first_probe)
+    if is_near(probe, start):
+        gauge = fit_probe_gauge(probe, start, has_slope=has_slope)
+    else:
+        object_, coverage = kernels.to_numpy(state.object_), kernels.to_numpy(forward.coverage)
+        gauge = level_object(object_, np.abs(coverage))
     state.probe = kernels.times(state.probe, gauge.ramp(forward.shape))
     state.object_ = kernels.times(state.object_, 1 / gauge.ramp(forward.canvas_shape))
     if has_slope:

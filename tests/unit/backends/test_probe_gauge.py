@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ptychopinn_plugin.backends.common.probe_gauge import fit_probe_gauge
+from ptychopinn_plugin.backends.common.probe_gauge import fit_probe_gauge, is_near, level_object
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 from ptychopinn_plugin.physics import predict_patterns
 
@@ -60,6 +60,22 @@ def test_the_patterns_stay_as_they_are() -> None:
     after = patterns(image, probe * gauge.ramp((32, 32)), gauge.intensities(given, positions))
     lit = before > 0.01 * before.max()
     np.testing.assert_allclose(after[lit], before[lit], rtol=0.03)
+
+
+def test_a_guess_levels_the_object() -> None:
+    assert is_near(mixed(wandered(Q, S)), START)
+    assert is_near(1.01 * START, START)
+    assert not is_near(START[:, ::-1].conj() * np.exp(0.3j * np.arange(32)), START)
+    assert not is_near(START, np.zeros_like(START))
+    y, x = np.indices((60, 80))
+    rng = np.random.default_rng(1)
+    level = 1 + 0.2 * rng.standard_normal((60, 80)) + 0.2j * rng.standard_normal((60, 80))
+    tilted = level * np.exp(1j * (0.1 * y - 0.05 * x))
+    gauge = level_object(tilted, np.ones((60, 80)))
+    np.testing.assert_allclose(gauge.phase_slope, [-0.1, 0.05], atol=5e-3)
+    flat = np.angle(tilted / gauge.ramp((60, 80)))
+    assert abs(flat[:, 40].mean() - flat[:, 40:50].mean()) < 0.1
+    assert flat.std() < 0.3
 
 
 def test_a_probe_of_zero_is_left_alone() -> None:
