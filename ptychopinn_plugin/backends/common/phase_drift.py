@@ -45,6 +45,10 @@ SURE_OF_DRIFT = 2.5
 """A drift of the beam is believed from this number of standard deviations of its noise on."""
 
 
+_PART = 8192
+"""Slopes of this number of patterns are held at a time."""
+
+
 def has_slow_errors(forward: Any) -> bool:
     """Tell whether patterns can have any in common: they are enough, and share the object."""
     return len(forward) >= MIN_PATTERNS and not forward.is_single_shot
@@ -100,8 +104,7 @@ class SmoothBasis:
 
     Attributes
     ----------
-    slopes : ndarray of float64, shape (n_surfaces, n_positions, 2)
-        Gradient (y, x) of each surface at each position, a pixel.
+    n_surfaces : int
     """
 
     def __init__(self, patch_origins_px: FloatArray, width_px: float) -> None:
@@ -111,15 +114,20 @@ class SmoothBasis:
         self._waves = [
             (a, b) for a in range(orders[0] + 1) for b in range(orders[1] + 1) if (a, b) != (0, 0)
         ]
-        scaled_origins = (patch_origins_px - self._first) / extent
-        columns = [_slopes_of(wave, scaled_origins, extent) for wave in self._waves]
-        columns += [np.tile(axis / extent, (len(scaled_origins), 1)) for axis in np.eye(2)]
-        self.slopes: FloatArray = np.stack(columns)
+        self.n_surfaces = len(self._waves) + 2
+        self._n_patterns = len(patch_origins_px)
+
+    def slopes(self, points_px: FloatArray) -> FloatArray:
+        """Return the gradient (y, x) of each surface a pixel, shape (n_surfaces, n, 2)."""
+        scaled = (points_px - self._first) / self._extent
+        columns = [_slopes_of(wave, scaled, self._extent) for wave in self._waves]
+        columns += [np.tile(axis / self._extent, (len(scaled), 1)) for axis in np.eye(2)]
+        return np.stack(columns)
 
     def held_back(self, normal: FloatArray) -> FloatArray:
         """Return a normal matrix with a resistance; more patterns must agree on a finer wave."""
         penalty = np.array([a * a + b * b for a, b in self._waves] + [0.0, 0.0])
-        one_pattern = np.trace(normal) / len(normal) / self.slopes.shape[1]
+        one_pattern = np.trace(normal) / len(normal) / self._n_patterns
         return np.asarray(normal + np.diag(RIDGE * one_pattern * (1 + penalty)))
 
     def surface(self, amounts: FloatArray, shape: tuple[int, int]) -> FloatArray:
@@ -128,18 +136,23 @@ class SmoothBasis:
             np.clip((np.arange(side) - start) / length, 0, 1)
             for side, start, length in zip(shape, self._first, self._extent, strict=True)
         )
-        surface = amounts[-2] * y[:, np.newaxis] + amounts[-1] * x[np.newaxis, :]
+        amount_of = np.zeros((MAX_ORDER + 1, MAX_ORDER + 1))
         for (a, b), amount in zip(self._waves, amounts, strict=False):
-            surface = surface + amount * np.outer(np.cos(np.pi * a * y), np.cos(np.pi * b * x))
+            amount_of[a, b] = amount
+        surface = _cosines(y).T @ amount_of @ _cosines(x)
+        surface += amounts[-2] * y[:, np.newaxis] + amounts[-1] * x[np.newaxis, :]
         return np.asarray(surface - surface.mean())
 
-    def heights(self, amounts: FloatArray, points_px: FloatArray) -> FloatArray:
-        """Return the sum of all surfaces at points (n, 2), up to a constant, shape (n,)."""
-        y, x = ((points_px - self._first) / self._extent).T
-        heights = amounts[-2] * y + amounts[-1] * x
-        for (a, b), amount in zip(self._waves, amounts, strict=False):
-            heights = heights + amount * np.cos(np.pi * a * y) * np.cos(np.pi * b * x)
-        return np.asarray(heights)
+    def heights(self, points_px: FloatArray) -> FloatArray:
+        """Return the height of each surface, up to a constant, shape (n_surfaces, n)."""
+        scaled = ((points_px - self._first) / self._extent).T
+        y, x = map(_cosines, scaled)
+        return np.stack([*(y[a] * x[b] for a, b in self._waves), *scaled])
+
+
+def _cosines(along: FloatArray) -> FloatArray:
+    """Return 0 to `MAX_ORDER` half waves at shares (n,) of a side, shape (MAX_ORDER + 1, n)."""
+    return np.asarray(np.cos(np.pi * np.arange(MAX_ORDER + 1)[:, np.newaxis] * along))
 
 
 def _slopes_of(wave: tuple[int, int], scaled_origins: FloatArray, extent: FloatArray) -> FloatArray:
@@ -197,8 +210,11 @@ class SlowErrors:
 
     def beam_drift(self) -> float:
         """Return the standard deviation of the beam's log intensity that the object has taken."""
-        heights = self.basis.heights(self.log_amplitude, self.middles_px)
-        return float(2 * np.std(heights))
+        heights = [
+            self.log_amplitude @ self.basis.heights(self.middles_px[start : start + _PART])
+            for start in range(0, len(self.middles_px), _PART)
+        ]
+        return float(2 * np.std(np.concatenate(heights)))
 
 
 def fit_slow_errors(forward: Any, moments: PatternMoments, probe: ComplexArray) -> SlowErrors:
@@ -215,21 +231,28 @@ def fit_slow_errors(forward: Any, moments: PatternMoments, probe: ComplexArray) 
     middles = forward.patch_origins_px + np.array([side // 2 for side in forward.shape])
     width = float(illuminated_size(probe, share=0.98, multiple=2))
     basis = SmoothBasis(middles, width)
-    n, parts = len(basis.slopes), (slice(0, 2), slice(2, 4))
-    # (2, n_surfaces, 2, n_surfaces)
-    whole = np.stack(
-        [np.stack([_project(basis.slopes, normals[:, a, b]) for b in parts], axis=1) for a in parts]
-    )
+    n, parts = basis.n_surfaces, (slice(0, 2), slice(2, 4))
+    whole, right = np.zeros((2, n, 2, n)), np.zeros((2, n))
+    totals, products = np.zeros(n), np.zeros((n, n))
+    # All slopes of a large scan at once would take more memory than its patterns.
+    for start in range(0, len(middles), _PART):
+        some = slice(start, start + _PART)
+        slopes = basis.slopes(middles[some])
+        for a, of_a in enumerate(parts):
+            right[a] += np.einsum('kni,ni->k', slopes, sides[some, of_a])
+            for b, of_b in enumerate(parts):
+                whole[a, :, b] += _project(slopes, normals[some, of_a, of_b])
+        heights = basis.heights(middles[some])
+        totals += heights.sum(axis=1)
+        products += heights @ heights.T
     for part in range(2):
         whole[part, :, part] = basis.held_back(whole[part, :, part])
-    right = np.stack([np.einsum('kni,ni->k', basis.slopes, sides[:, a]) for a in parts])
     matrix = whole.reshape(2 * n, 2 * n)
     log_amplitude, phase = np.linalg.solve(matrix, right.ravel()).reshape(2, n)
     # Amplitudes of counts have a variance of a quarter.
     covariance = np.linalg.inv(matrix)[:n, :n] / 4
-    heights = np.stack([basis.heights(one, middles) for one in np.eye(n)])  # (n_surfaces, n)
-    heights -= heights.mean(axis=1, keepdims=True)
-    variance = float((covariance * (heights @ heights.T)).sum()) / len(middles)
+    spread = products / len(middles) - np.outer(totals, totals) / len(middles) ** 2
+    variance = float((covariance * spread).sum())
     return SlowErrors(
         basis=basis,
         log_amplitude=log_amplitude,

@@ -69,15 +69,14 @@ def measure_moments(
         weights = torch.rsqrt(expected + floor)
         if forward.valid_mask is not None:
             weights = weights * forward.valid_mask
-        missing = (forward.measured(part).square() - expected) * weights / 2
         changes = [
             sum_over_modes(spectra.conj() * torch.fft.fft2(waves * ramp, norm='ortho'))
             for ramp in ramps
         ]
         columns = [expected / 2, *(c.real for c in changes), *(-c.imag for c in changes)]
-        columns = [column * weights for column in columns]
+        missing = (forward.measured(part).square() - expected) / 2
         # (n, 6, pixels)
-        stacked = torch.stack([*columns, missing], dim=1).flatten(2)
+        stacked = torch.stack([*columns, missing], dim=1).mul_(weights[:, None]).flatten(2)
         found.append(stacked[:, :5] @ stacked.transpose(1, 2))
     # One look at the device's results, after the last batch.
     products = torch.cat(found).double().cpu().numpy()
