@@ -88,10 +88,12 @@ def test_patterns_alone_have_no_beams_of_their_own(
 ) -> None:
     apart = STEADY.replace(rows=2, columns=3, step_px=40.0)
     scan = dataclasses.replace(simulate(apart), is_single_shot=True)
-    settings = RefinementConfig(iterations=6, intensities=True)
-    found = make_backend().refine(scan, settings, device='cpu')
-    np.testing.assert_array_equal(found.intensities, 1)
-    assert 'only patterns that overlap' in caplog.text
+    for probe in (False, True):
+        settings = RefinementConfig(iterations=6, intensities=True, probe=probe)
+        found = make_backend().refine(scan, settings, device='cpu')
+        np.testing.assert_array_equal(found.intensities, 1)
+        assert 'only patterns that overlap' in caplog.text
+        caplog.clear()
 
 
 def test_a_refined_probe_leaves_no_ramp_in_the_phase(make_backend: Callable[[], Backend]) -> None:

@@ -346,7 +346,8 @@ def run_iterations(
         schedule, start, loss, iterate_once, part_way, step_of_all, end_of_drift, show
     )
     if refine_probe:
-        _put_probe_back(kernels, forward, best, first_probe, has_slope=refine_intensities)
+        has_slope = refine_intensities and intensities_move(forward, 1.0)
+        _put_probe_back(kernels, forward, best, first_probe, has_slope=has_slope)
     _use(forward, best, refine_probe, positions)
     if refine_probe or positions is not None or (best.intensities != 1).any():
         forward.set_probe(best.probe)
