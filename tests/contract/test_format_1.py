@@ -36,7 +36,9 @@ def test_settings_have_their_names_of_today() -> None:
 
 def test_it_reconstructs_as_before() -> None:
     found = pinn.reconstruct(MODEL, SCAN)
-    np.testing.assert_allclose(found.likelihoods, LIKELIHOODS, rtol=1e-4)
+    np.testing.assert_allclose(found.likelihoods[0], LIKELIHOODS[0], rtol=1e-4)
+    # Iterations have changed since: slow errors are measured in another way (decision 23).
+    np.testing.assert_allclose(found.likelihoods, LIKELIHOODS, rtol=0.01)
 
 
 def test_its_training_continues() -> None:

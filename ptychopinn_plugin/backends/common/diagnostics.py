@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ptychopinn_plugin.array_types import FloatArray
-from ptychopinn_plugin.backends.common.phase_drift import MIN_PATTERNS, SlowErrors
+from ptychopinn_plugin.backends.common.phase_drift import MIN_PATTERNS, SURE_OF_DRIFT, SlowErrors
 from ptychopinn_plugin.backends.common.positions import MIN_POSITIONS
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.data.pattern_fit import NORMAL_QUARTILE, PatternFit
@@ -190,9 +190,12 @@ def measure_beam_variation(
     doses = np.log(fit.doses[judged])
     # A few patterns of another dose are outliers, and named as such.
     spread = float(np.median(np.abs(doses - np.median(doses)))) / NORMAL_QUARTILE
-    flicker = spread**2 - float(np.median(1 / np.maximum(counted, 1)))
+    counting = float(np.median(1 / np.maximum(counted, 1)))
+    # The square of a median deviation has itself a standard deviation of this share.
+    is_sure = spread**2 > counting * (1 + SURE_OF_DRIFT * 2.3 / math.sqrt(len(doses)))
+    flicker = spread**2 - counting if is_sure else 0.0
     slow = errors.beam_drift() ** 2 - errors.noise**2 if errors.is_sure_of_drift else 0.0
-    variation = math.sqrt(max(0.0, flicker) + slow)
+    variation = math.sqrt(flicker + slow)
     return variation if variation >= BEAM_VARIATION else None
 
 

@@ -156,6 +156,15 @@ def test_the_variation_of_a_beam_has_a_fast_and_a_slow_part() -> None:
     assert measure_beam_variation(nothing, photons, sure) is None
 
 
+def test_the_noise_of_few_faint_patterns_is_no_flicker() -> None:
+    quiet, told = drifting_by(0.003, 0.003), 0
+    for _ in range(50):
+        doses = RNG.poisson(1e3, 80) / 1e3
+        fit = PatternFit(np.ones(80), doses)
+        told += measure_beam_variation(fit, np.full(80, 1e3), quiet) is not None
+    assert told <= 1
+
+
 def test_the_fit_names_the_beam_and_what_mends_it() -> None:
     good = fit_in_words(Misfit(1.0, 0.001), 30, beam_variation=0.05)
     assert good == (
