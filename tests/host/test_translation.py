@@ -118,6 +118,27 @@ def test_losses_and_probe(parameters: ReconstructInput) -> None:
     np.testing.assert_array_equal(after.probes.get_array()[0], probe)
 
 
+@pytest.mark.parametrize('n_modes', [1, 2])
+def test_the_host_gets_the_beams_of_a_probe_of_one_mode(
+    parameters: ReconstructInput, n_modes: int
+) -> None:
+    """It would weight the first of several modes alone."""
+    scan = to_scan(parameters)
+    beams = np.linspace(0.8, 1.2, len(scan))
+    probe = np.concatenate([scan.probe] * n_modes)
+    object_ = np.ones((40, 53), np.complex64)
+    after = to_product(
+        parameters.product, scan, object_, np.zeros(2), probe=probe, intensities=beams
+    )
+    weights = after.probes.get_opr_weights_or_none()
+    if n_modes > 1:
+        assert weights is None
+        return
+    np.testing.assert_allclose(weights[:, 0] ** 2, beams)
+    one = after.probes[4].get_array()
+    np.testing.assert_allclose(one, scan.probe * np.sqrt(beams[4]), rtol=1e-5)
+
+
 def test_a_product_without_a_probe_says_so(parameters: ReconstructInput) -> None:
     bare = dataclasses.replace(parameters.product, probes=ProbeSequence(None, None, None))
     with pytest.raises(DataError, match='probe'):

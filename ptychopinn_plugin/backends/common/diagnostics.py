@@ -43,7 +43,7 @@ MIN_ITERATIONS = 10
 
 BEAM_VARIATION = 0.018
 """A beam whose log intensity has a larger standard deviation is said to vary: a drift by 6 % from
-the first pattern to the last has that, and costs the phase a tenth of its SSIM."""
+the first pattern to the last has that, and costs the phase 0.03 of its SSIM."""
 
 OWN_DEVIANCE = 1.5
 """Patterns that miss their counts by more, whatever their dose is, tell nothing of the beam."""
@@ -258,22 +258,22 @@ def fit_in_words(
     """
     if misfit is None or not math.isfinite(misfit.share):
         return ''
-    over, unit_note, beam_note = misfit.over_noise, '', ''
+    over, unit_note, beam = misfit.over_noise, '', ''
     if beam_variation is not None:
-        beam_note = (
-            f", but the beam's intensity varies by {beam_variation:.1%} or more; "
-            f'{intensities_option} takes that into account'
+        beam = (
+            f"the beam's intensity varies by {beam_variation:.1%} or more; {intensities_option} "
+            'takes that into account'
         )
     if over is None or not math.isfinite(over):
         size = f'{misfit.share:.2g} of the counts'
         unit_note = '; shot noise is unknown, as the counts are in another unit than photons'
     elif over <= WITHIN_NOISE:
         size = f'The object fits the counts within {WITHIN_NOISE:g} times shot noise'
-        return f'{size}{beam_note}.' if beam_note else f'{size}.'
+        return f'{size}, but {beam}.' if beam else f'{size}.'
     else:
         size = f'the counts by {over:.1f} times shot noise'
-    if beam_note:
-        return f'The object misses {size}{beam_note.replace(", but", ":")}.'
+    if beam:
+        return f'The object misses {size}: {beam}.'
     if points_to_a_fault(misfit, iterations):
         if is_single_shot:
             return f'The object misses {size}: the probe may be wrong, or more iterations may help.'

@@ -260,9 +260,10 @@ class Jobs:
         )
         results = {'object': found.object_, 'origin_px': found.origin_px, 'probe': found.probe}
         if found.nominal_positions_px is not None:
-            results['moves_px'] = _moves_px(scan, found)
+            moves = found.positions_px - found.nominal_positions_px
+            results['moves_px'] = _at_all_positions(scan, found, moves, 0.0)
         if found.intensities is not None:
-            results['intensities'] = _intensities(scan, found)
+            results['intensities'] = _at_all_positions(scan, found, found.intensities, 1.0)
         self._connection.send(done, results)
 
     def _copy(self, shared: Mapping[str, SharedArray]) -> dict[str, RealArray]:
@@ -295,25 +296,18 @@ class Jobs:
             self._held = identity
 
 
-def _moves_px(scan: Scan, found: Reconstruction) -> FloatArray:
-    """Return how far each position of a scan was moved; 0 where its pattern was left out."""
-    assert found.nominal_positions_px is not None
+def _at_all_positions(
+    scan: Scan, found: Reconstruction, values: FloatArray, left_out: float
+) -> FloatArray:
+    """Return what a reconstruction has for its positions for all of the scan, (n_positions, ...).
+
+    Positions whose patterns were left out get the value `left_out`.
+    """
     assert scan.pattern_indexes is not None
     assert found.pattern_indexes is not None
-    moves = np.zeros_like(scan.positions_px)
-    used = np.isin(scan.pattern_indexes, found.pattern_indexes)
-    moves[used] = found.positions_px - found.nominal_positions_px
-    return moves
-
-
-def _intensities(scan: Scan, found: Reconstruction) -> FloatArray:
-    """Return the beam's intensity at each position of a scan; 1 where its pattern was left out."""
-    assert found.intensities is not None
-    assert scan.pattern_indexes is not None
-    assert found.pattern_indexes is not None
-    intensities = np.ones(len(scan))
-    intensities[np.isin(scan.pattern_indexes, found.pattern_indexes)] = found.intensities
-    return intensities
+    everywhere = np.full((len(scan), *values.shape[1:]), left_out)
+    everywhere[np.isin(scan.pattern_indexes, found.pattern_indexes)] = values
+    return everywhere
 
 
 def _report(progress: Progress, is_epoch_end: bool) -> RunProgress:
