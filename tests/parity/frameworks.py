@@ -134,6 +134,10 @@ class Framework(ABC):
         return network
 
     @abstractmethod
+    def probe_update(self, model: Any, patches: Tensor, indices: Any) -> Tensor:
+        """Return what the iterations add to a probe, but for its scale."""
+
+    @abstractmethod
     def real_sum(self, tensor: Tensor) -> Tensor:
         """Return the real part of a tensor's sum."""
 
@@ -203,6 +207,9 @@ class PyTorch(Framework):
 
     def total_variation(self, patches: Any) -> Tensor:
         return self.losses.total_variation(patches)
+
+    def probe_update(self, model: Any, patches: Tensor, indices: Any) -> Tensor:
+        return model.project_amplitudes_with_probe(patches, indices)[1]
 
     def real_sum(self, tensor: Tensor) -> Tensor:
         return tensor.sum().real
@@ -281,6 +288,13 @@ class TensorFlow(Framework):
 
     def total_variation(self, patches: Any) -> Tensor:
         return self.losses.total_variation(patches.values, patches.weights)
+
+    def probe_update(self, model: Any, patches: Tensor, indices: Any) -> Tensor:
+        _, changes = self.operators.project_amplitudes(
+            model.probes(indices), patches, model.measured(indices), model.valid_mask
+        )
+        shifts = self.tf.gather(model.subpixel_shifts, indices)
+        return self.operators.probe_update(changes, patches, shifts)
 
     def real_sum(self, tensor: Tensor) -> Tensor:
         return self.tf.math.real(self.tf.reduce_sum(tensor))

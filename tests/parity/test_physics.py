@@ -224,7 +224,7 @@ def test_the_phase_of_rounding_errors_has_no_say(
 def test_the_probe_update_points_downhill(fw: Framework, model: Model, everyone: Any) -> None:
     """It is the negative gradient of the squared amplitude error with respect to the probe."""
     patches = fw.tensor(1 + 0.3 * noise((15, *model.shape)))
-    update = fw.array(model.project_amplitudes_with_probe(patches, everyone)[1])
+    update = fw.array(fw.probe_update(model, patches, everyone))
     measured, valid_mask = (
         model.measured(everyone),
         1.0 if model.valid_mask is None else model.valid_mask,

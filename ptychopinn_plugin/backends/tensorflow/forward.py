@@ -290,18 +290,6 @@ class ForwardModel:
             self.probes(indices), patches, self.measured(indices), self.valid_mask
         )[0]
 
-    def project_amplitudes_with_probe(
-        self, patches: Tensor, indices: IntArray
-    ) -> tuple[Tensor, Tensor]:
-        """Return the updates of the patches and of the probe, (n_modes, height, width)."""
-        probes = self.probes(indices)
-        update, changes = operators.project_amplitudes(
-            probes, patches, self.measured(indices), self.valid_mask
-        )
-        subpixel_shifts = tf.gather(self.subpixel_shifts, indices)
-        changes = self.in_own_beam(changes, indices)
-        return update, operators.probe_update(changes, patches, subpixel_shifts)
-
     def predict_intensity(
         self, patches: Tensor, indices: IntArray, probes: Tensor | None = None
     ) -> Tensor:
