@@ -243,10 +243,15 @@ class TensorFlow(Framework):
         return np.array(values, dtype=np.int64)
 
     def gradient(self, function: Scalar, at: Tensor) -> Array:
-        with self.tf.GradientTape() as tape:
-            tape.watch(at)
-            value = function(at)
-        return self.array(tape.gradient(value, at))
+        # In a graph, as trainings do: outside of one, NumPy cuts and places patches on a CPU.
+        @self.tf.function(autograph=False)  # type: ignore[untyped-decorator]
+        def slope(at: Tensor) -> Tensor:
+            with self.tf.GradientTape() as tape:
+                tape.watch(at)
+                value = function(at)
+            return tape.gradient(value, at)
+
+        return self.array(slope(at))
 
     def images(self, network: Any, images: Array) -> list[Array]:
         outputs = network(self.tensor(images.transpose(0, 2, 3, 1)))

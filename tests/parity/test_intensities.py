@@ -4,7 +4,6 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-import pytest
 from parity.frameworks import Framework
 from parity.helpers import Model, canvas_object
 
@@ -73,8 +72,7 @@ def test_the_moments_are_those_of_the_derivatives(fw: Framework, model: Model) -
     expected = amplitudes(np.zeros(5)) ** 2 - floor
     counts = fw.array(model.measured(everywhere)).astype(float) ** 2
     missing = valid * (counts - expected) / (2 * np.sqrt(expected + floor))
-    found, loss = fw.phase_drift.measure_moments(model, fw.tensor(object_))
-    assert loss == pytest.approx(model.evaluate_loss(fw.tensor(object_)), rel=1e-5)
+    found = fw.phase_drift.measure_moments(model, fw.tensor(object_))
     normals = jacobian @ jacobian.transpose(0, 2, 1)
     sides = (jacobian * missing.reshape(len(model), 1, -1)).sum(axis=2)
     largest = np.abs(normals).max(axis=0)

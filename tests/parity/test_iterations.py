@@ -8,7 +8,7 @@ import pytest
 from parity.frameworks import Framework
 from parity.helpers import Model, canvas_object, make_patches, noise
 
-from ptychopinn_plugin.backends.common import refinement
+from ptychopinn_plugin.backends.common import forward as common_forward
 from ptychopinn_plugin.backends.common.iteration_schedule import IterationSchedule
 from ptychopinn_plugin.backends.common.prediction import STITCHING_FLOOR
 from ptychopinn_plugin.backends.common.refinement import (
@@ -177,7 +177,7 @@ def test_patterns_alone_are_iterated_to_their_objects(fw: Framework, alone: Scan
 def test_a_large_scan_is_judged_by_patterns_from_all_over_it(
     fw: Framework, scan: Scan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(refinement, 'JUDGED_PATTERNS', 5)
+    monkeypatch.setattr(common_forward, 'JUDGED_PATTERNS', 5)
     model = fw.model(scan)
     flat = fw.tensor(np.ones(model.canvas_shape, complex))
     object_, losses = fw.refinement.iterate_object(model, flat, IterationSchedule(10), batch_size=4)
@@ -191,7 +191,7 @@ def test_the_loss_of_some_patterns_never_rises(
     fw: Framework, scan: Scan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A correction that is good for all patterns may be bad for those that are looked at."""
-    monkeypatch.setattr(refinement, 'JUDGED_PATTERNS', 5)
+    monkeypatch.setattr(common_forward, 'JUDGED_PATTERNS', 5)
     worse = dataclasses.replace(
         fw.refinement._KERNELS, correct_phase_drift=lambda model, object_: object_ * 1.1
     )

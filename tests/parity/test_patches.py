@@ -254,8 +254,7 @@ def test_slopes_are_measured_with_the_right_sign(fw: Framework) -> None:
     ramp = np.array([0.01, -0.02])
     y, x = np.indices(model.canvas_shape)
     tilted = truth * np.exp(-1j * (ramp[0] * y + ramp[1] * x))
-    moments, loss = fw.phase_drift.measure_moments(model, fw.tensor(tilted))
-    assert loss == pytest.approx(model.evaluate_fit(fw.tensor(tilted))[0], rel=1e-5)
+    moments = fw.phase_drift.measure_moments(model, fw.tensor(tilted))
     normals, sides = moments.slopes_alone()
     slopes = np.linalg.solve(normals, sides[..., None])[..., 0]
     np.testing.assert_allclose(slopes[:, 2:].mean(axis=0), ramp, rtol=0.1)

@@ -110,10 +110,7 @@ class NetworkBackend(Engine[Device]):
             started=started,
         )
         plan = plan_training(request)
-        with (
-            self.on_device(config.training.device) as device,
-            self.threads_on(device) as threads,
-        ):
+        with self.computing_on(config.training.device) as (device, threads):
             watched = replace(request, observer=threads.beside(observer))
             result = TrainingRun(
                 self, watched, plan, device, self.clock, picture_s=self.picture_s
@@ -149,7 +146,7 @@ class NetworkBackend(Engine[Device]):
             scan = fit_to_size(scan, held.pattern_size)
             photons = choose_photons(scan, held.photons, inference.intensity_scale)
         probe = normalise_probe(corrected_probe(held, scan), photons * held.intensity_scale**2)
-        with self.on_device(inference.device) as device, self.threads_on(device) as threads:
+        with self.computing_on(inference.device) as (device, threads):
             observer = threads.beside(observer)
             reach = _reach_px(scan, refinement)
             forward = self.build_forward(scan, probe, photons, device, reach)
@@ -209,7 +206,7 @@ class NetworkBackend(Engine[Device]):
     ) -> Reconstruction:
         """Iterate from a flat object; a trial warns of nothing. `asked` is what is recorded."""
         photons = scan.mean_photons()
-        with self.on_device(device) as where, self.threads_on(where) as threads:
+        with self.computing_on(device) as (where, threads):
             observer = threads.beside(observer)
             probe = normalise_probe(scan.probe, photons)
             reach = _reach_px(scan, refinement)

@@ -1,8 +1,8 @@
 """What a framework must supply to reconstruct and train: each hook once."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Generic, Protocol, TypeVar
 
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray, IntArray, RealArray
@@ -13,7 +13,7 @@ from ptychopinn_plugin.backends.common.requests import (
     PredictionRequest,
 )
 from ptychopinn_plugin.backends.common.sampling import TrainingScan
-from ptychopinn_plugin.backends.common.threads import Threads
+from ptychopinn_plugin.backends.common.threads import Threads, one_openblas_thread
 from ptychopinn_plugin.backends.common.timing import Stopwatch
 from ptychopinn_plugin.backends.common.training_step import TrainingStep
 from ptychopinn_plugin.config import Config
@@ -88,6 +88,16 @@ class Engine(ABC, Generic[Device]):
     def threads_on(self, device: Device) -> AbstractContextManager[Threads]:
         """Return a context in which a suitable number of threads computes; see `common.threads`."""
         return nullcontext(Threads())
+
+    @contextmanager
+    def computing_on(self, name: str) -> Iterator[tuple[Device, Threads]]:
+        """Return a context in which a device computes, with as many threads as suit it."""
+        with (
+            self.on_device(name) as device,
+            self.threads_on(device) as threads,
+            one_openblas_thread(),
+        ):
+            yield device, threads
 
     @abstractmethod
     def start_stopwatch(self, device: Device) -> Stopwatch:

@@ -6,6 +6,13 @@ from ptychopinn_plugin.array_types import BoolArray, FloatArray, IntArray, RealA
 from ptychopinn_plugin.data import inpaint
 from ptychopinn_plugin.data.scan import CHUNK_PATTERNS
 
+JUDGED_PATTERNS = 256
+"""Objects are compared on at least this number of patterns, from all over the scan. More would
+decide nothing else, and an iteration compares up to four objects."""
+
+MAX_STRIDE = 16
+"""Of a large scan at least one pattern in this number is compared, so that no place is far off."""
+
 JUDGED_PIXELS = 1 << 20
 """A misfit of this number of pixels differs clearly from noise, in a tenth of a second."""
 
@@ -36,6 +43,11 @@ def corner_amplitudes(patterns: RealArray, bad_pixels: BoolArray) -> FloatArray:
             counts = inpaint(counts, bad_pixels)
         result[start : start + _CHUNK] = np.sqrt(np.fft.ifftshift(counts, axes=(1, 2)))
     return result
+
+
+def judged_stride(n_positions: int) -> int:
+    """Return n where objects are compared on every n-th pattern."""
+    return min(MAX_STRIDE, max(1, n_positions // JUDGED_PATTERNS))
 
 
 def judged_positions(n_positions: int, shape: tuple[int, int]) -> IntArray:

@@ -21,13 +21,16 @@ References
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray, RealArray
+from ptychopinn_plugin.backends.common.forward import judged_stride
 from ptychopinn_plugin.backends.common.positions import FLOOR_FRACTION
 from ptychopinn_plugin.physics import illuminated_size
+
+Tensor = TypeVar('Tensor')
 
 RIDGE = 2.0
 """The surface is held back as if this number of patterns measured no slope.
@@ -52,6 +55,16 @@ _PART = 8192
 def has_slow_errors(forward: Any) -> bool:
     """Tell whether patterns can have any in common: they are enough, and share the object."""
     return len(forward) >= MIN_PATTERNS and not forward.is_single_shot
+
+
+def better_of(forward: Any, object_: Tensor, corrected: Tensor) -> Tensor:
+    """Return a corrected object where that raises the likelihood, and else the object as it is.
+
+    Where the positions or the probe are wrong, a correction may be worse than none.
+    """
+    stride = judged_stride(len(forward))
+    before = forward.evaluate_loss(object_, stride=stride)
+    return corrected if forward.evaluate_loss(corrected, stride=stride) < before else object_
 
 
 def floor_photons(forward: Any) -> float:

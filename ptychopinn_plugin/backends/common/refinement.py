@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray, IntArray
+from ptychopinn_plugin.backends.common.forward import judged_stride
 from ptychopinn_plugin.backends.common.intensities import intensities_move, refined_intensities
 from ptychopinn_plugin.backends.common.iteration_schedule import IterationSchedule
 from ptychopinn_plugin.backends.common.memory import with_smaller_batches
@@ -38,10 +39,6 @@ TRIALS = 2
 PHASE_DRIFT_INTERVAL = 5
 """The slow phase, which iterations alone mend slowly, is corrected after this number of them, and
 once more at the end."""
-
-JUDGED_PATTERNS = 1024
-"""An object is judged on at least this number of patterns, from all over the scan. More would
-decide nothing else, and an iteration judges up to four objects."""
 
 MIN_BATCHES = 16
 """An iteration has at least this number of batches: one alone would hardly move the object."""
@@ -203,7 +200,7 @@ class IterationKernels(Generic[Tensor]):
         Returns the expected and the measured photons of each pattern.
     correct_phase_drift : callable
     measure_moments : callable
-        Returns what each pattern tells of its beam and of the object's slow errors, and the loss.
+        Returns what each pattern tells of its beam and of the object's slow errors.
     to_numpy : callable
     times : callable
         Multiplies a tensor by an array that the device does not have yet.
@@ -223,7 +220,7 @@ class IterationKernels(Generic[Tensor]):
     position_forces: Callable[[Any, Tensor, float], tuple[FloatArray, FloatArray]]
     pattern_photons: Callable[[Any, Tensor], tuple[FloatArray, FloatArray]]
     correct_phase_drift: Callable[[Any, Tensor], Tensor]
-    measure_moments: Callable[[Any, Tensor], tuple[PatternMoments, float]]
+    measure_moments: Callable[[Any, Tensor], PatternMoments]
     to_numpy: Callable[[Tensor], ComplexArray]
     times: Callable[[Tensor, ComplexArray], Tensor]
     between: Callable[[Tensor, Tensor, float], Tensor]
@@ -249,7 +246,7 @@ def run_iterations(
     pattern_bytes = 8 * math.prod(forward.probe.shape)
     batches = iteration_batches(len(forward), batch_size, pattern_bytes, seed)
     first_probe = forward.probe
-    stride = max(1, len(forward) // JUDGED_PATTERNS)
+    stride = judged_stride(len(forward))
     if refine_probe:
         forward.set_probe(forward.probe, cache=False)
     state = IterationState(
@@ -378,7 +375,7 @@ def _correct_drift(
     if not of_beam:
         return kernels.correct_phase_drift(forward, object_)
     probe = kernels.to_numpy(forward.probe)
-    errors = fit_slow_errors(forward, kernels.measure_moments(forward, object_)[0], probe)
+    errors = fit_slow_errors(forward, kernels.measure_moments(forward, object_), probe)
     return kernels.times(object_, errors.factor(forward.canvas_shape))
 
 

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from threadpoolctl import ThreadpoolController
+
 from ptychopinn_plugin.backends.protocol import Observer, Progress
 
 VARIABLE = 'OMP_NUM_THREADS'
@@ -144,6 +146,17 @@ class MeasuredThreads(Threads):
         self._told = self.count
         why = '' if self.count == self._most else ', as more would wait for other programs'
         logger.info('Computing with %d of %d threads%s.', self.count, self._most, why)
+
+
+@contextmanager
+def one_openblas_thread() -> Iterator[None]:
+    """Let NumPy's and SciPy's OpenBLAS compute with one thread.
+
+    After each product its threads look for the next one for some 30 ms, and a framework's threads
+    wait meanwhile for the cores; the products between its batches are too small to need any.
+    """
+    with ThreadpoolController().select(internal_api='openblas').limit(limits=1):
+        yield
 
 
 @contextmanager

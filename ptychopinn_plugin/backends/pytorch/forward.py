@@ -281,7 +281,9 @@ class ForwardModel:
         """Return where the middle of a patch, of this size, begins in it."""
         return self.shape[0] // 2 - height // 2, self.shape[1] // 2 - width // 2
 
-    def project_amplitudes(self, patches: Tensor, indices: Tensor | slice) -> Tensor:
+    def project_amplitudes(
+        self, patches: Tensor, indices: Tensor | slice, probes: Tensor | None = None
+    ) -> Tensor:
         r"""Project exit waves onto the measured amplitudes.
 
         With :math:`\Psi = \mathcal{F}[P O]` and
@@ -293,6 +295,8 @@ class ForwardModel:
         ----------
         patches : Tensor of complex64, shape (n_indices, height, width)
         indices : Tensor of int64
+        probes : Tensor of complex64, shape (n_indices, n_modes, height, width), optional
+            Those of `probes`, where they are at hand.
 
         Returns
         -------
@@ -302,21 +306,23 @@ class ForwardModel:
         ----------
         .. [1] A. Maiden, D. Johnson, P. Li, Optica 4 (2017) 736, doi:10.1364/OPTICA.4.000736.
         """
-        return self._project(patches, indices)[0]
+        return self._project(patches, indices, probes)[0]
 
     def project_amplitudes_with_probe(
-        self, patches: Tensor, indices: Tensor
+        self, patches: Tensor, indices: Tensor, probes: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return the updates of the patches and of the probe, (n_modes, height, width)."""
-        update, changes = self._project(patches, indices)
+        update, changes = self._project(patches, indices, probes)
         changes = self._in_own_beam(changes, indices)
         probe_changes = shift_probe_back(
             changes * patches.conj()[:, None], self.subpixel_shifts[indices]
         )
         return update, probe_changes.sum(dim=0)
 
-    def _project(self, patches: Tensor, indices: Tensor | slice) -> tuple[Tensor, Tensor]:
-        probes = self.probes(indices)
+    def _project(
+        self, patches: Tensor, indices: Tensor | slice, probes: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        probes = self.probes(indices) if probes is None else probes
         spectra = torch.fft.fft2(probes * patches[:, None], norm='ortho')  # (n, modes, h, w)
         # In place, as most of the time would go into memory for what is needed once.
         ratio = self.measured(indices).square().add_(RATIO_EPSILON)

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from ptychopinn_plugin.backends.common.canvas import place_one_by_one
+
 
 def place_patches(patches: Tensor, rows: Tensor, columns: Tensor, shape: tuple[int, int]) -> Tensor:
     """Add patches (n, height, width) to an empty canvas of this shape.
@@ -14,6 +16,11 @@ def place_patches(patches: Tensor, rows: Tensor, columns: Tensor, shape: tuple[i
         The first pixel of each patch.
     shape : tuple of int
     """
+    # A kind of tensor of its own may have no values: those that only stand for a card's.
+    if type(patches) is Tensor and patches.device.type == 'cpu' and not patches.requires_grad:
+        return torch.from_numpy(
+            place_one_by_one(patches.numpy(), rows.tolist(), columns.tolist(), shape)
+        )
     height, width = patches.shape[-2:]
     stride = shape[1]
     inside = (

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ptychopinn_plugin.backends.common.phase_drift import (
     PatternMoments,
+    better_of,
     fit_slow_errors,
     floor_photons,
     has_slow_errors,
@@ -38,47 +39,39 @@ def correct_phase_drift(forward: ForwardModel, object_: Tensor, batch_size: int 
     """
     if not has_slow_errors(forward):
         return object_
-    moments, loss = measure_moments(forward, object_, batch_size)
+    moments = measure_moments(forward, object_, batch_size)
     errors = fit_slow_errors(forward, moments, forward.probe.cpu().numpy())
     factor = torch.from_numpy(errors.phase_factor(forward.canvas_shape))
-    corrected = object_ * factor.to(object_.device)
-    return corrected if forward.evaluate_loss(corrected) < loss else object_
+    return better_of(forward, object_, object_ * factor.to(object_.device))
 
 
 @torch.no_grad()
-def measure_moments(
-    forward: ForwardModel, object_: Tensor, batch_size: int = 64
-) -> tuple[PatternMoments, float]:
-    """Measure what each pattern tells of its beam and of the slow errors of the object under it.
-
-    Returns
-    -------
-    moments : PatternMoments
-    loss : float
-        Poisson loss per pixel of the object, as `ForwardModel.evaluate_loss`.
-    """
+def measure_moments(forward: ForwardModel, object_: Tensor, batch_size: int = 64) -> PatternMoments:
+    """Measure what each pattern tells of its beam and of the slow errors of the object under it."""
     floor = floor_photons(forward)
     ramps = torch.from_numpy(middle_ramps(forward.shape)).to(forward.device)
-    loss = torch.zeros((), dtype=torch.float64, device=forward.device)
     found = []
     for part in forward.slices(batch_size):
         waves = forward.probes(part) * forward.extract_patches(object_, part)[:, None]
         spectra = torch.fft.fft2(waves, norm='ortho')
         expected = intensity(spectra)
-        loss += forward.sum_of_losses(expected, part)
-        weights = torch.rsqrt(expected + floor)
+        weights = (expected + floor).rsqrt_()
         if forward.valid_mask is not None:
-            weights = weights * forward.valid_mask
-        changes = [
-            sum_over_modes(spectra.conj() * torch.fft.fft2(waves * ramp, norm='ortho'))
-            for ramp in ramps
-        ]
-        columns = [expected / 2, *(c.real for c in changes), *(-c.imag for c in changes)]
-        missing = (forward.measured(part).square() - expected) / 2
-        # (n, 6, pixels)
-        stacked = torch.stack([*columns, missing], dim=1).mul_(weights[:, None]).flatten(2)
-        found.append(stacked[:, :5] @ stacked.transpose(1, 2))
+            weights.mul_(forward.valid_mask)
+        # Written where they stay: to stack them afterwards would take as long as the transforms.
+        columns = weights.new_empty((len(weights), 6, *forward.shape))
+        conjugate = spectra.conj_physical_()
+        for axis, ramp in enumerate(ramps, start=1):
+            moved = torch.fft.fft2(waves * ramp, norm='ortho')
+            change = torch.view_as_real(sum_over_modes(moved.mul_(conjugate)))
+            torch.mul(change[..., 0], weights, out=columns[:, axis])
+            torch.mul(change[..., 1], weights, out=columns[:, axis + 2]).neg_()
+        halved = weights.div_(2)
+        torch.mul(expected, halved, out=columns[:, 0])
+        missing = forward.measured(part).square().sub_(expected)
+        torch.mul(missing, halved, out=columns[:, 5])
+        columns = columns.flatten(2)  # (n, 6, pixels)
+        found.append(columns[:, :5] @ columns.transpose(1, 2))
     # One look at the device's results, after the last batch.
     products = torch.cat(found).double().cpu().numpy()
-    moments = PatternMoments(products[:, :, :5], products[:, :, 5])
-    return moments, float(loss) / forward.n_valid_pixels()
+    return PatternMoments(products[:, :, :5], products[:, :, 5])

@@ -117,11 +117,12 @@ def _iterate_once(
     order = torch.from_numpy(np.concatenate(batches)).to(forward.device)
     for indices in order.split([len(batch) for batch in batches]):
         patches = forward.extract_patches(state.object_, indices)  # (n, height, width)
+        probes = forward.probes(indices)
         if refine_probe:
-            update, probe_update = forward.project_amplitudes_with_probe(patches, indices)
+            update, probe_update = forward.project_amplitudes_with_probe(patches, indices, probes)
         else:
-            update = forward.project_amplitudes(patches, indices)
-        weight = forward.place_patches(intensity(forward.probes(indices)), indices)
+            update = forward.project_amplitudes(patches, indices, probes)
+        weight = forward.place_patches(intensity(probes), indices)
         push = forward.place_patches(update, indices)
         # A division of complex numbers would take longer than the transforms.
         share = regularised(weight).reciprocal_().to(push.dtype)

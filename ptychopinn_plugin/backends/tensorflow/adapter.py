@@ -115,7 +115,7 @@ class TensorFlowBackend(NetworkBackend[str]):
 
     def measure_moments(self, forward: ForwardModel, object_: Tensor) -> PatternMoments:
         """Return what each pattern tells of its beam and of the slow errors of an object."""
-        return measure_moments(forward, object_)[0]
+        return measure_moments(forward, object_)
 
     def scale_to_counts(self, object_: ComplexArray, forward: ForwardModel) -> Tensor:
         """Scale an object so that with the forward model's probe it explains the counts."""

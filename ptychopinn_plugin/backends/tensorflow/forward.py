@@ -1,21 +1,26 @@
 """The forward model of `ptychopinn_plugin.physics`, on a device and in batches."""
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray, IntArray, RealArray
-from ptychopinn_plugin.backends.common.canvas import CanvasWindow, window_of, window_shape
+from ptychopinn_plugin.backends.common.canvas import (
+    CanvasWindow,
+    place_one_by_one,
+    window_of,
+    window_shape,
+)
 from ptychopinn_plugin.backends.common.forward import (
     LIT_FRACTION,
     corner_amplitudes,
     judged_positions,
 )
 from ptychopinn_plugin.backends.tensorflow import operators
-from ptychopinn_plugin.backends.tensorflow.framework import Tensor, tf
+from ptychopinn_plugin.backends.tensorflow.framework import Tensor, is_on_cpu, tf
 from ptychopinn_plugin.backends.tensorflow.operators import intensity, scaled, shift_probe
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.physics import (
     LIT_COUNTS,
-    POISSON_EPSILON,
     Misfit,
     measure_misfit,
     split_positions,
@@ -224,9 +229,12 @@ class ForwardModel:
             Or (n_indices, height, width) where no size is given.
         """
         height, width = (size, size) if size else self.shape
-        return operators.extract_patches(
-            object_, self._first_pixels(indices, height, width), height, width
-        )
+        first_pixels = self._first_pixels(indices, height, width)
+        if is_on_cpu(object_):
+            rows, columns = first_pixels.T
+            patches = sliding_window_view(object_.numpy(), (height, width))[rows, columns]
+            return tf.convert_to_tensor(patches)
+        return operators.extract_patches(object_, first_pixels, height, width)
 
     def measured(self, indices: IntArray) -> Tensor:
         """Return measured amplitudes, zero frequency in the corner, shape (n_indices, h, w)."""
@@ -259,6 +267,9 @@ class ForwardModel:
                 patch_origins - [side.start for side in canvas_window],
                 window_shape(canvas_window),
             )
+        if is_on_cpu(patches):
+            rows, columns = patch_origins.T.tolist()
+            return tf.convert_to_tensor(place_one_by_one(patches.numpy(), rows, columns, shape))
         return operators.place_patches(patches, patch_origins, tf.constant(shape, tf.int64))
 
     def _first_pixels(self, indices: IntArray, height: int, width: int) -> IntArray:
@@ -304,8 +315,7 @@ class ForwardModel:
 
     def sum_of_losses(self, expected: Tensor, indices: IntArray) -> Tensor:
         """Sum the terms of the Poisson loss over the good pixels of some patterns."""
-        terms = operators.poisson_terms(expected, self.measured(indices) ** 2, POISSON_EPSILON)
-        return operators.sum_over_good(terms, self.valid_mask)
+        return operators.sum_of_losses(expected, self.measured(indices), self.valid_mask)
 
     def n_valid_pixels(self, stride: int = 1) -> int:
         """Return the number of good pixels in every `stride`-th pattern together."""
@@ -326,12 +336,8 @@ class ForwardModel:
         """Compute the Poisson loss per good pixel of an object, on every `stride`-th pattern."""
         total = 0.0
         for indices in self.batches(batch_size, stride):
-            patches = self.extract_patches(object_, indices)
-            total += float(
-                operators.sum_of_losses(
-                    self.probes(indices), patches, self.measured(indices), self.valid_mask
-                )
-            )
+            expected = self.predict_intensity(self.extract_patches(object_, indices), indices)
+            total += float(self.sum_of_losses(expected, indices))
         return total / self.n_valid_pixels(stride)
 
     def expected_and_counted(

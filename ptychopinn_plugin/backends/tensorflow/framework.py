@@ -77,6 +77,11 @@ def on_device(name: str) -> Iterator[str]:
         _device.reset(before)
 
 
+def is_on_cpu(tensor: Tensor) -> bool:
+    """Tell whether NumPy can work on a tensor where it lies."""
+    return bool(tf.executing_eagerly() and tensor.device.endswith('CPU:0'))
+
+
 Key = tuple[int, str | None, Any, tuple[int | None, ...] | None]
 """It holds an argument's position, a name in it, a tensor's type or plain value, and its sides."""
 

@@ -22,16 +22,12 @@ def scaled(values: Tensor, factors: Tensor) -> Tensor:
 
 def fourier(waves: Tensor) -> Tensor:
     """Transform the last two axes with a unitary Fourier transform, which keeps the photons."""
-    return scaled(tf.signal.fft2d(waves), 1 / _root_of_pixels(waves))
+    return scaled(tf.signal.fft2d(waves), 1 / tf.sqrt(_pixels(waves)))
 
 
-def inverse_fourier(waves: Tensor) -> Tensor:
-    """Undo `fourier`."""
-    return scaled(tf.signal.ifft2d(waves), _root_of_pixels(waves))
-
-
-def _root_of_pixels(waves: Tensor) -> Tensor:
-    return tf.sqrt(tf.cast(tf.reduce_prod(tf.shape(waves)[-2:]), tf.math.real(waves[..., 0]).dtype))
+def _pixels(waves: Tensor) -> Tensor:
+    """Return the number of pixels of an image."""
+    return tf.cast(tf.reduce_prod(tf.shape(waves)[-2:]), tf.math.real(waves[..., 0]).dtype)
 
 
 @compiled
@@ -64,7 +60,8 @@ def predict_intensity(probes: Tensor, patches: Tensor) -> Tensor:
     Probes are (n, n_modes, height, width) and patches (n, height, width); zero frequency is in the
     corner.
     """
-    return intensity(fourier(probes * patches[:, None]))
+    spectra = tf.signal.fft2d(probes * patches[:, None])
+    return intensity(spectra) / _pixels(spectra)
 
 
 @compiled
@@ -80,13 +77,15 @@ def project_amplitudes(
     changes : Tensor of complex64, shape (n, n_modes, height, width)
         :math:`\psi'_m - \psi_m`.
     """
-    spectra = fourier(probes * patches[:, None])
+    # Not unitary: what the transform scales, its inverse scales back.
+    spectra = tf.signal.fft2d(probes * patches[:, None])
+    expected = intensity(spectra) / _pixels(spectra)
     # Zero frequency is in the corner on both sides: no transform needs a shift.
-    ratio = (tf.square(measured) + RATIO_EPSILON) / (intensity(spectra) + RATIO_EPSILON)
+    ratio = (tf.square(measured) + RATIO_EPSILON) / (expected + RATIO_EPSILON)
     factor = tf.sqrt(ratio) - 1
     if valid_mask is not None:
         factor = factor * valid_mask
-    changes = inverse_fourier(scaled(spectra, factor[:, None]))
+    changes = tf.signal.ifft2d(scaled(spectra, factor[:, None]))
     return tf.reduce_sum(tf.math.conj(probes) * changes, axis=1), changes
 
 
@@ -119,11 +118,8 @@ def misfits(probes: Tensor, patches: Tensor, measured: Tensor, valid_mask: Tenso
 
 
 @compiled
-def sum_of_losses(
-    probes: Tensor, patches: Tensor, measured: Tensor, valid_mask: Tensor | None
-) -> Tensor:
+def sum_of_losses(expected: Tensor, measured: Tensor, valid_mask: Tensor | None) -> Tensor:
     """Return the sum of `poisson_terms` over good pixels, float64."""
-    expected = predict_intensity(probes, patches)
     terms = poisson_terms(expected, tf.square(measured), POISSON_EPSILON)
     return sum_over_good(terms, valid_mask)
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from ptychopinn_plugin.backends.common.phase_drift import (
     PatternMoments,
+    better_of,
     fit_slow_errors,
     floor_photons,
     has_slow_errors,
@@ -37,28 +38,19 @@ def correct_phase_drift(forward: ForwardModel, object_: Tensor, batch_size: int 
     """
     if not has_slow_errors(forward):
         return object_
-    moments, loss = measure_moments(forward, object_, batch_size)
+    moments = measure_moments(forward, object_, batch_size)
     errors = fit_slow_errors(forward, moments, forward.probe.numpy())
-    corrected = object_ * tf.constant(errors.phase_factor(forward.canvas_shape))
-    return corrected if forward.evaluate_loss(corrected) < loss else object_
+    factor = tf.constant(errors.phase_factor(forward.canvas_shape))
+    return better_of(forward, object_, object_ * factor)
 
 
-def measure_moments(
-    forward: ForwardModel, object_: Tensor, batch_size: int = 64
-) -> tuple[PatternMoments, float]:
-    """Measure what each pattern tells of its beam and of the slow errors of the object under it.
-
-    Returns
-    -------
-    moments : PatternMoments
-    loss : float
-        Poisson loss per pixel of the object, as `ForwardModel.evaluate_loss`.
-    """
+def measure_moments(forward: ForwardModel, object_: Tensor, batch_size: int = 64) -> PatternMoments:
+    """Measure what each pattern tells of its beam and of the slow errors of the object under it."""
     floor = tf.constant(floor_photons(forward), tf.float32)
     ramps = tf.constant(middle_ramps(forward.shape))
-    found, loss = [], 0.0
+    found = []
     for indices in forward.batches(batch_size):
-        products, expected = _products(
+        products = _products(
             forward.probes(indices),
             forward.extract_patches(object_, indices),
             forward.measured(indices),
@@ -66,11 +58,9 @@ def measure_moments(
             ramps,
             floor,
         )
-        loss += float(forward.sum_of_losses(expected, indices))
         found.append(products.numpy())
     products = np.concatenate(found).astype(np.float64)
-    moments = PatternMoments(products[:, :, :5], products[:, :, 5])
-    return moments, loss / forward.n_valid_pixels()
+    return PatternMoments(products[:, :, :5], products[:, :, 5])
 
 
 @compiled
@@ -81,8 +71,8 @@ def _products(
     valid_mask: Tensor | None,
     ramps: Tensor,
     floor: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Return the normal equations of each pattern, (n, 5, 6), and the expected counts."""
+) -> Tensor:
+    """Return the normal equations of each pattern, (n, 5, 6)."""
     waves = probes * patches[:, None]
     spectra = fourier(waves)
     expected = intensity(spectra)
@@ -97,4 +87,4 @@ def _products(
     columns = [expected / 2, *map(tf.math.real, changes), *(-tf.math.imag(c) for c in changes)]
     stacked = tf.stack([*(column * weights for column in columns), missing], axis=1)
     flat = tf.reshape(stacked, [tf.shape(stacked)[0], 6, -1])  # (n, 6, pixels)
-    return tf.matmul(flat[:, :5], flat, transpose_b=True), expected
+    return tf.matmul(flat[:, :5], flat, transpose_b=True)

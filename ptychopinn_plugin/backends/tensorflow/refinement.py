@@ -35,9 +35,7 @@ from ptychopinn_plugin.backends.tensorflow.forward import ForwardModel
 from ptychopinn_plugin.backends.tensorflow.framework import Tensor, compiled, tf
 from ptychopinn_plugin.backends.tensorflow.intensities import pattern_photons
 from ptychopinn_plugin.backends.tensorflow.operators import (
-    extract_patches,
     intensity,
-    place_patches,
     probe_update,
     project_amplitudes,
     scaled,
@@ -118,14 +116,15 @@ def _iterate_once(
 ) -> None:
     """Move the object, and the probe with `refine_probe`, batch by batch; `state` changes."""
     for indices in batches:
-        patch_origins = forward.patch_origins[indices]
-        state.object_, state.velocity, patches, changes = _move_object(
+        patches = forward.extract_patches(state.object_, indices)
+        update, changes, brightness = _update_patches(
+            forward.probes(indices), patches, forward.measured(indices), forward.valid_mask
+        )
+        state.object_, state.velocity = _move_object(
             state.object_,
             state.velocity,
-            patch_origins,
-            forward.probes(indices),
-            forward.measured(indices),
-            forward.valid_mask,
+            forward.place_patches(update, indices),
+            forward.place_patches(brightness, indices),
             tf.constant(step, tf.float32),
         )
         if refine_probe:
@@ -138,24 +137,21 @@ def _iterate_once(
 
 
 @compiled
-def _move_object(
-    object_: Tensor,
-    velocity: Tensor,
-    patch_origins: Tensor,
-    probes: Tensor,
-    measured: Tensor,
-    valid_mask: Tensor | None,
-    step: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the object and its velocity after a batch; and its patches and changed waves."""
-    sides = tf.shape(measured)
-    patches = extract_patches(object_, patch_origins, sides[1], sides[2])  # (n, height, width)
+def _update_patches(
+    probes: Tensor, patches: Tensor, measured: Tensor, valid_mask: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what `project_amplitudes` does, and the intensity of the light on each patch."""
     update, changes = project_amplitudes(probes, patches, measured, valid_mask)
-    canvas_shape = tf.shape(object_, tf.int64)
-    weight = regularised(place_patches(intensity(probes), patch_origins, canvas_shape))
-    push = scaled(place_patches(update, patch_origins, canvas_shape), step / weight)
-    velocity = scaled(velocity, MOMENTUM) + push
-    return object_ + velocity, velocity, patches, changes
+    return update, changes, intensity(probes)
+
+
+@compiled
+def _move_object(
+    object_: Tensor, velocity: Tensor, push: Tensor, weight: Tensor, step: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the object and its velocity after a batch, from sums over it on the canvas."""
+    velocity = scaled(velocity, MOMENTUM) + scaled(push, step / regularised(weight))
+    return object_ + velocity, velocity
 
 
 @compiled

@@ -1,6 +1,7 @@
 """The choice of threads: a machine that is played, with a clock that the work moves."""
 
 import pytest
+from threadpoolctl import ThreadpoolController
 
 from ptychopinn_plugin.backends.common import threads as module
 from ptychopinn_plugin.backends.common.threads import (
@@ -8,6 +9,7 @@ from ptychopinn_plugin.backends.common.threads import (
     MeasuredThreads,
     asked_threads,
     measured_threads,
+    one_openblas_thread,
 )
 from ptychopinn_plugin.backends.protocol import Progress
 
@@ -77,6 +79,21 @@ def test_threads_are_chosen_again_between_stages_and_now_and_then() -> None:
     watch(Progress('refine', 2, 9))
     assert threads.count == 2
     assert [progress.step for progress in seen] == [1, 2, 1, 2]
+
+
+def test_numpy_takes_one_thread_between_batches() -> None:
+    libraries = ThreadpoolController().select(internal_api='openblas')
+
+    def threads() -> list[int]:
+        """Return the number of each library."""
+        return [library.num_threads for library in libraries.lib_controllers]
+
+    if not threads():
+        pytest.skip('NumPy and SciPy compute without OpenBLAS here.')
+    before = threads()
+    with one_openblas_thread():
+        assert set(threads()) == {1}
+    assert threads() == before
 
 
 def test_what_is_asked_for_wins(monkeypatch: pytest.MonkeyPatch) -> None:
