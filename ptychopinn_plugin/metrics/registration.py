@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from scipy.ndimage import fourier_shift
-from scipy.signal.windows import tukey
 
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray
 from ptychopinn_plugin.metrics.checks import check_pair
@@ -204,6 +203,9 @@ def _find_ramp(image: ComplexArray, truth: ComplexArray) -> tuple[float, float]:
 
 
 def _tapered(image: ComplexArray) -> ComplexArray:
+    # Imported where it is needed: SciPy's signal package takes half a second.
+    from scipy.signal.windows import tukey
+
     taper = tukey(image.shape[0], 0.5)[:, None] * tukey(image.shape[1], 0.5)[None, :]
     mean = (image * taper).sum() / taper.sum()
     result: ComplexArray = (image - mean) * taper

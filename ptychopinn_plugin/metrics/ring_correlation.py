@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.signal.windows import hann, tukey
 
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray
 from ptychopinn_plugin.errors import DataError
@@ -129,10 +128,17 @@ def _half_bit(independent: FloatArray) -> FloatArray:
 
 
 def _window(name: str, side: int) -> FloatArray:
-    windows = {'hann': hann, 'tukey': lambda n: tukey(n, 0.25), 'none': np.ones}
+    windows = {'hann': np.hanning, 'tukey': _tukey, 'none': np.ones}
     if name not in windows:
         raise DataError(f'window must be one of {", ".join(windows)}; got {name!r}.')
     return np.asarray(windows[name](side), dtype=np.float64)
+
+
+def _tukey(side: int) -> FloatArray:
+    # Imported where it is needed: SciPy's signal package takes half a second.
+    from scipy.signal.windows import tukey
+
+    return np.asarray(tukey(side, 0.25))
 
 
 def _middle_square(image: ComplexArray, side: int) -> ComplexArray:

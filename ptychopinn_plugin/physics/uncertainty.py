@@ -20,7 +20,6 @@ A phase that drifts slowly across the field is an error of all pixels together, 
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
-from scipy.signal.windows import hann
 
 from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray
 
@@ -97,7 +96,7 @@ def _level(image: FloatArray, lit: BoolArray) -> float:
     rows, columns = np.nonzero(lit)
     box = (slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1))
     height, width = lit[box].shape
-    window = hann(height)[:, np.newaxis] * hann(width)[np.newaxis] * lit[box]
+    window = np.hanning(height)[:, np.newaxis] * np.hanning(width)[np.newaxis] * lit[box]
     values = (image[box] - (image[box] * window).sum() / window.sum()) * window
     power = np.abs(np.fft.fft2(values)) ** 2 / (window**2).sum()
     frequency = np.hypot(np.fft.fftfreq(height)[:, np.newaxis], np.fft.fftfreq(width)[np.newaxis])

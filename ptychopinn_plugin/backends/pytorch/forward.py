@@ -210,7 +210,7 @@ class ForwardModel:
     def probes(self, indices: Tensor | slice) -> Tensor:
         """Return the probe at each position, shape (n_indices, n_modes, height, width)."""
         if self._shifted is not None:
-            shifted = self._shifted[indices]
+            shifted = _select(self._shifted, indices)
         else:
             shifted = shift_probe(self.probe, self.subpixel_shifts[indices])
         return self._in_own_beam(shifted, indices)
@@ -239,7 +239,7 @@ class ForwardModel:
             return self.amplitudes[indices].to(self.device)
         # Scans that do not fit stay in the computer's memory and come batch by batch.
         where = torch.as_tensor(indices, device=self.amplitudes.device)
-        return self.amplitudes[where].to(self.device)
+        return _select(self.amplitudes, where).to(self.device)
 
     def canvas_window(self, indices: IntArray | slice, size: int | None = None) -> CanvasWindow:
         """Return the part of the canvas on which patches of `extract_patches` lie."""
@@ -330,7 +330,7 @@ class ForwardModel:
         if self.valid_mask is not None:
             factor.mul_(self.valid_mask)
         changes = torch.fft.ifft2(spectra.mul_(factor[:, None]), norm='ortho')
-        return sum_over_modes(probes.conj() * changes), changes
+        return sum_over_modes(probes.conj().resolve_conj().mul_(changes)), changes
 
     def predict_intensity(
         self, patches: Tensor, indices: Tensor | slice, probes: Tensor | None = None
@@ -407,6 +407,11 @@ class ForwardModel:
             valid_mask.numpy() > 0,
             lit_counts=lit_counts,
         )
+
+
+def _select(images: Tensor, indices: Tensor | slice) -> Tensor:
+    """Return some images: a view of a slice, or copies, which indices in brackets make slower."""
+    return images[indices] if isinstance(indices, slice) else images.index_select(0, indices)
 
 
 def _fits(amplitudes: Tensor, device: torch.device) -> bool:
