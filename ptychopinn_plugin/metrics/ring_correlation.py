@@ -1,5 +1,6 @@
 """The Fourier ring correlation: up to which spatial frequency two complex images agree."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -128,7 +129,11 @@ def _half_bit(independent: FloatArray) -> FloatArray:
 
 
 def _window(name: str, side: int) -> FloatArray:
-    windows = {'hann': np.hanning, 'tukey': _tukey, 'none': np.ones}
+    windows: dict[str, Callable[[int], FloatArray]] = {
+        'hann': np.hanning,
+        'tukey': _tukey,
+        'none': np.ones,
+    }
     if name not in windows:
         raise DataError(f'window must be one of {", ".join(windows)}; got {name!r}.')
     return np.asarray(windows[name](side), dtype=np.float64)

@@ -245,110 +245,213 @@ def run_iterations(
     """Iterate over an object with a framework's kernels; see its `iterate_object`."""
     pattern_bytes = 8 * math.prod(forward.probe.shape)
     batches = iteration_batches(len(forward), batch_size, pattern_bytes, seed)
-    first_probe = forward.probe
-    stride = judged_stride(len(forward))
-    if refine_probe:
-        forward.set_probe(forward.probe, cache=False)
-    state = IterationState(
-        object_,
-        kernels.zeros_like(object_),
-        forward.probe,
-        forward.moves_px,
-        forward.intensities,
-    )
-
-    largest = len(forward)
-
-    def judge(image: Tensor) -> float:
-        found: float = forward.evaluate_loss(image, stride=stride)
-        return found
-
-    def move(drawn: list[IntArray], step: float) -> None:
-        nonlocal largest
-        before = dataclasses.replace(state)
-
-        def compute(batch_size: int) -> None:
-            nonlocal largest
-            largest = batch_size
-            state.object_, state.probe = before.object_, before.probe
-            # PyTorch changes it in place.
-            state.velocity = kernels.between(before.velocity, before.velocity, 0.0)
-            if refine_probe:
-                forward.set_probe_only(state.probe)
-            kernels.iterate_once(forward, state, _cut(drawn, batch_size), step, refine_probe)
-
-        size = min(largest, max(len(batch) for batch in drawn))
-        with_smaller_batches(compute, size, kernels.release, 'the iteration')
-
-    def iterate_once() -> tuple[IterationState[Tensor], float]:
-        fraction = schedule.fraction
-        if forward.is_single_shot and not refine_probe:
-            _move_alone(kernels, forward, state, step_size(fraction))
-        else:
-            move(next(batches), step_size(fraction))
-        beams = refine_intensities and intensities_move(forward, fraction)
-        if corrects_phase_drift(schedule.done + 1):
-            state.object_ = _correct_drift(kernels, forward, state.object_, of_beam=beams)
-        if positions is not None and positions.moves_at(fraction):
-            _move_positions(kernels, forward, state, positions, fraction)
-            forward.set_probe(state.probe, cache=not refine_probe)
-        if beams:
-            _refine_intensities(kernels, forward, state)
-        newest = dataclasses.replace(state)
-        return newest, judge(state.object_)
-
-    @contextmanager
-    def using(other: IterationState[Tensor]) -> Iterator[None]:
-        _use(forward, other, refine_probe, positions)
-        yield
-        _use(forward, state, refine_probe, positions)
-
-    def part_way(
-        best: IterationState[Tensor], newest: IterationState[Tensor], share: float
-    ) -> tuple[IterationState[Tensor], float]:
-        found = IterationState(
-            kernels.between(best.object_, newest.object_, share),
-            newest.velocity,
-            kernels.between(best.probe, newest.probe, share),
-            best.moves_px + share * (newest.moves_px - best.moves_px),
-            best.intensities + share * (newest.intensities - best.intensities),
-        )
-        with using(found):
-            loss = judge(found.object_)
-        return found, loss
-
-    def step_of_all(best: IterationState[Tensor]) -> IterationState[Tensor]:
-        with using(best):
-            update: Any = kernels.mean_update(forward, best.object_)
-        return dataclasses.replace(best, object_=best.object_ + update)
-
-    def end_of_drift(best: IterationState[Tensor]) -> tuple[IterationState[Tensor], float]:
-        found = dataclasses.replace(best)
-        with using(best):
-            before = judge(best.object_)
-            beams = refine_intensities and intensities_move(forward, 1.0)
-            found.object_ = _correct_drift(kernels, forward, best.object_, of_beam=beams)
-            if beams:
-                _refine_intensities(kernels, forward, found)
-            after = judge(found.object_)
-        # The correction is good for all patterns together; those that are judged may see it worse.
-        return (found, after) if after < before else (best, before)
+    moving = Moving(refine_probe, positions, refine_intensities)
+    course = _Course(kernels, forward, object_, schedule, batches, moving)
 
     def show(done: int, loss: float, best: IterationState[Tensor]) -> bool | None:
         return observer(done, loss, best.object_) if observer is not None else False
 
-    start = dataclasses.replace(state)
-    loss = judge(object_)
     best, losses = iterate_keep_best(
-        schedule, start, loss, iterate_once, part_way, step_of_all, end_of_drift, show
+        schedule,
+        dataclasses.replace(course.state),
+        course.judge(object_),
+        course.iterate_once,
+        course.part_way,
+        course.step_of_all,
+        course.correct_at_end,
+        show,
     )
-    if refine_probe:
-        has_slope = refine_intensities and intensities_move(forward, 1.0)
-        _put_probe_back(kernels, forward, best, first_probe, has_slope=has_slope)
-    _use(forward, best, refine_probe, positions)
-    if refine_probe or positions is not None or (best.intensities != 1).any():
-        forward.set_probe(best.probe)
+    course.leave(best)
     return best.object_, losses
+
+
+@dataclass(frozen=True)
+class Moving:
+    """What iterations change besides the object.
+
+    Attributes
+    ----------
+    probe : bool
+    positions : PositionRefiner or None
+    intensities : bool
+        Of each pattern's beam.
+    """
+
+    probe: bool
+    positions: PositionRefiner | None
+    intensities: bool
+
+
+class _Course(Generic[Tensor]):
+    """The iterations over one forward model: what `iterate_keep_best` asks for.
+
+    Attributes
+    ----------
+    state : IterationState
+        The newest, which the forward model follows.
+    """
+
+    def __init__(
+        self,
+        kernels: IterationKernels[Tensor],
+        forward: Any,
+        object_: Tensor,
+        schedule: IterationSchedule,
+        batches: Iterator[list[IntArray]],
+        moving: Moving,
+    ) -> None:
+        self._kernels, self._forward, self._schedule = kernels, forward, schedule
+        self._batches, self._moving = batches, moving
+        self._first_probe, self._stride = forward.probe, judged_stride(len(forward))
+        self._largest_batch = len(forward)
+        if moving.probe:
+            forward.set_probe(forward.probe, cache=False)
+        self.state = IterationState(
+            object_,
+            kernels.zeros_like(object_),
+            forward.probe,
+            forward.moves_px,
+            forward.intensities,
+        )
+
+    def judge(self, object_: Tensor) -> float:
+        """Return the loss of an object with what the forward model has now."""
+        found: float = self._forward.evaluate_loss(object_, stride=self._stride)
+        return found
+
+    def iterate_once(self) -> tuple[IterationState[Tensor], float]:
+        """Return the state after another iteration, and its loss."""
+        state, fraction = self.state, self._schedule.fraction
+        if self._forward.is_single_shot and not self._moving.probe:
+            _move_alone(self._kernels, self._forward, state, step_size(fraction))
+        else:
+            self._move(next(self._batches), step_size(fraction))
+        beams = self._moving.intensities and intensities_move(self._forward, fraction)
+        if corrects_phase_drift(self._schedule.done + 1):
+            state.object_ = self._without_drift(state.object_, of_beam=beams)
+        positions = self._moving.positions
+        if positions is not None and positions.moves_at(fraction):
+            self._move_positions(positions, fraction)
+        if beams:
+            self._refine_intensities(state)
+        return dataclasses.replace(state), self.judge(state.object_)
+
+    def part_way(
+        self, best: IterationState[Tensor], newest: IterationState[Tensor], share: float
+    ) -> tuple[IterationState[Tensor], float]:
+        """Return what lies at a share of the way from one state to another, and its loss."""
+        between = self._kernels.between
+        found = IterationState(
+            between(best.object_, newest.object_, share),
+            newest.velocity,
+            between(best.probe, newest.probe, share),
+            best.moves_px + share * (newest.moves_px - best.moves_px),
+            best.intensities + share * (newest.intensities - best.intensities),
+        )
+        with self._using(found):
+            return found, self.judge(found.object_)
+
+    def step_of_all(self, best: IterationState[Tensor]) -> IterationState[Tensor]:
+        """Return where the updates of all patterns together lead from a state."""
+        with self._using(best):
+            update: Any = self._kernels.mean_update(self._forward, best.object_)
+        return dataclasses.replace(best, object_=best.object_ + update)
+
+    def correct_at_end(self, best: IterationState[Tensor]) -> tuple[IterationState[Tensor], float]:
+        """Return a state without its slow errors, or as it is where that is no better."""
+        found = dataclasses.replace(best)
+        with self._using(best):
+            before = self.judge(best.object_)
+            beams = self._moving.intensities and intensities_move(self._forward, 1.0)
+            found.object_ = self._without_drift(best.object_, of_beam=beams)
+            if beams:
+                self._refine_intensities(found)
+            after = self.judge(found.object_)
+        # The correction is good for all patterns together; those that are judged may see it worse.
+        return (found, after) if after < before else (best, before)
+
+    def leave(self, best: IterationState[Tensor]) -> None:
+        """Give the forward model what belongs to the best object, after the last iteration."""
+        moving = self._moving
+        if moving.probe:
+            has_slope = moving.intensities and intensities_move(self._forward, 1.0)
+            self._put_probe_back(best, has_slope=has_slope)
+        self._use(best)
+        if moving.probe or moving.positions is not None or (best.intensities != 1).any():
+            self._forward.set_probe(best.probe)
+
+    @contextmanager
+    def _using(self, other: IterationState[Tensor]) -> Iterator[None]:
+        self._use(other)
+        yield
+        self._use(self.state)
+
+    def _use(self, state: IterationState[Tensor]) -> None:
+        """Let the forward model have what changes of a state's probe, positions and beams."""
+        self._forward.set_intensities(state.intensities)
+        if self._moving.positions is not None:
+            self._forward.set_moves(state.moves_px)
+        if self._moving.probe:
+            self._forward.set_probe_only(state.probe)
+
+    def _move(self, drawn: list[IntArray], step: float) -> None:
+        """Move the newest state by the batches of an iteration, smaller ones if memory is short."""
+        state, before = self.state, dataclasses.replace(self.state)
+
+        def compute(batch_size: int) -> None:
+            self._largest_batch = batch_size
+            state.object_, state.probe = before.object_, before.probe
+            # PyTorch changes it in place.
+            state.velocity = self._kernels.between(before.velocity, before.velocity, 0.0)
+            if self._moving.probe:
+                self._forward.set_probe_only(state.probe)
+            batches = _cut(drawn, batch_size)
+            self._kernels.iterate_once(self._forward, state, batches, step, self._moving.probe)
+
+        size = min(self._largest_batch, max(len(batch) for batch in drawn))
+        with_smaller_batches(compute, size, self._kernels.release, 'the iteration')
+
+    def _without_drift(self, object_: Tensor, *, of_beam: bool) -> Tensor:
+        """Return an object with its slow phase, and without the slow amplitude of the beam."""
+        kernels, forward = self._kernels, self._forward
+        if not of_beam:
+            return kernels.correct_phase_drift(forward, object_)
+        probe = kernels.to_numpy(forward.probe)
+        errors = fit_slow_errors(forward, kernels.measure_moments(forward, object_), probe)
+        return kernels.times(object_, errors.factor(forward.canvas_shape))
+
+    def _refine_intensities(self, state: IterationState[Tensor]) -> None:
+        """Give a state and the forward model the intensities that the state's object leaves."""
+        expected, counted = self._kernels.pattern_photons(self._forward, state.object_)
+        state.intensities = refined_intensities(state.intensities, expected, counted)
+        self._forward.set_intensities(state.intensities)
+
+    def _move_positions(self, positions: PositionRefiner, fraction: float) -> None:
+        """Move the positions of the newest state and of the forward model by one step."""
+        state, forward = self.state, self._forward
+        floor = FLOOR_FRACTION * forward.photons / math.prod(forward.shape)
+        forces, stiffnesses = self._kernels.position_forces(forward, state.object_, floor)
+        state.moves_px = positions.step(forces, stiffnesses, fraction)
+        forward.set_moves(state.moves_px)
+        forward.set_probe(state.probe, cache=not self._moving.probe)
+
+    def _put_probe_back(self, state: IterationState[Tensor], *, has_slope: bool) -> None:
+        """Give back to the object what a refined probe has taken from it without a trace."""
+        kernels, forward = self._kernels, self._forward
+        # Only their product is measured: the probe keeps the energy that it came with.
+        state.object_, state.probe = kernels.divide_energy(
+            state.object_, state.probe, kernels.norm(self._first_probe)
+        )
+        probe, start = kernels.to_numpy(state.probe), kernels.to_numpy(self._first_probe)
+        if is_near(probe, start):
+            gauge = fit_probe_gauge(probe, start, has_slope=has_slope)
+        else:
+            object_, coverage = kernels.to_numpy(state.object_), kernels.to_numpy(forward.coverage)
+            gauge = level_object(object_, np.abs(coverage))
+        state.probe = kernels.times(state.probe, gauge.ramp(forward.shape))
+        state.object_ = kernels.times(state.object_, 1 / gauge.ramp(forward.canvas_shape))
+        if has_slope:
+            state.intensities = gauge.intensities(state.intensities, forward.patch_origins_px)
 
 
 def _move_alone(
@@ -366,76 +469,3 @@ def _move_alone(
     velocity = MOMENTUM * before + step * update
     state.object_ = state.object_ + (1 - MOMENTUM**ALONE_BATCHES) / (1 - MOMENTUM) * velocity
     state.velocity = MOMENTUM ** (ALONE_BATCHES - 1) * velocity
-
-
-def _correct_drift(
-    kernels: IterationKernels[Tensor], forward: Any, object_: Tensor, *, of_beam: bool
-) -> Tensor:
-    """Return an object with its slow phase, and without the slow amplitude that is the beam's."""
-    if not of_beam:
-        return kernels.correct_phase_drift(forward, object_)
-    probe = kernels.to_numpy(forward.probe)
-    errors = fit_slow_errors(forward, kernels.measure_moments(forward, object_), probe)
-    return kernels.times(object_, errors.factor(forward.canvas_shape))
-
-
-def _refine_intensities(
-    kernels: IterationKernels[Tensor], forward: Any, state: IterationState[Tensor]
-) -> None:
-    """Give state and forward model the intensities that the state's object leaves."""
-    expected, counted = kernels.pattern_photons(forward, state.object_)
-    state.intensities = refined_intensities(state.intensities, expected, counted)
-    forward.set_intensities(state.intensities)
-
-
-def _move_positions(
-    kernels: IterationKernels[Tensor],
-    forward: Any,
-    state: IterationState[Tensor],
-    positions: PositionRefiner,
-    fraction: float,
-) -> None:
-    """Move the positions of state and forward model by one step."""
-    floor = FLOOR_FRACTION * forward.photons / math.prod(forward.shape)
-    forces, stiffnesses = kernels.position_forces(forward, state.object_, floor)
-    state.moves_px = positions.step(forces, stiffnesses, fraction)
-    forward.set_moves(state.moves_px)
-
-
-def _use(
-    forward: Any,
-    state: IterationState[Tensor],
-    refine_probe: bool,
-    positions: PositionRefiner | None,
-) -> None:
-    """Let the forward model have what changes of a state's probe and positions."""
-    forward.set_intensities(state.intensities)
-    if positions is not None:
-        forward.set_moves(state.moves_px)
-    if refine_probe:
-        forward.set_probe_only(state.probe)
-
-
-def _put_probe_back(
-    kernels: IterationKernels[Tensor],
-    forward: Any,
-    state: IterationState[Tensor],
-    first_probe: Tensor,
-    *,
-    has_slope: bool,
-) -> None:
-    """Give back to the object what a refined probe has taken from it without a trace."""
-    # Only their product is measured: the probe keeps the energy that it came with.
-    state.object_, state.probe = kernels.divide_energy(
-        state.object_, state.probe, kernels.norm(first_probe)
-    )
-    probe, start = kernels.to_numpy(state.probe), kernels.to_numpy(first_probe)
-    if is_near(probe, start):
-        gauge = fit_probe_gauge(probe, start, has_slope=has_slope)
-    else:
-        object_, coverage = kernels.to_numpy(state.object_), kernels.to_numpy(forward.coverage)
-        gauge = level_object(object_, np.abs(coverage))
-    state.probe = kernels.times(state.probe, gauge.ramp(forward.shape))
-    state.object_ = kernels.times(state.object_, 1 / gauge.ramp(forward.canvas_shape))
-    if has_slope:
-        state.intensities = gauge.intensities(state.intensities, forward.patch_origins_px)

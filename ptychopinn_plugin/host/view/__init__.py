@@ -1,6 +1,7 @@
 """The panel: the run and the model above, and rows from `settings.ROWS` below, which scroll."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from ptychodus.api.observer import Observable, Observer
 from ptychodus.controller.data import FileDialogFactory
@@ -253,6 +254,29 @@ class Page(QWidget):
         super().hideEvent(event)
 
 
+@dataclass(frozen=True)
+class FormRow:
+    """A row of a box: the name of its setting, and its widgets."""
+
+    name: str
+    label: QWidget
+    field: QWidget
+
+
+def _rows_of_boxes(views: Mapping[str, RowView]) -> dict[QGroupBox, list[FormRow]]:
+    """Return the rows of each box, from top to bottom."""
+    boxes: dict[QGroupBox, list[FormRow]] = {}
+    for name, view in views.items():
+        field = view.get_widget()
+        box = field.parentWidget()
+        form = None if box is None else box.layout()
+        if isinstance(box, QGroupBox) and isinstance(form, QFormLayout):
+            label = form.labelForField(field)
+            assert label is not None
+            boxes.setdefault(box, []).append(FormRow(name, label, field))
+    return boxes
+
+
 def _button(text: str, tip: str, act: Callable[[], None]) -> QPushButton:
     button = QPushButton(text)
     button.setAutoDefault(False)
@@ -276,6 +300,7 @@ class RowRules(Observer):
         super().__init__()
         self._views = {view.row.names[0]: view for view in views}
         self._library, self._reconstructor = library, reconstructor
+        self._boxes = _rows_of_boxes(self._views)
         self.fold(shows_all=False)
         for parameter in library.settings.parameters.values():
             parameter.add_observer(self)
@@ -283,19 +308,19 @@ class RowRules(Observer):
 
     def fold(self, shows_all: bool) -> None:
         """Show all rows, or those of `BASIC` alone."""
-        boxes: dict[QWidget, bool] = {}
-        for name, view in self._views.items():
-            field = view.get_widget()
-            is_shown = shows_all or name in BASIC
-            field.setVisible(is_shown)
-            box = field.parentWidget()
-            form = None if box is None else box.layout()
-            if isinstance(box, QGroupBox) and isinstance(form, QFormLayout):
-                boxes[box] = boxes.get(box, False) or is_shown
-                if (label := form.labelForField(field)) is not None:
-                    label.setVisible(is_shown)
-        for box, is_shown in boxes.items():
-            box.setVisible(is_shown)
+        for box, rows in self._boxes.items():
+            form = box.layout()
+            assert isinstance(form, QFormLayout)
+            # A row that is only hidden would leave the gap between two rows.
+            while form.rowCount():
+                form.takeRow(0)
+            for row in rows:
+                is_shown = shows_all or row.name in BASIC
+                for widget in (row.label, row.field):
+                    widget.setVisible(is_shown)
+                if is_shown:
+                    form.addRow(row.label, row.field)
+            box.setVisible(form.rowCount() > 0)
 
     def refresh(self) -> None:
         """Look again: a model may have been loaded."""

@@ -11,7 +11,6 @@ from ptychodus.api.settings import SettingsRegistry
 from PyQt5.QtWidgets import (
     QComboBox,
     QDialogButtonBox,
-    QFormLayout,
     QGroupBox,
     QLabel,
     QLineEdit,
@@ -34,13 +33,9 @@ SHIPPED = {'pinn', 'supervised'}
 def widget_of(panel: QWidget, group: str, label: str) -> QWidget:
     """Return what stands beside a label."""
     for box in panel.findChildren(QGroupBox):
-        form = box.layout()
-        if box.title() != group or not isinstance(form, QFormLayout):
-            continue
-        for number in range(form.rowCount()):
-            field = form.itemAt(number, QFormLayout.ItemRole.FieldRole).widget()
-            name = form.labelForField(field)
-            if isinstance(name, QLabel) and name.text() == f'{label}:':
+        for name in box.findChildren(QLabel) if box.title() == group else ():
+            field = name.buddy()
+            if field is not None and name.text() == f'{label}:':
                 assert name.toolTip() == field.toolTip()
                 return field
     raise AssertionError(f'There is no row {label!r} in the box {group!r}.')

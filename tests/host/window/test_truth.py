@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PyQt5.QtCore import QPoint, QPointF, Qt
 from PyQt5.QtGui import QWheelEvent
-from PyQt5.QtWidgets import QApplication, QComboBox, QSpinBox, QWidget
+from PyQt5.QtWidgets import QApplication, QComboBox, QFormLayout, QSpinBox, QWidget
 
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.host.example_scans import write_example_scans
@@ -50,9 +50,24 @@ def check_fold(window: Window) -> None:
     window.wait(basic.isVisible)
     assert not folded.isVisible()
     assert not folded.parentWidget().isVisible(), 'a box without rows is left out'
+    few = rows_of(basic)
+    assert all(row.isVisible() for row in few), 'a hidden row would leave a gap'
     window.click(window.panel.all_settings)
     assert folded.isVisible()
     assert basic.isVisible()
+    every = rows_of(basic)
+    window.click(window.panel.all_settings)
+    assert rows_of(basic) == few == [row for row in every if row in few]
+    window.click(window.panel.all_settings)
+    assert rows_of(basic) == every, 'in the same order'
+
+
+def rows_of(field: QWidget) -> list[QWidget]:
+    """Return the fields that the layout of a row's box holds."""
+    form = field.parentWidget().layout()
+    assert isinstance(form, QFormLayout)
+    items = [form.itemAt(i, QFormLayout.ItemRole.FieldRole) for i in range(form.rowCount())]
+    return [item.widget() for item in items]
 
 
 @needs_stopped_processes
