@@ -5,15 +5,15 @@ has the Fisher information :math:`2W` for each of the real and the imaginary par
 for each amplitude on the detector, of which half lies along either part. Neighbouring pixels are
 measured together, and iterations do not reach the bound, so that the noise of a pixel is
 
-.. math:: N = \frac{g}{2W} \left[ 1 + \left( \frac{1.5}{c} \right)^2 \right] \max(1, m)
+.. math:: Q = \frac{\kappa}{2W} \left[ 1 + \left( \frac{1.5}{\Omega} \right)^2 \right] \max(1, M)
 
-with a factor :math:`g` that was found on simulations, the local overlap :math:`c` and the misfit
-:math:`m` in times of shot noise. Where data do not decide, the object itself tells what to expect:
-its power falls with frequency as :math:`S = s f^{-3}`, as that of edges does, from a level
-:math:`s` that the well measured low frequencies show. The variance that is left of both is that
-of Wiener's filter,
+with a factor :math:`\kappa` that was found on simulations, the local overlap :math:`\Omega` and the
+misfit :math:`M` in times of shot noise. Where data do not decide, the object itself tells what to
+expect: its power falls with frequency as :math:`S = S_0 \rho^{-3}`, as that of edges does, from a
+level :math:`S_0` that the well measured low frequencies show. The variance that is left of both is
+that of Wiener's filter,
 
-.. math:: \sigma^2 = \int \frac{S N}{S + N}\, \mathrm{d}f .
+.. math:: \sigma_O^2 = \int \frac{S Q}{S + Q}\, \mathrm{d}^2\rho .
 
 A phase that drifts slowly across the field is an error of all pixels together, and not in it.
 """
@@ -24,7 +24,7 @@ from scipy.ndimage import gaussian_filter
 from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray
 
 AMPLITUDE_NOISE, PHASE_NOISE = 2.0, 8.0
-"""The factor g for amplitudes and phases, as benchmarks/uncertainty.py has calibrated it."""
+"""The factor kappa for amplitudes and phases, as benchmarks/uncertainty.py has calibrated it."""
 
 CROWDED = 1.5
 """At this overlap neighbouring patterns double the noise of a pixel by what they leave open."""
@@ -92,7 +92,7 @@ def _is_small(lit: BoolArray) -> bool:
 
 
 def _level(image: FloatArray, lit: BoolArray) -> float:
-    """Return the level s of an image's power, of which s / f³ is that at a frequency f."""
+    """Return the level S_0 of an image's power, which at a frequency rho is S_0 / rho³."""
     rows, columns = np.nonzero(lit)
     box = (slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1))
     height, width = lit[box].shape
