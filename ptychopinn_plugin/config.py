@@ -208,7 +208,7 @@ class TrainingConfig(Validated):
 
     epochs: int = setting(
         100,
-        'Training uses every pattern once in each epoch',
+        'Training meets each pattern about twice in an epoch',
         minimum=1,
         maximum=MAX_COUNT,
     )
