@@ -1,20 +1,7 @@
-"""Each numbered decision (docs/decisions) has a test that fails without it.
+"""Decisions (docs/decisions) that both backends keep, each with the test that fails without it.
 
-Where a decision is undone by hand, these fail:
-
-1. Object shifted in place of the probe: `test_1_...` here; `parity/test_physics.py`.
-2. No back-projection in the input: `test_2_...` here; one density or exposure:
-   `unit/backends/test_augmentation.py`.
-3. Last iteration returned: `test_3_...` here; `unit/backends/test_refinement.py`.
-4. A second scale: `test_4_...` here; `test_the_rule_of_the_intensity_scale`.
-5. No correction of the slow phase, in prediction or in iterations: `test_5_...` here.
-6. A worker for each run: `test_the_second_inference_starts_at_once` in `host/test_worker.py`.
-7. No bridge: `test_the_stock_host_has_our_algorithms_once` in `host/test_bridge.py`.
-8. No floor in the projection, or on one side: `test_8_...` here; `parity/test_physics.py`.
-9. Graphs for each number of patterns, or variables: `test_9_...` here.
-10. No average: `test_the_model_is_an_average_over_epochs` in `test_training.py`.
-11. One orientation: `test_a_scan_of_little_overlap_is_looked_at_in_four_orientations` in
-    `test_reconstruction.py`; `unit/backends/test_sampling.py` for training.
+The number in the name of a test is that of the decision. `project/test_decision_list.py` lists the
+tests of every decision, also those that have no test here.
 
 Other things to break, and what notices:
 

@@ -107,10 +107,9 @@ def unlinked_words(text: str) -> dict[str, tuple[int, int]]:
     for term in LONGER_FIRST:
         form = r'(?<![\w-])' + IMPORTANT[term] + r'(?![\w-])'
         first = min((begin for begin, _, name in links if name == term.lower()), default=None)
+        others = [(begin, end) for begin, end, name in links if name != term.lower()]
         for use in re.finditer(form, prose, 0 if term.isupper() else re.IGNORECASE):
-            if any(begin <= use.start() < end for begin, end in taken):
-                continue
-            if any(begin <= use.start() < end for begin, end, name in links if name != term.lower()):
+            if any(begin <= use.start() < end for begin, end in taken + others):
                 continue
             if first is None or use.end() < first:
                 found[term] = use.span()
@@ -128,5 +127,6 @@ def test_each_page_links_important_words_where_it_uses_them_first(page: str) -> 
     text = (ROOT / 'docs' / f'{page}.md').read_text('utf-8')
     known = {term.lower() for term in entries()}
     assert {term.lower() for term in LINK.findall(text)} <= known
-    lines = {term: text[:begin].count('\n') + 1 for term, (begin, _) in unlinked_words(text).items()}
+    found = unlinked_words(text).items()
+    lines = {term: text.count('\n', 0, begin) + 1 for term, (begin, _) in found}
     assert lines == {}, f'docs/{page}.md has to link these terms in these lines.'
