@@ -3,8 +3,7 @@
     python benchmarks/threads.py [--neighbours 0 1] [--rounds 1] [--output threads.json]
 
 Each row is a process of its own: the built-in model with five iterations on 256 simulated
-patterns, the better of two calls in seconds, beside so many programs that do nothing but count.
-Before the trial existed, the row *all* was what everyone got.
+patterns, the better of two calls in seconds, beside a number of programs that do nothing but count.
 """
 
 import argparse
