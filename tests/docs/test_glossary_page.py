@@ -130,3 +130,16 @@ def test_each_page_links_important_words_where_it_uses_them_first(page: str) -> 
     found = unlinked_words(text).items()
     lines = {term: text.count('\n', 0, begin) + 1 for term, (begin, _) in found}
     assert lines == {}, f'docs/{page}.md has to link these terms in these lines.'
+
+
+def test_a_word_without_its_link_is_noticed() -> None:
+    text = '# A scan\n\n`scan` *Scan* $scan$\n| scan |\n'
+    text += 'One scan, {term}`scans <scan>`. A shot\nnoise.\n'
+    places = unlinked_words(text)
+    assert {term: text[slice(*place)] for term, place in places.items()} == {
+        'scan': 'scan',
+        'shot noise': 'shot\nnoise',
+    }
+    assert unlinked_words('| {term}`scan` |\nOne scan of the built-in model.').keys() == {
+        'built-in model'
+    }
