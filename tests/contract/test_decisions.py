@@ -135,9 +135,7 @@ def test_3_the_best_iteration_is_returned(fw: Framework, tiny: Callable[..., Sca
     def watch(_: int, loss: float, object_: Any) -> None:
         shown.append((loss, model.evaluate_fit(object_)[0]))
 
-    object_, losses = fw.refinement.iterate_object(
-        model, start, IterationSchedule(4), observer=watch
-    )
+    object_, losses = fw.iterate(model, start, IterationSchedule(4), observer=watch)
     assert losses == sorted(losses, reverse=True)
     assert model.evaluate_fit(object_)[0] == pytest.approx(losses[-1], rel=1e-6)
     for said, found in shown:
@@ -192,12 +190,12 @@ def test_5_iterations_correct_the_slow_phase(
 ) -> None:
     """After the fifth iteration, and after the last."""
     model = fw.model(tiny_scan)
-    kernels = fw.refinement._KERNELS
+    kernels = fw.refinement.KERNELS
     without = dataclasses.replace(kernels, correct_phase_drift=lambda _, object_: object_)
     found = []
     for used in (kernels, without):
-        monkeypatch.setattr(fw.refinement, '_KERNELS', used)
-        object_, losses = fw.refinement.iterate_object(
+        monkeypatch.setattr(fw.refinement, 'KERNELS', used)
+        object_, losses = fw.iterate(
             model, fw.tensor(drifted(model, tiny_scan)), IterationSchedule(iterations)
         )
         phase = np.angle((fw.array(object_) * truth_on(model, tiny_scan).conj())[16:-16, 16:-16])
@@ -267,7 +265,7 @@ def test_9_a_graph_serves_for_any_number_of_patterns_and_weights_are_plain_tenso
         made.clear()
         model = fw.model(tiny_scan.subset(np.arange(number)))
         fw.stitching.predict_object(network, model, batch_size=16)
-        fw.refinement.iterate_object(model, model.flat_object(), IterationSchedule(1))
+        fw.iterate(model, model.flat_object(), IterationSchedule(1))
     assert made == []
     parts = [value for value in vars(network).values() if isinstance(value, dict)]
     tensors = [value for part in parts for value in part.values()]

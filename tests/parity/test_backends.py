@@ -119,7 +119,7 @@ def test_iterations(
     for fw in both:
         model = fw.model(scans(64))
         start = fw.tensor(canvas_object(model) * 0.1 + 0.9)
-        object_, losses = fw.refinement.iterate_object(
+        object_, losses = fw.iterate(
             model,
             start,
             IterationSchedule(2),

@@ -111,7 +111,7 @@ def test_both_backends_find_the_same_beams(both: tuple[Framework, Framework], sc
     found = []
     for fw in both:
         model = fw.model(flickering)
-        object_, losses = fw.refinement.iterate_object(
+        object_, losses = fw.iterate(
             model, model.flat_object(), IterationSchedule(12), refine_intensities=True
         )
         assert losses == sorted(losses, reverse=True)

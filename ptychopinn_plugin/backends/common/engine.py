@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Generic, Protocol, TypeVar
 
-from ptychopinn_plugin.array_types import ComplexArray, FloatArray, IntArray, RealArray
+from ptychopinn_plugin.array_types import ComplexArray, FloatArray, IntArray
 from ptychopinn_plugin.backends.common.phase_drift import PatternMoments
+from ptychopinn_plugin.backends.common.refinement import IterationKernels, iterate_object
 from ptychopinn_plugin.backends.common.requests import (
     IterationRequest,
     NetworkRequest,
@@ -77,9 +78,16 @@ class Engine(ABC, Generic[Device]):
     """One framework's computations; `NetworkBackend` and `TrainingRun` call them.
 
     Tensors, networks and devices are the framework's own, and pass through as they are.
+
+    Attributes
+    ----------
+    name : str
+    kernels : IterationKernels
+        What the framework computes in iterations.
     """
 
     name: str
+    kernels: IterationKernels[Any]
 
     @abstractmethod
     def on_device(self, name: str) -> AbstractContextManager[Device]:
@@ -163,19 +171,19 @@ class Engine(ABC, Generic[Device]):
         tensor of complex64, shape `forward.canvas_shape`
         """
 
-    @abstractmethod
     def iterate(
-        self, forward: Any, object_: Any, request: IterationRequest, observer: IterationObserver
+        self,
+        forward: Any,
+        object_: Any,
+        request: IterationRequest,
+        observer: IterationObserver | None = None,
     ) -> tuple[Any, list[float]]:
-        """Return the best object of all iterations from `object_`, and the losses.
+        """Return the best object of all iterations, and the losses; see `iterate_object`."""
+        return iterate_object(self.kernels, forward, object_, request, observer)
 
-        The losses are those of the start and of the best after each iteration, in Poisson loss per
-        pixel.
-        """
-
-    @abstractmethod
     def measure_moments(self, forward: Any, object_: Any) -> PatternMoments:
         """Return what each pattern tells of its beam and of the slow errors of an object."""
+        return self.kernels.measure_moments(forward, object_)
 
     @abstractmethod
     def scale_to_counts(self, object_: ComplexArray, forward: Any) -> Any:
@@ -210,9 +218,9 @@ class Engine(ABC, Generic[Device]):
     def to_tensor(self, array: ComplexArray, forward: Any) -> Any:
         """Return an array as a tensor on the device of a forward model."""
 
-    @abstractmethod
-    def to_numpy(self, tensor: Any) -> RealArray:
+    def to_numpy(self, tensor: Any) -> Any:
         """Return a tensor's values."""
+        return self.kernels.to_numpy(tensor)
 
     @abstractmethod
     def framework_version(self) -> str:

@@ -208,7 +208,7 @@ class TrainingRun(Generic[Device]):
             if not ran_out(error):
                 raise
             return None
-        return self.engine.to_numpy(objects[-1])
+        return np.asarray(self.engine.to_numpy(objects[-1]))
 
     def to_model(self, loop: TrainingLoop) -> Model:
         """Return the best weights as a model, with the newest ones in its training state.

@@ -7,14 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ptychopinn_plugin.array_types import ComplexArray, FloatArray, RealArray
+from ptychopinn_plugin.array_types import ComplexArray, FloatArray
 from ptychopinn_plugin.backends.common.backend import NetworkBackend
-from ptychopinn_plugin.backends.common.engine import IterationObserver, PassObserver
+from ptychopinn_plugin.backends.common.engine import PassObserver
 from ptychopinn_plugin.backends.common.memory import explaining_full_memory
-from ptychopinn_plugin.backends.common.phase_drift import PatternMoments
-from ptychopinn_plugin.backends.common.positions import position_refiner
 from ptychopinn_plugin.backends.common.requests import (
-    IterationRequest,
     NetworkRequest,
     PredictionRequest,
 )
@@ -24,9 +21,8 @@ from ptychopinn_plugin.backends.common.timing import Stopwatch
 from ptychopinn_plugin.backends.pytorch.device import choose_device, release_cache
 from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
 from ptychopinn_plugin.backends.pytorch.network import Network
-from ptychopinn_plugin.backends.pytorch.phase_drift import measure_moments
 from ptychopinn_plugin.backends.pytorch.prior import correct_object
-from ptychopinn_plugin.backends.pytorch.refinement import iterate_object
+from ptychopinn_plugin.backends.pytorch.refinement import KERNELS
 from ptychopinn_plugin.backends.pytorch.stitching import predict_object, start_stopwatch
 from ptychopinn_plugin.backends.pytorch.training import PyTorchStep, TrainableProbes
 from ptychopinn_plugin.config import Config
@@ -37,6 +33,7 @@ class PyTorchBackend(NetworkBackend[torch.device]):
     """Trains and applies networks with PyTorch on CUDA, MPS or the CPU."""
 
     name = 'pytorch'
+    kernels = KERNELS
 
     @contextmanager
     def on_device(self, name: str) -> Iterator[torch.device]:
@@ -111,30 +108,6 @@ class PyTorchBackend(NetworkBackend[torch.device]):
         """Return an object after the correction of a learned prior."""
         return correct_object(network, forward, object_, exposures)
 
-    def iterate(
-        self,
-        forward: ForwardModel,
-        object_: Tensor,
-        request: IterationRequest,
-        observer: IterationObserver,
-    ) -> tuple[Tensor, list[float]]:
-        """Return the best object of all iterations, and the losses."""
-        return iterate_object(
-            forward,
-            object_,
-            request.schedule,
-            batch_size=request.batch_size,
-            seed=request.seed,
-            refine_probe=request.refine_probe,
-            positions=position_refiner(forward, request),
-            refine_intensities=request.refine_intensities,
-            observer=observer,
-        )
-
-    def measure_moments(self, forward: ForwardModel, object_: Tensor) -> PatternMoments:
-        """Return what each pattern tells of its beam and of the slow errors of an object."""
-        return measure_moments(forward, object_)
-
     def scale_to_counts(self, object_: ComplexArray, forward: ForwardModel) -> Tensor:
         """Scale an object so that with the forward model's probe it explains the counts."""
         canvas = torch.from_numpy(object_).to(forward.device)
@@ -166,10 +139,6 @@ class PyTorchBackend(NetworkBackend[torch.device]):
     def to_tensor(self, array: ComplexArray, forward: ForwardModel) -> Tensor:
         """Return an array as a tensor on the device of a forward model."""
         return torch.from_numpy(array).to(forward.device)
-
-    def to_numpy(self, tensor: Tensor) -> RealArray:
-        """Return a tensor's values."""
-        return tensor.cpu().numpy()
 
     def framework_version(self) -> str:
         """Return the framework's name and version."""
