@@ -105,7 +105,7 @@ def test_2_the_network_corrects_back_projections_pass_by_pass(
     model = fw.model(tiny_scan)
     # Without weights there is no correction: what is left is the physics alone.
     network = fw.network.Network(describe_network(ModelConfig(filters_scale=0.25), WINDOW))
-    objects = fw.stitching.predict_object(network, model)
+    objects = fw.stitch(network, model)
     misfits = [model.evaluate_fit(object_)[1] for object_ in objects]
     assert len(misfits) == 4
     assert misfits[1] < 0.5 * misfits[0]
@@ -211,12 +211,12 @@ def test_5_prediction_corrects_the_slow_phase_after_the_last_pass(
     model = fw.model(tiny_scan)
     # The same weights, but the pass is the last of one network and not of the other.
     longer, network = build(fw, passes=3), build(fw, passes=2)
-    before = fw.stitching.predict_object(longer, model, passes=2)[-1]
-    found = fw.array(fw.stitching.predict_object(network, model)[-1])
+    before = fw.stitch(longer, model, passes=2)[-1]
+    found = fw.array(fw.stitch(network, model)[-1])
     corrected = fw.array(fw.phase_drift.correct_phase_drift(model, before))
     assert np.abs(corrected - fw.array(before)).max() > 0.02
     np.testing.assert_allclose(found, corrected, atol=1e-4)
-    free = fw.stitching.predict_object(network, model, phase_synchronization=False)[-1]
+    free = fw.stitch(network, model, phase_synchronization=False)[-1]
     assert np.abs(fw.array(free) - found).max() > 0.02
 
 
@@ -264,7 +264,7 @@ def test_9_a_graph_serves_for_any_number_of_patterns_and_weights_are_plain_tenso
     for number in (31, 47):
         made.clear()
         model = fw.model(tiny_scan.subset(np.arange(number)))
-        fw.stitching.predict_object(network, model, batch_size=16)
+        fw.stitch(network, model, batch_size=16)
         fw.iterate(model, model.flat_object(), IterationSchedule(1))
     assert made == []
     parts = [value for value in vars(network).values() if isinstance(value, dict)]

@@ -12,7 +12,12 @@ from numpy.typing import NDArray
 from ptychopinn_plugin.backends.common.backend import NetworkBackend
 from ptychopinn_plugin.backends.common.iteration_schedule import IterationSchedule
 from ptychopinn_plugin.backends.common.refinement import iterate_object
-from ptychopinn_plugin.backends.common.requests import IterationRequest, TrainingRequest
+from ptychopinn_plugin.backends.common.requests import (
+    IterationRequest,
+    PredictionRequest,
+    TrainingRequest,
+)
+from ptychopinn_plugin.backends.common.stitching import stitch_object
 from ptychopinn_plugin.backends.common.training_loop import TrainingLoop
 from ptychopinn_plugin.backends.common.training_plan import plan_training
 from ptychopinn_plugin.backends.common.training_run import TrainingRun
@@ -134,6 +139,11 @@ class Framework(ABC):
             weights[name] = rng.uniform(-limit, limit, shape).astype(np.float32)
         network.load_weights(weights)
         return network
+
+    def stitch(self, network: Any, model: Any, **settings: Any) -> list[Tensor]:
+        """Stitch an object with the fields of `PredictionRequest` that are given."""
+        request = PredictionRequest(**settings)
+        return stitch_object(self.stitching.KERNELS, network, model, request)
 
     def iterate(
         self,

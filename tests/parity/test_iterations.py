@@ -10,12 +10,12 @@ from parity.helpers import Model, canvas_object, make_patches, noise
 
 from ptychopinn_plugin.backends.common import forward as common_forward
 from ptychopinn_plugin.backends.common.iteration_schedule import IterationSchedule
-from ptychopinn_plugin.backends.common.prediction import STITCHING_FLOOR
 from ptychopinn_plugin.backends.common.refinement import (
     ALONE_BATCHES,
     IterationState,
     _move_alone,
 )
+from ptychopinn_plugin.backends.common.stitching import STITCHING_FLOOR
 from ptychopinn_plugin.data import Scan, one_by_one
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 

@@ -14,6 +14,7 @@ from ptychopinn_plugin.backends.common.requests import (
     PredictionRequest,
 )
 from ptychopinn_plugin.backends.common.sampling import TrainingScan
+from ptychopinn_plugin.backends.common.stitching import StitchingKernels, stitch_object
 from ptychopinn_plugin.backends.common.threads import Threads, one_openblas_thread
 from ptychopinn_plugin.backends.common.timing import Stopwatch
 from ptychopinn_plugin.backends.common.training_step import TrainingStep
@@ -82,12 +83,15 @@ class Engine(ABC, Generic[Device]):
     Attributes
     ----------
     name : str
-    kernels : IterationKernels
+    iteration_kernels : IterationKernels
         What the framework computes in iterations.
+    stitching_kernels : StitchingKernels
+        What it computes where a network predicts patches, which are stitched.
     """
 
     name: str
-    kernels: IterationKernels[Any]
+    iteration_kernels: IterationKernels[Any]
+    stitching_kernels: StitchingKernels[Any, Any]
 
     @abstractmethod
     def on_device(self, name: str) -> AbstractContextManager[Device]:
@@ -138,8 +142,7 @@ class Engine(ABC, Generic[Device]):
     def build_network(self, request: NetworkRequest, device: Device) -> Any:
         """Return a network on the device."""
 
-    @abstractmethod
-    def predict(
+    def stitch_object(
         self,
         network: Any,
         forward: Any,
@@ -148,10 +151,15 @@ class Engine(ABC, Generic[Device]):
         stopwatch: Stopwatch | None = None,
         observer: PassObserver | None = None,
     ) -> list[Any]:
-        """Return the flat object and the one after each pass, shape `forward.canvas_shape`.
-
-        The stopwatch gets the seconds of 'predict' and 'stitch'.
-        """
+        """Return the flat object and the one after each pass; see `stitching.stitch_object`."""
+        return stitch_object(
+            self.stitching_kernels,
+            network,
+            forward,
+            request,
+            stopwatch=stopwatch,
+            observer=observer,
+        )
 
     @abstractmethod
     def apply_prior(self, network: Any, forward: Any, object_: Any, exposures: FloatArray) -> Any:
@@ -179,11 +187,11 @@ class Engine(ABC, Generic[Device]):
         observer: IterationObserver | None = None,
     ) -> tuple[Any, list[float]]:
         """Return the best object of all iterations, and the losses; see `iterate_object`."""
-        return iterate_object(self.kernels, forward, object_, request, observer)
+        return iterate_object(self.iteration_kernels, forward, object_, request, observer)
 
     def measure_moments(self, forward: Any, object_: Any) -> PatternMoments:
         """Return what each pattern tells of its beam and of the slow errors of an object."""
-        return self.kernels.measure_moments(forward, object_)
+        return self.iteration_kernels.measure_moments(forward, object_)
 
     @abstractmethod
     def scale_to_counts(self, object_: ComplexArray, forward: Any) -> Any:
@@ -220,7 +228,7 @@ class Engine(ABC, Generic[Device]):
 
     def to_numpy(self, tensor: Any) -> Any:
         """Return a tensor's values."""
-        return self.kernels.to_numpy(tensor)
+        return self.iteration_kernels.to_numpy(tensor)
 
     @abstractmethod
     def framework_version(self) -> str:

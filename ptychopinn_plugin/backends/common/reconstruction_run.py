@@ -104,7 +104,7 @@ class ReconstructionRun:
         request = PredictionRequest.of(inference, rotations)
 
         def predict(batch_size: int) -> list[Any]:
-            return self.engine.predict(
+            return self.engine.stitch_object(
                 network,
                 self.forward,
                 replace(request, batch_size=batch_size),

@@ -154,7 +154,7 @@ class TrainingRun(Generic[Device]):
         passes = PredictionRequest(passes=plan.description.passes - 1)
         make = partial(
             make_subscan,
-            predict=lambda forward: self.engine.predict(network, forward, passes),
+            predict=lambda forward: self.engine.stitch_object(network, forward, passes),
             to_numpy=self.engine.to_numpy,
         )
         return TrainingLoop(
@@ -198,7 +198,9 @@ class TrainingRun(Generic[Device]):
         """Return the network's object; None where there is no memory for it beside training."""
 
         def predict(batch_size: int) -> Any:
-            return self.engine.predict(network, forward, PredictionRequest(batch_size=batch_size))
+            return self.engine.stitch_object(
+                network, forward, PredictionRequest(batch_size=batch_size)
+            )
 
         try:
             objects = with_smaller_batches(

@@ -9,21 +9,16 @@ from torch import Tensor
 
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray
 from ptychopinn_plugin.backends.common.backend import NetworkBackend
-from ptychopinn_plugin.backends.common.engine import PassObserver
 from ptychopinn_plugin.backends.common.memory import explaining_full_memory
-from ptychopinn_plugin.backends.common.requests import (
-    NetworkRequest,
-    PredictionRequest,
-)
+from ptychopinn_plugin.backends.common.requests import NetworkRequest
 from ptychopinn_plugin.backends.common.sampling import TrainingScan
 from ptychopinn_plugin.backends.common.threads import Threads, asked_threads, measured_threads
 from ptychopinn_plugin.backends.common.timing import Stopwatch
+from ptychopinn_plugin.backends.pytorch import refinement, stitching
 from ptychopinn_plugin.backends.pytorch.device import choose_device, release_cache
 from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
 from ptychopinn_plugin.backends.pytorch.network import Network
 from ptychopinn_plugin.backends.pytorch.prior import correct_object
-from ptychopinn_plugin.backends.pytorch.refinement import KERNELS
-from ptychopinn_plugin.backends.pytorch.stitching import predict_object, start_stopwatch
 from ptychopinn_plugin.backends.pytorch.training import PyTorchStep, TrainableProbes
 from ptychopinn_plugin.config import Config
 from ptychopinn_plugin.data import Scan
@@ -33,7 +28,8 @@ class PyTorchBackend(NetworkBackend[torch.device]):
     """Trains and applies networks with PyTorch on CUDA, MPS or the CPU."""
 
     name = 'pytorch'
-    kernels = KERNELS
+    iteration_kernels = refinement.KERNELS
+    stitching_kernels = stitching.KERNELS
 
     @contextmanager
     def on_device(self, name: str) -> Iterator[torch.device]:
@@ -54,7 +50,12 @@ class PyTorchBackend(NetworkBackend[torch.device]):
 
     def start_stopwatch(self, device: torch.device) -> Stopwatch:
         """Return a stopwatch that waits for the device."""
-        return start_stopwatch(device)
+
+        def finish() -> None:
+            if device.type == 'cuda':
+                torch.cuda.synchronize(device)
+
+        return Stopwatch(finish)
 
     def release_cache(self) -> None:
         """Give memory that the framework keeps for later back to the device."""
@@ -79,28 +80,6 @@ class PyTorchBackend(NetworkBackend[torch.device]):
         if request.weights is not None:
             network.load_weights(request.weights)
         return network.to(device)
-
-    def predict(
-        self,
-        network: Network,
-        forward: ForwardModel,
-        request: PredictionRequest,
-        *,
-        stopwatch: Stopwatch | None = None,
-        observer: PassObserver | None = None,
-    ) -> list[Tensor]:
-        """Return the flat object and the one after each pass."""
-        return predict_object(
-            network,
-            forward,
-            passes=request.passes,
-            batch_size=request.batch_size,
-            rotations=request.rotations,
-            phase_synchronization=request.phase_synchronization,
-            stitching_weights=request.stitching_weights,
-            stopwatch=stopwatch,
-            observer=observer,
-        )
 
     def apply_prior(
         self, network: Network, forward: ForwardModel, object_: Tensor, exposures: FloatArray

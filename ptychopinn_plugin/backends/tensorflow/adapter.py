@@ -7,21 +7,16 @@ import numpy as np
 
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray
 from ptychopinn_plugin.backends.common.backend import NetworkBackend
-from ptychopinn_plugin.backends.common.engine import PassObserver
-from ptychopinn_plugin.backends.common.requests import (
-    NetworkRequest,
-    PredictionRequest,
-)
+from ptychopinn_plugin.backends.common.requests import NetworkRequest
 from ptychopinn_plugin.backends.common.sampling import TrainingScan
 from ptychopinn_plugin.backends.common.timing import Stopwatch
+from ptychopinn_plugin.backends.tensorflow import refinement, stitching
 from ptychopinn_plugin.backends.tensorflow.device import choose_device
 from ptychopinn_plugin.backends.tensorflow.forward import ForwardModel
 from ptychopinn_plugin.backends.tensorflow.framework import Tensor, on_device, tf
 from ptychopinn_plugin.backends.tensorflow.network import Network
 from ptychopinn_plugin.backends.tensorflow.operators import scaled
 from ptychopinn_plugin.backends.tensorflow.prior import correct_object
-from ptychopinn_plugin.backends.tensorflow.refinement import KERNELS
-from ptychopinn_plugin.backends.tensorflow.stitching import predict_object, start_stopwatch
 from ptychopinn_plugin.backends.tensorflow.training import TensorFlowStep, TrainableProbes
 from ptychopinn_plugin.config import Config
 from ptychopinn_plugin.data import Scan
@@ -31,7 +26,8 @@ class TensorFlowBackend(NetworkBackend[str]):
     """Trains and applies networks with TensorFlow on a GPU or the CPU."""
 
     name = 'tensorflow'
-    kernels = KERNELS
+    iteration_kernels = refinement.KERNELS
+    stitching_kernels = stitching.KERNELS
 
     def on_device(self, name: str) -> AbstractContextManager[str]:
         """Return a context in which the device of this name computes."""
@@ -39,7 +35,7 @@ class TensorFlowBackend(NetworkBackend[str]):
 
     def start_stopwatch(self, device: str) -> Stopwatch:
         """Return a stopwatch that waits for the device."""
-        return start_stopwatch()
+        return Stopwatch(lambda: tf.zeros(()).numpy())
 
     def release_cache(self) -> None:
         """Do nothing: TensorFlow keeps a GPU's memory, for itself alone, until its process ends."""
@@ -61,28 +57,6 @@ class TensorFlowBackend(NetworkBackend[str]):
         if request.weights is not None:
             network.load_weights(request.weights)
         return network
-
-    def predict(
-        self,
-        network: Network,
-        forward: ForwardModel,
-        request: PredictionRequest,
-        *,
-        stopwatch: Stopwatch | None = None,
-        observer: PassObserver | None = None,
-    ) -> list[Tensor]:
-        """Return the flat object and the one after each pass."""
-        return predict_object(
-            network,
-            forward,
-            passes=request.passes,
-            batch_size=request.batch_size,
-            rotations=request.rotations,
-            phase_synchronization=request.phase_synchronization,
-            stitching_weights=request.stitching_weights,
-            stopwatch=stopwatch,
-            observer=observer,
-        )
 
     def apply_prior(
         self, network: Network, forward: ForwardModel, object_: Tensor, exposures: FloatArray
