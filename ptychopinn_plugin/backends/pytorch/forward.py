@@ -10,6 +10,7 @@ from ptychopinn_plugin.array_types import FloatArray, IntArray, RealArray
 from ptychopinn_plugin.backends.common.canvas import CanvasWindow, window_of, window_shape
 from ptychopinn_plugin.backends.common.forward import (
     LIT_FRACTION,
+    PROBE_CACHE_BYTES,
     corner_amplitudes,
     judged_positions,
 )
@@ -30,9 +31,6 @@ from ptychopinn_plugin.physics import (
     split_positions,
 )
 from ptychopinn_plugin.physics.features import RATIO_EPSILON
-
-PROBE_CACHE_BYTES = 1 << 30
-"""The shifted probes of all positions are kept while they take no more than this."""
 
 
 class ForwardModel:

@@ -1,8 +1,10 @@
 """The physics on tensors: shifts of the probe, intensities, likelihood, and placing of patches."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from ptychopinn_plugin.array_types import ComplexArray
 from ptychopinn_plugin.backends.common.canvas import place_one_by_one
 
 
@@ -85,3 +87,13 @@ def _ramp(subpixel_shifts_px: Tensor, probe: Tensor) -> Tensor:
     y = torch.polar(torch.ones_like(cycles_y), -2 * torch.pi * cycles_y)
     x = torch.polar(torch.ones_like(cycles_x), -2 * torch.pi * cycles_x)
     return y[:, None, :, None] * x[:, None, None, :]
+
+
+def times(tensor: Tensor, array: ComplexArray) -> Tensor:
+    """Multiply a tensor by an array that its device does not have yet."""
+    return tensor * torch.from_numpy(array).to(tensor.device)
+
+
+def to_numpy(tensor: Tensor) -> ComplexArray:
+    """Return a tensor's values."""
+    return np.asarray(tensor.cpu().numpy())

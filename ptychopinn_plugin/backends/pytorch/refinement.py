@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ptychopinn_plugin.array_types import ComplexArray, IntArray
+from ptychopinn_plugin.array_types import IntArray
 from ptychopinn_plugin.backends.common.refinement import (
     MOMENTUM,
     PROBE_STEP,
@@ -35,7 +35,7 @@ from ptychopinn_plugin.backends.common.refinement import (
 from ptychopinn_plugin.backends.pytorch.device import release_cache
 from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
 from ptychopinn_plugin.backends.pytorch.intensities import pattern_photons
-from ptychopinn_plugin.backends.pytorch.operators import intensity
+from ptychopinn_plugin.backends.pytorch.operators import intensity, times, to_numpy
 from ptychopinn_plugin.backends.pytorch.phase_drift import correct_phase_drift, measure_moments
 from ptychopinn_plugin.backends.pytorch.positions import position_forces
 
@@ -96,14 +96,6 @@ def _divide_energy(object_: Tensor, probe: Tensor, energy: Tensor) -> tuple[Tens
     return object_ * growth, probe / growth
 
 
-def _to_numpy(tensor: Tensor) -> ComplexArray:
-    return np.asarray(tensor.cpu().numpy())
-
-
-def _times(tensor: Tensor, array: ComplexArray) -> Tensor:
-    return tensor * torch.from_numpy(array).to(tensor.device)
-
-
 KERNELS = IterationKernels(
     zeros_like=torch.zeros_like,
     iterate_once=_iterate_once,
@@ -112,8 +104,8 @@ KERNELS = IterationKernels(
     pattern_photons=pattern_photons,
     correct_phase_drift=correct_phase_drift,
     measure_moments=measure_moments,
-    to_numpy=_to_numpy,
-    times=_times,
+    to_numpy=to_numpy,
+    times=times,
     between=torch.lerp,
     norm=torch.linalg.vector_norm,
     divide_energy=_divide_energy,

@@ -12,6 +12,7 @@ from ptychopinn_plugin.backends.common.canvas import (
 )
 from ptychopinn_plugin.backends.common.forward import (
     LIT_FRACTION,
+    PROBE_CACHE_BYTES,
     corner_amplitudes,
     judged_positions,
 )
@@ -25,9 +26,6 @@ from ptychopinn_plugin.physics import (
     measure_misfit,
     split_positions,
 )
-
-PROBE_CACHE_BYTES = 1 << 30
-"""Shifted probes are kept for every position while they take no more than this."""
 
 AMPLITUDE_BYTES = 8 << 30
 """Amplitudes that take more stay in the computer's memory and come batch by batch."""

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ptychopinn_plugin.array_types import ComplexArray, IntArray
+from ptychopinn_plugin.array_types import IntArray
 from ptychopinn_plugin.backends.common.refinement import (
     MOMENTUM,
     PROBE_STEP,
@@ -37,6 +37,8 @@ from ptychopinn_plugin.backends.tensorflow.operators import (
     project_amplitudes,
     scaled,
     squared,
+    times,
+    to_numpy,
 )
 from ptychopinn_plugin.backends.tensorflow.phase_drift import correct_phase_drift, measure_moments
 from ptychopinn_plugin.backends.tensorflow.positions import position_forces
@@ -134,14 +136,6 @@ def _divide_energy(object_: Tensor, probe: Tensor, energy: Tensor) -> tuple[Tens
     return scaled(object_, growth), scaled(probe, 1 / growth)
 
 
-def _to_numpy(tensor: Tensor) -> ComplexArray:
-    return np.asarray(tensor.numpy())
-
-
-def _times(tensor: Tensor, array: ComplexArray) -> Tensor:
-    return tensor * tf.constant(array)
-
-
 KERNELS = IterationKernels(
     zeros_like=tf.zeros_like,
     iterate_once=_iterate_once,
@@ -150,8 +144,8 @@ KERNELS = IterationKernels(
     pattern_photons=pattern_photons,
     correct_phase_drift=correct_phase_drift,
     measure_moments=measure_moments,
-    to_numpy=_to_numpy,
-    times=_times,
+    to_numpy=to_numpy,
+    times=times,
     between=_between,
     norm=_norm,
     divide_energy=_divide_energy,
