@@ -22,7 +22,7 @@ from ptychopinn_plugin.backends.pytorch.losses import (
     weighted_sum,
 )
 from ptychopinn_plugin.backends.pytorch.network import Network
-from ptychopinn_plugin.backends.pytorch.operators import intensity, shift_probe
+from ptychopinn_plugin.backends.pytorch.operators import predict_intensity, shift_probe
 from ptychopinn_plugin.backends.pytorch.prediction import average_overlap, predict_patches
 from ptychopinn_plugin.config import Config, TrainingConfig
 
@@ -168,7 +168,7 @@ class PyTorchStep(NetworkStep[Network, TrainableProbes]):
             return forward.predict_intensity(full, indices)
         probe = self.trainable_probes.probe(batch.subscan.scan_index) * batch.subscan.exposure**0.5
         probes = shift_probe(probe, forward.subpixel_shifts[indices])
-        return intensity(torch.fft.fft2(probes * full[:, None], norm='ortho'))
+        return predict_intensity(probes, full)
 
     @torch.no_grad()
     def scaled_probe(self, probe: Tensor, factor: float, energy_of: Tensor | None = None) -> Tensor:

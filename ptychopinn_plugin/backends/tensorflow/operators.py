@@ -5,7 +5,7 @@ import numpy as np
 from ptychopinn_plugin.array_types import ComplexArray
 from ptychopinn_plugin.backends.tensorflow.framework import Tensor, compiled, tf
 from ptychopinn_plugin.physics import POISSON_EPSILON
-from ptychopinn_plugin.physics.features import RATIO_EPSILON
+from ptychopinn_plugin.physics.projection import RATIO_EPSILON
 
 
 def intensity(waves: Tensor) -> Tensor:
