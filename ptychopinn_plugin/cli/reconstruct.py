@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ptychopinn_plugin.cli.common import (
-    fit_scans,
     in_words,
     read_scans,
     report,
@@ -148,7 +147,7 @@ def refine_into(
     with staged_outputs(output, FILES) as stage:
         config = assemble_config(given)
         choice = choose(backend)
-        read, notes = _read(scan, given, None)
+        read, notes = _read(scan, given)
         run = describe_run('refine', scan, None, choice.name, config, given)
         run['asked_device'] = device
         watch.loaded()
@@ -213,9 +212,8 @@ def reconstruct_into(
         opened = api.open_model(model) if isinstance(model, Path) else model
         config = assemble_config(given, base=opened.config.to_dict())
         choice = choose(backend, model_backend=opened.backend)
-        size = None if opened.is_prior else opened.pattern_size
         # This is the fitted scan, whose object lies where the reconstruction does.
-        fitted, notes = _read(scan, given, size)
+        fitted, notes = _read(scan, given, opened)
         fitted = select(fitted)
         command = 'reconstruct' if select is _everything else 'ptycho-inference'
         run = describe_run(command, scan, model, choice.name, config, given)
@@ -265,11 +263,13 @@ class RunTimer:
         }
 
 
-def _read(path: Path, given: Given, size: int | None) -> tuple['Scan', dict[str, list[str]]]:
-    scans = read_scans([path], given)
-    if size is not None:
-        scans = fit_scans(scans, size)
-    return scans[0], show_notes(scans)
+def _read(
+    path: Path, given: Given, model: 'Model | None' = None
+) -> tuple['Scan', dict[str, list[str]]]:
+    """Return a scan, as the model takes it where there is one, and what was noted."""
+    (scan,) = read_scans([path], given)
+    fitted = scan if model is None else model.fitted(scan)
+    return fitted, show_notes([fitted])
 
 
 def _finish(

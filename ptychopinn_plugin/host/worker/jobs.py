@@ -177,7 +177,7 @@ class Jobs:
             return self._train_into(job)
 
     def _train_into(self, job: TrainJob) -> TrainingDone:
-        # Before the framework is imported, which takes seconds.
+        # The backend checks positions too, but its framework takes seconds to import.
         scans, validation = _load(job.scans, job), _load(job.validation, job)
         for scan in (*scans, *validation):
             check_positions(scan)
