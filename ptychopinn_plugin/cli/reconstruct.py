@@ -282,7 +282,7 @@ def _finish(
 ) -> tuple[dict[str, Any], list[str]]:
     """Write every file of a reconstruction to `stage`; return what to report of `folder`."""
     from ptychopinn_plugin.backends.common.diagnostics import fit_in_words, points_to_a_fault
-    from ptychopinn_plugin.backends.common.iteration_plan import words_of_course
+    from ptychopinn_plugin.backends.common.iteration_plan import Course
     from ptychopinn_plugin.data import write_product, write_reconstruction
     from ptychopinn_plugin.data.pattern_fit import outliers_in_words
     from ptychopinn_plugin.physics import uncertainty_in_words
@@ -309,12 +309,13 @@ def _finish(
         is_single_shot=result.is_single_shot,
         beam_variation=result.beam_variation,
     )
-    course = words_of_course(made['course']) if 'course' in made else ''
+    course = Course.of_result(made)
     outliers = () if result.pattern_fit is None else result.pattern_fit.outliers
     unfit = outliers_in_words(outliers, result.dropped)
     is_faulty = points_to_a_fault(result.misfit, iterations)
     sure = uncertainty_in_words(result.typical_std(), points_to_a_fault=is_faulty)
-    return values, _summary(values, evaluation, [course, sure, unfit, fit])
+    ended = '' if course is None else course.in_words()
+    return values, _summary(values, evaluation, [ended, sure, unfit, fit])
 
 
 def _measure(
