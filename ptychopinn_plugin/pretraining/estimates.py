@@ -8,16 +8,17 @@ import torch
 from torch import Tensor
 
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray
+from ptychopinn_plugin.backends.common.prior import correct_object, look_at
 from ptychopinn_plugin.backends.common.refinement import (
     MOMENTUM,
     corrects_phase_drift,
     step_size,
 )
+from ptychopinn_plugin.backends.pytorch import prior
 from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
 from ptychopinn_plugin.backends.pytorch.network import Network
 from ptychopinn_plugin.backends.pytorch.operators import intensity
 from ptychopinn_plugin.backends.pytorch.phase_drift import correct_phase_drift
-from ptychopinn_plugin.backends.pytorch.prior import correct_object, look_at
 from ptychopinn_plugin.backends.pytorch.refinement import regularised
 from ptychopinn_plugin.physics.prior_features import FLOOR, LIT_SHARE, count_exposures, smooth
 from ptychopinn_plugin.pretraining.corpus import Task
@@ -107,7 +108,7 @@ def make_estimates(
     object_ = _iterate(forward, forward.flat_object(), int(rng.choice(FIRST_ITERATIONS)), rng)
     estimates = [_compare(forward, object_, truth, exposures)]
     while not is_bare and len(estimates) < MAX_ESTIMATES and rng.random() < ANOTHER_PASS:
-        object_ = correct_object(network, forward, object_, exposures)
+        object_ = correct_object(prior.KERNELS, network, forward, object_, exposures)
         object_ = _iterate(forward, object_, int(rng.choice(FURTHER_ITERATIONS)), rng)
         estimates.append(_compare(forward, object_, truth, exposures))
     return estimates
@@ -145,7 +146,7 @@ def _compare(
     forward: ForwardModel, object_: Tensor, truth: ComplexArray, exposures: FloatArray
 ) -> Estimate:
     """Compute what a network gets for an object, and what it should return."""
-    features = look_at(forward, object_, exposures)
+    features = look_at(prior.KERNELS, forward, object_, exposures)
     estimate = object_.numpy()
     coverage = forward.coverage.numpy()
     relative = coverage / coverage.max()

@@ -88,7 +88,7 @@ def test_a_probe_learns_from_each_pattern_by_its_beam(fw: Framework, scan: Scan)
     def probe_after(model: Any, batch: np.ndarray) -> np.ndarray:
         flat = model.flat_object()
         state = IterationState(flat, 0 * flat, model.probe, model.moves_px, model.intensities)
-        fw.refinement._iterate_once(model, state, [batch], 0.0, True)
+        fw.refinement.iterate_once(model, state, [batch], 0.0, True)
         return fw.array(state.probe)
 
     model = fw.model(scan)

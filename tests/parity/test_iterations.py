@@ -99,7 +99,7 @@ def test_the_velocity_carries_on_where_patterns_want_no_change(fw: Framework, mo
         np.zeros((len(model), 2)),
         np.ones(len(model)),
     )
-    fw.refinement._iterate_once(model, state, [np.arange(4), np.arange(4, 8)], 0.0, False)
+    fw.refinement.iterate_once(model, state, [np.arange(4), np.arange(4, 8)], 0.0, False)
     moved = fw.array(state.object_) - start
     np.testing.assert_allclose(moved, (0.9 + 0.9**2) * velocity, atol=1e-5)
 
@@ -151,7 +151,7 @@ def test_patterns_alone_move_at_once_as_far_as_one_by_one(fw: Framework, alone: 
         return IterationState(flat, nothing, model.probe, model.moves_px, model.intensities)
 
     in_turn, at_once = begin(), begin()
-    fw.refinement._iterate_once(model, in_turn, batches, 0.2, False)
+    fw.refinement.iterate_once(model, in_turn, batches, 0.2, False)
     _move_alone(fw.refinement.KERNELS, model, at_once, 0.2)
     first = fw.indices([0])
     for name in ('object_', 'velocity'):

@@ -7,6 +7,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray, IntArray
 from ptychopinn_plugin.backends.common.phase_drift import PatternMoments
+from ptychopinn_plugin.backends.common.prior import PriorKernels, correct_object
 from ptychopinn_plugin.backends.common.refinement import IterationKernels, iterate_object
 from ptychopinn_plugin.backends.common.requests import (
     IterationRequest,
@@ -44,6 +45,10 @@ class Forward(Protocol):
     intensities: FloatArray
     reach_px: int
     is_single_shot: bool
+
+    def to_tensor(self, array: ComplexArray) -> Any:
+        """Return an array as a tensor on the device."""
+        ...
 
     def flat_object(self) -> Any:
         """Return an object that changes nothing."""
@@ -85,12 +90,15 @@ class Engine(ABC, Generic[Device]):
     name : str
     iteration_kernels : IterationKernels
         What the framework computes in iterations.
+    prior_kernels : PriorKernels
+        What it computes where a learned prior corrects an object.
     stitching_kernels : StitchingKernels
         What it computes where a network predicts patches, which are stitched.
     """
 
     name: str
     iteration_kernels: IterationKernels[Any]
+    prior_kernels: PriorKernels[Any]
     stitching_kernels: StitchingKernels[Any, Any]
 
     @abstractmethod
@@ -161,23 +169,9 @@ class Engine(ABC, Generic[Device]):
             observer=observer,
         )
 
-    @abstractmethod
     def apply_prior(self, network: Any, forward: Any, object_: Any, exposures: FloatArray) -> Any:
-        """Return an object after the correction of a learned prior.
-
-        Parameters
-        ----------
-        network : Network
-            Of architecture 'prior'.
-        forward : ForwardModel
-        object_ : tensor of complex64, shape `forward.canvas_shape`
-        exposures : ndarray of float32, shape `forward.canvas_shape`
-            See `physics.prior_features.count_exposures`.
-
-        Returns
-        -------
-        tensor of complex64, shape `forward.canvas_shape`
-        """
+        """Return an object after the correction of a learned prior; see `prior.correct_object`."""
+        return correct_object(self.prior_kernels, network, forward, object_, exposures)
 
     def iterate(
         self,
@@ -221,10 +215,6 @@ class Engine(ABC, Generic[Device]):
         The probes of the scans' forward models, with `intensity_scale` taken out, are where
         trainable probes begin. The scans of `validation` get what training makes of them.
         """
-
-    @abstractmethod
-    def to_tensor(self, array: ComplexArray, forward: Any) -> Any:
-        """Return an array as a tensor on the device of a forward model."""
 
     def to_numpy(self, tensor: Any) -> Any:
         """Return a tensor's values."""

@@ -7,18 +7,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ptychopinn_plugin.array_types import ComplexArray, FloatArray
+from ptychopinn_plugin.array_types import ComplexArray
 from ptychopinn_plugin.backends.common.backend import NetworkBackend
 from ptychopinn_plugin.backends.common.memory import explaining_full_memory
 from ptychopinn_plugin.backends.common.requests import NetworkRequest
 from ptychopinn_plugin.backends.common.sampling import TrainingScan
 from ptychopinn_plugin.backends.common.threads import Threads, asked_threads, measured_threads
 from ptychopinn_plugin.backends.common.timing import Stopwatch
-from ptychopinn_plugin.backends.pytorch import refinement, stitching
+from ptychopinn_plugin.backends.pytorch import prior, refinement, stitching
 from ptychopinn_plugin.backends.pytorch.device import choose_device, release_cache
 from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
 from ptychopinn_plugin.backends.pytorch.network import Network
-from ptychopinn_plugin.backends.pytorch.prior import correct_object
 from ptychopinn_plugin.backends.pytorch.training import PyTorchStep, TrainableProbes
 from ptychopinn_plugin.config import Config
 from ptychopinn_plugin.data import Scan
@@ -30,6 +29,7 @@ class PyTorchBackend(NetworkBackend[torch.device]):
     name = 'pytorch'
     iteration_kernels = refinement.KERNELS
     stitching_kernels = stitching.KERNELS
+    prior_kernels = prior.KERNELS
 
     @contextmanager
     def on_device(self, name: str) -> Iterator[torch.device]:
@@ -81,12 +81,6 @@ class PyTorchBackend(NetworkBackend[torch.device]):
             network.load_weights(request.weights)
         return network.to(device)
 
-    def apply_prior(
-        self, network: Network, forward: ForwardModel, object_: Tensor, exposures: FloatArray
-    ) -> Tensor:
-        """Return an object after the correction of a learned prior."""
-        return correct_object(network, forward, object_, exposures)
-
     def scale_to_counts(self, object_: ComplexArray, forward: ForwardModel) -> Tensor:
         """Scale an object so that with the forward model's probe it explains the counts."""
         canvas = torch.from_numpy(object_).to(forward.device)
@@ -114,10 +108,6 @@ class PyTorchBackend(NetworkBackend[torch.device]):
             config.training,
         )
         return PyTorchStep(network, scans, probes.to(device), config, validation)
-
-    def to_tensor(self, array: ComplexArray, forward: ForwardModel) -> Tensor:
-        """Return an array as a tensor on the device of a forward model."""
-        return torch.from_numpy(array).to(forward.device)
 
     def framework_version(self) -> str:
         """Return the framework's name and version."""

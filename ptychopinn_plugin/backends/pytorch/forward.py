@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ptychopinn_plugin.array_types import FloatArray, IntArray, RealArray
+from ptychopinn_plugin.array_types import ComplexArray, FloatArray, IntArray, RealArray
 from ptychopinn_plugin.backends.common.canvas import CanvasWindow, window_of, window_shape
 from ptychopinn_plugin.backends.common.forward import (
     LIT_FRACTION,
@@ -193,6 +193,10 @@ class ForwardModel:
             part._shifted, part._brightest = self._shifted[where], None
             part.coverage = part.place_patches(intensity(part.probes(slice(None))), slice(None))
         return part
+
+    def to_tensor(self, array: ComplexArray) -> Tensor:
+        """Return an array as a tensor on the device."""
+        return torch.from_numpy(array).to(self.device)
 
     def flat_object(self) -> Tensor:
         """Return an object that changes nothing, shape `canvas_shape`."""

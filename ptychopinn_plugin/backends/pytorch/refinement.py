@@ -40,7 +40,7 @@ from ptychopinn_plugin.backends.pytorch.phase_drift import correct_phase_drift, 
 from ptychopinn_plugin.backends.pytorch.positions import position_forces
 
 
-def _iterate_once(
+def iterate_once(
     forward: ForwardModel,
     state: IterationState[Tensor],
     batches: Sequence[IntArray],
@@ -98,7 +98,7 @@ def _divide_energy(object_: Tensor, probe: Tensor, energy: Tensor) -> tuple[Tens
 
 KERNELS = IterationKernels(
     zeros_like=torch.zeros_like,
-    iterate_once=_iterate_once,
+    iterate_once=iterate_once,
     mean_update=mean_update,
     position_forces=position_forces,
     pattern_photons=pattern_photons,

@@ -5,18 +5,17 @@ from contextlib import AbstractContextManager
 
 import numpy as np
 
-from ptychopinn_plugin.array_types import ComplexArray, FloatArray
+from ptychopinn_plugin.array_types import ComplexArray
 from ptychopinn_plugin.backends.common.backend import NetworkBackend
 from ptychopinn_plugin.backends.common.requests import NetworkRequest
 from ptychopinn_plugin.backends.common.sampling import TrainingScan
 from ptychopinn_plugin.backends.common.timing import Stopwatch
-from ptychopinn_plugin.backends.tensorflow import refinement, stitching
+from ptychopinn_plugin.backends.tensorflow import prior, refinement, stitching
 from ptychopinn_plugin.backends.tensorflow.device import choose_device
 from ptychopinn_plugin.backends.tensorflow.forward import ForwardModel
 from ptychopinn_plugin.backends.tensorflow.framework import Tensor, on_device, tf
 from ptychopinn_plugin.backends.tensorflow.network import Network
 from ptychopinn_plugin.backends.tensorflow.operators import scaled
-from ptychopinn_plugin.backends.tensorflow.prior import correct_object
 from ptychopinn_plugin.backends.tensorflow.training import TensorFlowStep, TrainableProbes
 from ptychopinn_plugin.config import Config
 from ptychopinn_plugin.data import Scan
@@ -28,6 +27,7 @@ class TensorFlowBackend(NetworkBackend[str]):
     name = 'tensorflow'
     iteration_kernels = refinement.KERNELS
     stitching_kernels = stitching.KERNELS
+    prior_kernels = prior.KERNELS
 
     def on_device(self, name: str) -> AbstractContextManager[str]:
         """Return a context in which the device of this name computes."""
@@ -58,12 +58,6 @@ class TensorFlowBackend(NetworkBackend[str]):
             network.load_weights(request.weights)
         return network
 
-    def apply_prior(
-        self, network: Network, forward: ForwardModel, object_: Tensor, exposures: FloatArray
-    ) -> Tensor:
-        """Return an object after the correction of a learned prior."""
-        return correct_object(network, forward, object_, exposures)
-
     def scale_to_counts(self, object_: ComplexArray, forward: ForwardModel) -> Tensor:
         """Scale an object so that with the forward model's probe it explains the counts."""
         canvas = tf.constant(object_)
@@ -90,10 +84,6 @@ class TensorFlowBackend(NetworkBackend[str]):
             config.training,
         )
         return TensorFlowStep(network, scans, probes, config, validation)
-
-    def to_tensor(self, array: ComplexArray, forward: ForwardModel) -> Tensor:
-        """Return an array as a tensor; the device is the current one."""
-        return tf.constant(array)
 
     def framework_version(self) -> str:
         """Return the framework's name and version."""

@@ -193,6 +193,10 @@ class ForwardModel:
             part.coverage = part.place_patches(intensity(part.probes(everyone)), everyone)
         return part
 
+    def to_tensor(self, array: ComplexArray) -> Tensor:
+        """Return an array as a tensor on the device."""
+        return tf.constant(array)
+
     def flat_object(self) -> Tensor:
         """Return an object that changes nothing, shape `canvas_shape`."""
         return tf.ones(self.canvas_shape, tf.complex64)
