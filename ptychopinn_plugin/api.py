@@ -26,7 +26,6 @@ from ptychopinn_plugin.config import (
 from ptychopinn_plugin.data import (
     Reconstruction,
     Scan,
-    fit_to_size,
     load_scan,
     read_reconstruction,
     write_product,
@@ -319,8 +318,7 @@ def compare_half_scans(
     opened = _as_model(BUILT_IN if model is None else model)
     chosen = _chosen(backend, opened)
     inference = opened.config.inference.replace(device=device)
-    if not opened.is_prior:
-        whole = fit_to_size(whole, opened.pattern_size)
+    whole = opened.fitted(whole)
 
     def predict(half: Scan) -> Reconstruction:
         return reconstruct(opened, half, inference=inference, backend=chosen, observer=watch)
@@ -400,6 +398,7 @@ def _starting_model(base_model: AnyModel | None, resume: AnyModel | None) -> Mod
 
 def _resumed_config(model: Model, config: Config | None, chosen: Choice) -> Config:
     """Return the settings a model was trained with, and the new ones for how long and where."""
+    # Training checks it too, but after the framework is imported and a missing probe is found.
     model.check_training_state('train(scans, base_model=model)')
     if chosen.name != model.backend:
         raise ConfigError(

@@ -201,6 +201,10 @@ class ModelConfig(Validated):
         True, 'The patches of a group are averaged where they overlap before diffraction'
     )
 
+    def sized_for(self, pattern_shape: tuple[int, int]) -> 'ModelConfig':
+        """Return the settings with a size of patterns: the shorter side of the data's, if unset."""
+        return self.replace(pattern_size=self.pattern_size or min(pattern_shape))
+
 
 @dataclass(frozen=True)
 class TrainingConfig(Validated):

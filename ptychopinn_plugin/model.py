@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from ptychopinn_plugin.array_types import ComplexArray, RealArray
 from ptychopinn_plugin.config import Config
 from ptychopinn_plugin.errors import ConfigError
 from ptychopinn_plugin.network import NetworkDescription
+
+if TYPE_CHECKING:
+    from ptychopinn_plugin.data import Scan
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,36 @@ class Model:
     def pattern_size(self) -> int:
         """Return the side in pixels of the patterns that the model takes."""
         return self.config.model.pattern_size or self.network.window_px
+
+    def fitted(self, scan: 'Scan') -> 'Scan':
+        """Return a scan with patterns of the size that the model takes.
+
+        A learned prior sees objects alone: it takes patterns of any size, and a scan as it is, as
+        is one that has the size already.
+        """
+        # SciPy comes with it and takes most of a second, for which showing a model need not wait.
+        from ptychopinn_plugin.data import fit_to_size
+
+        return scan if self.is_prior else fit_to_size(scan, self.pattern_size)
+
+    def check_can_be_fine_tuned(self, instead: str) -> None:
+        """Check that the model is one from which a training can start.
+
+        Parameters
+        ----------
+        instead : str
+            What the caller can do, a sentence for the message.
+
+        Raises
+        ------
+        ConfigError
+            If it is a learned prior.
+        """
+        if self.is_prior:
+            raise ConfigError(
+                'Fine-tuning needs a trained model; a learned prior for objects cannot be '
+                f'fine-tuned on a scan. {instead}'
+            )
 
     def check_training_state(self, instead: str) -> TrainingState:
         """Return the training state, which continuing a training exactly needs.

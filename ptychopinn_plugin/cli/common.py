@@ -96,13 +96,6 @@ def _place(text: str | None) -> tuple[int, int] | None:
     return row, column
 
 
-def fit_scans(scans: Iterable['Scan'], size: int) -> list['Scan']:
-    """Bring patterns to the model's size; each scan gets a note of what was done."""
-    from ptychopinn_plugin.data import fit_to_size
-
-    return [fit_to_size(scan, size) for scan in scans]
-
-
 def show_notes(scans: Iterable['Scan']) -> dict[str, list[str]]:
     """Print what was assumed or changed, a line each on stderr; return it by scan."""
     notes = {scan.name: list(scan.notes) for scan in scans}

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ptychopinn_plugin.cli.common import (
-    fit_scans,
     is_reconstruction_file,
     read_scans,
     report,
@@ -192,8 +191,7 @@ def _evaluate_halves(
         opened = None
         if way.iterations is None:
             opened = api.open_model(way.model or Path(api.BUILT_IN))
-            if not opened.is_prior:
-                scans = fit_scans(scans, opened.pattern_size)
+            scans = [opened.fitted(scan) for scan in scans]
         notes = show_notes(scans)
         choice = choose(way.backend, model_backend=None if opened is None else opened.backend)
         with RunProgress() as observer:
@@ -224,7 +222,7 @@ def _evaluate_halves(
 
 
 def _read_truth(path: Path, found: 'Reconstruction', given: Given) -> 'Scan | Reconstruction':
-    from ptychopinn_plugin.data import is_product_file, read_reconstruction
+    from ptychopinn_plugin.data import fit_to_size, is_product_file, read_reconstruction
 
     if is_reconstruction_file(path) or is_product_file(path):
         return read_reconstruction(path)
@@ -233,6 +231,6 @@ def _read_truth(path: Path, found: 'Reconstruction', given: Given) -> 'Scan | Re
     if height == width:
         # It is brought to the coordinates of the reconstruction, of which a model of another size
         # makes squares; iterations and the built-in model leave patterns as they are.
-        scans = fit_scans(scans, width)
+        scans = [fit_to_size(scan, width) for scan in scans]
     show_notes(scans)
     return scans[0]

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ptychopinn_plugin.cli.common import (
-    fit_scans,
     in_words,
     read_scans,
     report,
@@ -148,7 +147,7 @@ def refine_into(
     with staged_outputs(output, FILES) as stage:
         config = assemble_config(given)
         choice = choose(backend)
-        read, notes = _read(scan, given, None)
+        read, notes = _read(scan, given)
         run = describe_run('refine', scan, None, choice.name, config, given)
         run['asked_device'] = device
         watch.loaded()
@@ -213,9 +212,8 @@ def reconstruct_into(
         opened = api.open_model(model) if isinstance(model, Path) else model
         config = assemble_config(given, base=opened.config.to_dict())
         choice = choose(backend, model_backend=opened.backend)
-        size = None if opened.is_prior else opened.pattern_size
         # This is the fitted scan, whose object lies where the reconstruction does.
-        fitted, notes = _read(scan, given, size)
+        fitted, notes = _read(scan, given, opened)
         fitted = select(fitted)
         command = 'reconstruct' if select is _everything else 'ptycho-inference'
         run = describe_run(command, scan, model, choice.name, config, given)
@@ -265,11 +263,13 @@ class RunTimer:
         }
 
 
-def _read(path: Path, given: Given, size: int | None) -> tuple['Scan', dict[str, list[str]]]:
-    scans = read_scans([path], given)
-    if size is not None:
-        scans = fit_scans(scans, size)
-    return scans[0], show_notes(scans)
+def _read(
+    path: Path, given: Given, model: 'Model | None' = None
+) -> tuple['Scan', dict[str, list[str]]]:
+    """Return a scan, as the model takes it where there is one, and what was noted."""
+    (scan,) = read_scans([path], given)
+    fitted = scan if model is None else model.fitted(scan)
+    return fitted, show_notes([fitted])
 
 
 def _finish(
@@ -282,7 +282,7 @@ def _finish(
 ) -> tuple[dict[str, Any], list[str]]:
     """Write every file of a reconstruction to `stage`; return what to report of `folder`."""
     from ptychopinn_plugin.backends.common.diagnostics import fit_in_words, points_to_a_fault
-    from ptychopinn_plugin.backends.common.iteration_plan import words_of_course
+    from ptychopinn_plugin.backends.common.iteration_plan import Course
     from ptychopinn_plugin.data import write_product, write_reconstruction
     from ptychopinn_plugin.data.pattern_fit import outliers_in_words
     from ptychopinn_plugin.physics import uncertainty_in_words
@@ -309,12 +309,13 @@ def _finish(
         is_single_shot=result.is_single_shot,
         beam_variation=result.beam_variation,
     )
-    course = words_of_course(made['course']) if 'course' in made else ''
+    course = Course.of_result(made)
     outliers = () if result.pattern_fit is None else result.pattern_fit.outliers
     unfit = outliers_in_words(outliers, result.dropped)
     is_faulty = points_to_a_fault(result.misfit, iterations)
     sure = uncertainty_in_words(result.typical_std(), points_to_a_fault=is_faulty)
-    return values, _summary(values, evaluation, [course, sure, unfit, fit])
+    ended = '' if course is None else course.in_words()
+    return values, _summary(values, evaluation, [ended, sure, unfit, fit])
 
 
 def _measure(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ptychopinn_plugin._version import __version__
-from ptychopinn_plugin.cli.common import fit_scans, in_words, read_scans, report, show_notes
+from ptychopinn_plugin.cli.common import in_words, read_scans, report, show_notes
 from ptychopinn_plugin.cli.log import EpochJournal, keeping_log, logger
 from ptychopinn_plugin.cli.options import (
     READING,
@@ -194,11 +194,10 @@ def _settings(
     from ptychopinn_plugin.api import open_model
 
     model = open_model(path)
-    if model.is_prior:
-        raise ConfigError(
-            f'{path} is a learned prior for objects, which cannot be fine-tuned on a scan. Leave '
-            '--base-model out, or give a model that ptychopinn train has left.'
-        )
+    # These two checks are made before scans are read, which may take minutes.
+    model.check_can_be_fine_tuned(
+        f'Leave --base-model out, or give a model that ptychopinn train has left, not {path}.'
+    )
     known = model.config.to_dict()
     base = known if resume else {'model': known['model']}
     config = assemble_config(given, file=file, assignments=assignments or (), base=base)
@@ -225,15 +224,17 @@ def _prepare(
 ) -> _Job:
     """Choose the backend and read the scans, before anything takes long."""
     from ptychopinn_plugin.backends.selection import choose
+    from ptychopinn_plugin.data import fit_to_size
 
     asked, saved = backend
     of_model = None if model is None else model.backend
     choice = choose(asked, setting=saved, model_backend=of_model)
     read = read_scans([*paths, *validation], given)
     # The size is decided once, here, where the scans are known; the settings then name it.
-    size = config.model.pattern_size or min(read[0].pattern_shape)
-    config = config.replace(model=config.model.replace(pattern_size=size))
-    fitted = fit_scans(read, size)
+    sized = config.model.sized_for(read[0].pattern_shape)
+    config = config.replace(model=sized)
+    assert sized.pattern_size is not None
+    fitted = [fit_to_size(scan, sized.pattern_size) for scan in read]
     notes = show_notes(fitted)
     scans, held_out = fitted[: len(paths)], fitted[len(paths) :]
     return _Job(scans, held_out, config, model, resume, choice, given['reading'], notes)

@@ -13,10 +13,10 @@ from ptychodus.api.reconstruct import (
 
 from ptychopinn_plugin.array_types import RealArray
 from ptychopinn_plugin.backends.selection import choose
-from ptychopinn_plugin.data import Scan, fit_to_size, scale_to_photons, write_scan
+from ptychopinn_plugin.data import Scan, scale_to_photons, write_scan
 from ptychopinn_plugin.data.grouping import check_positions
 from ptychopinn_plugin.data.preparation import one_by_one
-from ptychopinn_plugin.errors import DataError, PtychoPinnError
+from ptychopinn_plugin.errors import PtychoPinnError
 from ptychopinn_plugin.host.loaded_model import MODEL_EXTENSION, MODEL_NAME, LoadedModel
 from ptychopinn_plugin.host.log_messages import (
     StageLog,
@@ -205,11 +205,10 @@ class PinnReconstructor(TrainableReconstructor):
                 # Batch mode loads no model to train.
                 self.load_model_from_file(source / MODEL_NAME)
             model, base = self.loaded.current('Fine-tune')
-            if model.is_prior:
-                raise DataError(
-                    'Fine-tune needs a trained model; a learned prior cannot be fine-tuned. Open '
-                    'a file with Load Model... in the menu beside Train, or untick Fine-tune.'
-                )
+            # Before the worker starts, which takes seconds.
+            model.check_can_be_fine_tuned(
+                'Open a file with Load Model... in the menu beside Train, or untick Fine-tune.'
+            )
             model_backend = model.backend
         choice = choose(setting=self._settings.backend, model_backend=model_backend)
         logger.info('Training on %s with %s.', files, described(choice))
@@ -269,7 +268,7 @@ class PinnReconstructor(TrainableReconstructor):
             given = to_scan(parameters)
             sampling = self._sampling(given, model)
             scan = sampling.fitted
-            # Before the worker starts, which takes seconds.
+            # The backend checks them too, but the worker takes seconds to start.
             check_positions(scan)
             job = self._inference_job(model, path, scan)
             # The plan is made by the worker, whose first report has its number of iterations.
@@ -317,7 +316,7 @@ class PinnReconstructor(TrainableReconstructor):
             scan = one_by_one(scan)
         if (photons := self._settings.options.photons) is not None:
             scan = scale_to_photons(scan, photons)
-        fitted = scan if model.is_prior else fit_to_size(scan, model.pattern_size)
+        fitted = model.fitted(scan)
         log_notes(fitted)
         if scan.pattern_shape != fitted.pattern_shape:
             logger.info('The product keeps the pixels of the scan: the object is resampled back.')

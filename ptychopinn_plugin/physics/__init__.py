@@ -1,6 +1,6 @@
 """The forward model in NumPy: interaction, propagation, measurement."""
 
-from ptychopinn_plugin.physics.features import project_amplitudes, rotated_pixels, sweepnet_features
+from ptychopinn_plugin.physics.features import rotated_pixels, sweepnet_features
 from ptychopinn_plugin.physics.forward import (
     POISSON_EPSILON,
     amplitude_residual,
@@ -24,6 +24,7 @@ from ptychopinn_plugin.physics.probe import (
     twin_similarity,
     with_modes,
 )
+from ptychopinn_plugin.physics.projection import project_amplitudes
 from ptychopinn_plugin.physics.uncertainty import estimate_uncertainty, uncertainty_in_words
 
 __all__ = [

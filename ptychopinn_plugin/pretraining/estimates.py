@@ -8,17 +8,17 @@ import torch
 from torch import Tensor
 
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray
+from ptychopinn_plugin.backends.common.prior import correct_object, look_at
 from ptychopinn_plugin.backends.common.refinement import (
-    MOMENTUM,
+    IterationState,
     corrects_phase_drift,
     step_size,
 )
+from ptychopinn_plugin.backends.pytorch import prior
 from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
 from ptychopinn_plugin.backends.pytorch.network import Network
-from ptychopinn_plugin.backends.pytorch.operators import intensity
 from ptychopinn_plugin.backends.pytorch.phase_drift import correct_phase_drift
-from ptychopinn_plugin.backends.pytorch.prior import correct_object, look_at
-from ptychopinn_plugin.backends.pytorch.refinement import regularised
+from ptychopinn_plugin.backends.pytorch.refinement import iterate_once
 from ptychopinn_plugin.physics.prior_features import FLOOR, LIT_SHARE, count_exposures, smooth
 from ptychopinn_plugin.pretraining.corpus import Task
 
@@ -107,7 +107,7 @@ def make_estimates(
     object_ = _iterate(forward, forward.flat_object(), int(rng.choice(FIRST_ITERATIONS)), rng)
     estimates = [_compare(forward, object_, truth, exposures)]
     while not is_bare and len(estimates) < MAX_ESTIMATES and rng.random() < ANOTHER_PASS:
-        object_ = correct_object(network, forward, object_, exposures)
+        object_ = correct_object(prior.KERNELS, network, forward, object_, exposures)
         object_ = _iterate(forward, object_, int(rng.choice(FURTHER_ITERATIONS)), rng)
         estimates.append(_compare(forward, object_, truth, exposures))
     return estimates
@@ -126,26 +126,28 @@ def _iterate(
     forward: ForwardModel, object_: Tensor, iterations: int, rng: np.random.Generator
 ) -> Tensor:
     """Iterate as the engine does, in fewer batches and without judging each iteration."""
-    velocity = torch.zeros_like(object_)
+    state = IterationState(
+        object_,
+        torch.zeros_like(object_),
+        forward.probe,
+        forward.moves_px,
+        forward.intensities,
+    )
     size = max(MIN_BATCH, -(-len(forward) // BATCHES))
     for iteration in range(iterations):
-        step = step_size(iteration / iterations)
-        for indices in torch.from_numpy(rng.permutation(len(forward))).split(size):
-            patches = forward.extract_patches(object_, indices)
-            update = forward.place_patches(forward.project_amplitudes(patches, indices), indices)
-            weight = forward.place_patches(intensity(forward.probes(indices)), indices)
-            velocity.mul_(MOMENTUM).add_(step * (update / regularised(weight)))
-            object_ = object_ + velocity
+        order = rng.permutation(len(forward))
+        batches = [order[start : start + size] for start in range(0, len(order), size)]
+        iterate_once(forward, state, batches, step_size(iteration / iterations), False)
         if corrects_phase_drift(iteration + 1) and iteration + 1 < iterations:
-            object_ = correct_phase_drift(forward, object_)
-    return object_
+            state.object_ = correct_phase_drift(forward, state.object_)
+    return state.object_
 
 
 def _compare(
     forward: ForwardModel, object_: Tensor, truth: ComplexArray, exposures: FloatArray
 ) -> Estimate:
     """Compute what a network gets for an object, and what it should return."""
-    features = look_at(forward, object_, exposures)
+    features = look_at(prior.KERNELS, forward, object_, exposures)
     estimate = object_.numpy()
     coverage = forward.coverage.numpy()
     relative = coverage / coverage.max()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ptychopinn_plugin.backends.common import prediction
+from ptychopinn_plugin.backends.common import stitching
 from ptychopinn_plugin.backends.protocol import Backend, Progress
 from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig
 from ptychopinn_plugin.data import Scan
@@ -140,7 +140,7 @@ def test_a_scan_in_blocks_is_nearly_the_same(
     whole = trained.reconstruct(scan, InferenceConfig(), ALONE)
     assert trained.model is not None
     patch = 8 * trained.model.network.window_px**2
-    monkeypatch.setattr(prediction, 'BLOCK_BYTES', 30 * patch)
+    monkeypatch.setattr(stitching, 'BLOCK_BYTES', 30 * patch)
     blocks = trained.reconstruct(scan, InferenceConfig(), ALONE)
     box = whole.covered_box(0.2)
     first, second = whole.object_[box], blocks.object_[box]

@@ -92,7 +92,7 @@ def test_2_the_network_corrects_back_projections_pass_by_pass(
     model = fw.model(tiny_scan)
     # Without weights there is no correction: what is left is the physics alone.
     network = fw.network.Network(describe_network(ModelConfig(filters_scale=0.25), WINDOW))
-    objects = fw.stitching.predict_object(network, model)
+    objects = fw.stitch(network, model)
     misfits = [model.evaluate_fit(object_)[1] for object_ in objects]
     assert len(misfits) == 4
     assert misfits[1] < 0.5 * misfits[0]
@@ -122,9 +122,7 @@ def test_3_the_best_iteration_is_returned(fw: Framework, tiny: Callable[..., Sca
     def watch(_: int, loss: float, object_: Any) -> None:
         shown.append((loss, model.evaluate_fit(object_)[0]))
 
-    object_, losses = fw.refinement.iterate_object(
-        model, start, IterationSchedule(4), observer=watch
-    )
+    object_, losses = fw.iterate(model, start, IterationSchedule(4), observer=watch)
     assert losses == sorted(losses, reverse=True)
     assert model.evaluate_fit(object_)[0] == pytest.approx(losses[-1], rel=1e-6)
     for said, found in shown:
@@ -179,12 +177,12 @@ def test_5_iterations_correct_the_slow_phase(
 ) -> None:
     """After the fifth iteration, and after the last."""
     model = fw.model(tiny_scan)
-    kernels = fw.refinement._KERNELS
+    kernels = fw.refinement.KERNELS
     without = dataclasses.replace(kernels, correct_phase_drift=lambda _, object_: object_)
     found = []
     for used in (kernels, without):
-        monkeypatch.setattr(fw.refinement, '_KERNELS', used)
-        object_, losses = fw.refinement.iterate_object(
+        monkeypatch.setattr(fw.refinement, 'KERNELS', used)
+        object_, losses = fw.iterate(
             model, fw.tensor(drifted(model, tiny_scan)), IterationSchedule(iterations)
         )
         phase = np.angle((fw.array(object_) * truth_on(model, tiny_scan).conj())[16:-16, 16:-16])
@@ -200,12 +198,12 @@ def test_5_prediction_corrects_the_slow_phase_after_the_last_pass(
     model = fw.model(tiny_scan)
     # The same weights, but the pass is the last of one network and not of the other.
     longer, network = build(fw, passes=3), build(fw, passes=2)
-    before = fw.stitching.predict_object(longer, model, passes=2)[-1]
-    found = fw.array(fw.stitching.predict_object(network, model)[-1])
+    before = fw.stitch(longer, model, passes=2)[-1]
+    found = fw.array(fw.stitch(network, model)[-1])
     corrected = fw.array(fw.phase_drift.correct_phase_drift(model, before))
     assert np.abs(corrected - fw.array(before)).max() > 0.02
     np.testing.assert_allclose(found, corrected, atol=1e-4)
-    free = fw.stitching.predict_object(network, model, phase_synchronization=False)[-1]
+    free = fw.stitch(network, model, phase_synchronization=False)[-1]
     assert np.abs(fw.array(free) - found).max() > 0.02
 
 
@@ -253,8 +251,8 @@ def test_9_a_graph_serves_for_any_number_of_patterns_and_weights_are_plain_tenso
     for number in (31, 47):
         made.clear()
         model = fw.model(tiny_scan.subset(np.arange(number)))
-        fw.stitching.predict_object(network, model, batch_size=16)
-        fw.refinement.iterate_object(model, model.flat_object(), IterationSchedule(1))
+        fw.stitch(network, model, batch_size=16)
+        fw.iterate(model, model.flat_object(), IterationSchedule(1))
     assert made == []
     parts = [value for value in vars(network).values() if isinstance(value, dict)]
     tensors = [value for part in parts for value in part.values()]

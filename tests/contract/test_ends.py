@@ -110,17 +110,17 @@ def test_iterations_go_on_with_half_the_batch(
     settings = RefinementConfig(iterations=3, probe=True)
     small = settings.replace(batch_size=2)
     expected = backend.refine(tiny_scan, small, device='cpu')
-    sizes = _exceed_above(monkeypatch, module, '_iterate_once', 2, _full_memory(backend.name))
-    kernels = dataclasses.replace(owner._KERNELS, iterate_once=owner._iterate_once)
-    monkeypatch.setattr(owner, '_KERNELS', kernels)
+    sizes = _exceed_above(monkeypatch, module, 'iterate_once', 2, _full_memory(backend.name))
+    kernels = dataclasses.replace(owner.KERNELS, iterate_once=owner.iterate_once)
+    monkeypatch.setattr(backend, 'iteration_kernels', kernels)
     found = backend.refine(tiny_scan, settings, device='cpu')
     assert sizes == [5, 2, 2, 2]
     assert 'the iteration goes on with batches of 2 patterns' in caplog.text
     # Batches of 5 are cut into 2, 2 and 1.
     assert found.likelihoods[-1] == pytest.approx(expected.likelihoods[-1], rel=0.2)
-    _exceed_above(monkeypatch, module, '_iterate_once', 0, _full_memory(backend.name))
-    kernels = dataclasses.replace(kernels, iterate_once=owner._iterate_once)
-    monkeypatch.setattr(owner, '_KERNELS', kernels)
+    _exceed_above(monkeypatch, module, 'iterate_once', 0, _full_memory(backend.name))
+    kernels = dataclasses.replace(kernels, iterate_once=owner.iterate_once)
+    monkeypatch.setattr(backend, 'iteration_kernels', kernels)
     with pytest.raises(DeviceMemoryError, match='smaller batch size'):
         backend.refine(tiny_scan, settings, device='cpu')
 

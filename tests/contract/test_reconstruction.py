@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ptychopinn_plugin.backends.common import prediction
+from ptychopinn_plugin.backends.common import stitching
 from ptychopinn_plugin.backends.protocol import Backend, Progress
 from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig
 from ptychopinn_plugin.data import Reconstruction, Scan
@@ -145,7 +145,7 @@ def test_blocks_give_nearly_the_same_object(
     whole = backend.reconstruct(tiny_scan, CPU, ALONE)
     assert backend.model is not None
     patch_bytes = 8 * backend.model.network.window_px**2
-    monkeypatch.setattr(prediction, 'BLOCK_BYTES', max(1, patches * patch_bytes))
+    monkeypatch.setattr(stitching, 'BLOCK_BYTES', max(1, patches * patch_bytes))
     blocks = backend.reconstruct(tiny_scan, CPU, ALONE)
     box = whole.covered_box(0.3)
     # A block of one pattern has no neighbour inside it to agree with.

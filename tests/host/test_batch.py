@@ -126,7 +126,7 @@ def test_fine_tuning_starts_from_the_model_of_the_folder(
     run = ptychodus('train', source, tmp_path / 'out')
     assert run.returncode != 0
     (line,) = _lines(run, 'ERROR')
-    assert 'Fine-tune needs a trained model' in line
+    assert 'Fine-tuning needs a trained model' in line
     (source / 'model.zip').write_bytes(model_file.read_bytes())
     run = ptychodus('train', source, tmp_path / 'out')
     assert run.returncode == 0, run.stdout + run.stderr

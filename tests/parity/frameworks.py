@@ -10,7 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptychopinn_plugin.backends.common.backend import NetworkBackend
-from ptychopinn_plugin.backends.common.requests import TrainingRequest
+from ptychopinn_plugin.backends.common.iteration_schedule import IterationSchedule
+from ptychopinn_plugin.backends.common.refinement import iterate_object
+from ptychopinn_plugin.backends.common.requests import (
+    IterationRequest,
+    PredictionRequest,
+    TrainingRequest,
+)
+from ptychopinn_plugin.backends.common.stitching import stitch_object
 from ptychopinn_plugin.backends.common.training_loop import TrainingLoop
 from ptychopinn_plugin.backends.common.training_plan import plan_training
 from ptychopinn_plugin.backends.common.training_run import TrainingRun
@@ -132,6 +139,23 @@ class Framework(ABC):
             weights[name] = rng.uniform(-limit, limit, shape).astype(np.float32)
         network.load_weights(weights)
         return network
+
+    def stitch(self, network: Any, model: Any, **settings: Any) -> list[Tensor]:
+        """Stitch an object with the fields of `PredictionRequest` that are given."""
+        request = PredictionRequest(**settings)
+        return stitch_object(self.stitching.KERNELS, network, model, request)
+
+    def iterate(
+        self,
+        model: Any,
+        object_: Tensor,
+        schedule: IterationSchedule,
+        observer: Callable[[int, float, Tensor], bool | None] | None = None,
+        **settings: Any,
+    ) -> tuple[Tensor, list[float]]:
+        """Iterate over an object with the fields of `IterationRequest` that are given."""
+        request = IterationRequest(schedule, **settings)
+        return iterate_object(self.refinement.KERNELS, model, object_, request, observer)
 
     @abstractmethod
     def probe_update(self, model: Any, patches: Tensor, indices: Any) -> Tensor:

@@ -98,7 +98,7 @@ def test_patterns_and_stitched_objects(
             network = fw.network.Network(held.network)
             network.load_weights(values)
             model = fw.model(scan)
-            predicted = fw.stitching.predict_object(network, model, rotations=rotations)
+            predicted = fw.stitch(network, model, rotations=rotations)
             objects.append([fw.array(object_) for object_ in predicted])
             everyone = fw.indices(np.arange(len(model)))
             patches = model.extract_patches(fw.tensor(objects[0][-1]), everyone)
@@ -119,7 +119,7 @@ def test_iterations(
     for fw in both:
         model = fw.model(scans(64))
         start = fw.tensor(canvas_object(model) * 0.1 + 0.9)
-        object_, losses = fw.refinement.iterate_object(
+        object_, losses = fw.iterate(
             model,
             start,
             IterationSchedule(2),

@@ -88,7 +88,7 @@ def test_a_probe_learns_from_each_pattern_by_its_beam(fw: Framework, scan: Scan)
     def probe_after(model: Any, batch: np.ndarray) -> np.ndarray:
         flat = model.flat_object()
         state = IterationState(flat, 0 * flat, model.probe, model.moves_px, model.intensities)
-        fw.refinement._iterate_once(model, state, [batch], 0.0, True)
+        fw.refinement.iterate_once(model, state, [batch], 0.0, True)
         return fw.array(state.probe)
 
     model = fw.model(scan)
@@ -111,7 +111,7 @@ def test_both_backends_find_the_same_beams(both: tuple[Framework, Framework], sc
     found = []
     for fw in both:
         model = fw.model(flickering)
-        object_, losses = fw.refinement.iterate_object(
+        object_, losses = fw.iterate(
             model, model.flat_object(), IterationSchedule(12), refine_intensities=True
         )
         assert losses == sorted(losses, reverse=True)

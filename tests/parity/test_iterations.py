@@ -10,12 +10,12 @@ from parity.helpers import Model, canvas_object, make_patches, noise
 
 from ptychopinn_plugin.backends.common import forward as common_forward
 from ptychopinn_plugin.backends.common.iteration_schedule import IterationSchedule
-from ptychopinn_plugin.backends.common.prediction import STITCHING_FLOOR
 from ptychopinn_plugin.backends.common.refinement import (
     ALONE_BATCHES,
     IterationState,
     _move_alone,
 )
+from ptychopinn_plugin.backends.common.stitching import STITCHING_FLOOR
 from ptychopinn_plugin.data import Scan, one_by_one
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 
@@ -25,7 +25,7 @@ def test_a_refined_probe_keeps_its_energy(fw: Framework, model: Model) -> None:
     given = fw.array(model.probe)
     # An object of another brightness asks for another probe at once.
     start = 1.5 * canvas_object(model) ** 0
-    object_, losses = fw.refinement.iterate_object(
+    object_, losses = fw.iterate(
         model, fw.tensor(start), IterationSchedule(3), batch_size=4, refine_probe=True
     )
     found = fw.array(model.probe)
@@ -43,9 +43,7 @@ def test_where_hardly_any_light_falls_the_object_hardly_moves(fw: Framework, mod
     assert dim.any()
     update = np.abs(fw.array(fw.refinement.mean_update(model, fw.tensor(start))))
     assert update[dim].max() < 0.1 * update.max()
-    object_, _ = fw.refinement.iterate_object(
-        model, fw.tensor(start), IterationSchedule(2), batch_size=4
-    )
+    object_, _ = fw.iterate(model, fw.tensor(start), IterationSchedule(2), batch_size=4)
     moved = np.abs(fw.array(object_) - start)
     assert moved[dim].max() < 0.15 * moved.max()
 
@@ -101,7 +99,7 @@ def test_the_velocity_carries_on_where_patterns_want_no_change(fw: Framework, mo
         np.zeros((len(model), 2)),
         np.ones(len(model)),
     )
-    fw.refinement._iterate_once(model, state, [np.arange(4), np.arange(4, 8)], 0.0, False)
+    fw.refinement.iterate_once(model, state, [np.arange(4), np.arange(4, 8)], 0.0, False)
     moved = fw.array(state.object_) - start
     np.testing.assert_allclose(moved, (0.9 + 0.9**2) * velocity, atol=1e-5)
 
@@ -153,8 +151,8 @@ def test_patterns_alone_move_at_once_as_far_as_one_by_one(fw: Framework, alone: 
         return IterationState(flat, nothing, model.probe, model.moves_px, model.intensities)
 
     in_turn, at_once = begin(), begin()
-    fw.refinement._iterate_once(model, in_turn, batches, 0.2, False)
-    _move_alone(fw.refinement._KERNELS, model, at_once, 0.2)
+    fw.refinement.iterate_once(model, in_turn, batches, 0.2, False)
+    _move_alone(fw.refinement.KERNELS, model, at_once, 0.2)
     first = fw.indices([0])
     for name in ('object_', 'velocity'):
         expected, found = (
@@ -169,7 +167,7 @@ def test_patterns_alone_move_at_once_as_far_as_one_by_one(fw: Framework, alone: 
 def test_patterns_alone_are_iterated_to_their_objects(fw: Framework, alone: Scan) -> None:
     model = fw.model(alone)
     flat = fw.tensor(np.ones(model.canvas_shape, complex))
-    object_, losses = fw.refinement.iterate_object(model, flat, IterationSchedule(20))
+    object_, losses = fw.iterate(model, flat, IterationSchedule(20))
     assert losses[-1] < 0.2 * losses[0]
     assert model.evaluate_fit(object_)[0] == pytest.approx(losses[-1], rel=1e-5)
 
@@ -180,7 +178,7 @@ def test_a_large_scan_is_judged_by_patterns_from_all_over_it(
     monkeypatch.setattr(common_forward, 'JUDGED_PATTERNS', 5)
     model = fw.model(scan)
     flat = fw.tensor(np.ones(model.canvas_shape, complex))
-    object_, losses = fw.refinement.iterate_object(model, flat, IterationSchedule(10), batch_size=4)
+    object_, losses = fw.iterate(model, flat, IterationSchedule(10), batch_size=4)
     assert losses[0] == pytest.approx(model.evaluate_loss(flat, stride=3), rel=1e-6)
     assert losses[-1] == pytest.approx(model.evaluate_loss(object_, stride=3), rel=1e-6)
     # What is best there is good everywhere.
@@ -193,12 +191,12 @@ def test_the_loss_of_some_patterns_never_rises(
     """A correction that is good for all patterns may be bad for those that are looked at."""
     monkeypatch.setattr(common_forward, 'JUDGED_PATTERNS', 5)
     worse = dataclasses.replace(
-        fw.refinement._KERNELS, correct_phase_drift=lambda model, object_: object_ * 1.1
+        fw.refinement.KERNELS, correct_phase_drift=lambda model, object_: object_ * 1.1
     )
-    monkeypatch.setattr(fw.refinement, '_KERNELS', worse)
+    monkeypatch.setattr(fw.refinement, 'KERNELS', worse)
     model = fw.model(scan)
     flat = fw.tensor(np.ones(model.canvas_shape, complex))
-    object_, losses = fw.refinement.iterate_object(model, flat, IterationSchedule(6), batch_size=4)
+    object_, losses = fw.iterate(model, flat, IterationSchedule(6), batch_size=4)
     assert np.all(np.diff(losses) <= 0)
     assert losses[-1] == pytest.approx(model.evaluate_loss(object_, stride=3), rel=1e-6)
 

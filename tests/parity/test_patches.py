@@ -305,7 +305,7 @@ def test_blocks_are_stitched_in_phase(fw: Framework, model: Model) -> None:
 
 def test_prediction_does_not_depend_on_the_batch(fw: Framework, model: Model) -> None:
     network = fw.build(describe_network(ModelConfig(filters_scale=0.25, passes=2), 16))
-    results = [fw.stitching.predict_object(network, model, batch_size=size) for size in (1, 4, 100)]
+    results = [fw.stitch(network, model, batch_size=size) for size in (1, 4, 100)]
     for other in results[1:]:
         assert len(other) == 3
         found, expected = fw.array(other[-1]), fw.array(results[0][-1])

@@ -14,7 +14,7 @@ from ptychopinn_plugin.backends.common.losses import DARK_COUNTS
 from ptychopinn_plugin.config import ModelConfig
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.network import describe_network
-from ptychopinn_plugin.physics.features import RATIO_EPSILON
+from ptychopinn_plugin.physics.projection import RATIO_EPSILON
 
 
 def oracle(scan: Scan, model: Model, object_: Array) -> NDArray[np.float64]:

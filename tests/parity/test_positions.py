@@ -7,7 +7,6 @@ from parity.frameworks import Framework
 from parity.helpers import Model, canvas_object
 
 from ptychopinn_plugin.backends.common.iteration_schedule import IterationSchedule
-from ptychopinn_plugin.backends.common.positions import PositionRefiner
 from ptychopinn_plugin.data import Scan
 
 
@@ -56,10 +55,7 @@ def test_both_backends_move_positions_alike(both: tuple[Framework, Framework], s
     moves = []
     for fw in both:
         model = fw.model(wrong, reach_px=5)
-        refiner = PositionRefiner(model.given_origins_px, 5)
-        fw.refinement.iterate_object(
-            model, model.flat_object(), IterationSchedule(8), positions=refiner
-        )
+        fw.iterate(model, model.flat_object(), IterationSchedule(8), refine_positions=True)
         moves.append(model.moves_px)
     assert np.abs(moves[0]).max() > 0.5
     np.testing.assert_allclose(moves[1], moves[0], atol=0.02)

@@ -31,9 +31,9 @@ from ptychopinn_plugin.backends.common.training_plan import plan_training
 from ptychopinn_plugin.backends.common.training_run import TrainingRun
 from ptychopinn_plugin.backends.protocol import Observer, TrainingResult, ignore_progress
 from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig
-from ptychopinn_plugin.data import Reconstruction, Scan, fit_to_size, without_dark_patterns
+from ptychopinn_plugin.data import Reconstruction, Scan, without_dark_patterns
 from ptychopinn_plugin.data.grouping import check_positions
-from ptychopinn_plugin.errors import ConfigError, DataError
+from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.model_file import Model, read_model, write_model
 from ptychopinn_plugin.network import NetworkDescription
 from ptychopinn_plugin.physics import normalise_probe, twin_similarity
@@ -90,11 +90,8 @@ class NetworkBackend(Engine[Device]):
         started = self.clock()
         if not scans:
             raise DataError('Training needs at least one scan; none was given.')
-        if base_model is not None and base_model.is_prior:
-            raise ConfigError(
-                'Training starts from a network for patterns; the given model is a learned prior '
-                'for objects, which cannot be fine-tuned on a scan. Train without a base model.'
-            )
+        if base_model is not None:
+            base_model.check_can_be_fine_tuned('Train without a base model.')
         device_name = config.training.device
         usable = self._with_probes(scans, device_name, observer)
         if any(scan.probe_origin != 'given' for scan in usable):
@@ -142,8 +139,9 @@ class NetworkBackend(Engine[Device]):
         (scan,) = _usable([scan])
         photons, asked = scan.mean_photons(), refinement
         scan, refinement = self._with_probe(scan, refinement, inference.device, observer)
+        # Whoever shows the scan beside its object has fitted it before, and then it stays as it is.
+        scan = held.fitted(scan)
         if not held.is_prior:
-            scan = fit_to_size(scan, held.pattern_size)
             photons = choose_photons(scan, held.photons, inference.intensity_scale)
         probe = normalise_probe(corrected_probe(held, scan), photons * held.intensity_scale**2)
         with self.computing_on(inference.device) as (device, threads):

@@ -5,14 +5,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Generic, Protocol, TypeVar
 
-from ptychopinn_plugin.array_types import ComplexArray, FloatArray, IntArray, RealArray
+from ptychopinn_plugin.array_types import ComplexArray, FloatArray, IntArray
 from ptychopinn_plugin.backends.common.phase_drift import PatternMoments
+from ptychopinn_plugin.backends.common.prior import PriorKernels, correct_object
+from ptychopinn_plugin.backends.common.refinement import IterationKernels, iterate_object
 from ptychopinn_plugin.backends.common.requests import (
     IterationRequest,
     NetworkRequest,
     PredictionRequest,
 )
 from ptychopinn_plugin.backends.common.sampling import TrainingScan
+from ptychopinn_plugin.backends.common.stitching import StitchingKernels, stitch_object
 from ptychopinn_plugin.backends.common.threads import Threads, one_openblas_thread
 from ptychopinn_plugin.backends.common.timing import Stopwatch
 from ptychopinn_plugin.backends.common.training_step import TrainingStep
@@ -42,6 +45,10 @@ class Forward(Protocol):
     intensities: FloatArray
     reach_px: int
     is_single_shot: bool
+
+    def to_tensor(self, array: ComplexArray) -> Any:
+        """Return an array as a tensor on the device."""
+        ...
 
     def flat_object(self) -> Any:
         """Return an object that changes nothing."""
@@ -77,9 +84,22 @@ class Engine(ABC, Generic[Device]):
     """One framework's computations; `NetworkBackend` and `TrainingRun` call them.
 
     Tensors, networks and devices are the framework's own, and pass through as they are.
+
+    Attributes
+    ----------
+    name : str
+    iteration_kernels : IterationKernels
+        What the framework computes in iterations.
+    prior_kernels : PriorKernels
+        What it computes where a learned prior corrects an object.
+    stitching_kernels : StitchingKernels
+        What it computes where a network predicts patches, which are stitched.
     """
 
     name: str
+    iteration_kernels: IterationKernels[Any]
+    prior_kernels: PriorKernels[Any]
+    stitching_kernels: StitchingKernels[Any, Any]
 
     @abstractmethod
     def on_device(self, name: str) -> AbstractContextManager[Device]:
@@ -130,8 +150,7 @@ class Engine(ABC, Generic[Device]):
     def build_network(self, request: NetworkRequest, device: Device) -> Any:
         """Return a network on the device."""
 
-    @abstractmethod
-    def predict(
+    def stitch_object(
         self,
         network: Any,
         forward: Any,
@@ -140,42 +159,33 @@ class Engine(ABC, Generic[Device]):
         stopwatch: Stopwatch | None = None,
         observer: PassObserver | None = None,
     ) -> list[Any]:
-        """Return the flat object and the one after each pass, shape `forward.canvas_shape`.
+        """Return the flat object and the one after each pass; see `stitching.stitch_object`."""
+        return stitch_object(
+            self.stitching_kernels,
+            network,
+            forward,
+            request,
+            stopwatch=stopwatch,
+            observer=observer,
+        )
 
-        The stopwatch gets the seconds of 'predict' and 'stitch'.
-        """
-
-    @abstractmethod
     def apply_prior(self, network: Any, forward: Any, object_: Any, exposures: FloatArray) -> Any:
-        """Return an object after the correction of a learned prior.
+        """Return an object after the correction of a learned prior; see `prior.correct_object`."""
+        return correct_object(self.prior_kernels, network, forward, object_, exposures)
 
-        Parameters
-        ----------
-        network : Network
-            Of architecture 'prior'.
-        forward : ForwardModel
-        object_ : tensor of complex64, shape `forward.canvas_shape`
-        exposures : ndarray of float32, shape `forward.canvas_shape`
-            See `physics.prior_features.count_exposures`.
-
-        Returns
-        -------
-        tensor of complex64, shape `forward.canvas_shape`
-        """
-
-    @abstractmethod
     def iterate(
-        self, forward: Any, object_: Any, request: IterationRequest, observer: IterationObserver
+        self,
+        forward: Any,
+        object_: Any,
+        request: IterationRequest,
+        observer: IterationObserver | None = None,
     ) -> tuple[Any, list[float]]:
-        """Return the best object of all iterations from `object_`, and the losses.
+        """Return the best object of all iterations, and the losses; see `iterate_object`."""
+        return iterate_object(self.iteration_kernels, forward, object_, request, observer)
 
-        The losses are those of the start and of the best after each iteration, in Poisson loss per
-        pixel.
-        """
-
-    @abstractmethod
     def measure_moments(self, forward: Any, object_: Any) -> PatternMoments:
         """Return what each pattern tells of its beam and of the slow errors of an object."""
+        return self.iteration_kernels.measure_moments(forward, object_)
 
     @abstractmethod
     def scale_to_counts(self, object_: ComplexArray, forward: Any) -> Any:
@@ -206,13 +216,9 @@ class Engine(ABC, Generic[Device]):
         trainable probes begin. The scans of `validation` get what training makes of them.
         """
 
-    @abstractmethod
-    def to_tensor(self, array: ComplexArray, forward: Any) -> Any:
-        """Return an array as a tensor on the device of a forward model."""
-
-    @abstractmethod
-    def to_numpy(self, tensor: Any) -> RealArray:
+    def to_numpy(self, tensor: Any) -> Any:
         """Return a tensor's values."""
+        return self.iteration_kernels.to_numpy(tensor)
 
     @abstractmethod
     def framework_version(self) -> str:

@@ -19,6 +19,9 @@ JUDGED_PIXELS = 1 << 20
 LIT_FRACTION = 0.05
 """A pixel of the canvas counts as lit from this share of the brightest coverage on."""
 
+PROBE_CACHE_BYTES = 1 << 30
+"""The shifted probes of all positions are kept while they take no more than this."""
+
 _CHUNK = CHUNK_PATTERNS
 
 

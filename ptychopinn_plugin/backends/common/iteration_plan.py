@@ -5,7 +5,7 @@ spreads slowly from pattern to pattern, and more iterations pay; where they hard
 leave most phases open, and the learned prior is asked more often.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,23 +89,78 @@ class IterationPlan:
         limit = '' if self.limit_s is None else f', within {self.limit_s:g} s'
         return f'plan: {text}{limit}, {self.reason}'
 
-    def course(self, done: Sequence[int], ended: Ended) -> dict[str, Any]:
-        """Return plan and course as plain values, for the provenance of a result.
 
-        Parameters
-        ----------
-        done : sequence of int
-            The iterations before each pass, and those at the end.
-        ended : str
-        """
+@dataclass(frozen=True)
+class Course:
+    """What was planned for a reconstruction, what was done of it, and why it ended.
+
+    Attributes
+    ----------
+    overlap : float
+    planned, done : tuple of int
+        The iterations before each pass, and those at the end.
+    ended : str
+        See `iteration_schedule.Ended`.
+    reason : str
+        Of the plan, a clause.
+    max_seconds : float, optional
+        The limit of the plan.
+    """
+
+    overlap: float
+    planned: tuple[int, ...]
+    done: tuple[int, ...]
+    ended: Ended
+    reason: str
+    max_seconds: float | None
+
+    @classmethod
+    def of_plan(cls, plan: IterationPlan, done: Sequence[int], ended: Ended) -> 'Course':
+        """Return the course of a plan that has ended."""
+        planned = (*plan.before_passes, plan.iterations)
+        overlap = round(plan.overlap, 2)
+        return cls(overlap, planned, tuple(done), ended, plan.reason, plan.limit_s)
+
+    @classmethod
+    def of_result(cls, provenance: Mapping[str, Any]) -> 'Course | None':
+        """Return the course in the provenance of a result; None where a backend leaves it out."""
+        if 'course' not in provenance:
+            return None
+        values = provenance['course']
+        return cls(
+            overlap=values['overlap'],
+            planned=tuple(values['planned']),
+            done=tuple(values['done']),
+            ended=values['ended'],
+            reason=values['reason'],
+            max_seconds=values['max_seconds'],
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, for the provenance of a result."""
         return {
-            'overlap': round(self.overlap, 2),
-            'planned': [*self.before_passes, self.iterations],
-            'done': list(done),
-            'ended': ended,
+            'overlap': self.overlap,
+            'planned': list(self.planned),
+            'done': list(self.done),
+            'ended': self.ended,
             'reason': self.reason,
-            'max_seconds': self.limit_s,
+            'max_seconds': self.max_seconds,
         }
+
+    def in_words(self) -> str:
+        """Say in one sentence what was planned, and how it ended where that is not as planned."""
+        *before, last = self.planned
+        words = IterationPlan(self.overlap, tuple(before), last, False, self.reason).in_words()
+        n_done, n_planned = sum(self.done), sum(self.planned)
+        match self.ended:
+            case 'converged':
+                return f'{words}; ended after {n_done} of {n_planned}, as they gained no more'
+            case 'time':
+                limit = f'the limit of {self.max_seconds:g} s'
+                return f'{words}; {limit} ended them after {n_done} of {n_planned}'
+            case 'stopped':
+                return f'{words}; stopped after {n_done} of {n_planned}'
+        return words
 
 
 def plan_reconstruction(
@@ -186,22 +241,3 @@ def _reason(overlap: float, *, is_single_shot: bool, leaves_twins: bool) -> str:
     if overlap < HARDLY_TOUCHING:
         return f'as illuminations hardly touch ({times} lie over each other)'
     return f'as illuminations overlap {how} ({times} lie over each other)'
-
-
-def words_of_course(course: dict[str, Any]) -> str:
-    """Say in one sentence what a reconstruction did, from what `IterationPlan.course` returned."""
-    planned, done = course['planned'], course['done']
-    plan = IterationPlan(
-        course['overlap'], tuple(planned[:-1]), planned[-1], False, course['reason'], None
-    )
-    words = plan.in_words()
-    n_done, n_planned = sum(done), sum(planned)
-    match course['ended']:
-        case 'converged':
-            return f'{words}; ended after {n_done} of {n_planned}, as they gained no more'
-        case 'time':
-            limit = course['max_seconds']
-            return f'{words}; the limit of {limit:g} s ended them after {n_done} of {n_planned}'
-        case 'stopped':
-            return f'{words}; stopped after {n_done} of {n_planned}'
-    return words

@@ -160,9 +160,9 @@ def iterate_without(
         return is_stopping()
 
     request = IterationRequest(IterationSchedule(SECOND_LOOK_ITERATIONS))
-    start = engine.to_tensor(np.ascontiguousarray(whole[window]), part)
+    start = part.to_tensor(np.ascontiguousarray(whole[window]))
     whole[window] = engine.to_numpy(engine.iterate(part, start, request, show)[0])
-    return engine.to_tensor(whole, forward)
+    return forward.to_tensor(whole)
 
 
 def reconstruct_without_outliers(

@@ -20,6 +20,7 @@ References
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -281,3 +282,35 @@ def _project(slopes: FloatArray, normals: FloatArray) -> FloatArray:
     weighted = np.einsum('nij,lnj->lni', normals, slopes)
     n_surfaces = len(slopes)
     return np.asarray(slopes.reshape(n_surfaces, -1) @ weighted.reshape(n_surfaces, -1).T)
+
+
+def correct_phase_drift(
+    forward: Any,
+    object_: Tensor,
+    *,
+    measure_moments: Callable[[Any, Tensor], PatternMoments],
+    to_numpy: Callable[[Tensor], ComplexArray],
+    times: Callable[[Tensor, ComplexArray], Tensor],
+) -> Tensor:
+    """Return an object times the smooth phase that its patterns miss.
+
+    Where that would not raise the likelihood (the positions or the probe may be wrong), the object
+    is returned as it is, and so it is with fewer than four patterns, and with patterns that share
+    nothing, as no slow phase goes from one to the next.
+
+    Parameters
+    ----------
+    forward : ForwardModel
+    object_ : tensor of complex64, shape `forward.canvas_shape`
+    measure_moments, to_numpy, times : callable
+        Of a framework; see `IterationKernels`.
+
+    Returns
+    -------
+    tensor of complex64, shape `forward.canvas_shape`
+    """
+    if not has_slow_errors(forward):
+        return object_
+    moments = measure_moments(forward, object_)
+    errors = fit_slow_errors(forward, moments, to_numpy(forward.probe))
+    return better_of(forward, object_, times(object_, errors.phase_factor(forward.canvas_shape)))

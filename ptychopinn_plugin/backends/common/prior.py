@@ -13,11 +13,16 @@ References
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from ptychopinn_plugin.array_types import FloatArray
+from ptychopinn_plugin.physics.prior_features import PriorFeatures, prior_features
+
+Tensor = TypeVar('Tensor')
 
 TILE_PX = 512
 """Side of the part of an object that the network corrects at a time."""
@@ -27,6 +32,67 @@ MARGIN_PX = 48
 
 COARSEST_PX = 8
 """Images have multiples of this as sides: pixels of the object in one of the coarsest scale."""
+
+
+@dataclass(frozen=True)
+class PriorKernels(Generic[Tensor]):
+    """What a framework computes in a pass of a learned prior.
+
+    Attributes
+    ----------
+    apply_network : callable
+        Returns what a network of architecture 'prior' makes of images (n_channels, height, width)
+        of float32, given the network and the forward model, whose device computes; the result has
+        two channels.
+    mean_update : callable
+        See `IterationKernels`.
+    to_numpy : callable
+    """
+
+    apply_network: Callable[[Any, Any, FloatArray], FloatArray]
+    mean_update: Callable[[Any, Tensor], Tensor]
+    to_numpy: Callable[[Tensor], Any]
+
+
+def correct_object(
+    kernels: PriorKernels[Tensor],
+    network: Any,
+    forward: Any,
+    object_: Tensor,
+    exposures: FloatArray,
+) -> Tensor:
+    """Return an object after the correction of a learned prior.
+
+    Parameters
+    ----------
+    kernels : PriorKernels
+    network : Network
+        Of architecture 'prior'.
+    forward : ForwardModel
+    object_ : tensor of complex64, shape `forward.canvas_shape`
+    exposures : ndarray of float32, shape `forward.canvas_shape`
+        See `physics.prior_features.count_exposures`.
+
+    Returns
+    -------
+    tensor of complex64, shape `forward.canvas_shape`
+    """
+    features = look_at(kernels, forward, object_, exposures)
+    correction = correct_by_tiles(features.images, partial(kernels.apply_network, network, forward))
+    corrected: Tensor = forward.to_tensor(features.apply(kernels.to_numpy(object_), correction))
+    return corrected
+
+
+def look_at(
+    kernels: PriorKernels[Tensor], forward: Any, object_: Tensor, exposures: FloatArray
+) -> PriorFeatures:
+    """Compute what the network gets for an object of shape `forward.canvas_shape`."""
+    return prior_features(
+        kernels.to_numpy(object_),
+        kernels.to_numpy(kernels.mean_update(forward, object_)),
+        kernels.to_numpy(forward.coverage),
+        exposures,
+    )
 
 
 def correct_by_tiles(images: FloatArray, compute: Callable[[FloatArray], FloatArray]) -> FloatArray:

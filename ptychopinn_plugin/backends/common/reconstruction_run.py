@@ -18,7 +18,7 @@ from ptychopinn_plugin.backends.common.diagnostics import (
     warn_of_moves,
 )
 from ptychopinn_plugin.backends.common.engine import Engine, Forward
-from ptychopinn_plugin.backends.common.iteration_plan import IterationPlan
+from ptychopinn_plugin.backends.common.iteration_plan import Course, IterationPlan
 from ptychopinn_plugin.backends.common.iteration_schedule import Ended, IterationSchedule
 from ptychopinn_plugin.backends.common.memory import with_smaller_batches
 from ptychopinn_plugin.backends.common.outliers import iterate_without, judge_patterns
@@ -104,7 +104,7 @@ class ReconstructionRun:
         request = PredictionRequest.of(inference, rotations)
 
         def predict(batch_size: int) -> list[Any]:
-            return self.engine.predict(
+            return self.engine.stitch_object(
                 network,
                 self.forward,
                 replace(request, batch_size=batch_size),
@@ -221,7 +221,7 @@ class ReconstructionRun:
             backend=engine.name,
             likelihoods=self.losses or [loss],
             timing=dict(self.stopwatch.seconds),
-            provenance={'course': self.plan.course(self.done, self._ended)},
+            provenance={'course': Course.of_plan(self.plan, self.done, self._ended).to_dict()},
             amplitude_residual=residual,
             misfit=misfit,
             beam_variation=beam_variation,

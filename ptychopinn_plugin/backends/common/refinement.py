@@ -15,12 +15,17 @@ from ptychopinn_plugin.backends.common.intensities import intensities_move, refi
 from ptychopinn_plugin.backends.common.iteration_schedule import IterationSchedule
 from ptychopinn_plugin.backends.common.memory import with_smaller_batches
 from ptychopinn_plugin.backends.common.phase_drift import PatternMoments, fit_slow_errors
-from ptychopinn_plugin.backends.common.positions import FLOOR_FRACTION, PositionRefiner
+from ptychopinn_plugin.backends.common.positions import (
+    FLOOR_FRACTION,
+    PositionRefiner,
+    position_refiner,
+)
 from ptychopinn_plugin.backends.common.probe_gauge import (
     fit_probe_gauge,
     is_near,
     level_object,
 )
+from ptychopinn_plugin.backends.common.requests import IterationRequest
 
 State = TypeVar('State')
 Tensor = TypeVar('Tensor')
@@ -229,30 +234,44 @@ class IterationKernels(Generic[Tensor]):
     release: Callable[[], None] = lambda: None
 
 
-def run_iterations(
+def iterate_object(
     kernels: IterationKernels[Tensor],
     forward: Any,
     object_: Tensor,
-    schedule: IterationSchedule,
-    *,
-    batch_size: int,
-    seed: int,
-    refine_probe: bool,
-    positions: PositionRefiner | None,
-    refine_intensities: bool,
-    observer: Callable[[int, float, Tensor], bool | None] | None,
+    request: IterationRequest,
+    observer: Callable[[int, float, Tensor], bool | None] | None = None,
 ) -> tuple[Tensor, list[float]]:
-    """Iterate over an object with a framework's kernels; see its `iterate_object`."""
-    pattern_bytes = 8 * math.prod(forward.probe.shape)
-    batches = iteration_batches(len(forward), batch_size, pattern_bytes, seed)
-    moving = Moving(refine_probe, positions, refine_intensities)
-    course = _Course(kernels, forward, object_, schedule, batches, moving)
+    """Iterate over an object with a framework's kernels, and return the best of all iterations.
+
+    The first steps are long and noisy, so that a good start can get worse before it gets better.
+    What is returned, and shown after each iteration, is the object with the lowest loss so far; see
+    `iterate_keep_best`.
+
+    Parameters
+    ----------
+    kernels : IterationKernels
+    forward : ForwardModel
+        Its probe, positions and intensities change where the request refines them.
+    object_ : tensor of complex64, shape `forward.canvas_shape`
+        Where to start; left as it is.
+    request : IterationRequest
+    observer : callable, optional
+        Gets the number of iterations done, the loss and the object; True stops.
+
+    Returns
+    -------
+    object_ : tensor of complex64
+    losses : list of float
+        Poisson loss per pixel of the start and of the best object after each iteration; it never
+        rises.
+    """
+    course = _Course(kernels, forward, object_, request)
 
     def show(done: int, loss: float, best: IterationState[Tensor]) -> bool | None:
         return observer(done, loss, best.object_) if observer is not None else False
 
     best, losses = iterate_keep_best(
-        schedule,
+        request.schedule,
         dataclasses.replace(course.state),
         course.judge(object_),
         course.iterate_once,
@@ -263,23 +282,6 @@ def run_iterations(
     )
     course.leave(best)
     return best.object_, losses
-
-
-@dataclass(frozen=True)
-class Moving:
-    """What iterations change besides the object.
-
-    Attributes
-    ----------
-    probe : bool
-    positions : PositionRefiner or None
-    intensities : bool
-        Of each pattern's beam.
-    """
-
-    probe: bool
-    positions: PositionRefiner | None
-    intensities: bool
 
 
 class _Course(Generic[Tensor]):
@@ -296,15 +298,17 @@ class _Course(Generic[Tensor]):
         kernels: IterationKernels[Tensor],
         forward: Any,
         object_: Tensor,
-        schedule: IterationSchedule,
-        batches: Iterator[list[IntArray]],
-        moving: Moving,
+        request: IterationRequest,
     ) -> None:
-        self._kernels, self._forward, self._schedule = kernels, forward, schedule
-        self._batches, self._moving = batches, moving
+        self._kernels, self._forward, self._request = kernels, forward, request
+        self._positions = position_refiner(forward, request)
+        pattern_bytes = 8 * math.prod(forward.probe.shape)
+        self._batches = iteration_batches(
+            len(forward), request.batch_size, pattern_bytes, request.seed
+        )
         self._first_probe, self._stride = forward.probe, judged_stride(len(forward))
         self._largest_batch = len(forward)
-        if moving.probe:
+        if request.refine_probe:
             forward.set_probe(forward.probe, cache=False)
         self.state = IterationState(
             object_,
@@ -321,17 +325,16 @@ class _Course(Generic[Tensor]):
 
     def iterate_once(self) -> tuple[IterationState[Tensor], float]:
         """Return the state after another iteration, and its loss."""
-        state, fraction = self.state, self._schedule.fraction
-        if self._forward.is_single_shot and not self._moving.probe:
+        state, fraction = self.state, self._request.schedule.fraction
+        if self._forward.is_single_shot and not self._request.refine_probe:
             _move_alone(self._kernels, self._forward, state, step_size(fraction))
         else:
             self._move(next(self._batches), step_size(fraction))
-        beams = self._moving.intensities and intensities_move(self._forward, fraction)
-        if corrects_phase_drift(self._schedule.done + 1):
+        beams = self._request.refine_intensities and intensities_move(self._forward, fraction)
+        if corrects_phase_drift(self._request.schedule.done + 1):
             state.object_ = self._without_drift(state.object_, of_beam=beams)
-        positions = self._moving.positions
-        if positions is not None and positions.moves_at(fraction):
-            self._move_positions(positions, fraction)
+        if self._positions is not None and self._positions.moves_at(fraction):
+            self._move_positions(self._positions, fraction)
         if beams:
             self._refine_intensities(state)
         return dataclasses.replace(state), self.judge(state.object_)
@@ -362,7 +365,7 @@ class _Course(Generic[Tensor]):
         found = dataclasses.replace(best)
         with self._using(best):
             before = self.judge(best.object_)
-            beams = self._moving.intensities and intensities_move(self._forward, 1.0)
+            beams = self._request.refine_intensities and intensities_move(self._forward, 1.0)
             found.object_ = self._without_drift(best.object_, of_beam=beams)
             if beams:
                 self._refine_intensities(found)
@@ -372,12 +375,12 @@ class _Course(Generic[Tensor]):
 
     def leave(self, best: IterationState[Tensor]) -> None:
         """Give the forward model what belongs to the best object, after the last iteration."""
-        moving = self._moving
-        if moving.probe:
-            has_slope = moving.intensities and intensities_move(self._forward, 1.0)
+        refines_probe = self._request.refine_probe
+        if refines_probe:
+            has_slope = self._request.refine_intensities and intensities_move(self._forward, 1.0)
             self._put_probe_back(best, has_slope=has_slope)
         self._use(best)
-        if moving.probe or moving.positions is not None or (best.intensities != 1).any():
+        if refines_probe or self._positions is not None or (best.intensities != 1).any():
             self._forward.set_probe(best.probe)
 
     @contextmanager
@@ -389,24 +392,25 @@ class _Course(Generic[Tensor]):
     def _use(self, state: IterationState[Tensor]) -> None:
         """Let the forward model have what changes of a state's probe, positions and beams."""
         self._forward.set_intensities(state.intensities)
-        if self._moving.positions is not None:
+        if self._positions is not None:
             self._forward.set_moves(state.moves_px)
-        if self._moving.probe:
+        if self._request.refine_probe:
             self._forward.set_probe_only(state.probe)
 
     def _move(self, drawn: list[IntArray], step: float) -> None:
         """Move the newest state by the batches of an iteration, smaller ones if memory is short."""
         state, before = self.state, dataclasses.replace(self.state)
+        refines_probe = self._request.refine_probe
 
         def compute(batch_size: int) -> None:
             self._largest_batch = batch_size
             state.object_, state.probe = before.object_, before.probe
             # PyTorch changes it in place.
             state.velocity = self._kernels.between(before.velocity, before.velocity, 0.0)
-            if self._moving.probe:
+            if refines_probe:
                 self._forward.set_probe_only(state.probe)
             batches = _cut(drawn, batch_size)
-            self._kernels.iterate_once(self._forward, state, batches, step, self._moving.probe)
+            self._kernels.iterate_once(self._forward, state, batches, step, refines_probe)
 
         size = min(self._largest_batch, max(len(batch) for batch in drawn))
         with_smaller_batches(compute, size, self._kernels.release, 'the iteration')
@@ -433,7 +437,7 @@ class _Course(Generic[Tensor]):
         forces, stiffnesses = self._kernels.position_forces(forward, state.object_, floor)
         state.moves_px = positions.step(forces, stiffnesses, fraction)
         forward.set_moves(state.moves_px)
-        forward.set_probe(state.probe, cache=not self._moving.probe)
+        forward.set_probe(state.probe, cache=not self._request.refine_probe)
 
     def _put_probe_back(self, state: IterationState[Tensor], *, has_slope: bool) -> None:
         """Give back to the object what a refined probe has taken from it without a trace."""

@@ -70,7 +70,7 @@ class NetworkRequest:
 
 @dataclass(frozen=True)
 class PredictionRequest:
-    """How a network predicts the object of a scan.
+    """How a network predicts the patches of a scan, and how they are stitched to an object.
 
     Attributes
     ----------

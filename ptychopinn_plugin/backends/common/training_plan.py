@@ -122,6 +122,7 @@ def plan_training(request: TrainingRequest) -> TrainingPlan:
     config, size = _settled_config(request)
     base = request.base_model
     rng = np.random.default_rng(config.training.seed)
+    # The command line has fitted its scans before, to show what was done; those stay as they are.
     scans = [_subsampled(fit_to_size(scan, size), config, rng) for scan in request.scans]
     validation = [fit_to_size(scan, size) for scan in request.validation]
     description = (
@@ -169,12 +170,13 @@ def _state_to_resume(request: TrainingRequest) -> TrainingState | None:
 def _settled_config(request: TrainingRequest) -> tuple[Config, int]:
     """Return the settings with the size of patterns in pixels, and that size."""
     config, base = request.config, request.base_model
-    size = config.model.pattern_size or min(request.scans[0].pattern_shape)
+    sized = config.model.sized_for(request.scans[0].pattern_shape)
+    assert sized.pattern_size is not None
     if base is not None:
         # The base model's network stays as it is, so the settings follow it.
         config = dataclasses.replace(config, model=base.config.model)
-        return config, base.config.model.pattern_size or size
-    return config.replace(model=config.model.replace(pattern_size=size)), size
+        return config, base.config.model.pattern_size or sized.pattern_size
+    return config.replace(model=sized), sized.pattern_size
 
 
 def _first_scale(

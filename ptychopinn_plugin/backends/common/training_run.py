@@ -154,7 +154,7 @@ class TrainingRun(Generic[Device]):
         passes = PredictionRequest(passes=plan.description.passes - 1)
         make = partial(
             make_subscan,
-            predict=lambda forward: self.engine.predict(network, forward, passes),
+            predict=lambda forward: self.engine.stitch_object(network, forward, passes),
             to_numpy=self.engine.to_numpy,
         )
         return TrainingLoop(
@@ -198,7 +198,9 @@ class TrainingRun(Generic[Device]):
         """Return the network's object; None where there is no memory for it beside training."""
 
         def predict(batch_size: int) -> Any:
-            return self.engine.predict(network, forward, PredictionRequest(batch_size=batch_size))
+            return self.engine.stitch_object(
+                network, forward, PredictionRequest(batch_size=batch_size)
+            )
 
         try:
             objects = with_smaller_batches(
@@ -208,7 +210,7 @@ class TrainingRun(Generic[Device]):
             if not ran_out(error):
                 raise
             return None
-        return self.engine.to_numpy(objects[-1])
+        return np.asarray(self.engine.to_numpy(objects[-1]))
 
     def to_model(self, loop: TrainingLoop) -> Model:
         """Return the best weights as a model, with the newest ones in its training state.

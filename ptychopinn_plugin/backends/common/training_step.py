@@ -1,10 +1,12 @@
 """What a framework supplies to training: gradients, steps, and the state of both."""
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic, Protocol, TypeVar
 
 from ptychopinn_plugin.array_types import ComplexArray, RealArray
-from ptychopinn_plugin.backends.common.sampling import Batch
+from ptychopinn_plugin.backends.common.sampling import Batch, TrainingScan
+from ptychopinn_plugin.config import Config
 
 PROBE_RMS = 5.0
 """Root mean square of a probe's pixels as the optimizer sees them.
@@ -76,3 +78,84 @@ class TrainingStep(Protocol):
     def probes(self) -> tuple[list[ComplexArray], float]:
         """Return the probe of each scan, without the intensity scale, and that scale."""
         ...
+
+
+class HasWeights(Protocol):
+    """What the shared code needs of a framework's network."""
+
+    def numpy_weights(self) -> dict[str, RealArray]:
+        """Return the weights as a model file holds them."""
+        ...
+
+
+class Probes(Protocol):
+    """What training may correct of the probes; tensors are the framework's."""
+
+    trainable: bool
+
+    @property
+    def intensity_scale(self) -> float:
+        """The factor on every probe."""
+        ...
+
+    def probe(self, index: int) -> Any:
+        """Return the probe of a scan, shape (n_modes, height, width)."""
+        ...
+
+
+SomeNetwork = TypeVar('SomeNetwork', bound=HasWeights)
+SomeProbes = TypeVar('SomeProbes', bound=Probes)
+
+
+class NetworkStep(TrainingStep, Generic[SomeNetwork, SomeProbes]):
+    """What the steps of both frameworks share: which probe each scan gets.
+
+    Parameters
+    ----------
+    network : Network
+    scans : sequence of TrainingScan
+        Whose forward models get the probes, in the order of `trainable_probes`.
+    trainable_probes : Probes
+    config : Config
+    validation : sequence of TrainingScan
+        Scans that are only validated on.
+    """
+
+    def __init__(
+        self,
+        network: SomeNetwork,
+        scans: Sequence[TrainingScan],
+        trainable_probes: SomeProbes,
+        config: Config,
+        validation: Sequence[TrainingScan] = (),
+    ) -> None:
+        self.network = network
+        self.scans = scans
+        self.first_scale = trainable_probes.intensity_scale
+        self.validation = [(scan, scan.forward.probe) for scan in validation]
+        self.config = config
+        self.trainable_probes = trainable_probes
+
+    @abstractmethod
+    def scaled_probe(self, probe: Any, factor: float, energy_of: Any | None = None) -> Any:
+        """Return a probe times a factor, after it got the energy of another one that is given."""
+
+    def use_probes(self) -> None:
+        """Let the scans' forward models use the probes as training has left them."""
+        if self.trainable_probes.trainable:
+            for index, scan in enumerate(self.scans):
+                scan.forward.set_probe(self.trainable_probes.probe(index))
+            for scan, start in self.validation:
+                scan.forward.set_probe(self._validation_probe(scan, start))
+
+    def _validation_probe(self, scan: TrainingScan, start: Any) -> Any:
+        """Return a probe of the energy of `start`, times the change of the scale."""
+        change = self.trainable_probes.intensity_scale / self.first_scale
+        if scan.probe_of is None:
+            return self.scaled_probe(start, change)
+        probe = self.trainable_probes.probe(scan.probe_of)
+        return self.scaled_probe(probe, change, energy_of=start)
+
+    def network_weights(self) -> dict[str, RealArray]:
+        """Return the network's weights as a model file holds them."""
+        return self.network.numpy_weights()

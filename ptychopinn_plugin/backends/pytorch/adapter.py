@@ -7,27 +7,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ptychopinn_plugin.array_types import ComplexArray, FloatArray, RealArray
+from ptychopinn_plugin.array_types import ComplexArray
 from ptychopinn_plugin.backends.common.backend import NetworkBackend
-from ptychopinn_plugin.backends.common.engine import IterationObserver, PassObserver
 from ptychopinn_plugin.backends.common.memory import explaining_full_memory
-from ptychopinn_plugin.backends.common.phase_drift import PatternMoments
-from ptychopinn_plugin.backends.common.positions import position_refiner
-from ptychopinn_plugin.backends.common.requests import (
-    IterationRequest,
-    NetworkRequest,
-    PredictionRequest,
-)
+from ptychopinn_plugin.backends.common.requests import NetworkRequest
 from ptychopinn_plugin.backends.common.sampling import TrainingScan
 from ptychopinn_plugin.backends.common.threads import Threads, asked_threads, measured_threads
 from ptychopinn_plugin.backends.common.timing import Stopwatch
+from ptychopinn_plugin.backends.pytorch import prior, refinement, stitching
 from ptychopinn_plugin.backends.pytorch.device import choose_device, release_cache
 from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
 from ptychopinn_plugin.backends.pytorch.network import Network
-from ptychopinn_plugin.backends.pytorch.phase_drift import measure_moments
-from ptychopinn_plugin.backends.pytorch.prior import correct_object
-from ptychopinn_plugin.backends.pytorch.refinement import iterate_object
-from ptychopinn_plugin.backends.pytorch.stitching import predict_object, start_stopwatch
 from ptychopinn_plugin.backends.pytorch.training import PyTorchStep, TrainableProbes
 from ptychopinn_plugin.config import Config
 from ptychopinn_plugin.data import Scan
@@ -37,6 +27,9 @@ class PyTorchBackend(NetworkBackend[torch.device]):
     """Trains and applies networks with PyTorch on CUDA, MPS or the CPU."""
 
     name = 'pytorch'
+    iteration_kernels = refinement.KERNELS
+    stitching_kernels = stitching.KERNELS
+    prior_kernels = prior.KERNELS
 
     @contextmanager
     def on_device(self, name: str) -> Iterator[torch.device]:
@@ -57,7 +50,12 @@ class PyTorchBackend(NetworkBackend[torch.device]):
 
     def start_stopwatch(self, device: torch.device) -> Stopwatch:
         """Return a stopwatch that waits for the device."""
-        return start_stopwatch(device)
+
+        def finish() -> None:
+            if device.type == 'cuda':
+                torch.cuda.synchronize(device)
+
+        return Stopwatch(finish)
 
     def release_cache(self) -> None:
         """Give memory that the framework keeps for later back to the device."""
@@ -82,58 +80,6 @@ class PyTorchBackend(NetworkBackend[torch.device]):
         if request.weights is not None:
             network.load_weights(request.weights)
         return network.to(device)
-
-    def predict(
-        self,
-        network: Network,
-        forward: ForwardModel,
-        request: PredictionRequest,
-        *,
-        stopwatch: Stopwatch | None = None,
-        observer: PassObserver | None = None,
-    ) -> list[Tensor]:
-        """Return the flat object and the one after each pass."""
-        return predict_object(
-            network,
-            forward,
-            passes=request.passes,
-            batch_size=request.batch_size,
-            rotations=request.rotations,
-            phase_synchronization=request.phase_synchronization,
-            stitching_weights=request.stitching_weights,
-            stopwatch=stopwatch,
-            observer=observer,
-        )
-
-    def apply_prior(
-        self, network: Network, forward: ForwardModel, object_: Tensor, exposures: FloatArray
-    ) -> Tensor:
-        """Return an object after the correction of a learned prior."""
-        return correct_object(network, forward, object_, exposures)
-
-    def iterate(
-        self,
-        forward: ForwardModel,
-        object_: Tensor,
-        request: IterationRequest,
-        observer: IterationObserver,
-    ) -> tuple[Tensor, list[float]]:
-        """Return the best object of all iterations, and the losses."""
-        return iterate_object(
-            forward,
-            object_,
-            request.schedule,
-            batch_size=request.batch_size,
-            seed=request.seed,
-            refine_probe=request.refine_probe,
-            positions=position_refiner(forward, request),
-            refine_intensities=request.refine_intensities,
-            observer=observer,
-        )
-
-    def measure_moments(self, forward: ForwardModel, object_: Tensor) -> PatternMoments:
-        """Return what each pattern tells of its beam and of the slow errors of an object."""
-        return measure_moments(forward, object_)
 
     def scale_to_counts(self, object_: ComplexArray, forward: ForwardModel) -> Tensor:
         """Scale an object so that with the forward model's probe it explains the counts."""
@@ -162,14 +108,6 @@ class PyTorchBackend(NetworkBackend[torch.device]):
             config.training,
         )
         return PyTorchStep(network, scans, probes.to(device), config, validation)
-
-    def to_tensor(self, array: ComplexArray, forward: ForwardModel) -> Tensor:
-        """Return an array as a tensor on the device of a forward model."""
-        return torch.from_numpy(array).to(forward.device)
-
-    def to_numpy(self, tensor: Tensor) -> RealArray:
-        """Return a tensor's values."""
-        return tensor.cpu().numpy()
 
     def framework_version(self) -> str:
         """Return the framework's name and version."""

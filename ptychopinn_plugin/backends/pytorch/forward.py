@@ -6,10 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ptychopinn_plugin.array_types import FloatArray, IntArray, RealArray
+from ptychopinn_plugin.array_types import ComplexArray, FloatArray, IntArray, RealArray
 from ptychopinn_plugin.backends.common.canvas import CanvasWindow, window_of, window_shape
 from ptychopinn_plugin.backends.common.forward import (
     LIT_FRACTION,
+    PROBE_CACHE_BYTES,
     corner_amplitudes,
     judged_positions,
 )
@@ -17,9 +18,10 @@ from ptychopinn_plugin.backends.pytorch.operators import (
     intensity,
     place_patches,
     poisson_terms,
+    predict_intensity,
+    probe_update,
+    project_amplitudes,
     shift_probe,
-    shift_probe_back,
-    sum_over_modes,
 )
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.physics import (
@@ -29,10 +31,6 @@ from ptychopinn_plugin.physics import (
     measure_misfit,
     split_positions,
 )
-from ptychopinn_plugin.physics.features import RATIO_EPSILON
-
-PROBE_CACHE_BYTES = 1 << 30
-"""The shifted probes of all positions are kept while they take no more than this."""
 
 
 class ForwardModel:
@@ -196,6 +194,10 @@ class ForwardModel:
             part.coverage = part.place_patches(intensity(part.probes(slice(None))), slice(None))
         return part
 
+    def to_tensor(self, array: ComplexArray) -> Tensor:
+        """Return an array as a tensor on the device."""
+        return torch.from_numpy(array).to(self.device)
+
     def flat_object(self) -> Tensor:
         """Return an object that changes nothing, shape `canvas_shape`."""
         return torch.ones(self.canvas_shape, dtype=torch.complex64, device=self.device)
@@ -306,31 +308,19 @@ class ForwardModel:
         ----------
         .. [1] A. Maiden, D. Johnson, P. Li, Optica 4 (2017) 736, doi:10.1364/OPTICA.4.000736.
         """
-        return self._project(patches, indices, probes)[0]
+        probes = self.probes(indices) if probes is None else probes
+        return project_amplitudes(probes, patches, self.measured(indices), self.valid_mask)[0]
 
     def project_amplitudes_with_probe(
         self, patches: Tensor, indices: Tensor, probes: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return the updates of the patches and of the probe, (n_modes, height, width)."""
-        update, changes = self._project(patches, indices, probes)
-        changes = self._in_own_beam(changes, indices)
-        probe_changes = shift_probe_back(
-            changes * patches.conj()[:, None], self.subpixel_shifts[indices]
-        )
-        return update, probe_changes.sum(dim=0)
-
-    def _project(
-        self, patches: Tensor, indices: Tensor | slice, probes: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
         probes = self.probes(indices) if probes is None else probes
-        spectra = torch.fft.fft2(probes * patches[:, None], norm='ortho')  # (n, modes, h, w)
-        # In place, as most of the time would go into memory for what is needed once.
-        ratio = self.measured(indices).square().add_(RATIO_EPSILON)
-        factor = ratio.div_(intensity(spectra).add_(RATIO_EPSILON)).sqrt_().sub_(1)
-        if self.valid_mask is not None:
-            factor.mul_(self.valid_mask)
-        changes = torch.fft.ifft2(spectra.mul_(factor[:, None]), norm='ortho')
-        return sum_over_modes(probes.conj().resolve_conj().mul_(changes)), changes
+        update, changes = project_amplitudes(
+            probes, patches, self.measured(indices), self.valid_mask
+        )
+        changes = self._in_own_beam(changes, indices)
+        return update, probe_update(changes, patches, self.subpixel_shifts[indices])
 
     def predict_intensity(
         self, patches: Tensor, indices: Tensor | slice, probes: Tensor | None = None
@@ -341,7 +331,7 @@ class ForwardModel:
         height, width) take the place of the scan's where they are given.
         """
         probes = self.probes(indices) if probes is None else probes
-        return intensity(torch.fft.fft2(probes * patches[:, None], norm='ortho'))
+        return predict_intensity(probes, patches)
 
     @torch.no_grad()
     def evaluate_fit(self, object_: Tensor, batch_size: int = 128) -> tuple[float, float]:

@@ -1,9 +1,12 @@
-"""The physics on tensors: shifts of the probe, intensities, likelihood, and placing of patches."""
+"""The physics on tensors: interaction, propagation, measurement, and placing of patches."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from ptychopinn_plugin.array_types import ComplexArray
 from ptychopinn_plugin.backends.common.canvas import place_one_by_one
+from ptychopinn_plugin.physics.projection import RATIO_EPSILON
 
 
 def place_patches(patches: Tensor, rows: Tensor, columns: Tensor, shape: tuple[int, int]) -> Tensor:
@@ -52,6 +55,43 @@ def sum_over_modes(images: Tensor) -> Tensor:
     return images.sum(dim=1) if images.shape[1] > 1 else images[:, 0]
 
 
+def predict_intensity(probes: Tensor, patches: Tensor) -> Tensor:
+    r"""Compute :math:`I = \sum_m |\mathcal{F}[P_m O]|^2`, shape (n, height, width), in photons.
+
+    Probes are (n, n_modes, height, width) and patches (n, height, width); zero frequency is in the
+    corner.
+    """
+    return intensity(torch.fft.fft2(probes * patches[:, None], norm='ortho'))
+
+
+def project_amplitudes(
+    probes: Tensor, patches: Tensor, measured: Tensor, valid_mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    r"""Project exit waves onto the measured amplitudes, as `physics.project_amplitudes`.
+
+    Returns
+    -------
+    update : Tensor of complex64, shape (n, height, width)
+        :math:`\sum_m P_m^* (\psi'_m - \psi_m)`.
+    changes : Tensor of complex64, shape (n, n_modes, height, width)
+        :math:`\psi'_m - \psi_m`.
+    """
+    spectra = torch.fft.fft2(probes * patches[:, None], norm='ortho')  # (n, modes, h, w)
+    # In place, as most of the time would go into memory for what is needed once.
+    ratio = measured.square().add_(RATIO_EPSILON)
+    factor = ratio.div_(intensity(spectra).add_(RATIO_EPSILON)).sqrt_().sub_(1)
+    if valid_mask is not None:
+        factor.mul_(valid_mask)
+    changes = torch.fft.ifft2(spectra.mul_(factor[:, None]), norm='ortho')
+    return sum_over_modes(probes.conj().resolve_conj().mul_(changes)), changes
+
+
+def probe_update(changes: Tensor, patches: Tensor, subpixel_shifts_px: Tensor) -> Tensor:
+    r"""Return :math:`\sum_j O_j^* (\psi'_{jm} - \psi_{jm})`, shifted back: (n_modes, h, w)."""
+    here = changes * patches.conj()[:, None]
+    return shift_probe_back(here, subpixel_shifts_px).sum(dim=0)
+
+
 def poisson_terms(expected: Tensor, counts: Tensor, floor: float) -> Tensor:
     r"""Compute :math:`I - k + (k + \epsilon) \log \frac{k + \epsilon}{I + \epsilon}` of each pixel.
 
@@ -85,3 +125,13 @@ def _ramp(subpixel_shifts_px: Tensor, probe: Tensor) -> Tensor:
     y = torch.polar(torch.ones_like(cycles_y), -2 * torch.pi * cycles_y)
     x = torch.polar(torch.ones_like(cycles_x), -2 * torch.pi * cycles_x)
     return y[:, None, :, None] * x[:, None, None, :]
+
+
+def times(tensor: Tensor, array: ComplexArray) -> Tensor:
+    """Multiply a tensor by an array that its device does not have yet."""
+    return tensor * torch.from_numpy(array).to(tensor.device)
+
+
+def to_numpy(tensor: Tensor) -> ComplexArray:
+    """Return a tensor's values."""
+    return np.asarray(tensor.cpu().numpy())

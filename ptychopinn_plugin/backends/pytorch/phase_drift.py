@@ -3,46 +3,19 @@
 See `backends.common.phase_drift`.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
+from ptychopinn_plugin.backends.common import phase_drift
 from ptychopinn_plugin.backends.common.phase_drift import (
     PatternMoments,
-    better_of,
-    fit_slow_errors,
     floor_photons,
-    has_slow_errors,
     middle_ramps,
 )
 from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
-from ptychopinn_plugin.backends.pytorch.operators import intensity, sum_over_modes
-
-
-@torch.no_grad()
-def correct_phase_drift(forward: ForwardModel, object_: Tensor, batch_size: int = 64) -> Tensor:
-    """Return the object times the smooth phase that its patterns miss.
-
-    Where that would not raise the likelihood (the positions or the probe may be wrong), the object
-    is returned as it is, and so it is with fewer than four patterns, and with patterns that share
-    nothing, as no slow phase goes from one to the next.
-
-    Parameters
-    ----------
-    forward : ForwardModel
-    object_ : Tensor of complex64, shape `forward.canvas_shape`
-    batch_size : int
-        Patterns that are measured together.
-
-    Returns
-    -------
-    Tensor of complex64, shape `forward.canvas_shape`
-    """
-    if not has_slow_errors(forward):
-        return object_
-    moments = measure_moments(forward, object_, batch_size)
-    errors = fit_slow_errors(forward, moments, forward.probe.cpu().numpy())
-    factor = torch.from_numpy(errors.phase_factor(forward.canvas_shape))
-    return better_of(forward, object_, object_ * factor.to(object_.device))
+from ptychopinn_plugin.backends.pytorch.operators import intensity, sum_over_modes, times, to_numpy
 
 
 @torch.no_grad()
@@ -75,3 +48,12 @@ def measure_moments(forward: ForwardModel, object_: Tensor, batch_size: int = 64
     # One look at the device's results, after the last batch.
     products = torch.cat(found).double().cpu().numpy()
     return PatternMoments(products[:, :, :5], products[:, :, 5])
+
+
+correct_phase_drift = partial(
+    phase_drift.correct_phase_drift,
+    measure_moments=measure_moments,
+    to_numpy=to_numpy,
+    times=times,
+)
+"""Return an object, given the forward model too, without the slow drift of its phase."""

@@ -8,21 +8,20 @@ the phases :math:`\varphi_j` of `phase_synchronization`, and a small :math:`\gam
 object stays as it was where no light falls.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ptychopinn_plugin.array_types import IntArray
-from ptychopinn_plugin.backends.common.prediction import (
+from ptychopinn_plugin.backends.common.requests import PredictionRequest
+from ptychopinn_plugin.backends.common.stitching import (
     STITCHING_FLOOR,
     UNIFORM_FRACTION,
-    run_passes,
+    StitchingKernels,
 )
-from ptychopinn_plugin.backends.common.timing import Stopwatch
 from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
 from ptychopinn_plugin.backends.pytorch.network import Network
 from ptychopinn_plugin.backends.pytorch.phase_drift import correct_phase_drift
@@ -30,101 +29,31 @@ from ptychopinn_plugin.backends.pytorch.prediction import Patches, predict_patch
 from ptychopinn_plugin.config import StitchingWeights
 from ptychopinn_plugin.phase_synchronization import CELL_PX, synchronize_patches
 
-PassObserver = Callable[[int, Tensor], bool | None]
-
-
-def start_stopwatch(device: torch.device) -> Stopwatch:
-    """Return a stopwatch that waits for a GPU."""
-
-    def finish() -> None:
-        if device.type == 'cuda':
-            torch.cuda.synchronize(device)
-
-    return Stopwatch(finish)
-
 
 @torch.no_grad()
-def predict_object(
-    network: Network,
-    forward: ForwardModel,
-    *,
-    passes: int | None = None,
-    batch_size: int = 32,
-    rotations: Sequence[int] = (0,),
-    phase_synchronization: bool = True,
-    stitching_weights: StitchingWeights = 'intensity',
-    stopwatch: Stopwatch | None = None,
-    observer: PassObserver | None = None,
-) -> list[Tensor]:
-    """Predict the object of a scan.
-
-    Parameters
-    ----------
-    network : Network
-    forward : ForwardModel
-    passes : int, optional
-        Fewer than the network's, for sub-scans.
-    batch_size : int
-        Patterns in a batch.
-    rotations : sequence of int
-        Quarter turns in which the network gets each pattern; see `predict_patches`.
-    phase_synchronization : bool
-        Bring the patches of each pass into phase, and at the end correct the slow drift.
-    stitching_weights : 'intensity', 'amplitude' or 'uniform'
-        See `InferenceConfig`.
-    stopwatch : Stopwatch, optional
-        Gets the seconds of 'predict' and 'stitch'.
-    observer : callable, optional
-        Called with the number of passes done and the object; if it returns True, passes end.
-
-    Returns
-    -------
-    list of Tensor of complex64, shape `forward.canvas_shape`
-        The flat start and the object after each pass.
-    """
-
-    def predict(groups: IntArray, object_: Tensor, is_flat: bool) -> Iterator[Patches]:
-        for part in _predict_batches(
-            network, forward, groups, object_, batch_size, is_flat, rotations
-        ):
-            yield replace(part, weights=_weigh(part.weights, stitching_weights))
-
-    return run_passes(
-        network.description,
-        forward.patch_origins_px,
-        forward.flat_object(),
-        passes=passes,
-        phase_synchronization=phase_synchronization,
-        stitch=partial(Stitcher, forward),
-        predict=predict,
-        correct_phase_drift=partial(correct_phase_drift, forward),
-        stopwatch=stopwatch or start_stopwatch(forward.device),
-        observer=observer,
-    )
-
-
 def _predict_batches(
     network: Network,
     forward: ForwardModel,
     groups: IntArray,
     object_: Tensor,
-    batch_size: int,
     is_flat: bool,
-    rotations: Sequence[int],
+    request: PredictionRequest,
 ) -> Iterator[Patches]:
+    """Yield the patches of groups (n_groups, group_size); see `StitchingKernels`."""
     where = torch.from_numpy(groups).to(forward.device)
-    size = max(1, batch_size // groups.shape[1])
+    size = max(1, request.batch_size // groups.shape[1])
     for start in range(0, len(groups), size):
         part = slice(start, start + size)
-        yield predict_patches(
+        patches = predict_patches(
             network,
             forward,
             where[part],
             object_,
             is_flat=is_flat,
-            rotations=rotations,
+            rotations=request.rotations,
             host_groups=groups[part],
         )
+        yield replace(patches, weights=_weigh(patches.weights, request.stitching_weights))
 
 
 def _weigh(intensities: Tensor, rule: StitchingWeights) -> Tensor:
@@ -216,3 +145,10 @@ def _cell_sums(values: Tensor, patch_origins: Tensor) -> Tensor:
     real = empty.scatter_add(1, cells, values.real.reshape(len(values), -1))
     imaginary = empty.scatter_add(1, cells, values.imag.reshape(len(values), -1))
     return torch.complex(real, imaginary).view(-1, side, side)
+
+
+KERNELS = StitchingKernels(
+    predict_batches=_predict_batches,
+    make_stitcher=Stitcher,
+    correct_phase_drift=correct_phase_drift,
+)

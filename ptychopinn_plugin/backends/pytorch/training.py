@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ptychopinn_plugin.array_types import ComplexArray, RealArray
 from ptychopinn_plugin.backends.common.losses import validation_loss
 from ptychopinn_plugin.backends.common.sampling import VALIDATION, Batch, TrainingScan
-from ptychopinn_plugin.backends.common.training_step import PROBE_RMS, Arrays, TrainingStep
+from ptychopinn_plugin.backends.common.training_step import PROBE_RMS, Arrays, NetworkStep
 from ptychopinn_plugin.backends.pytorch.device import keep_triton_out
 from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
 from ptychopinn_plugin.backends.pytorch.losses import (
@@ -22,7 +22,7 @@ from ptychopinn_plugin.backends.pytorch.losses import (
     weighted_sum,
 )
 from ptychopinn_plugin.backends.pytorch.network import Network
-from ptychopinn_plugin.backends.pytorch.operators import intensity, shift_probe
+from ptychopinn_plugin.backends.pytorch.operators import predict_intensity, shift_probe
 from ptychopinn_plugin.backends.pytorch.prediction import average_overlap, predict_patches
 from ptychopinn_plugin.config import Config, TrainingConfig
 
@@ -69,19 +69,8 @@ class TrainableProbes(nn.Module):
         return math.exp(float(self.log_scale.detach()))
 
 
-class PyTorchStep(TrainingStep):
-    """Computes gradients and takes steps with PyTorch; see `TrainingStep`.
-
-    Parameters
-    ----------
-    network : Network
-    scans : sequence of TrainingScan
-        Whose forward models get the probes, in the order of `trainable_probes`.
-    trainable_probes : TrainableProbes
-    config : Config
-    validation : sequence of TrainingScan
-        Scans that are only validated on.
-    """
+class PyTorchStep(NetworkStep[Network, TrainableProbes]):
+    """Computes gradients and takes steps with PyTorch; see `TrainingStep` and `NetworkStep`."""
 
     def __init__(
         self,
@@ -91,12 +80,7 @@ class PyTorchStep(TrainingStep):
         config: Config,
         validation: Sequence[TrainingScan] = (),
     ) -> None:
-        self.network = network
-        self.scans = scans
-        self.first_scale = trainable_probes.intensity_scale
-        self.validation = [(scan, scan.forward.probe) for scan in validation]
-        self.config = config
-        self.trainable_probes = trainable_probes
+        super().__init__(network, scans, trainable_probes, config, validation)
         settings = config.training
         beams = [p for p in trainable_probes.parameters() if p.requires_grad]
         # Weights may decay; a probe must not.
@@ -184,24 +168,14 @@ class PyTorchStep(TrainingStep):
             return forward.predict_intensity(full, indices)
         probe = self.trainable_probes.probe(batch.subscan.scan_index) * batch.subscan.exposure**0.5
         probes = shift_probe(probe, forward.subpixel_shifts[indices])
-        return intensity(torch.fft.fft2(probes * full[:, None], norm='ortho'))
-
-    def use_probes(self) -> None:
-        """Let the scans' forward models use the probes as training has left them."""
-        if self.trainable_probes.trainable:
-            for index, scan in enumerate(self.scans):
-                scan.forward.set_probe(self.trainable_probes.probe(index))
-            for scan, start in self.validation:
-                scan.forward.set_probe(self._validation_probe(scan, start))
+        return predict_intensity(probes, full)
 
     @torch.no_grad()
-    def _validation_probe(self, scan: TrainingScan, start: Tensor) -> Tensor:
-        """Return a probe of the energy of `start`, times the change of the scale."""
-        change = self.trainable_probes.intensity_scale / self.first_scale
-        if scan.probe_of is None:
-            return start * change
-        probe = self.trainable_probes.probe(scan.probe_of)
-        scaled: Tensor = probe * (change * start.norm() / probe.norm())
+    def scaled_probe(self, probe: Tensor, factor: float, energy_of: Tensor | None = None) -> Tensor:
+        """Return a probe times a factor, after it got the energy of another one that is given."""
+        if energy_of is None:
+            return probe * factor
+        scaled: Tensor = probe * (factor * energy_of.norm() / probe.norm())
         return scaled
 
     @torch.no_grad()
@@ -245,10 +219,6 @@ class PyTorchStep(TrainingStep):
     def load_scaler_state(self, values: Mapping[str, Any]) -> None:
         """Put back what `scaler_state` took."""
         self.scaler.load_state_dict(dict(values))
-
-    def network_weights(self) -> dict[str, RealArray]:
-        """Return the network's weights as a model file holds them."""
-        return self.network.numpy_weights()
 
     @torch.no_grad()
     def probes(self) -> tuple[list[ComplexArray], float]:

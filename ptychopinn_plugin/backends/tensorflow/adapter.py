@@ -5,27 +5,17 @@ from contextlib import AbstractContextManager
 
 import numpy as np
 
-from ptychopinn_plugin.array_types import ComplexArray, FloatArray, RealArray
+from ptychopinn_plugin.array_types import ComplexArray
 from ptychopinn_plugin.backends.common.backend import NetworkBackend
-from ptychopinn_plugin.backends.common.engine import IterationObserver, PassObserver
-from ptychopinn_plugin.backends.common.phase_drift import PatternMoments
-from ptychopinn_plugin.backends.common.positions import position_refiner
-from ptychopinn_plugin.backends.common.requests import (
-    IterationRequest,
-    NetworkRequest,
-    PredictionRequest,
-)
+from ptychopinn_plugin.backends.common.requests import NetworkRequest
 from ptychopinn_plugin.backends.common.sampling import TrainingScan
 from ptychopinn_plugin.backends.common.timing import Stopwatch
+from ptychopinn_plugin.backends.tensorflow import prior, refinement, stitching
 from ptychopinn_plugin.backends.tensorflow.device import choose_device
 from ptychopinn_plugin.backends.tensorflow.forward import ForwardModel
 from ptychopinn_plugin.backends.tensorflow.framework import Tensor, on_device, tf
 from ptychopinn_plugin.backends.tensorflow.network import Network
 from ptychopinn_plugin.backends.tensorflow.operators import scaled
-from ptychopinn_plugin.backends.tensorflow.phase_drift import measure_moments
-from ptychopinn_plugin.backends.tensorflow.prior import correct_object
-from ptychopinn_plugin.backends.tensorflow.refinement import iterate_object
-from ptychopinn_plugin.backends.tensorflow.stitching import predict_object, start_stopwatch
 from ptychopinn_plugin.backends.tensorflow.training import TensorFlowStep, TrainableProbes
 from ptychopinn_plugin.config import Config
 from ptychopinn_plugin.data import Scan
@@ -35,6 +25,9 @@ class TensorFlowBackend(NetworkBackend[str]):
     """Trains and applies networks with TensorFlow on a GPU or the CPU."""
 
     name = 'tensorflow'
+    iteration_kernels = refinement.KERNELS
+    stitching_kernels = stitching.KERNELS
+    prior_kernels = prior.KERNELS
 
     def on_device(self, name: str) -> AbstractContextManager[str]:
         """Return a context in which the device of this name computes."""
@@ -42,7 +35,7 @@ class TensorFlowBackend(NetworkBackend[str]):
 
     def start_stopwatch(self, device: str) -> Stopwatch:
         """Return a stopwatch that waits for the device."""
-        return start_stopwatch()
+        return Stopwatch(lambda: tf.zeros(()).numpy())
 
     def release_cache(self) -> None:
         """Do nothing: TensorFlow keeps a GPU's memory, for itself alone, until its process ends."""
@@ -64,58 +57,6 @@ class TensorFlowBackend(NetworkBackend[str]):
         if request.weights is not None:
             network.load_weights(request.weights)
         return network
-
-    def predict(
-        self,
-        network: Network,
-        forward: ForwardModel,
-        request: PredictionRequest,
-        *,
-        stopwatch: Stopwatch | None = None,
-        observer: PassObserver | None = None,
-    ) -> list[Tensor]:
-        """Return the flat object and the one after each pass."""
-        return predict_object(
-            network,
-            forward,
-            passes=request.passes,
-            batch_size=request.batch_size,
-            rotations=request.rotations,
-            phase_synchronization=request.phase_synchronization,
-            stitching_weights=request.stitching_weights,
-            stopwatch=stopwatch,
-            observer=observer,
-        )
-
-    def apply_prior(
-        self, network: Network, forward: ForwardModel, object_: Tensor, exposures: FloatArray
-    ) -> Tensor:
-        """Return an object after the correction of a learned prior."""
-        return correct_object(network, forward, object_, exposures)
-
-    def iterate(
-        self,
-        forward: ForwardModel,
-        object_: Tensor,
-        request: IterationRequest,
-        observer: IterationObserver,
-    ) -> tuple[Tensor, list[float]]:
-        """Return the best object of all iterations, and the losses."""
-        return iterate_object(
-            forward,
-            object_,
-            request.schedule,
-            batch_size=request.batch_size,
-            seed=request.seed,
-            refine_probe=request.refine_probe,
-            positions=position_refiner(forward, request),
-            refine_intensities=request.refine_intensities,
-            observer=observer,
-        )
-
-    def measure_moments(self, forward: ForwardModel, object_: Tensor) -> PatternMoments:
-        """Return what each pattern tells of its beam and of the slow errors of an object."""
-        return measure_moments(forward, object_)
 
     def scale_to_counts(self, object_: ComplexArray, forward: ForwardModel) -> Tensor:
         """Scale an object so that with the forward model's probe it explains the counts."""
@@ -143,15 +84,6 @@ class TensorFlowBackend(NetworkBackend[str]):
             config.training,
         )
         return TensorFlowStep(network, scans, probes, config, validation)
-
-    def to_tensor(self, array: ComplexArray, forward: ForwardModel) -> Tensor:
-        """Return an array as a tensor; the device is the current one."""
-        return tf.constant(array)
-
-    def to_numpy(self, tensor: Tensor) -> RealArray:
-        """Return a tensor's values."""
-        array: RealArray = tensor.numpy()
-        return array
 
     def framework_version(self) -> str:
         """Return the framework's name and version."""

@@ -12,6 +12,7 @@ from ptychopinn_plugin.backends.common.canvas import (
 )
 from ptychopinn_plugin.backends.common.forward import (
     LIT_FRACTION,
+    PROBE_CACHE_BYTES,
     corner_amplitudes,
     judged_positions,
 )
@@ -25,9 +26,6 @@ from ptychopinn_plugin.physics import (
     measure_misfit,
     split_positions,
 )
-
-PROBE_CACHE_BYTES = 1 << 30
-"""Shifted probes are kept for every position while they take no more than this."""
 
 AMPLITUDE_BYTES = 8 << 30
 """Amplitudes that take more stay in the computer's memory and come batch by batch."""
@@ -194,6 +192,10 @@ class ForwardModel:
             everyone = np.arange(len(part))
             part.coverage = part.place_patches(intensity(part.probes(everyone)), everyone)
         return part
+
+    def to_tensor(self, array: ComplexArray) -> Tensor:
+        """Return an array as a tensor on the device."""
+        return tf.constant(array)
 
     def flat_object(self) -> Tensor:
         """Return an object that changes nothing, shape `canvas_shape`."""

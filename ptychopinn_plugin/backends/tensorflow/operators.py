@@ -1,8 +1,11 @@
 """The physics as graphs: interaction, propagation, measurement, and cutting and placing patches."""
 
+import numpy as np
+
+from ptychopinn_plugin.array_types import ComplexArray
 from ptychopinn_plugin.backends.tensorflow.framework import Tensor, compiled, tf
 from ptychopinn_plugin.physics import POISSON_EPSILON
-from ptychopinn_plugin.physics.features import RATIO_EPSILON
+from ptychopinn_plugin.physics.projection import RATIO_EPSILON
 
 
 def intensity(waves: Tensor) -> Tensor:
@@ -172,3 +175,13 @@ def _frequencies(side: Tensor, dtype: tf.DType) -> Tensor:
 def _phase_factors(cycles: Tensor) -> Tensor:
     angle = -2 * 3.141592653589793 * cycles
     return tf.complex(tf.cos(angle), tf.sin(angle))
+
+
+def times(tensor: Tensor, array: ComplexArray) -> Tensor:
+    """Multiply a tensor by an array."""
+    return tensor * tf.constant(array)
+
+
+def to_numpy(tensor: Tensor) -> ComplexArray:
+    """Return a tensor's values."""
+    return np.asarray(tensor.numpy())

@@ -3,45 +3,25 @@
 See `backends.common.phase_drift`.
 """
 
+from functools import partial
+
 import numpy as np
 
+from ptychopinn_plugin.backends.common import phase_drift
 from ptychopinn_plugin.backends.common.phase_drift import (
     PatternMoments,
-    better_of,
-    fit_slow_errors,
     floor_photons,
-    has_slow_errors,
     middle_ramps,
 )
 from ptychopinn_plugin.backends.tensorflow.forward import ForwardModel
 from ptychopinn_plugin.backends.tensorflow.framework import Tensor, compiled, tf
-from ptychopinn_plugin.backends.tensorflow.operators import fourier, intensity, scaled
-
-
-def correct_phase_drift(forward: ForwardModel, object_: Tensor, batch_size: int = 64) -> Tensor:
-    """Return the object times the smooth phase that its patterns miss.
-
-    Where that would not raise the likelihood (the positions or the probe may be wrong), the object
-    is returned as it is, and so it is with fewer than four patterns, and with patterns that share
-    nothing, as no slow phase goes from one to the next.
-
-    Parameters
-    ----------
-    forward : ForwardModel
-    object_ : Tensor of complex64, shape `forward.canvas_shape`
-    batch_size : int
-        Patterns that are measured together.
-
-    Returns
-    -------
-    Tensor of complex64, shape `forward.canvas_shape`
-    """
-    if not has_slow_errors(forward):
-        return object_
-    moments = measure_moments(forward, object_, batch_size)
-    errors = fit_slow_errors(forward, moments, forward.probe.numpy())
-    factor = tf.constant(errors.phase_factor(forward.canvas_shape))
-    return better_of(forward, object_, object_ * factor)
+from ptychopinn_plugin.backends.tensorflow.operators import (
+    fourier,
+    intensity,
+    scaled,
+    times,
+    to_numpy,
+)
 
 
 def measure_moments(forward: ForwardModel, object_: Tensor, batch_size: int = 64) -> PatternMoments:
@@ -88,3 +68,12 @@ def _products(
     stacked = tf.stack([*(column * weights for column in columns), missing], axis=1)
     flat = tf.reshape(stacked, [tf.shape(stacked)[0], 6, -1])  # (n, 6, pixels)
     return tf.matmul(flat[:, :5], flat, transpose_b=True)
+
+
+correct_phase_drift = partial(
+    phase_drift.correct_phase_drift,
+    measure_moments=measure_moments,
+    to_numpy=to_numpy,
+    times=times,
+)
+"""Return an object, given the forward model too, without the slow drift of its phase."""

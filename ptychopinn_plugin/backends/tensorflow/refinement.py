@@ -16,20 +16,17 @@ References
 .. [2] N. Qian, Neural Networks 12 (1999) 145, doi:10.1016/S0893-6080(98)00116-6.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from ptychopinn_plugin.array_types import ComplexArray, IntArray
-from ptychopinn_plugin.backends.common.iteration_schedule import IterationSchedule
-from ptychopinn_plugin.backends.common.positions import PositionRefiner
+from ptychopinn_plugin.array_types import IntArray
 from ptychopinn_plugin.backends.common.refinement import (
     MOMENTUM,
     PROBE_STEP,
     REGULARISATION,
     IterationKernels,
     IterationState,
-    run_iterations,
 )
 from ptychopinn_plugin.backends.tensorflow.forward import ForwardModel
 from ptychopinn_plugin.backends.tensorflow.framework import Tensor, compiled, tf
@@ -40,74 +37,14 @@ from ptychopinn_plugin.backends.tensorflow.operators import (
     project_amplitudes,
     scaled,
     squared,
+    times,
+    to_numpy,
 )
 from ptychopinn_plugin.backends.tensorflow.phase_drift import correct_phase_drift, measure_moments
 from ptychopinn_plugin.backends.tensorflow.positions import position_forces
 
-IterationObserver = Callable[[int, float, Tensor], bool | None]
 
-
-def iterate_object(
-    forward: ForwardModel,
-    object_: Tensor,
-    schedule: IterationSchedule,
-    *,
-    batch_size: int = 64,
-    seed: int = 0,
-    refine_probe: bool = False,
-    positions: PositionRefiner | None = None,
-    refine_intensities: bool = False,
-    observer: IterationObserver | None = None,
-) -> tuple[Tensor, list[float]]:
-    """Iterate over an object, and return the best object of all iterations.
-
-    The first steps are long and noisy, so that a good start can get worse before it gets better.
-    What is returned, and shown after each iteration, is the object with the lowest loss so far; see
-    `iterate_keep_best`.
-
-    Parameters
-    ----------
-    forward : ForwardModel
-        Its probe changes with `refine_probe`, and its positions with `positions`.
-    object_ : Tensor of complex64, shape `forward.canvas_shape`
-        Where to start.
-    schedule : IterationSchedule
-    batch_size : int
-        Small scans use smaller batches, and large ones larger; see `iteration_batches`.
-    seed : int
-        Decides the order of the patterns.
-    refine_probe : bool
-        Correct the probe by the same differences.
-    positions : PositionRefiner, optional
-        Moves the positions, for a forward model that was built with its reach.
-    refine_intensities : bool
-        Let each pattern have a beam of its own intensity; see `common.intensities`.
-    observer : callable, optional
-        Called with the number of iterations done, the loss and the object; if it returns True,
-        iterations end.
-
-    Returns
-    -------
-    object_ : Tensor of complex64
-    losses : list of float
-        Poisson loss per pixel of the start and of the best object after each iteration; it never
-        rises.
-    """
-    return run_iterations(
-        _KERNELS,
-        forward,
-        object_,
-        schedule,
-        batch_size=batch_size,
-        seed=seed,
-        refine_probe=refine_probe,
-        positions=positions,
-        refine_intensities=refine_intensities,
-        observer=observer,
-    )
-
-
-def _iterate_once(
+def iterate_once(
     forward: ForwardModel,
     state: IterationState[Tensor],
     batches: Sequence[IntArray],
@@ -199,24 +136,16 @@ def _divide_energy(object_: Tensor, probe: Tensor, energy: Tensor) -> tuple[Tens
     return scaled(object_, growth), scaled(probe, 1 / growth)
 
 
-def _to_numpy(tensor: Tensor) -> ComplexArray:
-    return np.asarray(tensor.numpy())
-
-
-def _times(tensor: Tensor, array: ComplexArray) -> Tensor:
-    return tensor * tf.constant(array)
-
-
-_KERNELS = IterationKernels(
+KERNELS = IterationKernels(
     zeros_like=tf.zeros_like,
-    iterate_once=_iterate_once,
+    iterate_once=iterate_once,
     mean_update=mean_update,
     position_forces=position_forces,
     pattern_photons=pattern_photons,
     correct_phase_drift=correct_phase_drift,
     measure_moments=measure_moments,
-    to_numpy=_to_numpy,
-    times=_times,
+    to_numpy=to_numpy,
+    times=times,
     between=_between,
     norm=_norm,
     divide_energy=_divide_energy,

@@ -12,7 +12,7 @@ import numpy as np
 from ptychopinn_plugin.array_types import ComplexArray, RealArray
 from ptychopinn_plugin.backends.common.losses import term_weights, validation_loss
 from ptychopinn_plugin.backends.common.sampling import VALIDATION, Batch, TrainingScan
-from ptychopinn_plugin.backends.common.training_step import PROBE_RMS, Arrays, TrainingStep
+from ptychopinn_plugin.backends.common.training_step import PROBE_RMS, Arrays, NetworkStep
 from ptychopinn_plugin.backends.tensorflow import losses
 from ptychopinn_plugin.backends.tensorflow.framework import Tensor, compiled, tf
 from ptychopinn_plugin.backends.tensorflow.network import (
@@ -193,19 +193,8 @@ def _compiled_gradients(
     return compiled(gradients, fixed=(0, 1))
 
 
-class TensorFlowStep(TrainingStep):
-    """Computes gradients and takes steps with TensorFlow; see `TrainingStep`.
-
-    Parameters
-    ----------
-    network : Network
-    scans : sequence of TrainingScan
-        Whose forward models get the probes, in the order of `trainable_probes`.
-    trainable_probes : TrainableProbes
-    config : Config
-    validation : sequence of TrainingScan
-        Scans that are only validated on.
-    """
+class TensorFlowStep(NetworkStep[Network, TrainableProbes]):
+    """Computes gradients and takes steps with TensorFlow; see `TrainingStep` and `NetworkStep`."""
 
     def __init__(
         self,
@@ -215,12 +204,7 @@ class TensorFlowStep(TrainingStep):
         config: Config,
         validation: Sequence[TrainingScan] = (),
     ) -> None:
-        self.network = network
-        self.scans = scans
-        self.first_scale = trainable_probes.intensity_scale
-        self.validation = [(scan, scan.forward.probe) for scan in validation]
-        self.config = config
-        self.trainable_probes = trainable_probes
+        super().__init__(network, scans, trainable_probes, config, validation)
         self.objective = Objective.of(network, config)
         settings = config.training
         decay = settings.weight_decay if settings.optimizer == 'adamw' else 0.0
@@ -312,22 +296,12 @@ class TensorFlowStep(TrainingStep):
         """Return the mean loss of a batch of held-out groups."""
         return float(validation_loss(self.losses(batch), self.config.training))
 
-    def use_probes(self) -> None:
-        """Let the scans' forward models use the probes as training has left them."""
-        if self.trainable_probes.trainable:
-            for index, scan in enumerate(self.scans):
-                scan.forward.set_probe(self.trainable_probes.probe(index))
-            for scan, start in self.validation:
-                scan.forward.set_probe(self._validation_probe(scan, start))
-
-    def _validation_probe(self, scan: TrainingScan, start: Tensor) -> Tensor:
-        """Return a probe of the energy of `start`, times the change of the scale."""
-        change = self.trainable_probes.intensity_scale / self.first_scale
-        if scan.probe_of is None:
-            return scaled(start, change)
-        probe = self.trainable_probes.probe(scan.probe_of)
-        energies = [tf.reduce_sum(tf.abs(each) ** 2) for each in (start, probe)]
-        return scaled(probe, change * tf.sqrt(energies[0] / energies[1]))
+    def scaled_probe(self, probe: Tensor, factor: float, energy_of: Tensor | None = None) -> Tensor:
+        """Return a probe times a factor, after it got the energy of another one that is given."""
+        if energy_of is None:
+            return scaled(probe, factor)
+        energies = [tf.reduce_sum(tf.abs(each) ** 2) for each in (energy_of, probe)]
+        return scaled(probe, factor * tf.sqrt(energies[0] / energies[1]))
 
     def _parameters(self) -> Tensors:
         probes = {_probe_name(i): probe for i, probe in enumerate(self.trainable_probes.probes)}
@@ -373,10 +347,6 @@ class TensorFlowStep(TrainingStep):
     def load_scaler_state(self, values: Mapping[str, Any]) -> None:
         """Put back what `scaler_state` took."""
         self.scale.load_state_dict(values)
-
-    def network_weights(self) -> dict[str, RealArray]:
-        """Return the network's weights as a model file holds them."""
-        return self.network.numpy_weights()
 
     def probes(self) -> tuple[list[ComplexArray], float]:
         """Return the probe of each scan, without the intensity scale, and that scale."""

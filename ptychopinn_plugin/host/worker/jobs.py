@@ -12,7 +12,7 @@ from ptychopinn_plugin.array_types import FloatArray, RealArray
 from ptychopinn_plugin.backends.checkpoints import Checkpoints
 from ptychopinn_plugin.backends.common.backend import NetworkBackend
 from ptychopinn_plugin.backends.common.diagnostics import fit_in_words, points_to_a_fault
-from ptychopinn_plugin.backends.common.iteration_plan import words_of_course
+from ptychopinn_plugin.backends.common.iteration_plan import Course
 from ptychopinn_plugin.backends.protocol import Backend, Progress
 from ptychopinn_plugin.backends.selection import create_backend
 from ptychopinn_plugin.data import Reconstruction, Scan, load_scan
@@ -177,7 +177,7 @@ class Jobs:
             return self._train_into(job)
 
     def _train_into(self, job: TrainJob) -> TrainingDone:
-        # Before the framework is imported, which takes seconds.
+        # The backend checks positions too, but its framework takes seconds to import.
         scans, validation = _load(job.scans, job), _load(job.validation, job)
         for scan in (*scans, *validation):
             check_positions(scan)
@@ -237,7 +237,10 @@ class Jobs:
         )
         iterations = len(found.likelihoods) - 1
         outliers = () if found.pattern_fit is None else found.pattern_fit.outliers
-        course = found.provenance.get('course', {})
+        course = Course.of_result(found.provenance)
+        # The plan was told at the beginning.
+        is_as_planned = course is None or course.ended == 'planned'
+        ended_in_words = '' if course is None or is_as_planned else course.in_words()
         is_faulty = points_to_a_fault(found.misfit, iterations)
         done = ReconstructionDone(
             tuple(float(value) for value in found.likelihoods),
@@ -255,7 +258,7 @@ class Jobs:
             outliers_in_words(outliers, found.dropped, '"Drop outliers" in the box Refinement'),
             uncertainty_in_words(found.typical_std(), points_to_a_fault=is_faulty),
             is_faulty,
-            course=words_of_course(course) if course.get('ended', 'planned') != 'planned' else '',
+            course=ended_in_words,
             dropped=len(found.dropped),
         )
         results = {'object': found.object_, 'origin_px': found.origin_px, 'probe': found.probe}

@@ -8,10 +8,10 @@ import pytest
 from ptychopinn_plugin.backends.common.iteration_plan import (
     ITERATIONS,
     MORE_ITERATIONS,
+    Course,
     IterationPlan,
     plan_passes,
     plan_reconstruction,
-    words_of_course,
 )
 from ptychopinn_plugin.pretraining.architecture import describe_prior
 
@@ -109,8 +109,9 @@ def test_a_prior_is_not_asked_to_choose_between_twins() -> None:
 )
 def test_a_course_says_how_it_ended(ended: Any, done: list[int], words: str) -> None:
     planned = plan(12.0, network=PRIOR, asked_passes=1, limit_s=9.0)
-    course = planned.course(done, ended)
-    assert words_of_course(course) == (
+    course = Course.of_plan(planned, done, ended)
+    assert Course.of_result({'course': course.to_dict()}) == course
+    assert course.in_words() == (
         'plan: 1 pass of the learned prior with 10 iterations before it and 20 iterations after '
         'it, as illuminations overlap well (12 lie over each other)' + words
     )

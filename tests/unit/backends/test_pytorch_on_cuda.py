@@ -153,7 +153,7 @@ def test_an_iteration_never_waits(forward: ForwardModel, refine_probe: bool) -> 
         forward.intensities,
     )
     with Recorder() as recorder, torch.no_grad():
-        refinement._iterate_once(forward, state, batches, 0.1, False)
+        refinement.iterate_once(forward, state, batches, 0.1, False)
     assert on_card(state.object_)
     assert recorder.downloads == 0
     assert recorder.uploads == 1, 'the order of the patterns is copied once'
@@ -161,7 +161,7 @@ def test_an_iteration_never_waits(forward: ForwardModel, refine_probe: bool) -> 
     assert sum(recorder.kernels.values()) <= 65 * len(batches)
     if refine_probe:
         with Recorder() as recorder, torch.no_grad():
-            refinement._iterate_once(forward, state, batches, 0.1, True)
+            refinement.iterate_once(forward, state, batches, 0.1, True)
         assert on_card(state.probe)
         assert recorder.downloads == 0
         assert sum(recorder.kernels.values()) <= 125 * len(batches)
