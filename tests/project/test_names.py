@@ -8,7 +8,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[2] / 'ptychopinn_plugin'
 
 GIVEN_UP = """
-turns places_px rests good
+turn Turn turns places_px rests good
 Lesson LESSON_POSITIONS VISITS forget_gradients gather_gradients snapshot restore averaged
 Illumination expect correct assess sweep_for_the_best settle agree_phases
 Voice say ask hear lend borrow obituary

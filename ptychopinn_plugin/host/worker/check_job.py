@@ -13,7 +13,7 @@ from ptychopinn_plugin.checking.trials import Trial
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.data.readers.frame_center import beam_place, centered
 from ptychopinn_plugin.host.worker.messages import CheckDone, Report, RunProgress
-from ptychopinn_plugin.orientation import Turn
+from ptychopinn_plugin.orientation import AxisChange
 
 TILES = (2, 3)
 """Rows and columns of the picture of several trials."""
@@ -123,9 +123,9 @@ def _pictures(found: Check) -> dict[str, RealArray]:
         pictures['given'] = _shown(found.given)
     if found.best.reconstruction is not None and found.best is not found.given:
         # Positions that are turned back, in place of patterns, give the object turned back.
-        is_turned_back = found.orientation.of_patterns == Turn()
-        turn = found.best.orientation.of_patterns if is_turned_back else Turn()
-        pictures['best'] = _turned_back(_shown(found.best), turn)
+        is_turned_back = found.orientation.of_patterns == AxisChange()
+        change = found.best.orientation.of_patterns if is_turned_back else AxisChange()
+        pictures['best'] = _turned_back(_shown(found.best), change)
     if made:
         pictures['trials'] = _tiled([_shown(trial) for trial in made[: TILES[0] * TILES[1]]])
     return pictures
@@ -142,12 +142,12 @@ def _shown(trial: Trial) -> ComplexArray:
     return np.asarray(turned, dtype=np.complex64)
 
 
-def _turned_back(object_: ComplexArray, turn: Turn) -> ComplexArray:
-    """Return a picture as it was before a turn."""
-    rows = slice(None, None, -1 if turn.reverse_y else 1)
-    columns = slice(None, None, -1 if turn.reverse_x else 1)
+def _turned_back(object_: ComplexArray, change: AxisChange) -> ComplexArray:
+    """Return a picture as it was before its axes were changed."""
+    rows = slice(None, None, -1 if change.reverse_y else 1)
+    columns = slice(None, None, -1 if change.reverse_x else 1)
     before = object_[rows, columns]
-    return np.ascontiguousarray(before.T if turn.swap else before)
+    return np.ascontiguousarray(before.T if change.swap else before)
 
 
 def _tiled(objects: list[ComplexArray]) -> ComplexArray:
