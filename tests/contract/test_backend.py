@@ -274,7 +274,7 @@ def test_a_validation_scan_keeps_its_own_probe(make: Any, scan: Scan) -> None:
 
 
 def test_something_must_be_left_to_train_on(make: Any, scan: Scan) -> None:
-    with pytest.raises(DataError, match='validation share'):
+    with pytest.raises(DataError, match='--validation-fraction'):
         make().train([scan.subset(np.arange(1))], settings(validation_fraction=0.9))
 
 
