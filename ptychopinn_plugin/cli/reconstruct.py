@@ -61,7 +61,7 @@ ScanPath = Annotated[Path, typer.Argument(metavar='SCAN', help='The scan to reco
             'seed': 'refine-seed',
         },
     ),
-    Section('inference', InferenceConfig, 'Prediction'),
+    Section('inference', InferenceConfig, 'Inference'),
     READING,
 )
 def reconstruct_command(

@@ -49,23 +49,21 @@ if TYPE_CHECKING:
 LOG_FILE = 'train.log'
 FILES = (MODEL_FILE, 'losses.csv', 'training.png', 'config.toml', LOG_FILE)
 
-_PANELS = {
-    'Terms of the loss': (
-        'poisson_weight',
-        'amplitude_mae_weight',
-        'target',
-        'target_weight',
-        'target_iterations',
-        'total_variation_weight',
+_TRAINING_PANELS = {
+    'Training: loss': ('poisson_weight', 'amplitude_mae_weight', 'total_variation_weight'),
+    'Training: target': ('target', 'target_weight', 'target_iterations', 'target_positions'),
+    'Training: probe and intensity scale': ('probe_trainable', 'intensity_scale_trainable'),
+    'Training: choice of patterns': (
+        'validation_fraction',
+        'n_groups',
+        'neighbor_count',
+        'n_subsample',
     ),
-    'Positions': ('target_positions',),
-    'Illumination': ('probe_trainable', 'intensity_scale_trainable'),
-    'Choice of patterns': ('validation_fraction', 'n_groups', 'neighbor_count', 'n_subsample'),
 }
 
-_NETWORK_PANELS = {
-    'Groups': ('gridsize', 'overlap_constraint'),
-    'Only for --architecture cnn': ('amplitude_activation', 'pad_object', 'border_decoder'),
+_MODEL_PANELS = {
+    'Model: groups': ('gridsize', 'overlap_constraint'),
+    'Model: only for --architecture cnn': ('amplitude_activation', 'pad_object', 'border_decoder'),
 }
 
 _Scans = Annotated[
@@ -126,9 +124,9 @@ class _Job:
         TrainingConfig,
         'Training',
         options={'target_positions': 'refine-positions'},
-        panels=_PANELS,
+        panels=_TRAINING_PANELS,
     ),
-    Section('model', ModelConfig, 'Network', panels=_NETWORK_PANELS),
+    Section('model', ModelConfig, 'Model', panels=_MODEL_PANELS),
     READING,
 )
 def train_command(
