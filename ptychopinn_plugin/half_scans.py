@@ -185,22 +185,26 @@ def _halves(scan: Scan) -> IntArray:
     half = np.full(n, -1, dtype=np.int64)
     alone = []
 
-    def closeness(place: int, which: int) -> float:
+    def closeness(number: int, which: int) -> float:
         """Return how much a position would crowd those of a half that it joins."""
-        others = near[place]
-        return float(((distances[place] + 0.5) ** -4)[(half[others] == which)].sum())
+        others = near[number]
+        return float(((distances[number] + 0.5) ** -4)[(half[others] == which)].sum())
 
-    for place in range(n):
-        if half[place] >= 0:
+    for number in range(n):
+        if half[number] >= 0:
             continue
-        partner = next((other for other in near[place] if other != place and half[other] < 0), None)
+        partner = next(
+            (other for other in near[number] if other != number and half[other] < 0), None
+        )
         if partner is None:
-            alone.append(place)
+            alone.append(number)
             continue
-        crowded = [closeness(place, which) + closeness(int(partner), 1 - which) for which in (0, 1)]
-        half[place] = int(crowded[1] < crowded[0])
-        half[partner] = 1 - half[place]
-    left = [place for place in alone if half[place] < 0]
+        crowded = [
+            closeness(number, which) + closeness(int(partner), 1 - which) for which in (0, 1)
+        ]
+        half[number] = int(crowded[1] < crowded[0])
+        half[partner] = 1 - half[number]
+    left = [number for number in alone if half[number] < 0]
     half[left] = np.arange(len(left)) % 2
     return half
 
@@ -238,11 +242,11 @@ def compare_halves(
 
 
 def _overlap(scan: Scan, probe: Any) -> float:
-    places = scan.positions_px[find_places(scan.positions_px)[0]]
-    corners = places - places.min(axis=0)
-    extent = np.ceil(corners.max(axis=0)).astype(int) + scan.pattern_shape + 2
-    origins = np.floor(corners)
-    return illumination_overlap(cover(probe, origins, (int(extent[0]), int(extent[1]))), probe)
+    positions_px = scan.positions_px[find_places(scan.positions_px)[0]]
+    offsets_px = positions_px - positions_px.min(axis=0)
+    extent = np.ceil(offsets_px.max(axis=0)).astype(int) + scan.pattern_shape + 2
+    canvas = (int(extent[0]), int(extent[1]))
+    return illumination_overlap(cover(probe, np.floor(offsets_px), canvas), probe)
 
 
 def plot_halves(found: HalfScans, path: Path) -> None:

@@ -156,10 +156,13 @@ def cut_piece(scan: Scan) -> Piece:
     if 0 < step < MIN_STEP * diameter < wide:
         rng = np.random.default_rng(0)
         numbers = numbers[thin_positions(scan.positions_px[numbers], MIN_STEP * diameter, rng)]
-    places = scan.positions_px[numbers]
-    near = numbers[np.sort(_nearest(places, np.median(places, axis=0))[:POSITIONS])]
-    places = scan.positions_px[near]
-    inner = np.sort(_nearest(places, places.mean(axis=0))[: math.ceil(INNER_SHARE * len(near))])
+    positions_px = scan.positions_px[numbers]
+    middle = np.median(positions_px, axis=0)
+    near = numbers[np.sort(_nearest(positions_px, middle)[:POSITIONS])]
+    positions_px = scan.positions_px[near]
+    inner = np.sort(
+        _nearest(positions_px, positions_px.mean(axis=0))[: math.ceil(INNER_SHARE * len(near))]
+    )
     piece = dataclasses.replace(scan.subset(near), object_=None, nominal_positions_px=None)
     # Its defocus cannot be found before the orientation is known; the iterations correct it.
     is_made = piece.probe_origin == 'patterns'
@@ -192,8 +195,8 @@ def _with_less_dark(scan: Scan) -> Scan:
     return fit_to_size(scan, min(size, max(scan.pattern_shape)))
 
 
-def _nearest(positions_px: FloatArray, place: FloatArray) -> IntArray:
-    distance = ((positions_px - place) ** 2).sum(axis=1)
+def _nearest(positions_px: FloatArray, point: FloatArray) -> IntArray:
+    distance = ((positions_px - point) ** 2).sum(axis=1)
     return np.argsort(distance, kind='stable')
 
 
@@ -268,9 +271,9 @@ def _residuals(held: Scan, found: Reconstruction) -> tuple[FloatArray, float]:
     size = np.array(held.pattern_shape)
     first = origin + size // 2
     last = origin + np.array(found.object_.shape) - size + size // 2
-    places = np.clip(held.positions_px, first, last)
+    positions_px = np.clip(held.positions_px, first, last)
     valid_mask = ~held.bad_pixels
-    expected = predict_patterns(found.object_, origin, places, found.probe)[:, valid_mask]
+    expected = predict_patterns(found.object_, origin, positions_px, found.probe)[:, valid_mask]
     counts = held.patterns[:, valid_mask].astype(np.float64)
     total = max(float(counts.sum(axis=1).mean()), 1e-30)
     noise = float(shot_noise(expected).sum()) / len(held) / total if held.is_countable() else 0.0

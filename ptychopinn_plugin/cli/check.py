@@ -91,7 +91,7 @@ def _read(path: Path, given: Given, choice: 'Choice', device: str) -> tuple['Sca
     """Return the scan with the beam in the middle, and the option that puts it there."""
     from ptychopinn_plugin.backends.selection import create_backend
     from ptychopinn_plugin.checking.search import is_clearly_less
-    from ptychopinn_plugin.data.readers.frame_center import beam_place
+    from ptychopinn_plugin.data.readers.frame_center import find_beam_center
 
     (read,) = read_scans([path], given)
     reading = given['reading']
@@ -101,10 +101,10 @@ def _read(path: Path, given: Given, choice: 'Choice', device: str) -> tuple['Sca
     stored = {name: value for name, value in reading.items() if name not in TURNED}
     (plain,) = read_scans([path], {**given, 'reading': stored})
     assert plain.bad_pixels is not None
-    place = beam_place(plain.patterns, plain.bad_pixels, plain.probe)
-    if place is None:
+    beam_center_px = find_beam_center(plain.patterns, plain.bad_pixels, plain.probe)
+    if beam_center_px is None:
         return read, []
-    center = f'{place[0]},{place[1]}'
+    center = ','.join(map(str, beam_center_px))
     (centered,) = read_scans([path], {**given, 'reading': {**reading, 'beam_center': center}})
     if not is_clearly_less(centered, read, create_backend(choice.name), device=device):
         return read, []

@@ -99,8 +99,8 @@ def find_probe(scan: Scan, trial: Trial, *, observer: Observer) -> tuple[Scan, b
 def _middle_of(scan: Scan) -> Scan:
     # Of several exposures of a place one is enough.
     first = find_places(scan.positions_px)[0]
-    places = scan.positions_px[first]
-    distances = np.square(places - np.median(places, axis=0)).sum(axis=1)
+    positions_px = scan.positions_px[first]
+    distances = np.square(positions_px - np.median(positions_px, axis=0)).sum(axis=1)
     nearest = np.sort(first[np.argsort(distances, kind='stable')[:PATTERNS]])
     return dataclasses.replace(scan.subset(nearest), object_=None)
 

@@ -233,8 +233,8 @@ class PyTorchStep(TrainingStep):
         for name, value in arrays.items():
             number, slot = name.split('/')
             # The count of steps stays on the CPU: read from a GPU, each step would wait for it.
-            place = 'cpu' if slot == 'step' else self.device
-            slots.setdefault(int(number), {})[slot] = torch.from_numpy(np.array(value)).to(place)
+            device = 'cpu' if slot == 'step' else self.device
+            slots.setdefault(int(number), {})[slot] = torch.from_numpy(np.array(value)).to(device)
         groups = self.optimizer.state_dict()['param_groups']
         self.optimizer.load_state_dict({'state': slots, 'param_groups': groups})
 

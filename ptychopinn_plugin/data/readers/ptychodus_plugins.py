@@ -364,7 +364,7 @@ def _from_product(product: Any, path: Path, name: str) -> Product:
         geometry = dataclasses.replace(
             geometry, pixel_height_m=_number(pixel.height_m), pixel_width_m=_number(pixel.width_m)
         )
-        center = ptychodus_compat.place_m(product.object_.get_center())
+        center = ptychodus_compat.point_m(product.object_.get_center())
     except ValueError:
         # Ptychodus logs this where a file gives no size or centre; the detector's geometry decides.
         object_notes = ()

@@ -11,7 +11,7 @@ from ptychopinn_plugin.backends.protocol import Backend
 from ptychopinn_plugin.checking.search import Check, check_scan, is_clearly_less
 from ptychopinn_plugin.checking.trials import Trial
 from ptychopinn_plugin.data import Scan
-from ptychopinn_plugin.data.readers.frame_center import beam_place, centered
+from ptychopinn_plugin.data.readers.frame_center import centered, find_beam_center
 from ptychopinn_plugin.host.worker.messages import CheckDone, Report, RunProgress
 from ptychopinn_plugin.orientation import AxisChange
 
@@ -71,12 +71,12 @@ def check_in_worker(scan: Scan, backend: Backend, device: str, connection: Conne
 
     try:
         connection.send(RunProgress('check', 0, 0))
-        centered_scan, place = _with_beam_in_the_middle(scan, backend, device)
+        centered_scan, beam_center_px = _with_beam_in_the_middle(scan, backend, device)
         found = check_scan(centered_scan, backend, device=device, on_trial=tell)
     except _Stopped:
         connection.send(CheckDone('', n_trials))
         return
-    connection.send(_done(found, place, n_trials), _pictures(found))
+    connection.send(_done(found, beam_center_px, n_trials), _pictures(found))
 
 
 def _with_beam_in_the_middle(
@@ -84,26 +84,26 @@ def _with_beam_in_the_middle(
 ) -> tuple[Scan, tuple[int, ...]]:
     """Return the scan with the beam in the middle, and where it was, if that explains more."""
     assert scan.bad_pixels is not None
-    place = beam_place(scan.patterns, scan.bad_pixels, scan.probe)
-    if place is None:
+    beam_center_px = find_beam_center(scan.patterns, scan.bad_pixels, scan.probe)
+    if beam_center_px is None:
         return scan, ()
-    patterns, bad_pixels, *_ = centered(scan.patterns, scan.bad_pixels, scan.probe, place)
+    patterns, bad_pixels, *_ = centered(scan.patterns, scan.bad_pixels, scan.probe, beam_center_px)
     moved = dataclasses.replace(scan, patterns=patterns, bad_pixels=bad_pixels)
     return (
-        (moved, (int(place[0]), int(place[1])))
+        (moved, (int(beam_center_px[0]), int(beam_center_px[1])))
         if is_clearly_less(moved, scan, backend, device=device)
         else (scan, ())
     )
 
 
-def _done(found: Check, place: tuple[int, ...], n_trials: int) -> CheckDone:
-    is_right_but_for_the_beam = found.verdict == 'right' and bool(place)
+def _done(found: Check, beam_center_px: tuple[int, ...], n_trials: int) -> CheckDone:
+    is_right_but_for_the_beam = found.verdict == 'right' and bool(beam_center_px)
     return CheckDone(
         'wrong' if is_right_but_for_the_beam else found.verdict,
         n_trials,
         found.orientation,
         found.equals,
-        () if found.verdict == 'unclear' else place,
+        () if found.verdict == 'unclear' else beam_center_px,
         _finite(found.best.residual),
         _finite(found.given.residual),
         _finite(found.uninformed_residual),
