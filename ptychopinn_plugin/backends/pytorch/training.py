@@ -180,9 +180,12 @@ class PyTorchStep(TrainingStep):
         top, left = (side // 2 - size // 2 for side in forward.shape)
         full = surroundings.clone()
         full[:, top : top + size, left : left + size] = values
-        if not self.trainable_probes.trainable or batch.subscan.scan_index == VALIDATION:
+        if not self.trainable_probes.trainable or batch.subscan.training_scan_index == VALIDATION:
             return forward.predict_intensity(full, indices)
-        probe = self.trainable_probes.probe(batch.subscan.scan_index) * batch.subscan.exposure**0.5
+        probe = (
+            self.trainable_probes.probe(batch.subscan.training_scan_index)
+            * batch.subscan.exposure**0.5
+        )
         probes = shift_probe(probe, forward.subpixel_shifts[indices])
         return intensity(torch.fft.fft2(probes * full[:, None], norm='ortho'))
 
