@@ -318,7 +318,7 @@ class InferenceConfig(Validated):
     )
     test_time_rotations: Rotations = setting(
         'auto',
-        'The network sweepnet gets each pattern in one or in four orientations, 90 degrees apart; '
+        'The network sweepnet gets each pattern in one or in four rotations, 90 degrees apart; '
         'with four the mean of its corrections counts, which takes up to four times as long; auto '
         'takes four where illuminations overlap little',
     )

@@ -10,7 +10,7 @@ import typer
 
 from ptychopinn_plugin._version import __version__
 from ptychopinn_plugin.cli.common import fit_scans, in_words, read_scans, report, show_notes
-from ptychopinn_plugin.cli.log import EpochJournal, keeping_log, logger
+from ptychopinn_plugin.cli.log import EpochLog, keeping_log, logger
 from ptychopinn_plugin.cli.options import (
     READING,
     AsJson,
@@ -259,7 +259,7 @@ def _run(job: _Job, checkpoints: 'Checkpoints') -> 'TrainingResult':
     if job.resume and job.model is not None and job.model.training_state is not None:
         epochs_before = len(job.model.training_state.values.get('history', ()))
     try:
-        with RunProgress(EpochJournal(epochs_before)) as watch:
+        with RunProgress(EpochLog(epochs_before)) as watch:
             result = api.train(
                 job.scans,
                 job.config,

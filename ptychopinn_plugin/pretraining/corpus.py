@@ -17,7 +17,7 @@ WINDOWS_PX = (16, 24, 32, 40, 48, 56, 64, 80, 96)
 WINDOW_SHARES = (0.05, 0.13, 0.22, 0.26, 0.16, 0.08, 0.05, 0.03, 0.02)
 """Mostly small ones: what a step costs grows with the square."""
 
-FRAMES_PX = (64, 96, 128, 192, 256)
+PATTERN_SIZES_PX = (64, 96, 128, 192, 256)
 
 PIXEL_BUDGET = 64 * 40 * 40
 """Pixels of the windows of a scan, which its number of patterns follows: 64 of 40 px."""
@@ -63,7 +63,7 @@ def draw_task(seed: int, number: int) -> Task:
     if rng.random() < SINGLE_SHOT_FRACTION:
         return _draw_single_shots(rng)
     window = int(rng.choice(WINDOWS_PX, p=WINDOW_SHARES))
-    size = _draw_frame(rng, window)
+    size = _draw_pattern_size(rng, window)
     probe = draw_probe(rng, size, window)
     diameter = effective_diameter(probe)
     # Beyond 1 the illuminations barely touch. Where data do not decide, there is more to learn.
@@ -113,7 +113,7 @@ def _draw_single_shots(rng: np.random.Generator) -> Task:
         probe = draw_curved_probe(rng, size)
     else:
         window = int(rng.choice(WINDOWS_PX, p=WINDOW_SHARES))
-        size = _draw_frame(rng, window)
+        size = _draw_pattern_size(rng, window)
         probe = draw_probe(rng, size, window)
     window = window_of(probe)
     rows, columns = _raster(rng, window, MAX_SINGLE_SHOTS)
@@ -133,8 +133,8 @@ def _draw_single_shots(rng: np.random.Generator) -> Task:
     return _simulate(rng, config, object_, probe, is_single_shot=True)
 
 
-def _draw_frame(rng: np.random.Generator, window: int) -> int:
-    fitting = [size for size in FRAMES_PX if size * 0.8 >= window]
+def _draw_pattern_size(rng: np.random.Generator, window: int) -> int:
+    fitting = [size for size in PATTERN_SIZES_PX if size * 0.8 >= window]
     # Mostly the smallest that the probe fits in; larger ones cost transforms and show the same.
     return fitting[min(int(rng.geometric(0.85)) - 1, len(fitting) - 1)]
 

@@ -12,7 +12,7 @@ from ptychopinn_plugin.physics import illuminated_size, make_modes
 MIN_WINDOW_PX = 16
 MAX_WINDOW_PX = 96
 MAX_WINDOW_FRACTION = 0.8
-"""A probe fills at most this share of the frame: with a larger probe the pattern is sampled too
+"""A probe fills at most this share of the pattern: with a larger probe the pattern is sampled too
 coarsely to be inverted."""
 
 BENCHMARK_RADIUS, BENCHMARK_DEFOCUS = 0.10, 400.0
@@ -28,7 +28,7 @@ def draw_probe(rng: np.random.Generator, size: int, window_px: int) -> ComplexAr
     ----------
     rng : numpy.random.Generator
     size : int
-        Side of the frame.
+        Side of the pattern.
     window_px : int
         Wanted side of the illuminated square, a multiple of 8.
 
@@ -65,7 +65,7 @@ def draw_curved_probe(rng: np.random.Generator, size: int) -> ComplexArray:
     ----------
     rng : numpy.random.Generator
     size : int
-        Side of the frame.
+        Side of the pattern.
 
     Returns
     -------
@@ -94,7 +94,7 @@ def curved_probe(size: int, width_px: float, edge: float, curvature: float) -> C
     Parameters
     ----------
     size : int
-        Side of the frame.
+        Side of the pattern.
     width_px : float
         Diameter at half of the amplitude.
     edge : float

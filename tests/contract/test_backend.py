@@ -149,7 +149,7 @@ def test_a_scan_in_blocks_is_nearly_the_same(
 
 
 @pytest.mark.parametrize('probe', [False, True])
-def test_sweeps_never_raise_the_loss(trained: Backend, scan: Scan, probe: bool) -> None:
+def test_iterations_never_raise_the_loss(trained: Backend, scan: Scan, probe: bool) -> None:
     refinement = RefinementConfig(iterations=12, probe=probe)
     for result in (
         trained.reconstruct(scan, InferenceConfig(), refinement),

@@ -13,7 +13,7 @@ Where a decision is undone by hand, these fail:
 8. No floor in the projection, or on one side: `test_8_...` here; `parity/test_physics.py`.
 9. Graphs for each number of patterns, or variables: `test_9_...` here.
 10. No average: `test_the_model_is_an_average_over_epochs` in `test_training.py`.
-11. One orientation: `test_a_scan_of_little_overlap_is_looked_at_in_four_orientations` in
+11. One rotation: `test_a_scan_of_little_overlap_is_looked_at_in_four_rotations` in
     `test_reconstruction.py`; `unit/backends/test_sampling.py` for training.
 
 Other things to break, and what notices:
@@ -27,7 +27,7 @@ Other things to break, and what notices:
   `unit/backends/test_training_loop.py`; schedules: `unit/backends/test_schedules.py`.
 - Order of the patterns, steps, which iterations correct the slow phase:
   `unit/backends/test_iteration_order.py`; order in training: `unit/backends/test_augmentation.py`;
-  seeds: `test_sweeps_have_a_seed` in `test_reconstruction.py`,
+  seeds: `test_iterations_have_a_seed` in `test_reconstruction.py`,
   `test_the_seed_decides_what_the_epochs_of_a_fine_tuning_meet` in `test_backend.py`.
 - Window of the Fourier ring correlation: `unit/test_metrics.py`.
 """

@@ -7,7 +7,7 @@ import pytest
 
 from ptychopinn_plugin.backends.protocol import Progress
 from ptychopinn_plugin.cli import signals
-from ptychopinn_plugin.cli.log import EpochJournal
+from ptychopinn_plugin.cli.log import EpochLog
 from ptychopinn_plugin.cli.progress import RunProgress
 
 
@@ -63,12 +63,12 @@ def test_interrupt_while_there_is_nothing_to_keep(capfd: pytest.CaptureFixture[s
     assert 'no model is kept' in capfd.readouterr().err
 
 
-def test_journal_counts_epochs(caplog: pytest.LogCaptureFixture) -> None:
-    journal = EpochJournal(epochs_before=4)
+def test_log_counts_epochs(caplog: pytest.LogCaptureFixture) -> None:
+    log = EpochLog(epochs_before=4)
     with caplog.at_level(logging.INFO, 'ptychopinn_plugin'):
-        journal(Progress('target', 1, 9, {'poisson': 1.0}))
-        journal(Progress('train', 0, 9, {'loss': 1.0}))
-        journal(Progress('train', 1, 9, {'loss': 0.5, 'validation_loss': 0.75}, 100.0))
+        log(Progress('target', 1, 9, {'poisson': 1.0}))
+        log(Progress('train', 0, 9, {'loss': 1.0}))
+        log(Progress('train', 1, 9, {'loss': 0.5, 'validation_loss': 0.75}, 100.0))
     lines = [record.getMessage() for record in caplog.records]
     assert lines[:2] == ['stage: target', 'stage: train']
     assert lines[2] == 'epoch 5: loss 0.5, validation_loss 0.75, 100 patterns/s'
