@@ -29,7 +29,7 @@ Target = Literal['iterations', 'none']
 MAX_SEED = 2**31 - 1
 """Every generator of random numbers takes a seed up to this, as does Qt's box for numbers."""
 
-MAX_COUNT = 1_000_000
+MAX_EPOCHS_OR_ITERATIONS = 1_000_000
 """Nobody waits for more epochs or iterations; a file that asks for more is damaged or does harm."""
 
 COMMAND_LINE = ('backend', 'reading')
@@ -210,7 +210,7 @@ class TrainingConfig(Validated):
         100,
         'Training uses every pattern once in each epoch',
         minimum=1,
-        maximum=MAX_COUNT,
+        maximum=MAX_EPOCHS_OR_ITERATIONS,
     )
     max_minutes: float | None = setting(
         None, 'Training, its target included, stops after this time', minimum=0.01, unit='min'
@@ -279,7 +279,10 @@ class TrainingConfig(Validated):
         2.0, 'The distance to the target has this weight in the loss', minimum=0.0
     )
     target_iterations: int = setting(
-        100, 'This number of iterations reconstructs the target', minimum=1, maximum=MAX_COUNT
+        100,
+        'This number of iterations reconstructs the target',
+        minimum=1,
+        maximum=MAX_EPOCHS_OR_ITERATIONS,
     )
     target_positions: bool = setting(
         False, 'The target corrects the scan positions, which training then uses'
@@ -348,7 +351,7 @@ class RefinementConfig(Validated):
         'without a number the overlap of the illuminations decides, and iterations end where they '
         'no longer gain',
         minimum=0,
-        maximum=MAX_COUNT,
+        maximum=MAX_EPOCHS_OR_ITERATIONS,
     )
     max_seconds: float | None = setting(
         None,

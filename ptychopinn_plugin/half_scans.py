@@ -20,10 +20,10 @@ from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.evaluation import Evaluation, evaluate, plot_evaluation
 from ptychopinn_plugin.physics import cover, illumination_overlap
 
-MIN_PATTERNS = 8
+MIN_PATTERNS_TO_CUT = 8
 """Fewer patterns make no two halves that cover a field."""
 
-LITTLE_OVERLAP = 4.0
+LITTLE_OVERLAP_OF_HALVES = 4.0
 """Halves that overlap less are reconstructed worse than half of the counts explains."""
 
 _NEIGHBOURS = 12
@@ -122,7 +122,7 @@ class HalfScans:
                 for name, found in self.resolutions().items()
             ),
         ]
-        if self.half_overlap < LITTLE_OVERLAP:
+        if self.half_overlap < LITTLE_OVERLAP_OF_HALVES:
             lines.append(
                 'note: illuminations of a half overlap little, so that each half is reconstructed '
                 'worse than half of the counts explains; the scan as a whole resolves more.'
@@ -168,9 +168,9 @@ def split_scan(scan: Scan) -> tuple[Scan, Scan]:
             'Halves of a scan share their field; with --single-shot patterns share nothing. '
             'Read the scan without it.'
         )
-    if len(scan) < MIN_PATTERNS:
+    if len(scan) < MIN_PATTERNS_TO_CUT:
         raise DataError(
-            f'Two halves need at least {MIN_PATTERNS} patterns; the scan has {len(scan)}. '
+            f'Two halves need at least {MIN_PATTERNS_TO_CUT} patterns; the scan has {len(scan)}. '
             'Take a larger scan.'
         )
     half = _halves(scan)

@@ -47,7 +47,7 @@ SAME_SCALE = 0.04
 NARROWER = (0.06, 0.03)
 """A factor that is taken is narrowed by steps of these shares."""
 
-UNIT_SHARE = 0.05
+UNIT_FRACTION = 0.05
 """A factor that is nearer to a power of a thousand is one of units."""
 
 SCALES: tuple[float, ...] = (0.5, 0.6, 0.7, 0.8, 0.9, 1.1, 1.25, 1.4, 1.7, 2.0)
@@ -263,7 +263,7 @@ class _Search:
             found = min((found, *near), key=lambda trial: trial.residual * trial.fit)
         scale = found.orientation.scale_positions or 1.0
         unit = 1000.0 ** round(math.log(scale, 1000))
-        if unit != 1 and abs(scale / unit - 1) < UNIT_SHARE:
+        if unit != 1 and abs(scale / unit - 1) < UNIT_FRACTION:
             return self.trial(_scaled(found, unit / scale))
         return found
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ptychopinn_plugin.checking.trials import Trial
     from ptychopinn_plugin.data import Scan
 
-FILES = ('check.png', 'check.json')
+CHECK_FILES = ('check.png', 'check.json')
 
 MAX_LINES = 8
 """The table has at most this number of trials; the file has all."""
@@ -71,7 +71,7 @@ def check_command(
     with ExitStack() as stack:
         stage = None
         if output is not None:
-            stage = stack.enter_context(staged_outputs(output, FILES))
+            stage = stack.enter_context(staged_outputs(output, CHECK_FILES))
         choice = choose(backend)
         read, more = _read(scan, given, choice, device)
         notes = show_notes([read])
@@ -83,7 +83,7 @@ def check_command(
             write_json(stage / 'check.json', values)
     lines = _lines(scan, values, found)
     if output is not None:
-        lines.append(f'written to {output}: {", ".join(FILES)}')
+        lines.append(f'written to {output}: {", ".join(CHECK_FILES)}')
     report(values, lines, as_json=as_json)
 
 

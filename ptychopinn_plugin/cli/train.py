@@ -9,8 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ptychopinn_plugin._version import __version__
-from ptychopinn_plugin.cli.common import fit_scans, in_words, read_scans, report, show_notes
-from ptychopinn_plugin.cli.log import EpochLog, keeping_log, logger
+from ptychopinn_plugin.cli.common import (
+    duration_in_words,
+    fit_scans,
+    read_scans,
+    report,
+    show_notes,
+)
+from ptychopinn_plugin.cli.log import LossLog, keeping_log, logger
 from ptychopinn_plugin.cli.options import (
     READING,
     AsJson,
@@ -27,7 +33,7 @@ from ptychopinn_plugin.cli.outputs import (
     write_history,
     write_text,
 )
-from ptychopinn_plugin.cli.progress import RunProgress
+from ptychopinn_plugin.cli.progress import ProgressDisplay
 from ptychopinn_plugin.cli.settings import (
     add_from_file,
     assemble_config,
@@ -47,7 +53,7 @@ if TYPE_CHECKING:
     from ptychopinn_plugin.model_file import Model
 
 LOG_FILE = 'train.log'
-FILES = (MODEL_FILE, 'losses.csv', 'training.png', 'config.toml', LOG_FILE)
+TRAINING_FILES = (MODEL_FILE, 'losses.csv', 'training.png', 'config.toml', LOG_FILE)
 
 _TRAINING_PANELS = {
     'Training: loss': ('poisson_weight', 'amplitude_mae_weight', 'total_variation_weight'),
@@ -159,7 +165,10 @@ def train_command(
       ptychopinn train scan.npz --config run/config.toml --seed 1 -o again
     """
     start, resumes = resume or base_model, resume is not None
-    with staged_outputs(output, FILES, rescue=MODEL_FILE) as stage, keeping_log(stage / LOG_FILE):
+    with (
+        staged_outputs(output, TRAINING_FILES, rescue=MODEL_FILE) as stage,
+        keeping_log(stage / LOG_FILE),
+    ):
         if resume is not None and base_model is not None:
             raise ConfigError(
                 '--resume continues a training and --base-model starts a new one; got both. '
@@ -259,7 +268,7 @@ def _run(job: _Job, checkpoints: 'Checkpoints') -> 'TrainingResult':
     if job.resume and job.model is not None and job.model.training_state is not None:
         epochs_before = len(job.model.training_state.values.get('history', ()))
     try:
-        with RunProgress(EpochLog(epochs_before)) as watch:
+        with ProgressDisplay(LossLog(epochs_before)) as watch:
             result = api.train(
                 job.scans,
                 job.config,
@@ -318,7 +327,7 @@ def _facts(job: _Job, result: 'TrainingResult', output: Path) -> dict[str, Any]:
     return {
         'output': output,
         'model': output / MODEL_FILE,
-        'files': list(FILES),
+        'files': list(TRAINING_FILES),
         'backend': job.choice.name,
         'device': provenance.get('device'),
         'patterns': result.model.data_summary.get('patterns', given),
@@ -344,9 +353,9 @@ def _summary(values: dict[str, Any]) -> list[str]:
         f'Trained on {patterns} of {count(len(values["scans"]), "scan")} with '
         f'{values["backend"]} on {values["device"]}: '
         f'{count(values["epochs"], "epoch")}'
-        + ('' if seconds is None else f' in {in_words(seconds)}')
+        + ('' if seconds is None else f' in {duration_in_words(seconds)}')
         + f' (ended by: {values["stopped"]})',
         f'best {loss}: {"unknown" if best is None else format(best, ".5g")}',
-        f'model: {values["model"]}; beside it: {", ".join(FILES[1:])}',
+        f'model: {values["model"]}; beside it: {", ".join(TRAINING_FILES[1:])}',
         f'next: ptychopinn reconstruct {values["model"]} SCAN --output DIR',
     ]

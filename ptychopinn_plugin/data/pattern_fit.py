@@ -19,13 +19,13 @@ from scipy.special import xlogy
 
 from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray, IntArray, RealArray
 
-MIN_PATTERNS = 50
+MIN_JUDGED_PATTERNS = 50
 """Fewer patterns have no distribution that one of them could stand out from."""
 
 MIN_LIT_PX = 16
 """A pattern with fewer lit pixels is not judged."""
 
-MAX_RATIO = 25.0
+MAX_DEVIANCE_RATIO = 25.0
 """A pixel counts with at most this many times the typical deviance: a dead pixel that nobody has
 marked, or one hit by a cosmic ray, does not decide over its pattern."""
 
@@ -177,7 +177,7 @@ def measure_deviances(
     return Deviances(sums / np.maximum(n_lit, 1), doses, n_lit.astype(np.int64))
 
 
-def reach_px(probe: ComplexArray) -> float:
+def light_diameter_px(probe: ComplexArray) -> float:
     """Return the diameter of the disc that holds the probe's light, in pixels.
 
     Parameters
@@ -208,7 +208,7 @@ def find_suspects(found: Deviances, positions_px: FloatArray, near_px: float) ->
         Their numbers in the scan, in ascending order.
     """
     judged = found.is_judged
-    if judged.sum() < MIN_PATTERNS:
+    if judged.sum() < MIN_JUDGED_PATTERNS:
         return np.zeros(0, np.int64)
     logs = found.logarithms
     low, quarter = np.quantile(logs[judged], [0.05, 0.25])
@@ -242,7 +242,7 @@ def find_outliers(first: Deviances, second: Deviances, suspects: IntArray) -> di
     """
     is_other = second.is_judged
     is_other[suspects] = False
-    if is_other.sum() < MIN_PATTERNS // 2:
+    if is_other.sum() < MIN_JUDGED_PATTERNS // 2:
         return {}
     middle, three_quarters = np.quantile(second.logarithms[is_other], [0.5, 0.75])
     deviation = (three_quarters - middle) / NORMAL_QUARTILE

@@ -16,7 +16,7 @@ from ptychopinn_plugin.text import count
 
 _CHUNK = CHUNK_PATTERNS
 
-DARK_PATTERN_SHARE = 0.01
+DARK_PATTERN_FRACTION = 0.01
 """A pattern with less than this share of the median counts was taken without a beam."""
 
 
@@ -188,17 +188,17 @@ def without_dark_patterns(scan: Scan) -> Scan:
     Returns
     -------
     Scan
-        The same where every pattern has at least `DARK_PATTERN_SHARE` of the usual counts; else
+        The same where every pattern has at least `DARK_PATTERN_FRACTION` of the usual counts; else
         with a warning of how many are left out.
     """
     light = scan.counts()
-    dark = light < DARK_PATTERN_SHARE * np.median(light[light > 0])
+    dark = light < DARK_PATTERN_FRACTION * np.median(light[light > 0])
     if not dark.any():
         return scan
     first = int(np.flatnonzero(dark)[0])
     warnings.warn(
         f'{scan.name}: left out {int(dark.sum())} of {count(len(scan), "pattern")}, with less than '
-        f'{DARK_PATTERN_SHARE:.0%} of the usual counts (the first is number {first}).',
+        f'{DARK_PATTERN_FRACTION:.0%} of the usual counts (the first is number {first}).',
         stacklevel=2,
     )
     return scan.subset(np.flatnonzero(~dark))

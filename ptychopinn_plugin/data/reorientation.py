@@ -12,10 +12,10 @@ from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.orientation import AxisChange, Orientation
 
-SAME_PIXEL_SHARE = 1e-3
+SQUARE_PIXEL_FRACTION = 1e-3
 """Sizes of pixels that differ by less are those of square ones."""
 
-MIN_GAIN = 1.002
+MIN_MIRROR_GAIN = 1.002
 """The light must fit the probe's far field better by this factor to show that frames were mirrored:
 it does by 1.003 and more on simulated scans, where the probe is a guess, and by 1.016 where not."""
 
@@ -165,7 +165,7 @@ def is_frame_mirrored(mean: FloatArray, probe: ComplexArray) -> tuple[bool, bool
     def mirrored(axis: int) -> bool:
         plain = np.flip(light, axis)
         about_zero_frequency = np.roll(plain, 1, axis)
-        return bool((plain * far).sum() > MIN_GAIN * (about_zero_frequency * far).sum())
+        return bool((plain * far).sum() > MIN_MIRROR_GAIN * (about_zero_frequency * far).sum())
 
     return mirrored(0), mirrored(1)
 
@@ -175,7 +175,7 @@ def _with_swapped_sides(scan: Scan) -> dict[str, Any]:
     height, width = scan.pattern_shape
     geometry = scan.geometry
     sizes = (geometry.detector_pixel_height_m, geometry.detector_pixel_width_m)
-    if sizes[0] and sizes[1] and not math.isclose(*sizes, rel_tol=SAME_PIXEL_SHARE):  # type: ignore[arg-type]
+    if sizes[0] and sizes[1] and not math.isclose(*sizes, rel_tol=SQUARE_PIXEL_FRACTION):  # type: ignore[arg-type]
         raise DataError(
             'Patterns can be transposed where the pixels of the detector are square; they are '
             f'{sizes[0]:.4g} x {sizes[1]:.4g} m. Leave --transpose out, and use --swap-positions.'

@@ -53,7 +53,7 @@ class Flips:
         return ' and '.join(names) or 'none of them'
 
 
-def in_words(name: str, done: CheckDone, now: Flips) -> str:
+def finding_in_words(name: str, done: CheckDone, now: Flips) -> str:
     """Return the finding of a check in whole sentences.
 
     Parameters

@@ -18,7 +18,7 @@ from ptychopinn_plugin.errors import DataError, PtychoPinnError
 from ptychopinn_plugin.host.panel_buttons import PanelButtons, is_folder, n_patterns
 from ptychopinn_plugin.host.run_state import Activity, ChosenProduct
 from ptychopinn_plugin.host.training_data import find_training_files
-from ptychopinn_plugin.host.wording import BUILT_IN
+from ptychopinn_plugin.host.wording import BUILT_IN_NAME
 
 logger = logging.getLogger('ptychopinn_plugin')
 
@@ -147,7 +147,7 @@ class ModelMenu:
         reconstructor = self._algorithm.get_current_reconstructor()
         if reconstructor not in self._reconstructors:
             return
-        self._add(BUILT_IN.capitalize(), reconstructor.use_built_in_model)
+        self._add(BUILT_IN_NAME.capitalize(), reconstructor.use_built_in_model)
         for path in reconstructor.recent_models():
             load = partial(reconstructor.load_model_from_file, path)
             self._add(f'{path.parent.name}/{path.name}', load).setToolTip(str(path))

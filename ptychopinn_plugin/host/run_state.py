@@ -30,7 +30,7 @@ PICTURES = {
 
 _PICTURE_ORDER = list(PICTURES.values())
 
-PICTURE_PX = 384
+MAX_PREVIEW_PX = 384
 """The panel's pictures have at most this side; it shows them smaller."""
 
 Outcome = Literal['', 'done', 'stopped', 'failed']
@@ -208,7 +208,7 @@ class Activity:
 
     def show(self, stage: str, object_: ComplexArray) -> None:
         """Take a picture of the object of a stage for the panel."""
-        step = max(1, -(-max(object_.shape) // PICTURE_PX))
+        step = max(1, -(-max(object_.shape) // MAX_PREVIEW_PX))
         name = PICTURES.get(stage, stage)
         others = tuple(item for item in self.pictures if item[0] != name)
         # What is known comes before what becomes of it.

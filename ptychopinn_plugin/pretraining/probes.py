@@ -42,13 +42,13 @@ def draw_probe(rng: np.random.Generator, size: int, window_px: int) -> ComplexAr
         probe = draw(rng, size, window_px * rng.uniform(0.6, 1.2))
         n_modes = int(rng.choice([1, 1, 1, 1, 2, 3]))
         modes = make_modes(probe, n_modes, float(rng.uniform(0.05, 0.5)))
-        if abs(window_of(modes) - window_px) <= 8:
+        if abs(window_px_of(modes) - window_px) <= 8:
             return modes
     config = SimulationConfig(size=size, pupil_radius=4.0 / window_px, defocus=0.0)
     return make_probe(config)
 
 
-def window_of(probe: ComplexArray) -> int:
+def window_px_of(probe: ComplexArray) -> int:
     """Return the side of the window in which a network looks at patches of a probe.
 
     Parameters
@@ -84,7 +84,7 @@ def draw_curved_probe(rng: np.random.Generator, size: int) -> ComplexArray:
         probe = probe * np.exp(1j * roughness * _smooth(rng, size, size / 12))
         probe = probe * (1 + 0.5 * roughness * np.clip(_smooth(rng, size, size / 12), -2, 2))
         modes = make_modes(probe, 1, 1.0)
-        if window_of(modes) <= MAX_WINDOW_FRACTION * size:
+        if window_px_of(modes) <= MAX_WINDOW_FRACTION * size:
             return modes
 
 

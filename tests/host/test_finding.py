@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ptychopinn_plugin.data.reorientation import change_axes, orient_positions
-from ptychopinn_plugin.host.finding import Flips, _preset, in_words
+from ptychopinn_plugin.host.finding import Flips, _preset, finding_in_words
 from ptychopinn_plugin.host.worker.messages import CheckDone
 from ptychopinn_plugin.orientation import AxisChange, Orientation
 
@@ -65,7 +65,7 @@ def test_the_preset_does_what_the_change_of_axes_does(change: AxisChange) -> Non
 def test_words_name_settings_and_options() -> None:
     needed = Orientation(flip='vertical', invert_positions='y', scale_positions=0.8)
     done = CheckDone('wrong', 30, needed, (), (12, 20), 0.02, -1.0, 0.4, is_probe_refined=True)
-    text = in_words('scan7', done, Flips(transpose=True))
+    text = finding_in_words('scan7', done, Flips(transpose=True))
     for words in (
         'scan7: The scan is wrong as it is loaded. ',
         'with Flip Horizontal and Transpose ticked in place of Transpose in the box Transform',
@@ -78,6 +78,6 @@ def test_words_name_settings_and_options() -> None:
         'before no trial was possible',
     ):
         assert words in text, text
-    unclear = in_words('scan7', CheckDone('unclear', 9), Flips())
+    unclear = finding_in_words('scan7', CheckDone('unclear', 9), Flips())
     assert 'a probe that is a guess (tick "Refine probe")' in unclear
     assert '--' not in unclear

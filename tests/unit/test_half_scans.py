@@ -105,8 +105,8 @@ def test_the_resolution_is_where_noise_begins(scan: Scan) -> None:
 
 def test_little_overlap_is_told(scan: Scan) -> None:
     found = compare_halves(scan, noisy(0.1))
-    sparse = dataclasses.replace(found, half_overlap=half_scans.LITTLE_OVERLAP - 0.1)
-    dense = dataclasses.replace(found, half_overlap=half_scans.LITTLE_OVERLAP + 0.1)
+    sparse = dataclasses.replace(found, half_overlap=half_scans.LITTLE_OVERLAP_OF_HALVES - 0.1)
+    dense = dataclasses.replace(found, half_overlap=half_scans.LITTLE_OVERLAP_OF_HALVES + 0.1)
     assert 'overlap little' in sparse.in_words()[-1]
     assert not any('overlap little' in line for line in dense.in_words())
 

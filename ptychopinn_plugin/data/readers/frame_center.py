@@ -13,7 +13,7 @@ MIN_LIGHT_IN_CORNERS = 0.6
 of the pattern there."""
 
 MIN_OFFSET_PX = 3.0
-MIN_OFFSET_SHARE = 0.04
+MIN_OFFSET_FRACTION = 0.04
 """A beam that is off by more than both, in pixels and as a share of a side, gets a note."""
 
 
@@ -185,7 +185,7 @@ def find_beam_center(
     far = np.fft.fftshift(np.abs(np.fft.fft2(probe)) ** 2, axes=(-2, -1)).sum(axis=0)
     offset = _center(mean) - _center(np.where(bad_pixels, 0, far))
     shape = np.array(mean.shape)
-    if not (np.abs(offset) > np.maximum(MIN_OFFSET_PX, MIN_OFFSET_SHARE * shape)).any():
+    if not (np.abs(offset) > np.maximum(MIN_OFFSET_PX, MIN_OFFSET_FRACTION * shape)).any():
         return None
     row, column = np.rint(shape // 2 + offset).astype(int).tolist()
     return row, column

@@ -21,7 +21,7 @@ TILES = (2, 3)
 GAP_PX = 2
 """Between two of them."""
 
-COVERED = 0.1
+TRIAL_COVERAGE = 0.1
 """An object is shown where its coverage is at least this."""
 
 
@@ -135,8 +135,8 @@ def _shown(trial: Trial) -> ComplexArray:
     """Return the part of a trial's object that patterns cover, with a mean phase of zero."""
     found = trial.reconstruction
     assert found is not None
-    box = found.covered_box(COVERED)
-    object_ = np.where(found.coverage[box] >= COVERED, found.object_[box], 0)
+    box = found.covered_box(TRIAL_COVERAGE)
+    object_ = np.where(found.coverage[box] >= TRIAL_COVERAGE, found.object_[box], 0)
     total = object_.sum()
     turned = object_ * np.conj(total / max(abs(total), 1e-30))
     return np.asarray(turned, dtype=np.complex64)

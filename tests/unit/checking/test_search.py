@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ptychopinn_plugin.checking.search import AXIS_CHANGES, _Search, is_symmetric, row_order
-from ptychopinn_plugin.checking.trials import MIN_POSITIONS, Trial, cut_piece
+from ptychopinn_plugin.checking.trials import MIN_TRIAL_POSITIONS, Trial, cut_piece
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.data.reorientation import orient_positions
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
@@ -67,8 +67,8 @@ def test_no_exposure_of_a_held_out_place_is_fitted(scan: Scan) -> None:
 
 
 def test_a_few_positions_cannot_be_checked(scan: Scan) -> None:
-    with pytest.raises(DataError, match=f'At least {MIN_POSITIONS} positions'):
-        cut_piece(scan.subset(np.arange(MIN_POSITIONS - 1)))
+    with pytest.raises(DataError, match=f'At least {MIN_TRIAL_POSITIONS} positions'):
+        cut_piece(scan.subset(np.arange(MIN_TRIAL_POSITIONS - 1)))
 
 
 @pytest.mark.parametrize(
