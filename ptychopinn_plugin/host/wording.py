@@ -214,9 +214,9 @@ def training_line(activity: Activity, limit_s: float | None, base: str) -> str:
     chosen = activity.chosen_product()
     if chosen is None:
         text = 'Train asks for a folder, and learns from the scans in it'
-    elif chosen.place:
+    elif chosen.product_folder:
         patterns = count(chosen.patterns, 'pattern')
-        text = f'Train opens {chosen.place}, the folder of {chosen.name} ({patterns})'
+        text = f'Train opens {chosen.product_folder}, the folder of {chosen.name} ({patterns})'
     else:
         patterns = count(chosen.patterns, 'pattern')
         text = (
