@@ -54,7 +54,7 @@ def run_forked(arguments: list[str], prepare: Callable[[], None], log: Path) -> 
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
-        checkpoints.MIN_SECONDS, checkpoints.MAX_FRACTION = 0.0, math.inf
+        checkpoints.MIN_SECONDS, checkpoints.MAX_WRITING_FRACTION = 0.0, math.inf
         from ptychopinn_plugin.cli import main
 
         main(arguments)

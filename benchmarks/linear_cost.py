@@ -27,8 +27,10 @@ def make_scan(n_positions: int) -> TrainingScan:
     """Return a jittered raster of positions without patterns."""
     side = round(n_positions**0.5)
     raster = 5.5 * np.stack(np.mgrid[:side, :side], axis=-1).reshape(-1, 2)
-    places = raster + np.random.default_rng(0).uniform(-1, 1, raster.shape)
-    return TrainingScan(0, None, places, np.arange(len(places)), labels=None, countable=True)
+    positions_px = raster + np.random.default_rng(0).uniform(-1, 1, raster.shape)
+    return TrainingScan(
+        0, None, positions_px, np.arange(len(positions_px)), labels=None, countable=True
+    )
 
 
 def epoch_seconds(n_positions: int, repeats: int = 5) -> float:

@@ -24,15 +24,15 @@ KINDS = ('swapped', 'swapped', 'shifted', 'doubled', 'blank', 'blank')
 def spoil(scan: Scan, seed: int) -> tuple[Scan, dict[int, str]]:
     """Return a scan with wrong patterns, and which they are."""
     rng = np.random.default_rng(seed)
-    places = rng.choice(len(scan), len(KINDS), replace=False)
+    numbers = rng.choice(len(scan), len(KINDS), replace=False)
     patterns = scan.patterns.astype(np.float32)
-    patterns[places[[0, 1]]] = patterns[places[[1, 0]]]
-    patterns[places[2]] = np.roll(patterns[places[2]], (3, -2), (0, 1))
-    patterns[places[3]] *= 2
+    patterns[numbers[[0, 1]]] = patterns[numbers[[1, 0]]]
+    patterns[numbers[2]] = np.roll(patterns[numbers[2]], (3, -2), (0, 1))
+    patterns[numbers[3]] *= 2
     far = sum(np.fft.fftshift(np.abs(np.fft.fft2(mode)) ** 2) for mode in scan.probe)
-    patterns[places[4:]] = rng.poisson(far * scan.mean_counts() / far.sum(), (2, *far.shape))
+    patterns[numbers[4:]] = rng.poisson(far * scan.mean_counts() / far.sum(), (2, *far.shape))
     assert scan.pattern_indexes is not None
-    wrong = dict(zip(scan.pattern_indexes[places].tolist(), KINDS, strict=True))
+    wrong = dict(zip(scan.pattern_indexes[numbers].tolist(), KINDS, strict=True))
     return dataclasses.replace(scan, patterns=patterns), wrong
 
 
@@ -61,7 +61,7 @@ def main() -> None:
         row = (
             f'{name}: {len(listed & set(wrong))} of {len(wrong)} found, '
             f'{len(listed - set(wrong))} others dropped of {len(clean)}; '
-            f'missed {[kind for place, kind in wrong.items() if place not in listed]}; '
+            f'missed {[kind for number, kind in wrong.items() if number not in listed]}; '
             f'clean: {by_mistake}'
         )
         if clean.object_ is not None:

@@ -27,15 +27,19 @@ def measure(side: int, size: int = 64) -> tuple[np.ndarray, np.ndarray, np.ndarr
     probe = np.exp(-(axis[:, None] ** 2 + axis**2) / (2 * 6.0**2)) * (1 + 0j)
     steps_px = np.stack(np.meshgrid(*2 * [5 * np.arange(side)], indexing='ij'), -1).reshape(-1, 2)
     jitter_px = np.random.default_rng(1).integers(0, 3, steps_px.shape)
-    corners_px = steps_px + jitter_px
+    patch_origins_px = steps_px + jitter_px
     y, x = np.mgrid[: 5 * side + size, : 5 * side + size]
     thickness = np.cos(y / 5.0) * np.sin(x / 7.0)
     sample = (1 - 0.1 * thickness**2) * np.exp(0.5j * thickness)
-    patches = [sample[top : top + size, left : left + size] for top, left in corners_px]
+    patches = [sample[top : top + size, left : left + size] for top, left in patch_origins_px]
     waves = np.fft.fftshift(np.fft.fft2(probe * np.array(patches), norm='ortho'), axes=(1, 2))
     # A hundred thousand photons fall on each pattern.
     photons = 1e5 * np.abs(waves) ** 2 / np.sum(np.abs(probe) ** 2)
-    return np.random.default_rng(2).poisson(photons), (corners_px + size // 2) * PIXEL_M, probe
+    return (
+        np.random.default_rng(2).poisson(photons),
+        (patch_origins_px + size // 2) * PIXEL_M,
+        probe,
+    )
 
 
 # An object pixel is the wavelength times the distance, over the width of the detector.

@@ -76,7 +76,7 @@ __all__ = [
 AnyScan = Scan | RawDataLike | Path | str
 """A scan may be a `Scan`, a `RawData` of PtychoPINN (or what looks like one), or a file."""
 
-BUILT_IN = 'built-in'
+BUILT_IN_KEYWORD = 'built-in'
 
 AnyModel = Model | Path | str
 """A model may be a `Model`, the file that holds it, or 'built-in' (`Model.built_in`)."""
@@ -178,7 +178,7 @@ def reconstruct(
     DataError, ArchiveError, BackendUnavailableError
         The message holds what to do.
     """
-    opened = _as_model(BUILT_IN if model is None else model)
+    opened = _as_model(BUILT_IN_KEYWORD if model is None else model)
     runner = create_backend(_chosen(backend, opened).name)
     runner.model = opened
     return runner.reconstruct(
@@ -315,7 +315,7 @@ def compare_half_scans(
             return refine(half, settings, backend=chosen, device=device, observer=watch)
 
         return compare_halves(whole, iterate, remove_ramp=remove_ramp)
-    opened = _as_model(BUILT_IN if model is None else model)
+    opened = _as_model(BUILT_IN_KEYWORD if model is None else model)
     chosen = _chosen(backend, opened)
     inference = opened.config.inference.replace(device=device)
     whole = opened.fitted(whole)
@@ -339,7 +339,7 @@ def open_model(path: Path | str) -> Model:
     ArchiveError
         If it is not a model file, damaged, or of a newer format.
     """
-    if str(path) == BUILT_IN and not Path(path).exists():
+    if str(path) == BUILT_IN_KEYWORD and not Path(path).exists():
         return Model.built_in()
     return read_model(Path(path))
 

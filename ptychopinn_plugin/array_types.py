@@ -1,5 +1,6 @@
 """Names for array types, so that signatures show what an array holds."""
 
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -10,3 +11,4 @@ ComplexArray: TypeAlias = NDArray[np.complexfloating[Any, Any]]
 RealArray: TypeAlias = NDArray[Any]
 IntArray: TypeAlias = NDArray[np.integer[Any]]
 BoolArray: TypeAlias = NDArray[np.bool_]
+NamedArrays: TypeAlias = Mapping[str, RealArray]

@@ -29,7 +29,7 @@ Target = Literal['iterations', 'none']
 MAX_SEED = 2**31 - 1
 """Every generator of random numbers takes a seed up to this, as does Qt's box for numbers."""
 
-MAX_COUNT = 1_000_000
+MAX_EPOCHS_OR_ITERATIONS = 1_000_000
 """Nobody waits for more epochs or iterations; a file that asks for more is damaged or does harm."""
 
 COMMAND_LINE = ('backend', 'reading')
@@ -214,7 +214,7 @@ class TrainingConfig(Validated):
         100,
         'Training meets each pattern about twice in an epoch',
         minimum=1,
-        maximum=MAX_COUNT,
+        maximum=MAX_EPOCHS_OR_ITERATIONS,
     )
     max_minutes: float | None = setting(
         None, 'Training, its target included, stops after this time', minimum=0.01, unit='min'
@@ -283,7 +283,10 @@ class TrainingConfig(Validated):
         2.0, 'The distance to the target has this weight in the loss', minimum=0.0
     )
     target_iterations: int = setting(
-        100, 'This number of iterations reconstructs the target', minimum=1, maximum=MAX_COUNT
+        100,
+        'This number of iterations reconstructs the target',
+        minimum=1,
+        maximum=MAX_EPOCHS_OR_ITERATIONS,
     )
     target_positions: bool = setting(
         False, 'The target corrects the scan positions, which training then uses'
@@ -322,7 +325,7 @@ class InferenceConfig(Validated):
     )
     test_time_rotations: Rotations = setting(
         'auto',
-        'The network sweepnet gets each pattern in one or in four orientations, 90 degrees apart; '
+        'The network sweepnet gets each pattern in one or in four rotations, 90 degrees apart; '
         'with four the mean of its corrections counts, which takes up to four times as long; auto '
         'takes four where illuminations overlap little',
     )
@@ -352,7 +355,7 @@ class RefinementConfig(Validated):
         'without a number the overlap of the illuminations decides, and iterations end where they '
         'no longer gain',
         minimum=0,
-        maximum=MAX_COUNT,
+        maximum=MAX_EPOCHS_OR_ITERATIONS,
     )
     max_seconds: float | None = setting(
         None,

@@ -18,7 +18,7 @@ from ptychopinn_plugin.storage.atomic import atomic_path
 MAX_SHIFT_PX = 8.0
 """Both objects lie in the scan's coordinates, so a larger shift that is found is chance."""
 
-SAME_PIXEL_SHARE = 0.01
+SAME_PIXEL_FRACTION = 0.01
 """Sizes of pixels may differ by this share: a pixel in a hundred, where registration ends."""
 
 SAME_POSITION_PX = 1.0
@@ -230,7 +230,7 @@ def _check_pixels(
         for known in (reconstruction.geometry, truth.geometry)
     ]
     here, there = (np.array(size, dtype=np.float64) for size in sizes)  # None becomes NaN
-    if (np.abs(here - there) > SAME_PIXEL_SHARE * there).any():
+    if (np.abs(here - there) > SAME_PIXEL_FRACTION * there).any():
         raise DataError(
             f'The pixels of both must be of one size; here {here[0]:.4g} x {here[1]:.4g} m (height '
             f'x width), in the truth {there[0]:.4g} x {there[1]:.4g} m. Give the scan as the '

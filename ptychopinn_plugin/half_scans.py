@@ -20,10 +20,10 @@ from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.evaluation import Evaluation, evaluate, plot_evaluation
 from ptychopinn_plugin.physics import cover, illumination_overlap
 
-MIN_PATTERNS = 8
+MIN_PATTERNS_TO_CUT = 8
 """Fewer patterns make no two halves that cover a field."""
 
-LITTLE_OVERLAP = 4.0
+LITTLE_OVERLAP_OF_HALVES = 4.0
 """Halves that overlap less are reconstructed worse than half of the counts explains."""
 
 _NEIGHBOURS = 12
@@ -122,7 +122,7 @@ class HalfScans:
                 for name, found in self.resolutions().items()
             ),
         ]
-        if self.half_overlap < LITTLE_OVERLAP:
+        if self.half_overlap < LITTLE_OVERLAP_OF_HALVES:
             lines.append(
                 'note: illuminations of a half overlap little, so that each half is reconstructed '
                 'worse than half of the counts explains; the scan as a whole resolves more.'
@@ -168,9 +168,9 @@ def split_scan(scan: Scan) -> tuple[Scan, Scan]:
             'Halves of a scan share their field; with --single-shot patterns share nothing. '
             'Read the scan without it.'
         )
-    if len(scan) < MIN_PATTERNS:
+    if len(scan) < MIN_PATTERNS_TO_CUT:
         raise DataError(
-            f'Two halves need at least {MIN_PATTERNS} patterns; the scan has {len(scan)}. '
+            f'Two halves need at least {MIN_PATTERNS_TO_CUT} patterns; the scan has {len(scan)}. '
             'Take a larger scan.'
         )
     half = _halves(scan)
@@ -185,22 +185,26 @@ def _halves(scan: Scan) -> IntArray:
     half = np.full(n, -1, dtype=np.int64)
     alone = []
 
-    def closeness(place: int, which: int) -> float:
+    def closeness(number: int, which: int) -> float:
         """Return how much a position would crowd those of a half that it joins."""
-        others = near[place]
-        return float(((distances[place] + 0.5) ** -4)[(half[others] == which)].sum())
+        others = near[number]
+        return float(((distances[number] + 0.5) ** -4)[(half[others] == which)].sum())
 
-    for place in range(n):
-        if half[place] >= 0:
+    for number in range(n):
+        if half[number] >= 0:
             continue
-        partner = next((other for other in near[place] if other != place and half[other] < 0), None)
+        partner = next(
+            (other for other in near[number] if other != number and half[other] < 0), None
+        )
         if partner is None:
-            alone.append(place)
+            alone.append(number)
             continue
-        crowded = [closeness(place, which) + closeness(int(partner), 1 - which) for which in (0, 1)]
-        half[place] = int(crowded[1] < crowded[0])
-        half[partner] = 1 - half[place]
-    left = [place for place in alone if half[place] < 0]
+        crowded = [
+            closeness(number, which) + closeness(int(partner), 1 - which) for which in (0, 1)
+        ]
+        half[number] = int(crowded[1] < crowded[0])
+        half[partner] = 1 - half[number]
+    left = [number for number in alone if half[number] < 0]
     half[left] = np.arange(len(left)) % 2
     return half
 
@@ -238,11 +242,11 @@ def compare_halves(
 
 
 def _overlap(scan: Scan, probe: Any) -> float:
-    places = scan.positions_px[find_places(scan.positions_px)[0]]
-    corners = places - places.min(axis=0)
-    extent = np.ceil(corners.max(axis=0)).astype(int) + scan.pattern_shape + 2
-    origins = np.floor(corners)
-    return illumination_overlap(cover(probe, origins, (int(extent[0]), int(extent[1]))), probe)
+    positions_px = scan.positions_px[find_places(scan.positions_px)[0]]
+    offsets_px = positions_px - positions_px.min(axis=0)
+    extent = np.ceil(offsets_px.max(axis=0)).astype(int) + scan.pattern_shape + 2
+    canvas = (int(extent[0]), int(extent[1]))
+    return illumination_overlap(cover(probe, np.floor(offsets_px), canvas), probe)
 
 
 def plot_halves(found: HalfScans, path: Path) -> None:

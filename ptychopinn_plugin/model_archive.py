@@ -33,7 +33,7 @@ from ptychopinn_plugin.config import Config, with_current_names
 from ptychopinn_plugin.errors import ArchiveError
 from ptychopinn_plugin.model import CorrectedProbe, Model, TrainingState
 from ptychopinn_plugin.network import NetworkDescription
-from ptychopinn_plugin.schemas import check, manifest_schema, state_schema
+from ptychopinn_plugin.schemas import manifest_schema, state_schema, validate
 from ptychopinn_plugin.storage.atomic import atomic_path
 from ptychopinn_plugin.storage.untrusted import MAX_TEXT_BYTES, SafeZip, open_zip, read_datasets
 
@@ -154,7 +154,7 @@ def _read_manifest(archive: SafeZip) -> dict[str, Any]:
     if version < FORMAT_VERSION and isinstance(manifest.get('config'), dict):
         # Its settings have former names; `Config` checks them under those of today.
         schema['properties']['config'] = {'type': 'object'}
-    check(manifest, schema, f'{path}: manifest.json')
+    validate(manifest, schema, f'{path}: manifest.json')
     return manifest
 
 
@@ -242,7 +242,7 @@ def _read_state(data: bytes) -> TrainingState:
         values = json.loads(str(file.attrs['values']))
         if 'recipe' not in values:
             # That of a pretraining has values of its own, which its recipe checks.
-            check(values, state_schema(), 'training_state.h5: values')
+            validate(values, state_schema(), 'training_state.h5: values')
         return TrainingState(arrays, values)
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 from ptychopinn_plugin.config import ModelConfig
 from ptychopinn_plugin.errors import ArchiveError, ConfigError
 
-Kind = Literal[
+LayerKind = Literal[
     'input',
     'conv',
     'average-pool',
@@ -80,7 +80,7 @@ class Layer:
     """
 
     name: str
-    kind: Kind
+    kind: LayerKind
     inputs: tuple[str, ...] = ()
     in_channels: int = 0
     out_channels: int = 0
@@ -218,7 +218,7 @@ class NetworkBuilder:
         channels = self.channels[source]
         return self.put(Layer(name, 'conv', (source,), channels, filters, activation=activation))
 
-    def resize(self, name: str, kind: Kind, source: str, size: int = 2) -> str:
+    def resize(self, name: str, kind: LayerKind, source: str, size: int = 2) -> str:
         channels = self.channels[source]
         return self.put(Layer(name, kind, (source,), channels, channels, size=size))
 

@@ -27,8 +27,8 @@ OPTIONS = {'rotate_scan_deg': 'rotate-scan'}
 
 
 @dataclass(frozen=True)
-class Turn:
-    """One of the eight orientations: y and x swapped first, each axis reversed then.
+class AxisChange:
+    """One of eight ways to swap and reverse axes: y and x swapped first, each reversed then.
 
     Attributes
     ----------
@@ -39,12 +39,12 @@ class Turn:
     reverse_y: bool = False
     reverse_x: bool = False
 
-    def after(self, first: Self) -> 'Turn':
-        """Return the turn that does `first` and then this one."""
+    def after(self, first: Self) -> 'AxisChange':
+        """Return the change that does `first` and then this one."""
         reversed_ = (first.reverse_y, first.reverse_x)
         if self.swap:
             reversed_ = reversed_[::-1]
-        return Turn(
+        return AxisChange(
             self.swap != first.swap,
             self.reverse_y != reversed_[0],
             self.reverse_x != reversed_[1],
@@ -92,14 +92,14 @@ class Orientation(Validated):
     )
 
     @property
-    def of_patterns(self) -> Turn:
+    def of_patterns(self) -> AxisChange:
         """How the patterns are turned."""
-        return Turn(self.transpose, *_FLIPS[self.flip])
+        return AxisChange(self.transpose, *_FLIPS[self.flip])
 
     @property
-    def of_positions(self) -> Turn:
+    def of_positions(self) -> AxisChange:
         """How the positions are turned, without rotation by an angle."""
-        return Turn(self.swap_positions, *_INVERSIONS[self.invert_positions])
+        return AxisChange(self.swap_positions, *_INVERSIONS[self.invert_positions])
 
     @property
     def changes(self) -> int:
@@ -109,14 +109,14 @@ class Orientation(Validated):
     @classmethod
     def of(
         cls,
-        patterns: Turn | None = None,
-        positions: Turn | None = None,
+        patterns: AxisChange | None = None,
+        positions: AxisChange | None = None,
         *,
         rotate_scan_deg: float | None = None,
         scale_positions: float | None = None,
     ) -> 'Orientation':
-        """Return the orientation of some turns."""
-        patterns, positions = patterns or Turn(), positions or Turn()
+        """Return the orientation that changes these axes."""
+        patterns, positions = patterns or AxisChange(), positions or AxisChange()
         flip = next(k for k, v in _FLIPS.items() if v == (patterns.reverse_y, patterns.reverse_x))
         invert = next(
             k for k, v in _INVERSIONS.items() if v == (positions.reverse_y, positions.reverse_x)

@@ -153,10 +153,10 @@ def _draw_stds(
     """Draw the standard deviations, side by side or one below the other."""
     if reconstruction.amplitude_std is None or reconstruction.phase_std is None:
         return
-    places = (grid[0, 2], grid[0, 3] if 'phase_std' in columns else grid[1, 2])
+    cells = (grid[0, 2], grid[0, 3] if 'phase_std' in columns else grid[1, 2])
     covered = reconstruction.coverage[box] >= COVERED
     for axes, values, title in zip(
-        places,
+        cells,
         (reconstruction.amplitude_std, reconstruction.phase_std),
         ('std of amplitude', 'std of phase (rad)'),
         strict=True,

@@ -6,7 +6,7 @@ from matplotlib.patheffects import withStroke
 
 from ptychopinn_plugin.data import Reconstruction
 
-TYPICAL_SHARE = 0.05
+TYPICAL_FRACTION = 0.05
 """The typical arrow takes this share of the picture's shorter side."""
 
 MOVED_PX = 1e-3
@@ -34,7 +34,7 @@ def draw_moves(axes: Axes, reconstruction: Reconstruction, box: tuple[slice, sli
         note = 'positions as given'
     else:
         side = min(part.stop - part.start for part in box)
-        factor = _round_factor(TYPICAL_SHARE * side / typical)
+        factor = _round_factor(TYPICAL_FRACTION * side / typical)
         start = given - reconstruction.origin_px - [part.start for part in box]
         axes.autoscale(False)
         arrows = axes.quiver(

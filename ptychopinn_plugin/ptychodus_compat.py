@@ -34,7 +34,7 @@ def positions_m(positions: Any) -> FloatArray:
     if hasattr(positions, 'get_coordinates_x_m'):
         x_m, y_m = positions.get_coordinates_x_m(), positions.get_coordinates_y_m()
         return np.stack([y_m, x_m], axis=1).astype(np.float64)
-    pairs = [place_m(point) for point in positions]
+    pairs = [point_m(point) for point in positions]
     return np.array(pairs, dtype=np.float64).reshape(-1, 2)
 
 
@@ -48,18 +48,18 @@ def position_indexes(positions: Any) -> np.ndarray[tuple[int, ...], np.dtype[np.
 def moved(positions: Any, moves_m: FloatArray) -> Any:
     """Return scan positions of the same type that are moved, (y, x) in metres."""
     points = []
-    for point, place in zip(positions, positions_m(positions) + moves_m, strict=True):
+    for point, moved_m in zip(positions, positions_m(positions) + moves_m, strict=True):
         names = ('y_m', 'x_m') if hasattr(point, 'y_m') else ('coordinate_y_m', 'coordinate_x_m')
-        changes = dict(zip(names, map(float, place), strict=True))
+        changes = dict(zip(names, map(float, moved_m), strict=True))
         points.append(dataclasses.replace(point, **changes))
     return type(positions)(points)
 
 
-def place_m(place: Any) -> tuple[float, float]:
+def point_m(point: Any) -> tuple[float, float]:
     """Return where a position, or the centre of an object, lies: (y, x) in metres."""
-    if hasattr(place, 'y_m'):
-        return float(place.y_m), float(place.x_m)
-    return float(place.coordinate_y_m), float(place.coordinate_x_m)
+    if hasattr(point, 'y_m'):
+        return float(point.y_m), float(point.x_m)
+    return float(point.coordinate_y_m), float(point.coordinate_x_m)
 
 
 def photon_energy_eV(metadata: Any) -> float | None:

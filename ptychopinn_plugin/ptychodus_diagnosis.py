@@ -69,8 +69,8 @@ def host_rows(report: dict[str, Any]) -> list[tuple[str, str]]:
 def _plugin_folders() -> list[Path]:
     """Return where this Ptychodus looks for plugins: the folders of its namespace package."""
     package = find_spec('ptychodus')
-    places = (package.submodule_search_locations if package is not None else None) or ()
-    folders = [Path(place) / 'plugins' for place in places]
+    folders_of_package = (package.submodule_search_locations if package is not None else None) or ()
+    folders = [Path(folder) / 'plugins' for folder in folders_of_package]
     return [folder for folder in folders if folder.is_dir()]
 
 

@@ -119,7 +119,7 @@ def state_schema() -> Schema:
     }
 
 
-def check(
+def validate(
     value: Any, schema: Schema, name: str, error: type[PtychoPinnError] = ArchiveError
 ) -> None:
     """Raise `error` where a plain value is not what a schema of this module allows.
@@ -160,11 +160,11 @@ def _check_object(
             raise error(f'{name} must hold {key!r}; it holds {", ".join(value) or "nothing"}.')
     for key, item in value.items():
         if key in known:
-            check(item, known[key], f'{name}.{key}', error)
+            validate(item, known[key], f'{name}.{key}', error)
         elif others is False:
             raise error(f'{name} has no field {_short(key)}. Fields: {", ".join(sorted(known))}.')
         elif isinstance(others, dict):
-            check(item, others, f'{name}.{key}', error)
+            validate(item, others, f'{name}.{key}', error)
 
 
 def _check_list(value: list[Any], schema: Schema, name: str, error: type[PtychoPinnError]) -> None:
@@ -172,7 +172,7 @@ def _check_list(value: list[Any], schema: Schema, name: str, error: type[PtychoP
     if not low <= len(value) <= high:
         raise error(f'{name} must hold {low} to {high} values; it holds {len(value)}.')
     for number, item in enumerate(value):
-        check(item, schema.get('items', {}), f'{name}[{number}]', error)
+        validate(item, schema.get('items', {}), f'{name}[{number}]', error)
 
 
 def _is(value: Any, kind: str) -> bool:

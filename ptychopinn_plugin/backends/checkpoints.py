@@ -12,7 +12,7 @@ from ptychopinn_plugin.storage.atomic import keep_predecessor, keep_previous, pr
 MIN_SECONDS = 60.0
 """At least this many seconds pass between two checkpoints."""
 
-MAX_FRACTION = 0.01
+MAX_WRITING_FRACTION = 0.01
 """Writing takes at most this share of the training, also with large networks on slow disks."""
 
 
@@ -65,7 +65,7 @@ class Checkpoints:
             # It may work again the next time.
             warnings.warn(f'No checkpoint: {error} Training goes on.', stacklevel=2)
         now = time.monotonic()
-        self._due = now + max(MIN_SECONDS, (now - begun) / MAX_FRACTION)
+        self._due = now + max(MIN_SECONDS, (now - begun) / MAX_WRITING_FRACTION)
 
     def _keep_older(self) -> None:
         if not self._is_ours:

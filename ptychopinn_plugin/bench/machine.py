@@ -52,7 +52,7 @@ def _quickest(work: Callable[[], object], repeats: int) -> float:
     return min(seconds[1:])
 
 
-def describe_machine() -> dict[str, object]:
+def describe_conditions() -> dict[str, object]:
     """Return the processor, its cores, and how busy the machine was with other work."""
     load = os.getloadavg()[0] if hasattr(os, 'getloadavg') else None
     threads = os.environ.get('OMP_NUM_THREADS')

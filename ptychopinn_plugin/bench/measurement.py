@@ -15,7 +15,7 @@ from ptychopinn_plugin._version import __version__
 from ptychopinn_plugin.backends.common.threads import asked_threads
 from ptychopinn_plugin.backends.selection import create_backend, find_backends
 from ptychopinn_plugin.bench import floor
-from ptychopinn_plugin.bench.machine import Peaks, describe_machine, measure_peaks
+from ptychopinn_plugin.bench.machine import Peaks, describe_conditions, measure_peaks
 from ptychopinn_plugin.bench.rivals import run_ptychi
 from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig
 from ptychopinn_plugin.data import Scan, write_scan
@@ -91,7 +91,7 @@ class BenchOptions:
 
 
 @dataclass(frozen=True)
-class Row:
+class BenchRow:
     """One figure.
 
     Attributes
@@ -138,7 +138,7 @@ def run_bench(options: BenchOptions, show: Show = lambda _: None) -> dict[str, A
     Returns
     -------
     dict
-        'version', 'machine', 'peaks', 'options', 'rows' (of `Row`).
+        'version', 'machine', 'peaks', 'options', 'rows' (of `BenchRow`).
 
     Raises
     ------
@@ -158,10 +158,10 @@ def run_bench(options: BenchOptions, show: Show = lambda _: None) -> dict[str, A
             'Pty-Chi was expected for --against ptychi; it is not installed. '
             "Run: pip install 'ptychopinn-plugin[bench]'."
         )
-    machine = describe_machine()
+    machine = describe_conditions()
     show('peaks of the machine')
     peaks = measure_peaks()
-    rows: list[Row] = []
+    rows: list[BenchRow] = []
     for size in options.sizes:
         scan = simulate(SimulationConfig(size=size, n_positions=options.patterns, seed=1))
         for batch_size in options.batch_sizes:
@@ -195,7 +195,7 @@ def _rates(
     batch_size: int,
     peaks: Peaks,
     show: Show,
-) -> Iterator[Row]:
+) -> Iterator[BenchRow]:
     """Measure the backends in turns, so that whatever else runs weighs on all of them."""
     found: dict[str, list[Mapping[str, float]]] = {name: [] for name in names}
     works: dict[str, Mapping[str, floor.Work]] = {}
@@ -216,11 +216,11 @@ def _rates(
 
 def _row(
     what: str, name: str, scan: Scan, batch_size: int, values: tuple[float, ...], best: float
-) -> Row:
+) -> BenchRow:
     value = median(values)
     noise = (max(values) - min(values)) / value
     size = scan.pattern_shape[0]
-    return Row(what, name, size, batch_size, value, RATE, value / best, noise, best, values)
+    return BenchRow(what, name, size, batch_size, value, RATE, value / best, noise, best, values)
 
 
 def _round(
@@ -263,7 +263,7 @@ def _round(
     return rates, works
 
 
-def _rivals(options: BenchOptions, scan: Scan, peaks: Peaks, show: Show) -> Iterator[Row]:
+def _rivals(options: BenchOptions, scan: Scan, peaks: Peaks, show: Show) -> Iterator[BenchRow]:
     """Measure the epochs of Pty-Chi on the same scan, against the floor of our iteration."""
     best = 1 / floor.iteration_work(scan.pattern_shape[0], len(scan.probe)).seconds(peaks)
     for engine in ('rpie', 'lsqml'):
@@ -277,7 +277,7 @@ def _rivals(options: BenchOptions, scan: Scan, peaks: Peaks, show: Show) -> Iter
 
 def _starts(
     options: BenchOptions, name: str, scan: Scan, peaks: Peaks, show: Show
-) -> Iterator[Row]:
+) -> Iterator[BenchRow]:
     """Time new processes from the command to the picture, and a second scan in a warm one."""
     backend = _with_all_threads(create_backend(name))
     settings = {'epochs': 1, 'target': 'none', 'device': options.device}
@@ -311,11 +311,13 @@ def _starts(
     ):
         value = median(values)
         noise = max(START_NOISE, (max(values) - min(values)) / value)
-        yield Row(what, name, size, 0, value, SECONDS, least / value, noise, least, tuple(values))
+        yield BenchRow(
+            what, name, size, 0, value, SECONDS, least / value, noise, least, tuple(values)
+        )
     # Windows does not tell.
     if min(memory) > 0:
         times = tuple(peak / scan.patterns.nbytes for peak in memory)
-        yield Row(
+        yield BenchRow(
             'peak memory',
             name,
             size,

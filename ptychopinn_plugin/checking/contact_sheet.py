@@ -13,7 +13,7 @@ from ptychopinn_plugin.checking.search import Check
 from ptychopinn_plugin.checking.trials import Trial
 from ptychopinn_plugin.storage.atomic import atomic_path
 
-MAX_PICTURES = 24
+MAX_TRIALS_SHOWN = 24
 """More trials than this are left out, the worst first."""
 
 _COLUMNS, _DPI, _COVERED = 6, 120, 0.1
@@ -34,7 +34,7 @@ def plot_check(check: Check, path: Path) -> None:
         If the file cannot be written.
     """
     trials = [trial for trial in check.trials if trial.reconstruction is not None]
-    trials = trials[:MAX_PICTURES]
+    trials = trials[:MAX_TRIALS_SHOWN]
     rows = max(1, math.ceil(len(trials) / _COLUMNS))
     figure = Figure(figsize=(2.2 * _COLUMNS, 2.6 * rows + 0.6), layout='constrained')
     FigureCanvasAgg(figure)

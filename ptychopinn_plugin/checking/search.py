@@ -18,9 +18,9 @@ from ptychopinn_plugin.checking.trials import (
     uninformed_residual,
 )
 from ptychopinn_plugin.data import Scan
-from ptychopinn_plugin.data.reorientation import turn_images, turn_positions
+from ptychopinn_plugin.data.reorientation import change_axes, orient_positions
 from ptychopinn_plugin.data.summary import describe_scan
-from ptychopinn_plugin.orientation import Orientation, Turn
+from ptychopinn_plugin.orientation import AxisChange, Orientation
 
 Verdict = Literal['right', 'wrong', 'unclear']
 
@@ -47,7 +47,7 @@ SAME_SCALE = 0.04
 NARROWER = (0.06, 0.03)
 """A factor that is taken is narrowed by steps of these shares."""
 
-UNIT_SHARE = 0.05
+UNIT_FRACTION = 0.05
 """A factor that is nearer to a power of a thousand is one of units."""
 
 SCALES: tuple[float, ...] = (0.5, 0.6, 0.7, 0.8, 0.9, 1.1, 1.25, 1.4, 1.7, 2.0)
@@ -68,8 +68,8 @@ MIN_ORDER = 0.9
 UNTOLD_SCALES = 0.3, 3.0
 """Where nobody gave a probe, factors between these are not told from its curvature."""
 
-HALF_TURN = Turn(reverse_y=True, reverse_x=True)
-TURNS = tuple(Turn(*flags) for flags in itertools.product((False, True), repeat=3))
+ROTATION_BY_180 = AxisChange(reverse_y=True, reverse_x=True)
+AXIS_CHANGES = tuple(AxisChange(*flags) for flags in itertools.product((False, True), repeat=3))
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,9 @@ class _Search:
 
     def __post_init__(self) -> None:
         self.uninformed = uninformed_residual(self.piece)
-        self.symmetric = [turn for turn in TURNS if is_symmetric(self.piece.scan.probe, turn)]
+        self.symmetric = [
+            change for change in AXIS_CHANGES if is_symmetric(self.piece.scan.probe, change)
+        ]
 
     def run(self) -> Trial:
         """Make the trials, and return the one that is taken for right."""
@@ -209,24 +211,28 @@ class _Search:
         best = self.trial(Orientation())
         for self.refines_probe in corrections:
             start = self.trial(Orientation())
-            best = self.with_turns(start) if is_plausible else start
+            best = self.with_axis_changes(start) if is_plausible else start
             best = self.with_scales(best, scales)
             if self.explains(best):
                 return best
             if not is_plausible:
                 # No orientation can be told before the scale is known.
-                for turn in TURNS[1:]:
-                    best = self.with_scales(self.trial(Orientation.of(turn)), scales[::2])
+                for change in AXIS_CHANGES[1:]:
+                    best = self.with_scales(self.trial(Orientation.of(change)), scales[::2])
                     if self.explains(best):
                         return best
                 break
         return best
 
-    def with_turns(self, start: Trial) -> Trial:
+    def with_axis_changes(self, start: Trial) -> Trial:
         """Return the best of the orientations, where one is clearly better than `start`."""
-        changes = [Orientation.of(turn) for turn in TURNS[1:]]
-        changes += [Orientation.of(None, turn) for turn in TURNS[1:] if turn not in self.symmetric]
-        return self.better(start, [turn.after(start.orientation) for turn in changes])
+        changes = [Orientation.of(change) for change in AXIS_CHANGES[1:]]
+        changes += [
+            Orientation.of(None, change)
+            for change in AXIS_CHANGES[1:]
+            if change not in self.symmetric
+        ]
+        return self.better(start, [change.after(start.orientation) for change in changes])
 
     def with_scales(self, start: Trial, scales: Iterable[float]) -> Trial:
         """Return the best of factors on the positions, where one is clearly better."""
@@ -234,7 +240,7 @@ class _Search:
         if found is start:
             return start
         if not self.explains(found):
-            found = self.with_turns(found)
+            found = self.with_axis_changes(found)
         return self.narrowed(found) if self.explains(found) else found
 
     def better(self, start: Trial, candidates: Iterable[Orientation]) -> Trial:
@@ -257,7 +263,7 @@ class _Search:
             found = min((found, *near), key=lambda trial: trial.residual * trial.fit)
         scale = found.orientation.scale_positions or 1.0
         unit = 1000.0 ** round(math.log(scale, 1000))
-        if unit != 1 and abs(scale / unit - 1) < UNIT_SHARE:
+        if unit != 1 and abs(scale / unit - 1) < UNIT_FRACTION:
             return self.trial(_scaled(found, unit / scale))
         return found
 
@@ -294,8 +300,10 @@ class _Search:
         chosen = Orientation.of(patterns, positions, scale_positions=kept)
         if self.piece.is_probe_made:
             # With the other sign of the defocus and the conjugate object, patterns that are turned
-            # by half a turn fit as well, so that these trials do not tell.
-            turned = Orientation.of(HALF_TURN.after(patterns), positions, scale_positions=kept)
+            # by 180 degrees fit as well, so that these trials do not tell.
+            turned = Orientation.of(
+                ROTATION_BY_180.after(patterns), positions, scale_positions=kept
+            )
             chosen = min((chosen, turned), key=lambda one: one.changes)
         given = self.done[Orientation(), best.refines_probe]
         trials = sorted(self.done.values(), key=lambda trial: trial.residual)
@@ -317,11 +325,15 @@ class _Search:
         the top left, as most do; else the patterns are turned.
         """
         equal = [chosen]
-        turn = chosen.of_patterns
-        if turn != Turn() and chosen.of_positions == Turn() and turn in self.symmetric:
-            back = next(other for other in TURNS if other.after(turn) == Turn())
+        change = chosen.of_patterns
+        if (
+            change != AxisChange()
+            and chosen.of_positions == AxisChange()
+            and change in self.symmetric
+        ):
+            back = next(other for other in AXIS_CHANGES if other.after(change) == AxisChange())
             equal.append(Orientation.of(None, back, scale_positions=chosen.scale_positions))
-        equal.sort(key=lambda one: -row_order(turn_positions(self.scan.positions_px, one)))
+        equal.sort(key=lambda one: -row_order(orient_positions(self.scan.positions_px, one)))
         for trial in self.done.values():
             same = trial.refines_probe == best.refines_probe and trial is not best
             same = same and trial.orientation.scale_positions == best.orientation.scale_positions
@@ -334,9 +346,9 @@ def _scaled(trial: Trial, factor: float) -> Orientation:
     return Orientation(scale_positions=factor).after(trial.orientation)
 
 
-def is_symmetric(probe: ComplexArray, turn: Turn) -> bool:
+def is_symmetric(probe: ComplexArray, change: AxisChange) -> bool:
     """Tell whether a probe that is turned is the same, but for a complex factor."""
-    turned = turn_images(probe.real, turn) + 1j * turn_images(probe.imag, turn)
+    turned = change_axes(probe.real, change) + 1j * change_axes(probe.imag, change)
     if turned.shape != probe.shape:
         return False
     overlap = abs(np.vdot(turned, probe))

@@ -27,27 +27,27 @@ from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.orientation import Orientation
 from ptychopinn_plugin.physics import normalise_probe, predict_patterns, shot_noise, with_modes
 
-ITERATIONS = 9
+TRIAL_ITERATIONS = 9
 """A trial has this number of iterations: right scans of 10⁵ counts end within 1.3 of their best."""
 
 POSITIONS = 49
 """A trial uses this number of positions, close to each other."""
 
-MIN_POSITIONS = 12
+MIN_TRIAL_POSITIONS = 12
 """Of fewer positions, too few lie between others."""
 
 MIN_STEP = 0.15
 """Positions nearer than this share of the probe's diameter are thinned, so that a trial covers
 more of the object."""
 
-INNER_SHARE = 0.7
+INNER_FRACTION = 0.7
 """The patterns to predict are every third of this share of the positions, the innermost."""
 
-MAX_FIELD_PX = 4096
+MAX_TRIAL_FIELD_PX = 4096
 """Positions over more than this are in another unit, and nothing is computed."""
 
 
-MIN_SIDE_PX, LIGHT_SHARE = 64, 0.98
+MIN_CROP_PX, LIGHT_FRACTION = 64, 0.98
 """Larger patterns are cropped to a square that holds this share of the light, for speed."""
 
 
@@ -137,13 +137,13 @@ def cut_piece(scan: Scan) -> Piece:
     Raises
     ------
     DataError
-        If there are fewer than `MIN_POSITIONS` positions, or they are all the same.
+        If there are fewer than `MIN_TRIAL_POSITIONS` positions, or they are all the same.
     """
     distinct = np.unique(scan.positions_px, axis=0)
-    if scan.is_single_shot or len(distinct) < MIN_POSITIONS:
+    if scan.is_single_shot or len(distinct) < MIN_TRIAL_POSITIONS:
         raise DataError(
-            f'At least {MIN_POSITIONS} positions with overlapping illuminations are needed to '
-            f'check a scan; {scan.name} has {len(distinct)}'
+            f'At least {MIN_TRIAL_POSITIONS} positions with overlapping illuminations are needed '
+            f'to check a scan; {scan.name} has {len(distinct)}'
             f'{", reconstructed one by one" if scan.is_single_shot else ""}.'
         )
     scan = _with_less_dark(scan)
@@ -156,10 +156,13 @@ def cut_piece(scan: Scan) -> Piece:
     if 0 < step < MIN_STEP * diameter < wide:
         rng = np.random.default_rng(0)
         numbers = numbers[thin_positions(scan.positions_px[numbers], MIN_STEP * diameter, rng)]
-    places = scan.positions_px[numbers]
-    near = numbers[np.sort(_nearest(places, np.median(places, axis=0))[:POSITIONS])]
-    places = scan.positions_px[near]
-    inner = np.sort(_nearest(places, places.mean(axis=0))[: math.ceil(INNER_SHARE * len(near))])
+    positions_px = scan.positions_px[numbers]
+    middle = np.median(positions_px, axis=0)
+    near = numbers[np.sort(_nearest(positions_px, middle)[:POSITIONS])]
+    positions_px = scan.positions_px[near]
+    inner = np.sort(
+        _nearest(positions_px, positions_px.mean(axis=0))[: math.ceil(INNER_FRACTION * len(near))]
+    )
     piece = dataclasses.replace(scan.subset(near), object_=None, nominal_positions_px=None)
     # Its defocus cannot be found before the orientation is known; the iterations correct it.
     is_made = piece.probe_origin == 'patterns'
@@ -182,18 +185,18 @@ def _with_less_dark(scan: Scan) -> Scan:
     some = scan.patterns[:: max(1, len(scan) // 128)]
     mean = np.where(scan.bad_pixels, 0.0, some.mean(axis=0, dtype=np.float64))
     middle, total = np.array(scan.pattern_shape) // 2, mean.sum()
-    size = MIN_SIDE_PX
+    size = MIN_CROP_PX
     while size < max(scan.pattern_shape):
         first = np.maximum(middle - size // 2, 0)
         last = middle + size - size // 2
-        if mean[first[0] : last[0], first[1] : last[1]].sum() >= LIGHT_SHARE * total:
+        if mean[first[0] : last[0], first[1] : last[1]].sum() >= LIGHT_FRACTION * total:
             break
         size += 16
     return fit_to_size(scan, min(size, max(scan.pattern_shape)))
 
 
-def _nearest(positions_px: FloatArray, place: FloatArray) -> IntArray:
-    distance = ((positions_px - place) ** 2).sum(axis=1)
+def _nearest(positions_px: FloatArray, point: FloatArray) -> IntArray:
+    distance = ((positions_px - point) ** 2).sum(axis=1)
     return np.argsort(distance, kind='stable')
 
 
@@ -217,7 +220,7 @@ def run_trial(
     fitted = turned.subset(piece.fitted)
     if not _is_possible(fitted):
         return Trial(orientation, refines_probe, np.full(len(piece.held_out), np.inf))
-    refinement = RefinementConfig(iterations=ITERATIONS, probe=refines_probe)
+    refinement = RefinementConfig(iterations=TRIAL_ITERATIONS, probe=refines_probe)
     with _without_notes():
         found = backend.refine(fitted, refinement, device=device)
     residuals, noise = _residuals(turned.subset(piece.held_out), found)
@@ -226,7 +229,7 @@ def run_trial(
 
 def _is_possible(scan: Scan) -> bool:
     """Tell whether positions lie in a field that can be reconstructed, and neighbours overlap."""
-    if np.ptp(scan.positions_px, axis=0).max() > MAX_FIELD_PX:
+    if np.ptp(scan.positions_px, axis=0).max() > MAX_TRIAL_FIELD_PX:
         return False
     try:
         check_positions(scan)
@@ -268,9 +271,9 @@ def _residuals(held: Scan, found: Reconstruction) -> tuple[FloatArray, float]:
     size = np.array(held.pattern_shape)
     first = origin + size // 2
     last = origin + np.array(found.object_.shape) - size + size // 2
-    places = np.clip(held.positions_px, first, last)
+    positions_px = np.clip(held.positions_px, first, last)
     valid_mask = ~held.bad_pixels
-    expected = predict_patterns(found.object_, origin, places, found.probe)[:, valid_mask]
+    expected = predict_patterns(found.object_, origin, positions_px, found.probe)[:, valid_mask]
     counts = held.patterns[:, valid_mask].astype(np.float64)
     total = max(float(counts.sum(axis=1).mean()), 1e-30)
     noise = float(shot_noise(expected).sum()) / len(held) / total if held.is_countable() else 0.0

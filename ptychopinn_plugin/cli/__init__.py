@@ -104,13 +104,13 @@ def _root(
         raise typer.Exit
 
 
-def simulate_command() -> None:
+def _announce_simulate() -> None:
     """Simulate a scan with its true object, to try and to compare with."""
 
 
 _COMMANDS: dict[str, Callable[..., int | None]] = {
     'demo': demo_command,
-    'simulate': simulate_command,
+    'simulate': _announce_simulate,
     'train': train_command,
     'reconstruct': reconstruct_command,
     'refine': refine_command,

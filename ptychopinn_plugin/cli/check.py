@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ptychopinn_plugin.checking.trials import Trial
     from ptychopinn_plugin.data import Scan
 
-FILES = ('check.png', 'check.json')
+CHECK_FILES = ('check.png', 'check.json')
 
 MAX_LINES = 8
 """The table has at most this number of trials; the file has all."""
@@ -71,7 +71,7 @@ def check_command(
     with ExitStack() as stack:
         stage = None
         if output is not None:
-            stage = stack.enter_context(staged_outputs(output, FILES))
+            stage = stack.enter_context(staged_outputs(output, CHECK_FILES))
         choice = choose(backend)
         read, more = _read(scan, given, choice, device)
         notes = show_notes([read])
@@ -83,7 +83,7 @@ def check_command(
             write_json(stage / 'check.json', values)
     lines = _lines(scan, values, found)
     if output is not None:
-        lines.append(f'written to {output}: {", ".join(FILES)}')
+        lines.append(f'written to {output}: {", ".join(CHECK_FILES)}')
     report(values, lines, as_json=as_json)
 
 
@@ -91,7 +91,7 @@ def _read(path: Path, given: Given, choice: 'Choice', device: str) -> tuple['Sca
     """Return the scan with the beam in the middle, and the option that puts it there."""
     from ptychopinn_plugin.backends.selection import create_backend
     from ptychopinn_plugin.checking.search import is_clearly_less
-    from ptychopinn_plugin.data.readers.frame_center import beam_place
+    from ptychopinn_plugin.data.readers.frame_center import find_beam_center
 
     (read,) = read_scans([path], given)
     reading = given['reading']
@@ -101,10 +101,10 @@ def _read(path: Path, given: Given, choice: 'Choice', device: str) -> tuple['Sca
     stored = {name: value for name, value in reading.items() if name not in TURNED}
     (plain,) = read_scans([path], {**given, 'reading': stored})
     assert plain.bad_pixels is not None
-    place = beam_place(plain.patterns, plain.bad_pixels, plain.probe)
-    if place is None:
+    beam_center_px = find_beam_center(plain.patterns, plain.bad_pixels, plain.probe)
+    if beam_center_px is None:
         return read, []
-    center = f'{place[0]},{place[1]}'
+    center = ','.join(map(str, beam_center_px))
     (centered,) = read_scans([path], {**given, 'reading': {**reading, 'beam_center': center}})
     if not is_clearly_less(centered, read, create_backend(choice.name), device=device):
         return read, []

@@ -133,7 +133,7 @@ def report(values: Mapping[str, Any], lines: Sequence[str], *, as_json: bool) ->
     typer.echo(to_json(values) if as_json else '\n'.join(lines))
 
 
-def in_words(seconds: float) -> str:
+def duration_in_words(seconds: float) -> str:
     """Return a duration in the unit that suits it."""
     if seconds < 10:
         return f'{seconds:.2f} s'

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ptychopinn_plugin._version import __version__
-from ptychopinn_plugin.cli.common import in_words, report
+from ptychopinn_plugin.cli.common import duration_in_words, report
 from ptychopinn_plugin.cli.options import AsJson, BackendName, Output
 from ptychopinn_plugin.cli.outputs import (
     MODEL_FILE,
@@ -18,9 +18,11 @@ from ptychopinn_plugin.cli.outputs import (
     write_json,
     write_text,
 )
-from ptychopinn_plugin.cli.progress import RunProgress
+from ptychopinn_plugin.cli.progress import ProgressDisplay
 from ptychopinn_plugin.cli.settings import run_to_toml
 from ptychopinn_plugin.cli.single_shots import (
+    BUILT_IN_ROW,
+    FLAT_ROW,
     PICTURE_FILE,
     SCAN_FILE,
     introduce,
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     from ptychopinn_plugin.data import Reconstruction, Scan
     from ptychopinn_plugin.evaluation import Evaluation
 
-FILES = (
+DEMO_FILES = (
     MODEL_FILE,
     'losses.csv',
     'training.png',
@@ -55,11 +57,10 @@ FILES = (
     'report.html',
 )
 
-BUILT_IN = 'built_in'
-ITERATIONS = 30
+DEMO_ITERATIONS = 30
 """Of the refinement, and of the flat start beside it."""
 
-NETWORK, HYBRID, FLAT = 'network', 'network_and_iterations', 'iterations_from_flat'
+NETWORK, HYBRID = 'network', 'network_and_iterations'
 
 LEVEL = 0.02
 """The report calls a smaller difference of SSIM level."""
@@ -76,7 +77,7 @@ def demo_command(
     ] = 3.5,
     refine: Annotated[
         int, typer.Option(min=1, help='Iterations, from the network and from a flat object.')
-    ] = ITERATIONS,
+    ] = DEMO_ITERATIONS,
     training_patterns: Annotated[
         int, typer.Option(min=16, help='Patterns of the training scan.')
     ] = 2025,
@@ -108,7 +109,7 @@ def demo_command(
         training=TrainingConfig(seed=seed, max_minutes=max_minutes),
         refinement=RefinementConfig(iterations=refine),
     )
-    with staged_outputs(output, FILES, rescue=MODEL_FILE) as stage:
+    with staged_outputs(output, DEMO_FILES, rescue=MODEL_FILE) as stage:
         choice = _choose(backend)
         if isqrt(single_shots) ** 2 != single_shots:
             raise ConfigError(f'--single-shots must be a square number; got {single_shots}.')
@@ -118,7 +119,7 @@ def demo_command(
         _write_training(stage, result)
         _write_scans(stage, training, test)
         values = show(stage, result, test, choice, alone, started=started)
-    values = {'output': output, 'files': list(FILES), **values}
+    values = {'output': output, 'files': list(DEMO_FILES), **values}
     report(values, _summary(values, output), as_json=as_json)
 
 
@@ -186,7 +187,7 @@ def _train(scan: 'Scan', config: Config, backend: 'Choice') -> 'TrainingResult':
     from ptychopinn_plugin import api
 
     _say(f'Training with {backend.name} for {config.training.max_minutes:g} min')
-    with RunProgress() as observer:
+    with ProgressDisplay() as observer:
         return api.train(scan, config, backend=backend, observer=observer)
 
 
@@ -215,7 +216,7 @@ def _reconstruct(
 
     model, iterations = result.model, result.model.config.refinement
     _say(f'Reconstructing {count(len(scan), "pattern")} that the network has never seen')
-    with RunProgress() as observer:
+    with ProgressDisplay() as observer:
         built_in = api.reconstruct(None, scan, backend=backend, observer=observer)
         unrefined = iterations.replace(iterations=0)
         alone = api.reconstruct(
@@ -223,7 +224,7 @@ def _reconstruct(
         )
         hybrid = api.reconstruct(model, scan, backend=backend, observer=observer)
         flat = api.refine(scan, iterations, backend=backend, observer=observer)
-    return {BUILT_IN: built_in, NETWORK: alone, HYBRID: hybrid, FLAT: flat}
+    return {BUILT_IN_ROW: built_in, NETWORK: alone, HYBRID: hybrid, FLAT_ROW: flat}
 
 
 def _evaluate(found: Mapping[str, 'Reconstruction'], scan: 'Scan') -> dict[str, 'Evaluation']:
@@ -234,10 +235,10 @@ def _evaluate(found: Mapping[str, 'Reconstruction'], scan: 'Scan') -> dict[str, 
 
 def _titles(iterations: int) -> dict[str, str]:
     return {
-        BUILT_IN: 'built-in model, no training',
+        BUILT_IN_ROW: 'built-in model, no training',
         NETWORK: 'network alone',
         HYBRID: f'network + {count(iterations, "iteration")}',
-        FLAT: f'flat start + {count(iterations, "iteration")}',
+        FLAT_ROW: f'flat start + {count(iterations, "iteration")}',
     }
 
 
@@ -325,9 +326,9 @@ def _write_results(
 
 
 def _write_report(stage: Path, values: Mapping[str, Any], config: Config) -> None:
-    from ptychopinn_plugin.cli.report import Picture, Report, write_report
+    from ptychopinn_plugin.cli.report import Picture, ReportPage, write_report
 
-    report_ = Report(
+    report_ = ReportPage(
         title='A network that has never seen this object',
         opening=(
             introduce(values['single_shots']),
@@ -362,7 +363,7 @@ def _introduction(values: Mapping[str, Any]) -> str:
     training, iterations = values['training'], count(values['iterations'], 'iteration')
     return (
         f'Then a network was trained on {count(training["patterns"], "simulated pattern")} of one '
-        f'object, without labels, in {in_words(training["seconds"])}. Here it sees '
+        f'object, without labels, in {duration_in_words(training["seconds"])}. Here it sees '
         f'{count(values["test_patterns"], "pattern")} of another object: alone, followed by '
         f'{iterations} over the stitched object, and, for comparison, the same {iterations} from a '
         f'flat start, which need no network. The built-in model needs no training either. '
@@ -372,7 +373,7 @@ def _introduction(values: Mapping[str, Any]) -> str:
 
 def _verdict(results: Mapping[str, Mapping[str, Any]]) -> str:
     """Return in words which start ended ahead, as measured and whichever it is."""
-    hybrid, flat = results[HYBRID], results[FLAT]
+    hybrid, flat = results[HYBRID], results[FLAT_ROW]
     gain = hybrid['phase_ssim'] - flat['phase_ssim']
     ahead = 'the start from the network' if gain > 0 else 'the flat start'
     found = 'both starts end level' if abs(gain) < LEVEL else f'{ahead} ends ahead'
@@ -394,8 +395,8 @@ def _facts(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             'epochs': training['epochs'],
             'training ended by': training['stopped'],
             'best validation loss': training.get('best_loss', 'unknown'),
-            'training, target included': in_words(training['seconds']),
-            'whole demo': in_words(values['total_seconds']),
+            'training, target included': duration_in_words(training['seconds']),
+            'whole demo': duration_in_words(values['total_seconds']),
             'trained at': training.get('created', 'unknown'),
         },
         'Versions and machine': {
@@ -429,6 +430,7 @@ def _summary(values: Mapping[str, Any], output: Path) -> list[str]:
     return [
         f'patterns one by one, amplitude SSIM: {single}',
         *lines,
-        f'ended after {in_words(values["total_seconds"])}; look at {output / "report.html"}',
+        f'ended after {duration_in_words(values["total_seconds"])}; look at '
+        f'{output / "report.html"}',
         f'next: ptychopinn train SCAN --output DIR, or reconstruct {output / MODEL_FILE} SCAN',
     ]

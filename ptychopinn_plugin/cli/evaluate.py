@@ -16,13 +16,13 @@ from ptychopinn_plugin.cli.common import (
 )
 from ptychopinn_plugin.cli.options import READING, AsJson, BackendName, Given, takes_settings
 from ptychopinn_plugin.cli.outputs import staged_outputs, write_json
-from ptychopinn_plugin.cli.progress import RunProgress
+from ptychopinn_plugin.cli.progress import ProgressDisplay
 from ptychopinn_plugin.errors import ConfigError
 
 if TYPE_CHECKING:
     from ptychopinn_plugin.data import Reconstruction, Scan
 
-FILES = ('evaluation.json', 'evaluation.png')
+EVALUATION_FILES = ('evaluation.json', 'evaluation.png')
 
 _Reconstruction = Annotated[
     Path,
@@ -129,7 +129,7 @@ def evaluate_command(
     with ExitStack() as stack:
         stage = None
         if output is not None:
-            stage = stack.enter_context(staged_outputs(output, FILES))
+            stage = stack.enter_context(staged_outputs(output, EVALUATION_FILES))
         found = read_reconstruction(reconstruction)
         true = _read_truth(truth, found, given)
         if is_product_file(reconstruction) or is_product_file(truth):
@@ -145,7 +145,7 @@ def evaluate_command(
             plot_evaluation(evaluation, stage / 'evaluation.png')
     lines = summarise_evaluation(evaluation)
     if output is not None:
-        lines.append(f'written to {output}: {", ".join(FILES)}')
+        lines.append(f'written to {output}: {", ".join(EVALUATION_FILES)}')
     report(values, lines, as_json=as_json)
 
 
@@ -186,15 +186,15 @@ def _evaluate_halves(
     with ExitStack() as stack:
         stage = None
         if output is not None:
-            stage = stack.enter_context(staged_outputs(output, FILES))
+            stage = stack.enter_context(staged_outputs(output, EVALUATION_FILES))
         scans = read_scans([path], given)
         opened = None
         if way.iterations is None:
-            opened = api.open_model(way.model or Path(api.BUILT_IN))
+            opened = api.open_model(way.model or Path(api.BUILT_IN_KEYWORD))
             scans = [opened.fitted(scan) for scan in scans]
         notes = show_notes(scans)
         choice = choose(way.backend, model_backend=None if opened is None else opened.backend)
-        with RunProgress() as observer:
+        with ProgressDisplay() as observer:
             found = api.compare_half_scans(
                 scans[0],
                 model=opened,
@@ -206,7 +206,7 @@ def _evaluate_halves(
             )
         values: dict[str, Any] = {
             'half_scans': path,
-            'model': None if opened is None else str(way.model or api.BUILT_IN),
+            'model': None if opened is None else str(way.model or api.BUILT_IN_KEYWORD),
             'iterations': way.iterations,
             'backend': choice.name,
             **found.to_dict(),
@@ -217,7 +217,7 @@ def _evaluate_halves(
             plot_halves(found, stage / 'evaluation.png')
     lines = found.in_words()
     if output is not None:
-        lines.append(f'written to {output}: {", ".join(FILES)}')
+        lines.append(f'written to {output}: {", ".join(EVALUATION_FILES)}')
     report(values, lines, as_json=as_json)
 
 

@@ -37,12 +37,12 @@ def inspect_command(
       ptychopinn inspect result/product.h5
       ptychopinn inspect built-in
     """
-    from ptychopinn_plugin.api import BUILT_IN, open_model
+    from ptychopinn_plugin.api import BUILT_IN_KEYWORD, open_model
     from ptychopinn_plugin.data import describe_scan, is_product_file
     from ptychopinn_plugin.legacy.models import is_bare_pickle
     from ptychopinn_plugin.model_file import describe_model, is_model_file, read_model
 
-    if str(file) == BUILT_IN and not file.exists():
+    if str(file) == BUILT_IN_KEYWORD and not file.exists():
         values = describe_model(open_model(file))
         lines = _prior_lines(values)
     elif not file.exists():
@@ -77,8 +77,8 @@ def _scan_lines(values: dict[str, Any]) -> list[str]:
         f'probe: {count(values["probe_modes"], "mode")}, about '
         f'{values["probe_diameter_px"]:.3g} px wide'
         + ('' if values['overlap'] is None else f'; neighbours overlap {values["overlap"]:.0%}'),
-        f'bad pixels: {values["bad_pixels"] or "none"}',
-        'object: none in the file'
+        f'bad pixels: {values["bad_pixels"]}',
+        'object: not in the file'
         if object_shape is None
         else f'object: {object_shape[0]} x {object_shape[1]} px, to compare with or to learn from',
     ]
@@ -213,15 +213,15 @@ def _product_lines(values: dict[str, Any]) -> list[str]:
     height, width = values['probe_shape_px']
     lines = [
         f'a product of Ptychodus, {values["name"] or "without a name"}',
-        'object: none' if shape is None else f'object: {shape[0]} x {shape[1]} px',
+        'object: not in the file' if shape is None else f'object: {shape[0]} x {shape[1]} px',
         f'positions: {values["positions"]:,}, y {_range(positions["y"])} m, '
         f'x {_range(positions["x"])} m'
         if positions
-        else 'positions: none',
+        else 'positions: not in the file',
         f'probe: {count(values["probe_modes"], "mode")}, {height} x {width} px',
         f'losses: {len(losses):,}, {losses[0]:.4g} at first, {losses[-1]:.4g} at last'
         if losses
-        else 'losses: none',
+        else 'losses: not in the file',
         *_geometry_lines(values['geometry']),
     ]
     if not values['far_field']:

@@ -62,7 +62,7 @@ def showing_warnings() -> Iterator[None]:
         logger.removeHandler(handler)
 
 
-class EpochJournal:
+class LossLog:
     """Logs the losses of each epoch.
 
     Parameters

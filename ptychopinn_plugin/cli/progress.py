@@ -43,7 +43,7 @@ class _Details(ProgressColumn):
         return Text(str(task.fields.get('details', '')), style='progress.data.speed')
 
 
-class RunProgress:
+class ProgressDisplay:
     """Shows where a run is, on stderr and only where that is a terminal; an `Observer`.
 
     The first Ctrl-C lets the run stop and keep the best model so far, a second one ends it at

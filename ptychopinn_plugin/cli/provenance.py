@@ -111,12 +111,12 @@ def _input(path: Path) -> dict[str, Any]:
 def _describe_model(model: 'Path | Model') -> dict[str, Any]:
     if not isinstance(model, Path):
         return {'name': 'in memory', 'path': None, 'sha256': model.fingerprint()}
-    from ptychopinn_plugin.api import BUILT_IN
+    from ptychopinn_plugin.api import BUILT_IN_KEYWORD
 
-    if str(model) == BUILT_IN and not model.exists():
+    if str(model) == BUILT_IN_KEYWORD and not model.exists():
         from ptychopinn_plugin.model_file import BUILT_IN_PATH
 
-        return {'name': BUILT_IN, 'path': None, 'sha256': hash_of(BUILT_IN_PATH)}
+        return {'name': BUILT_IN_KEYWORD, 'path': None, 'sha256': hash_of(BUILT_IN_PATH)}
     return _input(model)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ptychopinn_plugin.cli.common import (
-    in_words,
+    duration_in_words,
     read_scans,
     report,
     show_notes,
@@ -25,7 +25,7 @@ from ptychopinn_plugin.cli.options import (
     takes_settings,
 )
 from ptychopinn_plugin.cli.outputs import staged_outputs, write_json
-from ptychopinn_plugin.cli.progress import RunProgress
+from ptychopinn_plugin.cli.progress import ProgressDisplay
 from ptychopinn_plugin.cli.provenance import describe_run, with_relative_paths, without_paths
 from ptychopinn_plugin.cli.settings import assemble_config
 from ptychopinn_plugin.cli.signals import finishing
@@ -40,9 +40,15 @@ if TYPE_CHECKING:
     from ptychopinn_plugin.evaluation import Evaluation
     from ptychopinn_plugin.model_file import Model
 
-FILES = ('reconstruction.npz', 'product.h5', 'reconstruction.png', 'timing.json', 'metrics.json')
+RECONSTRUCTION_FILES = (
+    'reconstruction.npz',
+    'product.h5',
+    'reconstruction.png',
+    'timing.json',
+    'metrics.json',
+)
 
-ScanPath = Annotated[Path, typer.Argument(metavar='SCAN', help='The scan to reconstruct.')]
+ScanArgument = Annotated[Path, typer.Argument(metavar='SCAN', help='The scan to reconstruct.')]
 
 
 @takes_settings(
@@ -60,7 +66,7 @@ ScanPath = Annotated[Path, typer.Argument(metavar='SCAN', help='The scan to reco
             'seed': 'refine-seed',
         },
     ),
-    Section('inference', InferenceConfig, 'Prediction'),
+    Section('inference', InferenceConfig, 'Inference'),
     READING,
 )
 def reconstruct_command(
@@ -112,7 +118,7 @@ def reconstruct_command(
     READING,
 )
 def refine_command(
-    scan: ScanPath,
+    scan: ScanArgument,
     output: Output,
     backend: BackendName = None,
     device: Annotated[
@@ -144,14 +150,14 @@ def refine_into(
     from ptychopinn_plugin.backends.selection import choose
 
     watch = RunTimer()
-    with staged_outputs(output, FILES) as stage:
+    with staged_outputs(output, RECONSTRUCTION_FILES) as stage:
         config = assemble_config(given)
         choice = choose(backend)
         read, notes = _read(scan, given)
         run = describe_run('refine', scan, None, choice.name, config, given)
         run['asked_device'] = device
         watch.loaded()
-        with RunProgress() as observer:
+        with ProgressDisplay() as observer:
             result = api.refine(
                 read, config.refinement, backend=choice, device=device, observer=observer
             )
@@ -161,7 +167,7 @@ def refine_into(
 
 def _split(paths: list[Path]) -> tuple[Path, Path]:
     """Return the model and the scan; without a model, the built-in one."""
-    from ptychopinn_plugin.api import BUILT_IN
+    from ptychopinn_plugin.api import BUILT_IN_KEYWORD
     from ptychopinn_plugin.model_file import is_model_file
 
     if len(paths) > 2:
@@ -169,8 +175,8 @@ def _split(paths: list[Path]) -> tuple[Path, Path]:
             f'Give a model and one scan, or a scan alone; got {count(len(paths), "file")}: '
             f'{", ".join(map(str, paths))}.'
         )
-    model, scan = paths if len(paths) == 2 else (Path(BUILT_IN), paths[0])
-    if is_model_file(scan) or (str(scan) == BUILT_IN and not scan.exists()):
+    model, scan = paths if len(paths) == 2 else (Path(BUILT_IN_KEYWORD), paths[0])
+    if is_model_file(scan) or (str(scan) == BUILT_IN_KEYWORD and not scan.exists()):
         raise DataError(
             f'{scan} is a model; the scan to reconstruct is missing. Write: ptychopinn reconstruct '
             f'{scan} SCAN.'
@@ -208,7 +214,7 @@ def reconstruct_into(
     from ptychopinn_plugin.backends.selection import choose
 
     watch = RunTimer()
-    with staged_outputs(output, FILES) as stage:
+    with staged_outputs(output, RECONSTRUCTION_FILES) as stage:
         opened = api.open_model(model) if isinstance(model, Path) else model
         config = assemble_config(given, base=opened.config.to_dict())
         choice = choose(backend, model_backend=opened.backend)
@@ -218,7 +224,7 @@ def reconstruct_into(
         command = 'reconstruct' if select is _everything else 'ptycho-inference'
         run = describe_run(command, scan, model, choice.name, config, given)
         watch.loaded()
-        with RunProgress() as observer:
+        with ProgressDisplay() as observer:
             result = api.reconstruct(
                 opened,
                 fitted,
@@ -301,7 +307,12 @@ def _finish(
         plot_reconstruction(result, stage / 'reconstruction.png', truth=scan.object_)
         write_json(stage / 'timing.json', timing)
         write_json(stage / 'metrics.json', metrics)
-    values = {'output': folder, 'files': list(FILES), 'timing': timing, 'metrics': metrics}
+    values = {
+        'output': folder,
+        'files': list(RECONSTRUCTION_FILES),
+        'timing': timing,
+        'metrics': metrics,
+    }
     iterations = len(result.likelihoods) - 1
     fit = fit_in_words(
         result.misfit,
@@ -386,13 +397,13 @@ def _summary(values: dict[str, Any], evaluation: 'Evaluation | None', told: list
     patterns = count(metrics['patterns'], 'pattern')
     if metrics['patterns_left_out']:
         patterns += f' ({metrics["patterns_left_out"]} left out)'
-    parts = [f'reading {in_words(timing["load"])}']
+    parts = [f'reading {duration_in_words(timing["load"])}']
     if timing['predict']:
-        parts.append(f'network {in_words(timing["predict"])}')
+        parts.append(f'network {duration_in_words(timing["predict"])}')
     if rate is not None:
-        parts.append(f'stitching {in_words(timing["stitch"])} ({rate:,.0f} patterns/s)')
-    parts.append(f'refinement {in_words(timing["refine"])}')
-    parts.append(f'in all {in_words(timing["total"])}')
+        parts.append(f'stitching {duration_in_words(timing["stitch"])} ({rate:,.0f} patterns/s)')
+    parts.append(f'refinement {duration_in_words(timing["refine"])}')
+    parts.append(f'in all {duration_in_words(timing["total"])}')
     if timing['threads'] is not None:
         parts.append(count(timing['threads'], 'thread'))
     lines = [
@@ -413,4 +424,4 @@ def _summary(values: dict[str, Any], evaluation: 'Evaluation | None', told: list
     if evaluation is not None:
         lines.append('against the object in the scan file:')
         lines += [f'  {line}' for line in summarise_evaluation(evaluation)]
-    return [*lines, f'written to {values["output"]}: {", ".join(FILES)}']
+    return [*lines, f'written to {values["output"]}: {", ".join(RECONSTRUCTION_FILES)}']

@@ -110,7 +110,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Report:
+class ReportPage:
     """The contents of the page.
 
     Attributes
@@ -139,7 +139,7 @@ class Report:
     opening: tuple[str, Picture] | None = None
 
 
-def write_report(path: Path, report: Report) -> None:
+def write_report(path: Path, report: ReportPage) -> None:
     """Write the page, with style and pictures inside.
 
     Raises
@@ -183,7 +183,7 @@ def _figure(picture: Picture) -> str:
     )
 
 
-def _opening(report: Report) -> list[str]:
+def _opening(report: ReportPage) -> list[str]:
     if report.opening is None:
         return []
     text, picture = report.opening

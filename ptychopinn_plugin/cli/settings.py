@@ -100,8 +100,8 @@ def parse_assignment(text: str) -> tuple[str, str, Any]:
     ConfigError
         If it is not one, or names no setting.
     """
-    place, equals, raw = text.partition('=')
-    section, dot, name = place.strip().partition('.')
+    path, equals, raw = text.partition('=')
+    section, dot, name = path.strip().partition('.')
     if not equals or not dot:
         raise ConfigError(
             f'--set expects section.name=value, such as training.epochs=20; got {text!r}.'

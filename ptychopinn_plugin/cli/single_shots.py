@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ptychopinn_plugin.cli.progress import RunProgress
+from ptychopinn_plugin.cli.progress import ProgressDisplay
 from ptychopinn_plugin.text import count
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ CURVATURE = 0.6
 PHOTONS = 1e6
 """Mean counts in a pattern."""
 
-BUILT_IN, FLAT = 'built_in', 'iterations_from_flat'
+BUILT_IN_ROW, FLAT_ROW = 'built_in', 'iterations_from_flat'
 
 
 def show_single_shots(
@@ -53,15 +53,15 @@ def show_single_shots(
     )
     scan = lines_alone(CURVATURE, PHOTONS, n_patterns, seed)
     write_scan(stage / SCAN_FILE, scan)
-    with RunProgress() as observer:
+    with ProgressDisplay() as observer:
         found = {
-            BUILT_IN: api.reconstruct(None, scan, backend=backend, observer=observer),
-            FLAT: api.refine(scan, backend=backend, observer=observer),
+            BUILT_IN_ROW: api.reconstruct(None, scan, backend=backend, observer=observer),
+            FLAT_ROW: api.refine(scan, backend=backend, observer=observer),
         }
     iterations = {name: max(0, len(each.likelihoods) - 1) for name, each in found.items()}
     titles = {
-        BUILT_IN: 'built-in model, no training',
-        FLAT: f'flat start + {count(iterations[FLAT], "iteration")}',
+        BUILT_IN_ROW: 'built-in model, no training',
+        FLAT_ROW: f'flat start + {count(iterations[FLAT_ROW], "iteration")}',
     }
     rows: dict[str, Any] = {}
     for name, each in found.items():
@@ -84,7 +84,7 @@ def show_single_shots(
 
 def introduce(rows: Mapping[str, Mapping[str, Any]]) -> str:
     """Say what the picture of the patterns shows, whichever way is ahead."""
-    built_in, flat = (rows[name]['amplitude_ssim'] for name in (BUILT_IN, FLAT))
+    built_in, flat = (rows[name]['amplitude_ssim'] for name in (BUILT_IN_ROW, FLAT_ROW))
     return (
         'First, patterns of lines under a curved beam that share nothing: '
         'each is reconstructed alone, so that no overlap helps the iterations. The middles of the '

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ptychopinn_plugin._version import __version__
-from ptychopinn_plugin.cli.common import in_words, read_scans, report, show_notes
-from ptychopinn_plugin.cli.log import EpochJournal, keeping_log, logger
+from ptychopinn_plugin.cli.common import duration_in_words, read_scans, report, show_notes
+from ptychopinn_plugin.cli.log import LossLog, keeping_log, logger
 from ptychopinn_plugin.cli.options import (
     READING,
     AsJson,
@@ -27,7 +27,7 @@ from ptychopinn_plugin.cli.outputs import (
     write_history,
     write_text,
 )
-from ptychopinn_plugin.cli.progress import RunProgress
+from ptychopinn_plugin.cli.progress import ProgressDisplay
 from ptychopinn_plugin.cli.settings import (
     add_from_file,
     assemble_config,
@@ -47,25 +47,23 @@ if TYPE_CHECKING:
     from ptychopinn_plugin.model_file import Model
 
 LOG_FILE = 'train.log'
-FILES = (MODEL_FILE, 'losses.csv', 'training.png', 'config.toml', LOG_FILE)
+TRAINING_FILES = (MODEL_FILE, 'losses.csv', 'training.png', 'config.toml', LOG_FILE)
 
-_PANELS = {
-    'Terms of the loss': (
-        'poisson_weight',
-        'amplitude_mae_weight',
-        'target',
-        'target_weight',
-        'target_iterations',
-        'total_variation_weight',
+_TRAINING_PANELS = {
+    'Training: loss': ('poisson_weight', 'amplitude_mae_weight', 'total_variation_weight'),
+    'Training: target': ('target', 'target_weight', 'target_iterations', 'target_positions'),
+    'Training: probe and intensity scale': ('probe_trainable', 'intensity_scale_trainable'),
+    'Training: choice of patterns': (
+        'validation_fraction',
+        'n_groups',
+        'neighbor_count',
+        'n_subsample',
     ),
-    'Positions': ('target_positions',),
-    'Illumination': ('probe_trainable', 'intensity_scale_trainable'),
-    'Choice of patterns': ('validation_fraction', 'n_groups', 'neighbor_count', 'n_subsample'),
 }
 
-_NETWORK_PANELS = {
-    'Groups': ('gridsize', 'overlap_constraint'),
-    'Only for --architecture cnn': ('amplitude_activation', 'pad_object', 'border_decoder'),
+_MODEL_PANELS = {
+    'Model: groups': ('gridsize', 'overlap_constraint'),
+    'Model: only for --architecture cnn': ('amplitude_activation', 'pad_object', 'border_decoder'),
 }
 
 _Scans = Annotated[
@@ -126,9 +124,9 @@ class _Job:
         TrainingConfig,
         'Training',
         options={'target_positions': 'refine-positions'},
-        panels=_PANELS,
+        panels=_TRAINING_PANELS,
     ),
-    Section('model', ModelConfig, 'Network', panels=_NETWORK_PANELS),
+    Section('model', ModelConfig, 'Model', panels=_MODEL_PANELS),
     READING,
 )
 def train_command(
@@ -161,7 +159,10 @@ def train_command(
       ptychopinn train scan.npz --config run/config.toml --seed 1 -o again
     """
     start, resumes = resume or base_model, resume is not None
-    with staged_outputs(output, FILES, rescue=MODEL_FILE) as stage, keeping_log(stage / LOG_FILE):
+    with (
+        staged_outputs(output, TRAINING_FILES, rescue=MODEL_FILE) as stage,
+        keeping_log(stage / LOG_FILE),
+    ):
         if resume is not None and base_model is not None:
             raise ConfigError(
                 '--resume continues a training and --base-model starts a new one; got both. '
@@ -262,7 +263,7 @@ def _run(job: _Job, checkpoints: 'Checkpoints') -> 'TrainingResult':
     if job.resume and job.model is not None and job.model.training_state is not None:
         epochs_before = len(job.model.training_state.values.get('history', ()))
     try:
-        with RunProgress(EpochJournal(epochs_before)) as watch:
+        with ProgressDisplay(LossLog(epochs_before)) as watch:
             result = api.train(
                 job.scans,
                 job.config,
@@ -321,7 +322,7 @@ def _facts(job: _Job, result: 'TrainingResult', output: Path) -> dict[str, Any]:
     return {
         'output': output,
         'model': output / MODEL_FILE,
-        'files': list(FILES),
+        'files': list(TRAINING_FILES),
         'backend': job.choice.name,
         'device': provenance.get('device'),
         'patterns': result.model.data_summary.get('patterns', given),
@@ -347,9 +348,9 @@ def _summary(values: dict[str, Any]) -> list[str]:
         f'Trained on {patterns} of {count(len(values["scans"]), "scan")} with '
         f'{values["backend"]} on {values["device"]}: '
         f'{count(values["epochs"], "epoch")}'
-        + ('' if seconds is None else f' in {in_words(seconds)}')
+        + ('' if seconds is None else f' in {duration_in_words(seconds)}')
         + f' (ended by: {values["stopped"]})',
         f'best {loss}: {"unknown" if best is None else format(best, ".5g")}',
-        f'model: {values["model"]}; beside it: {", ".join(FILES[1:])}',
+        f'model: {values["model"]}; beside it: {", ".join(TRAINING_FILES[1:])}',
         f'next: ptychopinn reconstruct {values["model"]} SCAN --output DIR',
     ]

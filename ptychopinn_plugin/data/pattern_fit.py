@@ -19,13 +19,13 @@ from scipy.special import xlogy
 
 from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray, IntArray, RealArray
 
-MIN_PATTERNS = 50
+MIN_JUDGED_PATTERNS = 50
 """Fewer patterns have no distribution that one of them could stand out from."""
 
 MIN_LIT_PX = 16
 """A pattern with fewer lit pixels is not judged."""
 
-MAX_RATIO = 25.0
+MAX_DEVIANCE_RATIO = 25.0
 """A pixel counts with at most this many times the typical deviance: a dead pixel that nobody has
 marked, or one hit by a cosmic ray, does not decide over its pattern."""
 
@@ -177,7 +177,7 @@ def measure_deviances(
     return Deviances(sums / np.maximum(n_lit, 1), doses, n_lit.astype(np.int64))
 
 
-def reach_px(probe: ComplexArray) -> float:
+def light_diameter_px(probe: ComplexArray) -> float:
     """Return the diameter of the disc that holds the probe's light, in pixels.
 
     Parameters
@@ -205,10 +205,10 @@ def find_suspects(found: Deviances, positions_px: FloatArray, near_px: float) ->
     Returns
     -------
     ndarray of int64
-        Their places in the scan, in ascending order.
+        Their numbers in the scan, in ascending order.
     """
     judged = found.is_judged
-    if judged.sum() < MIN_PATTERNS:
+    if judged.sum() < MIN_JUDGED_PATTERNS:
         return np.zeros(0, np.int64)
     logs = found.logarithms
     low, quarter = np.quantile(logs[judged], [0.05, 0.25])
@@ -219,10 +219,10 @@ def find_suspects(found: Deviances, positions_px: FloatArray, near_px: float) ->
     excess = np.where(judged, found.deviances - np.exp(typical), 0)
     tree = cKDTree(positions_px)
     suspects = _other_doses(found, judged, SUSPECT_DEVIATIONS, SUSPECT_DOSE_RATIO)
-    for place in np.flatnonzero(is_candidate):
-        near = tree.query_ball_point(positions_px[place], near_px)
-        if excess[near].max() <= OVERSHADOWING * excess[place]:
-            suspects[place] = True
+    for number in np.flatnonzero(is_candidate):
+        near = tree.query_ball_point(positions_px[number], near_px)
+        if excess[near].max() <= OVERSHADOWING * excess[number]:
+            suspects[number] = True
     return np.flatnonzero(suspects)
 
 
@@ -238,11 +238,11 @@ def find_outliers(first: Deviances, second: Deviances, suspects: IntArray) -> di
     Returns
     -------
     dict of int to str
-        By place in the scan, 'shape' or 'dose'.
+        By number in the scan, 'shape' or 'dose'.
     """
     is_other = second.is_judged
     is_other[suspects] = False
-    if is_other.sum() < MIN_PATTERNS // 2:
+    if is_other.sum() < MIN_JUDGED_PATTERNS // 2:
         return {}
     middle, three_quarters = np.quantile(second.logarithms[is_other], [0.5, 0.75])
     deviation = (three_quarters - middle) / NORMAL_QUARTILE
@@ -253,9 +253,9 @@ def find_outliers(first: Deviances, second: Deviances, suspects: IntArray) -> di
     shape = (second.logarithms > limits) & (first.logarithms > limits) & second.is_judged
     dose = _other_doses(second, is_other, OUTLIER_DEVIATIONS, OUTLIER_DOSE_RATIO)
     return {
-        int(place): 'shape' if shape[place] else 'dose'
-        for place in suspects
-        if shape[place] or dose[place]
+        int(number): 'shape' if shape[number] else 'dose'
+        for number in suspects
+        if shape[number] or dose[number]
     }
 
 
@@ -319,19 +319,19 @@ def as_outliers(
     Parameters
     ----------
     reasons : mapping of int to str
-        By place in the scan.
+        By number in the scan.
     found : Deviances
     positions_px : ndarray of float64, shape (n_positions, 2)
     pattern_indexes : ndarray of int64, shape (n_positions,)
     """
     return tuple(
         Outlier(
-            pattern_index=int(pattern_indexes[place]),
-            y_px=float(positions_px[place, 0]),
-            x_px=float(positions_px[place, 1]),
-            deviance=float(found.deviances[place]),
-            dose=float(found.doses[place]),
+            pattern_index=int(pattern_indexes[number]),
+            y_px=float(positions_px[number, 0]),
+            x_px=float(positions_px[number, 1]),
+            deviance=float(found.deviances[number]),
+            dose=float(found.doses[number]),
             reason=reason,
         )
-        for place, reason in sorted(reasons.items())
+        for number, reason in sorted(reasons.items())
     )

@@ -16,7 +16,7 @@ from ptychopinn_plugin.text import count
 
 _CHUNK = CHUNK_PATTERNS
 
-DARK_PATTERN_SHARE = 0.01
+DARK_PATTERN_FRACTION = 0.01
 """A pattern with less than this share of the median counts was taken without a beam."""
 
 
@@ -47,14 +47,17 @@ def one_by_one(scan: Scan) -> Scan:
     if pitch >= min(scan.pattern_shape) // 2 * 2:
         # No square within the pattern holds that much.
         pitch = max(scan.pattern_shape)
-    places = scan.positions_px
-    apart = len(places) < 2 or cKDTree(places).query(places, k=2)[0][:, 1].min() > pitch
-    area = float(np.prod(np.ptp(places, axis=0) + scan.pattern_shape))
-    if apart and area <= MAX_SPARSITY * len(places) * max(scan.pattern_shape) ** 2:
+    positions_px = scan.positions_px
+    apart = (
+        len(positions_px) < 2
+        or cKDTree(positions_px).query(positions_px, k=2)[0][:, 1].min() > pitch
+    )
+    area = float(np.prod(np.ptp(positions_px, axis=0) + scan.pattern_shape))
+    if apart and area <= MAX_SPARSITY * len(positions_px) * max(scan.pattern_shape) ** 2:
         note = 'Each pattern is reconstructed alone, at its own position.'
         return dataclasses.replace(scan, is_single_shot=True, notes=(*scan.notes, note))
-    columns = math.ceil(math.sqrt(len(places)))
-    number = np.arange(len(places))
+    columns = math.ceil(math.sqrt(len(positions_px)))
+    number = np.arange(len(positions_px))
     grid = pitch * np.stack([number // columns, number % columns], axis=1).astype(np.float64)
     note = (
         f'Each pattern is reconstructed alone; the patches lie {pitch} px apart in rows of '
@@ -185,17 +188,17 @@ def without_dark_patterns(scan: Scan) -> Scan:
     Returns
     -------
     Scan
-        The same where every pattern has at least `DARK_PATTERN_SHARE` of the usual counts; else
+        The same where every pattern has at least `DARK_PATTERN_FRACTION` of the usual counts; else
         with a warning of how many are left out.
     """
     light = scan.counts()
-    dark = light < DARK_PATTERN_SHARE * np.median(light[light > 0])
+    dark = light < DARK_PATTERN_FRACTION * np.median(light[light > 0])
     if not dark.any():
         return scan
     first = int(np.flatnonzero(dark)[0])
     warnings.warn(
         f'{scan.name}: left out {int(dark.sum())} of {count(len(scan), "pattern")}, with less than '
-        f'{DARK_PATTERN_SHARE:.0%} of the usual counts (the first is number {first}).',
+        f'{DARK_PATTERN_FRACTION:.0%} of the usual counts (the first is number {first}).',
         stacklevel=2,
     )
     return scan.subset(np.flatnonzero(~dark))

@@ -11,7 +11,7 @@ from ptychopinn_plugin.data.pattern_fit import Outlier, PatternFit
 from ptychopinn_plugin.data.position_moves import PositionMoves, measure_moves
 from ptychopinn_plugin.data.scan import Geometry
 from ptychopinn_plugin.physics import Misfit
-from ptychopinn_plugin.physics.uncertainty import LIT_SHARE
+from ptychopinn_plugin.physics.uncertainty import LIT_FRACTION
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Reconstruction:
         """Return the median of both standard deviations over the lit part; None if unknown."""
         if self.amplitude_std is None or self.phase_std is None:
             return None
-        lit = self.coverage > LIT_SHARE
+        lit = self.coverage > LIT_FRACTION
         return float(np.median(self.amplitude_std[lit])), float(np.median(self.phase_std[lit]))
 
     def covered_box(self, threshold: float = 0.05) -> tuple[slice, slice]:

@@ -10,12 +10,12 @@ from ptychopinn_plugin.array_types import ComplexArray, FloatArray, RealArray
 from ptychopinn_plugin.data.preparation import fit_probe
 from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.errors import DataError
-from ptychopinn_plugin.orientation import Orientation, Turn
+from ptychopinn_plugin.orientation import AxisChange, Orientation
 
-SAME_PIXEL_SHARE = 1e-3
+SQUARE_PIXEL_FRACTION = 1e-3
 """Sizes of pixels that differ by less are those of square ones."""
 
-MIN_GAIN = 1.002
+MIN_MIRROR_GAIN = 1.002
 """The light must fit the probe's far field better by this factor to show that frames were mirrored:
 it does by 1.003 and more on simulated scans, where the probe is a guess, and by 1.016 where not."""
 
@@ -57,21 +57,21 @@ def reorient(scan: Scan, orientation: Orientation, *, is_centered: bool = False)
     """
     if orientation == Orientation():
         return scan
-    scan = _with_turned_patterns(scan, orientation.of_patterns, is_centered)
+    scan = _with_changed_axes(scan, orientation.of_patterns, is_centered)
     nominal = scan.nominal_positions_px
     pixel = _pixel(scan.geometry)
     note = f'Patterns and positions were turned: {" ".join(orientation.to_words())}.'
     return dataclasses.replace(
         scan,
-        positions_px=turn_positions(scan.positions_px, orientation, pixel),
+        positions_px=orient_positions(scan.positions_px, orientation, pixel),
         nominal_positions_px=None
         if nominal is None
-        else turn_positions(nominal, orientation, pixel),
+        else orient_positions(nominal, orientation, pixel),
         notes=(*scan.notes, note),
     )
 
 
-def turn_positions(
+def orient_positions(
     positions_px: FloatArray, orientation: Orientation, pixel: tuple[float, float] = (1.0, 1.0)
 ) -> FloatArray:
     """Return positions after all that an orientation does to them; see `reorient`.
@@ -84,13 +84,13 @@ def turn_positions(
     pixel : (float, float)
         Height and width of an object pixel, in any unit.
     """
-    turn = orientation.of_positions
+    change = orientation.of_positions
     # Square pixels leave every number as it is, to the last bit.
     size = np.array([1.0, 1.0] if pixel[0] == pixel[1] else pixel)
     lengths = positions_px * size
-    if turn.swap:
+    if change.swap:
         lengths = lengths[:, ::-1]
-    lengths = lengths * [-1.0 if turn.reverse_y else 1.0, -1.0 if turn.reverse_x else 1.0]
+    lengths = lengths * [-1.0 if change.reverse_y else 1.0, -1.0 if change.reverse_x else 1.0]
     if orientation.rotate_scan_deg is not None:
         angle = math.radians(orientation.rotate_scan_deg)
         # A row (y, x) is multiplied from the left.
@@ -101,22 +101,22 @@ def turn_positions(
     return np.asarray(lengths * scale / size, dtype=np.float64)
 
 
-def turn_images(
-    images: RealArray, turn: Turn, mirrored_frame: tuple[bool, bool] = (False, False)
+def change_axes(
+    images: RealArray, change: AxisChange, mirrored_frame: tuple[bool, bool] = (False, False)
 ) -> RealArray:
     """Return images turned about zero frequency; see `reorient`.
 
     Parameters
     ----------
     images : ndarray, shape (..., height, width)
-    turn : Turn
+    change : AxisChange
     mirrored_frame : (bool, bool)
         Whether, in y and in x, whole frames were mirrored, for sides that are even.
     """
-    if turn.swap:
+    if change.swap:
         images = np.swapaxes(images, -1, -2)
     for axis, reverse, mirrored in zip(
-        (-2, -1), (turn.reverse_y, turn.reverse_x), mirrored_frame, strict=True
+        (-2, -1), (change.reverse_y, change.reverse_x), mirrored_frame, strict=True
     ):
         if reverse:
             images = np.flip(images, axis)
@@ -125,23 +125,23 @@ def turn_images(
     return np.ascontiguousarray(images)
 
 
-def _with_turned_patterns(scan: Scan, turn: Turn, is_centered: bool) -> Scan:
-    if turn == Turn():
+def _with_changed_axes(scan: Scan, change: AxisChange, is_centered: bool) -> Scan:
+    if change == AxisChange():
         return scan
     assert scan.bad_pixels is not None
-    changes: dict[str, Any] = _with_swapped_sides(scan) if turn.swap else {}
+    sides: dict[str, Any] = _with_swapped_sides(scan) if change.swap else {}
     mirrored = (False, False)
     if not is_centered:
         some = scan.patterns[:: max(1, len(scan) // 128)]
         mean = np.where(scan.bad_pixels, 0.0, some.mean(axis=0, dtype=np.float64))
-        swapped = turn_images(mean, Turn(swap=turn.swap))
-        probe = changes.get('probe', scan.probe)
+        swapped = change_axes(mean, AxisChange(swap=change.swap))
+        probe = sides.get('probe', scan.probe)
         mirrored = is_frame_mirrored(swapped, probe)
     return dataclasses.replace(
         scan,
-        patterns=turn_images(scan.patterns, turn, mirrored),
-        bad_pixels=turn_images(scan.bad_pixels, turn, mirrored),
-        **changes,
+        patterns=change_axes(scan.patterns, change, mirrored),
+        bad_pixels=change_axes(scan.bad_pixels, change, mirrored),
+        **sides,
     )
 
 
@@ -165,7 +165,7 @@ def is_frame_mirrored(mean: FloatArray, probe: ComplexArray) -> tuple[bool, bool
     def mirrored(axis: int) -> bool:
         plain = np.flip(light, axis)
         about_zero_frequency = np.roll(plain, 1, axis)
-        return bool((plain * far).sum() > MIN_GAIN * (about_zero_frequency * far).sum())
+        return bool((plain * far).sum() > MIN_MIRROR_GAIN * (about_zero_frequency * far).sum())
 
     return mirrored(0), mirrored(1)
 
@@ -175,7 +175,7 @@ def _with_swapped_sides(scan: Scan) -> dict[str, Any]:
     height, width = scan.pattern_shape
     geometry = scan.geometry
     sizes = (geometry.detector_pixel_height_m, geometry.detector_pixel_width_m)
-    if sizes[0] and sizes[1] and not math.isclose(*sizes, rel_tol=SAME_PIXEL_SHARE):  # type: ignore[arg-type]
+    if sizes[0] and sizes[1] and not math.isclose(*sizes, rel_tol=SQUARE_PIXEL_FRACTION):  # type: ignore[arg-type]
         raise DataError(
             'Patterns can be transposed where the pixels of the detector are square; they are '
             f'{sizes[0]:.4g} x {sizes[1]:.4g} m. Leave --transpose out, and use --swap-positions.'

@@ -15,7 +15,7 @@ MIN_VISIBLE_FRACTION = 0.05
 CHUNK_PATTERNS = 1024
 """Long scans are gone through in chunks of this number of patterns, so that copies stay small."""
 
-MAX_COUNT = 2.0**53
+MAX_PIXEL_COUNT = 2.0**53
 """Up to this count in a pixel, double precision holds every whole number."""
 
 
@@ -205,10 +205,10 @@ class Scan:
                     f'Counts must not be negative; pattern {where} holds {counts.min()}. '
                     'Subtract less background, or mark such pixels in bad_pixels.'
                 )
-            if counts.max() > MAX_COUNT:
-                where = start + int(np.flatnonzero((counts > MAX_COUNT).any(axis=1))[0])
+            if counts.max() > MAX_PIXEL_COUNT:
+                where = start + int(np.flatnonzero((counts > MAX_PIXEL_COUNT).any(axis=1))[0])
                 raise DataError(
-                    f'Counts must be at most {MAX_COUNT:.2g}; pattern {where} holds '
+                    f'Counts must be at most {MAX_PIXEL_COUNT:.2g}; pattern {where} holds '
                     f'{counts.max():.2g}. Mark such pixels in bad_pixels, or divide the patterns.'
                 )
             brightest = max(brightest, float(counts.max()))

@@ -13,7 +13,7 @@ SIMPLE_NAME, DISPLAY_NAME = 'PtychoPINN', 'PtychoPINN'
 
 ALGORITHM = 'ptychopinn-plugin_pinn'
 
-PATTERNS, PRODUCT = 'diffraction.h5', 'product.h5'
+PATTERNS_FILE, PRODUCT_FILE = 'diffraction.h5', 'product.h5'
 """A folder that holds both is a scan, as in batch mode."""
 
 OUTPUT = 'output'
@@ -47,12 +47,12 @@ class ScanFolderWorkflow(FileBasedWorkflow):
             A file that was written and has not changed for a while.
         """
         folder = file_path.parent
-        patterns, product = folder / PATTERNS, folder / PRODUCT
+        patterns, product = folder / PATTERNS_FILE, folder / PRODUCT_FILE
         if file_path not in (patterns, product) or folder in self._begun:
             return
         if not (patterns.is_file() and product.is_file()):
             return
-        target = folder / OUTPUT / PRODUCT
+        target = folder / OUTPUT / PRODUCT_FILE
         if any(target.parent.glob('product*.h5')):
             logger.info(
                 'Automation: %s is left alone, as %s holds products. Move them away to reconstruct '

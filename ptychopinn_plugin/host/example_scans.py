@@ -58,11 +58,11 @@ def write_example_scans(folder: Path) -> list[Path]:
     written = []
     for name, config in SCANS.items():
         scan = simulate(config)
-        place = folder / name
-        place.mkdir(parents=True, exist_ok=True)
-        _write_patterns(place / 'diffraction.h5', scan)
-        write_product(place / 'product.h5', _start(scan, name))
-        with atomic_path(place / 'settings.ini') as temporary:
+        scan_folder = folder / name
+        scan_folder.mkdir(parents=True, exist_ok=True)
+        _write_patterns(scan_folder / 'diffraction.h5', scan)
+        write_product(scan_folder / 'product.h5', _start(scan, name))
+        with atomic_path(scan_folder / 'settings.ini') as temporary:
             temporary.write_text(SETTINGS, encoding='utf-8')
         with atomic_path(folder / f'{name}-patterns.npz') as temporary:
             np.savez_compressed(
@@ -71,7 +71,7 @@ def write_example_scans(folder: Path) -> list[Path]:
                 indexes=np.arange(len(scan)),
                 bad_pixels=_bad_pixels(scan),
             )
-        written.append(place)
+        written.append(scan_folder)
     return written
 
 
@@ -123,8 +123,8 @@ def main() -> int:
         sys.stderr.write('usage: python -m ptychopinn_plugin.host.example_scans FOLDER\n')
         return 2
     folder = Path(sys.argv[1])
-    for place in write_example_scans(folder):
-        sys.stdout.write(f'{place}\n')
+    for scan_folder in write_example_scans(folder):
+        sys.stdout.write(f'{scan_folder}\n')
     sys.stdout.write(NEXT_STEPS.format(folder=folder))
     return 0
 

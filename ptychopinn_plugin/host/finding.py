@@ -10,7 +10,7 @@ from typing import ClassVar, cast
 from ptychopinn_plugin.checking.search import Verdict
 from ptychopinn_plugin.checking.wording import PROBE_CORRECTED, VERDICTS, scale_note
 from ptychopinn_plugin.host.worker.messages import CheckDone
-from ptychopinn_plugin.orientation import Orientation, Turn
+from ptychopinn_plugin.orientation import AxisChange, Orientation
 from ptychopinn_plugin.text import count
 
 MINUS = '\u2212'
@@ -34,16 +34,16 @@ class Flips:
     NAMES: ClassVar[tuple[str, ...]] = ('Flip Horizontal', 'Flip Vertical', 'Transpose')
 
     @classmethod
-    def of(cls, turn: Turn) -> 'Flips':
-        """Return what does the same as a turn, which swaps first."""
-        reversed_ = (turn.reverse_x, turn.reverse_y)
-        return cls(*(reversed_[::-1] if turn.swap else reversed_), turn.swap)
+    def of(cls, change: AxisChange) -> 'Flips':
+        """Return what does the same as a change of axes, which swaps first."""
+        reversed_ = (change.reverse_x, change.reverse_y)
+        return cls(*(reversed_[::-1] if change.swap else reversed_), change.swap)
 
     @property
-    def turn(self) -> Turn:
-        """The same as a turn, which swaps first."""
+    def axis_change(self) -> AxisChange:
+        """The same as a change of axes, which swaps first."""
         flipped = (self.vertical, self.horizontal)
-        return Turn(self.transpose, *(flipped[::-1] if self.transpose else flipped))
+        return AxisChange(self.transpose, *(flipped[::-1] if self.transpose else flipped))
 
     @property
     def words(self) -> str:
@@ -53,7 +53,7 @@ class Flips:
         return ' and '.join(names) or 'none of them'
 
 
-def in_words(name: str, done: CheckDone, now: Flips) -> str:
+def finding_in_words(name: str, done: CheckDone, now: Flips) -> str:
     """Return the finding of a check in whole sentences.
 
     Parameters
@@ -95,8 +95,8 @@ def _figures(done: CheckDone) -> str:
 def _remedies(needed: Orientation, beam_center_px: tuple[int, ...], now: Flips) -> list[str]:
     """Return what to do in Ptychodus, and the options of the command line that do the same."""
     sentences = []
-    if needed.of_patterns != Turn():
-        flips = Flips.of(needed.of_patterns.after(now.turn))
+    if needed.of_patterns != AxisChange():
+        flips = Flips.of(needed.of_patterns.after(now.axis_change))
         instead = '' if now == Flips() else f' in place of {now.words}'
         sentences.append(
             f'load the patterns again, with {flips.words} ticked{instead} in the box Transform of '
@@ -108,7 +108,7 @@ def _remedies(needed: Orientation, beam_center_px: tuple[int, ...], now: Flips) 
             f'load the patterns again, with x = {column} and y = {row} as Center in the box Crop '
             'of the dialog under Diffraction'
         )
-    if needed.of_positions != Turn():
+    if needed.of_positions != AxisChange():
         sentences.append(
             f'load the positions again, and choose the preset {_preset(needed.of_positions)} in '
             'the box Transformation of their editor under Positions'
@@ -126,9 +126,9 @@ def _remedies(needed: Orientation, beam_center_px: tuple[int, ...], now: Flips) 
     return sentences
 
 
-def _preset(turn: Turn) -> str:
+def _preset(change: AxisChange) -> str:
     """Return the label of the host's preset that turns positions."""
-    signs = [MINUS if is_reversed else '+' for is_reversed in (turn.reverse_x, turn.reverse_y)]
-    axes = 'yx' if turn.swap else 'xy'
+    signs = [MINUS if is_reversed else '+' for is_reversed in (change.reverse_x, change.reverse_y)]
+    axes = 'yx' if change.swap else 'xy'
     parts = [sign + axis for sign, axis in zip(signs, axes, strict=True)]
     return f'(x, y) \u2192 ({", ".join(parts)})'

@@ -18,7 +18,7 @@ from ptychopinn_plugin.errors import DataError, PtychoPinnError
 from ptychopinn_plugin.host.panel_buttons import PanelButtons, is_folder, n_patterns
 from ptychopinn_plugin.host.run_state import Activity, ChosenProduct
 from ptychopinn_plugin.host.training_data import find_training_files
-from ptychopinn_plugin.host.wording import BUILT_IN
+from ptychopinn_plugin.host.wording import BUILT_IN_NAME
 
 logger = logging.getLogger('ptychopinn_plugin')
 
@@ -39,7 +39,7 @@ class HostWindow:
     ----------
     choice : QComboBox
         The dropdown of the products.
-    places : ProductPlaces
+    product_folders : ProductFolders
     queue : RunQueue
     """
 
@@ -56,11 +56,11 @@ class HostWindow:
         self.choice = controller._product_view_controller.get_widget()
         self._reconstructors = reconstructors
         api = arguments['processing_api']
-        self.places = ProductPlaces(api._product_api)
+        self.product_folders = ProductFolders(api._product_api)
         self.queue = RunQueue(api.task_monitor, activity, reconstructors, self)
         activity.runs_waiting = self.queue.count
         activity.chosen_product = self.chosen_product
-        activity.note_place = self.places.note
+        activity.note_product_folder = self.product_folders.note
         buttons = PanelButtons(self, arguments)
         activity.check_scan = buttons.check_scan
         activity.train_on_product = buttons.train_on_product
@@ -83,8 +83,8 @@ class HostWindow:
         if item is None or patterns is None:
             return None
         name = item.get_name()
-        place = self.places.of(name)
-        return ChosenProduct(name, patterns, '' if place is None else str(place))
+        product_folder = self.product_folders.of(name)
+        return ChosenProduct(name, patterns, '' if product_folder is None else str(product_folder))
 
     def choose(self, item: Any) -> None:
         """Choose a product, if it is still there."""
@@ -109,10 +109,10 @@ class HostWindow:
     def _open_dialog_at_product(self) -> None:
         """Let the dialog of Train open at the files of the chosen product."""
         item = self.chosen_item()
-        place = None if item is None else self.places.of(item.get_name())
+        product_folder = None if item is None else self.product_folders.of(item.get_name())
         ours = self._algorithm.get_current_reconstructor() in self._reconstructors
-        if place is not None and ours and is_folder(place):
-            self._dialogs.set_open_working_directory(place)
+        if product_folder is not None and ours and is_folder(product_folder):
+            self._dialogs.set_open_working_directory(product_folder)
 
 
 class ModelMenu:
@@ -147,7 +147,7 @@ class ModelMenu:
         reconstructor = self._algorithm.get_current_reconstructor()
         if reconstructor not in self._reconstructors:
             return
-        self._add(BUILT_IN.capitalize(), reconstructor.use_built_in_model)
+        self._add(BUILT_IN_NAME.capitalize(), reconstructor.use_built_in_model)
         for path in reconstructor.recent_models():
             load = partial(reconstructor.load_model_from_file, path)
             self._add(f'{path.parent.name}/{path.name}', load).setToolTip(str(path))
@@ -177,7 +177,7 @@ def guide_url() -> str:
     return f'{folder}/ptychodus.md'
 
 
-class ProductPlaces:
+class ProductFolders:
     """The folders that products were read from or written to, which the host does not keep.
 
     Parameters
@@ -188,7 +188,7 @@ class ProductPlaces:
 
     def __init__(self, api: Any) -> None:
         self._api = api
-        self._places: dict[str, Path] = {}
+        self._folders: dict[str, Path] = {}
         open_product, save_product = api.open_product, api.save_product
 
         def open_and_note(file_path: Path, *args: Any, **more: Any) -> int:
@@ -205,11 +205,11 @@ class ProductPlaces:
 
     def of(self, name: str) -> Path | None:
         """Return the folder of a product, which may be gone; None where it is unknown."""
-        return self._places.get(name)
+        return self._folders.get(name)
 
     def note(self, name: str, folder: Path) -> None:
         """Note the folder of a product."""
-        self._places[name] = folder.absolute()
+        self._folders[name] = folder.absolute()
 
     def _note_if_trainable(self, index: int, folder: Path) -> None:
         """Note the folder of a product where Train would find something in it."""
@@ -290,13 +290,13 @@ class RunQueue:
         return run
 
     def _compare(self, name: str, folder: Path) -> None:
-        place = self._window.places.of(name)
-        if place is not None and folder.absolute() != place:
+        product_folder = self._window.product_folders.of(name)
+        if product_folder is not None and folder.absolute() != product_folder:
             logger.warning(
                 'Training learns from the files of %s. The product that is chosen, %s, lies in %s.',
                 folder,
                 name,
-                place,
+                product_folder,
             )
 
     def begin(self, run: 'QueuedRun') -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ptychopinn_plugin.errors import DataError
-from ptychopinn_plugin.host.wording import BUILT_IN
+from ptychopinn_plugin.host.wording import BUILT_IN_NAME
 from ptychopinn_plugin.host.worker.jobs import file_identity
 from ptychopinn_plugin.model_file import BUILT_IN_PATH, Model, read_model, write_model
 
@@ -40,9 +40,9 @@ class LoadedModel:
 
     @property
     def name(self) -> str:
-        """What people call it: its file with the folder, or `BUILT_IN`."""
+        """What people call it: its file with the folder, or `BUILT_IN_NAME`."""
         if self.is_built_in:
-            return BUILT_IN
+            return BUILT_IN_NAME
         folder = self._path.absolute().parent.name
         return f'{folder}/{self._path.name}' if folder else self._path.name
 

@@ -79,12 +79,12 @@ class PanelButtons:
 
     def _training_folder(self, name: str) -> Path:
         """Return where a training on a product lies: beside its files, else in the open folder."""
-        place = self._window.places.of(name)
-        if place is not None and place.name.endswith(TRAINING_SUFFIX):
-            return place
-        if place is None or not is_folder(place):
-            place = Path(self._dialogs.get_open_working_directory())
-        return place / training_folder_name(name)
+        product_folder = self._window.product_folders.of(name)
+        if product_folder is not None and product_folder.name.endswith(TRAINING_SUFFIX):
+            return product_folder
+        if product_folder is None or not is_folder(product_folder):
+            product_folder = Path(self._dialogs.get_open_working_directory())
+        return product_folder / training_folder_name(name)
 
 
 def training_folder_name(product: str) -> str:

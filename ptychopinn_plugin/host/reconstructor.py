@@ -163,7 +163,7 @@ class PinnReconstructor(TrainableReconstructor):
             scan = to_scan(parameters)
             log_notes(scan)
             write_scan(path, scan)
-        self._activity.note_place(parameters.product.metadata.name, path.parent)
+        self._activity.note_product_folder(parameters.product.metadata.name, path.parent)
         logger.info('Wrote %d patterns to %s.', len(scan), path)
 
     def train(self, input_path: Path, output_path: Path) -> Iterator[TrainOutput]:

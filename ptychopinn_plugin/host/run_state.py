@@ -30,7 +30,7 @@ PICTURES = {
 
 _PICTURE_ORDER = list(PICTURES.values())
 
-PICTURE_PX = 384
+MAX_PREVIEW_PX = 384
 """The panel's pictures have at most this side; it shows them smaller."""
 
 Outcome = Literal['', 'done', 'stopped', 'failed']
@@ -60,13 +60,13 @@ class ChosenProduct:
     name : str
     patterns : int
         How many it is bound to.
-    place : str
+    product_folder : str
         The folder of its files; empty where that is unknown.
     """
 
     name: str
     patterns: int = 0
-    place: str = ''
+    product_folder: str = ''
 
 
 class Activity:
@@ -116,7 +116,7 @@ class Activity:
         Returns how many runs wait for the end of this one, where the host makes that known.
     chosen_product : callable
         Returns the product that is chosen in the window; None where that is unknown.
-    note_place : callable
+    note_product_folder : callable
         Gets the name of a product and the folder to which it was exported.
     check_scan, train_on_product : callable
         Puts a check of the product that is chosen, or a training on it, into the queue of runs.
@@ -138,7 +138,7 @@ class Activity:
         self.when_drawn: Callable[[Callable[[], None]], None] = lambda call: call()
         self.runs_waiting: Callable[[], int] = lambda: 0
         self.chosen_product: Callable[[], ChosenProduct | None] = lambda: None
-        self.note_place: Callable[[str, Path], None] = lambda name, folder: None
+        self.note_product_folder: Callable[[str, Path], None] = lambda name, folder: None
         self.check_scan: Callable[[], None] = lambda: None
         self.train_on_product: Callable[[], None] = lambda: None
         self.measured: int | None = None
@@ -208,7 +208,7 @@ class Activity:
 
     def show(self, stage: str, object_: ComplexArray) -> None:
         """Take a picture of the object of a stage for the panel."""
-        step = max(1, -(-max(object_.shape) // PICTURE_PX))
+        step = max(1, -(-max(object_.shape) // MAX_PREVIEW_PX))
         name = PICTURES.get(stage, stage)
         others = tuple(item for item in self.pictures if item[0] != name)
         # What is known comes before what becomes of it.

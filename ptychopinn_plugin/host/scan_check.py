@@ -10,7 +10,7 @@ from ptychopinn_plugin.backends.selection import choose
 from ptychopinn_plugin.checking.trials import cut_piece
 from ptychopinn_plugin.data import Scan, scale_to_photons
 from ptychopinn_plugin.errors import DataError
-from ptychopinn_plugin.host.finding import Flips, in_words
+from ptychopinn_plugin.host.finding import Flips, finding_in_words
 from ptychopinn_plugin.host.log_messages import described, log_notes
 from ptychopinn_plugin.host.run_state import Activity
 from ptychopinn_plugin.host.settings import PluginSettings
@@ -24,7 +24,7 @@ from ptychopinn_plugin.host.worker.messages import (
     RunProgress,
 )
 
-BRIEF_S = 2.0
+CHECK_BRIEF_S = 2.0
 """A check that is stopped has this number of seconds; then its worker is ended."""
 
 Start = Callable[[Job, Mapping[str, RealArray]], Run]
@@ -81,7 +81,7 @@ def check_product(
                     activity.show('check', event.arrays['object'])
             if activity.is_ending:
                 activity.outcome = 'stopped'
-                done = wait_for_end(run, events, BRIEF_S)
+                done = wait_for_end(run, events, CHECK_BRIEF_S)
                 break
             yield activity.progress[1]
     if done is None or not isinstance(done.report, CheckDone) or not done.report.verdict:
@@ -94,7 +94,7 @@ def check_product(
         if name in done.arrays:
             activity.show(name, done.arrays[name])
     level = logging.INFO if done.report.verdict == 'right' else logging.WARNING
-    logger.log(level, '%s', in_words(scan.name, done.report, _flips(settings)))
+    logger.log(level, '%s', finding_in_words(scan.name, done.report, _flips(settings)))
 
 
 def _job(scan: Scan, settings: PluginSettings) -> CheckJob:

@@ -6,7 +6,7 @@ from types import ModuleType
 from typing import Any
 
 from ptychopinn_plugin.backends.spec import installed_version
-from ptychopinn_plugin.ptychodus_compat import NATIVE_MARK, place_m
+from ptychopinn_plugin.ptychodus_compat import NATIVE_MARK, point_m
 
 
 def host_version() -> str:
@@ -39,4 +39,4 @@ def has_center(object_: Any) -> bool:
 
 def center_m(object_: Any) -> tuple[float, float]:
     """Return where the middle of an object lies, (y, x) in metres."""
-    return place_m(object_.get_center())
+    return point_m(object_.get_center())

@@ -11,10 +11,10 @@ from ptychopinn_plugin.host.run_state import Activity
 from ptychopinn_plugin.model import Model
 from ptychopinn_plugin.text import count
 
-BUILT_IN = 'built-in model'
+BUILT_IN_NAME = 'built-in model'
 """The name of a model that comes with the package and lies in no file of the user."""
 
-TARGET_SHARE = 0.1
+TARGET_FRACTION = 0.1
 """Of the progress bar, where no time limit tells how long a training takes."""
 
 
@@ -100,10 +100,10 @@ def share_done(activity: Activity, now: float) -> float:
     if activity.limit_s is not None and stage != 'load':
         by_time = min(1.0, (now - activity.computing_s) / activity.limit_s)
     if stage == 'target':
-        return max(by_time, TARGET_SHARE * step / max(1, total))
+        return max(by_time, TARGET_FRACTION * step / max(1, total))
     if stage == 'train':
         by_epochs = len(activity.epochs) / max(1, activity.total_epochs)
-        return max(by_time, TARGET_SHARE + (1 - TARGET_SHARE) * by_epochs)
+        return max(by_time, TARGET_FRACTION + (1 - TARGET_FRACTION) * by_epochs)
     return by_time
 
 
@@ -143,7 +143,7 @@ def model_line(model: Model, name: str) -> str:
     ----------
     model : Model
     name : str
-        That of its file, or `BUILT_IN`.
+        That of its file, or `BUILT_IN_NAME`.
     """
     if model.is_prior:
         return (
@@ -214,9 +214,9 @@ def training_line(activity: Activity, limit_s: float | None, base: str) -> str:
     chosen = activity.chosen_product()
     if chosen is None:
         text = 'Train asks for a folder, and learns from the scans in it'
-    elif chosen.place:
+    elif chosen.product_folder:
         patterns = count(chosen.patterns, 'pattern')
-        text = f'Train opens {chosen.place}, the folder of {chosen.name} ({patterns})'
+        text = f'Train opens {chosen.product_folder}, the folder of {chosen.name} ({patterns})'
     else:
         patterns = count(chosen.patterns, 'pattern')
         text = (

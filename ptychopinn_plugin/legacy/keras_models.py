@@ -19,8 +19,8 @@ from ptychopinn_plugin.legacy.fitting import OldWeight, last_image_channels, rep
 from ptychopinn_plugin.network import CnnVariant
 from ptychopinn_plugin.storage.untrusted import MAX_TEXT_BYTES, open_zip, read_hdf5
 
-ACTIVATIONS = {'sigmoid': 'sigmoid', 'swish': 'swish', 'silu': 'swish', 'softplus': 'softplus'}
-ACTIVATIONS |= {'relu': 'relu'}
+ACTIVATION_NAMES = {'sigmoid': 'sigmoid', 'swish': 'swish', 'silu': 'swish', 'softplus': 'softplus'}
+ACTIVATION_NAMES |= {'relu': 'relu'}
 
 KNOWN_CLASSES = frozenset(
     [
@@ -275,11 +275,11 @@ def _head_of(graph: Mapping[str, Node], name: str, source: str) -> tuple[str, st
         scale = float(node.config.get('scale', 1.0))
         if activation == 'tanh' and math.isclose(scale, math.pi, rel_tol=1e-6):
             return 'phase', 'pi-tanh'
-        if activation in ACTIVATIONS and scale == 1.0:
-            return 'amplitude', ACTIVATIONS[activation]
+        if activation in ACTIVATION_NAMES and scale == 1.0:
+            return 'amplitude', ACTIVATION_NAMES[activation]
         raise ArchiveError(
             f'{source}: the activation {activation!r} (scale {scale:g}) of {child!r} is not read; '
-            f'read are {", ".join(ACTIVATIONS)} for the amplitude and pi tanh for the phase.'
+            f'read are {", ".join(ACTIVATION_NAMES)} for the amplitude and pi tanh for the phase.'
         )
     raise ArchiveError(f'{source}: the last convolution {name!r} of a decoder has no activation.')
 

@@ -37,9 +37,9 @@ from ptychopinn_plugin.model import Model
 from ptychopinn_plugin.network import NetworkDescription, describe_cnn
 from ptychopinn_plugin.storage.untrusted import MAX_TEXT_BYTES, SafeZip, open_zip
 
-Kind = Literal['tensorflow', 'torch', 'lightning']
+FileKind = Literal['tensorflow', 'torch', 'lightning']
 
-KINDS: dict[Kind, str] = {
+KINDS: dict[FileKind, str] = {
     'tensorflow': "PtychoPINN's TensorFlow archive (wts.h5.zip, version 1.0)",
     'torch': "PtychoPINN's torch archive (wts.h5.zip, version 2.0-pytorch)",
     'lightning': "a Lightning checkpoint (.ckpt) of PtychoPINN's torch network",
@@ -81,7 +81,7 @@ class LegacyFile:
         As PtychoPINN normalised it.
     """
 
-    kind: Kind
+    kind: FileKind
     settings: Mapping[str, Any]
     config: Config
     network: NetworkDescription
@@ -89,7 +89,7 @@ class LegacyFile:
     probe: ComplexArray | None = None
 
 
-def legacy_kind(names: Sequence[str]) -> Kind | None:
+def legacy_kind(names: Sequence[str]) -> FileKind | None:
     """Tell which kind of PtychoPINN's model files has these members.
 
     Parameters
@@ -326,7 +326,11 @@ def _read_lightning(archive: SafeZip) -> LegacyFile:
 
 
 def _from_state(
-    kind: Kind, settings: dict[str, Any], sections: TorchSections | None, state: Any, source: str
+    kind: FileKind,
+    settings: dict[str, Any],
+    sections: TorchSections | None,
+    state: Any,
+    source: str,
 ) -> LegacyFile:
     if not isinstance(state, dict) or not all(isinstance(v, np.ndarray) for v in state.values()):
         raise ArchiveError(f'{source} holds no weights by name.')

@@ -11,7 +11,7 @@ from typing import Any
 
 from ptychopinn_plugin.errors import ArchiveError
 
-Section = Mapping[str, Any]
+SavedSection = Mapping[str, Any]
 
 MASK_CAME_WITH = 'use_legacy_decoder_channel_override'
 """Before `ModelConfig` had this field, the border's branch was added in the middle as well."""
@@ -24,9 +24,9 @@ _TRAINING = ('batch_size', 'learning_rate', 'n_groups', 'nepochs', 'train_data_f
 class TorchSections:
     """The settings of its classes `ModelConfig`, `DataConfig` and `TrainingConfig`."""
 
-    model: Section
-    data: Section
-    training: Section
+    model: SavedSection
+    data: SavedSection
+    training: SavedSection
 
 
 @dataclass(frozen=True)

@@ -100,12 +100,12 @@ def _replaced(archive: SafeZip, kernels: Mapping[str, tuple[RealArray, RealArray
     with h5py.File(buffer, 'r+') as file:
         for name, values in kernels.items():
             for number, array in enumerate(values):
-                place = file[f'{paths[name]}/{number}']
-                if place.shape != array.shape:
+                dataset = file[f'{paths[name]}/{number}']
+                if dataset.shape != array.shape:
                     raise ArchiveError(
-                        f'{source}: {name!r} must have shape {array.shape}; it has {place.shape}.'
+                        f'{source}: {name!r} must have shape {array.shape}; it has {dataset.shape}.'
                     )
-                place[...] = np.asarray(array, dtype=place.dtype)
+                dataset[...] = np.asarray(array, dtype=dataset.dtype)
     return buffer.getvalue()
 
 

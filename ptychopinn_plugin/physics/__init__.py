@@ -25,10 +25,15 @@ from ptychopinn_plugin.physics.probe import (
     with_modes,
 )
 from ptychopinn_plugin.physics.projection import project_amplitudes
-from ptychopinn_plugin.physics.uncertainty import estimate_uncertainty, uncertainty_in_words
+from ptychopinn_plugin.physics.uncertainty import (
+    LIT_FRACTION,
+    estimate_uncertainty,
+    uncertainty_in_words,
+)
 
 __all__ = [
     'LIT_COUNTS',
+    'LIT_FRACTION',
     'POISSON_EPSILON',
     'Misfit',
     'amplitude_residual',

@@ -28,10 +28,10 @@ PRIOR_FEATURES = 11
 NEIGHBOURHOOD_PX = 6.0
 """Standard deviation of the Gaussian that averages over a neighbourhood."""
 
-LIT_SHARE = 0.02
+HALF_LIT_FRACTION = 0.02
 """At this share of the brightest coverage a pixel counts half."""
 
-CONTRAST_SHARE = 0.04
+CONTRAST_FRACTION = 0.04
 """This share of the local variance is what a correction may have where the data ask for no step."""
 
 DOSE_SCALE = 5.0
@@ -94,7 +94,7 @@ def prior_features(
         See `count_exposures`.
     """
     relative = coverage / coverage.max()
-    lit = relative / (relative + LIT_SHARE)
+    lit = relative / (relative + HALF_LIT_FRACTION)
     light = smooth(lit) + FLOOR
     low = smooth(lit * object_) / light
     level = np.abs(low)
@@ -104,7 +104,7 @@ def prior_features(
     contrast = smooth(lit * _squared(centred)) / light
     change = smooth(lit * _squared(turned)) / light
     total = np.sqrt(contrast + change + FLOOR)
-    scale = np.sqrt(change + CONTRAST_SHARE * contrast + FLOOR)
+    scale = np.sqrt(change + CONTRAST_FRACTION * contrast + FLOOR)
     centred, turned = centred * (lit / total), turned * (lit / scale)
     images = np.empty((PRIOR_FEATURES, *coverage.shape), np.float32)
     values = (

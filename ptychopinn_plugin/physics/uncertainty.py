@@ -35,8 +35,8 @@ DECAY = 3.0
 LEVEL_BAND = (0.03, 0.12)
 """The level of the object's power is taken between these frequencies, in cycles per pixel."""
 
-LIT_SHARE = 0.05
-"""Pixels with a larger share of the brightest coverage are lit."""
+LIT_FRACTION = 0.05
+"""Pixels of an object with a larger share of the brightest coverage are lit."""
 
 MIN_SIDE_PX = 32
 """A smaller object does not show its low frequencies."""
@@ -67,7 +67,7 @@ def estimate_uncertainty(
         The phase in radians. None where the noise of the counts is unknown, or the object too small
         to tell what it is like.
     """
-    lit = coverage > LIT_SHARE * coverage.max()
+    lit = coverage > LIT_FRACTION * coverage.max()
     if over_noise is None or not np.isfinite(over_noise) or _is_small(lit):
         return None
     light = np.maximum(coverage.astype(np.float64), 1e-12)

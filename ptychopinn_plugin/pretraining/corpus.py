@@ -10,19 +10,19 @@ from ptychopinn_plugin.array_types import ComplexArray
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.data.simulation import SimulationConfig, make_path, simulate
 from ptychopinn_plugin.physics import normalise_probe
-from ptychopinn_plugin.pretraining.objects import MAX_SEED, draw_lines, draw_object
-from ptychopinn_plugin.pretraining.probes import draw_curved_probe, draw_probe, window_of
+from ptychopinn_plugin.pretraining.objects import N_SEEDS, draw_lines, draw_object
+from ptychopinn_plugin.pretraining.probes import draw_curved_probe, draw_probe, window_px_of
 
 WINDOWS_PX = (16, 24, 32, 40, 48, 56, 64, 80, 96)
-WINDOW_SHARES = (0.05, 0.13, 0.22, 0.26, 0.16, 0.08, 0.05, 0.03, 0.02)
+WINDOW_PROBABILITIES = (0.05, 0.13, 0.22, 0.26, 0.16, 0.08, 0.05, 0.03, 0.02)
 """Mostly small ones: what a step costs grows with the square."""
 
-FRAMES_PX = (64, 96, 128, 192, 256)
+PATTERN_SIZES_PX = (64, 96, 128, 192, 256)
 
 PIXEL_BUDGET = 64 * 40 * 40
 """Pixels of the windows of a scan, which its number of patterns follows: 64 of 40 px."""
 
-MIN_PATTERNS, MAX_PATTERNS = 9, 64
+MIN_TASK_PATTERNS, MAX_TASK_PATTERNS = 9, 64
 MAX_SINGLE_SHOTS = 36
 
 SINGLE_SHOT_FRACTION = 0.25
@@ -62,8 +62,8 @@ def draw_task(seed: int, number: int) -> Task:
     rng = np.random.default_rng([seed, number])
     if rng.random() < SINGLE_SHOT_FRACTION:
         return _draw_single_shots(rng)
-    window = int(rng.choice(WINDOWS_PX, p=WINDOW_SHARES))
-    size = _draw_frame(rng, window)
+    window = int(rng.choice(WINDOWS_PX, p=WINDOW_PROBABILITIES))
+    size = _draw_pattern_size(rng, window)
     probe = draw_probe(rng, size, window)
     diameter = effective_diameter(probe)
     # Beyond 1 the illuminations barely touch. Where data do not decide, there is more to learn.
@@ -78,7 +78,7 @@ def draw_task(seed: int, number: int) -> Task:
         step_px=max(1.0, float(step)),
         jitter_px=float(min(60.0, step * rng.uniform(0.05, 0.4))),
         photons=_draw_counts(rng),
-        seed=int(rng.integers(MAX_SEED)),
+        seed=int(rng.integers(N_SEEDS)),
         **_draw_faults(rng, size),
     )
     object_ = draw_object(rng, object_shape(config))
@@ -112,10 +112,10 @@ def _draw_single_shots(rng: np.random.Generator) -> Task:
         size = int(rng.choice([64, 64, 64, 96]))
         probe = draw_curved_probe(rng, size)
     else:
-        window = int(rng.choice(WINDOWS_PX, p=WINDOW_SHARES))
-        size = _draw_frame(rng, window)
+        window = int(rng.choice(WINDOWS_PX, p=WINDOW_PROBABILITIES))
+        size = _draw_pattern_size(rng, window)
         probe = draw_probe(rng, size, window)
-    window = window_of(probe)
+    window = window_px_of(probe)
     rows, columns = _raster(rng, window, MAX_SINGLE_SHOTS)
     step = float(window + rng.integers(2, 10))
     config = SimulationConfig(
@@ -125,7 +125,7 @@ def _draw_single_shots(rng: np.random.Generator) -> Task:
         columns=columns,
         step_px=step,
         photons=1e9 if lines and rng.random() < 0.5 else _draw_counts(rng),
-        seed=int(rng.integers(MAX_SEED)),
+        seed=int(rng.integers(N_SEEDS)),
         **_draw_faults(rng, size),
     )
     shape = object_shape(config)
@@ -133,14 +133,16 @@ def _draw_single_shots(rng: np.random.Generator) -> Task:
     return _simulate(rng, config, object_, probe, is_single_shot=True)
 
 
-def _draw_frame(rng: np.random.Generator, window: int) -> int:
-    fitting = [size for size in FRAMES_PX if size * 0.8 >= window]
+def _draw_pattern_size(rng: np.random.Generator, window: int) -> int:
+    fitting = [size for size in PATTERN_SIZES_PX if size * 0.8 >= window]
     # Mostly the smallest that the probe fits in; larger ones cost transforms and show the same.
     return fitting[min(int(rng.geometric(0.85)) - 1, len(fitting) - 1)]
 
 
-def _raster(rng: np.random.Generator, window: int, most: int = MAX_PATTERNS) -> tuple[int, int]:
-    count = int(np.clip(PIXEL_BUDGET / window**2, MIN_PATTERNS, most))
+def _raster(
+    rng: np.random.Generator, window: int, most: int = MAX_TASK_PATTERNS
+) -> tuple[int, int]:
+    count = int(np.clip(PIXEL_BUDGET / window**2, MIN_TASK_PATTERNS, most))
     rows = max(2, round(np.sqrt(count) * rng.uniform(0.7, 1.0)))
     return rows, max(2, count // rows)
 

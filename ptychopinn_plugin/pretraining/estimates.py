@@ -19,7 +19,12 @@ from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
 from ptychopinn_plugin.backends.pytorch.network import Network
 from ptychopinn_plugin.backends.pytorch.phase_drift import correct_phase_drift
 from ptychopinn_plugin.backends.pytorch.refinement import iterate_once
-from ptychopinn_plugin.physics.prior_features import FLOOR, LIT_SHARE, count_exposures, smooth
+from ptychopinn_plugin.physics.prior_features import (
+    FLOOR,
+    HALF_LIT_FRACTION,
+    count_exposures,
+    smooth,
+)
 from ptychopinn_plugin.pretraining.corpus import Task
 
 FIRST_ITERATIONS = (3, 5, 8, 12, 20, 40)
@@ -151,10 +156,10 @@ def _compare(
     estimate = object_.numpy()
     coverage = forward.coverage.numpy()
     relative = coverage / coverage.max()
-    lit = relative / (relative + LIT_SHARE)
-    turn = smooth(lit * estimate * truth.conj(), PHASE_NEIGHBOURHOOD_PX)
-    turn = turn / (np.abs(turn) + FLOOR**2)
-    local = truth * turn * features.phases.conj()
+    lit = relative / (relative + HALF_LIT_FRACTION)
+    phase_factor = smooth(lit * estimate * truth.conj(), PHASE_NEIGHBOURHOOD_PX)
+    phase_factor = phase_factor / (np.abs(phase_factor) + FLOOR**2)
+    local = truth * phase_factor * features.phases.conj()
     unit = features.scale / lit.clip(min=FLOOR)
     wanted = (local - estimate * features.phases.conj()) / unit.clip(min=FLOOR)
     weight = (relative / FULL_WEIGHT).clip(max=1) * (relative > MIN_COVERAGE)

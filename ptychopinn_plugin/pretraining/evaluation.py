@@ -111,7 +111,7 @@ def middles(
     scan : Scan
         The truth of a reconstruction, to whose brightness it is brought.
     centers_px : ndarray of float64, shape (n², 2), optional
-        What lies in the middle, (y, x) in the scan's frame, in place of its positions.
+        What lies in the middle, (y, x) in the scan's coordinates, in place of its positions.
 
     Returns
     -------
@@ -120,24 +120,26 @@ def middles(
     """
     if isinstance(of, Scan):
         assert of.object_ is not None, 'only simulated scans are judged so'
-        return _mosaic(of.object_, _corners(of.positions_px if centers_px is None else centers_px))
+        return _mosaic(
+            of.object_, _tile_origins(of.positions_px if centers_px is None else centers_px)
+        )
     assert scan is not None
     truth = middles(scan, centers_px=centers_px)
-    corners = _corners(scan.positions_px if centers_px is None else centers_px)
-    # Whole pixels are found once, in the scan's frame: half of a pixel, rounded in two frames,
-    # could set truth and image a pixel apart.
-    image = _mosaic(of.object_, corners - np.rint(of.origin_px).astype(int))
+    origins_px = _tile_origins(scan.positions_px if centers_px is None else centers_px)
+    # Whole pixels are found once, in the scan's coordinates: half of a pixel, rounded in two
+    # coordinate systems, could set truth and image a pixel apart.
+    image = _mosaic(of.object_, origins_px - np.rint(of.origin_px).astype(int))
     return np.asarray(image * ((image * truth).sum() / (image**2).sum()))
 
 
-def _corners(centers_px: FloatArray) -> IntArray:
-    """Return the first pixel of each tile, in the frame of the centers."""
+def _tile_origins(centers_px: FloatArray) -> IntArray:
+    """Return the first pixel of each tile, in the coordinates of the centers."""
     return np.asarray(np.floor(centers_px + 0.5), dtype=np.int64) - MOSAIC_PX // 2
 
 
-def _mosaic(object_: ComplexArray, corners: IntArray) -> FloatArray:
-    side = int(np.sqrt(len(corners)))
-    tiles = [np.abs(object_[y : y + MOSAIC_PX, x : x + MOSAIC_PX]) for y, x in corners]
+def _mosaic(object_: ComplexArray, origins_px: IntArray) -> FloatArray:
+    side = int(np.sqrt(len(origins_px)))
+    tiles = [np.abs(object_[y : y + MOSAIC_PX, x : x + MOSAIC_PX]) for y, x in origins_px]
     rows = [np.hstack(tiles[start : start + side]) for start in range(0, side * side, side)]
     return np.asarray(np.vstack(rows), dtype=np.float64)
 

@@ -12,6 +12,7 @@ from ptychopinn_plugin.array_types import RealArray
 from ptychopinn_plugin.backends.pytorch.network import Network
 from ptychopinn_plugin.errors import ConfigError
 from ptychopinn_plugin.model import Model
+from ptychopinn_plugin.physics.prior_features import FLOOR
 from ptychopinn_plugin.pretraining.architecture import describe_prior
 from ptychopinn_plugin.pretraining.corpus import draw_task
 from ptychopinn_plugin.pretraining.estimates import Estimate, make_estimates, stack
@@ -20,8 +21,6 @@ from ptychopinn_plugin.pretraining.state import read_state, to_model, write_stat
 
 MIN_CONTRAST = 0.03
 """Errors are judged against those of the estimate, and at least this share of the contrast."""
-
-FLOOR = 1e-6
 
 
 class Learner:

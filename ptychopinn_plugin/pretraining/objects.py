@@ -14,7 +14,7 @@ Shape = tuple[int, int]
 Images = tuple[FloatArray, FloatArray]
 """Two images with values between 0 and 1, from which amplitude and phase are made."""
 
-MAX_SEED = 1 << 31
+N_SEEDS = 1 << 31
 
 
 def draw_object(rng: np.random.Generator, shape: Shape) -> ComplexArray:
@@ -96,7 +96,7 @@ def _of_simulation(kind: str) -> Callable[[np.random.Generator, Shape], Images]:
     def draw(rng: np.random.Generator, shape: Shape) -> Images:
         scale = rng.choice([1.0, 1.0, rng.uniform(0.5, 1.0), rng.uniform(1.0, 2.5)])
         height, width = (max(24, int(np.ceil(side / scale)) + 2) for side in shape)
-        config = SimulationConfig(object_kind=kind, seed=int(rng.integers(MAX_SEED)))  # type: ignore[arg-type]
+        config = SimulationConfig(object_kind=kind, seed=int(rng.integers(N_SEEDS)))  # type: ignore[arg-type]
         object_ = make_object(config, (height, width))
         low, high = AMPLITUDE_RANGE
         amplitude = (np.abs(object_) - low) / (high - low)

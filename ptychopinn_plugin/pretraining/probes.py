@@ -12,7 +12,7 @@ from ptychopinn_plugin.physics import illuminated_size, make_modes
 MIN_WINDOW_PX = 16
 MAX_WINDOW_PX = 96
 MAX_WINDOW_FRACTION = 0.8
-"""A probe fills at most this share of the frame: with a larger probe the pattern is sampled too
+"""A probe fills at most this share of the pattern: with a larger probe the pattern is sampled too
 coarsely to be inverted."""
 
 BENCHMARK_RADIUS, BENCHMARK_DEFOCUS = 0.10, 400.0
@@ -28,7 +28,7 @@ def draw_probe(rng: np.random.Generator, size: int, window_px: int) -> ComplexAr
     ----------
     rng : numpy.random.Generator
     size : int
-        Side of the frame.
+        Side of the pattern.
     window_px : int
         Wanted side of the illuminated square, a multiple of 8.
 
@@ -42,13 +42,13 @@ def draw_probe(rng: np.random.Generator, size: int, window_px: int) -> ComplexAr
         probe = draw(rng, size, window_px * rng.uniform(0.6, 1.2))
         n_modes = int(rng.choice([1, 1, 1, 1, 2, 3]))
         modes = make_modes(probe, n_modes, float(rng.uniform(0.05, 0.5)))
-        if abs(window_of(modes) - window_px) <= 8:
+        if abs(window_px_of(modes) - window_px) <= 8:
             return modes
     config = SimulationConfig(size=size, pupil_radius=4.0 / window_px, defocus=0.0)
     return make_probe(config)
 
 
-def window_of(probe: ComplexArray) -> int:
+def window_px_of(probe: ComplexArray) -> int:
     """Return the side of the window in which a network looks at patches of a probe.
 
     Parameters
@@ -65,7 +65,7 @@ def draw_curved_probe(rng: np.random.Generator, size: int) -> ComplexArray:
     ----------
     rng : numpy.random.Generator
     size : int
-        Side of the frame.
+        Side of the pattern.
 
     Returns
     -------
@@ -84,7 +84,7 @@ def draw_curved_probe(rng: np.random.Generator, size: int) -> ComplexArray:
         probe = probe * np.exp(1j * roughness * _smooth(rng, size, size / 12))
         probe = probe * (1 + 0.5 * roughness * np.clip(_smooth(rng, size, size / 12), -2, 2))
         modes = make_modes(probe, 1, 1.0)
-        if window_of(modes) <= MAX_WINDOW_FRACTION * size:
+        if window_px_of(modes) <= MAX_WINDOW_FRACTION * size:
             return modes
 
 
@@ -94,7 +94,7 @@ def curved_probe(size: int, width_px: float, edge: float, curvature: float) -> C
     Parameters
     ----------
     size : int
-        Side of the frame.
+        Side of the pattern.
     width_px : float
         Diameter at half of the amplitude.
     edge : float

@@ -7,14 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptychopinn_plugin.array_types import FloatArray, RealArray
+from ptychopinn_plugin.array_types import FloatArray, NamedArrays, RealArray
 from ptychopinn_plugin.config import Config
 from ptychopinn_plugin.errors import ArchiveError
 from ptychopinn_plugin.model import Model, TrainingState
 from ptychopinn_plugin.model_file import read_model, write_model
 from ptychopinn_plugin.network import NetworkDescription
-
-Arrays = Mapping[str, RealArray]
 
 
 def to_bfloat16(values: RealArray) -> NDArray[np.uint16]:
@@ -33,7 +31,7 @@ def from_bfloat16(halves: RealArray) -> FloatArray:
 
 def to_model(
     network: NetworkDescription,
-    average: Arrays,
+    average: NamedArrays,
     provenance: Mapping[str, Any],
     training_state: TrainingState | None = None,
 ) -> Model:
@@ -65,9 +63,9 @@ def to_model(
 def write_state(
     path: Path,
     network: NetworkDescription,
-    average: Arrays,
-    newest: Arrays,
-    moments: Arrays,
+    average: NamedArrays,
+    newest: NamedArrays,
+    moments: NamedArrays,
     values: Mapping[str, Any],
 ) -> None:
     """Write all that a run needs to go on, in one go or not at all.

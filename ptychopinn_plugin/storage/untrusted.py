@@ -31,7 +31,7 @@ MAX_SUM_BYTES = 8 << 30
 MAX_MEMBERS = 20_000
 """A checkpoint of torch has one member for each tensor, which is a few hundred."""
 
-MAX_RATIO = 250
+MAX_COMPRESSION = 250
 """Weights shrink to about nine tenths and texts to a tenth; zeros alone shrink to a thousandth."""
 
 RATIO_FLOOR_BYTES = 16 << 20
@@ -136,7 +136,9 @@ class SafeZip:
                 f'{info.compress_type}; only stored and deflated members are read.'
             )
         size, packed = info.file_size, max(1, info.compress_size)
-        if size > MAX_MEMBER_BYTES or (size > RATIO_FLOOR_BYTES and size / packed > MAX_RATIO):
+        if size > MAX_MEMBER_BYTES or (
+            size > RATIO_FLOOR_BYTES and size / packed > MAX_COMPRESSION
+        ):
             raise ArchiveError(
                 f'{self.source} is refused: {info.filename} would grow from {packed} to {size} '
                 'bytes.'
@@ -253,7 +255,7 @@ def read_datasets(
     # It follows neither soft nor external links, so the file cannot point outside itself.
     file.visititems(visit)
     # Chunks that were never written take no place in the file.
-    left = min(MAX_MEMBER_BYTES, MAX_RATIO * file_bytes)
+    left = min(MAX_MEMBER_BYTES, MAX_COMPRESSION * file_bytes)
     for path, item in found.items():
         _check_dataset(item, f'{source}: {path}')
         left -= _claimed_bytes(item)

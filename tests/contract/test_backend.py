@@ -149,7 +149,7 @@ def test_a_scan_in_blocks_is_nearly_the_same(
 
 
 @pytest.mark.parametrize('probe', [False, True])
-def test_sweeps_never_raise_the_loss(trained: Backend, scan: Scan, probe: bool) -> None:
+def test_iterations_never_raise_the_loss(trained: Backend, scan: Scan, probe: bool) -> None:
     refinement = RefinementConfig(iterations=12, probe=probe)
     for result in (
         trained.reconstruct(scan, InferenceConfig(), refinement),
@@ -274,7 +274,7 @@ def test_a_validation_scan_keeps_its_own_probe(make: Any, scan: Scan) -> None:
 
 
 def test_something_must_be_left_to_train_on(make: Any, scan: Scan) -> None:
-    with pytest.raises(DataError, match='validation share'):
+    with pytest.raises(DataError, match='--validation-fraction'):
         make().train([scan.subset(np.arange(1))], settings(validation_fraction=0.9))
 
 

@@ -31,7 +31,7 @@ def test_held_out_patterns_tell_a_fault(
     assert found['right'].excess < MAX_EXCESS_RATIO / 2 * found['swapped'].excess
     assert found['right'].gain_over(found['swapped']) > 5
 
-    # In a window's worker, with the same backend: each trial is told, and Stop is heard.
+    # In a window's worker, with the same backend: each trial is reported, and Stop takes effect.
     connection = Connection(n_trials=2)
     check_in_worker(swapped, backend, 'cpu', connection)
     *told, done = connection.sent

@@ -14,7 +14,7 @@ Other things to break, and what notices:
   `unit/backends/test_training_loop.py`; schedules: `unit/backends/test_schedules.py`.
 - Order of the patterns, steps, which iterations correct the slow phase:
   `unit/backends/test_iteration_order.py`; order in training: `unit/backends/test_augmentation.py`;
-  seeds: `test_sweeps_have_a_seed` in `test_reconstruction.py`,
+  seeds: `test_iterations_have_a_seed` in `test_reconstruction.py`,
   `test_the_seed_decides_what_the_epochs_of_a_fine_tuning_meet` in `test_backend.py`.
 - Window of the Fourier ring correlation: `unit/test_metrics.py`.
 """

@@ -41,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, backend_name: str) -> Path:
 
 
 def test_every_file_is_there(folder: Path) -> None:
-    assert sorted(path.name for path in folder.iterdir()) == sorted(demo.FILES)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(demo.DEMO_FILES)
 
 
 def test_metrics(folder: Path) -> None:

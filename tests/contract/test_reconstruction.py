@@ -192,7 +192,7 @@ def test_patches_are_weighted_by_the_rule(tiny_model: Backend, tiny_scan: Scan) 
         assert np.abs(one - other).max() > 1e-3
 
 
-def test_a_scan_of_little_overlap_is_looked_at_in_four_orientations(
+def test_a_scan_of_little_overlap_is_looked_at_in_four_rotations(
     tiny_model: Backend, tiny: MakeScan
 ) -> None:
     alike = {'dense': 'one', 'sparse': 'four'}
@@ -221,7 +221,7 @@ def test_the_network_alone_is_nearer_than_an_empty_object(
     assert network.amplitude_residual < 0.5 * empty.amplitude_residual
 
 
-def test_sweeps_without_a_model(make_backend: MakeBackend, tiny_scan: Scan) -> None:
+def test_iterations_without_a_model(make_backend: MakeBackend, tiny_scan: Scan) -> None:
     backend = make_backend()
     assert backend.model is None
     found = backend.refine(tiny_scan, RefinementConfig(iterations=30), device='cpu')
@@ -231,7 +231,7 @@ def test_sweeps_without_a_model(make_backend: MakeBackend, tiny_scan: Scan) -> N
     assert found.backend == backend.name
 
 
-def test_every_sweep_of_a_faint_scan_lowers_the_likelihood(
+def test_every_iteration_of_a_faint_scan_lowers_the_likelihood(
     make_backend: MakeBackend, tiny: MakeScan
 ) -> None:
     """With a hundred photons a pattern, only the step of all patterns together goes down."""
@@ -264,7 +264,7 @@ def test_the_likelihood_is_that_of_the_object_returned(
     assert list(restarted.likelihoods[:8]) == list(stopped.likelihoods)
 
 
-def test_sweeps_have_a_seed(make_backend: MakeBackend, tiny_scan: Scan) -> None:
+def test_iterations_have_a_seed(make_backend: MakeBackend, tiny_scan: Scan) -> None:
     found = [
         make_backend().refine(tiny_scan, RefinementConfig(iterations=2, seed=seed), device='cpu')
         for seed in (0, 0, 1)

@@ -63,7 +63,7 @@ def test_resume_is_as_if_never_stopped(
 @pytest.fixture
 def checkpoint_each_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoints, 'MIN_SECONDS', 0.0)
-    monkeypatch.setattr(checkpoints, 'MAX_FRACTION', math.inf)
+    monkeypatch.setattr(checkpoints, 'MAX_WRITING_FRACTION', math.inf)
 
 
 @pytest.mark.usefixtures('checkpoint_each_epoch')

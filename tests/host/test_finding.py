@@ -5,13 +5,13 @@ import itertools
 import numpy as np
 import pytest
 
-from ptychopinn_plugin.data.reorientation import turn_images, turn_positions
-from ptychopinn_plugin.host.finding import Flips, _preset, in_words
+from ptychopinn_plugin.data.reorientation import change_axes, orient_positions
+from ptychopinn_plugin.host.finding import Flips, _preset, finding_in_words
 from ptychopinn_plugin.host.worker.messages import CheckDone
-from ptychopinn_plugin.orientation import Orientation, Turn
+from ptychopinn_plugin.orientation import AxisChange, Orientation
 
 BOOLEANS = (False, True)
-TURNS = [Turn(*flags) for flags in itertools.product(BOOLEANS, repeat=3)]
+AXIS_CHANGES = [AxisChange(*flags) for flags in itertools.product(BOOLEANS, repeat=3)]
 FLIPS = [Flips(*flags) for flags in itertools.product(BOOLEANS, repeat=3)]
 
 
@@ -29,25 +29,25 @@ def as_ptychodus_loads(images: np.ndarray, flips: Flips) -> np.ndarray:
     return images
 
 
-@pytest.mark.parametrize('turn', TURNS)
+@pytest.mark.parametrize('change', AXIS_CHANGES)
 @pytest.mark.parametrize('now', FLIPS)
-def test_flips_do_what_the_turn_does(turn: Turn, now: Flips) -> None:
+def test_flips_do_what_the_change_of_axes_does(change: AxisChange, now: Flips) -> None:
     # Of an odd side, as ours keep zero frequency in its pixel.
     images = np.arange(30).reshape(2, 3, 5)
-    wanted = turn_images(as_ptychodus_loads(images, now), turn)
+    wanted = change_axes(as_ptychodus_loads(images, now), change)
     np.testing.assert_array_equal(
-        as_ptychodus_loads(images, Flips.of(turn.after(now.turn))), wanted
+        as_ptychodus_loads(images, Flips.of(change.after(now.axis_change))), wanted
     )
 
 
-@pytest.mark.parametrize('turn', TURNS)
-def test_the_preset_does_what_the_turn_does(turn: Turn) -> None:
+@pytest.mark.parametrize('change', AXIS_CHANGES)
+def test_the_preset_does_what_the_change_of_axes_does(change: AxisChange) -> None:
     module = pytest.importorskip('ptychodus.model.product.probe_positions.builder')
     builder = module.ProbePositionsBuilder
     (number,) = (
         number
         for number, label in enumerate(builder.labels_for_preset_transforms(builder))
-        if label == _preset(turn)
+        if label == _preset(change)
     )
     # As `assign_preset_transform` fills its matrix.
     along_x, along_y = (
@@ -58,14 +58,14 @@ def test_the_preset_does_what_the_turn_does(turn: Turn) -> None:
         matrix = np.array([[0, along_y], [along_x, 0]])
     positions_px = np.array([[1.0, 2.0], [5.0, 9.0], [-4.0, 3.0]])
     by_host = (positions_px[:, ::-1] @ matrix.T)[:, ::-1]
-    ours = turn_positions(positions_px, Orientation.of(None, turn))
+    ours = orient_positions(positions_px, Orientation.of(None, change))
     np.testing.assert_allclose(np.diff(ours, axis=0), np.diff(by_host, axis=0))
 
 
 def test_words_name_settings_and_options() -> None:
     needed = Orientation(flip='vertical', invert_positions='y', scale_positions=0.8)
     done = CheckDone('wrong', 30, needed, (), (12, 20), 0.02, -1.0, 0.4, is_probe_refined=True)
-    text = in_words('scan7', done, Flips(transpose=True))
+    text = finding_in_words('scan7', done, Flips(transpose=True))
     for words in (
         'scan7: The scan is wrong as it is loaded. ',
         'with Flip Horizontal and Transpose ticked in place of Transpose in the box Transform',
@@ -78,6 +78,6 @@ def test_words_name_settings_and_options() -> None:
         'before no trial was possible',
     ):
         assert words in text, text
-    unclear = in_words('scan7', CheckDone('unclear', 9), Flips())
+    unclear = finding_in_words('scan7', CheckDone('unclear', 9), Flips())
     assert 'a probe that is a guess (tick "Refine probe")' in unclear
     assert '--' not in unclear

@@ -60,6 +60,7 @@ def test_a_label_is_the_name_of_the_setting_in_words(row: Row) -> None:
     _, _, field = row.names[0].rpartition('.')
     in_window = {
         'n_subsample': 'subsample',
+        'target_positions': 'refine_target_positions',
         'probe': 'refine_probe',
         'positions': 'refine_positions',
         'position_scale': 'refine_position_scale',

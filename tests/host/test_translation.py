@@ -44,7 +44,7 @@ def _where(product: Product, y_px: float, x_px: float) -> np.ndarray[Any, Any]:
     found = product.object_.get_geometry().map_coordinates_object_to_probe(
         ObjectPosition(0, x_px, y_px)
     )
-    return np.array(ptychodus_compat.place_m(found))
+    return np.array(ptychodus_compat.point_m(found))
 
 
 @pytest.mark.parametrize('origin', [(0, 0), (-3, 5), (4, -11)])

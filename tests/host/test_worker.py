@@ -154,7 +154,7 @@ def test_a_training_keeps_the_model_so_far(
     training: Callable[..., TrainJob], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoints, 'MIN_SECONDS', 0.0)
-    monkeypatch.setattr(checkpoints, 'MAX_FRACTION', math.inf)
+    monkeypatch.setattr(checkpoints, 'MAX_WRITING_FRACTION', math.inf)
     checkpoint = tmp_path / 'model.checkpoint.zip'
     epochs: list[int] = []
 

@@ -1,4 +1,4 @@
-"""Whole evaluations: frames, origins, regions, and what is written."""
+"""Whole evaluations: coordinates, origins, regions, and what is written."""
 
 import dataclasses
 import json

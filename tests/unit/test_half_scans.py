@@ -64,18 +64,20 @@ def test_both_halves_cover_the_field(kind: str) -> None:
     rng = np.random.default_rng(3)
     scan = make_scan()
     if kind == 'random':
-        places = rng.uniform(20, 60, (120, 2))
+        positions_px = rng.uniform(20, 60, (120, 2))
     elif kind == 'repeated':
-        places = np.repeat(scan.positions_px[:60], 2, axis=0)
+        positions_px = np.repeat(scan.positions_px[:60], 2, axis=0)
     else:
-        turn = np.sqrt(np.arange(120.0))
-        places = 40 + 3.2 * turn[:, None] * np.stack([np.sin(4 * turn), np.cos(4 * turn)], axis=1)
-    moved = dataclasses.replace(scan, positions_px=places)
+        angle = np.sqrt(np.arange(120.0))
+        positions_px = 40 + 3.2 * angle[:, None] * np.stack(
+            [np.sin(4 * angle), np.cos(4 * angle)], axis=1
+        )
+    moved = dataclasses.replace(scan, positions_px=positions_px)
     first, second = split_scan(moved)
     assert abs(len(first) - len(second)) <= 1
     # Every position of one half has one of the other near it.
     gaps = np.linalg.norm(first.positions_px[:, None] - second.positions_px[None], axis=-1)
-    nearest = np.linalg.norm(places[:, None] - places[None], axis=-1)
+    nearest = np.linalg.norm(positions_px[:, None] - positions_px[None], axis=-1)
     np.fill_diagonal(nearest, np.inf)
     assert np.median(gaps.min(axis=1)) <= 1.6 * np.median(nearest.min(axis=1)) + 1e-9
     if kind == 'repeated':
@@ -103,8 +105,8 @@ def test_the_resolution_is_where_noise_begins(scan: Scan) -> None:
 
 def test_little_overlap_is_told(scan: Scan) -> None:
     found = compare_halves(scan, noisy(0.1))
-    sparse = dataclasses.replace(found, half_overlap=half_scans.LITTLE_OVERLAP - 0.1)
-    dense = dataclasses.replace(found, half_overlap=half_scans.LITTLE_OVERLAP + 0.1)
+    sparse = dataclasses.replace(found, half_overlap=half_scans.LITTLE_OVERLAP_OF_HALVES - 0.1)
+    dense = dataclasses.replace(found, half_overlap=half_scans.LITTLE_OVERLAP_OF_HALVES + 0.1)
     assert 'overlap little' in sparse.in_words()[-1]
     assert not any('overlap little' in line for line in dense.in_words())
 

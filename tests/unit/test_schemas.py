@@ -14,7 +14,7 @@ from ptychopinn_plugin.errors import ArchiveError, ConfigError
 from ptychopinn_plugin.model import Model
 from ptychopinn_plugin.model_archive import BUILT_IN_PATH
 from ptychopinn_plugin.model_file import read_model, write_model
-from ptychopinn_plugin.schemas import SCHEMAS, check, config_schema, manifest_schema, to_text
+from ptychopinn_plugin.schemas import SCHEMAS, config_schema, manifest_schema, to_text, validate
 
 DOCS = Path(__file__).parents[2] / 'docs' / 'schemas'
 
@@ -33,8 +33,8 @@ def test_the_published_schemas_are_those_in_force(name: str) -> None:
 
 
 def test_what_this_package_writes_is_allowed() -> None:
-    check(json.loads(members_of(BUILT_IN_PATH)['manifest.json']), manifest_schema(), 'manifest')
-    check(Config().to_dict(), config_schema(), 'config', ConfigError)
+    validate(json.loads(members_of(BUILT_IN_PATH)['manifest.json']), manifest_schema(), 'manifest')
+    validate(Config().to_dict(), config_schema(), 'config', ConfigError)
 
 
 @pytest.mark.parametrize(
@@ -90,8 +90,8 @@ def test_settings_and_schema_have_the_same_limits() -> None:
                 with pytest.raises(ConfigError):
                     Config.from_dict({section: {item.name: value}})
                 with pytest.raises(ConfigError, match=item.name):
-                    check({item.name: value}, schema[section], section, ConfigError)
+                    validate({item.name: value}, schema[section], section, ConfigError)
             for value in (low, high):
                 if value is not None:
                     Config.from_dict({section: {item.name: value}})
-                    check({item.name: value}, schema[section], section, ConfigError)
+                    validate({item.name: value}, schema[section], section, ConfigError)

@@ -19,7 +19,7 @@ from ptychopinn_plugin.backends.common.iteration_plan import plan_reconstruction
 from ptychopinn_plugin.backends.common.outliers import OneRun, reconstruct_without_outliers
 from ptychopinn_plugin.backends.common.positions import reach_px
 from ptychopinn_plugin.backends.common.prediction import choose_photons, corrected_probe
-from ptychopinn_plugin.backends.common.probe_search import Trial, find_probe
+from ptychopinn_plugin.backends.common.probe_search import IterateFromFlat, find_probe
 from ptychopinn_plugin.backends.common.reconstruction_run import (
     ReconstructionRun,
     measure_overlap,
@@ -270,7 +270,7 @@ class NetworkBackend(Engine[Device]):
             find_probe(scan, self._trial(device), observer=observer)[0] for scan in _usable(scans)
         ]
 
-    def _trial(self, device: str) -> Trial:
+    def _trial(self, device: str) -> IterateFromFlat:
         return functools.partial(self._from_flat, device=device, is_trial=True)
 
     def _with_probe(

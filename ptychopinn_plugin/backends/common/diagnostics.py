@@ -51,7 +51,7 @@ OWN_DEVIANCE = 1.5
 INTENSITIES = '--refine-intensities (refinement.intensities)'
 """What to set where the beam varies, as users write it."""
 
-LIT_SHARE = 1e-5
+LIT_COUNTS_FRACTION = 1e-5
 """In an unknown unit, a lit pixel expects at least this share of the counts of a pattern."""
 
 logger = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ def judge_misfit(scan: Scan, measure: Callable[[float], Misfit | None]) -> Misfi
     """
     if scan.is_countable():
         return measure(LIT_COUNTS)
-    misfit = measure(LIT_SHARE * scan.mean_counts())
+    misfit = measure(LIT_COUNTS_FRACTION * scan.mean_counts())
     return None if misfit is None else dataclasses.replace(misfit, over_noise=None)
 
 

@@ -16,9 +16,6 @@ MAX_STRIDE = 16
 JUDGED_PIXELS = 1 << 20
 """A misfit of this number of pixels differs clearly from noise, in a tenth of a second."""
 
-LIT_FRACTION = 0.05
-"""A pixel of the canvas counts as lit from this share of the brightest coverage on."""
-
 PROBE_CACHE_BYTES = 1 << 30
 """The shifted probes of all positions are kept while they take no more than this."""
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ptychopinn_plugin.array_types import IntArray
-from ptychopinn_plugin.backends.common.diagnostics import LIT_SHARE, MIN_ITERATIONS
+from ptychopinn_plugin.backends.common.diagnostics import LIT_COUNTS_FRACTION, MIN_ITERATIONS
 from ptychopinn_plugin.backends.common.engine import Engine, Forward
 from ptychopinn_plugin.backends.common.forward import judged_positions
 from ptychopinn_plugin.backends.common.iteration_schedule import IterationSchedule
@@ -23,15 +23,15 @@ from ptychopinn_plugin.backends.common.training_loop import Clock
 from ptychopinn_plugin.backends.protocol import Observer, Progress
 from ptychopinn_plugin.data import Reconstruction, Scan
 from ptychopinn_plugin.data.pattern_fit import (
-    MAX_RATIO,
-    MIN_PATTERNS,
+    MAX_DEVIANCE_RATIO,
+    MIN_JUDGED_PATTERNS,
     Deviances,
     PatternFit,
     as_outliers,
     find_outliers,
     find_suspects,
+    light_diameter_px,
     measure_deviances,
-    reach_px,
 )
 from ptychopinn_plugin.physics import LIT_COUNTS
 
@@ -78,9 +78,9 @@ def judge_patterns(
     PatternFit or None
         None where patterns are too few to be compared, or share nothing, and where it was stopped.
     """
-    if len(scan) < MIN_PATTERNS or scan.is_single_shot:
+    if len(scan) < MIN_JUDGED_PATTERNS or scan.is_single_shot:
         return None
-    lit_counts = LIT_COUNTS if scan.is_countable() else LIT_SHARE * scan.mean_counts()
+    lit_counts = LIT_COUNTS if scan.is_countable() else LIT_COUNTS_FRACTION * scan.mean_counts()
     assert scan.bad_pixels is not None
     valid_mask = np.fft.ifftshift(~scan.bad_pixels)
 
@@ -92,7 +92,7 @@ def judge_patterns(
             )
 
         sample = judged_positions(len(scan), scan.pattern_shape)[:_BATCH]
-        largest = MAX_RATIO * float(np.median(measure(sample, np.inf).deviances))
+        largest = MAX_DEVIANCE_RATIO * float(np.median(measure(sample, np.inf).deviances))
         everywhere, found = np.arange(len(scan)), []
         for number, start in enumerate(range(0, len(scan), _BATCH)):
             if number % _LOOK_UP == _LOOK_UP - 1 and is_stopping():
@@ -106,7 +106,7 @@ def judge_patterns(
     deviances = np.where(first.is_judged, first.deviances, np.nan)
     fit = PatternFit(deviances, first.doses)
     positions = scan.positions_px + forward.moves_px
-    suspects = find_suspects(first, positions, reach_px(scan.probe))
+    suspects = find_suspects(first, positions, light_diameter_px(scan.probe))
     if iterate_without is None or not len(suspects):
         return fit
     if len(suspects) > MAX_SHARE * len(scan):
@@ -211,7 +211,7 @@ def reconstruct_without_outliers(
             logger.warning(
                 '%s: no outliers were looked for. That takes %d patterns that overlap, %d '
                 'iterations, and a run that nobody stops.',
-                *(scan.name, MIN_PATTERNS, MIN_ITERATIONS),
+                *(scan.name, MIN_JUDGED_PATTERNS, MIN_ITERATIONS),
             )
         return first
     logger.info(

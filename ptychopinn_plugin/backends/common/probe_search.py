@@ -48,7 +48,7 @@ UNSURE = 1.02
 logger = logging.getLogger(__name__)
 
 
-class Trial(Protocol):
+class IterateFromFlat(Protocol):
     """Iterates from a flat object, and warns of nothing."""
 
     def __call__(
@@ -58,7 +58,7 @@ class Trial(Protocol):
         ...
 
 
-def find_probe(scan: Scan, trial: Trial, *, observer: Observer) -> tuple[Scan, bool]:
+def find_probe(scan: Scan, trial: IterateFromFlat, *, observer: Observer) -> tuple[Scan, bool]:
     """Return a scan whose probe is one for iterations to start from, and whether to stop.
 
     Probes of the mean pattern with several defoci on both sides of the focus are tried on some
@@ -99,8 +99,8 @@ def find_probe(scan: Scan, trial: Trial, *, observer: Observer) -> tuple[Scan, b
 def _middle_of(scan: Scan) -> Scan:
     # Of several exposures of a place one is enough.
     first = find_places(scan.positions_px)[0]
-    places = scan.positions_px[first]
-    distances = np.square(places - np.median(places, axis=0)).sum(axis=1)
+    positions_px = scan.positions_px[first]
+    distances = np.square(positions_px - np.median(positions_px, axis=0)).sum(axis=1)
     nearest = np.sort(first[np.argsort(distances, kind='stable')[:PATTERNS]])
     return dataclasses.replace(scan.subset(nearest), object_=None)
 
@@ -118,7 +118,7 @@ class _Tried:
 
 
 class _Search:
-    def __init__(self, scan: Scan, trial: Trial, observer: Observer) -> None:
+    def __init__(self, scan: Scan, trial: IterateFromFlat, observer: Observer) -> None:
         self._scan, self._trial, self._observer = scan, trial, observer
         self._pupil = Pupil(far_amplitude(scan.probe))
         self._done, self._total = 0, 0

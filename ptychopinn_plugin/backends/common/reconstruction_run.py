@@ -282,8 +282,8 @@ class ReconstructionRun:
 def measure_overlap(engine: Engine[Any], forward: Forward) -> float:
     """Return how many illuminations overlap; what is measured again and again counts once."""
     coverage, probe = engine.to_numpy(forward.coverage), engine.to_numpy(forward.probe)
-    places = np.asarray(forward.patch_origins_px)
-    first = find_places(places)[0]
-    if len(first) < len(places):
-        coverage = cover(probe, places[first], coverage.shape)
+    patch_origins_px = np.asarray(forward.patch_origins_px)
+    first = find_places(patch_origins_px)[0]
+    if len(first) < len(patch_origins_px):
+        coverage = cover(probe, patch_origins_px[first], coverage.shape)
     return illumination_overlap(coverage, probe)

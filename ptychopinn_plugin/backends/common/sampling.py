@@ -87,7 +87,7 @@ class SubScan:
 
     Attributes
     ----------
-    scan_index : int
+    training_scan_index : int
         Which training scan it is cut from.
     exposure : float
         Its counts as a share of the measured ones.
@@ -100,7 +100,7 @@ class SubScan:
         On the sub-scan's canvas.
     """
 
-    scan_index: int
+    training_scan_index: int
     exposure: float
     forward: Any
     groups: IntArray
@@ -179,7 +179,7 @@ def make_subscan(
     height, width = forward.canvas_shape
     box = (slice(top, top + height), slice(left, left + width))
     return SubScan(
-        scan_index=scan.index,
+        training_scan_index=scan.index,
         exposure=exposure,
         forward=forward,
         groups=groups,

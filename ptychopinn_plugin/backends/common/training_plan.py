@@ -240,7 +240,7 @@ def _split(
     if len(members) == 0:
         raise DataError(
             f'{scan.name}: all of its {len(scan)} patterns are held out; at least one must be '
-            'left to train on. Lower the validation share.'
+            'left to train on. Lower training.validation_fraction (--validation-fraction).'
         )
     return PlannedScan(scan, members, held_out)
 

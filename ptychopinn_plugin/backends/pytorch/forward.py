@@ -9,7 +9,6 @@ from torch import Tensor
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray, IntArray, RealArray
 from ptychopinn_plugin.backends.common.canvas import CanvasWindow, window_of, window_shape
 from ptychopinn_plugin.backends.common.forward import (
-    LIT_FRACTION,
     PROBE_CACHE_BYTES,
     corner_amplitudes,
     judged_positions,
@@ -26,6 +25,7 @@ from ptychopinn_plugin.backends.pytorch.operators import (
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.physics import (
     LIT_COUNTS,
+    LIT_FRACTION,
     POISSON_EPSILON,
     Misfit,
     measure_misfit,

@@ -71,9 +71,9 @@ def target_distance(patches: Patches, labels: Tensor, coverage: Tensor) -> Tenso
     weights = relative + TARGET_FLOOR * coverage
     with torch.no_grad():
         reference = patches.values if patches.reference is None else patches.reference
-        turn = (reference * labels.conj() * weights).sum(dim=(-2, -1), keepdim=True)
-        turn = turn / (turn.abs() + 1e-9)
-    difference = patches.values - labels * turn
+        phase_factor = (reference * labels.conj() * weights).sum(dim=(-2, -1), keepdim=True)
+        phase_factor = phase_factor / (phase_factor.abs() + 1e-9)
+    difference = patches.values - labels * phase_factor
     squared = difference.real**2 + difference.imag**2
     return ((squared * weights).sum(dim=(-2, -1)) / weights.sum(dim=(-2, -1))).mean()
 

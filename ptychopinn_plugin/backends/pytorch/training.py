@@ -164,9 +164,12 @@ class PyTorchStep(NetworkStep[Network, TrainableProbes]):
         top, left = (side // 2 - size // 2 for side in forward.shape)
         full = surroundings.clone()
         full[:, top : top + size, left : left + size] = values
-        if not self.trainable_probes.trainable or batch.subscan.scan_index == VALIDATION:
+        if not self.trainable_probes.trainable or batch.subscan.training_scan_index == VALIDATION:
             return forward.predict_intensity(full, indices)
-        probe = self.trainable_probes.probe(batch.subscan.scan_index) * batch.subscan.exposure**0.5
+        probe = (
+            self.trainable_probes.probe(batch.subscan.training_scan_index)
+            * batch.subscan.exposure**0.5
+        )
         probes = shift_probe(probe, forward.subpixel_shifts[indices])
         return predict_intensity(probes, full)
 
@@ -207,8 +210,8 @@ class PyTorchStep(NetworkStep[Network, TrainableProbes]):
         for name, value in arrays.items():
             number, slot = name.split('/')
             # The count of steps stays on the CPU: read from a GPU, each step would wait for it.
-            place = 'cpu' if slot == 'step' else self.device
-            slots.setdefault(int(number), {})[slot] = torch.from_numpy(np.array(value)).to(place)
+            device = 'cpu' if slot == 'step' else self.device
+            slots.setdefault(int(number), {})[slot] = torch.from_numpy(np.array(value)).to(device)
         groups = self.optimizer.state_dict()['param_groups']
         self.optimizer.load_state_dict({'state': slots, 'param_groups': groups})
 

@@ -11,7 +11,6 @@ from ptychopinn_plugin.backends.common.canvas import (
     window_shape,
 )
 from ptychopinn_plugin.backends.common.forward import (
-    LIT_FRACTION,
     PROBE_CACHE_BYTES,
     corner_amplitudes,
     judged_positions,
@@ -22,6 +21,7 @@ from ptychopinn_plugin.backends.tensorflow.operators import intensity, scaled, s
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.physics import (
     LIT_COUNTS,
+    LIT_FRACTION,
     Misfit,
     measure_misfit,
     split_positions,

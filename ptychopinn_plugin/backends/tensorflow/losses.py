@@ -73,9 +73,9 @@ def target_distance(
     weights = relative + TARGET_FLOOR * coverage
     reference = values if reference is None else reference
     products = scaled(reference * tf.math.conj(labels), weights)
-    turn = tf.reduce_sum(products, axis=(-2, -1), keepdims=True)
-    turn = tf.stop_gradient(scaled(turn, 1 / (tf.abs(turn) + 1e-9)))
-    difference = squared(values - labels * turn)
+    phase_factor = tf.reduce_sum(products, axis=(-2, -1), keepdims=True)
+    phase_factor = tf.stop_gradient(scaled(phase_factor, 1 / (tf.abs(phase_factor) + 1e-9)))
+    difference = squared(values - labels * phase_factor)
     weighted = tf.reduce_sum(difference * weights, axis=(-2, -1))
     return tf.reduce_mean(weighted / tf.reduce_sum(weights, axis=(-2, -1)))
 

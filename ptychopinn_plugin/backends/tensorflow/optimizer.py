@@ -86,19 +86,19 @@ class AdamW:
         for number, name in enumerate(self.names):
             if name in self.times:
                 result[f'{number}/step'] = np.array(self.times[name], dtype=np.float32)
-                turn = to_stored if name in kernels else np.array
-                result[f'{number}/exp_avg'] = turn(self.means[name].numpy())
-                result[f'{number}/exp_avg_sq'] = turn(self.squares[name].numpy())
+                convert = to_stored if name in kernels else np.array
+                result[f'{number}/exp_avg'] = convert(self.means[name].numpy())
+                result[f'{number}/exp_avg_sq'] = convert(self.squares[name].numpy())
         return result
 
     def load_state_dict(self, arrays: Mapping[str, RealArray], kernels: Container[str]) -> None:
         """Put back what `arrays` took."""
         for number, name in enumerate(self.names):
             if f'{number}/step' in arrays:
-                turn = from_stored if name in kernels else np.array
+                convert = from_stored if name in kernels else np.array
                 self.times[name] = int(arrays[f'{number}/step'])
-                self.means[name] = tf.constant(turn(arrays[f'{number}/exp_avg']))
-                self.squares[name] = tf.constant(turn(arrays[f'{number}/exp_avg_sq']))
+                self.means[name] = tf.constant(convert(arrays[f'{number}/exp_avg']))
+                self.squares[name] = tf.constant(convert(arrays[f'{number}/exp_avg_sq']))
 
 
 @partial(compiled, fixed=range(5))

@@ -231,7 +231,9 @@ class TensorFlowStep(NetworkStep[Network, TrainableProbes]):
             tf.constant(factor, tf.float32),
         )
         for name, gradient in of_beam.items():
-            found[_probe_name(batch.subscan.scan_index) if name == 'probe' else name] = gradient
+            found[_probe_name(batch.subscan.training_scan_index) if name == 'probe' else name] = (
+                gradient
+            )
         for name, gradient in found.items():
             if gradient is not None:
                 before = self._gradients.get(name)
@@ -287,7 +289,7 @@ class TensorFlowStep(NetworkStep[Network, TrainableProbes]):
 
     def _beam(self, batch: Batch) -> Tensors:
         """Return what training may correct; nothing where the scan's own probe is used."""
-        index = batch.subscan.scan_index
+        index = batch.subscan.training_scan_index
         if not self.trainable_probes.trainable or index == VALIDATION:
             return {}
         return self.trainable_probes.beam(index)

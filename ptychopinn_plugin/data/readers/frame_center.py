@@ -13,7 +13,7 @@ MIN_LIGHT_IN_CORNERS = 0.6
 of the pattern there."""
 
 MIN_OFFSET_PX = 3.0
-MIN_OFFSET_SHARE = 0.04
+MIN_OFFSET_FRACTION = 0.04
 """A beam that is off by more than both, in pixels and as a share of a side, gets a note."""
 
 
@@ -152,20 +152,20 @@ def corners_to_middle(
 
 
 def center_note(counts: RealArray, bad_pixels: BoolArray, probe: ComplexArray) -> tuple[str, ...]:
-    """Return a note where the light lies elsewhere than the probe's far field; see `beam_place`."""
-    place = beam_place(counts, bad_pixels, probe)
-    if place is None:
+    """Return a note where the light lies off the probe's far field; see `find_beam_center`."""
+    beam_center_px = find_beam_center(counts, bad_pixels, probe)
+    if beam_center_px is None:
         return ()
     middle = tuple(side // 2 for side in counts.shape[1:])
-    row, column = place
+    row, column = beam_center_px
     return (
-        f'The light of the patterns lies around (row, column) {place}, where that of the '
+        f'The light of the patterns lies around (row, column) {beam_center_px}, where that of the '
         f'probe lies around {middle}. If the beam is off the middle, '
         f'use --beam-center {row},{column} (beam_center_px=({row}, {column})).',
     )
 
 
-def beam_place(
+def find_beam_center(
     counts: RealArray, bad_pixels: BoolArray, probe: ComplexArray
 ) -> tuple[int, int] | None:
     """Return (row, column) of the beam, where it lies elsewhere than the probe's far field.
@@ -185,7 +185,7 @@ def beam_place(
     far = np.fft.fftshift(np.abs(np.fft.fft2(probe)) ** 2, axes=(-2, -1)).sum(axis=0)
     offset = _center(mean) - _center(np.where(bad_pixels, 0, far))
     shape = np.array(mean.shape)
-    if not (np.abs(offset) > np.maximum(MIN_OFFSET_PX, MIN_OFFSET_SHARE * shape)).any():
+    if not (np.abs(offset) > np.maximum(MIN_OFFSET_PX, MIN_OFFSET_FRACTION * shape)).any():
         return None
     row, column = np.rint(shape // 2 + offset).astype(int).tolist()
     return row, column

@@ -25,19 +25,19 @@ from ptychopinn_plugin.array_types import BoolArray, IntArray, RealArray
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.text import count
 
-MAX_SPORADIC_SHARE = 0.25
+MAX_SPORADIC_FRACTION = 0.25
 """At most this share of the pixels may hold a mark in some patterns only."""
 
-MAX_HIDDEN_SHARE = 0.1
+MAX_HIDDEN_FRACTION = 0.1
 """A pattern is emptied where more than this share of its pixels hold a mark that others lack."""
 
-MAX_NEGATIVE_SHARE = 0.5
+MAX_NEGATIVE_FRACTION = 0.5
 """Negative numbers may sum up to this share of the positive ones; with more, they are no noise."""
 
-MIN_NOISE_SHARE = 0.05
+MIN_NOISE_FRACTION = 0.05
 """Where there is noise, at least this share of the numbers is negative; fewer are outliers."""
 
-_UNRECORDED_SHARE = 0.9
+_UNRECORDED_FRACTION = 0.9
 _NEGATIVE_MARKS = (-1, -2)
 _TYPE_MAXIMA = (2**16 - 1, 2**31 - 1, 2**32 - 1)
 """These are the largest numbers of the types that detectors write. They are marks in wider types
@@ -136,7 +136,7 @@ def clip_negative(patterns: RealArray, bad_pixels: BoolArray) -> tuple[RealArray
         samples.append(chunk[:: max(1, len(chunk) // 4)].ravel())
     if lowest >= 0 or not np.isfinite(lowest):
         return patterns, ()
-    if below > MAX_NEGATIVE_SHARE * above:
+    if below > MAX_NEGATIVE_FRACTION * above:
         raise DataError(
             f'Counts must not be negative, but for the noise of a dark field; got {lowest:g}, and '
             f'negative numbers sum up to {below / max(above, 1e-30):.2g} times the positive ones. '
@@ -158,7 +158,7 @@ def clip_negative(patterns: RealArray, bad_pixels: BoolArray) -> tuple[RealArray
 def _noise_floor(counts: RealArray) -> float:
     """Return twice the standard deviation of the noise; 0 where too few numbers are negative."""
     negative = counts[counts < 0]
-    if negative.size < MIN_NOISE_SHARE * counts.size:
+    if negative.size < MIN_NOISE_FRACTION * counts.size:
         return 0.0
     return float(2 * np.median(-negative) / 0.6745)
 
@@ -263,7 +263,7 @@ def _spread(
     """
     everyone = np.ones(len(patterns), dtype=bool)
     in_pattern, on_pixel = _tally(patterns, valid_mask, marks, everyone)
-    recorded = in_pattern <= _UNRECORDED_SHARE * valid_mask.sum()
+    recorded = in_pattern <= _UNRECORDED_FRACTION * valid_mask.sum()
     if recorded.any() and not recorded.all():
         _, on_pixel = _tally(patterns, valid_mask, marks, recorded)
     if not recorded.any():
@@ -275,12 +275,12 @@ def _spread(
     if (on_pixel[~always[valid_mask]] == 0).all() or not rest.any():
         return _Spread(always, sporadic, np.flatnonzero(~recorded))
     in_pattern, _ = _tally(patterns, rest, marks, recorded)
-    kept = recorded & (in_pattern <= MAX_HIDDEN_SHARE * rest.sum())
+    kept = recorded & (in_pattern <= MAX_HIDDEN_FRACTION * rest.sum())
     if kept.sum() < min_kept * recorded.sum():
         return None
     _, on_pixel = _tally(patterns, rest, marks, kept)
     sporadic[rest] = on_pixel > 0
-    if sporadic.sum() > MAX_SPORADIC_SHARE * valid_mask.sum():
+    if sporadic.sum() > MAX_SPORADIC_FRACTION * valid_mask.sum():
         return None
     return _Spread(always, sporadic, np.flatnonzero(~kept))
 

@@ -15,7 +15,7 @@ from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.storage.memory import available_bytes
 from ptychopinn_plugin.text import count
 
-MAX_RATIO = 500
+MAX_EXPANSION = 500
 """An array may be this many times larger than the file it comes from.
 
 Counts of few photons shrink to a hundredth at most; zeros alone shrink to a thousandth.
@@ -34,8 +34,8 @@ class Limits:
     allow_links : bool
         Whether links may lead out of the folder of the file that holds them.
     max_bytes : int, optional
-        What an array may take; where not given, what this machine has left, and `MAX_RATIO` times
-        its file.
+        What an array may take; where not given, what this machine has left, and `MAX_EXPANSION`
+        times its file.
     followed : dict of Path to Path
         The other files that were read, and the one that named each.
     roots : set of Path
@@ -91,10 +91,10 @@ class Limits:
                     f'{_words(self.max_bytes)}.'
                 )
             return
-        if claimed > FREE_BYTES and claimed > MAX_RATIO * file_bytes:
+        if claimed > FREE_BYTES and claimed > MAX_EXPANSION * file_bytes:
             raise DataError(
                 f'{what} would grow from a file of {_words(file_bytes)} to {_words(claimed)}, more '
-                f'than {MAX_RATIO} times, as no counts do. {option} with at least '
+                f'than {MAX_EXPANSION} times, as no counts do. {option} with at least '
                 f'{claimed / 2**30:.3g}.'
             )
         free = available_bytes()

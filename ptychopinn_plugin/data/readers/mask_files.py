@@ -12,7 +12,7 @@ from ptychopinn_plugin.data.readers.limits import limits
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.packages import is_importable
 
-MAX_BAD_SHARE = 0.5
+MAX_BAD_FRACTION = 0.5
 """A mask of more than this share of the pixels is likely one of good pixels."""
 
 
@@ -54,7 +54,7 @@ def read_mask(path: Path) -> BoolArray:
             f'{mask.dtype} of shape {mask.shape}.'
         )
     bad = np.asarray(mask != 0, dtype=bool)
-    if bad.mean() > MAX_BAD_SHARE:
+    if bad.mean() > MAX_BAD_FRACTION:
         raise DataError(
             f'The mask {path} must be 0 where a pixel is good; {bad.mean():.0%} of its pixels are '
             'not. Where it marks good pixels, invert it.'

@@ -13,7 +13,14 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray, IntArray, RealArray
+from ptychopinn_plugin.array_types import (
+    BoolArray,
+    ComplexArray,
+    FloatArray,
+    IntArray,
+    NamedArrays,
+    RealArray,
+)
 from ptychopinn_plugin.data.readers.domain import (
     Domain,
     infer_domain,
@@ -36,9 +43,6 @@ from ptychopinn_plugin.data.readers.probe_axes import single_probe
 from ptychopinn_plugin.data.scan import Geometry, ProbeOrigin, Scan
 from ptychopinn_plugin.data.starting_probe import NOTE, starting_probe
 from ptychopinn_plugin.errors import DataError
-
-Arrays = Mapping[str, RealArray]
-"""It holds arrays by key; a fault of one becomes a DataError when it is looked up."""
 
 _OPTIONAL = (
     'objectGuess',
@@ -174,7 +178,7 @@ def arrays_of(raw: object) -> dict[str, RealArray]:
     return {name: array for name, array in arrays.items() if array.shape or array.dtype != object}
 
 
-def read_numbers(arrays: Arrays, key: str, kinds: str = 'uif') -> RealArray:
+def read_numbers(arrays: NamedArrays, key: str, kinds: str = 'uif') -> RealArray:
     """Return an array of numbers; `kinds` are NumPy's letters of the types that it may have."""
     values = arrays[key]
     if values.dtype.kind not in kinds:
@@ -183,7 +187,7 @@ def read_numbers(arrays: Arrays, key: str, kinds: str = 'uif') -> RealArray:
     return values
 
 
-def read_metadata(archive: Arrays) -> tuple[dict[str, Any], tuple[str, ...]]:
+def read_metadata(archive: NamedArrays) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return the JSON of `_metadata`, empty where there is none, and a note if it is unreadable."""
     if '_metadata' not in archive:
         return {}, ()
@@ -247,7 +251,7 @@ def read_npz(
 
 
 def scan_of(
-    archive: Arrays,
+    archive: NamedArrays,
     name: str,
     *,
     domain: Domain | None,
@@ -301,7 +305,7 @@ def scan_of(
 
 
 def _measured(
-    archive: Arrays,
+    archive: NamedArrays,
     patterns: RealArray,
     domain: Domain | None,
     metadata: Mapping[str, Any],
@@ -324,11 +328,11 @@ def _restored(metadata: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(map(str, notes)) if isinstance(notes, list) else ()
 
 
-def _column(archive: Arrays, key: str) -> FloatArray:
+def _column(archive: NamedArrays, key: str) -> FloatArray:
     return read_numbers(archive, key).astype(np.float64).ravel()
 
 
-def _coordinates(archive: Arrays, x_key: str, y_key: str) -> FloatArray:
+def _coordinates(archive: NamedArrays, x_key: str, y_key: str) -> FloatArray:
     x, y = _column(archive, x_key), _column(archive, y_key)
     if len(x) != len(y):
         raise DataError(
@@ -337,14 +341,14 @@ def _coordinates(archive: Arrays, x_key: str, y_key: str) -> FloatArray:
     return np.stack([y, x], axis=1)
 
 
-def _positions(archive: Arrays) -> tuple[FloatArray, tuple[str, ...]]:
+def _positions(archive: NamedArrays) -> tuple[FloatArray, tuple[str, ...]]:
     if 'xcoords' not in archive and 'xcoords_start' in archive:
         nominal = _coordinates(archive, 'xcoords_start', 'ycoords_start')
         return nominal, ('The file holds nominal positions alone; they are used.',)
     return _coordinates(archive, 'xcoords', 'ycoords'), ()
 
 
-def _nominal(archive: Arrays, count: int) -> FloatArray | None:
+def _nominal(archive: NamedArrays, count: int) -> FloatArray | None:
     if 'xcoords_start' not in archive or 'ycoords_start' not in archive:
         return None
     nominal = _coordinates(archive, 'xcoords_start', 'ycoords_start')
@@ -356,7 +360,7 @@ def _nominal(archive: Arrays, count: int) -> FloatArray | None:
 
 
 def _patterns(
-    archive: Arrays, count: int, *, known_order: bool
+    archive: NamedArrays, count: int, *, known_order: bool
 ) -> tuple[RealArray, tuple[str, ...]]:
     key = 'diffraction' if 'diff3d' not in archive and 'diffraction' in archive else 'diff3d'
     return positions_first(read_numbers(archive, key), key, count, known_order=known_order)
@@ -399,7 +403,7 @@ def _counts(
     )
 
 
-def _object(archive: Arrays) -> tuple[ComplexArray | None, tuple[str, ...]]:
+def _object(archive: NamedArrays) -> tuple[ComplexArray | None, tuple[str, ...]]:
     if 'objectGuess' not in archive:
         return None, ()
     values = read_numbers(archive, 'objectGuess', 'buifc')
@@ -409,11 +413,11 @@ def _object(archive: Arrays) -> tuple[ComplexArray | None, tuple[str, ...]]:
     return object_.astype(np.complex64), notes
 
 
-def _bad_pixels(archive: Arrays) -> BoolArray | None:
+def _bad_pixels(archive: NamedArrays) -> BoolArray | None:
     return read_numbers(archive, 'bad_pixels', 'buif') != 0 if 'bad_pixels' in archive else None
 
 
-def _numbers_of_patterns(archive: Arrays, key: str, count: int) -> IntArray | None:
+def _numbers_of_patterns(archive: NamedArrays, key: str, count: int) -> IntArray | None:
     if key not in archive:
         return None
     values = read_numbers(archive, key, 'buif').ravel()

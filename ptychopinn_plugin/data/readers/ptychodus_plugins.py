@@ -98,7 +98,7 @@ def read_with_ptychodus(
     reader = _by_name(registry.diffraction_file_readers, name, 'patterns').strategy
     if path.is_dir():
         raise DataError(f'{path} is a folder; the reader {name!r} needs a file of the scan in it.')
-    with _warnings_of_ptychodus() as heard:
+    with _warnings_of_ptychodus() as logged:
         dataset = _read(reader, path, name)
         # Positions come before the patterns, which are large, and after their file, from which the
         # readers of one instrument take what they need to turn its positions.
@@ -125,7 +125,7 @@ def read_with_ptychodus(
                 beam_center_px=beam_center_px,
                 mask=mask,
             )
-    measurement = dataclasses.replace(measurement, notes=(*heard, *measurement.notes))
+    measurement = dataclasses.replace(measurement, notes=(*logged, *measurement.notes))
     return join(measurement, product, name=load_name(path), probe=probe, given=geometry)
 
 
@@ -157,16 +157,16 @@ class _Lines(logging.Handler):
 def _warnings_of_ptychodus() -> Iterator[list[str]]:
     """Collect what its readers log, which else is lost or, with a traceback, on the terminal."""
     handler, logger = _Lines(), logging.getLogger('ptychodus')
-    heard: list[str] = []
+    logged: list[str] = []
     logger.addHandler(handler)
     try:
-        yield heard
+        yield logged
     finally:
         logger.removeHandler(handler)
     lines = list(dict.fromkeys(handler.lines))
-    heard += [f'Ptychodus: {line}' for line in lines[:5]]
+    logged += [f'Ptychodus: {line}' for line in lines[:5]]
     if len(lines) > 5:
-        heard.append(f'Ptychodus warned of {len(lines) - 5} more.')
+        logged.append(f'Ptychodus warned of {len(lines) - 5} more.')
 
 
 @contextlib.contextmanager
@@ -364,7 +364,7 @@ def _from_product(product: Any, path: Path, name: str) -> Product:
         geometry = dataclasses.replace(
             geometry, pixel_height_m=_number(pixel.height_m), pixel_width_m=_number(pixel.width_m)
         )
-        center = ptychodus_compat.place_m(product.object_.get_center())
+        center = ptychodus_compat.point_m(product.object_.get_center())
     except ValueError:
         # Ptychodus logs this where a file gives no size or centre; the detector's geometry decides.
         object_notes = ()

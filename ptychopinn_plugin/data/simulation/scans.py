@@ -116,10 +116,10 @@ def _mean_transmission(
 ) -> float:
     """Return the mean energy of an exit wave, from the intensities of object and probe alone."""
     intensity = (np.abs(modes) ** 2).sum(axis=0)
-    # The correlation has an even size: its pixel [0, 0] is the patch whose corner is there.
+    # The correlation has an even size: its pixel [0, 0] is the patch whose origin is there.
     transmitted = fftconvolve(np.abs(object_) ** 2, intensity[::-1, ::-1], mode='valid')
-    corners = positions_px - np.array(intensity.shape) // 2
-    energies = map_coordinates(transmitted, corners.T, order=1, mode='nearest')
+    patch_origins_px = positions_px - np.array(intensity.shape) // 2
+    energies = map_coordinates(transmitted, patch_origins_px.T, order=1, mode='nearest')
     return float(energies.mean())
 
 

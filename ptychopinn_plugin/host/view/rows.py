@@ -31,7 +31,7 @@ from ptychopinn_plugin.host.presets import PRESETS
 from ptychopinn_plugin.host.reconstructor import PinnReconstructor
 from ptychopinn_plugin.host.settings import MAX_INTEGER, ROWS, Row
 
-REFRESH_MS = 1000
+ROWS_REFRESH_MS = 1000
 
 TIP_COLUMNS = 64
 """Width of a tooltip in characters."""
@@ -280,7 +280,7 @@ class BackendView(ChoiceView):
         self._widget.setLayout(layout)
         self._timer = QTimer(self._widget)
         self._timer.timeout.connect(self.refresh)
-        self._timer.start(REFRESH_MS)
+        self._timer.start(ROWS_REFRESH_MS)
 
     def refresh(self) -> None:
         """Show what is in force now: environment and model change while the window is open."""

@@ -11,9 +11,9 @@ from ptychopinn_plugin.backends.protocol import Backend
 from ptychopinn_plugin.checking.search import Check, check_scan, is_clearly_less
 from ptychopinn_plugin.checking.trials import Trial
 from ptychopinn_plugin.data import Scan
-from ptychopinn_plugin.data.readers.frame_center import beam_place, centered
+from ptychopinn_plugin.data.readers.frame_center import centered, find_beam_center
 from ptychopinn_plugin.host.worker.messages import CheckDone, Report, RunProgress
-from ptychopinn_plugin.orientation import Turn
+from ptychopinn_plugin.orientation import AxisChange
 
 TILES = (2, 3)
 """Rows and columns of the picture of several trials."""
@@ -21,7 +21,7 @@ TILES = (2, 3)
 GAP_PX = 2
 """Between two of them."""
 
-COVERED = 0.1
+TRIAL_COVERAGE = 0.1
 """An object is shown where its coverage is at least this."""
 
 
@@ -71,12 +71,12 @@ def check_in_worker(scan: Scan, backend: Backend, device: str, connection: Conne
 
     try:
         connection.send(RunProgress('check', 0, 0))
-        centered_scan, place = _with_beam_in_the_middle(scan, backend, device)
+        centered_scan, beam_center_px = _with_beam_in_the_middle(scan, backend, device)
         found = check_scan(centered_scan, backend, device=device, on_trial=tell)
     except _Stopped:
         connection.send(CheckDone('', n_trials))
         return
-    connection.send(_done(found, place, n_trials), _pictures(found))
+    connection.send(_done(found, beam_center_px, n_trials), _pictures(found))
 
 
 def _with_beam_in_the_middle(
@@ -84,26 +84,26 @@ def _with_beam_in_the_middle(
 ) -> tuple[Scan, tuple[int, ...]]:
     """Return the scan with the beam in the middle, and where it was, if that explains more."""
     assert scan.bad_pixels is not None
-    place = beam_place(scan.patterns, scan.bad_pixels, scan.probe)
-    if place is None:
+    beam_center_px = find_beam_center(scan.patterns, scan.bad_pixels, scan.probe)
+    if beam_center_px is None:
         return scan, ()
-    patterns, bad_pixels, *_ = centered(scan.patterns, scan.bad_pixels, scan.probe, place)
+    patterns, bad_pixels, *_ = centered(scan.patterns, scan.bad_pixels, scan.probe, beam_center_px)
     moved = dataclasses.replace(scan, patterns=patterns, bad_pixels=bad_pixels)
     return (
-        (moved, (int(place[0]), int(place[1])))
+        (moved, (int(beam_center_px[0]), int(beam_center_px[1])))
         if is_clearly_less(moved, scan, backend, device=device)
         else (scan, ())
     )
 
 
-def _done(found: Check, place: tuple[int, ...], n_trials: int) -> CheckDone:
-    is_right_but_for_the_beam = found.verdict == 'right' and bool(place)
+def _done(found: Check, beam_center_px: tuple[int, ...], n_trials: int) -> CheckDone:
+    is_right_but_for_the_beam = found.verdict == 'right' and bool(beam_center_px)
     return CheckDone(
         'wrong' if is_right_but_for_the_beam else found.verdict,
         n_trials,
         found.orientation,
         found.equals,
-        () if found.verdict == 'unclear' else place,
+        () if found.verdict == 'unclear' else beam_center_px,
         _finite(found.best.residual),
         _finite(found.given.residual),
         _finite(found.uninformed_residual),
@@ -123,9 +123,9 @@ def _pictures(found: Check) -> dict[str, RealArray]:
         pictures['given'] = _shown(found.given)
     if found.best.reconstruction is not None and found.best is not found.given:
         # Positions that are turned back, in place of patterns, give the object turned back.
-        is_turned_back = found.orientation.of_patterns == Turn()
-        turn = found.best.orientation.of_patterns if is_turned_back else Turn()
-        pictures['best'] = _turned_back(_shown(found.best), turn)
+        is_turned_back = found.orientation.of_patterns == AxisChange()
+        change = found.best.orientation.of_patterns if is_turned_back else AxisChange()
+        pictures['best'] = _turned_back(_shown(found.best), change)
     if made:
         pictures['trials'] = _tiled([_shown(trial) for trial in made[: TILES[0] * TILES[1]]])
     return pictures
@@ -135,19 +135,19 @@ def _shown(trial: Trial) -> ComplexArray:
     """Return the part of a trial's object that patterns cover, with a mean phase of zero."""
     found = trial.reconstruction
     assert found is not None
-    box = found.covered_box(COVERED)
-    object_ = np.where(found.coverage[box] >= COVERED, found.object_[box], 0)
+    box = found.covered_box(TRIAL_COVERAGE)
+    object_ = np.where(found.coverage[box] >= TRIAL_COVERAGE, found.object_[box], 0)
     total = object_.sum()
     turned = object_ * np.conj(total / max(abs(total), 1e-30))
     return np.asarray(turned, dtype=np.complex64)
 
 
-def _turned_back(object_: ComplexArray, turn: Turn) -> ComplexArray:
-    """Return a picture as it was before a turn."""
-    rows = slice(None, None, -1 if turn.reverse_y else 1)
-    columns = slice(None, None, -1 if turn.reverse_x else 1)
+def _turned_back(object_: ComplexArray, change: AxisChange) -> ComplexArray:
+    """Return a picture as it was before its axes were changed."""
+    rows = slice(None, None, -1 if change.reverse_y else 1)
+    columns = slice(None, None, -1 if change.reverse_x else 1)
     before = object_[rows, columns]
-    return np.ascontiguousarray(before.T if turn.swap else before)
+    return np.ascontiguousarray(before.T if change.swap else before)
 
 
 def _tiled(objects: list[ComplexArray]) -> ComplexArray:

@@ -59,7 +59,7 @@ REPORT_S = 0.2
 logger = logging.getLogger('ptychopinn_plugin')
 
 
-class HostConnection(Protocol):
+class JobConnection(Protocol):
     """What a job needs to talk to the host; see `server.HostConnection`."""
 
     @property
@@ -94,10 +94,10 @@ class Reporter:
 
     Parameters
     ----------
-    connection : HostConnection
+    connection : JobConnection
     """
 
-    def __init__(self, connection: HostConnection) -> None:
+    def __init__(self, connection: JobConnection) -> None:
         self._epochs = 0
         self._connection = connection
         self._last_report = self._last_picture = float('-inf')
@@ -132,10 +132,10 @@ class Jobs:
 
     Parameters
     ----------
-    connection : HostConnection
+    connection : JobConnection
     """
 
-    def __init__(self, connection: HostConnection) -> None:
+    def __init__(self, connection: JobConnection) -> None:
         self._connection = connection
         self._backend: Backend | None = None
         self._held: tuple[str, int, int] | None = None

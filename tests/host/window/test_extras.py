@@ -25,7 +25,7 @@ from PyQt5.QtWidgets import (
 from ptychopinn_plugin.host.automation import (
     DISPLAY_NAME,
     OUTPUT,
-    PRODUCT,
+    PRODUCT_FILE,
     ScanFolderWorkflow,
 )
 from ptychopinn_plugin.host.presets import CUSTOM, PRESETS
@@ -227,7 +227,7 @@ def test_a_watched_folder_is_reconstructed_without_a_click(
     assert window.log.count('Automation: ') == 1
     # A later session leaves what is done alone.
     automation.repository.clear()
-    ScanFolderWorkflow().execute(window.model.workflow_api, folder / PRODUCT)
+    ScanFolderWorkflow().execute(window.model.workflow_api, folder / PRODUCT_FILE)
     window.wait_for_log('is left alone')
     assert len(window.products) == before + 2
     assert 'Model: built-in model.' in window.log

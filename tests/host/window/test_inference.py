@@ -62,14 +62,14 @@ def test_a_fresh_application_infers_what_the_library_infers(
 
 
 def seconds_to_first_event(window: Window) -> float:
-    """Click Infer and return how long it takes until the worker has something to say."""
+    """Click Infer and return how long it takes until the worker sends its first event."""
     activity = window.library.activity
-    heard: list[float] = []
+    received: list[float] = []
 
     def listen() -> None:
         while not (activity.is_running and activity.stage != 'load'):
             time.sleep(0.002)
-        heard.append(time.monotonic())
+        received.append(time.monotonic())
 
     listener = threading.Thread(target=listen, daemon=True)
     listener.start()
@@ -77,7 +77,7 @@ def seconds_to_first_event(window: Window) -> float:
     window.infer()
     window.wait_for_end()
     listener.join(1)
-    return heard[0] - clicked
+    return received[0] - clicked
 
 
 def test_stop_keeps_the_newest_picture(
@@ -109,7 +109,7 @@ def test_the_host_says_when_a_picture_is_drawn(window: Window) -> None:
 
 
 @needs_stopped_processes
-def test_stop_amid_a_long_sweep_keeps_the_picture_that_is_there(
+def test_stop_amid_a_long_iteration_keeps_the_picture_that_is_there(
     window: Window, model_file: Path
 ) -> None:
     window.set(RefinementIterations=LONG)

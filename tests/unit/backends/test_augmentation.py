@@ -26,9 +26,9 @@ STEP_PX = 5.0
 def draw(architecture: str, count: int = 60) -> tuple[np.ndarray, list[float], list[np.ndarray]]:
     """Return the steps, exposures and positions of sub-scans of a raster of 36 x 36 positions."""
     model = ModelConfig.from_dict({'architecture': architecture, 'pattern_size': 64})
-    places = STEP_PX * np.stack(np.mgrid[:36, :36], axis=-1).reshape(-1, 2)
-    members = np.arange(len(places))
-    scan = TrainingScan(0, None, places, members, labels=None, countable=True)
+    positions_px = STEP_PX * np.stack(np.mgrid[:36, :36], axis=-1).reshape(-1, 2)
+    members = np.arange(len(positions_px))
+    scan = TrainingScan(0, None, positions_px, members, labels=None, countable=True)
     found: list[Any] = []
 
     def make(*arguments: Any) -> Any:
@@ -37,7 +37,7 @@ def draw(architecture: str, count: int = 60) -> tuple[np.ndarray, list[float], l
     for seed in range(count):
         rng = np.random.default_rng(seed)
         draw_subscan(describe_network(model, 64), scan, Config(model=model), rng, make)
-    positions = [places[chosen] for _, chosen, *_ in found]
+    positions = [positions_px[chosen] for _, chosen, *_ in found]
     steps = np.array([median_step(part) / STEP_PX for part in positions])
     return steps, [exposure for *_, exposure, _ in found], positions
 
@@ -86,8 +86,8 @@ def test_groups_are_met_in_an_order_drawn_anew_each_time() -> None:
 
 def test_the_batches_of_several_sub_scans_are_mixed() -> None:
     """Steps of one density after steps of another would each undo what the others taught."""
-    places = STEP_PX * np.stack(np.mgrid[:32, :32], axis=-1).reshape(-1, 2)
-    scan = TrainingScan(0, None, places, np.arange(1024), labels=None, countable=True)
+    positions_px = STEP_PX * np.stack(np.mgrid[:32, :32], axis=-1).reshape(-1, 2)
+    scan = TrainingScan(0, None, positions_px, np.arange(1024), labels=None, countable=True)
     made: list[SubScan] = []
 
     def make(_: Any, __: Any, groups: Any, exposure: float, ___: Any) -> SubScan:

@@ -288,7 +288,7 @@ def training_step(
         probes = FixedProbes([], 1.0, config.training)
     part = forward.subset(np.arange(16))
     subscan = SubScan(
-        scan_index=0,
+        training_scan_index=0,
         exposure=1.0,
         forward=part,
         groups=np.arange(16).reshape(-1, gridsize**2),

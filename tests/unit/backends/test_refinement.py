@@ -85,13 +85,13 @@ def test_at_the_bottom_the_best_stays() -> None:
     assert valley.steps == 2
 
 
-def test_sweeps_that_end_nowhere_leave_the_best() -> None:
+def test_iterations_that_end_nowhere_leave_the_best() -> None:
     valley = Valley([float('nan'), float('nan')])
     assert valley.run(4.0) == (1.0, [16.0, 4.0, 1.0])
     assert valley.run(0.0) == (0.0, [0.0, 0.0, 0.0])
 
 
-def test_no_sweep_leaves_the_start() -> None:
+def test_no_iteration_leaves_the_start() -> None:
     assert Valley([]).run(2) == (2, [4])
 
 

@@ -1,4 +1,4 @@
-"""In how many orientations a network looks at each pattern."""
+"""In how many rotations a network gets each pattern."""
 
 import pytest
 

@@ -64,7 +64,7 @@ def test_a_sub_scan_is_thinned_where_its_counts_can_be(
         predict=lambda forward: ['flat', forward.exposure],
         to_numpy=np.asarray,
     )
-    assert subscan.scan_index == 2
+    assert subscan.training_scan_index == 2
     assert subscan.exposure == subscan.forward.exposure == expected
     assert list(subscan.objects) == ['flat', expected]
     # Its canvas begins four columns to the right.

@@ -19,8 +19,10 @@ from ptychopinn_plugin.network import describe_network
 
 def scan_of(side: int) -> TrainingScan:
     raster = 5.5 * np.stack(np.mgrid[:side, :side], axis=-1).reshape(-1, 2)
-    places = raster + np.random.default_rng(0).uniform(-1, 1, raster.shape)
-    return TrainingScan(0, None, places, np.arange(len(places)), labels=None, countable=True)
+    positions_px = raster + np.random.default_rng(0).uniform(-1, 1, raster.shape)
+    return TrainingScan(
+        0, None, positions_px, np.arange(len(positions_px)), labels=None, countable=True
+    )
 
 
 def drawn_positions(scan: TrainingScan, seed: int) -> Any:
@@ -82,9 +84,10 @@ def test_sub_scans_of_a_large_scan_lie_together_at_their_density() -> None:
 def test_repeated_exposures_leave_neighbours_in_a_sub_scan(exposures: int) -> None:
     """Sub-scans of 12 x 12 places, each measured again and again, hold many places."""
     raster = 5.5 * np.stack(np.mgrid[:12, :12], axis=-1).reshape(-1, 2)
-    places = np.tile(raster, (exposures, 1))
-    places += np.random.default_rng(0).uniform(-0.1, 0.1, places.shape)
-    scan = TrainingScan(0, None, places, np.arange(len(places)), labels=None, countable=True)
+    positions_px = np.tile(raster, (exposures, 1))
+    positions_px += np.random.default_rng(0).uniform(-0.1, 0.1, positions_px.shape)
+    members = np.arange(len(positions_px))
+    scan = TrainingScan(0, None, positions_px, members, labels=None, countable=True)
     assert scan.places.step_px == pytest.approx(5.5, abs=0.2)
     per_place = set()
     for seed in range(24):

@@ -6,13 +6,13 @@ import itertools
 import numpy as np
 import pytest
 
-from ptychopinn_plugin.checking.search import TURNS, _Search, is_symmetric, row_order
-from ptychopinn_plugin.checking.trials import MIN_POSITIONS, Trial, cut_piece
+from ptychopinn_plugin.checking.search import AXIS_CHANGES, _Search, is_symmetric, row_order
+from ptychopinn_plugin.checking.trials import MIN_TRIAL_POSITIONS, Trial, cut_piece
 from ptychopinn_plugin.data import Scan
-from ptychopinn_plugin.data.reorientation import turn_positions
+from ptychopinn_plugin.data.reorientation import orient_positions
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 from ptychopinn_plugin.errors import DataError
-from ptychopinn_plugin.orientation import Orientation, Turn
+from ptychopinn_plugin.orientation import AxisChange, Orientation
 
 
 @pytest.fixture(scope='module')
@@ -37,10 +37,10 @@ def test_rows_are_told_from_columns() -> None:
 
 
 def test_a_round_probe_is_symmetric_and_another_is_not(scan: Scan) -> None:
-    assert all(is_symmetric(scan.probe, turn) for turn in TURNS)
+    assert all(is_symmetric(scan.probe, change) for change in AXIS_CHANGES)
     slope = np.linspace(0.2, 1.0, 96)[:, np.newaxis] ** 4
-    found = [turn for turn in TURNS if is_symmetric(scan.probe * slope, turn)]
-    assert found == [Turn(), Turn(reverse_x=True)]
+    found = [change for change in AXIS_CHANGES if is_symmetric(scan.probe * slope, change)]
+    assert found == [AxisChange(), AxisChange(reverse_x=True)]
 
 
 def test_a_piece_is_compact_and_in_the_middle(scan: Scan) -> None:
@@ -52,7 +52,7 @@ def test_a_piece_is_compact_and_in_the_middle(scan: Scan) -> None:
     assert (held.min(axis=0) > fitted.min(axis=0)).all()
     assert (held.max(axis=0) < fitted.max(axis=0)).all()
     # What is in another unit has the same piece.
-    metres = turn_positions(scan.positions_px, Orientation(scale_positions=1e-8))
+    metres = orient_positions(scan.positions_px, Orientation(scale_positions=1e-8))
     tiny = cut_piece(Scan(scan.patterns, metres, scan.probe))
     assert np.array_equal(tiny.scan.pattern_indexes, piece.scan.pattern_indexes)
 
@@ -67,8 +67,8 @@ def test_no_exposure_of_a_held_out_place_is_fitted(scan: Scan) -> None:
 
 
 def test_a_few_positions_cannot_be_checked(scan: Scan) -> None:
-    with pytest.raises(DataError, match=f'At least {MIN_POSITIONS} positions'):
-        cut_piece(scan.subset(np.arange(MIN_POSITIONS - 1)))
+    with pytest.raises(DataError, match=f'At least {MIN_TRIAL_POSITIONS} positions'):
+        cut_piece(scan.subset(np.arange(MIN_TRIAL_POSITIONS - 1)))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ptychopinn_plugin import bench
-from ptychopinn_plugin.bench.measurement import Row
+from ptychopinn_plugin.bench.measurement import BenchRow
 
 
 def test_the_command_ends_with_1_where_something_is_slower(
@@ -16,7 +16,7 @@ def test_the_command_ends_with_1_where_something_is_slower(
     """By files, with figures that were not measured."""
 
     def measured(share: float) -> dict[str, Any]:
-        row = Row('iteration', 'pytorch', 64, 32, 800.0, 'patterns/s', share, 0.1, 900.0)
+        row = BenchRow('iteration', 'pytorch', 64, 32, 800.0, 'patterns/s', share, 0.1, 900.0)
         machine = {'processor': 'x', 'cores': 2, 'load': 1.0}
         peaks = {'operations_per_second': 1e10, 'bytes_per_second': 1e10}
         rows = [{**vars(row), 'key': row.key}]

@@ -1,5 +1,6 @@
 """What a user reads before the first run, and how fast it comes."""
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -10,6 +11,12 @@ import pytest
 import typer.main
 
 from ptychopinn_plugin.cli import app
+from ptychopinn_plugin.config import (
+    InferenceConfig,
+    ModelConfig,
+    RefinementConfig,
+    TrainingConfig,
+)
 
 COMMANDS = (
     'train',
@@ -55,6 +62,26 @@ def test_examples_can_be_typed_as_they_stand(command: str) -> None:
         program, name, *arguments = example.split()
         assert (program, name) == ('ptychopinn', command)
         found.make_context(command, arguments)
+
+
+@pytest.mark.parametrize(
+    ('command', 'section', 'settings'),
+    [
+        ('train', 'training', TrainingConfig),
+        ('train', 'model', ModelConfig),
+        ('reconstruct', 'inference', InferenceConfig),
+        ('reconstruct', 'refinement', RefinementConfig),
+    ],
+)
+def test_settings_stand_below_the_name_of_their_box(
+    command: str, section: str, settings: type
+) -> None:
+    """As in the panel of Ptychodus: Training, Model, Inference and Refinement."""
+    known: Any = typer.main.get_command(app)
+    panels = {each.name: each.rich_help_panel for each in known.commands[command].params}
+    for field in dataclasses.fields(settings):
+        heading = panels[f'{section}_{field.name}']
+        assert heading.partition(':')[0] == section.title()
 
 
 def test_overview_lists_every_command(run: Any) -> None:

@@ -95,7 +95,7 @@ def test_scan_of_another_size_is_fitted_and_said_so(
     done = run('reconstruct', model_file, tmp_path / 'large.npz', '-o', folder)
     assert backend.asked['scan'].pattern_shape == (32, 32)
     assert '32 x 32' in done.err
-    # The truth is brought into the frame of the reconstruction.
+    # The truth is brought into the coordinates of the reconstruction.
     compared = run('evaluate', folder / 'reconstruction.npz', tmp_path / 'large.npz', '--json')
     assert compared.code == 0, compared.err
     assert json.loads(compared.out)['phase']['ssim'] > 0.99

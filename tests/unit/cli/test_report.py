@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ptychopinn_plugin.cli.report import Picture, Report, write_report
+from ptychopinn_plugin.cli.report import Picture, ReportPage, write_report
 from ptychopinn_plugin.errors import OutputError
 
 EVIL = '<script>alert("&")</script>'
@@ -39,7 +39,7 @@ def write(folder: Path, picture: Path, rows: list[dict[str, Any]], text: str = '
     shown = Picture(picture, text)
     narrow = Picture(picture, text, narrow=True)
     facts = {text: {text: text, 'on_or_off': True, 'numbers': [1, 2.5]}}
-    report = Report(text, text, rows, shown, {text: narrow}, facts, {text: {text: 0.1 + 0.2}})
+    report = ReportPage(text, text, rows, shown, {text: narrow}, facts, {text: {text: 0.1 + 0.2}})
     write_report(folder / 'report.html', report)
     return (folder / 'report.html').read_text(encoding='utf-8')
 
@@ -106,6 +106,6 @@ def test_plain_words_for_values(tmp_path: Path, picture: Path) -> None:
 
 
 def test_folder_that_is_not_there(tmp_path: Path, picture: Path) -> None:
-    report = Report('', '', [make_row('one')], Picture(picture, ''), {}, {}, {})
+    report = ReportPage('', '', [make_row('one')], Picture(picture, ''), {}, {}, {})
     with pytest.raises(OutputError, match='there is no folder'):
         write_report(tmp_path / 'none' / 'report.html', report)

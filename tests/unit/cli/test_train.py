@@ -232,7 +232,7 @@ def test_the_backend_of_a_config_is_a_setting(
 @pytest.fixture
 def checkpoint_each_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoints, 'MIN_SECONDS', 0.0)
-    monkeypatch.setattr(checkpoints, 'MAX_FRACTION', math.inf)
+    monkeypatch.setattr(checkpoints, 'MAX_WRITING_FRACTION', math.inf)
 
 
 @pytest.mark.usefixtures('checkpoint_each_epoch')

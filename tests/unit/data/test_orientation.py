@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 
 from ptychopinn_plugin.data import Reconstruction, Scan, load_scan, write_product
-from ptychopinn_plugin.data.reorientation import reorient, turn_images, turn_positions
+from ptychopinn_plugin.data.reorientation import change_axes, orient_positions, reorient
 from ptychopinn_plugin.data.scan import Geometry
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 from ptychopinn_plugin.errors import DataError
-from ptychopinn_plugin.orientation import Orientation, Turn
+from ptychopinn_plugin.orientation import AxisChange, Orientation
 
 # Of modules that Ptychodus' readers import.
 pytestmark = pytest.mark.filterwarnings('ignore::DeprecationWarning')
 
-TURNS = [Turn(*flags) for flags in itertools.product((False, True), repeat=3)]
+AXIS_CHANGES = [AxisChange(*flags) for flags in itertools.product((False, True), repeat=3)]
 
 
 @pytest.fixture(scope='module')
@@ -90,8 +90,8 @@ def test_turned_patterns_come_back_in_every_reader(
     scan: Scan, tmp_path: Path, reader: str, about: str
 ) -> None:
     mirrored = (about != 'zero frequency',) * 2
-    turned = turn_images(scan.patterns, Turn(True, True, False), mirrored)
-    mask = turn_images(scan.bad_pixels, Turn(True, True, False), mirrored)
+    turned = change_axes(scan.patterns, AxisChange(True, True, False), mirrored)
+    mask = change_axes(scan.bad_pixels, AxisChange(True, True, False), mirrored)
     np.save(tmp_path / 'mask.npy', mask)
     # What was transposed and then flipped vertically is undone by a transposition and a
     # horizontal flip.
@@ -134,7 +134,7 @@ def test_turned_positions_come_back_in_every_reader(
 
 def test_a_beam_center_is_of_the_frames_as_stored(scan: Scan, tmp_path: Path) -> None:
     frames = np.zeros((len(scan), 50, 48), dtype=np.float32)
-    frames[:, 11:43, 5:37] = turn_images(scan.patterns, Turn(False, True, False))
+    frames[:, 11:43, 5:37] = change_axes(scan.patterns, AxisChange(False, True, False))
     read = _npz(
         scan,
         tmp_path,
@@ -147,40 +147,42 @@ def test_a_beam_center_is_of_the_frames_as_stored(scan: Scan, tmp_path: Path) ->
     np.testing.assert_array_equal(read.patterns, scan.patterns)
 
 
-@pytest.mark.parametrize('turn', TURNS)
-def test_a_turned_exit_wave_has_a_turned_pattern(scan: Scan, turn: Turn) -> None:
+@pytest.mark.parametrize('change', AXIS_CHANGES)
+def test_a_turned_exit_wave_has_a_turned_pattern(scan: Scan, change: AxisChange) -> None:
     """The eight orientations of patterns are those of the waves, about pixel n // 2."""
     wave = scan.probe[0]
 
     def far(image: Any) -> Any:
         return np.abs(np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(image)))) ** 2
 
-    turned = turn_images(wave.real, turn) + 1j * turn_images(wave.imag, turn)
-    np.testing.assert_allclose(far(turned), turn_images(far(wave), turn), rtol=1e-3, atol=1e-3)
+    turned = change_axes(wave.real, change) + 1j * change_axes(wave.imag, change)
+    np.testing.assert_allclose(far(turned), change_axes(far(wave), change), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize('first', TURNS)
-@pytest.mark.parametrize('second', TURNS)
-def test_turns_follow_each_other(scan: Scan, first: Turn, second: Turn) -> None:
+@pytest.mark.parametrize('first', AXIS_CHANGES)
+@pytest.mark.parametrize('second', AXIS_CHANGES)
+def test_changes_of_axes_follow_each_other(
+    scan: Scan, first: AxisChange, second: AxisChange
+) -> None:
     images, positions = scan.patterns[:1], scan.positions_px
     one = Orientation.of(first, first, rotate_scan_deg=20.0, scale_positions=2.0)
     two = Orientation.of(second, second, rotate_scan_deg=-50.0, scale_positions=0.25)
     np.testing.assert_array_equal(
-        turn_images(turn_images(images, first), second), turn_images(images, second.after(first))
+        change_axes(change_axes(images, first), second), change_axes(images, second.after(first))
     )
     np.testing.assert_allclose(
-        turn_positions(turn_positions(positions, one), two),
-        turn_positions(positions, two.after(one)),
+        orient_positions(orient_positions(positions, one), two),
+        orient_positions(positions, two.after(one)),
     )
 
 
 def test_a_scan_is_rotated_counter_clockwise_in_the_picture() -> None:
     middle, right = np.array([5.0, 7.0]), np.array([0.0, 3.0])
     positions = np.stack([middle, middle + right, middle - right])
-    turned = turn_positions(positions, Orientation(rotate_scan_deg=90.0))
+    turned = orient_positions(positions, Orientation(rotate_scan_deg=90.0))
     # What lay on the right lies above; y points down.
     np.testing.assert_allclose(turned[1], middle - right[::-1], atol=1e-12)
-    back = turn_positions(turned, Orientation(rotate_scan_deg=-90.0))
+    back = orient_positions(turned, Orientation(rotate_scan_deg=-90.0))
     np.testing.assert_allclose(back, positions, atol=1e-12)
 
 

@@ -12,9 +12,9 @@ from ptychopinn_plugin.data.pattern_fit import (
     as_outliers,
     find_outliers,
     find_suspects,
+    light_diameter_px,
     measure_deviances,
     outliers_in_words,
-    reach_px,
 )
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 from ptychopinn_plugin.physics import predict_patterns
@@ -40,7 +40,7 @@ def expected(scan: Scan) -> np.ndarray:
 def judged(scan: Scan, expected: np.ndarray, counts: np.ndarray) -> dict[int, str]:
     """Find outliers with the true object, which no pattern can bend."""
     found = measure_deviances(expected, counts, GOOD, lit_counts=1.0)
-    suspects = find_suspects(found, scan.positions_px, reach_px(scan.probe))
+    suspects = find_suspects(found, scan.positions_px, light_diameter_px(scan.probe))
     return find_outliers(found, found, suspects)
 
 
@@ -49,7 +49,7 @@ def test_a_clean_scan_has_none(scan: Scan, expected: np.ndarray, seed: int) -> N
     counts = np.random.default_rng(seed).poisson(expected)
     found = measure_deviances(expected, counts, GOOD, lit_counts=1.0)
     assert np.median(found.deviances) == pytest.approx(1.05, abs=0.1)
-    assert not len(find_suspects(found, scan.positions_px, reach_px(scan.probe)))
+    assert not len(find_suspects(found, scan.positions_px, light_diameter_px(scan.probe)))
 
 
 def test_each_kind_is_found(scan: Scan, expected: np.ndarray) -> None:
@@ -83,7 +83,7 @@ def test_a_dead_pixel_does_not_decide(scan: Scan, expected: np.ndarray) -> None:
     limited = measure_deviances(expected, counts, GOOD, lit_counts=1.0, largest=25.0)
     assert plain.deviances.mean() > 1.5
     assert limited.deviances.mean() < 1.4 < 0.7 * plain.deviances.max()
-    assert len(find_suspects(limited, scan.positions_px, reach_px(scan.probe))) == 0
+    assert len(find_suspects(limited, scan.positions_px, light_diameter_px(scan.probe))) == 0
     masked = GOOD.copy()
     masked[16, 16] = False
     left_out = measure_deviances(expected, counts, masked, lit_counts=1.0)

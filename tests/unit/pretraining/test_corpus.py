@@ -11,7 +11,7 @@ from ptychopinn_plugin.pretraining.probes import (
     draw_curved_probe,
     draw_probe,
     is_the_benchmarks,
-    window_of,
+    window_px_of,
 )
 
 SEED = 3
@@ -57,12 +57,12 @@ def test_the_truth_explains_the_counts(tasks: list[Task]) -> None:
 
 
 def test_scans_differ_in_what_matters(tasks: list[Task]) -> None:
-    assert len({window_of(task.scan.probe) for task in tasks}) >= 4
+    assert len({window_px_of(task.scan.probe) for task in tasks}) >= 4
     assert {task.scan.is_single_shot for task in tasks} == {True, False}
     counts = [task.scan.mean_photons() for task in tasks]
     assert max(counts) > 30 * min(counts)
-    assert all(16 <= window_of(task.scan.probe) <= MAX_WINDOW_PX for task in tasks)
-    assert all(window_of(task.scan.probe) % 8 == 0 for task in tasks)
+    assert all(16 <= window_px_of(task.scan.probe) <= MAX_WINDOW_PX for task in tasks)
+    assert all(window_px_of(task.scan.probe) % 8 == 0 for task in tasks)
 
 
 def test_objects_do_not_amplify() -> None:

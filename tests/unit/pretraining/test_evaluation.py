@@ -1,4 +1,4 @@
-"""How patterns alone are judged: middles of patches, in the frame of the scan."""
+"""How patterns alone are judged: middles of patches, in the coordinates of the scan."""
 
 import numpy as np
 import pytest

@@ -29,11 +29,11 @@ TINY = Recipe(
 def few_patterns() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(corpus, 'WINDOWS_PX', (16,))
-        patch.setattr(corpus, 'WINDOW_SHARES', (1.0,))
-        patch.setattr(corpus, 'FRAMES_PX', (24,))
-        patch.setattr(corpus, 'MAX_PATTERNS', 6)
+        patch.setattr(corpus, 'WINDOW_PROBABILITIES', (1.0,))
+        patch.setattr(corpus, 'PATTERN_SIZES_PX', (24,))
+        patch.setattr(corpus, 'MAX_TASK_PATTERNS', 6)
         patch.setattr(corpus, 'MAX_SINGLE_SHOTS', 6)
-        patch.setattr(corpus, 'MIN_PATTERNS', 4)
+        patch.setattr(corpus, 'MIN_TASK_PATTERNS', 4)
         yield
 
 
