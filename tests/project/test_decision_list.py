@@ -42,7 +42,7 @@ NOTICED_BY = {
     """,
     10: 'contract/test_training.py::test_the_model_is_an_average_over_epochs',
     11: """
-        contract/test_reconstruction.py::test_a_scan_of_little_overlap_is_looked_at_in_four_orientations
+        contract/test_reconstruction.py::test_a_scan_of_little_overlap_is_looked_at_in_four_rotations
         unit/backends/test_sampling.py::test_a_sub_scan_is_met_in_all_passes_and_rotations
     """,
     12: 'project/test_names.py::test_names_that_were_given_up_are_gone',
