@@ -280,6 +280,23 @@ _Box = np.ndarray[Any, np.dtype[np.int64]]
 def _shared_box(
     reconstruction: Reconstruction, shape: tuple[int, ...], origin: FloatArray, whole: FloatArray
 ) -> _Box:
+    """Return the box within the scanned positions that both objects cover, in the truth's pixels.
+
+    Parameters
+    ----------
+    reconstruction : Reconstruction
+    shape : tuple of int
+        Of the truth.
+    origin : ndarray of float64, shape (2,)
+        Position (y, x) of the truth's first pixel.
+    whole : ndarray of float64, shape (2,)
+        Pixel (y, x) of the truth on which the reconstruction's first pixel lies, a whole number.
+
+    Raises
+    ------
+    DataError
+        If the box has fewer than `_MIN_SIDE_PX` pixels along a side.
+    """
     positions = reconstruction.positions_px - origin
     first = np.ceil(positions.min(axis=0)).astype(np.int64)
     last = np.floor(positions.max(axis=0)).astype(np.int64) + 1
@@ -298,6 +315,20 @@ def _shared_box(
 def _widened(
     box: _Box, image_shape: tuple[int, ...], shape: tuple[int, ...], whole: FloatArray
 ) -> tuple[_Box, tuple[slice, slice]]:
+    """Return a box with a margin around it, and where the box lies in it.
+
+    The margin has `_MARGIN_PX` pixels, or fewer where the reconstruction has no more, so that what
+    a shift moves into the box is real.
+
+    Parameters
+    ----------
+    box : ndarray of int64
+        In the truth's pixels.
+    image_shape, shape : tuple of int
+        Of the reconstruction and of the truth.
+    whole : ndarray of float64, shape (2,)
+        As for `_shared_box`.
+    """
     first, last = box[::2], box[1::2]
     before = np.minimum(first - whole, _MARGIN_PX)
     after = np.minimum(whole + image_shape - last, _MARGIN_PX)

@@ -203,6 +203,11 @@ def _find_ramp(image: ComplexArray, truth: ComplexArray) -> tuple[float, float]:
 
 
 def _tapered(image: ComplexArray) -> ComplexArray:
+    r"""Take the mean out of an image and let its border fall to zero.
+
+    With Tukey's window :math:`t`, which tapers a quarter of the side at each end, it is
+    :math:`t \, (R - \sum t R / \sum t)`: the mean is that of what the window leaves.
+    """
     # Imported where it is needed: SciPy's signal package takes half a second.
     from scipy.signal.windows import tukey
 
@@ -213,4 +218,5 @@ def _tapered(image: ComplexArray) -> ComplexArray:
 
 
 def _has_structure(tapered: ComplexArray, image: ComplexArray) -> bool:
+    """Tell whether more than rounding is left of an image without its mean."""
     return bool((np.abs(tapered) ** 2).sum() > 1e-12 * (np.abs(image) ** 2).sum())
