@@ -30,7 +30,7 @@ MAX_SEED = 2**31 - 1
 """Every generator of random numbers takes a seed up to this, as does Qt's box for numbers."""
 
 MAX_COUNT = 1_000_000
-"""Nobody waits for more epochs or iterations; a file that asks for more is damaged or does harm."""
+"""Nobody waits for more epochs or iterations; a file with more is damaged or does harm."""
 
 COMMAND_LINE = ('backend', 'reading')
 """A `config.toml` may hold these besides a `Config`: what computes, and how scans are read."""
@@ -116,7 +116,13 @@ class Validated:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Build from plain values; a name that is not a field is an error that lists them."""
+        """Build from plain values; a name that is not a field is an error that lists them.
+
+        Raises
+        ------
+        ConfigError
+            If a name is not a field, or a value is not one that its field can have.
+        """
         known = {item.name for item in dataclasses.fields(cls)}  # type: ignore[arg-type]
         unknown = sorted(set(values) - known)
         if unknown:
@@ -417,7 +423,13 @@ class Config(Validated):
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Build from nested plain values; missing ones take their default."""
+        """Build from nested plain values; missing ones take their default.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such section, a section is no mapping, or a field of it is wrong.
+        """
         sections = {
             item.name: typing.get_type_hints(cls)[item.name] for item in dataclasses.fields(cls)
         }

@@ -65,7 +65,13 @@ def read_torch_archive(archive: SafeZip) -> Any:
 
 
 def find_root(archive: SafeZip) -> str:
-    """Return the folder of a torch file's members, such as 'archive/'."""
+    """Return the folder of a torch file's members, such as 'archive/'.
+
+    Raises
+    ------
+    ArchiveError
+        If there is not exactly one such folder.
+    """
     roots = [name[: -len('data.pkl')] for name in archive.names() if name.endswith('/data.pkl')]
     if len(roots) != 1:
         raise ArchiveError(

@@ -74,6 +74,11 @@ class Learner:
 
         The scans of the last rounds are drawn again, and their estimates made with the weights of
         the state: a resumed run is another one than the uninterrupted, and always the same.
+
+        Raises
+        ------
+        ConfigError
+            If the state is of another seed.
         """
         model, newest, moments = read_state(path)
         assert model.training_state is not None

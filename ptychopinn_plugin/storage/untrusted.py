@@ -243,7 +243,13 @@ def read_hdf5(
 def read_datasets(
     file: h5py.File, source: str, file_bytes: int, *, skip: str = ''
 ) -> dict[str, RealArray]:
-    """Read the datasets of an open HDF5 file of `file_bytes` bytes; see `read_hdf5`."""
+    """Read the datasets of an open HDF5 file of `file_bytes` bytes; see `read_hdf5`.
+
+    Raises
+    ------
+    ArchiveError
+        If a dataset is refused, as for a size that its file cannot hold.
+    """
     found: dict[str, h5py.Dataset] = {}
 
     def visit(path: str, item: object) -> None:

@@ -58,7 +58,13 @@ class FrameCut:
         return pieces
 
     def bad_pixels(self, bad_pixels: Any, frame: tuple[int, int], path: Path) -> BoolArray:
-        """Return the mask of the patterns."""
+        """Return the mask of the patterns.
+
+        Raises
+        ------
+        DataError
+            If the file's mask is of another shape than its patterns.
+        """
         mask = np.zeros(frame, dtype=bool) if bad_pixels is None else np.asarray(bad_pixels, bool)
         if not mask.any():
             # Some readers make it of another size than the frames.

@@ -80,7 +80,13 @@ def _refuse_raw_files(dataset: Any) -> None:
 
 
 def refuse_special_files(file: Any) -> None:
-    """Raise a DataError where a name at the top leads to a pipe or device, which may never end."""
+    """Raise a DataError where a name at the top leads to a pipe or device, which may never end.
+
+    Raises
+    ------
+    DataError
+        If one does.
+    """
     for name in file:
         link = file.get(name, getlink=True)
         if isinstance(link, h5py.ExternalLink):

@@ -147,7 +147,13 @@ def middle_offset_px(size: int) -> float:
 
 
 def single_layer(object_: ComplexArray) -> tuple[ComplexArray, tuple[str, ...]]:
-    """Return (height, width) of an object that may have layers, and a note."""
+    """Return (height, width) of an object that may have layers, and a note.
+
+    Raises
+    ------
+    DataError
+        If it has neither 2 nor 3 axes.
+    """
     if object_.ndim == 2:
         return object_, ()
     if object_.ndim != 3:
@@ -159,7 +165,13 @@ def single_layer(object_: ComplexArray) -> tuple[ComplexArray, tuple[str, ...]]:
 
 
 def check_far_field(product: Product) -> None:
-    """Raise a DataError if the patterns of a product are marked as those of the near field."""
+    """Raise a DataError if the patterns of a product are marked as those of the near field.
+
+    Raises
+    ------
+    DataError
+        If they are.
+    """
     if not product.far_field:
         raise DataError(
             f'Patterns must be those of the far field; the product {product.name!r} is of the near '
