@@ -2,7 +2,7 @@
 
 The patterns are cut into two halves that both cover the field, each is reconstructed in the same
 way, and the Fourier ring correlation of the two objects tells up to which spatial frequency
-independent data say the same.
+independent data agree.
 """
 
 from collections.abc import Callable

@@ -119,7 +119,7 @@ def read_archive(archive: SafeZip, *, with_training_state: bool = True) -> Model
 
 
 BUILT_IN_PATH = Path(str(resources.files('ptychopinn_plugin') / 'weights' / 'prior.h5.zip'))
-"""The file of the model that comes with the package."""
+"""The model that comes with the package is in this file."""
 
 
 @functools.cache

@@ -51,10 +51,10 @@ UNIT_SHARE = 0.05
 """A factor that is nearer to a power of a thousand is one of units."""
 
 SCALES: tuple[float, ...] = (0.5, 0.6, 0.7, 0.8, 0.9, 1.1, 1.25, 1.4, 1.7, 2.0)
-"""Factors on the positions that are tried: a wrong energy, distance or pixel size."""
+"""These factors on the positions are tried, as a wrong energy, distance or pixel size has them."""
 
 STEPS: tuple[float, ...] = tuple(np.geomspace(0.06, 1.2, 14).tolist())
-"""Steps of the scan that are tried in another unit, as shares of the probe's diameter."""
+"""These steps of the scan, as shares of the probe's diameter, are tried in another unit."""
 
 PLAUSIBLE_STEP = (0.03, 1.5)
 """Steps of a smaller or larger share of the probe's diameter are in another unit."""

@@ -57,7 +57,7 @@ FILES = (
 
 BUILT_IN = 'built_in'
 ITERATIONS = 30
-"""Of the refinement, and of the flat start beside it."""
+"""The refinement has this number of iterations, and so has the flat start beside it."""
 
 NETWORK, HYBRID, FLAT = 'network', 'network_and_iterations', 'iterations_from_flat'
 

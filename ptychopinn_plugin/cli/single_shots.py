@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 SCAN_FILE, PICTURE_FILE = 'single-shots.npz', 'single-shots.png'
 
 CURVATURE = 0.6
-"""Of the beam, see `pretraining.probes.curved_probe`."""
+"""The beam's wavefront has this curvature, see `pretraining.probes.curved_probe`."""
 
 PHOTONS = 1e6
-"""Mean counts in a pattern."""
+"""A pattern has this number of counts on average."""
 
 BUILT_IN, FLAT = 'built_in', 'iterations_from_flat'
 

@@ -41,7 +41,8 @@ OVERSHADOWING = 2.0
 a wrong pattern bends the object under the patterns around it."""
 
 NORMAL_QUARTILE, _NORMAL_5 = 0.6745, 1.6449
-"""The quartile and the twentieth of a normal distribution, in standard deviations."""
+"""A quarter and a twentieth of a normal distribution lie farther above its middle than these numbers
+of standard deviations."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from ptychodus.api.workflow import FileBasedWorkflow, WorkflowAPI
 logger = logging.getLogger('ptychopinn_plugin')
 
 SIMPLE_NAME, DISPLAY_NAME = 'PtychoPINN', 'PtychoPINN'
-"""In the settings file, and in the menu *Workflow*."""
+"""The workflow has these names in the settings file and in the menu *Workflow*."""
 
 ALGORITHM = 'ptychopinn-plugin_pinn'
 
@@ -17,8 +17,8 @@ PATTERNS, PRODUCT = 'diffraction.h5', 'product.h5'
 """A folder that holds both is a scan, as in batch mode."""
 
 OUTPUT = 'output'
-"""The folder beside them, which gets the products: `product.NNNNNN.h5` for each picture on the way,
-as in batch mode. The one with the largest number is the result."""
+"""The folder beside them gets the products: `product.NNNNNN.h5` for each picture on the way, as in
+batch mode. The one with the largest number is the result."""
 
 
 class ScanFolderWorkflow(FileBasedWorkflow):

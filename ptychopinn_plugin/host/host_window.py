@@ -77,7 +77,7 @@ class HostWindow:
         return self._products[index] if 0 <= index < len(self._products) else None
 
     def chosen_product(self) -> ChosenProduct | None:
-        """Return what the panel tells of the product that is chosen."""
+        """Return what the panel shows of the product that is chosen."""
         item = self.chosen_item()
         patterns = None if item is None else n_patterns(item)
         if item is None or patterns is None:
@@ -273,7 +273,7 @@ class RunQueue:
             self._waiting.clear()
 
     def _counted(self, task: Any) -> Any:
-        """Return a task that says when it begins, if it is a run of ours."""
+        """Return a task that reports when it begins, if it is a run of ours."""
         maker = getattr(task, 'trainer', None) or getattr(task, 'reconstructor', None)
         if maker not in self._reconstructors:
             return task

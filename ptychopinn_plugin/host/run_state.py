@@ -26,7 +26,7 @@ PICTURES = {
     'best': 'Mended',
     'trials': 'Best trials',
 }
-"""What the object of each stage is called."""
+"""The object of each stage is called so."""
 
 _PICTURE_ORDER = list(PICTURES.values())
 
@@ -197,7 +197,7 @@ class Activity:
             self._end('done')
 
     def _end(self, outcome: Outcome) -> None:
-        """End a run, unless it has said itself how it ended."""
+        """End a run, unless it has reported how it ended."""
         self.outcome = self.outcome or outcome
         self.keeps_product = self.keeps_product and self.outcome != 'failed'
         self.is_running = False

@@ -35,7 +35,7 @@ logger = logging.getLogger('ptychopinn_plugin')
 def check_product(
     parameters: ReconstructInput, settings: PluginSettings, start: Start, activity: Activity
 ) -> Iterator[int]:
-    """Make trial reconstructions, and log what they say.
+    """Make trial reconstructions, and log what they show.
 
     Parameters
     ----------

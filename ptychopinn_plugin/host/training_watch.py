@@ -18,7 +18,7 @@ from ptychopinn_plugin.host.worker.messages import RunProgress, TrainingDone
 from ptychopinn_plugin.text import count
 
 TRAINING_GOAL = 1000
-"""Steps of the progress bar of a training."""
+"""The progress bar of a training has this number of steps."""
 
 logger = logging.getLogger('ptychopinn_plugin')
 

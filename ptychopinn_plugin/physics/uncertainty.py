@@ -24,7 +24,7 @@ from scipy.ndimage import gaussian_filter
 from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray
 
 AMPLITUDE_NOISE, PHASE_NOISE = 2.0, 8.0
-"""The factor kappa for amplitudes and phases, as benchmarks/uncertainty.py has calibrated it."""
+"""These factors kappa, for amplitudes and phases, are calibrated by benchmarks/uncertainty.py."""
 
 CROWDED = 1.5
 """At this overlap neighbouring patterns double the noise of a pixel by what they leave open."""

@@ -23,22 +23,22 @@ from ptychopinn_plugin.physics.prior_features import FLOOR, LIT_SHARE, count_exp
 from ptychopinn_plugin.pretraining.corpus import Task
 
 FIRST_ITERATIONS = (3, 5, 8, 12, 20, 40)
-"""Iterations from flat before the first pass."""
+"""One of these numbers of iterations from a flat object comes before the first pass."""
 
 FURTHER_ITERATIONS = (2, 5, 8, 12, 20)
-"""Iterations after a pass."""
+"""One of these numbers of iterations follows a pass."""
 
 MAX_ESTIMATES = 4
-"""Of one scan."""
+"""One scan gives at most this number of estimates."""
 
 ANOTHER_PASS = 0.6
-"""The probability that an estimate is passed on."""
+"""This is the probability that an estimate goes into another pass."""
 
 PHASE_NEIGHBOURHOOD_PX = 8.0
 """Over this width the truth's phase is fitted to the estimate's: slow phases are not learned."""
 
 FULL_WEIGHT, MIN_COVERAGE = 0.1, 0.01
-"""Shares of the brightest coverage: errors count fully from the first, and not below the second."""
+"""Errors count fully from the first share of the brightest coverage on, not below the second."""
 
 BATCHES, MIN_BATCH = 8, 4
 

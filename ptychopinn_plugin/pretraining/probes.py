@@ -16,7 +16,8 @@ MAX_WINDOW_FRACTION = 0.8
 coarsely to be inverted."""
 
 BENCHMARK_RADIUS, BENCHMARK_DEFOCUS = 0.10, 400.0
-"""What the benchmarks test on: no probe of the corpus is both within 15 % and 30 % of it."""
+"""The benchmarks test on this probe: no probe of the corpus is both within 15 % of its radius and
+within 30 % of its defocus."""
 
 _TRIALS = 200
 

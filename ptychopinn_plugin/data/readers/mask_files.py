@@ -17,7 +17,7 @@ MAX_BAD_SHARE = 0.5
 
 
 _TIFF_STARTS = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
-"""Of little and big ends, and of files beyond 4 GiB."""
+"""TIFF files begin so: with the low or the high byte first, and beyond 4 GiB."""
 
 
 def read_mask(path: Path) -> BoolArray:
