@@ -152,6 +152,7 @@ def evaluate(
         _check_places(reconstruction, truth)
     true_object, true_origin = _object_of(truth, truth_origin_px)
     offset = np.asarray(reconstruction.origin_px, dtype=np.float64) - true_origin
+    # Whole pixels are cut, and the rest alone is interpolated.
     whole = np.floor(offset + 0.5).astype(int)
     box = _shared_box(reconstruction, true_object.shape, true_origin, whole)
     # Some pixels around the region, so that what moves into it is real.

@@ -188,6 +188,7 @@ def _halves(scan: Scan) -> IntArray:
     def closeness(place: int, which: int) -> float:
         """Return how much a position would crowd those of a half that it joins."""
         others = near[place]
+        # The fourth power lets the nearest decide; half a pixel keeps repeated places finite.
         return float(((distances[place] + 0.5) ** -4)[(half[others] == which)].sum())
 
     for place in range(n):
@@ -201,6 +202,7 @@ def _halves(scan: Scan) -> IntArray:
         half[place] = int(crowded[1] < crowded[0])
         half[partner] = 1 - half[place]
     left = [place for place in alone if half[place] < 0]
+    # What has no free neighbour goes to both in turn, so that they stay of one size.
     half[left] = np.arange(len(left)) % 2
     return half
 
@@ -232,6 +234,7 @@ def compare_halves(
     """
     parts = split_scan(scan)
     first, second = reconstruct(parts[0]), reconstruct(parts[1])
+    # One probe for all of them, so that they can be compared.
     overlaps = [_overlap(part, first.probe) for part in (scan, *parts)]
     compared = evaluate(first, second, remove_ramp=remove_ramp)
     return HalfScans(compared, (first, second), overlaps[0], min(overlaps[1:]))

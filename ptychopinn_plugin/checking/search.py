@@ -201,6 +201,7 @@ class _Search:
         share = (facts['step_px'] or 0.0) / facts['probe_diameter_px']
         low, high = PLAUSIBLE_STEP
         is_plausible = low < share < high
+        # Where the unit is not known, plausible steps are tried, whatever factor leads to them.
         scales = SCALES if is_plausible else tuple(step / share for step in STEPS if share > 0)
         # The iterations correct a probe that nobody gave, whether they are asked to or not.
         origin = self.piece.scan.probe_origin
@@ -225,6 +226,7 @@ class _Search:
     def with_turns(self, start: Trial) -> Trial:
         """Return the best of the orientations, where one is clearly better than `start`."""
         changes = [Orientation.of(turn) for turn in TURNS[1:]]
+        # Behind a symmetric probe, turned positions do what turned patterns do; see `alternatives`.
         changes += [Orientation.of(None, turn) for turn in TURNS[1:] if turn not in self.symmetric]
         return self.better(start, [turn.after(start.orientation) for turn in changes])
 
@@ -244,6 +246,8 @@ class _Search:
         if not clear:
             return start
         least = min(trial.excess for trial in clear)
+        # Simulated patterns without noise leave nothing but rounding, which the small number
+        # covers.
         equal = [trial for trial in clear if trial.excess <= TIE * max(least, 0) + 1e-12]
         return min(equal or clear, key=lambda trial: (trial.orientation.changes, trial.residual))
 

@@ -152,11 +152,14 @@ def cut_piece(scan: Scan) -> Piece:
     step, diameter = facts['step_px'] or 0.0, facts['probe_diameter_px']
     # Of repeated exposures one is taken: what is held out must not have been fitted.
     numbers = _one_of_each_place(scan.positions_px, step)
+    # A scan that is narrow beside the spacing would be thinned to a handful.
     wide = np.ptp(distinct, axis=0).max() / 8
     if 0 < step < MIN_STEP * diameter < wide:
+        # With a fixed seed the same scan is judged by the same patterns.
         rng = np.random.default_rng(0)
         numbers = numbers[thin_positions(scan.positions_px[numbers], MIN_STEP * diameter, rng)]
     places = scan.positions_px[numbers]
+    # A few positions far away do not move the median.
     near = numbers[np.sort(_nearest(places, np.median(places, axis=0))[:POSITIONS])]
     places = scan.positions_px[near]
     inner = np.sort(_nearest(places, places.mean(axis=0))[: math.ceil(INNER_SHARE * len(near))])
@@ -165,6 +168,7 @@ def cut_piece(scan: Scan) -> Piece:
     is_made = piece.probe_origin == 'patterns'
     if is_made:
         piece = dataclasses.replace(piece, probe_origin='found')
+    # Of three neighbours one is held out, so that the two others light what it shows.
     return Piece(piece, inner[1::3], is_made)
 
 

@@ -150,6 +150,7 @@ class _Machine:
         self.memo: dict[int, Any] = {}
 
     def run(self, data: bytes) -> Any:
+        # This takes instructions apart and follows none of them.
         for opcode, argument, _ in pickletools.genops(io.BytesIO(data)):
             if opcode.name == 'STOP':
                 return self._pop()
@@ -195,6 +196,7 @@ class _Machine:
         if value is _MARK:
             raise ValueError('a mark where a value is needed')
         if isinstance(value, Unbuilt):
+            # Once it is built, the memo must hold what it has become.
             value.memo_keys.append(key)
         self.memo[key] = value
 
@@ -228,6 +230,7 @@ class _Machine:
     def _call(self, function: Any, arguments: Any) -> Any:
         if not isinstance(function, Global) or not isinstance(arguments, tuple):
             raise ValueError('a call of something that is no known global')
+        # Making it may cost what it takes, so that it is charged before as well.
         self.budget.charge(*_parts(arguments))
         made = function.make(*arguments)
         self.budget.charge(made)

@@ -118,6 +118,7 @@ def _ring_sums(values: FloatArray) -> FloatArray:
     side = len(values)
     frequency = np.fft.fftfreq(side) * side
     ring = np.rint(np.hypot(frequency[:, None], frequency[None, :])).astype(np.int64)
+    # Rings beyond Nyquist lie in the corners alone, and are not whole.
     sums = np.bincount(ring.ravel(), weights=values.ravel())[: side // 2 + 1]
     return sums.astype(np.float64)
 

@@ -66,6 +66,7 @@ class Estimate:
         """Return a part that is lit, turned, mirrored and conjugated at random."""
         height, width = self.weight.shape[1:]
         rows, columns = min(side, height), min(side, width)
+        # A dark part teaches nothing; a scan that is dark nearly everywhere ends the search.
         for _ in range(5):
             y, x = int(rng.integers(height - rows + 1)), int(rng.integers(width - columns + 1))
             where = (slice(None), slice(y, y + rows), slice(x, x + columns))
@@ -82,6 +83,7 @@ class Estimate:
 
         parts = {each.name: turned(getattr(self, each.name)) for each in fields(self)}
         if conjugated:
+            # These are the imaginary parts of estimate and step, see `prior_features`.
             parts['images'][[1, 3]] *= -1
             parts['wanted'][1] *= -1
         return Estimate(**parts)
@@ -159,6 +161,7 @@ def _compare(
     light = smooth(lit) + FLOOR
     contrast = smooth(lit * np.abs(local - smooth(lit * local) / light) ** 2) / light
     return Estimate(
+        # Thousands of them wait in memory at a time.
         features.images.astype(np.float16),
         np.stack([wanted.real, wanted.imag]).astype(np.float32),
         *(values[None].astype(np.float32) for values in (unit, weight, contrast)),

@@ -105,6 +105,7 @@ def _multiples(sample: FloatArray, dtype: np.dtype[Any]) -> bool:
     The least number is one count: in a sample of thousands, some pixel holds one.
     """
     lit = sample[sample > 0]
+    # A few numbers, or numbers of nearly one size, are such multiples by chance.
     if lit.size < 100 or abs(float(lit.max()) - 1) > 1e-6 or lit.max() < 3 * lit.min():
         return False
     return _nearly_whole(lit / lit.min(), dtype)

@@ -189,6 +189,7 @@ def beam_place(
     """
     mean = _mean(counts, bad_pixels)
     far = np.fft.fftshift(np.abs(np.fft.fft2(probe)) ** 2, axes=(-2, -1)).sum(axis=0)
+    # The same pixels are left out of both: a beamstop off the middle is no shift of the beam.
     offset = _center(mean) - _center(np.where(bad_pixels, 0, far))
     shape = np.array(mean.shape)
     if not (np.abs(offset) > np.maximum(MIN_OFFSET_PX, MIN_OFFSET_SHARE * shape)).any():

@@ -183,6 +183,7 @@ class Jobs:
             check_positions(scan)
         _log_scans(scans, job)
         backend = self._use(job)
+        # From here on the backend holds no model of a file, also where the training fails.
         checkpoints = Checkpoints(checkpoint_path(job.output))
         self._held = None
         try:
@@ -282,6 +283,7 @@ class Jobs:
             raise WorkerError(
                 f'This worker runs {self._backend.name!r}; {name!r} needs one of its own.'
             )
+        # Backends of others have neither.
         if isinstance(self._backend, NetworkBackend):
             self._backend.threads = job.threads
             wants_pictures = isinstance(job, TrainJob) and job.has_pictures
