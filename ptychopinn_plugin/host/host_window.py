@@ -246,6 +246,7 @@ class RunQueue:
         self._tasks = monitor._foreground_task_manager
         self._activity, self._reconstructors = activity, reconstructors
         self._window = window
+        # Stop comes from the thread of the window, and runs begin in another.
         self._lock = threading.Lock()
         self._waiting: set[QueuedRun] = set()
         self.made_from: dict[int, Any] = {}
@@ -315,6 +316,7 @@ class RunQueue:
         if keeps_product:
             self.made_from.pop(id(product), None)
         else:
+            # Products belong to the window, and only its thread may change them.
             self._tasks.put_foreground_task(lambda: self._window.remove(product))
 
     def keeps_product(self) -> bool:

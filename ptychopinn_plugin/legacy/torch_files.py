@@ -45,6 +45,7 @@ def read_torch_archive(archive: SafeZip) -> Any:
     if f'{root}byteorder' in archive:
         order = '>' if archive.read(f'{root}byteorder').strip() == b'big' else '<'
 
+    # Several tensors may share a storage, which is read once.
     @functools.cache
     def member(key: str) -> bytes:
         return archive.read(f'{root}data/{key}')

@@ -172,6 +172,7 @@ def _array_of(shape: Any, kind: np.dtype[Any], is_fortran: bool, data: bytes) ->
         raise ValueError(f'an array of shape {sides} and type {kind} in {len(data)} bytes')
     order: Any = 'F' if is_fortran else 'C'
     values = np.frombuffer(data, dtype=kind).reshape(sides, order=order)
+    # What `frombuffer` returns is read-only and keeps the bytes of the whole pickle.
     return np.array(values.astype(kind.newbyteorder('='), copy=False))
 
 
@@ -190,6 +191,7 @@ def _data_type(code: Any, *_: Any) -> DataType:
     if not isinstance(code, str) or len(code) > MAX_CODE:
         raise ValueError('a data type without a code')
     kind = DataType(code=code)
+    # A type that is not allowed is refused where it is named, and not where it is used.
     kind.numpy()
     return kind
 

@@ -45,6 +45,7 @@ def draw_probe(rng: np.random.Generator, size: int, window_px: int) -> ComplexAr
         modes = make_modes(probe, n_modes, float(rng.uniform(0.05, 0.5)))
         if abs(window_of(modes) - window_px) <= 8:
             return modes
+    # No draw has come near the wanted window, which a plain focus fills.
     config = SimulationConfig(size=size, pupil_radius=4.0 / window_px, defocus=0.0)
     return make_probe(config)
 

@@ -39,6 +39,7 @@ def read_mask(path: Path) -> BoolArray:
     """
     file, key = path, ''
     if not path.exists() and ':' in str(path):
+        # The last colon parts them: on Windows a path has one of its own, after the drive.
         name, _, key = str(path).rpartition(':')
         file = Path(name)
     if not file.is_file():

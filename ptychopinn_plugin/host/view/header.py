@@ -150,6 +150,7 @@ def _label() -> QLabel:
 def _show(label: QLabel, text: str, is_bad: bool = False) -> None:
     """Show a text, in red where it is about a failure."""
     style = RED if is_bad else ''
+    # Qt lays out anew with each style that is set, also with the same one.
     if label.styleSheet() != style:
         label.setStyleSheet(style)
     # A break may follow each folder of a path.
@@ -191,6 +192,7 @@ class TrainingCurve(_parameters.ParameterViewController):  # type: ignore[misc, 
         is_ours = self._activity.curve_of == self._algorithm
         epochs = self._activity.epochs if is_ours else ()
         is_cut = self._activity.is_last_cut
+        # Each epoch makes a new tuple, so that what is in it need not be compared.
         if epochs is self._drawn[0] and is_cut == self._drawn[1]:
             return
         self._drawn = (epochs, is_cut)

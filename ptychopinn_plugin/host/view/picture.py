@@ -141,6 +141,7 @@ class PictureView(_parameters.ParameterViewController):  # type: ignore[misc, na
     def _show_ends(self) -> None:
         """Put the slider to the end that shows the chosen picture alone."""
         names = [name for name, _ in self._activity.pictures]
+        # Only a hand on the slider chooses a picture.
         self.slider.blockSignals(True)
         self.slider.setValue(WHOLE if names[:1] == [self.shown] and len(names) > 1 else 0)
         self.slider.blockSignals(False)

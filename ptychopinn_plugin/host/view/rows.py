@@ -175,6 +175,7 @@ class WholeNumberView(RowView):
         self.box.valueChanged.connect(parameter.set_value)
 
     def _show(self, value: int) -> None:
+        # What is shown in place of the setting must not become it.
         self.box.blockSignals(True)
         self.box.setValue(value)
         self.box.blockSignals(False)
