@@ -134,7 +134,13 @@ class _Writer:
         return name
 
     def add(self, layer: Layer) -> None:
-        """Add a layer."""
+        """Add a layer.
+
+        Raises
+        ------
+        ArchiveError
+            If the layer is of unknown kind.
+        """
         makers: dict[str, Callable[[Layer], None]] = {
             'conv': self._conv,
             'average-pool': self._pool,

@@ -128,7 +128,13 @@ def refused_name(source: str, module: str, name: str) -> ArchiveError:
 
 
 def memo_key(argument: Any) -> int:
-    """Return the number under which a value is remembered; large ones could be made to collide."""
+    """Return the number under which a value is remembered; large ones could be made to collide.
+
+    Raises
+    ------
+    ValueError
+        If the number is negative or larger than a pickler uses.
+    """
     key = int(argument)
     if not 0 <= key < MAX_MEMO_KEY:
         raise ValueError('a memo key that no pickler uses')

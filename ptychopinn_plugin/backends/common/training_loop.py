@@ -279,7 +279,13 @@ class TrainingLoop:
         return average, validation
 
     def validate(self) -> float | None:
-        """Return the mean loss over the held-out groups; None where there are none."""
+        """Return the mean loss over the held-out groups; None where there are none.
+
+        Raises
+        ------
+        _Stopped
+            If the observer wants the training to end, and an epoch before has left a model.
+        """
         total, count, reported = 0.0, 0, self.clock()
         # A first epoch is judged to its end: without it there is nothing to keep.
         may_stop = self.state.stopped == 'epochs' and bool(self.state.history)
