@@ -112,6 +112,7 @@ class Validated:
         hints = typing.get_type_hints(type(self))
         for item in dataclasses.fields(self):  # type: ignore[arg-type]
             value = _checked(getattr(self, item.name), hints[item.name], item, type(self).__name__)
+            # A text may have become a path, or a whole number a float; the class is frozen.
             object.__setattr__(self, item.name, value)
 
     @classmethod
@@ -154,6 +155,7 @@ def _checked(value: Any, hint: Any, item: dataclasses.Field[Any], owner: str) ->
         value = float(value)
     if hint is Path and isinstance(value, str):
         value = Path(value)
+    # For Python True is a whole number.
     if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
         raise ConfigError(f'{name} must be of type {hint.__name__}; got {value!r}.')
     if isinstance(value, float) and not math.isfinite(value):
@@ -400,6 +402,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     """
     text = ''
     try:
+        # Some editors begin a file with a byte order mark, which TOML does not allow.
         text = path.read_text(encoding='utf-8-sig')
         return tomllib.loads(text)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

@@ -163,6 +163,7 @@ def evaluate(
     target = true_object[_slices(box)].astype(np.complex128)
     shift = metrics.find_shift(image[inner], target, largest_px=MAX_SHIFT_PX)
     image = metrics.shift_image(image, shift)[inner]
+    # It is registered already, with a margin that `align` does not have.
     aligned = metrics.align(image, target, register=False, remove_ramp=remove_ramp)
     image_phase, true_phase = metrics.wrapped_phase(aligned.image, target)
     return Evaluation(
@@ -231,6 +232,7 @@ def _check_pixels(
         for known in (reconstruction.geometry, truth.geometry)
     ]
     here, there = (np.array(size, dtype=np.float64) for size in sizes)  # None becomes NaN
+    # No comparison with NaN is true, so that an unknown size is let through.
     if (np.abs(here - there) > SAME_PIXEL_SHARE * there).any():
         raise DataError(
             f'The pixels of both must be of one size; here {here[0]:.4g} x {here[1]:.4g} m (height '

@@ -150,6 +150,7 @@ def refine_into(
         choice = choose(backend)
         read, notes = _read(scan, given, None)
         run = describe_run('refine', scan, None, choice.name, config, given)
+        # `reproduce` needs what was wanted; the result itself names what was found.
         run['asked_device'] = device
         watch.loaded()
         with RunProgress() as observer:
@@ -212,6 +213,7 @@ def reconstruct_into(
     with staged_outputs(output, FILES) as stage:
         opened = api.open_model(model) if isinstance(model, Path) else model
         config = assemble_config(given, base=opened.config.to_dict())
+        # A backend that is missing ends the command here, and not after minutes of reading.
         choice = choose(backend, model_backend=opened.backend)
         size = None if opened.is_prior else opened.pattern_size
         # This is the fitted scan, whose object lies where the reconstruction does.
@@ -302,6 +304,7 @@ def _finish(
         write_json(stage / 'timing.json', timing)
         write_json(stage / 'metrics.json', metrics)
     values = {'output': folder, 'files': list(FILES), 'timing': timing, 'metrics': metrics}
+    # The first likelihood is that of the start.
     iterations = len(result.likelihoods) - 1
     fit = fit_in_words(
         result.misfit,

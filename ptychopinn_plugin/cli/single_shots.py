@@ -83,7 +83,7 @@ def show_single_shots(
 
 
 def introduce(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """Say what the picture of the patterns shows, whichever way is ahead."""
+    """Return what the picture of the patterns shows, whichever way is ahead."""
     built_in, flat = (rows[name]['amplitude_ssim'] for name in (BUILT_IN, FLAT))
     return (
         'First, patterns of lines under a curved beam that share nothing: '

@@ -53,6 +53,7 @@ class ScanFolderWorkflow(FileBasedWorkflow):
         if not (patterns.is_file() and product.is_file()):
             return
         target = folder / OUTPUT / PRODUCT
+        # After a restart each scan of the watched folder looks new.
         if any(target.parent.glob('product*.h5')):
             logger.info(
                 'Automation: %s is left alone, as %s holds products. Move them away to reconstruct '
@@ -67,6 +68,7 @@ class ScanFolderWorkflow(FileBasedWorkflow):
             target.parent.mkdir(exist_ok=True)
             loaded.reconstruct_local(algorithm=ALGORITHM, output_product_file=target)
         except Exception as error:  # noqa: BLE001 - the next scan of the night must not miss its turn
+            # It is tried again when one of its files is written once more.
             self._begun.discard(folder)
             logger.error('Automation: %s was not reconstructed: %s', folder, error)
         else:

@@ -64,6 +64,7 @@ class Presets(Observer):
             parameter.add_observer(self)
 
     def _update(self, observable: Observable) -> None:
+        # Rows that a preset sets are changed one by one, and fit no preset on the way.
         if self._is_setting:
             return
         self._is_setting = True

@@ -89,6 +89,7 @@ def check_product(
         logger.warning('The check was stopped, and has found nothing.')
         return
     activity.outcome = ''
+    # Pictures of single trials give way to those of the result.
     activity.drop_pictures()
     for name in ('given', 'best', 'trials'):
         if name in done.arrays:

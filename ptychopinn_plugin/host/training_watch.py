@@ -66,7 +66,7 @@ class TrainingWatch:
         )
 
     def note_failure(self) -> None:
-        """Say what the failed run has left."""
+        """Log what the failed run has left."""
         self._epochs.flush()
         note_checkpoint(self._output, self._begun)
 
@@ -92,6 +92,7 @@ class TrainingWatch:
         if done.epochs == 0:
             self._note_nothing_learned()
             return
+        # It is read back, so that Infer uses what was written and not what was meant.
         self._loaded.load(self._output)
         best = '' if done.best_loss is None else f'; its best loss is {done.best_loss:.5g}'
         diverged = done.reason == 'diverged'

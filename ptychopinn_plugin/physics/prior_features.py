@@ -1,6 +1,6 @@
 r"""The input of the network 'prior' for an object between iterations, in NumPy for every backend.
 
-With the object's estimate :math:`O`, the step :math:`B` that all patterns together ask for, the
+With the object's estimate :math:`O`, the step :math:`B` that all patterns give together, the
 coverage :math:`W` in photons per pixel and a smooth average :math:`\langle\cdot\rangle` over what
 is lit, the local phase and level are those of :math:`\langle O \rangle = m u` with :math:`|u| = 1`.
 The network gets
@@ -95,10 +95,13 @@ def prior_features(
         See `count_exposures`.
     """
     relative = coverage / coverage.max()
+    # A soft edge, as a mask would draw its own border into the averages.
     lit = relative / (relative + LIT_SHARE)
+    # Averages are divided by it, so that the dark around them does not count.
     light = smooth(lit) + FLOOR
     low = smooth(lit * object_) / light
     level = np.abs(low)
+    # In the dark the factor becomes 0: there the phase would be that of rounding errors.
     phases = low / (level + FLOOR)
     centred = object_ * phases.conj() - level
     turned = step * phases.conj()

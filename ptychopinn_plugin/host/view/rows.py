@@ -110,7 +110,7 @@ def wrapped(tip: str) -> str:
 
 
 def _tell(row: Row, what: str) -> None:
-    """Say in the log and in the panel what became of an input."""
+    """Show in the log and in the panel what became of an input."""
     logger.warning('%s: %s', row.label, what)
 
 

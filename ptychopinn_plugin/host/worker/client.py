@@ -235,6 +235,7 @@ class Run:
             if message is None:
                 self._finish()
                 raise self._process.exit_error()
+            # It is left over from a run before this one.
             if message.run != self._number:
                 continue
             if isinstance(message, RunFailed):

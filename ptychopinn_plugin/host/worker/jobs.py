@@ -183,8 +183,8 @@ class Jobs:
             check_positions(scan)
         _log_scans(scans, job)
         backend = self._use(job)
-        # From here on the backend holds no model of a file, also where the training fails.
         checkpoints = Checkpoints(checkpoint_path(job.output))
+        # From here on the backend holds no model of a file, also where the training fails.
         self._held = None
         try:
             result = backend.train(
@@ -341,7 +341,7 @@ def checkpoint_path(output: Path) -> Path:
 
 
 def _log_scans(scans: Sequence[Scan], job: TrainJob) -> None:
-    """Say what is trained on, and for how long, before the long part begins."""
+    """Log what is trained on, and for how long, before the long part begins."""
     named = '; '.join(
         f'{scan.name}: {count(len(scan), "pattern")} of {" x ".join(map(str, scan.pattern_shape))}'
         ' px'
