@@ -118,7 +118,7 @@ class Places:
     @cached_property
     def area_px(self) -> float:
         """The usual area for each place, in square pixels; some places are looked at."""
-        # Every so many of a raster would be those of one edge.
+        # Taken at even intervals, places of a raster could all lie on one edge.
         which = np.random.default_rng(0).integers(len(self), size=256)
         some = self.positions_px[which]
         # Sixteen neighbours and the place itself are few enough to be near, and enough that it does
