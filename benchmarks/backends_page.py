@@ -90,7 +90,7 @@ CHANGES: dict[str, tuple[Any, dict[str, dict[str, Any]]]] = {
     'refinement.intensities': (True, {}),
     'refinement.seed': (1, {}),
 }
-"""A value that differs from `BASE`, and what must be set for it to matter."""
+"""Each setting has a value that differs from `BASE`, and what must be set for it to matter."""
 
 NO_SUCH_DEVICE = 'cuda:99'
 """A setting of the device that is honoured makes this an error."""
@@ -215,7 +215,7 @@ ELSEWHERE: dict[str, tuple[str, Callable[[str], bool]]] = {
         drops_outliers,
     ),
 }
-"""Settings that a trained model does not show: what they do, and how that is measured."""
+"""A trained model does not show these settings: here is what they do, and how that is measured."""
 
 
 def features() -> list[str]:

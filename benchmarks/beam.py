@@ -21,7 +21,7 @@ from ptychopinn_plugin.data.simulation import SimulationConfig, beam_intensities
 from ptychopinn_plugin.evaluation import evaluate
 
 BEAMS = ((0.0, 0.0), (0.0, 0.05), (0.05, 0.0), (0.1, 0.0), (0.3, 0.0), (-0.5, 0.05))
-"""Drift from the first pattern to the last, and flicker, as in `SimulationConfig`."""
+"""Each beam drifts from the first pattern to the last, and flickers, as in `SimulationConfig`."""
 
 TRIAL_EPOCHS = 4
 

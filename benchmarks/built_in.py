@@ -30,7 +30,7 @@ from ptychopinn_plugin.pretraining.evaluation import lines_alone, mosaic_ssim
 BEAMS = {'curved': 0.6, 'flat-phase': 0.0}
 COUNTS = (1e9, 1e6, 1e4)
 MANY = 10_000
-"""More iterations than a limit of time leaves room for."""
+"""These are more iterations than a limit of time leaves room for."""
 
 
 def sparse_faint_scans(seed: int) -> dict[str, Scan]:

@@ -53,7 +53,7 @@ FAULTS: dict[str, Orientation] = {
     'metres': Orientation(scale_positions=1e-8),
     'swapped, scale 1.3': Orientation(swap_positions=True, scale_positions=1.3),
 }
-"""What is done to a right scan."""
+"""Each case does this to a right scan."""
 
 
 def main() -> None:

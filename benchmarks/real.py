@@ -25,7 +25,7 @@ from ptychopinn_plugin.model import Model
 from ptychopinn_plugin.physics import measure_misfit, predict_patterns
 
 MANY = 10_000
-"""More iterations than the time leaves room for."""
+"""These are more iterations than the time leaves room for."""
 
 TRIAL_EPOCHS = 3
 BATCH = 64

@@ -20,7 +20,7 @@ from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 from ptychopinn_plugin.model import Model
 
 WAYS = {'all': os.cpu_count() or 1, 'one': 1, 'by trial': None}
-"""The number of threads of each way; by trial where there is none."""
+"""Each way has this number of threads, or the one that trials find where it is None."""
 
 BUSY = 'while True: pass'
 PATTERNS, ITERATIONS = 256, 5

@@ -133,6 +133,7 @@ def train(
     if resume is not None and start is not None:
         config = _resumed_config(start, config, chosen)
     if checkpoint is not None:
+        # A checkpoint that is continued may be replaced; any other one is moved aside.
         continues = isinstance(resume, Path | str) and Path(resume) == Path(checkpoint)
         observer = Checkpoints(Path(checkpoint), continues=continues).beside(observer)
     return create_backend(chosen.name).train(

@@ -30,7 +30,7 @@ MAX_SEED = 2**31 - 1
 """Every generator of random numbers takes a seed up to this, as does Qt's box for numbers."""
 
 MAX_EPOCHS_OR_ITERATIONS = 1_000_000
-"""Nobody waits for more epochs or iterations; a file that asks for more is damaged or does harm."""
+"""Nobody waits for more epochs or iterations; a file with more is damaged or does harm."""
 
 COMMAND_LINE = ('backend', 'reading')
 """A `config.toml` may hold these besides a `Config`: what computes, and how scans are read."""
@@ -112,11 +112,18 @@ class Validated:
         hints = typing.get_type_hints(type(self))
         for item in dataclasses.fields(self):  # type: ignore[arg-type]
             value = _checked(getattr(self, item.name), hints[item.name], item, type(self).__name__)
+            # A text may have become a path, or a whole number a float; the class is frozen.
             object.__setattr__(self, item.name, value)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Build from plain values; a name that is not a field is an error that lists them."""
+        """Build from plain values; a name that is not a field is an error that lists them.
+
+        Raises
+        ------
+        ConfigError
+            If a name is not a field, or a value is not one that its field can have.
+        """
         known = {item.name for item in dataclasses.fields(cls)}  # type: ignore[arg-type]
         unknown = sorted(set(values) - known)
         if unknown:
@@ -148,6 +155,7 @@ def _checked(value: Any, hint: Any, item: dataclasses.Field[Any], owner: str) ->
         value = float(value)
     if hint is Path and isinstance(value, str):
         value = Path(value)
+    # For Python True is a whole number.
     if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
         raise ConfigError(f'{name} must be of type {hint.__name__}; got {value!r}.')
     if isinstance(value, float) and not math.isfinite(value):
@@ -401,6 +409,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     """
     text = ''
     try:
+        # Some editors begin a file with a byte order mark, which TOML does not allow.
         text = path.read_text(encoding='utf-8-sig')
         return tomllib.loads(text)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -424,7 +433,13 @@ class Config(Validated):
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Build from nested plain values; missing ones take their default."""
+        """Build from nested plain values; missing ones take their default.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such section, a section is no mapping, or a field of it is wrong.
+        """
         sections = {
             item.name: typing.get_type_hints(cls)[item.name] for item in dataclasses.fields(cls)
         }

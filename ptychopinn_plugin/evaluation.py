@@ -152,6 +152,7 @@ def evaluate(
         _check_places(reconstruction, truth)
     true_object, true_origin = _object_of(truth, truth_origin_px)
     offset = np.asarray(reconstruction.origin_px, dtype=np.float64) - true_origin
+    # Whole pixels are cut, and the rest alone is interpolated.
     whole = np.floor(offset + 0.5).astype(int)
     box = _shared_box(reconstruction, true_object.shape, true_origin, whole)
     # Some pixels around the region, so that what moves into it is real.
@@ -162,6 +163,7 @@ def evaluate(
     target = true_object[_slices(box)].astype(np.complex128)
     shift = metrics.find_shift(image[inner], target, largest_px=MAX_SHIFT_PX)
     image = metrics.shift_image(image, shift)[inner]
+    # It is registered already, with a margin that `align` does not have.
     aligned = metrics.align(image, target, register=False, remove_ramp=remove_ramp)
     image_phase, true_phase = metrics.wrapped_phase(aligned.image, target)
     return Evaluation(
@@ -230,6 +232,7 @@ def _check_pixels(
         for known in (reconstruction.geometry, truth.geometry)
     ]
     here, there = (np.array(size, dtype=np.float64) for size in sizes)  # None becomes NaN
+    # No comparison with NaN is true, so that an unknown size is let through.
     if (np.abs(here - there) > SAME_PIXEL_FRACTION * there).any():
         raise DataError(
             f'The pixels of both must be of one size; here {here[0]:.4g} x {here[1]:.4g} m (height '
@@ -280,6 +283,23 @@ _Box = np.ndarray[Any, np.dtype[np.int64]]
 def _shared_box(
     reconstruction: Reconstruction, shape: tuple[int, ...], origin: FloatArray, whole: FloatArray
 ) -> _Box:
+    """Return the box within the scanned positions that both objects cover, in the truth's pixels.
+
+    Parameters
+    ----------
+    reconstruction : Reconstruction
+    shape : tuple of int
+        Of the truth.
+    origin : ndarray of float64, shape (2,)
+        Position (y, x) of the truth's first pixel.
+    whole : ndarray of float64, shape (2,)
+        Pixel (y, x) of the truth on which the reconstruction's first pixel lies, a whole number.
+
+    Raises
+    ------
+    DataError
+        If the box has fewer than `_MIN_SIDE_PX` pixels along a side.
+    """
     positions = reconstruction.positions_px - origin
     first = np.ceil(positions.min(axis=0)).astype(np.int64)
     last = np.floor(positions.max(axis=0)).astype(np.int64) + 1
@@ -298,6 +318,20 @@ def _shared_box(
 def _widened(
     box: _Box, image_shape: tuple[int, ...], shape: tuple[int, ...], whole: FloatArray
 ) -> tuple[_Box, tuple[slice, slice]]:
+    """Return a box with a margin around it, and where the box lies in it.
+
+    The margin has `_MARGIN_PX` pixels, or fewer where the reconstruction has no more, so that what
+    a shift moves into the box is real.
+
+    Parameters
+    ----------
+    box : ndarray of int64
+        In the truth's pixels.
+    image_shape, shape : tuple of int
+        Of the reconstruction and of the truth.
+    whole : ndarray of float64, shape (2,)
+        As for `_shared_box`.
+    """
     first, last = box[::2], box[1::2]
     before = np.minimum(first - whole, _MARGIN_PX)
     after = np.minimum(whole + image_shape - last, _MARGIN_PX)

@@ -2,7 +2,7 @@
 
 The patterns are cut into two halves that both cover the field, each is reconstructed in the same
 way, and the Fourier ring correlation of the two objects tells up to which spatial frequency
-independent data say the same.
+independent data agree.
 """
 
 from collections.abc import Callable
@@ -188,6 +188,7 @@ def _halves(scan: Scan) -> IntArray:
     def closeness(number: int, which: int) -> float:
         """Return how much a position would crowd those of a half that it joins."""
         others = near[number]
+        # The fourth power lets the nearest decide; half a pixel keeps repeated places finite.
         return float(((distances[number] + 0.5) ** -4)[(half[others] == which)].sum())
 
     for number in range(n):
@@ -205,6 +206,7 @@ def _halves(scan: Scan) -> IntArray:
         half[number] = int(crowded[1] < crowded[0])
         half[partner] = 1 - half[number]
     left = [number for number in alone if half[number] < 0]
+    # What has no free neighbour goes to both in turn, so that they stay of one size.
     half[left] = np.arange(len(left)) % 2
     return half
 
@@ -236,6 +238,7 @@ def compare_halves(
     """
     parts = split_scan(scan)
     first, second = reconstruct(parts[0]), reconstruct(parts[1])
+    # One probe for all of them, so that they can be compared.
     overlaps = [_overlap(part, first.probe) for part in (scan, *parts)]
     compared = evaluate(first, second, remove_ramp=remove_ramp)
     return HalfScans(compared, (first, second), overlaps[0], min(overlaps[1:]))

@@ -86,6 +86,7 @@ def write_model(path: Path, model: Model, *, inference_only: bool = False) -> No
         'provenance': dict(model.provenance),
         'sha256': {name: hashlib.sha256(data).hexdigest() for name, data in members.items()},
     }
+    # NaN is no JSON: Python would read it, others would not.
     text = json.dumps(manifest, indent=2, allow_nan=False)
     with atomic_path(path) as partial, zipfile.ZipFile(partial, 'w') as archive:
         for name, data in {'manifest.json': text.encode(), **members}.items():
@@ -119,7 +120,7 @@ def read_archive(archive: SafeZip, *, with_training_state: bool = True) -> Model
 
 
 BUILT_IN_PATH = Path(str(resources.files('ptychopinn_plugin') / 'weights' / 'prior.h5.zip'))
-"""The file of the model that comes with the package."""
+"""The model that comes with the package is in this file."""
 
 
 @functools.cache
@@ -173,6 +174,7 @@ def _build_model(manifest: dict[str, Any], weights: bytes, state: bytes | None) 
     with h5py.File(io.BytesIO(weights), 'r') as file:
         arrays = read_datasets(file, 'weights.h5', len(weights))
     network = NetworkDescription.from_dict(manifest['network'])
+    # Whatever follows the layers may rely on each coming after its inputs.
     network.check_graph()
     for name, shape in network.weight_shapes().items():
         if name not in arrays or arrays[name].shape != shape or arrays[name].dtype.kind != 'f':

@@ -55,6 +55,7 @@ def read_model(path: Path, *, with_training_state: bool = True) -> Model:
         try:
             model = _read(older, with_training_state)
         except ArchiveError:
+            # Neither can be read; the user named this one.
             raise error from None
         warnings.warn(
             f'{error} In its place the checkpoint before it is read: {older}.', stacklevel=2

@@ -170,7 +170,13 @@ class NetworkDescription:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Build from `to_dict`'s values."""
+        """Build from `to_dict`'s values.
+
+        Raises
+        ------
+        ArchiveError
+            If a value is missing, superfluous or of another type, or the layers are no graph.
+        """
         try:
             layers = tuple(
                 Layer(**{**layer, 'inputs': tuple(layer['inputs'])}) for layer in values['layers']
@@ -187,7 +193,13 @@ class NetworkDescription:
             raise ArchiveError(f'The network description is not readable: {error}.') from error
 
     def check_graph(self) -> None:
-        """Raise ArchiveError unless layers have names of their own and inputs that come before."""
+        """Raise ArchiveError unless layers have names of their own and inputs that come before.
+
+        Raises
+        ------
+        ArchiveError
+            If one has not, or the description names a layer that it lacks.
+        """
         known: set[str] = set()
         for layer in self.layers:
             missing = [name for name in layer.inputs if name not in known]

@@ -143,7 +143,7 @@ class Orientation(Validated):
         )
 
     def to_words(self) -> list[str]:
-        """Return the words of a command line that ask for it."""
+        """Return the words of a command line that give it."""
         words = []
         for name, value in self._given().items():
             words.append(f'--{OPTIONS.get(name, name.replace("_", "-"))}')

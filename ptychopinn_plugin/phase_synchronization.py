@@ -105,6 +105,7 @@ def synchronize_patches(cells: ComplexArray, patch_origins: IntArray, window: in
     ndarray of complex64, shape (n_patches,)
         Factors of modulus 1.
     """
+    # A network that diverged must not end in an error of the solver: its patches keep their phases.
     if not np.isfinite(cells).all():
         return np.ones(len(cells), dtype=np.complex64)
     cell_origins = patch_origins // CELL_PX
@@ -117,8 +118,10 @@ def synchronize_patches(cells: ComplexArray, patch_origins: IntArray, window: in
     middles = np.stack([np.bincount(place_of, axis) / count for axis in patch_origins.T], axis=1)
     # Patches whose origins are a window apart do not touch.
     pairs = neighbour_pairs(middles, float(window))
+    # Patches of one place begin in the same cell, so that the first one stands for all.
     correlations = _correlate(sums, cell_origins[first], pairs)
     between = synchronize_phases(n_places, pairs, correlations)
+    # The eigenvector has compared the nearest places alone; the last rounds take in every overlap.
     return _turned_to_all(cells, cell_origins - lowest, within * between[place_of])
 
 
@@ -138,12 +141,14 @@ def _turned_to_all(
             cells * factors[:, np.newaxis, np.newaxis], cell_origins.tolist(), strict=True
         ):
             canvas[y : y + side, x : x + side] += patch
+        # This is a view: only the patches of one part are copied below.
         around = np.lib.stride_tricks.sliding_window_view(canvas, (side, side))
         agreement = np.empty(len(cells), dtype=np.complex64)
         for start in range(0, len(cells), PAIRS_TOGETHER):
             part = slice(start, start + PAIRS_TOGETHER)
             there = around[cell_origins[part, 0], cell_origins[part, 1]]
             agreement[part] = np.einsum('nij,nij->n', cells[part].conj(), there)
+        # The canvas holds the patch itself, which agrees with itself in any phase; it is taken out.
         factors = _phase_factors(agreement - energy * factors, energy, factors)
     return np.asarray(factors, dtype=np.complex64)
 
@@ -158,6 +163,7 @@ def _phase_factors(
 
 
 def _energy(flat: ComplexArray) -> FloatArray:
+    # Parts are views, while the modulus would be another copy of all patches.
     real, imaginary = flat.real, flat.imag
     squares = np.einsum('ij,ij->i', real, real) + np.einsum('ij,ij->i', imaginary, imaginary)
     return np.asarray(squares)
@@ -168,6 +174,7 @@ def _merged(
 ) -> tuple[ComplexArray, ComplexArray]:
     """Turn the patches of each place to each other; return the factors, and the sums of places."""
     factors = np.ones(len(cells), dtype=np.complex64)
+    # Without repeats, places are the patches in another order.
     if n_places == len(cells):
         sums = np.empty_like(cells)
         sums[place_of] = cells
@@ -180,6 +187,7 @@ def _merged(
     brightest = np.lexsort((energy, place_of))[np.append(starts[1:], len(cells)) - 1]
     agreement = np.einsum('ij,ij->i', flat.conj(), flat[brightest][place_of])
     for number in range(MERGING_ROUNDS + 1):
+        # There is no sum before the first round, in which the brightest patch takes its place.
         if number > 0:
             agreement = np.einsum('ij,ij->i', flat.conj(), sums[place_of]) - energy * factors
         factors = _phase_factors(agreement, energy, factors)
@@ -257,14 +265,17 @@ def _leading_phases(graph: sparse.csr_matrix, degree: FloatArray) -> ComplexArra
     scale = sparse.diags((1 / np.sqrt(degree)).astype(np.complex128))
     # The identity lifts the eigenvalues, -1 to 1, so that the largest has the largest modulus.
     normalised = scale @ graph @ scale + sparse.identity(len(degree), dtype=np.complex128)
+    # The sparse solver needs a basis of about twenty vectors, which a small matrix does not have.
     if len(degree) <= 16:
         vector = np.linalg.eigh(normalised.toarray())[1][:, -1]
     else:
+        # ARPACK would start at random; so the same patches always get the same phases.
         start = np.ones(len(degree), dtype=np.complex128)
         try:
             vector = eigsh(normalised, k=1, which='LA', tol=1e-4, v0=start, maxiter=MAX_RESTARTS)[
                 1
             ][:, 0]
+        # Parts of the field that hardly touch have nearly equal eigenvalues, which converge slowly.
         except ArpackNoConvergence:
             vector = _power_iteration(normalised)
     # The eigenvector has the phases that the patches have; their conjugates take them out.

@@ -127,6 +127,7 @@ def plot_reconstruction(
     draw_outliers(grid[0, -1], reconstruction, box)
     if true_image is not None:
         error = np.ma.array(np.angle(image * true_image.conj()), mask=~shown)
+        # The limits are symmetric, so that white is no error.
         largest = max(map(abs, _robust_limits(error.compressed())))
         _draw(figure, grid[1, -1], error, 'phase error (rad)', (-largest, largest), 'RdBu', pixel_m)
     _scale_bar(grid[0, 0], image.shape, pixel_m)
@@ -346,6 +347,7 @@ def _robust_limits(values: FloatArray, percent: float = 1.0) -> tuple[float, flo
     if values.size == 0:
         return 0.0, 1.0
     low, high = (float(v) for v in np.percentile(values, [percent, 100 - percent]))
+    # An image of one value needs a range as well.
     margin = max(0.02 * (high - low), 1e-3)
     return low - margin, high + margin
 
@@ -406,6 +408,7 @@ def _scale_bar(axes: Axes, shape: tuple[int, ...], pixel_m: tuple[float, float] 
     height, width = shape[0], shape[1]
     length_px, label = scale_bar_length(width, None if pixel_m is None else pixel_m[1])
     left, bottom = 0.05 * width, 0.93 * height
+    # White with a black outline is seen on every image.
     outline: list[AbstractPathEffect] = [withStroke(linewidth=2.5, foreground='black')]
     bar = Rectangle((left, bottom), length_px, max(1.0, 0.012 * height), color='white')
     bar.set_path_effects(outline)
@@ -434,6 +437,7 @@ def scale_bar_length(width_px: int, pixel_m: float | None) -> tuple[float, str]:
     """
     largest = width_px / 4 * (1.0 if pixel_m is None else pixel_m)
     power = 10.0 ** math.floor(math.log10(largest))
+    # Rounding must not pass over a length that fits exactly.
     length = next(power * factor for factor in (5, 2, 1) if power * factor <= largest * 1.0001)
     if pixel_m is None:
         return length, f'{length:g} px'
@@ -460,6 +464,7 @@ def _title(reconstruction: Reconstruction) -> str:
 
 
 def _save(figure: Figure, path: Path) -> None:
+    # pyplot would keep every figure, and may look for a screen.
     FigureCanvasAgg(figure)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=DPI)

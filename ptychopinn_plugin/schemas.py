@@ -176,12 +176,14 @@ def _check_list(value: list[Any], schema: Schema, name: str, error: type[PtychoP
 
 
 def _is(value: Any, kind: str) -> bool:
+    # For Python True is a whole number.
     if isinstance(value, bool):
         return kind == 'boolean'
     match kind:
         case 'integer':
             return isinstance(value, int)
         case 'number':
+            # Python reads NaN and Infinity where JSON has neither.
             return isinstance(value, int | float) and math.isfinite(value)
         case 'string':
             return isinstance(value, str)

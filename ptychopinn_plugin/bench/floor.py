@@ -20,14 +20,15 @@ from ptychopinn_plugin.bench.machine import Peaks
 from ptychopinn_plugin.network import NetworkDescription
 
 WAVE_OPERATIONS = 40
-"""For each pixel and mode of an amplitude projection: two complex products, a square of the
-modulus, a quotient, a root and a factor, where a complex product takes six."""
+"""An amplitude projection takes this number for each pixel and mode: two complex products, a square
+of the modulus, a quotient, a root and a factor, where a complex product takes six."""
 
 PATCH_OPERATIONS = 20
-"""For each pixel of a predicted patch: features before the network, a phase and a sum after it."""
+"""Each pixel of a predicted patch takes these: features before the network, a phase and a sum after
+it."""
 
 STITCHING_OPERATIONS = 16
-"""For each pixel of a patch: weights, a phase factor, and sums on the canvas and over cells."""
+"""Each pixel of a patch takes these: weights, a phase factor, sums on the canvas and over cells."""
 
 BACKWARD = 3
 """A gradient takes twice the operations of the forward computation, which it includes here."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 PRODUCT_SIDE = 1024
-"""Side of the matrices whose product is timed: large enough for the peak of a core."""
+"""The product of matrices of this side is timed: it is large enough for the peak of a core."""
 
 COPIED_BYTES = 1 << 27
 """A copy of this is far larger than any cache."""

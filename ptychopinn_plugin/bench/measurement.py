@@ -143,7 +143,7 @@ def run_bench(options: BenchOptions, show: Show = lambda _: None) -> dict[str, A
     Raises
     ------
     BackendUnavailableError
-        If no backend is installed, or one that is asked for is not, or the rival is not.
+        If no backend is installed, or one that is wanted is not, or the rival is not.
     """
     names = options.backends or tuple(
         name for name, spec in find_backends().items() if spec.problem() is None

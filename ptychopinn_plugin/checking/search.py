@@ -51,10 +51,10 @@ UNIT_FRACTION = 0.05
 """A factor that is nearer to a power of a thousand is one of units."""
 
 SCALES: tuple[float, ...] = (0.5, 0.6, 0.7, 0.8, 0.9, 1.1, 1.25, 1.4, 1.7, 2.0)
-"""Factors on the positions that are tried: a wrong energy, distance or pixel size."""
+"""These factors on the positions are tried, as a wrong energy, distance or pixel size has them."""
 
 STEPS: tuple[float, ...] = tuple(np.geomspace(0.06, 1.2, 14).tolist())
-"""Steps of the scan that are tried in another unit, as shares of the probe's diameter."""
+"""These steps of the scan, as shares of the probe's diameter, are tried in another unit."""
 
 PLAUSIBLE_STEP = (0.03, 1.5)
 """Steps of a smaller or larger share of the probe's diameter are in another unit."""
@@ -203,6 +203,7 @@ class _Search:
         share = (facts['step_px'] or 0.0) / facts['probe_diameter_px']
         low, high = PLAUSIBLE_STEP
         is_plausible = low < share < high
+        # Where the unit is not known, plausible steps are tried, whatever factor leads to them.
         scales = SCALES if is_plausible else tuple(step / share for step in STEPS if share > 0)
         # The iterations correct a probe that nobody gave, whether they are asked to or not.
         origin = self.piece.scan.probe_origin
@@ -226,6 +227,7 @@ class _Search:
 
     def with_axis_changes(self, start: Trial) -> Trial:
         """Return the best of the orientations, where one is clearly better than `start`."""
+        # Behind a symmetric probe, turned positions do what turned patterns do; see `alternatives`.
         changes = [Orientation.of(change) for change in AXIS_CHANGES[1:]]
         changes += [
             Orientation.of(None, change)
@@ -250,6 +252,8 @@ class _Search:
         if not clear:
             return start
         least = min(trial.excess for trial in clear)
+        # Simulated patterns without noise leave nothing but rounding, which the small number
+        # covers.
         equal = [trial for trial in clear if trial.excess <= TIE * max(least, 0) + 1e-12]
         return min(equal or clear, key=lambda trial: (trial.orientation.changes, trial.residual))
 

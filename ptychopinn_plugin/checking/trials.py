@@ -152,12 +152,15 @@ def cut_piece(scan: Scan) -> Piece:
     step, diameter = facts['step_px'] or 0.0, facts['probe_diameter_px']
     # Of repeated exposures one is taken: what is held out must not have been fitted.
     numbers = _one_of_each_place(scan.positions_px, step)
+    # A scan that is narrow beside the spacing would be thinned to a handful.
     wide = np.ptp(distinct, axis=0).max() / 8
     if 0 < step < MIN_STEP * diameter < wide:
+        # With a fixed seed the same scan is judged by the same patterns.
         rng = np.random.default_rng(0)
         numbers = numbers[thin_positions(scan.positions_px[numbers], MIN_STEP * diameter, rng)]
     positions_px = scan.positions_px[numbers]
     middle = np.median(positions_px, axis=0)
+    # A few positions far away do not move the median.
     near = numbers[np.sort(_nearest(positions_px, middle)[:POSITIONS])]
     positions_px = scan.positions_px[near]
     inner = np.sort(
@@ -168,6 +171,7 @@ def cut_piece(scan: Scan) -> Piece:
     is_made = piece.probe_origin == 'patterns'
     if is_made:
         piece = dataclasses.replace(piece, probe_origin='found')
+    # Of three neighbours one is held out, so that the two others light what it shows.
     return Piece(piece, inner[1::3], is_made)
 
 

@@ -12,7 +12,7 @@ VERDICTS: Mapping[Verdict, str] = {
     'another order than the patterns, a probe that is a guess (--refine-probe), and '
     'illuminations that hardly overlap',
 }
-"""What each verdict says of a scan."""
+"""Each verdict means this for a scan."""
 
 PROBE_CORRECTED = (
     'the probe had to be corrected for this: a wrong curvature of the probe is like a factor on '

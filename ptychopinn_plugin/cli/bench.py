@@ -12,7 +12,7 @@ from ptychopinn_plugin.config import TrainingConfig
 from ptychopinn_plugin.errors import ConfigError
 
 SLOWER = 1
-"""The exit code where something got slower by more than the noise."""
+"""The command exits with this code where something got slower by more than the noise."""
 
 
 def bench_command(

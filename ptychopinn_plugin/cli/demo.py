@@ -58,7 +58,7 @@ DEMO_FILES = (
 )
 
 DEMO_ITERATIONS = 30
-"""Of the refinement, and of the flat start beside it."""
+"""The refinement has this number of iterations, and so has the flat start beside it."""
 
 NETWORK, HYBRID = 'network', 'network_and_iterations'
 

@@ -140,6 +140,7 @@ def _probe(framework: str) -> dict[str, Any]:
         reason = lines[-1] if lines else f'its process ended with {child.returncode}'
         return {'problem': f'does not import: {reason}'}
     try:
+        # Frameworks may print lines of their own before the answer.
         answer = json.loads(child.stdout.splitlines()[-1])
     except (IndexError, json.JSONDecodeError):
         return {'note': f'{framework} gave no answer'}
@@ -197,6 +198,7 @@ def _cpu_name() -> str:
 
 
 def _usable_cores() -> int:
+    # A batch system may give a process fewer cores than the machine has.
     if hasattr(os, 'sched_getaffinity'):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

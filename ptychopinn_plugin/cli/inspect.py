@@ -42,6 +42,7 @@ def inspect_command(
     from ptychopinn_plugin.legacy.models import is_bare_pickle
     from ptychopinn_plugin.model_file import describe_model, is_model_file, read_model
 
+    # A file of this name goes before the model of the package.
     if str(file) == BUILT_IN_KEYWORD and not file.exists():
         values = describe_model(open_model(file))
         lines = _prior_lines(values)

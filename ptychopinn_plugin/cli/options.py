@@ -16,7 +16,7 @@ from ptychopinn_plugin.config import Validated, photons_setting, setting
 from ptychopinn_plugin.orientation import OPTIONS, Orientation
 
 Given = dict[str, dict[str, Any]]
-"""The settings that the user gave, and no others, by the name of their section."""
+"""It holds the settings that the user gave, and no others, by the name of their section."""
 
 Output = Annotated[
     Path,

@@ -92,6 +92,7 @@ def clear_leftovers(folder: Path, names: Sequence[str]) -> None:
     for path in sorted(folder.glob(f'{atomic.UNFINISHED}*')):
         if not path.is_dir():
             continue
+        # Its files were complete, and some may have their names already.
         if path.name.startswith(_MOVING):
             logger.warning('The results of a run that was killed at its end are in %s now.', folder)
             _give_names(path, folder)
@@ -182,6 +183,7 @@ def _move_files(stage: Path, folder: Path) -> Path:
     """
     try:
         for path in _files(stage):
+            # Bytes come before names, or a power cut could leave names of empty files.
             atomic.sync_file(path)
         moving = stage.with_name(_MOVING + stage.name.removeprefix(atomic.UNFINISHED))
         os.rename(stage, moving)

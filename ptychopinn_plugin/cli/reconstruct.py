@@ -155,6 +155,7 @@ def refine_into(
         choice = choose(backend)
         read, notes = _read(scan, given)
         run = describe_run('refine', scan, None, choice.name, config, given)
+        # `reproduce` needs what was wanted; the result itself names what was found.
         run['asked_device'] = device
         watch.loaded()
         with ProgressDisplay() as observer:
@@ -217,6 +218,7 @@ def reconstruct_into(
     with staged_outputs(output, RECONSTRUCTION_FILES) as stage:
         opened = api.open_model(model) if isinstance(model, Path) else model
         config = assemble_config(given, base=opened.config.to_dict())
+        # A backend that is missing ends the command here, and not after minutes of reading.
         choice = choose(backend, model_backend=opened.backend)
         # This is the fitted scan, whose object lies where the reconstruction does.
         fitted, notes = _read(scan, given, opened)
@@ -313,6 +315,7 @@ def _finish(
         'timing': timing,
         'metrics': metrics,
     }
+    # The first likelihood is that of the start.
     iterations = len(result.likelihoods) - 1
     fit = fit_in_words(
         result.misfit,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ptychopinn_plugin.data import Reconstruction
 
 DIFFERS = 1
-"""The exit code where the result is another one."""
+"""The command exits with this code where the result is another one."""
 
 OTHER_ORDER_TOLERANCE = 1e-3
 """GPUs, and other numbers of threads, add in another order; iterations carry differences on."""

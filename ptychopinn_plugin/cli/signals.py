@@ -33,7 +33,7 @@ class _State:
         self.is_pending = False
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """Ask the run to stop, wait until files have their names, or leave."""
+        """Make the run stop, wait until files have their names, or leave."""
         if number == getattr(signal, 'SIGHUP', None):
             _leave_terminal()
         now = time.monotonic()
@@ -68,7 +68,7 @@ _state = _State()
 
 @contextmanager
 def handling_signals() -> Iterator[None]:
-    """Let signals end the block with KeyboardInterrupt, unless the contexts below say otherwise.
+    """Let signals end the block with KeyboardInterrupt, unless the contexts below handle them.
 
     Inside another such block it changes nothing.
     """

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 SCAN_FILE, PICTURE_FILE = 'single-shots.npz', 'single-shots.png'
 
 CURVATURE = 0.6
-"""Of the beam, see `pretraining.probes.curved_probe`."""
+"""The beam's wavefront has this curvature, see `pretraining.probes.curved_probe`."""
 
 PHOTONS = 1e6
-"""Mean counts in a pattern."""
+"""A pattern has this number of counts on average."""
 
 BUILT_IN_ROW, FLAT_ROW = 'built_in', 'iterations_from_flat'
 
@@ -83,7 +83,7 @@ def show_single_shots(
 
 
 def introduce(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """Say what the picture of the patterns shows, whichever way is ahead."""
+    """Return what the picture of the patterns shows, whichever way is ahead."""
     built_in, flat = (rows[name]['amplitude_ssim'] for name in (BUILT_IN_ROW, FLAT_ROW))
     return (
         'First, patterns of lines under a curved beam that share nothing: '

@@ -177,6 +177,7 @@ def train_command(
         result = _run(job, checkpoints)
         with finishing():
             _write(stage, result, job.reading, inference_only=inference_only)
+    # Only now does the model lie in its place; until then the checkpoint was all there was.
     checkpoints.remove()
     values = _facts(job, result, output)
     report(values, _summary(values), as_json=as_json)
@@ -200,6 +201,7 @@ def _settings(
         f'Leave --base-model out, or give a model that ptychopinn train has left, not {path}.'
     )
     known = model.config.to_dict()
+    # Fine-tuning keeps the network, and takes no settings of the training before.
     base = known if resume else {'model': known['model']}
     config = assemble_config(given, file=file, assignments=assignments or (), base=base)
     if not resume:
@@ -292,6 +294,7 @@ def _log_start(job: _Job) -> None:
     logger.info('Python %s on %s', platform.python_version(), platform.platform())
     logger.info('backend %s (%s)', job.choice.name, job.choice.source)
     for scan in (*job.scans, *job.validation):
+        # Two scans are not compared by their patterns: the same object is meant.
         use = 'validation' if any(scan is other for other in job.validation) else 'training'
         height, width = scan.pattern_shape
         logger.info('%s scan %s: %d patterns, %d x %d px', use, scan.name, len(scan), height, width)

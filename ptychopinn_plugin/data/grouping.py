@@ -134,6 +134,7 @@ def _neighbours(positions_px: FloatArray, seeds: IntArray, count: int, least: in
     """
     places = Places(positions_px)
     count = min(count, len(positions_px) - 1)
+    # Without repeats each position is a place of its own, and is searched as it is.
     if not places.repeats or len(places) <= least:
         return _nearest_others(cKDTree(positions_px), positions_px, seeds, count)
     near = _nearest_others(
@@ -191,6 +192,7 @@ def check_positions(scan: Scan) -> None:
     # A position that was measured twice is no neighbour.
     places = np.rint(scan.positions_px[find_places(scan.positions_px)[0]])
     nearest = cKDTree(places).query(places, k=2)[0][:, 1].min()
+    # The faint rim of a probe reaches far, and holds nothing together.
     width = illuminated_size(scan.probe, share=0.98, multiple=2)
     if nearest > width:
         raise DataError(

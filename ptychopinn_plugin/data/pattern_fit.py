@@ -41,7 +41,8 @@ OVERSHADOWING = 2.0
 a wrong pattern bends the object under the patterns around it."""
 
 NORMAL_QUARTILE, _NORMAL_5 = 0.6745, 1.6449
-"""The quartile and the twentieth of a normal distribution, in standard deviations."""
+"""A quarter and a twentieth of a normal distribution lie farther above its middle than this many
+standard deviations."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,7 @@ def measure_deviances(
     light = np.where(lit, expected, 0).sum(axis=(1, 2))
     doses = np.where(lit, counts, 0).sum(axis=(1, 2)) / np.maximum(light, 1e-12)
     scaled = np.maximum(expected * doses[:, np.newaxis, np.newaxis], 1e-12)
+    # xlogy is 0 where nothing was counted, as the limit of k log k is.
     terms = 2 * (scaled - counts + xlogy(counts, counts / scaled))
     sums = np.where(lit, np.minimum(terms, largest), 0).sum(axis=(1, 2))
     return Deviances(sums / np.maximum(n_lit, 1), doses, n_lit.astype(np.int64))
@@ -184,6 +186,7 @@ def light_diameter_px(probe: ComplexArray) -> float:
     ----------
     probe : ndarray of complex, shape (n_modes, height, width)
     """
+    # (sum I)² / sum I² is the area of a disc of even intensity.
     intensity = (np.abs(probe) ** 2).sum(axis=0)
     return float(2 * np.sqrt(intensity.sum() ** 2 / (intensity**2).sum() / np.pi))
 
@@ -211,6 +214,8 @@ def find_suspects(found: Deviances, positions_px: FloatArray, near_px: float) ->
     if judged.sum() < MIN_JUDGED_PATTERNS:
         return np.zeros(0, np.int64)
     logs = found.logarithms
+    # The lower tail has its width from right patterns alone: wrong ones, and those whose object
+    # they have bent, lie above.
     low, quarter = np.quantile(logs[judged], [0.05, 0.25])
     deviation = (quarter - low) / (_NORMAL_5 - NORMAL_QUARTILE)
     typical = quarter + NORMAL_QUARTILE * deviation
@@ -244,6 +249,7 @@ def find_outliers(first: Deviances, second: Deviances, suspects: IntArray) -> di
     is_other[suspects] = False
     if is_other.sum() < MIN_JUDGED_PATTERNS // 2:
         return {}
+    # None of these is a suspect, so that the upper half, where outliers would lie, can be trusted.
     middle, three_quarters = np.quantile(second.logarithms[is_other], [0.5, 0.75])
     deviation = (three_quarters - middle) / NORMAL_QUARTILE
     limits = OUTLIER_DEVIATIONS * _deviations(deviation, second.n_lit)
@@ -261,6 +267,8 @@ def find_outliers(first: Deviances, second: Deviances, suspects: IntArray) -> di
 
 def _deviations(deviation: float, n_lit: IntArray) -> FloatArray:
     """Return the standard deviation of each logarithm: that of the scan, or of counting alone."""
+    # The deviance of n pixels is nearly chi squared over n, with a variance of 2 / n; near 1 its
+    # logarithm has the same.
     result: FloatArray = np.maximum(deviation, np.sqrt(2 / np.maximum(n_lit, 1)))
     return result
 
@@ -271,6 +279,7 @@ def _other_doses(
     logs = np.log(np.maximum(found.doses, 1e-12))
     middle = np.median(logs[is_typical])
     deviation = np.median(np.abs(logs[is_typical] - middle)) / NORMAL_QUARTILE
+    # They are logarithms, so that half the dose is as far off as twice the dose.
     limit = max(deviations * float(deviation), np.log(ratio))
     result: BoolArray = found.is_judged & (np.abs(logs - middle) > limit)
     return result

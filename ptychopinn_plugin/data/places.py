@@ -44,6 +44,7 @@ def find_places(positions_px: FloatArray) -> tuple[IntArray, IntArray]:
     # A pixel is one number, because numbers are sorted much faster than rows.
     keys = pixels[:, 0] * (pixels[:, 1].max() + 1) + pixels[:, 1]
     _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    # They are numbered by their pixels so far, and are to be numbered as they were first visited.
     order = np.argsort(first, kind='stable')
     rank = np.empty(len(order), dtype=np.int64)
     rank[order] = np.arange(len(order))
@@ -89,6 +90,8 @@ class Places:
         first, self.place_of = find_places(positions_px)
         self.positions_px: FloatArray = np.asarray(positions_px)[first]
         self.exposures: IntArray = np.bincount(self.place_of, minlength=len(first))
+        # Positions in the order of their places, and where each place begins in it: what belongs to
+        # a place is found without a search.
         self._by_place: IntArray = np.argsort(self.place_of, kind='stable')
         self._starts: IntArray = np.cumsum(self.exposures) - self.exposures
 
@@ -115,9 +118,11 @@ class Places:
     @cached_property
     def area_px(self) -> float:
         """The usual area for each place, in square pixels; some places are looked at."""
-        # Every so many of a raster would be those of one edge.
+        # Taken at even intervals, places of a raster could all lie on one edge.
         which = np.random.default_rng(0).integers(len(self), size=256)
         some = self.positions_px[which]
+        # Sixteen neighbours and the place itself are few enough to be near, and enough that it does
+        # not matter whether the scan is a raster.
         near = min(17, len(self))
         reach = float(np.median(self.tree.query(some, k=[near])[0]))
         return max(np.pi * reach**2 / near, 1e-9)
@@ -181,7 +186,9 @@ class Places:
         while True:
             size = min(max(size, count), len(self))
             reach = self.tree.query(centre, k=[size])[0][0]
+            # They are sorted, as the order of a tree must not decide over what a seed draws.
             region = np.sort(np.array(self.tree.query_ball_point(centre, reach), dtype=np.int64))
+            # The border is thinned without what lies beyond it, which is why the region is larger.
             chosen = region[thin_positions(self.positions_px[region], spacing_px, rng)]
             if len(chosen) >= count or size == len(self):
                 break

@@ -54,6 +54,7 @@ def measure_moves(given_px: FloatArray, refined_px: FloatArray) -> PositionMoves
     """
     moves = refined_px - given_px
     lengths = np.linalg.norm(moves, axis=1)
+    # A shift of all positions is no change of scale or angle.
     from_middle = given_px - given_px.mean(axis=0)
     change = np.linalg.lstsq(from_middle, moves - moves.mean(axis=0), rcond=None)[0].T
     image_y, image_x = (np.eye(2) + change).T  # where the unit steps in y and in x lead

@@ -192,6 +192,7 @@ def without_dark_patterns(scan: Scan) -> Scan:
         with a warning of how many are left out.
     """
     light = scan.counts()
+    # Patterns that a reader has emptied hold nothing and say nothing of the usual counts.
     dark = light < DARK_PATTERN_FRACTION * np.median(light[light > 0])
     if not dark.any():
         return scan
@@ -319,6 +320,7 @@ def _neighbour_average(known: BoolArray, ring: BoolArray) -> tuple[sparse.csr_ma
             rows.append(use)
             columns.append(v[use] * width + u[use])
     row, column = np.concatenate(rows), np.concatenate(columns)
+    # The mean over a ring is a sparse matrix: made once, it is applied to every pattern.
     weights = (1.0 / np.bincount(row, minlength=len(y)))[row].astype(np.float32)
     sources, compact = np.unique(column, return_inverse=True)
     return sparse.csr_matrix((weights, (row, compact)), shape=(len(y), len(sources))), sources
@@ -342,12 +344,15 @@ def find_hot_pixels(patterns: RealArray, bad_pixels: BoolArray | None = None) ->
     -------
     ndarray of bool, shape (height, width)
     """
+    # What is typical shows in some hundred patterns, however long the scan is.
     sample = patterns[:: max(1, len(patterns) // 256)]
+    # Dead pixels, which hold zeros, would make their neighbours look hot.
     if bad_pixels is not None and bad_pixels.any():
         sample = inpaint(sample, bad_pixels)
     typical = np.median(sample, axis=0)
     ring = np.ones((3, 3), dtype=bool)
     ring[1, 1] = False
+    # With a mean, two hot pixels side by side would hide each other.
     around = ndimage.median_filter(typical, footprint=ring, mode='nearest')
     hot = (typical > 10 * around) & (typical - around > 10)
     y, x = typical.shape[0] // 2, typical.shape[1] // 2

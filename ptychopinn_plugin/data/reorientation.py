@@ -134,6 +134,7 @@ def _with_changed_axes(scan: Scan, change: AxisChange, is_centered: bool) -> Sca
     if not is_centered:
         some = scan.patterns[:: max(1, len(scan) // 128)]
         mean = np.where(scan.bad_pixels, 0.0, some.mean(axis=0, dtype=np.float64))
+        # It is not flipped yet, as `is_frame_mirrored` tries both ways of doing that.
         swapped = change_axes(mean, AxisChange(swap=change.swap))
         probe = sides.get('probe', scan.probe)
         mirrored = is_frame_mirrored(swapped, probe)
@@ -189,6 +190,7 @@ def _with_swapped_sides(scan: Scan) -> dict[str, Any]:
         'probe': fit_probe(scan.probe, (width, height)),
         'positions_px': scan.positions_px * scale,
         'nominal_positions_px': None if nominal is None else nominal * scale,
+        # An object of the file is on the old pixels.
         'object_': None,
         'geometry': dataclasses.replace(
             geometry,

@@ -31,6 +31,7 @@ def _check_positions(name: str, positions_px: FloatArray, side: int) -> None:
     remedy = 'Correct them, or leave them and their patterns out.'
     if bad.size:
         raise DataError(f'{name} must be finite; {_listed(bad, positions_px)}. {remedy}')
+    # A few positions that are far away do not move quartiles.
     low, middle, high = np.quantile(positions_px, [0.25, 0.5, 0.75], axis=0)
     reach = MAX_DISTANCE * (high - low + side)
     far = np.flatnonzero((np.abs(positions_px - middle) > reach).any(axis=1))

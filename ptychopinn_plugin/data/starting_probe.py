@@ -36,8 +36,10 @@ def starting_probe(patterns: RealArray, bad_pixels: BoolArray | None) -> Complex
     """
     valid = np.ones(patterns.shape[1:], bool) if bad_pixels is None else ~bad_pixels
     some = patterns[:: max(1, len(patterns) // SAMPLE)].astype(np.float64)
+    # A hole in the mean pattern would be one in the pupil.
     mean = inpaint(some.mean(axis=0, keepdims=True), ~valid)[0].astype(np.float64)
     pupil = Pupil(np.sqrt(ndimage.gaussian_filter(np.maximum(mean, 0), SMOOTHING_PX)))
+    # What differs from pattern to pattern is speckle alone, without the light that all share.
     return pupil.probe(pupil.defocus_of(_speckle_radius(np.where(valid, some - mean, 0))))
 
 

@@ -70,6 +70,7 @@ def build_onnx(model: Model) -> onnx.ModelProto:
     outputs = []
     by_name = {layer.name: layer for layer in network.layers}
     for name, source in zip(names, network.outputs, strict=True):
+        # Layers have names of their own; what users look for is the meaning of an output.
         if source != name:
             writer.node('Identity', [source], name)
         channels = by_name[source].out_channels
@@ -93,6 +94,7 @@ def build_onnx(model: Model) -> onnx.ModelProto:
         ir_version=IR_VERSION,
     )
     helper.set_model_props(made, _metadata(model))
+    # With its full check it infers all shapes, and finds layers that do not fit each other.
     onnx.checker.check_model(made, full_check=True)
     return made
 
@@ -132,7 +134,13 @@ class _Writer:
         return name
 
     def add(self, layer: Layer) -> None:
-        """Add a layer."""
+        """Add a layer.
+
+        Raises
+        ------
+        ArchiveError
+            If the layer is of unknown kind.
+        """
         makers: dict[str, Callable[[Layer], None]] = {
             'conv': self._conv,
             'average-pool': self._pool,
@@ -196,6 +204,7 @@ class _Writer:
         self.node(kind, list(layer.inputs), layer.name, kernel_shape=sides, strides=sides)
 
     def _upsample(self, layer: Layer) -> None:
+        # With 'asymmetric' and 'floor' pixel i is a copy of pixel i // size, as in both backends.
         factors = np.array([1, 1, layer.size, layer.size], np.float32)
         scales = self.constant(f'upsample/{layer.size}', factors)
         self.node(

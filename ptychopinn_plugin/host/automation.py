@@ -9,7 +9,7 @@ from ptychodus.api.workflow import FileBasedWorkflow, WorkflowAPI
 logger = logging.getLogger('ptychopinn_plugin')
 
 SIMPLE_NAME, DISPLAY_NAME = 'PtychoPINN', 'PtychoPINN'
-"""In the settings file, and in the menu *Workflow*."""
+"""The workflow has these names in the settings file and in the menu *Workflow*."""
 
 ALGORITHM = 'ptychopinn-plugin_pinn'
 
@@ -17,8 +17,8 @@ PATTERNS_FILE, PRODUCT_FILE = 'diffraction.h5', 'product.h5'
 """A folder that holds both is a scan, as in batch mode."""
 
 OUTPUT = 'output'
-"""The folder beside them, which gets the products: `product.NNNNNN.h5` for each picture on the way,
-as in batch mode. The one with the largest number is the result."""
+"""The folder beside them gets the products: `product.NNNNNN.h5` for each picture on the way, as in
+batch mode. The one with the largest number is the result."""
 
 
 class ScanFolderWorkflow(FileBasedWorkflow):
@@ -53,6 +53,7 @@ class ScanFolderWorkflow(FileBasedWorkflow):
         if not (patterns.is_file() and product.is_file()):
             return
         target = folder / OUTPUT / PRODUCT_FILE
+        # After a restart each scan of the watched folder looks new.
         if any(target.parent.glob('product*.h5')):
             logger.info(
                 'Automation: %s is left alone, as %s holds products. Move them away to reconstruct '
@@ -67,6 +68,7 @@ class ScanFolderWorkflow(FileBasedWorkflow):
             target.parent.mkdir(exist_ok=True)
             loaded.reconstruct_local(algorithm=ALGORITHM, output_product_file=target)
         except Exception as error:  # noqa: BLE001 - the next scan of the night must not miss its turn
+            # It is tried again when one of its files is written once more.
             self._begun.discard(folder)
             logger.error('Automation: %s was not reconstructed: %s', folder, error)
         else:

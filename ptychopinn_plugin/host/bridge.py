@@ -89,6 +89,7 @@ def _extend(
 
     @functools.wraps(construct)
     def extended(self: Any, *args: Any, **kwargs: Any) -> None:
+        # The host may pass the argument by its place or by its name.
         bound = signature.bind(self, *args, **kwargs)
         more: dict[str, Any] = _guarded(add, bound.arguments) or {}
         if more:

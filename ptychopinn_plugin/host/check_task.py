@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 CHECK_GOAL = 60
-"""Steps of the progress bar; a scan that is right takes about half as many trials."""
+"""The progress bar has this number of steps; a right scan takes about half as many trials."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from ptychopinn_plugin.orientation import AxisChange, Orientation
 from ptychopinn_plugin.text import count
 
 MINUS = '\u2212'
-"""As in the host's menu of presets."""
+"""The host's menu of presets has this sign and no hyphen."""
 
 
 @dataclass(frozen=True)

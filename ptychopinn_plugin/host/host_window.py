@@ -77,7 +77,7 @@ class HostWindow:
         return self._products[index] if 0 <= index < len(self._products) else None
 
     def chosen_product(self) -> ChosenProduct | None:
-        """Return what the panel tells of the product that is chosen."""
+        """Return what the panel shows of the product that is chosen."""
         item = self.chosen_item()
         patterns = None if item is None else n_patterns(item)
         if item is None or patterns is None:
@@ -246,6 +246,7 @@ class RunQueue:
         self._tasks = monitor._foreground_task_manager
         self._activity, self._reconstructors = activity, reconstructors
         self._window = window
+        # Stop comes from the thread of the window, and runs begin in another.
         self._lock = threading.Lock()
         self._waiting: set[QueuedRun] = set()
         self.made_from: dict[int, Any] = {}
@@ -273,7 +274,7 @@ class RunQueue:
             self._waiting.clear()
 
     def _counted(self, task: Any) -> Any:
-        """Return a task that says when it begins, if it is a run of ours."""
+        """Return a task that reports when it begins, if it is a run of ours."""
         maker = getattr(task, 'trainer', None) or getattr(task, 'reconstructor', None)
         if maker not in self._reconstructors:
             return task
@@ -315,6 +316,7 @@ class RunQueue:
         if keeps_product:
             self.made_from.pop(id(product), None)
         else:
+            # Products belong to the window, and only its thread may change them.
             self._tasks.put_foreground_task(lambda: self._window.remove(product))
 
     def keeps_product(self) -> bool:

@@ -22,6 +22,7 @@ def when_imported(name: str, act: Callable[[], None]) -> None:
     if name in sys.modules:
         act()
     elif not any(isinstance(item, _Hook) and item.name == name for item in sys.meta_path):
+        # It must come before the finders that would find the module and end the search.
         sys.meta_path.insert(0, _Hook(name, act))
 
 
@@ -42,6 +43,7 @@ class _Hook(importlib.abc.MetaPathFinder):
         """Find the module as the others do, with something to do when it has been executed."""
         if fullname != self.name or self._is_asking:
             return None
+        # The search goes through all finders again, this one among them.
         self._is_asking = True
         try:
             spec = importlib.util.find_spec(fullname)

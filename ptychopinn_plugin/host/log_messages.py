@@ -14,7 +14,7 @@ from ptychopinn_plugin.host.worker.jobs import checkpoint_path
 from ptychopinn_plugin.host.worker.messages import RunProgress
 
 STAGE_LOG_S = 10.0
-"""Seconds between two lines on the same stage in batch mode."""
+"""In batch mode this number of seconds lies between two lines on the same stage."""
 
 logger = logging.getLogger('ptychopinn_plugin')
 
@@ -28,7 +28,7 @@ def reported(what: str, afterwards: Callable[[], str] = str) -> Iterator[None]:
     what : str
         The action that failed, as the line begins.
     afterwards : callable
-        Returns what else there is to say once it has failed, as a sentence.
+        Returns what else there is to report once it has failed, as a sentence.
     """
     try:
         yield
@@ -66,7 +66,7 @@ class EpochLog:
         self._waiting: RunProgress | None = None
 
     def note(self, progress: RunProgress) -> None:
-        """Take in progress of a training; whatever follows an epoch says that it was whole."""
+        """Take in progress of a training; whatever follows an epoch shows that it was whole."""
         self.flush()
         if progress.is_epoch_end:
             self._number += 1

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ptychopinn_plugin.host.host_window import HostWindow
 
 TRAINING_SUFFIX = '-training'
-"""Follows the product's name in the name of the folder that *Train on product* writes."""
+"""*Train on product* writes a folder whose name is the product's with this after it."""
 
 logger = logging.getLogger('ptychopinn_plugin')
 

@@ -7,7 +7,7 @@ from ptychodus.api.observer import Observable, Observer
 from ptychodus.api.parameters import Parameter
 
 NORMAL_MINUTES = 10.0
-"""The time limit of a training where none was chosen: 1024 patterns of 64 px are learned well in
+"""A training has this time limit where none was chosen: 1024 patterns of 64 px are learned well in
 seven minutes on two cores (docs/benchmarks.md)."""
 
 BY_THE_OVERLAP = -1
@@ -39,10 +39,10 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         'refinement.iterations': 100,
     },
 }
-"""The values that each preset gives to settings, by name."""
+"""Each preset gives these values to settings, by their names."""
 
 CUSTOM = 'Custom'
-"""What stands in the place of a preset once a row differs from all of them."""
+"""This stands in the place of a preset once a row differs from all of them."""
 
 
 class Presets(Observer):
@@ -64,6 +64,7 @@ class Presets(Observer):
             parameter.add_observer(self)
 
     def _update(self, observable: Observable) -> None:
+        # Rows that a preset sets are changed one by one, and fit no preset on the way.
         if self._is_setting:
             return
         self._is_setting = True

@@ -81,6 +81,7 @@ class InferenceWatch:
         """
         if not has_window():
             return has_news
+        # The first picture is what somebody is waiting for.
         if has_news and not self._has_shown:
             return True
         pause = max(REDRAW_S, 2 * self._drawing_s)
@@ -103,6 +104,7 @@ class InferenceWatch:
         assert isinstance(progress, RunProgress)
         in_refinement = progress.stage == 'refine'
         done = progress.step + (self.passes if in_refinement else 0)
+        # Passes of a learned prior lie between iterations, and a bar must not go back.
         self._progress = max(self._progress, done)
         if in_refinement and 'poisson' in progress.losses:
             self._losses[progress.step] = progress.losses['poisson']

@@ -7,7 +7,7 @@ from pathlib import Path
 from ptychodus.api.parameters import ParameterGroup
 
 KEPT = 8
-"""So many models are remembered."""
+"""This number of models is remembered."""
 
 logger = logging.getLogger('ptychopinn_plugin')
 

@@ -44,7 +44,7 @@ from ptychopinn_plugin.host.worker.messages import (
 from ptychopinn_plugin.model_file import Model
 
 PRODUCT_GOES = 'The product that was made for it is taken away again.'
-"""What follows the reason of a failed inference in the window."""
+"""In the window this follows the reason of a failed inference."""
 
 GRACE_S = 20.0
 """A run that is stopped must hand over what it has within this number of seconds."""
@@ -302,7 +302,7 @@ class PinnReconstructor(TrainableReconstructor):
             model, path = self.loaded.current('Infer')
             choice = choose(setting=self._settings.backend, model_backend=model.backend)
         except (PtychoPinnError, OSError):
-            # The run says so.
+            # The run reports it.
             return
         self._worker.idle_s = 60 * self._settings.options.idle_minutes
         self._worker.prepare(choice.name, path)

@@ -44,6 +44,8 @@ class Sampling:
         if old == new:
             return object_, origin_px
         scale = np.array(old) / np.array(new)
+        # Both scans share their positions and not their zero, which fitting an object may have
+        # moved.
         from_first = (origin_px - self.fitted.positions_px[0]) / scale
         result = object_
         for axis in (0, 1):
@@ -62,6 +64,7 @@ class Sampling:
         shape, given = self.measured.pattern_shape, self.fitted.probe
         if self.fitted.pattern_shape == shape:
             return probe
+        # What has only been to the worker and back must not lose what cropping took from it.
         tolerance = 1e-4 * float(np.abs(given).max())
         if probe.shape == given.shape and np.allclose(probe, given, atol=tolerance):
             return self.measured.probe

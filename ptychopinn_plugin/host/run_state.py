@@ -26,7 +26,7 @@ PICTURES = {
     'best': 'Mended',
     'trials': 'Best trials',
 }
-"""What the object of each stage is called."""
+"""The object of each stage is called so."""
 
 _PICTURE_ORDER = list(PICTURES.values())
 
@@ -190,6 +190,7 @@ class Activity:
             self._end('stopped')
             raise
         except BaseException:
+            # A run that was being stopped may still fail, and that is what counts.
             self.outcome = 'failed'
             self._end('failed')
             raise
@@ -197,7 +198,7 @@ class Activity:
             self._end('done')
 
     def _end(self, outcome: Outcome) -> None:
-        """End a run, unless it has said itself how it ended."""
+        """End a run, unless it has reported how it ended."""
         self.outcome = self.outcome or outcome
         self.keeps_product = self.keeps_product and self.outcome != 'failed'
         self.is_running = False
@@ -228,10 +229,12 @@ class Activity:
             if self.stage == 'load':
                 self.computing_s = now
             self.stage_started_s = self.epoch_ended_s = now
+            # The first report of a stage comes after its first step.
             self.stage_first_step = max(0, progress.step - 1)
         self.progress = (progress.stage, progress.step, progress.total)
         if progress.is_epoch_end:
             self.epoch_ended_s = now
+            # By a new tuple the curve notices that there is something to draw.
             self.epochs = (*self.epochs, dict(progress.losses))
         return is_new
 

@@ -35,7 +35,7 @@ logger = logging.getLogger('ptychopinn_plugin')
 def check_product(
     parameters: ReconstructInput, settings: PluginSettings, start: Start, activity: Activity
 ) -> Iterator[int]:
-    """Make trial reconstructions, and log what they say.
+    """Make trial reconstructions, and log what they show.
 
     Parameters
     ----------
@@ -89,6 +89,7 @@ def check_product(
         logger.warning('The check was stopped, and has found nothing.')
         return
     activity.outcome = ''
+    # Pictures of single trials give way to those of the result.
     activity.drop_pictures()
     for name in ('given', 'best', 'trials'):
         if name in done.arrays:

@@ -301,7 +301,7 @@ BASIC = frozenset(
         'refinement.positions',
     }
 )
-"""What the panel shows by itself; the other rows wait behind *All settings*."""
+"""The panel shows these by itself; the other rows wait behind *All settings*."""
 
 _OPTION = re.compile(r'--[a-z-]+ \(([a-z]+\.[a-z_]+)\)')
 

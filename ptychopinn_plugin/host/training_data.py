@@ -47,6 +47,7 @@ def find_training_files(folder: Path) -> TrainingFiles:
     """
     if folder.is_file():
         return TrainingFiles((folder,))
+    # Files that are being written begin with a dot, see `storage.atomic`.
     found = sorted(path for path in folder.glob('*.npz') if not path.name.startswith('.'))
     validation = tuple(path for path in found if path.name.lower().startswith(HELD_OUT))
     scans = tuple(path for path in found if path not in validation)

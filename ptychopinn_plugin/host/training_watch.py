@@ -18,7 +18,7 @@ from ptychopinn_plugin.host.worker.messages import RunProgress, TrainingDone
 from ptychopinn_plugin.text import count
 
 TRAINING_GOAL = 1000
-"""Steps of the progress bar of a training."""
+"""The progress bar of a training has this number of steps."""
 
 logger = logging.getLogger('ptychopinn_plugin')
 
@@ -66,7 +66,7 @@ class TrainingWatch:
         )
 
     def note_failure(self) -> None:
-        """Say what the failed run has left."""
+        """Log what the failed run has left."""
         self._epochs.flush()
         note_checkpoint(self._output, self._begun)
 
@@ -92,6 +92,7 @@ class TrainingWatch:
         if done.epochs == 0:
             self._note_nothing_learned()
             return
+        # It is read back, so that Infer uses what was written and not what was meant.
         self._loaded.load(self._output)
         best = '' if done.best_loss is None else f'; its best loss is {done.best_loss:.5g}'
         diverged = done.reason == 'diverged'

@@ -127,6 +127,7 @@ def to_product(
     offset = [matching.middle_offset_px(side) for side in scan.pattern_shape]
     # Ptychodus counts from the middle of the object, which may lie between pixels.
     middle = origin_px + (np.array(object_.shape) - 1) / 2
+    # The first position ties both coordinates together: zero is somewhere else in each.
     first_m = ptychodus_compat.positions_m(before.probe_positions)[0]
     center_m = first_m + (middle - scan.positions_px[0] + offset) * pixel_m
     pixel = PixelGeometry(width_m=float(pixel_m[1]), height_m=float(pixel_m[0]))

@@ -12,10 +12,10 @@ from ptychopinn_plugin.model import Model
 from ptychopinn_plugin.text import count
 
 BUILT_IN_NAME = 'built-in model'
-"""The name of a model that comes with the package and lies in no file of the user."""
+"""A model that comes with the package and lies in no file of the user has this name."""
 
 TARGET_FRACTION = 0.1
-"""Of the progress bar, where no time limit tells how long a training takes."""
+"""The target of a training takes this share of the progress bar where there is no time limit."""
 
 
 def span(seconds: float) -> str:

@@ -80,6 +80,7 @@ def groups_key(positions_px: FloatArray, options: Mapping[str, Any]) -> str:
     """Return a hash of positions and options."""
     text = json.dumps({'version': VERSION, **options}, sort_keys=True)
     digest = hashlib.sha256(text.encode())
+    # One byte order lets a cache be of use on another machine.
     positions = np.ascontiguousarray(positions_px, dtype='<f8')
     digest.update(str(positions.shape).encode())
     digest.update(positions.tobytes())

@@ -56,6 +56,8 @@ def _find_groups(positions_px: FloatArray, options: GroupOptions) -> IntArray:
         wanted = len(positions_px)
     parts: list[IntArray] = []
     while wanted > 0:
+        # A call draws each seed once; more groups than patterns take further calls, with other
+        # members.
         part = training_groups(positions_px, size, options.neighbor_count, rng, wanted)
         parts.append(part)
         wanted -= len(part)

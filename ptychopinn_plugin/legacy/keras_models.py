@@ -107,6 +107,7 @@ def read_keras_network(data: bytes, source: str) -> KerasNetwork:
         if layer not in kernels:
             raise ArchiveError(f'{source}: there are no weights for the layer {layer!r} ({role}).')
         kernel, bias = kernels.pop(layer)
+        # Keras has kernels as (height, width, in, out).
         named[f'{role}/weight'] = OldWeight(layer, np.transpose(kernel, (3, 2, 0, 1)))
         named[f'{role}/bias'] = OldWeight(layer, bias)
     if kernels:
@@ -251,6 +252,7 @@ def _chain(
 
 def _next_convolutions(graph: Mapping[str, Node], name: str) -> list[str]:
     """Return the convolutions that are reached through other layers."""
+    # It is a dictionary, as a set would forget the order of the graph.
     found: dict[str, None] = {}
     waiting, seen = list(graph[name].children), set()
     while waiting:

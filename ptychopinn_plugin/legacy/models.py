@@ -168,7 +168,13 @@ def read_legacy_model(path: Path, *, probe: ComplexArray | None = None) -> Model
 
 
 def model_from_archive(archive: SafeZip, path: Path, *, probe: ComplexArray | None = None) -> Model:
-    """Read a model file of PtychoPINN that is open already; see `read_legacy_model`."""
+    """Read a model file of PtychoPINN that is open already; see `read_legacy_model`.
+
+    Raises
+    ------
+    ArchiveError
+        If the probe has another size than the patterns, or a part is missing or not readable.
+    """
     file = read_legacy_file(archive)
     weights = fit_weights(file.network, file.weights, str(path))
     size = file.network.window_px

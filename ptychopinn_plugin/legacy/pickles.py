@@ -128,7 +128,13 @@ def refused_name(source: str, module: str, name: str) -> ArchiveError:
 
 
 def memo_key(argument: Any) -> int:
-    """Return the number under which a value is remembered; large ones could be made to collide."""
+    """Return the number under which a value is remembered; large ones could be made to collide.
+
+    Raises
+    ------
+    ValueError
+        If the number is negative or larger than a pickler uses.
+    """
     key = int(argument)
     if not 0 <= key < MAX_MEMO_KEY:
         raise ValueError('a memo key that no pickler uses')
@@ -150,6 +156,7 @@ class _Machine:
         self.memo: dict[int, Any] = {}
 
     def run(self, data: bytes) -> Any:
+        # This takes instructions apart and follows none of them.
         for opcode, argument, _ in pickletools.genops(io.BytesIO(data)):
             if opcode.name == 'STOP':
                 return self._pop()
@@ -195,6 +202,7 @@ class _Machine:
         if value is _MARK:
             raise ValueError('a mark where a value is needed')
         if isinstance(value, Unbuilt):
+            # Once it is built, the memo must hold what it has become.
             value.memo_keys.append(key)
         self.memo[key] = value
 
@@ -228,6 +236,7 @@ class _Machine:
     def _call(self, function: Any, arguments: Any) -> Any:
         if not isinstance(function, Global) or not isinstance(arguments, tuple):
             raise ValueError('a call of something that is no known global')
+        # Making it may cost what it takes, so that it is charged before as well.
         self.budget.charge(*_parts(arguments))
         made = function.make(*arguments)
         self.budget.charge(made)

@@ -65,7 +65,13 @@ def _number(value: Any, kind: type | None) -> Any:
 
 
 def plain_settings(settings: object) -> dict[str, Any]:
-    """Return the fields of settings in one level, without importing what they came from."""
+    """Return the fields of settings in one level, without importing what they came from.
+
+    Raises
+    ------
+    ConfigError
+        If the settings are none that PtychoPINN has.
+    """
     if isinstance(settings, str | PurePath):
         return read_settings(Path(settings))
     if isinstance(settings, Mapping):

@@ -67,7 +67,13 @@ class Storage:
         return self.kind.code == 'bfloat16'
 
     def numbers(self) -> RealArray:
-        """Return all numbers as stored, in one row, without a copy."""
+        """Return all numbers as stored, in one row, without a copy.
+
+        Raises
+        ------
+        ValueError
+            If the file holds fewer bytes than these numbers take.
+        """
         data = self.load()
         if len(data) < self.count * self.dtype.itemsize:
             raise ValueError(f'{self.count} numbers of {self.dtype} in {len(data)} bytes')
@@ -122,7 +128,13 @@ def rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any)
 
 
 def checked_shape(shape: Any) -> tuple[int, ...]:
-    """Return a shape whose sides are whole, not negative and of a length that memory may have."""
+    """Return a shape whose sides are whole, not negative and of a length that memory may have.
+
+    Raises
+    ------
+    ValueError
+        If it is no such shape.
+    """
     if not isinstance(shape, tuple) or len(shape) > 32:
         raise ValueError('a shape that is no short tuple')
     if any(type(side) is not int or not 0 <= side < MAX_SIDE for side in shape):

@@ -45,6 +45,7 @@ def read_torch_archive(archive: SafeZip) -> Any:
     if f'{root}byteorder' in archive:
         order = '>' if archive.read(f'{root}byteorder').strip() == b'big' else '<'
 
+    # Several tensors may share a storage, which is read once.
     @functools.cache
     def member(key: str) -> bytes:
         return archive.read(f'{root}data/{key}')
@@ -65,7 +66,13 @@ def read_torch_archive(archive: SafeZip) -> Any:
 
 
 def find_root(archive: SafeZip) -> str:
-    """Return the folder of a torch file's members, such as 'archive/'."""
+    """Return the folder of a torch file's members, such as 'archive/'.
+
+    Raises
+    ------
+    ArchiveError
+        If there is not exactly one such folder.
+    """
     roots = [name[: -len('data.pkl')] for name in archive.names() if name.endswith('/data.pkl')]
     if len(roots) != 1:
         raise ArchiveError(

@@ -80,7 +80,13 @@ class Record(dict[str, Any]):
     type_name: str = ''
 
     def build(self, state: Any) -> None:
-        """Take the fields, as a dictionary or as (dictionary, slots)."""
+        """Take the fields, as a dictionary or as (dictionary, slots).
+
+        Raises
+        ------
+        ValueError
+            If the state is neither.
+        """
         parts = state if isinstance(state, tuple) else (state,)
         for part in parts:
             if part is None:
@@ -109,7 +115,13 @@ class DataType(Unbuilt):
     order: str = '<'
 
     def build(self, state: Any) -> 'DataType':
-        """Take the byte order; fields, subarrays and metadata are refused."""
+        """Take the byte order; fields, subarrays and metadata are refused.
+
+        Raises
+        ------
+        ValueError
+            If the state is none that NumPy writes for a plain type.
+        """
         if not isinstance(state, tuple) or len(state) < 8:
             raise ValueError('the state of a data type')
         if not isinstance(state[1], str) or state[1] not in ('<', '>', '|', '='):
@@ -120,7 +132,13 @@ class DataType(Unbuilt):
         return self
 
     def numpy(self) -> np.dtype[Any]:
-        """Return the type; only booleans, whole, real and complex numbers are allowed."""
+        """Return the type; only booleans, whole, real and complex numbers are allowed.
+
+        Raises
+        ------
+        ValueError
+            If it is another type.
+        """
         kind = np.dtype(self.order.replace('|', '=') + self.code)
         if kind.kind not in 'biufc' or kind.hasobject:
             raise ValueError(f'an array of {kind}')
@@ -132,7 +150,13 @@ class Array(Unbuilt):
     """An array whose numbers come with its state."""
 
     def build(self, state: Any) -> RealArray:
-        """Return the array of (version, shape, type, is Fortran's order, bytes)."""
+        """Return the array of (version, shape, type, is Fortran's order, bytes).
+
+        Raises
+        ------
+        ValueError
+            If the state is none that NumPy writes, or the elements are objects.
+        """
         if not isinstance(state, tuple) or len(state) != 5:
             raise ValueError('the state of an array')
         _, shape, kind, is_fortran, data = state
@@ -148,6 +172,7 @@ def _array_of(shape: Any, kind: np.dtype[Any], is_fortran: bool, data: bytes) ->
         raise ValueError(f'an array of shape {sides} and type {kind} in {len(data)} bytes')
     order: Any = 'F' if is_fortran else 'C'
     values = np.frombuffer(data, dtype=kind).reshape(sides, order=order)
+    # What `frombuffer` returns is read-only and keeps the bytes of the whole pickle.
     return np.array(values.astype(kind.newbyteorder('='), copy=False))
 
 
@@ -166,6 +191,7 @@ def _data_type(code: Any, *_: Any) -> DataType:
     if not isinstance(code, str) or len(code) > MAX_CODE:
         raise ValueError('a data type without a code')
     kind = DataType(code=code)
+    # A type that is not allowed is refused where it is named, and not where it is used.
     kind.numpy()
     return kind
 

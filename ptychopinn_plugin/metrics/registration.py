@@ -87,6 +87,8 @@ def find_shift(
         moved = _tapered(shift_image(reconstruction, (total[0], total[1])))
         if not (_has_structure(reference, truth) and _has_structure(moved, reconstruction)):
             return 0.0, 0.0
+        # Normalised, as in phase correlation, noise at high frequencies would weigh as much as the
+        # object.
         step, _error, _phase = correlate(
             reference, moved, upsample_factor=UPSAMPLING, normalization=None
         )
@@ -186,6 +188,7 @@ def _find_ramp(image: ComplexArray, truth: ComplexArray) -> tuple[float, float]:
     y, x = (np.arange(side, dtype=np.float64) for side in image.shape)
 
     def negative_peak(ramp: FloatArray) -> float:
+        # This is the transform at one frequency that need not lie on the grid.
         rows, columns = np.exp(-1j * ramp[0] * y), np.exp(-1j * ramp[1] * x)
         return -float(np.abs(rows @ quotient @ columns)) / float(np.abs(quotient).sum())
 
@@ -196,6 +199,8 @@ def _find_ramp(image: ComplexArray, truth: ComplexArray) -> tuple[float, float]:
         * np.pi
         * np.array([np.fft.fftfreq(len(y))[int(row)], np.fft.fftfreq(len(x))[int(column)]])
     )
+    # The peak is at most half a frequency step, pi / n radians per pixel, from the grid; the
+    # simplex begins with half of that.
     simplex = start + np.array([[0, 0], [1.5 / len(y), 0], [0, 1.5 / len(x)]])
     options = {'initial_simplex': simplex, 'xatol': 1e-7, 'fatol': 1e-12}
     found = minimize(negative_peak, start, method='Nelder-Mead', options=options)
@@ -203,6 +208,11 @@ def _find_ramp(image: ComplexArray, truth: ComplexArray) -> tuple[float, float]:
 
 
 def _tapered(image: ComplexArray) -> ComplexArray:
+    r"""Take the mean out of an image and let its border fall to zero.
+
+    With Tukey's window :math:`t`, which tapers a quarter of the side at each end, it is
+    :math:`t \, (R - \sum t R / \sum t)`: the mean is that of what the window leaves.
+    """
     # Imported where it is needed: SciPy's signal package takes half a second.
     from scipy.signal.windows import tukey
 
@@ -213,4 +223,5 @@ def _tapered(image: ComplexArray) -> ComplexArray:
 
 
 def _has_structure(tapered: ComplexArray, image: ComplexArray) -> bool:
+    """Tell whether more than rounding is left of an image without its mean."""
     return bool((np.abs(tapered) ** 2).sum() > 1e-12 * (np.abs(image) ** 2).sum())

@@ -118,17 +118,26 @@ def _ring_sums(values: FloatArray) -> FloatArray:
     side = len(values)
     frequency = np.fft.fftfreq(side) * side
     ring = np.rint(np.hypot(frequency[:, None], frequency[None, :])).astype(np.int64)
+    # Rings beyond Nyquist lie in the corners alone, and are not whole.
     sums = np.bincount(ring.ravel(), weights=values.ravel())[: side // 2 + 1]
     return sums.astype(np.float64)
 
 
 def _half_bit(independent: FloatArray) -> FloatArray:
+    """Return the half-bit curve, `frc`'s :math:`T(q)`, of rings with this many samples."""
     root = np.sqrt(np.maximum(independent, 1.0))
     threshold: FloatArray = (0.2071 + 1.9102 / root) / (1.2071 + 0.9102 / root)
     return threshold
 
 
 def _window(name: str, side: int) -> FloatArray:
+    """Return the window of this name along one side; a square has it along both.
+
+    Raises
+    ------
+    DataError
+        If there is no such window.
+    """
     windows: dict[str, Callable[[int], FloatArray]] = {
         'hann': np.hanning,
         'tukey': _tukey,

@@ -32,6 +32,8 @@ def split_positions(positions_px: FloatArray) -> tuple[IntArray, FloatArray]:
     whole : ndarray of int64, shape (n_positions, 2)
     rest : ndarray of float64, shape (n_positions, 2)
     """
+    # `rint` would round halves to even numbers: neighbours of a raster with half pixels would lie
+    # apart by 0 and 2.
     whole = np.floor(positions_px + 0.5).astype(np.int64)
     return whole, positions_px - whole
 

@@ -110,6 +110,7 @@ def measure_misfit(
     total = counts[lit].sum()
     if total == 0:
         return None
+    # Bad pixels may hold anything, and roots of negative numbers would warn.
     missed = np.where(lit, np.sqrt(expected) - np.sqrt(np.maximum(counts, 0)), 0)
     squared = (missed**2).sum()
     return Misfit(

@@ -1,6 +1,6 @@
 r"""The input of the network 'prior' for an object between iterations, in NumPy for every backend.
 
-With the object's estimate :math:`O`, the step :math:`B` that all patterns together ask for, the
+With the object's estimate :math:`O`, the step :math:`B` that all patterns give together, the
 coverage :math:`W` in photons per pixel and a smooth average :math:`\langle\cdot\rangle` over what
 is lit, the local phase and level are those of :math:`\langle O \rangle = m u` with :math:`|u| = 1`.
 The network gets
@@ -23,28 +23,29 @@ from ptychopinn_plugin.array_types import ComplexArray, FloatArray
 from ptychopinn_plugin.physics.probe import sum_at_positions
 
 PRIOR_FEATURES = 11
-"""The number of images."""
+"""The network gets this number of images."""
 
 NEIGHBOURHOOD_PX = 6.0
-"""Standard deviation of the Gaussian that averages over a neighbourhood."""
+"""The Gaussian that averages over a neighbourhood has this standard deviation."""
 
 HALF_LIT_FRACTION = 0.02
 """At this share of the brightest coverage a pixel counts half."""
 
 CONTRAST_FRACTION = 0.04
-"""This share of the local variance is what a correction may have where the data ask for no step."""
+"""This share of the local variance is what a correction may have where the data need no step."""
 
 DOSE_SCALE = 5.0
-"""Divides logarithms of photons per pixel, so that they become numbers near 1."""
+"""It divides logarithms of photons per pixel, so that they become numbers near 1."""
 
 FLOOR = 1e-6
-"""Beside squares and averages that may be zero."""
+"""It is added to squares and averages that may be zero."""
 
 LEVEL_FLOOR = 1e-3
-"""Beside the local level, of which a logarithm is taken."""
+"""It is added to the local level, of which a logarithm is taken."""
 
 EXPOSURES_FLOOR = 1e-3
-"""Of the largest sum of squared intensities: where no light falls there are no exposures."""
+"""This share of the largest sum of squared intensities is added to each: where no light falls there
+are no exposures."""
 
 
 @dataclass(frozen=True)
@@ -94,10 +95,13 @@ def prior_features(
         See `count_exposures`.
     """
     relative = coverage / coverage.max()
+    # A soft edge, as a mask would draw its own border into the averages.
     lit = relative / (relative + HALF_LIT_FRACTION)
+    # Averages are divided by it, so that the dark around them does not count.
     light = smooth(lit) + FLOOR
     low = smooth(lit * object_) / light
     level = np.abs(low)
+    # In the dark the factor becomes 0: there the phase would be that of rounding errors.
     phases = low / (level + FLOOR)
     centred = object_ * phases.conj() - level
     turned = step * phases.conj()

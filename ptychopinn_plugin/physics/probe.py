@@ -87,6 +87,7 @@ def with_modes(probe: ComplexArray, n_modes: int) -> ComplexArray:
     added = n_modes - len(modes)
     if added > 0:
         more = make_modes(modes[0].astype(np.complex128), n_modes, 1.0)[len(modes) :]
+        # With a decay of 1 `make_modes` gives each mode 1 / n_modes of an energy of 1.
         modes = np.concatenate([modes, np.sqrt(ADDED_POWER * energy * n_modes) * more])
         modes = orthogonal_modes(modes)
     modes = modes[:n_modes]

@@ -24,7 +24,7 @@ from scipy.ndimage import gaussian_filter
 from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray
 
 AMPLITUDE_NOISE, PHASE_NOISE = 2.0, 8.0
-"""The factor kappa for amplitudes and phases, as benchmarks/uncertainty.py has calibrated it."""
+"""These factors kappa, for amplitudes and phases, are calibrated by benchmarks/uncertainty.py."""
 
 CROWDED = 1.5
 """At this overlap neighbouring patterns double the noise of a pixel by what they leave open."""
@@ -75,7 +75,10 @@ def estimate_uncertainty(
     local_overlap = overlap * light * light.sum() / (light**2).sum()
     noise = (1 + (CROWDED / local_overlap) ** 2) * max(1.0, over_noise) / (2 * light)
     amplitude = np.abs(object_).astype(np.float64)
+    # Around the mean phase the fewest pixels wrap.
     phase = np.angle(object_ * np.exp(-1j * np.angle(object_[lit].sum())))
+    # A phase is as uncertain as the value over its amplitude, which single dark pixels would make
+    # endless.
     local = gaussian_filter(amplitude, _AMPLITUDE_SMOOTHING_PX)
     local = np.maximum(local, 0.1 * float(np.median(amplitude[lit])) + 1e-6)
     amplitude_variance = _left_open(_level(amplitude, lit), AMPLITUDE_NOISE * noise)
@@ -96,6 +99,7 @@ def _level(image: FloatArray, lit: BoolArray) -> float:
     rows, columns = np.nonzero(lit)
     box = (slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1))
     height, width = lit[box].shape
+    # The jump at the border would pass for edges of the object.
     window = np.hanning(height)[:, np.newaxis] * np.hanning(width)[np.newaxis] * lit[box]
     values = (image[box] - (image[box] * window).sum() / window.sum()) * window
     power = np.abs(np.fft.fft2(values)) ** 2 / (window**2).sum()
@@ -112,6 +116,8 @@ def _left_open(level: float, noise: FloatArray) -> FloatArray:
     frequency[0, 0] = 0.5 / side
     power = max(level, 1e-12) * frequency**-DECAY
     grid = np.geomspace(*_NOISE_RANGE, 120)
+    # It is a smooth function of the noise, so that a hundred values are interpolated for all
+    # pixels.
     left = [(power * value / (power + value)).mean() for value in grid]
     logarithms: FloatArray = np.interp(np.log(noise), np.log(grid), np.log(left))
     return np.exp(logarithms)

@@ -5,13 +5,13 @@ from ptychopinn_plugin.network import FOLD, SWEEPNET_FILTERS, NetworkBuilder, Ne
 from ptychopinn_plugin.physics.prior_features import PRIOR_FEATURES
 
 ITERATIONS_BEFORE = 10
-"""Iterations from a flat object before the first pass."""
+"""This number of iterations from a flat object comes before the first pass."""
 
 ITERATIONS_BETWEEN = 10
-"""Iterations from one pass to the next."""
+"""This number of iterations lies between one pass and the next."""
 
 PASSES = 10
-"""Where illuminations hardly touch."""
+"""The network passes over the object this many times where illuminations hardly touch."""
 
 
 def describe_prior() -> NetworkDescription:

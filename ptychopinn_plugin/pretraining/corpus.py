@@ -15,12 +15,13 @@ from ptychopinn_plugin.pretraining.probes import draw_curved_probe, draw_probe, 
 
 WINDOWS_PX = (16, 24, 32, 40, 48, 56, 64, 80, 96)
 WINDOW_PROBABILITIES = (0.05, 0.13, 0.22, 0.26, 0.16, 0.08, 0.05, 0.03, 0.02)
-"""Mostly small ones: what a step costs grows with the square."""
+"""Most windows are small, as the cost of a step grows with the square of the side."""
 
 PATTERN_SIZES_PX = (64, 96, 128, 192, 256)
 
 PIXEL_BUDGET = 64 * 40 * 40
-"""Pixels of the windows of a scan, which its number of patterns follows: 64 of 40 px."""
+"""The windows of a scan have about this number of pixels together, as 64 of 40 px have; the
+number of patterns follows from it."""
 
 MIN_TASK_PATTERNS, MAX_TASK_PATTERNS = 9, 64
 MAX_SINGLE_SHOTS = 36

@@ -28,22 +28,22 @@ from ptychopinn_plugin.physics.prior_features import (
 from ptychopinn_plugin.pretraining.corpus import Task
 
 FIRST_ITERATIONS = (3, 5, 8, 12, 20, 40)
-"""Iterations from flat before the first pass."""
+"""One of these numbers of iterations from a flat object comes before the first pass."""
 
 FURTHER_ITERATIONS = (2, 5, 8, 12, 20)
-"""Iterations after a pass."""
+"""One of these numbers of iterations follows a pass."""
 
 MAX_ESTIMATES = 4
-"""Of one scan."""
+"""One scan gives at most this number of estimates."""
 
 ANOTHER_PASS = 0.6
-"""The probability that an estimate is passed on."""
+"""This is the probability that an estimate goes into another pass."""
 
 PHASE_NEIGHBOURHOOD_PX = 8.0
 """Over this width the truth's phase is fitted to the estimate's: slow phases are not learned."""
 
 FULL_WEIGHT, MIN_COVERAGE = 0.1, 0.01
-"""Shares of the brightest coverage: errors count fully from the first, and not below the second."""
+"""Errors count fully from the first share of the brightest coverage on, not below the second."""
 
 BATCHES, MIN_BATCH = 8, 4
 
@@ -71,6 +71,7 @@ class Estimate:
         """Return a part that is lit, turned, mirrored and conjugated at random."""
         height, width = self.weight.shape[1:]
         rows, columns = min(side, height), min(side, width)
+        # A dark part teaches nothing; a scan that is dark nearly everywhere ends the search.
         for _ in range(5):
             y, x = int(rng.integers(height - rows + 1)), int(rng.integers(width - columns + 1))
             where = (slice(None), slice(y, y + rows), slice(x, x + columns))
@@ -87,6 +88,7 @@ class Estimate:
 
         parts = {each.name: turned(getattr(self, each.name)) for each in fields(self)}
         if conjugated:
+            # These are the imaginary parts of estimate and step, see `prior_features`.
             parts['images'][[1, 3]] *= -1
             parts['wanted'][1] *= -1
         return Estimate(**parts)
@@ -166,6 +168,7 @@ def _compare(
     light = smooth(lit) + FLOOR
     contrast = smooth(lit * np.abs(local - smooth(lit * local) / light) ** 2) / light
     return Estimate(
+        # Thousands of them wait in memory at a time.
         features.images.astype(np.float16),
         np.stack([wanted.real, wanted.imag]).astype(np.float32),
         *(values[None].astype(np.float32) for values in (unit, weight, contrast)),

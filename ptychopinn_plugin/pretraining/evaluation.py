@@ -19,12 +19,12 @@ from ptychopinn_plugin.pretraining.objects import draw_lines
 from ptychopinn_plugin.pretraining.probes import curved_probe
 
 SEED = 1_000_016
-"""Seed of the held-out objects: training draws its own with other streams."""
+"""The held-out objects have this seed; training draws its own with other streams."""
 
 SINGLE_SHOTS = 36
 SINGLE_SHOT_SIZE = 64
 MOSAIC_PX = 20
-"""Side of the central part of each pattern's patch that is compared."""
+"""The central part of each pattern's patch is compared; its side has this many pixels."""
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ class Learner:
 
     def train_round(self) -> dict[str, float]:
         """Train on the next scans; return the means of the losses, and of what estimates had."""
+        # Each round has random numbers of its own, so that `load` can draw the last ones again.
         rng = np.random.default_rng([self.recipe.seed, 3, self.round])
         self._draw(self.round, rng)
         losses = [self._step(rng) for _ in range(self.recipe.steps_in(self.round))]
@@ -73,6 +74,11 @@ class Learner:
 
         The scans of the last rounds are drawn again, and their estimates made with the weights of
         the state: a resumed run is another one than the uninterrupted, and always the same.
+
+        Raises
+        ------
+        ConfigError
+            If the state is of another seed.
         """
         model, newest, moments = read_state(path)
         assert model.training_state is not None
@@ -118,6 +124,7 @@ class Learner:
         first, is_bare = round_ * self.recipe.scans, round_ <= self.recipe.bare_until
         for number in range(first, first + self.recipe.scans):
             task = draw_task(self.recipe.seed, number)
+            # The average is what will be used, and so what must be corrected after its own passes.
             self.buffer.extend(make_estimates(self.ema_network, task, rng, is_bare=is_bare))
 
     def _step(self, rng: np.random.Generator) -> dict[str, float]:

@@ -12,7 +12,7 @@ from ptychopinn_plugin.data.simulation.objects import AMPLITUDE_RANGE, PHASE_RAN
 
 Shape = tuple[int, int]
 Images = tuple[FloatArray, FloatArray]
-"""Two images with values between 0 and 1, from which amplitude and phase are made."""
+"""Amplitude and phase are made from two images with values between 0 and 1."""
 
 N_SEEDS = 1 << 31
 

@@ -16,7 +16,8 @@ MAX_WINDOW_FRACTION = 0.8
 coarsely to be inverted."""
 
 BENCHMARK_RADIUS, BENCHMARK_DEFOCUS = 0.10, 400.0
-"""What the benchmarks test on: no probe of the corpus is both within 15 % and 30 % of it."""
+"""The benchmarks test on this probe: no probe of the corpus is both within 15 % of its radius and
+within 30 % of its defocus."""
 
 _TRIALS = 200
 
@@ -44,6 +45,7 @@ def draw_probe(rng: np.random.Generator, size: int, window_px: int) -> ComplexAr
         modes = make_modes(probe, n_modes, float(rng.uniform(0.05, 0.5)))
         if abs(window_px_of(modes) - window_px) <= 8:
             return modes
+    # No draw has come near the wanted window, which a plain focus fills.
     config = SimulationConfig(size=size, pupil_radius=4.0 / window_px, defocus=0.0)
     return make_probe(config)
 

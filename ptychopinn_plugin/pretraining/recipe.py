@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 LOSSES = ('loss', 'distance', 'before')
-"""Of a round, as means over its steps: what is minimised; the distance to the truth, and that of
-the estimates, in the unit of the loss."""
+"""A round has these means over its steps: what is minimised; the distance to the truth, and that
+of the estimates, in the unit of the loss."""
 
 
 @dataclass(frozen=True)

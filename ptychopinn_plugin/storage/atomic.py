@@ -14,7 +14,7 @@ UNFINISHED = '.unfinished-'
 """Names of files and folders that are not complete begin so; eight letters and the name follow."""
 
 TRIAL = 'trial'
-"""The file that tells whether a folder can be written to."""
+"""A file of this name is made to find out whether a folder can be written to."""
 
 # File systems that cannot sync a folder or a special file answer with these.
 _UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EROFS)

@@ -141,6 +141,7 @@ def _remove_stale(path: Path, owner: _Owner) -> bool:
     """Remove a lock, unless another run took it over a moment before; tell whether it did."""
     aside = path.with_name(f'{LOCK_FILE}.{secrets.token_hex(4)}')
     try:
+        # Of several runs that have found the same dead owner, only one can move its lock away.
         os.rename(path, aside)
     except FileNotFoundError:
         return False
@@ -153,6 +154,7 @@ def _remove_stale(path: Path, owner: _Owner) -> bool:
         aside.unlink(missing_ok=True)
         return True
     try:
+        # What was moved is the lock of a run that came in between, and goes back to its place.
         os.link(aside, path)
     except FileExistsError:
         pass

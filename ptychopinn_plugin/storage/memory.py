@@ -1,4 +1,4 @@
-"""How much memory this machine has left, as far as the system tells."""
+"""How much memory this machine has left, as far as the system reports it."""
 
 import os
 from pathlib import Path

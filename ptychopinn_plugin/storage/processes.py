@@ -61,7 +61,7 @@ def _namespace() -> str:
 
 
 def _start_of(pid: int) -> str:
-    """Return when a process began, in ticks since the machine did; only Linux tells."""
+    """Return when a process began, in ticks since the machine did; only Linux reports it."""
     try:
         # The name, in parentheses, can hold spaces and parentheses.
         fields = Path(f'/proc/{pid}/stat').read_text(encoding='utf-8').rpartition(')')[2].split()

@@ -122,9 +122,11 @@ class SafeZip:
             raise ArchiveError(
                 f'{self.source} is refused: {len(infos)} members; at most {MAX_MEMBERS}.'
             )
+        # Programs differ in which of the two they read: one could be checked and the other used.
         if len(infos) != len(self._infos):
             raise ArchiveError(f'{self.source} is refused: two of its members have one name.')
         for name in self._infos:
+            # On Windows a backslash parts folders, and a colon follows a drive.
             path = PurePosixPath(name.replace('\\', '/'))
             if path.is_absolute() or '..' in path.parts or ':' in name:
                 raise ArchiveError(f'{self.source} is refused: the member {name!r} points outside.')
@@ -149,6 +151,7 @@ class SafeZip:
         if total > MAX_SUM_BYTES:
             raise ArchiveError(f'{self.source} is refused: it would grow to {total} bytes.')
         packed = sum(info.compress_size for info in self._infos.values())
+        # Members that overlap make a small file grow as a large one does.
         if packed > file_bytes:
             raise ArchiveError(
                 f'{self.source} is refused: its members claim {packed} bytes of a file of '
@@ -245,7 +248,13 @@ def read_hdf5(
 def read_datasets(
     file: h5py.File, source: str, file_bytes: int, *, skip: str = ''
 ) -> dict[str, RealArray]:
-    """Read the datasets of an open HDF5 file of `file_bytes` bytes; see `read_hdf5`."""
+    """Read the datasets of an open HDF5 file of `file_bytes` bytes; see `read_hdf5`.
+
+    Raises
+    ------
+    ArchiveError
+        If a dataset is refused, as for a size that its file cannot hold.
+    """
     found: dict[str, h5py.Dataset] = {}
 
     def visit(path: str, item: object) -> None:

@@ -86,7 +86,15 @@ class NetworkBackend(Engine[Device]):
         resume: bool = False,
         observer: Observer = ignore_progress,
     ) -> TrainingResult:
-        """Train on scans; see `backends.protocol.Backend.train`."""
+        """Train on scans; see `backends.protocol.Backend.train`.
+
+        Raises
+        ------
+        DataError
+            If there is no scan.
+        ConfigError
+            If the given model is a learned prior.
+        """
         started = self.clock()
         if not scans:
             raise DataError('Training needs at least one scan; none was given.')

@@ -65,7 +65,13 @@ def with_smaller_batches(
 
 @contextmanager
 def explaining_full_memory(device: str, *errors: type[Exception]) -> Iterator[None]:
-    """Raise DeviceMemoryError where the block ends in one of `errors` for want of memory."""
+    """Raise DeviceMemoryError where the block ends in one of `errors` for want of memory.
+
+    Raises
+    ------
+    DeviceMemoryError
+        If the block ends so; the message has what to make smaller.
+    """
     try:
         yield
     except errors as error:

@@ -176,6 +176,11 @@ class TrainingLoop:
         return state
 
     def _train_epoch(self, rng: np.random.Generator) -> tuple[list[dict[str, float]], int]:
+        """Train on each batch once; return the losses of each, and the number of patterns.
+
+        It ends early, with `state.stopped` as the reason, where the loss is no number, the observer
+        wants it or the time is up. Gradients add up over `gradient_accumulation_steps` batches.
+        """
         settings = self.config.training
         losses: list[dict[str, float]] = []
         n_patterns, reported, begun = 0, self.clock(), self.clock()
@@ -223,6 +228,19 @@ class TrainingLoop:
         average: Arrays,
         validation: float | None,
     ) -> None:
+        """Take down an epoch, keep its weights where they are the best, and note a plateau.
+
+        Parameters
+        ----------
+        losses : list of dict
+            Of each batch; their mean is the epoch's.
+        rate : float
+            Patterns per second.
+        average : mapping of str to ndarray
+            The weights after this epoch, averaged over those before.
+        validation : float, optional
+            The loss of `average`; the mean training loss takes its place.
+        """
         state = self.state
         state.average = average
         if validation is None:
@@ -261,7 +279,13 @@ class TrainingLoop:
         return average, validation
 
     def validate(self) -> float | None:
-        """Return the mean loss over the held-out groups; None where there are none."""
+        """Return the mean loss over the held-out groups; None where there are none.
+
+        Raises
+        ------
+        _Stopped
+            If the observer wants the training to end, and an epoch before has left a model.
+        """
         total, count, reported = 0.0, 0, self.clock()
         # A first epoch is judged to its end: without it there is nothing to keep.
         may_stop = self.state.stopped == 'epochs' and bool(self.state.history)

@@ -62,6 +62,13 @@ class Network(nn.Module):
         return tuple(values[name] for name in self.description.outputs)
 
     def _compute(self, layer: Layer, inputs: list[Tensor]) -> Tensor:
+        """Return what a layer makes of its inputs, (batch, channels, height, width).
+
+        Raises
+        ------
+        ArchiveError
+            If the layer is of unknown kind.
+        """
         image = inputs[0]
         match layer.kind:
             case 'conv':
@@ -96,6 +103,15 @@ class Network(nn.Module):
         raise ArchiveError(f'Layer {layer.name!r} is of unknown kind {layer.kind!r}.')
 
     def _gate_channels(self, name: str, image: Tensor) -> Tensor:
+        r"""Multiply each channel by a factor that follows from the image [1]_.
+
+        The factor is :math:`\sigma(f(\mathrm{mean}) + f(\max))` of the channels' means and maxima
+        over all pixels, with :math:`f` two layers and a ReLU between them.
+
+        References
+        ----------
+        .. [1] S. Woo et al., ECCV (2018), arXiv:1807.06521.
+        """
         reduce = self.convolutions[_key(f'{name}/reduce')]
         expand = self.convolutions[_key(f'{name}/expand')]
 
@@ -139,6 +155,11 @@ class Network(nn.Module):
 
 
 def _space_to_depth(image: Tensor, size: int) -> Tensor:
+    """Turn blocks of `size` x `size` pixels into channels; those of one pixel lie together.
+
+    The channels (n, c, h, w) become (n, size * size * c, h / size, w / size), in TensorFlow's
+    order, so that both backends read one model file.
+    """
     # Channels lie last in memory (see `forward`), so that whole runs of them are copied.
     n, channels, height, width = image.shape
     rows, columns = height // size, width // size
@@ -148,6 +169,7 @@ def _space_to_depth(image: Tensor, size: int) -> Tensor:
 
 
 def _depth_to_space(image: Tensor, size: int) -> Tensor:
+    """Undo `_space_to_depth`: channels become blocks of `size` x `size` pixels."""
     n, _, rows, columns = image.shape
     blocks = image.permute(0, 2, 3, 1).reshape(n, rows, columns, size, size, -1)
     spread = blocks.transpose(2, 3).reshape(n, rows * size, columns * size, -1)

@@ -71,7 +71,13 @@ class _Builder:
         self.convolutions: dict[str, Any] = {}
 
     def add(self, layer: Layer, inputs: list[Any]) -> Any:
-        """Return what a layer makes of its inputs."""
+        """Return what a layer makes of its inputs.
+
+        Raises
+        ------
+        ArchiveError
+            If the layer is of unknown kind.
+        """
         name, image = _name(layer.name), inputs[0]
         kinds: dict[str, Callable[[], Any]] = {
             'conv': lambda: self._convolve(layer, image),

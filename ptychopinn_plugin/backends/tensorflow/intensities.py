@@ -9,7 +9,20 @@ from ptychopinn_plugin.backends.tensorflow.operators import predict_intensity, s
 
 
 def pattern_photons(forward: ForwardModel, object_: Tensor) -> tuple[FloatArray, FloatArray]:
-    """Return the expected and the measured photons of each pattern, shape (n_positions,)."""
+    r"""Return the expected and the measured photons of each pattern.
+
+    They are :math:`\sum_q M_q I_{jq}` and :math:`\sum_q M_q a_{jq}^2` with the mask :math:`M` of
+    good pixels, the expected counts :math:`I` and the measured amplitudes :math:`a`.
+
+    Parameters
+    ----------
+    forward : ForwardModel
+    object_ : Tensor of complex64, shape (height, width)
+
+    Returns
+    -------
+    expected, counted : ndarray of float64, shape (n_positions,)
+    """
     sums = [
         _photons(
             forward.probes(indices),

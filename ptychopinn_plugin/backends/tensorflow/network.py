@@ -99,6 +99,7 @@ def _convolve(layer: Layer, image: Tensor, weights: Weights, dtype: tf.DType) ->
 
 
 def _linear(name: str, image: Tensor, weights: Weights, dtype: tf.DType) -> Tensor:
+    """Return an image, (batch, height, width, channels), convolved, with its bias."""
     kernel = tf.cast(weights[f'{name}/weight'], dtype)
     # An image may come from a function of float32.
     convolved = tf.nn.conv2d(tf.cast(image, dtype), kernel, strides=1, padding='SAME')
@@ -107,7 +108,16 @@ def _linear(name: str, image: Tensor, weights: Weights, dtype: tf.DType) -> Tens
 
 
 def _gate(layer: Layer, image: Tensor, weights: Weights, dtype: tf.DType) -> Tensor:
-    """Return the factor on each channel or pixel."""
+    r"""Return the factor on each channel or pixel [1]_.
+
+    On channels it is :math:`\sigma(f(\mathrm{mean}) + f(\max))` of their means and maxima over all
+    pixels, with :math:`f` two layers and a ReLU between them; on pixels :math:`\sigma` of a
+    convolution of the maxima and means over all channels.
+
+    References
+    ----------
+    .. [1] S. Woo et al., ECCV (2018), arXiv:1807.06521.
+    """
     if layer.kind == 'spatial-gate':
         seen = (tf.reduce_max(image, 3, keepdims=True), tf.reduce_mean(image, 3, keepdims=True))
         return tf.sigmoid(_linear(layer.name, tf.concat(seen, 3), weights, dtype))
@@ -121,6 +131,13 @@ def _gate(layer: Layer, image: Tensor, weights: Weights, dtype: tf.DType) -> Ten
 
 
 def _reshape(layer: Layer, inputs: list[Tensor]) -> Tensor:
+    """Return what a layer without weights makes of its inputs, (batch, height, width, channels).
+
+    Raises
+    ------
+    ArchiveError
+        If the layer is of unknown kind.
+    """
     image, size = inputs[0], layer.size
     match layer.kind:
         case 'average-pool':
@@ -145,6 +162,7 @@ def _reshape(layer: Layer, inputs: list[Tensor]) -> Tensor:
 
 
 def _upsample(image: Tensor, size: int) -> Tensor:
+    """Repeat each pixel `size` times along both sides."""
     sides = tf.shape(image)
     rows = tf.broadcast_to(
         image[:, :, None, :, None], [sides[0], sides[1], size, sides[2], size, sides[3]]

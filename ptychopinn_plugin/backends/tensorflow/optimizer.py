@@ -105,6 +105,17 @@ class AdamW:
 def _move(
     parameters: Tensors, gradients: Tensors, means: Tensors, squares: Tensors, factors: Tensor
 ) -> tuple[Tensors, Tensors, Tensors]:
+    r"""Return parameters, means and squares after one step of `AdamW`.
+
+    Parameters
+    ----------
+    parameters, gradients, means, squares : dict of str to Tensor
+        Of the same names.
+    factors : Tensor, shape (n_gradients, 3)
+        In the order of the sorted names: :math:`1 - \eta \lambda`,
+        :math:`\eta / (1 - \beta_1^t)` and :math:`\sqrt{1 - \beta_2^t}`. As numbers of a tensor
+        they change without another compilation.
+    """
     moved: Tensors = {}
     new_means: Tensors = {}
     new_squares: Tensors = {}

@@ -268,6 +268,7 @@ def _start(path: Path) -> bytes:
 
 def _content(path: Path) -> str:
     start = _start(path)
+    # The second is that of an archive without members, which `read_npz` explains.
     if start.startswith((b'PK\x03\x04', b'PK\x05\x06')):
         return 'npz'
     if not h5py.is_hdf5(path):

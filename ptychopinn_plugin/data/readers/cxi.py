@@ -78,6 +78,11 @@ def read_cxi(
         Where the beam meets the detector; else in the middle.
     mask : ndarray of bool, shape (frame_height, frame_width), optional
         More bad pixels.
+
+    Raises
+    ------
+    DataError
+        If the file lacks a part of a scan, or has not one position for each pattern.
     """
     with open_hdf5(path) as file:
         measurement = _measurement(file, domain, given or Geometry())
@@ -149,7 +154,13 @@ def _geometry(file: Any, given: Geometry) -> Geometry:
 
 
 def product_of(file: Any, given: Geometry | None = None) -> Product:
-    """Return positions, probe and object of an open CXI file."""
+    """Return positions, probe and object of an open CXI file.
+
+    Raises
+    ------
+    DataError
+        If the translations are not rows of 2 or 3 coordinates.
+    """
     translation = find_quantity(file, _TRANSLATION, 'length')
     if translation is None:
         translation = need(file, *_TRANSLATION)

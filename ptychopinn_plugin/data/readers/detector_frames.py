@@ -27,7 +27,7 @@ from ptychopinn_plugin.data.scan import Geometry
 from ptychopinn_plugin.errors import DataError
 
 _OF_AMPLITUDES = ('nsls_ii_2',)
-"""These readers take datasets of amplitudes, as their name diffamp tells."""
+"""These readers take datasets of amplitudes, as their name diffamp shows."""
 
 
 def read_frames(

@@ -12,7 +12,13 @@ Domain: TypeAlias = Literal['counts', 'amplitudes']
 
 
 def check_domain(domain: str | None) -> None:
-    """Raise a DataError unless `domain` is 'counts', 'amplitudes' or None."""
+    """Raise a DataError unless `domain` is 'counts', 'amplitudes' or None.
+
+    Raises
+    ------
+    DataError
+        If it is another word.
+    """
     if domain not in ('counts', 'amplitudes', None):
         raise DataError(f"domain must be 'counts' or 'amplitudes'; got {domain!r}.")
 
@@ -99,6 +105,7 @@ def _multiples(sample: FloatArray, dtype: np.dtype[Any]) -> bool:
     The least number is one count: in a sample of thousands, some pixel holds one.
     """
     lit = sample[sample > 0]
+    # A few numbers, or numbers of nearly one size, are such multiples by chance.
     if lit.size < 100 or abs(float(lit.max()) - 1) > 1e-6 or lit.max() < 3 * lit.min():
         return False
     return _nearly_whole(lit / lit.min(), dtype)
@@ -164,6 +171,11 @@ def to_counts(patterns: RealArray, domain: Domain) -> RealArray:
     ndarray, shape (n_positions, height, width)
         Counts in the type of the source, amplitudes squared as float32: to whole numbers, where
         they are the roots of such.
+
+    Raises
+    ------
+    DataError
+        If `domain` is unknown, or an amplitude is negative.
     """
     if domain == 'counts':
         return patterns.astype(np.float32) if patterns.dtype == np.float16 else patterns

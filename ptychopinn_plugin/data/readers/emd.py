@@ -186,6 +186,7 @@ def _object_pixels(file: Any, shape: tuple[int, ...], given: Geometry) -> Geomet
                 f'{file.filename} has its pixels in mrad, so that the wavelength is needed. Give '
                 '--electron-energy EV, or --photon-energy EV (geometry=Geometry(...)).'
             )
+        # An angle over the wavelength is a spatial frequency.
         frequency = size * 1e-3 / wavelength_m(given.photon_energy_eV)
     else:
         return Geometry()

@@ -55,6 +55,7 @@ def with_probe_modes(scan: Scan, n_modes: int) -> Scan:
 def _useless_object(scan: Scan, object_: ComplexArray) -> str:
     if not np.isfinite(object_).all():
         return 'holds NaN or infinity'
+    # Reconstructions start from such an object; it is no truth to compare with.
     if np.abs(object_ - object_.flat[0]).max() <= 1e-6 * np.abs(object_.flat[0]):
         return 'is flat'
     shape = np.array(scan.pattern_shape)

@@ -58,7 +58,13 @@ class FrameCut:
         return pieces
 
     def bad_pixels(self, bad_pixels: Any, frame: tuple[int, int], path: Path) -> BoolArray:
-        """Return the mask of the patterns."""
+        """Return the mask of the patterns.
+
+        Raises
+        ------
+        DataError
+            If the file's mask is of another shape than its patterns.
+        """
         mask = np.zeros(frame, dtype=bool) if bad_pixels is None else np.asarray(bad_pixels, bool)
         if not mask.any():
             # Some readers make it of another size than the frames.
@@ -183,6 +189,7 @@ def find_beam_center(
     """
     mean = _mean(counts, bad_pixels)
     far = np.fft.fftshift(np.abs(np.fft.fft2(probe)) ** 2, axes=(-2, -1)).sum(axis=0)
+    # The same pixels are left out of both: a beamstop off the middle is no shift of the beam.
     offset = _center(mean) - _center(np.where(bad_pixels, 0, far))
     shape = np.array(mean.shape)
     if not (np.abs(offset) > np.maximum(MIN_OFFSET_PX, MIN_OFFSET_FRACTION * shape)).any():

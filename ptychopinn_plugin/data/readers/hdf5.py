@@ -20,7 +20,13 @@ from ptychopinn_plugin.errors import DataError
 
 @contextlib.contextmanager
 def open_hdf5(path: Path) -> Iterator[Any]:
-    """Open an HDF5 file for reading; a damaged one is a DataError, whenever it shows."""
+    """Open an HDF5 file for reading; a damaged one is a DataError, whenever it shows.
+
+    Raises
+    ------
+    DataError
+        If there is no such file, or it is damaged, which may only show inside the block.
+    """
     try:
         with h5py.File(path, 'r') as file:
             refuse_special_files(file)
@@ -46,7 +52,13 @@ def find(file: Any, keys: Sequence[str]) -> RealArray | None:
 
 
 def find_dataset(file: Any, keys: Sequence[str]) -> Any | None:
-    """Return the first dataset of these names, which can be read; None where there is none."""
+    """Return the first dataset of these names, which can be read; None where there is none.
+
+    Raises
+    ------
+    DataError
+        If the first name that is there leads to a file that is missing.
+    """
     for key in keys:
         check_links(file, key)
         broken = broken_link(file, key)
@@ -62,7 +74,13 @@ def find_dataset(file: Any, keys: Sequence[str]) -> Any | None:
 
 
 def need(file: Any, *keys: str) -> RealArray:
-    """Return the first dataset of these names; without one, a DataError names them."""
+    """Return the first dataset of these names; without one, a DataError names them.
+
+    Raises
+    ------
+    DataError
+        If the file has none of them.
+    """
     array = find(file, keys)
     if array is None:
         raise DataError(

@@ -62,6 +62,7 @@ def check_readable(dataset: Any) -> None:
     sources = {path} if path.is_file() else set()
     if dataset.is_virtual:
         sources |= _check_sources(dataset, path.parent)
+    # HDF5 inflates whole chunks, however little of one is wanted.
     chunk = math.prod(dataset.chunks or (0,)) * dataset.dtype.itemsize
     claimed = max(int(dataset.size or 0) * dataset.dtype.itemsize, chunk)
     limits().check_size(
@@ -80,7 +81,13 @@ def _refuse_raw_files(dataset: Any) -> None:
 
 
 def refuse_special_files(file: Any) -> None:
-    """Raise a DataError where a name at the top leads to a pipe or device, which may never end."""
+    """Raise a DataError where a name at the top leads to a pipe or device, which may never end.
+
+    Raises
+    ------
+    DataError
+        If one does.
+    """
     for name in file:
         link = file.get(name, getlink=True)
         if isinstance(link, h5py.ExternalLink):

@@ -77,8 +77,11 @@ def mask_invalid(
     lowest, highest, is_finite = _range(patterns, ~bad)
     largest, negative = _largest(patterns.dtype, highest), _negative_marks(patterns, ~bad, lowest)
     spread = None
+    # -1 and -2 may be noise of a dark field after all: as marks they must spare nearly all
+    # patterns.
     if negative:
         spread = _spread(patterns, ~bad, (*largest, *negative), min_kept=0.9)
+    # These are no counts in any case, so that up to half of the patterns may be given up.
     if spread is None and (largest or not is_finite):
         negative = ()
         spread = _spread(patterns, ~bad, largest, min_kept=0.5)
@@ -91,6 +94,7 @@ def mask_invalid(
         always = always | (_always_negative(patterns, spread.emptied) & ~bad)
     notes = _notes(patterns.dtype, spread, always, (*largest, *negative), is_finite=is_finite)
     marked = always | spread.sporadic
+    # What belongs to somebody else, or is mapped from a file, stays as it is.
     if notes and not patterns.flags.writeable:
         patterns = patterns.copy()
     bad = bad | marked
@@ -133,6 +137,7 @@ def clip_negative(patterns: RealArray, bad_pixels: BoolArray) -> tuple[RealArray
         lowest = min(lowest, float(chunk.min()))
         below -= float(np.minimum(chunk, 0).sum(dtype=np.float64))
         above += float(np.maximum(chunk, 0).sum(dtype=np.float64))
+        # A few patterns of each chunk suffice for a median.
         samples.append(chunk[:: max(1, len(chunk) // 4)].ravel())
     if lowest >= 0 or not np.isfinite(lowest):
         return patterns, ()
@@ -264,6 +269,7 @@ def _spread(
     everyone = np.ones(len(patterns), dtype=bool)
     in_pattern, on_pixel = _tally(patterns, valid_mask, marks, everyone)
     recorded = in_pattern <= _UNRECORDED_FRACTION * valid_mask.sum()
+    # A pattern that was not recorded has marks everywhere, and counts against good pixels.
     if recorded.any() and not recorded.all():
         _, on_pixel = _tally(patterns, valid_mask, marks, recorded)
     if not recorded.any():

@@ -58,6 +58,11 @@ class Limits:
             The file that names it; the user named that one, or it was followed before.
         what : str
             The beginning of a message: what leads where.
+
+        Raises
+        ------
+        DataError
+            If it is no regular file, or lies outside of the folder that is allowed.
         """
         target, folder = found.resolve(), owner.parent.resolve()
         if not stat.S_ISREG(target.stat().st_mode):
@@ -82,6 +87,12 @@ class Limits:
             Bytes of the array in memory.
         file_bytes : int
             Of the files that it comes from.
+
+        Raises
+        ------
+        DataError
+            If it takes more than is allowed or than the machine has left, or grows too much from
+            its file.
         """
         option = 'If that is right, use max_gib=N (--max-gib N)'
         if self.max_bytes is not None:

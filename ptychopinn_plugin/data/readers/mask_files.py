@@ -17,7 +17,7 @@ MAX_BAD_FRACTION = 0.5
 
 
 _TIFF_STARTS = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
-"""Of little and big ends, and of files beyond 4 GiB."""
+"""TIFF files begin so: with the low or the high byte first, and beyond 4 GiB."""
 
 
 def read_mask(path: Path) -> BoolArray:
@@ -39,6 +39,7 @@ def read_mask(path: Path) -> BoolArray:
     """
     file, key = path, ''
     if not path.exists() and ':' in str(path):
+        # The last colon parts them: on Windows a path has one of its own, after the drive.
         name, _, key = str(path).rpartition(':')
         file = Path(name)
     if not file.is_file():

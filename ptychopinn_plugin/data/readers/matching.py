@@ -77,6 +77,7 @@ def measurement_of(
     DataError
         If the numbers can be neither counts nor amplitudes.
     """
+    # Marks come first: the largest number of a type would decide over what the others look like.
     patterns, bad_pixels, notes = mask_invalid(patterns, bad_pixels)
     if domain is None:
         patterns, more = without_logarithm(patterns, domain)
@@ -147,19 +148,33 @@ def middle_offset_px(size: int) -> float:
 
 
 def single_layer(object_: ComplexArray) -> tuple[ComplexArray, tuple[str, ...]]:
-    """Return (height, width) of an object that may have layers, and a note."""
+    """Return (height, width) of an object that may have layers, and a note.
+
+    Raises
+    ------
+    DataError
+        If it has neither 2 nor 3 axes.
+    """
     if object_.ndim == 2:
         return object_, ()
     if object_.ndim != 3:
         raise DataError(f'The object must have 2 or 3 axes; got shape {object_.shape}.')
+    # A product of Ptychodus always has an axis of layers.
     if len(object_) == 1:
         return object_[0], ()
     note = f'The object has {len(object_)} layers; their product is used.'
+    # Layers multiply where nothing diffracts between them, as this package has it.
     return np.prod(object_, axis=0), (note,)
 
 
 def check_far_field(product: Product) -> None:
-    """Raise a DataError if the patterns of a product are marked as those of the near field."""
+    """Raise a DataError if the patterns of a product are marked as those of the near field.
+
+    Raises
+    ------
+    DataError
+        If they are.
+    """
     if not product.far_field:
         raise DataError(
             f'Patterns must be those of the far field; the product {product.name!r} is of the near '
@@ -208,6 +223,7 @@ def join(
     )
     origin: ProbeOrigin = 'given'
     if probe is None:
+        # The patterns are centred by now, without which their far field gives no probe.
         probe, origin = starting_probe(patterns, bad_pixels), 'patterns'
         centered_notes = (*centered_notes, NOTE)
     measurement = dataclasses.replace(
@@ -305,9 +321,12 @@ def known_geometry(own: Geometry, given: Geometry, shape: tuple[int, ...]) -> Ge
         ('pixel_width_m', merged.detector_pixel_width_m, -1),
     ):
         energy, distance = merged.photon_energy_eV, merged.detector_distance_m
+        # A pixel in the file is the one that its object was made with; only the user overrules it.
         stands = getattr(own, axis) and not stated
         if stands or axis in stated or not (energy and distance and detector_pixel):
             continue
+        # An energy in another unit, or that of electrons in a ring, would give pixels that look
+        # right.
         low, high = PHOTON_ENERGIES_EV
         if not low <= energy <= high:
             raise DataError(
@@ -342,6 +361,7 @@ def _object_geometry(measurement: Measurement, product: Geometry, given: Geometr
         )
     return dataclasses.replace(
         geometry,
+        # Programs write zero where nobody has filled a value in.
         photon_energy_eV=geometry.photon_energy_eV or None,
         detector_distance_m=geometry.detector_distance_m or None,
     )

@@ -151,7 +151,13 @@ def _damaged(path: Path, key: str) -> DataError:
 
 @contextlib.contextmanager
 def open_npz(path: Path) -> Iterator[Archive]:
-    """Open an NPZ file for reading, never with pickle."""
+    """Open an NPZ file for reading, never with pickle.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be opened, is damaged, or is HDF5 where NPZ is needed.
+    """
     # NumPy leaves a file that it opened itself open where it turns out to be damaged.
     with contextlib.ExitStack() as stack:
         try:
@@ -179,7 +185,13 @@ def arrays_of(raw: object) -> dict[str, RealArray]:
 
 
 def read_numbers(arrays: NamedArrays, key: str, kinds: str = 'uif') -> RealArray:
-    """Return an array of numbers; `kinds` are NumPy's letters of the types that it may have."""
+    """Return an array of numbers; `kinds` are NumPy's letters of the types that it may have.
+
+    Raises
+    ------
+    DataError
+        If the array is of another type.
+    """
     values = arrays[key]
     if values.dtype.kind not in kinds:
         numbers = 'numbers' if 'c' in kinds else 'real numbers'

@@ -58,6 +58,11 @@ def read_pair(
         Where the beam meets the detector; else in the middle.
     mask : ndarray of bool, shape (frame_height, frame_width), optional
         More bad pixels.
+
+    Raises
+    ------
+    DataError
+        If one of the two files is missing, or they do not belong together.
     """
     folder = path if path.is_dir() else path.parent
     diffraction = folder / 'diffraction.h5'
@@ -101,7 +106,13 @@ def is_product(path: Path) -> bool:
 
 
 def read_measurement(path: Path, *, domain: Domain | None) -> Measurement:
-    """Read a `diffraction.h5`."""
+    """Read a `diffraction.h5`.
+
+    Raises
+    ------
+    DataError
+        If the file has not one index for each pattern.
+    """
     with open_hdf5(path) as file:
         patterns = stack_of(need(file, 'patterns'), f"'patterns' of {path}")
         indexes = find(file, ['indexes'])
@@ -127,7 +138,13 @@ def read_measurement(path: Path, *, domain: Domain | None) -> Measurement:
 
 
 def read_product(path: Path) -> Product:
-    """Read a `product.h5`."""
+    """Read a `product.h5`.
+
+    Raises
+    ------
+    DataError
+        If the coordinates of the positions are of different lengths.
+    """
     with open_hdf5(path) as file:
         x_m, y_m = need(file, 'probe_position_x_m'), need(file, 'probe_position_y_m')
         indexes = find(file, ['probe_position_indexes'])

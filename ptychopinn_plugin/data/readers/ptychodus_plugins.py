@@ -173,6 +173,7 @@ def _warnings_of_ptychodus() -> Iterator[list[str]]:
 def _failing(what: str, name: str, advice: str, path: Path) -> Iterator[None]:
     """Turn whatever a reader raises into a DataError: it is the code of many beamlines."""
     try:
+        # What their code reads once it has the file cannot be limited any more.
         check_path(path)
         yield
     except DataError:
@@ -336,6 +337,7 @@ def _positions(sequence: Any, path: Path, name: str) -> Product:
             f'{path} holds no positions for the reader {name!r}; at least one is needed.'
         )
     indexes = ptychodus_compat.position_indexes(sequence)
+    # With five readings for each point, 0, 5, 10 ... become 0, 1, 2 ...
     if name.casefold() in _COUNTING_READINGS:
         indexes = np.unique(indexes, return_inverse=True)[1]
     return Product(

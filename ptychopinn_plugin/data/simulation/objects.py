@@ -103,7 +103,9 @@ def _occluding_discs(
     # They are drawn from the top down until nothing shows through: what is covered is left out.
     while (seen < 0).any():
         ratio = (smallest_px / largest_px) ** 2
+        # This inverts the cumulative distribution of radii that fall with the third power.
         radii = smallest_px / np.sqrt(1 - stream.uniform(size=512) * (1 - ratio))
+        # Discs from beyond the border reach in, so that it is as full as the middle.
         y = stream.uniform(-largest_px, height + largest_px, size=512)
         x = stream.uniform(-largest_px, width + largest_px, size=512)
         for row, column, radius in zip(y, x, radii, strict=True):

@@ -136,6 +136,8 @@ def _count(
     stream = config.random_streams()['counts']
     shape = (len(positions_px), config.size, config.size)
     patterns: RealArray = np.empty(shape, dtype=np.uint32 if config.poisson_noise else np.float32)
+    # Expectations are those of the rounded object and probe that the scan holds, in double
+    # precision.
     exact, exact_modes = object_.astype(np.complex128), modes.astype(np.complex128)
     origin = np.zeros(2, dtype=np.int64)
     intensities = beam_intensities(config, len(positions_px))[:, np.newaxis, np.newaxis]

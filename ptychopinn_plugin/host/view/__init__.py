@@ -31,16 +31,17 @@ from ptychopinn_plugin.host.view.header import REFRESH_MS, Header
 from ptychopinn_plugin.host.view.rows import RowView, WheelGuard, view_of, wrapped
 
 FIELD_WIDTH = 104
-"""In pixels, beside the labels, in a panel that is as narrow as it can be."""
+"""The fields beside the labels have this width in pixels where the panel is at its narrowest."""
 
 ROWS_HEIGHT = 120
-"""In pixels; where there is less room, picture and curve become lower."""
+"""The rows have at least this height in pixels; where there is less room, picture and curve become
+lower."""
 
 MARGIN = 6
-"""Between the parts of the panel, in pixels."""
+"""This number of pixels lies between the parts of the panel."""
 
 ONLY_FOR_SWEEPNET = ('inference.test_time_rotations',)
-"""Settings of inference that a loaded model of another architecture leaves without effect."""
+"""A loaded model of another architecture leaves these settings of inference without effect."""
 
 NOT_FOR_PRIOR = (
     'inference.batch_size',
@@ -48,10 +49,10 @@ NOT_FOR_PRIOR = (
     'inference.stitching_weights',
     'inference.intensity_scale',
 )
-"""Settings of inference that concern patches, of which a learned prior has none."""
+"""These settings of inference concern patches, of which a learned prior has none."""
 
 ONLY_FOR_PRIOR = 'inference.prior_passes'
-"""The setting of inference that only a learned prior obeys."""
+"""Only a learned prior obeys this setting of inference."""
 
 CHECK_TIP = (
     'Find out whether the patterns and the positions of the chosen product go together, by trial '

@@ -23,17 +23,17 @@ from ptychopinn_plugin.host.wording import model_line, status_line, training_lin
 
 REFRESH_MS = 500
 SPACING = 5
-"""Between parts, in pixels."""
+"""This number of pixels lies between parts."""
 
 PICTURE_PX = 190
-"""Height of picture and curve where there is room."""
+"""Picture and curve have this height where there is room."""
 
 MIN_PICTURE_PX = 70
-"""A lower picture or curve tells nothing; it is left out."""
+"""In a lower picture or curve nothing can be seen; it is left out."""
 
 FONT = 8
 CURVE_WIDTH = 170
-"""In pixels, in a panel that is as narrow as it can be."""
+"""The curve has this width in pixels, where the panel is at its narrowest."""
 
 MARKED = 60
 """Up to this number of epochs, each gets a point in the curve."""
@@ -44,7 +44,7 @@ _parameters = versions.parameter_views()
 
 
 class Header(_parameters.ParameterViewController):  # type: ignore[misc, name-defined]
-    """The run under way or the last one, what it says, its picture and the losses.
+    """The run under way or the last one, its messages, its picture and the losses.
 
     Attributes
     ----------
@@ -98,7 +98,7 @@ class Header(_parameters.ParameterViewController):  # type: ignore[misc, name-de
         return sum(heights) + SPACING * len(heights)
 
     def set_picture_height(self, height: int) -> None:
-        """Give picture and curve so many pixels, or hide them where these are too few."""
+        """Give picture and curve this height in pixels, or hide them where it is too low."""
         height = 0 if height < MIN_PICTURE_PX else min(height, PICTURE_PX)
         self.picture.set_height(height)
         self.curve.set_height(height)
@@ -150,6 +150,7 @@ def _label() -> QLabel:
 def _show(label: QLabel, text: str, is_bad: bool = False) -> None:
     """Show a text, in red where it is about a failure."""
     style = RED if is_bad else ''
+    # Qt lays out anew with each style that is set, also with the same one.
     if label.styleSheet() != style:
         label.setStyleSheet(style)
     # A break may follow each folder of a path.
@@ -191,6 +192,7 @@ class TrainingCurve(_parameters.ParameterViewController):  # type: ignore[misc, 
         is_ours = self._activity.curve_of == self._algorithm
         epochs = self._activity.epochs if is_ours else ()
         is_cut = self._activity.is_last_cut
+        # Each epoch makes a new tuple, so that what is in it need not be compared.
         if epochs is self._drawn[0] and is_cut == self._drawn[1]:
             return
         self._drawn = (epochs, is_cut)
@@ -201,7 +203,7 @@ class TrainingCurve(_parameters.ParameterViewController):  # type: ignore[misc, 
         self._canvas.setVisible(bool(epochs) and self._height > 0)
 
     def set_height(self, height: int) -> None:
-        """Draw the curve in so many pixels; none hides it."""
+        """Draw the curve in this height in pixels; 0 hides it."""
         if height == self._height:
             return
         self._height = height

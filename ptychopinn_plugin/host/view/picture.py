@@ -22,10 +22,10 @@ from ptychopinn_plugin.host import versions
 from ptychopinn_plugin.host.run_state import Activity
 
 HEIGHT = 170
-"""Of the picture, in pixels, where there is room."""
+"""The picture has this height in pixels where there is room."""
 
 MAX_WIDTH = 230
-"""Of the picture, in pixels: the curve stands beside it."""
+"""The picture has at most this width in pixels: the curve stands beside it."""
 
 PERCENTILES = (1, 99)
 """Values beyond these are black and white."""
@@ -35,7 +35,7 @@ PARTS = ('Phase', 'Amplitude')
 MAX_PICTURES = 3
 
 WHOLE = 100
-"""The slider's right end, where all of the picture is the first one."""
+"""At the slider's right end, which this is, all of the picture is the first one."""
 
 _parameters = versions.parameter_views()
 
@@ -119,7 +119,7 @@ class PictureView(_parameters.ParameterViewController):  # type: ignore[misc, na
         return names[min(len(names), 2) - 1] if names else ''
 
     def set_height(self, height: int) -> None:
-        """Draw the picture and its slider in so many pixels; none hides them."""
+        """Draw the picture and its slider in this height in pixels; 0 hides them."""
         if height != self._height:
             self._height = height
             self.refresh()
@@ -141,6 +141,7 @@ class PictureView(_parameters.ParameterViewController):  # type: ignore[misc, na
     def _show_ends(self) -> None:
         """Put the slider to the end that shows the chosen picture alone."""
         names = [name for name, _ in self._activity.pictures]
+        # Only a hand on the slider chooses a picture.
         self.slider.blockSignals(True)
         self.slider.setValue(WHOLE if names[:1] == [self.shown] and len(names) > 1 else 0)
         self.slider.blockSignals(False)

@@ -1,4 +1,4 @@
-"""The rows of the panel: each shows one setting, lets it be changed, and says what it corrects."""
+"""The rows of the panel: each shows one setting, lets it be changed, and shows what it corrects."""
 
 import logging
 import math
@@ -34,7 +34,7 @@ from ptychopinn_plugin.host.settings import MAX_INTEGER, ROWS, Row
 ROWS_REFRESH_MS = 1000
 
 TIP_COLUMNS = 64
-"""Width of a tooltip in characters."""
+"""A line of a tooltip has at most this number of characters."""
 
 logger = logging.getLogger('ptychopinn_plugin')
 
@@ -110,7 +110,7 @@ def wrapped(tip: str) -> str:
 
 
 def _tell(row: Row, what: str) -> None:
-    """Say in the log and in the panel what became of an input."""
+    """Show in the log and in the panel what became of an input."""
     logger.warning('%s: %s', row.label, what)
 
 
@@ -128,7 +128,7 @@ class TickView(RowView):
 
 
 class WholeNumberBox(QSpinBox):
-    """A box for whole numbers that takes any text, and says what it makes of a bad one."""
+    """A box for whole numbers that takes any text, and shows what it makes of a bad one."""
 
     def __init__(self, row: Row) -> None:
         super().__init__()
@@ -175,6 +175,7 @@ class WholeNumberView(RowView):
         self.box.valueChanged.connect(parameter.set_value)
 
     def _show(self, value: int) -> None:
+        # What is shown in place of the setting must not become it.
         self.box.blockSignals(True)
         self.box.setValue(value)
         self.box.blockSignals(False)
@@ -314,7 +315,7 @@ class BackendView(ChoiceView):
 
 
 NOTCH = 120
-"""Eighths of a degree by which most wheels turn at a time."""
+"""Most wheels turn by this number of eighths of a degree at a time."""
 
 
 class WheelGuard(QObject):

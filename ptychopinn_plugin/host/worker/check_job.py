@@ -16,10 +16,10 @@ from ptychopinn_plugin.host.worker.messages import CheckDone, Report, RunProgres
 from ptychopinn_plugin.orientation import AxisChange
 
 TILES = (2, 3)
-"""Rows and columns of the picture of several trials."""
+"""The picture of several trials has these numbers of rows and columns."""
 
 GAP_PX = 2
-"""Between two of them."""
+"""This number of pixels lies between two trials."""
 
 TRIAL_COVERAGE = 0.1
 """An object is shown where its coverage is at least this."""
@@ -48,7 +48,7 @@ class _Stopped(Exception):
 
 
 def check_in_worker(scan: Scan, backend: Backend, device: str, connection: Connection) -> None:
-    """Make the trials, tell each, and send what they say.
+    """Make the trials, report each, and send what they show.
 
     Parameters
     ----------

@@ -137,7 +137,7 @@ class Worker:
         if self.pid is not None or not self._busy.acquire(blocking=False):
             return
         try:
-            # What is wrong is said by the run.
+            # The run that follows meets the same error, and reports it.
             with suppress(WorkerError, OSError):
                 process = self._ready_process(backend)
                 process.send(PrepareBackend(backend, model, float(self.idle_s)))
@@ -235,6 +235,7 @@ class Run:
             if message is None:
                 self._finish()
                 raise self._process.exit_error()
+            # It is left over from a run before this one.
             if message.run != self._number:
                 continue
             if isinstance(message, RunFailed):

@@ -23,6 +23,7 @@ def to_plain(message: ToWorker | ToHost) -> dict[str, Any]:
 
 def _to_plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        # Its own `from_dict` builds and checks it on the other side, without a kind.
         if isinstance(value, Validated):
             return dataclasses.asdict(value)
         parts = {item.name: getattr(value, item.name) for item in dataclasses.fields(value)}

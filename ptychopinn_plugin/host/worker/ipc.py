@@ -56,6 +56,7 @@ def read_message(stream: IO[bytes], expected: Any) -> Any | None:
         If the line is not such a message.
     """
     line = stream.readline()
+    # A process that is killed while it writes leaves half a line.
     if not line.endswith(b'\n'):
         return None
     try:
@@ -151,6 +152,7 @@ def copy_shared(described: SharedArray) -> RealArray:
             )
         view: RealArray = np.ndarray(described.shape, np.dtype(described.dtype), buffer=block.buf)
         copy = view.copy()
+        # A block cannot be closed while an array looks into it.
         del view
         return copy
     finally:

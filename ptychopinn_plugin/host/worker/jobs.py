@@ -184,6 +184,7 @@ class Jobs:
         _log_scans(scans, job)
         backend = self._use(job)
         checkpoints = Checkpoints(checkpoint_path(job.output))
+        # From here on the backend holds no model of a file, also where the training fails.
         self._held = None
         try:
             result = backend.train(
@@ -285,6 +286,7 @@ class Jobs:
             raise WorkerError(
                 f'This worker runs {self._backend.name!r}; {name!r} needs one of its own.'
             )
+        # Backends of others have neither.
         if isinstance(self._backend, NetworkBackend):
             self._backend.threads = job.threads
             wants_pictures = isinstance(job, TrainJob) and job.has_pictures
@@ -342,7 +344,7 @@ def checkpoint_path(output: Path) -> Path:
 
 
 def _log_scans(scans: Sequence[Scan], job: TrainJob) -> None:
-    """Say what is trained on, and for how long, before the long part begins."""
+    """Log what is trained on, and for how long, before the long part begins."""
     named = '; '.join(
         f'{scan.name}: {count(len(scan), "pattern")} of {" x ".join(map(str, scan.pattern_shape))}'
         ' px'

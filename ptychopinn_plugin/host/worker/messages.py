@@ -152,7 +152,7 @@ class CheckJob:
 
 
 SCAN_ARRAYS = ('patterns', 'positions_px', 'probe', 'bad_pixels', 'pattern_indexes')
-"""Names of the arrays that a `ReconstructJob` or a `CheckJob` needs; fields of `data.Scan`."""
+"""A `ReconstructJob` or a `CheckJob` needs arrays of these names, fields of `data.Scan`."""
 
 Job = TrainJob | ReconstructJob | CheckJob
 

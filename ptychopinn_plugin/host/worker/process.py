@@ -56,6 +56,11 @@ class WorkerProcess:
         not understood, or None where the output of the child has ended.
     last_message : float
         When the last message of any kind came, by `time.monotonic`.
+
+    Raises
+    ------
+    WorkerError
+        If nobody knows the path of the Python interpreter.
     """
 
     def __init__(

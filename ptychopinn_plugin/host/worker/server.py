@@ -138,7 +138,7 @@ def serve(source: IO[bytes], sink: IO[bytes]) -> None:
             continue
         idle_s = start.idle_s or None
         if isinstance(start, PrepareBackend):
-            # What goes wrong goes wrong again in the run, which says so.
+            # What goes wrong goes wrong again in the run, which reports it.
             with suppress(Exception):
                 jobs.prepare(start.backend, start.model)
             continue

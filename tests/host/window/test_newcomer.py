@@ -1,5 +1,6 @@
 """The guide, step by step: every menu, wizard and dialog that it names, clicked as it says."""
 
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -39,6 +40,9 @@ LONG_MS = 180_000
 
 PICTURE_S = 60.0
 """Two cores that do nothing else take less than five seconds to the first object."""
+
+IDLE_S = 0.1
+"""A worker that has prepared itself tells so after this many seconds."""
 
 N_PATTERNS = 1024
 
@@ -148,12 +152,28 @@ def choose_product(window: Window, name: str) -> None:
     window.choose(window.parts._product_view_controller.get_widget(), name)
 
 
-def check_first_picture(window: Window) -> None:
+def watch_preparation(window: Window, patch: pytest.MonkeyPatch) -> threading.Event:
+    """Return an event that is set when the worker has imported the framework and waits for a run.
+
+    The first message of a prepared worker is `Idle`, which it sends after `idle_s` seconds.
+    """
+    worker, prepared = window.library.worker, threading.Event()
+    prepare = worker.prepare
+
+    def prepare_briefly(backend: str, model: Path | None = None) -> None:
+        worker.idle_s = IDLE_S
+        prepare(backend, model)
+
+    patch.setattr(worker, 'prepare', prepare_briefly)
+    # The host would end a worker that is idle.
+    patch.setattr(worker, '_retire', lambda process: prepared.set())
+    return prepared
+
+
+def check_first_picture(window: Window, prepared: threading.Event) -> None:
     """Check that one click shows an object soon, as the worker is there before it."""
     choose_product(window, 'unseen')
-    window.wait(lambda: window.library.worker.pid is not None)
-    # Somebody who opens the panel looks at it first.
-    window.qtbot.wait(3000)
+    window.wait(prepared.is_set)
     clicked = time.monotonic()
     number = window.infer()
     start = object_of(window, number)
@@ -176,9 +196,10 @@ def test_the_guide_from_the_scan_to_the_object(
         open_product(window, trial / name / 'product.h5', f'{name}-patterns')
 
     clean_environment.setattr(PinnReconstructor, 'prepare', PREPARE)
+    prepared = watch_preparation(window, clean_environment)
     window.view.processing_action.trigger()
     window.choose(window.algorithms, 'ptychopinn-plugin_pinn')
-    check_first_picture(window)
+    check_first_picture(window, prepared)
     choose_product(window, 'known')
     limit = widget_of(window.panel, 'Training', 'Max minutes')
     assert isinstance(limit, QLineEdit)

@@ -76,7 +76,11 @@ def test_a_few_positions_cannot_be_checked(scan: Scan) -> None:
     [
         (Orientation(flip='both'), ['--flip', 'both'], []),
         (Orientation(scale_positions=0.8), ['--scale-positions', '0.8'], []),
-        (Orientation(scale_positions=1e8), ['--scale-positions', '1e+08'], ['1e+08']),
+        (
+            Orientation(scale_positions=1e8),
+            ['--scale-positions', '1e+08'],
+            ['--scale-positions', '1e+08'],
+        ),
         (Orientation(swap_positions=True), ['--swap-positions'], ['--swap-positions']),
     ],
 )
@@ -93,7 +97,7 @@ def test_what_a_guessed_probe_does_not_tell(
         for orientation, residual in ((Orientation(), 0.1), (best, 1e-9)):
             search.done[orientation, True] = Trial(orientation, True, np.full(size, residual))
         found = search.conclude(search.done[best, True])
-        assert found.orientation.to_words()[-len(options) :] == options or not options
+        assert found.orientation.to_words() == options
         assert found.verdict == ('wrong' if options else 'right')
 
 
