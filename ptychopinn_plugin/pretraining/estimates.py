@@ -114,7 +114,7 @@ def make_estimates(
     object_ = _iterate(forward, forward.flat_object(), int(rng.choice(FIRST_ITERATIONS)), rng)
     estimates = [_compare(forward, object_, truth, exposures)]
     while not is_bare and len(estimates) < MAX_ESTIMATES and rng.random() < ANOTHER_PASS:
-        object_ = correct_object(prior.KERNELS, network, forward, object_, exposures)
+        object_ = correct_object(prior.PRIOR_KERNELS, network, forward, object_, exposures)
         object_ = _iterate(forward, object_, int(rng.choice(FURTHER_ITERATIONS)), rng)
         estimates.append(_compare(forward, object_, truth, exposures))
     return estimates
@@ -154,7 +154,7 @@ def _compare(
     forward: ForwardModel, object_: Tensor, truth: ComplexArray, exposures: FloatArray
 ) -> Estimate:
     """Compute what a network gets for an object, and what it should return."""
-    features = look_at(prior.KERNELS, forward, object_, exposures)
+    features = look_at(prior.PRIOR_KERNELS, forward, object_, exposures)
     estimate = object_.numpy()
     coverage = forward.coverage.numpy()
     relative = coverage / coverage.max()

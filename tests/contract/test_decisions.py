@@ -177,11 +177,11 @@ def test_5_iterations_correct_the_slow_phase(
 ) -> None:
     """After the fifth iteration, and after the last."""
     model = fw.model(tiny_scan)
-    kernels = fw.refinement.KERNELS
+    kernels = fw.refinement.ITERATION_KERNELS
     without = dataclasses.replace(kernels, correct_phase_drift=lambda _, object_: object_)
     found = []
     for used in (kernels, without):
-        monkeypatch.setattr(fw.refinement, 'KERNELS', used)
+        monkeypatch.setattr(fw.refinement, 'ITERATION_KERNELS', used)
         object_, losses = fw.iterate(
             model, fw.tensor(drifted(model, tiny_scan)), IterationSchedule(iterations)
         )

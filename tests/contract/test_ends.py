@@ -111,7 +111,7 @@ def test_iterations_go_on_with_half_the_batch(
     small = settings.replace(batch_size=2)
     expected = backend.refine(tiny_scan, small, device='cpu')
     sizes = _exceed_above(monkeypatch, module, 'iterate_once', 2, _full_memory(backend.name))
-    kernels = dataclasses.replace(owner.KERNELS, iterate_once=owner.iterate_once)
+    kernels = dataclasses.replace(owner.ITERATION_KERNELS, iterate_once=owner.iterate_once)
     monkeypatch.setattr(backend, 'iteration_kernels', kernels)
     found = backend.refine(tiny_scan, settings, device='cpu')
     assert sizes == [5, 2, 2, 2]

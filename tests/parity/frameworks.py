@@ -143,7 +143,7 @@ class Framework(ABC):
     def stitch(self, network: Any, model: Any, **settings: Any) -> list[Tensor]:
         """Stitch an object with the fields of `PredictionRequest` that are given."""
         request = PredictionRequest(**settings)
-        return stitch_object(self.stitching.KERNELS, network, model, request)
+        return stitch_object(self.stitching.STITCHING_KERNELS, network, model, request)
 
     def iterate(
         self,
@@ -155,7 +155,7 @@ class Framework(ABC):
     ) -> tuple[Tensor, list[float]]:
         """Iterate over an object with the fields of `IterationRequest` that are given."""
         request = IterationRequest(schedule, **settings)
-        return iterate_object(self.refinement.KERNELS, model, object_, request, observer)
+        return iterate_object(self.refinement.ITERATION_KERNELS, model, object_, request, observer)
 
     @abstractmethod
     def probe_update(self, model: Any, patches: Tensor, indices: Any) -> Tensor:

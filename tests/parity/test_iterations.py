@@ -152,7 +152,7 @@ def test_patterns_alone_move_at_once_as_far_as_one_by_one(fw: Framework, alone: 
 
     in_turn, at_once = begin(), begin()
     fw.refinement.iterate_once(model, in_turn, batches, 0.2, False)
-    _move_alone(fw.refinement.KERNELS, model, at_once, 0.2)
+    _move_alone(fw.refinement.ITERATION_KERNELS, model, at_once, 0.2)
     first = fw.indices([0])
     for name in ('object_', 'velocity'):
         expected, found = (
@@ -191,9 +191,9 @@ def test_the_loss_of_some_patterns_never_rises(
     """A correction that is good for all patterns may be bad for those that are looked at."""
     monkeypatch.setattr(common_forward, 'JUDGED_PATTERNS', 5)
     worse = dataclasses.replace(
-        fw.refinement.KERNELS, correct_phase_drift=lambda model, object_: object_ * 1.1
+        fw.refinement.ITERATION_KERNELS, correct_phase_drift=lambda model, object_: object_ * 1.1
     )
-    monkeypatch.setattr(fw.refinement, 'KERNELS', worse)
+    monkeypatch.setattr(fw.refinement, 'ITERATION_KERNELS', worse)
     model = fw.model(scan)
     flat = fw.tensor(np.ones(model.canvas_shape, complex))
     object_, losses = fw.iterate(model, flat, IterationSchedule(6), batch_size=4)

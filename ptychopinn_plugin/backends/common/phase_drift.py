@@ -284,7 +284,7 @@ def _project(slopes: FloatArray, normals: FloatArray) -> FloatArray:
     return np.asarray(slopes.reshape(n_surfaces, -1) @ weighted.reshape(n_surfaces, -1).T)
 
 
-def correct_phase_drift(
+def correct_drift_with(
     forward: Any,
     object_: Tensor,
     *,

@@ -27,9 +27,9 @@ class PyTorchBackend(NetworkBackend[torch.device]):
     """Trains and applies networks with PyTorch on CUDA, MPS or the CPU."""
 
     name = 'pytorch'
-    iteration_kernels = refinement.KERNELS
-    stitching_kernels = stitching.KERNELS
-    prior_kernels = prior.KERNELS
+    iteration_kernels = refinement.ITERATION_KERNELS
+    stitching_kernels = stitching.STITCHING_KERNELS
+    prior_kernels = prior.PRIOR_KERNELS
 
     @contextmanager
     def on_device(self, name: str) -> Iterator[torch.device]:

@@ -51,7 +51,7 @@ def measure_moments(forward: ForwardModel, object_: Tensor, batch_size: int = 64
 
 
 correct_phase_drift = partial(
-    phase_drift.correct_phase_drift,
+    phase_drift.correct_drift_with,
     measure_moments=measure_moments,
     to_numpy=to_numpy,
     times=times,

@@ -18,7 +18,7 @@ def _apply_network(network: Network, forward: ForwardModel, images: FloatArray) 
     return np.asarray(found[0].float().cpu().numpy())
 
 
-KERNELS = PriorKernels(
+PRIOR_KERNELS = PriorKernels(
     apply_network=_apply_network,
     mean_update=mean_update,
     to_numpy=to_numpy,

@@ -96,7 +96,7 @@ def _divide_energy(object_: Tensor, probe: Tensor, energy: Tensor) -> tuple[Tens
     return object_ * growth, probe / growth
 
 
-KERNELS = IterationKernels(
+ITERATION_KERNELS = IterationKernels(
     zeros_like=torch.zeros_like,
     iterate_once=iterate_once,
     mean_update=mean_update,

@@ -147,7 +147,7 @@ def _cell_sums(values: Tensor, patch_origins: Tensor) -> Tensor:
     return torch.complex(real, imaginary).view(-1, side, side)
 
 
-KERNELS = StitchingKernels(
+STITCHING_KERNELS = StitchingKernels(
     predict_batches=_predict_batches,
     make_stitcher=Stitcher,
     correct_phase_drift=correct_phase_drift,

@@ -25,9 +25,9 @@ class TensorFlowBackend(NetworkBackend[str]):
     """Trains and applies networks with TensorFlow on a GPU or the CPU."""
 
     name = 'tensorflow'
-    iteration_kernels = refinement.KERNELS
-    stitching_kernels = stitching.KERNELS
-    prior_kernels = prior.KERNELS
+    iteration_kernels = refinement.ITERATION_KERNELS
+    stitching_kernels = stitching.STITCHING_KERNELS
+    prior_kernels = prior.PRIOR_KERNELS
 
     def on_device(self, name: str) -> AbstractContextManager[str]:
         """Return a context in which the device of this name computes."""

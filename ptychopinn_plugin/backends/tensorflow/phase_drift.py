@@ -71,7 +71,7 @@ def _products(
 
 
 correct_phase_drift = partial(
-    phase_drift.correct_phase_drift,
+    phase_drift.correct_drift_with,
     measure_moments=measure_moments,
     to_numpy=to_numpy,
     times=times,

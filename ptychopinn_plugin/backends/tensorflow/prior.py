@@ -17,7 +17,7 @@ def _apply_network(network: Network, forward: ForwardModel, images: FloatArray) 
     return np.asarray(found[0].numpy().transpose(2, 0, 1))
 
 
-KERNELS = PriorKernels(
+PRIOR_KERNELS = PriorKernels(
     apply_network=_apply_network,
     mean_update=mean_update,
     to_numpy=to_numpy,

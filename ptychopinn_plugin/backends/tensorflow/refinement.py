@@ -136,7 +136,7 @@ def _divide_energy(object_: Tensor, probe: Tensor, energy: Tensor) -> tuple[Tens
     return scaled(object_, growth), scaled(probe, 1 / growth)
 
 
-KERNELS = IterationKernels(
+ITERATION_KERNELS = IterationKernels(
     zeros_like=tf.zeros_like,
     iterate_once=iterate_once,
     mean_update=mean_update,

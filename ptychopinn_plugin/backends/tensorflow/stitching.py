@@ -141,7 +141,7 @@ def _cell_sums(values: Tensor, patch_origins: Tensor) -> Tensor:
     return tf.reshape(summed, [sides[0], side, side])
 
 
-KERNELS = StitchingKernels(
+STITCHING_KERNELS = StitchingKernels(
     predict_batches=_predict_batches,
     make_stitcher=Stitcher,
     correct_phase_drift=correct_phase_drift,
