@@ -32,8 +32,6 @@ SHARED = {
     'shift_probe': ORACLE,
     'sweepnet_features': ORACLE,
     'Tensor': 'a variable for types in what both frameworks share, and that of each framework',
-    'IterationObserver': 'with the tensors of any framework, and of one',
-    'PassObserver': 'with the tensors of any framework, and of one',
     'ACTIVATIONS': 'functions of a framework, and their names in what it exports',
     'FINAL_ITERATIONS': OF_ITERATIONS,
     'FIRST_FRACTION': OF_ITERATIONS,
