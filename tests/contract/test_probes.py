@@ -39,7 +39,7 @@ def without_probe(scan: Scan) -> Scan:
 def test_a_probe_is_found_from_nothing(
     make_backend: MakeBackend, scan: Scan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(probe_search, 'FINAL_ITERATIONS', 12)
+    monkeypatch.setattr(probe_search, 'PROBE_FINAL_ITERATIONS', 12)
     monkeypatch.setattr(probe_search, 'PATTERNS', 25)
     stages: list[Progress] = []
     iterations = RefinementConfig(iterations=15)

@@ -22,7 +22,6 @@ FORMER_CONSTANT = re.compile(r'_?(LARGEST|SMALLEST|MOST|FEWEST|LONGEST|SHORTEST)
 """Limits begin with MAX_ and MIN_."""
 
 ORACLE = 'NumPy computes in physics/ what both frameworks are held to'
-OF_ITERATIONS = 'parts of the iterations have one each'
 SHARED = {
     'logger': 'a module logs under its own name, or that of the package',
     'main': 'a program begins there',
@@ -33,16 +32,11 @@ SHARED = {
     'sweepnet_features': ORACLE,
     'Tensor': 'a variable for types in what both frameworks share, and that of each framework',
     'ACTIVATIONS': 'functions of a framework, and their names in what it exports',
-    'FINAL_ITERATIONS': OF_ITERATIONS,
-    'FIRST_FRACTION': OF_ITERATIONS,
-    'ITERATIONS': OF_ITERATIONS,
-    'NOISE_EXCESS': OF_ITERATIONS,
-    'TRIALS': OF_ITERATIONS,
 }
 """These names have several homes, and why."""
 
 NOT_SHARES = re.compile(r'_?[A-Z_]+_SHARES?$')
-"""A part of a whole is a _FRACTION, as in the settings; `backends/` has a few from before."""
+"""A part of a whole is a _FRACTION, as in the settings."""
 
 
 def names_of(path: Path) -> list[str]:
@@ -97,7 +91,6 @@ def test_a_part_of_a_whole_is_a_fraction() -> None:
     found = {
         f'{path.relative_to(PACKAGE)}: {name}'
         for path in PACKAGE.rglob('*.py')
-        if path.relative_to(PACKAGE).parts[0] != 'backends'
         for name in names_of(path)
         if NOT_SHARES.match(name)
     }

@@ -21,7 +21,7 @@ NEGLIGIBLE = 1e-3
 """A misfit of a smaller share of the counts is left alone: unfinished iterations of very bright
 patterns miss more than their noise."""
 
-SUSPICIOUS_SHARE = 3e-3
+SUSPICIOUS_FRACTION = 3e-3
 """Where shot noise is unknown, a misfit of a larger share of the counts is suspicious. Right scans
 of 10⁵ photons end at 0.001."""
 
@@ -285,5 +285,5 @@ def _is_suspicious(misfit: Misfit) -> bool:
     if misfit.share <= NEGLIGIBLE or misfit.correlation <= SUSPICIOUS_CORRELATION:
         return False
     if misfit.over_noise is None:
-        return misfit.share > SUSPICIOUS_SHARE
+        return misfit.share > SUSPICIOUS_FRACTION
     return misfit.over_noise > SUSPICIOUS

@@ -27,11 +27,11 @@ from ptychopinn_plugin.array_types import FloatArray
 from ptychopinn_plugin.backends.common.phase_drift import has_slow_errors
 from ptychopinn_plugin.data.pattern_fit import NORMAL_QUARTILE
 
-FIRST_FRACTION = 0.1
+INTENSITY_START_FRACTION = 0.1
 """Intensities stay until this share of the iterations is done: an object that is still flat would
 have all that it absorbs taken for the beam's."""
 
-NOISE_EXCESS = 2.0
+INTENSITY_NOISE_EXCESS = 2.0
 """The variance that noise gives to the ratios, in times of what counting alone gives."""
 
 MAX_RATIO = 100.0
@@ -43,7 +43,7 @@ def intensities_move(forward: Any, fraction: float) -> bool:
 
     A pattern that shares nothing with others does not tell its beam from its object.
     """
-    return has_slow_errors(forward) and fraction >= FIRST_FRACTION
+    return has_slow_errors(forward) and fraction >= INTENSITY_START_FRACTION
 
 
 def refined_intensities(given: FloatArray, expected: FloatArray, counted: FloatArray) -> FloatArray:
@@ -64,6 +64,6 @@ def refined_intensities(given: FloatArray, expected: FloatArray, counted: FloatA
     # A pattern that holds nothing where much was expected tells as much as the others.
     noise = 1 / np.maximum(np.maximum(counted, expected), 1)
     spread = float(np.median(np.abs(logs)) / NORMAL_QUARTILE) ** 2
-    variance = max(0.0, spread - NOISE_EXCESS * float(np.median(noise)))
+    variance = max(0.0, spread - INTENSITY_NOISE_EXCESS * float(np.median(noise)))
     intensities = np.exp(logs * variance / (variance + noise))
     return np.asarray(intensities / intensities.mean())

@@ -23,13 +23,13 @@ SAME_AS_TWIN = 0.995
 """Where patterns alone leave the choice between an object and its twin, a learned prior mixes them:
 from this likeness of the probe to its own twin on, iterations alone come out better."""
 
-ITERATIONS = 30
+USUAL_ITERATIONS = 30
 """What a scan gets whose illuminations overlap well."""
 
 MORE_ITERATIONS = 100
 """What a scan with little overlap gets at most."""
 
-FINAL_ITERATIONS = 20
+AFTER_PASS_ITERATIONS = 20
 """After the last pass of a learned prior."""
 
 MIN_BLOCK = 5
@@ -198,9 +198,9 @@ def plan_reconstruction(
     if limit_s is not None and asked_passes is None and overlap >= LITTLE_OVERLAP:
         # Data decide here, and a pass takes the time of the iterations after it.
         blocks = ()
-    planned = MORE_ITERATIONS if overlap < LITTLE_OVERLAP else ITERATIONS
+    planned = MORE_ITERATIONS if overlap < LITTLE_OVERLAP else USUAL_ITERATIONS
     if blocks:
-        planned = blocks[-1] if blocks[-1] == LONG_BLOCK else FINAL_ITERATIONS
+        planned = blocks[-1] if blocks[-1] == LONG_BLOCK else AFTER_PASS_ITERATIONS
     return IterationPlan(
         overlap=overlap,
         before_passes=blocks,

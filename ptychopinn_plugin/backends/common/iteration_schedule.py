@@ -19,7 +19,7 @@ STALL_ITERATIONS = 10
 STALL_GAIN = 2e-3
 """A stretch that lowers the loss by less than this share of it hardly gains any more."""
 
-COOLDOWN_SHARE = 0.25
+COOLDOWN_FRACTION = 0.25
 """Iterations that no longer gain get this share of their number to let the steps fall."""
 
 MIN_COOLDOWN = 5
@@ -91,7 +91,7 @@ class IterationSchedule:
             self.fraction = self.done / self.iterations
         self._planned -= 1
         if self._stops_when_converged and not self._has_converged and self._has_stalled():
-            share = max(MIN_COOLDOWN, math.ceil(COOLDOWN_SHARE * self.iterations))
+            share = max(MIN_COOLDOWN, math.ceil(COOLDOWN_FRACTION * self.iterations))
             if share < self._planned:
                 self._planned, self._has_converged = share, True
         self._left, self._reason = self._planned, 'converged' if self._has_converged else 'planned'

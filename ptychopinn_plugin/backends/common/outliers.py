@@ -38,7 +38,7 @@ from ptychopinn_plugin.physics import LIT_COUNTS
 SECOND_LOOK_ITERATIONS = 6
 """This number of iterations without the suspects mends the object under them."""
 
-MAX_SHARE = 0.1
+MAX_OUTLIER_FRACTION = 0.1
 """Where more than this share of the patterns stands out, the scan is wrong and not its patterns."""
 
 _BATCH = 64
@@ -109,7 +109,7 @@ def judge_patterns(
     suspects = find_suspects(first, positions, light_diameter_px(scan.probe))
     if iterate_without is None or not len(suspects):
         return fit
-    if len(suspects) > MAX_SHARE * len(scan):
+    if len(suspects) > MAX_OUTLIER_FRACTION * len(scan):
         return dataclasses.replace(fit, n_suspects=len(suspects))
     try:
         second = look(iterate_without(np.setdiff1d(np.arange(len(scan)), suspects)))

@@ -28,7 +28,7 @@ import numpy as np
 from ptychopinn_plugin.array_types import FloatArray
 from ptychopinn_plugin.backends.common.requests import IterationRequest
 
-FIRST_FRACTION = 0.05
+POSITION_START_FRACTION = 0.05
 """Positions stay until this share of the iterations is done: the object must be there first."""
 
 FREE_FRACTION = 0.4
@@ -39,7 +39,7 @@ LAST_STEP_PX = 0.1
 OUTLIER = 3.0
 """No position takes a step of more than this number of median steps, or the last step."""
 
-NOISE_EXCESS = 2.0
+POSITION_NOISE_EXCESS = 2.0
 """The variance that noise gives to moves, in times of what it is for an object without noise."""
 
 FLOOR_FRACTION = 0.4
@@ -84,7 +84,7 @@ class PositionRefiner:
 
     def moves_at(self, fraction: float) -> bool:
         """Tell whether positions move after a share of the iterations."""
-        return fraction >= FIRST_FRACTION and len(self.moves_px) >= MIN_POSITIONS
+        return fraction >= POSITION_START_FRACTION and len(self.moves_px) >= MIN_POSITIONS
 
     def step(self, forces: FloatArray, stiffnesses: FloatArray, fraction: float) -> FloatArray:
         """Return the moves after another step.
@@ -133,7 +133,7 @@ class PositionRefiner:
         # The median of a chi-squared variable with two degrees of freedom is 2 log 2.
         spread = np.median((rest**2).sum(axis=1)) / (2 * np.log(2))
         stiffness = np.trace(stiffnesses, axis1=1, axis2=2) / 2
-        noise = NOISE_EXCESS / (4 * max(float(np.median(stiffness)), 1e-30))
+        noise = POSITION_NOISE_EXCESS / (4 * max(float(np.median(stiffness)), 1e-30))
         return max(0.0, float(spread) - noise)
 
 

@@ -19,10 +19,10 @@ from ptychopinn_plugin.physics import cover, illumination_overlap, with_modes
 PATTERNS = 64
 """Trials take this number of patterns around the middle of the scan."""
 
-ITERATIONS = 9
+PROBE_TRIAL_ITERATIONS = 9
 """A trial takes this number of iterations, after which likelihoods tell defoci apart."""
 
-FINAL_ITERATIONS = 30
+PROBE_FINAL_ITERATIONS = 30
 """The best trial takes this number, and its corrected probe is the result."""
 
 DEFOCUS_STEP = 1.5
@@ -31,7 +31,7 @@ DEFOCUS_STEP = 1.5
 MAX_DEFOCUS = 15.0
 """No more is tried, in either direction, and ..."""
 
-MAX_RADIUS_SHARE = 0.28
+MAX_RADIUS_FRACTION = 0.28
 """... no root mean square radius beyond this share of the side of the patterns."""
 
 MIN_OVERLAP = 2.0
@@ -127,7 +127,7 @@ class _Search:
     def run(self) -> tuple[ComplexArray, bool]:
         """Return the best probe, corrected, and whether one of the other side is as good."""
         defoci = list(self._defoci())
-        self._total = (len(defoci) + 4) * ITERATIONS + 2 * FINAL_ITERATIONS
+        self._total = (len(defoci) + 4) * PROBE_TRIAL_ITERATIONS + 2 * PROBE_FINAL_ITERATIONS
         tried = self._try(defoci)
         sides = []
         for sign in (1, -1):
@@ -141,19 +141,19 @@ class _Search:
         best = sides[0]
         if self.stopped:
             return self._pupil.probe(best.defocus), False
-        ends = [self._reconstruct(self._pupil.probe(best.defocus), FINAL_ITERATIONS)]
+        ends = [self._reconstruct(self._pupil.probe(best.defocus), PROBE_FINAL_ITERATIONS)]
         for rival in sides[1:]:
             # Near the focus both sides may end at the same defocus.
             differs = rival.defocus != best.defocus and rival.overlaps == best.overlaps
             if differs and rival.loss < RIVAL * best.loss:
                 probe = self._pupil.probe(rival.defocus)
-                ends.append(self._reconstruct(probe, FINAL_ITERATIONS))
+                ends.append(self._reconstruct(probe, PROBE_FINAL_ITERATIONS))
         ends.sort(key=lambda each: each.likelihoods[-1])
         unsure = len(ends) == 2 and ends[1].likelihoods[-1] < UNSURE * ends[0].likelihoods[-1]
         return ends[0].probe, unsure
 
     def _defoci(self) -> Iterator[float]:
-        largest = self._pupil.defocus_of(MAX_RADIUS_SHARE * min(self._scan.pattern_shape))
+        largest = self._pupil.defocus_of(MAX_RADIUS_FRACTION * min(self._scan.pattern_shape))
         yield 0.0
         for number in range(1, 1 + int(min(largest, MAX_DEFOCUS) / DEFOCUS_STEP)):
             yield number * DEFOCUS_STEP
@@ -165,7 +165,7 @@ class _Search:
             if self.stopped:
                 break
             probe = self._pupil.probe(defocus)
-            found = self._reconstruct(probe, ITERATIONS)
+            found = self._reconstruct(probe, PROBE_TRIAL_ITERATIONS)
             overlaps = _overlap(self._scan, probe) >= MIN_OVERLAP
             tried.append(_Tried(defocus, float(found.likelihoods[-1]), overlaps))
         return tried

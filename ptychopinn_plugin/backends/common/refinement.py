@@ -38,7 +38,7 @@ PROBE_STEP = 0.1
 MAX_FRACTION = 0.5
 """The best goes at most this share of the way to an object that is worse."""
 
-TRIALS = 2
+STEP_TRIALS = 2
 """An iteration tries this number of objects on the way, each at two fifths of its cost."""
 
 PHASE_DRIFT_INTERVAL = 5
@@ -144,7 +144,7 @@ def iterate_keep_best(
     while not schedule.is_over:
         newest, loss = iterate_once()
         found = newest
-        for _ in range(TRIALS):
+        for _ in range(STEP_TRIALS):
             if loss < losses[-1]:
                 break
             found, loss = part_way(best, newest, share)

@@ -21,7 +21,7 @@ REVIEW_S = 10.0
 """At least this number of seconds lies between two trials within a stage, which cost about 0.05 s
 on a quiet machine."""
 
-TRIALS = 8
+TRIAL_PIECES = 8
 """One trial is this number of pieces of work; a neighbour does not disturb each."""
 
 GAIN = 1.1
@@ -133,7 +133,7 @@ class MeasuredThreads(Threads):
         # The first piece of work wakes the threads.
         self._work()
         begun = self._clock()
-        for _ in range(TRIALS):
+        for _ in range(TRIAL_PIECES):
             self._work()
             if self._clock() - begun > limit_s:
                 break

@@ -51,7 +51,7 @@ from ptychopinn_plugin.model import CorrectedProbe
 from ptychopinn_plugin.model_file import Model
 from ptychopinn_plugin.physics import is_same_probe, normalise_probe
 
-PICTURE_SHARE = 20
+PICTURE_PAUSE_RATIO = 20
 """Between two pictures of the network's object lies this many times what the last one took."""
 
 TARGET_PATTERNS = 500_000
@@ -189,7 +189,7 @@ class TrainingRun(Generic[Device]):
                     origin_px = np.asarray(forward.origin_px, dtype=np.float64)
                     progress = replace(progress, object_=object_, origin_px=origin_px)
                     spent = self.clock() - begun
-                    next_s = begun + max(least_s, PICTURE_SHARE * spent)
+                    next_s = begun + max(least_s, PICTURE_PAUSE_RATIO * spent)
             return self.request.observer(progress)
 
         return watch

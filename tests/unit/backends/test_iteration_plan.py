@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from ptychopinn_plugin.backends.common.iteration_plan import (
-    ITERATIONS,
     MORE_ITERATIONS,
+    USUAL_ITERATIONS,
     Course,
     IterationPlan,
     plan_passes,
@@ -39,7 +39,8 @@ def test_the_prior_works_more_where_data_decide_less(
 
 
 @pytest.mark.parametrize(
-    ('overlap', 'iterations'), [(12.0, ITERATIONS), (2.0, MORE_ITERATIONS), (1.1, MORE_ITERATIONS)]
+    ('overlap', 'iterations'),
+    [(12.0, USUAL_ITERATIONS), (2.0, MORE_ITERATIONS), (1.1, MORE_ITERATIONS)],
 )
 def test_more_iterations_where_illuminations_overlap_little(
     overlap: float, iterations: int

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from ptychopinn_plugin.backends.common.iteration_schedule import (
-    COOLDOWN_SHARE,
+    COOLDOWN_FRACTION,
     MIN_COOLDOWN,
     STALL_ITERATIONS,
     IterationSchedule,
@@ -104,7 +104,7 @@ def test_iterations_that_gain_no_more_let_the_steps_fall_and_end() -> None:
     schedule = IterationSchedule(100, stops_when_converged=True)
     fractions = go(schedule, loss, each(1), Watch())
     assert schedule.ended == 'converged'
-    assert schedule.done == stuck_from + STALL_ITERATIONS + COOLDOWN_SHARE * 100
+    assert schedule.done == stuck_from + STALL_ITERATIONS + COOLDOWN_FRACTION * 100
     assert fractions[-1] > 0.95
     assert schedule.fraction == pytest.approx(1)
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from ptychopinn_plugin.backends.common.iteration_schedule import IterationSchedule
-from ptychopinn_plugin.backends.common.refinement import TRIALS, iterate_keep_best
+from ptychopinn_plugin.backends.common.refinement import STEP_TRIALS, iterate_keep_best
 
 
 class Valley:
@@ -74,7 +74,7 @@ def test_the_best_goes_a_part_of_the_way_where_all_of_it_is_worse() -> None:
 def test_trials_are_few_and_the_loss_never_rises() -> None:
     valley = Valley([100.0, -90.0, 80.0, -70.0])
     best, losses = valley.run(1)
-    assert len(valley.shares) <= (TRIALS + 1) * 4
+    assert len(valley.shares) <= (STEP_TRIALS + 1) * 4
     assert losses == sorted(losses, reverse=True)
     assert best**2 == losses[-1]
 
