@@ -48,11 +48,11 @@ def fw(backend_name: str) -> Framework:
     return load(backend_name)
 
 
-def truth_on(model: Any, scan: Scan) -> np.ndarray:
+def truth_on(forward: Any, scan: Scan) -> np.ndarray:
     """Return the true object on a forward model's canvas."""
     assert scan.object_ is not None
-    top, left = model.origin_px.tolist()
-    height, width = model.canvas_shape
+    top, left = forward.origin_px.tolist()
+    height, width = forward.canvas_shape
     assert min(top, left) >= 0
     return scan.object_[top : top + height, left : left + width]
 
@@ -64,16 +64,16 @@ def build(fw: Framework, **settings: Any) -> Any:
 def test_1_the_object_is_cut_at_whole_pixels_and_the_probe_takes_the_rest(
     fw: Framework, tiny_scan: Scan
 ) -> None:
-    model = fw.model(tiny_scan)
+    forward = fw.build_forward(tiny_scan)
     everyone = fw.indices(np.arange(len(tiny_scan)))
     _, rest = physics.split_positions(tiny_scan.positions_px)
     assert np.abs(rest).max() > 0.3
     # The finest detail there is; between pixels nothing would be left of it.
-    y, x = np.indices(model.canvas_shape)
+    y, x = np.indices(forward.canvas_shape)
     finest = (1 + 0.5 * (-1.0) ** (y + x)).astype(complex)
-    patches = fw.array(model.extract_patches(fw.tensor(finest), everyone))
+    patches = fw.array(forward.extract_patches(fw.tensor(finest), everyone))
     assert set(np.unique(patches.real)) == {0.5, 1.5}
-    probes = fw.array(model.probes(everyone))[:, 0]
+    probes = fw.array(forward.probes(everyone))[:, 0]
     # A shift changes no frequency's strength, and moves the middle of the light.
     strength = np.abs(np.fft.fft2(probes))
     np.testing.assert_allclose(
@@ -89,23 +89,23 @@ def test_1_the_object_is_cut_at_whole_pixels_and_the_probe_takes_the_rest(
 def test_2_the_network_corrects_back_projections_pass_by_pass(
     fw: Framework, tiny_scan: Scan
 ) -> None:
-    model = fw.model(tiny_scan)
+    forward = fw.build_forward(tiny_scan)
     # Without weights there is no correction: what is left is the physics alone.
     network = fw.network.Network(describe_network(ModelConfig(filters_scale=0.25), WINDOW))
-    objects = fw.stitch(network, model)
-    misfits = [model.evaluate_fit(object_)[1] for object_ in objects]
+    objects = fw.stitch(network, forward)
+    misfits = [forward.evaluate_fit(object_)[1] for object_ in objects]
     assert len(misfits) == 4
     assert misfits[1] < 0.5 * misfits[0]
     assert misfits == sorted(misfits, reverse=True)
 
 
 def test_2_the_network_sees_what_the_patterns_ask_for(fw: Framework, tiny_scan: Scan) -> None:
-    flat = fw.array(fw.model(tiny_scan).flat_object())
+    flat = fw.array(fw.build_forward(tiny_scan).flat_object())
     seen = []
     for counts in (tiny_scan.patterns, tiny_scan.patterns[::-1]):
-        model = fw.model(dataclasses.replace(tiny_scan, patterns=counts))
+        forward = fw.build_forward(dataclasses.replace(tiny_scan, patterns=counts))
         groups = np.arange(len(tiny_scan))[:, None]
-        seen.append(fw.features(build(fw), model, groups, flat, True))
+        seen.append(fw.features(build(fw), forward, groups, flat, True))
     # Real and imaginary part of the back-projection are the third and fourth of its six images.
     change = np.abs(seen[1] - seen[0]).max(axis=(0, 2, 3))
     assert change[2:4].min() > 0.05
@@ -115,16 +115,16 @@ def test_2_the_network_sees_what_the_patterns_ask_for(fw: Framework, tiny_scan: 
 def test_3_the_best_iteration_is_returned(fw: Framework, tiny: Callable[..., Scan]) -> None:
     """From the truth of a faint scan, whose first iterations only take up noise."""
     scan = tiny(photons=3000.0)
-    model = fw.model(scan)
-    start = fw.tensor(truth_on(model, scan) * np.exp(0.02 * noise(model.canvas_shape)))
+    forward = fw.build_forward(scan)
+    start = fw.tensor(truth_on(forward, scan) * np.exp(0.02 * noise(forward.canvas_shape)))
     shown: list[tuple[float, float]] = []
 
     def watch(_: int, loss: float, object_: Any) -> None:
-        shown.append((loss, model.evaluate_fit(object_)[0]))
+        shown.append((loss, forward.evaluate_fit(object_)[0]))
 
-    object_, losses = fw.iterate(model, start, IterationSchedule(4), observer=watch)
+    object_, losses = fw.iterate(forward, start, IterationSchedule(4), observer=watch)
     assert losses == sorted(losses, reverse=True)
-    assert model.evaluate_fit(object_)[0] == pytest.approx(losses[-1], rel=1e-6)
+    assert forward.evaluate_fit(object_)[0] == pytest.approx(losses[-1], rel=1e-6)
     for said, found in shown:
         assert found == pytest.approx(said, rel=1e-6)
 
@@ -164,11 +164,11 @@ def test_4_the_scale_of_a_probe_means_nothing(
     np.testing.assert_allclose(scaled.object_, plain.object_, atol=2e-2)
 
 
-def drifted(model: Any, scan: Scan) -> np.ndarray:
+def drifted(forward: Any, scan: Scan) -> np.ndarray:
     """Return the true object with a slow phase that is not its own."""
-    height, width = model.canvas_shape
+    height, width = forward.canvas_shape
     y, x = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)[None]
-    return truth_on(model, scan) * np.exp(1j * (0.8 * np.cos(2 * y) * (1 + x) + 0.5 * x))
+    return truth_on(forward, scan) * np.exp(1j * (0.8 * np.cos(2 * y) * (1 + x) + 0.5 * x))
 
 
 @pytest.mark.parametrize('iterations', [4, 6])
@@ -176,18 +176,18 @@ def test_5_iterations_correct_the_slow_phase(
     fw: Framework, tiny_scan: Scan, monkeypatch: pytest.MonkeyPatch, iterations: int
 ) -> None:
     """After the fifth iteration, and after the last."""
-    model = fw.model(tiny_scan)
+    forward = fw.build_forward(tiny_scan)
     kernels = fw.refinement.ITERATION_KERNELS
     without = dataclasses.replace(kernels, correct_phase_drift=lambda _, object_: object_)
     found = []
     for used in (kernels, without):
         monkeypatch.setattr(fw.refinement, 'ITERATION_KERNELS', used)
         object_, losses = fw.iterate(
-            model, fw.tensor(drifted(model, tiny_scan)), IterationSchedule(iterations)
+            forward, fw.tensor(drifted(forward, tiny_scan)), IterationSchedule(iterations)
         )
-        phase = np.angle((fw.array(object_) * truth_on(model, tiny_scan).conj())[16:-16, 16:-16])
+        phase = np.angle((fw.array(object_) * truth_on(forward, tiny_scan).conj())[16:-16, 16:-16])
         found.append((phase.std(), losses[-1]))
-        assert model.evaluate_fit(object_)[0] == pytest.approx(losses[-1], rel=1e-6)
+        assert forward.evaluate_fit(object_)[0] == pytest.approx(losses[-1], rel=1e-6)
     assert found[0][0] < 0.6 * found[1][0]
     assert found[0][1] < found[1][1]
 
@@ -195,35 +195,35 @@ def test_5_iterations_correct_the_slow_phase(
 def test_5_prediction_corrects_the_slow_phase_after_the_last_pass(
     fw: Framework, tiny_scan: Scan
 ) -> None:
-    model = fw.model(tiny_scan)
+    forward = fw.build_forward(tiny_scan)
     # The same weights, but the pass is the last of one network and not of the other.
     longer, network = build(fw, passes=3), build(fw, passes=2)
-    before = fw.stitch(longer, model, passes=2)[-1]
-    found = fw.array(fw.stitch(network, model)[-1])
-    corrected = fw.array(fw.phase_drift.correct_phase_drift(model, before))
+    before = fw.stitch(longer, forward, passes=2)[-1]
+    found = fw.array(fw.stitch(network, forward)[-1])
+    corrected = fw.array(fw.phase_drift.correct_phase_drift(forward, before))
     assert np.abs(corrected - fw.array(before)).max() > 0.02
     np.testing.assert_allclose(found, corrected, atol=1e-4)
-    free = fw.stitch(network, model, phase_synchronization=False)[-1]
+    free = fw.stitch(network, forward, phase_synchronization=False)[-1]
     assert np.abs(fw.array(free) - found).max() > 0.02
 
 
 def test_8_rounding_errors_have_no_phase_and_the_truth_asks_for_no_change(
     fw: Framework, tiny_scan: Scan
 ) -> None:
-    model = fw.model(tiny_scan)
+    forward = fw.build_forward(tiny_scan)
     everyone = fw.indices(np.arange(len(tiny_scan)))
     _, rest = physics.split_positions(tiny_scan.positions_px)
     probes = physics.shift_probe(tiny_scan.probe.astype(complex), rest)
-    flat = np.ones((len(tiny_scan), *model.shape), complex)
+    flat = np.ones((len(tiny_scan), *forward.shape), complex)
     expected = physics.project_amplitudes(
-        flat, probes, tiny_scan.patterns.astype(float), np.ones(model.shape, bool)
+        flat, probes, tiny_scan.patterns.astype(float), np.ones(forward.shape, bool)
     )
-    found = fw.array(model.project_amplitudes(fw.tensor(flat), everyone))
+    found = fw.array(forward.project_amplitudes(fw.tensor(flat), everyone))
     assert np.linalg.norm(found - expected) < 1e-4 * np.linalg.norm(expected)
     # Patterns that a flat object makes: dark as they are in places, nothing is to be done.
-    counts = np.fft.fftshift(fw.array(model.predict_intensity(fw.tensor(flat), everyone)), (1, 2))
+    counts = np.fft.fftshift(fw.array(forward.predict_intensity(fw.tensor(flat), everyone)), (1, 2))
     assert counts.min() < 1e-5
-    perfect = fw.model(dataclasses.replace(tiny_scan, patterns=counts))
+    perfect = fw.build_forward(dataclasses.replace(tiny_scan, patterns=counts))
     asked = fw.array(perfect.project_amplitudes(fw.tensor(flat), everyone))
     assert np.linalg.norm(asked) < 1e-4 * np.linalg.norm(expected)
 
@@ -250,9 +250,9 @@ def test_9_a_graph_serves_for_any_number_of_patterns_and_weights_are_plain_tenso
     network = build(fw, passes=1)
     for number in (31, 47):
         made.clear()
-        model = fw.model(tiny_scan.subset(np.arange(number)))
-        fw.stitch(network, model, batch_size=16)
-        fw.iterate(model, model.flat_object(), IterationSchedule(1))
+        forward = fw.build_forward(tiny_scan.subset(np.arange(number)))
+        fw.stitch(network, forward, batch_size=16)
+        fw.iterate(forward, forward.flat_object(), IterationSchedule(1))
     assert made == []
     parts = [value for value in vars(network).values() if isinstance(value, dict)]
     tensors = [value for part in parts for value in part.values()]

@@ -47,12 +47,12 @@ def scan(request: pytest.FixtureRequest) -> Scan:
 
 
 @pytest.fixture
-def model(fw: Framework, scan: Scan) -> Any:
+def forward(fw: Framework, scan: Scan) -> Any:
     """Return the scan's forward model."""
-    return fw.model(scan)
+    return fw.build_forward(scan)
 
 
 @pytest.fixture
-def everyone(fw: Framework, model: Any) -> Any:
+def everyone(fw: Framework, forward: Any) -> Any:
     """Return the indices of all positions."""
-    return fw.indices(np.arange(len(model)))
+    return fw.indices(np.arange(len(forward)))

@@ -74,7 +74,7 @@ class Framework(ABC):
         return f'ptychopinn_plugin.backends.{self.name}'
 
     @abstractmethod
-    def model(self, scan: Scan, reach_px: int = 0) -> Any:
+    def build_forward(self, scan: Scan, reach_px: int = 0) -> Any:
         """Return a forward model with the scan's probe."""
 
     @abstractmethod
@@ -99,20 +99,20 @@ class Framework(ABC):
 
     @abstractmethod
     def features(
-        self, network: Any, model: Any, groups: Array, object_: Array, is_flat: bool
+        self, network: Any, forward: Any, groups: Array, object_: Array, is_flat: bool
     ) -> Array:
         """Return what the network sees, channels first."""
 
     @abstractmethod
-    def in_double(self, model: Any) -> Any:
-        """Turn a model's numbers to float64, so that finite differences have digits to lose."""
+    def in_double(self, forward: Any) -> Any:
+        """Turn its numbers to float64, so that finite differences have digits to lose."""
 
     @abstractmethod
-    def deviance(self, expected: Tensor, model: Any, indices: Any) -> Tensor:
+    def deviance(self, expected: Tensor, forward: Any, indices: Any) -> Tensor:
         """Return the Poisson deviance."""
 
     @abstractmethod
-    def amplitude_error(self, expected: Tensor, model: Any, indices: Any) -> Tensor:
+    def amplitude_error(self, expected: Tensor, forward: Any, indices: Any) -> Tensor:
         """Return the error of amplitudes."""
 
     @abstractmethod
@@ -140,14 +140,14 @@ class Framework(ABC):
         network.load_weights(weights)
         return network
 
-    def stitch(self, network: Any, model: Any, **settings: Any) -> list[Tensor]:
+    def stitch(self, network: Any, forward: Any, **settings: Any) -> list[Tensor]:
         """Stitch an object with the fields of `PredictionRequest` that are given."""
         request = PredictionRequest(**settings)
-        return stitch_object(self.stitching.STITCHING_KERNELS, network, model, request)
+        return stitch_object(self.stitching.STITCHING_KERNELS, network, forward, request)
 
     def iterate(
         self,
-        model: Any,
+        forward: Any,
         object_: Tensor,
         schedule: IterationSchedule,
         observer: Callable[[int, float, Tensor], bool | None] | None = None,
@@ -155,10 +155,12 @@ class Framework(ABC):
     ) -> tuple[Tensor, list[float]]:
         """Iterate over an object with the fields of `IterationRequest` that are given."""
         request = IterationRequest(schedule, **settings)
-        return iterate_object(self.refinement.ITERATION_KERNELS, model, object_, request, observer)
+        return iterate_object(
+            self.refinement.ITERATION_KERNELS, forward, object_, request, observer
+        )
 
     @abstractmethod
-    def probe_update(self, model: Any, patches: Tensor, indices: Any) -> Tensor:
+    def probe_update(self, forward: Any, patches: Tensor, indices: Any) -> Tensor:
         """Return what the iterations add to a probe, but for its scale."""
 
     @abstractmethod
@@ -179,7 +181,7 @@ class PyTorch(Framework):
         super().__init__()
         self.torch = importlib.import_module('torch')
 
-    def model(self, scan: Scan, reach_px: int = 0) -> Any:
+    def build_forward(self, scan: Scan, reach_px: int = 0) -> Any:
         probe = self.torch.from_numpy(scan.probe)
         return self.forward.ForwardModel(scan, probe, self.torch.device('cpu'), reach_px=reach_px)
 
@@ -201,30 +203,30 @@ class PyTorch(Framework):
         return [self.array(output) for output in network(self.tensor(images))]
 
     def features(
-        self, network: Any, model: Any, groups: Array, object_: Array, is_flat: bool
+        self, network: Any, forward: Any, groups: Array, object_: Array, is_flat: bool
     ) -> Array:
         seen: list[Tensor] = []
         handle = network.register_forward_pre_hook(lambda _, inputs: seen.extend(inputs))
         self.prediction.predict_patches(
-            network, model, self.indices(groups), self.tensor(object_), is_flat=is_flat
+            network, forward, self.indices(groups), self.tensor(object_), is_flat=is_flat
         )
         handle.remove()
         return self.array(seen[0])
 
-    def in_double(self, model: Any) -> Any:
-        model.amplitudes = model.amplitudes.double()
-        model.subpixel_shifts = model.subpixel_shifts.double()
-        model.probe = model.probe.to(self.torch.complex128)
-        model._shifted = self.operators.shift_probe(model.probe, model.subpixel_shifts)
-        if model.valid_mask is not None:
-            model.valid_mask = model.valid_mask.double()
-        return model
+    def in_double(self, forward: Any) -> Any:
+        forward.amplitudes = forward.amplitudes.double()
+        forward.subpixel_shifts = forward.subpixel_shifts.double()
+        forward.probe = forward.probe.to(self.torch.complex128)
+        forward._shifted = self.operators.shift_probe(forward.probe, forward.subpixel_shifts)
+        if forward.valid_mask is not None:
+            forward.valid_mask = forward.valid_mask.double()
+        return forward
 
-    def deviance(self, expected: Tensor, model: Any, indices: Any) -> Tensor:
-        return self.losses.poisson_deviance(expected, model, indices)
+    def deviance(self, expected: Tensor, forward: Any, indices: Any) -> Tensor:
+        return self.losses.poisson_deviance(expected, forward, indices)
 
-    def amplitude_error(self, expected: Tensor, model: Any, indices: Any) -> Tensor:
-        return self.losses.amplitude_error(expected, model, indices)
+    def amplitude_error(self, expected: Tensor, forward: Any, indices: Any) -> Tensor:
+        return self.losses.amplitude_error(expected, forward, indices)
 
     def target_distance(self, patches: Any, labels: Tensor, coverage: Tensor) -> Tensor:
         return self.losses.target_distance(patches, labels, coverage)
@@ -232,8 +234,8 @@ class PyTorch(Framework):
     def total_variation(self, patches: Any) -> Tensor:
         return self.losses.total_variation(patches)
 
-    def probe_update(self, model: Any, patches: Tensor, indices: Any) -> Tensor:
-        return model.project_amplitudes_with_probe(patches, indices)[1]
+    def probe_update(self, forward: Any, patches: Tensor, indices: Any) -> Tensor:
+        return forward.project_amplitudes_with_probe(patches, indices)[1]
 
     def real_sum(self, tensor: Tensor) -> Tensor:
         return tensor.sum().real
@@ -254,7 +256,7 @@ class TensorFlow(Framework):
         super().__init__()
         self.tf = importlib.import_module(f'{self._package}.framework').tf
 
-    def model(self, scan: Scan, reach_px: int = 0) -> Any:
+    def build_forward(self, scan: Scan, reach_px: int = 0) -> Any:
         return self.forward.ForwardModel(scan, scan.probe, reach_px=reach_px)
 
     def tensor(self, array: Array, *, double: bool = False) -> Tensor:
@@ -282,32 +284,32 @@ class TensorFlow(Framework):
         return [self.array(output).transpose(0, 3, 1, 2) for output in outputs]
 
     def features(
-        self, network: Any, model: Any, groups: Array, object_: Array, is_flat: bool
+        self, network: Any, forward: Any, groups: Array, object_: Array, is_flat: bool
     ) -> Array:
         inputs = self.prediction.collect_inputs(
-            network.description, model, groups, self.tensor(object_), is_flat=is_flat
+            network.description, forward, groups, self.tensor(object_), is_flat=is_flat
         )
         window = network.description.window_px
         features, *_ = self.prediction.sweepnet_features(window, inputs)
         return self.array(features).transpose(0, 3, 1, 2)
 
-    def in_double(self, model: Any) -> Any:
-        model.amplitudes = self.tf.cast(model.amplitudes, 'float64')
-        model.subpixel_shifts = self.tf.cast(model.subpixel_shifts, 'float64')
-        model.probe = self.tf.cast(model.probe, 'complex128')
-        model._shifted = self.operators.shift_probe(model.probe, model.subpixel_shifts)
-        if model.valid_mask is not None:
-            model.valid_mask = self.tf.cast(model.valid_mask, 'float64')
-        return model
+    def in_double(self, forward: Any) -> Any:
+        forward.amplitudes = self.tf.cast(forward.amplitudes, 'float64')
+        forward.subpixel_shifts = self.tf.cast(forward.subpixel_shifts, 'float64')
+        forward.probe = self.tf.cast(forward.probe, 'complex128')
+        forward._shifted = self.operators.shift_probe(forward.probe, forward.subpixel_shifts)
+        if forward.valid_mask is not None:
+            forward.valid_mask = self.tf.cast(forward.valid_mask, 'float64')
+        return forward
 
-    def deviance(self, expected: Tensor, model: Any, indices: Any) -> Tensor:
+    def deviance(self, expected: Tensor, forward: Any, indices: Any) -> Tensor:
         return self.losses.poisson_deviance(
-            expected, model.measured(indices), model.valid_mask, model.photons
+            expected, forward.measured(indices), forward.valid_mask, forward.photons
         )
 
-    def amplitude_error(self, expected: Tensor, model: Any, indices: Any) -> Tensor:
+    def amplitude_error(self, expected: Tensor, forward: Any, indices: Any) -> Tensor:
         return self.losses.amplitude_error(
-            expected, model.measured(indices), model.valid_mask, model.photons
+            expected, forward.measured(indices), forward.valid_mask, forward.photons
         )
 
     def target_distance(self, patches: Any, labels: Tensor, coverage: Tensor) -> Tensor:
@@ -318,11 +320,11 @@ class TensorFlow(Framework):
     def total_variation(self, patches: Any) -> Tensor:
         return self.losses.total_variation(patches.values, patches.weights)
 
-    def probe_update(self, model: Any, patches: Tensor, indices: Any) -> Tensor:
+    def probe_update(self, forward: Any, patches: Tensor, indices: Any) -> Tensor:
         _, changes = self.operators.project_amplitudes(
-            model.probes(indices), patches, model.measured(indices), model.valid_mask
+            forward.probes(indices), patches, forward.measured(indices), forward.valid_mask
         )
-        shifts = self.tf.gather(model.subpixel_shifts, indices)
+        shifts = self.tf.gather(forward.subpixel_shifts, indices)
         return self.operators.probe_update(changes, patches, shifts)
 
     def real_sum(self, tensor: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from parity.frameworks import Framework
 
 Complex = NDArray[np.complex128]
-Model = Any
+Forward = Any
 Patches = Any
 
 
@@ -16,22 +16,22 @@ def noise(shape: tuple[int, ...], seed: int = 0) -> Complex:
     return rng.normal(size=shape) + 1j * rng.normal(size=shape)
 
 
-def canvas_object(model: Model, seed: int = 0) -> Complex:
-    return 1 + 0.3 * noise(model.canvas_shape, seed)
+def canvas_object(forward: Forward, seed: int = 0) -> Complex:
+    return 1 + 0.3 * noise(forward.canvas_shape, seed)
 
 
-def make_groups(model: Model, n_groups: int, group_size: int, seed: int = 0) -> Any:
+def make_groups(forward: Forward, n_groups: int, group_size: int, seed: int = 0) -> Any:
     """Return groups of neighbours, so that their patches overlap."""
-    patch_origins = np.asarray(model.patch_origins).astype(float)
+    patch_origins = np.asarray(forward.patch_origins).astype(float)
     distance = ((patch_origins[:, None] - patch_origins[None]) ** 2).sum(axis=2)
-    seeds = np.random.default_rng(seed).integers(len(model), size=n_groups)
+    seeds = np.random.default_rng(seed).integers(len(forward), size=n_groups)
     return distance.argsort(axis=1, kind='stable')[seeds, :group_size]
 
 
 def make_patches(
-    fw: Framework, model: Model, groups: Any, window: int = 16, seed: int = 0
+    fw: Framework, forward: Forward, groups: Any, window: int = 16, seed: int = 0
 ) -> Patches:
     indices = fw.indices(np.asarray(groups).reshape(-1))
     values = fw.tensor(noise((len(indices), window, window), seed))
-    light = fw.operators.intensity(model.probes(indices))
+    light = fw.operators.intensity(forward.probes(indices))
     return fw.prediction.Patches(indices, values, fw.prediction.cut_middle(light, window))

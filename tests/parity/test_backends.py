@@ -97,12 +97,12 @@ def test_patterns_and_stitched_objects(
         for fw in both:
             network = fw.network.Network(held.network)
             network.load_weights(values)
-            model = fw.model(scan)
-            predicted = fw.stitch(network, model, rotations=rotations)
+            forward = fw.build_forward(scan)
+            predicted = fw.stitch(network, forward, rotations=rotations)
             objects.append([fw.array(object_) for object_ in predicted])
-            everyone = fw.indices(np.arange(len(model)))
-            patches = model.extract_patches(fw.tensor(objects[0][-1]), everyone)
-            patterns.append(fw.array(model.predict_intensity(patches, everyone)))
+            everyone = fw.indices(np.arange(len(forward)))
+            patches = forward.extract_patches(fw.tensor(objects[0][-1]), everyone)
+            patterns.append(fw.array(forward.predict_intensity(patches, everyone)))
         assert distance(patterns[1], patterns[0]) < 1e-5
         assert len(objects[0]) == held.network.passes + 1
         assert np.abs(objects[0][-1] - 1).max() > 0.1
@@ -117,17 +117,17 @@ def test_iterations(
     """In the same order; momentum doubles what rounding leaves with each iteration."""
     found = []
     for fw in both:
-        model = fw.model(scans(64))
-        start = fw.tensor(canvas_object(model) * 0.1 + 0.9)
+        forward = fw.build_forward(scans(64))
+        start = fw.tensor(canvas_object(forward) * 0.1 + 0.9)
         object_, losses = fw.iterate(
-            model,
+            forward,
             start,
             IterationSchedule(2),
             batch_size=8,
             seed=3,
             refine_probe=refine_probe,
         )
-        found.append((fw.array(object_), np.array(losses), fw.array(model.probe)))
+        found.append((fw.array(object_), np.array(losses), fw.array(forward.probe)))
     assert distance(found[1][0], found[0][0]) < 1e-3
     np.testing.assert_allclose(found[1][1], found[0][1], rtol=1e-4)
     assert distance(found[1][2], found[0][2]) < 1e-4
@@ -139,17 +139,17 @@ def test_the_step_of_all_patterns(
     """It is what all patterns ask for on the average, weighted by the probe's intensity."""
     found = []
     for fw in both:
-        model = fw.model(scans(64))
-        object_ = canvas_object(model) * 0.1 + 0.9
-        update = fw.array(fw.refinement.mean_update(model, fw.tensor(object_)))
+        forward = fw.build_forward(scans(64))
+        object_ = canvas_object(forward) * 0.1 + 0.9
+        update = fw.array(fw.refinement.mean_update(forward, fw.tensor(object_)))
         found.append(update)
         everyone = fw.indices(np.arange(len(scans(64))))
-        changes = model.project_amplitudes(
-            model.extract_patches(fw.tensor(object_), everyone), everyone
+        changes = forward.project_amplitudes(
+            forward.extract_patches(fw.tensor(object_), everyone), everyone
         )
-        coverage = fw.array(model.coverage)
+        coverage = fw.array(forward.coverage)
         weight = (1 - REGULARISATION) * coverage + REGULARISATION * coverage.max()
-        assert distance(update * weight, fw.array(model.place_patches(changes, everyone))) < 1e-5
+        assert distance(update * weight, fw.array(forward.place_patches(changes, everyone))) < 1e-5
     assert distance(*found) < 1e-4
 
 

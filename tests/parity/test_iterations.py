@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from parity.frameworks import Framework
-from parity.helpers import Model, canvas_object, make_patches, noise
+from parity.helpers import Forward, canvas_object, make_patches, noise
 
 from ptychopinn_plugin.backends.common import forward as common_forward
 from ptychopinn_plugin.backends.common.iteration_schedule import IterationSchedule
@@ -20,42 +20,44 @@ from ptychopinn_plugin.data import Scan, one_by_one
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 
 
-def test_a_refined_probe_keeps_its_energy(fw: Framework, model: Model) -> None:
+def test_a_refined_probe_keeps_its_energy(fw: Framework, forward: Forward) -> None:
     """Only probe times object is measured; else the two would drift apart."""
-    given = fw.array(model.probe)
+    given = fw.array(forward.probe)
     # An object of another brightness asks for another probe at once.
-    start = 1.5 * canvas_object(model) ** 0
+    start = 1.5 * canvas_object(forward) ** 0
     object_, losses = fw.iterate(
-        model, fw.tensor(start), IterationSchedule(3), batch_size=4, refine_probe=True
+        forward, fw.tensor(start), IterationSchedule(3), batch_size=4, refine_probe=True
     )
-    found = fw.array(model.probe)
+    found = fw.array(forward.probe)
     assert np.linalg.norm(found - given) > 0.01 * np.linalg.norm(given)
     assert np.linalg.norm(found) == pytest.approx(np.linalg.norm(given), rel=1e-4)
     # The object has taken what the probe has lost: their product is what was judged.
-    assert model.evaluate_fit(object_)[0] == pytest.approx(losses[-1], rel=1e-3)
+    assert forward.evaluate_fit(object_)[0] == pytest.approx(losses[-1], rel=1e-3)
 
 
-def test_where_hardly_any_light_falls_the_object_hardly_moves(fw: Framework, model: Model) -> None:
+def test_where_hardly_any_light_falls_the_object_hardly_moves(
+    fw: Framework, forward: Forward
+) -> None:
     """There, what patterns ask for over the light that asks for it is noise over nothing."""
-    start = np.ones(model.canvas_shape, complex)
-    coverage = fw.array(model.coverage)
+    start = np.ones(forward.canvas_shape, complex)
+    coverage = fw.array(forward.coverage)
     dim = coverage < 1e-3 * coverage.max()
     assert dim.any()
-    update = np.abs(fw.array(fw.refinement.mean_update(model, fw.tensor(start))))
+    update = np.abs(fw.array(fw.refinement.mean_update(forward, fw.tensor(start))))
     assert update[dim].max() < 0.1 * update.max()
-    object_, _ = fw.iterate(model, fw.tensor(start), IterationSchedule(2), batch_size=4)
+    object_, _ = fw.iterate(forward, fw.tensor(start), IterationSchedule(2), batch_size=4)
     moved = np.abs(fw.array(object_) - start)
     assert moved[dim].max() < 0.15 * moved.max()
 
 
-def test_stitching_keeps_what_stood_where_no_light_falls(fw: Framework, model: Model) -> None:
-    object_ = canvas_object(model)
-    before = 1 + noise(model.canvas_shape, 9)
-    patches = make_patches(fw, model, np.arange(len(model))[:, None])
-    cut = model.extract_patches(fw.tensor(object_), patches.indices, 16)
-    stitcher = fw.stitching.Stitcher(model, fw.tensor(before))
+def test_stitching_keeps_what_stood_where_no_light_falls(fw: Framework, forward: Forward) -> None:
+    object_ = canvas_object(forward)
+    before = 1 + noise(forward.canvas_shape, 9)
+    patches = make_patches(fw, forward, np.arange(len(forward))[:, None])
+    cut = forward.extract_patches(fw.tensor(object_), patches.indices, 16)
+    stitcher = fw.stitching.Stitcher(forward, fw.tensor(before))
     stitcher.add([dataclasses.replace(patches, values=cut)], phase_synchronization=False)
-    found, weight = fw.array(stitcher.object_()), stitched_light(fw, model, patches)
+    found, weight = fw.array(stitcher.object_()), stitched_light(fw, forward, patches)
     np.testing.assert_allclose(found[weight == 0], before[weight == 0], rtol=1e-5)
     assert (weight == 0).any()
     lit = weight > 0.3 * weight.max()
@@ -65,59 +67,61 @@ def test_stitching_keeps_what_stood_where_no_light_falls(fw: Framework, model: M
     assert STITCHING_FLOOR < 0.01
 
 
-def stitched_light(fw: Framework, model: Model, patches: Any) -> np.ndarray:
-    return fw.array(model.place_patches(patches.weights, patches.indices))
+def stitched_light(fw: Framework, forward: Forward, patches: Any) -> np.ndarray:
+    return fw.array(forward.place_patches(patches.weights, patches.indices))
 
 
 def test_patches_with_phases_of_their_own_are_stitched_as_if_they_had_none(
-    fw: Framework, model: Model
+    fw: Framework, forward: Forward
 ) -> None:
-    object_ = canvas_object(model)
-    patches = make_patches(fw, model, np.arange(len(model))[:, None])
-    cut = fw.array(model.extract_patches(fw.tensor(object_), patches.indices, 16))
-    phases = np.exp(2j * np.pi * np.random.default_rng(0).random(len(model)))[:, None, None]
+    object_ = canvas_object(forward)
+    patches = make_patches(fw, forward, np.arange(len(forward))[:, None])
+    cut = fw.array(forward.extract_patches(fw.tensor(object_), patches.indices, 16))
+    phases = np.exp(2j * np.pi * np.random.default_rng(0).random(len(forward)))[:, None, None]
     found = {}
     for name, values in (('even', cut), ('mixed', cut * phases)):
-        stitcher = fw.stitching.Stitcher(model, model.flat_object())
+        stitcher = fw.stitching.Stitcher(forward, forward.flat_object())
         parts = [dataclasses.replace(patches, values=fw.tensor(values))]
         stitcher.add(parts, phase_synchronization=name == 'mixed')
         found[name] = fw.array(stitcher.object_())
-    light = stitched_light(fw, model, patches)
+    light = stitched_light(fw, forward, patches)
     lit = light > 0.1 * light.max()
     even, mixed = found['even'][lit], found['mixed'][lit]
     likeness = abs(np.vdot(even, mixed)) / np.linalg.norm(even) / np.linalg.norm(mixed)
     assert likeness > 0.995
 
 
-def test_the_velocity_carries_on_where_patterns_want_no_change(fw: Framework, model: Model) -> None:
+def test_the_velocity_carries_on_where_patterns_want_no_change(
+    fw: Framework, forward: Forward
+) -> None:
     """Without a step, two batches move it by mu V + mu^2 V, with a momentum mu of 0.9."""
-    start, velocity = canvas_object(model), 0.01 * noise(model.canvas_shape, 3)
+    start, velocity = canvas_object(forward), 0.01 * noise(forward.canvas_shape, 3)
     state = IterationState(
         fw.tensor(start),
         fw.tensor(velocity),
-        model.probe,
-        np.zeros((len(model), 2)),
-        np.ones(len(model)),
+        forward.probe,
+        np.zeros((len(forward), 2)),
+        np.ones(len(forward)),
     )
-    fw.refinement.iterate_once(model, state, [np.arange(4), np.arange(4, 8)], 0.0, False)
+    fw.refinement.iterate_once(forward, state, [np.arange(4), np.arange(4, 8)], 0.0, False)
     moved = fw.array(state.object_) - start
     np.testing.assert_allclose(moved, (0.9 + 0.9**2) * velocity, atol=1e-5)
 
 
-def test_the_phase_of_a_patch_is_judged_where_it_is_lit(fw: Framework, model: Model) -> None:
+def test_the_phase_of_a_patch_is_judged_where_it_is_lit(fw: Framework, forward: Forward) -> None:
     """In its dark rim a patch holds anything; overlaps are weighted by the light."""
-    object_ = canvas_object(model)
-    patches = make_patches(fw, model, np.arange(len(model))[:, None])
-    cut = fw.array(model.extract_patches(fw.tensor(object_), patches.indices, 16))
+    object_ = canvas_object(forward)
+    patches = make_patches(fw, forward, np.arange(len(forward))[:, None])
+    cut = fw.array(forward.extract_patches(fw.tensor(object_), patches.indices, 16))
     light = fw.array(patches.weights)
     rim = light < 0.02 * light.max(axis=(1, 2), keepdims=True)
     assert rim.any(axis=(1, 2)).all()
-    phases = np.exp(2j * np.pi * np.random.default_rng(0).random(len(model)))[:, None, None]
+    phases = np.exp(2j * np.pi * np.random.default_rng(0).random(len(forward)))[:, None, None]
     values = np.where(rim, 3 * noise(cut.shape, 4), cut * phases)
-    stitcher = fw.stitching.Stitcher(model, model.flat_object())
+    stitcher = fw.stitching.Stitcher(forward, forward.flat_object())
     parts = [dataclasses.replace(patches, values=fw.tensor(values))]
     stitcher.add(parts, phase_synchronization=True)
-    weight = stitched_light(fw, model, patches)
+    weight = stitched_light(fw, forward, patches)
     lit = weight > 0.3 * weight.max()
     found, expected = fw.array(stitcher.object_())[lit], object_[lit]
     likeness = abs(np.vdot(found, expected)) / np.linalg.norm(found) / np.linalg.norm(expected)
@@ -142,21 +146,21 @@ def alone() -> Scan:
 
 def test_patterns_alone_move_at_once_as_far_as_one_by_one(fw: Framework, alone: Scan) -> None:
     """The first of as many batches goes on with its velocity while the others have their turn."""
-    model = fw.model(alone)
-    flat = fw.tensor(np.ones(model.canvas_shape, complex))
+    forward = fw.build_forward(alone)
+    flat = fw.tensor(np.ones(forward.canvas_shape, complex))
     batches = [np.array([number]) for number in range(len(alone))]
 
     def begin() -> IterationState[Any]:
-        nothing = fw.tensor(np.zeros(model.canvas_shape, complex))
-        return IterationState(flat, nothing, model.probe, model.moves_px, model.intensities)
+        nothing = fw.tensor(np.zeros(forward.canvas_shape, complex))
+        return IterationState(flat, nothing, forward.probe, forward.moves_px, forward.intensities)
 
     in_turn, at_once = begin(), begin()
-    fw.refinement.iterate_once(model, in_turn, batches, 0.2, False)
-    _move_alone(fw.refinement.ITERATION_KERNELS, model, at_once, 0.2)
+    fw.refinement.iterate_once(forward, in_turn, batches, 0.2, False)
+    _move_alone(fw.refinement.ITERATION_KERNELS, forward, at_once, 0.2)
     first = fw.indices([0])
     for name in ('object_', 'velocity'):
         expected, found = (
-            fw.array(model.extract_patches(getattr(state, name), first))
+            fw.array(forward.extract_patches(getattr(state, name), first))
             for state in (in_turn, at_once)
         )
         spread = np.abs(expected - np.mean(expected)).max()
@@ -165,24 +169,24 @@ def test_patterns_alone_move_at_once_as_far_as_one_by_one(fw: Framework, alone: 
 
 
 def test_patterns_alone_are_iterated_to_their_objects(fw: Framework, alone: Scan) -> None:
-    model = fw.model(alone)
-    flat = fw.tensor(np.ones(model.canvas_shape, complex))
-    object_, losses = fw.iterate(model, flat, IterationSchedule(20))
+    forward = fw.build_forward(alone)
+    flat = fw.tensor(np.ones(forward.canvas_shape, complex))
+    object_, losses = fw.iterate(forward, flat, IterationSchedule(20))
     assert losses[-1] < 0.2 * losses[0]
-    assert model.evaluate_fit(object_)[0] == pytest.approx(losses[-1], rel=1e-5)
+    assert forward.evaluate_fit(object_)[0] == pytest.approx(losses[-1], rel=1e-5)
 
 
 def test_a_large_scan_is_judged_by_patterns_from_all_over_it(
     fw: Framework, scan: Scan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(common_forward, 'JUDGED_PATTERNS', 5)
-    model = fw.model(scan)
-    flat = fw.tensor(np.ones(model.canvas_shape, complex))
-    object_, losses = fw.iterate(model, flat, IterationSchedule(10), batch_size=4)
-    assert losses[0] == pytest.approx(model.evaluate_loss(flat, stride=3), rel=1e-6)
-    assert losses[-1] == pytest.approx(model.evaluate_loss(object_, stride=3), rel=1e-6)
+    forward = fw.build_forward(scan)
+    flat = fw.tensor(np.ones(forward.canvas_shape, complex))
+    object_, losses = fw.iterate(forward, flat, IterationSchedule(10), batch_size=4)
+    assert losses[0] == pytest.approx(forward.evaluate_loss(flat, stride=3), rel=1e-6)
+    assert losses[-1] == pytest.approx(forward.evaluate_loss(object_, stride=3), rel=1e-6)
     # What is best there is good everywhere.
-    assert model.evaluate_loss(object_) < 0.3 * model.evaluate_loss(flat)
+    assert forward.evaluate_loss(object_) < 0.3 * forward.evaluate_loss(flat)
 
 
 def test_the_loss_of_some_patterns_never_rises(
@@ -191,23 +195,23 @@ def test_the_loss_of_some_patterns_never_rises(
     """A correction that is good for all patterns may be bad for those that are looked at."""
     monkeypatch.setattr(common_forward, 'JUDGED_PATTERNS', 5)
     worse = dataclasses.replace(
-        fw.refinement.ITERATION_KERNELS, correct_phase_drift=lambda model, object_: object_ * 1.1
+        fw.refinement.ITERATION_KERNELS, correct_phase_drift=lambda forward, object_: object_ * 1.1
     )
     monkeypatch.setattr(fw.refinement, 'ITERATION_KERNELS', worse)
-    model = fw.model(scan)
-    flat = fw.tensor(np.ones(model.canvas_shape, complex))
-    object_, losses = fw.iterate(model, flat, IterationSchedule(6), batch_size=4)
+    forward = fw.build_forward(scan)
+    flat = fw.tensor(np.ones(forward.canvas_shape, complex))
+    object_, losses = fw.iterate(forward, flat, IterationSchedule(6), batch_size=4)
     assert np.all(np.diff(losses) <= 0)
-    assert losses[-1] == pytest.approx(model.evaluate_loss(object_, stride=3), rel=1e-6)
+    assert losses[-1] == pytest.approx(forward.evaluate_loss(object_, stride=3), rel=1e-6)
 
 
 def test_patterns_alone_have_no_slow_phase(fw: Framework, alone: Scan) -> None:
-    tilt = np.exp(1j * np.linspace(0, 3, fw.model(alone).canvas_shape[1]))
+    tilt = np.exp(1j * np.linspace(0, 3, fw.build_forward(alone).canvas_shape[1]))
     together = dataclasses.replace(alone, is_single_shot=False)
     changed = []
     for scan in (alone, together):
-        model = fw.model(scan)
-        tilted = fw.tensor(np.ones(model.canvas_shape) * tilt)
-        found = fw.phase_drift.correct_phase_drift(model, tilted)
+        forward = fw.build_forward(scan)
+        tilted = fw.tensor(np.ones(forward.canvas_shape) * tilt)
+        found = fw.phase_drift.correct_phase_drift(forward, tilted)
         changed.append(not np.array_equal(fw.array(found), fw.array(tilted)))
     assert changed == [False, True]

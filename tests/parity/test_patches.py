@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from parity.frameworks import Framework, Tensor
-from parity.helpers import Model, canvas_object, make_groups, make_patches, noise
+from parity.helpers import Forward, canvas_object, make_groups, make_patches, noise
 
 from ptychopinn_plugin import physics
 from ptychopinn_plugin.backends.common.phase_drift import (
@@ -46,66 +46,68 @@ def test_cut_middle(fw: Framework) -> None:
 
 @pytest.mark.parametrize(('n_groups', 'group_size'), [(1, 4), (3, 9), (16, 4), (40, 4), (9, 9)])
 def test_overlaps_are_averaged_group_by_group(
-    fw: Framework, model: Model, n_groups: int, group_size: int
+    fw: Framework, forward: Forward, n_groups: int, group_size: int
 ) -> None:
     """Together or one at a time is the same; 64 patches and more in a batch included."""
-    patches = make_patches(fw, model, make_groups(model, n_groups, group_size))
-    together = fw.array(fw.prediction.average_overlap(patches, model, group_size))
+    patches = make_patches(fw, forward, make_groups(forward, n_groups, group_size))
+    together = fw.array(fw.prediction.average_overlap(patches, forward, group_size))
     for number in range(n_groups):
         part = slice(number * group_size, (number + 1) * group_size)
         alone = fw.prediction.Patches(
             patches.indices[part], patches.values[part], patches.weights[part]
         )
-        found = fw.array(fw.prediction.average_overlap(alone, model, group_size))
+        found = fw.array(fw.prediction.average_overlap(alone, forward, group_size))
         np.testing.assert_allclose(together[part], found, rtol=1e-5, atol=1e-5)
 
 
-def test_overlap_average_as_in_numpy(fw: Framework, scan: Scan, model: Model) -> None:
-    groups = make_groups(model, 5, 4)
-    patches = make_patches(fw, model, groups)
-    found = fw.array(fw.prediction.average_overlap(patches, model, 4)).reshape(5, 4, 16, 16)
+def test_overlap_average_as_in_numpy(fw: Framework, scan: Scan, forward: Forward) -> None:
+    groups = make_groups(forward, 5, 4)
+    patches = make_patches(fw, forward, groups)
+    found = fw.array(fw.prediction.average_overlap(patches, forward, 4)).reshape(5, 4, 16, 16)
     whole, _ = physics.split_positions(scan.positions_px)
-    centres = whole - model.origin_px
+    centres = whole - forward.origin_px
     values = fw.array(patches.values).astype(complex).reshape(found.shape)
     weights = fw.array(patches.weights).astype(float).reshape(found.shape)
     weights = weights + 1e-3 * weights.max(axis=(2, 3), keepdims=True)
     for group, value, weight, result in zip(groups, values, weights, found, strict=True):
-        total = physics.place_patches(weight, centres[group], model.canvas_shape)
-        summed = physics.place_patches(weight * value, centres[group], model.canvas_shape)
+        total = physics.place_patches(weight, centres[group], forward.canvas_shape)
+        summed = physics.place_patches(weight * value, centres[group], forward.canvas_shape)
         mean = summed / np.maximum(total, 1e-9)
         expected = physics.extract_patches(mean, centres[group], (16, 16))
         np.testing.assert_allclose(result, expected, atol=1e-4)
 
 
-def test_equal_patches_stay_as_they_are(fw: Framework, model: Model) -> None:
-    patches = make_patches(fw, model, make_groups(model, 6, 4))
-    object_ = fw.tensor(noise(model.canvas_shape))
+def test_equal_patches_stay_as_they_are(fw: Framework, forward: Forward) -> None:
+    patches = make_patches(fw, forward, make_groups(forward, 6, 4))
+    object_ = fw.tensor(noise(forward.canvas_shape))
     agreeing = dataclasses.replace(
-        patches, values=model.extract_patches(object_, patches.indices, 16)
+        patches, values=forward.extract_patches(object_, patches.indices, 16)
     )
-    update_ema = fw.array(fw.prediction.average_overlap(agreeing, model, 4))
+    update_ema = fw.array(fw.prediction.average_overlap(agreeing, forward, 4))
     np.testing.assert_allclose(update_ema, fw.array(agreeing.values), rtol=1e-4, atol=1e-4)
     # Others do change, and alone nothing does.
-    changed = fw.array(fw.prediction.average_overlap(patches, model, 4)) - fw.array(patches.values)
+    changed = fw.array(fw.prediction.average_overlap(patches, forward, 4)) - fw.array(
+        patches.values
+    )
     assert np.abs(changed).max() > 0.1
-    assert fw.prediction.average_overlap(patches, model, 1) is patches.values
+    assert fw.prediction.average_overlap(patches, forward, 1) is patches.values
 
 
-def test_averaging_is_a_projection(fw: Framework, model: Model) -> None:
-    patches = make_patches(fw, model, make_groups(model, 6, 4))
-    once = fw.prediction.average_overlap(patches, model, 4)
+def test_averaging_is_a_projection(fw: Framework, forward: Forward) -> None:
+    patches = make_patches(fw, forward, make_groups(forward, 6, 4))
+    once = fw.prediction.average_overlap(patches, forward, 4)
     again = dataclasses.replace(patches, values=once)
-    twice = fw.array(fw.prediction.average_overlap(again, model, 4))
+    twice = fw.array(fw.prediction.average_overlap(again, forward, 4))
     np.testing.assert_allclose(twice, fw.array(once), rtol=1e-4, atol=1e-4)
 
 
-def test_gradients_flow_through_the_average(fw: Framework, model: Model) -> None:
-    patches = make_patches(fw, model, make_groups(model, 3, 4))
+def test_gradients_flow_through_the_average(fw: Framework, forward: Forward) -> None:
+    patches = make_patches(fw, forward, make_groups(forward, 3, 4))
 
     def first_patch(values: Tensor) -> Tensor:
         # The loss sees the first group alone, and only its first patch.
         some = dataclasses.replace(patches, values=values)
-        update_ema = fw.prediction.average_overlap(some, model, 4)
+        update_ema = fw.prediction.average_overlap(some, forward, 4)
         return fw.real_sum(update_ema[:1] * fw.conjugate(update_ema[:1]))
 
     slope = np.abs(fw.gradient(first_patch, patches.values))
@@ -188,8 +190,8 @@ def test_the_border_has_its_own_branch(fw: Framework) -> None:
     assert change.all()
 
 
-def test_target_distance_is_blind_to_a_global_phase(fw: Framework, model: Model) -> None:
-    patches = make_patches(fw, model, np.arange(15)[:, None])
+def test_target_distance_is_blind_to_a_global_phase(fw: Framework, forward: Forward) -> None:
+    patches = make_patches(fw, forward, np.arange(15)[:, None])
     values = fw.array(patches.values)
     labels = values * np.exp(1.3j)
     coverage = fw.tensor(np.ones(values.shape))
@@ -205,8 +207,8 @@ def test_target_distance_is_blind_to_a_global_phase(fw: Framework, model: Model)
     assert distance(turned, labels) > 2 * far
 
 
-def test_total_variation(fw: Framework, model: Model) -> None:
-    patches = make_patches(fw, model, np.arange(3)[:, None])
+def test_total_variation(fw: Framework, forward: Forward) -> None:
+    patches = make_patches(fw, forward, np.arange(3)[:, None])
     even = fw.tensor(np.full(patches.values.shape, 1 + 2j))
     flat = dataclasses.replace(patches, values=even)
     assert float(fw.total_variation(flat)) == 0
@@ -221,16 +223,16 @@ def test_a_slow_phase_is_found_and_taken_out(fw: Framework) -> None:
     scan = simulate(
         SimulationConfig(size=32, pupil_radius=0.12, defocus=100.0, rows=7, columns=7, step_px=5.0)
     )
-    model = fw.model(scan)
+    forward = fw.build_forward(scan)
     assert scan.object_ is not None
-    top, left = model.origin_px.tolist()
-    height, width = model.canvas_shape
+    top, left = forward.origin_px.tolist()
+    height, width = forward.canvas_shape
     truth = scan.object_[top : top + height, left : left + width]
     y, x = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)[None]
     wrong = truth * np.exp(1j * (0.5 * np.cos(2 * y) * (1 + x) + 0.3 * x))
-    corrected = fw.array(fw.phase_drift.correct_phase_drift(model, fw.tensor(wrong)))
+    corrected = fw.array(fw.phase_drift.correct_phase_drift(forward, fw.tensor(wrong)))
     before, after, best = (
-        model.evaluate_fit(fw.tensor(image))[0] for image in (wrong, corrected, truth)
+        forward.evaluate_fit(fw.tensor(image))[0] for image in (wrong, corrected, truth)
     )
     assert after - best < 0.4 * (before - best)
     for image, low, high in ((wrong, 0.1, 1.0), (corrected, 0.0, 0.06)):
@@ -238,7 +240,8 @@ def test_a_slow_phase_is_found_and_taken_out(fw: Framework) -> None:
         assert low <= phase.std() < high
     # The truth has nothing to correct, and is not made worse.
     assert (
-        model.evaluate_fit(fw.phase_drift.correct_phase_drift(model, fw.tensor(truth)))[0] <= best
+        forward.evaluate_fit(fw.phase_drift.correct_phase_drift(forward, fw.tensor(truth)))[0]
+        <= best
     )
 
 
@@ -246,15 +249,15 @@ def test_slopes_are_measured_with_the_right_sign(fw: Framework) -> None:
     """An object with a ramp too little asks for that ramp."""
     scan = simulate(SimulationConfig(rows=4, columns=6, poisson_noise=False))
     assert scan.object_ is not None
-    model = fw.model(scan)
-    top, left = model.origin_px.tolist()
-    height, width = model.canvas_shape
+    forward = fw.build_forward(scan)
+    top, left = forward.origin_px.tolist()
+    height, width = forward.canvas_shape
     assert min(top, left) >= 0
     truth = scan.object_[top : top + height, left : left + width]
     ramp = np.array([0.01, -0.02])
-    y, x = np.indices(model.canvas_shape)
+    y, x = np.indices(forward.canvas_shape)
     tilted = truth * np.exp(-1j * (ramp[0] * y + ramp[1] * x))
-    moments = fw.phase_drift.measure_moments(model, fw.tensor(tilted))
+    moments = fw.phase_drift.measure_moments(forward, fw.tensor(tilted))
     normals, sides = moments.slopes_alone()
     slopes = np.linalg.solve(normals, sides[..., None])[..., 0]
     np.testing.assert_allclose(slopes[:, 2:].mean(axis=0), ramp, rtol=0.1)
@@ -271,11 +274,11 @@ def test_a_surface_is_recovered_from_its_slopes() -> None:
     slopes[:, 3] = -2 * np.pi / 100 * np.cos(np.pi * u) * np.sin(2 * np.pi * v) + 0.02
     normals = np.tile(np.eye(5), (400, 1, 1))
     probe = np.ones((1, 20, 20), np.complex64)
-    model = SimpleNamespace(patch_origins_px=middles - 10, shape=(20, 20))
+    forward = SimpleNamespace(patch_origins_px=middles - 10, shape=(20, 20))
 
     def fitted(unknowns: np.ndarray) -> SlowErrors:
         sides = np.concatenate([np.zeros((400, 1)), unknowns], axis=1)
-        return fit_slow_errors(model, PatternMoments(normals, sides), probe)
+        return fit_slow_errors(forward, PatternMoments(normals, sides), probe)
 
     factor = fitted(slopes / 2).phase_factor((120, 120))
     grid = np.arange(10, 111) / 100 - 0.1
@@ -286,26 +289,26 @@ def test_a_surface_is_recovered_from_its_slopes() -> None:
     np.testing.assert_array_equal(fitted(0 * slopes).factor((120, 120)), 1)
 
 
-def test_blocks_are_stitched_in_phase(fw: Framework, model: Model) -> None:
+def test_blocks_are_stitched_in_phase(fw: Framework, forward: Forward) -> None:
     """True patches with a random phase each, in blocks with another one, give the object back."""
-    object_ = canvas_object(model)
+    object_ = canvas_object(forward)
     rng = np.random.default_rng(0)
-    stitcher = fw.stitching.Stitcher(model, model.flat_object())
+    stitcher = fw.stitching.Stitcher(forward, forward.flat_object())
     for indices in (np.arange(7), np.arange(7, 15)):
-        patches = make_patches(fw, model, indices[:, None])
-        cut = fw.array(model.extract_patches(fw.tensor(object_), patches.indices, 16))
+        patches = make_patches(fw, forward, indices[:, None])
+        cut = fw.array(forward.extract_patches(fw.tensor(object_), patches.indices, 16))
         rotations = np.exp(1j * rng.uniform(0, 6, len(indices)))[:, None, None]
         values = fw.tensor(cut * rotations)
         stitcher.add([dataclasses.replace(patches, values=values)], phase_synchronization=True)
-    found, coverage = fw.array(stitcher.object_()), fw.array(model.coverage)
+    found, coverage = fw.array(stitcher.object_()), fw.array(forward.coverage)
     lit = coverage > 0.1 * coverage.max()
     turn = np.vdot(found[lit], object_[lit])
     assert np.abs(found * turn / abs(turn) - object_)[lit].max() < 0.25
 
 
-def test_prediction_does_not_depend_on_the_batch(fw: Framework, model: Model) -> None:
+def test_prediction_does_not_depend_on_the_batch(fw: Framework, forward: Forward) -> None:
     network = fw.build(describe_network(ModelConfig(filters_scale=0.25, passes=2), 16))
-    results = [fw.stitch(network, model, batch_size=size) for size in (1, 4, 100)]
+    results = [fw.stitch(network, forward, batch_size=size) for size in (1, 4, 100)]
     for other in results[1:]:
         assert len(other) == 3
         found, expected = fw.array(other[-1]), fw.array(results[0][-1])

@@ -176,8 +176,8 @@ def test_the_update_of_all_patterns_never_waits(forward: ForwardModel) -> None:
 @pytest.mark.parametrize(
     'judge',
     [
-        lambda model, object_: model.evaluate_loss(object_, 8),
-        lambda model, object_: model.evaluate_fit(object_, 8),
+        lambda forward, object_: forward.evaluate_loss(object_, 8),
+        lambda forward, object_: forward.evaluate_fit(object_, 8),
     ],
     ids=['loss', 'fit'],
 )
