@@ -213,14 +213,14 @@ def training_line(activity: Activity, limit_s: float | None, base: str) -> str:
     """
     chosen = activity.chosen_product()
     if chosen is None:
-        text = 'Train asks for a folder, and learns from the scans in it'
+        text = 'Train takes a folder, and learns from the scans in it'
     elif chosen.product_folder:
         patterns = count(chosen.patterns, 'pattern')
         text = f'Train opens {chosen.product_folder}, the folder of {chosen.name} ({patterns})'
     else:
         patterns = count(chosen.patterns, 'pattern')
         text = (
-            f'Train asks for a folder; {chosen.name} has none. Train on product writes one for its '
+            f'Train takes a folder; {chosen.name} has none. Train on product writes one for its '
             f'{patterns} and learns from it'
         )
     limit = 'no time limit' if limit_s is None else f'at most {span(limit_s)}'

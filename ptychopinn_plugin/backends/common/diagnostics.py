@@ -36,20 +36,20 @@ WITHIN_NOISE = 1.2
 """A misfit of up to this many times shot noise is as good as the counts allow."""
 
 CHECK = 'ptychopinn check SCAN tells which'
-"""What to do where a scan seems to be something other than it is taken for."""
+"""This is what users do where a scan seems to be something other than it is taken for."""
 
 MIN_ITERATIONS = 10
 """After fewer iterations the object is not yet as good as its probe allows."""
 
 BEAM_VARIATION = 0.018
-"""A beam whose log intensity has a larger standard deviation is said to vary: a drift by 6 % from
+"""A beam whose log intensity has a larger standard deviation varies: a drift by 6 % from
 the first pattern to the last has that, and costs the phase 0.03 of its SSIM."""
 
 OWN_DEVIANCE = 1.5
 """Patterns that miss their counts by more, whatever their dose is, tell nothing of the beam."""
 
 INTENSITIES = '--refine-intensities (refinement.intensities)'
-"""What to set where the beam varies, as users write it."""
+"""This is what users set where the beam varies, as they write it."""
 
 LIT_COUNTS_FRACTION = 1e-5
 """In an unknown unit, a lit pixel expects at least this share of the counts of a pattern."""
@@ -58,7 +58,7 @@ logger = logging.getLogger(__name__)
 
 
 def warn_of_twins(scan: Scan) -> None:
-    """Say that patterns alone fit an object and its twin alike, where the probe is its own twin."""
+    """Warn where the probe is its own twin: patterns alone fit an object and its twin alike."""
     if not scan.is_single_shot or twin_similarity(scan.probe) < LIKE_TWIN:
         return
     logger.warning(
@@ -132,7 +132,7 @@ def warn_of_misfit(scan: Scan, iterations: int, misfit: Misfit | None, option: s
 
 
 def warn_of_moves(scan: Scan, moves_px: FloatArray, reach_px: float) -> None:
-    """Say so where positions were to be refined and stayed, or moved as far as they may.
+    """Warn where positions were to be refined and stayed, or moved as far as they may.
 
     Parameters
     ----------
@@ -200,7 +200,7 @@ def measure_beam_variation(
 
 
 def warn_of_beam(scan: Scan, variation: float | None) -> None:
-    """Say that the beam's intensity varies, where it was taken to be steady."""
+    """Warn that the beam's intensity varies, where it was taken to be steady."""
     if variation is None:
         return
     logger.warning(
@@ -212,7 +212,7 @@ def warn_of_beam(scan: Scan, variation: float | None) -> None:
 
 
 def warn_of_lonely_intensities(scan: Scan) -> None:
-    """Say so where intensities were to be refined and nothing tells them."""
+    """Warn where intensities were to be refined and nothing tells them."""
     if scan.is_single_shot or len(scan) < MIN_PATTERNS:
         logger.warning(
             "%s: the beam's intensities stay as they are: only patterns that overlap tell them "

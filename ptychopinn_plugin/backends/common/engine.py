@@ -69,7 +69,7 @@ class Forward(Protocol):
         ...
 
     def subset(self, indices: IntArray) -> Any:
-        """Return the model of some positions, on its own smaller canvas."""
+        """Return the forward model of some positions, on its own smaller canvas."""
         ...
 
     def misfit(self, object_: Any, lit_counts: float) -> Misfit | None:

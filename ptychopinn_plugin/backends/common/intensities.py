@@ -32,7 +32,7 @@ INTENSITY_START_FRACTION = 0.1
 have all that it absorbs taken for the beam's."""
 
 INTENSITY_NOISE_EXCESS = 2.0
-"""The variance that noise gives to the ratios, in times of what counting alone gives."""
+"""This is the variance of the ratios by noise, in times of what counting alone gives."""
 
 MAX_RATIO = 100.0
 """No beam is brighter or dimmer than the typical one by more than this."""

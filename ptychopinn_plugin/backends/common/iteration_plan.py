@@ -24,19 +24,19 @@ SAME_AS_TWIN = 0.995
 from this likeness of the probe to its own twin on, iterations alone come out better."""
 
 USUAL_ITERATIONS = 30
-"""What a scan gets whose illuminations overlap well."""
+"""A scan whose illuminations overlap well gets this number."""
 
 MORE_ITERATIONS = 100
-"""What a scan with little overlap gets at most."""
+"""A scan with little overlap gets at most this number."""
 
 AFTER_PASS_ITERATIONS = 20
-"""After the last pass of a learned prior."""
+"""This number comes after the last pass of a learned prior."""
 
 MIN_BLOCK = 5
 """Where iterations gain much, fewer than this number before a pass are worth less than no pass."""
 
 LONG_BLOCK = 40
-"""Iterations before and after passes of a learned prior where iterations still gain much."""
+"""Where iterations still gain much, this number comes before and after a pass of a prior."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class IterationPlan:
         return iterations >= MIN_BLOCK or self.overlap < HARDLY_TOUCHING
 
     def in_words(self) -> str:
-        """Say in one sentence what is planned and why."""
+        """Return in words what is planned and why, as one sentence."""
         most = 'at most ' if self.stops_when_converged else ''
         text = most + (count(self.iterations, 'iteration') if self.iterations else 'no iterations')
         if self.before_passes:
@@ -148,7 +148,7 @@ class Course:
         }
 
     def in_words(self) -> str:
-        """Say in one sentence what was planned, and how it ended where that is not as planned."""
+        """Return in words what was planned, and how it ended where that is not as planned."""
         *before, last = self.planned
         words = IterationPlan(self.overlap, tuple(before), last, False, self.reason).in_words()
         n_done, n_planned = sum(self.done), sum(self.planned)

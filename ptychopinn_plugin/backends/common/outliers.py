@@ -44,7 +44,7 @@ MAX_OUTLIER_FRACTION = 0.1
 _BATCH = 64
 
 _LOOK_UP = 8
-"""After this number of batches a look asks whether it is to stop."""
+"""After this number of batches a look finds out whether it is to stop."""
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def judge_patterns(
         Of the scan.
     object_ : tensor of complex64, shape `forward.canvas_shape`
     iterate_without : callable, optional
-        Gets the places of the patterns that stay; returns the object after a few iterations with
+        Gets the indices of the patterns that stay; returns the object after a few iterations with
         them alone. Without it no outliers are looked for.
     is_stopping : callable
         Tells now and then whether the look is to be broken off.
@@ -148,7 +148,7 @@ def iterate_without(
     is_stopping : callable
         Tells after each iteration whether it is to be the last.
     kept : ndarray of int64
-        The places of these patterns in the scan.
+        The indices of these patterns in the scan.
     """
     part = forward.subset(kept)
     whole = np.array(engine.to_numpy(object_))
@@ -189,7 +189,7 @@ def reconstruct_without_outliers(
     Returns
     -------
     Reconstruction
-        `dropped` says which patterns were left out.
+        `dropped` holds the patterns that were left out.
     """
     stopped, started = False, clock()
 

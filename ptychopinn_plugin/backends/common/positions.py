@@ -40,7 +40,7 @@ OUTLIER = 3.0
 """No position takes a step of more than this number of median steps, or the last step."""
 
 POSITION_NOISE_EXCESS = 2.0
-"""The variance that noise gives to moves, in times of what it is for an object without noise."""
+"""This is the variance of moves by noise, in times of that for an object without noise."""
 
 FLOOR_FRACTION = 0.4
 """Pixels darker than this share of the mean pixel hardly count: amplitudes are biased there."""
@@ -138,7 +138,7 @@ class PositionRefiner:
 
 
 def _free_steps(forces: FloatArray, stiffnesses: FloatArray) -> FloatArray:
-    """Return Gauss and Newton's steps; hardly any where a pattern says nothing of its position."""
+    """Return Gauss and Newton's steps; hardly any where a pattern does not show its position."""
     typical = float(np.median(np.trace(stiffnesses, axis1=1, axis2=2)))
     damped = stiffnesses + (1e-3 * typical + 1e-30) * np.eye(2)
     steps: FloatArray = np.linalg.solve(damped, forces[..., np.newaxis])[..., 0]

@@ -25,7 +25,7 @@ from ptychopinn_plugin.physics.prior_features import PriorFeatures, prior_featur
 Tensor = TypeVar('Tensor')
 
 TILE_PX = 512
-"""Side of the part of an object that the network corrects at a time."""
+"""The network corrects a part of an object with this side at a time."""
 
 MARGIN_PX = 48
 """Around a tile the network sees this much more; its convolutions reach 46 px."""

@@ -29,10 +29,10 @@ DEFOCUS_STEP = 1.5
 """Trials differ in defocus (`starting_probe.Pupil`) by this much; then by half of it."""
 
 MAX_DEFOCUS = 15.0
-"""No more is tried, in either direction, and ..."""
+"""No larger defocus is tried, in either direction."""
 
 MAX_RADIUS_FRACTION = 0.28
-"""... no root mean square radius beyond this share of the side of the patterns."""
+"""No probe is tried whose root mean square radius is a larger share of the side of the patterns."""
 
 MIN_OVERLAP = 2.0
 """Illuminations that overlap less can be given an object that fits any probe. They are looked at

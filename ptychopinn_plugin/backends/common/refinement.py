@@ -285,7 +285,7 @@ def iterate_object(
 
 
 class _Course(Generic[Tensor]):
-    """The iterations over one forward model: what `iterate_keep_best` asks for.
+    """The iterations over one forward model: what `iterate_keep_best` calls.
 
     Attributes
     ----------

@@ -17,7 +17,7 @@ SUBSCAN_SIZE = 256
 """In this number of positions neighbours matter, and a CPU predicts them in half a second."""
 
 VALIDATION = -1
-"""The index of a scan that is only validated on; it gets the probe that inference would take."""
+"""A scan that is only validated on has this index; it gets the probe that inference would take."""
 
 SUBSCANS_TOGETHER = 4
 """The batches of this number of sub-scans are drawn in random order."""
@@ -111,7 +111,7 @@ class SubScan:
 
 @dataclass(frozen=True)
 class Batch:
-    """Groups of one sub-scan, for one pass, seen in one of four orientations."""
+    """Groups of one sub-scan, for one pass, seen in one of four rotations."""
 
     subscan: SubScan
     number_of_pass: int

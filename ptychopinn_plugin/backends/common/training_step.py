@@ -9,7 +9,7 @@ from ptychopinn_plugin.backends.common.sampling import Batch, TrainingScan
 from ptychopinn_plugin.config import Config
 
 PROBE_RMS = 5.0
-"""Root mean square of a probe's pixels as the optimizer sees them.
+"""The pixels of a probe have this root mean square as the optimizer sees them.
 
 It is about that of 1e5 photons on 64 x 64 pixels.
 """

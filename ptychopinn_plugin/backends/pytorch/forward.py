@@ -160,7 +160,7 @@ class ForwardModel:
         amplitudes: Tensor | RealArray | None = None,
         exposure: float = 1.0,
     ) -> 'ForwardModel':
-        """Return the model of some positions, on its own smaller canvas.
+        """Return the forward model of some positions, on its own smaller canvas.
 
         Parameters
         ----------

@@ -76,4 +76,4 @@ correct_phase_drift = partial(
     to_numpy=to_numpy,
     times=times,
 )
-"""Return an object, given the forward model too, without the slow drift of its phase."""
+"""It returns an object, given the forward model too, without the slow drift of its phase."""

@@ -39,7 +39,7 @@ def _predict_batches(
     request: PredictionRequest,
 ) -> Iterator[Patches]:
     """Yield the patches of groups (n_groups, group_size); see `StitchingKernels`."""
-    # All orientations of a batch go through the network together.
+    # All rotations of a batch go through the network together.
     step = max(1, request.batch_size // (groups.shape[1] * len(request.rotations)))
     for start in range(0, len(groups), step):
         batch = groups[start : start + step]
