@@ -156,7 +156,7 @@ def evaluate(
     whole = np.floor(offset + 0.5).astype(int)
     box = _shared_box(reconstruction, true_object.shape, true_origin, whole)
     # Some pixels around the region, so that what moves into it is real.
-    wide, inner = _widened(box, reconstruction.object_.shape, true_object.shape, whole)
+    wide, inner = _widened(box, reconstruction.object_.shape, whole)
     image = reconstruction.object_[_slices(wide - np.repeat(whole, 2))]
     rest = offset - whole
     image = metrics.shift_image(image, (float(rest[0]), float(rest[1])))
@@ -316,7 +316,7 @@ def _shared_box(
 
 
 def _widened(
-    box: _Box, image_shape: tuple[int, ...], shape: tuple[int, ...], whole: FloatArray
+    box: _Box, image_shape: tuple[int, ...], whole: FloatArray
 ) -> tuple[_Box, tuple[slice, slice]]:
     """Return a box with a margin around it, and where the box lies in it.
 
@@ -327,8 +327,8 @@ def _widened(
     ----------
     box : ndarray of int64
         In the truth's pixels.
-    image_shape, shape : tuple of int
-        Of the reconstruction and of the truth.
+    image_shape : tuple of int
+        Of the reconstruction.
     whole : ndarray of float64, shape (2,)
         As for `_shared_box`.
     """
