@@ -80,8 +80,10 @@ def judge_patterns(
     """
     if len(scan) < MIN_JUDGED_PATTERNS or scan.is_single_shot:
         return None
+    # Where counts are no photons, their own scale alone shows which pixels are lit.
     lit_counts = LIT_COUNTS if scan.is_countable() else LIT_COUNTS_FRACTION * scan.mean_counts()
     assert scan.bad_pixels is not None
+    # Forward models have zero frequency in the corner.
     valid_mask = np.fft.ifftshift(~scan.bad_pixels)
 
     def look(shown: Any) -> Deviances | None:
@@ -92,9 +94,11 @@ def judge_patterns(
             )
 
         sample = judged_positions(len(scan), scan.pattern_shape)[:_BATCH]
+        # A few pixels far off, as cosmic rays leave, are not to decide on a pattern.
         largest = MAX_DEVIANCE_RATIO * float(np.median(measure(sample, np.inf).deviances))
         everywhere, found = np.arange(len(scan)), []
         for number, start in enumerate(range(0, len(scan), _BATCH)):
+            # Large scans take long to look through, and whoever stops a run waits.
             if number % _LOOK_UP == _LOOK_UP - 1 and is_stopping():
                 return None
             found.append(measure(everywhere[start : start + _BATCH], largest))
@@ -103,8 +107,10 @@ def judge_patterns(
     first = look(object_)
     if first is None:
         return None
+    # Patterns with too little light to be judged have no number at all.
     deviances = np.where(first.is_judged, first.deviances, np.nan)
     fit = PatternFit(deviances, first.doses)
+    # Neighbours are those of the refined positions.
     positions = scan.positions_px + forward.moves_px
     suspects = find_suspects(first, positions, light_diameter_px(scan.probe))
     if iterate_without is None or not len(suspects):
@@ -112,7 +118,9 @@ def judge_patterns(
     if len(suspects) > MAX_OUTLIER_FRACTION * len(scan):
         return dataclasses.replace(fit, n_suspects=len(suspects))
     try:
+        # The suspects have pulled the object to themselves: it is judged without them.
         second = look(iterate_without(np.setdiff1d(np.arange(len(scan)), suspects)))
+    # The object is there already, and a look that needs more memory does not cost it.
     except Exception as error:
         if not ran_out(error):
             raise
@@ -151,9 +159,11 @@ def iterate_without(
         The indices of these patterns in the scan.
     """
     part = forward.subset(kept)
+    # A copy, as on a CPU the array may share the memory of the tensor.
     whole = np.array(engine.to_numpy(object_))
     top, left = (int(side) for side in np.asarray(part.origin_px) - forward.origin_px)
     height, width = part.canvas_shape
+    # Outside of it no pattern that stays has light, and the object stays as well.
     window = (slice(top, top + height), slice(left, left + width))
 
     def show(done: int, loss: float, newest: Any) -> bool | None:
@@ -195,6 +205,7 @@ def reconstruct_without_outliers(
 
     def watch(progress: Progress) -> bool:
         nonlocal stopped
+        # The observer comes first: it is told of every step, after a stop too.
         stopped = bool(observer(progress)) or stopped
         return stopped
 
@@ -220,12 +231,15 @@ def reconstruct_without_outliers(
         *(scan.name, len(outliers), len(first.positions_px)),
     )
     assert scan.pattern_indexes is not None
+    # Outliers have the numbers of the source, which are no indices where patterns were left out.
     indexes = [outlier.pattern_index for outlier in outliers]
     rest = scan.subset(np.flatnonzero(~np.isin(scan.pattern_indexes, indexes)))
+    # What the first run leaves of the time is all for the second.
     second = run(rest, watch, None if limit_s is None else limit_s - (clock() - started))
     if stopped:
         logger.warning('%s: stopped; the object of all patterns is kept.', scan.name)
         return first
+    # Both runs were waited for.
     seconds = {
         name: first.timing.get(name, 0.0) + second.timing.get(name, 0.0)
         for name in {**first.timing, **second.timing}

@@ -136,20 +136,24 @@ class TrainingLoop:
     def run(self, model_so_far: Callable[[], Model]) -> LoopState:
         """Train until an end is reached; observers may take the model after each epoch."""
         settings, state = self.config.training, self.state
+        # A resumed training has its best already.
         if not state.best_weights:
             state.best_weights = self.step.state_dict()
         self._save_resume_point()
         while state.epoch < settings.epochs:
+            # A target may have used up the time: one epoch begins all the same.
             if state.history and self.is_time_up():
                 state.stopped = 'max-minutes'
                 break
             begun = self.clock()
             losses, n_patterns = self._train_epoch(
+                # Each epoch has numbers of its own, so that a resumed training draws the same.
                 np.random.default_rng([settings.seed, state.epoch])
             )
             if not losses or (state.history and state.stopped in ('request', 'diverged')):
                 # What whole epochs have left is kept, and nobody waits for this one's judgement.
                 break
+            # Training resumes at whole epochs: one that was cut short is trained again.
             complete = state.stopped == 'epochs'
             try:
                 average, validation = self._validated_average()
@@ -161,6 +165,7 @@ class TrainingLoop:
                 break
             if complete:
                 state.epoch += 1
+            # A coarse clock may not have moved.
             rate = n_patterns / max(1e-9, self.clock() - begun)
             self._end_epoch(losses, rate, average, validation)
             if complete:
@@ -187,6 +192,7 @@ class TrainingLoop:
         self.step.zero_grad()
         expected = self.data.batches_per_epoch
         for number, batch in enumerate(self.data.batches(rng)):
+            # The expected number is rough; the schedule stays within the epoch.
             self._set_learning_rate(min(1.0, number / expected))
             losses.append(self.step.accumulate_gradients(batch))
             if not math.isfinite(losses[-1]['loss']):
@@ -250,11 +256,13 @@ class TrainingLoop:
             state.best_weights = state.average
         else:
             state.epochs_without_gain += 1
+            # The count goes on, so that the rate is halved again after each further wait.
             waited = state.epochs_without_gain % PLATEAU_EPOCHS == 0
             if waited and self.config.training.schedule == 'plateau':
                 state.plateau_factor /= 2
         state.history.append(
             {
+                # An epoch that was cut short has a row too, and `state.epoch` leaves it out.
                 'epoch': float(len(state.history) + 1),
                 'seconds': self.clock() - self.started,
                 'learning_rate': self.learning_rate,
@@ -266,6 +274,7 @@ class TrainingLoop:
 
     def _validated_average(self) -> tuple[Arrays, float | None]:
         """Return the weights averaged up to this epoch, and their loss; training goes on as is."""
+        # The average is only looked at: training goes on from the newest weights.
         running = self.step.state_dict()
         number = len(self.state.history) + 1
         average = update_ema(self.state.average, running, self.config.training.ema_decay, number)
@@ -290,6 +299,7 @@ class TrainingLoop:
         # A first epoch is judged to its end: without it there is nothing to keep.
         may_stop = self.state.stopped == 'epochs' and bool(self.state.history)
         for batch in self.data.validation_batches():
+            # Batches differ in size, and the mean is that over groups.
             total += self.step.validation_loss(batch) * len(batch.groups)
             count += len(batch.groups)
             if self.clock() - reported > REPORT_SECONDS:
@@ -300,6 +310,7 @@ class TrainingLoop:
 
     def _save_resume_point(self) -> None:
         """Take down what the next epoch starts from."""
+        # The loop's history grows on, and the point's must not.
         state = dataclasses.replace(self.state, history=list(self.state.history))
         self.resume_point = ResumePoint(
             self.step.state_dict(), self.step.optimizer_state(), self.step.scaler_state(), state
@@ -317,6 +328,7 @@ class TrainingLoop:
     def _progress(self, losses: Mapping[str, float], rate: float | None) -> Progress:
         epochs = self.config.training.epochs
         step, total = self.state.epoch, epochs
+        # Progress follows the end that is nearer, of epochs or of minutes.
         if self._minutes_share() > step / epochs:
             step, total = round(1000 * min(1.0, self._minutes_share())), 1000
         return Progress('train', step, total, losses, rate)
@@ -367,6 +379,7 @@ def update_ema(average: Arrays, weights: Arrays, decay: float, epoch: int) -> Ar
         return weights
     share = min(decay, (1 + epoch) / (10 + epoch))
     return {
+        # In this form weights that do not change stay the same to the last bit.
         name: (value + share * (average[name] - value)).astype(value.dtype)
         for name, value in weights.items()
     }

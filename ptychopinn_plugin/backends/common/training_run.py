@@ -123,6 +123,7 @@ class TrainingRun(Generic[Device]):
                 labels = self._reconstruct_target(planned.scan, forward)
             scans.append(_training_scan(index, planned, forward, labels))
             if len(planned.held_out) > 0:
+                # A part that is held out shares the forward model and the labels of its scan.
                 held_out.append((scans[-1], planned.held_out))
         for planned in plan.validation:
             forward = self._build_forward(planned.scan)
@@ -181,13 +182,16 @@ class TrainingRun(Generic[Device]):
         def watch(progress: Progress) -> bool | None:
             nonlocal next_s
             begun = self.clock()
+            # Only the report of an epoch has this loss.
             if 'validation_loss' in progress.losses and begun >= next_s:
                 object_ = self._picture(network, forward)
                 if object_ is None:
+                    # Training keeps its memory to the end, and another try would fail as well.
                     next_s = math.inf
                 else:
                     origin_px = np.asarray(forward.origin_px, dtype=np.float64)
                     progress = replace(progress, object_=object_, origin_px=origin_px)
+                    # Where pictures take long they are rarer: training keeps most of the time.
                     spent = self.clock() - begun
                     next_s = begun + max(least_s, PICTURE_PAUSE_RATIO * spent)
             return self.request.observer(progress)
@@ -207,6 +211,7 @@ class TrainingRun(Generic[Device]):
                 predict, PredictionRequest().batch_size, self.engine.release_cache, 'the picture'
             )
         except Exception as error:
+            # Training goes on without pictures; any other error ends it.
             if not ran_out(error):
                 raise
             return None
@@ -219,6 +224,7 @@ class TrainingRun(Generic[Device]):
         """
         plan, state, step = self.plan, loop.state, loop.step
         training_state = save_state(loop, plan.intensity_scale, plan.fingerprints)
+        # The step has one set of weights: the best are put in, read and taken out again.
         newest = step.state_dict()
         step.load_state_dict(state.best_weights)
         try:
@@ -245,6 +251,7 @@ class TrainingRun(Generic[Device]):
                 'seconds': round(self.clock() - self.request.started, 1),
                 'epochs': state.epoch,
                 'stopped': state.stopped,
+                # JSON has no number for infinity.
                 'best_loss': state.best_loss if math.isfinite(state.best_loss) else None,
                 'best_loss_of': 'validation' if was_validated(state.history) else 'training',
             },
@@ -259,7 +266,9 @@ class TrainingRun(Generic[Device]):
 
     def _build_forward(self, scan: Scan, moves_positions: bool = False) -> Any:
         photons = choose_photons(scan, self.plan.photons, 'auto')
+        # The scale is one of amplitudes, hence its square for photons.
         probe = normalise_probe(scan.probe, photons * self.plan.intensity_scale**2)
+        # A canvas has a wider margin where positions move.
         reach = reach_px(scan.pattern_shape) if moves_positions else 0
         return self.engine.build_forward(scan, probe, photons, self.device, reach)
 
@@ -290,12 +299,14 @@ class TrainingRun(Generic[Device]):
         limit_s = None
         if settings.max_minutes is not None:
             used = self.clock() - self.request.started
+            # What came before counts too, targets of other scans included.
             limit_s = TARGET_TIME_FRACTION * 60 * settings.max_minutes - used
         schedule = IterationSchedule(iterations, limit_s=limit_s, clock=self.clock)
         request = IterationRequest.of_target(settings, schedule)
         labels, losses = self.engine.iterate(forward, forward.flat_object(), request, watch)
         if settings.target_positions:
             warn_of_moves(scan, forward.moves_px, forward.reach_px)
+        # A probe that training corrects needs no such warning.
         if not settings.probe_trainable:
             option = '--probe-trainable (training.probe_trainable)'
             misfit = judge_misfit(scan, lambda lit_counts: forward.misfit(labels, lit_counts))
@@ -331,6 +342,7 @@ def _warn_if_nothing_is_left(loop: TrainingLoop) -> None:
 
 def _on_canvas(object_: ComplexArray, forward: Forward, name: str) -> ComplexArray:
     """Return an object whose first pixel is position (0, 0), cut and padded to a canvas."""
+    # Where the object is not known it is taken to be empty: transmission 1.
     canvas = np.ones(forward.canvas_shape, dtype=np.complex64)
     top, left = forward.origin_px.tolist()
     height, width = object_.shape

@@ -18,6 +18,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     'sigmoid': torch.sigmoid,
     'swish': functional.silu,
     'softplus': functional.softplus,
+    # Phases lie between -pi and pi.
     'pi-tanh': lambda x: torch.pi * torch.tanh(x),
 }
 
@@ -43,6 +44,7 @@ class Network(nn.Module):
                     made.in_channels,
                     made.out_channels,
                     made.size,
+                    # Sides of kernels are odd, so that images keep their size.
                     padding=made.size // 2,
                     bias=made.has_bias,
                 )
@@ -55,8 +57,10 @@ class Network(nn.Module):
         """Compute the outputs for images of shape (batch, channels, height, width)."""
         # This order is faster on CPUs, and tensor cores need it.
         values = {'input': images.contiguous(memory_format=torch.channels_last)}
+        # Autocast takes half precision alone; in full there is nothing to cast.
         mixed = self.precision != torch.float32
         with torch.autocast(images.device.type, self.precision, enabled=mixed):
+            # The first layer is the input itself.
             for layer in self.description.layers[1:]:
                 values[layer.name] = self._compute(layer, [values[name] for name in layer.inputs])
         return tuple(values[name] for name in self.description.outputs)
@@ -92,6 +96,7 @@ class Network(nn.Module):
                 return functional.pad(image, (layer.size,) * 4)
             case 'border':
                 height, width = image.shape[-2:]
+                # One mask serves all images and channels.
                 mask = torch.ones_like(image[:1, :1])
                 mask[..., height // 4 : -(height // 4), width // 4 : -(width // 4)] = 0
                 return image * mask
@@ -137,17 +142,20 @@ class Network(nn.Module):
                 raise ArchiveError(
                     f'Weight {name!r} must have shape {shape}; got {weights[name].shape}.'
                 )
+            # Torch changes no parameter in place while it records gradients.
             with torch.no_grad():
                 self._parameter(name).copy_(torch.from_numpy(np.array(weights[name])))
 
     def numpy_weights(self) -> dict[str, RealArray]:
         """Return copies of the weights by layer name."""
         return {
+            # On a CPU NumPy would share the parameter's memory, and training goes on.
             name: self._parameter(name).detach().cpu().numpy().copy()
             for name in self.description.weight_shapes()
         }
 
     def _parameter(self, name: str) -> Tensor:
+        # The name of a layer may have a '/' itself, as 'gate/reduce' has.
         layer, _, part = name.rpartition('/')
         parameter = getattr(self.convolutions[_key(layer)], part)
         assert isinstance(parameter, Tensor)

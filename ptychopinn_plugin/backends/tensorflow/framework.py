@@ -27,6 +27,7 @@ def _quiet() -> Iterator[None]:
 
     They write to the file descriptor, and no variable of the environment stops them.
     """
+    # What Python still holds back was written before, and appears before.
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as buffer:
@@ -34,6 +35,7 @@ def _quiet() -> Iterator[None]:
         try:
             yield
         finally:
+            # An import that fails is the time when its messages are needed.
             os.dup2(kept, 2)
             os.close(kept)
             buffer.seek(0)
@@ -44,7 +46,9 @@ def _quiet() -> Iterator[None]:
 
 # A keras.json or a variable of the user may name another backend, which TensorFlow cannot use.
 os.environ['KERAS_BACKEND'] = 'tensorflow'
+# Errors alone are shown, unless the user has chosen otherwise.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+# TensorFlow would take all memory of a card at once, with none left for other processes.
 os.environ.setdefault('TF_FORCE_GPU_ALLOW_GROWTH', 'true')
 
 # CUDA builds of PyTorch bring Triton. Its compiler and TensorFlow's end the process where Triton's
@@ -63,6 +67,7 @@ Tensor: TypeAlias = tf.Tensor
 
 
 _MEMORY_ERRORS = (tf.errors.ResourceExhaustedError, tf.errors.InternalError)
+# Each thread has its own: one run does not move the graphs of another.
 _device: ContextVar[str] = ContextVar('device', default='')
 
 
@@ -103,12 +108,14 @@ def compiled(function: Function, *, fixed: Container[int] = ()) -> Function:
     graphs: dict[Any, Callable[..., Any]] = {}
 
     def call(*arguments: Any) -> Any:
+        # Inside of a graph the function becomes a part of that graph.
         if not tf.executing_eagerly():
             return function(*arguments)
         leaves: list[Tensor] = []
         key: list[Key] = []
         for position, argument in enumerate(arguments):
             for name, leaf in _leaves(argument):
+                # Plain values are part of the key, which an array cannot be.
                 if isinstance(leaf, np.ndarray):
                     leaf = tf.convert_to_tensor(leaf)
                 if isinstance(leaf, tf.Tensor):
@@ -132,8 +139,10 @@ def _leaves(argument: Any) -> Iterable[tuple[str | None, Any]]:
 
 def _sides(tensor: Tensor, fixed: bool) -> tuple[int | None, ...]:
     sides = tuple(tensor.shape)
+    # Weights always have the same shapes, and a graph may know them.
     if fixed:
         return sides
+    # Two sides are a canvas; in a stack of patterns the first alone changes.
     return (None,) * len(sides) if len(sides) < 3 else (None, *sides[1:])
 
 
@@ -152,6 +161,7 @@ def _graph(function: Callable[..., Any], count: int, key: Sequence[Key]) -> Call
         return function(*arguments)
 
     signature = [tf.TensorSpec(sides, kind) for *_, kind, sides in key if sides is not None]
+    # No loop or condition is over tensors, so that nothing is to be rewritten (autograph).
     made: Callable[..., Any] = tf.function(of_leaves, autograph=False).get_concrete_function(
         *signature
     )
