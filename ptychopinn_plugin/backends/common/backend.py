@@ -238,7 +238,7 @@ class NetworkBackend(Engine[Device]):
         network: NetworkDescription | None = None,
         asked_passes: int | None = None,
     ) -> ReconstructionRun:
-        """Plan a reconstruction, and say what is planned."""
+        """Plan a reconstruction, and log the plan unless it is a trial."""
         plan = plan_reconstruction(
             measure_overlap(self, forward),
             asked=refinement.iterations,
