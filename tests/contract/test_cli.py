@@ -109,7 +109,7 @@ from ptychopinn_plugin.backends import checkpoints
 from ptychopinn_plugin.cli import main
 
 checkpoints.MIN_SECONDS = 0.0
-checkpoints.MAX_FRACTION = float('inf')
+checkpoints.MAX_WRITING_FRACTION = float('inf')
 write, written = checkpoints.write_model, []
 
 def write_and_die(*arguments):
