@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from threadpoolctl import ThreadpoolController
 
 from ptychopinn_plugin.backends.common import stitching
 from ptychopinn_plugin.backends.protocol import Backend, Progress
@@ -244,6 +245,26 @@ def test_a_stop_is_obeyed(trained: Backend, scan: Scan) -> None:
         observer=lambda p: bool(seen.append(p.stage)) or True,
     )
     assert seen == ['predict']
+
+
+def test_openblas_leaves_the_cores_to_the_framework(make: Any, scan: Scan) -> None:
+    openblas = ThreadpoolController().select(internal_api='openblas')
+    if not openblas.lib_controllers:
+        pytest.skip('NumPy and SciPy compute without OpenBLAS here.')
+    seen: list[int] = []
+
+    def look(progress: Progress) -> None:
+        seen.extend(library.num_threads for library in openblas.lib_controllers)
+
+    # One thread before would be one within, whatever is done.
+    with openblas.limit(limits=2):
+        backend = make()
+        backend.refine(scan, RefinementConfig(iterations=2), device='cpu', observer=look)
+        backend.train([scan], settings(epochs=1), observer=look)
+        inference = InferenceConfig(device='cpu')
+        backend.reconstruct(scan, inference, RefinementConfig(iterations=1), observer=look)
+        assert set(seen) == {1}
+        assert {library.num_threads for library in openblas.lib_controllers} == {2}
 
 
 def test_errors_say_what_to_do(make: Any, scan: Scan, tmp_path: Path) -> None:
