@@ -76,7 +76,13 @@ def _full_memory(name: str) -> Exception:
 
 
 def _exceed_above(
-    monkeypatch: pytest.MonkeyPatch, module: str, function: str, limit: int, error: Exception
+    monkeypatch: pytest.MonkeyPatch,
+    module: str,
+    function: str,
+    limit: int,
+    error: Exception,
+    *,
+    works_first: bool = True,
 ) -> list[int]:
     """Let a function of a backend run out of memory for more patterns; return what it was given."""
     sizes: list[int] = []
@@ -88,6 +94,8 @@ def _exceed_above(
         # Iterations get a list of batches, and predictions one batch of groups.
         size = max(map(len, given)) if isinstance(given, list) else int(given.shape[0])
         sizes.append(size)
+        if size > limit and not works_first:
+            raise error
         result = real(*arguments, **options)
         if size > limit:
             # After its work: what it has begun to change must not count.
@@ -118,6 +126,16 @@ def test_iterations_go_on_with_half_the_batch(
     assert 'the iteration goes on with batches of 2 patterns' in caplog.text
     # Batches of 5 are cut into 2, 2 and 1.
     assert found.likelihoods[-1] == pytest.approx(expected.likelihoods[-1], rel=0.2)
+    # What the iteration had begun counts for nothing.
+    monkeypatch.undo()
+    _exceed_above(
+        *(monkeypatch, module, 'iterate_once', 2, _full_memory(backend.name)), works_first=False
+    )
+    kernels = dataclasses.replace(kernels, iterate_once=owner.iterate_once)
+    monkeypatch.setattr(backend, 'iteration_kernels', kernels)
+    untouched = backend.refine(tiny_scan, settings, device='cpu')
+    assert found.likelihoods == untouched.likelihoods
+    np.testing.assert_array_equal(found.object_, untouched.object_)
     _exceed_above(monkeypatch, module, 'iterate_once', 0, _full_memory(backend.name))
     kernels = dataclasses.replace(kernels, iterate_once=owner.iterate_once)
     monkeypatch.setattr(backend, 'iteration_kernels', kernels)

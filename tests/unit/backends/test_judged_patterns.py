@@ -1,10 +1,13 @@
 """On how many patterns objects are compared, and how patches come onto a canvas on a CPU."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from ptychopinn_plugin.backends.common.canvas import place_one_by_one
 from ptychopinn_plugin.backends.common.forward import judged_stride
+from ptychopinn_plugin.backends.common.phase_drift import better_of
 
 
 @pytest.mark.parametrize(
@@ -15,6 +18,29 @@ def test_a_quarter_of_a_usual_scan_and_a_sixteenth_of_a_large_one(
     n_positions: int, stride: int
 ) -> None:
     assert judged_stride(n_positions) == stride
+
+
+class Parabola:
+    """A forward model of 1,024 patterns to which an object is a number, best at 3."""
+
+    def __init__(self) -> None:
+        self.strides: list[int] = []
+
+    def __len__(self) -> int:
+        return 1024
+
+    def evaluate_loss(self, object_: Any, *, stride: int) -> float:
+        self.strides.append(stride)
+        return float((object_ - 3) ** 2)
+
+
+@pytest.mark.parametrize(('corrected', 'expected'), [(2.5, 2.5), (9.0, 2.0), (2.0, 2.0)])
+def test_a_correction_is_taken_where_it_raises_the_likelihood(
+    corrected: float, expected: float
+) -> None:
+    forward = Parabola()
+    assert better_of(forward, 2.0, corrected) == expected
+    assert forward.strides == [4, 4]
 
 
 @pytest.mark.parametrize('dtype', [np.float32, np.float64, np.complex64, np.complex128])
