@@ -30,6 +30,7 @@ DPI = 160
 """The pictures have this resolution: one pixel or more for a pixel of the usual object."""
 
 _UNCOVERED = '#dddddd'
+_LABELS = {'poisson': 'Poisson likelihood', 'teacher': 'distance to the target'}
 _NOT_LOSSES = ('epoch', 'seconds', 'learning_rate', 'patterns_per_second')
 _WRAPPING_RANGE_RAD = 1.6 * math.pi
 """Phases over a wider range are drawn with cyclic colours, as they come near to wrapping."""
@@ -226,9 +227,7 @@ def plot_amplitudes(images: Mapping[str, FloatArray], path: Path) -> None:
         If the file cannot be written.
     """
     first = next(iter(images.values()))
-    # Titles of two lines stand above the only row.
-    height, width = first.shape
-    figure, grid = _make_grid((height + height // 5, width), 1, len(images), side=2.9)
+    figure, grid = _make_grid(first.shape, 1, len(images), side=2.9)
     limits = _robust_limits(first, 0.5)
     for axes, (title, image) in zip(grid.ravel(), images.items(), strict=True):
         _show(axes, np.ma.masked_invalid(image), limits, 'gray', None)
@@ -281,7 +280,7 @@ def _draw_loss(axes: Axes, history: Sequence[Mapping[str, float]], name: str) ->
         return None
     main = name in ('loss', 'validation_loss')
     style = {'marker': '.'} if main else {'linestyle': '--', 'linewidth': 1.0, 'alpha': 0.8}
-    axes.plot(epochs, values, label=name.replace('_', ' '), **style)
+    axes.plot(epochs, values, label=_LABELS.get(name, name.replace('_', ' ')), **style)
     return min(values)
 
 

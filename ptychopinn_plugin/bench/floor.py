@@ -119,12 +119,19 @@ def training_work(description: NetworkDescription, size: int, modes: int) -> Wor
     return gradient + projection_work(size, modes) + before
 
 
-def iteration_work(size: int, modes: int) -> Work:
-    """Return the work of one pattern in an iteration: its update, and its likelihood after it."""
+def iteration_work(size: int, modes: int, stride: int = 1) -> Work:
+    """Return the work of one pattern in an iteration: its update, and its likelihood after it.
+
+    Parameters
+    ----------
+    size, modes : int
+    stride : int
+        One pattern in this number is compared with the object that an iteration leaves.
+    """
     likelihood = Work(
         modes * (transform_operations(size) + WAVE_OPERATIONS / 2 * size**2),
         size**2 * (4 + 8 * modes + 8),
     )
     # The update, the weights and the object on the canvas.
     placing = Work(6 * size**2, size**2 * (16 + 8))
-    return projection_work(size, modes) + likelihood + placing
+    return projection_work(size, modes) + likelihood * (1 / stride) + placing

@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 from ptychopinn_plugin._version import __version__
+from ptychopinn_plugin.backends.common.forward import judged_stride
 from ptychopinn_plugin.backends.common.threads import asked_threads
 from ptychopinn_plugin.backends.selection import create_backend, find_backends
 from ptychopinn_plugin.bench import floor
@@ -252,7 +253,7 @@ def _round(
         'training step': floor.training_work(network, size, modes),
         'prediction': predicted,
         'prediction + stitching': predicted + floor.stitching_work(network),
-        'iteration': floor.iteration_work(size, modes),
+        'iteration': floor.iteration_work(size, modes, judged_stride(len(scan))),
     }
     rates = {
         'training step': trained.history[-1]['patterns_per_second'],
@@ -265,7 +266,8 @@ def _round(
 
 def _rivals(options: BenchOptions, scan: Scan, peaks: Peaks, show: Show) -> Iterator[BenchRow]:
     """Measure the epochs of Pty-Chi on the same scan, against the floor of our iteration."""
-    best = 1 / floor.iteration_work(scan.pattern_shape[0], len(scan.probe)).seconds(peaks)
+    size, stride = scan.pattern_shape[0], judged_stride(len(scan))
+    best = 1 / floor.iteration_work(size, len(scan.probe), stride).seconds(peaks)
     for engine in ('rpie', 'lsqml'):
         values = []
         for number in range(options.rounds):

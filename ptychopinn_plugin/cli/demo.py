@@ -30,7 +30,7 @@ from ptychopinn_plugin.cli.single_shots import (
 )
 from ptychopinn_plugin.config import Config, RefinementConfig, TrainingConfig
 from ptychopinn_plugin.errors import ConfigError
-from ptychopinn_plugin.text import count
+from ptychopinn_plugin.text import ENDS, count
 
 if TYPE_CHECKING:
     from ptychopinn_plugin.api import BackendChoice
@@ -393,7 +393,7 @@ def _facts(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             'seed': values['seed'],
             'training patterns': training['patterns'],
             'epochs': training['epochs'],
-            'training ended by': training['stopped'],
+            'training ended, as': ENDS[training['stopped']],
             'best validation loss': training.get('best_loss', 'unknown'),
             'training, target included': duration_in_words(training['seconds']),
             'whole demo': duration_in_words(values['total_seconds']),

@@ -37,7 +37,7 @@ from ptychopinn_plugin.cli.settings import (
 from ptychopinn_plugin.cli.signals import finishing
 from ptychopinn_plugin.config import Config, ModelConfig, TrainingConfig
 from ptychopinn_plugin.errors import ConfigError
-from ptychopinn_plugin.text import count
+from ptychopinn_plugin.text import ENDS, count
 
 if TYPE_CHECKING:
     from ptychopinn_plugin.backends.checkpoints import Checkpoints
@@ -197,8 +197,9 @@ def _settings(
 
     model = open_model(path)
     # These two checks are made before scans are read, which may take minutes.
+    option = '--resume' if resume else '--base-model'
     model.check_can_be_fine_tuned(
-        f'Leave --base-model out, or give a model that ptychopinn train has left, not {path}.'
+        f'Leave {option} out, or give a model that ptychopinn train has left, not {path}.'
     )
     known = model.config.to_dict()
     # Fine-tuning keeps the network, and takes no settings of the training before.
@@ -352,7 +353,7 @@ def _summary(values: dict[str, Any]) -> list[str]:
         f'{values["backend"]} on {values["device"]}: '
         f'{count(values["epochs"], "epoch")}'
         + ('' if seconds is None else f' in {duration_in_words(seconds)}')
-        + f' (ended by: {values["stopped"]})',
+        + f'; it ended, as {ENDS[values["stopped"]]}',
         f'best {loss}: {"unknown" if best is None else format(best, ".5g")}',
         f'model: {values["model"]}; beside it: {", ".join(TRAINING_FILES[1:])}',
         f'next: ptychopinn reconstruct {values["model"]} SCAN --output DIR',

@@ -9,7 +9,7 @@ from typing import Any
 from ptychopinn_plugin.backends.common.training_run import TARGET_TIME_FRACTION
 from ptychopinn_plugin.host.run_state import Activity
 from ptychopinn_plugin.model import Model
-from ptychopinn_plugin.text import count
+from ptychopinn_plugin.text import ENDS, count
 
 BUILT_IN_NAME = 'built-in model'
 """A model that comes with the package and lies in no file of the user has this name."""
@@ -125,15 +125,11 @@ def ending(reason: str, epochs: int, limit_s: float | None) -> str:
     epochs : int
     limit_s : float, optional
     """
-    limit = '' if limit_s is None else f' of {span(limit_s)}'
-    reasons = {
-        'epochs': f'all {count(epochs, "epoch")} are done' if epochs > 1 else 'the epoch is done',
-        'max-minutes': f'the time limit{limit} was reached',
-        'early-stop': 'the validation loss no longer improved',
-        'request': 'it was stopped',
-        'diverged': 'the loss was no longer a number',
-    }
-    return reasons.get(reason, reason)
+    if reason == 'epochs':
+        return f'all {count(epochs, "epoch")} are done' if epochs > 1 else 'the epoch is done'
+    if reason == 'max-minutes' and limit_s is not None:
+        return f'the time limit of {span(limit_s)} was reached'
+    return ENDS[reason]
 
 
 def model_line(model: Model, name: str) -> str:

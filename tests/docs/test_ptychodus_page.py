@@ -6,9 +6,17 @@ import pytest
 
 pytest.importorskip('ptychodus')
 
+from ptychopinn_plugin.host.presets import BY_THE_OVERLAP, PRESETS
 from ptychopinn_plugin.host.settings import ROWS
 
 GUIDE = Path(__file__).parents[2] / 'docs' / 'ptychodus.md'
+
+
+def _cell(value: object) -> str:
+    """Return a value as the guide states it."""
+    if value == BY_THE_OVERLAP:
+        return 'by the overlap'
+    return f'{value:g}' if isinstance(value, float) else str(value)
 
 
 def settings_table() -> str:
@@ -21,6 +29,14 @@ def settings_table() -> str:
 def test_the_guide_lists_the_settings_as_they_are() -> None:
     table = settings_table()
     assert table in GUIDE.read_text(encoding='utf-8'), f'Put this into {GUIDE.name}:\n{table}'
+
+
+def test_the_guide_lists_the_values_of_the_presets() -> None:
+    text = GUIDE.read_text(encoding='utf-8')
+    for preset, values in PRESETS.items():
+        cells = [_cell(value) for value in values.values()]
+        row = f'| {preset} | {" | ".join(cells)} |'
+        assert row in text, f'Put this row into {GUIDE.name}: {row}'
 
 
 def test_the_pictures_of_the_guide_are_there_and_small() -> None:

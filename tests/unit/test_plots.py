@@ -50,6 +50,22 @@ def images_of(figure: Figure) -> dict[str, AxesImage]:
     return {axes.get_title(): axes.images[0] for axes in figure.axes if axes.images}
 
 
+def test_amplitudes_side_by_side_fill_their_picture(figures: list[Figure], tmp_path: Path) -> None:
+    images = {'truth': np.eye(60), 'from a flat start': np.ones((60, 60))}
+    plots.plot_amplitudes(images, tmp_path / 'a.png')
+    figure = figures[0]
+    figure.draw_without_rendering()
+    lowest = min(axes.get_position().y0 for axes in figure.axes[:2])
+    assert lowest < 0.1, 'no blank strip below'
+
+
+def test_the_columns_of_a_training_have_names(figures: list[Figure], tmp_path: Path) -> None:
+    rows = [{'epoch': 1.0, 'loss': 2.0, 'poisson': 1.5, 'teacher': 0.5, 'learning_rate': 1e-3}]
+    plots.plot_training(rows, tmp_path / 'a.png')
+    names = [line.get_label() for line in figures[0].axes[0].lines]
+    assert names == ['loss', 'Poisson likelihood', 'distance to the target']
+
+
 def test_uncovered_areas_are_masked(
     reconstruction: Reconstruction, figures: list[Figure], tmp_path: Path
 ) -> None:

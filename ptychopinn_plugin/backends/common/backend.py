@@ -99,7 +99,7 @@ class NetworkBackend(Engine[Device]):
         if not scans:
             raise DataError('Training needs at least one scan; none was given.')
         if base_model is not None:
-            base_model.check_can_be_fine_tuned('Train without a base model.')
+            base_model.check_can_be_fine_tuned('Train without a model to start from.')
         device_name = config.training.device
         usable = self._with_probes(scans, device_name, observer)
         if any(scan.probe_origin != 'given' for scan in usable):

@@ -10,8 +10,10 @@ JUDGED_PATTERNS = 256
 """Objects are compared on at least this number of patterns, from all over the scan. More would
 decide nothing else, and an iteration compares up to four objects."""
 
-MAX_STRIDE = 16
-"""Of a large scan at least one pattern in this number is compared, so that no place is far off."""
+STRIDES = (13, 11, 7, 5, 3, 2, 1)
+"""One pattern in one of these numbers is compared. They are primes, as a number that divides the
+length of a raster's rows would choose the same columns in each row; and of a large scan at least
+one pattern in 13 is compared, so that no place is far from one that is."""
 
 JUDGED_PIXELS = 1 << 20
 """A misfit of this number of pixels differs clearly from noise, in a tenth of a second."""
@@ -47,7 +49,8 @@ def corner_amplitudes(patterns: RealArray, bad_pixels: BoolArray) -> FloatArray:
 
 def judged_stride(n_positions: int) -> int:
     """Return n where objects are compared on every n-th pattern."""
-    return min(MAX_STRIDE, max(1, n_positions // JUDGED_PATTERNS))
+    largest = max(1, n_positions // JUDGED_PATTERNS)
+    return next(stride for stride in STRIDES if stride <= largest)
 
 
 def judged_positions(n_positions: int, shape: tuple[int, int]) -> IntArray:

@@ -39,7 +39,7 @@ MAX_FRACTION = 0.5
 """The best goes at most this share of the way to an object that is worse."""
 
 STEP_TRIALS = 2
-"""An iteration tries this number of objects on the way, each at two fifths of its cost."""
+"""An iteration tries at most this number of objects on the way from the best to its own."""
 
 PHASE_DRIFT_INTERVAL = 5
 """The slow phase, which iterations alone mend slowly, is corrected after this number of them, and
@@ -386,8 +386,10 @@ class _Course(Generic[Tensor]):
     @contextmanager
     def _using(self, other: IterationState[Tensor]) -> Iterator[None]:
         self._use(other)
-        yield
-        self._use(self.state)
+        try:
+            yield
+        finally:
+            self._use(self.state)
 
     def _use(self, state: IterationState[Tensor]) -> None:
         """Let the forward model have what changes of a state's probe, positions and beams."""

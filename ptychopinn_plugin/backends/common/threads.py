@@ -9,6 +9,8 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Lock
+from typing import Any
 
 from threadpoolctl import ThreadpoolController
 
@@ -148,15 +150,46 @@ class MeasuredThreads(Threads):
         logger.info('Computing with %d of %d threads%s.', self.count, self._most, why)
 
 
+class _OneThread:
+    """OpenBLAS's single thread, while at least one computation of this process asks for it."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._users = 0
+        self._limiter: Any = None
+
+    def begin(self) -> None:
+        """Limit OpenBLAS, unless another computation has done so."""
+        with self._lock:
+            if self._users == 0:
+                openblas = ThreadpoolController().select(internal_api='openblas')
+                self._limiter = openblas.limit(limits=1)
+            self._users += 1
+
+    def end(self) -> None:
+        """Restore the number of threads after the last computation."""
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                self._limiter.restore_original_limits()
+
+
+_one_thread = _OneThread()
+
+
 @contextmanager
 def one_openblas_thread() -> Iterator[None]:
     """Let NumPy's and SciPy's OpenBLAS compute with one thread.
 
     After each product its threads look for the next one for some 30 ms, and a framework's threads
-    wait meanwhile for the cores; the products between its batches are too small to need any.
+    wait meanwhile for the cores; the products between its batches are too small to need any. The
+    limit holds for the whole process, so that the last of several computations at once lifts it.
     """
-    with ThreadpoolController().select(internal_api='openblas').limit(limits=1):
+    _one_thread.begin()
+    try:
         yield
+    finally:
+        _one_thread.end()
 
 
 @contextmanager

@@ -234,7 +234,9 @@ class ForwardModel:
         first_pixels = self._first_pixels(indices, height, width)
         if is_on_cpu(object_):
             rows, columns = first_pixels.T
-            patches = sliding_window_view(object_.numpy(), (height, width))[rows, columns]
+            # `numpy()` would copy the whole canvas for each batch.
+            canvas = np.asarray(object_)
+            patches = sliding_window_view(canvas, (height, width))[rows, columns]
             return tf.convert_to_tensor(patches)
         return operators.extract_patches(object_, first_pixels, height, width)
 
@@ -271,7 +273,7 @@ class ForwardModel:
             )
         if is_on_cpu(patches):
             rows, columns = patch_origins.T.tolist()
-            return tf.convert_to_tensor(place_one_by_one(patches.numpy(), rows, columns, shape))
+            return tf.convert_to_tensor(place_one_by_one(np.asarray(patches), rows, columns, shape))
         return operators.place_patches(patches, patch_origins, tf.constant(shape, tf.int64))
 
     def _first_pixels(self, indices: IntArray, height: int, width: int) -> IntArray:

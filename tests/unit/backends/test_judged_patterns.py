@@ -12,12 +12,18 @@ from ptychopinn_plugin.backends.common.phase_drift import better_of
 
 @pytest.mark.parametrize(
     ('n_positions', 'stride'),
-    [(1, 1), (49, 1), (511, 1), (512, 2), (1024, 4), (4096, 16), (65_536, 16)],
+    [(1, 1), (49, 1), (511, 1), (512, 2), (1024, 3), (4096, 13), (65_536, 13)],
 )
-def test_a_quarter_of_a_usual_scan_and_a_sixteenth_of_a_large_one(
+def test_a_third_of_a_usual_scan_and_a_thirteenth_of_a_large_one(
     n_positions: int, stride: int
 ) -> None:
     assert judged_stride(n_positions) == stride
+
+
+@pytest.mark.parametrize('side', [32, 50, 64, 100, 256])
+def test_all_columns_of_a_raster_are_compared(side: int) -> None:
+    compared = np.arange(0, side**2, judged_stride(side**2))
+    assert len(set(compared % side)) == side
 
 
 class Parabola:
@@ -40,7 +46,7 @@ def test_a_correction_is_taken_where_it_raises_the_likelihood(
 ) -> None:
     forward = Parabola()
     assert better_of(forward, 2.0, corrected) == expected
-    assert forward.strides == [4, 4]
+    assert forward.strides == [3, 3]
 
 
 @pytest.mark.parametrize('dtype', [np.float32, np.float64, np.complex64, np.complex128])

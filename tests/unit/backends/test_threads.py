@@ -96,6 +96,24 @@ def test_numpy_takes_one_thread_between_batches() -> None:
     assert threads() == before
 
 
+def test_the_last_of_two_computations_gives_the_threads_back() -> None:
+    openblas = ThreadpoolController().select(internal_api='openblas')
+    if not openblas.lib_controllers:
+        pytest.skip('NumPy and SciPy compute without OpenBLAS here.')
+
+    def threads() -> set[int]:
+        return {library.num_threads for library in openblas.lib_controllers}
+
+    with openblas.limit(limits=2):
+        first, second = one_openblas_thread(), one_openblas_thread()
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert threads() == {1}, 'the second computation goes on'
+        second.__exit__(None, None, None)
+        assert threads() == {2}
+
+
 def test_what_is_asked_for_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     for text, wanted in (('3', 3), ('4,2', 4), ('', None), ('many', None), ('0', None)):
         monkeypatch.setenv(module.VARIABLE, text)

@@ -53,7 +53,10 @@ def test_work_grows_with_size_modes_and_passes(modes: int) -> None:
     one = prediction_work(small, 64, modes)
     assert prediction_work(large, 128, modes).operations > 3.9 * one.operations
     assert training_work(small, 64, modes).operations > one.operations / small.passes
-    assert iteration_work(64, modes).operations > 3 * modes * transform_operations(64)
+    iteration = iteration_work(64, modes).operations
+    assert iteration > 3 * modes * transform_operations(64)
+    fewer = iteration_work(64, modes, stride=3).operations
+    assert iteration - fewer > 2 / 3 * modes * transform_operations(64)
     assert stitching_work(small).operations < one.operations
 
 

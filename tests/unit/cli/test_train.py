@@ -30,6 +30,7 @@ def test_leaves_every_file(run: Any, backend: Any, scan_file: Path, tmp_path: Pa
     done = run('train', scan_file, '-o', tmp_path / 'run', '--epochs', 2, '--seed', 3)
     assert done.code == 0, done.err
     assert 'Trained on 36 patterns of 1 scan with blank on cpu: 2 epochs' in done.out
+    assert '; it ended, as all epochs are done' in done.out
     assert len(done.out.splitlines()) == 4
     folder = tmp_path / 'run'
     assert _names(folder) == FILES
