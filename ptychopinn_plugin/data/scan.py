@@ -73,6 +73,15 @@ class Geometry:
     detector_pixel_width_m: float | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class _CheckedCounts:
+    """The counts of patterns that were checked, with the arrays that they belong to."""
+
+    patterns: RealArray
+    bad_pixels: BoolArray
+    totals: FloatArray
+
+
 @dataclass(frozen=True)
 class Scan:
     """A ptychographic scan.
@@ -82,7 +91,8 @@ class Scan:
     Attributes
     ----------
     patterns : ndarray, shape (n_positions, height, width)
-        Counts in any real type, zero frequency at ``[height // 2, width // 2]``.
+        Counts in any real type, zero frequency at ``[height // 2, width // 2]``. They are checked
+        and added up once, so they and `bad_pixels` are not to be changed in place.
     positions_px : ndarray of float64, shape (n_positions, 2)
         Where the middle of the patch (pixel ``[height // 2, width // 2]``) lies, (y, x) in object
         pixels: with an object, pixel indices of `object_`.
@@ -126,7 +136,9 @@ class Scan:
     geometry: Geometry = field(default_factory=Geometry)
     name: str = 'scan'
     notes: tuple[str, ...] = ()
-    _totals: FloatArray = field(init=False, repr=False, compare=False)
+    # It is an argument, so that `dataclasses.replace` passes it on and the patterns, which may be
+    # many gigabytes, are gone through once and not again for each note and each probe.
+    _checked: _CheckedCounts | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         def put(name: str, value: object) -> None:
@@ -142,10 +154,10 @@ class Scan:
             put('scan_index', np.zeros(len(self.patterns), dtype=np.int64))
         if self.pattern_indexes is None:
             put('pattern_indexes', np.arange(len(self.patterns), dtype=np.int64))
-        # One pass over the patterns checks and adds up the counts.
-        put('_totals', self._check())
+        self._check()
+        put('_checked', self._with_checked_counts())
 
-    def _check(self) -> FloatArray:
+    def _check(self) -> None:
         patterns = self.patterns
         if patterns.ndim != 3:
             raise DataError(
@@ -183,13 +195,25 @@ class Scan:
             raise DataError(f'bad_pixels must have shape ({height}, {width}).')
         if self.bad_pixels.all():
             raise DataError('bad_pixels marks every pixel; nothing is left to learn from.')
-        return self._check_counts()
 
-    def _check_counts(self) -> FloatArray:
-        """Return the counts of each pattern, bad pixels left out."""
+    def _with_checked_counts(self) -> _CheckedCounts:
+        """Check the counts, unless that was done with these very arrays."""
+        assert self.bad_pixels is not None
+        checked = self._checked
+        if (
+            checked is None
+            or checked.patterns is not self.patterns
+            or checked.bad_pixels is not self.bad_pixels
+        ):
+            checked = _CheckedCounts(self.patterns, self.bad_pixels, self._add_up_counts())
+        if not checked.totals.any():
+            raise DataError('Every pattern is empty; at least one count is needed.')
+        return checked
+
+    def _add_up_counts(self) -> FloatArray:
+        """Return the counts of each pattern, bad pixels left out, in one pass that checks them."""
         totals = []
         valid = self._valid_pixels()
-        brightest = 0.0
         # It goes in slices, as a boolean copy of a million patterns would not fit.
         for start in range(0, len(self.patterns), CHUNK_PATTERNS):
             block = self.patterns[start : start + CHUNK_PATTERNS]
@@ -212,10 +236,7 @@ class Scan:
                     f'Counts must be at most {MAX_PIXEL_COUNT:.2g}; pattern {where} holds '
                     f'{counts.max():.2g}. Mark such pixels in bad_pixels, or divide the patterns.'
                 )
-            brightest = max(brightest, float(counts.max()))
             totals.append(counts.sum(axis=1, dtype=np.float64))
-        if brightest == 0:
-            raise DataError('Every pattern is empty; at least one count is needed.')
         return np.concatenate(totals)
 
     def _valid_pixels(self) -> BoolArray | slice:
@@ -236,14 +257,17 @@ class Scan:
         """Return the scan of these positions alone, in this order."""
         assert self.scan_index is not None
         assert self.pattern_indexes is not None
-        nominal = self.nominal_positions_px
+        assert self.bad_pixels is not None
+        nominal, patterns = self.nominal_positions_px, self.patterns[indices]
         return dataclasses.replace(
             self,
-            patterns=self.patterns[indices],
+            patterns=patterns,
             positions_px=self.positions_px[indices],
             scan_index=self.scan_index[indices],
             pattern_indexes=self.pattern_indexes[indices],
             nominal_positions_px=None if nominal is None else nominal[indices],
+            # What holds for every pattern holds for some of them.
+            _checked=_CheckedCounts(patterns, self.bad_pixels, self.counts()[indices]),
         )
 
     def is_countable(self) -> bool:
@@ -260,7 +284,8 @@ class Scan:
 
     def counts(self) -> FloatArray:
         """Return the counts of each pattern, bad pixels left out, shape (n_positions,)."""
-        return self._totals.copy()
+        assert self._checked is not None
+        return self._checked.totals.copy()
 
     def mean_photons(self) -> float:
         """Return the mean number of photons in a pattern, those on bad pixels included.
