@@ -179,7 +179,7 @@ def reconstruct(
     DataError, ArchiveError, BackendUnavailableError
         The message holds what to do.
     """
-    opened = _as_model(BUILT_IN_KEYWORD if model is None else model)
+    opened = _as_model(BUILT_IN_KEYWORD if model is None else model, with_training_state=False)
     runner = create_backend(_chosen(backend, opened).name)
     runner.model = opened
     return runner.reconstruct(
@@ -316,7 +316,7 @@ def compare_half_scans(
             return refine(half, settings, backend=chosen, device=device, observer=watch)
 
         return compare_halves(whole, iterate, remove_ramp=remove_ramp)
-    opened = _as_model(BUILT_IN_KEYWORD if model is None else model)
+    opened = _as_model(BUILT_IN_KEYWORD if model is None else model, with_training_state=False)
     chosen = _chosen(backend, opened)
     inference = opened.config.inference.replace(device=device)
     whole = opened.fitted(whole)
@@ -327,13 +327,15 @@ def compare_half_scans(
     return compare_halves(whole, predict, remove_ramp=remove_ramp)
 
 
-def open_model(path: Path | str) -> Model:
+def open_model(path: Path | str, *, with_training_state: bool = True) -> Model:
     """Read a model file, or the model that comes with the package; no framework is needed.
 
     Parameters
     ----------
     path : Path or str
         A file, or 'built-in' where no file is named so.
+    with_training_state : bool
+        False leaves out what only `train(resume=...)` needs, which is most of the file.
 
     Raises
     ------
@@ -342,7 +344,7 @@ def open_model(path: Path | str) -> Model:
     """
     if str(path) == BUILT_IN_KEYWORD and not Path(path).exists():
         return Model.built_in()
-    return read_model(Path(path))
+    return read_model(Path(path), with_training_state=with_training_state)
 
 
 def save_model(path: Path | str, model: Model, *, inference_only: bool = False) -> None:
@@ -370,8 +372,10 @@ def _chosen(backend: BackendChoice, model: Model | None) -> Choice:
     return choose(backend, model_backend=None if model is None else model.backend)
 
 
-def _as_model(model: AnyModel) -> Model:
-    return model if isinstance(model, Model) else open_model(model)
+def _as_model(model: AnyModel, *, with_training_state: bool) -> Model:
+    if isinstance(model, Model):
+        return model
+    return open_model(model, with_training_state=with_training_state)
 
 
 def as_scan(scan: AnyScan) -> Scan:
@@ -394,7 +398,9 @@ def _starting_model(base_model: AnyModel | None, resume: AnyModel | None) -> Mod
             'Give one of them.'
         )
     given = base_model if resume is None else resume
-    return None if given is None else _as_model(given)
+    if given is None:
+        return None
+    return _as_model(given, with_training_state=resume is not None)
 
 
 def _resumed_config(model: Model, config: Config | None, chosen: Choice) -> Config:

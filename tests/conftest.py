@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,3 +47,18 @@ def write_case(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
         return folder / name
 
     return write
+
+
+@pytest.fixture
+def damage_training_state() -> Callable[[Path], None]:
+    """Return a function that spoils what only `train --resume` needs of a model file."""
+
+    def damage(path: Path) -> None:
+        with zipfile.ZipFile(path) as archive:
+            members = {name: archive.read(name) for name in archive.namelist()}
+        members['training_state.h5'] = members['training_state.h5'][:-1]
+        with zipfile.ZipFile(path, 'w') as archive:
+            for name, data in members.items():
+                archive.writestr(name, data)
+
+    return damage

@@ -190,7 +190,8 @@ def _evaluate_halves(
         scans = read_scans([path], given)
         opened = None
         if way.iterations is None:
-            opened = api.open_model(way.model or Path(api.BUILT_IN_KEYWORD))
+            path_of_model = way.model or Path(api.BUILT_IN_KEYWORD)
+            opened = api.open_model(path_of_model, with_training_state=False)
             scans = [opened.fitted(scan) for scan in scans]
         notes = show_notes(scans)
         choice = choose(way.backend, model_backend=None if opened is None else opened.backend)

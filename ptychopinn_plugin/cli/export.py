@@ -48,7 +48,7 @@ def export_command(
     from ptychopinn_plugin.model_file import read_model
     from ptychopinn_plugin.storage.atomic import check_output_file
 
-    opened = read_model(model)
+    opened = read_model(model, with_training_state=False)
     name = model.name.removesuffix('.zip').removesuffix('.h5').removesuffix('.ckpt')
     exporter = EXPORTERS.get(format_)
     suffix = '' if exporter is None else exporter.suffix

@@ -153,7 +153,7 @@ def ptycho_inference_command(config: _Yaml = None, *, given: Given) -> None:
 
     settings = _settings(given, config, 'InferenceConfig')
     path, scan = find_model(_needed(settings, 'model')), _needed(settings, 'test_data')
-    model = api.open_model(path)
+    model = api.open_model(path, with_training_state=False)
     _warn_of_model_options(settings, model)
     _reconstruct(model, scan, settings, given)
 

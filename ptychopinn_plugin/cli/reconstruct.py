@@ -216,7 +216,9 @@ def reconstruct_into(
 
     watch = RunTimer()
     with staged_outputs(output, RECONSTRUCTION_FILES) as stage:
-        opened = api.open_model(model) if isinstance(model, Path) else model
+        opened = (
+            api.open_model(model, with_training_state=False) if isinstance(model, Path) else model
+        )
         config = assemble_config(given, base=opened.config.to_dict())
         # A backend that is missing ends the command here, and not after minutes of reading.
         choice = choose(backend, model_backend=opened.backend)

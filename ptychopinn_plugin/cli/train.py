@@ -195,7 +195,7 @@ def _settings(
         return None, assemble_config(given, file=file, assignments=assignments or ())
     from ptychopinn_plugin.api import open_model
 
-    model = open_model(path)
+    model = open_model(path, with_training_state=resume)
     # These two checks are made before scans are read, which may take minutes.
     option = '--resume' if resume else '--base-model'
     model.check_can_be_fine_tuned(

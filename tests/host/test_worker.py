@@ -261,6 +261,24 @@ def test_the_second_inference_starts_at_once(
     assert min(warm) < max(0.6, cold / 10)
 
 
+def test_neither_inference_nor_fine_tuning_reads_the_training_state(
+    training: Callable[..., TrainJob],
+    tmp_path: Path,
+    damage_training_state: Callable[[Path], None],
+) -> None:
+    job = replace(training(epochs=1), keep_training_state=True)
+    Jobs(_Silent()).do(job, {})
+    damage_training_state(job.output)
+    with pytest.raises(ArchiveError, match=r'training_state\.h5 is damaged'):
+        read_model(job.output)
+    jobs = Jobs(_Silent())
+    jobs.prepare('pytorch', job.output)
+    tuned = tmp_path / 'tuned' / 'model.zip'
+    tuned.parent.mkdir()
+    jobs.do(replace(job, base_model=job.output, output=tuned), {})
+    assert read_model(tuned).provenance['epochs'] == 1
+
+
 def test_a_changed_model_file_is_read_again(
     worker: Worker,
     model_file: Path,

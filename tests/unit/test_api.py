@@ -1,5 +1,6 @@
 """The public API: what it exports, which backend it asks, and which settings it passes on."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,22 @@ def test_fine_tuning_takes_new_settings(
     assert arguments[1] is config
     assert options['resume'] is False
     assert options['base_model'].photons == model.photons
+
+
+def test_only_resuming_reads_the_training_state(
+    backend: RecordingBackend,
+    scan: pinn.Scan,
+    model: pinn.Model,
+    tmp_path: Path,
+    damage_training_state: Callable[[Path], None],
+) -> None:
+    path = tmp_path / 'wts.h5.zip'
+    pinn.save_model(path, model)
+    damage_training_state(path)
+    assert pinn.reconstruct(path, scan) == 'reconstruction'
+    assert pinn.train(scan, base_model=path) == 'result'
+    with pytest.raises(ArchiveError, match=r'training_state\.h5 is damaged'):
+        pinn.train(scan, resume=path)
 
 
 def test_resume_and_base_model_exclude_each_other(scan: pinn.Scan, model: pinn.Model) -> None:

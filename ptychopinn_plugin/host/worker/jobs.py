@@ -179,6 +179,10 @@ class Jobs:
     def _train_into(self, job: TrainJob) -> TrainingDone:
         # The backend checks positions too, but its framework takes seconds to import.
         scans, validation = _load(job.scans, job), _load(job.validation, job)
+        base = None
+        if job.base_model is not None:
+            # Fine-tuning starts from the weights alone.
+            base = read_model(job.base_model, with_training_state=False)
         for scan in (*scans, *validation):
             check_positions(scan)
         _log_scans(scans, job)
@@ -191,7 +195,7 @@ class Jobs:
                 scans,
                 job.config,
                 validation=validation,
-                base_model=None if job.base_model is None else read_model(job.base_model),
+                base_model=base,
                 observer=checkpoints.beside(Reporter(self._connection)),
             )
         except _NothingToKeep:
@@ -297,7 +301,8 @@ class Jobs:
         """Open a model file, unless the backend holds just this one."""
         identity = file_identity(path)
         if backend.model is None or identity is None or identity != self._held:
-            backend.open_model(path)
+            # What only a resumed training needs is most of the file.
+            backend.model = read_model(path, with_training_state=False)
             self._held = identity
 
 

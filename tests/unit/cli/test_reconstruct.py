@@ -60,9 +60,9 @@ def test_the_script_of_ptychopinn_opens_the_model_once(
 ) -> None:
     opened: list[Path] = []
 
-    def open_model(path: Path) -> Model:
+    def open_model(path: Path, **options: bool) -> Model:
         opened.append(path)
-        return read_model(path)
+        return read_model(path, **options)
 
     monkeypatch.setattr(api, 'open_model', open_model)
     files = ('--model_path', model_file, '--test_data_file', scan_file, '--output_dir', folder)

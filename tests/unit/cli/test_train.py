@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,29 @@ def test_fine_tuning_keeps_the_network_alone(
     assert backend.asked['config'].training.learning_rate == 1e-4
     assert 'model.gridsize' in run(*arguments, '--gridsize', 3).error()
     assert 'Give one of them' in run(*arguments, '--resume', model_file).error()
+
+
+def test_only_resuming_reads_the_training_state(
+    run: Any,
+    backend: Any,
+    scan_file: Path,
+    model_file: Path,
+    tmp_path: Path,
+    damage_training_state: Callable[[Path], None],
+) -> None:
+    damage_training_state(model_file)
+    for number, command in enumerate(
+        [
+            ('train', scan_file, '--base-model', model_file),
+            ('reconstruct', model_file, scan_file),
+            ('ptycho-inference', '--model_path', model_file, '--test_data_file', scan_file),
+        ]
+    ):
+        option = '--output_dir' if command[0] == 'ptycho-inference' else '-o'
+        done = run(*command, option, tmp_path / str(number))
+        assert done.code == 0, done.err
+    resumed = run('train', scan_file, '-o', tmp_path / 'run', '--resume', model_file)
+    assert 'training_state.h5 is damaged' in resumed.error()
 
 
 def test_inference_only(run: Any, backend: Any, scan_file: Path, tmp_path: Path) -> None:
