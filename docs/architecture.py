@@ -1,7 +1,7 @@
 """Draw the layers of the package from its imports, and write their table into architecture.md.
 
     python docs/architecture.py            # writes docs/architecture.md and images/architecture.svg
-    python docs/architecture.py --check    # says whether they are as they should be
+    python docs/architecture.py --check    # exits with 1 where they are not up to date
 
 The layers are those of the contract in pyproject.toml that `lint-imports` checks. An arrow is an
 import that no chain of other arrows implies. Needs `pip install 'ptychopinn-plugin[lint]'`.

@@ -372,7 +372,7 @@ def plot_evaluation(
     OutputError
         If the file cannot be written.
     """
-    # It is imported here, where a plot is wanted; pyplot would keep global state.
+    # It is imported here, where a plot is drawn; pyplot would keep global state.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,7 +1,7 @@
 """How far two halves of a scan agree: its resolution, without any truth.
 
 The patterns are cut into two halves that both cover the field, each is reconstructed in the same
-way, and the Fourier ring correlation of the two objects tells up to which spatial frequency
+way, and the Fourier ring correlation of the two objects shows up to which spatial frequency
 independent data agree.
 """
 

@@ -64,7 +64,7 @@ def read_model(path: Path, *, with_training_state: bool = True) -> Model:
 
 
 def is_intact(path: Path) -> bool:
-    """Tell whether a model file can be read, to its last byte."""
+    """Return whether a model file can be read, to its last byte."""
     try:
         _read(path, with_training_state=True)
     except ArchiveError:
@@ -112,6 +112,6 @@ def describe_model(model: Model) -> dict[str, Any]:
 
 
 def is_model_file(path: Path) -> bool:
-    """Tell whether a file is a zip that holds a manifest.json, or a model of PtychoPINN."""
+    """Return whether a file is a zip that holds a manifest.json, or a model of PtychoPINN."""
     names = zip_names(path)
     return 'manifest.json' in names or legacy_kind(names) is not None

@@ -6,7 +6,7 @@ import sys
 
 
 def is_importable(name: str) -> bool:
-    """Tell whether a package is there; it is not imported.
+    """Return whether a package is there; it is not imported.
 
     A folder without ``__init__.py`` does not count. An uninstall can leave one, and this package's
     own wheel makes ``ptychodus/plugins`` in site-packages, with Ptychodus or without.

@@ -71,7 +71,7 @@ class TrainingResult:
 
 
 def was_validated(history: Sequence[Mapping[str, float]]) -> bool:
-    """Tell whether patterns were held out; else the training loss stands in, to the last bit."""
+    """Return whether patterns were held out; else the training loss stands in, to the last bit."""
     return any(
         math.isfinite(row['validation_loss']) and row['validation_loss'] != row.get('loss')
         for row in history

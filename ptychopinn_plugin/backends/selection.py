@@ -22,9 +22,9 @@ Source = Literal['argument', 'environment', 'setting', 'model', 'auto']
 
 _AUTOMATIC_ORDER = ('pytorch', 'tensorflow')
 _NAMED_BY: dict[Source, str] = {
-    'argument': 'asked for',
-    'environment': f'asked for by {ENVIRONMENT_VARIABLE}',
-    'setting': 'asked for by the saved setting',
+    'argument': 'requested',
+    'environment': f'requested by {ENVIRONMENT_VARIABLE}',
+    'setting': 'requested by the saved setting',
 }
 
 logger = logging.getLogger(__name__)

@@ -32,7 +32,7 @@ class BackendSpec:
         Its name for pip, by which the version is found.
     minimum_version : str
     loader : str
-        ``module:attribute`` that makes a `Backend` when called; imported when one is wanted.
+        ``module:attribute`` that makes a `Backend` when called; imported when one is needed.
     extra : str
         Extra of ptychopinn-plugin that installs the framework; empty for a backend that does not
         come from this package.
@@ -56,7 +56,7 @@ class BackendSpec:
         return f"pip install '{self.distribution}>={self.minimum_version}'"
 
     def is_installed(self) -> bool:
-        """Tell whether the framework can be found; it is not imported."""
+        """Return whether the framework can be found; it is not imported."""
         return is_importable(self.framework)
 
     def version(self) -> str | None:

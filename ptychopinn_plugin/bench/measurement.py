@@ -25,11 +25,12 @@ from ptychopinn_plugin.errors import BackendUnavailableError, DataError
 from ptychopinn_plugin.packages import is_importable
 
 Show = Callable[[str], None]
-"""It gets a line that tells how far the measurement has come."""
+"""It is called with a line of text on how far the measurement has come."""
 
 RATE, SECONDS, BYTES = 'patterns/s', 's', 'times the patterns'
 
-# A process tells its own peak: what its parent is told of it begins at the size of the parent.
+# A process measures its own peak: the one that its parent can read begins at the size of the
+# parent.
 _COMMAND = """
 import sys
 from pathlib import Path
@@ -144,7 +145,7 @@ def run_bench(options: BenchOptions, show: Show = lambda _: None) -> dict[str, A
     Raises
     ------
     BackendUnavailableError
-        If no backend is installed, or one that is wanted is not, or the rival is not.
+        If no backend is installed, or one that is named is not, or the rival is not.
     """
     names = options.backends or tuple(
         name for name, spec in find_backends().items() if spec.problem() is None
@@ -316,7 +317,7 @@ def _starts(
         yield BenchRow(
             what, name, size, 0, value, SECONDS, least / value, noise, least, tuple(values)
         )
-    # Windows does not tell.
+    # The peak is 0 on Windows, where it is not measured.
     if min(memory) > 0:
         times = tuple(peak / scan.patterns.nbytes for peak in memory)
         yield BenchRow(

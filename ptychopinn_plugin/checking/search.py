@@ -42,7 +42,7 @@ TIE = 1.05
 """Of trials whose residuals are within this factor, the smaller change is taken."""
 
 SAME_SCALE = 0.04
-"""A factor on the positions that is nearer to 1 is left out: overlaps tell it to 1 to 2 %."""
+"""A factor on the positions that is nearer to 1 is left out: overlaps determine it to 1 to 2 %."""
 
 NARROWER = (0.06, 0.03)
 """A factor that is taken is narrowed by steps of these shares."""
@@ -66,7 +66,7 @@ MIN_ORDER = 0.9
 """Positions go row by row where one coordinate correlates by this much with their number."""
 
 UNTOLD_SCALES = 0.3, 3.0
-"""Where nobody gave a probe, factors between these are not told from its curvature."""
+"""Without a given probe, factors between these cannot be told from the curvature of a probe."""
 
 ROTATION_BY_180 = AxisChange(reverse_y=True, reverse_x=True)
 AXIS_CHANGES = tuple(AxisChange(*flags) for flags in itertools.product((False, True), repeat=3))
@@ -163,7 +163,7 @@ def check_scan(
 
 
 def is_clearly_less(scan: Scan, other: Scan, backend: Backend, *, device: str = 'auto') -> bool:
-    """Tell whether what is left unexplained of a scan is clearly less than that of another.
+    """Return whether what is left unexplained of a scan is clearly less than that of another.
 
     Parameters
     ----------
@@ -205,7 +205,7 @@ class _Search:
         is_plausible = low < share < high
         # Where the unit is not known, plausible steps are tried, whatever factor leads to them.
         scales = SCALES if is_plausible else tuple(step / share for step in STEPS if share > 0)
-        # The iterations correct a probe that nobody gave, whether they are asked to or not.
+        # The iterations correct a probe that was not given, whatever the settings are.
         origin = self.piece.scan.probe_origin
         corrections = (False, True) if origin == 'given' else (True,)
         self.refines_probe = corrections[0]
@@ -217,7 +217,7 @@ class _Search:
             if self.explains(best):
                 return best
             if not is_plausible:
-                # No orientation can be told before the scale is known.
+                # The orientation cannot be determined before the scale is known.
                 for change in AXIS_CHANGES[1:]:
                     best = self.with_scales(self.trial(Orientation.of(change)), scales[::2])
                     if self.explains(best):
@@ -272,7 +272,7 @@ class _Search:
         return found
 
     def is_clearly_better(self, trial: Trial, other: Trial) -> bool:
-        """Tell whether a trial is better by a margin that no right scan reaches."""
+        """Return whether a trial is better by a margin that no right scan reaches."""
         return (
             trial.excess <= MAX_EXCESS_RATIO * other.excess
             and trial.fit <= MAX_FIT_RATIO * other.fit
@@ -280,7 +280,7 @@ class _Search:
         )
 
     def explains(self, trial: Trial) -> bool:
-        """Tell whether a trial predicts patterns that it was not given."""
+        """Return whether a trial predicts patterns that it was not given."""
         return trial.excess <= EXPLAINED * (self.uninformed - trial.noise)
 
     def trial(self, orientation: Orientation) -> Trial:
@@ -304,7 +304,7 @@ class _Search:
         chosen = Orientation.of(patterns, positions, scale_positions=kept)
         if self.piece.is_probe_made:
             # With the other sign of the defocus and the conjugate object, patterns that are turned
-            # by 180 degrees fit as well, so that these trials do not tell.
+            # by 180 degrees fit as well, so that these trials decide nothing.
             turned = Orientation.of(
                 ROTATION_BY_180.after(patterns), positions, scale_positions=kept
             )
@@ -351,7 +351,7 @@ def _scaled(trial: Trial, factor: float) -> Orientation:
 
 
 def is_symmetric(probe: ComplexArray, change: AxisChange) -> bool:
-    """Tell whether a probe that is turned is the same, but for a complex factor."""
+    """Return whether a probe that is turned is the same, but for a complex factor."""
     turned = change_axes(probe.real, change) + 1j * change_axes(probe.imag, change)
     if turned.shape != probe.shape:
         return False

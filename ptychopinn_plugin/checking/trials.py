@@ -1,7 +1,7 @@
 """Trial reconstructions of a piece of a scan, judged on patterns that they were not given.
 
 An object that is found from some patterns predicts those in between, where illuminations overlap,
-only if positions, patterns and probe go together. Patterns that it was made from would not tell:
+only if positions, patterns and probe go together. Patterns that it was made from prove nothing:
 positions that lie too far apart share nothing, and fit whatever was measured.
 """
 
@@ -232,7 +232,7 @@ def run_trial(
 
 
 def _is_possible(scan: Scan) -> bool:
-    """Tell whether positions lie in a field that can be reconstructed, and neighbours overlap."""
+    """Return whether positions lie in a field that can be reconstructed, and neighbours overlap."""
     if np.ptp(scan.positions_px, axis=0).max() > MAX_TRIAL_FIELD_PX:
         return False
     try:

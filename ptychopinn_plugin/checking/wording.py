@@ -16,7 +16,7 @@ VERDICTS: Mapping[Verdict, str] = {
 
 PROBE_CORRECTED = (
     'the probe had to be corrected for this: a wrong curvature of the probe is like a factor on '
-    'the positions, and patterns do not tell which is wrong'
+    'the positions, and patterns cannot decide which of both is wrong'
 )
 
 

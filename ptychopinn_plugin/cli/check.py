@@ -97,7 +97,7 @@ def _read(path: Path, given: Given, choice: 'Choice', device: str) -> tuple['Sca
     reading = given['reading']
     if 'beam_center' in reading:
         return read, []
-    # The beam is told in the frames as they are stored, before they are turned.
+    # The place of the beam is given in the frames as they are stored, before they are turned.
     stored = {name: value for name, value in reading.items() if name not in TURNED}
     (plain,) = read_scans([path], {**given, 'reading': stored})
     assert plain.bad_pixels is not None

@@ -106,7 +106,7 @@ def show_notes(scans: Iterable['Scan']) -> dict[str, list[str]]:
 
 
 def is_reconstruction_file(path: Path) -> bool:
-    """Tell whether a file is an NPZ of an object and where it lies."""
+    """Return whether a file is an NPZ of an object and where it lies."""
     try:
         with zipfile.ZipFile(path) as archive:
             return {'object.npy', 'origin_px.npy', 'coverage.npy'} <= set(archive.namelist())

@@ -65,7 +65,7 @@ def staged_outputs(
                 stage = _move_files(stage, folder)
                 shutil.rmtree(stage, ignore_errors=True)
         except OutputError as error:
-            # Users know the folder that they named.
+            # Messages name the folder that the user gave, not the one in which files are staged.
             raise OutputError(str(error).replace(str(stage), str(folder))) from error
         finally:
             with _unwinding():

@@ -78,7 +78,7 @@ def with_relative_paths(run: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def without_paths(run: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a run without paths, which results that are passed on need not tell."""
+    """Return a run without paths, which results that are passed on need not disclose."""
     return _with_paths(run, lambda _: None)
 
 

@@ -155,7 +155,7 @@ def refine_into(
         choice = choose(backend)
         read, notes = _read(scan, given)
         run = describe_run('refine', scan, None, choice.name, config, given)
-        # `reproduce` needs what was wanted; the result itself names what was found.
+        # `reproduce` needs the device as it was requested; the result names the one that was used.
         run['asked_device'] = device
         watch.loaded()
         with ProgressDisplay() as observer:
@@ -359,7 +359,7 @@ def _measure(
 
 
 def _describe_beam(result: 'Reconstruction') -> dict[str, float] | None:
-    """Return how the beam's intensity varies, where it was refined or is said to be steady."""
+    """Return how the beam's intensity varies, where it was refined or was found steady."""
     import numpy as np
 
     if result.intensities is None:

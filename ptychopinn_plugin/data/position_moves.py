@@ -13,7 +13,7 @@ class PositionMoves:
     """What refinement did to the positions of a scan.
 
     The last four are the affine part, the linear map from the given positions to the refined ones
-    that fits all of them best. It tells of a wrong pixel size, step of a motor or angle.
+    that fits all of them best. It shows a wrong pixel size, step of a motor or angle.
 
     Attributes
     ----------

@@ -192,7 +192,8 @@ def without_dark_patterns(scan: Scan) -> Scan:
         with a warning of how many are left out.
     """
     light = scan.counts()
-    # Patterns that a reader has emptied hold nothing and say nothing of the usual counts.
+    # The median is of patterns with counts: a reader empties those that are invalid, and many of
+    # them would pull it down.
     dark = light < DARK_PATTERN_FRACTION * np.median(light[light > 0])
     if not dark.any():
         return scan

@@ -147,10 +147,10 @@ def _with_changed_axes(scan: Scan, change: AxisChange, is_centered: bool) -> Sca
 
 
 def is_frame_mirrored(mean: FloatArray, probe: ComplexArray) -> tuple[bool, bool]:
-    """Tell, in y and in x, whether whole frames were mirrored, zero frequency with them.
+    """Return, for y and for x, whether whole frames were mirrored, zero frequency with them.
 
     In an even number of pixels, zero frequency is then one pixel before the middle,
-    ``n // 2 - 1``. The far field of the probe tells it, as it is as the mean pattern is, but for
+    ``n // 2 - 1``. The far field of the probe shows it, as it equals the mean pattern but for
     what the object scatters.
 
     Parameters

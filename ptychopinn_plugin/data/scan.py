@@ -10,7 +10,8 @@ from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray, I
 from ptychopinn_plugin.errors import DataError
 
 MIN_VISIBLE_FRACTION = 0.05
-"""At least this share of the light counts as seen; of less, the probe tells nothing for sure."""
+"""At least this share of the light is taken as seen: the far field of the probe, which it is
+estimated from, is too uncertain for less."""
 
 CHUNK_PATTERNS = 1024
 """Long scans are gone through in chunks of this number of patterns, so that copies stay small."""
@@ -271,7 +272,7 @@ class Scan:
         )
 
     def is_countable(self) -> bool:
-        """Tell whether counts are whole numbers, as photons are; some patterns are looked at."""
+        """Return whether counts are whole numbers, as photons are; some patterns are looked at."""
         some = self.patterns[:: max(1, len(self) // 64)]
         if some.dtype.kind in 'iu':
             return True

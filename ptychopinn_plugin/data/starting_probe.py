@@ -7,7 +7,7 @@ from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray, R
 from ptychopinn_plugin.data.preparation import inpaint
 
 SAMPLE = 256
-"""This number of patterns, evenly over the scan, tells how large the probe is."""
+"""This number of patterns, evenly over the scan, shows how large the probe is."""
 
 SMOOTHING_PX = 1.0
 """Speckles that are left in the mean pattern are blurred by this much."""

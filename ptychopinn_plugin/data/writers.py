@@ -292,7 +292,7 @@ def _of_product(path: Path) -> Reconstruction:
             'does not. Write it again with Ptychodus.'
         )
     pixel_m = np.array([known.pixel_height_m, known.pixel_width_m])
-    # `write_product` has put this in the place of a size that nobody knew.
+    # `write_product` has put this in the place of an unknown size.
     if (pixel_m == UNKNOWN_PIXEL_M).all():
         known = dataclasses.replace(known, pixel_height_m=None, pixel_width_m=None)
     return Reconstruction(

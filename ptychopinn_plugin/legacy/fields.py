@@ -39,7 +39,7 @@ _KINDS: dict[str, type] = {
     **dict.fromkeys(('max_hidden_channels', 'resnet_width'), int),
     'probe_mask_diameter': float,
 }
-"""These fields have no default whose type would tell that of their values."""
+"""These fields have no default whose type would be that of their values."""
 
 _ACTIVATIONS = {'silu': 'swish'}
 _SCHEDULES = {
@@ -107,7 +107,7 @@ class Field:
         return _KINDS.get(self.name) or (str if self.default is None else type(self.default))
 
     def is_neutral(self, value: Any) -> bool:
-        """Tell whether a value changes nothing, so that it need not be honoured."""
+        """Return whether a value changes nothing, so that it need not be honoured."""
         neutral = self.default if self.neutral is ... else self.neutral
         return bool(value is None or value == neutral)
 

@@ -48,7 +48,7 @@ def _find_groups(positions_px: FloatArray, options: GroupOptions) -> IntArray:
     wanted = options.n_groups or len(positions_px)
     if wanted > len(positions_px) and not options.enable_oversampling:
         logger.warning(
-            '%d groups were asked for; there are only as many as patterns, %d. '
+            '%d groups were requested; there are only as many as patterns, %d. '
             'Set enable_oversampling for more.',
             wanted,
             len(positions_px),

@@ -90,7 +90,7 @@ class LegacyFile:
 
 
 def legacy_kind(names: Sequence[str]) -> FileKind | None:
-    """Tell which kind of PtychoPINN's model files has these members.
+    """Return which kind of PtychoPINN's model files has these members.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def legacy_kind(names: Sequence[str]) -> FileKind | None:
 
 
 def is_bare_pickle(path: Path) -> bool:
-    """Tell whether a file is a pickle outside a zip; torch before 1.6 wrote such files, too."""
+    """Return whether a file is a pickle outside a zip; torch before 1.6 wrote such files, too."""
     if not path.is_file():
         return False
     with path.open('rb') as file:

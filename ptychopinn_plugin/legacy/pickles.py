@@ -115,7 +115,7 @@ def read_pickle(data: bytes, source: str, *, persistent_load: PersistentLoad | N
 
 
 def is_known(module: str, name: str) -> bool:
-    """Tell whether a global is one that `read_pickle` has something for."""
+    """Return whether a global is one that `read_pickle` has something for."""
     return len(module) + len(name) <= MAX_NAME and _find(module, name) is not None
 
 

@@ -123,7 +123,7 @@ def _is_group(value: Any) -> bool:
 
 
 def owner_of(settings: object, values: Mapping[str, Any]) -> Owner:
-    """Tell whose fields these are, by the name of the class or the names that are there."""
+    """Find whose fields these are, by the name of the class or the names that are there."""
     name = type(settings).__name__
     for owner in OWNERS:
         if owner == name:

@@ -83,7 +83,7 @@ def find_root(archive: SafeZip) -> str:
 
 
 def is_torch_file(names: Sequence[str]) -> bool:
-    """Tell whether these are the members of a file of `torch.save`."""
+    """Return whether these are the members of a file of `torch.save`."""
     return any(name.count('/') == 1 and name.endswith('/data.pkl') for name in names)
 
 

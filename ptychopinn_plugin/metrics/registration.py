@@ -223,5 +223,5 @@ def _tapered(image: ComplexArray) -> ComplexArray:
 
 
 def _has_structure(tapered: ComplexArray, image: ComplexArray) -> bool:
-    """Tell whether more than rounding is left of an image without its mean."""
+    """Return whether more than rounding is left of an image without its mean."""
     return bool((np.abs(tapered) ** 2).sum() > 1e-12 * (np.abs(image) ** 2).sum())

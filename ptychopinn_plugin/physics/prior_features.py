@@ -9,7 +9,7 @@ The network gets
     t^2 = \langle |u^* O - m|^2 \rangle + \langle |B|^2 \rangle, \quad
     s^2 = \langle |B|^2 \rangle + 0.04 \langle |u^* O - m|^2 \rangle,
 
-and seven real images that tell how far to believe them. It returns a correction :math:`c`, and the
+and seven real images of how reliable they are. It returns a correction :math:`c`, and the
 new object is :math:`O + s u c`. So a global phase, a slow one, and the object's contrast mean
 nothing to it, and its correction is small where data and estimate agree.
 """

@@ -136,7 +136,7 @@ def _scaled_coordinates(probe: ComplexArray) -> tuple[FloatArray, FloatArray]:
 
 
 def is_same_probe(first: ComplexArray, second: ComplexArray) -> bool:
-    r"""Tell whether two probes are equal but for a complex factor and rounding.
+    r"""Return whether two probes are equal but for a complex factor and rounding.
 
     They are where :math:`|\langle P, P' \rangle| > 0.999\, \|P\| \|P'\|`.
 

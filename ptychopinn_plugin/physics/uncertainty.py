@@ -8,7 +8,7 @@ measured together, and iterations do not reach the bound, so that the noise of a
 .. math:: Q = \frac{\kappa}{2W} \left[ 1 + \left( \frac{1.5}{\Omega} \right)^2 \right] \max(1, M)
 
 with a factor :math:`\kappa` that was found on simulations, the local overlap :math:`\Omega` and the
-misfit :math:`M` in times of shot noise. Where data do not decide, the object itself tells what to
+misfit :math:`M` in times of shot noise. Where data do not decide, the object itself shows what to
 expect: its power falls with frequency as :math:`S = S_0 \rho^{-3}`, as that of edges does, from a
 level :math:`S_0` that the well measured low frequencies show. The variance that is left of both is
 that of Wiener's filter,
@@ -64,8 +64,8 @@ def estimate_uncertainty(
     Returns
     -------
     amplitude_std, phase_std : ndarray of float32, shape (height, width)
-        The phase in radians. None where the noise of the counts is unknown, or the object too small
-        to tell what it is like.
+        The phase in radians. None where the noise of the counts is unknown, or the object is too
+        small to show how its power falls with frequency.
     """
     lit = coverage > LIT_FRACTION * coverage.max()
     if over_noise is None or not np.isfinite(over_noise) or _is_small(lit):
@@ -139,8 +139,8 @@ def uncertainty_in_words(
         return ''
     if points_to_a_fault:
         return (
-            'How sure the object is cannot be said: it misses the counts by far more than noise, '
-            'and the standard deviations of its pixels count noise alone.'
+            'The uncertainty of the object cannot be estimated: it misses the counts by far more '
+            'than noise, and the standard deviations of its pixels include noise alone.'
         )
     return (
         f'Standard deviation of a pixel (median over the lit part): amplitude {medians[0]:.2g}, '

@@ -37,7 +37,7 @@ class Task:
     Attributes
     ----------
     scan : Scan
-        With the probe as a user would know it, whose energy is the mean number of counts.
+        With the probe as a user would have it, whose energy is the mean number of counts.
     truth : ndarray of complex64, shape of ``scan.object_``
         The object that, with a probe of that energy, explains the counts.
     """

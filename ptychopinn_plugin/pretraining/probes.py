@@ -118,7 +118,7 @@ def curved_probe(size: int, width_px: float, edge: float, curvature: float) -> C
 
 
 def is_the_benchmarks(radius: float, defocus: float) -> bool:
-    """Tell whether a lens is too much like that of the benchmarks."""
+    """Return whether a lens is too much like that of the benchmarks."""
     near_radius = abs(radius / BENCHMARK_RADIUS - 1) < 0.15
     return near_radius and abs(abs(defocus) / BENCHMARK_DEFOCUS - 1) < 0.3
 

@@ -55,7 +55,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def sync_file(path: Path) -> None:
-    """Return when the bytes of a file are on its disk, where the file system can tell.
+    """Return when the bytes of a file are on its disk, where the file system can confirm that.
 
     Raises
     ------

@@ -7,7 +7,7 @@ _CGROUP = Path('/sys/fs/cgroup')
 
 
 def available_bytes() -> int | None:
-    """Return how much memory can be had; None where the system does not tell.
+    """Return how much memory can be had; None where it cannot be found out.
 
     A container's limit counts as well.
     """
@@ -23,7 +23,7 @@ def _of_machine() -> int | None:
     except (OSError, ValueError, IndexError):
         pass
     try:
-        # What is installed, where nothing tells what is free.
+        # What is installed stands in where no source states what is free.
         return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
     except (AttributeError, ValueError, OSError):
         return None

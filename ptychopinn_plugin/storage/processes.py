@@ -7,23 +7,23 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-# The system calls of Windows that tell whether a process runs.
+# The system calls of Windows that show whether a process runs.
 _QUERY_LIMITED_INFORMATION, _STILL_ACTIVE = 0x1000, 259
 
 
 @dataclass(frozen=True)
 class ProcessIdentity:
-    """A process, told from another one that got its number later.
+    """A process, distinct from another one that got its number later.
 
     Attributes
     ----------
     host : str
         Name of the machine.
     namespace : str
-        Containers on one machine count processes apart; empty where the system does not tell.
+        Containers on one machine count processes apart; empty where it is unknown.
     pid : int
     started : str
-        When it began, in units of the system; empty where the system does not tell.
+        When it began, in units of the system; empty where it is unknown.
     """
 
     host: str
@@ -32,7 +32,7 @@ class ProcessIdentity:
     started: str
 
     def is_gone(self) -> bool:
-        """Tell whether the process has ended; False where this cannot be known from here."""
+        """Return whether the process has ended; False where this cannot be known from here."""
         here = current_process()
         if (self.host, self.namespace) != (here.host, here.namespace):
             return False

@@ -229,7 +229,7 @@ def test_time_goes_on_where_it_ended(
     assert rest.history[-1]['learning_rate'] == pytest.approx(expected, rel=0.1)
 
     spent = brief(epochs=10**6, max_minutes=30.0)
-    with pytest.warns(UserWarning, match='has used the 30 minutes that are asked for'):
+    with pytest.warns(UserWarning, match='has used the 30 minutes that are requested'):
         again = make_backend().train([tiny_scan], spent, base_model=later, resume=True)
     assert again.stopped == 'max-minutes'
     assert len(again.history) == 1

@@ -263,14 +263,14 @@ class NetworkBackend(Engine[Device]):
     def _once_or_twice(
         self, once: OneRun, scan: Scan, refinement: RefinementConfig, observer: Observer
     ) -> Reconstruction:
-        """Reconstruct a scan; where that is wanted, again without the patterns that do not fit."""
+        """Reconstruct a scan; where it is set, again without the patterns that do not fit."""
         limit_s = refinement.max_seconds
         if not refinement.drop_outliers:
             return once(scan, observer, limit_s)
         return reconstruct_without_outliers(scan, once, observer, limit_s=limit_s, clock=self.clock)
 
     def _until(self, started: float, limit_s: float | None) -> Callable[[], float] | None:
-        """Return what tells the seconds that are left of a limit; None without one."""
+        """Return a function of the seconds that are left of a limit; None without one."""
         return None if limit_s is None else lambda: limit_s - (self.clock() - started)
 
     def _with_probes(self, scans: Sequence[Scan], device: str, observer: Observer) -> list[Scan]:

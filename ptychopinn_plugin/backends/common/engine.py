@@ -184,7 +184,7 @@ class Engine(ABC, Generic[Device]):
         return iterate_object(self.iteration_kernels, forward, object_, request, observer)
 
     def measure_moments(self, forward: Any, object_: Any) -> PatternMoments:
-        """Return what each pattern tells of its beam and of the slow errors of an object."""
+        """Return moments that the beam of each pattern and slow errors of an object follow from."""
         return self.iteration_kernels.measure_moments(forward, object_)
 
     @abstractmethod

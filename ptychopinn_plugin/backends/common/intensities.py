@@ -39,9 +39,10 @@ MAX_RATIO = 100.0
 
 
 def intensities_move(forward: Any, fraction: float) -> bool:
-    """Tell whether intensities are refined after a share of the iterations.
+    """Return whether intensities are refined after a share of the iterations.
 
-    A pattern that shares nothing with others does not tell its beam from its object.
+    In a pattern that shares nothing with others, a brighter beam and a more transparent object
+    look alike.
     """
     return has_slow_errors(forward) and fraction >= INTENSITY_START_FRACTION
 
@@ -61,7 +62,8 @@ def refined_intensities(given: FloatArray, expected: FloatArray, counted: FloatA
     if not middle > 0 or not np.isfinite(ratios).all():
         return given
     logs = np.log(np.clip(ratios / middle, 1 / MAX_RATIO, MAX_RATIO))
-    # A pattern that holds nothing where much was expected tells as much as the others.
+    # The larger of both: by its counts alone an empty pattern, as of a closed shutter, would
+    # look uncertain, where its emptiness is as certain as the counts of the others.
     noise = 1 / np.maximum(np.maximum(counted, expected), 1)
     spread = float(np.median(np.abs(logs)) / NORMAL_QUARTILE) ** 2
     variance = max(0.0, spread - INTENSITY_NOISE_EXCESS * float(np.median(noise)))

@@ -2,7 +2,7 @@
 
 Where illuminations overlap well, iterations converge fast. Where they overlap little, knowledge
 spreads slowly from pattern to pattern, and more iterations pay; where they hardly touch, data
-leave most phases open, and the learned prior is asked more often.
+leave most phases open, and the learned prior is applied more often.
 """
 
 from collections.abc import Mapping, Sequence
@@ -72,7 +72,7 @@ class IterationPlan:
         return sum(self.before_passes) + self.iterations
 
     def is_worth_a_pass(self, iterations: float) -> bool:
-        """Tell whether a pass pays after the number of iterations that time is left for."""
+        """Return whether a pass pays after the number of iterations that time is left for."""
         return iterations >= MIN_BLOCK or self.overlap < HARDLY_TOUCHING
 
     def in_words(self) -> str:
@@ -173,7 +173,7 @@ def plan_reconstruction(
     is_single_shot: bool = False,
     probe_twin_similarity: float = 0.0,
 ) -> IterationPlan:
-    """Plan passes and iterations, where nobody has asked for a number of them.
+    """Plan passes and iterations, where the user has not given a number of them.
 
     Parameters
     ----------

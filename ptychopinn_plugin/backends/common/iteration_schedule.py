@@ -100,7 +100,7 @@ class IterationSchedule:
             self._left, self._reason = fitting, 'time'
 
     def stop(self) -> None:
-        """End with the iteration that was just done, because somebody wants it."""
+        """End with the iteration that was just done, because the observer requests it."""
         if self._left > 0:
             self._left, self._reason = 0, 'stopped'
 

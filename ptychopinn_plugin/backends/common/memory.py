@@ -22,7 +22,7 @@ _RAN_OUT = re.compile(
 
 
 def ran_out(error: BaseException) -> bool:
-    """Tell whether a framework raises an error because a device's memory is full."""
+    """Return whether a framework raises an error because a device's memory is full."""
     return isinstance(error, MemoryError) or _RAN_OUT.search(str(error)) is not None
 
 

@@ -2,7 +2,7 @@
 
 Each pattern is compared with what the object predicts for it (`data.pattern_fit`). Where some stand
 out, a few iterations go on without them, from the object as it is: patterns that then fit, though
-nobody asked them, were spoilt by a neighbour. Where none stands out, one look is all that it costs.
+they were left out, were spoilt by a neighbour. Where none stands out, one look is all it costs.
 """
 
 import dataclasses
@@ -71,7 +71,7 @@ def judge_patterns(
         Gets the indices of the patterns that stay; returns the object after a few iterations with
         them alone. Without it no outliers are looked for.
     is_stopping : callable
-        Tells now and then whether the look is to be broken off.
+        Called now and then; returns whether the look is to be broken off.
 
     Returns
     -------
@@ -154,7 +154,7 @@ def iterate_without(
     forward : ForwardModel
     object_ : tensor of complex64, shape `forward.canvas_shape`
     is_stopping : callable
-        Tells after each iteration whether it is to be the last.
+        Called after each iteration; returns whether it is to be the last.
     kept : ndarray of int64
         The indices of these patterns in the scan.
     """
@@ -205,7 +205,7 @@ def reconstruct_without_outliers(
 
     def watch(progress: Progress) -> bool:
         nonlocal stopped
-        # The observer comes first: it is told of every step, after a stop too.
+        # The observer comes first: it is called for every step, after a stop too.
         stopped = bool(observer(progress)) or stopped
         return stopped
 

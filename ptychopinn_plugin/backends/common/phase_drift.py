@@ -54,7 +54,7 @@ _PART = 8192
 
 
 def has_slow_errors(forward: Any) -> bool:
-    """Tell whether patterns can have any in common: they are enough, and share the object."""
+    """Return whether slow errors can be found: patterns are enough, and share the object."""
     return len(forward) >= MIN_PATTERNS and not forward.is_single_shot
 
 
@@ -211,8 +211,8 @@ class SlowErrors:
     def phase_factor(self, shape: tuple[int, int]) -> ComplexArray:
         """Return what mends the phase of an object, complex64 on the canvas.
 
-        The phase is more certain where the amplitude need not be told from it; where the beam
-        drifts, that would take the one for the other.
+        The phase is more certain where it is fitted alone. Where the beam drifts, it is fitted
+        together with the amplitude, whose slope it would take up otherwise.
         """
         phase = self.phase if self.is_sure_of_drift else self.phase_alone
         return np.asarray(np.exp(1j * self.basis.surface(phase, shape)), dtype=np.complex64)

@@ -8,10 +8,10 @@ object, as in the least squares of [1]_. A framework supplies the force
 
 .. math:: d = (4 \sigma^2 C + 1)^{-1} (4 \sigma^2 f - m),
 
-for a position that has moved by :math:`m` and errors of variance :math:`\sigma^2`, which the moves
-themselves tell: where they are no larger than shot noise makes them, :math:`\sigma^2` is 0 and the
-given positions stay. In the first iterations :math:`\sigma^2` is unlimited and steps are long, so
-that the search is coarse first and fine later, as in annealing [2]_.
+for a position that has moved by :math:`m` and errors of variance :math:`\sigma^2`, which is
+estimated from the moves: where they are no larger than shot noise makes them, :math:`\sigma^2` is
+0 and the given positions stay. In the first iterations :math:`\sigma^2` is unlimited and steps are
+long, so that the search is coarse first and fine later, as in annealing [2]_.
 
 References
 ----------
@@ -83,7 +83,7 @@ class PositionRefiner:
         self._reach_px, self._scale = reach_px, scale
 
     def moves_at(self, fraction: float) -> bool:
-        """Tell whether positions move after a share of the iterations."""
+        """Return whether positions move after a share of the iterations."""
         return fraction >= POSITION_START_FRACTION and len(self.moves_px) >= MIN_POSITIONS
 
     def step(self, forces: FloatArray, stiffnesses: FloatArray, fraction: float) -> FloatArray:
@@ -119,7 +119,7 @@ class PositionRefiner:
         return self.moves_px
 
     def _own_part(self, moves: FloatArray) -> FloatArray:
-        """Take out what no pattern tells of: the mean, and the scale where it is not to change."""
+        """Take out what patterns cannot determine: the mean, and the scale where it is to stay."""
         own: FloatArray = moves - moves.mean(axis=0)
         size = float((self._from_middle**2).sum())
         if not self._scale and size > 0:

@@ -17,7 +17,7 @@ changes. And :math:`s` is that of the least squares
 which leaves the probe free to move by :math:`d`, to grow and to mix its modes (:math:`G`), after
 they have been turned into those of :math:`P^0` by a unitary matrix [1]_.
 
-A probe that ends far from where it began was a guess, which tells nothing of either. Then the
+A probe that ends far from where it began was a guess, which fixes neither. Then the
 object is levelled: its light has no mean slope of phase, and the amplitude stays as it is.
 
 References
@@ -95,7 +95,7 @@ def fit_probe_gauge(
 
 
 def is_near(probe: ComplexArray, start: ComplexArray) -> bool:
-    """Tell whether a refined probe ends near its start, whatever its modes are mixed of."""
+    """Return whether a refined probe ends near its start, whatever its modes are mixed of."""
     energy, of_start = float(np.linalg.norm(probe)), float(np.linalg.norm(start))
     if not (energy > 0 and of_start > 0):
         return False

@@ -1,4 +1,4 @@
-"""The defocus of a probe that nobody knows, found by trial reconstructions."""
+"""The defocus of an unknown probe, found by trial reconstructions."""
 
 import dataclasses
 import logging
@@ -20,7 +20,7 @@ PATTERNS = 64
 """Trials take this number of patterns around the middle of the scan."""
 
 PROBE_TRIAL_ITERATIONS = 9
-"""A trial takes this number of iterations, after which likelihoods tell defoci apart."""
+"""A trial takes this number of iterations, after which likelihoods distinguish defoci."""
 
 PROBE_FINAL_ITERATIONS = 30
 """The best trial takes this number, and its corrected probe is the result."""
@@ -43,7 +43,7 @@ RIVAL = 1.25
 this factor."""
 
 UNSURE = 1.02
-"""Where it then still is not worse by this factor, the patterns do not tell."""
+"""Where it then still is not worse by this factor, the patterns do not decide."""
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def find_probe(scan: Scan, trial: IterateFromFlat, *, observer: Observer) -> tup
 
     Probes of the mean pattern with several defoci on both sides of the focus are tried on some
     neighbouring patterns. That of the highest likelihood wins, and its corrected probe is the
-    result, with the modes that were asked for.
+    result, with the modes that were requested.
 
     Parameters
     ----------
@@ -78,8 +78,8 @@ def find_probe(scan: Scan, trial: IterateFromFlat, *, observer: Observer) -> tup
         return scan, False
     if scan.is_single_shot:
         logger.warning(
-            '%s: patterns one by one do not tell the probe; the one made of their mean is a guess. '
-            'Give a probe: probe_from=FILE (--probe-from FILE).',
+            '%s: single patterns do not determine the probe; the one made of their mean is a '
+            'guess. Give a probe: probe_from=FILE (--probe-from FILE).',
             scan.name,
         )
         return scan, False
@@ -87,8 +87,8 @@ def find_probe(scan: Scan, trial: IterateFromFlat, *, observer: Observer) -> tup
     probe, unsure = search.run()
     if unsure:
         logger.warning(
-            '%s: the patterns hardly tell on which side of its focus the probe is, so that the '
-            'picture may be a wrong one. Give a probe: probe_from=FILE (--probe-from FILE).',
+            '%s: the patterns hardly show on which side of its focus the probe is, so that the '
+            'object may be wrong. Give a probe: probe_from=FILE (--probe-from FILE).',
             scan.name,
         )
     n_modes = len(scan.probe)

@@ -121,7 +121,7 @@ class ReconstructionRun:
         forward, blocks = self.forward, self.plan.before_passes
         probe = self.engine.to_numpy(forward.probe)
         exposures = count_exposures(probe, forward.patch_origins_px, forward.canvas_shape)
-        # Ten iterations are too few to tell where patterns belong; the last ones do that.
+        # Ten iterations are too few to find where patterns belong; the last ones do that.
         settings = self.refinement.replace(positions=False)
         for number, iterations in enumerate(blocks):
             share_s = self._share_s(number)

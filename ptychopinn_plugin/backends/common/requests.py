@@ -110,7 +110,7 @@ class IterationRequest:
     Attributes
     ----------
     schedule : IterationSchedule
-        How many; it tells afterwards why they ended.
+        How many; afterwards it holds why they ended.
     batch_size : int
         Small scans use smaller batches, and large ones larger; see `iteration_batches`.
     seed : int

@@ -67,7 +67,7 @@ class ResumePoint:
 
 
 class _Stopped(Exception):
-    """The observer wants to stop while an epoch is validated."""
+    """The observer requests the end of the training while an epoch is validated."""
 
 
 class TrainingData(Protocol):
@@ -90,7 +90,7 @@ class TrainingData(Protocol):
 class TrainingLoop:
     """Trains a network: epochs, averages, schedules, and when to stop.
 
-    Nothing here knows of a framework: `step` computes gradients and moves weights.
+    Nothing here depends on a framework: `step` computes gradients and moves weights.
 
     Parameters
     ----------
@@ -184,7 +184,7 @@ class TrainingLoop:
         """Train on each batch once; return the losses of each, and the number of patterns.
 
         It ends early, with `state.stopped` as the reason, where the loss is no number, the observer
-        wants it or the time is up. Gradients add up over `gradient_accumulation_steps` batches.
+        requests it or the time is up. Gradients add up over `gradient_accumulation_steps` batches.
         """
         settings = self.config.training
         losses: list[dict[str, float]] = []
@@ -293,7 +293,7 @@ class TrainingLoop:
         Raises
         ------
         _Stopped
-            If the observer wants the training to end, and an epoch before has left a model.
+            If the observer requests the end of the training, and an epoch before has left a model.
         """
         total, count, reported = 0.0, 0, self.clock()
         # A first epoch is judged to its end: without it there is nothing to keep.
@@ -334,7 +334,7 @@ class TrainingLoop:
         return Progress('train', step, total, losses, rate)
 
     def is_time_up(self) -> bool:
-        """Tell whether the minutes of the settings have passed."""
+        """Return whether the minutes of the settings have passed."""
         return self._minutes_share() >= 1
 
     def _minutes_share(self) -> float:

@@ -334,7 +334,7 @@ def _warn_if_nothing_is_left(loop: TrainingLoop) -> None:
     else:
         return
     warnings.warn(
-        f'This model {spent} that are asked for; nothing is left to train. Give a larger '
+        f'This model {spent} that are requested; nothing is left to train. Give a larger '
         f'number of {unit}.',
         stacklevel=3,
     )

@@ -20,7 +20,7 @@ from ptychopinn_plugin.backends.pytorch.operators import intensity, sum_over_mod
 
 @torch.no_grad()
 def measure_moments(forward: ForwardModel, object_: Tensor, batch_size: int = 64) -> PatternMoments:
-    """Measure what each pattern tells of its beam and of the slow errors of the object under it."""
+    """Measure the moments that a pattern's beam and the object's slow errors follow from."""
     floor = floor_photons(forward)
     ramps = torch.from_numpy(middle_ramps(forward.shape)).to(forward.device)
     found = []

@@ -83,7 +83,7 @@ def on_device(name: str) -> Iterator[str]:
 
 
 def is_on_cpu(tensor: Tensor) -> bool:
-    """Tell whether NumPy can work on a tensor where it lies."""
+    """Return whether NumPy can work on a tensor where it lies."""
     return bool(tf.executing_eagerly() and tensor.device.endswith('CPU:0'))
 
 
@@ -139,7 +139,7 @@ def _leaves(argument: Any) -> Iterable[tuple[str | None, Any]]:
 
 def _sides(tensor: Tensor, fixed: bool) -> tuple[int | None, ...]:
     sides = tuple(tensor.shape)
-    # Weights always have the same shapes, and a graph may know them.
+    # Weights always have the same shapes, which a graph may be compiled for.
     if fixed:
         return sides
     # Two sides are a canvas; in a stack of patterns the first alone changes.

@@ -139,7 +139,7 @@ def clipped(gradients: Tensors, largest: Tensor) -> Tensors:
 
 @partial(compiled, fixed=(0,))
 def all_finite(gradients: Tensors) -> Tensor:
-    """Tell whether every gradient is a number."""
+    """Return whether every gradient is a number."""
     return tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in gradients.values()])
 
 

@@ -25,7 +25,7 @@ from ptychopinn_plugin.backends.tensorflow.operators import (
 
 
 def measure_moments(forward: ForwardModel, object_: Tensor, batch_size: int = 64) -> PatternMoments:
-    """Measure what each pattern tells of its beam and of the slow errors of the object under it."""
+    """Measure the moments that a pattern's beam and the object's slow errors follow from."""
     floor = tf.constant(floor_photons(forward), tf.float32)
     ramps = tf.constant(middle_ramps(forward.shape))
     found = []

@@ -170,7 +170,7 @@ def load_scan(
         scan = with_hot_pixels_marked(scan)
     if beam_center_px is None:
         assert scan.bad_pixels is not None
-        # It is told in the frames as stored, in which the user gives it.
+        # The note is in pixels of the frames as stored, in which users give the centre.
         more = center_note(scan.patterns, scan.bad_pixels, scan.probe)
         scan = dataclasses.replace(scan, notes=(*scan.notes, *more))
     if orientation is not None:

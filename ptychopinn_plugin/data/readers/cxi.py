@@ -179,7 +179,7 @@ def product_of(file: Any, given: Geometry | None = None) -> Product:
     center_y = find_number(file, [f'{_EXTRA}/object_center_y_m'])
     center_x = find_number(file, [f'{_EXTRA}/object_center_x_m'])
     if center_y is None or center_x is None:
-        # Without a centre nobody knows where the object lies.
+        # Without a centre the place of the object is unknown.
         object_, object_notes = None, ()
     return Product(
         indexes=np.arange(len(translation)) if indexes is None else indexes.astype(np.int64),

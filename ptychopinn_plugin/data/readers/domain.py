@@ -24,7 +24,7 @@ def check_domain(domain: str | None) -> None:
 
 
 def infer_domain(patterns: RealArray, *, is_ptychodus_export: bool) -> tuple[Domain, str]:
-    """Tell counts from amplitudes by the values, where the file leaves it open.
+    """Distinguish counts from amplitudes by the values, where the file leaves it open.
 
     The first that holds decides:
 

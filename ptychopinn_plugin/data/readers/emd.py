@@ -35,7 +35,7 @@ _TYPE = 'emd_group_type'
 
 
 def is_emd(file: Any) -> bool:
-    """Tell whether an open HDF5 file is EMD, by the attributes of its groups."""
+    """Return whether an open HDF5 file is EMD, by the attributes of its groups."""
     return any(_TYPE in item.attrs for item in file.values() if isinstance(item, h5py.Group))
 
 

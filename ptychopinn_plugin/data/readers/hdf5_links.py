@@ -62,7 +62,7 @@ def check_readable(dataset: Any) -> None:
     sources = {path} if path.is_file() else set()
     if dataset.is_virtual:
         sources |= _check_sources(dataset, path.parent)
-    # HDF5 inflates whole chunks, however little of one is wanted.
+    # HDF5 inflates whole chunks, however little of one is read.
     chunk = math.prod(dataset.chunks or (0,)) * dataset.dtype.itemsize
     claimed = max(int(dataset.size or 0) * dataset.dtype.itemsize, chunk)
     limits().check_size(

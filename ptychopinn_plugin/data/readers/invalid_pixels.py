@@ -262,7 +262,7 @@ def _tally(
 def _spread(
     patterns: RealArray, valid_mask: BoolArray, marks: tuple[float, ...], *, min_kept: float
 ) -> _Spread | None:
-    """Tell by the four rules above where marks lie; None where they lie as no marks do.
+    """Find by the four rules above where marks lie; None where they lie as no marks do.
 
     `min_kept` is the share of patterns that the third rule must leave.
     """

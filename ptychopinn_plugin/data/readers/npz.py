@@ -115,7 +115,7 @@ class Archive(Mapping[str, RealArray]):
         return array
 
     def _is_object(self, key: str) -> bool:
-        """Tell a single object by the text of the header; the object is never read."""
+        """Recognise a single object by the text of the header; the object is never read."""
         if key not in self._members.files:
             return False
         try:

@@ -69,7 +69,7 @@ def _turned(patterns: RealArray) -> RealArray:
 
 
 def _cube(patterns: RealArray, key: str) -> tuple[RealArray, tuple[str, ...]]:
-    """Tell which axis of a cube holds the positions: along it, patterns are about equally bright.
+    """Find which axis of a cube holds the positions: along it, patterns are about equally bright.
 
     Along the sides of a pattern they are not: light gathers at the zero frequency, or around a
     beam stop.

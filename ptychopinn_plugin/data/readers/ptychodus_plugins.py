@@ -296,7 +296,7 @@ def _product_of(registry: Any, name: str, product: Product | Path) -> Product:
 
 
 def _moved(product: Product, positions: Product) -> Product:
-    """Return a product at other positions, among which nobody knows where its object lies."""
+    """Return a product at other positions, among which the place of its object is unknown."""
     return dataclasses.replace(
         product,
         indexes=positions.indexes,

@@ -159,7 +159,7 @@ def test_an_unknown_backend_is_an_error_that_the_panel_shows(
     box, note = backend_row(window)
     window.set(Backend='jax')
     assert box.currentText() == 'jax'
-    assert "Backend 'jax' (asked for by the saved setting) is not known; valid: " in note.text()
+    assert "Backend 'jax' (requested by the saved setting) is not known; valid: " in note.text()
     assert 'installed: pytorch' in note.text()
     window.train(tmp_path / 'data')
     window.wait_for_end()
@@ -167,7 +167,7 @@ def test_an_unknown_backend_is_an_error_that_the_panel_shows(
 
     clean_environment.setenv('PTYCHOPINN_BACKEND', 'theano')
     window.wait(lambda: 'theano' in note.text())
-    assert 'asked for by PTYCHOPINN_BACKEND' in note.text()
+    assert 'requested by PTYCHOPINN_BACKEND' in note.text()
     assert not box.isEnabled()
 
 

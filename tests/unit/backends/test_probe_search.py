@@ -93,7 +93,7 @@ def test_a_warning_where_both_sides_of_the_focus_fit(
     dense = dataclasses.replace(scan, positions_px=scan.positions_px / 7)
     with caplog.at_level(logging.WARNING):
         found_radius(dense, loss)
-    assert ('hardly tell on which side' in caplog.text) == unsure
+    assert ('hardly show on which side' in caplog.text) == unsure
 
 
 def test_patterns_one_by_one_are_not_searched(scan: Scan, caplog: pytest.LogCaptureFixture) -> None:
@@ -101,4 +101,4 @@ def test_patterns_one_by_one_are_not_searched(scan: Scan, caplog: pytest.LogCapt
     trials = Trials(alone, lambda radius, beyond: 1.0)
     found, _ = find_probe(alone, trials, observer=ignore_progress)
     assert (found, trials.scans) == (alone, [])
-    assert 'do not tell the probe' in caplog.text
+    assert 'do not determine the probe' in caplog.text

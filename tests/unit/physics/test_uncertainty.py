@@ -110,7 +110,7 @@ def test_noise_can_take_no_more_than_there_is() -> None:
     assert uncertainty_in_words(None) == ''
     assert 'amplitude 0.012, phase 0.03 rad' in uncertainty_in_words((0.012, 0.03))
     wrong = uncertainty_in_words((0.012, 0.03), points_to_a_fault=True)
-    assert 'cannot be said' in wrong
+    assert 'cannot be estimated' in wrong
     assert '0.012' not in wrong
 
 
