@@ -115,9 +115,11 @@ def synchronize_patches(cells: ComplexArray, patch_origins: IntArray, window: in
     n_places = len(first)
     within, sums = _merged(cells, place_of, n_places)
     count = np.bincount(place_of, minlength=n_places)
-    middles = np.stack([np.bincount(place_of, axis) / count for axis in patch_origins.T], axis=1)
+    mean_origins = np.stack(
+        [np.bincount(place_of, axis) / count for axis in patch_origins.T], axis=1
+    )
     # Patches whose origins are a window apart do not touch.
-    pairs = neighbour_pairs(middles, float(window))
+    pairs = neighbour_pairs(mean_origins, float(window))
     # Patches of one place begin in the same cell, so that the first one stands for all.
     correlations = _correlate(sums, cell_origins[first], pairs)
     between = synchronize_phases(n_places, pairs, correlations)

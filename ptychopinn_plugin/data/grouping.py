@@ -25,6 +25,7 @@ def training_groups(
     Parameters
     ----------
     positions_px : ndarray, shape (n_positions, 2)
+        Centres of the patches, or their origins: only differences matter.
     group_size : int
         The square of the gridsize.
     neighbor_count : int
@@ -63,6 +64,7 @@ def covering_groups(positions_px: FloatArray, group_size: int) -> IntArray:
     Parameters
     ----------
     positions_px : ndarray, shape (n_positions, 2)
+        Centres of the patches, or their origins: only differences matter.
     group_size : int
         The square of the gridsize.
 
@@ -104,6 +106,7 @@ def spatial_blocks(positions_px: FloatArray, largest: int) -> list[IntArray]:
     Parameters
     ----------
     positions_px : ndarray, shape (n_positions, 2)
+        Centres of the patches, or their origins: only differences matter.
     largest : int
         The largest number of positions in a block.
 

@@ -31,6 +31,7 @@ def find_places(positions_px: FloatArray) -> tuple[IntArray, IntArray]:
     Parameters
     ----------
     positions_px : ndarray, shape (n_positions, 2)
+        Centres of the patches, or their origins: only differences matter.
 
     Returns
     -------
@@ -76,6 +77,7 @@ class Places:
     Parameters
     ----------
     positions_px : ndarray, shape (n_positions, 2)
+        Centres of the patches, or their origins: only differences matter.
 
     Attributes
     ----------
@@ -220,6 +222,7 @@ def thin_positions(
     Parameters
     ----------
     positions_px : ndarray, shape (n_positions, 2)
+        Centres of the patches, or their origins: only differences matter.
     spacing_px : float
     rng : numpy.random.Generator
         Decides the order in which positions are tried.

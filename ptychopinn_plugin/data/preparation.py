@@ -261,9 +261,9 @@ def _covering(
     object_: ComplexArray, positions_px: FloatArray, size: int
 ) -> tuple[ComplexArray, IntArray]:
     """Grow an object where rounding on the new grid makes a patch reach a pixel beyond it."""
-    origins_px = split_positions(positions_px)[0] - size // 2
-    before = np.maximum(-origins_px.min(axis=0), 0)
-    after = np.maximum(origins_px.max(axis=0) + size - np.array(object_.shape), 0)
+    patch_origins = split_positions(positions_px)[0] - size // 2
+    before = np.maximum(-patch_origins.min(axis=0), 0)
+    after = np.maximum(patch_origins.max(axis=0) + size - np.array(object_.shape), 0)
     grown = np.pad(object_, list(zip(before, after, strict=True)), mode='edge')
     return grown, before
 

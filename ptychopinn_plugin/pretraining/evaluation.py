@@ -125,10 +125,10 @@ def middles(
         )
     assert scan is not None
     truth = middles(scan, centers_px=centers_px)
-    origins_px = _tile_origins(scan.positions_px if centers_px is None else centers_px)
+    tile_origins = _tile_origins(scan.positions_px if centers_px is None else centers_px)
     # Whole pixels are found once, in the scan's coordinates: half of a pixel, rounded in two
     # coordinate systems, could set truth and image a pixel apart.
-    image = _mosaic(of.object_, origins_px - np.rint(of.origin_px).astype(int))
+    image = _mosaic(of.object_, tile_origins - np.rint(of.origin_px).astype(int))
     return np.asarray(image * ((image * truth).sum() / (image**2).sum()))
 
 
@@ -137,9 +137,9 @@ def _tile_origins(centers_px: FloatArray) -> IntArray:
     return np.asarray(np.floor(centers_px + 0.5), dtype=np.int64) - MOSAIC_PX // 2
 
 
-def _mosaic(object_: ComplexArray, origins_px: IntArray) -> FloatArray:
-    side = int(np.sqrt(len(origins_px)))
-    tiles = [np.abs(object_[y : y + MOSAIC_PX, x : x + MOSAIC_PX]) for y, x in origins_px]
+def _mosaic(object_: ComplexArray, tile_origins: IntArray) -> FloatArray:
+    side = int(np.sqrt(len(tile_origins)))
+    tiles = [np.abs(object_[y : y + MOSAIC_PX, x : x + MOSAIC_PX]) for y, x in tile_origins]
     rows = [np.hstack(tiles[start : start + side]) for start in range(0, side * side, side)]
     return np.asarray(np.vstack(rows), dtype=np.float64)
 

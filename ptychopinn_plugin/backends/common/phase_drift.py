@@ -111,8 +111,8 @@ class SmoothBasis:
 
     Parameters
     ----------
-    patch_origins_px : ndarray, shape (n_positions, 2)
-        (y, x) on the canvas.
+    centres_px : ndarray, shape (n_positions, 2)
+        (y, x) of the patches' centres on the canvas.
     width_px : float
         Of the illumination.
 
@@ -121,15 +121,15 @@ class SmoothBasis:
     n_surfaces : int
     """
 
-    def __init__(self, patch_origins_px: FloatArray, width_px: float) -> None:
-        self._first = patch_origins_px.min(axis=0)
-        self._extent = extent = np.maximum(np.ptp(patch_origins_px, axis=0), 1.0)
+    def __init__(self, centres_px: FloatArray, width_px: float) -> None:
+        self._first = centres_px.min(axis=0)
+        self._extent = extent = np.maximum(np.ptp(centres_px, axis=0), 1.0)
         orders = np.minimum(extent // width_px, MAX_ORDER).astype(int)
         self._waves = [
             (a, b) for a in range(orders[0] + 1) for b in range(orders[1] + 1) if (a, b) != (0, 0)
         ]
         self.n_surfaces = len(self._waves) + 2
-        self._n_patterns = len(patch_origins_px)
+        self._n_patterns = len(centres_px)
 
     def slopes(self, points_px: FloatArray) -> FloatArray:
         """Return the gradient (y, x) of each surface a pixel, shape (n_surfaces, n, 2)."""
@@ -169,10 +169,10 @@ def _cosines(along: FloatArray) -> FloatArray:
     return np.asarray(np.cos(np.pi * np.arange(MAX_ORDER + 1)[:, np.newaxis] * along))
 
 
-def _slopes_of(wave: tuple[int, int], scaled_origins: FloatArray, extent: FloatArray) -> FloatArray:
+def _slopes_of(wave: tuple[int, int], scaled: FloatArray, extent: FloatArray) -> FloatArray:
     """Return the gradient of cos(pi a u) cos(pi b v) in (y, x), radians a pixel."""
     a, b = np.pi * wave[0], np.pi * wave[1]
-    u, v = scaled_origins[:, 0], scaled_origins[:, 1]
+    u, v = scaled[:, 0], scaled[:, 1]
     along_y = -a * np.sin(a * u) * np.cos(b * v) / extent[0]
     along_x = -b * np.cos(a * u) * np.sin(b * v) / extent[1]
     return np.stack([along_y, along_x], axis=1)
@@ -189,8 +189,8 @@ class SlowErrors:
         The amount of each surface, of both at once.
     phase_alone : ndarray of float64, shape (n_surfaces,)
         The same of the phase where the amplitude misses nothing.
-    middles_px : ndarray of float64, shape (n_positions, 2)
-        (y, x) of the middles of the patches on the canvas.
+    centres_px : ndarray of float64, shape (n_positions, 2)
+        (y, x) of the patches' centres on the canvas.
     noise : float
         Standard deviation that counting alone gives to `beam_drift`.
     """
@@ -199,7 +199,7 @@ class SlowErrors:
     log_amplitude: FloatArray
     phase: FloatArray
     phase_alone: FloatArray
-    middles_px: FloatArray
+    centres_px: FloatArray
     noise: float
 
     def factor(self, shape: tuple[int, int]) -> ComplexArray:
@@ -225,8 +225,8 @@ class SlowErrors:
     def beam_drift(self) -> float:
         """Return the standard deviation of the beam's log intensity that the object has taken."""
         heights = [
-            self.log_amplitude @ self.basis.heights(self.middles_px[start : start + _PART])
-            for start in range(0, len(self.middles_px), _PART)
+            self.log_amplitude @ self.basis.heights(self.centres_px[start : start + _PART])
+            for start in range(0, len(self.centres_px), _PART)
         ]
         return float(2 * np.std(np.concatenate(heights)))
 
@@ -242,21 +242,21 @@ def fit_slow_errors(forward: Any, moments: PatternMoments, probe: ComplexArray) 
     probe : ndarray of complex64, shape (n_modes, height, width)
     """
     normals, sides = moments.slopes_alone()
-    middles = forward.patch_origins_px + np.array([side // 2 for side in forward.shape])
+    centres = forward.patch_origins_px + np.array([side // 2 for side in forward.shape])
     width = float(illuminated_size(probe, share=0.98, multiple=2))
-    basis = SmoothBasis(middles, width)
+    basis = SmoothBasis(centres, width)
     n, parts = basis.n_surfaces, (slice(0, 2), slice(2, 4))
     whole, right = np.zeros((2, n, 2, n)), np.zeros((2, n))
     totals, products = np.zeros(n), np.zeros((n, n))
     # All slopes of a large scan at once would take more memory than its patterns.
-    for start in range(0, len(middles), _PART):
+    for start in range(0, len(centres), _PART):
         some = slice(start, start + _PART)
-        slopes = basis.slopes(middles[some])
+        slopes = basis.slopes(centres[some])
         for a, of_a in enumerate(parts):
             right[a] += np.einsum('kni,ni->k', slopes, sides[some, of_a])
             for b, of_b in enumerate(parts):
                 whole[a, :, b] += _project(slopes, normals[some, of_a, of_b])
-        heights = basis.heights(middles[some])
+        heights = basis.heights(centres[some])
         totals += heights.sum(axis=1)
         products += heights @ heights.T
     for part in range(2):
@@ -265,14 +265,14 @@ def fit_slow_errors(forward: Any, moments: PatternMoments, probe: ComplexArray) 
     log_amplitude, phase = np.linalg.solve(matrix, right.ravel()).reshape(2, n)
     # Amplitudes of counts have a variance of a quarter.
     covariance = np.linalg.inv(matrix)[:n, :n] / 4
-    spread = products / len(middles) - np.outer(totals, totals) / len(middles) ** 2
+    spread = products / len(centres) - np.outer(totals, totals) / len(centres) ** 2
     variance = float((covariance * spread).sum())
     return SlowErrors(
         basis=basis,
         log_amplitude=log_amplitude,
         phase=phase,
         phase_alone=np.linalg.solve(whole[1, :, 1], right[1]),
-        middles_px=middles,
+        centres_px=centres,
         noise=2 * math.sqrt(max(variance, 0.0)),
     )
 

@@ -65,9 +65,10 @@ class ProbeGauge:
         rate = self.log_amplitude_slope + 1j * self.phase_slope
         return np.asarray(np.exp(-(rate[0] * y + rate[1] * x)), dtype=np.complex64)
 
-    def intensities(self, given: FloatArray, positions_px: FloatArray) -> FloatArray:
+    def intensities(self, given: FloatArray, patch_origins_px: FloatArray) -> FloatArray:
         """Return the intensities (n_positions,) of the beam with the probe that has gone back."""
-        from_middle = positions_px - positions_px.mean(axis=0)
+        # Only differences matter, so that origins of patches do as well as their centres.
+        from_middle = patch_origins_px - patch_origins_px.mean(axis=0)
         intensities = given * np.exp(-2 * from_middle @ self.log_amplitude_slope)
         return np.asarray(intensities / intensities.mean())
 

@@ -187,6 +187,8 @@ class _Search:
 
 def _overlap(scan: Scan, probe: ComplexArray) -> float:
     """Return how many illuminations overlap, at positions rounded to pixels."""
-    origins = scan.positions_px - scan.positions_px.min(axis=0)
-    height, width = np.ceil(origins.max(axis=0)).astype(int) + probe.shape[-2:]
-    return illumination_overlap(cover(probe, origins, (int(height), int(width))), probe)
+    # On a canvas that begins with the first pixel of the first patch.
+    patch_origins_px = scan.positions_px - scan.positions_px.min(axis=0)
+    height, width = np.ceil(patch_origins_px.max(axis=0)).astype(int) + probe.shape[-2:]
+    coverage = cover(probe, patch_origins_px, (int(height), int(width)))
+    return illumination_overlap(coverage, probe)

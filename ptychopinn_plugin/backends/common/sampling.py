@@ -333,6 +333,6 @@ class Sampler:
         """Yield all held-out groups in order, for every pass of the network as it is."""
         unused = np.random.default_rng(0)
         for scan, members in self.held_out:
-            origins = scan.patch_origins_px[members]
-            groups = covering_groups(origins, self.description.group_size)
+            patch_origins_px = scan.patch_origins_px[members]
+            groups = covering_groups(patch_origins_px, self.description.group_size)
             yield from validation_batches(self.make(scan, members, groups, 1.0, unused))

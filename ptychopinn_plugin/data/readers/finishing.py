@@ -61,7 +61,7 @@ def _useless_object(scan: Scan, object_: ComplexArray) -> str:
     if np.abs(object_ - object_.flat[0]).max() <= 1e-6 * np.abs(object_.flat[0]):
         return 'is flat'
     shape = np.array(scan.pattern_shape)
-    origins = split_positions(scan.positions_px)[0] - shape // 2
-    if (origins < 0).any() or (origins + shape > np.array(object_.shape)).any():
+    patch_origins = split_positions(scan.positions_px)[0] - shape // 2
+    if (patch_origins < 0).any() or (patch_origins + shape > np.array(object_.shape)).any():
         return f'(shape {object_.shape}) does not cover the scan'
     return ''
