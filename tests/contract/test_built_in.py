@@ -1,6 +1,7 @@
 """The model that comes with the package: on the command line, without a model of one's own."""
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -71,8 +72,19 @@ def test_a_scan_alone_is_reconstructed_without_a_model(
     assert gains[1] > 0.02
 
 
-def test_a_limit_of_time_is_kept_and_said(call: Call, sparse: Scan, tmp_path: Path) -> None:
+def test_a_limit_of_time_is_kept_and_said(
+    call: Call, sparse: Scan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The plan follows the overlap, and the clock ends it."""
+    create_backend = api.create_backend
+
+    def with_slow_clock(name: str) -> Any:
+        backend: Any = create_backend(name)
+        # Each look at the clock is a hundredth of a second later.
+        backend.clock = itertools.count(0.0, 0.01).__next__
+        return backend
+
+    monkeypatch.setattr(api, 'create_backend', with_slow_clock)
     write_scan(tmp_path / 'scan.npz', sparse)
     given = (tmp_path / 'scan.npz', '-o', tmp_path / 'r', '--device', 'cpu', '--max-seconds', 0.4)
     code, out, err = call('reconstruct', *given)

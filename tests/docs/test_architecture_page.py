@@ -1,4 +1,4 @@
-"""A check of docs/architecture.md: the layers and the picture are those of the imports."""
+"""Docs check: the layers of docs/architecture.md and their picture are those of the imports."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md names every program that makes a table or a picture of the documentation."""
+"""Docs check: CONTRIBUTING.md names every program that makes a table or a picture of the docs."""
 
 from pathlib import Path
 
