@@ -217,8 +217,8 @@ def _words(schema: Schema) -> str:
         ('exclusiveMinimum', 'above'),
         ('maximum', 'at most'),
     )
-    told = [f'{word} {schema[key]}' for key, word in limits if key in schema]
-    return f'{text} {" and ".join(told)}'.strip()
+    described = [f'{word} {schema[key]}' for key, word in limits if key in schema]
+    return f'{text} {" and ".join(described)}'.strip()
 
 
 def _short(value: Any) -> str:

@@ -66,7 +66,7 @@ MIN_ORDER = 0.9
 """Positions go row by row where one coordinate correlates by this much with their number."""
 
 UNTOLD_SCALES = 0.3, 3.0
-"""Without a given probe, factors between these cannot be told from the curvature of a probe."""
+"""Without a given probe, factors between these look like a curvature of the probe."""
 
 ROTATION_BY_180 = AxisChange(reverse_y=True, reverse_x=True)
 AXIS_CHANGES = tuple(AxisChange(*flags) for flags in itertools.product((False, True), repeat=3))

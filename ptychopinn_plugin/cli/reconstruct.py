@@ -395,7 +395,9 @@ def _moves_words(moves: dict[str, float]) -> str:
     )
 
 
-def _summary(values: dict[str, Any], evaluation: 'Evaluation | None', told: list[str]) -> list[str]:
+def _summary(
+    values: dict[str, Any], evaluation: 'Evaluation | None', notes_of_run: list[str]
+) -> list[str]:
     timing, metrics = values['timing'], values['metrics']
     height, width = metrics['object_shape_px']
     rate = timing['patterns_per_second']
@@ -417,7 +419,7 @@ def _summary(values: dict[str, Any], evaluation: 'Evaluation | None', told: list
         f'amplitude residual {metrics["amplitude_residual"]:.4g}',
         f'time: {", ".join(parts)}',
     ]
-    lines[1:1] = filter(None, told)
+    lines[1:1] = filter(None, notes_of_run)
     beam = metrics['beam']
     if beam is not None and 'least' in beam:
         lines.append(

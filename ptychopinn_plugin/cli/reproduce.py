@@ -187,7 +187,7 @@ def _compare(
 
 
 def _summary(values: dict[str, Any]) -> list[str]:
-    told = {
+    largest = {
         name: 'another shape' if value is None else f'{value:.3g}'
         for name, value in values['differences'].items()
     }
@@ -195,7 +195,7 @@ def _summary(values: dict[str, Any]) -> list[str]:
     verdict = 'the same bits' if bits else f'the same within {values["tolerance"]:g}'
     lines = [
         f'{values["output"]}: {verdict if values["same"] else "another result"}',
-        'largest differences, as shares: ' + ', '.join(f'{n} {v}' for n, v in told.items()),
+        'largest differences, as shares: ' + ', '.join(f'{n} {v}' for n, v in largest.items()),
     ]
     lines += [f'{name}: {old} before, {new} now' for name, (old, new) in values['changed'].items()]
     return lines if values['kept'] is None else [*lines, f'the new result: {values["kept"]}']

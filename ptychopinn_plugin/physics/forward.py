@@ -30,7 +30,7 @@ def split_positions(positions_px: FloatArray) -> tuple[IntArray, FloatArray]:
     Returns
     -------
     whole : ndarray of int64, shape (n_positions, 2)
-    rest : ndarray of float64, shape (n_positions, 2)
+    subpixel_shifts : ndarray of float64, shape (n_positions, 2)
     """
     # `rint` would round halves to even numbers: neighbours of a raster with half pixels would lie
     # apart by 0 and 2.

@@ -126,11 +126,11 @@ def _nearly_whole(values: FloatArray, dtype: np.dtype[Any]) -> bool:
     rounding = 8 * np.finfo(dtype).eps if dtype.kind == 'f' else 0.0
     tolerance = 1e-3 + rounding * values
     # Where rounding alone reaches a quarter, any number would pass; so would any that is tiny.
-    told = (tolerance < 0.25) & (values > tolerance)
-    if not told.any():
+    decisive = (tolerance < 0.25) & (values > tolerance)
+    if not decisive.any():
         return False
     near = np.abs(values - np.rint(values)) < tolerance
-    return bool(near[told].mean() > 0.99)
+    return bool(near[decisive].mean() > 0.99)
 
 
 def unit_note(counts: RealArray) -> tuple[str, ...]:

@@ -169,8 +169,8 @@ def broken_links(path: Path) -> list[str]:
         with h5py.File(path, 'r') as file:
             names: list[str] = []
             file.visit_links(names.append)
-            told = (broken_link(file, name) for name in names)
-            return list(dict.fromkeys(text for text in told if text))
+            broken = (broken_link(file, name) for name in names)
+            return list(dict.fromkeys(text for text in broken if text))
     except (OSError, RuntimeError, KeyError):
         return []
 
@@ -315,15 +315,17 @@ def missing_filter(dataset: Any) -> str:
     """Return an error text that names the filter which a dataset needs, or nothing."""
     for code, own_name in _load_filters(dataset):
         name = _FILTERS.get(code) or own_name.split(';')[0] or 'unknown'
-        told = f'{dataset.name} of {dataset.file.filename} is compressed with {name} (HDF5 filter '
-        told += f'{code}), which is not installed here. '
+        message = (
+            f'{dataset.name} of {dataset.file.filename} is compressed with {name} (HDF5 filter '
+        )
+        message += f'{code}), which is not installed here. '
         if code in _FILTERS:
-            return told + f'Run: {INSTALL_FILTERS}.'
-        return told + 'Install its HDF5 plugin, or write the file with gzip (h5repack).'
+            return message + f'Run: {INSTALL_FILTERS}.'
+        return message + 'Install its HDF5 plugin, or write the file with gzip (h5repack).'
     return ''
 
 
 def _check_filters(dataset: Any) -> None:
-    told = missing_filter(dataset)
-    if told:
-        raise DataError(told)
+    message = missing_filter(dataset)
+    if message:
+        raise DataError(message)

@@ -121,8 +121,8 @@ class Limits:
             return ()
         names = ', '.join(sorted(str(path) for path in self.followed)[:3])
         more = len(self.followed) - 3
-        told = f' and {more} more' if more > 0 else ''
-        return (f'Read from {count(len(self.followed), "other file")} as well: {names}{told}.',)
+        others = f' and {more} more' if more > 0 else ''
+        return (f'Read from {count(len(self.followed), "other file")} as well: {names}{others}.',)
 
 
 _in_force: ContextVar[Limits | None] = ContextVar('limits', default=None)

@@ -325,9 +325,9 @@ def _measured(
 ) -> tuple[RealArray, BoolArray, tuple[str, ...]]:
     """Return counts, bad pixels, and notes of what was taken for what."""
     patterns, bad_pixels, notes = mask_invalid(patterns, _bad_pixels(archive))
-    patterns, told = without_logarithm(patterns, domain)
+    patterns, of_logarithm = without_logarithm(patterns, domain)
     domain, more = _choose_domain(patterns, domain, metadata, looks_exported)
-    notes = (*notes, *told, *more)
+    notes = (*notes, *of_logarithm, *more)
     if domain == 'counts':
         patterns, more = clip_negative(patterns, bad_pixels)
         notes = (*notes, *more)

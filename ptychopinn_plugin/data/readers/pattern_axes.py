@@ -76,9 +76,9 @@ def _cube(patterns: RealArray, key: str) -> tuple[RealArray, tuple[str, ...]]:
     """
     sums = (patterns.sum(axis=(1, 2), dtype=float), patterns.sum(axis=(0, 1), dtype=float))
     first, last = (float(each.std() / each.mean()) if each.mean() > 0 else 0.0 for each in sums)
-    told = max(first, last) > max(2 * min(first, last), 0.1)
-    which = 'last' if told and last < first else 'first'
-    reason = 'along it patterns are about equally bright' if told else 'as in most files'
+    is_clear = max(first, last) > max(2 * min(first, last), 0.1)
+    which = 'last' if is_clear and last < first else 'first'
+    reason = 'along it patterns are about equally bright' if is_clear else 'as in most files'
     note = f'{key} has three sides of {len(patterns)}: the {which} axis was taken for the '
     note += f'positions; {reason}.'
     return (_turned(patterns) if which == 'last' else patterns), (note,)
