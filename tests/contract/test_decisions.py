@@ -192,6 +192,33 @@ def test_5_iterations_correct_the_slow_phase(
     assert found[0][1] < found[1][1]
 
 
+@pytest.mark.parametrize(('is_stopped', 'expected'), [(False, [5, 10, 12]), (True, [5, 10])])
+def test_5_every_fifth_iteration_corrects_the_slow_phase(
+    fw: Framework,
+    tiny_scan: Scan,
+    monkeypatch: pytest.MonkeyPatch,
+    is_stopped: bool,
+    expected: list[int],
+) -> None:
+    """And the last one, unless the run is stopped."""
+    kernels = fw.refinement.ITERATION_KERNELS
+    schedule, corrected = IterationSchedule(12), []
+
+    def counted(forward: Any, object_: Any) -> Any:
+        corrected.append(min(schedule.done + 1, 12))
+        return kernels.correct_phase_drift(forward, object_)
+
+    used = dataclasses.replace(kernels, correct_phase_drift=counted)
+    monkeypatch.setattr(fw.refinement, 'ITERATION_KERNELS', used)
+    forward = fw.build_forward(tiny_scan)
+
+    def stop(done: int, *_: object) -> bool:
+        return is_stopped and done == 11
+
+    fw.iterate(forward, fw.tensor(drifted(forward, tiny_scan)), schedule, observer=stop)
+    assert corrected == expected
+
+
 def test_5_prediction_corrects_the_slow_phase_after_the_last_pass(
     fw: Framework, tiny_scan: Scan
 ) -> None:

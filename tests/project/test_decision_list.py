@@ -29,6 +29,7 @@ NOTICED_BY = {
     """,
     5: """
         contract/test_decisions.py::test_5_iterations_correct_the_slow_phase
+        contract/test_decisions.py::test_5_every_fifth_iteration_corrects_the_slow_phase
         contract/test_decisions.py::test_5_prediction_corrects_the_slow_phase_after_the_last_pass
     """,
     6: 'host/test_worker.py::test_the_second_inference_starts_at_once',
