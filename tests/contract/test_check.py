@@ -40,6 +40,26 @@ def test_held_out_patterns_tell_a_fault(
     assert done == (CheckDone('', 2), {})
 
 
+def test_a_trial_is_judged_by_patterns_that_it_was_not_made_from(
+    make_backend: Callable[[], Backend], tiny_scan: Scan
+) -> None:
+    """Held-out patterns in a wrong order change the residuals, and nothing of the object."""
+    piece = cut_piece(tiny_scan)
+    patterns = piece.scan.patterns.copy()
+    patterns[piece.held_out] = patterns[np.roll(piece.held_out, 1)]
+    spoilt = dataclasses.replace(piece, scan=dataclasses.replace(piece.scan, patterns=patterns))
+    trial, of_spoilt = (
+        run_trial(one, Orientation(), make_backend(), 'cpu', refines_probe=False)
+        for one in (piece, spoilt)
+    )
+    right, wrong = trial.reconstruction, of_spoilt.reconstruction
+    assert right is not None
+    assert wrong is not None
+    np.testing.assert_array_equal(wrong.object_, right.object_)
+    assert len(trial.residuals) == len(piece.held_out)
+    assert of_spoilt.residuals.mean() > 3 * trial.residuals.mean()
+
+
 class Connection:
     """Keeps what a check sends, and stops it after some trials."""
 

@@ -59,6 +59,7 @@ NOTICED_BY = {
         unit/checking/test_search.py::test_no_exposure_of_a_held_out_place_is_fitted
         unit/checking/test_search.py::test_a_gain_is_judged_pattern_by_pattern
         contract/test_check.py::test_held_out_patterns_tell_a_fault
+        contract/test_check.py::test_a_trial_is_judged_by_patterns_that_it_was_not_made_from
     """,
     17: 'unit/backends/test_threads.py::test_the_most_threads_that_do_not_wait',
     18: """
