@@ -99,6 +99,8 @@ class PatternMoments:
 
     def slopes_alone(self) -> tuple[FloatArray, FloatArray]:
         """Return the equations of the four slopes, whatever the intensity of each beam."""
+        # The beam is solved for and put into the other equations (a Schur complement), so that four
+        # unknowns are left. A pattern without light has none of it, hence the floor.
         own = np.maximum(self.normals[:, 0, 0], 1e-30)[:, np.newaxis]
         shared = self.normals[:, 0, 1:]
         products = shared[:, :, np.newaxis] * shared[:, np.newaxis, :]
@@ -124,10 +126,15 @@ class SmoothBasis:
     def __init__(self, centres_px: FloatArray, width_px: float) -> None:
         self._first = centres_px.min(axis=0)
         self._extent = extent = np.maximum(np.ptp(centres_px, axis=0), 1.0)
+        # A finer wave than the illumination bends under each pattern, which the iterations see by
+        # themselves.
         orders = np.minimum(extent // width_px, MAX_ORDER).astype(int)
         self._waves = [
+            # Slopes leave the constant open, (0, 0): a global phase, and the brightness of the
+            # beam.
             (a, b) for a in range(orders[0] + 1) for b in range(orders[1] + 1) if (a, b) != (0, 0)
         ]
+        # Cosines are level at the edges of the box, where a drift may rise; a plane does that.
         self.n_surfaces = len(self._waves) + 2
         self._n_patterns = len(centres_px)
 
@@ -146,6 +153,7 @@ class SmoothBasis:
 
     def surface(self, amounts: FloatArray, shape: tuple[int, int]) -> FloatArray:
         """Return the sum of all surfaces on a canvas, without its mean."""
+        # Outside of the outermost centres nothing was measured, and the surface goes on level.
         y, x = (
             np.clip((np.arange(side) - start) / length, 0, 1)
             for side, start, length in zip(shape, self._first, self._extent, strict=True)
@@ -228,6 +236,7 @@ class SlowErrors:
             self.log_amplitude @ self.basis.heights(self.centres_px[start : start + _PART])
             for start in range(0, len(self.centres_px), _PART)
         ]
+        # An intensity is the square of an amplitude, so its logarithm is twice as large.
         return float(2 * np.std(np.concatenate(heights)))
 
 
@@ -271,6 +280,7 @@ def fit_slow_errors(forward: Any, moments: PatternMoments, probe: ComplexArray) 
         basis=basis,
         log_amplitude=log_amplitude,
         phase=phase,
+        # The block of the phase: as if the amplitude were right.
         phase_alone=np.linalg.solve(whole[1, :, 1], right[1]),
         centres_px=centres,
         noise=2 * math.sqrt(max(variance, 0.0)),

@@ -79,6 +79,7 @@ class PositionRefiner:
 
     def __init__(self, given_px: FloatArray, reach_px: float, *, scale: bool = False) -> None:
         self.moves_px: FloatArray = np.zeros_like(given_px)
+        # A scale about another point would be a scale and a shift of all.
         self._from_middle = given_px - given_px.mean(axis=0)
         self._reach_px, self._scale = reach_px, scale
 
@@ -115,6 +116,7 @@ class PositionRefiner:
         moves = self._own_part(self.moves_px + steps)
         if np.abs(moves).max() < NOTHING_PX:
             moves = np.zeros_like(moves)
+        # The canvas was made with this margin, beyond which a patch would have no object.
         self.moves_px = np.clip(moves, -self._reach_px, self._reach_px)
         return self.moves_px
 
@@ -129,9 +131,12 @@ class PositionRefiner:
     def _variance(self, moves: FloatArray, stiffnesses: FloatArray) -> float:
         """Return the variance of the errors of positions, per axis, without that of noise."""
         design = np.column_stack([np.ones(len(moves)), self._from_middle])
+        # What all positions have in common, as by a wrong pixel size, is no scatter of single ones.
         rest = moves - design @ np.linalg.lstsq(design, moves, rcond=None)[0]
         # The median of a chi-squared variable with two degrees of freedom is 2 log 2.
         spread = np.median((rest**2).sum(axis=1)) / (2 * np.log(2))
+        # Amplitudes have a variance of a quarter, and a free step one of 1 / 4C; C is the mean of
+        # both axes here.
         stiffness = np.trace(stiffnesses, axis1=1, axis2=2) / 2
         noise = POSITION_NOISE_EXCESS / (4 * max(float(np.median(stiffness)), 1e-30))
         return max(0.0, float(spread) - noise)

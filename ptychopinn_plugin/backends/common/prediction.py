@@ -24,6 +24,8 @@ SAME_EXPOSURE = 2.0
 def choose_photons(scan: Scan, reference: float, rule: IntensityScale) -> float:
     """Return the energy of the probe: as in training, or by this scan's own mean counts."""
     own = scan.mean_photons()
+    # Amplitudes of scans of one exposure stay comparable with the training's; far from it, the
+    # probe's energy must follow the counts, or the object takes the factor (decision 4).
     same = reference / SAME_EXPOSURE <= own <= reference * SAME_EXPOSURE
     return reference if rule == 'model' or (rule == 'auto' and same) else own
 
@@ -77,5 +79,7 @@ def choose_rotations(
             'inference.test_time_rotations = four needs a model of architecture sweepnet; this one '
             f'is {description.architecture}. Leave the setting at auto.'
         )
+    # On dense scans iterations make good any difference, and a rotation costs a run of the network
+    # (decision 11).
     four = rule == 'four' or (rule == 'auto' and can_turn and overlap() < LITTLE_OVERLAP)
     return (0, 1, 2, 3) if four else (0,)

@@ -112,6 +112,7 @@ def correct_by_tiles(images: FloatArray, compute: Callable[[FloatArray], FloatAr
     correction = np.empty((2, height, width), np.float32)
     for rows in _tiles(height):
         for columns in _tiles(width):
+            # The margin is wider than the reach of the convolutions, so that tiles leave no seams.
             seen = tuple(
                 slice(max(0, side.start - MARGIN_PX), min(length, side.stop + MARGIN_PX))
                 for side, length in ((rows, height), (columns, width))

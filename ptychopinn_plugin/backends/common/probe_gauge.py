@@ -112,6 +112,7 @@ def level_object(object_: ComplexArray, coverage: FloatArray) -> ProbeGauge:
     object_ : ndarray of complex64, shape (height, width)
     coverage : ndarray of float32, shape (height, width)
     """
+    # Products of neighbours weigh by the light; dark parts of an object have any phase.
     lit = np.sqrt(coverage) * object_
     slopes = [(lit[1:] * lit[:-1].conj()).sum(), (lit[:, 1:] * lit[:, :-1].conj()).sum()]
     return ProbeGauge(-np.asarray(np.angle(slopes), dtype=np.float64), np.zeros(2))
@@ -119,6 +120,8 @@ def level_object(object_: ComplexArray, coverage: FloatArray) -> ProbeGauge:
 
 def _mean_direction(probe: ComplexArray) -> FloatArray:
     """Return the mean slope of a probe's phase, (y, x) in radians a pixel."""
+    # The argument of a sum, and not a mean of arguments: dark pixels have a phase of noise, and
+    # those of bright ones may wrap.
     steps = [(probe * np.roll(probe, 1, axis).conj()).sum() for axis in (-2, -1)]
     return np.asarray(np.angle(steps))
 
@@ -132,6 +135,7 @@ def _amplitude_slope(probe: ComplexArray, start: ComplexArray) -> FloatArray:
     strongest = np.argsort(-np.linalg.norm(start, axis=(1, 2)))[:MAX_MODES]
     columns = _columns(start[strongest])
     normal = columns @ columns.T
+    # Modes without energy make columns of zeros, which no solver takes.
     normal += 1e-9 * np.trace(normal) / len(normal) * np.eye(len(normal))
     amounts = np.linalg.solve(normal, columns @ _as_real((turned - start)[strongest]))
     return np.asarray(amounts[:2])
@@ -140,6 +144,7 @@ def _amplitude_slope(probe: ComplexArray, start: ComplexArray) -> FloatArray:
 def _turned(probe: ComplexArray, start: ComplexArray) -> ComplexArray:
     """Return a probe whose modes are mixed so as to be nearest to those of another."""
     overlaps = start.reshape(len(start), -1) @ probe.reshape(len(probe), -1).conj().T
+    # The unitary matrix of this overlap solves the orthogonal Procrustes problem [1].
     left, _, right = np.linalg.svd(overlaps)
     return np.asarray(np.tensordot(left @ right, probe, axes=1))
 
@@ -151,6 +156,8 @@ def _columns(start: ComplexArray) -> FloatArray:
     columns += [start, _derivative(start, 1), _derivative(start, 2)]
     for first in range(len(start)):
         for second in range(first + 1):
+            # The generators of unitary mixtures. A real factor on one mode alone would be growth,
+            # which is a column already.
             for factor in (1j, 1) if first != second else (1j,):
                 mixed = np.zeros_like(start)
                 mixed[first] = factor * start[second]

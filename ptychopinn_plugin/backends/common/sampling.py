@@ -137,6 +137,7 @@ def thinned_amplitudes(
     amplitudes: RealArray, exposure: float, rng: np.random.Generator
 ) -> RealArray:
     """Return the amplitudes that a share of the exposure would have measured."""
+    # The squares of float32 roots are not whole any more, and a binomial needs whole counts.
     counts = np.rint(amplitudes**2).astype(np.int64)
     return np.asarray(np.sqrt(rng.binomial(counts, exposure)), dtype=np.float32)
 
@@ -264,6 +265,7 @@ def epoch_batches(
         for index in order[start : start + SUBSCANS_TOGETHER]:
             subscan = draw_subscan(description, schedule[index], config, rng, make)
             batches += list(subscan_batches(subscan, per_batch, rng))
+        # Batches of one sub-scan are much alike, so that those of several are mixed.
         for index in rng.permutation(len(batches)):
             yield batches[index]
 
@@ -271,6 +273,7 @@ def epoch_batches(
 def subscan_batches(subscan: SubScan, per_batch: int, rng: np.random.Generator) -> Iterator[Batch]:
     """Yield the groups of a sub-scan `REPEATS` times, passes in turn, rotations at random."""
     passes = len(subscan.objects)
+    # A sub-scan of few batches would else teach the first passes alone.
     count = int(rng.integers(passes))
     for _ in range(REPEATS):
         order = rng.permutation(len(subscan.groups))
@@ -331,6 +334,7 @@ class Sampler:
 
     def validation_batches(self) -> Iterator[Batch]:
         """Yield all held-out groups in order, for every pass of the network as it is."""
+        # At full exposure nothing is drawn.
         unused = np.random.default_rng(0)
         for scan, members in self.held_out:
             patch_origins_px = scan.patch_origins_px[members]

@@ -150,6 +150,7 @@ class NetworkStep(TrainingStep, Generic[SomeNetwork, SomeProbes]):
 
     def _validation_probe(self, scan: TrainingScan, start: Any) -> Any:
         """Return a probe of the energy of `start`, times the change of the scale."""
+        # `start` holds the first scale already.
         change = self.trainable_probes.intensity_scale / self.first_scale
         if scan.probe_of is None:
             return self.scaled_probe(start, change)

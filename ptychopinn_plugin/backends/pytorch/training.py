@@ -118,6 +118,7 @@ class PyTorchStep(NetworkStep[Network, TrainableProbes]):
         for group in self.optimizer.param_groups:
             group['lr'] = learning_rate
         if settings.gradient_clip > 0:
+            # Unscaled before clipping: the norm to clip at is that of true gradients.
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.parameters(), settings.gradient_clip)
         self.scaler.step(self.optimizer)
@@ -162,6 +163,7 @@ class PyTorchStep(NetworkStep[Network, TrainableProbes]):
         size = values.shape[-1]
         surroundings = forward.extract_patches(batch.object_, indices)
         top, left = (side // 2 - size // 2 for side in forward.shape)
+        # A copy, as the gradient must reach the window alone and the estimate stays as it is.
         full = surroundings.clone()
         full[:, top : top + size, left : left + size] = values
         if not self.trainable_probes.trainable or batch.subscan.training_scan_index == VALIDATION:

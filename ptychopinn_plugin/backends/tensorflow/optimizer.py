@@ -52,6 +52,7 @@ class AdamW:
             if name not in self.means:
                 self.means[name] = tf.zeros_like(gradient)
                 self.squares[name] = tf.zeros_like(gradient)
+        # In double precision here: 1 - 0.999**t loses digits in float32 while t is small.
         factors = np.array(
             [
                 [
@@ -86,6 +87,7 @@ class AdamW:
         for number, name in enumerate(self.names):
             if name in self.times:
                 result[f'{number}/step'] = np.array(self.times[name], dtype=np.float32)
+                # Model files hold one layout, whichever backend has written them.
                 convert = to_stored if name in kernels else np.array
                 result[f'{number}/exp_avg'] = convert(self.means[name].numpy())
                 result[f'{number}/exp_avg_sq'] = convert(self.squares[name].numpy())
@@ -121,6 +123,7 @@ def _move(
     new_squares: Tensors = {}
     for number, name in enumerate(sorted(gradients)):
         gradient, (keep, step, root) = gradients[name], tf.unstack(factors[number], 3)
+        # PyTorch's order of operations, so that both backends round alike over many steps.
         mean = means[name] + (1 - FIRST_DECAY) * (gradient - means[name])
         square = SECOND_DECAY * squares[name] + (1 - SECOND_DECAY) * gradient * gradient
         move = step * mean / (tf.sqrt(square) / root + EPSILON)
@@ -133,6 +136,7 @@ def _move(
 def clipped(gradients: Tensors, largest: Tensor) -> Tensors:
     """Scale gradients so that their norm, taken together, is no larger than `largest`."""
     norm = tf.sqrt(tf.add_n([tf.reduce_sum(g * g) for g in gradients.values()]))
+    # The summand is PyTorch's too.
     factor = tf.minimum(1.0, largest / (norm + 1e-6))
     return {name: gradient * factor for name, gradient in gradients.items()}
 

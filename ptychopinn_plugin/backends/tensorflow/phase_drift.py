@@ -56,6 +56,8 @@ def _products(
     waves = probes * patches[:, None]
     spectra = fourier(waves)
     expected = intensity(spectra)
+    # Amplitudes have the same variance at any count; the floor takes out dark pixels, where that
+    # fails.
     weights = tf.math.rsqrt(expected + floor)
     if valid_mask is not None:
         weights = weights * valid_mask

@@ -163,6 +163,7 @@ def _mean_correction(
     inputs: Inputs,
 ) -> Tensor:
     r"""Return :math:`\frac{1}{n} \sum_a T^{-a} c(T^a x)` for quarter turns :math:`T`."""
+    # Rotations come as tables of pixels, so that one graph serves any of them.
     there, back = inputs['rotated'], inputs['rotated back']
     window, channels = description.window_px, features.shape[-1]
     pixels = window**2

@@ -162,6 +162,7 @@ def _predict_intensity(beam: Tensors, inputs: Inputs, values: Tensor) -> Tensor:
     sides = tf.shape(surroundings)[1:]
     first = sides // 2 - size // 2
     room = tf.concat([[[0, 0]], tf.stack([first, sides - size - first], axis=1)], axis=0)
+    # A tensor takes no slice assignment, so that the window is masked out and added.
     outside = 1 - tf.pad(tf.ones_like(values[:1], tf.float32), room)
     full = scaled(surroundings, outside) + tf.pad(values, room)
     if not beam:
@@ -184,6 +185,8 @@ def _compiled_gradients(
     ) -> tuple[Tensors, Tensors, Tensors]:
         moving = {name: beam[name] for name in objective.moving if name in beam}
         with tf.GradientTape(watch_accessed_variables=False) as tape:
+            # These are plain tensors and no variables, which a tape does not watch by itself
+            # (decision 9).
             tape.watch([*weights.values(), *moving.values()])
             terms = objective.terms(weights, beam, inputs)
             total = terms['loss'] * factor
@@ -245,6 +248,7 @@ class TensorFlowStep(NetworkStep[Network, TrainableProbes]):
         gradients, self._gradients = self._gradients, {}
         finite = True
         if self.scale.enabled:
+            # Unscaled before clipping: the norm to clip at is that of true gradients.
             gradients = {name: value / self.scale.scale for name, value in gradients.items()}
             finite = bool(all_finite(gradients))
         if finite and gradients:
@@ -281,6 +285,7 @@ class TensorFlowStep(NetworkStep[Network, TrainableProbes]):
                 subscan.label_coverage, indices, window
             )
         for name, weight in term_weights(self.config.training).items():
+            # As a tensor a weight can change without another compilation.
             inputs[f'weight of {name}'] = tf.constant(weight, tf.float32)
         if self.trainable_probes.trainable:
             inputs['subpixel_shifts'] = tf.gather(forward.subpixel_shifts, indices)
