@@ -167,7 +167,9 @@ def measure_deviances(
     largest : float
         A pixel counts with at most this deviance.
     """
+    # Terms of bright pixels are small differences of large numbers.
     expected, counts = expected.astype(np.float64), counts.astype(np.float64)
+    # Chosen by what is expected: chosen by counts, dark pixels would be in where noise is high.
     lit = (expected >= lit_counts) & valid_mask
     n_lit = lit.sum(axis=(1, 2))
     light = np.where(lit, expected, 0).sum(axis=(1, 2))
@@ -219,6 +221,8 @@ def find_suspects(found: Deviances, positions_px: FloatArray, near_px: float) ->
     low, quarter = np.quantile(logs[judged], [0.05, 0.25])
     deviation = (quarter - low) / (_NORMAL_5 - NORMAL_QUARTILE)
     typical = quarter + NORMAL_QUARTILE * deviation
+    # Both limits must be passed: where a scan fits evenly, many standard deviations are next to
+    # nothing.
     limits = SUSPECT_DEVIATIONS * _deviations(deviation, found.n_lit)
     is_candidate = judged & (logs > typical + np.maximum(limits, np.log(SUSPECT_RATIO)))
     excess = np.where(judged, found.deviances - np.exp(typical), 0)
@@ -226,6 +230,7 @@ def find_suspects(found: Deviances, positions_px: FloatArray, near_px: float) ->
     suspects = _other_doses(found, judged, SUSPECT_DEVIATIONS, SUSPECT_DOSE_RATIO)
     for number in np.flatnonzero(is_candidate):
         near = tree.query_ball_point(positions_px[number], near_px)
+        # The pattern itself is among those near, so that the worst one always passes.
         if excess[near].max() <= OVERSHADOWING * excess[number]:
             suspects[number] = True
     return np.flatnonzero(suspects)

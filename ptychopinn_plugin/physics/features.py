@@ -89,6 +89,7 @@ def rotated_pixels(window: int, rotations: Sequence[int]) -> tuple[IntArray, Int
         ``turned.ravel()[back[k]]`` is the image again.
     """
     pixels = np.arange(window**2).reshape(window, window)
+    # Tables, so that a graph of TensorFlow takes any rotation as data.
     there = [np.rot90(pixels, number).ravel() for number in rotations]
     back = [np.rot90(pixels, -number).ravel() for number in rotations]
     return np.stack(there), np.stack(back)

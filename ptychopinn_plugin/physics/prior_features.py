@@ -107,6 +107,7 @@ def prior_features(
     turned = step * phases.conj()
     contrast = smooth(lit * _squared(centred)) / light
     change = smooth(lit * _squared(turned)) / light
+    # An estimate that is still flat has no contrast of its own; the step has what it lacks.
     total = np.sqrt(contrast + change + FLOOR)
     scale = np.sqrt(change + CONTRAST_FRACTION * contrast + FLOOR)
     centred, turned = centred * (lit / total), turned * (lit / scale)
@@ -118,6 +119,7 @@ def prior_features(
         turned.imag,
         np.log1p(coverage) / DOSE_SCALE,
         relative,
+        # Photons times variance: the signal in units of shot noise.
         np.log1p(coverage * total**2) / DOSE_SCALE,
         np.log1p(exposures),
         np.log(scale) / DOSE_SCALE,

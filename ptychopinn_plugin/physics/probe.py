@@ -25,6 +25,7 @@ def normalise_probe(probe: ComplexArray, photons: float) -> ComplexArray:
     ndarray of complex64, shape (n_modes, height, width)
         In square root of photons per pixel.
     """
+    # In double precision: a million float32 squares added up lose digits.
     energy = float((np.abs(probe.astype(np.complex128)) ** 2).sum())
     return np.asarray(probe * np.sqrt(photons / energy), dtype=np.complex64)
 
@@ -89,6 +90,7 @@ def with_modes(probe: ComplexArray, n_modes: int) -> ComplexArray:
         more = make_modes(modes[0].astype(np.complex128), n_modes, 1.0)[len(modes) :]
         # With a decay of 1 `make_modes` gives each mode 1 / n_modes of an energy of 1.
         modes = np.concatenate([modes, np.sqrt(ADDED_POWER * energy * n_modes) * more])
+        # The added modes are orthogonal to the strongest one alone so far.
         modes = orthogonal_modes(modes)
     modes = modes[:n_modes]
     return normalise_probe(modes, energy)

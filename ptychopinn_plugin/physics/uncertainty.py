@@ -119,6 +119,7 @@ def _left_open(level: float, noise: FloatArray) -> FloatArray:
     # It is a smooth function of the noise, so that a hundred values are interpolated for all
     # pixels.
     left = [(power * value / (power + value)).mean() for value in grid]
+    # On logarithms, as noise spans many decades between the bright and the dark.
     logarithms: FloatArray = np.interp(np.log(noise), np.log(grid), np.log(left))
     return np.exp(logarithms)
 

@@ -159,11 +159,16 @@ def _compare(
     coverage = forward.coverage.numpy()
     relative = coverage / coverage.max()
     lit = relative / (relative + HALF_LIT_FRACTION)
+    # The global phase of an estimate is free, and a slow one is corrected elsewhere: the network
+    # must not be blamed for either.
     phase_factor = smooth(lit * estimate * truth.conj(), PHASE_NEIGHBOURHOOD_PX)
     phase_factor = phase_factor / (np.abs(phase_factor) + FLOOR**2)
     local = truth * phase_factor * features.phases.conj()
     unit = features.scale / lit.clip(min=FLOOR)
+    # In the unit and with the phase in which the network gets the estimate, so that its task looks
+    # the same for any object.
     wanted = (local - estimate * features.phases.conj()) / unit.clip(min=FLOOR)
+    # Nothing can be demanded where no light falls.
     weight = (relative / FULL_WEIGHT).clip(max=1) * (relative > MIN_COVERAGE)
     light = smooth(lit) + FLOOR
     contrast = smooth(lit * np.abs(local - smooth(lit * local) / light) ** 2) / light

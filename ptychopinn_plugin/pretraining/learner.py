@@ -161,8 +161,11 @@ class Learner:
 
         distance = total(((found - wanted) * scale) ** 2)
         before = total((wanted * scale) ** 2)
+        # Relative to the estimate: bad estimates would else be all that is learned from. The
+        # contrast keeps nearly perfect ones from counting without limit.
         unit = before + MIN_CONTRAST * total(batch['contrast']) + FLOOR
         return {
+            # The logarithm keeps single crops that go wrong from deciding over a step.
             'loss': torch.log1p(distance / unit).mean(),
             'distance': (distance / unit).mean(),
             'before': (before / unit).mean(),

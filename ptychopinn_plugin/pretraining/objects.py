@@ -77,6 +77,7 @@ def _meet_light(rng: np.random.Generator, first: FloatArray, second: FloatArray)
     if first.mean() > 0.6:
         # Objects that are dark almost everywhere are rare, and would be all that is learnt from.
         first = 1 - first
+    # In one material phase follows absorption; in two it need not.
     common = rng.choice([0.0, 0.5, 1.0])
     second = common * first + (1 - common) * second
     sign = rng.choice([-1, 1])
@@ -134,6 +135,7 @@ def _line_image(rng: np.random.Generator, shape: Shape, density: float) -> Float
         angle, width = rng.uniform(0, np.pi), rng.uniform(1.0, widest)
         row, column = rng.uniform(0, shape[0]), rng.uniform(0, shape[1])
         distance = np.abs((y - row) * np.cos(angle) - (x - column) * np.sin(angle))
+        # The edge is a ramp of one pixel, without the steps of a drawn line.
         cover = np.clip(width / 2 + 0.5 - distance, 0, 1)
         value = rng.uniform()
         image += cover * (value if adds else value - image)
@@ -172,6 +174,7 @@ def _textures(rng: np.random.Generator, shape: Shape) -> Images:
 def _texture(rng: np.random.Generator, shape: Shape, exponent: float) -> FloatArray:
     spectrum = np.fft.rfft2(rng.standard_normal(shape))
     k = np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])[None, :])
+    # The mean is taken out; it would be divided by zero.
     k[0, 0] = np.inf
     image = np.fft.irfft2(spectrum / k**exponent, s=shape)
     return np.asarray(image / image.std())

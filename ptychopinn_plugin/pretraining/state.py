@@ -21,6 +21,7 @@ def to_bfloat16(values: RealArray) -> NDArray[np.uint16]:
     Second moments of gradients are as small as 1e-12, where float16 has nothing left.
     """
     bits = np.asarray(values, dtype=np.float32).view(np.uint32).astype(np.uint64)
+    # To the nearest, and halves to even numbers; cutting off would make moments smaller each time.
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
