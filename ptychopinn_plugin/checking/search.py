@@ -65,7 +65,7 @@ SAME_PROBE = 0.98
 MIN_ORDER = 0.9
 """Positions go row by row where one coordinate correlates by this much with their number."""
 
-UNTOLD_SCALES = 0.3, 3.0
+AMBIGUOUS_SCALES = 0.3, 3.0
 """Without a given probe, factors between these look like a curvature of the probe."""
 
 ROTATION_BY_180 = AxisChange(reverse_y=True, reverse_x=True)
@@ -274,6 +274,8 @@ class _Search:
     def is_clearly_better(self, trial: Trial, other: Trial) -> bool:
         """Return whether a trial is better by a margin that no right scan reaches."""
         return (
+            # On both kinds of patterns, as the residuals of a wrong factor lean to opposite sides
+            # (decision 16).
             trial.excess <= MAX_EXCESS_RATIO * other.excess
             and trial.fit <= MAX_FIT_RATIO * other.fit
             and trial.gain_over(other) >= MIN_GAIN
@@ -298,7 +300,7 @@ class _Search:
         scale = best.orientation.scale_positions or 1.0
         patterns, positions = best.orientation.of_patterns, best.orientation.of_positions
         kept = scale if abs(scale - 1) >= SAME_SCALE else None
-        if self.piece.is_probe_made and UNTOLD_SCALES[0] < scale < UNTOLD_SCALES[1]:
+        if self.piece.is_probe_made and AMBIGUOUS_SCALES[0] < scale < AMBIGUOUS_SCALES[1]:
             # A wrong curvature of the probe is like a factor, and this curvature is a guess.
             kept = None
         chosen = Orientation.of(patterns, positions, scale_positions=kept)
@@ -355,6 +357,7 @@ def is_symmetric(probe: ComplexArray, change: AxisChange) -> bool:
     turned = change_axes(probe.real, change) + 1j * change_axes(probe.imag, change)
     if turned.shape != probe.shape:
         return False
+    # The modulus, as a global phase of a probe shows in no pattern.
     overlap = abs(np.vdot(turned, probe))
     return bool(overlap >= SAME_PROBE * float(np.linalg.norm(probe)) ** 2)
 

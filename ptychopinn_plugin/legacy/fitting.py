@@ -86,6 +86,8 @@ def fit_weights(
         if values.dtype.kind != 'f' or not np.isfinite(values).all():
             raise ArchiveError(f'{source}: {old[name].name!r} holds values that are no numbers.')
         fitted[name] = np.ascontiguousarray(values, dtype=np.float32)
+    # A weight that nothing takes would mean that another network was trained than the one that is
+    # built.
     left = [weight.name for name, weight in old.items() if name not in shapes]
     if left:
         raise ArchiveError(

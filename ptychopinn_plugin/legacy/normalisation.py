@@ -30,6 +30,7 @@ def normalise_as_legacy(probe: ComplexArray, probe_scale: float) -> ComplexArray
         If the probe is dark inside the disc.
     """
     height, width = probe.shape[-2:]
+    # PtychoPINN's disc lies around the point between the middle pixels.
     y = np.arange(height)[:, np.newaxis] - (height - 1) / 2
     x = np.arange(width)[np.newaxis, :] - (width - 1) / 2
     disc = np.hypot(y, x) < width / 4

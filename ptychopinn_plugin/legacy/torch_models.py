@@ -83,6 +83,8 @@ def map_torch_weights(
     for name, values in state.items():
         prefix = next((prefix for prefix in PREFIXES if name.startswith(prefix)), None)
         if prefix is None:
+            # A name that is not known is refused and not skipped: a network without one of its
+            # layers would predict nonsense.
             if not UNUSED.match(name):
                 raise ArchiveError(_unknown(name, source))
             continue

@@ -235,7 +235,7 @@ def poisson_loss(expected: FloatArray, counts: RealArray, valid_mask: BoolArray)
         The good pixels :math:`G`; False where a pixel does not count.
     """
     expected, counts = expected[:, valid_mask], counts[:, valid_mask]
-    # Unsigned counts of the file would wrap around in the difference.
+    # In the precision of the expectation: wide integers would promote it to double.
     counts = counts.astype(expected.dtype)
     # The logarithm of a quotient, not a difference of logarithms, which would cancel where the fit
     # is good.

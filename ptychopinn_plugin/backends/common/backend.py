@@ -151,9 +151,11 @@ class NetworkBackend(Engine[Device]):
         scan = held.fitted(scan)
         if not held.is_prior:
             photons = choose_photons(scan, held.photons, inference.intensity_scale)
+        # The intensity scale is a factor on amplitudes, and photons are their squares.
         probe = normalise_probe(corrected_probe(held, scan), photons * held.intensity_scale**2)
         with self.computing_on(inference.device) as (device, threads):
             observer = threads.beside(observer)
+            # The canvas is made with room for positions that are to move.
             reach = _reach_px(scan, refinement)
             forward = self.build_forward(scan, probe, photons, device, reach)
             network = self._network(held, device)
@@ -327,6 +329,7 @@ class NetworkBackend(Engine[Device]):
 
     def _network(self, model: Model, device: Device) -> Any:
         """Build the held model's network once for each device."""
+        # By identity: a model of the same settings may hold other weights.
         if self._built is None or self._built[0] is not model or self._built[1] != device:
             request = NetworkRequest(model.network, model.config.training.precision, model.weights)
             self._built = (model, device, self.build_network(request, device))

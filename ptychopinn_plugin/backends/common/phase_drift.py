@@ -129,9 +129,9 @@ class SmoothBasis:
         # A finer wave than the illumination bends under each pattern, which the iterations see by
         # themselves.
         orders = np.minimum(extent // width_px, MAX_ORDER).astype(int)
+        # Without (0, 0): slopes leave the constant open, a global phase and the brightness of the
+        # beam.
         self._waves = [
-            # Slopes leave the constant open, (0, 0): a global phase, and the brightness of the
-            # beam.
             (a, b) for a in range(orders[0] + 1) for b in range(orders[1] + 1) if (a, b) != (0, 0)
         ]
         # Cosines are level at the edges of the box, where a drift may rise; a plane does that.

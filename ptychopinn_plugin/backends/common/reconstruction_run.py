@@ -214,6 +214,7 @@ class ReconstructionRun:
             phase_std=None if stds is None else stds[1],
             origin_px=self._origin_px(),
             coverage=coverage / coverage.max(),
+            # Iterations mix modes that make the same patterns; the orthogonal ones are defined.
             probe=orthogonal_modes(probe) if self.refinement.probe else probe,
             positions_px=scan.positions_px + forward.moves_px,
             nominal_positions_px=scan.positions_px if moved else None,
@@ -285,5 +286,6 @@ def measure_overlap(engine: Engine[Any], forward: Forward) -> float:
     patch_origins_px = np.asarray(forward.patch_origins_px)
     first = find_places(patch_origins_px)[0]
     if len(first) < len(patch_origins_px):
+        # Exposures of one place add photons, and nothing of what neighbours would show.
         coverage = cover(probe, patch_origins_px[first], coverage.shape)
     return illumination_overlap(coverage, probe)
