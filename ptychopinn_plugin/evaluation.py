@@ -200,6 +200,7 @@ def in_coordinates_of(
     there, here = _positions_of_both(reconstruction, truth)
     if not len(here):
         return reconstruction
+    # The median: some positions may have been refined, and all others moved by the same.
     shift = np.median(there - here, axis=0)
     if np.median(np.abs(there - here - shift).max(axis=1)) > SAME_POSITION_PX:
         return reconstruction

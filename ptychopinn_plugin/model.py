@@ -102,6 +102,8 @@ class Model:
     def fingerprint(self) -> str:
         """Return a SHA-256 of all that decides what the model predicts."""
         digest = hashlib.sha256()
+        # Not the bytes of the file: one that is written again, or without its training state,
+        # predicts the same.
         known = [self.network.to_dict(), self.photons, self.intensity_scale]
         digest.update(json.dumps(known, sort_keys=True).encode())
         probes = [self.probe]

@@ -193,6 +193,7 @@ def plan_reconstruction(
     """
     leaves_twins = is_single_shot and probe_twin_similarity >= SAME_AS_TWIN
     blocks = () if network is None else plan_passes(network, asked_passes, overlap)
+    # The prior would mix an object and its twin, between which nothing decides.
     if leaves_twins and asked_passes is None:
         blocks = ()
     if limit_s is not None and asked_passes is None and overlap >= LITTLE_OVERLAP:
@@ -205,6 +206,7 @@ def plan_reconstruction(
         overlap=overlap,
         before_passes=blocks,
         iterations=planned if asked is None else asked,
+        # A number that was given is kept to, and a prior's last block ends as planned.
         stops_when_converged=asked is None and not blocks,
         reason=_reason(overlap, is_single_shot=is_single_shot, leaves_twins=leaves_twins),
         limit_s=limit_s,

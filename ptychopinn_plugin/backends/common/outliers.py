@@ -209,6 +209,7 @@ def reconstruct_without_outliers(
         stopped = bool(observer(progress)) or stopped
         return stopped
 
+    # The other half is for a second run, whether or not one follows.
     first = run(scan, watch, None if limit_s is None else limit_s / 2)
     outliers = () if first.pattern_fit is None else first.pattern_fit.outliers
     if stopped or not outliers:

@@ -145,6 +145,7 @@ def plan_training(request: TrainingRequest) -> TrainingPlan:
     plan = TrainingPlan(
         config=config,
         description=description,
+        # One number for all scans, so that their amplitudes compare (decision 4).
         photons=scans[0].mean_photons() if base is None else base.photons,
         intensity_scale=_first_scale(description, base, state),
         training=tuple(_split(s, config, group_size, not validation, rng) for s in scans),
@@ -274,6 +275,7 @@ def _subsampled(scan: Scan, config: Config, rng: np.random.Generator) -> Scan:
 def _fingerprint(scan: Scan, labelled: bool) -> str:
     """Return a hash of positions, each pattern's light, the probe, and the labels if any."""
     digest = hashlib.sha256(scan.positions_px.astype(np.float64).tobytes())
+    # The light of each pattern in place of the patterns, which may be gigabytes.
     digest.update(scan.counts().tobytes())
     if scan.probe_origin != 'found':
         # A probe that was searched for has other bits with other threads.

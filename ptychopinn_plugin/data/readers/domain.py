@@ -180,6 +180,8 @@ def to_counts(patterns: RealArray, domain: Domain) -> RealArray:
     if domain == 'counts':
         return patterns.astype(np.float32) if patterns.dtype == np.float16 else patterns
     are_roots = squares_are_whole(patterns)
+    # In place where the array is ours: amplitudes and counts of a large scan would not fit side by
+    # side.
     own = patterns.dtype == np.float32 and patterns.flags.writeable
     counts = patterns if own else np.empty(patterns.shape, dtype=np.float32)
     for start in range(0, len(patterns), CHUNK_PATTERNS):

@@ -206,6 +206,7 @@ def _mean(counts: RealArray, bad_pixels: BoolArray) -> RealArray:
 
 def _center(image: RealArray) -> RealArray:
     """Return the centre of mass, (row, column), of what is brighter than half of the pixels are."""
+    # A background spreads over the detector, and would pull the centre of mass to its middle.
     above = np.maximum(image - np.median(image), 0)
     total = above.sum()
     if not total > 0:
