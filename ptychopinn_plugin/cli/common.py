@@ -59,6 +59,7 @@ def read_scans(paths: Sequence[Path], given: Given) -> list['Scan']:
             single_shot=reading.single_shot,
             allow_links=reading.allow_links,
             max_gib=reading.max_gib,
+            max_memory_gib=reading.max_memory_gib,
             orientation=reading.orientation(),
         )
         for path in paths

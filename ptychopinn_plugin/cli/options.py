@@ -101,9 +101,16 @@ class ScanReading(Orientation):
     )
     max_gib: float | None = setting(
         None,
-        'what an array of the file may take in memory; where not given, what is free, and 500 '
-        'times the file',
+        'how large an array of the file may be; where not given, 500 times its file',
         minimum=0.001,
+        maximum=1e6,
+        unit='GiB',
+    )
+    max_memory_gib: float | None = setting(
+        None,
+        'what patterns and their roots may take in memory, half of what is free where not given; '
+        'larger ones lie in a temporary file (TMPDIR chooses its folder)',
+        minimum=0.0,
         maximum=1e6,
         unit='GiB',
     )
@@ -152,6 +159,7 @@ READING = Section(
     'Reading scans',
     {
         'scan_step_m': 'scan-step',
+        'max_memory_gib': 'max-memory',
         'photon_energy_eV': 'photon-energy',
         'electron_energy_eV': 'electron-energy',
         'detector_distance_m': 'detector-distance',

@@ -12,6 +12,7 @@ from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray, I
 from ptychopinn_plugin.data.scan import CHUNK_PATTERNS, Geometry, Scan
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.physics import illuminated_size, split_positions
+from ptychopinn_plugin.storage.scratch import Usage, chunks, converted, new_array
 from ptychopinn_plugin.text import count
 
 _CHUNK = CHUNK_PATTERNS
@@ -113,7 +114,7 @@ def fit_to_size(scan: Scan, size: int) -> Scan:
         nominal = None if nominal is None else nominal + shift
     return dataclasses.replace(
         scan,
-        patterns=_fit_middle(scan.patterns, (size, size), fill=0),
+        patterns=converted(scan.patterns, lambda rows: _fit_middle(rows, (size, size), fill=0)),
         bad_pixels=_fit_middle(bad, (size, size), fill=True),
         probe=fit_probe(scan.probe, (size, size)),
         positions_px=positions,
@@ -169,9 +170,11 @@ def scale_to_photons(scan: Scan, photons: float) -> Scan:
         raise DataError(f'The photons of a pattern must be a positive number; got {photons}.')
     factor = photons / scan.mean_counts()
     # It goes block by block, as float64 copies of a million patterns would not fit.
-    patterns = np.empty(scan.patterns.shape, dtype=np.float32)
-    for start in range(0, len(scan), _CHUNK):
-        patterns[start : start + _CHUNK] = scan.patterns[start : start + _CHUNK] * factor
+    patterns = new_array(scan.patterns.shape, np.float32, like=scan.patterns)
+    usage = Usage(patterns)
+    for part, counts in chunks(scan.patterns, _CHUNK):
+        patterns[part] = counts * factor
+        usage.add(patterns[part].nbytes)
     note = f'Patterns were scaled by {factor:.4g} to {photons:.4g} photons each on average.'
     return dataclasses.replace(scan, patterns=patterns, notes=(*scan.notes, note))
 

@@ -11,6 +11,7 @@ from ptychopinn_plugin.data.preparation import fit_probe
 from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.orientation import AxisChange, Orientation
+from ptychopinn_plugin.storage.scratch import converted
 
 SQUARE_PIXEL_FRACTION = 1e-3
 """Sizes of pixels that differ by less are those of square ones."""
@@ -140,7 +141,7 @@ def _with_changed_axes(scan: Scan, change: AxisChange, is_centered: bool) -> Sca
         mirrored = is_frame_mirrored(swapped, probe)
     return dataclasses.replace(
         scan,
-        patterns=change_axes(scan.patterns, change, mirrored),
+        patterns=converted(scan.patterns, lambda rows: change_axes(rows, change, mirrored)),
         bad_pixels=change_axes(scan.bad_pixels, change, mirrored),
         **sides,
     )

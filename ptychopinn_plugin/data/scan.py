@@ -8,6 +8,7 @@ import numpy as np
 
 from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray, IntArray, RealArray
 from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.storage.scratch import chunks, taken
 
 MIN_VISIBLE_FRACTION = 0.05
 """At least this share of the light is taken as seen: the far field of the probe, which it is
@@ -216,8 +217,8 @@ class Scan:
         totals = []
         valid = self._valid_pixels()
         # It goes in slices, as a boolean copy of a million patterns would not fit.
-        for start in range(0, len(self.patterns), CHUNK_PATTERNS):
-            block = self.patterns[start : start + CHUNK_PATTERNS]
+        for part, block in chunks(self.patterns, CHUNK_PATTERNS):
+            start = part.start
             counts = block[:, valid].reshape(len(block), -1)
             if counts.dtype.kind == 'f' and not np.isfinite(counts).all():
                 where = start + int(np.flatnonzero(~np.isfinite(counts).all(axis=1))[0])
@@ -259,7 +260,7 @@ class Scan:
         assert self.scan_index is not None
         assert self.pattern_indexes is not None
         assert self.bad_pixels is not None
-        nominal, patterns = self.nominal_positions_px, self.patterns[indices]
+        nominal, patterns = self.nominal_positions_px, taken(self.patterns, indices)
         return dataclasses.replace(
             self,
             patterns=patterns,

@@ -8,6 +8,7 @@ import numpy as np
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray
 from ptychopinn_plugin.data.places import median_step
 from ptychopinn_plugin.data.scan import CHUNK_PATTERNS, Scan
+from ptychopinn_plugin.storage.scratch import chunks
 
 
 def describe_scan(scan: Scan) -> dict[str, Any]:
@@ -65,8 +66,8 @@ def _counts(scan: Scan) -> tuple[FloatArray, float]:
     bad = scan.bad_pixels
     valid_mask = np.ones(scan.pattern_shape, dtype=bool) if bad is None else ~bad
     totals, brightest = [], 0.0
-    for start in range(0, len(scan), CHUNK_PATTERNS):
-        counts = scan.patterns[start : start + CHUNK_PATTERNS][:, valid_mask]
+    for _, block in chunks(scan.patterns, CHUNK_PATTERNS):
+        counts = block[:, valid_mask]
         totals.append(counts.sum(axis=1, dtype=np.float64))
         brightest = max(brightest, float(counts.max()))
     return np.concatenate(totals), brightest

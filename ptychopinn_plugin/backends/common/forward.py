@@ -5,6 +5,7 @@ import numpy as np
 from ptychopinn_plugin.array_types import BoolArray, FloatArray, IntArray, RealArray
 from ptychopinn_plugin.data import inpaint
 from ptychopinn_plugin.data.scan import CHUNK_PATTERNS
+from ptychopinn_plugin.storage.scratch import Usage, chunks, new_array
 
 JUDGED_PATTERNS = 256
 """Objects are compared on at least this number of patterns, from all over the scan. More would
@@ -21,8 +22,6 @@ JUDGED_PIXELS = 1 << 20
 PROBE_CACHE_BYTES = 1 << 30
 """The shifted probes of all positions are kept while they take no more than this."""
 
-_CHUNK = CHUNK_PATTERNS
-
 
 def corner_amplitudes(patterns: RealArray, bad_pixels: BoolArray) -> FloatArray:
     """Return the square root of counts, zero frequency in the corner, bad pixels filled.
@@ -36,14 +35,17 @@ def corner_amplitudes(patterns: RealArray, bad_pixels: BoolArray) -> FloatArray:
     Returns
     -------
     ndarray of float32, shape (n_positions, height, width)
+        In a file where the patterns lie in one, or do not fit into memory: `storage.scratch`.
     """
-    result = np.empty(patterns.shape, dtype=np.float32)
-    for start in range(0, len(patterns), _CHUNK):
-        counts = patterns[start : start + _CHUNK].astype(np.float32)
+    result = new_array(patterns.shape, np.float32, like=patterns)
+    usage = Usage(result)
+    for part, block in chunks(patterns, CHUNK_PATTERNS):
+        counts = block.astype(np.float32)
         if bad_pixels.any():
             # Only the network sees these pixels: the loss leaves them out.
             counts = inpaint(counts, bad_pixels)
-        result[start : start + _CHUNK] = np.sqrt(np.fft.ifftshift(counts, axes=(1, 2)))
+        result[part] = np.sqrt(np.fft.ifftshift(counts, axes=(1, 2)))
+        usage.add(counts.nbytes)
     return result
 
 

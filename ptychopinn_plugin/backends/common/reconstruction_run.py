@@ -31,10 +31,12 @@ from ptychopinn_plugin.config import InferenceConfig, RefinementConfig
 from ptychopinn_plugin.data import Reconstruction, Scan
 from ptychopinn_plugin.data.pattern_fit import PatternFit
 from ptychopinn_plugin.data.places import find_places
+from ptychopinn_plugin.data.scan import CHUNK_PATTERNS
 from ptychopinn_plugin.network import NetworkDescription
 from ptychopinn_plugin.physics import cover, illumination_overlap, orthogonal_modes
 from ptychopinn_plugin.physics.prior_features import count_exposures
 from ptychopinn_plugin.physics.uncertainty import estimate_uncertainty
+from ptychopinn_plugin.storage.scratch import chunks
 
 
 class ReconstructionRun:
@@ -183,7 +185,8 @@ class ReconstructionRun:
         moments = self.engine.measure_moments(self.forward, self.object_)
         probe = self.engine.to_numpy(self.forward.probe)
         errors = fit_slow_errors(self.forward, moments, probe)
-        counted = self.scan.patterns.sum(axis=(1, 2), dtype=np.float64)
+        blocks = chunks(self.scan.patterns, CHUNK_PATTERNS)
+        counted = np.concatenate([b.sum(axis=(1, 2), dtype=np.float64) for _, b in blocks])
         self.stopwatch.lap('judge')
         return measure_beam_variation(pattern_fit, counted, errors)
 

@@ -31,6 +31,7 @@ from ptychopinn_plugin.physics import (
     measure_misfit,
     split_positions,
 )
+from ptychopinn_plugin.storage.scratch import Usage, is_stored
 
 
 class ForwardModel:
@@ -74,7 +75,10 @@ class ForwardModel:
         self.set_intensities(np.ones(len(scan)))
         self._place(whole - half - self.origin_px, subpixel_shifts)
         assert scan.bad_pixels is not None
-        self.amplitudes = torch.from_numpy(corner_amplitudes(scan.patterns, scan.bad_pixels))
+        amplitudes = corner_amplitudes(scan.patterns, scan.bad_pixels)
+        self.amplitudes, self._usage = torch.from_numpy(amplitudes), Usage(amplitudes)
+        # Shifted probes take more memory than the amplitudes, for which there is too little.
+        self._keeps_probes = not is_stored(amplitudes)
         if _fits(self.amplitudes, device):
             self.amplitudes = self.amplitudes.to(device)
         self.valid_mask: Tensor | None = None
@@ -91,7 +95,7 @@ class ForwardModel:
         self.probe = probe.detach().to(self.device)
         n_bytes = len(self) * probe.numel() * 8
         self._shifted: Tensor | None = None
-        if cache and n_bytes <= PROBE_CACHE_BYTES:
+        if cache and self._keeps_probes and n_bytes <= PROBE_CACHE_BYTES:
             # Filled part by part: parts that are joined at the end would take twice the memory.
             self._shifted = self.probe.new_empty((len(self), *self.probe.shape))
             for part in self.slices(256):
@@ -182,6 +186,7 @@ class ForwardModel:
         part._place(self.host_origins[indices] - lowest, self._host_shifts[indices])
         height, width = (part.host_origins.max(axis=0) + np.array(self.shape) + 1).tolist()
         part.canvas_shape = (height, width)
+        part._usage, part._keeps_probes = Usage(), True
         if amplitudes is None:
             part.amplitudes = self.measured(where)
         else:
@@ -238,10 +243,13 @@ class ForwardModel:
     def measured(self, indices: Tensor | IntArray | slice) -> Tensor:
         """Return measured amplitudes, zero frequency in the corner, shape (n_indices, h, w)."""
         if isinstance(indices, slice):
-            return self.amplitudes[indices].to(self.device)
-        # Scans that do not fit stay in the computer's memory and come batch by batch.
-        where = torch.as_tensor(indices, device=self.amplitudes.device)
-        return _select(self.amplitudes, where).to(self.device)
+            found = self.amplitudes[indices]
+        else:
+            # Scans that do not fit stay in the computer's memory and come batch by batch.
+            where = torch.as_tensor(indices, device=self.amplitudes.device)
+            found = _select(self.amplitudes, where)
+        self._usage.add(found.numel() * found.element_size())
+        return found.to(self.device)
 
     def canvas_window(self, indices: IntArray | slice, size: int | None = None) -> CanvasWindow:
         """Return the part of the canvas on which patches of `extract_patches` lie."""

@@ -26,6 +26,7 @@ from ptychopinn_plugin.physics import (
     measure_misfit,
     split_positions,
 )
+from ptychopinn_plugin.storage.scratch import Usage, is_stored
 
 AMPLITUDE_BYTES = 8 << 30
 """Amplitudes that take more stay in the computer's memory and come batch by batch."""
@@ -72,7 +73,9 @@ class ForwardModel:
         self.subpixel_shifts = tf.constant(subpixel_shifts, tf.float32)
         assert scan.bad_pixels is not None
         amplitudes = corner_amplitudes(scan.patterns, scan.bad_pixels)
-        self.stays_outside = amplitudes.nbytes > AMPLITUDE_BYTES
+        # Shifted probes take more memory than the amplitudes, for which there is too little.
+        self._usage, self._keeps_probes = Usage(amplitudes), not is_stored(amplitudes)
+        self.stays_outside = is_stored(amplitudes) or amplitudes.nbytes > AMPLITUDE_BYTES
         self.amplitudes = amplitudes if self.stays_outside else tf.convert_to_tensor(amplitudes)
         self._shifted: Tensor | None = None
         self.valid_mask: Tensor | None = None
@@ -85,7 +88,7 @@ class ForwardModel:
         """Use another probe; shifted copies (with `cache`) and the coverage are made again."""
         self.set_probe_only(probe)
         n_bytes = len(self) * int(tf.size(self.probe)) * 8
-        if cache and n_bytes <= PROBE_CACHE_BYTES:
+        if cache and self._keeps_probes and n_bytes <= PROBE_CACHE_BYTES:
             parts = [
                 shift_probe(self.probe, tf.gather(self.subpixel_shifts, i))
                 for i in self.batches(256)
@@ -166,6 +169,7 @@ class ForwardModel:
         """
         part = object.__new__(ForwardModel)
         part.shape, part.valid_mask, part.stays_outside = self.shape, self.valid_mask, False
+        part._usage, part._keeps_probes = Usage(), True
         part.photons, part.is_single_shot = self.photons * exposure, self.is_single_shot
         patch_origins = self.patch_origins[indices]
         lowest = patch_origins.min(axis=0) - 1
@@ -243,7 +247,9 @@ class ForwardModel:
     def measured(self, indices: IntArray) -> Tensor:
         """Return measured amplitudes, zero frequency in the corner, shape (n_indices, h, w)."""
         if self.stays_outside:
-            return tf.convert_to_tensor(self.amplitudes[indices])
+            found = self.amplitudes[indices]
+            self._usage.add(found.nbytes)
+            return tf.convert_to_tensor(found)
         return tf.gather(self.amplitudes, indices)
 
     def canvas_window(self, indices: IntArray, size: int | None = None) -> CanvasWindow:

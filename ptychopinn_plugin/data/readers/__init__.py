@@ -36,6 +36,7 @@ from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.data.starting_probe import starting_probe
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.orientation import Orientation
+from ptychopinn_plugin.storage.scratch import is_stored, scratch_folder
 
 __all__ = [
     'Domain',
@@ -72,6 +73,7 @@ def load_scan(
     scan_step_m: float | None = None,
     allow_links: bool = False,
     max_gib: float | None = None,
+    max_memory_gib: float | None = None,
     orientation: Orientation | None = None,
 ) -> Scan:
     """Read a scan. The content of the file decides what it is, not its name.
@@ -114,7 +116,10 @@ def load_scan(
     allow_links : bool
         Follow links and virtual datasets of HDF5 out of the folder of the file that holds them.
     max_gib : float, optional
-        What an array of a file may take in memory; see `limits`.
+        How large an array of a file may be; see `limits`.
+    max_memory_gib : float, optional
+        What patterns, and the roots that backends make of them, may take in memory. Larger ones lie
+        in a file in the folder for temporary files, and are read from there batch by batch.
     orientation : Orientation, optional
         How patterns and positions are turned, after the beam was brought to the middle: see
         `reorientation.reorient`. `mask` and `beam_center_px` are of the frames as stored.
@@ -140,8 +145,10 @@ def load_scan(
             raise DataError(f'{name} needs reader=NAME (--reader NAME), to whose files it belongs.')
     product = None if product is None else Path(product)
     positions = None if positions is None else Path(positions)
-    max_bytes = None if max_gib is None else int(max_gib * 2**30)
-    with reading_with(Limits(allow_links, max_bytes)) as limits:
+    max_bytes, memory_bytes = (
+        None if gib is None else int(gib * 2**30) for gib in (max_gib, max_memory_gib)
+    )
+    with reading_with(Limits(allow_links, max_bytes, memory_bytes)) as limits:
         more_bad = None if mask is None else read_mask(Path(mask))
         probe = None if probe_from is None else read_probe(Path(probe_from))
         try:
@@ -164,6 +171,8 @@ def load_scan(
                 )
         except DataError as error:
             raise _with_path(error, path) from error
+    if is_stored(scan.patterns):
+        scan = dataclasses.replace(scan, notes=(*scan.notes, _storage_note(scan)))
     if limits.followed:
         scan = dataclasses.replace(scan, notes=(*scan.notes, *limits.notes()))
     if mask_hot:
@@ -189,6 +198,13 @@ def load_scan(
     assert scan.bad_pixels is not None  # `replace` drops it
     some = scan.patterns[:: max(1, len(scan) // 32)][:, ~scan.bad_pixels]
     return dataclasses.replace(scan, notes=(*scan.notes, *unit_note(some)))
+
+
+def _storage_note(scan: Scan) -> str:
+    return (
+        f'The patterns take {scan.patterns.nbytes / 2**30:.3g} GiB, and their roots as much or '
+        f'more: they lie in a temporary file in {scratch_folder()} and are read from there.'
+    )
 
 
 def scan_from_arrays(

@@ -1,5 +1,6 @@
 """Counts or amplitudes: what the numbers of a pattern are, and how amplitudes become counts."""
 
+import functools
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy as np
 from ptychopinn_plugin.array_types import FloatArray, RealArray
 from ptychopinn_plugin.data.scan import CHUNK_PATTERNS
 from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.storage.scratch import Usage, chunks, converted, new_array
 
 Domain: TypeAlias = Literal['counts', 'amplitudes']
 
@@ -52,8 +54,7 @@ def infer_domain(patterns: RealArray, *, is_ptychodus_export: bool) -> tuple[Dom
         return 'counts', f'they are integers ({patterns.dtype})'
     if is_ptychodus_export:
         return 'counts', 'the file has the layout of an export by Ptychodus'
-    starts = range(0, len(patterns), CHUNK_PATTERNS)
-    if any((patterns[start : start + CHUNK_PATTERNS] < 0).any() for start in starts):
+    if any((chunk < 0).any() for _, chunk in chunks(patterns, CHUNK_PATTERNS)):
         return 'counts', 'some are negative, as where a dark field was subtracted'
     if values_are_whole(patterns):
         return 'counts', 'they are whole numbers'
@@ -92,11 +93,17 @@ def without_logarithm(
             continue
         values = np.expm1(sample * np.log(base))
         if _nearly_whole(values, patterns.dtype) and values.max() > 2:
-            counts = np.rint(np.expm1(patterns.astype(np.float64) * np.log(base)))
+            counts = converted(patterns, functools.partial(_exponentials, base))
             note = f'The patterns were taken as {name}, because they then are whole numbers, and '
             note += 'were turned into counts; if that is wrong, use domain=NAME (--domain NAME).'
-            return counts.astype(np.float32), (note,)
+            return counts, (note,)
     return patterns, ()
+
+
+def _exponentials(base: float, logarithms: RealArray) -> FloatArray:
+    """Return the whole numbers of which logarithms of one more are given."""
+    exponents = logarithms.astype(np.float64) * np.log(base)
+    return np.asarray(np.rint(np.expm1(exponents)), dtype=np.float32)
 
 
 def _multiples(sample: FloatArray, dtype: np.dtype[Any]) -> bool:
@@ -178,23 +185,26 @@ def to_counts(patterns: RealArray, domain: Domain) -> RealArray:
         If `domain` is unknown, or an amplitude is negative.
     """
     if domain == 'counts':
-        return patterns.astype(np.float32) if patterns.dtype == np.float16 else patterns
+        if patterns.dtype != np.float16:
+            return patterns
+        return converted(patterns, lambda rows: rows.astype(np.float32))
     are_roots = squares_are_whole(patterns)
     # In place where the array is ours: amplitudes and counts of a large scan would not fit side by
     # side.
     own = patterns.dtype == np.float32 and patterns.flags.writeable
-    counts = patterns if own else np.empty(patterns.shape, dtype=np.float32)
-    for start in range(0, len(patterns), CHUNK_PATTERNS):
-        chunk = patterns[start : start + CHUNK_PATTERNS]
+    counts = patterns if own else new_array(patterns.shape, np.float32, like=patterns)
+    usage = Usage(counts)
+    for where, chunk in chunks(patterns, CHUNK_PATTERNS):
         if chunk.dtype.kind != 'u' and (chunk < 0).any():
             raise DataError(
                 f'Amplitudes must not be negative; got {chunk.min()}. '
                 "Where the patterns hold counts, use domain='counts' (--domain counts)."
             )
         # They become floats first, as the square of an integer overflows its type.
-        part = counts[start : start + CHUNK_PATTERNS]
+        part = counts[where]
         np.square(chunk.astype(np.float32, copy=False), out=part)
         if are_roots:
             # What rounding in the file left would hide that they were counted.
             np.rint(part, out=part)
+        usage.add(part.nbytes)
     return counts

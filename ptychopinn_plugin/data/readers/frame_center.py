@@ -7,6 +7,7 @@ import numpy as np
 
 from ptychopinn_plugin.array_types import BoolArray, ComplexArray, RealArray
 from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.storage.scratch import converted
 
 MIN_LIGHT_IN_CORNERS = 0.6
 """Where zero frequency is in the corners, more than this share of the light lies in the sixteenths
@@ -121,7 +122,7 @@ def centered(
         return corners_to_middle(counts, mask) if mask.shape == frame else (counts, mask, ())
     shape = frame if probe is None else (probe.shape[-2], probe.shape[-1])
     cut = FrameCut(shape, beam_center_px)
-    return cut(counts), np.asarray(cut(mask, beyond=True), dtype=bool), cut.notes(frame)
+    return converted(counts, cut), np.asarray(cut(mask, beyond=True), dtype=bool), cut.notes(frame)
 
 
 def corners_to_middle(
@@ -151,7 +152,7 @@ def corners_to_middle(
     if 4 * min(corners) <= middle or sum(corners) <= MIN_LIGHT_IN_CORNERS * mean.sum():
         return counts, bad_pixels, ()
     return (
-        np.fft.fftshift(counts, axes=(-2, -1)),
+        converted(counts, lambda rows: np.fft.fftshift(rows, axes=(-2, -1))),
         np.fft.fftshift(bad_pixels),
         ('Zero frequency was in the corners of the patterns and was moved to their middle.',),
     )

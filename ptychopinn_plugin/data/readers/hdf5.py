@@ -15,7 +15,12 @@ from ptychopinn_plugin.data.readers.hdf5_links import (
     check_readable,
     refuse_special_files,
 )
+from ptychopinn_plugin.data.readers.limits import limits
 from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.storage.scratch import chunks, is_stored
+
+_READ_ROWS = 256
+"""This number of patterns is read at a time where not all fit into memory."""
 
 
 @contextlib.contextmanager
@@ -43,12 +48,21 @@ def open_hdf5(path: Path) -> Iterator[Any]:
 
 
 def find(file: Any, keys: Sequence[str]) -> RealArray | None:
-    """Return the first dataset of these names, whole; None where there is none.
+    """Return the first dataset of these names; None where there is none.
+
+    One that is too large for the memory lies in a file: see `storage.scratch`.
 
     One whose file, or whose decompression, is missing is a DataError that names it.
     """
     dataset = find_dataset(file, keys)
-    return None if dataset is None else np.asarray(dataset[()])
+    if dataset is None:
+        return None
+    if not dataset.shape or not dataset.size or dataset.dtype.kind not in 'biufc':
+        return np.asarray(dataset[()])
+    array = limits().new_array(dataset.shape, dataset.dtype)
+    for part, _ in chunks(array, _READ_ROWS if is_stored(array) else len(array)):
+        dataset.read_direct(array, part, part)
+    return array
 
 
 def find_dataset(file: Any, keys: Sequence[str]) -> Any | None:

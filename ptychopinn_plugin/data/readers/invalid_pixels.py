@@ -23,6 +23,7 @@ import numpy as np
 
 from ptychopinn_plugin.array_types import BoolArray, IntArray, RealArray
 from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.storage.scratch import chunks, converted
 from ptychopinn_plugin.text import count
 
 MAX_SPORADIC_FRACTION = 0.25
@@ -96,10 +97,11 @@ def mask_invalid(
     marked = always | spread.sporadic
     # What belongs to somebody else, or is mapped from a file, stays as it is.
     if notes and not patterns.flags.writeable:
-        patterns = patterns.copy()
+        patterns = converted(patterns, np.copy)
     bad = bad | marked
     if patterns.flags.writeable and bad.any():
-        patterns[:, bad] = 0
+        for _, chunk in chunks(patterns, _CHUNK):
+            chunk[:, bad] = 0
     if spread.emptied.size:
         patterns[spread.emptied] = 0
     return patterns, bad, notes
@@ -149,10 +151,9 @@ def clip_negative(patterns: RealArray, bad_pixels: BoolArray) -> tuple[RealArray
         )
     floor = _noise_floor(np.concatenate(samples))
     if not patterns.flags.writeable:
-        patterns = patterns.copy()
-    for start in range(0, len(patterns), _CHUNK):
-        part = patterns[start : start + _CHUNK]
-        part[part < floor] = 0
+        patterns = converted(patterns, np.copy)
+    for _, chunk in chunks(patterns, _CHUNK):
+        chunk[chunk < floor] = 0
     return patterns, (
         f'Negative counts, down to {lowest:g} and in all {below / above:.2g} of the positive ones, '
         f'were taken for the noise of a subtracted dark field: what is below {floor:.3g} was set '
@@ -195,9 +196,11 @@ class _Spread:
 
 def _chunks(patterns: RealArray, valid_mask: BoolArray) -> Iterator[tuple[int, RealArray]]:
     """Yield parts of the patterns and where they start; bad pixels left out, if there are some."""
-    for start in range(0, len(patterns), _CHUNK):
-        chunk = patterns[start : start + _CHUNK]
-        yield start, chunk.reshape(len(chunk), -1) if valid_mask.all() else chunk[:, valid_mask]
+    for part, chunk in chunks(patterns, _CHUNK):
+        yield (
+            part.start,
+            chunk.reshape(len(chunk), -1) if valid_mask.all() else chunk[:, valid_mask],
+        )
 
 
 def _range(patterns: RealArray, valid_mask: BoolArray) -> tuple[float, float, bool]:

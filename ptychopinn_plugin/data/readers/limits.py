@@ -11,8 +11,12 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import DTypeLike
+
+from ptychopinn_plugin.array_types import RealArray
 from ptychopinn_plugin.errors import DataError
-from ptychopinn_plugin.storage.memory import available_bytes
+from ptychopinn_plugin.storage.scratch import new_array
 from ptychopinn_plugin.text import count
 
 MAX_EXPANSION = 500
@@ -34,8 +38,10 @@ class Limits:
     allow_links : bool
         Whether links may lead out of the folder of the file that holds them.
     max_bytes : int, optional
-        What an array may take; where not given, what this machine has left, and `MAX_EXPANSION`
-        times its file.
+        What an array may take; where not given, `MAX_EXPANSION` times its file.
+    memory_bytes : int, optional
+        What patterns, and the roots that backends make of them, may take in memory; larger ones lie
+        in a file. Where not given, `storage.scratch` decides by what this machine has left.
     followed : dict of Path to Path
         The other files that were read, and the one that named each.
     roots : set of Path
@@ -44,6 +50,7 @@ class Limits:
 
     allow_links: bool = False
     max_bytes: int | None = None
+    memory_bytes: int | None = None
     followed: dict[Path, Path] = field(default_factory=dict)
     roots: set[Path] = field(default_factory=set)
 
@@ -78,7 +85,7 @@ class Limits:
         self.followed.setdefault(target, owner)
 
     def check_size(self, what: str, claimed: int, file_bytes: int) -> None:
-        """Raise DataError where an array would take more memory than it may.
+        """Raise DataError where an array is larger than it may be.
 
         Parameters
         ----------
@@ -91,8 +98,7 @@ class Limits:
         Raises
         ------
         DataError
-            If it takes more than is allowed or than the machine has left, or grows too much from
-            its file.
+            If it takes more than is allowed, or grows too much from its file.
         """
         option = 'If that is right, use max_gib=N (--max-gib N)'
         if self.max_bytes is not None:
@@ -108,12 +114,15 @@ class Limits:
                 f'than {MAX_EXPANSION} times, as no counts do. {option} with at least '
                 f'{claimed / 2**30:.3g}.'
             )
-        free = available_bytes()
-        if free is not None and claimed > free:
-            raise DataError(
-                f'{what} would take {_words(claimed)}; this machine has {_words(free)} left. Use '
-                f'fewer patterns or a larger machine. {option} all the same.'
-            )
+
+    def new_array(self, shape: tuple[int, ...], dtype: DTypeLike) -> RealArray:
+        """Return an array for what a file holds, in memory or, if it is too large, in a file."""
+        memory_bytes = self.memory_bytes
+        if memory_bytes is not None:
+            # Backends keep the roots of counts, in float32, beside the counts.
+            size = np.dtype(dtype).itemsize
+            memory_bytes = memory_bytes * size // (size + np.dtype(np.float32).itemsize)
+        return new_array(shape, dtype, memory_bytes=memory_bytes)
 
     def notes(self) -> tuple[str, ...]:
         """Return a note that names the other files, where there are any."""

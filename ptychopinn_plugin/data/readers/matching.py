@@ -22,6 +22,7 @@ from ptychopinn_plugin.data.readers.units import ELECTRON_VOLT_J
 from ptychopinn_plugin.data.scan import Geometry, ProbeOrigin, Scan
 from ptychopinn_plugin.data.starting_probe import NOTE, starting_probe
 from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.storage.scratch import taken
 from ptychopinn_plugin.text import count
 
 HC_J_M = 6.62607015e-34 * 299792458.0
@@ -238,7 +239,7 @@ def join(
     shape = measurement.patterns.shape[1:]
     positions_px = _to_pixels(positions_m, product, geometry, shape)
     return Scan(
-        patterns=patterns if len(kept) == len(patterns) else patterns[kept],
+        patterns=patterns if len(kept) == len(patterns) else taken(patterns, kept),
         positions_px=positions_px,
         probe=probe,
         object_=None if product.object_ is None else product.object_.astype(np.complex64),

@@ -8,7 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import h5py
 import numpy as np
@@ -43,6 +43,7 @@ from ptychopinn_plugin.data.readers.probe_axes import single_probe
 from ptychopinn_plugin.data.scan import Geometry, ProbeOrigin, Scan
 from ptychopinn_plugin.data.starting_probe import NOTE, starting_probe
 from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.storage.scratch import chunks, is_stored
 
 _OPTIONAL = (
     'objectGuess',
@@ -66,6 +67,9 @@ _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
+
+_READ_ROWS = 256
+"""This number of patterns is read at a time where not all fit into memory."""
 
 _GEOMETRY = tuple(Geometry.__dataclass_fields__)
 
@@ -96,7 +100,7 @@ class Archive(Mapping[str, RealArray]):
             )
         try:
             self._check_size(key)
-            array = self._members[key]
+            array = self._read(key)
         except DataError:
             raise
         except ValueError as error:
@@ -114,6 +118,29 @@ class Archive(Mapping[str, RealArray]):
             )
         return array
 
+    def _read(self, key: str) -> Any:
+        """Return an array, which lies in a file where it is too large for the memory."""
+        if f'{key}.npy' not in self._members.zip.NameToInfo:
+            return self._members[key]
+        with self._members.zip.open(f'{key}.npy') as file:
+            try:
+                shape, is_fortran, kind = _read_header(file)
+            except KeyError:
+                # Another version of the format is left to NumPy.
+                return self._members[key]
+            if kind.kind not in 'biufc' or not math.prod(shape):
+                return self._members[key]
+            # In the order of the file: the other one is its transpose.
+            array = limits().new_array(shape[::-1] if is_fortran else shape, kind)
+            if not is_stored(array):
+                return self._members[key]
+            for _, rows in chunks(array, _READ_ROWS):
+                data = file.read(rows.nbytes)
+                if len(data) < rows.nbytes:
+                    raise EOFError
+                rows[...] = np.frombuffer(data, kind).reshape(rows.shape)
+        return array.T if is_fortran else array
+
     def _is_object(self, key: str) -> bool:
         """Recognise a single object by the text of the header; the object is never read."""
         if key not in self._members.files:
@@ -126,8 +153,7 @@ class Archive(Mapping[str, RealArray]):
 
     def _header(self, key: str) -> tuple[tuple[int, ...], Any]:
         with self._members.zip.open(f'{key}.npy') as file:
-            header = _HEADERS[np.lib.format.read_magic(file)]
-            shape, _, kind = header(file)
+            shape, _, kind = _read_header(file)
         return shape, kind
 
     def _check_size(self, key: str) -> None:
@@ -143,6 +169,18 @@ class Archive(Mapping[str, RealArray]):
                     f'{info.file_size} bytes are too few. Copy or write the file again.'
                 )
         limits().check_size(f'{key!r} of {self._path}', info.file_size, info.compress_size)
+
+
+def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, Any]:
+    """Return shape, whether the first index runs fastest, and type of the NPY data that follow.
+
+    Raises
+    ------
+    KeyError
+        If the version of the format is none of `_HEADERS`.
+    """
+    header: tuple[tuple[int, ...], bool, Any] = _HEADERS[np.lib.format.read_magic(file)](file)
+    return header
 
 
 def _damaged(path: Path, key: str) -> DataError:

@@ -4,6 +4,7 @@ import numpy as np
 
 from ptychopinn_plugin.array_types import RealArray
 from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.storage.scratch import converted
 
 
 def positions_first(
@@ -57,7 +58,7 @@ def _raster(patterns: RealArray, key: str, count: int) -> tuple[RealArray, tuple
     if last[0] * last[1] == count:
         note = f'{key} was stored as (height, width, rows, columns) of a raster of {last[0]} x '
         note += f'{last[1]}; it has been turned and was taken row by row.'
-        return np.ascontiguousarray(np.moveaxis(patterns.reshape(*first, count), 2, 0)), (note,)
+        return _turned(patterns.reshape(*first, count)), (note,)
     raise DataError(
         f'{key} must hold one pattern for each of the {count} positions of xcoords; its shape is '
         f'{patterns.shape}, a raster of {first[0] * first[1]}. Cut the longer one.'
@@ -65,7 +66,8 @@ def _raster(patterns: RealArray, key: str, count: int) -> tuple[RealArray, tuple
 
 
 def _turned(patterns: RealArray) -> RealArray:
-    return np.ascontiguousarray(np.moveaxis(patterns, 2, 0))
+    """Return patterns of shape (height, width, n_positions) with the positions first."""
+    return converted(np.moveaxis(patterns, 2, 0), np.ascontiguousarray)
 
 
 def _cube(patterns: RealArray, key: str) -> tuple[RealArray, tuple[str, ...]]:

@@ -12,6 +12,7 @@ from ptychopinn_plugin.data.simulation.paths import ScanPath, make_path
 from ptychopinn_plugin.data.simulation.probes import make_probe
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.physics import make_modes, predict_patterns
+from ptychopinn_plugin.storage.scratch import Usage, converted, new_array
 
 _BATCH = 128
 
@@ -135,7 +136,8 @@ def _count(
 ) -> RealArray:
     stream = config.random_streams()['counts']
     shape = (len(positions_px), config.size, config.size)
-    patterns: RealArray = np.empty(shape, dtype=np.uint32 if config.poisson_noise else np.float32)
+    patterns = new_array(shape, np.uint32 if config.poisson_noise else np.float32)
+    usage, brightest = Usage(patterns), 0.0
     # Expectations are those of the rounded object and probe that the scan holds, in double
     # precision.
     exact, exact_modes = object_.astype(np.complex128), modes.astype(np.complex128)
@@ -146,6 +148,8 @@ def _count(
         expected = predict_patterns(exact, origin, positions_px[batch], exact_modes)
         expected = expected * intensities[batch]
         patterns[batch] = stream.poisson(expected) if config.poisson_noise else expected
-    if config.poisson_noise and patterns.max() <= np.iinfo(np.uint16).max:
-        return patterns.astype(np.uint16)
+        brightest = max(brightest, float(patterns[batch].max()))
+        usage.add(patterns[batch].nbytes)
+    if config.poisson_noise and brightest <= np.iinfo(np.uint16).max:
+        return converted(patterns, lambda counts: counts.astype(np.uint16))
     return patterns
