@@ -1,14 +1,17 @@
 """What the package logs: in the file of a training run, and as notes to who runs a command."""
 
 import logging
+import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
+from ptychopinn_plugin.cli.experiment_logs import ExperimentLog
+from ptychopinn_plugin.errors import OutputError
 from ptychopinn_plugin.log import logging_warnings
 
 if TYPE_CHECKING:
@@ -69,10 +72,12 @@ class LossLog:
     ----------
     epochs_before : int
         How many the model had when this training began.
+    experiment : ExperimentLog, optional
+        Gets them as well.
     """
 
-    def __init__(self, epochs_before: int) -> None:
-        self._epoch = epochs_before
+    def __init__(self, epochs_before: int, experiment: ExperimentLog | None = None) -> None:
+        self._epoch, self._experiment = epochs_before, experiment
         self._stage = ''
 
     def __call__(self, progress: 'Progress') -> None:
@@ -86,3 +91,14 @@ class LossLog:
             rate = progress.patterns_per_second
             speed = '' if rate is None else f', {rate:.0f} patterns/s'
             logger.info('epoch %d: %s%s', self._epoch, losses, speed)
+            self._add_to_experiment(progress.losses)
+
+    def _add_to_experiment(self, losses: Mapping[str, float]) -> None:
+        if self._experiment is None:
+            return
+        finite = {name: value for name, value in losses.items() if math.isfinite(value)}
+        try:
+            self._experiment.add(self._epoch, finite)
+        except (OSError, OutputError) as error:
+            # A tracker that cannot be reached is not worth a training.
+            logger.warning('Epoch %d did not reach the logger: %s', self._epoch, error)

@@ -1,7 +1,8 @@
 """`ptychopinn train`: from scans to a model file."""
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +11,12 @@ import typer
 
 from ptychopinn_plugin._version import __version__
 from ptychopinn_plugin.cli.common import duration_in_words, read_scans, report, show_notes
+from ptychopinn_plugin.cli.experiment_logs import (
+    ExperimentLog,
+    LoggerName,
+    check_logger,
+    experiment_log,
+)
 from ptychopinn_plugin.cli.log import LossLog, keeping_log, logger
 from ptychopinn_plugin.cli.options import (
     READING,
@@ -99,6 +106,15 @@ _BaseModel = Annotated[
     Path | None,
     typer.Option(metavar='MODEL', help='Fine-tune: start from the weights of this model.'),
 ]
+_Logger = Annotated[
+    LoggerName | None,
+    typer.Option(
+        '--logger',
+        metavar='NAME',
+        help='Send losses and settings to tensorboard (files in DIR/tensorboard) or mlflow (the '
+        'server of MLFLOW_TRACKING_URI) as well.',
+    ),
+]
 _InferenceOnly = Annotated[
     bool, typer.Option('--inference-only', help='Leave out of the model what --resume needs.')
 ]
@@ -138,6 +154,7 @@ def train_command(
     resume: _Resume = None,
     base_model: _BaseModel = None,
     inference_only: _InferenceOnly = False,
+    logger_name: _Logger = None,
     backend: BackendName = None,
     as_json: AsJson = False,
     *,
@@ -171,12 +188,17 @@ def train_command(
         saved = None
         if config is not None:
             given, saved = add_from_file(given, config)
+        if logger_name is not None:
+            check_logger(logger_name)
         settings = _settings(start, resumes, given, config, assignments)
         job = _prepare(scans, validation or (), *settings, resumes, (backend, saved), given)
         checkpoints = _checkpoints(output / CHECKPOINT_FILE, resume)
-        result = _run(job, checkpoints)
-        with finishing():
-            _write(stage, result, job.reading, inference_only=inference_only)
+        with _logging(logger_name, output, job) as log:
+            result = _run(job, checkpoints, log)
+            with finishing():
+                _write(stage, result, job.reading, inference_only=inference_only)
+                if log is not None:
+                    log.add_files([stage / name for name in TRAINING_FILES if name != LOG_FILE])
     # Only now does the model lie in its place; until then the checkpoint was all there was.
     checkpoints.remove()
     values = _facts(job, result, output)
@@ -258,7 +280,24 @@ def _checkpoints(path: Path, resumed: Path | None) -> 'Checkpoints':
     return Checkpoints(path, continues=continues)
 
 
-def _run(job: _Job, checkpoints: 'Checkpoints') -> 'TrainingResult':
+@contextmanager
+def _logging(name: LoggerName | None, output: Path, job: _Job) -> Iterator[ExperimentLog | None]:
+    """Open the log that the user has chosen, if any."""
+    if name is None:
+        yield None
+        return
+    sections = {'reading': job.reading, **job.config.to_dict()}
+    settings = {
+        f'{section}.{key}': value
+        for section, values in sections.items()
+        for key, value in values.items()
+    }
+    title = ', '.join(scan.name for scan in job.scans)
+    with experiment_log(name, output, title, {'backend': job.choice.name, **settings}) as log:
+        yield log
+
+
+def _run(job: _Job, checkpoints: 'Checkpoints', log: ExperimentLog | None) -> 'TrainingResult':
     from ptychopinn_plugin import api
 
     _log_start(job)
@@ -266,7 +305,7 @@ def _run(job: _Job, checkpoints: 'Checkpoints') -> 'TrainingResult':
     if job.resume and job.model is not None and job.model.training_state is not None:
         epochs_before = len(job.model.training_state.values.get('history', ()))
     try:
-        with ProgressDisplay(LossLog(epochs_before)) as watch:
+        with ProgressDisplay(LossLog(epochs_before, log)) as watch:
             result = api.train(
                 job.scans,
                 job.config,

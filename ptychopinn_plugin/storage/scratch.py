@@ -1,7 +1,7 @@
 """Arrays that are too large for the memory: mapped from a file that is gone when they are.
 
 The system writes their pages to the file and reads them back, so that they are used as any other
-array is. What a process has touched counts as its memory until it is given back, which `release`
+array is. What a process has touched counts as its memory until it is given back, which `release_pages`
 does: nothing is lost by it, as the file keeps everything.
 """
 
@@ -74,7 +74,7 @@ def is_stored(array: RealArray | None) -> bool:
     return _mapping_of(array) is not None
 
 
-def release(array: RealArray) -> None:
+def release_pages(array: RealArray) -> None:
     """Give the memory back that an array takes, where it lies in a file; it can be used on."""
     mapping = _mapping_of(array)
     if mapping is not None and hasattr(mmap, 'MADV_DONTNEED'):
@@ -168,7 +168,7 @@ class Usage:
             return
         self._used += n_bytes
         if self._used >= MAX_RESIDENT_BYTES:
-            release(self._array)
+            release_pages(self._array)
             self._used = 0
 
 

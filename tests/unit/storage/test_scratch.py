@@ -15,7 +15,7 @@ from ptychopinn_plugin.storage.scratch import (
     converted,
     is_stored,
     new_array,
-    release,
+    release_pages,
     scratch_folder,
     taken,
 )
@@ -58,10 +58,10 @@ def test_views_and_what_is_made_of_them_are_known(stored: np.ndarray) -> None:
 
 
 def test_nothing_is_lost_by_giving_memory_back(stored: np.ndarray) -> None:
-    release(stored)
+    release_pages(stored)
     np.testing.assert_array_equal(stored.ravel(), np.arange(12000))
     stored[7] = -1
-    release(stored)
+    release_pages(stored)
     assert (stored[7] == -1).all()
 
 
