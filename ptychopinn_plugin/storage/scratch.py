@@ -1,8 +1,8 @@
 """Arrays that are too large for the memory: mapped from a file that is gone when they are.
 
 The system writes their pages to the file and reads them back, so that they are used as any other
-array is. What a process has touched counts as its memory until it is given back, which `release_pages`
-does: nothing is lost by it, as the file keeps everything.
+array is. What a process has touched counts as its memory until it is given back, which
+`release_pages` does: nothing is lost by it, as the file keeps everything.
 """
 
 import math
