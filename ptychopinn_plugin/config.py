@@ -412,7 +412,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         # Some editors begin a file with a byte order mark, which TOML does not allow.
         text = path.read_text(encoding='utf-8-sig')
         return tomllib.loads(text)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         message = f'{path} is not a readable TOML file: {error}.'
         if re.search(r'=\s*"[^"\n]*\\', text):
             message += (
@@ -443,6 +443,8 @@ class Config(Validated):
         sections = {
             item.name: typing.get_type_hints(cls)[item.name] for item in dataclasses.fields(cls)
         }
+        if not isinstance(values, Mapping):
+            raise ConfigError(f'Settings must be sections of names and values; got {values!r}.')
         unknown = sorted(set(values) - set(sections))
         if unknown:
             raise ConfigError(

@@ -116,7 +116,11 @@ def read_archive(archive: SafeZip, *, with_training_state: bool = True) -> Model
     try:
         return _build_model(manifest, weights_data, state_data)
     except _INCOMPLETE as error:
-        raise ArchiveError(f'{archive.source} does not hold a complete model: {error}.') from error
+        reason = ' '.join(str(error).split())
+        raise ArchiveError(
+            f'{archive.source} does not hold a complete model: {reason}. Copy the file again, or '
+            'train the model again.'
+        ) from error
 
 
 BUILT_IN_PATH = Path(str(resources.files('ptychopinn_plugin') / 'weights' / 'prior.h5.zip'))
@@ -212,6 +216,8 @@ def _current_settings(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def _probe(arrays: Mapping[str, Any], name: str) -> ComplexArray:
+    if name not in arrays:
+        raise ArchiveError(f'weights.h5 must hold {name!r}, which every model has; it does not.')
     probe: ComplexArray = arrays[name]
     if probe.ndim != 3 or probe.dtype.kind != 'c':
         raise ArchiveError(

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ptychopinn_plugin.array_types import ComplexArray, RealArray
 from ptychopinn_plugin.errors import ArchiveError
 from ptychopinn_plugin.legacy.models import legacy_kind, model_from_archive, refuse_bare_pickle
 from ptychopinn_plugin.model import Model, TrainingState
@@ -82,8 +83,25 @@ def _read(path: Path, with_training_state: bool) -> Model:
     what = 'model file (a zip with manifest.json)'
     with open_zip(path, str(path), what=what) as archive:
         if legacy_kind(archive.names()) is not None:
-            return model_from_archive(archive, path)
-        return read_archive(archive, with_training_state=with_training_state)
+            model = model_from_archive(archive, path)
+        else:
+            model = read_archive(archive, with_training_state=with_training_state)
+    _check_finite(model, path)
+    return model
+
+
+def _check_finite(model: Model, path: Path) -> None:
+    """Raise ArchiveError where a number is NaN or infinite, as would be all that it predicts."""
+    arrays: dict[str, RealArray | ComplexArray] = {**model.weights, 'probe': model.probe}
+    for number, pair in enumerate(model.corrected_probes):
+        arrays |= {f'corrected probe {number}': pair.after, f'probe {number}': pair.before}
+    arrays['intensity_scale'] = np.asarray(model.intensity_scale)
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise ArchiveError(
+                f'{path}: {name} must hold finite numbers; it holds NaN or infinity. Train the '
+                'model again, or use an earlier file.'
+            )
 
 
 def describe_model(model: Model) -> dict[str, Any]:

@@ -119,6 +119,22 @@ def state_schema() -> Schema:
     }
 
 
+def provenance_schema() -> Schema:
+    """Return the schema of what a `metrics.json` tells of its run, as far as it is repeated."""
+    text, maybe = {'type': 'string'}, {'type': ['string', 'null']}
+    file = _object(name=text, path=maybe, sha256=maybe)
+    file['properties']['dataset'] = maybe
+    settings = {'type': 'object', 'additionalProperties': _PLAIN}
+    inputs = {'type': 'object', 'additionalProperties': file}
+    return _object(
+        backend=text,
+        settings=settings,
+        reading=_PLAIN,
+        inputs=inputs,
+        model={**file, 'type': ['object', 'null']},
+    )
+
+
 def validate(
     value: Any, schema: Schema, name: str, error: type[PtychoPinnError] = ArchiveError
 ) -> None:

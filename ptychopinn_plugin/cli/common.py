@@ -1,6 +1,5 @@
 """What the commands share: reading scans, their notes, figures, durations."""
 
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,11 +107,9 @@ def show_notes(scans: Iterable['Scan']) -> dict[str, list[str]]:
 
 def is_reconstruction_file(path: Path) -> bool:
     """Return whether a file is an NPZ of an object and where it lies."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return {'object.npy', 'origin_px.npy', 'coverage.npy'} <= set(archive.namelist())
-    except (OSError, zipfile.BadZipFile):
-        return False
+    from ptychopinn_plugin.storage.untrusted import zip_names
+
+    return {'object.npy', 'origin_px.npy', 'coverage.npy'} <= set(zip_names(path))
 
 
 def summarise_evaluation(evaluation: 'Evaluation') -> list[str]:

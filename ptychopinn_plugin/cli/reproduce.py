@@ -11,7 +11,9 @@ import typer
 from ptychopinn_plugin.cli.common import report
 from ptychopinn_plugin.cli.options import AsJson, Given
 from ptychopinn_plugin.cli.provenance import FILE_OPTIONS, hash_of
+from ptychopinn_plugin.config import Config
 from ptychopinn_plugin.errors import ConfigError, DataError
+from ptychopinn_plugin.schemas import provenance_schema, validate
 
 if TYPE_CHECKING:
     from ptychopinn_plugin.data import Reconstruction
@@ -98,10 +100,11 @@ def _read_run(output: Path) -> dict[str, Any]:
             f'{path} must hold what was run (provenance of reconstruct or refine); it does not. '
             'Run it by hand. A training is repeated by: ptychopinn train --config config.toml.'
         )
-    missing = {'backend', 'settings', 'reading', 'inputs', 'model'} - set(run)
-    if missing:
-        raise DataError(f'{path}: provenance lacks {", ".join(sorted(missing))}.')
-    limit = run['settings'].get('refinement', {}).get('max_seconds')
+    validate(run, provenance_schema(), f'{path}: provenance', DataError)
+    try:
+        limit = Config.from_dict(run['settings']).refinement.max_seconds
+    except ConfigError as error:
+        raise DataError(f'{path}: provenance.settings: {error}') from error
     if limit is not None:
         raise DataError(
             f'{path}: this run had a limit of {limit:g} s, and followed the clock: a repetition '
@@ -126,7 +129,8 @@ def _find_inputs(
             found[name] = path
             continue
         path = path or output / item['path']
-        if not path.exists():
+        # A device would be read for ever.
+        if not (path.is_file() or path.is_dir()):
             remedy = f'use --{name} FILE' if name in moved else 'put it back there'
             raise DataError(f'The {name} {path} is missing. If it was moved, {remedy}.')
         if hash_of(path) != item['sha256']:

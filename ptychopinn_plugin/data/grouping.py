@@ -171,13 +171,20 @@ def check_positions(scan: Scan) -> None:
     Raises
     ------
     DataError
-        If several positions span less than a pixel, or more than any canvas could hold, or if no
-        two illuminations touch.
+        If several positions are all the same, span less than a pixel, or more than any canvas could
+        hold, or if no two illuminations touch.
     """
     if len(scan) < 2:
         return
     extent = np.ptp(scan.positions_px, axis=0)
     spans = f'{extent[0]:.3g} x {extent[1]:.3g} px (y, x)'
+    if extent.max() == 0:
+        raise DataError(
+            f'{scan.name}: positions must differ; all {len(scan)} of them are '
+            f'{np.round(scan.positions_px[0], 1).tolist()} (y, x). Where the beam did stay in one '
+            'place, reconstruct each pattern alone with --single-shot (reading.single_shot); else '
+            'give the positions of the scan.'
+        )
     if extent.max() < 1:
         raise DataError(
             f'{scan.name}: positions must be object pixels; {len(scan)} of them span {spans}. '

@@ -27,12 +27,23 @@ MAX_DISTANCE = 20
 """Up to this many widths of the scan, a pattern's added, a few positions may lie away from it."""
 
 
+MAX_POSITION_PX = 2**30
+"""Positions have no larger coordinate: of two of them, one whole number is made (`places`)."""
+
+
 def _check_positions(name: str, positions_px: FloatArray, side: int) -> None:
     """Raise a DataError that names positions which are no numbers, or far away from the others."""
     bad = np.flatnonzero(~np.isfinite(positions_px).all(axis=1))
     remedy = 'Correct them, or leave them and their patterns out.'
     if bad.size:
         raise DataError(f'{name} must be finite; {_listed(bad, positions_px)}. {remedy}')
+    beyond = np.flatnonzero((np.abs(positions_px) > MAX_POSITION_PX).any(axis=1))
+    if beyond.size:
+        raise DataError(
+            f'{name} must be at most {MAX_POSITION_PX:.2g} pixels of the object; '
+            f'{_listed(beyond, positions_px)}. Divide them by the size of such a pixel, or write '
+            'them relative to the first.'
+        )
     # A few positions that are far away do not move quartiles.
     low, middle, high = np.quantile(positions_px, [0.25, 0.5, 0.75], axis=0)
     reach = MAX_DISTANCE * (high - low + side)

@@ -5,12 +5,16 @@ from scipy import ndimage
 
 from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray, RealArray
 from ptychopinn_plugin.data.preparation import inpaint
+from ptychopinn_plugin.errors import DataError
 
 SAMPLE = 256
 """This number of patterns, evenly over the scan, shows how large the probe is."""
 
 SMOOTHING_PX = 1.0
 """Speckles that are left in the mean pattern are blurred by this much."""
+
+MIN_SPECKLED_SIDE_PX = 8
+"""Smaller patterns have no speckles whose size could be measured."""
 
 NOTE = (
     'The file holds no probe: one is made of the mean pattern. Its defocus is found by trial '
@@ -33,7 +37,18 @@ def starting_probe(patterns: RealArray, bad_pixels: BoolArray | None) -> Complex
     Returns
     -------
     ndarray of complex64, shape (1, height, width)
+
+    Raises
+    ------
+    DataError
+        If the patterns are too small to have speckles.
     """
+    if min(patterns.shape[1:]) < MIN_SPECKLED_SIDE_PX:
+        raise DataError(
+            f'To make a probe of patterns they must have at least {MIN_SPECKLED_SIDE_PX} pixels along each '
+            f'side; they have {patterns.shape[1]} x {patterns.shape[2]}. Give a probe: '
+            'probe_from=FILE (--probe-from FILE).'
+        )
     valid = np.ones(patterns.shape[1:], bool) if bad_pixels is None else ~bad_pixels
     some = patterns[:: max(1, len(patterns) // SAMPLE)].astype(np.float64)
     # A hole in the mean pattern would be one in the pupil.

@@ -18,7 +18,8 @@ from ptychopinn_plugin._version import __version__
 from ptychopinn_plugin.array_types import FloatArray, IntArray, RealArray
 from ptychopinn_plugin.data.pattern_fit import Outlier, PatternFit
 from ptychopinn_plugin.data.readers.matching import load_name, middle_offset_px
-from ptychopinn_plugin.data.readers.npz import geometry_of, open_npz, read_metadata
+from ptychopinn_plugin.data.readers.npz import geometry_of, open_npz, read_metadata, read_numbers
+from ptychopinn_plugin.data.readers.npz_metadata import number_of
 from ptychopinn_plugin.data.readers.ptychodus_hdf5 import is_product_file, read_product
 from ptychopinn_plugin.data.reconstruction import Reconstruction
 from ptychopinn_plugin.data.scan import Geometry, Scan
@@ -183,9 +184,16 @@ def read_reconstruction(path: Path | str) -> Reconstruction:
                 f'{path} is no reconstruction: it must hold {missing[0]!r}; it holds '
                 f'{", ".join(archive) or "nothing"}. Give a reconstruction.npz or a product.h5.'
             )
-        object_, origin, coverage = archive['object'], archive['origin_px'], archive['coverage']
-        probe, positions = archive['probe'], archive['positions_px']
-        likelihoods = archive['likelihoods']
+        object_, probe = (read_numbers(archive, name, 'buifc') for name in ('object', 'probe'))
+        origin, coverage, positions, likelihoods = (
+            read_numbers(archive, name)
+            for name in ('origin_px', 'coverage', 'positions_px', 'likelihoods')
+        )
+        if positions.ndim != 2 or positions.shape[1] != 2:
+            raise DataError(
+                f'positions_px of {path} must have shape (n_positions, 2); got {positions.shape}. '
+                'Write the file again.'
+            )
         indexes = _pattern_indexes(archive, path)
         nominal = _nominal_positions(archive, path)
         intensities = _intensities(archive, path)
@@ -196,7 +204,7 @@ def read_reconstruction(path: Path | str) -> Reconstruction:
             f'{path} must hold object and coverage of one shape (height, width) and origin_px '
             f'(y, x); got shapes {object_.shape}, {coverage.shape}, {origin.shape}.'
         )
-    residual = metadata.get('amplitude_residual')
+    residual = number_of(metadata.get('amplitude_residual'))
     timing, misfit = metadata.get('timing'), metadata.get('misfit')
     provenance = metadata.get('provenance')
     if fit is not None:
@@ -210,7 +218,7 @@ def read_reconstruction(path: Path | str) -> Reconstruction:
         backend=str(metadata.get('backend', 'unknown')),
         likelihoods=tuple(map(float, likelihoods.ravel())),
         timing=dict(timing) if isinstance(timing, Mapping) else {},
-        amplitude_residual=float('nan') if residual is None else float(residual),
+        amplitude_residual=float('nan') if residual is None else residual,
         geometry=geometry_of(metadata),
         is_single_shot=metadata.get('single_shot') is True,
         name=str(metadata.get('name', 'scan')),
@@ -244,7 +252,7 @@ def _standard_deviations(
 ) -> dict[str, RealArray]:
     """Return those that fit the object; files from before had none."""
     return {
-        name: archive[name]
+        name: read_numbers(archive, name)
         for name in STANDARD_DEVIATIONS
         if name in archive and archive[name].shape == shape
     }
@@ -254,13 +262,16 @@ def _pattern_fit(archive: Mapping[str, RealArray]) -> PatternFit | None:
     if 'pattern_deviances' not in archive or 'pattern_doses' not in archive:
         # Before files had them, patterns were not judged.
         return None
-    return PatternFit(archive['pattern_deviances'], archive['pattern_doses'])
+    return PatternFit(
+        read_numbers(archive, 'pattern_deviances'), read_numbers(archive, 'pattern_doses')
+    )
 
 
 def _nominal_positions(archive: Mapping[str, RealArray], path: Path) -> FloatArray | None:
     if 'nominal_positions_px' not in archive:
         return None
-    given, shape = archive['nominal_positions_px'], archive['positions_px'].shape
+    given = read_numbers(archive, 'nominal_positions_px')
+    shape = archive['positions_px'].shape
     if given.shape != shape:
         raise DataError(
             f'nominal_positions_px of {path} must have the shape of positions_px, {shape}; got '
@@ -272,7 +283,7 @@ def _nominal_positions(archive: Mapping[str, RealArray], path: Path) -> FloatArr
 def _intensities(archive: Mapping[str, RealArray], path: Path) -> FloatArray | None:
     if 'intensities' not in archive:
         return None
-    found, count = archive['intensities'], len(archive['positions_px'])
+    found, count = read_numbers(archive, 'intensities'), len(archive['positions_px'])
     if found.shape != (count,) or not np.all(found > 0):
         raise DataError(
             f'intensities of {path} must be {count} positive numbers, one for each position; they '

@@ -4,10 +4,6 @@ import hashlib
 import io
 import json
 import logging
-import lzma
-import struct
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,23 +13,10 @@ import numpy as np
 from ptychopinn_plugin.array_types import FloatArray, IntArray
 from ptychopinn_plugin.errors import OutputError
 from ptychopinn_plugin.storage.atomic import atomic_path
+from ptychopinn_plugin.storage.untrusted import NUMPY_ERRORS
 
 VERSION = 1
 """This number changes whenever the same options would give other groups."""
-
-_DAMAGE = (
-    OSError,
-    ValueError,
-    LookupError,
-    EOFError,
-    RuntimeError,
-    MemoryError,
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    struct.error,
-)
-"""Reading a damaged file raises one of these; zipfile raises RuntimeError for encryption."""
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +76,7 @@ def _read(path: Path, key: str, n_positions: int) -> IntArray | None:
     try:
         with path.open('rb') as file, np.load(file, allow_pickle=False) as archive:
             found, groups = str(archive['key']), archive['groups']
-    except _DAMAGE as error:
+    except (*NUMPY_ERRORS, MemoryError) as error:
         logger.warning('The group cache %s is damaged and is ignored: %s.', path, error)
         return None
     if found != key:

@@ -235,7 +235,10 @@ def read_legacy_file(archive: SafeZip) -> LegacyFile:
     except ConfigError as error:
         raise ArchiveError(f'{source}: {error}') from error
     except DAMAGE as error:
-        raise ArchiveError(f'{source} does not hold a complete model: {error}.') from error
+        reason = ' '.join(str(error).split())
+        raise ArchiveError(
+            f'{source} does not hold a complete model: {reason}. Copy the file again.'
+        ) from error
 
 
 def _digest(path: Path) -> str:

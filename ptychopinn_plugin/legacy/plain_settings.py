@@ -149,8 +149,11 @@ def _read_yaml(path: Path) -> Mapping[str, Any]:
         ) from None
     try:
         values = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f'{path} is not a readable YAML file: {error}.') from error
+    # The last three are of dates with 40 days, numbers of too many digits and lists in lists.
+    except (OSError, yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
+        # Its messages have several lines.
+        reason = ' '.join(str(error).split())
+        raise ConfigError(f'{path} is not a readable YAML file: {reason}.') from error
     if not isinstance(values, dict):
         raise ConfigError(f'{path} must hold names and values; it holds {values!r}.')
     return values

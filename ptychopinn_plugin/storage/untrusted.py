@@ -7,8 +7,11 @@ read in pieces, and never more of one than it claims.
 
 import contextlib
 import io
+import lzma
 import math
 import shutil
+import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -45,6 +48,19 @@ COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 ZIP_ERRORS = (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error)
 """zipfile raises these on a damaged file: names that are not UTF-8, encryption, and so on."""
+
+NUMPY_ERRORS = (
+    *ZIP_ERRORS,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    SyntaxError,
+    tokenize.TokenError,
+    lzma.LZMAError,
+    struct.error,
+)
+"""NumPy raises these on a damaged NPY or NPZ file, whose headers are literals of Python."""
 
 
 class SafeZip:

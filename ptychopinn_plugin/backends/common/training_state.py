@@ -7,7 +7,12 @@ import numpy as np
 
 from ptychopinn_plugin.array_types import RealArray
 from ptychopinn_plugin.backends.common.training_loop import LoopState, TrainingLoop
+from ptychopinn_plugin.errors import ArchiveError
 from ptychopinn_plugin.model import TrainingState
+
+_NEEDED = ('epoch', 'best_loss', 'epochs_without_gain', 'plateau_factor', 'history')
+
+_ADVICE = 'Give another checkpoint, or fine-tune with --base-model.'
 
 
 def save_state(
@@ -36,7 +41,13 @@ def save_state(
 
 
 def load_state(loop: TrainingLoop, saved: TrainingState) -> None:
-    """Put a loop where `save_state` found one."""
+    """Put a loop where `save_state` found one.
+
+    Raises
+    ------
+    ArchiveError
+        If the state is not one of the loop's network and optimizer.
+    """
 
     def part(prefix: str) -> dict[str, RealArray]:
         return {
@@ -45,9 +56,18 @@ def load_state(loop: TrainingLoop, saved: TrainingState) -> None:
             if name.startswith(prefix)
         }
 
+    values = saved.values
+    missing = [name for name in _NEEDED if name not in values]
+    missing += ['seconds'] if any('seconds' not in row for row in values['history'][-1:]) else []
+    if missing:
+        raise ArchiveError(f'The training state lacks {missing[0]}. {_ADVICE}')
+    _check_weights(part('last/'), loop, 'last')
+    _check_weights(part('best/'), loop, 'best')
+    if part('average/') or values['history']:
+        _check_weights(part('average/'), loop, 'average')
+    _check_optimizer(part('optimizer/'), loop.step.optimized_shapes())
     loop.step.load_state_dict(part('last/'))
     loop.step.load_optimizer_state(part('optimizer/'))
-    values = saved.values
     if values.get('scaler'):
         loop.step.load_scaler_state(values['scaler'])
     best = values['best_loss']
@@ -64,3 +84,34 @@ def load_state(loop: TrainingLoop, saved: TrainingState) -> None:
         # Time goes on from there as well, and with it what follows the clock.
         loop.started = loop.clock() - loop.state.history[-1]['seconds']
         loop.epochs_started = loop.started + values.get('seconds_before_epochs', 0.0)
+
+
+def _check_weights(found: Mapping[str, RealArray], loop: TrainingLoop, which: str) -> None:
+    expected = {name: np.shape(array) for name, array in loop.step.state_dict().items()}
+    _check_arrays(found, expected, f'the {which} weights')
+
+
+def _check_optimizer(found: Mapping[str, RealArray], shapes: Sequence[tuple[int, ...]]) -> None:
+    """Check the slots of each parameter that has any; one without gradients has none."""
+    moved = {name.partition('/')[0] for name in found}
+    expected: dict[str, tuple[int, ...]] = {}
+    for number, shape in enumerate(shapes):
+        if str(number) in moved:
+            expected |= {f'{number}/{slot}': shape for slot in ('exp_avg', 'exp_avg_sq')}
+            expected[f'{number}/step'] = ()
+    _check_arrays(found, expected, "the optimizer's state")
+
+
+def _check_arrays(
+    found: Mapping[str, RealArray], expected: Mapping[str, tuple[int, ...]], what: str
+) -> None:
+    for name in found.keys() ^ expected.keys():
+        differs = 'lacks' if name in expected else 'has an unknown'
+        raise ArchiveError(f'The training state does not fit: {what} {differs} {name}. {_ADVICE}')
+    for name, shape in expected.items():
+        array = found[name]
+        if array.shape != shape or array.dtype.kind != 'f' or not np.isfinite(array).all():
+            raise ArchiveError(
+                f'The training state does not fit: {name} of {what} must be finite numbers of '
+                f'shape {shape}; it is {array.dtype} of shape {array.shape}. {_ADVICE}'
+            )

@@ -59,6 +59,13 @@ class TrainingStep(Protocol):
         """
         ...
 
+    def optimized_shapes(self) -> list[tuple[int, ...]]:
+        """Return the shape of each parameter that the optimizer moves, in a file's order of axes.
+
+        The number of a parameter in `optimizer_state` is its place in this list.
+        """
+        ...
+
     def load_optimizer_state(self, arrays: Arrays) -> None:
         """Put back what `optimizer_state` took."""
         ...

@@ -206,6 +206,10 @@ class PyTorchStep(NetworkStep[Network, TrainableProbes]):
             for slot, value in slots.items()
         }
 
+    def optimized_shapes(self) -> list[tuple[int, ...]]:
+        """Return the shape of each parameter that the optimizer moves."""
+        return [tuple(p.shape) for group in self.optimizer.param_groups for p in group['params']]
+
     def load_optimizer_state(self, arrays: Arrays) -> None:
         """Put back what `optimizer_state` took."""
         slots: dict[int, dict[str, Tensor]] = {}

@@ -343,6 +343,11 @@ class TensorFlowStep(NetworkStep[Network, TrainableProbes]):
         """Return copies of the optimizer's state, as `TrainingStep.optimizer_state`."""
         return self.optimizer.arrays(self.network.weights)
 
+    def optimized_shapes(self) -> list[tuple[int, ...]]:
+        """Return the shape of each parameter that the optimizer moves."""
+        arrays = self.state_dict()
+        return [arrays[_stored_name(name)].shape for name in self.optimizer.names]
+
     def load_optimizer_state(self, arrays: Arrays) -> None:
         """Put back what `optimizer_state` took."""
         self.optimizer.load_state_dict(arrays, self.network.weights)

@@ -27,6 +27,7 @@ from ptychopinn_plugin.data.readers.matching import (
     check_far_field,
     known_geometry,
 )
+from ptychopinn_plugin.data.readers.npy import read_npy
 from ptychopinn_plugin.data.readers.npz import open_npz, read_npz, read_numbers, scan_of
 from ptychopinn_plugin.data.readers.probe_axes import single_probe
 from ptychopinn_plugin.data.readers.ptychodus_hdf5 import is_product_file, read_pair, read_product
@@ -400,7 +401,7 @@ def read_probe(path: Path) -> ComplexArray:
         return known.probe
     start = b'' if path.is_dir() else _start(path)
     if start.startswith(b'\x93NUMPY'):
-        return single_probe(_array(path))[0]
+        return single_probe(read_numbers({path.name: read_npy(path)}, path.name, 'buifc'))[0]
     if not start.startswith(b'PK'):
         raise DataError(
             f'A probe is read from an NPZ file, a product.h5, a CXI or an NPY file; not {path}.'
@@ -408,12 +409,3 @@ def read_probe(path: Path) -> ComplexArray:
     with open_npz(path) as archive:
         key = 'probe' if 'probe' in archive else 'probeGuess'
         return single_probe(read_numbers(archive, key, 'buifc'))[0]
-
-
-def _array(path: Path) -> ComplexArray:
-    try:
-        return np.asarray(np.load(path, allow_pickle=False), dtype=np.complex64)
-    except (OSError, ValueError, TypeError) as error:
-        raise DataError(
-            f'{path} is damaged or holds no numbers ({error}). Write it again.'
-        ) from error

@@ -22,6 +22,8 @@ from ptychopinn_plugin.storage.scratch import chunks, is_stored
 _READ_ROWS = 256
 """This number of patterns is read at a time where not all fit into memory."""
 
+_NUMBERS = {'buif': 'real numbers', 'buifc': 'numbers'}
+
 
 @contextlib.contextmanager
 def open_hdf5(path: Path) -> Iterator[Any]:
@@ -38,8 +40,9 @@ def open_hdf5(path: Path) -> Iterator[Any]:
             yield file
     except FileNotFoundError as error:
         raise DataError(f'There is no file {path}. Check the path.') from error
-    # HDF5 reports damage as OSError, as RuntimeError or, for broken links, as KeyError.
-    except (OSError, RuntimeError, KeyError) as error:
+    # HDF5 reports damage as OSError, as RuntimeError or, for broken links, as KeyError; names may
+    # be no text.
+    except (OSError, RuntimeError, KeyError, UnicodeDecodeError) as error:
         reason = ' '.join(str(error).split()).strip('\'"')
         raise DataError(
             f'{path} is truncated, damaged or no HDF5 file ({reason}). '
@@ -47,17 +50,28 @@ def open_hdf5(path: Path) -> Iterator[Any]:
         ) from error
 
 
-def find(file: Any, keys: Sequence[str]) -> RealArray | None:
-    """Return the first dataset of these names; None where there is none.
+def find(file: Any, keys: Sequence[str], *, kinds: str = 'buif') -> RealArray | None:
+    """Return the numbers of the first dataset of these names; None where there is none.
 
     One that is too large for the memory lies in a file: see `storage.scratch`.
 
-    One whose file, or whose decompression, is missing is a DataError that names it.
+    `kinds` are NumPy's letters of the types that they may have; 'buifc' allows complex numbers.
+
+    Raises
+    ------
+    DataError
+        If it holds no such numbers, or its file, or what decompresses it, is missing.
     """
     dataset = find_dataset(file, keys)
     if dataset is None:
         return None
-    if not dataset.shape or not dataset.size or dataset.dtype.kind not in 'biufc':
+    if dataset.dtype.kind not in kinds or dataset.shape is None:
+        kind = 'nothing' if dataset.shape is None else dataset.dtype
+        raise DataError(
+            f'{dataset.name} of {file.filename} must hold {_NUMBERS[kinds]}; it holds {kind}. '
+            'Write the file again.'
+        )
+    if not dataset.shape or not dataset.size:
         return np.asarray(dataset[()])
     array = limits().new_array(dataset.shape, dataset.dtype)
     for part, _ in chunks(array, _READ_ROWS if is_stored(array) else len(array)):
@@ -87,7 +101,7 @@ def find_dataset(file: Any, keys: Sequence[str]) -> Any | None:
     return None
 
 
-def need(file: Any, *keys: str) -> RealArray:
+def need(file: Any, *keys: str, kinds: str = 'buif') -> RealArray:
     """Return the first dataset of these names; without one, a DataError names them.
 
     Raises
@@ -95,7 +109,7 @@ def need(file: Any, *keys: str) -> RealArray:
     DataError
         If the file has none of them.
     """
-    array = find(file, keys)
+    array = find(file, keys, kinds=kinds)
     if array is None:
         raise DataError(
             f'{file.filename} must hold the dataset {" or ".join(keys)}; '
@@ -106,10 +120,10 @@ def need(file: Any, *keys: str) -> RealArray:
 
 def find_number(file: Any, keys: Sequence[str]) -> float | None:
     """Return the first of these datasets as a number; None where there is none."""
-    array = find(file, keys)
-    if array is None or array.size == 0 or array.dtype.kind not in 'uif':
+    dataset = find_dataset(file, keys)
+    if dataset is None or not dataset.size or dataset.dtype.kind not in 'uif':
         return None
-    return float(array.ravel()[0])
+    return float(np.asarray(dataset[()]).ravel()[0])
 
 
 def attribute(item: Any, key: str) -> float | None:

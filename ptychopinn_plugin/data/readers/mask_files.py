@@ -9,6 +9,7 @@ import numpy as np
 from ptychopinn_plugin.array_types import BoolArray, RealArray
 from ptychopinn_plugin.data.readers.hdf5 import find, open_hdf5
 from ptychopinn_plugin.data.readers.limits import limits
+from ptychopinn_plugin.data.readers.npy import read_npy
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.packages import is_importable
 
@@ -49,7 +50,7 @@ def read_mask(path: Path) -> BoolArray:
     else:
         found = (_from_tiff if _starts_as_tiff(file) else _from_npy)(file)
     mask = np.squeeze(found)
-    if mask.ndim != 2 or mask.dtype.kind not in 'buif':
+    if mask.ndim != 2 or mask.dtype.kind not in 'buif' or not mask.size:
         raise DataError(
             f'The mask {path} must be one image of numbers, 0 where a pixel is good; it is '
             f'{mask.dtype} of shape {mask.shape}.'
@@ -121,11 +122,9 @@ def _from_tiff(path: Path) -> RealArray:
 
 def _from_npy(path: Path) -> RealArray:
     try:
-        return np.asarray(np.load(path, allow_pickle=False))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise DataError(
-            f'A mask is read from an NPY, TIFF or HDF5 file; {path} is none, or damaged.'
-        ) from error
+        return read_npy(path)
+    except DataError as error:
+        raise DataError(f'A mask is read from an NPY, TIFF or HDF5 file. {error}') from error
 
 
 def _from_hdf5(path: Path, key: str) -> RealArray:

@@ -4,11 +4,9 @@ import contextlib
 import dataclasses
 import json
 import math
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import h5py
 import numpy as np
@@ -37,6 +35,7 @@ from ptychopinn_plugin.data.readers.matching import (
     middle_offset_px,
     single_layer,
 )
+from ptychopinn_plugin.data.readers.npy import check_claim, read_header
 from ptychopinn_plugin.data.readers.npz_metadata import number_of, photons_of
 from ptychopinn_plugin.data.readers.pattern_axes import positions_first
 from ptychopinn_plugin.data.readers.probe_axes import single_probe
@@ -44,6 +43,7 @@ from ptychopinn_plugin.data.scan import Geometry, ProbeOrigin, Scan
 from ptychopinn_plugin.data.starting_probe import NOTE, starting_probe
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.storage.scratch import chunks, is_stored
+from ptychopinn_plugin.storage.untrusted import NUMPY_ERRORS
 
 _OPTIONAL = (
     'objectGuess',
@@ -63,11 +63,6 @@ _ATTRIBUTES = (
     'objectGuess',
     'scan_index',
 )
-_HEADERS = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
-
 _READ_ROWS = 256
 """This number of patterns is read at a time where not all fit into memory."""
 
@@ -103,15 +98,13 @@ class Archive(Mapping[str, RealArray]):
             array = self._read(key)
         except DataError:
             raise
-        except ValueError as error:
+        except NUMPY_ERRORS as error:
             if 'allow_pickle' not in str(error):
                 raise _damaged(self._path, key) from error
             raise DataError(
                 f'{key!r} of {self._path} must be an array of numbers; it is an object array, '
                 'which can run code when it is read. Save it again as numbers.'
             ) from error
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
-            raise _damaged(self._path, key) from error
         if not isinstance(array, np.ndarray):
             raise DataError(
                 f'{key!r} of {self._path} must be an array; it is another kind of file.'
@@ -124,7 +117,7 @@ class Archive(Mapping[str, RealArray]):
             return self._members[key]
         with self._members.zip.open(f'{key}.npy') as file:
             try:
-                shape, is_fortran, kind = _read_header(file)
+                shape, is_fortran, kind = read_header(file)
             except KeyError:
                 # Another version of the format is left to NumPy.
                 return self._members[key]
@@ -147,13 +140,13 @@ class Archive(Mapping[str, RealArray]):
             return False
         try:
             shape, kind = self._header(key)
-        except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error):
+        except NUMPY_ERRORS:
             return False
         return shape == () and kind.hasobject
 
     def _header(self, key: str) -> tuple[tuple[int, ...], Any]:
         with self._members.zip.open(f'{key}.npy') as file:
-            shape, _, kind = _read_header(file)
+            shape, _, kind = read_header(file)
         return shape, kind
 
     def _check_size(self, key: str) -> None:
@@ -162,25 +155,8 @@ class Archive(Mapping[str, RealArray]):
         info = names.get(f'{key}.npy') or names[key]
         with contextlib.suppress(KeyError):
             # Another version of the format is left to NumPy.
-            shape, kind = self._header(key)
-            if not kind.hasobject and math.prod(shape) * kind.itemsize > info.file_size:
-                raise DataError(
-                    f'{key!r} of {self._path} claims the shape {shape}, for which its '
-                    f'{info.file_size} bytes are too few. Copy or write the file again.'
-                )
+            check_claim(f'{key!r} of {self._path}', *self._header(key), info.file_size)
         limits().check_size(f'{key!r} of {self._path}', info.file_size, info.compress_size)
-
-
-def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, Any]:
-    """Return shape, whether the first index runs fastest, and type of the NPY data that follow.
-
-    Raises
-    ------
-    KeyError
-        If the version of the format is none of `_HEADERS`.
-    """
-    header: tuple[tuple[int, ...], bool, Any] = _HEADERS[np.lib.format.read_magic(file)](file)
-    return header
 
 
 def _damaged(path: Path, key: str) -> DataError:
@@ -203,7 +179,7 @@ def open_npz(path: Path) -> Iterator[Archive]:
             members = stack.enter_context(np.load(file, allow_pickle=False))
         except OSError as error:
             raise DataError(f'{path} cannot be read: {error.strerror}. Check the path.') from error
-        except (zipfile.BadZipFile, EOFError, ValueError, TypeError, AttributeError) as error:
+        except NUMPY_ERRORS as error:
             if h5py.is_hdf5(path):
                 raise DataError(
                     f'{path} must be an NPZ file here, as reconstruction.npz; it is HDF5.'

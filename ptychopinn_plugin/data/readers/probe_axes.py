@@ -8,6 +8,9 @@ from ptychopinn_plugin.errors import DataError
 MIN_SIDE = 8
 """No image of a probe has fewer pixels along a side; axes of modes are shorter, in general."""
 
+MAX_PEAK = 1e12
+"""Up to this amplitude, the energy of a probe is far below the end of single precision."""
+
 
 def single_probe(probe: ComplexArray | RealArray) -> tuple[ComplexArray, tuple[str, ...]]:
     """Return a probe as (n_modes, height, width), whatever the order of its axes.
@@ -31,9 +34,14 @@ def single_probe(probe: ComplexArray | RealArray) -> tuple[ComplexArray, tuple[s
     Raises
     ------
     DataError
-        If more than four axes are longer than one, or fewer than two are there.
+        If it is empty, more than four axes are longer than one, or fewer than two are there.
     """
     found, notes = np.asarray(probe), list[str]()
+    if not found.size:
+        raise DataError(
+            f'The probe holds no numbers; its shape is {found.shape}. Write it again, or give '
+            'another: probe_from=FILE (--probe-from FILE).'
+        )
     if _is_real_and_imaginary(found):
         notes.append('The last axis of the probe was taken for its real and imaginary part.')
         found = found[..., 0] + 1j * found[..., 1]
@@ -55,13 +63,22 @@ def single_probe(probe: ComplexArray | RealArray) -> tuple[ComplexArray, tuple[s
     if found.ndim == 4 and len(leading) == 1 and found.shape[1] == 1:
         # Here the axis of the variations is the longer one.
         leading = (*leading, 1)
-    found = found.reshape(*leading, *found.shape[-2:])
+    found = _squarable(found.reshape(*leading, *found.shape[-2:]), notes)
     if found.ndim == 2:
         return found[np.newaxis], tuple(notes)
     if found.ndim == 3:
         return found, tuple(notes)
     notes.append(f'The first of {len(found)} orthogonal variations of the probe is used.')
     return found[0], tuple(notes)
+
+
+def _squarable(probe: ComplexArray | RealArray, notes: list[str]) -> ComplexArray | RealArray:
+    """Return a probe whose intensity single precision can hold; its scale has no meaning."""
+    peak = float(np.abs(probe.astype(np.complex128)).max())
+    if not np.isfinite(peak) or peak == 0 or 1 / MAX_PEAK <= peak <= MAX_PEAK:
+        return probe
+    notes.append(f'The probe was divided by its largest amplitude, {peak:.3g}.')
+    return probe.astype(np.complex128) / peak
 
 
 def _is_real_and_imaginary(probe: ComplexArray | RealArray) -> bool:

@@ -155,8 +155,8 @@ def read_product(path: Path) -> Product:
                 f'The positions of {path} must have one length; x has shape {x_m.shape}, '
                 f'y {y_m.shape}, indexes {indexes.shape}.'
             )
-        probe, probe_notes = single_probe(need(file, 'probe'))
-        layers = need(file, 'object')
+        probe, probe_notes = single_probe(need(file, 'probe', kinds='buifc'))
+        layers = need(file, 'object', kinds='buifc')
         attributes = file['object']
         center = (attribute(attributes, 'center_y_m'), attribute(attributes, 'center_x_m'))
         geometry = Geometry(

@@ -137,12 +137,17 @@ class ToyStep(TrainingStep):
         self.weight = np.array(weights['weight'])
 
     def optimizer_state(self) -> dict[str, RealArray]:
-        """Return a copy of the momentum."""
-        return {'0/momentum': self.momentum.copy()}
+        """Return a copy of the momentum, which fills the slots of an optimizer."""
+        slots = {'exp_avg': self.momentum, 'exp_avg_sq': np.zeros(1), 'step': np.zeros(())}
+        return {f'0/{name}': array.copy() for name, array in slots.items()}
+
+    def optimized_shapes(self) -> list[tuple[int, ...]]:
+        """Return the shape of the weight."""
+        return [self.weight.shape]
 
     def load_optimizer_state(self, arrays: Mapping[str, RealArray]) -> None:
         """Put the momentum back."""
-        self.momentum = np.array(arrays['0/momentum'])
+        self.momentum = np.array(arrays['0/exp_avg'])
 
     def scaler_state(self) -> dict[str, Any]:
         """Return the scale."""

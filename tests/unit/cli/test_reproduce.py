@@ -99,6 +99,6 @@ def test_a_run_with_a_time_limit_is_not_run_again(
 def test_what_cannot_be_run_again(run: Any, backend: Any, scan_file: Path, tmp_path: Path) -> None:
     assert 'missing or no JSON' in run('reproduce', tmp_path / 'no').error()
     (tmp_path / 'metrics.json').write_text('{"provenance": {"command": "refine"}}')
-    assert 'provenance lacks' in run('reproduce', tmp_path).error()
+    assert "must hold 'backend'" in run('reproduce', tmp_path).error()
     (tmp_path / 'metrics.json').write_text('{}')
     assert 'ptychopinn train --config' in run('reproduce', tmp_path).error()
