@@ -1,11 +1,13 @@
 """What all tests share."""
 
 import os
+import runpy
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,24 @@ pytest_plugins = ['environments']
 # Before any framework starts: its threads wait for each other where other programs need the cores,
 # and what the tests compute is too small to be shared.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
+
+# Neither this process nor one that it starts reaches a network.
+NO_NETWORK = Path(__file__).parent / 'no_network'
+NETWORK_LOG = Path(tempfile.mkdtemp(prefix='network-')) / 'log'
+os.environ['PTYCHOPINN_NETWORK_LOG'] = str(NETWORK_LOG)
+os.environ['PYTHONPATH'] = os.pathsep.join(
+    part for part in (str(NO_NETWORK), os.environ.get('PYTHONPATH')) if part
+)
+runpy.run_path(str(NO_NETWORK / 'sitecustomize.py'))
+
+
+@pytest.fixture(autouse=True)
+def no_network() -> Iterator[Path]:
+    """Fail a test that tries to reach a network, whatever becomes of the attempt."""
+    yield NETWORK_LOG
+    attempts = NETWORK_LOG.read_text(encoding='utf-8') if NETWORK_LOG.exists() else ''
+    NETWORK_LOG.unlink(missing_ok=True)
+    assert not attempts, f'A test reached for the network: {attempts}'
 
 
 @pytest.fixture

@@ -44,10 +44,11 @@ def starting_probe(patterns: RealArray, bad_pixels: BoolArray | None) -> Complex
         If the patterns are too small to have speckles.
     """
     if min(patterns.shape[1:]) < MIN_SPECKLED_SIDE_PX:
+        height, width = patterns.shape[1:]
         raise DataError(
-            f'To make a probe of patterns they must have at least {MIN_SPECKLED_SIDE_PX} pixels along each '
-            f'side; they have {patterns.shape[1]} x {patterns.shape[2]}. Give a probe: '
-            'probe_from=FILE (--probe-from FILE).'
+            f'Patterns of which a probe is made must have at least {MIN_SPECKLED_SIDE_PX} pixels '
+            f'along each side; they have {height} x {width}. Give a probe: probe_from=FILE '
+            '(--probe-from FILE).'
         )
     valid = np.ones(patterns.shape[1:], bool) if bad_pixels is None else ~bad_pixels
     some = patterns[:: max(1, len(patterns) // SAMPLE)].astype(np.float64)
