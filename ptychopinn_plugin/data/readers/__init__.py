@@ -14,6 +14,7 @@ from ptychopinn_plugin.data.readers.cxi import read_cxi, read_cxi_product
 from ptychopinn_plugin.data.readers.domain import Domain, check_domain, unit_note
 from ptychopinn_plugin.data.readers.emd import is_emd, read_emd
 from ptychopinn_plugin.data.readers.finishing import (
+    bright_pixel_notes,
     with_hot_pixels_marked,
     with_probe_modes,
     without_useless_object,
@@ -178,6 +179,7 @@ def load_scan(
         scan = dataclasses.replace(scan, notes=(*scan.notes, *limits.notes()))
     if mask_hot:
         scan = with_hot_pixels_marked(scan)
+    scan = dataclasses.replace(scan, notes=(*scan.notes, *bright_pixel_notes(scan)))
     if beam_center_px is None:
         assert scan.bad_pixels is not None
         # The note is in pixels of the frames as stored, in which users give the centre.

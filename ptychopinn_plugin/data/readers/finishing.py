@@ -4,12 +4,18 @@ import dataclasses
 
 import numpy as np
 
-from ptychopinn_plugin.array_types import ComplexArray
+from ptychopinn_plugin.array_types import ComplexArray, IntArray
 from ptychopinn_plugin.data.preparation import find_hot_pixels
-from ptychopinn_plugin.data.scan import ProbeOrigin, Scan
+from ptychopinn_plugin.data.scan import CHUNK_PATTERNS, ProbeOrigin, Scan
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.physics import split_positions, with_modes
 from ptychopinn_plugin.text import count
+
+SAMPLE_PATTERNS = 32
+"""This number of patterns, evenly over the scan, tells which pixels look hot."""
+
+STRAY_RATIO = 100
+"""A pixel with this many times its usual counts, and most of its pattern's, has a fault."""
 
 
 def without_useless_object(scan: Scan) -> Scan:
@@ -29,6 +35,53 @@ def with_hot_pixels_marked(scan: Scan) -> Scan:
     # The same array, where no pixel is hot, spares another pass over the counts.
     bad_pixels = scan.bad_pixels | hot if hot.any() else scan.bad_pixels
     return dataclasses.replace(scan, bad_pixels=bad_pixels, notes=(*scan.notes, note))
+
+
+def bright_pixel_notes(scan: Scan) -> tuple[str, ...]:
+    """Return notes that name pixels which look hot, and patterns with a fault in one pixel.
+
+    Either ruins an object, as the likelihood takes the counts for light of the sample.
+    """
+    assert scan.bad_pixels is not None
+    sample = scan.patterns[:: max(1, len(scan) // SAMPLE_PATTERNS)]
+    notes = []
+    hot = np.argwhere(find_hot_pixels(sample, scan.bad_pixels))
+    if len(hot):
+        notes.append(
+            f'{_listed_pixels(hot)} far brighter than the neighbours in most patterns. Where '
+            'they are hot, use --mask-hot (mask_hot=True), or a mask.'
+        )
+    usual = sample.mean(axis=0, dtype=np.float64).ravel()
+    good = ~scan.bad_pixels.ravel()
+    stray: list[tuple[int, int, int]] = []
+    for start in range(0, len(scan), CHUNK_PATTERNS):
+        counts = scan.patterns[start : start + CHUNK_PATTERNS].reshape(-1, usual.size) * good
+        pixel = counts.argmax(axis=1)
+        brightest = counts[np.arange(len(counts)), pixel].astype(np.float64)
+        # In a sample of few patterns the fault itself is a part of what is usual.
+        expected = usual[pixel] - brightest / max(2, len(sample))
+        found = (2 * brightest > counts.sum(axis=1, dtype=np.float64)) & (
+            brightest > STRAY_RATIO * np.maximum(expected, 1)
+        )
+        for number in np.flatnonzero(found).tolist():
+            row, column = divmod(int(pixel[number]), scan.pattern_shape[1])
+            stray.append((start + number, row, column))
+    if stray:
+        first = ', '.join(f'{n} at ({y}, {x})' for n, y, x in stray[:3])
+        more = f' and {len(stray) - 3} more' if len(stray) > 3 else ''
+        notes.append(
+            f'A single pixel holds most counts of {count(len(stray), "pattern")} and few of the '
+            f'others: {first}{more} (row, column). Where that is a cosmic ray or a fault of the '
+            'detector, mask the pixel (--mask FILE), or leave those patterns out.'
+        )
+    return tuple(notes)
+
+
+def _listed_pixels(pixels: IntArray) -> str:
+    shown = ', '.join(f'({y}, {x})' for y, x in pixels[:3].tolist())
+    more = f' and {len(pixels) - 3} more' if len(pixels) > 3 else ''
+    one = len(pixels) == 1
+    return f'{"Pixel" if one else "Pixels"} {shown}{more} {"is" if one else "are"}'
 
 
 def with_probe_modes(scan: Scan, n_modes: int) -> Scan:
