@@ -3,8 +3,8 @@
     python benchmarks/kills.py --times 30 --folder /tmp/kills
 
 Each run is forked from a process that has imported PyTorch, and is hit at a random moment of its
-life in one of these ways: SIGKILL, SIGTERM, SIGINT, a disk that is full (a small tmpfs, where that
-may be mounted), or a folder that may no longer be written to. After each hit,
+life in one of these ways: SIGKILL, SIGTERM, SIGINT, a disk that is full (a small tmpfs; where that
+may not be mounted, a limit on the size of files), or a folder that may no longer be written to. After each hit,
 
 - every file under a final name opens,
 - the same command, with ``--resume`` where there is something to continue, ends well,
@@ -19,6 +19,7 @@ import json
 import math
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -32,6 +33,7 @@ from pathlib import Path
 import numpy as np
 
 from ptychopinn_plugin.backends import checkpoints
+from ptychopinn_plugin.backends.common import sampling, training_loop
 from ptychopinn_plugin.data import read_reconstruction, write_scan
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 from ptychopinn_plugin.model_file import read_model
@@ -55,6 +57,8 @@ def run_forked(arguments: list[str], prepare: Callable[[], None], log: Path) -> 
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
         checkpoints.MIN_SECONDS, checkpoints.MAX_WRITING_FRACTION = 0.0, math.inf
+        # An epoch has several parts, and a checkpoint after each of them.
+        training_loop.RESUME_POINT_SECONDS, sampling.SUBSCAN_SIZE = -1.0, 8
         from ptychopinn_plugin.cli import main
 
         main(arguments)
@@ -141,7 +145,13 @@ def hit(job: Job, kind: str, output: Path, seconds: float, rng: random.Random) -
     if kind == 'full disk':
         size = rng.randrange(1, 160) * 4096
         if not mount(output, size):
-            return 'no disk could be mounted'
+            # Where nothing may be mounted, no file grows beyond the size.
+            def prepare() -> None:
+                signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+                resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+            code = wait(run_forked(job.arguments(output), prepare, Path(os.devnull)))
+            return f'no disk could be mounted; files up to {size} bytes, exit {code}'
         code = wait(run_forked(job.arguments(output), prepare, Path(os.devnull)))
         mount(output, 1 << 28, again=True)
         return f'of {size} bytes, exit {code}'
@@ -196,7 +206,9 @@ def main() -> int:
     import ptychopinn_plugin.backends.pytorch.adapter
     import ptychopinn_plugin.plots  # noqa: F401
 
-    rng, sums, bad = random.Random(options.seed), collections.Counter(), 0
+    rng, bad = random.Random(options.seed), 0
+    sums: collections.Counter[tuple[str, str]] = collections.Counter()
+    faulty: collections.Counter[tuple[str, str]] = collections.Counter()
     log = folder / 'log'
     for name in ('train', 'reconstruct'):
         reference = folder / f'{name}-reference'
@@ -221,11 +233,13 @@ def main() -> int:
                 subprocess.run(['umount', str(output)], capture_output=True, check=False)
             log.unlink(missing_ok=True)
             sums[name, kind] += 1
+            faulty[name, kind] += bool(faults)
             bad += bool(faults)
             print(f'{name} {number}: {kind}, {told}: {"; ".join(faults) or "well"}', flush=True)
             shutil.rmtree(output)
+    print('| what | hit by | times | faults |\n|---|---|---|---|')
     for (name, kind), times in sums.items():
-        print(f'{name}, {kind}: {times}')
+        print(f'| {name} | {kind} | {times} | {faulty[name, kind]} |')
     print(f'{sum(sums.values())} hits, {bad} with a fault')
     return 1 if bad else 0
 

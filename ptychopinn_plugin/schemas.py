@@ -113,6 +113,8 @@ def state_schema() -> Schema:
             'history': {'type': 'array', 'items': row, 'maxItems': 1_000_000},
             'first_scale': number,
             'seconds_before_epochs': number,
+            'epoch_parts': {'type': 'integer', 'minimum': 1, 'maximum': 2**31 - 1},
+            'seconds': number,
             'scaler': _PLAIN,
         },
         'required': ['epoch', 'history'],

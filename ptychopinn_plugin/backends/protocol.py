@@ -30,7 +30,8 @@ class Progress:
     origin_px : ndarray of float64, shape (2,), optional
         (y, x): where its pixel [0, 0] lies in the coordinates of the scan's positions.
     model : callable, optional
-        At the end of an epoch: returns the model that training would return if it ended here.
+        At the end of an epoch, and now and then inside a long one: returns the model that training
+        would return if it ended here, with a training state that continues from here.
     """
 
     stage: str

@@ -20,7 +20,7 @@ from contract.training import (
 
 from ptychopinn_plugin.backends import checkpoints
 from ptychopinn_plugin.backends.checkpoints import Checkpoints
-from ptychopinn_plugin.backends.common import training_loop
+from ptychopinn_plugin.backends.common import sampling, training_loop
 from ptychopinn_plugin.backends.common.schedules import schedule_factor
 from ptychopinn_plugin.backends.protocol import Backend, Progress, TrainingResult
 from ptychopinn_plugin.data import Scan
@@ -95,6 +95,43 @@ def test_resume_from_a_checkpoint(
     opened = rest.open_model(path)
     assert opened.provenance['epochs'] == 2
     assert opened.provenance['best_loss'] == min(seen[:2])
+    assert_same_run(rest.train([tiny_scan], config, base_model=opened, resume=True), whole)
+
+
+@pytest.mark.usefixtures('checkpoint_each_epoch')
+@pytest.mark.parametrize('at_part', [1, 4])
+@pytest.mark.parametrize(('training', 'model'), RESUMED, ids=str)
+def test_resume_from_a_checkpoint_inside_an_epoch(
+    make_backend: MakeBackend,
+    tiny_scan: Scan,
+    brief: MakeConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    at_part: int,
+    training: dict[str, Any],
+    model: dict[str, Any],
+) -> None:
+    """An epoch of three parts breaks off after one of them, and ends with the same bits."""
+    monkeypatch.setattr(sampling, 'SUBSCAN_SIZE', 8)
+    monkeypatch.setattr(training_loop, 'RESUME_POINT_SECONDS', -1.0)
+    config = brief(epochs=2, model=model, **training)
+    whole = make_backend().train([tiny_scan], config)
+    offers = itertools.count(1)
+    path = tmp_path / 'checkpoint.zip'
+    write = Checkpoints(path).beside(lambda _: None)
+
+    def break_down(progress: Progress) -> None:
+        write(progress)
+        is_inside = progress.model is not None and 'validation_loss' not in progress.losses
+        if is_inside and next(offers) == at_part:
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        make_backend().train([tiny_scan], config, observer=break_down)
+    rest = make_backend()
+    opened = rest.open_model(path)
+    assert opened.training_state is not None
+    assert opened.training_state.values['epoch_parts'] in (1, 2)
     assert_same_run(rest.train([tiny_scan], config, base_model=opened, resume=True), whole)
 
 

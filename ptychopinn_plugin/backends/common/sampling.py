@@ -241,16 +241,30 @@ def _draw_positions(
     return np.sort(places.exposure(np.repeat(drawn, each), np.repeat(first, each) + within))
 
 
-def epoch_batches(
+def epoch_parts(
     description: NetworkDescription,
     scans: Sequence[TrainingScan],
     config: Config,
-    rng: np.random.Generator,
+    seeds: Sequence[int],
     make: MakeSubScan,
-) -> Iterator[Batch]:
-    """Yield the batches of an epoch, in which a position is met about `REPEATS` times.
+    first: int = 0,
+) -> Iterator[list[Batch]]:
+    """Yield the batches of an epoch in parts, in which a position is met about `REPEATS` times.
 
-    It is less often met where sub-scans leave positions out.
+    It is less often met where sub-scans leave positions out. A part holds the batches of
+    `SUBSCANS_TOGETHER` sub-scans. Each has random numbers of its own, so that an epoch can begin
+    with any of them.
+
+    Parameters
+    ----------
+    description : NetworkDescription
+    scans : sequence of TrainingScan
+    config : Config
+    seeds : sequence of int
+        Of the epoch.
+    make : callable
+    first : int
+        The parts before this one are left out.
     """
     limit = config.training.n_groups
     schedule = [
@@ -258,16 +272,16 @@ def epoch_batches(
         for scan in scans
         for _ in range(-(-min(limit or len(scan.members), len(scan.members)) // SUBSCAN_SIZE))
     ]
-    order = rng.permutation(len(schedule))
+    order = np.random.default_rng(seeds).permutation(len(schedule))
     per_batch = max(1, config.training.batch_size // description.group_size)
-    for start in range(0, len(order), SUBSCANS_TOGETHER):
+    for start in range(first * SUBSCANS_TOGETHER, len(order), SUBSCANS_TOGETHER):
+        rng = np.random.default_rng([*seeds, start])
         batches = []
         for index in order[start : start + SUBSCANS_TOGETHER]:
             subscan = draw_subscan(description, schedule[index], config, rng, make)
             batches += list(subscan_batches(subscan, per_batch, rng))
         # Batches of one sub-scan are much alike, so that those of several are mixed.
-        for index in rng.permutation(len(batches)):
-            yield batches[index]
+        yield [batches[index] for index in rng.permutation(len(batches))]
 
 
 def subscan_batches(subscan: SubScan, per_batch: int, rng: np.random.Generator) -> Iterator[Batch]:
@@ -328,9 +342,9 @@ class Sampler:
         per_batch = max(1, settings.batch_size // self.config.model.gridsize**2)
         return max(1.0, REPEATS * groups / per_batch)
 
-    def batches(self, rng: np.random.Generator) -> Iterator[Batch]:
-        """Yield the batches of an epoch."""
-        return epoch_batches(self.description, self.scans, self.config, rng, self.make)
+    def parts(self, seeds: Sequence[int], first: int = 0) -> Iterator[list[Batch]]:
+        """Yield the batches of an epoch in parts, from the one of number `first`."""
+        return epoch_parts(self.description, self.scans, self.config, seeds, self.make, first)
 
     def validation_batches(self) -> Iterator[Batch]:
         """Yield all held-out groups in order, for every pass of the network as it is."""

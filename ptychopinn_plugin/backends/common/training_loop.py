@@ -21,6 +21,9 @@ from ptychopinn_plugin.model import Model
 REPORT_SECONDS = 0.5
 """Observers are called about once in this number of seconds."""
 
+RESUME_POINT_SECONDS = 5.0
+"""Inside an epoch, observers may take the model about once in this number of seconds."""
+
 Clock = Callable[[], float]
 """It returns seconds, from any start."""
 
@@ -46,8 +49,32 @@ class LoopState:
 
 
 @dataclass(frozen=True)
+class EpochSoFar:
+    """The part of an epoch that was trained before a resume point inside of it.
+
+    Attributes
+    ----------
+    parts : int
+        This number of parts is done; see `TrainingData.parts`.
+    losses : mapping of str to ndarray of float64, shape (n_batches,)
+        Of each batch.
+    seconds : float
+        Of the whole run.
+    """
+
+    parts: int = 0
+    losses: Arrays = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def rows(self) -> list[dict[str, float]]:
+        """Return the losses of each batch."""
+        columns = [array.tolist() for array in self.losses.values()]
+        return [dict(zip(self.losses, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+@dataclass(frozen=True)
 class ResumePoint:
-    """All that an epoch starts from; a stop inside one goes back to it.
+    """All that training continues from; a stop after it goes back to it.
 
     Attributes
     ----------
@@ -58,12 +85,15 @@ class ResumePoint:
     scaler : mapping
         Of the gradients of float16; empty where there is none.
     state : LoopState
+    epoch_so_far : EpochSoFar
+        Without a part where it is the beginning of an epoch.
     """
 
     weights: Arrays
     optimizer: Arrays
     scaler: Mapping[str, Any]
     state: LoopState
+    epoch_so_far: EpochSoFar = field(default_factory=EpochSoFar)
 
 
 class _Stopped(Exception):
@@ -75,11 +105,14 @@ class TrainingData(Protocol):
 
     @property
     def batches_per_epoch(self) -> float:
-        """About how many batches `batches` yields; the learning rate follows it."""
+        """About how many batches the parts of an epoch hold; the learning rate follows it."""
         ...
 
-    def batches(self, rng: np.random.Generator) -> Iterator[Batch]:
-        """Yield the batches of an epoch."""
+    def parts(self, seeds: Sequence[int], first: int = 0) -> Iterator[list[Batch]]:
+        """Yield the batches of an epoch in parts, from the one of number `first`.
+
+        A part is drawn when it is asked for, by the network and the probes of that moment.
+        """
         ...
 
     def validation_batches(self) -> Iterator[Batch]:
@@ -108,6 +141,8 @@ class TrainingLoop:
     state : LoopState
     epochs_started : float
         `clock` when the loop was made; schedules by the clock begin there, after the target.
+    epoch_so_far : EpochSoFar
+        What a resumed training has of its first epoch.
     resume_point : ResumePoint
         From the beginning of `run`.
     """
@@ -131,6 +166,7 @@ class TrainingLoop:
         self.state = LoopState()
         self.learning_rate = config.training.learning_rate
         self.latest_loss = math.nan
+        self.epoch_so_far = EpochSoFar()
         self.resume_point: ResumePoint
 
     def run(self, model_so_far: Callable[[], Model]) -> LoopState:
@@ -139,21 +175,18 @@ class TrainingLoop:
         # A resumed training has its best already.
         if not state.best_weights:
             state.best_weights = self.step.state_dict()
-        self._save_resume_point()
+        self._save_resume_point(self.epoch_so_far)
         while state.epoch < settings.epochs:
             # A target may have used up the time: one epoch begins all the same.
             if state.history and self.is_time_up():
                 state.stopped = 'max-minutes'
                 break
             begun = self.clock()
-            losses, n_patterns = self._train_epoch(
-                # Each epoch has numbers of its own, so that a resumed training draws the same.
-                np.random.default_rng([settings.seed, state.epoch])
-            )
+            losses, n_patterns = self._train_epoch(model_so_far)
             if not losses or (state.history and state.stopped in ('request', 'diverged')):
                 # What whole epochs have left is kept, and nobody waits for this one's judgement.
                 break
-            # Training resumes at whole epochs: one that was cut short is trained again.
+            # One that was cut short goes on from the newest resume point.
             complete = state.stopped == 'epochs'
             try:
                 average, validation = self._validated_average()
@@ -180,41 +213,81 @@ class TrainingLoop:
                 break
         return state
 
-    def _train_epoch(self, rng: np.random.Generator) -> tuple[list[dict[str, float]], int]:
+    def _train_epoch(self, model_so_far: Callable[[], Model]) -> tuple[list[dict[str, float]], int]:
         """Train on each batch once; return the losses of each, and the number of patterns.
 
         It ends early, with `state.stopped` as the reason, where the loss is no number, the observer
         requests it or the time is up. Gradients add up over `gradient_accumulation_steps` batches.
         """
-        settings = self.config.training
-        losses: list[dict[str, float]] = []
-        n_patterns, reported, begun = 0, self.clock(), self.clock()
-        self.step.zero_grad()
-        expected = self.data.batches_per_epoch
-        for number, batch in enumerate(self.data.batches(rng)):
-            # The expected number is rough; the schedule stays within the epoch.
-            self._set_learning_rate(min(1.0, number / expected))
-            losses.append(self.step.accumulate_gradients(batch))
-            if not math.isfinite(losses[-1]['loss']):
-                self._diverge(losses[-1]['loss'])
-                break
-            self.latest_loss = losses[-1]['loss']
-            if (number + 1) % settings.gradient_accumulation_steps == 0:
-                self.step.step(self.learning_rate)
-            n_patterns += batch.groups.size
-            now = self.clock()
-            if now - reported > REPORT_SECONDS:
-                reported = now
-                if self._report(losses[-1]['loss'], n_patterns / max(1e-9, now - begun)):
-                    self.state.stopped = 'request'
+        settings, before = self.config.training, self.epoch_so_far
+        self.epoch_so_far = EpochSoFar()
+        losses = before.rows()
+        n_patterns, begun = 0, self.clock()
+        self._reported = offered = begun
+        if before.parts:
+            # It may have been the last part, and what is left of its gradients is stepped below.
+            self._set_learning_rate(self._share_of_epoch(len(losses) - 1))
+        else:
+            self.step.zero_grad()
+        # Each epoch has numbers of its own, so that a resumed training draws the same.
+        seeds = [settings.seed, self.state.epoch]
+        for number, part in enumerate(self.data.parts(seeds, before.parts), before.parts + 1):
+            for batch in part:
+                self._train_batch(batch, losses)
+                n_patterns += batch.groups.size
+                self._look_around(losses, n_patterns / max(1e-9, self.clock() - begun))
+                if self.state.stopped != 'epochs':
                     break
-            if self.is_time_up():
-                self.state.stopped = 'max-minutes'
+            if self.state.stopped != 'epochs':
                 break
+            # The next part is drawn with them, and so it is where training resumes.
+            self.step.use_probes()
+            if self.clock() - offered > RESUME_POINT_SECONDS:
+                self._offer_model(model_so_far, number, losses)
+                offered = self.clock()
         if len(losses) % settings.gradient_accumulation_steps:
             # What is left over counts too; an epoch may hold fewer batches than share a step.
             self.step.step(self.learning_rate)
         return losses, n_patterns
+
+    def _train_batch(self, batch: Batch, losses: list[dict[str, float]]) -> None:
+        """Add a batch's gradients and losses, and take a step where that is due."""
+        self._set_learning_rate(self._share_of_epoch(len(losses)))
+        losses.append(self.step.accumulate_gradients(batch))
+        if not math.isfinite(losses[-1]['loss']):
+            self._diverge(losses[-1]['loss'])
+            return
+        self.latest_loss = losses[-1]['loss']
+        if len(losses) % self.config.training.gradient_accumulation_steps == 0:
+            self.step.step(self.learning_rate)
+
+    def _look_around(self, losses: Sequence[Mapping[str, float]], rate: float) -> None:
+        """Report now and then, and end the epoch where the observer wants it or the time is up."""
+        now = self.clock()
+        if self.state.stopped == 'epochs' and now - self._reported > REPORT_SECONDS:
+            self._reported = now
+            if self._report(losses[-1]['loss'], rate):
+                self.state.stopped = 'request'
+        if self.state.stopped == 'epochs' and self.is_time_up():
+            self.state.stopped = 'max-minutes'
+
+    def _offer_model(
+        self,
+        model_so_far: Callable[[], Model],
+        parts: int,
+        losses: Sequence[Mapping[str, float]],
+    ) -> None:
+        """Let the observer take the model inside an epoch, with what continues from there."""
+
+        def model() -> Model:
+            columns = {name: np.array([row[name] for row in losses]) for name in losses[0]}
+            seconds = self.clock() - self.started
+            self._save_resume_point(EpochSoFar(parts, columns, seconds))
+            return model_so_far()
+
+        progress = self._progress({'loss': self.latest_loss}, None)
+        if self.observer(dataclasses.replace(progress, model=model)):
+            self.state.stopped = 'request'
 
     def _diverge(self, loss: float) -> None:
         """End with what earlier epochs have left, if there are any."""
@@ -308,12 +381,16 @@ class TrainingLoop:
                     raise _Stopped
         return total / count if count else None
 
-    def _save_resume_point(self) -> None:
-        """Take down what the next epoch starts from."""
+    def _save_resume_point(self, epoch_so_far: EpochSoFar | None = None) -> None:
+        """Take down what the next epoch, or the rest of this one, starts from."""
         # The loop's history grows on, and the point's must not.
         state = dataclasses.replace(self.state, history=list(self.state.history))
         self.resume_point = ResumePoint(
-            self.step.state_dict(), self.step.optimizer_state(), self.step.scaler_state(), state
+            self.step.state_dict(),
+            self.step.optimizer_state(),
+            self.step.scaler_state(),
+            state,
+            epoch_so_far or EpochSoFar(),
         )
 
     def _report(self, loss: float, rate: float | None) -> bool:
@@ -342,6 +419,10 @@ class TrainingLoop:
         if limit is None:
             return 0.0
         return (self.clock() - self.started) / (60 * limit)
+
+    def _share_of_epoch(self, n_batches: int) -> float:
+        # The expected number is rough; the schedule stays within the epoch.
+        return min(1.0, n_batches / self.data.batches_per_epoch)
 
     def _set_learning_rate(self, share_of_epoch: float) -> None:
         settings = self.config.training

@@ -226,7 +226,8 @@ class TrainingRun(Generic[Device]):
         training_state = save_state(loop, plan.intensity_scale, plan.fingerprints)
         # The step has one set of weights: the best are put in, read and taken out again.
         newest = step.state_dict()
-        step.load_state_dict(state.best_weights)
+        # Inside the first epoch no weights have been judged, and the first ones know nothing.
+        step.load_state_dict(state.best_weights if state.history else newest)
         try:
             weights = step.network_weights()
             probes, intensity_scale = step.probes()

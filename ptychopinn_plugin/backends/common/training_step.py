@@ -53,9 +53,9 @@ class TrainingStep(Protocol):
         ...
 
     def optimizer_state(self) -> dict[str, RealArray]:
-        """Return copies of the optimizer's state.
+        """Return copies of the optimizer's state, and of the gradients that wait for a step.
 
-        A name is the number of a parameter and the name of a slot, '0/exp_avg'.
+        A name is the number of a parameter and the name of a slot, '0/exp_avg', '0/gradient'.
         """
         ...
 

@@ -200,21 +200,35 @@ class PyTorchStep(NetworkStep[Network, TrainableProbes]):
 
     def optimizer_state(self) -> dict[str, RealArray]:
         """Return copies of the optimizer's state, as `TrainingStep.optimizer_state`."""
-        return {
+        state = {
             f'{number}/{slot}': _copied(value)
             for number, slots in self.optimizer.state_dict()['state'].items()
             for slot, value in slots.items()
         }
+        gradients = {
+            f'{number}/gradient': _copied(parameter.grad)
+            for number, parameter in enumerate(self._optimized())
+            if parameter.grad is not None
+        }
+        return state | gradients
 
     def optimized_shapes(self) -> list[tuple[int, ...]]:
         """Return the shape of each parameter that the optimizer moves."""
-        return [tuple(p.shape) for group in self.optimizer.param_groups for p in group['params']]
+        return [tuple(parameter.shape) for parameter in self._optimized()]
+
+    def _optimized(self) -> list[nn.Parameter]:
+        return [p for group in self.optimizer.param_groups for p in group['params']]
 
     def load_optimizer_state(self, arrays: Arrays) -> None:
         """Put back what `optimizer_state` took."""
         slots: dict[int, dict[str, Tensor]] = {}
+        parameters = self._optimized()
         for name, value in arrays.items():
             number, slot = name.split('/')
+            if slot == 'gradient':
+                gradient = torch.from_numpy(np.array(value)).to(self.device)
+                parameters[int(number)].grad = gradient
+                continue
             # The count of steps stays on the CPU: read from a GPU, each step would wait for it.
             device = 'cpu' if slot == 'step' else self.device
             slots.setdefault(int(number), {})[slot] = torch.from_numpy(np.array(value)).to(device)

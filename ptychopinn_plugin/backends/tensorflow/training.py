@@ -341,7 +341,14 @@ class TensorFlowStep(NetworkStep[Network, TrainableProbes]):
 
     def optimizer_state(self) -> dict[str, RealArray]:
         """Return copies of the optimizer's state, as `TrainingStep.optimizer_state`."""
-        return self.optimizer.arrays(self.network.weights)
+        gradients = {
+            f'{number}/gradient': to_stored(self._gradients[name].numpy())
+            if name in self.network.weights
+            else np.array(self._gradients[name].numpy())
+            for number, name in enumerate(self.optimizer.names)
+            if name in self._gradients
+        }
+        return {**self.optimizer.arrays(self.network.weights), **gradients}
 
     def optimized_shapes(self) -> list[tuple[int, ...]]:
         """Return the shape of each parameter that the optimizer moves."""
@@ -351,6 +358,11 @@ class TensorFlowStep(NetworkStep[Network, TrainableProbes]):
     def load_optimizer_state(self, arrays: Arrays) -> None:
         """Put back what `optimizer_state` took."""
         self.optimizer.load_state_dict(arrays, self.network.weights)
+        for number, name in enumerate(self.optimizer.names):
+            if f'{number}/gradient' in arrays:
+                stored = np.array(arrays[f'{number}/gradient'])
+                turned = from_stored(stored) if name in self.network.weights else stored
+                self._gradients[name] = tf.constant(turned)
 
     def scaler_state(self) -> dict[str, Any]:
         """Return the state of the gradient scaler, as plain values."""

@@ -11,7 +11,7 @@ from ptychopinn_plugin.backends.common.sampling import (
     SubScan,
     TrainingScan,
     draw_subscan,
-    epoch_batches,
+    epoch_parts,
     subscan_batches,
     thinned_amplitudes,
 )
@@ -95,7 +95,8 @@ def test_the_batches_of_several_sub_scans_are_mixed() -> None:
         return made[-1]
 
     description = describe_network(ModelConfig(), 64)
-    batches = list(epoch_batches(description, [scan], Config(), np.random.default_rng(0), make))
+    parts = epoch_parts(description, [scan], Config(), [0], make)
+    batches = [batch for part in parts for batch in part]
     assert len(made) == 4
     origin = [next(n for n, one in enumerate(made) if one is batch.subscan) for batch in batches]
     assert set(origin) == {0, 1, 2, 3}

@@ -12,6 +12,7 @@ from unit.backends.toy import Clock, ToyData, ToyStep
 from ptychopinn_plugin.backends.common.schedules import schedule_factor
 from ptychopinn_plugin.backends.common.training_loop import (
     REPORT_SECONDS,
+    RESUME_POINT_SECONDS,
     LoopState,
     TrainingLoop,
     update_ema,
@@ -19,7 +20,7 @@ from ptychopinn_plugin.backends.common.training_loop import (
 from ptychopinn_plugin.backends.common.training_state import load_state, save_state
 from ptychopinn_plugin.backends.protocol import Observer, Progress, ignore_progress
 from ptychopinn_plugin.config import Config
-from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.errors import ArchiveError, DataError
 from ptychopinn_plugin.model import Model
 
 PLAIN = {'schedule': 'constant', 'ema_decay': 0.0, 'learning_rate': 0.1}
@@ -461,12 +462,113 @@ def test_resume_takes_up_an_epoch_from_its_start(training: dict[str, Any], at_ba
     assert_same_end(rest, whole)
 
 
+@pytest.mark.parametrize('training', RESUMED, ids=str)
+@pytest.mark.parametrize('at_part', [1, 2, 3, 4, 6, 11])
+def test_resume_goes_on_inside_an_epoch(training: dict[str, Any], at_part: int) -> None:
+    """From a model that was taken inside an epoch, gradients that wait for a step included."""
+    config = settings(epochs=8, **training)
+    whole, _ = make_loop(config)
+    run(whole)
+    offers = itertools.count(1)
+    taken = []
+
+    def take(progress: Progress) -> bool:
+        if progress.model is None or 'validation_loss' in progress.losses:
+            return False
+        if next(offers) < at_part:
+            return False
+        progress.model()
+        taken.append(half.resume_point)
+        return True
+
+    half, _ = make_loop(config, observer=take, clock=Clock(RESUME_POINT_SECONDS))
+    assert run(half).stopped == 'request'
+    point = taken[0]
+    epoch, before = divmod(at_part - 1, 4)
+    assert (point.state.epoch, point.epoch_so_far.parts) == (epoch, before + 1)
+    assert len(point.epoch_so_far.losses['loss']) == point.epoch_so_far.parts
+    rest = saved_and_loaded(half, config, Clock(1e-3))
+    run(rest)
+    assert_same_end(rest, whole)
+    # It went on from the middle: the epoch's first batches were not drawn again.
+    assert isinstance(rest.data, ToyData)
+    assert len(rest.data.drawn[0]) == 2 * (4 - point.epoch_so_far.parts)
+
+
+def test_a_model_is_offered_once_a_minute_where_an_epoch_takes_an_hour() -> None:
+    clock, offered = Clock(), []
+
+    def watch(progress: Progress) -> None:
+        if progress.model is not None:
+            offered.append(clock.now)
+
+    loop, step = make_loop(
+        settings(epochs=1), data=ToyData(batches=360), observer=watch, clock=clock
+    )
+    compute = step.accumulate_gradients
+
+    def compute_slowly(batch: Any) -> dict[str, float]:
+        clock.now += 10
+        return compute(batch)
+
+    step.accumulate_gradients = compute_slowly  # type: ignore[method-assign]
+    began = clock.now
+    run(loop)
+    assert clock.now == began + 3600
+    assert max(np.diff([began, *offered])) <= 10
+
+
+def test_what_is_offered_inside_an_epoch_disturbs_nothing() -> None:
+    def look(progress: Progress) -> None:
+        if progress.model is not None:
+            progress.model()
+
+    config = settings(epochs=3, ema_decay=0.8, gradient_accumulation_steps=3)
+    first, _ = make_loop(config)
+    second, _ = make_loop(config, observer=look, clock=Clock(RESUME_POINT_SECONDS))
+    run(first)
+    run(second)
+    assert_same_end(second, first)
+
+
+@pytest.mark.parametrize(
+    ('spoil', 'message'),
+    [
+        (lambda arrays, values: values.pop('plateau_factor'), 'lacks plateau_factor'),
+        (lambda arrays, values: values['history'][-1].pop('seconds'), 'lacks seconds'),
+        (lambda arrays, values: arrays.pop('last/weight'), 'last weights lacks weight'),
+        (
+            lambda arrays, values: arrays.update({'best/weight': np.zeros(2)}),
+            r'weight of the best weights must be finite numbers of shape \(1,\); it is float64 of',
+        ),
+        (
+            lambda arrays, values: arrays.update({'average/more': np.zeros(1)}),
+            'average weights has an unknown more',
+        ),
+        (lambda arrays, values: arrays.pop('optimizer/0/step'), "optimizer's state lacks 0/step"),
+        (
+            lambda arrays, values: arrays.update({'optimizer/0/exp_avg': np.full(1, np.nan)}),
+            '0/exp_avg of the optimizer',
+        ),
+        (lambda arrays, values: values.update(epoch_parts=2), 'losses of a begun epoch'),
+    ],
+)
+def test_a_training_state_that_does_not_fit_is_refused(spoil: Any, message: str) -> None:
+    config = settings(epochs=2)
+    loop, _ = make_loop(config)
+    run(loop)
+    state = save_state(loop, 1.0, {'scans': [], 'validation': []})
+    spoil(state.arrays, state.values)
+    with pytest.raises(ArchiveError, match=message):
+        load_state(make_loop(config)[0], state)
+
+
 def test_resume_after_the_time_was_up_inside_an_epoch() -> None:
     config = settings(epochs=8, ema_decay=0.8)
     whole, _ = make_loop(config)
     run(whole)
     short = settings(epochs=8, ema_decay=0.8, max_minutes=1.0)
-    half, step = make_loop(short, clock=Clock(1.3))
+    half, step = make_loop(short, clock=Clock(1.1))
     assert run(half).stopped == 'max-minutes'
     assert step.n_batches % 4 != 0
     assert half.state.epoch > 0

@@ -48,13 +48,13 @@ class ToyData:
         """How many there are."""
         return float(self.n_batches)
 
-    def batches(self, rng: np.random.Generator) -> Iterator[Batch]:
-        """Yield the batches of an epoch."""
+    def parts(self, seeds: Sequence[int], first: int = 0) -> Iterator[list[Batch]]:
+        """Yield the batches of an epoch, each of them as a part."""
         self.drawn.append([])
-        for _ in range(self.n_batches):
-            groups = rng.integers(0, 100, (self.patterns, 1))
+        for number in range(first, self.n_batches):
+            groups = np.random.default_rng([*seeds, number]).integers(0, 100, (self.patterns, 1))
             self.drawn[-1] += groups.ravel().tolist()
-            yield Batch(NOTHING, 0, groups)
+            yield [Batch(NOTHING, 0, groups)]
 
     def validation_batches(self) -> Iterator[Batch]:
         """Yield as many batches of 1, 2, 3 ... groups."""
@@ -139,6 +139,8 @@ class ToyStep(TrainingStep):
     def optimizer_state(self) -> dict[str, RealArray]:
         """Return a copy of the momentum, which fills the slots of an optimizer."""
         slots = {'exp_avg': self.momentum, 'exp_avg_sq': np.zeros(1), 'step': np.zeros(())}
+        if self.gradients:
+            slots['gradient'] = np.array([sum(self.gradients)])
         return {f'0/{name}': array.copy() for name, array in slots.items()}
 
     def optimized_shapes(self) -> list[tuple[int, ...]]:
@@ -148,6 +150,7 @@ class ToyStep(TrainingStep):
     def load_optimizer_state(self, arrays: Mapping[str, RealArray]) -> None:
         """Put the momentum back."""
         self.momentum = np.array(arrays['0/exp_avg'])
+        self.gradients = arrays.get('0/gradient', np.zeros(0)).tolist()
 
     def scaler_state(self) -> dict[str, Any]:
         """Return the scale."""
