@@ -4,7 +4,8 @@
 
 Each run is forked from a process that has imported PyTorch, and is hit at a random moment of its
 life in one of these ways: SIGKILL, SIGTERM, SIGINT, a disk that is full (a small tmpfs; where that
-may not be mounted, a limit on the size of files), or a folder that may no longer be written to. After each hit,
+may not be mounted, a limit on the size of files), or a folder that may no longer be written to.
+After each hit,
 
 - every file under a final name opens,
 - the same command, with ``--resume`` where there is something to continue, ends well,
@@ -41,7 +42,7 @@ from ptychopinn_plugin.model_file import read_model
 KINDS = ('SIGKILL', 'SIGTERM', 'SIGINT', 'full disk', 'revoked permission')
 NOBODY = 65534
 
-TRAIN = ['--epochs', '6', '--target-iterations', '20', '--passes', '2', '--filters-scale', '0.25']
+TRAIN = ['--epochs', '3', '--target-iterations', '20', '--passes', '2', '--filters-scale', '0.25']
 REFINE = ['--refine', '60']
 
 
@@ -58,7 +59,7 @@ def run_forked(arguments: list[str], prepare: Callable[[], None], log: Path) -> 
         os.dup2(descriptor, 2)
         checkpoints.MIN_SECONDS, checkpoints.MAX_WRITING_FRACTION = 0.0, math.inf
         # An epoch has several parts, and a checkpoint after each of them.
-        training_loop.RESUME_POINT_SECONDS, sampling.SUBSCAN_SIZE = -1.0, 8
+        training_loop.RESUME_POINT_SECONDS, sampling.SUBSCAN_SIZE = -1.0, 10
         from ptychopinn_plugin.cli import main
 
         main(arguments)
@@ -86,7 +87,7 @@ class Job:
         command = ['train', str(self.scan), '-o', str(output), '--backend', 'pytorch']
         for name in ('checkpoint.h5.zip', 'wts.h5.zip'):
             if (output / name).exists():
-                return [*command, '--resume', str(output / name), '--epochs', '6']
+                return [*command, '--resume', str(output / name), '--epochs', '3']
         return [*command, *TRAIN, '--device', 'cpu']
 
     def bits(self, output: Path) -> str:
@@ -200,7 +201,7 @@ def main() -> int:
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o777)
     scan = folder / 'scan.npz'
-    settings = SimulationConfig(size=32, rows=8, columns=8, step_px=4.0, pupil_radius=0.12)
+    settings = SimulationConfig(size=32, rows=7, columns=7, step_px=4.0, pupil_radius=0.12)
     write_scan(scan, simulate(settings))
     # Before the first fork, so that a run takes seconds.
     import ptychopinn_plugin.backends.pytorch.adapter
