@@ -52,10 +52,10 @@ def bright_pixel_notes(scan: Scan) -> tuple[str, ...]:
             'they are hot, use --mask-hot (mask_hot=True), or a mask.'
         )
     usual = sample.mean(axis=0, dtype=np.float64).ravel()
-    good = ~scan.bad_pixels.ravel()
+    valid_mask = ~scan.bad_pixels.ravel()
     stray: list[tuple[int, int, int]] = []
     for start in range(0, len(scan), CHUNK_PATTERNS):
-        counts = scan.patterns[start : start + CHUNK_PATTERNS].reshape(-1, usual.size) * good
+        counts = scan.patterns[start : start + CHUNK_PATTERNS].reshape(-1, usual.size) * valid_mask
         pixel = counts.argmax(axis=1)
         brightest = counts[np.arange(len(counts)), pixel].astype(np.float64)
         # In a sample of few patterns the fault itself is a part of what is usual.
