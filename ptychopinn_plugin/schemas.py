@@ -202,7 +202,8 @@ def _is(value: Any, kind: str) -> bool:
             return isinstance(value, int)
         case 'number':
             # Python reads NaN and Infinity where JSON has neither.
-            return isinstance(value, int | float) and math.isfinite(value)
+            # The comparison is false for NaN too, and Python's whole numbers may be any size.
+            return isinstance(value, int | float) and abs(value) <= sys.float_info.max
         case 'string':
             return isinstance(value, str)
         case 'array':

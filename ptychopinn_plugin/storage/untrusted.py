@@ -40,6 +40,12 @@ MAX_COMPRESSION = 250
 RATIO_FLOOR_BYTES = 16 << 20
 """Smaller members may shrink as much as they like."""
 
+MIN_CHUNK_BYTES = 1024
+"""Of smaller chunks, a dataset may have `MAX_TINY_CHUNKS`; a pattern of 32 x 32 pixels has more."""
+
+MAX_TINY_CHUNKS = 20_000
+"""HDF5 reads some thousand chunks in a second, however small they are."""
+
 CHUNK_BYTES = 1 << 20
 """A member is inflated in pieces of this size."""
 
@@ -297,6 +303,24 @@ def _check_dataset(item: h5py.Dataset, source: str) -> None:
         raise ArchiveError(f'{source} is refused: its numbers would come from another file.')
     if item.dtype.kind not in 'biufc' or item.dtype.hasobject:
         raise ArchiveError(f'{source} is refused: it holds {item.dtype}, not numbers.')
+    n_chunks, chunk_bytes = tiny_chunks(item)
+    if n_chunks:
+        raise ArchiveError(f'{source} is refused: it has {n_chunks} chunks of {chunk_bytes} bytes.')
+
+
+def tiny_chunks(item: h5py.Dataset) -> tuple[int, int]:
+    """Return number and bytes of a dataset's chunks where reading them would take minutes.
+
+    Both are 0 where it would not.
+    """
+    if not item.chunks or not item.size:
+        return 0, 0
+    chunk_bytes = math.prod(item.chunks) * item.dtype.itemsize
+    sides = zip(item.shape, item.chunks, strict=True)
+    n_chunks = math.prod(-(-side // part) for side, part in sides)
+    if n_chunks <= MAX_TINY_CHUNKS or chunk_bytes >= MIN_CHUNK_BYTES:
+        return 0, 0
+    return n_chunks, chunk_bytes
 
 
 def _claimed_bytes(item: h5py.Dataset) -> int:

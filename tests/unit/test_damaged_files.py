@@ -31,6 +31,8 @@ from ptychopinn_plugin.errors import ArchiveError, ConfigError, DataError, Ptych
 from ptychopinn_plugin.legacy.pickles import read_pickle
 from ptychopinn_plugin.model_file import read_model
 
+STATE = schemas.state_schema()
+
 BRIEF = settings(
     derandomize=True,
     database=None,
@@ -181,6 +183,19 @@ def test_datasets_that_are_no_numbers(
             file[name] = array
     with pytest.raises(DataError, match=message):
         read_measurement(tmp_path / 'diffraction.h5', domain=None)
+
+
+def test_chunks_that_would_take_minutes(tmp_path: Path) -> None:
+    """HDF5 needs half a minute for these 40 MB, of which the file holds nothing."""
+    with h5py.File(tmp_path / 'diffraction.h5', 'w') as file:
+        file.create_dataset('patterns', (10_000, 32, 32), 'f4', chunks=(8, 1, 8))
+    with pytest.raises(DataError, match=r'is stored in 160000 chunks of 256 bytes.*h5repack'):
+        read_measurement(tmp_path / 'diffraction.h5', domain=None)
+
+
+def test_whole_numbers_that_are_no_floats() -> None:
+    with pytest.raises(ArchiveError, match='must be a finite number'):
+        schemas.validate({'epoch': 1, 'history': [], 'first_scale': 10**400}, STATE, 'state')
 
 
 def test_nested_settings(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import h5py
 from ptychopinn_plugin.data.readers.limits import limits
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.packages import is_importable
+from ptychopinn_plugin.storage.untrusted import tiny_chunks
 
 MAX_LINKS = 8
 """Links are followed from one to the next this many times."""
@@ -62,6 +63,7 @@ def check_readable(dataset: Any) -> None:
     sources = {path} if path.is_file() else set()
     if dataset.is_virtual:
         sources |= _check_sources(dataset, path.parent)
+    _refuse_tiny_chunks(dataset)
     # HDF5 inflates whole chunks, however little of one is read.
     chunk = math.prod(dataset.chunks or (0,)) * dataset.dtype.itemsize
     claimed = max(int(dataset.size or 0) * dataset.dtype.itemsize, chunk)
@@ -69,6 +71,17 @@ def check_readable(dataset: Any) -> None:
         f'{dataset.name} of {path}', claimed, sum(source.stat().st_size for source in sources)
     )
     _check_filters(dataset)
+
+
+def _refuse_tiny_chunks(dataset: Any) -> None:
+    """Raise a DataError where finding the pieces of a dataset would take minutes."""
+    n_chunks, chunk_bytes = tiny_chunks(dataset)
+    if n_chunks:
+        raise DataError(
+            f'{dataset.name} of {dataset.file.filename} is stored in {n_chunks} chunks of '
+            f'{chunk_bytes} bytes, which would take very long to read. Write it in larger ones: '
+            'h5repack -l CHUNK=... (or contiguous: h5repack -l CONTI).'
+        )
 
 
 def _refuse_raw_files(dataset: Any) -> None:

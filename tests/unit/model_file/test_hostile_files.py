@@ -70,6 +70,15 @@ def test_datasets_that_claim_too_much_together(path: Path) -> None:
         read_model(path)
 
 
+def test_a_dataset_in_tiny_chunks(path: Path) -> None:
+    def change(file: h5py.File) -> None:
+        file.create_dataset('many', shape=(200_000,), dtype='u1', chunks=(4,))
+
+    change_weights(path, change)
+    with pytest.raises(ArchiveError, match='many is refused: it has 50000 chunks of 4 bytes'):
+        read_model(path)
+
+
 def test_a_chunk_larger_than_its_dataset(path: Path) -> None:
     def change(file: h5py.File) -> None:
         file.create_dataset('one', shape=(1,), maxshape=(None,), dtype='u1', chunks=(1 << 30,))
