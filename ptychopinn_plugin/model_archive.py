@@ -184,6 +184,13 @@ def _build_model(manifest: dict[str, Any], weights: bytes, state: bytes | None) 
         if name not in arrays or arrays[name].shape != shape or arrays[name].dtype.kind != 'f':
             found = f'{arrays[name].dtype} {arrays[name].shape}' if name in arrays else 'nothing'
             raise ArchiveError(f'Weight {name!r} must have shape {shape}; the file holds {found}.')
+    config = Config.from_dict(_current_settings(manifest))
+    size = config.model.pattern_size or network.window_px
+    if network.architecture != 'prior' and network.window_px > size:
+        raise ArchiveError(
+            f'network.window_px must be at most the size of a pattern, {size}; the manifest has '
+            f'{network.window_px}.'
+        )
     corrected: list[CorrectedProbe] = []
     while f'{CORRECTED}/{len(corrected)}/before' in arrays:
         stem = f'{CORRECTED}/{len(corrected)}'
@@ -193,7 +200,7 @@ def _build_model(manifest: dict[str, Any], weights: bytes, state: bytes | None) 
     return Model(
         backend=manifest['backend'],
         network=network,
-        config=Config.from_dict(_current_settings(manifest)),
+        config=config,
         photons=float(manifest['normalisation']['photons']),
         intensity_scale=float(manifest['normalisation']['intensity_scale']),
         weights={

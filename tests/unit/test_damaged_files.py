@@ -198,6 +198,13 @@ def test_whole_numbers_that_are_no_floats() -> None:
         schemas.validate({'epoch': 1, 'history': [], 'first_scale': 10**400}, STATE, 'state')
 
 
+def test_counts_in_half_precision(arrays: dict[str, np.ndarray]) -> None:
+    """It has no number as large as the marks that programs write, which is no reason to warn."""
+    counts = np.minimum(arrays['diff3d'], 1000).astype(np.float16)
+    scan = scan_from_arrays({**arrays, 'diff3d': counts}, domain='counts')
+    np.testing.assert_array_equal(scan.patterns, counts)
+
+
 def test_nested_settings(tmp_path: Path) -> None:
     (tmp_path / 'deep.toml').write_text(f'a = {"[" * 5000}{"]" * 5000}')
     with pytest.raises(ConfigError, match='is not a readable TOML file'):

@@ -222,7 +222,9 @@ def _largest(kind: np.dtype[Any], highest: float) -> tuple[float, ...]:
     if kind.kind == 'f':
         # Amplitudes, which programs make of counts, have it as well.
         candidates += [float(np.sqrt(number)) for number in _TYPE_MAXIMA]
-        kinds = [np.array(number).astype(kind) for number in candidates]
+        # Half precision holds few of them.
+        with np.errstate(over='ignore'):
+            kinds = [np.array(number).astype(kind) for number in candidates]
         return tuple(float(number) for number in kinds if float(number) == highest)
     candidates.append(np.iinfo(kind).max)
     return tuple({number for number in candidates if float(number) == highest})

@@ -175,6 +175,12 @@ def test_a_missing_member(path: Path, name: str) -> None:
         read_model(path)
 
 
+def test_a_window_larger_than_the_patterns(path: Path) -> None:
+    change_manifest(path, lambda manifest: manifest['network'].update(window_px=64))
+    with pytest.raises(ArchiveError, match=r'window_px must be at most .*, 32; .* has 64'):
+        read_model(path)
+
+
 def test_another_zip(tmp_path: Path) -> None:
     path = tmp_path / 'scan.npz'
     np.savez(path, diff3d=np.ones(3))
