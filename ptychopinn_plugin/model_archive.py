@@ -35,7 +35,13 @@ from ptychopinn_plugin.model import CorrectedProbe, Model, TrainingState
 from ptychopinn_plugin.network import NetworkDescription
 from ptychopinn_plugin.schemas import manifest_schema, state_schema, validate
 from ptychopinn_plugin.storage.atomic import atomic_path
-from ptychopinn_plugin.storage.untrusted import MAX_TEXT_BYTES, SafeZip, open_zip, read_datasets
+from ptychopinn_plugin.storage.untrusted import (
+    MAX_TEXT_BYTES,
+    SafeZip,
+    open_zip,
+    parse_json,
+    read_datasets,
+)
 
 FORMAT = 'ptychopinn-plugin model'
 FORMAT_VERSION = 2
@@ -142,7 +148,7 @@ def _read_manifest(archive: SafeZip) -> dict[str, Any]:
             f'{", ".join(names[:4]) or "nothing"}.'
         )
     try:
-        manifest = json.loads(archive.read('manifest.json', largest=MAX_TEXT_BYTES))
+        manifest = parse_json(archive.read('manifest.json', largest=MAX_TEXT_BYTES))
     except (ValueError, RecursionError) as error:
         raise ArchiveError(f'{path}: manifest.json is not readable: {error}.') from error
     if not isinstance(manifest, dict) or manifest.get('format') != FORMAT:
@@ -254,7 +260,7 @@ def _state_bytes(state: TrainingState) -> bytes:
 def _read_state(data: bytes) -> TrainingState:
     with h5py.File(io.BytesIO(data), 'r') as file:
         arrays = read_datasets(file, 'training_state.h5', len(data))
-        values = json.loads(str(file.attrs['values']))
+        values = parse_json(str(file.attrs['values']))
         if 'recipe' not in values:
             # That of a pretraining has values of its own, which its recipe checks.
             validate(values, state_schema(), 'training_state.h5: values')

@@ -7,6 +7,7 @@ read in pieces, and never more of one than it claims.
 
 import contextlib
 import io
+import json
 import lzma
 import math
 import shutil
@@ -16,6 +17,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import h5py
 
@@ -216,6 +218,24 @@ def open_zip(file: Path | bytes, source: str, *, what: str = 'zip') -> Iterator[
                 f'{source} is not a readable {what}: {error}. Copy the file again.'
             ) from error
         yield SafeZip(archive, source, file_bytes)
+
+
+def parse_json(data: str | bytes) -> Any:
+    """Return what JSON holds, without the NaN and infinity that Python reads besides.
+
+    Raises
+    ------
+    ValueError
+        If it is no JSON, or has a number that no float holds.
+    """
+
+    def finite(text: str) -> float:
+        number = float(text)
+        if not math.isfinite(number):
+            raise ValueError(f'{text} is no number of JSON that a float holds')
+        return number
+
+    return json.loads(data, parse_float=finite, parse_constant=finite)
 
 
 def zip_names(path: Path) -> list[str]:

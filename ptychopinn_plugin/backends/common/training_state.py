@@ -58,7 +58,8 @@ def load_state(loop: TrainingLoop, saved: TrainingState) -> None:
 
     def part(prefix: str) -> dict[str, RealArray]:
         return {
-            name.removeprefix(prefix): np.array(array)
+            # Frameworks take the byte order of this machine alone.
+            name.removeprefix(prefix): np.array(array, array.dtype.newbyteorder('='))
             for name, array in saved.arrays.items()
             if name.startswith(prefix)
         }

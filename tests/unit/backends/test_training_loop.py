@@ -21,7 +21,7 @@ from ptychopinn_plugin.backends.common.training_state import load_state, save_st
 from ptychopinn_plugin.backends.protocol import Observer, Progress, ignore_progress
 from ptychopinn_plugin.config import Config
 from ptychopinn_plugin.errors import ArchiveError, DataError
-from ptychopinn_plugin.model import Model
+from ptychopinn_plugin.model import Model, TrainingState
 
 PLAIN = {'schedule': 'constant', 'ema_decay': 0.0, 'learning_rate': 0.1}
 
@@ -529,6 +529,21 @@ def test_what_is_offered_inside_an_epoch_disturbs_nothing() -> None:
     run(first)
     run(second)
     assert_same_end(second, first)
+
+
+def test_a_training_state_in_another_byte_order() -> None:
+    config = settings(epochs=2)
+    loop, _ = make_loop(config)
+    run(loop)
+    state = save_state(loop, 1.0, {'scans': [], 'validation': []})
+    swapped = {
+        name: np.asarray(array).astype(np.asarray(array).dtype.newbyteorder('S'))
+        for name, array in state.arrays.items()
+    }
+    rest, step = make_loop(config)
+    load_state(rest, TrainingState(swapped, state.values))
+    assert step.weight.dtype.isnative
+    assert weight(rest.state.best_weights) == weight(loop.state.best_weights)
 
 
 @pytest.mark.parametrize(

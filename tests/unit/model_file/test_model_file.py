@@ -175,6 +175,16 @@ def test_a_missing_member(path: Path, name: str) -> None:
         read_model(path)
 
 
+@pytest.mark.parametrize('number', ['NaN', '-Infinity', '1e400'])
+def test_numbers_that_json_does_not_have(path: Path, number: str) -> None:
+    members = members_of(path)
+    manifest = members['manifest.json'].replace(b'"seconds": 1.5', b'"seconds": ' + number.encode())
+    assert manifest != members['manifest.json']
+    write_members(path, {**members, 'manifest.json': manifest})
+    with pytest.raises(ArchiveError, match=rf'manifest\.json is not readable: {number} is no num'):
+        read_model(path)
+
+
 def test_a_window_larger_than_the_patterns(path: Path) -> None:
     change_manifest(path, lambda manifest: manifest['network'].update(window_px=64))
     with pytest.raises(ArchiveError, match=r'window_px must be at most .*, 32; .* has 64'):
