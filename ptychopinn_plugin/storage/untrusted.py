@@ -321,6 +321,8 @@ def read_datasets(
 def _check_dataset(item: h5py.Dataset, source: str) -> None:
     if item.external or item.is_virtual:
         raise ArchiveError(f'{source} is refused: its numbers would come from another file.')
+    if item.shape is None:
+        raise ArchiveError(f'{source} is refused: it holds nothing, not even a shape.')
     if item.dtype.kind not in 'biufc' or item.dtype.hasobject:
         raise ArchiveError(f'{source} is refused: it holds {item.dtype}, not numbers.')
     n_chunks, chunk_bytes = tiny_chunks(item)

@@ -70,6 +70,15 @@ def test_datasets_that_claim_too_much_together(path: Path) -> None:
         read_model(path)
 
 
+def test_a_dataset_of_nothing(path: Path) -> None:
+    def change(file: h5py.File) -> None:
+        file['nothing'] = h5py.Empty('f4')
+
+    change_weights(path, change)
+    with pytest.raises(ArchiveError, match='nothing is refused: it holds nothing'):
+        read_model(path)
+
+
 def test_a_dataset_in_tiny_chunks(path: Path) -> None:
     def change(file: h5py.File) -> None:
         file.create_dataset('many', shape=(200_000,), dtype='u1', chunks=(4,))
