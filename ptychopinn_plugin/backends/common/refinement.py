@@ -14,9 +14,12 @@ from ptychopinn_plugin.backends.common.forward import judged_stride
 from ptychopinn_plugin.backends.common.intensities import intensities_move, refined_intensities
 from ptychopinn_plugin.backends.common.iteration_schedule import IterationSchedule
 from ptychopinn_plugin.backends.common.memory import with_smaller_batches
-from ptychopinn_plugin.backends.common.phase_drift import PatternMoments, fit_slow_errors
+from ptychopinn_plugin.backends.common.phase_drift import (
+    PatternMoments,
+    floor_photons,
+    measure_slow_errors,
+)
 from ptychopinn_plugin.backends.common.positions import (
-    FLOOR_FRACTION,
     PositionRefiner,
     position_refiner,
 )
@@ -105,7 +108,7 @@ def iterate_keep_best(
     iterate_once: Callable[[], tuple[State, float]],
     part_way: Callable[[State, State, float], tuple[State, float]],
     step_of_all: Callable[[State], State],
-    at_end: Callable[[State], tuple[State, float]],
+    at_end: Callable[[State, float], tuple[State, float]],
     observer: Callable[[int, float, State], bool | None],
 ) -> tuple[State, list[float]]:
     """Iterate, and keep the best object of all iterations.
@@ -128,8 +131,8 @@ def iterate_keep_best(
         Returns where the updates of all patterns together lead from a state; half of the way is
         tried.
     at_end : callable
-        Returns what becomes of the best after the last iteration, and the loss there, which is no
-        higher.
+        Returns what becomes of the best, given its loss, after the last iteration, and the loss
+        there, which is no higher.
     observer : callable
         Gets the number of iterations done, the lowest loss and what has it; True stops.
 
@@ -159,7 +162,7 @@ def iterate_keep_best(
             losses.append(losses[-1])
         schedule.advance(losses[-1])
         if schedule.is_over:
-            best, losses[-1] = at_end(best)
+            best, losses[-1] = at_end(best, losses[-1])
         if observer(schedule.done, losses[-1], best):
             schedule.stop()
     return best, losses
@@ -205,7 +208,7 @@ class IterationKernels(Generic[Tensor]):
         Returns the expected and the measured photons of each pattern.
     correct_phase_drift : callable
     measure_moments : callable
-        Returns what each pattern tells of its beam and of the object's slow errors.
+        Returns the moments of each pattern that its beam and the object's slow errors follow from.
     to_numpy : callable
     times : callable
         Multiplies a tensor by an array that the device does not have yet.
@@ -330,7 +333,7 @@ class _Course(Generic[Tensor]):
             _move_alone(self._kernels, self._forward, state, step_size(fraction))
         else:
             self._move(next(self._batches), step_size(fraction))
-        beams = self._request.refine_intensities and intensities_move(self._forward, fraction)
+        beams = self._refines_intensities(fraction)
         if corrects_phase_drift(self._request.schedule.done + 1):
             state.object_ = self._without_drift(state.object_, of_beam=beams)
         if self._positions is not None and self._positions.moves_at(fraction):
@@ -360,25 +363,25 @@ class _Course(Generic[Tensor]):
             update: Any = self._kernels.mean_update(self._forward, best.object_)
         return dataclasses.replace(best, object_=best.object_ + update)
 
-    def correct_at_end(self, best: IterationState[Tensor]) -> tuple[IterationState[Tensor], float]:
-        """Return a state without its slow errors, or as it is where that is no better."""
+    def correct_at_end(
+        self, best: IterationState[Tensor], loss: float
+    ) -> tuple[IterationState[Tensor], float]:
+        """Return a state of this loss without its slow errors, or as it is if that is no better."""
         found = dataclasses.replace(best)
         with self._using(best):
-            before = self.judge(best.object_)
-            beams = self._request.refine_intensities and intensities_move(self._forward, 1.0)
+            beams = self._refines_intensities(1.0)
             found.object_ = self._without_drift(best.object_, of_beam=beams)
             if beams:
                 self._refine_intensities(found)
             after = self.judge(found.object_)
         # The correction is good for all patterns together; those that are judged may see it worse.
-        return (found, after) if after < before else (best, before)
+        return (found, after) if after < loss else (best, loss)
 
     def leave(self, best: IterationState[Tensor]) -> None:
         """Give the forward model what belongs to the best object, after the last iteration."""
         refines_probe = self._request.refine_probe
         if refines_probe:
-            has_slope = self._request.refine_intensities and intensities_move(self._forward, 1.0)
-            self._put_probe_back(best, has_slope=has_slope)
+            self._put_probe_back(best, has_slope=self._refines_intensities(1.0))
         self._use(best)
         if refines_probe or self._positions is not None or (best.intensities != 1).any():
             self._forward.set_probe(best.probe)
@@ -422,9 +425,11 @@ class _Course(Generic[Tensor]):
         kernels, forward = self._kernels, self._forward
         if not of_beam:
             return kernels.correct_phase_drift(forward, object_)
-        probe = kernels.to_numpy(forward.probe)
-        errors = fit_slow_errors(forward, kernels.measure_moments(forward, object_), probe)
+        errors = measure_slow_errors(forward, object_, kernels.measure_moments, kernels.to_numpy)
         return kernels.times(object_, errors.factor(forward.canvas_shape))
+
+    def _refines_intensities(self, fraction: float) -> bool:
+        return self._request.refine_intensities and intensities_move(self._forward, fraction)
 
     def _refine_intensities(self, state: IterationState[Tensor]) -> None:
         """Give a state and the forward model the intensities that the state's object leaves."""
@@ -435,8 +440,9 @@ class _Course(Generic[Tensor]):
     def _move_positions(self, positions: PositionRefiner, fraction: float) -> None:
         """Move the positions of the newest state and of the forward model by one step."""
         state, forward = self.state, self._forward
-        floor = FLOOR_FRACTION * forward.photons / math.prod(forward.shape)
-        forces, stiffnesses = self._kernels.position_forces(forward, state.object_, floor)
+        forces, stiffnesses = self._kernels.position_forces(
+            forward, state.object_, floor_photons(forward)
+        )
         state.moves_px = positions.step(forces, stiffnesses, fraction)
         forward.set_moves(state.moves_px)
         forward.set_probe(state.probe, cache=not self._request.refine_probe)
