@@ -32,7 +32,7 @@ GAIN = 1.1
 logger = logging.getLogger(__name__)
 
 
-def asked_threads(setting: int | None) -> int | None:
+def requested_threads(setting: int | None) -> int | None:
     """Return the number of threads that a setting or the environment gives; None for neither.
 
     Parameters
@@ -197,7 +197,7 @@ def measured_threads(
     most: int,
     use: Callable[[int], object],
     work: Callable[[], object],
-    asked: int | None,
+    requested: int | None,
 ) -> Iterator[Threads]:
     """Choose the threads of a computation, and leave their number as it was.
 
@@ -205,13 +205,13 @@ def measured_threads(
     ----------
     most, use, work
         As in `MeasuredThreads`.
-    asked : int, optional
-        Take this number and measure nothing; see `asked_threads`.
+    requested : int, optional
+        Take this number and measure nothing; see `requested_threads`.
     """
     threads = Threads()
     try:
-        if asked is not None or most == 1:
-            threads.count = asked or 1
+        if requested is not None or most == 1:
+            threads.count = requested or 1
             threads.used.add(threads.count)
             use(threads.count)
         else:

@@ -12,7 +12,7 @@ from ptychopinn_plugin.backends.common.backend import NetworkBackend
 from ptychopinn_plugin.backends.common.memory import explaining_full_memory
 from ptychopinn_plugin.backends.common.requests import NetworkRequest
 from ptychopinn_plugin.backends.common.sampling import TrainingScan
-from ptychopinn_plugin.backends.common.threads import Threads, asked_threads, measured_threads
+from ptychopinn_plugin.backends.common.threads import Threads, measured_threads, requested_threads
 from ptychopinn_plugin.backends.common.timing import Stopwatch
 from ptychopinn_plugin.backends.pytorch import prior, refinement, stitching
 from ptychopinn_plugin.backends.pytorch.device import choose_device, release_cache
@@ -43,8 +43,8 @@ class PyTorchBackend(NetworkBackend[torch.device]):
         if device.type != 'cpu':
             yield Threads()
             return
-        asked, most = asked_threads(self.threads), torch.get_num_threads()
-        with measured_threads(most, torch.set_num_threads, _piece_of_work(), asked) as threads:
+        requested, most = requested_threads(self.threads), torch.get_num_threads()
+        with measured_threads(most, torch.set_num_threads, _piece_of_work(), requested) as threads:
             yield threads
 
     def start_stopwatch(self, device: torch.device) -> Stopwatch:
