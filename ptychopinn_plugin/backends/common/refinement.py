@@ -34,10 +34,18 @@ State = TypeVar('State')
 Tensor = TypeVar('Tensor')
 
 MOMENTUM = 0.9
+"""This share of the velocity stays from batch to batch, and carries slow parts of the phase on."""
+
 REGULARISATION = 0.2
+"""It is rPIE's alpha: the larger, the less dim pixels move, which hold mostly noise."""
+
 FIRST_STEP = 0.3
 LAST_STEP = 0.01
+"""Long steps carry the phase across the field, and short ones at the end average noise."""
+
 PROBE_STEP = 0.1
+"""The probe moves by this share of its update."""
+
 MAX_FRACTION = 0.5
 """The best goes at most this share of the way to an object that is worse."""
 
@@ -68,7 +76,7 @@ def step_size(fraction: float) -> float:
 
 
 def corrects_phase_drift(done: int) -> bool:
-    """Tell whether the slow phase is corrected after this number of iterations."""
+    """Return whether the slow phase is corrected after this number of iterations."""
     return done % PHASE_DRIFT_INTERVAL == 0
 
 
@@ -154,6 +162,7 @@ def iterate_keep_best(
             # The next iteration begins its trials where this one ends them.
             share = min(MAX_FRACTION, 2 * share) if loss < losses[-1] else share / 4
         if not loss < losses[-1]:
+            # Batches pull to and fro; what all of them agree on leads down more surely.
             found, loss = part_way(best, step_of_all(best), MAX_FRACTION)
         if loss < losses[-1]:
             best = found
@@ -309,6 +318,7 @@ class _Course(Generic[Tensor]):
         self._batches = iteration_batches(
             len(forward), request.batch_size, pattern_bytes, request.seed
         )
+        # One choice of patterns for the whole run, as losses of others could not be compared.
         self._first_probe, self._stride = forward.probe, judged_stride(len(forward))
         self._largest_batch = len(forward)
         if request.refine_probe:
@@ -329,6 +339,8 @@ class _Course(Generic[Tensor]):
     def iterate_once(self) -> tuple[IterationState[Tensor], float]:
         """Return the state after another iteration, and its loss."""
         state, fraction = self.state, self._request.schedule.fraction
+        # A probe that is corrected is shared by all patterns, which then go batch by batch
+        # (decision 21).
         if self._forward.is_single_shot and not self._request.refine_probe:
             _move_alone(self._kernels, self._forward, state, step_size(fraction))
         else:
@@ -384,6 +396,7 @@ class _Course(Generic[Tensor]):
             self._put_probe_back(best, has_slope=self._refines_intensities(1.0))
         self._use(best)
         if refines_probe or self._positions is not None or (best.intensities != 1).any():
+            # Now the coverage follows: results, and their weights, are those of the best.
             self._forward.set_probe(best.probe)
 
     @contextmanager
@@ -400,6 +413,7 @@ class _Course(Generic[Tensor]):
         if self._positions is not None:
             self._forward.set_moves(state.moves_px)
         if self._request.refine_probe:
+            # Without the coverage, which no loss depends on and which is a pass over all positions.
             self._forward.set_probe_only(state.probe)
 
     def _move(self, drawn: list[IntArray], step: float) -> None:

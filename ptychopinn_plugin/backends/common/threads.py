@@ -92,7 +92,7 @@ class MeasuredThreads(Threads):
         self._most, self._use, self._work, self._clock = most, use, work, clock
         self._stage, self._reviewed_s = '', float('-inf')
         self.count = most
-        self._told: int | None = None
+        self._logged: int | None = None
 
     def review(self) -> None:
         """Try fewer and more threads, and take the most that do not wait for one another."""
@@ -108,7 +108,7 @@ class MeasuredThreads(Threads):
         self.used.add(chosen)
         self._use(chosen)
         self._reviewed_s = self._clock()
-        self._tell()
+        self._log()
 
     def beside(self, observer: Observer) -> Observer:
         """Return an observer that reviews the threads where a stage begins, and now and then."""
@@ -141,17 +141,17 @@ class MeasuredThreads(Threads):
                 break
         return self._clock() - begun
 
-    def _tell(self) -> None:
+    def _log(self) -> None:
         """Log the number where it is new."""
-        if self.count == self._told:
+        if self.count == self._logged:
             return
-        self._told = self.count
+        self._logged = self.count
         why = '' if self.count == self._most else ', as more would wait for other programs'
         logger.info('Computing with %d of %d threads%s.', self.count, self._most, why)
 
 
 class _OneThread:
-    """OpenBLAS's single thread, while at least one computation of this process asks for it."""
+    """OpenBLAS's single thread, while at least one computation of this process needs it."""
 
     def __init__(self) -> None:
         self._lock = Lock()
