@@ -168,6 +168,34 @@ def test_patterns_alone_move_at_once_as_far_as_one_by_one(fw: Framework, alone: 
         np.testing.assert_allclose(found, expected, atol=1e-2 * spread)
 
 
+@pytest.mark.parametrize(
+    ('is_alone', 'refine_probe', 'n_in_turn'),
+    [(True, False, 0), (True, True, 2), (False, False, 2)],
+)
+def test_only_patterns_that_share_nothing_move_at_once(
+    fw: Framework,
+    alone: Scan,
+    scan: Scan,
+    monkeypatch: pytest.MonkeyPatch,
+    is_alone: bool,
+    refine_probe: bool,
+    n_in_turn: int,
+) -> None:
+    """A probe that is refined is one that they share."""
+    kernels, in_turn = fw.refinement.ITERATION_KERNELS, []
+
+    def counted(*arguments: Any) -> None:
+        in_turn.append(1)
+        kernels.iterate_once(*arguments)
+
+    used = dataclasses.replace(kernels, iterate_once=counted)
+    monkeypatch.setattr(fw.refinement, 'ITERATION_KERNELS', used)
+    forward = fw.build_forward(alone if is_alone else scan)
+    flat = fw.tensor(np.ones(forward.canvas_shape, complex))
+    fw.iterate(forward, flat, IterationSchedule(2), refine_probe=refine_probe)
+    assert len(in_turn) == n_in_turn
+
+
 def test_patterns_alone_are_iterated_to_their_objects(fw: Framework, alone: Scan) -> None:
     forward = fw.build_forward(alone)
     flat = fw.tensor(np.ones(forward.canvas_shape, complex))

@@ -77,6 +77,7 @@ NOTICED_BY = {
     """,
     21: """
         parity/test_iterations.py::test_patterns_alone_move_at_once_as_far_as_one_by_one
+        parity/test_iterations.py::test_only_patterns_that_share_nothing_move_at_once
         parity/test_iterations.py::test_patterns_alone_have_no_slow_phase
     """,
     22: """
