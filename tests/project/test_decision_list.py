@@ -93,6 +93,7 @@ NOTICED_BY = {
     24: """
         contract/test_intensities.py::test_a_refined_probe_leaves_no_ramp_in_the_phase
         unit/backends/test_probe_gauge.py::test_a_guess_levels_the_object
+        parity/test_iterations.py::test_an_object_is_levelled_where_its_probe_was_a_guess
     """,
     25: """
         unit/data/test_npz.py::test_the_domain_is_inferred_by_a_stated_rule
