@@ -237,7 +237,7 @@ def find_suspects(found: Deviances, positions_px: FloatArray, near_px: float) ->
 
 
 def find_outliers(first: Deviances, second: Deviances, suspects: IntArray) -> dict[int, str]:
-    """Tell which suspects do not fit an object that was made without them, and why.
+    """Find which suspects do not fit an object that was made without them, and why.
 
     Parameters
     ----------
@@ -328,7 +328,7 @@ def as_outliers(
     positions_px: FloatArray,
     pattern_indexes: IntArray,
 ) -> tuple[Outlier, ...]:
-    """Return the outliers of a scan by the names that users know.
+    """Return the outliers of a scan under the numbers of their source.
 
     Parameters
     ----------

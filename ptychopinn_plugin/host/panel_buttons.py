@@ -58,7 +58,7 @@ class PanelButtons:
             folder.mkdir(exist_ok=True)
             self._api.export_training_data(folder / TRAINING_FILE, product_index=index)
         except PtychoPinnError:
-            # The export has said why.
+            # The export has logged the reason.
             return
         except (OSError, ValueError, RuntimeError) as error:
             logger.error('Train on product failed: %s', error)
@@ -104,7 +104,7 @@ def n_patterns(item: Any) -> int | None:
 
 
 def is_folder(path: Path) -> bool:
-    """Tell whether a folder is there; one on a share that cannot be reached is not."""
+    """Return whether a folder is there; one on a share that cannot be reached is not."""
     try:
         return path.is_dir()
     except OSError:

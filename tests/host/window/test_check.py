@@ -69,7 +69,7 @@ def test_a_run_that_misses_its_counts_leads_to_the_check_that_tells_why(
     window.wait(lambda: window.status == 'Inference done.')
     assert ' on 79 patterns and 1 left out (1 without a position) ' in window.message
     assert window.message.endswith(
-        'positions, probe or orientation may be wrong; "Check scan" tells which.'
+        'positions, probe or orientation may be wrong; "Check scan" finds which.'
     )
     check_slider(window)
 
