@@ -89,7 +89,7 @@ class ScanReading(Orientation):
     )
     mask: Path | None = setting(
         None,
-        'NPY, TIFF or HDF5 file of the bad pixels, not 0 in it; FILE:DATASET names one',
+        'NPY, TIFF, HDF5 or MATLAB file of the bad pixels, not 0 in it; FILE:DATASET names one',
     )
     mask_hot: bool = setting(False, 'find hot pixels and leave them out')
     single_shot: bool = setting(

@@ -27,6 +27,8 @@ from ptychopinn_plugin.data.readers.matching import (
     check_far_field,
     known_geometry,
 )
+from ptychopinn_plugin.data.readers.matlab import open_matlab, read_matlab
+from ptychopinn_plugin.data.readers.matlab_files import is_matlab
 from ptychopinn_plugin.data.readers.npz import open_npz, read_npz, read_numbers, scan_of
 from ptychopinn_plugin.data.readers.probe_axes import single_probe
 from ptychopinn_plugin.data.readers.ptychodus_hdf5 import is_product_file, read_pair, read_product
@@ -49,7 +51,8 @@ __all__ = [
 ]
 
 _EXPECTED = (
-    'a scan is an NPZ, a CXI or an EMD file, or a folder with diffraction.h5 and product.h5; '
+    'a scan is an NPZ, a MATLAB, a CXI or an EMD file, or a folder with diffraction.h5 and '
+    'product.h5; '
     'for another format use reader=NAME (--reader NAME)'
 )
 
@@ -81,7 +84,7 @@ def load_scan(
     Parameters
     ----------
     path : Path
-        An NPZ file, a CXI file, Ptychodus' `diffraction.h5` or the folder that holds it.
+        An NPZ, MATLAB, CXI or EMD file, Ptychodus' `diffraction.h5` or the folder that holds it.
     domain : 'counts' or 'amplitudes', optional
         What the patterns hold. Where not given, the file decides, or it is inferred (see
         `readers.domain.infer_domain`) and noted in the scan's notes.
@@ -287,6 +290,8 @@ def _content(path: Path) -> str:
     # The second is that of an archive without members, which `read_npz` explains.
     if start.startswith((b'PK\x03\x04', b'PK\x05\x06')):
         return 'npz'
+    if is_matlab(path):
+        return 'matlab'
     if not h5py.is_hdf5(path):
         kind = 'a single NumPy array' if start.startswith(b'\x93NUMPY') else 'neither NPZ nor HDF5'
         raise DataError(f'{path} is {kind}; {_EXPECTED}.')
@@ -350,11 +355,12 @@ def _read_by_content(
             return read_emd(path, product=known, given=given, scan_step_m=scan_step_m, **common)
         return read_cxi(path, product=known, given=given, **common)
     if product is not None:
+        name = 'a MATLAB' if content == 'matlab' else 'an NPZ'
         raise DataError(
-            f'{path} is an NPZ scan, which holds its own positions; leave product=FILE '
+            f'{path} is {name} scan, which holds its own positions; leave product=FILE '
             '(--product FILE) out. To use the probe of another file use probe_from=FILE.'
         )
-    scan = read_npz(path, **common)
+    scan = (read_matlab if content == 'matlab' else read_npz)(path, **common)
     if given is None:
         return scan
     geometry = known_geometry(scan.geometry, given, scan.patterns.shape)
@@ -381,7 +387,7 @@ def read_probe(path: Path) -> ComplexArray:
     Parameters
     ----------
     path : Path
-        An NPZ file with `probeGuess` or `probe`, a `product.h5`, a CXI file or an NPY file.
+        An NPZ or MATLAB file with `probeGuess` or `probe`, a `product.h5`, a CXI or an NPY file.
 
     Returns
     -------
@@ -401,13 +407,15 @@ def read_probe(path: Path) -> ComplexArray:
     start = b'' if path.is_dir() else _start(path)
     if start.startswith(b'\x93NUMPY'):
         return single_probe(_array(path))[0]
-    if not start.startswith(b'PK'):
+    of_matlab = is_matlab(path)
+    if not of_matlab and not start.startswith(b'PK'):
         raise DataError(
-            f'A probe is read from an NPZ file, a product.h5, a CXI or an NPY file; not {path}.'
+            'A probe is read from an NPZ or MATLAB file, a product.h5, a CXI or an NPY file; not '
+            f'{path}.'
         )
-    with open_npz(path) as archive:
-        key = 'probe' if 'probe' in archive else 'probeGuess'
-        return single_probe(read_numbers(archive, key, 'buifc'))[0]
+    with (open_matlab if of_matlab else open_npz)(path) as arrays:
+        key = 'probe' if 'probe' in arrays else 'probeGuess'
+        return single_probe(read_numbers(arrays, key, 'buifc'))[0]
 
 
 def _array(path: Path) -> ComplexArray:

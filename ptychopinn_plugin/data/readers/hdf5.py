@@ -10,6 +10,7 @@ import numpy as np
 
 from ptychopinn_plugin.array_types import RealArray
 from ptychopinn_plugin.data.readers.hdf5_links import (
+    HDF5_DAMAGE,
     broken_link,
     check_links,
     check_readable,
@@ -38,8 +39,7 @@ def open_hdf5(path: Path) -> Iterator[Any]:
             yield file
     except FileNotFoundError as error:
         raise DataError(f'There is no file {path}. Check the path.') from error
-    # HDF5 reports damage as OSError, as RuntimeError or, for broken links, as KeyError.
-    except (OSError, RuntimeError, KeyError) as error:
+    except HDF5_DAMAGE as error:
         reason = ' '.join(str(error).split()).strip('\'"')
         raise DataError(
             f'{path} is truncated, damaged or no HDF5 file ({reason}). '

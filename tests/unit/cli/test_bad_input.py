@@ -45,7 +45,7 @@ BAD_SCANS: dict[str, tuple[Spoil, str]] = {
     'missing': (Path.unlink, 'There is no file'),
     'empty': (lambda path: path.write_bytes(b'') and None, 'is empty'),
     'truncated': (_truncate, 'truncated or damaged'),
-    'text': (lambda path: path.write_text('hello') and None, 'a scan is an NPZ, a CXI'),
+    'text': (lambda path: path.write_text('hello') and None, 'a scan is an NPZ, a MATLAB'),
     'no patterns': (_change(diff3d=None), 'diff3d'),
     'no positions': (_change(xcoords=None, xcoords_start=None), 'xcoords'),
     'wrong lengths': (_change(xcoords=lambda a: a[:-1]), 'xcoords'),

@@ -190,3 +190,20 @@ def test_without_hdf5plugin_the_command_is_said(make_scan: MakeScan, tmp_path: P
     )
     assert 'compressed with bitshuffle (HDF5 filter 32008)' in child.stderr
     assert 'Run: pip install hdf5plugin.' in child.stderr
+
+
+def test_a_name_that_is_no_text(make_scan: MakeScan, tmp_path: Path) -> None:
+    _pair(tmp_path, make_scan(), lambda file, key: file.create_dataset(key, data=[1.0]))
+    path = tmp_path / 'diffraction.h5'
+    path.write_bytes(path.read_bytes().replace(b'patterns', b'\xff\xfetterns'))
+    with pytest.raises(DataError, match=r'diffraction\.h5.*damaged.*write the file again'):
+        load_scan(path)
+
+
+def test_a_type_that_holds_no_numbers(make_scan: MakeScan, tmp_path: Path) -> None:
+    def put(file: h5py.Group, key: str) -> None:
+        space = h5py.h5s.create_simple((2, 16, 16))
+        h5py.h5d.create(file.id, key.encode(), h5py.h5t.UNIX_D32LE, space)
+
+    with pytest.raises(DataError, match=r'/patterns of .* must hold numbers or texts'):
+        load_scan(_pair(tmp_path, make_scan(), put))
