@@ -54,7 +54,7 @@ class ScanReading(Orientation):
         None, 'reader of that file, where its name and that of --reader leave it open'
     )
     probe_from: Path | None = setting(
-        None, 'take the probe from this scan, product, reconstruction or NPY file'
+        None, 'take the probe from this scan, product, reconstruction (also .ptyr) or NPY file'
     )
     probe_modes: int | None = setting(
         None,

@@ -33,6 +33,12 @@ from ptychopinn_plugin.data.readers.npz import open_npz, read_npz, read_numbers,
 from ptychopinn_plugin.data.readers.probe_axes import single_probe
 from ptychopinn_plugin.data.readers.ptychodus_hdf5 import is_product_file, read_pair, read_product
 from ptychopinn_plugin.data.readers.ptychodus_plugins import read_with_ptychodus, reader_names
+from ptychopinn_plugin.data.readers.ptypy_files import (
+    is_ptyd,
+    is_ptyr,
+    read_ptyd,
+    read_ptyr_probe,
+)
 from ptychopinn_plugin.data.reorientation import reorient
 from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.data.starting_probe import starting_probe
@@ -51,9 +57,8 @@ __all__ = [
 ]
 
 _EXPECTED = (
-    'a scan is an NPZ, a MATLAB, a CXI or an EMD file, or a folder with diffraction.h5 and '
-    'product.h5; '
-    'for another format use reader=NAME (--reader NAME)'
+    'a scan is an NPZ, a MATLAB, a CXI, an EMD file or a .ptyd of PtyPy, or a folder with '
+    'diffraction.h5 and product.h5; for another format use reader=NAME (--reader NAME)'
 )
 
 
@@ -84,7 +89,8 @@ def load_scan(
     Parameters
     ----------
     path : Path
-        An NPZ, MATLAB, CXI or EMD file, Ptychodus' `diffraction.h5` or the folder that holds it.
+        An NPZ, MATLAB, CXI or EMD file, a `.ptyd` of PtyPy, Ptychodus' `diffraction.h5` or the
+        folder that holds it.
     domain : 'counts' or 'amplitudes', optional
         What the patterns hold. Where not given, the file decides, or it is inferred (see
         `readers.domain.infer_domain`) and noted in the scan's notes.
@@ -307,6 +313,8 @@ def _content(path: Path) -> str:
             return 'ptychodus'
         if is_emd(file):
             return 'emd'
+        if is_ptyd(file):
+            return 'ptyd'
         raise DataError(f'{path} is HDF5 and holds {", ".join(file) or "nothing"}; {_EXPECTED}.')
 
 
@@ -345,7 +353,7 @@ def _read_by_content(
         return read_pair(path, product=product, given=given, **common)
     if content == 'ptychodus':
         return read_pair(path, product=product, given=given, **common)
-    if content in ('cxi', 'emd'):
+    if content in ('cxi', 'emd', 'ptyd'):
         known = _known_product(product)
         if isinstance(known, Path):
             raise DataError(f'product must be a product.h5 or a CXI file; {known} is neither.')
@@ -353,7 +361,8 @@ def _read_by_content(
             check_far_field(known)
         if content == 'emd':
             return read_emd(path, product=known, given=given, scan_step_m=scan_step_m, **common)
-        return read_cxi(path, product=known, given=given, **common)
+        read = read_cxi if content == 'cxi' else read_ptyd
+        return read(path, product=known, given=given, **common)
     if product is not None:
         name = 'a MATLAB' if content == 'matlab' else 'an NPZ'
         raise DataError(
@@ -387,7 +396,8 @@ def read_probe(path: Path) -> ComplexArray:
     Parameters
     ----------
     path : Path
-        An NPZ or MATLAB file with `probeGuess` or `probe`, a `product.h5`, a CXI or an NPY file.
+        An NPZ or MATLAB file with `probeGuess` or `probe`, a `product.h5`, a CXI or an NPY file,
+        or a reconstruction of PtyPy, `.ptyr`.
 
     Returns
     -------
@@ -409,13 +419,22 @@ def read_probe(path: Path) -> ComplexArray:
         return single_probe(_array(path))[0]
     of_matlab = is_matlab(path)
     if not of_matlab and not start.startswith(b'PK'):
+        if _holds_ptyr(path):
+            return read_ptyr_probe(path)
         raise DataError(
-            'A probe is read from an NPZ or MATLAB file, a product.h5, a CXI or an NPY file; not '
-            f'{path}.'
+            'A probe is read from an NPZ or MATLAB file, a product.h5, a CXI or an NPY file, or a '
+            f'.ptyr of PtyPy; not {path}.'
         )
     with (open_matlab if of_matlab else open_npz)(path) as arrays:
         key = 'probe' if 'probe' in arrays else 'probeGuess'
         return single_probe(read_numbers(arrays, key, 'buifc'))[0]
+
+
+def _holds_ptyr(path: Path) -> bool:
+    if path.is_dir() or not h5py.is_hdf5(path):
+        return False
+    with open_hdf5(path) as file:
+        return is_ptyr(file)
 
 
 def _array(path: Path) -> ComplexArray:

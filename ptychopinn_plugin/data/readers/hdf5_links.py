@@ -233,7 +233,9 @@ def _external(name: str, link: Any, path: Path) -> str:
 
 def _find_file(name: str, folder: Path) -> Path | None:
     """Look for a file where HDF5 does: beside the one that names it, then in the current folder."""
-    candidates = [folder / name, folder / Path(name).name, Path(name)]
+    candidates = [folder / name, Path(name)]
+    if Path(name).is_absolute():
+        candidates.insert(1, folder / Path(name).name)
     for variable in ('HDF5_VDS_PREFIX', 'HDF5_EXT_PREFIX'):
         prefix = os.environ.get(variable, '').replace('${ORIGIN}', str(folder))
         candidates += [Path(prefix) / name] if prefix else []

@@ -207,3 +207,21 @@ def test_a_type_that_holds_no_numbers(make_scan: MakeScan, tmp_path: Path) -> No
 
     with pytest.raises(DataError, match=r'/patterns of .* must hold numbers or texts'):
         load_scan(_pair(tmp_path, make_scan(), put))
+
+
+def test_a_file_is_looked_for_where_hdf5_does(make_scan: MakeScan, tmp_path: Path) -> None:
+    scan = make_scan()
+    (tmp_path / 'scan').mkdir()
+
+    def put(file: h5py.Group, key: str) -> None:
+        with h5py.File(tmp_path / 'scan' / 'raw.h5', 'w') as other:
+            other['data'] = scan.patterns
+        file[key] = h5py.ExternalLink('elsewhere/raw.h5', 'data')
+
+    folder = _pair(tmp_path / 'scan', scan, put)
+    with pytest.raises(DataError, match=r'the file elsewhere/raw\.h5, which is missing'):
+        load_scan(folder)
+    # Of an absolute path that is not there, the last part alone is looked for.
+    with h5py.File(folder / 'diffraction.h5', 'w') as file:
+        file['patterns'] = h5py.ExternalLink('/elsewhere/raw.h5', 'data')
+    np.testing.assert_array_equal(load_scan(folder).patterns, scan.patterns)
