@@ -64,9 +64,12 @@ class ScanReading(Orientation):
     )
     scan_step_m: float | None = setting(
         None,
-        'step of the raster in an EMD file, where it does not hold it or in place of it',
+        'step of the raster of an electron microscope, where the file lacks it or in place of it',
         minimum=1e-12,
         unit='m',
+    )
+    scan_shape: str | None = setting(
+        None, 'ROWS,COLUMNS of the raster in a file of an electron camera, likewise'
     )
     photon_energy_eV: float | None = setting(
         None, 'photon energy, in place of what the file holds', minimum=0.1, unit='eV'

@@ -12,6 +12,7 @@ from ptychopinn_plugin.array_types import BoolArray, ComplexArray, RealArray
 from ptychopinn_plugin.data.preparation import one_by_one, scale_to_photons
 from ptychopinn_plugin.data.readers.cxi import read_cxi, read_cxi_product
 from ptychopinn_plugin.data.readers.domain import Domain, check_domain, unit_note
+from ptychopinn_plugin.data.readers.electron_files import is_electron_file, read_electron_file
 from ptychopinn_plugin.data.readers.emd import is_emd, read_emd
 from ptychopinn_plugin.data.readers.finishing import (
     with_hot_pixels_marked,
@@ -57,8 +58,9 @@ __all__ = [
 ]
 
 _EXPECTED = (
-    'a scan is an NPZ, a MATLAB, a CXI, an EMD file or a .ptyd of PtyPy, or a folder with '
-    'diffraction.h5 and product.h5; for another format use reader=NAME (--reader NAME)'
+    'a scan is an NPZ, a MATLAB, a CXI, an EMD file, a .ptyd of PtyPy or a file of an electron '
+    'camera, or a folder with diffraction.h5 and product.h5; for another format use reader=NAME '
+    '(--reader NAME)'
 )
 
 
@@ -79,6 +81,7 @@ def load_scan(
     single_shot: bool = False,
     probe_modes: int | None = None,
     scan_step_m: float | None = None,
+    scan_shape: tuple[int, int] | None = None,
     allow_links: bool = False,
     max_gib: float | None = None,
     max_memory_gib: float | None = None,
@@ -90,7 +93,8 @@ def load_scan(
     ----------
     path : Path
         An NPZ, MATLAB, CXI or EMD file, a `.ptyd` of PtyPy, Ptychodus' `diffraction.h5` or the
-        folder that holds it.
+        folder that holds it; of electron cameras also `.xml`, `.raw`, `.mib`, `.dm4`, `.blo` and
+        `.tvips`, which their names tell.
     domain : 'counts' or 'amplitudes', optional
         What the patterns hold. Where not given, the file decides, or it is inferred (see
         `readers.domain.infer_domain`) and noted in the scan's notes.
@@ -121,7 +125,10 @@ def load_scan(
         How many modes the probe is to have: added ones are for the iterations to correct; see
         `physics.with_modes`.
     scan_step_m : float, optional
-        The step of the raster in an EMD file, in both directions, in place of the file's.
+        The step of the raster of an electron microscope, in both directions, in place of the
+        file's.
+    scan_shape : (int, int), optional
+        (rows, columns) of the raster in a file of an electron camera, in place of the file's.
     allow_links : bool
         Follow links and virtual datasets of HDF5 out of the folder of the file that holds them.
     max_gib : float, optional
@@ -163,7 +170,14 @@ def load_scan(
         try:
             if reader is None:
                 scan = _read_by_content(
-                    path, domain, product, probe, geometry, beam_center_px, more_bad, scan_step_m
+                    path,
+                    domain,
+                    product,
+                    probe,
+                    geometry,
+                    beam_center_px,
+                    more_bad,
+                    {'scan_step_m': scan_step_m, 'scan_shape': scan_shape},
                 )
             else:
                 scan = read_with_ptychodus(
@@ -299,6 +313,8 @@ def _content(path: Path) -> str:
     if is_matlab(path):
         return 'matlab'
     if not h5py.is_hdf5(path):
+        if is_electron_file(path):
+            return 'electron'
         kind = 'a single NumPy array' if start.startswith(b'\x93NUMPY') else 'neither NPZ nor HDF5'
         raise DataError(f'{path} is {kind}; {_EXPECTED}.')
     with open_hdf5(path) as file:
@@ -325,6 +341,11 @@ class _Common(TypedDict):
     mask: BoolArray | None
 
 
+class _RasterOptions(TypedDict):
+    scan_step_m: float | None
+    scan_shape: tuple[int, int] | None
+
+
 def _read_by_content(
     path: Path,
     domain: Domain | None,
@@ -333,7 +354,7 @@ def _read_by_content(
     given: Geometry | None,
     beam_center_px: tuple[int, int] | None,
     mask: BoolArray | None,
-    scan_step_m: float | None,
+    raster: _RasterOptions,
 ) -> Scan:
     common: _Common = {
         'domain': domain,
@@ -342,10 +363,18 @@ def _read_by_content(
         'mask': mask,
     }
     content = '' if path.is_dir() else _content(path)
-    if scan_step_m is not None and (content != 'emd' or product is not None):
+    of_camera = content == 'electron'
+    if raster['scan_step_m'] is not None and (
+        not (of_camera or content == 'emd') or product is not None
+    ):
         raise DataError(
-            'scan_step_m (--scan-step) is the step of a raster in an EMD file without other '
-            f'positions; {path} has its positions from elsewhere. Leave it out.'
+            'scan_step_m (--scan-step) is the step of a raster of an electron microscope without '
+            f'other positions; {path} has its positions from elsewhere. Leave it out.'
+        )
+    if raster['scan_shape'] is not None and not of_camera:
+        raise DataError(
+            'scan_shape (--scan-shape) is the shape of a raster in a file of an electron camera; '
+            f'{path} is another kind of file. Leave it out.'
         )
     if path.is_dir():
         if not (path / 'diffraction.h5').is_file():
@@ -353,14 +382,17 @@ def _read_by_content(
         return read_pair(path, product=product, given=given, **common)
     if content == 'ptychodus':
         return read_pair(path, product=product, given=given, **common)
-    if content in ('cxi', 'emd', 'ptyd'):
+    if content in ('cxi', 'emd', 'ptyd', 'electron'):
         known = _known_product(product)
         if isinstance(known, Path):
             raise DataError(f'product must be a product.h5 or a CXI file; {known} is neither.')
         if known is not None:
             check_far_field(known)
         if content == 'emd':
-            return read_emd(path, product=known, given=given, scan_step_m=scan_step_m, **common)
+            step = raster['scan_step_m']
+            return read_emd(path, product=known, given=given, scan_step_m=step, **common)
+        if content == 'electron':
+            return read_electron_file(path, product=known, given=given, **raster, **common)
         read = read_cxi if content == 'cxi' else read_ptyd
         return read(path, product=known, given=given, **common)
     if product is not None:
