@@ -1,5 +1,6 @@
 """Files of electron cameras: of an EMPAD and a Merlin packed here, others as RosettaSciIO does."""
 
+import dataclasses
 import importlib
 import struct
 from collections.abc import Callable
@@ -262,19 +263,31 @@ def _signal(data: np.ndarray) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize('suffix', ['blo', 'tvips'])
-def test_what_rosettasciio_writes(tmp_path: Path, suffix: str) -> None:
-    module = {'blo': 'blockfile', 'tvips': 'tvips'}[suffix]
+def test_a_file_of_nanomegas(tmp_path: Path) -> None:
     counts = np.random.default_rng(4).poisson(20, (ROWS, COLUMNS, 16, 16)).astype(np.uint8)
-    path = tmp_path / f'scan.{suffix}'
-    options: dict[str, Any] = {'navigator': None} if suffix == 'blo' else {'mode': 2}
-    importlib.import_module(f'rsciio.{module}').file_writer(
-        str(path), _signal(counts), show_progressbar=False, **options
-    )
-    # TVIPS numbers its files.
-    path = path if path.exists() else tmp_path / 'scan_000.tvips'
-    found = load_scan(path, geometry=GEOMETRY, scan_step_m=3e-10, scan_shape=(ROWS, COLUMNS))
+    path = tmp_path / 'scan.blo'
+    writer = importlib.import_module('rsciio.blockfile').file_writer
+    writer(str(path), _signal(counts), navigator=None, show_progressbar=False)
+    found = load_scan(path, geometry=GEOMETRY)
     np.testing.assert_array_equal(found.patterns, counts.reshape(-1, 16, 16))
+    pixel = WAVELENGTH_M * 0.5 / 55e-6 / 16
+    expected = np.indices((ROWS, COLUMNS)).reshape(2, -1).T * [0.2e-9, 0.3e-9] / pixel + 8
+    np.testing.assert_allclose(found.positions_px, expected, rtol=1e-5)
+
+
+def test_a_file_of_tvips(tmp_path: Path) -> None:
+    counts = np.random.default_rng(4).poisson(20, (ROWS, COLUMNS, 16, 16)).astype(np.uint8)
+    signal = _signal(counts)
+    signal['metadata']['Acquisition_instrument'] = {'TEM': {'beam_energy': ENERGY_EV / 1e3}}
+    writer = importlib.import_module('rsciio.tvips').file_writer
+    writer(str(tmp_path / 'scan.tvips'), signal, mode=2, show_progressbar=False)
+    # The camera numbers its files.
+    path = tmp_path / 'scan_000.tvips'
+    geometry = dataclasses.replace(GEOMETRY, photon_energy_eV=None)
+    found = load_scan(path, geometry=geometry, scan_step_m=3e-10, scan_shape=(ROWS, COLUMNS))
+    np.testing.assert_array_equal(found.patterns, counts.reshape(-1, 16, 16))
+    pixel = WAVELENGTH_M * 0.5 / 55e-6 / 16
+    assert found.geometry.pixel_height_m == pytest.approx(pixel)
 
 
 def _tag(name: str, content: bytes | list[bytes]) -> bytes:
