@@ -229,6 +229,9 @@ def test_convert_writes_zips(run: Any, model_file: Path, tmp_path: Path) -> None
         (('evaluate', 'scan.npz', 'scan.npz'), 'is no reconstruction'),
         (('evaluate', '.', 'scan.npz'), 'is a folder'),
         (('inspect', 'notes.txt'), 'is neither NPZ nor HDF5'),
+        (('inspect', 'scan.npz', '--scan-shape', '6'), 'two whole numbers, as 64,128'),
+        (('inspect', 'scan.npz', '--scan-shape', '6,6'), 'in a file of an electron camera'),
+        (('inspect', 'scan.npz', '--beam-center', '6;6'), 'two whole numbers, as 512,498'),
     ],
 )
 def test_what_is_there_stays(

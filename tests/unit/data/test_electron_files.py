@@ -338,11 +338,12 @@ def _image(data: np.ndarray, kind: int, axes: list[tuple[float, str]]) -> bytes:
 
 
 def _gatan(path: Path, counts: np.ndarray) -> Path:
-    """Write a DM4 file as Digital Micrograph does: a thumbnail, and the raster."""
+    """Write a DM4 file as Digital Micrograph does: a thumbnail, a survey, and the raster."""
     thumbnail = _image(np.zeros((2, 2), np.uint32), 23, [(1.0, ''), (1.0, '')])
     raster = _image(counts, 10, [(0.2, 'nm'), (0.3, 'nm'), (0.5, '1/nm'), (0.25, '1/nm')])
     info = _tag('ImageTags', [_tag('Microscope Info', [_tag('Voltage', _values(ENERGY_EV))])])
-    images = [_tag('', [thumbnail]), _tag('', [raster, info])]
+    survey = _image(np.ones((5, 5), np.uint16), 10, [(1.0, 'nm'), (1.0, 'nm')])
+    images = [_tag('', [thumbnail]), _tag('', [survey, info]), _tag('', [raster, info])]
     index = _tag('', [_tag('ImageIndex', _values(0))])
     tags = [_tag('ImageList', images), _tag('Thumbnails', [index])]
     root = b'\1\0' + struct.pack('>q', len(tags)) + b''.join(tags)
