@@ -6,7 +6,6 @@ have no mark of their own, so that the suffix tells them.
 
 import contextlib
 import importlib
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,13 @@ import numpy as np
 
 from ptychopinn_plugin.array_types import BoolArray, ComplexArray, RealArray
 from ptychopinn_plugin.data.readers.domain import Domain
+from ptychopinn_plugin.data.readers.empad import (
+    EMPAD_PIXEL_M,
+    raw_file_of,
+    read_raw_file,
+    shape_in_name,
+    xml_file_of,
+)
 from ptychopinn_plugin.data.readers.limits import limits
 from ptychopinn_plugin.data.readers.matching import Product, photon_energy_of_electrons
 from ptychopinn_plugin.data.readers.rasters import Raster, raster_scan, step_of
@@ -33,14 +39,6 @@ _MODULES = {
     '.tvips': 'tvips',
 }
 """RosettaSciIO's module for each suffix."""
-
-_EMPAD_FRAME_BYTES = 130 * 128 * 4
-"""An EMPAD's frame: 128 rows of 128 floats, and two rows of the camera's own."""
-
-_EMPAD_PIXEL_M = 150e-6
-MAX_XML_BYTES = 16 << 20
-MAX_XML_FILES = 100
-"""In a folder, this many are looked at to find the one that names a raw file."""
 
 
 @dataclass(frozen=True)
@@ -83,25 +81,14 @@ def read_electron_file(
         If RosettaSciIO is missing or cannot read the file, if it holds no raster, or if the size of
         a step or of a pixel is unknown.
     """
-    if not is_importable('rsciio'):
-        raise DataError(
-            f'{path} is read by RosettaSciIO, which is not installed. '
-            "Run: pip install 'ptychopinn-plugin[electron]'."
-        )
-    module = _MODULES[path.suffix.lower()]
-    source = with_patterns = path
-    if module == 'empad':
-        source = path if path.suffix.lower() == '.xml' else _xml_of(path)
-        with_patterns = _raw_file(source)
-    found = _load(source, module)
-    axes = _axes(found)
-    patterns = _in_rows(_patterns(found, with_patterns), scan_shape, path)
-    steps = None
-    if len(axes.steps) == 2 and axes.steps[0] is not None and axes.steps[1] is not None:
-        steps = (axes.steps[0], axes.steps[1])
-    geometry, notes = _geometry(found, module, has_pixels=_are_known(axes.pixels))
+    is_raw = path.suffix.lower() == '.raw'
+    xml = xml_file_of(path) if is_raw else None
+    if is_raw and xml is None:
+        raster = _without_xml(path, scan_shape)
+    else:
+        raster = _raster(path, xml or path, scan_shape)
     return raster_scan(
-        Raster(patterns, steps, axes.pixels, geometry, notes),
+        raster,
         path,
         product=product,
         domain=domain,
@@ -111,6 +98,33 @@ def read_electron_file(
         mask=mask,
         scan_step_m=scan_step_m,
     )
+
+
+def _without_xml(path: Path, scan_shape: tuple[int, int] | None) -> Raster:
+    """Return the raster of an EMPAD's raw file alone."""
+    patterns = _in_rows(read_raw_file(path), scan_shape or shape_in_name(path), path)
+    geometry = Geometry(detector_pixel_height_m=EMPAD_PIXEL_M, detector_pixel_width_m=EMPAD_PIXEL_M)
+    note = 'No XML file beside it names the raw file; what it would hold is taken from the options.'
+    return Raster(patterns, geometry=geometry, notes=(note,))
+
+
+def _raster(path: Path, source: Path, scan_shape: tuple[int, int] | None) -> Raster:
+    """Return a raster through RosettaSciIO, to which `source` is given."""
+    if not is_importable('rsciio'):
+        raise DataError(
+            f'{path} is read by RosettaSciIO, which is not installed. '
+            "Run: pip install 'ptychopinn-plugin[electron]'."
+        )
+    module = _MODULES[path.suffix.lower()]
+    with_patterns = raw_file_of(source) if module == 'empad' else source
+    found = _load(source, module)
+    axes = _axes(found)
+    patterns = _in_rows(_patterns(found, with_patterns), scan_shape, path)
+    steps = None
+    if len(axes.steps) == 2 and axes.steps[0] is not None and axes.steps[1] is not None:
+        steps = (axes.steps[0], axes.steps[1])
+    geometry, notes = _geometry(found, module, has_pixels=_are_known(axes.pixels))
+    return Raster(patterns, steps, axes.pixels, geometry, notes)
 
 
 def _load(path: Path, module: str) -> Mapping[str, Any]:
@@ -213,8 +227,8 @@ def _geometry(
     geometry = Geometry(
         photon_energy_eV=photon_energy_eV,
         detector_distance_m=length_m,
-        detector_pixel_height_m=_EMPAD_PIXEL_M,
-        detector_pixel_width_m=_EMPAD_PIXEL_M,
+        detector_pixel_height_m=EMPAD_PIXEL_M,
+        detector_pixel_width_m=EMPAD_PIXEL_M,
     )
     return geometry, (note,)
 
@@ -232,49 +246,3 @@ def _number(tree: Any, key: str) -> float:
     except (TypeError, ValueError, AttributeError):
         return 0.0
     return value if np.isfinite(value) and value > 0 else 0.0
-
-
-def _raw_name(path: Path) -> str | None:
-    """Return the raw file that the XML file of an EMPAD names; None where it names none."""
-    if path.stat().st_size > MAX_XML_BYTES:
-        return None
-    try:
-        item = ElementTree.parse(path).getroot().find('raw_file')
-    except ElementTree.ParseError:
-        return None
-    return None if item is None else item.get('filename')
-
-
-def _raw_file(path: Path) -> Path:
-    """Return the raw file of an EMPAD, which may be read and holds whole frames."""
-    name = _raw_name(path)
-    if name is None:
-        raise DataError(
-            f'{path} must be the XML file of an EMPAD, with the element raw_file and its filename; '
-            'it is not. Copy it again, or name another file.'
-        )
-    raw = path.parent / name
-    if not raw.is_file():
-        raise DataError(
-            f'{raw}, the raw file that {path} names, is missing. Put it there under this name.'
-        )
-    limits().follow(raw, path, f'{path} names the raw file {raw}')
-    n_bytes = raw.stat().st_size
-    if n_bytes % _EMPAD_FRAME_BYTES or not n_bytes:
-        raise DataError(
-            f'{raw} must hold frames of {_EMPAD_FRAME_BYTES} bytes, 130 x 128 floats; its '
-            f'{n_bytes} bytes are not a whole number of them. Copy the file again.'
-        )
-    return raw
-
-
-def _xml_of(path: Path) -> Path:
-    """Return the XML file beside a raw file that names it."""
-    for candidate in sorted(path.parent.glob('*.xml'))[:MAX_XML_FILES]:
-        name = _raw_name(candidate)
-        if name is not None and (path.parent / name).resolve() == path.resolve():
-            return candidate
-    raise DataError(
-        f'{path} is read where the XML file of the EMPAD that names it lies beside it; there is '
-        'none. Copy that file to the same folder.'
-    )

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import struct
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -136,9 +137,38 @@ def test_the_raw_file_leads_to_the_other(
     (tmp_path / 'b.xml').write_text('no XML')
     found = load_scan(tmp_path / f'scan_x{COLUMNS}_y{ROWS}.raw')
     np.testing.assert_array_equal(found.patterns, truth.patterns)
+    assert found.geometry.photon_energy_eV is not None
     path.unlink()
-    with pytest.raises(DataError, match='the XML file of the EMPAD that names it lies beside it'):
-        load_scan(tmp_path / f'scan_x{COLUMNS}_y{ROWS}.raw')
+
+
+def test_a_raw_file_alone(
+    truth: Scan, empad: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empad().unlink()
+    raw = tmp_path / f'scan_x{COLUMNS}_y{ROWS}.raw'
+    # RosettaSciIO is not needed for it.
+    monkeypatch.setitem(sys.modules, 'rsciio', None)
+    energy = photon_energy_of_electrons(ENERGY_EV)
+    options: dict[str, Any] = {
+        'geometry': Geometry(photon_energy_eV=energy, detector_distance_m=LENGTH_M),
+        'scan_step_m': STEP_M,
+    }
+    found = load_scan(raw, **options)
+    np.testing.assert_array_equal(found.patterns, truth.patterns)
+    np.testing.assert_allclose(found.positions_px, truth.positions_px, atol=1e-4)
+    assert any('No XML file beside it' in note for note in found.notes)
+    with pytest.raises(DataError, match='--scan-step'):
+        load_scan(raw)
+    with pytest.raises(DataError, match=r'The patterns of .* would take .*--max-gib'):
+        load_scan(raw, **options, max_gib=0.0005)
+    raw = raw.rename(tmp_path / 'frames.raw')
+    with pytest.raises(DataError, match=r'a stack of 12 patterns .*--scan-shape'):
+        load_scan(raw, **options)
+    found = load_scan(raw, **options, scan_shape=(ROWS, COLUMNS))
+    np.testing.assert_allclose(found.positions_px, truth.positions_px, atol=1e-4)
+    raw.write_bytes(raw.read_bytes()[:-1])
+    with pytest.raises(DataError, match='are not a whole number of them'):
+        load_scan(raw, **options)
 
 
 def test_the_users_geometry_goes_first(empad: Callable[..., Path]) -> None:
@@ -364,9 +394,7 @@ def test_a_gatan_camera(tmp_path: Path) -> None:
 
 
 def test_without_rosettasciio(empad: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        'ptychopinn_plugin.data.readers.electron_files.is_importable', lambda name: False
-    )
+    monkeypatch.setitem(sys.modules, 'rsciio', None)
     with pytest.raises(DataError, match=r"Run: pip install 'ptychopinn-plugin\[electron\]'"):
         load_scan(empad())
 
