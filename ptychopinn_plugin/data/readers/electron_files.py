@@ -28,6 +28,7 @@ from ptychopinn_plugin.data.readers.rasters import Raster, raster_scan, step_of
 from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.packages import is_importable
+from ptychopinn_plugin.storage.scratch import chunks, is_stored
 
 _MODULES = {
     '.xml': 'empad',
@@ -175,9 +176,12 @@ def _patterns(found: Mapping[str, Any], path: Path) -> RealArray:
         )
     n_bytes = int(data.size) * data.dtype.itemsize
     limits().check_size(f'The patterns of {path}', n_bytes, path.stat().st_size)
-    with _failing(path):
-        array = np.asarray(data)
-    return array.astype(array.dtype.newbyteorder('='), copy=False)
+    array = limits().new_array(data.shape, data.dtype.newbyteorder('='))
+    # What lies in a file is computed row by row.
+    for part, values in chunks(array, 1 if is_stored(array) else len(array)):
+        with _failing(path):
+            values[...] = np.asarray(data[part])
+    return array
 
 
 def _in_rows(patterns: RealArray, scan_shape: tuple[int, int] | None, path: Path) -> RealArray:

@@ -55,8 +55,11 @@ def find(file: Any, keys: Sequence[str]) -> RealArray | None:
     One whose file, or whose decompression, is missing is a DataError that names it.
     """
     dataset = find_dataset(file, keys)
-    if dataset is None:
-        return None
+    return None if dataset is None else read_array(dataset)
+
+
+def read_array(dataset: Any) -> RealArray:
+    """Return a dataset that `check_readable` has passed, in a file where memory is too small."""
     if not dataset.shape or not dataset.size or dataset.dtype.kind not in 'biufc':
         return np.asarray(dataset[()])
     array = limits().new_array(dataset.shape, dataset.dtype)

@@ -13,7 +13,12 @@ import h5py
 import numpy as np
 
 from ptychopinn_plugin.array_types import RealArray
-from ptychopinn_plugin.data.readers.hdf5 import find_dataset, open_hdf5, text_attribute
+from ptychopinn_plugin.data.readers.hdf5 import (
+    find_dataset,
+    open_hdf5,
+    read_array,
+    text_attribute,
+)
 from ptychopinn_plugin.data.readers.hdf5_links import check_links, check_readable
 from ptychopinn_plugin.data.readers.limits import limits
 from ptychopinn_plugin.errors import DataError
@@ -107,9 +112,9 @@ class _Source:
         if _is_empty(dataset):
             # The numbers stored are then the sides of the array, of which one is zero.
             return np.zeros(0)
-        values = np.asarray(dataset[()])
         if not fields:
-            return values.T
+            return read_array(dataset).T
+        values = np.asarray(dataset[()])
         parts = [values[part] for part in ('real', 'imag')]
         single = parts[0].dtype == np.float32
         array = np.empty(values.shape, dtype=np.complex64 if single else np.complex128)
@@ -129,10 +134,15 @@ class _Source:
             )
         n_bytes = sum(item.size * item.dtype.itemsize for item in found)
         limits().check_size(f'{name!r} of {self._path}', n_bytes, self._path.stat().st_size)
-        stack = np.stack([self._numbers(name, item) for item in found], axis=-1)
+        first = self._numbers(name, found[0])
+        stack = limits().new_array((len(found), *first.shape), first.dtype)
+        for number, item in enumerate(found):
+            stack[number] = self._numbers(name, item)
         if 1 in references.shape:
-            return stack
-        return stack.reshape(*stack.shape[:-1], *references.shape, order='F')
+            return np.moveaxis(stack, 0, -1)
+        # The number of a cell runs along its column first.
+        raster = stack.reshape(*references.shape[::-1], *first.shape)
+        return np.moveaxis(raster, (1, 0), (-2, -1))
 
     def _cell(self, name: str, reference: Any) -> Any:
         item = self._file[reference] if reference else None

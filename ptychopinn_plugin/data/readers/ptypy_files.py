@@ -5,6 +5,7 @@ Both are HDF5 and are described at https://ptycho.github.io/ptypy: `chunks/0`, `
 holds the geometry, with the energy in keV. What is None is stored with the attribute `type`.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from ptychopinn_plugin.data.readers.matching import Product, join, load_name, me
 from ptychopinn_plugin.data.readers.probe_axes import single_probe
 from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.storage.scratch import taken
 from ptychopinn_plugin.text import count
 
 _OF_ALL = ('info/positions_theory', 'info/positions_scan', 'common/positions_scan')
@@ -38,11 +40,10 @@ _PROBES = 'content/probe'
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Some frames, in the order of the file.
+    """What some frames have besides their patterns, in the order of the file.
 
     Attributes
     ----------
-    patterns : ndarray, shape (n_frames, height, width)
     indexes : ndarray of int, shape (n_frames,)
     positions_m : ndarray, shape (n_frames, 2)
         (y, x); zeros where they come from a product.
@@ -52,7 +53,6 @@ class _Chunk:
         Further frames, all weights of which are zero.
     """
 
-    patterns: RealArray
     indexes: IntArray
     positions_m: FloatArray
     bad_pixels: BoolArray | None = None
@@ -104,8 +104,7 @@ def read_ptyd(
     """
     with open_hdf5(path) as file:
         _check_far_field(file)
-        chunks = _chunks(file, with_positions=product is None)
-        patterns = np.concatenate([chunk.patterns for chunk in chunks])
+        patterns, chunks = _chunks(file, with_positions=product is None)
         indexes, notes = _indexes(chunks)
         notes = (*notes, *_notes(file, chunks))
         if beam_center_px is None:
@@ -153,41 +152,60 @@ def read_ptyr_probe(path: Path) -> ComplexArray:
         return single_probe(stored)[0]
 
 
-def _chunks(file: Any, *, with_positions: bool) -> list[_Chunk]:
+def _chunks(file: Any, *, with_positions: bool) -> tuple[RealArray, list[_Chunk]]:
+    """Return the patterns of all chunks that have weight, and the rest of each."""
     check_links(file, 'chunks')
     names = sorted((name for name in file['chunks'] if name.isdecimal()), key=int)
-    found = [find_dataset(file, [f'chunks/{name}/data']) for name in names]
-    datasets = [item for item in found if item is not None]
-    # Each is held to the limits alone; together they must be as well.
-    files = {Path(item.file.filename) for item in datasets}
-    limits().check_size(
-        f'The frames of {file.filename}',
-        sum(int(item.size or 0) * item.dtype.itemsize for item in datasets),
-        sum(path.stat().st_size for path in files),
-    )
+    found = {f'chunks/{name}': find_dataset(file, [f'chunks/{name}/data']) for name in names}
+    datasets = {key: item for key, item in found.items() if item is not None and item.size}
+    _check_sizes(file, list(datasets.values()))
+    n_frames = sum(math.prod(item.shape[:-2]) for item in datasets.values())
+    first = next(iter(datasets.values()), None)
+    shape = () if first is None else first.shape[-2:]
+    dtype = np.result_type(*(item.dtype for item in datasets.values())) if datasets else 'f4'
+    patterns = limits().new_array((n_frames, *shape), dtype)
     chunks: list[_Chunk] = []
-    n_frames = 0
-    for name, dataset in zip(names, found, strict=True):
-        if dataset is None or not dataset.size:
-            continue
-        chunks.append(_chunk(file, f'chunks/{name}', n_frames, with_positions=with_positions))
-        n_frames += len(chunks[-1].indexes) + chunks[-1].n_left_out
-    if not any(len(chunk.indexes) for chunk in chunks):
+    n_read = n_kept = 0
+    for key in datasets:
+        own, chunk = _chunk(file, key, n_read, with_positions=with_positions)
+        patterns[n_kept : n_kept + len(own)] = own
+        chunks.append(chunk)
+        n_kept += len(own)
+        n_read += len(own) + chunk.n_left_out
+    if not n_kept:
         raise DataError(
             f'{file.filename} must hold frames in chunks/0/data and further chunks; it holds '
             'none with weight. Prepare the scan again with PtyPy (save="append" or "link").'
         )
-    sizes = {chunk.patterns.shape[1:] for chunk in chunks}
+    return patterns[:n_kept], chunks
+
+
+def _check_sizes(file: Any, datasets: Sequence[Any]) -> None:
+    """Raise a DataError unless frames are real images of one size, within the limits."""
+    for dataset in datasets:
+        if dataset.ndim not in (3, 4) or dataset.dtype.kind not in 'uif':
+            raise DataError(
+                f'{dataset.name} of {file.filename} must be real numbers of shape (n_frames, '
+                f'height, width); it is {dataset.dtype} of shape {dataset.shape}.'
+            )
+    # Each is held to the limits alone; together they must be as well.
+    files = {Path(item.file.filename) for item in datasets}
+    limits().check_size(
+        f'The frames of {file.filename}',
+        sum(int(item.size) * item.dtype.itemsize for item in datasets),
+        sum(path.stat().st_size for path in files),
+    )
+    sizes = {item.shape[-2:] for item in datasets}
     if len(sizes) > 1:
         raise DataError(
             f'All frames of {file.filename} must be of one size; the chunks hold '
             f'{" and ".join(f"{height} x {width}" for height, width in sorted(sizes))} pixels. '
             'Prepare the scan again.'
         )
-    return chunks
 
 
-def _chunk(file: Any, key: str, n_before: int, *, with_positions: bool) -> _Chunk:
+def _chunk(file: Any, key: str, n_before: int, *, with_positions: bool) -> tuple[RealArray, _Chunk]:
+    """Return the patterns of a chunk that have weight, and the rest of it."""
     stored = find(file, [f'{key}/data'])
     assert stored is not None
     patterns = stack_of(stored, f'{key}/data of {file.filename}')
@@ -205,7 +223,7 @@ def _chunk(file: Any, key: str, n_before: int, *, with_positions: bool) -> _Chun
         positions_m = _positions(file, key, indexes)
     weights = _array(file, [f'{key}/weights'])
     if weights is None or weights.ndim < 2:
-        return _Chunk(patterns, indexes, positions_m)
+        return patterns, _Chunk(indexes, positions_m)
     if weights.shape not in (patterns.shape, patterns.shape[1:]):
         raise DataError(
             f'{key}/weights of {file.filename} must be of the shape of its data, '
@@ -213,13 +231,14 @@ def _chunk(file: Any, key: str, n_before: int, *, with_positions: bool) -> _Chun
         )
     is_bad = np.asarray(weights <= 0, dtype=bool)
     if is_bad.ndim == 2:
-        return _Chunk(patterns, indexes, positions_m, is_bad)
+        return patterns, _Chunk(indexes, positions_m, is_bad)
     kept = ~is_bad.all(axis=(1, 2))
     # A pixel that is bad once is left out everywhere.
     bad_pixels = np.asarray(is_bad[kept].any(axis=0), dtype=bool)
     if not kept.all():
-        patterns, indexes, positions_m = patterns[kept], indexes[kept], positions_m[kept]
-    return _Chunk(patterns, indexes, positions_m, bad_pixels, int((~kept).sum()))
+        patterns = taken(patterns, np.flatnonzero(kept))
+        indexes, positions_m = indexes[kept], positions_m[kept]
+    return patterns, _Chunk(indexes, positions_m, bad_pixels, int((~kept).sum()))
 
 
 def _indexes(chunks: Sequence[_Chunk]) -> tuple[IntArray, tuple[str, ...]]:

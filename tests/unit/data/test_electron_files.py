@@ -15,6 +15,7 @@ from ptychopinn_plugin.data import Geometry, Scan, load_scan
 from ptychopinn_plugin.data.readers.matching import photon_energy_of_electrons, wavelength_m
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.physics import normalise_probe, predict_patterns
+from ptychopinn_plugin.storage.scratch import is_stored
 
 pytest.importorskip('rsciio')
 pytestmark = pytest.mark.filterwarnings('ignore::DeprecationWarning')
@@ -219,6 +220,23 @@ def test_an_empad_leads_to_no_other_folder(empad: Callable[..., Path], tmp_path:
 def test_no_more_memory_than_allowed(empad: Callable[..., Path]) -> None:
     with pytest.raises(DataError, match=r'The patterns of .* would take .*--max-gib'):
         load_scan(empad(), max_gib=0.0005)
+
+
+@pytest.mark.parametrize('with_xml', [True, False])
+def test_more_than_fits_into_memory(
+    truth: Scan, empad: Callable[..., Path], with_xml: bool
+) -> None:
+    path = empad()
+    options: dict[str, Any] = {'max_memory_gib': 1e-6}
+    if not with_xml:
+        path.unlink()
+        path = path.parent / f'scan_x{COLUMNS}_y{ROWS}.raw'
+        energy = photon_energy_of_electrons(ENERGY_EV)
+        options['geometry'] = Geometry(photon_energy_eV=energy, detector_distance_m=LENGTH_M)
+        options['scan_step_m'] = STEP_M
+    found = load_scan(path, **options)
+    assert is_stored(found.patterns)
+    np.testing.assert_array_equal(found.patterns, truth.patterns)
 
 
 def _merlin(path: Path, patterns: np.ndarray, *, with_shape: bool) -> Path:

@@ -16,6 +16,7 @@ from scipy.io import savemat
 from ptychopinn_plugin.data import Scan, load_scan, read_probe
 from ptychopinn_plugin.data.readers.mask_files import read_mask
 from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.storage.scratch import is_stored
 
 MakeScan = Callable[..., Scan]
 Variables = dict[str, Any]
@@ -225,6 +226,30 @@ def test_structs_and_cells_of_7_3(make_scan: MakeScan, tmp_path: Path) -> None:
     path = tmp_path / 'scan.mat'
     save_hdf5(path, {'experiment': variables, 'remarks': 'of no use', 'setup': {'gain': 2.0}})
     _same(load_scan(path), _as_npz(tmp_path / 'scan.npz', scan))
+
+
+@pytest.mark.parametrize('as_cells', [False, True])
+def test_more_than_fits_into_memory(make_scan: MakeScan, tmp_path: Path, as_cells: bool) -> None:
+    scan = make_scan(shape=(16, 12))
+    variables = _variables(scan)
+    if as_cells:
+        variables['diff3d'] = Cell(np.sqrt(scan.patterns).astype(np.float32))
+    save_hdf5(tmp_path / 'scan.mat', variables)
+    found = load_scan(tmp_path / 'scan.mat', max_memory_gib=1e-6)
+    assert is_stored(found.patterns)
+    _same(found, _as_npz(tmp_path / 'scan.npz', scan))
+
+
+def test_a_raster_of_cells(make_scan: MakeScan, tmp_path: Path) -> None:
+    scan = make_scan(shape=(16, 12), count=6)
+    path = tmp_path / 'scan.mat'
+    save_hdf5(path, _variables(scan) | {'diff3d': Cell(np.sqrt(scan.patterns))})
+    with h5py.File(path, 'r+') as file:
+        references = file['diff3d'][()].reshape(3, 2)
+        del file['diff3d']
+        # The three columns of two cells come first, as the axes are reversed.
+        file.create_dataset('diff3d', data=references)
+    np.testing.assert_allclose(load_scan(path).patterns, scan.patterns, rtol=1e-5)
 
 
 def test_cells_of_different_sizes(make_scan: MakeScan, tmp_path: Path) -> None:

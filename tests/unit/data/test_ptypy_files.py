@@ -17,6 +17,7 @@ from ptychopinn_plugin.data import (
     write_product,
 )
 from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.storage.scratch import is_stored
 
 MakeScan = Callable[..., Scan]
 
@@ -306,6 +307,13 @@ def test_without_frames_and_cut_off(scan: Scan, tmp_path: Path) -> None:
     values = contents(scan) | {'chunks': {}}
     with pytest.raises(DataError, match=r'must hold frames in chunks/0/data .*it holds none with'):
         load_scan(save(path, values))
+
+
+def test_more_than_fits_into_memory(scan: Scan, tmp_path: Path) -> None:
+    path = save(tmp_path / 'scan.ptyd', contents(scan))
+    found = load_scan(path, max_memory_gib=1e-6)
+    assert is_stored(found.patterns)
+    np.testing.assert_array_equal(found.patterns, scan.patterns)
 
 
 def test_all_chunks_together_are_held_to_the_limit(scan: Scan, tmp_path: Path) -> None:
