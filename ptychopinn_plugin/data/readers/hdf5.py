@@ -115,9 +115,26 @@ def find_number(file: Any, keys: Sequence[str]) -> float | None:
     return float(array.ravel()[0])
 
 
+def attribute_value(item: Any, key: str, default: Any) -> Any:
+    """Return an attribute as h5py gives it.
+
+    Raises
+    ------
+    DataError
+        If its type is none that h5py reads, as in a damaged file.
+    """
+    try:
+        return item.attrs.get(key, default)
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f'The attribute {key!r} of {item.name} of {item.file.filename} must be a number or a '
+            f'text; its type is neither, or damaged ({error}). Write the file again.'
+        ) from error
+
+
 def attribute(item: Any, key: str) -> float | None:
     """Return an attribute as a number; None where there is none."""
-    value = np.asarray(item.attrs.get(key, np.nan))
+    value = np.asarray(attribute_value(item, key, np.nan))
     if value.size == 0 or value.dtype.kind not in 'uif' or not np.isfinite(value.ravel()[0]):
         return None
     return float(value.ravel()[0])
@@ -125,7 +142,7 @@ def attribute(item: Any, key: str) -> float | None:
 
 def text_attribute(item: Any, key: str) -> str:
     """Return an attribute as text; nothing where there is none."""
-    value = item.attrs.get(key, '')
+    value = attribute_value(item, key, '')
     return value.decode('utf-8', 'replace') if isinstance(value, bytes) else str(value)
 
 

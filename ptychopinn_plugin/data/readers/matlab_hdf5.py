@@ -14,6 +14,7 @@ import numpy as np
 
 from ptychopinn_plugin.array_types import RealArray
 from ptychopinn_plugin.data.readers.hdf5 import (
+    attribute_value,
     find_dataset,
     open_hdf5,
     read_array,
@@ -160,4 +161,4 @@ class _Source:
 
 
 def _is_empty(dataset: Any) -> bool:
-    return bool(np.any(dataset.attrs.get('MATLAB_empty', 0)))
+    return bool(np.any(attribute_value(dataset, 'MATLAB_empty', 0)))

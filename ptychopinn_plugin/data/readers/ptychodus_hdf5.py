@@ -9,6 +9,7 @@ from ptychopinn_plugin.array_types import BoolArray, ComplexArray
 from ptychopinn_plugin.data.readers.domain import Domain
 from ptychopinn_plugin.data.readers.hdf5 import (
     attribute,
+    attribute_value,
     find,
     need,
     open_hdf5,
@@ -168,7 +169,7 @@ def read_product(path: Path) -> Product:
         )
         name, comments = text_attribute(file, 'name'), text_attribute(file, 'comments')
         # It exists since 1.7; before, every product was of the far field.
-        far_field = bool(np.all(file.attrs.get('far_field', True)))
+        far_field = bool(np.all(attribute_value(file, 'far_field', True)))
         # Ptychodus called them costs until 1.5.
         losses = find(file, ['loss_values', 'costs'])
     object_, object_notes = single_layer(layers) if layers.size else (None, ())

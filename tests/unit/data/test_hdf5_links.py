@@ -225,3 +225,14 @@ def test_a_file_is_looked_for_where_hdf5_does(make_scan: MakeScan, tmp_path: Pat
     with h5py.File(folder / 'diffraction.h5', 'w') as file:
         file['patterns'] = h5py.ExternalLink('/elsewhere/raw.h5', 'data')
     np.testing.assert_array_equal(load_scan(folder).patterns, scan.patterns)
+
+
+def test_an_attribute_that_is_no_text(make_scan: MakeScan, tmp_path: Path) -> None:
+    def put(file: h5py.Group, key: str) -> None:
+        patterns = file.create_dataset(key, data=make_scan().patterns)
+        space = h5py.h5s.create_simple((1,))
+        name = b'detector_pixel_width_m'
+        h5py.h5a.create(patterns.id, name, h5py.h5t.UNIX_D32LE, space)
+
+    with pytest.raises(DataError, match=r"'detector_pixel_width_m' of /patterns .* a number"):
+        load_scan(_pair(tmp_path, make_scan(), put))
