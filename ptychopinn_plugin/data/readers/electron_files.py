@@ -1,7 +1,7 @@
 """Files of electron cameras, through RosettaSciIO: EMPAD, Merlin, Gatan, NanoMEGAS and TVIPS.
 
 RosettaSciIO is loaded by name, on demand: this package works without it. Most of these formats
-have no mark of their own, so that the suffix tells them.
+have no mark of their own, so that the suffix decides.
 """
 
 import contextlib
@@ -152,7 +152,7 @@ def _failing(path: Path) -> Iterator[None]:
         reason = ' '.join(str(error).split()) or type(error).__name__
         raise DataError(
             f'RosettaSciIO cannot read {path} ({reason.rstrip(".")}): it is truncated, damaged or '
-            'not of the kind that its name tells. Copy or write the file again.'
+            f'no {path.suffix} file. Copy or write the file again.'
         ) from error
 
 
