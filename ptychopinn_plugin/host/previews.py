@@ -12,7 +12,6 @@ from ptychodus.api.reconstruct import ReconstructOutput
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.host.resampling import Sampling
 from ptychopinn_plugin.host.translation import to_product
-from ptychopinn_plugin.host.wording import with_check_button
 from ptychopinn_plugin.host.worker.client import Event
 from ptychopinn_plugin.host.worker.messages import ReconstructionDone, RunProgress
 from ptychopinn_plugin.text import count
@@ -161,11 +160,10 @@ class InferenceWatch:
             logger.warning('%s', done.unfit)
         if done.sure:
             logger.info('%s', done.sure)
-        fit = with_check_button(done.fit) if has_window() else done.fit
         logger.log(
             logging.WARNING if done.points_to_a_fault else logging.INFO,
             '%s, on %s (%s); amplitude residual %.4f. %s',
-            *(how, patterns, spent, done.amplitude_residual, fit),
+            *(how, patterns, spent, done.amplitude_residual, done.fit),
         )
 
     def _left_out(self, done: ReconstructionDone) -> str:

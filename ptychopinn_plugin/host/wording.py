@@ -2,7 +2,6 @@
 
 import datetime
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -105,14 +104,6 @@ def share_done(activity: Activity, now: float) -> float:
         by_epochs = len(activity.epochs) / max(1, activity.total_epochs)
         return max(by_time, TARGET_FRACTION + (1 - TARGET_FRACTION) * by_epochs)
     return by_time
-
-
-CHECK_COMMAND = re.compile(r'ptychopinn check SCAN|The command "ptychopinn check" on the scan')
-
-
-def with_check_button(text: str) -> str:
-    """Name the button of the panel where a text names the command that does the same."""
-    return CHECK_COMMAND.sub('"Check scan"', text)
 
 
 def ending(reason: str, epochs: int, limit_s: float | None) -> str:

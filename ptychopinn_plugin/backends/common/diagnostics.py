@@ -240,7 +240,6 @@ def fit_in_words(
     *,
     is_single_shot: bool = False,
     beam_variation: float | None = None,
-    intensities_option: str = '--refine-intensities',
 ) -> str:
     """Return how well an object explains the counts, as a sentence; empty where that is unknown.
 
@@ -253,15 +252,13 @@ def fit_in_words(
         Patterns share nothing, so that positions cannot be wrong.
     beam_variation : float, optional
         See `measure_beam_variation`.
-    intensities_option : str
-        What gives each pattern its own intensity, as users write it.
     """
     if misfit is None or not math.isfinite(misfit.share):
         return ''
     over, unit_note, beam = misfit.over_noise, '', ''
     if beam_variation is not None:
         beam = (
-            f"the beam's intensity varies by {beam_variation:.1%} or more; {intensities_option} "
+            f"the beam's intensity varies by {beam_variation:.1%} or more; --refine-intensities "
             'takes that into account'
         )
     if over is None or not math.isfinite(over):

@@ -27,6 +27,7 @@ from ptychopinn_plugin.backends.selection import AUTOMATIC, ENVIRONMENT_VARIABLE
 from ptychopinn_plugin.errors import PtychoPinnError
 from ptychopinn_plugin.host import versions
 from ptychopinn_plugin.host.library import PtychoPinnLibrary
+from ptychopinn_plugin.host.panel_wording import in_words_of_the_panel
 from ptychopinn_plugin.host.presets import PRESETS
 from ptychopinn_plugin.host.reconstructor import PinnReconstructor
 from ptychopinn_plugin.host.settings import MAX_INTEGER, ROWS, Row
@@ -298,7 +299,7 @@ class BackendView(ChoiceView):
             choice = self._library.choose_backend()
             with_model = self._library.choose_backend(model_backend)
         except PtychoPinnError as error:
-            self.note.setText(str(error))
+            self.note.setText(in_words_of_the_panel(str(error)))
             return
         why = {
             'environment': 'PTYCHOPINN_BACKEND decides; unset it to choose here',

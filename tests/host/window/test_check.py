@@ -84,7 +84,7 @@ def test_a_run_that_misses_its_counts_leads_to_the_check_that_tells_why(
     for words in (
         'swapped: The scan is wrong as it is loaded. Load the positions again, and choose the '
         'preset (x, y) \u2192 (+y, +x) in the box Transformation',
-        ' --swap-positions. Or, ',
+        '. Or, with another orientation of the object: ',
         'with Transpose ticked in the box Transform',
     ):
         assert words in window.message, window.message

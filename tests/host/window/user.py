@@ -3,6 +3,7 @@
 import importlib.util
 import logging
 import os
+import re
 import signal
 import sys
 import time
@@ -257,6 +258,7 @@ def open_window(
     from ptychodus.view.widgets import ExceptionDialog
 
     with ExitStack() as stack:
+        opened: list[Window] = []
 
         def start(settings: Path | None = None) -> Window:
             with warnings.catch_warnings():
@@ -276,9 +278,13 @@ def open_window(
             )
             stack.callback(window.library.worker.close)
             stack.callback(window.library.close)
+            opened.append(window)
             return window
 
         yield start
+        for window in opened:
+            for text in (window.log, window.message):
+                assert not re.search(r'--[a-z]', text), 'an option, which a window does not have'
 
 
 @pytest.fixture
