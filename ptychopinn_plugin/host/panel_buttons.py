@@ -63,7 +63,8 @@ class PanelButtons:
         except (OSError, ValueError, RuntimeError) as error:
             logger.error('Train on product failed: %s', error)
             return
-        self._api.train(folder, folder, product_index=index)
+        # This product alone, whatever else lies in the folder.
+        self._api.train(folder / TRAINING_FILE, folder, product_index=index)
 
     def _product_for(self, what: str) -> Any | None:
         """Return the product that is chosen; where it has no patterns, None, and log an error."""

@@ -98,10 +98,11 @@ class TrainingWatch:
         diverged = done.reason == 'diverged'
         logger.log(
             logging.WARNING if diverged else logging.INFO,
-            'Trained %s until %s%s. The model is loaded; it lies in %s.%s',
+            'Trained %s until %s%s. %sThe model is loaded; it lies in %s.%s',
             count(done.epochs, 'epoch'),
             ending(done.reason, done.epochs, activity.limit_s),
             best,
+            f'{done.quality} ' if done.quality else '',
             self._output,
             ' Lower the learning rate.' if diverged else '',
         )

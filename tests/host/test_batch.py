@@ -66,7 +66,7 @@ def model_file(tmp_path_factory: pytest.TempPathFactory, small_scan: Scan) -> Pa
     write_scan(folder / 'in' / 'train_data.npz', small_scan)
     run = ptychodus('train', folder / 'in', folder / 'out')
     assert run.returncode == 0, run.stdout + run.stderr
-    assert any('Training on train_data.npz with pytorch' in line for line in _lines(run, 'INFO'))
+    assert any('train_data.npz); 8 epochs' in line for line in _lines(run, 'INFO'))
     assert sum(re.match(r'Epoch \d+: ', line) is not None for line in _lines(run, 'INFO')) == 8
     return folder / 'out' / 'model.zip'
 

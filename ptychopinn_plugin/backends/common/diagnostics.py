@@ -240,6 +240,7 @@ def fit_in_words(
     *,
     is_single_shot: bool = False,
     beam_variation: float | None = None,
+    subject: str = 'The object',
 ) -> str:
     """Return how well an object explains the counts, as a sentence; empty where that is unknown.
 
@@ -252,6 +253,8 @@ def fit_in_words(
         Patterns share nothing, so that positions cannot be wrong.
     beam_variation : float, optional
         See `measure_beam_variation`.
+    subject : str
+        What fits or misses the counts, as the sentence begins.
     """
     if misfit is None or not math.isfinite(misfit.share):
         return ''
@@ -265,17 +268,17 @@ def fit_in_words(
         size = f'{misfit.share:.2g} of the counts'
         unit_note = '; shot noise is unknown, as the counts are in another unit than photons'
     elif over <= WITHIN_NOISE:
-        size = f'The object fits the counts within {WITHIN_NOISE:g} times shot noise'
+        size = f'{subject} fits the counts within {WITHIN_NOISE:g} times shot noise'
         return f'{size}, but {beam}.' if beam else f'{size}.'
     else:
         size = f'the counts by {over:.1f} times shot noise'
     if beam:
-        return f'The object misses {size}: {beam}.'
+        return f'{subject} misses {size}: {beam}.'
     if points_to_a_fault(misfit, iterations):
         if is_single_shot:
-            return f'The object misses {size}: the probe may be wrong, or more iterations may help.'
-        return f'The object misses {size}: positions, probe or orientation may be wrong; {CHECK}.'
-    return f'The object misses {size}{unit_note or "; more iterations may help"}.'
+            return f'{subject} misses {size}: the probe may be wrong, or more iterations may help.'
+        return f'{subject} misses {size}: positions, probe or orientation may be wrong; {CHECK}.'
+    return f'{subject} misses {size}{unit_note or "; more iterations may help"}.'
 
 
 def _is_suspicious(misfit: Misfit) -> bool:

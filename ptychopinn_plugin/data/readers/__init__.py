@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 
 from ptychopinn_plugin.array_types import BoolArray, ComplexArray, RealArray
+from ptychopinn_plugin.data.outline import ScanOutline
 from ptychopinn_plugin.data.preparation import one_by_one, scale_to_photons
 from ptychopinn_plugin.data.readers.cxi import read_cxi, read_cxi_product
 from ptychopinn_plugin.data.readers.domain import Domain, check_domain, unit_note
@@ -30,9 +31,20 @@ from ptychopinn_plugin.data.readers.matching import (
 )
 from ptychopinn_plugin.data.readers.matlab import open_matlab, read_matlab
 from ptychopinn_plugin.data.readers.matlab_files import is_matlab
-from ptychopinn_plugin.data.readers.npz import open_npz, read_npz, read_numbers, scan_of
+from ptychopinn_plugin.data.readers.npz import (
+    open_npz,
+    read_npz,
+    read_npz_outline,
+    read_numbers,
+    scan_of,
+)
 from ptychopinn_plugin.data.readers.probe_axes import single_probe
-from ptychopinn_plugin.data.readers.ptychodus_hdf5 import is_product_file, read_pair, read_product
+from ptychopinn_plugin.data.readers.ptychodus_hdf5 import (
+    is_product_file,
+    read_pair,
+    read_pair_outline,
+    read_product,
+)
 from ptychopinn_plugin.data.readers.ptychodus_plugins import read_with_ptychodus, reader_names
 from ptychopinn_plugin.data.readers.ptypy_files import (
     is_ptyd,
@@ -50,6 +62,7 @@ from ptychopinn_plugin.storage.scratch import is_stored, scratch_folder
 __all__ = [
     'Domain',
     'is_product_file',
+    'load_outline',
     'load_scan',
     'read_probe',
     'read_product',
@@ -228,6 +241,35 @@ def _storage_note(scan: Scan) -> str:
         f'The patterns take {scan.patterns.nbytes / 2**30:.3g} GiB, and their roots as much or '
         f'more: they lie in a temporary file in {scratch_folder()} and are read from there.'
     )
+
+
+def load_outline(path: Path | str) -> ScanOutline:
+    """Read what a scan is but for its patterns, which takes a moment where they are large.
+
+    Parameters
+    ----------
+    path : Path
+        As in `load_scan`.
+
+    Returns
+    -------
+    ScanOutline
+        Of the scan that `load_scan` reads without further arguments.
+
+    Raises
+    ------
+    DataError
+        If `load_scan` would raise one, for a reason that is not in the patterns.
+    """
+    path = Path(path)
+    _check_exists(path)
+    try:
+        content = 'ptychodus' if path.is_dir() else _content(path)
+        if content == 'ptychodus':
+            return read_pair_outline(path)
+        return read_npz_outline(path) if content == 'npz' else ScanOutline.of(load_scan(path))
+    except DataError as error:
+        raise _with_path(error, path) from error
 
 
 def scan_from_arrays(

@@ -98,13 +98,24 @@ def need(file: Any, *keys: str) -> RealArray:
     DataError
         If the file has none of them.
     """
-    array = find(file, keys)
-    if array is None:
+    return np.asarray(need_dataset(file, *keys)[()])
+
+
+def need_dataset(file: Any, *keys: str) -> Any:
+    """Return the first dataset of these names, which can be read; see `need`.
+
+    Raises
+    ------
+    DataError
+        If the file has none of them.
+    """
+    dataset = find_dataset(file, keys)
+    if dataset is None:
         raise DataError(
             f'{file.filename} must hold the dataset {" or ".join(keys)}; '
             f'it holds {", ".join(file) or "nothing"}.'
         )
-    return array
+    return dataset
 
 
 def find_number(file: Any, keys: Sequence[str]) -> float | None:

@@ -21,6 +21,7 @@ from ptychopinn_plugin.array_types import (
     NamedArrays,
     RealArray,
 )
+from ptychopinn_plugin.data.outline import ScanOutline
 from ptychopinn_plugin.data.readers.domain import (
     Domain,
     infer_domain,
@@ -38,7 +39,7 @@ from ptychopinn_plugin.data.readers.matching import (
     single_layer,
 )
 from ptychopinn_plugin.data.readers.npz_metadata import number_of, photons_of
-from ptychopinn_plugin.data.readers.pattern_axes import positions_first
+from ptychopinn_plugin.data.readers.pattern_axes import pattern_shape_of, positions_first
 from ptychopinn_plugin.data.readers.probe_axes import single_probe
 from ptychopinn_plugin.data.scan import Geometry, ProbeOrigin, Scan
 from ptychopinn_plugin.data.starting_probe import NOTE, starting_probe
@@ -140,6 +141,14 @@ class Archive(Mapping[str, RealArray]):
                     raise EOFError
                 rows[...] = np.frombuffer(data, kind).reshape(rows.shape)
         return array.T if is_fortran else array
+
+    def shape_of(self, key: str) -> tuple[int, ...]:
+        """Return the shape of an array, for which most files need not be read."""
+        try:
+            return self._header(key)[0]
+        except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error):
+            # Another version of the format, or what is missing or damaged, which this explains.
+            return self[key].shape
 
     def _is_object(self, key: str) -> bool:
         """Recognise a single object by the text of the header; the object is never read."""
@@ -300,6 +309,20 @@ def read_npz(
         return scan
 
 
+def read_npz_outline(path: Path) -> ScanOutline:
+    """Read what an NPZ file holds but for its patterns; see `read_npz`."""
+    with open_npz(path) as archive:
+        metadata, _ = read_metadata(archive)
+        positions, _ = _positions(archive)
+        key = _pattern_key(archive)
+        shape = pattern_shape_of(archive.shape_of(key), key, len(positions))
+        probe = None
+        if 'probeGuess' in archive:
+            probe, _ = single_probe(read_numbers(archive, 'probeGuess', 'buifc'))
+        positions = positions + _offset_px(archive, metadata, shape)
+        return ScanOutline(positions, shape, probe, str(metadata.get('name') or load_name(path)))
+
+
 def scan_of(
     archive: NamedArrays,
     name: str,
@@ -311,7 +334,6 @@ def scan_of(
 ) -> Scan:
     """Make a scan of arrays under the names of an NPZ file; see `read_npz`."""
     metadata, notes = read_metadata(archive)
-    is_export = 'bad_pixels' in archive and not metadata
     positions, more = _positions(archive)
     # Both of these write the positions first.
     known = 'bad_pixels' in archive or 'diffraction_domain' in metadata
@@ -333,14 +355,11 @@ def scan_of(
         centered_notes = (*centered_notes, NOTE)
     object_, object_notes = _object(archive)
     nominal = _nominal(archive, len(positions))
-    if is_export:
-        # Since 1.6 Ptychodus gives the middle between pixels; only newer files have bad_pixels.
-        offset = [middle_offset_px(patterns.shape[1]), middle_offset_px(patterns.shape[2])]
-        positions = positions + offset
-        nominal = None if nominal is None else nominal + offset
+    offset = _offset_px(archive, metadata, patterns.shape[1:])
+    nominal = None if nominal is None else nominal + offset
     return Scan(
         patterns=patterns,
-        positions_px=positions,
+        positions_px=positions + offset,
         probe=probe,
         object_=object_,
         bad_pixels=bad_pixels,
@@ -352,6 +371,16 @@ def scan_of(
         name=str(metadata.get('name') or name),
         notes=(*notes, *more, *centered_notes, *object_notes, *_restored(metadata)),
     )
+
+
+def _offset_px(
+    archive: NamedArrays, metadata: Mapping[str, Any], pattern_shape: tuple[int, ...]
+) -> FloatArray:
+    """Return what is to be added to the positions of a file, (y, x)."""
+    if metadata or 'bad_pixels' not in archive:
+        return np.zeros(2)
+    # Since 1.6 Ptychodus gives the middle between pixels; only newer files have bad_pixels.
+    return np.array([middle_offset_px(side) for side in pattern_shape])
 
 
 def _measured(
@@ -409,10 +438,14 @@ def _nominal(archive: NamedArrays, count: int) -> FloatArray | None:
     return nominal
 
 
+def _pattern_key(archive: NamedArrays) -> str:
+    return 'diffraction' if 'diff3d' not in archive and 'diffraction' in archive else 'diff3d'
+
+
 def _patterns(
     archive: NamedArrays, count: int, *, known_order: bool
 ) -> tuple[RealArray, tuple[str, ...]]:
-    key = 'diffraction' if 'diff3d' not in archive and 'diffraction' in archive else 'diff3d'
+    key = _pattern_key(archive)
     return positions_first(read_numbers(archive, key), key, count, known_order=known_order)
 
 
