@@ -361,7 +361,9 @@ class PinnReconstructor(TrainableReconstructor):
             raise
         if done is None:
             activity.outcome = 'stopped'
-            done = wait_for_end(run, events, BRIEF_S)
+            done = wait_for_end(
+                run, events, BRIEF_S, lambda event: self._note_inference(event, watch)
+            )
         activity.keeps_product = done is not None or watch.has_picture
         if done is not None:
             assert isinstance(done.report, ReconstructionDone)

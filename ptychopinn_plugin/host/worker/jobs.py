@@ -364,7 +364,8 @@ def _quality(backend: Backend, scan: Scan, config: Config) -> str:
         # The model is written, and what is unknown of it is no reason to call it a failure.
         logger.warning('How well the network explains the patterns is unknown: %s', error)
         return ''
-    subject = f'Without iterations its object of {count(len(piece), "pattern")} of {scan.name}'
+    patterns = count(len(piece), 'pattern')
+    subject = f"Without iterations the network's object of {patterns} of {scan.name}"
     return fit_in_words(found.misfit, 0, subject=subject)
 
 

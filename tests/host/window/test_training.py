@@ -78,11 +78,21 @@ def test_the_curve_is_live_and_stop_keeps_the_best_model(window: Window, folder:
     assert bar.maximum() == 1000
     window.wait(lambda: re.fullmatch(r'Epoch \d+ of 100000, .* left\.', window.status) is not None)
     assert [line.get_label() for line in curve.axes.lines] == ['training', 'validation']
+    assert curve.axes.get_xlabel() == 'epoch'
     assert all(value > 0 for value in curve.axes.lines[0].get_ydata())
 
     assert window.stop() < STOP_S
 
-    assert re.search(r'Trained \d+ epochs until it was stopped; its best loss is 0', window.log)
+    ended = re.search(
+        r'Trained ([\d,]+) epochs until it was stopped; its best loss is 0', window.log
+    )
+    assert ended is not None
+    # The epoch that Stop has cut is none: neither drawn nor in the log.
+    n_epochs = int(ended[1].replace(',', ''))
+    window.wait(lambda: len(curve.axes.lines[0].get_xdata()) == n_epochs)
+    assert curve.axes.get_xlabel() == 'epoch'
+    assert len(re.findall(r'Epoch \d+: .*patterns per second\.', window.log)) == n_epochs
+    assert 'cut short' not in window.log
     assert read_model(folder / 'model.zip').config.training.epochs == LONG
     assert not window.reconstructor.loaded.is_built_in
     window.wait(lambda: window.status == 'Training stopped.')

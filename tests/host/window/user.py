@@ -14,8 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PyQt5.QtCore import Qt
-from PyQt5.QtWidgets import QComboBox, QLabel, QMenu, QPushButton
+from PyQt5.QtCore import Qt, QTimer
+from PyQt5.QtWidgets import (
+    QApplication,
+    QComboBox,
+    QDialogButtonBox,
+    QFileDialog,
+    QLabel,
+    QMenu,
+    QPushButton,
+)
 
 import ptychopinn_plugin as pp
 from ptychopinn_plugin.host import bridge
@@ -228,6 +236,44 @@ class Window:
             action.text(): action for action in self.parts._actions_view.actions_menu.actions()
         }
         actions[text].trigger()
+
+
+def check_picture(window: Window, *names: str) -> None:
+    """Check that the panel has a picture of each name, and that buttons choose between them."""
+    picture = window.header.picture
+    window.wait(lambda: [b.text() for b in picture.buttons if b.isVisible()] == [*names])
+    assert picture.shown == names[-1]
+    shades = []
+    for button in picture.buttons[: len(names)]:
+        window.click(button)
+        assert picture.shown == button.text()
+        assert button.isChecked()
+        for part in ('Amplitude', 'Phase'):
+            picture.part.setCurrentText(part)
+            picture.part.activated.emit(picture.part.currentIndex())
+            image = picture.label.pixmap().toImage()
+            shades.append(image.bits().asstring(image.byteCount()))
+    assert len(set(shades)) == 2 * len(names), 'each is another picture'
+
+
+def press_choose_in_the_dialog(window: Window, seen: list[Path]) -> None:
+    """Press the first button of the dialog for a folder, as a user does."""
+    timer = QTimer(window.view)
+    timer.setInterval(50)
+
+    def look() -> None:
+        dialog = QApplication.activeModalWidget()
+        if isinstance(dialog, QFileDialog):
+            timer.stop()
+            seen.append(Path(dialog.directory().absolutePath()))
+            buttons = dialog.findChild(QDialogButtonBox)
+            assert buttons is not None
+            first = buttons.buttons()[0]
+            assert isinstance(first, QPushButton)
+            first.click()
+
+    timer.timeout.connect(look)
+    timer.start()
 
 
 def _text(label: QLabel) -> str:
