@@ -27,9 +27,9 @@ from ptychopinn_plugin.host.automation import (
 from ptychopinn_plugin.host.presets import CUSTOM, PRESETS
 from ptychopinn_plugin.ptychodus_compat import positions_m
 
-from .test_inference import load_model, object_of
+from .test_inference import object_of
 from .test_panel import widget_of
-from .user import Window, check_picture, press_choose_in_the_dialog
+from .user import Window, check_picture, load_model, press_choose_in_the_dialog
 
 
 def check_presets(window: Window) -> None:
@@ -150,7 +150,7 @@ def test_presets_pictures_recent_models_and_help(
 
 
 def test_a_watched_folder_is_reconstructed_without_a_click(
-    window: Window, write_folder: Callable[..., Path], tmp_path: Path
+    window: Window, model_file: Path, write_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
     automation = window.model.automation_core
     if DISPLAY_NAME not in automation.presenter.available_workflows():
@@ -173,21 +173,28 @@ def test_a_watched_folder_is_reconstructed_without_a_click(
         folder = write_folder(watched / 'scan1')
         window.wait(lambda: 'amplitude residual' in window.log)
         window.wait_for_end()
+        # The next scan is inferred with the model that was loaded meanwhile.
+        load_model(window, model_file)
+        second = write_folder(watched / 'scan2')
+        window.wait(lambda: window.log.count('amplitude residual') == 2)
+        window.wait_for_end()
     finally:
         # Its thread would keep the tests from ending.
         watch.click()
 
     # The product as loaded, and what was made of it; nothing twice, though two files came.
-    assert len(window.products) == before + 2
-    assert np.ptp(np.abs(object_of(window, before + 1))) > 0.01
-    written = sorted((folder / OUTPUT).glob('product.*.h5'))
-    with h5py.File(written[-1]) as file:
-        np.testing.assert_allclose(file['object'][0], object_of(window, before + 1))
-    assert window.log.count('Automation: ') == 1
+    assert len(window.products) == before + 4
+    for scan, number in ((folder, before + 1), (second, before + 3)):
+        assert np.ptp(np.abs(object_of(window, number))) > 0.01
+        written = sorted((scan / OUTPUT).glob('product.*.h5'))
+        with h5py.File(written[-1]) as file:
+            np.testing.assert_allclose(file['object'][0], object_of(window, number))
+    assert window.log.count('Automation: ') == 2
+    used = re.findall(r'Inferring from 80 patterns with .* Model: (.*)\.$', window.log, re.M)
+    assert used == ['built-in model', f'{model_file.parent.name}/{model_file.name}']
     # A later session leaves what is done alone.
     automation.repository.clear()
     ScanFolderWorkflow().execute(window.model.workflow_api, folder / PRODUCT_FILE)
     window.wait_for_log('is left alone')
-    assert len(window.products) == before + 2
-    assert 'Model: built-in model.' in window.log
+    assert len(window.products) == before + 4
     assert 'ERROR' not in window.log

@@ -13,15 +13,10 @@ import ptychopinn_plugin as pp
 from ptychopinn_plugin.host import reconstructor
 from ptychopinn_plugin.model_file import read_model
 
-from .user import STOP_S, Window, check_picture, needs_stopped_processes
+from .user import STOP_S, Window, check_picture, load_model, needs_stopped_processes
 
 LONG = 100_000
 """Iterations that no test waits for."""
-
-
-def load_model(window: Window, path: Path) -> None:
-    window.dialogs.get_open_file_path = lambda *_, **__: (path, '')
-    window.menu('Load Model...')
 
 
 def test_a_fresh_application_infers_what_the_library_infers(

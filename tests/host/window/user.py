@@ -238,6 +238,11 @@ class Window:
         actions[text].trigger()
 
 
+def load_model(window: Window, path: Path) -> None:
+    window.dialogs.get_open_file_path = lambda *_, **__: (path, '')
+    window.menu('Load Model...')
+
+
 def check_picture(window: Window, *names: str) -> None:
     """Check that the panel has a picture of each name, and that buttons choose between them."""
     picture = window.header.picture
