@@ -18,6 +18,7 @@ from PyQt5.QtCore import Qt, QTimer
 from PyQt5.QtWidgets import (
     QApplication,
     QComboBox,
+    QDialog,
     QDialogButtonBox,
     QFileDialog,
     QLabel,
@@ -261,6 +262,15 @@ def check_picture(window: Window, *names: str) -> None:
     assert len(set(shades)) == 2 * len(names), 'each is another picture'
 
 
+def press_first_button(dialog: QDialog) -> None:
+    """Press the button that accepts what a dialog holds."""
+    buttons = dialog.findChild(QDialogButtonBox)
+    assert buttons is not None
+    first = buttons.buttons()[0]
+    assert isinstance(first, QPushButton)
+    first.click()
+
+
 def press_choose_in_the_dialog(window: Window, seen: list[Path]) -> None:
     """Press the first button of the dialog for a folder, as a user does."""
     timer = QTimer(window.view)
@@ -271,11 +281,7 @@ def press_choose_in_the_dialog(window: Window, seen: list[Path]) -> None:
         if isinstance(dialog, QFileDialog):
             timer.stop()
             seen.append(Path(dialog.directory().absolutePath()))
-            buttons = dialog.findChild(QDialogButtonBox)
-            assert buttons is not None
-            first = buttons.buttons()[0]
-            assert isinstance(first, QPushButton)
-            first.click()
+            press_first_button(dialog)
 
     timer.timeout.connect(look)
     timer.start()
