@@ -15,8 +15,9 @@ from ptychopinn_plugin.host.wording import stage_line
 from ptychopinn_plugin.host.worker.jobs import checkpoint_path
 from ptychopinn_plugin.host.worker.messages import RunProgress
 
-STAGE_LOG_S = 10.0
-"""In batch mode this number of seconds lies between two lines on the same stage."""
+STAGE_LOG_S = 9.0
+"""In batch mode this number of seconds lies between two lines on the same stage; it is looked at
+twice a second, so that a line comes every ten seconds at the latest."""
 
 logger = logging.getLogger('ptychopinn_plugin')
 
@@ -110,7 +111,7 @@ class StageLog:
         self._stage, self._logged_s = '', time.monotonic()
 
     def note(self) -> None:
-        """Write a line where a stage begins, and every ten seconds."""
+        """Write a line where a stage begins, and one every ten seconds at the latest."""
         now = time.monotonic()
         if self._activity.stage != self._stage or now - self._logged_s >= STAGE_LOG_S:
             self._stage, self._logged_s = self._activity.stage, now
