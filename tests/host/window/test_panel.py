@@ -215,6 +215,33 @@ def test_few_rows_are_shown_until_all_are_asked_for(window: Window) -> None:
     window.wait(lambda: shown_rows(window.panel) == few)
 
 
+@pytest.mark.parametrize('is_unfolded', [False, True])
+def test_the_note_below_a_dropdown_takes_the_height_of_its_text(
+    window: Window, is_unfolded: bool
+) -> None:
+    window.view.resize(1400, 900)
+    if is_unfolded:
+        window.click(window.panel.all_settings)
+    field = widget_of(window.panel, 'Run', 'Preset')
+    (box,), (note,) = field.findChildren(QComboBox), field.findChildren(QLabel)
+    heights = []
+    for name in ('Normal', '', 'Best', ''):
+        if name:
+            window.choose(box, name)
+        else:
+            window.set(TrainingMaxMinutes=2.0)
+            assert note.text() == 'Rows differ from every preset.'
+        alone = QLabel(note.text())
+        alone.setWordWrap(True)
+        alone.setFont(note.font())
+        window.qtbot.addWidget(alone)
+        # Lower, it would cut its text off; higher, gaps would lie around it.
+        window.wait(lambda a=alone: note.height() == a.heightForWidth(note.width()), 20_000)
+        assert note.y() - box.geometry().bottom() <= 8
+        heights.append(note.height())
+    assert heights[0] > heights[1] == heights[3] < heights[2]
+
+
 def shown_value(field: QWidget) -> Any:
     """Return what a field shows."""
     if isinstance(field, QComboBox):

@@ -62,6 +62,9 @@ def test_an_epoch_that_the_time_limit_cuts_is_shown_as_cut(window: Window, tmp_p
         'white',
     ]
     ended = (
-        rf'Trained 1 epoch until the time limit of 1 s was reached; its best loss is \S+ {QUALITY}'
+        r'Trained a part of one epoch until the time limit of 1 s was reached; its best loss is '
+        + r'\S+ '
+        + QUALITY
     )
     window.wait(lambda: re.match(ended, window.message) is not None)
+    assert ' 32 x 32 px, a part of one epoch, 80 patterns of 1 scan' in window.model_line
