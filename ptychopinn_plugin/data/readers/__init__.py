@@ -32,12 +32,12 @@ from ptychopinn_plugin.data.readers.matching import (
 from ptychopinn_plugin.data.readers.matlab import open_matlab, read_matlab
 from ptychopinn_plugin.data.readers.matlab_files import is_matlab
 from ptychopinn_plugin.data.readers.npz import (
-    open_npz,
     read_npz,
     read_npz_outline,
     read_numbers,
     scan_of,
 )
+from ptychopinn_plugin.data.readers.npz_archive import open_npz
 from ptychopinn_plugin.data.readers.probe_axes import single_probe
 from ptychopinn_plugin.data.readers.ptychodus_hdf5 import (
     is_product_file,
