@@ -2,6 +2,7 @@
 
 import logging
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -358,7 +359,9 @@ def _quality(backend: Backend, scan: Scan, config: Config) -> str:
     piece = scan.subset(spatial_blocks(scan.positions_px, MAX_JUDGED_PATTERNS)[0])
     settings = config.refinement.replace(iterations=0, drop_outliers=False, max_seconds=None)
     try:
-        with without_notes():
+        # What there is to note of the scan, the training has logged.
+        with without_notes(), warnings.catch_warnings():
+            warnings.simplefilter('ignore')
             found = backend.reconstruct(piece, config.inference, settings)
     except PtychoPinnError as error:
         # The model is written, and what is unknown of it is no reason to call it a failure.
