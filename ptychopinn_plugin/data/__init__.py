@@ -1,6 +1,7 @@
 """Scans and reconstructions: in memory, read and written."""
 
 from ptychopinn_plugin.data.outline import ScanOutline
+from ptychopinn_plugin.data.outline_files import load_outline
 from ptychopinn_plugin.data.preparation import (
     find_hot_pixels,
     fit_to_size,
@@ -12,7 +13,6 @@ from ptychopinn_plugin.data.preparation import (
 from ptychopinn_plugin.data.readers import (
     Domain,
     is_product_file,
-    load_outline,
     load_scan,
     read_probe,
     read_product,

@@ -9,7 +9,6 @@ import h5py
 import numpy as np
 
 from ptychopinn_plugin.array_types import BoolArray, ComplexArray, RealArray
-from ptychopinn_plugin.data.outline import ScanOutline
 from ptychopinn_plugin.data.preparation import one_by_one, scale_to_photons
 from ptychopinn_plugin.data.readers.cxi import read_cxi, read_cxi_product
 from ptychopinn_plugin.data.readers.domain import Domain, check_domain, unit_note
@@ -33,7 +32,6 @@ from ptychopinn_plugin.data.readers.matlab import open_matlab, read_matlab
 from ptychopinn_plugin.data.readers.matlab_files import is_matlab
 from ptychopinn_plugin.data.readers.npz import (
     read_npz,
-    read_npz_outline,
     read_numbers,
     scan_of,
 )
@@ -42,7 +40,6 @@ from ptychopinn_plugin.data.readers.probe_axes import single_probe
 from ptychopinn_plugin.data.readers.ptychodus_hdf5 import (
     is_product_file,
     read_pair,
-    read_pair_outline,
     read_product,
 )
 from ptychopinn_plugin.data.readers.ptychodus_plugins import read_with_ptychodus, reader_names
@@ -62,7 +59,6 @@ from ptychopinn_plugin.storage.scratch import is_stored, scratch_folder
 __all__ = [
     'Domain',
     'is_product_file',
-    'load_outline',
     'load_scan',
     'read_probe',
     'read_product',
@@ -165,7 +161,7 @@ def load_scan(
     """
     path = Path(path)
     check_domain(domain)
-    _check_exists(path)
+    check_exists(path)
     for name, given in (
         ('positions', positions),
         ('positions_reader', positions_reader),
@@ -206,7 +202,7 @@ def load_scan(
                     mask=more_bad,
                 )
         except DataError as error:
-            raise _with_path(error, path) from error
+            raise with_path(error, path) from error
     if is_stored(scan.patterns):
         scan = dataclasses.replace(scan, notes=(*scan.notes, _storage_note(scan)))
     if limits.followed:
@@ -241,35 +237,6 @@ def _storage_note(scan: Scan) -> str:
         f'The patterns take {scan.patterns.nbytes / 2**30:.3g} GiB, and their roots as much or '
         f'more: they lie in a temporary file in {scratch_folder()} and are read from there.'
     )
-
-
-def load_outline(path: Path | str) -> ScanOutline:
-    """Read what a scan is but for its patterns, which takes a moment where they are large.
-
-    Parameters
-    ----------
-    path : Path
-        As in `load_scan`.
-
-    Returns
-    -------
-    ScanOutline
-        Of the scan that `load_scan` reads without further arguments.
-
-    Raises
-    ------
-    DataError
-        If `load_scan` would raise one, for a reason that is not in the patterns.
-    """
-    path = Path(path)
-    _check_exists(path)
-    try:
-        content = 'ptychodus' if path.is_dir() else _content(path)
-        if content == 'ptychodus':
-            return read_pair_outline(path)
-        return read_npz_outline(path) if content == 'npz' else ScanOutline.of(load_scan(path))
-    except DataError as error:
-        raise _with_path(error, path) from error
 
 
 def scan_from_arrays(
@@ -321,12 +288,12 @@ class _Given(Mapping[str, RealArray]):
         return array
 
 
-def _with_path(error: DataError, path: Path) -> DataError:
+def with_path(error: DataError, path: Path) -> DataError:
     message = str(error)
     return DataError(message if str(path) in message else f'{path}: {message}')
 
 
-def _check_exists(path: Path) -> None:
+def check_exists(path: Path) -> None:
     if not path.exists():
         raise DataError(f'There is no file {path}. Check the path.')
     if path.is_dir():
@@ -347,7 +314,7 @@ def _start(path: Path) -> bytes:
         return file.read(8)
 
 
-def _content(path: Path) -> str:
+def content_of(path: Path) -> str:
     start = _start(path)
     # The second is that of an archive without members, which `read_npz` explains.
     if start.startswith((b'PK\x03\x04', b'PK\x05\x06')):
@@ -404,7 +371,7 @@ def _read_by_content(
         'beam_center_px': beam_center_px,
         'mask': mask,
     }
-    content = '' if path.is_dir() else _content(path)
+    content = '' if path.is_dir() else content_of(path)
     of_camera = content == 'electron'
     if raster['scan_step_m'] is not None and (
         not (of_camera or content == 'emd') or product is not None
@@ -454,7 +421,7 @@ def _known_product(path: Path | None) -> Product | Path | None:
     """Read a product in a format of our own; leave the rest to Ptychodus' readers."""
     if path is None:
         return None
-    _check_exists(path)
+    check_exists(path)
     if path.is_dir() or not h5py.is_hdf5(path):
         return path
     with open_hdf5(path) as file:
@@ -482,7 +449,7 @@ def read_probe(path: Path) -> ComplexArray:
     DataError
         If the file holds no probe.
     """
-    _check_exists(path)
+    check_exists(path)
     known = _known_product(path)
     if isinstance(known, Product):
         if known.probe is None:
