@@ -289,11 +289,19 @@ class _Given(Mapping[str, RealArray]):
 
 
 def with_path(error: DataError, path: Path) -> DataError:
+    """Return an error that names the file."""
     message = str(error)
     return DataError(message if str(path) in message else f'{path}: {message}')
 
 
 def check_exists(path: Path) -> None:
+    """Check that a file or folder is there, and that a file holds something.
+
+    Raises
+    ------
+    DataError
+        If it is missing, empty or cannot be read.
+    """
     if not path.exists():
         raise DataError(f'There is no file {path}. Check the path.')
     if path.is_dir():
@@ -315,6 +323,7 @@ def _start(path: Path) -> bytes:
 
 
 def content_of(path: Path) -> str:
+    """Return the kind of a file, as 'npz'; one that holds no scan is a DataError."""
     start = _start(path)
     # The second is that of an archive without members, which `read_npz` explains.
     if start.startswith((b'PK\x03\x04', b'PK\x05\x06')):
