@@ -70,6 +70,7 @@ class Checkpoints:
     def _keep_older(self) -> None:
         if not self._is_ours:
             keep_previous(self.path)
+        # A damaged one must not take the place of the good one before it.
         elif self.path.is_file() and (self.is_written or is_intact(self.path)):
             keep_predecessor(self.path)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from ptychopinn_plugin._version import __version__
 from ptychopinn_plugin.backends.common.forward import judged_stride
-from ptychopinn_plugin.backends.common.threads import asked_threads
+from ptychopinn_plugin.backends.common.threads import requested_threads
 from ptychopinn_plugin.backends.selection import create_backend, find_backends
 from ptychopinn_plugin.bench import floor
 from ptychopinn_plugin.bench.machine import Peaks, describe_conditions, measure_peaks
@@ -186,7 +186,7 @@ def run_bench(options: BenchOptions, show: Show = lambda _: None) -> dict[str, A
 def _with_all_threads(backend: Any) -> Any:
     """Take as many threads as the peaks are measured with, and no time to choose them."""
     if hasattr(backend, 'threads'):
-        backend.threads = asked_threads(None) or os.cpu_count() or 1
+        backend.threads = requested_threads(None) or os.cpu_count() or 1
     return backend
 
 

@@ -225,7 +225,7 @@ def run_trial(
     if not _is_possible(fitted):
         return Trial(orientation, refines_probe, np.full(len(piece.held_out), np.inf))
     refinement = RefinementConfig(iterations=TRIAL_ITERATIONS, probe=refines_probe)
-    with _without_notes():
+    with without_notes():
         found = backend.refine(fitted, refinement, device=device)
     residuals, noise = _residuals(turned.subset(piece.held_out), found)
     return Trial(orientation, refines_probe, residuals, noise, found)
@@ -285,7 +285,7 @@ def _residuals(held: Scan, found: Reconstruction) -> tuple[FloatArray, float]:
 
 
 @contextlib.contextmanager
-def _without_notes() -> Iterator[None]:
+def without_notes() -> Iterator[None]:
     """Keep back what trials would warn of: most of them are wrong on purpose."""
     logger = logging.getLogger('ptychopinn_plugin.backends')
     level = logger.level

@@ -50,8 +50,9 @@ def read_scans(paths: Sequence[Path], given: Given) -> list['Scan']:
             probe_from=reading.probe_from,
             probe_modes=reading.probe_modes,
             scan_step_m=reading.scan_step_m,
+            scan_shape=_pair('--scan-shape', reading.scan_shape, '64,128'),
             geometry=_geometry(reading),
-            beam_center_px=_place(reading.beam_center),
+            beam_center_px=_pair('--beam-center', reading.beam_center, '512,498'),
             mask=reading.mask,
             mask_hot=reading.mask_hot,
             photons=reading.photons,
@@ -86,14 +87,16 @@ def _geometry(reading: ScanReading) -> 'Geometry | None':
     return None if geometry == Geometry() else geometry
 
 
-def _place(text: str | None) -> tuple[int, int] | None:
+def _pair(option: str, text: str | None, example: str) -> tuple[int, int] | None:
     if text is None:
         return None
     try:
-        row, column = (int(part) for part in text.split(','))
+        first, second = (int(part) for part in text.split(','))
     except ValueError as error:
-        raise ConfigError(f'--beam-center must be ROW,COLUMN, as 512,498; got {text!r}.') from error
-    return row, column
+        raise ConfigError(
+            f'{option} must be two whole numbers, as {example}; got {text!r}.'
+        ) from error
+    return first, second
 
 
 def show_notes(scans: Iterable['Scan']) -> dict[str, list[str]]:

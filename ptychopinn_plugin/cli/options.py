@@ -54,7 +54,7 @@ class ScanReading(Orientation):
         None, 'reader of that file, where its name and that of --reader leave it open'
     )
     probe_from: Path | None = setting(
-        None, 'take the probe from this scan, product, reconstruction or NPY file'
+        None, 'take the probe from this scan, product, reconstruction (also .ptyr) or NPY file'
     )
     probe_modes: int | None = setting(
         None,
@@ -64,9 +64,12 @@ class ScanReading(Orientation):
     )
     scan_step_m: float | None = setting(
         None,
-        'step of the raster in an EMD file, where it does not hold it or in place of it',
+        'step of the raster of an electron microscope, where the file lacks it or in place of it',
         minimum=1e-12,
         unit='m',
+    )
+    scan_shape: str | None = setting(
+        None, 'ROWS,COLUMNS of the raster in a file of an electron camera, likewise'
     )
     photon_energy_eV: float | None = setting(
         None, 'photon energy, in place of what the file holds', minimum=0.1, unit='eV'
@@ -89,7 +92,7 @@ class ScanReading(Orientation):
     )
     mask: Path | None = setting(
         None,
-        'NPY, TIFF or HDF5 file of the bad pixels, not 0 in it; FILE:DATASET names one',
+        'NPY, TIFF, HDF5 or MATLAB file of the bad pixels, not 0 in it; FILE:DATASET names one',
     )
     mask_hot: bool = setting(False, 'find hot pixels and leave them out')
     single_shot: bool = setting(

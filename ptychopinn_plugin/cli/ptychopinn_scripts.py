@@ -162,13 +162,13 @@ def _warn_of_model_options(settings: 'LegacySettings', model: 'Model') -> None:
     """Name the options of the network that differ from the model file, which decides."""
     if model.is_prior:
         return
-    asked = {
+    requested = {
         item: settings.given[name]
         for name, item in fields_of('ModelConfig').items()
         if item.ours and settings.given and settings.given.get(name) is not None
     }
     there = model.config.model.replace(pattern_size=model.pattern_size)
-    for item, value in asked.items():
+    for item, value in requested.items():
         ours = getattr(there, item.ours.removeprefix('model.'))
         if item.take(value) != ours:
             logger.warning(

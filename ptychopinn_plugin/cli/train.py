@@ -252,9 +252,9 @@ def _prepare(
     from ptychopinn_plugin.backends.selection import choose
     from ptychopinn_plugin.data import fit_to_size
 
-    asked, saved = backend
+    requested, saved = backend
     of_model = None if model is None else model.backend
-    choice = choose(asked, setting=saved, model_backend=of_model)
+    choice = choose(requested, setting=saved, model_backend=of_model)
     read = read_scans([*paths, *validation], given)
     # The size is decided once, here, where the scans are known; the settings then name it.
     sized = config.model.sized_for(read[0].pattern_shape)

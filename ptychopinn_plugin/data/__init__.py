@@ -1,5 +1,7 @@
 """Scans and reconstructions: in memory, read and written."""
 
+from ptychopinn_plugin.data.outline import ScanOutline
+from ptychopinn_plugin.data.outline_files import load_outline
 from ptychopinn_plugin.data.preparation import (
     find_hot_pixels,
     fit_to_size,
@@ -32,11 +34,13 @@ __all__ = [
     'Geometry',
     'Reconstruction',
     'Scan',
+    'ScanOutline',
     'describe_scan',
     'find_hot_pixels',
     'fit_to_size',
     'inpaint',
     'is_product_file',
+    'load_outline',
     'load_scan',
     'one_by_one',
     'read_probe',

@@ -4,6 +4,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from ptychopinn_plugin.array_types import FloatArray, IntArray
+from ptychopinn_plugin.data.outline import ScanOutline
 from ptychopinn_plugin.data.places import Places, find_places
 from ptychopinn_plugin.data.scan import Scan
 from ptychopinn_plugin.errors import DataError
@@ -46,7 +47,7 @@ def training_groups(
         If there are fewer positions than a group holds.
     """
     n_positions = len(positions_px)
-    _check_size(n_positions, group_size)
+    check_group_size(n_positions, group_size)
     seeds = rng.permutation(n_positions)[: n_groups or n_positions]
     if group_size == 1:
         return seeds[:, np.newaxis].astype(np.int64)
@@ -80,7 +81,7 @@ def covering_groups(positions_px: FloatArray, group_size: int) -> IntArray:
         If there are fewer positions than a group holds.
     """
     n_positions = len(positions_px)
-    _check_size(n_positions, group_size)
+    check_group_size(n_positions, group_size)
     everyone = np.arange(n_positions)
     if group_size == 1:
         return everyone[:, np.newaxis]
@@ -157,7 +158,14 @@ def _nearest_others(tree: cKDTree, points: FloatArray, seeds: IntArray, count: i
     return np.asarray(found[keep].reshape(len(seeds), count), dtype=np.int64)
 
 
-def _check_size(n_positions: int, group_size: int) -> None:
+def check_group_size(n_positions: int, group_size: int) -> None:
+    """Check that a scan has as many positions as a group holds.
+
+    Raises
+    ------
+    DataError
+        If it has fewer.
+    """
     if n_positions < group_size:
         raise DataError(
             f'A group holds {group_size} patterns, but there are only {n_positions}. '
@@ -165,8 +173,13 @@ def _check_size(n_positions: int, group_size: int) -> None:
         )
 
 
-def check_positions(scan: Scan) -> None:
+def check_positions(scan: Scan | ScanOutline) -> None:
     """Check that positions are pixels and that illuminations overlap.
+
+    Parameters
+    ----------
+    scan : Scan or ScanOutline
+        Where it has no probe yet, nothing is known of its illuminations.
 
     Raises
     ------
@@ -197,7 +210,7 @@ def check_positions(scan: Scan) -> None:
             'Check for outliers, and their unit: --scale-positions FACTOR, which ptychopinn check '
             'finds.'
         )
-    if scan.is_single_shot:
+    if scan.is_single_shot or scan.probe is None:
         return
     # A position that was measured twice is no neighbour.
     places = np.rint(scan.positions_px[find_places(scan.positions_px)[0]])

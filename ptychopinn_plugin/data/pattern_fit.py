@@ -237,7 +237,7 @@ def find_suspects(found: Deviances, positions_px: FloatArray, near_px: float) ->
 
 
 def find_outliers(first: Deviances, second: Deviances, suspects: IntArray) -> dict[int, str]:
-    """Tell which suspects do not fit an object that was made without them, and why.
+    """Find which suspects do not fit an object that was made without them, and why.
 
     Parameters
     ----------
@@ -290,24 +290,20 @@ def _other_doses(
     return result
 
 
-def outliers_in_words(
-    outliers: Sequence[Outlier], dropped: Sequence[Outlier], option: str = '--drop-outliers'
-) -> str:
+def outliers_in_words(outliers: Sequence[Outlier], dropped: Sequence[Outlier]) -> str:
     """Return which patterns do not fit, as sentences in one line; empty where all do.
 
     Parameters
     ----------
     outliers, dropped : sequence of Outlier
         Those that the object was made with, and those that were left out of it.
-    option : str
-        What leaves them out, as users write it.
     """
     parts = []
     if dropped:
         parts.append(f'Left out, as they do not fit the others: {_named(dropped)}.')
     if outliers:
         kept = f'{"Of the rest, these" if dropped else "These"} do not fit the others: '
-        remedy = '' if dropped else f'; {option} leaves them out'
+        remedy = '' if dropped else '; --drop-outliers leaves them out'
         parts.append(f'{kept}{_named(outliers)}{remedy}.')
     return ' '.join(parts)
 
@@ -328,7 +324,7 @@ def as_outliers(
     positions_px: FloatArray,
     pattern_indexes: IntArray,
 ) -> tuple[Outlier, ...]:
-    """Return the outliers of a scan by the names that users know.
+    """Return the outliers of a scan under the numbers of their source.
 
     Parameters
     ----------

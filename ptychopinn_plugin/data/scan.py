@@ -31,8 +31,30 @@ MAX_POSITION_PX = 2**30
 """Positions have no larger coordinate: of two of them, one whole number is made (`places`)."""
 
 
-def _check_positions(name: str, positions_px: FloatArray, side: int) -> None:
-    """Raise a DataError that names positions which are no numbers, or far away from the others."""
+def check_coordinates(
+    name: str, positions_px: FloatArray, n_patterns: int, pattern_shape: tuple[int, int]
+) -> None:
+    """Check that there is a position for each pattern, and that all lie together.
+
+    Parameters
+    ----------
+    name : str
+        What the positions are called in messages.
+    positions_px : ndarray of float64, shape (n_patterns, 2)
+    n_patterns : int
+    pattern_shape : (int, int)
+        Height and width in pixels.
+
+    Raises
+    ------
+    DataError
+        If there is another number of them, or some are no numbers or far away from the others.
+    """
+    if positions_px.shape != (n_patterns, 2):
+        raise DataError(
+            f'{name} must have shape ({n_patterns}, 2), one (y, x) for each pattern; '
+            f'got {positions_px.shape}.'
+        )
     bad = np.flatnonzero(~np.isfinite(positions_px).all(axis=1))
     remedy = 'Correct them, or leave them and their patterns out.'
     if bad.size:
@@ -46,7 +68,7 @@ def _check_positions(name: str, positions_px: FloatArray, side: int) -> None:
         )
     # A few positions that are far away do not move quartiles.
     low, middle, high = np.quantile(positions_px, [0.25, 0.5, 0.75], axis=0)
-    reach = MAX_DISTANCE * (high - low + side)
+    reach = MAX_DISTANCE * (high - low + max(pattern_shape))
     far = np.flatnonzero((np.abs(positions_px - middle) > reach).any(axis=1))
     # Where many lie far away, it is another kind of scan.
     if 0 < far.size <= len(positions_px) // 10:
@@ -54,6 +76,30 @@ def _check_positions(name: str, positions_px: FloatArray, side: int) -> None:
             f'{name} must lie together; {_listed(far, positions_px)}, far away from the others '
             f'around {np.round(middle, 1).tolist()} (y, x), in pixels of the object. {remedy}'
         )
+
+
+def check_probe(probe: ComplexArray, pattern_shape: tuple[int, int]) -> None:
+    """Check that a probe has the size of the patterns, and light.
+
+    Parameters
+    ----------
+    probe : ndarray of complex, shape (n_modes, height, width)
+    pattern_shape : (int, int)
+        Height and width in pixels.
+
+    Raises
+    ------
+    DataError
+        If it is of another size, not finite, or zero everywhere.
+    """
+    height, width = pattern_shape
+    if probe.ndim != 3 or probe.shape[1:] != (height, width):
+        raise DataError(
+            f'probe must have shape (n_modes, {height}, {width}) as the patterns have; '
+            f'got {probe.shape}. Resample it, or crop the patterns to its size.'
+        )
+    if not np.isfinite(probe).all() or not np.any(probe):
+        raise DataError('probe must be finite and not zero everywhere.')
 
 
 def _listed(numbers: IntArray, positions_px: FloatArray) -> str:
@@ -183,27 +229,15 @@ class Scan:
             ('positions_px', self.positions_px),
             ('nominal_positions_px', self.nominal_positions_px),
         ):
-            if array is None:
-                continue
-            if array.shape != (n_positions, 2):
-                raise DataError(
-                    f'{name} must have shape ({n_positions}, 2), one (y, x) for each pattern; '
-                    f'got {array.shape}.'
-                )
-            _check_positions(name, array, max(height, width))
+            if array is not None:
+                check_coordinates(name, array, n_positions, (height, width))
         assert self.pattern_indexes is not None
         if self.pattern_indexes.shape != (n_positions,):
             raise DataError(
                 f'pattern_indexes must have shape ({n_positions},), one number for each pattern; '
                 f'got {self.pattern_indexes.shape}.'
             )
-        if self.probe.ndim != 3 or self.probe.shape[1:] != (height, width):
-            raise DataError(
-                f'probe must have shape (n_modes, {height}, {width}) as the patterns have; '
-                f'got {self.probe.shape}. Resample it, or crop the patterns to its size.'
-            )
-        if not np.isfinite(self.probe).all() or not np.any(self.probe):
-            raise DataError('probe must be finite and not zero everywhere.')
+        check_probe(self.probe, (height, width))
         if self.bad_pixels is None or self.bad_pixels.shape != (height, width):
             raise DataError(f'bad_pixels must have shape ({height}, {width}).')
         if self.bad_pixels.all():

@@ -65,7 +65,6 @@ def finding_in_words(name: str, done: CheckDone, now: Flips) -> str:
         How the host turns patterns that it loads now.
     """
     verdict = VERDICTS[cast(Verdict, done.verdict)]
-    verdict = verdict.replace('(--refine-probe)', '(tick "Refine probe")')
     sentences = [verdict.replace('as it is read', 'as it is loaded')]
     if done.verdict == 'wrong':
         sentences += _remedies(done.orientation, done.beam_center_px, now)
@@ -93,7 +92,7 @@ def _figures(done: CheckDone) -> str:
 
 
 def _remedies(needed: Orientation, beam_center_px: tuple[int, ...], now: Flips) -> list[str]:
-    """Return what to do in Ptychodus, and the options of the command line that do the same."""
+    """Return what to do in Ptychodus."""
     sentences = []
     if needed.of_patterns != AxisChange():
         flips = Flips.of(needed.of_patterns.after(now.axis_change))
@@ -118,11 +117,6 @@ def _remedies(needed: Orientation, beam_center_px: tuple[int, ...], now: Flips) 
             f'multiply the factors of x and y in the box Transformation of the editor under '
             f'Positions by {scale:.4g}'
         )
-    words = needed.to_words()
-    if beam_center_px:
-        words = ['--beam-center', ','.join(map(str, beam_center_px)), *words]
-    if words:
-        sentences.append(f'every command of ptychopinn does the same with {" ".join(words)}')
     return sentences
 
 

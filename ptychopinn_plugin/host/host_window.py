@@ -285,7 +285,8 @@ class RunQueue:
             # Of two runs in a row the second begins from what the first is to make.
             self.made_from[id(run.product)] = self.made_from.get(id(before), before)
         elif before is not None and hasattr(task, 'input_path'):
-            self._compare(before.get_name(), Path(task.input_path))
+            source = Path(task.input_path)
+            self._compare(before.get_name(), source.parent if source.is_file() else source)
         with self._lock:
             self._waiting.add(run)
         return run

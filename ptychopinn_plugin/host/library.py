@@ -9,11 +9,10 @@ from ptychodus.api.settings import SettingsRegistry
 
 from ptychopinn_plugin.backends.selection import Choice, choose
 from ptychopinn_plugin.errors import PtychoPinnError
-from ptychopinn_plugin.host.previews import has_window
+from ptychopinn_plugin.host.panel_wording import PanelWording
 from ptychopinn_plugin.host.reconstructor import PinnReconstructor
 from ptychopinn_plugin.host.run_state import Activity, LastMessage
-from ptychopinn_plugin.host.settings import PluginSettings, in_words_of_the_panel
-from ptychopinn_plugin.host.wording import with_check_button
+from ptychopinn_plugin.host.settings import PluginSettings
 from ptychopinn_plugin.host.worker.client import Worker
 
 LIBRARY_NAME = 'PtychoPINN-Plugin'
@@ -37,8 +36,10 @@ class PtychoPinnLibrary(ReconstructorLibrary, Observer):
         self.settings = PluginSettings(settings_registry, tuple(ALGORITHMS))
         self.activity = Activity()
         self._last_message = LastMessage(self.activity)
+        # It is the first handler: the log pane and the console get the same words.
+        self._last_message.addFilter(PanelWording())
         self.get_logger().addHandler(self._last_message)
-        self.worker = Worker(wording=_in_words_of_the_window)
+        self.worker = Worker()
         self._reconstructors = [
             PinnReconstructor(name, model_type, self.settings, self.worker, self.activity)
             for name, model_type in ALGORITHMS.items()
@@ -91,12 +92,6 @@ class PtychoPinnLibrary(ReconstructorLibrary, Observer):
         """End runs with what they have; the application is closing."""
         self.activity.close()
         self.get_logger().removeHandler(self._last_message)
-
-
-def _in_words_of_the_window(text: str) -> str:
-    """Name rows and, where there is a window, its button in place of options and a command."""
-    text = in_words_of_the_panel(text)
-    return with_check_button(text) if has_window() else text
 
 
 def create_library(

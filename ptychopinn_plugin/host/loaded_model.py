@@ -126,7 +126,7 @@ class LoadedModel:
         elif keep_training_state:
             logger.warning(
                 '%s is gone or has changed since it was loaded, so %s is saved without what '
-                'ptychopinn train --resume needs.',
+                'resuming its training needs.',
                 path,
                 target,
             )

@@ -8,13 +8,16 @@ from pathlib import Path
 
 from ptychopinn_plugin.backends.selection import Choice
 from ptychopinn_plugin.data import Scan
+from ptychopinn_plugin.errors import PtychoPinnError
+from ptychopinn_plugin.host.panel_wording import in_words_of_the_panel
 from ptychopinn_plugin.host.run_state import Activity
 from ptychopinn_plugin.host.wording import stage_line
 from ptychopinn_plugin.host.worker.jobs import checkpoint_path
 from ptychopinn_plugin.host.worker.messages import RunProgress
 
-STAGE_LOG_S = 10.0
-"""In batch mode this number of seconds lies between two lines on the same stage."""
+STAGE_LOG_S = 9.0
+"""In batch mode this number of seconds lies between two lines on the same stage; it is looked at
+twice a second, so that a line comes every ten seconds at the latest."""
 
 logger = logging.getLogger('ptychopinn_plugin')
 
@@ -33,6 +36,9 @@ def reported(what: str, afterwards: Callable[[], str] = str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if isinstance(error, PtychoPinnError):
+            # The host shows some errors in a dialog of its own.
+            error.args = (in_words_of_the_panel(str(error)),)
         reason = ' '.join(str(error).split()) or type(error).__name__
         logger.error('%s failed: %s', what, f'{reason} {afterwards()}'.rstrip())
         raise
@@ -51,8 +57,8 @@ def note_checkpoint(output: Path, begun: float) -> None:
     path = checkpoint_path(output)
     if path.is_file() and path.stat().st_mtime >= begun:
         logger.warning(
-            'What was learned until %s is kept in %s; Load Model opens it, and ptychopinn train '
-            '--resume continues it.',
+            'What was learned until %s is kept in %s; Load Model... opens it, and a training with '
+            'Fine-tune ticked goes on from it.',
             time.strftime('%H:%M', time.localtime(path.stat().st_mtime)),
             path,
         )
@@ -105,7 +111,7 @@ class StageLog:
         self._stage, self._logged_s = '', time.monotonic()
 
     def note(self) -> None:
-        """Write a line where a stage begins, and every ten seconds."""
+        """Write a line where a stage begins, and one every ten seconds at the latest."""
         now = time.monotonic()
         if self._activity.stage != self._stage or now - self._logged_s >= STAGE_LOG_S:
             self._stage, self._logged_s = self._activity.stage, now

@@ -58,12 +58,13 @@ class PanelButtons:
             folder.mkdir(exist_ok=True)
             self._api.export_training_data(folder / TRAINING_FILE, product_index=index)
         except PtychoPinnError:
-            # The export has said why.
+            # The export has logged the reason.
             return
         except (OSError, ValueError, RuntimeError) as error:
             logger.error('Train on product failed: %s', error)
             return
-        self._api.train(folder, folder, product_index=index)
+        # This product alone, whatever else lies in the folder.
+        self._api.train(folder / TRAINING_FILE, folder, product_index=index)
 
     def _product_for(self, what: str) -> Any | None:
         """Return the product that is chosen; where it has no patterns, None, and log an error."""
@@ -104,7 +105,7 @@ def n_patterns(item: Any) -> int | None:
 
 
 def is_folder(path: Path) -> bool:
-    """Tell whether a folder is there; one on a share that cannot be reached is not."""
+    """Return whether a folder is there; one on a share that cannot be reached is not."""
     try:
         return path.is_dir()
     except OSError:

@@ -12,7 +12,6 @@ from ptychodus.api.reconstruct import ReconstructOutput
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.host.resampling import Sampling
 from ptychopinn_plugin.host.translation import to_product
-from ptychopinn_plugin.host.wording import with_check_button
 from ptychopinn_plugin.host.worker.client import Event
 from ptychopinn_plugin.host.worker.messages import ReconstructionDone, RunProgress
 from ptychopinn_plugin.text import count
@@ -135,7 +134,7 @@ class InferenceWatch:
         """
         done = event.report
         assert isinstance(done, ReconstructionDone)
-        self._progress = goal
+        passes_done, self._progress = min(self._progress, self.passes), goal
         moves = self._sampling.moves_back(event.arrays.get('moves_px'))
         self._product = to_product(
             self._before,
@@ -148,8 +147,9 @@ class InferenceWatch:
         )
         n_iterations = len(done.likelihoods) - 1
         how = count(n_iterations, 'iteration') if n_iterations else 'The network alone'
-        if is_stopped and iterations == 0:
-            how = 'Stopped in the passes of the network'
+        if is_stopped and passes_done < self.passes and n_iterations == 0:
+            passes = count(self.passes, 'pass', 'es')
+            how = f'Stopped after {passes_done} of {passes} of the network'
         elif is_stopped and n_iterations < iterations:
             how = f'Stopped after {n_iterations} of {count(iterations, "iteration")}'
         spent = ', '.join(f'{name} {seconds:.2f} s' for name, seconds in done.timing.items())
@@ -159,13 +159,11 @@ class InferenceWatch:
             logger.info('%s.', done.course)
         if done.unfit:
             logger.warning('%s', done.unfit)
-        if done.sure:
-            logger.info('%s', done.sure)
-        fit = with_check_button(done.fit) if has_window() else done.fit
         logger.log(
             logging.WARNING if done.points_to_a_fault else logging.INFO,
             '%s, on %s (%s); amplitude residual %.4f. %s',
-            *(how, patterns, spent, done.amplitude_residual, fit),
+            *(how, patterns, spent, done.amplitude_residual),
+            ' '.join(filter(None, (done.fit, done.sure))),
         )
 
     def _left_out(self, done: ReconstructionDone) -> str:

@@ -58,7 +58,7 @@ class RecentModels:
 
 
 def _is_file(path: Path) -> bool:
-    """Tell whether a file is there; one on a share that cannot be reached is not."""
+    """Return whether a file is there; one on a share that cannot be reached is not."""
     try:
         return path.is_file()
     except OSError:

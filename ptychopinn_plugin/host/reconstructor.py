@@ -29,7 +29,7 @@ from ptychopinn_plugin.host.resampling import Sampling
 from ptychopinn_plugin.host.run_state import Activity
 from ptychopinn_plugin.host.scan_check import check_product
 from ptychopinn_plugin.host.settings import PluginSettings
-from ptychopinn_plugin.host.training_data import find_training_files
+from ptychopinn_plugin.host.training_data import check_training_files, find_training_files
 from ptychopinn_plugin.host.training_watch import TRAINING_GOAL, TrainingWatch, which_model_stays
 from ptychopinn_plugin.host.translation import to_scan
 from ptychopinn_plugin.host.worker.client import Event, Run, Worker, wait_for_end
@@ -198,12 +198,14 @@ class PinnReconstructor(TrainableReconstructor):
     def _training_job(self, source: Path, target: Path) -> TrainJob:
         files = find_training_files(source)
         options = self._settings.options
-        base = None
+        config = self._settings.config(self.model_type)
+        model, base = None, None
         model_backend = None
         if options.fine_tune:
-            if self.loaded.is_built_in and (source / MODEL_NAME).is_file():
+            beside = (source if source.is_dir() else source.parent) / MODEL_NAME
+            if self.loaded.is_built_in and beside.is_file():
                 # Batch mode loads no model to train.
-                self.load_model_from_file(source / MODEL_NAME)
+                self.load_model_from_file(beside)
             model, base = self.loaded.current('Fine-tune')
             # Before the worker starts, which takes seconds.
             model.check_can_be_fine_tuned(
@@ -211,11 +213,12 @@ class PinnReconstructor(TrainableReconstructor):
             )
             model_backend = model.backend
         choice = choose(setting=self._settings.backend, model_backend=model_backend)
-        logger.info('Training on %s with %s.', files, described(choice))
+        what = check_training_files(files, config, model, single_shot=options.single_shot)
+        logger.info('Training on %s; with %s.', what, described(choice))
         return TrainJob(
             choice.name,
             files.scans,
-            self._settings.config(self.model_type),
+            config,
             target / MODEL_NAME,
             validation=files.validation,
             photons=options.photons,
@@ -358,7 +361,9 @@ class PinnReconstructor(TrainableReconstructor):
             raise
         if done is None:
             activity.outcome = 'stopped'
-            done = wait_for_end(run, events, BRIEF_S)
+            done = wait_for_end(
+                run, events, BRIEF_S, lambda event: self._note_inference(event, watch)
+            )
         activity.keeps_product = done is not None or watch.has_picture
         if done is not None:
             assert isinstance(done.report, ReconstructionDone)

@@ -59,7 +59,9 @@ class HostOptions(Validated):
     )
     fine_tune: bool = setting(False, 'Training starts from the loaded model, not from scratch')
     keep_training_state: bool = setting(
-        True, 'The model file keeps what "ptychopinn train --resume" needs, and is larger for it'
+        True,
+        'The model file keeps what "ptychopinn train" needs to resume the training, and is larger '
+        'for it',
     )
     photons: float | None = photons_setting(', in training and inference')
     threads: int | None = setting(
@@ -302,18 +304,6 @@ BASIC = frozenset(
     }
 )
 """The panel shows these by itself; the other rows wait behind *All settings*."""
-
-_OPTION = re.compile(r'--[a-z-]+ \(([a-z]+\.[a-z_]+)\)')
-
-
-def in_words_of_the_panel(text: str) -> str:
-    """Name rows where a text names options, as '--refine-probe (refinement.probe)'."""
-
-    def row_of(found: re.Match[str]) -> str:
-        rows = (row for row in ROWS if found[1] in row.names)
-        return next((f'"{row.label}" in the box {row.group}' for row in rows), found[0])
-
-    return _OPTION.sub(row_of, text)
 
 
 class PluginSettings:

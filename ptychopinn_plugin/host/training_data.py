@@ -1,10 +1,16 @@
-"""Which files of a folder are training data: Ptychodus names a folder and nothing else."""
+"""Which files of a folder are training data, and whether they can be: Ptychodus names a folder."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from ptychopinn_plugin.config import Config
+from ptychopinn_plugin.data import ScanOutline, load_outline
+from ptychopinn_plugin.data.grouping import check_group_size, check_positions
 from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.model import Model
+from ptychopinn_plugin.network import describe_network
 from ptychopinn_plugin.ptychodus_compat import PRODUCT_NAMES
+from ptychopinn_plugin.text import count
 
 TRAINING_FILE = 'train_data.npz'
 HELD_OUT = ('test', 'valid')
@@ -21,12 +27,6 @@ class TrainingFiles:
 
     scans: tuple[Path, ...]
     validation: tuple[Path, ...] = ()
-
-    def __str__(self) -> str:
-        """Return the names of the files, for the log."""
-        text = ', '.join(path.name for path in self.scans)
-        held_out = ', '.join(path.name for path in self.validation)
-        return f'{text}; validation: {held_out}' if held_out else text
 
 
 def find_training_files(folder: Path) -> TrainingFiles:
@@ -61,3 +61,55 @@ def find_training_files(folder: Path) -> TrainingFiles:
         'diffraction.h5 with product.h5. Write one into it first: Export Training Data... in the '
         'menu beside Train.'
     )
+
+
+def check_training_files(
+    files: TrainingFiles, config: Config, base: Model | None, *, single_shot: bool
+) -> str:
+    """Check what can be checked before a worker starts, which takes seconds, and reads patterns.
+
+    Parameters
+    ----------
+    files : TrainingFiles
+    config : Config
+    base : Model, optional
+        The model that is fine-tuned; its network is the one that is trained.
+    single_shot : bool
+        Whether patterns share nothing, and so need not overlap.
+
+    Returns
+    -------
+    str
+        What is trained on, in words: scans, patterns, files and limits.
+
+    Raises
+    ------
+    DataError
+        If positions are in a wrong unit, illuminations do not overlap, the probe is of another
+        size than the patterns, or there are fewer patterns than a group holds.
+    ConfigError
+        If the network takes no patterns of this size.
+    """
+    outlines = [load_outline(path) for path in (*files.scans, *files.validation)]
+    settings = config.model if base is None else base.config.model
+    for outline in outlines:
+        if not single_shot:
+            check_positions(outline)
+        check_group_size(len(outline), settings.gridsize**2)
+    if base is None:
+        # The window of the network decides about no error, and may be unknown without a probe.
+        sized = settings.sized_for(outlines[0].pattern_shape)
+        describe_network(sized, min(outlines[0].pattern_shape))
+    n_scans = len(files.scans)
+    names = ' and '.join(map(_in_words, files.scans, outlines[:n_scans]))
+    judges = ' and '.join(map(_in_words, files.validation, outlines[n_scans:]))
+    training = config.training
+    limits = count(training.epochs, 'epoch')
+    if training.max_minutes is not None:
+        limits += f', at most {training.max_minutes:g} min'
+    return f'{names}{f", validated on {judges}" if judges else ""}; {limits}'
+
+
+def _in_words(path: Path, outline: ScanOutline) -> str:
+    size = ' x '.join(map(str, outline.pattern_shape))
+    return f'{outline.name} ({count(len(outline), "pattern")} of {size} px, {path.name})'

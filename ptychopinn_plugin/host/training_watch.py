@@ -12,7 +12,7 @@ from ptychopinn_plugin.host.loaded_model import LoadedModel
 from ptychopinn_plugin.host.log_messages import EpochLog, StageLog, note_checkpoint
 from ptychopinn_plugin.host.previews import has_window
 from ptychopinn_plugin.host.run_state import Activity
-from ptychopinn_plugin.host.wording import ending, share_done
+from ptychopinn_plugin.host.wording import ending, epochs_in_words, share_done
 from ptychopinn_plugin.host.worker.client import Event
 from ptychopinn_plugin.host.worker.messages import RunProgress, TrainingDone
 from ptychopinn_plugin.text import count
@@ -98,10 +98,11 @@ class TrainingWatch:
         diverged = done.reason == 'diverged'
         logger.log(
             logging.WARNING if diverged else logging.INFO,
-            'Trained %s until %s%s. The model is loaded; it lies in %s.%s',
-            count(done.epochs, 'epoch'),
+            'Trained %s until %s%s. %sThe model is loaded; it lies in %s.%s',
+            epochs_in_words(done.whole_epochs, is_last_cut=activity.is_last_cut),
             ending(done.reason, done.epochs, activity.limit_s),
             best,
+            f'{done.quality} ' if done.quality else '',
             self._output,
             ' Lower the learning rate.' if diverged else '',
         )

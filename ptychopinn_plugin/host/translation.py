@@ -79,7 +79,7 @@ def _pixel_geometry(product: Product) -> PixelGeometry:
         try:
             return part.get_pixel_geometry()
         except ValueError:
-            # A new product of Ptychodus knows no pixel size.
+            # A new product of Ptychodus has no pixel size.
             continue
     return PixelGeometry(0.0, 0.0)
 

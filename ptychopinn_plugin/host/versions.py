@@ -29,7 +29,7 @@ def parameter_views() -> ModuleType:
 
 
 def has_center(object_: Any) -> bool:
-    """Return whether an object knows where it lies."""
+    """Return whether an object holds where it lies."""
     try:
         object_.get_center()
     except ValueError:

@@ -2,7 +2,6 @@
 
 import datetime
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -107,12 +106,19 @@ def share_done(activity: Activity, now: float) -> float:
     return by_time
 
 
-CHECK_COMMAND = re.compile(r'ptychopinn check SCAN|The command "ptychopinn check" on the scan')
+def epochs_in_words(whole: int, *, is_last_cut: bool) -> str:
+    """Return how many epochs a training had; one that ended amid its patterns is none.
 
-
-def with_check_button(text: str) -> str:
-    """Name the button of the panel where a text names the command that does the same."""
-    return CHECK_COMMAND.sub('"Check scan"', text)
+    Parameters
+    ----------
+    whole : int
+        How many saw all patterns.
+    is_last_cut : bool
+        Whether another one followed that did not.
+    """
+    if not is_last_cut:
+        return count(whole, 'epoch')
+    return f'{count(whole, "epoch")} and a part of the next' if whole else 'a part of one epoch'
 
 
 def ending(reason: str, epochs: int, limit_s: float | None) -> str:
@@ -168,7 +174,8 @@ def _numbers(provenance: Mapping[str, Any], data: Mapping[str, Any]) -> list[str
     """Return the numbers of epochs, patterns and scans that a model file tells."""
     parts = []
     if (epochs := _number(provenance, 'epochs')) is not None:
-        parts.append(count(int(epochs), 'epoch'))
+        # A model of none is that of a first epoch which was cut.
+        parts.append(epochs_in_words(int(epochs), is_last_cut=epochs == 0))
     if (patterns := _number(data, 'patterns')) is not None:
         scans = data.get('scans')
         of = f' of {count(len(scans), "scan")}' if isinstance(scans, list | tuple) else ''

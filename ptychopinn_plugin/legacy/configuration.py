@@ -114,6 +114,7 @@ def translate_known(values: Mapping[str, Any]) -> Config:
         try:
             _put(sections, {}, item, value)
         except ConfigError:
+            # How a training went that is over keeps no network from being read.
             if item.owner == 'ModelConfig':
                 raise
     return Config.from_dict(sections)
@@ -320,6 +321,8 @@ def _fields_back(settings: LegacySettings, owner: Owner) -> dict[str, Any]:
     if owner != settings.owner:
         given = {name: given[name] for name in fields_of('ModelConfig') if name in given}
     values = {**_defaults(owner), **given}
+    # A field stands as it was written while our setting still means the same: theirs may have
+    # several spellings of one value.
     before = _translated(values, owner, None)
     for name, item in _known(owner).items():
         if not item.ours:

@@ -14,11 +14,11 @@ from ptychopinn_plugin.backends.common.refinement import (
     corrects_phase_drift,
     step_size,
 )
-from ptychopinn_plugin.backends.pytorch import prior
 from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
 from ptychopinn_plugin.backends.pytorch.network import Network
 from ptychopinn_plugin.backends.pytorch.phase_drift import correct_phase_drift
-from ptychopinn_plugin.backends.pytorch.refinement import iterate_once
+from ptychopinn_plugin.backends.pytorch.prior import apply_network
+from ptychopinn_plugin.backends.pytorch.refinement import ITERATION_KERNELS, iterate_once
 from ptychopinn_plugin.physics.prior_features import (
     FLOOR,
     HALF_LIT_FRACTION,
@@ -114,7 +114,9 @@ def make_estimates(
     object_ = _iterate(forward, forward.flat_object(), int(rng.choice(FIRST_ITERATIONS)), rng)
     estimates = [_compare(forward, object_, truth, exposures)]
     while not is_bare and len(estimates) < MAX_ESTIMATES and rng.random() < ANOTHER_PASS:
-        object_ = correct_object(prior.PRIOR_KERNELS, network, forward, object_, exposures)
+        object_ = correct_object(
+            ITERATION_KERNELS, apply_network, network, forward, object_, exposures
+        )
         object_ = _iterate(forward, object_, int(rng.choice(FURTHER_ITERATIONS)), rng)
         estimates.append(_compare(forward, object_, truth, exposures))
     return estimates
@@ -154,7 +156,7 @@ def _compare(
     forward: ForwardModel, object_: Tensor, truth: ComplexArray, exposures: FloatArray
 ) -> Estimate:
     """Compute what a network gets for an object, and what it should return."""
-    features = look_at(prior.PRIOR_KERNELS, forward, object_, exposures)
+    features = look_at(ITERATION_KERNELS, forward, object_, exposures)
     estimate = object_.numpy()
     coverage = forward.coverage.numpy()
     relative = coverage / coverage.max()

@@ -138,7 +138,7 @@ def _create_without_links(path: Path, text: str) -> bool:
 
 
 def _remove_stale(path: Path, owner: _Owner) -> bool:
-    """Remove a lock, unless another run took it over a moment before; tell whether it did."""
+    """Remove a lock, unless another run took it over a moment before; return whether it did."""
     aside = path.with_name(f'{LOCK_FILE}.{secrets.token_hex(4)}')
     try:
         # Of several runs that have found the same dead owner, only one can move its lock away.

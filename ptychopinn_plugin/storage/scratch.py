@@ -70,7 +70,7 @@ def new_array(
 
 
 def is_stored(array: RealArray | None) -> bool:
-    """Tell whether an array, or what it is a view of, lies in a file of this module."""
+    """Return whether an array, or what it is a view of, lies in a file of this module."""
     return _mapping_of(array) is not None
 
 

@@ -41,7 +41,7 @@ def test_the_guide_lists_the_values_of_the_presets() -> None:
 
 def test_the_pictures_of_the_guide_are_there_and_small() -> None:
     text = GUIDE.read_text(encoding='utf-8')
-    for name in ('panel', 'training', 'result'):
+    for name in ('panel', 'training', 'result', 'check', 'failure'):
         picture = GUIDE.parent / 'images' / f'ptychodus-{name}.png'
         assert f'images/{picture.name}' in text
         assert 10_000 < picture.stat().st_size < 300_000

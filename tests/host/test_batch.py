@@ -1,6 +1,7 @@
 """``ptychodus -b``: the unmodified command on real files, and the same from our own command."""
 
 import dataclasses
+import datetime
 import os
 import re
 import signal
@@ -66,7 +67,7 @@ def model_file(tmp_path_factory: pytest.TempPathFactory, small_scan: Scan) -> Pa
     write_scan(folder / 'in' / 'train_data.npz', small_scan)
     run = ptychodus('train', folder / 'in', folder / 'out')
     assert run.returncode == 0, run.stdout + run.stderr
-    assert any('Training on train_data.npz with pytorch' in line for line in _lines(run, 'INFO'))
+    assert any('train_data.npz); 8 epochs' in line for line in _lines(run, 'INFO'))
     assert sum(re.match(r'Epoch \d+: ', line) is not None for line in _lines(run, 'INFO')) == 8
     return folder / 'out' / 'model.zip'
 
@@ -87,6 +88,66 @@ def test_training_without_an_export_takes_the_pair(
     model = read_model(tmp_path / 'out' / 'model.zip')
     assert model.data_summary['patterns'] == 80
     assert model.training_state is None
+
+
+def _seconds_of_lines(text: str) -> list[float]:
+    """Return when each of our lines was written, in seconds."""
+    times = re.findall(r'^(\S+ \S+),(\d+) \[[A-Z]+\] ptychopinn_plugin: ', text, re.MULTILINE)
+    return [
+        datetime.datetime.fromisoformat(whole).timestamp() + int(thousandths) / 1000
+        for whole, thousandths in times
+    ]
+
+
+@pytest.mark.parametrize('action', ['reconstruct', 'train'])
+def test_a_long_run_writes_a_line_every_ten_seconds(
+    write_folder: WriteFolder, tmp_path: Path, action: str
+) -> None:
+    source = write_folder(tmp_path / 'in', iterations=100_000)
+    settings = source / 'settings.ini'
+    text = settings.read_text()
+    settings.write_text(text.replace('TargetIterations = 10', 'TargetIterations = 100000'))
+    log = tmp_path / 'log.txt'
+    with log.open('w') as output:
+        run = subprocess.Popen(
+            _command(action, source, tmp_path / 'out'),
+            env={**_variables(), 'PYTHONUNBUFFERED': '1'},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        begun = time.monotonic()
+        while len(lines := _seconds_of_lines(log.read_text())) < 2 or lines[-1] - lines[0] < 25:
+            assert run.poll() is None, log.read_text()
+            assert time.monotonic() - begun < 120, log.read_text()
+            time.sleep(0.2)
+    finally:
+        run.kill()
+        run.wait()
+    pauses = np.diff(lines)
+    assert pauses.max() < 11, log.read_text()
+    stage = 'Refinement, iteration' if action == 'reconstruct' else 'Target reconstruction, '
+    assert log.read_text().count(stage) >= 2
+
+
+@pytest.mark.parametrize('action', ['reconstruct', 'train'])
+def test_a_scan_that_cannot_be_fails_before_a_framework_is_imported(
+    small_scan: Scan, write_folder: WriteFolder, tmp_path: Path, action: str
+) -> None:
+    far = dataclasses.replace(small_scan, positions_px=20 * small_scan.positions_px)
+    package, sign = tmp_path / 'first' / 'torch', tmp_path / 'imported'
+    package.mkdir(parents=True)
+    code = f'import pathlib\npathlib.Path({str(sign)!r}).touch()\nraise ImportError("not now")\n'
+    (package / '__init__.py').write_text(code)
+    paths = python_path(package.parent, WITHOUT_PTYCHI)
+    source = write_folder(tmp_path / 'in', scan=far)
+    run = ptychodus(action, source, tmp_path / 'out', PYTHONPATH=paths)
+    assert run.returncode != 0
+    (line,) = _lines(run, 'ERROR')
+    assert 'neighbouring illuminations must overlap' in line
+    assert 'alone with "Single shot" in the box Run' in line
+    assert '--' not in line
+    assert not sign.exists()
 
 
 @pytest.mark.skipif(not hasattr(os, 'killpg'), reason='There are no process groups here.')

@@ -41,7 +41,7 @@ def test_a_model_whose_file_is_gone_is_saved_without_training_state(
     with caplog.at_level(logging.WARNING):
         loaded.save(saved, keep_training_state=True)
     (line,) = caplog.messages
-    assert 'without what ptychopinn train --resume needs' in line
+    assert 'without what resuming its training needs' in line
     assert read_model(saved).training_state is None
     with pytest.raises(DataError, match='which is gone'):
         loaded.current('Infer')

@@ -198,7 +198,7 @@ def test_a_worker_that_sends_nonsense_is_ended(
         "import sys, time\nprint('hello from a library', flush=True)\ntime.sleep(600)\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    process = WorkerProcess('pytorch', lambda _: None, str)
+    process = WorkerProcess('pytorch', lambda _: None)
     shared, busy = SharedArrays(), threading.Lock()
     busy.acquire()
     with (

@@ -1,7 +1,9 @@
 """The pace of the pictures: the window must find time to hear a click."""
 
+import logging
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from ptychopinn_plugin.host import previews
 from ptychopinn_plugin.host.previews import InferenceWatch
 from ptychopinn_plugin.host.resampling import Sampling
 from ptychopinn_plugin.host.worker.client import Event
-from ptychopinn_plugin.host.worker.messages import RunProgress
+from ptychopinn_plugin.host.worker.messages import ReconstructionDone, RunProgress
 
 
 class Clock:
@@ -71,6 +73,39 @@ def test_a_window_gets_time_between_pictures(
     assert not watch.is_due(has_news=True)
     clock.now += 1
     assert watch.is_due(has_news=False)
+
+
+@pytest.mark.parametrize(
+    ('step', 'iterations', 'likelihoods', 'told'),
+    [
+        (1, 0, (0.5,), 'Stopped after 1 of 2 passes of the network, on 78 patterns and 2 left out'),
+        (1, 30, (0.5,), 'Stopped after 1 of 2 passes of the network, '),
+        (2, 30, (0.5,), 'Stopped after 0 of 30 iterations, '),
+        (2, 30, (0.5, 0.4), 'Stopped after 1 of 30 iterations, '),
+        (2, 1, (0.5, 0.4), '1 iteration, '),
+        (2, 0, (0.5,), 'The network alone, '),
+    ],
+)
+def test_a_run_that_was_stopped_is_not_told_as_whole(
+    watch: InferenceWatch,
+    picture: Event,
+    small_scan: Scan,
+    caplog: pytest.LogCaptureFixture,
+    step: int,
+    iterations: int,
+    likelihoods: tuple[float, ...],
+    told: str,
+) -> None:
+    caplog.set_level(logging.INFO, 'ptychopinn_plugin')
+    watch.update(replace(picture, report=RunProgress('predict', step, 2)))
+    done = ReconstructionDone(
+        likelihoods, {}, 0.1, 78, 2, 'The object fits.', sure='It is sure to 0.1 rad.'
+    )
+    arrays = {**picture.arrays, 'probe': small_scan.probe}
+    watch.finish(Event(done, arrays), 2 + iterations, iterations=iterations, is_stopped=True)
+    (line,) = caplog.messages
+    assert line.startswith(told)
+    assert line.endswith('amplitude residual 0.1000. The object fits. It is sure to 0.1 rad.')
 
 
 def test_batch_mode_writes_each_picture_and_no_more(

@@ -16,7 +16,6 @@ from ptychopinn_plugin.host.settings import (
     HostOptions,
     PluginSettings,
     Row,
-    in_words_of_the_panel,
 )
 
 
@@ -185,19 +184,6 @@ def test_what_is_not_in_the_panel_is_a_choice() -> None:
         for field in dataclasses.fields(section.default_factory)  # type: ignore[arg-type, misc]
     }
     assert shown & every | left_out == every
-
-
-@pytest.mark.parametrize(
-    ('text', 'expected'),
-    [
-        ('use --refine-probe (refinement.probe).', 'use "Refine probe" in the box Refinement.'),
-        ('--probe-trainable (training.probe_trainable)', '"Probe trainable" in the box Training'),
-        ('use --domain counts.', 'use --domain counts.'),
-        ('--no-such (training.thing)', '--no-such (training.thing)'),
-    ],
-)
-def test_the_window_names_rows_not_options(text: str, expected: str) -> None:
-    assert in_words_of_the_panel(text) == expected
 
 
 def test_a_preset_sets_rows_and_becomes_custom_with_one_of_them(settings: PluginSettings) -> None:

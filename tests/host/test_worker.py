@@ -436,18 +436,6 @@ def test_errors_keep_their_class_and_words(
     assert worker.pid is not None
 
 
-def test_errors_are_put_into_the_words_of_the_reader(
-    training: Callable[..., TrainJob],
-) -> None:
-    worker = Worker(wording=str.upper)
-    try:
-        job = replace(training(), scans=(Path('/no/such/scan.npz'),))
-        with worker.run(job) as run, pytest.raises(DataError, match='/NO/SUCH/SCAN'):
-            _last(run.events())
-    finally:
-        worker.close()
-
-
 def test_an_idle_worker_goes_and_comes_back(training: Callable[..., TrainJob]) -> None:
     worker = Worker(idle_s=0.5)
     try:

@@ -9,6 +9,7 @@ from parity.frameworks import Framework
 from parity.helpers import Forward, canvas_object, make_patches, noise
 
 from ptychopinn_plugin.backends.common import forward as common_forward
+from ptychopinn_plugin.backends.common import probe_gauge
 from ptychopinn_plugin.backends.common.iteration_schedule import IterationSchedule
 from ptychopinn_plugin.backends.common.refinement import (
     ALONE_BATCHES,
@@ -33,6 +34,25 @@ def test_a_refined_probe_keeps_its_energy(fw: Framework, forward: Forward) -> No
     assert np.linalg.norm(found) == pytest.approx(np.linalg.norm(given), rel=1e-4)
     # The object has taken what the probe has lost: their product is what was judged.
     assert forward.evaluate_fit(object_)[0] == pytest.approx(losses[-1], rel=1e-3)
+
+
+@pytest.mark.parametrize('is_guess', [False, True])
+def test_an_object_is_levelled_where_its_probe_was_a_guess(
+    fw: Framework, forward: Forward, monkeypatch: pytest.MonkeyPatch, is_guess: bool
+) -> None:
+    """Else the probe keeps its direction, and the object the slope that belongs to it."""
+    if is_guess:
+        # Every probe ends farther from its start than this.
+        monkeypatch.setattr(probe_gauge, 'NEAR', 0.0)
+    y, _ = np.indices(forward.canvas_shape)
+    start = canvas_object(forward) * np.exp(0.05j * y)
+    # The probe takes the opposite slope, so that the patterns are explained from the start on.
+    rows = np.arange(forward.shape[0])[:, np.newaxis] - forward.shape[0] // 2
+    forward.set_probe(fw.tensor(fw.array(forward.probe) * np.exp(-0.05j * rows)))
+    object_, _ = fw.iterate(forward, fw.tensor(start), IterationSchedule(2), refine_probe=True)
+    coverage = np.abs(fw.array(forward.coverage))
+    slope = probe_gauge.level_object(fw.array(object_), coverage).phase_slope
+    assert (np.abs(slope).max() < 1e-4) == is_guess
 
 
 def test_where_hardly_any_light_falls_the_object_hardly_moves(
@@ -166,6 +186,34 @@ def test_patterns_alone_move_at_once_as_far_as_one_by_one(fw: Framework, alone: 
         spread = np.abs(expected - np.mean(expected)).max()
         assert spread > 1e-3
         np.testing.assert_allclose(found, expected, atol=1e-2 * spread)
+
+
+@pytest.mark.parametrize(
+    ('is_alone', 'refine_probe', 'n_in_turn'),
+    [(True, False, 0), (True, True, 2), (False, False, 2)],
+)
+def test_only_patterns_that_share_nothing_move_at_once(
+    fw: Framework,
+    alone: Scan,
+    scan: Scan,
+    monkeypatch: pytest.MonkeyPatch,
+    is_alone: bool,
+    refine_probe: bool,
+    n_in_turn: int,
+) -> None:
+    """A probe that is refined is one that they share."""
+    kernels, in_turn = fw.refinement.ITERATION_KERNELS, []
+
+    def counted(*arguments: Any) -> None:
+        in_turn.append(1)
+        kernels.iterate_once(*arguments)
+
+    used = dataclasses.replace(kernels, iterate_once=counted)
+    monkeypatch.setattr(fw.refinement, 'ITERATION_KERNELS', used)
+    forward = fw.build_forward(alone if is_alone else scan)
+    flat = fw.tensor(np.ones(forward.canvas_shape, complex))
+    fw.iterate(forward, flat, IterationSchedule(2), refine_probe=refine_probe)
+    assert len(in_turn) == n_in_turn
 
 
 def test_patterns_alone_are_iterated_to_their_objects(fw: Framework, alone: Scan) -> None:

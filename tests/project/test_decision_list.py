@@ -77,6 +77,7 @@ NOTICED_BY = {
     """,
     21: """
         parity/test_iterations.py::test_patterns_alone_move_at_once_as_far_as_one_by_one
+        parity/test_iterations.py::test_only_patterns_that_share_nothing_move_at_once
         parity/test_iterations.py::test_patterns_alone_have_no_slow_phase
     """,
     22: """
@@ -92,6 +93,7 @@ NOTICED_BY = {
     24: """
         contract/test_intensities.py::test_a_refined_probe_leaves_no_ramp_in_the_phase
         unit/backends/test_probe_gauge.py::test_a_guess_levels_the_object
+        parity/test_iterations.py::test_an_object_is_levelled_where_its_probe_was_a_guess
     """,
     25: """
         unit/data/test_npz.py::test_the_domain_is_inferred_by_a_stated_rule
@@ -102,6 +104,12 @@ NOTICED_BY = {
         contract/test_storage.py::test_the_same_object
         contract/test_storage.py::test_memory_stays_flat
         unit/storage/test_scratch.py::test_rows_are_taken_and_converted_as_in_memory
+    """,
+    27: """
+        unit/data/test_matlab.py::test_bytes_that_make_no_sense
+        unit/data/test_matlab.py::test_what_is_no_array_of_numbers
+        unit/data/test_electron_files.py::test_an_empad_leads_to_no_other_folder
+        unit/data/test_electron_files.py::test_a_raw_file_alone
     """,
 }
 """Of each decision, the tests that fail where it is undone by hand."""

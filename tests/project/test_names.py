@@ -12,7 +12,7 @@ GIVEN_UP = """
 turn Turn turns places_px rests good
 Lesson LESSON_POSITIONS VISITS forget_gradients gather_gradients snapshot restore averaged
 Illumination expect correct assess sweep_for_the_best settle agree_phases
-Voice say ask hear heard hears knows lend borrow obituary EpochJournal beam_place
+Voice say ask asked told hear heard hears knows lend borrow obituary EpochJournal beam_place
 validation_share warmup_share weight_average_decay accumulation sweeps teacher teacher_sweeps
 teacher_weight phase_agreement orientations
 """

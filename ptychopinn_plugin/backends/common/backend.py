@@ -145,7 +145,7 @@ class NetworkBackend(Engine[Device]):
     ) -> Reconstruction:
         started, held = self.clock(), self._held_model()
         (scan,) = _usable([scan])
-        photons, asked = scan.mean_photons(), refinement
+        photons, requested = scan.mean_photons(), refinement
         scan, refinement = self._with_probe(scan, refinement, inference.device, observer)
         # Whoever shows the scan beside its object has fitted it before, and then it stays as it is.
         scan = held.fitted(scan)
@@ -164,13 +164,13 @@ class NetworkBackend(Engine[Device]):
                 *(scan, forward, refinement, device, observer),
                 remaining_s=self._until(started, limit_s),
                 network=prior,
-                asked_passes=inference.prior_passes,
+                requested_passes=inference.prior_passes,
             )
             if held.is_prior:
                 run.iterate_with_prior(network)
             else:
                 run.predict(network, held.network, inference)
-            used = Config(model=held.config.model, inference=inference, refinement=asked)
+            used = Config(model=held.config.model, inference=inference, refinement=requested)
             return self._with_provenance(run.finish(), device, used, held, threads)
 
     def refine(
@@ -193,12 +193,12 @@ class NetworkBackend(Engine[Device]):
         observer: Observer,
         limit_s: float | None,
     ) -> Reconstruction:
-        started, asked = self.clock(), refinement
+        started, requested = self.clock(), refinement
         (scan,) = _usable([scan])
         scan, refinement = self._with_probe(scan, refinement, device, observer)
         remaining_s = self._until(started, limit_s)
         return self._from_flat(
-            *(scan, refinement, device, observer), asked=asked, remaining_s=remaining_s
+            *(scan, refinement, device, observer), requested=requested, remaining_s=remaining_s
         )
 
     def _from_flat(
@@ -209,10 +209,10 @@ class NetworkBackend(Engine[Device]):
         observer: Observer,
         *,
         is_trial: bool = False,
-        asked: RefinementConfig | None = None,
+        requested: RefinementConfig | None = None,
         remaining_s: Callable[[], float] | None = None,
     ) -> Reconstruction:
-        """Iterate from a flat object; a trial warns of nothing. `asked` is what is recorded."""
+        """Iterate from a flat object; a trial warns of nothing. `requested` is what is recorded."""
         photons = scan.mean_photons()
         with self.computing_on(device) as (where, threads):
             observer = threads.beside(observer)
@@ -224,7 +224,7 @@ class NetworkBackend(Engine[Device]):
                 remaining_s=remaining_s,
                 is_trial=is_trial,
             )
-            used = Config(refinement=asked or refinement)
+            used = Config(refinement=requested or refinement)
             return self._with_provenance(run.finish(), where, used, None, threads)
 
     def _begin(
@@ -238,15 +238,15 @@ class NetworkBackend(Engine[Device]):
         remaining_s: Callable[[], float] | None,
         is_trial: bool = False,
         network: NetworkDescription | None = None,
-        asked_passes: int | None = None,
+        requested_passes: int | None = None,
     ) -> ReconstructionRun:
         """Plan a reconstruction, and log the plan unless it is a trial."""
         plan = plan_reconstruction(
             measure_overlap(self, forward),
-            asked=refinement.iterations,
+            requested=refinement.iterations,
             limit_s=refinement.max_seconds,
             network=network,
-            asked_passes=asked_passes,
+            requested_passes=requested_passes,
             is_single_shot=scan.is_single_shot,
             probe_twin_similarity=twin_similarity(scan.probe),
         )

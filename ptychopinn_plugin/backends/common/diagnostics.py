@@ -30,12 +30,12 @@ SUSPICIOUS_CORRELATION = 0.1
 axes and probes leave 0.3 to 0.8."""
 
 LIKE_TWIN = 0.9
-"""A probe that is as like its own twin hardly tells objects of single patterns from theirs."""
+"""Under a probe as like its own twin, single patterns fit objects and their twins almost alike."""
 
 WITHIN_NOISE = 1.2
 """A misfit of up to this many times shot noise is as good as the counts allow."""
 
-CHECK = 'ptychopinn check SCAN tells which'
+CHECK = 'ptychopinn check SCAN finds which'
 """This is what users do where a scan seems to be something other than it is taken for."""
 
 MIN_ITERATIONS = 10
@@ -46,7 +46,7 @@ BEAM_VARIATION = 0.018
 the first pattern to the last has that, and costs the phase 0.03 of its SSIM."""
 
 OWN_DEVIANCE = 1.5
-"""Patterns that miss their counts by more, whatever their dose is, tell nothing of the beam."""
+"""Where patterns miss their counts by more, whatever their dose is, no beam is measured."""
 
 INTENSITIES = '--refine-intensities (refinement.intensities)'
 """This is what users set where the beam varies, as they write it."""
@@ -64,7 +64,7 @@ def warn_of_twins(scan: Scan) -> None:
     logger.warning(
         '%s: under this probe a single pattern fits an object and its twin (turned by 180 degrees, '
         'with the opposite phase) almost alike: patches may be turned, or mixed. A beam out '
-        'of focus, whose phase is curved, tells them apart; so do patterns that overlap, '
+        'of focus, whose phase is curved, distinguishes them; so do patterns that overlap, '
         'reconstructed together.',
         scan.name,
     )
@@ -143,8 +143,8 @@ def warn_of_moves(scan: Scan, moves_px: FloatArray, reach_px: float) -> None:
     """
     if len(moves_px) < MIN_POSITIONS:
         logger.warning(
-            '%s: the given positions are kept: %d patterns have too little in common to tell where '
-            'they belong.',
+            '%s: the given positions are kept: %d patterns have too little in common to show '
+            'where they belong.',
             *(scan.name, len(moves_px)),
         )
         return
@@ -160,7 +160,7 @@ def warn_of_moves(scan: Scan, moves_px: FloatArray, reach_px: float) -> None:
         logger.warning(
             '%s: %s moved as far as they may, %d px in y or x, so that they may still be wrong. '
             'Likely causes: positions in another order than the patterns, with x and y swapped or '
-            'inverted, or in another unit. The command "ptychopinn check" on the scan tells.',
+            'inverted, or in another unit. The command "ptychopinn check" on the scan finds which.',
             *(scan.name, f'{stopped} of {len(moves_px)} positions', reach_px),
         )
 
@@ -212,17 +212,17 @@ def warn_of_beam(scan: Scan, variation: float | None) -> None:
 
 
 def warn_of_lonely_intensities(scan: Scan) -> None:
-    """Warn where intensities were to be refined and nothing tells them."""
+    """Warn where intensities were to be refined and cannot be determined."""
     if scan.is_single_shot or len(scan) < MIN_PATTERNS:
         logger.warning(
-            "%s: the beam's intensities stay as they are: only patterns that overlap tell them "
-            'from the transmission of the object.',
+            "%s: the beam's intensities stay as they are: only patterns that overlap "
+            'distinguish them from the transmission of the object.',
             scan.name,
         )
 
 
 def points_to_a_fault(misfit: Misfit | None, iterations: int) -> bool:
-    """Tell whether an object misses its counts by more than unfinished iterations explain.
+    """Return whether an object misses its counts by more than unfinished iterations explain.
 
     Parameters
     ----------
@@ -240,7 +240,7 @@ def fit_in_words(
     *,
     is_single_shot: bool = False,
     beam_variation: float | None = None,
-    intensities_option: str = '--refine-intensities',
+    subject: str = 'The object',
 ) -> str:
     """Return how well an object explains the counts, as a sentence; empty where that is unknown.
 
@@ -253,32 +253,32 @@ def fit_in_words(
         Patterns share nothing, so that positions cannot be wrong.
     beam_variation : float, optional
         See `measure_beam_variation`.
-    intensities_option : str
-        What gives each pattern its own intensity, as users write it.
+    subject : str
+        What fits or misses the counts, as the sentence begins.
     """
     if misfit is None or not math.isfinite(misfit.share):
         return ''
     over, unit_note, beam = misfit.over_noise, '', ''
     if beam_variation is not None:
         beam = (
-            f"the beam's intensity varies by {beam_variation:.1%} or more; {intensities_option} "
+            f"the beam's intensity varies by {beam_variation:.1%} or more; --refine-intensities "
             'takes that into account'
         )
     if over is None or not math.isfinite(over):
         size = f'{misfit.share:.2g} of the counts'
         unit_note = '; shot noise is unknown, as the counts are in another unit than photons'
     elif over <= WITHIN_NOISE:
-        size = f'The object fits the counts within {WITHIN_NOISE:g} times shot noise'
+        size = f'{subject} fits the counts within {WITHIN_NOISE:g} times shot noise'
         return f'{size}, but {beam}.' if beam else f'{size}.'
     else:
         size = f'the counts by {over:.1f} times shot noise'
     if beam:
-        return f'The object misses {size}: {beam}.'
+        return f'{subject} misses {size}: {beam}.'
     if points_to_a_fault(misfit, iterations):
         if is_single_shot:
-            return f'The object misses {size}: the probe may be wrong, or more iterations may help.'
-        return f'The object misses {size}: positions, probe or orientation may be wrong; {CHECK}.'
-    return f'The object misses {size}{unit_note or "; more iterations may help"}.'
+            return f'{subject} misses {size}: the probe may be wrong, or more iterations may help.'
+        return f'{subject} misses {size}: positions, probe or orientation may be wrong; {CHECK}.'
+    return f'{subject} misses {size}{unit_note or "; more iterations may help"}.'
 
 
 def _is_suspicious(misfit: Misfit) -> bool:

@@ -7,7 +7,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray, IntArray
 from ptychopinn_plugin.backends.common.phase_drift import PatternMoments
-from ptychopinn_plugin.backends.common.prior import PriorKernels, correct_object
+from ptychopinn_plugin.backends.common.prior import correct_object
 from ptychopinn_plugin.backends.common.refinement import IterationKernels, iterate_object
 from ptychopinn_plugin.backends.common.requests import (
     IterationRequest,
@@ -90,15 +90,12 @@ class Engine(ABC, Generic[Device]):
     name : str
     iteration_kernels : IterationKernels
         What the framework computes in iterations.
-    prior_kernels : PriorKernels
-        What it computes where a learned prior corrects an object.
     stitching_kernels : StitchingKernels
         What it computes where a network predicts patches, which are stitched.
     """
 
     name: str
     iteration_kernels: IterationKernels[Any]
-    prior_kernels: PriorKernels[Any]
     stitching_kernels: StitchingKernels[Any, Any]
 
     @abstractmethod
@@ -169,9 +166,15 @@ class Engine(ABC, Generic[Device]):
             observer=observer,
         )
 
+    @abstractmethod
+    def apply_network(self, network: Any, forward: Any, images: FloatArray) -> FloatArray:
+        """Return what a network of architecture 'prior' makes of images; see `ApplyNetwork`."""
+
     def apply_prior(self, network: Any, forward: Any, object_: Any, exposures: FloatArray) -> Any:
         """Return an object after the correction of a learned prior; see `prior.correct_object`."""
-        return correct_object(self.prior_kernels, network, forward, object_, exposures)
+        return correct_object(
+            self.iteration_kernels, self.apply_network, network, forward, object_, exposures
+        )
 
     def iterate(
         self,

@@ -166,10 +166,10 @@ class Course:
 def plan_reconstruction(
     overlap: float,
     *,
-    asked: int | None,
+    requested: int | None,
     limit_s: float | None,
     network: NetworkDescription | None = None,
-    asked_passes: int | None = None,
+    requested_passes: int | None = None,
     is_single_shot: bool = False,
     probe_twin_similarity: float = 0.0,
 ) -> IterationPlan:
@@ -179,12 +179,12 @@ def plan_reconstruction(
     ----------
     overlap : float
         How many illuminations lie over each other, see `physics.illumination_overlap`.
-    asked : int, optional
+    requested : int, optional
         Iterations at the end; see `RefinementConfig.iterations`.
     limit_s : float, optional
     network : NetworkDescription, optional
         Of a learned prior, which is the only one whose passes lie between iterations.
-    asked_passes : int, optional
+    requested_passes : int, optional
         See `InferenceConfig.prior_passes`.
     is_single_shot : bool
         Patterns share nothing.
@@ -192,11 +192,11 @@ def plan_reconstruction(
         See `physics.twin_similarity`.
     """
     leaves_twins = is_single_shot and probe_twin_similarity >= SAME_AS_TWIN
-    blocks = () if network is None else plan_passes(network, asked_passes, overlap)
+    blocks = () if network is None else plan_passes(network, requested_passes, overlap)
     # The prior would mix an object and its twin, between which nothing decides.
-    if leaves_twins and asked_passes is None:
+    if leaves_twins and requested_passes is None:
         blocks = ()
-    if limit_s is not None and asked_passes is None and overlap >= LITTLE_OVERLAP:
+    if limit_s is not None and requested_passes is None and overlap >= LITTLE_OVERLAP:
         # Data decide here, and a pass takes the time of the iterations after it.
         blocks = ()
     planned = MORE_ITERATIONS if overlap < LITTLE_OVERLAP else USUAL_ITERATIONS
@@ -205,29 +205,31 @@ def plan_reconstruction(
     return IterationPlan(
         overlap=overlap,
         before_passes=blocks,
-        iterations=planned if asked is None else asked,
+        iterations=planned if requested is None else requested,
         # A number that was given is kept to, and a prior's last block ends as planned.
-        stops_when_converged=asked is None and not blocks,
+        stops_when_converged=requested is None and not blocks,
         reason=_reason(overlap, is_single_shot=is_single_shot, leaves_twins=leaves_twins),
         limit_s=limit_s,
     )
 
 
-def plan_passes(network: NetworkDescription, asked: int | None, overlap: float) -> tuple[int, ...]:
+def plan_passes(
+    network: NetworkDescription, requested: int | None, overlap: float
+) -> tuple[int, ...]:
     """Return how many iterations come before each pass: more passes where data decide less.
 
     Parameters
     ----------
     network : NetworkDescription
-    asked : int, optional
+    requested : int, optional
         The number of passes; see `InferenceConfig.prior_passes`.
     overlap : float
         See `physics.illumination_overlap`.
     """
-    if asked is None and LITTLE_OVERLAP > overlap >= HARDLY_TOUCHING:
+    if requested is None and LITTLE_OVERLAP > overlap >= HARDLY_TOUCHING:
         # Iterations still gain much here, and each block of them begins with long steps.
         return (LONG_BLOCK, LONG_BLOCK)
-    passes = asked
+    passes = requested
     if passes is None:
         passes = 1 if overlap >= LITTLE_OVERLAP else network.passes
     return (network.iterations_before, *[network.iterations_between] * (passes - 1))[:passes]

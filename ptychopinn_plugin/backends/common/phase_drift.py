@@ -287,6 +287,16 @@ def fit_slow_errors(forward: Any, moments: PatternMoments, probe: ComplexArray) 
     )
 
 
+def measure_slow_errors(
+    forward: Any,
+    object_: Tensor,
+    measure_moments: Callable[[Any, Tensor], PatternMoments],
+    to_numpy: Callable[[Tensor], ComplexArray],
+) -> SlowErrors:
+    """Fit the slow errors of an object by the moments of all patterns; see `fit_slow_errors`."""
+    return fit_slow_errors(forward, measure_moments(forward, object_), to_numpy(forward.probe))
+
+
 def _project(slopes: FloatArray, normals: FloatArray) -> FloatArray:
     """Sum over all patterns the products of each two surfaces' slopes, weighted by `normals`."""
     weighted = np.einsum('nij,lnj->lni', normals, slopes)
@@ -321,6 +331,5 @@ def correct_drift_with(
     """
     if not has_slow_errors(forward):
         return object_
-    moments = measure_moments(forward, object_)
-    errors = fit_slow_errors(forward, moments, to_numpy(forward.probe))
+    errors = measure_slow_errors(forward, object_, measure_moments, to_numpy)
     return better_of(forward, object_, times(object_, errors.phase_factor(forward.canvas_shape)))

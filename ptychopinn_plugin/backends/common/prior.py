@@ -13,13 +13,13 @@ References
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ptychopinn_plugin.array_types import FloatArray
+from ptychopinn_plugin.backends.common.refinement import IterationKernels
 from ptychopinn_plugin.physics.prior_features import PriorFeatures, prior_features
 
 Tensor = TypeVar('Tensor')
@@ -34,28 +34,14 @@ COARSEST_PX = 8
 """Images have multiples of this as sides: pixels of the object in one of the coarsest scale."""
 
 
-@dataclass(frozen=True)
-class PriorKernels(Generic[Tensor]):
-    """What a framework computes in a pass of a learned prior.
-
-    Attributes
-    ----------
-    apply_network : callable
-        Returns what a network of architecture 'prior' makes of images (n_channels, height, width)
-        of float32, given the network and the forward model, whose device computes; the result has
-        two channels.
-    mean_update : callable
-        See `IterationKernels`.
-    to_numpy : callable
-    """
-
-    apply_network: Callable[[Any, Any, FloatArray], FloatArray]
-    mean_update: Callable[[Any, Tensor], Tensor]
-    to_numpy: Callable[[Tensor], Any]
+ApplyNetwork = Callable[[Any, Any, FloatArray], FloatArray]
+"""It returns what a network of architecture 'prior' makes of images (n_channels, height, width) of
+float32, given the network and the forward model, whose device computes; two channels come out."""
 
 
 def correct_object(
-    kernels: PriorKernels[Tensor],
+    kernels: IterationKernels[Tensor],
+    apply_network: ApplyNetwork,
     network: Any,
     forward: Any,
     object_: Tensor,
@@ -65,7 +51,9 @@ def correct_object(
 
     Parameters
     ----------
-    kernels : PriorKernels
+    kernels : IterationKernels
+    apply_network : callable
+        Of the same framework; see `ApplyNetwork`.
     network : Network
         Of architecture 'prior'.
     forward : ForwardModel
@@ -78,19 +66,21 @@ def correct_object(
     tensor of complex64, shape `forward.canvas_shape`
     """
     features = look_at(kernels, forward, object_, exposures)
-    correction = correct_by_tiles(features.images, partial(kernels.apply_network, network, forward))
+    correction = correct_by_tiles(features.images, partial(apply_network, network, forward))
     corrected: Tensor = forward.to_tensor(features.apply(kernels.to_numpy(object_), correction))
     return corrected
 
 
 def look_at(
-    kernels: PriorKernels[Tensor], forward: Any, object_: Tensor, exposures: FloatArray
+    kernels: IterationKernels[Tensor], forward: Any, object_: Tensor, exposures: FloatArray
 ) -> PriorFeatures:
     """Compute what the network gets for an object of shape `forward.canvas_shape`."""
+    # It is real, where the kernel's annotation is of objects.
+    coverage: Any = kernels.to_numpy(forward.coverage)
     return prior_features(
         kernels.to_numpy(object_),
         kernels.to_numpy(kernels.mean_update(forward, object_)),
-        kernels.to_numpy(forward.coverage),
+        coverage,
         exposures,
     )
 

@@ -14,9 +14,12 @@ from ptychopinn_plugin.backends.common.forward import judged_stride
 from ptychopinn_plugin.backends.common.intensities import intensities_move, refined_intensities
 from ptychopinn_plugin.backends.common.iteration_schedule import IterationSchedule
 from ptychopinn_plugin.backends.common.memory import with_smaller_batches
-from ptychopinn_plugin.backends.common.phase_drift import PatternMoments, fit_slow_errors
+from ptychopinn_plugin.backends.common.phase_drift import (
+    PatternMoments,
+    floor_photons,
+    measure_slow_errors,
+)
 from ptychopinn_plugin.backends.common.positions import (
-    FLOOR_FRACTION,
     PositionRefiner,
     position_refiner,
 )
@@ -31,10 +34,18 @@ State = TypeVar('State')
 Tensor = TypeVar('Tensor')
 
 MOMENTUM = 0.9
+"""This share of the velocity stays from batch to batch, and carries slow parts of the phase on."""
+
 REGULARISATION = 0.2
+"""It is rPIE's alpha: the larger, the less dim pixels move, which hold mostly noise."""
+
 FIRST_STEP = 0.3
 LAST_STEP = 0.01
+"""Long steps carry the phase across the field, and short ones at the end average noise."""
+
 PROBE_STEP = 0.1
+"""The probe moves by this share of its update."""
+
 MAX_FRACTION = 0.5
 """The best goes at most this share of the way to an object that is worse."""
 
@@ -65,7 +76,7 @@ def step_size(fraction: float) -> float:
 
 
 def corrects_phase_drift(done: int) -> bool:
-    """Tell whether the slow phase is corrected after this number of iterations."""
+    """Return whether the slow phase is corrected after this number of iterations."""
     return done % PHASE_DRIFT_INTERVAL == 0
 
 
@@ -105,7 +116,7 @@ def iterate_keep_best(
     iterate_once: Callable[[], tuple[State, float]],
     part_way: Callable[[State, State, float], tuple[State, float]],
     step_of_all: Callable[[State], State],
-    at_end: Callable[[State], tuple[State, float]],
+    at_end: Callable[[State, float], tuple[State, float]],
     observer: Callable[[int, float, State], bool | None],
 ) -> tuple[State, list[float]]:
     """Iterate, and keep the best object of all iterations.
@@ -128,8 +139,8 @@ def iterate_keep_best(
         Returns where the updates of all patterns together lead from a state; half of the way is
         tried.
     at_end : callable
-        Returns what becomes of the best after the last iteration, and the loss there, which is no
-        higher.
+        Returns what becomes of the best, given its loss, after the last iteration, and the loss
+        there, which is no higher.
     observer : callable
         Gets the number of iterations done, the lowest loss and what has it; True stops.
 
@@ -151,6 +162,7 @@ def iterate_keep_best(
             # The next iteration begins its trials where this one ends them.
             share = min(MAX_FRACTION, 2 * share) if loss < losses[-1] else share / 4
         if not loss < losses[-1]:
+            # Batches pull to and fro; what all of them agree on leads down more surely.
             found, loss = part_way(best, step_of_all(best), MAX_FRACTION)
         if loss < losses[-1]:
             best = found
@@ -159,7 +171,7 @@ def iterate_keep_best(
             losses.append(losses[-1])
         schedule.advance(losses[-1])
         if schedule.is_over:
-            best, losses[-1] = at_end(best)
+            best, losses[-1] = at_end(best, losses[-1])
         if observer(schedule.done, losses[-1], best):
             schedule.stop()
     return best, losses
@@ -205,7 +217,7 @@ class IterationKernels(Generic[Tensor]):
         Returns the expected and the measured photons of each pattern.
     correct_phase_drift : callable
     measure_moments : callable
-        Returns what each pattern tells of its beam and of the object's slow errors.
+        Returns the moments of each pattern that its beam and the object's slow errors follow from.
     to_numpy : callable
     times : callable
         Multiplies a tensor by an array that the device does not have yet.
@@ -306,6 +318,7 @@ class _Course(Generic[Tensor]):
         self._batches = iteration_batches(
             len(forward), request.batch_size, pattern_bytes, request.seed
         )
+        # One choice of patterns for the whole run, as losses of others could not be compared.
         self._first_probe, self._stride = forward.probe, judged_stride(len(forward))
         self._largest_batch = len(forward)
         if request.refine_probe:
@@ -326,11 +339,13 @@ class _Course(Generic[Tensor]):
     def iterate_once(self) -> tuple[IterationState[Tensor], float]:
         """Return the state after another iteration, and its loss."""
         state, fraction = self.state, self._request.schedule.fraction
+        # A probe that is corrected is shared by all patterns, which then go batch by batch
+        # (decision 21).
         if self._forward.is_single_shot and not self._request.refine_probe:
             _move_alone(self._kernels, self._forward, state, step_size(fraction))
         else:
             self._move(next(self._batches), step_size(fraction))
-        beams = self._request.refine_intensities and intensities_move(self._forward, fraction)
+        beams = self._refines_intensities(fraction)
         if corrects_phase_drift(self._request.schedule.done + 1):
             state.object_ = self._without_drift(state.object_, of_beam=beams)
         if self._positions is not None and self._positions.moves_at(fraction):
@@ -360,27 +375,28 @@ class _Course(Generic[Tensor]):
             update: Any = self._kernels.mean_update(self._forward, best.object_)
         return dataclasses.replace(best, object_=best.object_ + update)
 
-    def correct_at_end(self, best: IterationState[Tensor]) -> tuple[IterationState[Tensor], float]:
-        """Return a state without its slow errors, or as it is where that is no better."""
+    def correct_at_end(
+        self, best: IterationState[Tensor], loss: float
+    ) -> tuple[IterationState[Tensor], float]:
+        """Return a state of this loss without its slow errors, or as it is if that is no better."""
         found = dataclasses.replace(best)
         with self._using(best):
-            before = self.judge(best.object_)
-            beams = self._request.refine_intensities and intensities_move(self._forward, 1.0)
+            beams = self._refines_intensities(1.0)
             found.object_ = self._without_drift(best.object_, of_beam=beams)
             if beams:
                 self._refine_intensities(found)
             after = self.judge(found.object_)
         # The correction is good for all patterns together; those that are judged may see it worse.
-        return (found, after) if after < before else (best, before)
+        return (found, after) if after < loss else (best, loss)
 
     def leave(self, best: IterationState[Tensor]) -> None:
         """Give the forward model what belongs to the best object, after the last iteration."""
         refines_probe = self._request.refine_probe
         if refines_probe:
-            has_slope = self._request.refine_intensities and intensities_move(self._forward, 1.0)
-            self._put_probe_back(best, has_slope=has_slope)
+            self._put_probe_back(best, has_slope=self._refines_intensities(1.0))
         self._use(best)
         if refines_probe or self._positions is not None or (best.intensities != 1).any():
+            # Now the coverage follows: results, and their weights, are those of the best.
             self._forward.set_probe(best.probe)
 
     @contextmanager
@@ -397,6 +413,7 @@ class _Course(Generic[Tensor]):
         if self._positions is not None:
             self._forward.set_moves(state.moves_px)
         if self._request.refine_probe:
+            # Without the coverage, which no loss depends on and which is a pass over all positions.
             self._forward.set_probe_only(state.probe)
 
     def _move(self, drawn: list[IntArray], step: float) -> None:
@@ -422,9 +439,11 @@ class _Course(Generic[Tensor]):
         kernels, forward = self._kernels, self._forward
         if not of_beam:
             return kernels.correct_phase_drift(forward, object_)
-        probe = kernels.to_numpy(forward.probe)
-        errors = fit_slow_errors(forward, kernels.measure_moments(forward, object_), probe)
+        errors = measure_slow_errors(forward, object_, kernels.measure_moments, kernels.to_numpy)
         return kernels.times(object_, errors.factor(forward.canvas_shape))
+
+    def _refines_intensities(self, fraction: float) -> bool:
+        return self._request.refine_intensities and intensities_move(self._forward, fraction)
 
     def _refine_intensities(self, state: IterationState[Tensor]) -> None:
         """Give a state and the forward model the intensities that the state's object leaves."""
@@ -435,8 +454,9 @@ class _Course(Generic[Tensor]):
     def _move_positions(self, positions: PositionRefiner, fraction: float) -> None:
         """Move the positions of the newest state and of the forward model by one step."""
         state, forward = self.state, self._forward
-        floor = FLOOR_FRACTION * forward.photons / math.prod(forward.shape)
-        forces, stiffnesses = self._kernels.position_forces(forward, state.object_, floor)
+        forces, stiffnesses = self._kernels.position_forces(
+            forward, state.object_, floor_photons(forward)
+        )
         state.moves_px = positions.step(forces, stiffnesses, fraction)
         forward.set_moves(state.moves_px)
         forward.set_probe(state.probe, cache=not self._request.refine_probe)

@@ -32,7 +32,7 @@ GAIN = 1.1
 logger = logging.getLogger(__name__)
 
 
-def asked_threads(setting: int | None) -> int | None:
+def requested_threads(setting: int | None) -> int | None:
     """Return the number of threads that a setting or the environment gives; None for neither.
 
     Parameters
@@ -92,7 +92,7 @@ class MeasuredThreads(Threads):
         self._most, self._use, self._work, self._clock = most, use, work, clock
         self._stage, self._reviewed_s = '', float('-inf')
         self.count = most
-        self._told: int | None = None
+        self._logged: int | None = None
 
     def review(self) -> None:
         """Try fewer and more threads, and take the most that do not wait for one another."""
@@ -108,7 +108,7 @@ class MeasuredThreads(Threads):
         self.used.add(chosen)
         self._use(chosen)
         self._reviewed_s = self._clock()
-        self._tell()
+        self._log()
 
     def beside(self, observer: Observer) -> Observer:
         """Return an observer that reviews the threads where a stage begins, and now and then."""
@@ -141,17 +141,17 @@ class MeasuredThreads(Threads):
                 break
         return self._clock() - begun
 
-    def _tell(self) -> None:
+    def _log(self) -> None:
         """Log the number where it is new."""
-        if self.count == self._told:
+        if self.count == self._logged:
             return
-        self._told = self.count
+        self._logged = self.count
         why = '' if self.count == self._most else ', as more would wait for other programs'
         logger.info('Computing with %d of %d threads%s.', self.count, self._most, why)
 
 
 class _OneThread:
-    """OpenBLAS's single thread, while at least one computation of this process asks for it."""
+    """OpenBLAS's single thread, while at least one computation of this process needs it."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -197,7 +197,7 @@ def measured_threads(
     most: int,
     use: Callable[[int], object],
     work: Callable[[], object],
-    asked: int | None,
+    requested: int | None,
 ) -> Iterator[Threads]:
     """Choose the threads of a computation, and leave their number as it was.
 
@@ -205,13 +205,13 @@ def measured_threads(
     ----------
     most, use, work
         As in `MeasuredThreads`.
-    asked : int, optional
-        Take this number and measure nothing; see `asked_threads`.
+    requested : int, optional
+        Take this number and measure nothing; see `requested_threads`.
     """
     threads = Threads()
     try:
-        if asked is not None or most == 1:
-            threads.count = asked or 1
+        if requested is not None or most == 1:
+            threads.count = requested or 1
             threads.used.add(threads.count)
             use(threads.count)
         else:

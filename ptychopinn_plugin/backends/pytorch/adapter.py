@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ptychopinn_plugin.array_types import ComplexArray
+from ptychopinn_plugin.array_types import ComplexArray, FloatArray
 from ptychopinn_plugin.backends.common.backend import NetworkBackend
 from ptychopinn_plugin.backends.common.memory import explaining_full_memory
 from ptychopinn_plugin.backends.common.requests import NetworkRequest
 from ptychopinn_plugin.backends.common.sampling import TrainingScan
-from ptychopinn_plugin.backends.common.threads import Threads, asked_threads, measured_threads
+from ptychopinn_plugin.backends.common.threads import Threads, measured_threads, requested_threads
 from ptychopinn_plugin.backends.common.timing import Stopwatch
 from ptychopinn_plugin.backends.pytorch import prior, refinement, stitching
 from ptychopinn_plugin.backends.pytorch.device import choose_device, release_cache
@@ -29,7 +29,6 @@ class PyTorchBackend(NetworkBackend[torch.device]):
     name = 'pytorch'
     iteration_kernels = refinement.ITERATION_KERNELS
     stitching_kernels = stitching.STITCHING_KERNELS
-    prior_kernels = prior.PRIOR_KERNELS
 
     @contextmanager
     def on_device(self, name: str) -> Iterator[torch.device]:
@@ -44,8 +43,8 @@ class PyTorchBackend(NetworkBackend[torch.device]):
         if device.type != 'cpu':
             yield Threads()
             return
-        asked, most = asked_threads(self.threads), torch.get_num_threads()
-        with measured_threads(most, torch.set_num_threads, _piece_of_work(), asked) as threads:
+        requested, most = requested_threads(self.threads), torch.get_num_threads()
+        with measured_threads(most, torch.set_num_threads, _piece_of_work(), requested) as threads:
             yield threads
 
     def start_stopwatch(self, device: torch.device) -> Stopwatch:
@@ -80,6 +79,12 @@ class PyTorchBackend(NetworkBackend[torch.device]):
         if request.weights is not None:
             network.load_weights(request.weights)
         return network.to(device)
+
+    def apply_network(
+        self, network: Network, forward: ForwardModel, images: FloatArray
+    ) -> FloatArray:
+        """Return what a network makes of images; see `common.prior.ApplyNetwork`."""
+        return prior.apply_network(network, forward, images)
 
     def scale_to_counts(self, object_: ComplexArray, forward: ForwardModel) -> Tensor:
         """Scale an object so that with the forward model's probe it explains the counts."""

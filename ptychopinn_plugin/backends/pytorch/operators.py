@@ -21,7 +21,7 @@ def place_patches(patches: Tensor, rows: Tensor, columns: Tensor, shape: tuple[i
     """
     # A kind of tensor of its own may have no values: those that only stand for a card's.
     if type(patches) is Tensor and patches.device.type == 'cpu' and not patches.requires_grad:
-        # NumPy knows no conjugate or negative that is yet to be computed.
+        # NumPy has no conjugate or negative that is yet to be computed.
         values = patches.resolve_conj().resolve_neg().numpy()
         return torch.from_numpy(place_one_by_one(values, rows.tolist(), columns.tolist(), shape))
     height, width = patches.shape[-2:]

@@ -29,6 +29,7 @@ def position_forces(
     stiffnesses : ndarray of float64, shape (n_positions, 2, 2)
         :math:`\sum_q J J^T`.
     """
+    # The roll wraps around in the margin of the canvas, where no patch lies.
     slopes = [(object_.roll(-1, axis) - object_.roll(1, axis)) / 2 for axis in (0, 1)]
     forces, stiffnesses = [], []
     for indices in forward.slices(128):

@@ -52,6 +52,7 @@ class TrainableProbes(nn.Module):
             ]
         )
         self.probes.requires_grad_(config.probe_trainable)
+        # A logarithm, which keeps the factor positive and makes steps shares of it.
         self.log_scale = nn.Parameter(torch.tensor(math.log(intensity_scale)))
         self.log_scale.requires_grad_(config.intensity_scale_trainable)
         self.trainable = config.probe_trainable or config.intensity_scale_trainable
@@ -59,6 +60,8 @@ class TrainableProbes(nn.Module):
     def probe(self, index: int) -> Tensor:
         """Return the probe of a scan, shape (n_modes, height, width)."""
         parts = self.probes[index]
+        # The energy stays: patterns hold the product of probe and object alone, and a probe that
+        # grew would be undone by a dimmer object.
         factor = torch.exp(self.log_scale) * self.norms[index] / parts.norm()
         probe: Tensor = torch.view_as_complex(parts) * factor
         return probe

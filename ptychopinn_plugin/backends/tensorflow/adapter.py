@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 
 import numpy as np
 
-from ptychopinn_plugin.array_types import ComplexArray
+from ptychopinn_plugin.array_types import ComplexArray, FloatArray
 from ptychopinn_plugin.backends.common.backend import NetworkBackend
 from ptychopinn_plugin.backends.common.requests import NetworkRequest
 from ptychopinn_plugin.backends.common.sampling import TrainingScan
@@ -27,7 +27,6 @@ class TensorFlowBackend(NetworkBackend[str]):
     name = 'tensorflow'
     iteration_kernels = refinement.ITERATION_KERNELS
     stitching_kernels = stitching.STITCHING_KERNELS
-    prior_kernels = prior.PRIOR_KERNELS
 
     def on_device(self, name: str) -> AbstractContextManager[str]:
         """Return a context in which the device of this name computes."""
@@ -57,6 +56,12 @@ class TensorFlowBackend(NetworkBackend[str]):
         if request.weights is not None:
             network.load_weights(request.weights)
         return network
+
+    def apply_network(
+        self, network: Network, forward: ForwardModel, images: FloatArray
+    ) -> FloatArray:
+        """Return what a network makes of images; see `common.prior.ApplyNetwork`."""
+        return prior.apply_network(network, forward, images)
 
     def scale_to_counts(self, object_: ComplexArray, forward: ForwardModel) -> Tensor:
         """Scale an object so that with the forward model's probe it explains the counts."""

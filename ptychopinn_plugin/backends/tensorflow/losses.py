@@ -92,4 +92,6 @@ def _modulus(values: Tensor) -> Tensor:
     """Return the modulus; its gradient at zero is zero."""
     power = squared(values)
     dark = power == 0
+    # The inner choice keeps the root's infinite slope out: the outer one alone would multiply it by
+    # zero, which is no number.
     return tf.where(dark, 0.0, tf.sqrt(tf.where(dark, tf.ones_like(power), power)))

@@ -100,6 +100,7 @@ def _convolve(layer: Layer, image: Tensor, weights: Weights, dtype: tf.DType) ->
 
 def _linear(name: str, image: Tensor, weights: Weights, dtype: tf.DType) -> Tensor:
     """Return an image, (batch, height, width, channels), convolved, with its bias."""
+    # Cast here and kept in float32: half precision would round small steps of the optimizer away.
     kernel = tf.cast(weights[f'{name}/weight'], dtype)
     # An image may come from a function of float32.
     convolved = tf.nn.conv2d(tf.cast(image, dtype), kernel, strides=1, padding='SAME')
@@ -192,6 +193,7 @@ def _first_weights(
     shapes = description.weight_shapes()
     for name, shape in shapes.items():
         layer, _, _ = name.rpartition('/')
+        # These are PyTorch's limits too, so that both backends start alike.
         limit = float(np.prod(shapes[f'{layer}/weight'][1:])) ** -0.5
         if layer in description.zero_layers:
             limit = 0.0

@@ -110,6 +110,7 @@ def mean_update(forward: ForwardModel, object_: Tensor) -> Tensor:
     :math:`\sum_j \sum_m P_{jm}^* (\psi'_{jm} - \psi_{jm}) / ((1 - \alpha) W + \alpha \max W)`.
     Patterns are taken 128 at a time; `object_` is complex64 of the same shape, as is the update.
     """
+    # An array, as a part of a tensor cannot be added to.
     update = np.zeros(forward.canvas_shape, np.complex64)
     for indices in forward.batches(128):
         canvas_window = forward.canvas_window(indices)

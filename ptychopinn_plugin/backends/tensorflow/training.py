@@ -62,6 +62,7 @@ class TrainableProbes:
             part * (PROBE_RMS * (int(tf.size(part)) / 2) ** 0.5 / norm)
             for part, norm in zip(parts, self.norms, strict=True)
         ]
+        # A logarithm, which keeps the factor positive and makes steps shares of it.
         self.log_scale = tf.constant(math.log(intensity_scale), tf.float32)
         self.trainable = config.probe_trainable or config.intensity_scale_trainable
 
@@ -85,6 +86,8 @@ class TrainableProbes:
 
 def _probe_of(beam: Tensors) -> Tensor:
     parts = beam['probe']
+    # The energy stays: patterns hold the product of probe and object alone, and a probe that grew
+    # would be undone by a dimmer object.
     factor = tf.exp(beam['log_scale']) * beam['norm'] / tf.norm(parts)
     return scaled(tf.complex(parts[..., 0], parts[..., 1]), factor)
 

@@ -12,6 +12,7 @@ from ptychopinn_plugin.array_types import BoolArray, ComplexArray, RealArray
 from ptychopinn_plugin.data.preparation import one_by_one, scale_to_photons
 from ptychopinn_plugin.data.readers.cxi import read_cxi, read_cxi_product
 from ptychopinn_plugin.data.readers.domain import Domain, check_domain, unit_note
+from ptychopinn_plugin.data.readers.electron_files import is_electron_file, read_electron_file
 from ptychopinn_plugin.data.readers.emd import is_emd, read_emd
 from ptychopinn_plugin.data.readers.finishing import (
     bright_pixel_notes,
@@ -28,11 +29,28 @@ from ptychopinn_plugin.data.readers.matching import (
     check_far_field,
     known_geometry,
 )
+from ptychopinn_plugin.data.readers.matlab import open_matlab, read_matlab
+from ptychopinn_plugin.data.readers.matlab_files import is_matlab
 from ptychopinn_plugin.data.readers.npy import read_npy
-from ptychopinn_plugin.data.readers.npz import open_npz, read_npz, read_numbers, scan_of
+from ptychopinn_plugin.data.readers.npz import (
+    read_npz,
+    read_numbers,
+    scan_of,
+)
+from ptychopinn_plugin.data.readers.npz_archive import open_npz
 from ptychopinn_plugin.data.readers.probe_axes import single_probe
-from ptychopinn_plugin.data.readers.ptychodus_hdf5 import is_product_file, read_pair, read_product
+from ptychopinn_plugin.data.readers.ptychodus_hdf5 import (
+    is_product_file,
+    read_pair,
+    read_product,
+)
 from ptychopinn_plugin.data.readers.ptychodus_plugins import read_with_ptychodus, reader_names
+from ptychopinn_plugin.data.readers.ptypy_files import (
+    is_ptyd,
+    is_ptyr,
+    read_ptyd,
+    read_ptyr_probe,
+)
 from ptychopinn_plugin.data.reorientation import reorient
 from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.data.starting_probe import starting_probe
@@ -51,8 +69,9 @@ __all__ = [
 ]
 
 _EXPECTED = (
-    'a scan is an NPZ, a CXI or an EMD file, or a folder with diffraction.h5 and product.h5; '
-    'for another format use reader=NAME (--reader NAME)'
+    'a scan is an NPZ, a MATLAB, a CXI, an EMD file, a .ptyd of PtyPy or a file of an electron '
+    'camera, or a folder with diffraction.h5 and product.h5; for another format use reader=NAME '
+    '(--reader NAME)'
 )
 
 
@@ -73,6 +92,7 @@ def load_scan(
     single_shot: bool = False,
     probe_modes: int | None = None,
     scan_step_m: float | None = None,
+    scan_shape: tuple[int, int] | None = None,
     allow_links: bool = False,
     max_gib: float | None = None,
     max_memory_gib: float | None = None,
@@ -83,7 +103,9 @@ def load_scan(
     Parameters
     ----------
     path : Path
-        An NPZ file, a CXI file, Ptychodus' `diffraction.h5` or the folder that holds it.
+        An NPZ, MATLAB, CXI or EMD file, a `.ptyd` of PtyPy, Ptychodus' `diffraction.h5` or the
+        folder that holds it; of electron cameras also `.xml`, `.raw`, `.mib`, `.dm4`, `.blo` and
+        `.tvips`, which are recognised by their suffix.
     domain : 'counts' or 'amplitudes', optional
         What the patterns hold. Where not given, the file decides, or it is inferred (see
         `readers.domain.infer_domain`) and noted in the scan's notes.
@@ -114,7 +136,10 @@ def load_scan(
         How many modes the probe is to have: added ones are for the iterations to correct; see
         `physics.with_modes`.
     scan_step_m : float, optional
-        The step of the raster in an EMD file, in both directions, in place of the file's.
+        The step of the raster of an electron microscope, in both directions, in place of the
+        file's.
+    scan_shape : (int, int), optional
+        (rows, columns) of the raster in a file of an electron camera, in place of the file's.
     allow_links : bool
         Follow links and virtual datasets of HDF5 out of the folder of the file that holds them.
     max_gib : float, optional
@@ -138,7 +163,7 @@ def load_scan(
     """
     path = Path(path)
     check_domain(domain)
-    _check_exists(path)
+    check_exists(path)
     for name, given in (
         ('positions', positions),
         ('positions_reader', positions_reader),
@@ -156,7 +181,14 @@ def load_scan(
         try:
             if reader is None:
                 scan = _read_by_content(
-                    path, domain, product, probe, geometry, beam_center_px, more_bad, scan_step_m
+                    path,
+                    domain,
+                    product,
+                    probe,
+                    geometry,
+                    beam_center_px,
+                    more_bad,
+                    {'scan_step_m': scan_step_m, 'scan_shape': scan_shape},
                 )
             else:
                 scan = read_with_ptychodus(
@@ -172,7 +204,7 @@ def load_scan(
                     mask=more_bad,
                 )
         except DataError as error:
-            raise _with_path(error, path) from error
+            raise with_path(error, path) from error
     if is_stored(scan.patterns):
         scan = dataclasses.replace(scan, notes=(*scan.notes, _storage_note(scan)))
     if limits.followed:
@@ -259,12 +291,20 @@ class _Given(Mapping[str, RealArray]):
         return array
 
 
-def _with_path(error: DataError, path: Path) -> DataError:
+def with_path(error: DataError, path: Path) -> DataError:
+    """Return an error that names the file."""
     message = str(error)
     return DataError(message if str(path) in message else f'{path}: {message}')
 
 
-def _check_exists(path: Path) -> None:
+def check_exists(path: Path) -> None:
+    """Check that a file or folder is there, and that a file holds something.
+
+    Raises
+    ------
+    DataError
+        If it is missing, empty or cannot be read.
+    """
     if not path.exists():
         raise DataError(f'There is no file {path}. Check the path.')
     if path.is_dir():
@@ -285,12 +325,17 @@ def _start(path: Path) -> bytes:
         return file.read(8)
 
 
-def _content(path: Path) -> str:
+def content_of(path: Path) -> str:
+    """Return the kind of a file, as 'npz'; one that holds no scan is a DataError."""
     start = _start(path)
     # The second is that of an archive without members, which `read_npz` explains.
     if start.startswith((b'PK\x03\x04', b'PK\x05\x06')):
         return 'npz'
+    if is_matlab(path):
+        return 'matlab'
     if not h5py.is_hdf5(path):
+        if is_electron_file(path):
+            return 'electron'
         kind = 'a single NumPy array' if start.startswith(b'\x93NUMPY') else 'neither NPZ nor HDF5'
         raise DataError(f'{path} is {kind}; {_EXPECTED}.')
     with open_hdf5(path) as file:
@@ -305,6 +350,8 @@ def _content(path: Path) -> str:
             return 'ptychodus'
         if is_emd(file):
             return 'emd'
+        if is_ptyd(file):
+            return 'ptyd'
         raise DataError(f'{path} is HDF5 and holds {", ".join(file) or "nothing"}; {_EXPECTED}.')
 
 
@@ -315,6 +362,11 @@ class _Common(TypedDict):
     mask: BoolArray | None
 
 
+class _RasterOptions(TypedDict):
+    scan_step_m: float | None
+    scan_shape: tuple[int, int] | None
+
+
 def _read_by_content(
     path: Path,
     domain: Domain | None,
@@ -323,7 +375,7 @@ def _read_by_content(
     given: Geometry | None,
     beam_center_px: tuple[int, int] | None,
     mask: BoolArray | None,
-    scan_step_m: float | None,
+    raster: _RasterOptions,
 ) -> Scan:
     common: _Common = {
         'domain': domain,
@@ -331,11 +383,19 @@ def _read_by_content(
         'beam_center_px': beam_center_px,
         'mask': mask,
     }
-    content = '' if path.is_dir() else _content(path)
-    if scan_step_m is not None and (content != 'emd' or product is not None):
+    content = '' if path.is_dir() else content_of(path)
+    of_camera = content == 'electron'
+    if raster['scan_step_m'] is not None and (
+        not (of_camera or content == 'emd') or product is not None
+    ):
         raise DataError(
-            'scan_step_m (--scan-step) is the step of a raster in an EMD file without other '
-            f'positions; {path} has its positions from elsewhere. Leave it out.'
+            'scan_step_m (--scan-step) is the step of a raster of an electron microscope without '
+            f'other positions; {path} has its positions from elsewhere. Leave it out.'
+        )
+    if raster['scan_shape'] is not None and not of_camera:
+        raise DataError(
+            'scan_shape (--scan-shape) is the shape of a raster in a file of an electron camera; '
+            f'{path} is another kind of file. Leave it out.'
         )
     if path.is_dir():
         if not (path / 'diffraction.h5').is_file():
@@ -343,21 +403,26 @@ def _read_by_content(
         return read_pair(path, product=product, given=given, **common)
     if content == 'ptychodus':
         return read_pair(path, product=product, given=given, **common)
-    if content in ('cxi', 'emd'):
+    if content in ('cxi', 'emd', 'ptyd', 'electron'):
         known = _known_product(product)
         if isinstance(known, Path):
             raise DataError(f'product must be a product.h5 or a CXI file; {known} is neither.')
         if known is not None:
             check_far_field(known)
         if content == 'emd':
-            return read_emd(path, product=known, given=given, scan_step_m=scan_step_m, **common)
-        return read_cxi(path, product=known, given=given, **common)
+            step = raster['scan_step_m']
+            return read_emd(path, product=known, given=given, scan_step_m=step, **common)
+        if content == 'electron':
+            return read_electron_file(path, product=known, given=given, **raster, **common)
+        read = read_cxi if content == 'cxi' else read_ptyd
+        return read(path, product=known, given=given, **common)
     if product is not None:
+        name = 'a MATLAB' if content == 'matlab' else 'an NPZ'
         raise DataError(
-            f'{path} is an NPZ scan, which holds its own positions; leave product=FILE '
+            f'{path} is {name} scan, which holds its own positions; leave product=FILE '
             '(--product FILE) out. To use the probe of another file use probe_from=FILE.'
         )
-    scan = read_npz(path, **common)
+    scan = (read_matlab if content == 'matlab' else read_npz)(path, **common)
     if given is None:
         return scan
     geometry = known_geometry(scan.geometry, given, scan.patterns.shape)
@@ -368,7 +433,7 @@ def _known_product(path: Path | None) -> Product | Path | None:
     """Read a product in a format of our own; leave the rest to Ptychodus' readers."""
     if path is None:
         return None
-    _check_exists(path)
+    check_exists(path)
     if path.is_dir() or not h5py.is_hdf5(path):
         return path
     with open_hdf5(path) as file:
@@ -384,7 +449,8 @@ def read_probe(path: Path) -> ComplexArray:
     Parameters
     ----------
     path : Path
-        An NPZ file with `probeGuess` or `probe`, a `product.h5`, a CXI file or an NPY file.
+        An NPZ or MATLAB file with `probeGuess` or `probe`, a `product.h5`, a CXI or an NPY file,
+        or a reconstruction of PtyPy, `.ptyr`.
 
     Returns
     -------
@@ -395,7 +461,7 @@ def read_probe(path: Path) -> ComplexArray:
     DataError
         If the file holds no probe.
     """
-    _check_exists(path)
+    check_exists(path)
     known = _known_product(path)
     if isinstance(known, Product):
         if known.probe is None:
@@ -404,10 +470,21 @@ def read_probe(path: Path) -> ComplexArray:
     start = b'' if path.is_dir() else _start(path)
     if start.startswith(b'\x93NUMPY'):
         return single_probe(read_numbers({path.name: read_npy(path)}, path.name, 'buifc'))[0]
-    if not start.startswith(b'PK'):
+    of_matlab = is_matlab(path)
+    if not of_matlab and not start.startswith(b'PK'):
+        if _holds_ptyr(path):
+            return read_ptyr_probe(path)
         raise DataError(
-            f'A probe is read from an NPZ file, a product.h5, a CXI or an NPY file; not {path}.'
+            'A probe is read from an NPZ or MATLAB file, a product.h5, a CXI or an NPY file, or a '
+            f'.ptyr of PtyPy; not {path}.'
         )
-    with open_npz(path) as archive:
-        key = 'probe' if 'probe' in archive else 'probeGuess'
-        return single_probe(read_numbers(archive, key, 'buifc'))[0]
+    with (open_matlab if of_matlab else open_npz)(path) as arrays:
+        key = 'probe' if 'probe' in arrays else 'probeGuess'
+        return single_probe(read_numbers(arrays, key, 'buifc'))[0]
+
+
+def _holds_ptyr(path: Path) -> bool:
+    if path.is_dir() or not h5py.is_hdf5(path):
+        return False
+    with open_hdf5(path) as file:
+        return is_ptyr(file)

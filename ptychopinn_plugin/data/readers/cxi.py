@@ -1,4 +1,4 @@
-"""CXI files: patterns and geometry of the Coherent X-ray Imaging Data Bank.
+"""CXI files: patterns and geometry of the Coherent X-ray Imaging Data Bank, also as NXcxi_ptycho.
 
 Positions are taken as Ptychodus takes them: (x, y) in metres, where a larger x lies further right
 and a larger y further down in the object.
@@ -41,6 +41,7 @@ _TRANSLATION = (
     f'{_DETECTOR}/translation',
 )
 _PROBE = ('entry_1/image_1/data', f'{_SOURCE}/illumination', 'entry_1/data_1/probe')
+_ENERGIES = ('incident_energy', 'incident_beam_energy', 'energy')
 _BEAMS = (
     'entry_1/instrument_1/beam_1',
     'entry_1/instrument_1/beam',
@@ -129,7 +130,8 @@ def _measurement(file: Any, domain: Domain | None, given: Geometry) -> Measureme
 
 def _photon_energy(file: Any) -> float | None:
     for beam in _BEAMS:
-        energy_j = find_one_quantity(file, [f'{beam}/incident_energy', f'{beam}/energy'], 'energy')
+        keys = [f'{beam}/{key}' for key in _ENERGIES]
+        energy_j = find_one_quantity(file, keys, 'energy')
         if energy_j:
             return energy_j / ELECTRON_VOLT_J
         keys = [f'{beam}/incident_wavelength', f'{beam}/wavelength']

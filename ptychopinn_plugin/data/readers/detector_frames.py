@@ -139,5 +139,8 @@ def _domain(
         reason = 'their squares are whole numbers'
     else:
         return 'counts', ()
-    note = f'Patterns were taken as amplitudes because {reason}; if not, use --domain counts.'
+    note = (
+        f'Patterns were taken as amplitudes because {reason}; if not, use '
+        "domain='counts' (--domain counts)."
+    )
     return 'amplitudes', (note,)

@@ -11,23 +11,17 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray
+from ptychopinn_plugin.array_types import BoolArray, ComplexArray
 from ptychopinn_plugin.data.readers.domain import Domain
 from ptychopinn_plugin.data.readers.hdf5 import (
     find,
     find_dataset,
     find_number,
     open_hdf5,
-    stack_of,
+    text_attribute,
 )
-from ptychopinn_plugin.data.readers.matching import (
-    Product,
-    join,
-    load_name,
-    measurement_of,
-    wavelength_m,
-)
-from ptychopinn_plugin.data.readers.units import length_of_unit
+from ptychopinn_plugin.data.readers.matching import Product
+from ptychopinn_plugin.data.readers.rasters import Raster, raster_scan, step_of
 from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.errors import DataError
 
@@ -78,35 +72,23 @@ def read_emd(
         group = _raster(file)
         data = find(file, [f'{group.name}/data'])
         assert data is not None
-        patterns = stack_of(data, f'The patterns of {path}')
-        rows, columns = data.shape[:2]
-        if product is None:
-            steps = (scan_step_m, scan_step_m) if scan_step_m else _steps(file, group)
-            indexes = np.arange(rows * columns)
-            positions = raster_positions(rows, columns, steps)
-            # With the place of the beam, frames are cut to the size of the probe.
-            is_cut = beam_center_px is not None and probe is not None
-            shape = probe.shape if is_cut and probe is not None else patterns.shape
-            geometry = _object_pixels(file, shape, given or Geometry())
-            note = f'The raster of {rows} x {columns} patterns was taken row by row, downwards, '
-            note += f'with steps of {steps[0]:.4g} and {steps[1]:.4g} m (down, right).'
-            product = Product(indexes, positions, geometry=geometry, notes=(note,))
-    measurement = measurement_of(patterns, np.arange(len(patterns)), None, domain=domain)
-    return join(
-        measurement,
-        product,
-        name=load_name(path),
+        size, unit = _calibration(file, 'Q_pixel')
+        raster = Raster(
+            data,
+            _steps(file, group) if product is None and scan_step_m is None else None,
+            () if size is None else ((size, unit), (size, unit)),
+        )
+    return raster_scan(
+        raster,
+        path,
+        product=product,
+        domain=domain,
         probe=probe,
         given=given,
         beam_center_px=beam_center_px,
         mask=mask,
+        scan_step_m=scan_step_m,
     )
-
-
-def raster_positions(rows: int, columns: int, steps_m: tuple[float, float]) -> FloatArray:
-    """Return (y, x) of a raster in metres, row by row, shape (rows columns, 2)."""
-    grid = np.indices((rows, columns)).reshape(2, -1).T.astype(np.float64)
-    return np.asarray(grid * np.array(steps_m))
 
 
 def _raster(file: Any) -> Any:
@@ -144,51 +126,16 @@ def _calibration(file: Any, key: str) -> tuple[float | None, str]:
     return value[0], value[1]
 
 
-def _steps(file: Any, group: Any) -> tuple[float, float]:
+def _steps(file: Any, group: Any) -> tuple[float, float] | None:
     """Return the steps down and right in metres, of the calibration or of the axes."""
-    size, unit = _calibration(file, 'R_pixel')
-    factor = length_of_unit(unit)
-    if size and size > 0 and factor is not None:
-        return size * factor, size * factor
+    step = step_of(*_calibration(file, 'R_pixel'))
+    if step is not None and step > 0:
+        return step, step
     steps = []
     for axis in (0, 1):
         values = find_dataset(file, [f'{group.name}/dim{axis}'])
         if values is None or values.size in (None, 0, 1) or values.dtype.kind not in 'uif':
-            break
-        units = values.attrs.get('units', '')
-        units = units.decode('utf-8', 'replace') if isinstance(units, bytes) else str(units)
-        factor = length_of_unit(units)
+            return None
         numbers = np.asarray(values[:2], dtype=np.float64)
-        if factor is None or not abs(numbers[1] - numbers[0]) > 0:
-            break
-        steps.append(float(numbers[1] - numbers[0]) * factor)
-    if len(steps) == 2:
-        return steps[0], steps[1]
-    raise DataError(
-        f'{file.filename} does not hold the step of its raster in a unit of length. Give it: '
-        'scan_step_m=METRES (--scan-step METRES), or positions: product=FILE (--product FILE).'
-    )
-
-
-def _object_pixels(file: Any, shape: tuple[int, ...], given: Geometry) -> Geometry:
-    """Return the size of an object pixel, 1 / (n q), where that of the detector, q, is known."""
-    if given.detector_distance_m and given.detector_pixel_height_m:
-        return Geometry()
-    size, unit = _calibration(file, 'Q_pixel')
-    if not size or not size > 0:
-        return Geometry()
-    name = unit.strip().replace('Å', 'A').replace(' ', '')
-    if name in ('A^-1', '1/A', 'A**-1'):
-        frequency = size * 1e10
-    elif name in ('mrad', 'mrads'):
-        if not given.photon_energy_eV:
-            raise DataError(
-                f'{file.filename} has its pixels in mrad, so that the wavelength is needed. Give '
-                '--electron-energy EV, or --photon-energy EV (geometry=Geometry(...)).'
-            )
-        # An angle over the wavelength is a spatial frequency.
-        frequency = size * 1e-3 / wavelength_m(given.photon_energy_eV)
-    else:
-        return Geometry()
-    height, width = shape[-2:]
-    return Geometry(pixel_height_m=1 / (height * frequency), pixel_width_m=1 / (width * frequency))
+        steps.append(step_of(numbers[1] - numbers[0], text_attribute(values, 'units')))
+    return None if steps[0] is None or steps[1] is None else (steps[0], steps[1])

@@ -10,6 +10,7 @@ import numpy as np
 
 from ptychopinn_plugin.array_types import RealArray
 from ptychopinn_plugin.data.readers.hdf5_links import (
+    HDF5_DAMAGE,
     broken_link,
     check_links,
     check_readable,
@@ -40,9 +41,7 @@ def open_hdf5(path: Path) -> Iterator[Any]:
             yield file
     except FileNotFoundError as error:
         raise DataError(f'There is no file {path}. Check the path.') from error
-    # HDF5 reports damage as OSError, as RuntimeError or, for broken links, as KeyError; names may
-    # be no text.
-    except (OSError, RuntimeError, KeyError, UnicodeDecodeError) as error:
+    except HDF5_DAMAGE as error:
         reason = ' '.join(str(error).split()).strip('\'"')
         raise DataError(
             f'{path} is truncated, damaged or no HDF5 file ({reason}). '
@@ -65,13 +64,22 @@ def find(file: Any, keys: Sequence[str], *, kinds: str = 'buif') -> RealArray | 
     dataset = find_dataset(file, keys)
     if dataset is None:
         return None
+    _check_numbers(dataset, kinds)
+    return read_array(dataset)
+
+
+def _check_numbers(dataset: Any, kinds: str) -> None:
     if dataset.dtype.kind not in kinds or dataset.shape is None:
         kind = 'nothing' if dataset.shape is None else dataset.dtype
         raise DataError(
-            f'{dataset.name} of {file.filename} must hold {_NUMBERS[kinds]}; it holds {kind}. '
-            'Write the file again.'
+            f'{dataset.name} of {dataset.file.filename} must hold {_NUMBERS[kinds]}; it holds '
+            f'{kind}. Write the file again.'
         )
-    if not dataset.shape or not dataset.size:
+
+
+def read_array(dataset: Any) -> RealArray:
+    """Return a dataset that `check_readable` has passed, in a file where memory is too small."""
+    if not dataset.shape or not dataset.size or dataset.dtype.kind not in 'biufc':
         return np.asarray(dataset[()])
     array = limits().new_array(dataset.shape, dataset.dtype)
     for part, _ in chunks(array, _READ_ROWS if is_stored(array) else len(array)):
@@ -109,13 +117,26 @@ def need(file: Any, *keys: str, kinds: str = 'buif') -> RealArray:
     DataError
         If the file has none of them.
     """
-    array = find(file, keys, kinds=kinds)
-    if array is None:
+    dataset = need_dataset(file, *keys)
+    _check_numbers(dataset, kinds)
+    return read_array(dataset)
+
+
+def need_dataset(file: Any, *keys: str) -> Any:
+    """Return the first dataset of these names, which can be read; see `need`.
+
+    Raises
+    ------
+    DataError
+        If the file has none of them.
+    """
+    dataset = find_dataset(file, keys)
+    if dataset is None:
         raise DataError(
             f'{file.filename} must hold the dataset {" or ".join(keys)}; '
             f'it holds {", ".join(file) or "nothing"}.'
         )
-    return array
+    return dataset
 
 
 def find_number(file: Any, keys: Sequence[str]) -> float | None:
@@ -126,9 +147,26 @@ def find_number(file: Any, keys: Sequence[str]) -> float | None:
     return float(np.asarray(dataset[()]).ravel()[0])
 
 
+def attribute_value(item: Any, key: str, default: Any) -> Any:
+    """Return an attribute as h5py gives it.
+
+    Raises
+    ------
+    DataError
+        If its type is none that h5py reads, as in a damaged file.
+    """
+    try:
+        return item.attrs.get(key, default)
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f'The attribute {key!r} of {item.name} of {item.file.filename} must be a number or a '
+            f'text; its type is neither, or damaged ({error}). Write the file again.'
+        ) from error
+
+
 def attribute(item: Any, key: str) -> float | None:
     """Return an attribute as a number; None where there is none."""
-    value = np.asarray(item.attrs.get(key, np.nan))
+    value = np.asarray(attribute_value(item, key, np.nan))
     if value.size == 0 or value.dtype.kind not in 'uif' or not np.isfinite(value.ravel()[0]):
         return None
     return float(value.ravel()[0])
@@ -136,7 +174,7 @@ def attribute(item: Any, key: str) -> float | None:
 
 def text_attribute(item: Any, key: str) -> str:
     """Return an attribute as text; nothing where there is none."""
-    value = item.attrs.get(key, '')
+    value = attribute_value(item, key, '')
     return value.decode('utf-8', 'replace') if isinstance(value, bytes) else str(value)
 
 

@@ -26,6 +26,9 @@ MAX_LINKS = 8
 MAX_NUMBERED = 100_000
 """Of a dataset in numbered files, this many are looked at."""
 
+HDF5_DAMAGE = (OSError, RuntimeError, KeyError, UnicodeDecodeError)
+"""h5py raises these where an HDF5 file is damaged; KeyError for broken links."""
+
 INSTALL_FILTERS = 'pip install hdf5plugin'
 
 _FILTERS = {
@@ -59,14 +62,21 @@ def check_readable(dataset: Any) -> None:
     """
     _refuse_raw_files(dataset)
     path = Path(dataset.file.filename)
+    try:
+        n_bytes = dataset.dtype.itemsize
+    except (ValueError, TypeError) as error:
+        raise DataError(
+            f'{dataset.name} of {path} must hold numbers or texts; its type is not one of them, or '
+            f'damaged ({error}). Write the file again.'
+        ) from error
     # An image file in memory has no path.
     sources = {path} if path.is_file() else set()
     if dataset.is_virtual:
         sources |= _check_sources(dataset, path.parent)
     _refuse_tiny_chunks(dataset)
     # HDF5 inflates whole chunks, however little of one is read.
-    chunk = math.prod(dataset.chunks or (0,)) * dataset.dtype.itemsize
-    claimed = max(int(dataset.size or 0) * dataset.dtype.itemsize, chunk)
+    chunk = math.prod(dataset.chunks or (0,)) * n_bytes
+    claimed = max(int(dataset.size or 0) * n_bytes, chunk)
     limits().check_size(
         f'{dataset.name} of {path}', claimed, sum(source.stat().st_size for source in sources)
     )
@@ -169,7 +179,7 @@ def check_path(path: Path) -> None:
                 if dataset.is_virtual and dataset.ndim > 2:
                     _check_sources(dataset, path.parent)
                 _load_filters(dataset)
-    except (OSError, RuntimeError, KeyError):
+    except HDF5_DAMAGE:
         # The file is damaged, which the reader will report in its own way.
         return
 
@@ -184,7 +194,7 @@ def broken_links(path: Path) -> list[str]:
             file.visit_links(names.append)
             broken = (broken_link(file, name) for name in names)
             return list(dict.fromkeys(text for text in broken if text))
-    except (OSError, RuntimeError, KeyError):
+    except HDF5_DAMAGE:
         return []
 
 
@@ -236,7 +246,9 @@ def _external(name: str, link: Any, path: Path) -> str:
 
 def _find_file(name: str, folder: Path) -> Path | None:
     """Look for a file where HDF5 does: beside the one that names it, then in the current folder."""
-    candidates = [folder / name, folder / Path(name).name, Path(name)]
+    candidates = [folder / name, Path(name)]
+    if Path(name).is_absolute():
+        candidates.insert(1, folder / Path(name).name)
     for variable in ('HDF5_VDS_PREFIX', 'HDF5_EXT_PREFIX'):
         prefix = os.environ.get(variable, '').replace('${ORIGIN}', str(folder))
         candidates += [Path(prefix) / name] if prefix else []
@@ -291,7 +303,7 @@ def _check_source(dataset: Any, path: Path, name: str, depth: int) -> None:
                 _check_filters(source)
                 return
             reason = f'holds no {name}'
-    except (OSError, RuntimeError, KeyError) as error:
+    except HDF5_DAMAGE as error:
         reason = f'cannot be read ({" ".join(str(error).split())})'
     raise DataError(
         f'{dataset.name} of {dataset.file.filename} is put together from other files, of which '

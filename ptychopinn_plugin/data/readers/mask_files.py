@@ -9,6 +9,7 @@ import numpy as np
 from ptychopinn_plugin.array_types import BoolArray, RealArray
 from ptychopinn_plugin.data.readers.hdf5 import find, open_hdf5
 from ptychopinn_plugin.data.readers.limits import limits
+from ptychopinn_plugin.data.readers.matlab_files import is_matlab, open_source
 from ptychopinn_plugin.data.readers.npy import read_npy
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.packages import is_importable
@@ -27,7 +28,8 @@ def read_mask(path: Path) -> BoolArray:
     Parameters
     ----------
     path : Path
-        An NPY or TIFF file; or an HDF5 file whose only image is the mask, or `FILE:DATASET`.
+        An NPY or TIFF file; or an HDF5 or MATLAB file whose only image is the mask, or
+        `FILE:DATASET`.
 
     Returns
     -------
@@ -45,7 +47,9 @@ def read_mask(path: Path) -> BoolArray:
         file = Path(name)
     if not file.is_file():
         raise DataError(f'There is no file {file}. Check the path.')
-    if h5py.is_hdf5(file):
+    if is_matlab(file):
+        found = _from_matlab(file, key)
+    elif h5py.is_hdf5(file):
         found = _from_hdf5(file, key)
     else:
         found = (_from_tiff if _starts_as_tiff(file) else _from_npy)(file)
@@ -124,7 +128,21 @@ def _from_npy(path: Path) -> RealArray:
     try:
         return read_npy(path)
     except DataError as error:
-        raise DataError(f'A mask is read from an NPY, TIFF or HDF5 file. {error}') from error
+        raise DataError(
+            f'A mask is read from an NPY, TIFF, HDF5 or MATLAB file. {error}'
+        ) from error
+
+
+def _from_matlab(path: Path, key: str) -> RealArray:
+    with open_source(path) as variables:
+        if not key and len(variables.names) == 1:
+            key = variables.names[0]
+        if key not in variables.names:
+            raise DataError(
+                f'{path} must hold one variable to be a mask, or this one to be named: '
+                f'{path}:VARIABLE; it holds {", ".join(variables.names) or "none"}.'
+            )
+        return variables.read(key)
 
 
 def _from_hdf5(path: Path, key: str) -> RealArray:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray, IntArray, RealArray
+from ptychopinn_plugin.data.outline import ScanOutline
 from ptychopinn_plugin.data.readers.domain import Domain, to_counts, without_logarithm
 from ptychopinn_plugin.data.readers.frame_center import centered
 from ptychopinn_plugin.data.readers.invalid_pixels import clip_negative, mask_invalid
@@ -52,6 +53,11 @@ class Measurement:
     bad_pixels: BoolArray | None = None
     geometry: Geometry = field(default_factory=Geometry)
     notes: tuple[str, ...] = ()
+
+    @property
+    def pattern_shape(self) -> tuple[int, int]:
+        """Height and width of a pattern, in pixels."""
+        return (int(self.patterns.shape[1]), int(self.patterns.shape[2]))
 
 
 def measurement_of(
@@ -236,8 +242,7 @@ def join(
     kept, positions_m, notes = _match(measurement.indexes, product)
     geometry = _object_geometry(measurement, product.geometry, given or Geometry())
     product, more = _with_pixel(product, geometry, given)
-    shape = measurement.patterns.shape[1:]
-    positions_px = _to_pixels(positions_m, product, geometry, shape)
+    positions_px = _to_pixels(positions_m, product, geometry, measurement.pattern_shape)
     return Scan(
         patterns=patterns if len(kept) == len(patterns) else taken(patterns, kept),
         positions_px=positions_px,
@@ -249,6 +254,29 @@ def join(
         probe_origin=origin,
         name=name,
         notes=(*measurement.notes, *product.notes, *notes, *more),
+    )
+
+
+def outline_of(measurement: Measurement, product: Product, name: str) -> ScanOutline:
+    """Return the outline of the scan that `join` makes of a measurement whose patterns are no part.
+
+    Parameters
+    ----------
+    measurement : Measurement
+        The shape of its patterns counts, and not their values.
+    product : Product
+    name : str
+
+    Raises
+    ------
+    DataError
+        As in `join`.
+    """
+    _, positions_m, _ = _match(measurement.indexes, product)
+    geometry = _object_geometry(measurement, product.geometry, Geometry())
+    shape = measurement.pattern_shape
+    return ScanOutline(
+        *(_to_pixels(positions_m, product, geometry, shape), shape, product.probe, name)
     )
 
 

@@ -1,14 +1,11 @@
 """NPZ scans: PtychoPINN's contract (amplitudes) and Ptychodus' export (counts), one set of keys."""
 
-import contextlib
 import dataclasses
 import json
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
 from ptychopinn_plugin.array_types import (
@@ -19,6 +16,7 @@ from ptychopinn_plugin.array_types import (
     NamedArrays,
     RealArray,
 )
+from ptychopinn_plugin.data.outline import ScanOutline
 from ptychopinn_plugin.data.readers.domain import (
     Domain,
     infer_domain,
@@ -28,31 +26,20 @@ from ptychopinn_plugin.data.readers.domain import (
 )
 from ptychopinn_plugin.data.readers.frame_center import centered
 from ptychopinn_plugin.data.readers.invalid_pixels import clip_negative, mask_invalid
-from ptychopinn_plugin.data.readers.limits import limits
 from ptychopinn_plugin.data.readers.mask_files import with_mask
 from ptychopinn_plugin.data.readers.matching import (
     load_name,
     middle_offset_px,
     single_layer,
 )
-from ptychopinn_plugin.data.readers.npy import check_claim, read_header
+from ptychopinn_plugin.data.readers.npz_archive import open_npz
 from ptychopinn_plugin.data.readers.npz_metadata import number_of, photons_of
-from ptychopinn_plugin.data.readers.pattern_axes import positions_first
+from ptychopinn_plugin.data.readers.pattern_axes import pattern_shape_of, positions_first
 from ptychopinn_plugin.data.readers.probe_axes import single_probe
 from ptychopinn_plugin.data.scan import Geometry, ProbeOrigin, Scan
 from ptychopinn_plugin.data.starting_probe import NOTE, starting_probe
 from ptychopinn_plugin.errors import DataError
-from ptychopinn_plugin.storage.scratch import chunks, is_stored
-from ptychopinn_plugin.storage.untrusted import NUMPY_ERRORS
 
-_OPTIONAL = (
-    'objectGuess',
-    'scan_index',
-    'pattern_indexes',
-    'bad_pixels',
-    'xcoords_start',
-    'ycoords_start',
-)
 _ATTRIBUTES = (
     'diff3d',
     'xcoords',
@@ -63,132 +50,7 @@ _ATTRIBUTES = (
     'objectGuess',
     'scan_index',
 )
-_READ_ROWS = 256
-"""This number of patterns is read at a time where not all fit into memory."""
-
 _GEOMETRY = tuple(Geometry.__dataclass_fields__)
-
-
-class Archive(Mapping[str, RealArray]):
-    """The arrays of an NPZ file; what is wrong with one becomes a DataError."""
-
-    def __init__(self, path: Path, members: Any) -> None:
-        self._path, self._members = path, members
-        self.empty = tuple(key for key in _OPTIONAL if self._is_object(key))
-        """These optional keys hold an object and no array, as `np.savez` makes of None."""
-        self._keys = tuple(key for key in members.files if key not in self.empty)
-
-    def __contains__(self, key: object) -> bool:
-        # The inherited test would read the whole array.
-        return key in self._keys
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._keys)
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
-    def __getitem__(self, key: str) -> RealArray:
-        if key not in self:
-            raise DataError(
-                f'{self._path} must hold {key!r}; it holds {", ".join(self) or "nothing"}.'
-            )
-        try:
-            self._check_size(key)
-            array = self._read(key)
-        except DataError:
-            raise
-        except NUMPY_ERRORS as error:
-            if 'allow_pickle' not in str(error):
-                raise _damaged(self._path, key) from error
-            raise DataError(
-                f'{key!r} of {self._path} must be an array of numbers; it is an object array, '
-                'which can run code when it is read. Save it again as numbers.'
-            ) from error
-        if not isinstance(array, np.ndarray):
-            raise DataError(
-                f'{key!r} of {self._path} must be an array; it is another kind of file.'
-            )
-        return array
-
-    def _read(self, key: str) -> Any:
-        """Return an array, which lies in a file where it is too large for the memory."""
-        if f'{key}.npy' not in self._members.zip.NameToInfo:
-            return self._members[key]
-        with self._members.zip.open(f'{key}.npy') as file:
-            try:
-                shape, is_fortran, kind = read_header(file)
-            except KeyError:
-                # Another version of the format is left to NumPy.
-                return self._members[key]
-            if kind.kind not in 'biufc' or not math.prod(shape):
-                return self._members[key]
-            # In the order of the file: the other one is its transpose.
-            array = limits().new_array(shape[::-1] if is_fortran else shape, kind)
-            if not is_stored(array):
-                return self._members[key]
-            for _, rows in chunks(array, _READ_ROWS):
-                data = file.read(rows.nbytes)
-                if len(data) < rows.nbytes:
-                    raise EOFError
-                rows[...] = np.frombuffer(data, kind).reshape(rows.shape)
-        return array.T if is_fortran else array
-
-    def _is_object(self, key: str) -> bool:
-        """Recognise a single object by the text of the header; the object is never read."""
-        if key not in self._members.files:
-            return False
-        try:
-            shape, kind = self._header(key)
-        except NUMPY_ERRORS:
-            return False
-        return shape == () and kind.hasobject
-
-    def _header(self, key: str) -> tuple[tuple[int, ...], Any]:
-        with self._members.zip.open(f'{key}.npy') as file:
-            shape, _, kind = read_header(file)
-        return shape, kind
-
-    def _check_size(self, key: str) -> None:
-        """Compare what an array claims with its file, before any memory is given to it."""
-        names = self._members.zip.NameToInfo
-        info = names.get(f'{key}.npy') or names[key]
-        with contextlib.suppress(KeyError):
-            # Another version of the format is left to NumPy.
-            check_claim(f'{key!r} of {self._path}', *self._header(key), info.file_size)
-        limits().check_size(f'{key!r} of {self._path}', info.file_size, info.compress_size)
-
-
-def _damaged(path: Path, key: str) -> DataError:
-    return DataError(f'{key!r} of {path} is truncated or damaged. Copy or write the file again.')
-
-
-@contextlib.contextmanager
-def open_npz(path: Path) -> Iterator[Archive]:
-    """Open an NPZ file for reading, never with pickle.
-
-    Raises
-    ------
-    DataError
-        If the file cannot be opened, is damaged, or is HDF5 where NPZ is needed.
-    """
-    # NumPy leaves a file that it opened itself open where it turns out to be damaged.
-    with contextlib.ExitStack() as stack:
-        try:
-            file = stack.enter_context(path.open('rb'))
-            members = stack.enter_context(np.load(file, allow_pickle=False))
-        except OSError as error:
-            raise DataError(f'{path} cannot be read: {error.strerror}. Check the path.') from error
-        except NUMPY_ERRORS as error:
-            if h5py.is_hdf5(path):
-                raise DataError(
-                    f'{path} must be an NPZ file here, as reconstruction.npz; it is HDF5.'
-                ) from error
-            raise DataError(
-                f'{path} is truncated or damaged: it is no complete NPZ file. '
-                'Copy or write the file again.'
-            ) from error
-        yield Archive(path, members)
 
 
 def arrays_of(raw: object) -> dict[str, RealArray]:
@@ -276,6 +138,20 @@ def read_npz(
         return scan
 
 
+def read_npz_outline(path: Path) -> ScanOutline:
+    """Read what an NPZ file holds but for its patterns; see `read_npz`."""
+    with open_npz(path) as archive:
+        metadata, _ = read_metadata(archive)
+        positions, _ = _positions(archive)
+        key = _pattern_key(archive)
+        shape = pattern_shape_of(archive.shape_of(key), key, len(positions))
+        probe = None
+        if 'probeGuess' in archive:
+            probe, _ = single_probe(read_numbers(archive, 'probeGuess', 'buifc'))
+        positions = positions + _offset_px(archive, metadata, shape)
+        return ScanOutline(positions, shape, probe, str(metadata.get('name') or load_name(path)))
+
+
 def scan_of(
     archive: NamedArrays,
     name: str,
@@ -287,7 +163,6 @@ def scan_of(
 ) -> Scan:
     """Make a scan of arrays under the names of an NPZ file; see `read_npz`."""
     metadata, notes = read_metadata(archive)
-    is_export = 'bad_pixels' in archive and not metadata
     positions, more = _positions(archive)
     # Both of these write the positions first.
     known = 'bad_pixels' in archive or 'diffraction_domain' in metadata
@@ -309,14 +184,11 @@ def scan_of(
         centered_notes = (*centered_notes, NOTE)
     object_, object_notes = _object(archive)
     nominal = _nominal(archive, len(positions))
-    if is_export:
-        # Since 1.6 Ptychodus gives the middle between pixels; only newer files have bad_pixels.
-        offset = [middle_offset_px(patterns.shape[1]), middle_offset_px(patterns.shape[2])]
-        positions = positions + offset
-        nominal = None if nominal is None else nominal + offset
+    offset = _offset_px(archive, metadata, patterns.shape[1:])
+    nominal = None if nominal is None else nominal + offset
     return Scan(
         patterns=patterns,
-        positions_px=positions,
+        positions_px=positions + offset,
         probe=probe,
         object_=object_,
         bad_pixels=bad_pixels,
@@ -328,6 +200,16 @@ def scan_of(
         name=str(metadata.get('name') or name),
         notes=(*notes, *more, *centered_notes, *object_notes, *_restored(metadata)),
     )
+
+
+def _offset_px(
+    archive: NamedArrays, metadata: Mapping[str, Any], pattern_shape: tuple[int, ...]
+) -> FloatArray:
+    """Return what is to be added to the positions of a file, (y, x)."""
+    if metadata or 'bad_pixels' not in archive:
+        return np.zeros(2)
+    # Since 1.6 Ptychodus gives the middle between pixels; only newer files have bad_pixels.
+    return np.array([middle_offset_px(side) for side in pattern_shape])
 
 
 def _measured(
@@ -385,10 +267,14 @@ def _nominal(archive: NamedArrays, count: int) -> FloatArray | None:
     return nominal
 
 
+def _pattern_key(archive: NamedArrays) -> str:
+    return 'diffraction' if 'diff3d' not in archive and 'diffraction' in archive else 'diff3d'
+
+
 def _patterns(
     archive: NamedArrays, count: int, *, known_order: bool
 ) -> tuple[RealArray, tuple[str, ...]]:
-    key = 'diffraction' if 'diff3d' not in archive and 'diffraction' in archive else 'diff3d'
+    key = _pattern_key(archive)
     return positions_first(read_numbers(archive, key), key, count, known_order=known_order)
 
 

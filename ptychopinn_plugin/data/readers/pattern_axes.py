@@ -1,5 +1,7 @@
 """Which axis of an array of patterns counts the positions."""
 
+import math
+
 import numpy as np
 
 from ptychopinn_plugin.array_types import RealArray
@@ -28,25 +30,48 @@ def positions_first(
     DataError
         If there is not one pattern for each position.
     """
-    if patterns.ndim == 4 and patterns.size:
+    pattern_shape_of(patterns.shape, key, count)
+    if patterns.ndim == 4:
         return _raster(patterns, key, count)
-    if patterns.ndim != 3:
-        raise DataError(
-            f'{key} must have shape (n_positions, height, width) or that of a raster, (rows, '
-            f'columns, height, width); it has {patterns.shape}.'
-        )
-    if not patterns.size:
-        raise DataError(f'{key} holds no pattern (shape {patterns.shape}); at least one is needed.')
     if patterns.shape == (count,) * 3 and not known_order:
         return _cube(patterns, key)
     if len(patterns) == count:
         return patterns, ()
-    if patterns.shape[2] == count:
-        note = f'{key} was stored as (height, width, n_positions) and has been turned.'
-        return _turned(patterns), (note,)
+    note = f'{key} was stored as (height, width, n_positions) and has been turned.'
+    return _turned(patterns), (note,)
+
+
+def pattern_shape_of(shape: tuple[int, ...], key: str, count: int) -> tuple[int, int]:
+    """Return height and width of the patterns in an array of which the shape alone is known.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of the array, whichever of its axes counts the positions.
+    key, count
+        As in `positions_first`.
+
+    Raises
+    ------
+    DataError
+        If there is not one pattern for each position.
+    """
+    if len(shape) not in (3, 4):
+        raise DataError(
+            f'{key} must have shape (n_positions, height, width) or that of a raster, (rows, '
+            f'columns, height, width); it has {shape}.'
+        )
+    if 0 in shape:
+        raise DataError(f'{key} holds no pattern (shape {shape}); at least one is needed.')
+    n_axes = len(shape) - 2
+    if math.prod(shape[:n_axes]) == count:
+        return shape[-2], shape[-1]
+    if math.prod(shape[2:]) == count:
+        return shape[0], shape[1]
+    raster = '' if n_axes == 1 else f', a raster of {math.prod(shape[:2])}'
     raise DataError(
-        f'{key} must hold one pattern for each of the {count} positions of xcoords; '
-        f'its shape is {patterns.shape}. Cut the longer one.'
+        f'{key} must hold one pattern for each of the {count} positions of xcoords; its shape is '
+        f'{shape}{raster}. Cut the longer one.'
     )
 
 
@@ -55,14 +80,9 @@ def _raster(patterns: RealArray, key: str, count: int) -> tuple[RealArray, tuple
     if first[0] * first[1] == count:
         note = f'{key} is a raster of {first[0]} x {first[1]}, which was taken row by row.'
         return patterns.reshape(count, *last), (note,)
-    if last[0] * last[1] == count:
-        note = f'{key} was stored as (height, width, rows, columns) of a raster of {last[0]} x '
-        note += f'{last[1]}; it has been turned and was taken row by row.'
-        return _turned(patterns.reshape(*first, count)), (note,)
-    raise DataError(
-        f'{key} must hold one pattern for each of the {count} positions of xcoords; its shape is '
-        f'{patterns.shape}, a raster of {first[0] * first[1]}. Cut the longer one.'
-    )
+    note = f'{key} was stored as (height, width, rows, columns) of a raster of {last[0]} x '
+    note += f'{last[1]}; it has been turned and was taken row by row.'
+    return _turned(patterns.reshape(*first, count)), (note,)
 
 
 def _turned(patterns: RealArray) -> RealArray:

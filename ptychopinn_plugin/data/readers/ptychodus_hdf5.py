@@ -5,12 +5,15 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from ptychopinn_plugin.array_types import BoolArray, ComplexArray
+from ptychopinn_plugin.array_types import BoolArray, ComplexArray, RealArray
+from ptychopinn_plugin.data.outline import ScanOutline
 from ptychopinn_plugin.data.readers.domain import Domain
 from ptychopinn_plugin.data.readers.hdf5 import (
     attribute,
+    attribute_value,
     find,
     need,
+    need_dataset,
     open_hdf5,
     stack_of,
     text_attribute,
@@ -22,6 +25,7 @@ from ptychopinn_plugin.data.readers.matching import (
     join,
     load_name,
     measurement_of,
+    outline_of,
     single_layer,
 )
 from ptychopinn_plugin.data.readers.probe_axes import single_probe
@@ -64,6 +68,36 @@ def read_pair(
     DataError
         If one of the two files is missing, or they do not belong together.
     """
+    diffraction, product = _files_of_pair(path, product)
+    # It is read before the patterns, which are large.
+    known = read_product(product)
+    check_far_field(known)
+    measurement = read_measurement(diffraction, domain=domain)
+    return join(
+        measurement,
+        known,
+        name=load_name(path),
+        probe=probe,
+        given=given,
+        beam_center_px=beam_center_px,
+        mask=mask,
+    )
+
+
+def read_pair_outline(path: Path) -> ScanOutline:
+    """Read what Ptychodus' two files hold but for the patterns; see `read_pair`."""
+    diffraction, product = _files_of_pair(path, None)
+    known = read_product(product)
+    check_far_field(known)
+    with open_hdf5(diffraction) as file:
+        dataset = need_dataset(file, 'patterns')
+        # It has the shape of the patterns, and takes no memory.
+        stand_in = np.broadcast_to(np.zeros((), dataset.dtype), dataset.shape)
+        return outline_of(_recorded(file, diffraction, stand_in), known, load_name(path))
+
+
+def _files_of_pair(path: Path, product: Path | None) -> tuple[Path, Path]:
+    """Return the files of the patterns and of the product; a DataError names a missing one."""
     folder = path if path.is_dir() else path.parent
     diffraction = folder / 'diffraction.h5'
     if not path.is_dir() and not is_product(path):
@@ -79,19 +113,7 @@ def read_pair(
                 'Put diffraction.h5 and product.h5 into one folder, or use product=FILE '
                 '(--product FILE).'
             )
-    # It is read before the patterns, which are large.
-    known = read_product(product)
-    check_far_field(known)
-    measurement = read_measurement(diffraction, domain=domain)
-    return join(
-        measurement,
-        known,
-        name=load_name(path),
-        probe=probe,
-        given=given,
-        beam_center_px=beam_center_px,
-        mask=mask,
-    )
+    return diffraction, product
 
 
 def is_product_file(path: Path) -> bool:
@@ -114,27 +136,32 @@ def read_measurement(path: Path, *, domain: Domain | None) -> Measurement:
         If the file has not one index for each pattern.
     """
     with open_hdf5(path) as file:
-        patterns = stack_of(need(file, 'patterns'), f"'patterns' of {path}")
-        indexes = find(file, ['indexes'])
-        if indexes is None:
-            indexes = np.arange(len(patterns))
-        if indexes.shape != patterns.shape[:1]:
-            raise DataError(
-                f"'indexes' of {path} must have {len(patterns)} values, one for each pattern; "
-                f'its shape is {indexes.shape}.'
-            )
-        bad_pixels = find(file, ['bad_pixels'])
-        geometry = Geometry(
-            detector_pixel_height_m=attribute(file['patterns'], 'detector_pixel_height_m'),
-            detector_pixel_width_m=attribute(file['patterns'], 'detector_pixel_width_m'),
-        )
+        recorded = _recorded(file, path, need(file, 'patterns'))
     return measurement_of(
-        patterns,
-        indexes.astype(np.int64),
-        None if bad_pixels is None else bad_pixels != 0,
+        *(recorded.patterns, recorded.indexes, recorded.bad_pixels),
         domain=domain,
-        geometry=geometry,
+        geometry=recorded.geometry,
     )
+
+
+def _recorded(file: h5py.File, path: Path, patterns: RealArray) -> Measurement:
+    """Return what a `diffraction.h5` holds of patterns, as it is written there."""
+    patterns = stack_of(patterns, f"'patterns' of {path}")
+    indexes = find(file, ['indexes'])
+    if indexes is None:
+        indexes = np.arange(len(patterns))
+    if indexes.shape != patterns.shape[:1]:
+        raise DataError(
+            f"'indexes' of {path} must have {len(patterns)} values, one for each pattern; "
+            f'its shape is {indexes.shape}.'
+        )
+    bad_pixels = find(file, ['bad_pixels'])
+    geometry = Geometry(
+        detector_pixel_height_m=attribute(file['patterns'], 'detector_pixel_height_m'),
+        detector_pixel_width_m=attribute(file['patterns'], 'detector_pixel_width_m'),
+    )
+    bad = None if bad_pixels is None else bad_pixels != 0
+    return Measurement(patterns, indexes.astype(np.int64), bad, geometry)
 
 
 def read_product(path: Path) -> Product:
@@ -168,7 +195,7 @@ def read_product(path: Path) -> Product:
         )
         name, comments = text_attribute(file, 'name'), text_attribute(file, 'comments')
         # It exists since 1.7; before, every product was of the far field.
-        far_field = bool(np.all(file.attrs.get('far_field', True)))
+        far_field = bool(np.all(attribute_value(file, 'far_field', True)))
         # Ptychodus called them costs until 1.5.
         losses = find(file, ['loss_values', 'costs'])
     object_, object_notes = single_layer(layers) if layers.size else (None, ())

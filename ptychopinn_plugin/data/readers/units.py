@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ptychopinn_plugin.array_types import FloatArray
-from ptychopinn_plugin.data.readers.hdf5 import find_dataset
+from ptychopinn_plugin.data.readers.hdf5 import attribute_value, find_dataset
 from ptychopinn_plugin.errors import DataError
 
 ELECTRON_VOLT_J = 1.602176634e-19
@@ -100,7 +100,7 @@ def _known_factor(text: str, known: Mapping[str, float]) -> float | None:
 
 def _factor(dataset: Any, kind: str) -> float:
     known = _LENGTHS if kind == 'length' else _ENERGIES
-    stored = np.asarray(dataset.attrs.get('units', '')).ravel()
+    stored = np.asarray(attribute_value(dataset, 'units', '')).ravel()
     value = stored[0] if stored.size else ''
     text = value.decode('utf-8', 'replace') if isinstance(value, bytes) else str(value)
     if not text.strip():

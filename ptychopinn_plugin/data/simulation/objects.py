@@ -7,7 +7,8 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray, IntArray
-from ptychopinn_plugin.data.readers.npz import open_npz, read_numbers
+from ptychopinn_plugin.data.readers.npz import read_numbers
+from ptychopinn_plugin.data.readers.npz_archive import open_npz
 from ptychopinn_plugin.data.simulation.configuration import SimulationConfig
 from ptychopinn_plugin.errors import DataError
 

@@ -312,9 +312,13 @@ class RowRules(Observer):
         for box, rows in self._boxes.items():
             form = box.layout()
             assert isinstance(form, QFormLayout)
-            # A row that is only hidden would leave the gap between two rows.
+            # A row that is only hidden would leave the gap between two rows. `takeRow` would leave
+            # items behind that keep the heights of the rows as they are, whatever is written there.
+            for row in rows:
+                form.removeWidget(row.label)
+                form.removeWidget(row.field)
             while form.rowCount():
-                form.takeRow(0)
+                form.removeRow(0)
             for row in rows:
                 is_shown = shows_all or row.name in BASIC
                 for widget in (row.label, row.field):

@@ -10,7 +10,7 @@ from typing import Any
 from ptychodus.api.observer import Observable, Observer
 from ptychodus.api.parameters import Parameter
 from PyQt5.QtCore import QEvent, QObject, Qt, QTimer
-from PyQt5.QtGui import QValidator, QWheelEvent
+from PyQt5.QtGui import QResizeEvent, QValidator, QWheelEvent
 from PyQt5.QtWidgets import (
     QApplication,
     QCheckBox,
@@ -27,6 +27,7 @@ from ptychopinn_plugin.backends.selection import AUTOMATIC, ENVIRONMENT_VARIABLE
 from ptychopinn_plugin.errors import PtychoPinnError
 from ptychopinn_plugin.host import versions
 from ptychopinn_plugin.host.library import PtychoPinnLibrary
+from ptychopinn_plugin.host.panel_wording import in_words_of_the_panel
 from ptychopinn_plugin.host.presets import PRESETS
 from ptychopinn_plugin.host.reconstructor import PinnReconstructor
 from ptychopinn_plugin.host.settings import MAX_INTEGER, ROWS, Row
@@ -240,12 +241,39 @@ class ChoiceView(RowView):
         self.combo_box.setCurrentText(value)
 
 
+class Note(QLabel):
+    """A text below a field, always as high as its lines.
+
+    Where several rows of a form have such texts, Qt's layout shares their height out evenly, which
+    cuts the longest text off and leaves gaps around the others.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setWordWrap(True)
+
+    def setText(self, text: str | None) -> None:
+        """Show a text."""
+        super().setText(text)
+        self._fit()
+
+    def resizeEvent(self, event: QResizeEvent | None) -> None:
+        """Break the lines anew."""
+        super().resizeEvent(event)
+        if event is not None and event.size().width() != event.oldSize().width():
+            self._fit()
+
+    def _fit(self) -> None:
+        # Qt counts the least height as needed.
+        self.setMinimumHeight(0)
+        self.setMinimumHeight(self.heightForWidth(self.width()))
+
+
 class PresetView(ChoiceView):
     """The dropdown of the presets and, below it, what the chosen one sets."""
 
     def __init__(self, parameter: Parameter[str], row: Row) -> None:
-        self.note = QLabel()
-        self.note.setWordWrap(True)
+        self.note = Note()
         super().__init__(parameter, row, QWidget())
         layout = QVBoxLayout()
         layout.setContentsMargins(0, 0, 0, 0)
@@ -271,8 +299,7 @@ class BackendView(ChoiceView):
     ) -> None:
         self._library, self._reconstructor = library, reconstructor
         self._decisive: tuple[str, ...] | None = None
-        self.note = QLabel()
-        self.note.setWordWrap(True)
+        self.note = Note()
         super().__init__(library.settings.parameters['backend'], row, QWidget())
         layout = QVBoxLayout()
         layout.setContentsMargins(0, 0, 0, 0)
@@ -298,7 +325,7 @@ class BackendView(ChoiceView):
             choice = self._library.choose_backend()
             with_model = self._library.choose_backend(model_backend)
         except PtychoPinnError as error:
-            self.note.setText(str(error))
+            self.note.setText(in_words_of_the_panel(str(error)))
             return
         why = {
             'environment': 'PTYCHOPINN_BACKEND decides; unset it to choose here',

@@ -1,7 +1,7 @@
 """Blocks of shared memory, which carry the name of the process that owns them.
 
 A block outlives a process that is killed together with Python's resource tracker. The next start of
-a host or worker removes it, as its name tells that its owner is gone.
+a host or worker removes it, as its name shows that its owner is gone.
 """
 
 import itertools

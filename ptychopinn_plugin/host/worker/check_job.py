@@ -30,7 +30,7 @@ class Connection(Protocol):
 
     @property
     def is_stopping(self) -> bool:
-        """Whether the host wants the job to end."""
+        """Whether the host has requested the end of the job."""
         ...
 
     @property
@@ -44,7 +44,7 @@ class Connection(Protocol):
 
 
 class _Stopped(Exception):
-    """The check is not wanted any more."""
+    """The host has requested the end of the check."""
 
 
 def check_in_worker(scan: Scan, backend: Backend, device: str, connection: Connection) -> None:

@@ -69,8 +69,6 @@ class Worker:
         the next job starts another one.
     silence_s : float
         See `SILENCE_S`.
-    wording : callable
-        Rewrites log lines and errors for whoever reads them.
     """
 
     def __init__(
@@ -78,9 +76,7 @@ class Worker:
         *,
         idle_s: float = 600.0,
         silence_s: float = SILENCE_S,
-        wording: Callable[[str], str] = str,
     ) -> None:
-        self._wording = wording
         self.idle_s = idle_s
         self.silence_s = silence_s
         self._process: WorkerProcess | None = None
@@ -151,7 +147,7 @@ class Worker:
         if process is not None:
             process.end()
         remove_orphans()
-        process = WorkerProcess(backend, self._retire, self._wording)
+        process = WorkerProcess(backend, self._retire)
         self._process = process
         return process
 

@@ -2,6 +2,7 @@
 
 import logging
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,10 +16,12 @@ from ptychopinn_plugin.backends.common.diagnostics import fit_in_words, points_t
 from ptychopinn_plugin.backends.common.iteration_plan import Course
 from ptychopinn_plugin.backends.protocol import Backend, Progress
 from ptychopinn_plugin.backends.selection import create_backend
+from ptychopinn_plugin.checking.trials import without_notes
+from ptychopinn_plugin.config import Config
 from ptychopinn_plugin.data import Reconstruction, Scan, load_scan
-from ptychopinn_plugin.data.grouping import check_positions
+from ptychopinn_plugin.data.grouping import spatial_blocks
 from ptychopinn_plugin.data.pattern_fit import outliers_in_words
-from ptychopinn_plugin.errors import WorkerError
+from ptychopinn_plugin.errors import PtychoPinnError, WorkerError
 from ptychopinn_plugin.host.worker.check_job import check_in_worker
 from ptychopinn_plugin.host.worker.ipc import copy_shared
 from ptychopinn_plugin.host.worker.messages import (
@@ -52,6 +55,9 @@ The host redraws everything for each, which freezes its window.
 
 TRAINING_PICTURE_S = 5.0
 """At least this number of seconds lies between two pictures of a network that learns."""
+
+MAX_JUDGED_PATTERNS = 256
+"""A trained network is judged by at most this number of patterns, which takes a moment."""
 
 REPORT_S = 0.2
 """At least this number of seconds lies between two reports of progress."""
@@ -177,15 +183,14 @@ class Jobs:
             return self._train_into(job)
 
     def _train_into(self, job: TrainJob) -> TrainingDone:
-        # The backend checks positions too, but its framework takes seconds to import.
         scans, validation = _load(job.scans, job), _load(job.validation, job)
         base = None
         if job.base_model is not None:
             # Fine-tuning starts from the weights alone.
             base = read_model(job.base_model, with_training_state=False)
         for scan in (*scans, *validation):
-            check_positions(scan)
-        _log_scans(scans, job)
+            for note in scan.notes:
+                logger.info('%s: %s', scan.name, note)
         backend = self._use(job)
         checkpoints = Checkpoints(checkpoint_path(job.output))
         # From here on the backend holds no model of a file, also where the training fails.
@@ -211,6 +216,8 @@ class Jobs:
             result.stopped,
             len(result.history) if whole is None else int(whole),
             None if best is None else float(best),
+            # Who presses Stop waits for no more than the model.
+            '' if result.stopped == 'request' else _quality(backend, scans[0], job.config),
         )
 
     def _scan(
@@ -258,9 +265,8 @@ class Jobs:
                 iterations,
                 is_single_shot=found.is_single_shot,
                 beam_variation=found.beam_variation,
-                intensities_option='"Refine intensities" in the box Refinement',
             ),
-            outliers_in_words(outliers, found.dropped, '"Drop outliers" in the box Refinement'),
+            outliers_in_words(outliers, found.dropped),
             uncertainty_in_words(found.typical_std(), points_to_a_fault=is_faulty),
             is_faulty,
             course=ended_in_words,
@@ -348,16 +354,22 @@ def checkpoint_path(output: Path) -> Path:
     return output.with_suffix(f'.checkpoint{output.suffix}')
 
 
-def _log_scans(scans: Sequence[Scan], job: TrainJob) -> None:
-    """Log what is trained on, and for how long, before the long part begins."""
-    named = '; '.join(
-        f'{scan.name}: {count(len(scan), "pattern")} of {" x ".join(map(str, scan.pattern_shape))}'
-        ' px'
-        for scan in scans
-    )
-    training = job.config.training
-    limit = '' if training.max_minutes is None else f', at most {training.max_minutes:g} min'
-    logger.info('Learning from %s. %s%s.', named, count(training.epochs, 'epoch'), limit)
+def _quality(backend: Backend, scan: Scan, config: Config) -> str:
+    """Return how well the network that was trained explains a part of a scan, in words."""
+    piece = scan.subset(spatial_blocks(scan.positions_px, MAX_JUDGED_PATTERNS)[0])
+    settings = config.refinement.replace(iterations=0, drop_outliers=False, max_seconds=None)
+    try:
+        # What there is to note of the scan, the training has logged.
+        with without_notes(), warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            found = backend.reconstruct(piece, config.inference, settings)
+    except PtychoPinnError as error:
+        # The model is written, and what is unknown of it is no reason to call it a failure.
+        logger.warning('How well the network explains the patterns is unknown: %s', error)
+        return ''
+    patterns = count(len(piece), 'pattern')
+    subject = f"Without iterations the network's object of {patterns} of {scan.name}"
+    return fit_in_words(found.misfit, 0, subject=subject)
 
 
 def _load(paths: Sequence[Path], job: TrainJob) -> list[Scan]:

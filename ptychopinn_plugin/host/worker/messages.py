@@ -242,12 +242,15 @@ class TrainingDone:
         How many of the epochs saw all patterns; the last one may have been cut short.
     best_loss : float, optional
         The validation loss of the model, or its training loss where nothing was held out.
+    quality : str
+        How well the network alone explains the counts, in words; empty where that is unknown.
     """
 
     epochs: int
     reason: str
     whole_epochs: int = 0
     best_loss: float | None = None
+    quality: str = ''
 
 
 @dataclass(frozen=True)

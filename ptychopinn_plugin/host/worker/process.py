@@ -1,7 +1,6 @@
 """The worker's process, seen from the host: how it starts, what it sends, and how it ends."""
 
 import collections
-import dataclasses
 import logging
 import os
 import queue
@@ -46,8 +45,6 @@ class WorkerProcess:
         Which one it will run, if that is known.
     on_idle : callable
         Gets this object when the child has had nothing to do for a while.
-    wording : callable
-        Rewrites log lines and errors for whoever reads them.
 
     Attributes
     ----------
@@ -67,7 +64,6 @@ class WorkerProcess:
         self,
         backend: str | None,
         on_idle: Callable[['WorkerProcess'], None],
-        wording: Callable[[str], str],
     ) -> None:
         if not sys.executable:
             raise WorkerError(
@@ -75,7 +71,7 @@ class WorkerProcess:
                 'know. Start Ptychodus with: ptychodus-pinn.'
             )
         self.backend = backend
-        self._on_idle, self._wording = on_idle, wording
+        self._on_idle = on_idle
         self.inbox: queue.Queue[RunMessage | WorkerError | None] = queue.Queue()
         self.last_message = time.monotonic()
         self._stderr_lines: collections.deque[str] = collections.deque(maxlen=STDERR_LINES)
@@ -173,11 +169,9 @@ class WorkerProcess:
 
     def _take(self, message: ToHost) -> None:
         if isinstance(message, LogLine):
-            logger.log(message.level, '%s', self._wording(message.text))
+            logger.log(message.level, '%s', message.text)
         elif isinstance(message, Idle):
             self._on_idle(self)
-        elif isinstance(message, RunFailed):
-            self.inbox.put(dataclasses.replace(message, text=self._wording(message.text)))
         elif not isinstance(message, Heartbeat):
             self.inbox.put(message)
 

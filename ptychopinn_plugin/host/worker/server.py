@@ -56,7 +56,7 @@ class HostConnection:
 
     @property
     def is_stopping(self) -> bool:
-        """Whether the parent wants the run under way to end."""
+        """Whether the parent has requested the end of the run under way."""
         return self.run is not None and self._stopped_run == self.run
 
     @property

@@ -27,7 +27,7 @@ def test_tensorflow_trains_and_both_infer(window: Window, tmp_path: Path) -> Non
     window.train(folder)
     # Graphs are made in the first epoch.
     window.wait_for_end(3 * PATIENCE_MS)
-    assert 'Training on data with tensorflow (chosen by the setting Backend).' in window.log
+    assert '2 epochs; with tensorflow (chosen by the setting Backend).' in window.log
     assert read_model(folder / 'model.zip').backend == 'tensorflow'
     window.choose(box, 'auto')
     assert note.text() == (

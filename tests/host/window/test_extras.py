@@ -9,13 +9,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from PyQt5.QtCore import QTimer
 from PyQt5.QtWidgets import (
     QAction,
-    QApplication,
     QComboBox,
-    QDialogButtonBox,
-    QFileDialog,
     QLabel,
     QLineEdit,
     QPushButton,
@@ -31,9 +27,9 @@ from ptychopinn_plugin.host.automation import (
 from ptychopinn_plugin.host.presets import CUSTOM, PRESETS
 from ptychopinn_plugin.ptychodus_compat import positions_m
 
-from .test_inference import load_model, object_of
+from .test_inference import object_of
 from .test_panel import widget_of
-from .user import Window
+from .user import Window, check_picture, load_model, press_choose_in_the_dialog
 
 
 def check_presets(window: Window) -> None:
@@ -58,44 +54,6 @@ def check_presets(window: Window) -> None:
     assert 'differ' in note.text()
 
 
-def check_picture(window: Window, *names: str) -> None:
-    """Check that the panel has a picture of each name, and that buttons choose between them."""
-    picture = window.header.picture
-    window.wait(lambda: [b.text() for b in picture.buttons if b.isVisible()] == [*names])
-    assert picture.shown == names[-1]
-    shades = []
-    for button in picture.buttons[: len(names)]:
-        window.click(button)
-        assert picture.shown == button.text()
-        assert button.isChecked()
-        for part in ('Amplitude', 'Phase'):
-            picture.part.setCurrentText(part)
-            picture.part.activated.emit(picture.part.currentIndex())
-            image = picture.label.pixmap().toImage()
-            shades.append(image.bits().asstring(image.byteCount()))
-    assert len(set(shades)) == 2 * len(names), 'each is another picture'
-
-
-def press_choose_in_the_dialog(window: Window, seen: list[Path]) -> None:
-    """Press the first button of the dialog for a folder, as a user does."""
-    timer = QTimer(window.view)
-    timer.setInterval(50)
-
-    def look() -> None:
-        dialog = QApplication.activeModalWidget()
-        if isinstance(dialog, QFileDialog):
-            timer.stop()
-            seen.append(Path(dialog.directory().absolutePath()))
-            buttons = dialog.findChild(QDialogButtonBox)
-            assert buttons is not None
-            first = buttons.buttons()[0]
-            assert isinstance(first, QPushButton)
-            first.click()
-
-    timer.timeout.connect(look)
-    timer.start()
-
-
 def recent(window: Window) -> dict[str, QAction]:
     """Open *Load Recent* and return its entries."""
     return {action.text(): action for action in window.recent_menu.actions()}
@@ -118,11 +76,12 @@ def test_presets_pictures_recent_models_and_help(
     window.infer()
     window.wait_for_end()
     check_picture(window, 'Network alone', 'Refined')
-    assert re.search(
-        r'iterations, on 80 patterns \(.*\); amplitude residual .* The object (fits|misses) .*shot '
-        r'noise',
-        window.message,
+    quality = (
+        r'iterations, on 80 patterns \(.*\); amplitude residual \S+ The object (fits|misses) .*'
+        r'shot noise.*\. Standard deviation of a pixel \(median over the lit part\): '
+        r'amplitude [\d.]+, phase [\d.]+ rad\.'
     )
+    window.wait(lambda: re.search(quality, window.message) is not None)
 
     # Patterns that share nothing, where the product has them overlap: they are laid side by side.
     window.set(SingleShot=True, RefinementIterations=1000, RefinementMaxSeconds=0.3)
@@ -191,7 +150,7 @@ def test_presets_pictures_recent_models_and_help(
 
 
 def test_a_watched_folder_is_reconstructed_without_a_click(
-    window: Window, write_folder: Callable[..., Path], tmp_path: Path
+    window: Window, model_file: Path, write_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
     automation = window.model.automation_core
     if DISPLAY_NAME not in automation.presenter.available_workflows():
@@ -214,21 +173,28 @@ def test_a_watched_folder_is_reconstructed_without_a_click(
         folder = write_folder(watched / 'scan1')
         window.wait(lambda: 'amplitude residual' in window.log)
         window.wait_for_end()
+        # The next scan is inferred with the model that was loaded meanwhile.
+        load_model(window, model_file)
+        second = write_folder(watched / 'scan2')
+        window.wait(lambda: window.log.count('amplitude residual') == 2)
+        window.wait_for_end()
     finally:
         # Its thread would keep the tests from ending.
         watch.click()
 
     # The product as loaded, and what was made of it; nothing twice, though two files came.
-    assert len(window.products) == before + 2
-    assert np.ptp(np.abs(object_of(window, before + 1))) > 0.01
-    written = sorted((folder / OUTPUT).glob('product.*.h5'))
-    with h5py.File(written[-1]) as file:
-        np.testing.assert_allclose(file['object'][0], object_of(window, before + 1))
-    assert window.log.count('Automation: ') == 1
+    assert len(window.products) == before + 4
+    for scan, number in ((folder, before + 1), (second, before + 3)):
+        assert np.ptp(np.abs(object_of(window, number))) > 0.01
+        written = sorted((scan / OUTPUT).glob('product.*.h5'))
+        with h5py.File(written[-1]) as file:
+            np.testing.assert_allclose(file['object'][0], object_of(window, number))
+    assert window.log.count('Automation: ') == 2
+    used = re.findall(r'Inferring from 80 patterns with .* Model: (.*)\.$', window.log, re.M)
+    assert used == ['built-in model', f'{model_file.parent.name}/{model_file.name}']
     # A later session leaves what is done alone.
     automation.repository.clear()
     ScanFolderWorkflow().execute(window.model.workflow_api, folder / PRODUCT_FILE)
     window.wait_for_log('is left alone')
-    assert len(window.products) == before + 2
-    assert 'Model: built-in model.' in window.log
+    assert len(window.products) == before + 4
     assert 'ERROR' not in window.log

@@ -1,5 +1,6 @@
 """Infer by clicking: the object, its losses, pictures on the way, Stop, and the built-in model."""
 
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -12,15 +13,10 @@ import ptychopinn_plugin as pp
 from ptychopinn_plugin.host import reconstructor
 from ptychopinn_plugin.model_file import read_model
 
-from .user import STOP_S, Window, needs_stopped_processes
+from .user import STOP_S, Window, check_picture, load_model, needs_stopped_processes
 
 LONG = 100_000
 """Iterations that no test waits for."""
-
-
-def load_model(window: Window, path: Path) -> None:
-    window.dialogs.get_open_file_path = lambda *_, **__: (path, '')
-    window.menu('Load Model...')
 
 
 def test_a_fresh_application_infers_what_the_library_infers(
@@ -91,12 +87,26 @@ def test_stop_keeps_the_newest_picture(
     activity = window.library.activity
     window.wait(lambda: activity.stage == 'refine' and activity.progress[1] > 3)
     window.wait(lambda: not np.allclose(object_of(window, number), 1))
+    # The window shows what the run has while it goes on, and how long it may take.
+    check_picture(window, 'Network alone', 'Refined')
+    window.wait(
+        lambda: (
+            re.fullmatch(r'Refinement, iteration \d+ of 100000, .*s of about \d.*\.', window.status)
+            is not None
+        )
+    )
     assert window.is_running
 
     assert window.stop() < STOP_S
 
+    window.wait(lambda: window.status == 'Inference stopped.')
+    ended = r'Stopped after (\d+) of 100,000 iterations, on 80 patterns'
+    window.wait(lambda: re.match(ended, window.message) is not None)
+    stopped = re.match(ended, window.message)
+    assert stopped is not None
     losses = window.products[number].get_product().losses
     assert 3 < len(losses) < LONG
+    assert len(losses) == int(stopped[1]) + 1, 'that of the start comes first'
     assert 'amplitude residual' in window.log
     assert 'ERROR' not in window.log
 

@@ -29,7 +29,13 @@ from ptychopinn_plugin.host.reconstructor import PinnReconstructor
 from ..test_geometry import field_phase
 from .test_inference import object_of
 from .test_panel import widget_of
-from .user import PREPARE, STOP_S, Window
+from .user import (
+    PREPARE,
+    STOP_S,
+    Window,
+    press_choose_in_the_dialog,
+    press_first_button,
+)
 
 Dialog = TypeVar('Dialog', bound=QDialog)
 
@@ -58,7 +64,7 @@ def trial(tmp_path: Path) -> Path:
 
 
 def answer(kind: type[Dialog], fill: Callable[[Dialog], object]) -> None:
-    """Let the next dialog of a kind be filled in and accepted, as soon as it waits for it."""
+    """Let the next dialog of a kind be filled in, and its first button be pressed."""
     timer = QTimer(QApplication.instance())
     timer.setInterval(50)
 
@@ -68,9 +74,11 @@ def answer(kind: type[Dialog], fill: Callable[[Dialog], object]) -> None:
             timer.stop()
             try:
                 fill(dialog)
-            finally:
+                press_first_button(dialog)
+            except BaseException:
                 # Left open, it would wait for ever.
-                dialog.accept()
+                dialog.reject()
+                raise
 
     timer.timeout.connect(look)
     timer.start()
@@ -205,7 +213,12 @@ def test_the_guide_from_the_scan_to_the_object(
     assert isinstance(limit, QLineEdit)
     limit.setText(str(SHORT_MIN))
     limit.editingFinished.emit()
-    window.train(trial / 'known')
+    # The dialog opens in the folder that the product came from: *Choose* is all there is to do.
+    folders: list[Path] = []
+    press_choose_in_the_dialog(window, folders)
+    window.click(window.train_button)
+    window.wait(lambda: window.library.activity.kind == 'training')
+    assert folders == [trial / 'known']
     window.wait_for_end(LONG_MS)
     assert (trial / 'known' / 'model.zip').is_file()
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from ptychodus.api.settings import SettingsRegistry
 from PyQt5.QtWidgets import (
+    QCheckBox,
     QComboBox,
     QDialogButtonBox,
     QGroupBox,
@@ -25,7 +26,7 @@ from ptychopinn_plugin.host.library import PtychoPinnLibrary
 from ptychopinn_plugin.host.settings import GROUP_NAME, ROWS
 from ptychopinn_plugin.host.view.rows import BackendView
 
-from .user import Window
+from .user import Window, load_model
 
 SHIPPED = {'pinn', 'supervised'}
 
@@ -182,6 +183,125 @@ def test_a_dropdown_shows_what_a_settings_file_says(window: Window, tmp_path: Pa
 
     window.choose(box, 'auto')
     assert window.library.settings.config('pinn').training.device == 'auto'
+
+
+def shown_rows(panel: QWidget) -> list[tuple[str, str]]:
+    """Return box and label of each row that can be seen, from top to bottom."""
+    labels = [
+        (label.mapTo(panel, label.rect().topLeft()).y(), box.title(), label.text().rstrip(':'))
+        for box in panel.findChildren(QGroupBox)
+        for label in box.findChildren(QLabel)
+        if label.buddy() is not None and label.isVisible() and label.buddy().isVisible()
+    ]
+    return [(box, label) for _, box, label in sorted(labels)]
+
+
+def test_few_rows_are_shown_until_all_are_asked_for(window: Window) -> None:
+    few = [
+        ('Run', 'Preset'),
+        ('Run', 'Backend'),
+        ('Run', 'Device'),
+        ('Training', 'Max minutes'),
+        ('Training', 'Fine-tune'),
+        ('Refinement', 'Iterations'),
+        ('Refinement', 'Refine probe'),
+        ('Refinement', 'Refine positions'),
+    ]
+    every = [(row.group, row.label) for row in ROWS]
+    window.wait(lambda: shown_rows(window.panel) == few)
+    window.click(window.panel.all_settings)
+    window.wait(lambda: shown_rows(window.panel) == every)
+    window.click(window.panel.all_settings)
+    window.wait(lambda: shown_rows(window.panel) == few)
+
+
+@pytest.mark.parametrize('is_unfolded', [False, True])
+def test_the_note_below_a_dropdown_takes_the_height_of_its_text(
+    window: Window, is_unfolded: bool
+) -> None:
+    window.view.resize(1400, 900)
+    if is_unfolded:
+        window.click(window.panel.all_settings)
+    field = widget_of(window.panel, 'Run', 'Preset')
+    (box,), (note,) = field.findChildren(QComboBox), field.findChildren(QLabel)
+    heights = []
+    for name in ('Normal', '', 'Best', ''):
+        if name:
+            window.choose(box, name)
+        else:
+            window.set(TrainingMaxMinutes=2.0)
+            assert note.text() == 'Rows differ from every preset.'
+        alone = QLabel(note.text())
+        alone.setWordWrap(True)
+        alone.setFont(note.font())
+        window.qtbot.addWidget(alone)
+        # Lower, it would cut its text off; higher, gaps would lie around it.
+        window.wait(lambda a=alone: note.height() == a.heightForWidth(note.width()), 20_000)
+        assert note.y() - box.geometry().bottom() <= 8
+        heights.append(note.height())
+    assert heights[0] > heights[1] == heights[3] < heights[2]
+
+
+def shown_value(field: QWidget) -> Any:
+    """Return what a field shows."""
+    if isinstance(field, QComboBox):
+        return field.currentText()
+    if isinstance(field, QSpinBox):
+        return field.value()
+    if isinstance(field, QCheckBox):
+        return field.isChecked()
+    assert isinstance(field, QLineEdit)
+    return float(field.text())
+
+
+def test_a_model_that_is_fine_tuned_greys_the_rows_of_the_network_and_shows_its_own(
+    window: Window, model_file: Path
+) -> None:
+    chosen = {
+        'architecture': 'cnn',
+        'pattern_size': 128,
+        'gridsize': 3,
+        'overlap_constraint': False,
+        'filters_scale': 4.0,
+        'passes': 5,
+        'amplitude_activation': 'swish',
+        'pad_object': False,
+        'border_decoder': False,
+    }
+    rows = {row.names[0].removeprefix('model.'): row for row in ROWS if row.group == 'Model'}
+    assert set(rows) == set(chosen)
+    window.set(**{rows[name].key: value for name, value in chosen.items()})
+    fields = {name: widget_of(window.panel, 'Model', row.label) for name, row in rows.items()}
+    assert {name: shown_value(field) for name, field in fields.items()} == chosen
+    assert not fields['passes'].isEnabled(), 'cnn has none'
+    load_model(window, model_file)
+    model = window.reconstructor.loaded.model.config.model
+    in_force = {name: getattr(model, name) for name in chosen}
+    assert not [name for name, value in in_force.items() if value == chosen[name]]
+
+    fine_tune = widget_of(window.panel, 'Training', 'Fine-tune')
+    assert isinstance(fine_tune, QCheckBox)
+    fine_tune.click()
+    assert {name: shown_value(field) for name, field in fields.items()} == in_force
+    assert not [name for name, field in fields.items() if field.isEnabled()]
+    fine_tune.click()
+    assert {name: shown_value(field) for name, field in fields.items()} == chosen
+    assert [name for name, field in fields.items() if not field.isEnabled()] == ['passes']
+
+
+def test_rows_that_the_loaded_model_makes_meaningless_are_greyed(
+    window: Window, model_file: Path
+) -> None:
+    rows = [row.label for row in ROWS if row.group == 'Inference']
+
+    def greyed() -> list[str]:
+        fields = {label: widget_of(window.panel, 'Inference', label) for label in rows}
+        return [label for label, field in fields.items() if not field.isEnabled()]
+
+    # The built-in model is a learned prior: it has neither patches nor rotations.
+    window.wait(lambda: greyed() == [label for label in rows if label != 'Prior passes'])
+    load_model(window, model_file)
+    window.wait(lambda: greyed() == ['Prior passes'])
 
 
 def test_rows_without_effect_are_greyed(window: Window) -> None:

@@ -5,12 +5,17 @@ import re
 import signal
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
+import numpy as np
 import pytest
 from PyQt5.QtCore import QTimer
 
+from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.host import reconstructor
 from ptychopinn_plugin.model_file import read_model
 
@@ -36,7 +41,10 @@ def test_training_shows_what_it_does_and_loads_the_model(window: Window, folder:
     window.train(folder)
     window.wait_for_end()
 
-    assert 'Training on data with pytorch (the first that is installed).' in window.log
+    assert (
+        'Training on data (80 patterns of 32 x 32 px, data); 3 epochs; with pytorch (the first '
+        'that is installed).'
+    ) in window.log
     assert re.search(r'The target takes \d+ iterations of the training scan', window.log)
     for number in (1, 2, 3):
         assert re.search(
@@ -70,11 +78,21 @@ def test_the_curve_is_live_and_stop_keeps_the_best_model(window: Window, folder:
     assert bar.maximum() == 1000
     window.wait(lambda: re.fullmatch(r'Epoch \d+ of 100000, .* left\.', window.status) is not None)
     assert [line.get_label() for line in curve.axes.lines] == ['training', 'validation']
+    assert curve.axes.get_xlabel() == 'epoch'
     assert all(value > 0 for value in curve.axes.lines[0].get_ydata())
 
     assert window.stop() < STOP_S
 
-    assert re.search(r'Trained \d+ epochs until it was stopped; its best loss is 0', window.log)
+    ended = re.search(
+        r'Trained ([\d,]+) epochs until it was stopped; its best loss is 0', window.log
+    )
+    assert ended is not None
+    # The epoch that Stop has cut is none: neither drawn nor in the log.
+    n_epochs = int(ended[1].replace(',', ''))
+    window.wait(lambda: len(curve.axes.lines[0].get_xdata()) == n_epochs)
+    assert curve.axes.get_xlabel() == 'epoch'
+    assert len(re.findall(r'Epoch \d+: .*patterns per second\.', window.log)) == n_epochs
+    assert 'cut short' not in window.log
     assert read_model(folder / 'model.zip').config.training.epochs == LONG
     assert not window.reconstructor.loaded.is_built_in
     window.wait(lambda: window.status == 'Training stopped.')
@@ -154,7 +172,7 @@ def test_a_killed_worker_is_an_error_and_the_next_training_works(
     window.wait(lambda: 'Training failed: The worker died while it worked (killed' in window.log)
     assert time.monotonic() - killed < 15
     window.wait_for_end()
-    assert f'is kept in {checkpoint}; Load Model opens it' in window.log
+    assert f'is kept in {checkpoint}; Load Model... opens it' in window.log
 
     window.set(TrainingEpochs=1)
     window.train(folder)
@@ -176,7 +194,7 @@ def test_a_model_that_cannot_be_written_leaves_the_one_so_far(window: Window, fo
     assert window.stop() < STOP_S
 
     assert 'model.zip: it is a folder. Choose another name for the file.' in window.log
-    assert f'is kept in {checkpoint}; Load Model opens it' in window.log
+    assert f'is kept in {checkpoint}; Load Model... opens it' in window.log
     assert window.reconstructor.loaded.is_built_in
 
 
@@ -199,15 +217,24 @@ def test_closing_the_application_ends_a_training_with_its_model(
 
 def test_one_click_trains_on_the_chosen_product(window: Window, folder: Path) -> None:
     target = folder / 'small-training'
-    window.set(TrainingEpochs=1)
+    target.mkdir()
+    # Of another day, or another product's: only the one that is chosen is trained on.
+    (target / 'another.npz').write_bytes(b'no scan')
+    window.set(TrainingEpochs=1, TrainingMaxMinutes=2.0)
     for _ in range(2):
         # The second time it has that folder already.
         window.click(window.panel.train_button)
         window.wait(lambda: window.is_running)
         window.wait_for_end()
     assert window.log.count(f'Wrote 80 patterns to {target / "train_data.npz"}.') == 2
-    assert window.log.count('Training on train_data.npz') == 2
+    told = 'Training on small (80 patterns of 32 x 32 px, train_data.npz); 1 epoch, at most 2 min; '
+    assert window.log.count(told) == 2
+    lines = window.log.splitlines()
+    begun = next(number for number, line in enumerate(lines) if told in line)
+    assert begun < next(number for number, line in enumerate(lines) if 'Epoch 1: ' in line)
+    assert read_model(target / 'model.zip').data_summary['scans'] == ['small']
     assert sorted(path.name for path in target.iterdir() if path.suffix in ('.npz', '.zip')) == [
+        'another.npz',
         'model.previous.zip',
         'model.zip',
         'train_data.npz',
@@ -231,7 +258,7 @@ def test_exported_data_can_be_trained_on(window: Window, tmp_path: Path) -> None
 
     window.train(target)
     window.wait_for_end()
-    assert 'Training on train_data.npz' in window.log
+    assert 'Training on small (80 patterns of 32 x 32 px, train_data.npz); 2 epochs; ' in window.log
     assert (target / 'model.zip').is_file()
 
 
@@ -243,3 +270,47 @@ def test_a_folder_without_data_is_one_line(window: Window, tmp_path: Path) -> No
     assert len(lines) == 1
     assert 'holds no training data' in lines[0]
     assert 'Traceback' not in window.log
+
+
+def test_what_is_wrong_with_scans_is_known_before_a_worker_starts(
+    window: Window, small_scan: Scan, write_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    def fails(name: str, scan: Scan, *words: str) -> None:
+        window.train(write_folder(tmp_path / name, scan=scan))
+        window.wait_for_end()
+        window.wait(lambda: words[0] in window.message)
+        window.check_failure('Training', *words, 'Infer still uses the built-in model.')
+        assert window.library.worker.pid is None
+
+    def scaled(factor: float) -> Scan:
+        return replace(small_scan, positions_px=factor * small_scan.positions_px)
+
+    fails(
+        'far',
+        scaled(20),
+        'neighbouring illuminations must overlap',
+        'alone with "Single shot" in the box Run, or',
+    )
+    editor = 'the factors of x and y in the box Transformation of the editor under Positions'
+    fails('metres', scaled(1e-6), 'must be object pixels', editor, '"Check scan" finds')
+    window.set(ModelGridsize=2)
+    fails('few', small_scan.subset(np.arange(3)), 'A group holds 4 patterns')
+    window.set(ModelGridsize=1, ModelArchitecture='cnn')
+    fails('small', small_scan, 'Architecture cnn takes patterns of 64')
+    window.set(ModelArchitecture='sweepnet')
+    other = write_folder(tmp_path / 'other')
+    with h5py.File(other / 'diffraction.h5', 'a') as file:
+        attributes = dict(file['patterns'].attrs)
+        del file['patterns'], file['bad_pixels']
+        file['patterns'] = np.ones((80, 16, 16))
+        file['patterns'].attrs.update(attributes)
+    window.train(other)
+    window.wait_for_end()
+    window.wait(lambda: 'probe must have shape (n_modes, 16, 16) as the' in window.message)
+
+    # The same by one click, which writes the product first.
+    window.open(tmp_path / 'far')
+    window.click(window.panel.train_button)
+    window.wait(lambda: 'Training failed: small-1: neighbouring illum' in window.message)
+    window.wait_for_end()
+    assert window.library.worker.pid is None

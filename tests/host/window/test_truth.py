@@ -16,9 +16,8 @@ from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.host.example_scans import write_example_scans
 from ptychopinn_plugin.host.reconstructor import PRODUCT_GOES
 
-from .test_inference import load_model
 from .test_panel import widget_of
-from .user import Window, needs_stopped_processes
+from .user import Window, load_model, needs_stopped_processes
 
 LONG = 100_000
 

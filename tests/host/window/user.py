@@ -3,6 +3,7 @@
 import importlib.util
 import logging
 import os
+import re
 import signal
 import sys
 import time
@@ -13,8 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PyQt5.QtCore import Qt
-from PyQt5.QtWidgets import QComboBox, QLabel, QMenu, QPushButton
+from PyQt5.QtCore import Qt, QTimer
+from PyQt5.QtWidgets import (
+    QApplication,
+    QComboBox,
+    QDialog,
+    QDialogButtonBox,
+    QFileDialog,
+    QLabel,
+    QMenu,
+    QPushButton,
+)
 
 import ptychopinn_plugin as pp
 from ptychopinn_plugin.host import bridge
@@ -229,6 +239,54 @@ class Window:
         actions[text].trigger()
 
 
+def load_model(window: Window, path: Path) -> None:
+    window.dialogs.get_open_file_path = lambda *_, **__: (path, '')
+    window.menu('Load Model...')
+
+
+def check_picture(window: Window, *names: str) -> None:
+    """Check that the panel has a picture of each name, and that buttons choose between them."""
+    picture = window.header.picture
+    window.wait(lambda: [b.text() for b in picture.buttons if b.isVisible()] == [*names])
+    assert picture.shown == names[-1]
+    shades = []
+    for button in picture.buttons[: len(names)]:
+        window.click(button)
+        assert picture.shown == button.text()
+        assert button.isChecked()
+        for part in ('Amplitude', 'Phase'):
+            picture.part.setCurrentText(part)
+            picture.part.activated.emit(picture.part.currentIndex())
+            image = picture.label.pixmap().toImage()
+            shades.append(image.bits().asstring(image.byteCount()))
+    assert len(set(shades)) == 2 * len(names), 'each is another picture'
+
+
+def press_first_button(dialog: QDialog) -> None:
+    """Press the button that accepts what a dialog holds."""
+    buttons = dialog.findChild(QDialogButtonBox)
+    assert buttons is not None
+    first = buttons.buttons()[0]
+    assert isinstance(first, QPushButton)
+    first.click()
+
+
+def press_choose_in_the_dialog(window: Window, seen: list[Path]) -> None:
+    """Press the first button of the dialog for a folder, as a user does."""
+    timer = QTimer(window.view)
+    timer.setInterval(50)
+
+    def look() -> None:
+        dialog = QApplication.activeModalWidget()
+        if isinstance(dialog, QFileDialog):
+            timer.stop()
+            seen.append(Path(dialog.directory().absolutePath()))
+            press_first_button(dialog)
+
+    timer.timeout.connect(look)
+    timer.start()
+
+
 def _text(label: QLabel) -> str:
     """Return a text without the places where a path may be broken."""
     return label.text().replace('\u200b', '')
@@ -257,6 +315,7 @@ def open_window(
     from ptychodus.view.widgets import ExceptionDialog
 
     with ExitStack() as stack:
+        opened: list[Window] = []
 
         def start(settings: Path | None = None) -> Window:
             with warnings.catch_warnings():
@@ -276,9 +335,13 @@ def open_window(
             )
             stack.callback(window.library.worker.close)
             stack.callback(window.library.close)
+            opened.append(window)
             return window
 
         yield start
+        for window in opened:
+            for text in (window.log, window.message):
+                assert not re.search(r'--[a-z]', text), 'an option, which a window does not have'
 
 
 @pytest.fixture

@@ -171,8 +171,8 @@ def test_the_fit_names_the_beam_and_what_mends_it() -> None:
         "The object fits the counts within 1.2 times shot noise, but the beam's intensity varies "
         'by 5.0% or more; --refine-intensities takes that into account.'
     )
-    bad = fit_in_words(Misfit(3.2, 0.01, 0.5), 30, beam_variation=0.1, intensities_option='the box')
+    bad = fit_in_words(Misfit(3.2, 0.01, 0.5), 30, beam_variation=0.1)
     assert bad == (
         "The object misses the counts by 3.2 times shot noise: the beam's intensity varies by "
-        '10.0% or more; the box takes that into account.'
+        '10.0% or more; --refine-intensities takes that into account.'
     )

@@ -19,11 +19,11 @@ PRIOR = dataclasses.replace(describe_prior(), iterations_before=10, iterations_b
 
 
 def plan(overlap: float, **given: Any) -> IterationPlan:
-    return plan_reconstruction(overlap, **{'asked': None, 'limit_s': None, **given})
+    return plan_reconstruction(overlap, **{'requested': None, 'limit_s': None, **given})
 
 
 @pytest.mark.parametrize(
-    ('asked', 'overlap', 'blocks'),
+    ('requested', 'overlap', 'blocks'),
     [
         (None, 12.0, (10,)),
         (None, 2.0, (40, 40)),
@@ -33,9 +33,9 @@ def plan(overlap: float, **given: Any) -> IterationPlan:
     ],
 )
 def test_the_prior_works_more_where_data_decide_less(
-    asked: int | None, overlap: float, blocks: tuple[int, ...]
+    requested: int | None, overlap: float, blocks: tuple[int, ...]
 ) -> None:
-    assert plan_passes(PRIOR, asked, overlap) == blocks
+    assert plan_passes(PRIOR, requested, overlap) == blocks
 
 
 @pytest.mark.parametrize(
@@ -45,22 +45,22 @@ def test_the_prior_works_more_where_data_decide_less(
 def test_more_iterations_where_illuminations_overlap_little(
     overlap: float, iterations: int
 ) -> None:
-    free, asked = plan(overlap), plan(overlap, asked=7)
+    free, requested = plan(overlap), plan(overlap, requested=7)
     assert (free.iterations, free.stops_when_converged) == (iterations, True)
-    assert (asked.iterations, asked.stops_when_converged) == (7, False)
+    assert (requested.iterations, requested.stops_when_converged) == (7, False)
 
 
 def test_the_iterations_after_the_last_pass() -> None:
     assert plan(12.0, network=PRIOR).iterations == 20
     assert plan(2.0, network=PRIOR).iterations == 40
     assert plan(1.1, network=PRIOR).iterations == 20
-    assert plan(2.0, network=PRIOR, asked=3).iterations == 3
-    assert plan(2.0, network=PRIOR, asked_passes=0).iterations == MORE_ITERATIONS
+    assert plan(2.0, network=PRIOR, requested=3).iterations == 3
+    assert plan(2.0, network=PRIOR, requested_passes=0).iterations == MORE_ITERATIONS
 
 
 def test_in_a_limited_time_the_prior_works_where_data_decide_less() -> None:
     assert plan(12.0, network=PRIOR, limit_s=5.0).before_passes == ()
-    assert plan(12.0, network=PRIOR, limit_s=5.0, asked_passes=1).before_passes == (10,)
+    assert plan(12.0, network=PRIOR, limit_s=5.0, requested_passes=1).before_passes == (10,)
     assert plan(1.2, network=PRIOR, limit_s=5.0).before_passes == (10,) * 5
     assert not plan(2.0, limit_s=5.0).is_worth_a_pass(3)
     assert plan(2.0, limit_s=5.0).is_worth_a_pass(6)
@@ -75,11 +75,11 @@ def test_a_plan_says_what_and_why() -> None:
         'plan: 5 passes of the learned prior with 10 iterations before each and 20 iterations '
         'after them, within 20 s, as illuminations hardly touch (1.2 lie over each other)'
     )
-    assert plan(12.0, network=PRIOR, asked=1).in_words() == (
+    assert plan(12.0, network=PRIOR, requested=1).in_words() == (
         'plan: 1 pass of the learned prior with 10 iterations before it and 1 iteration after it, '
         'as illuminations overlap well (12 lie over each other)'
     )
-    assert plan(1.0, asked=0, is_single_shot=True).in_words() == (
+    assert plan(1.0, requested=0, is_single_shot=True).in_words() == (
         'plan: no iterations, as each pattern stands alone'
     )
     assert plan(1.0, is_single_shot=True, probe_twin_similarity=1.0).in_words() == (
@@ -95,7 +95,7 @@ def test_a_prior_is_not_asked_to_choose_between_twins() -> None:
 
     assert passes(probe_twin_similarity=0.99) == passes() == PRIOR.passes
     assert passes(probe_twin_similarity=1.0) == 0
-    assert passes(probe_twin_similarity=1.0, asked_passes=3) == 3
+    assert passes(probe_twin_similarity=1.0, requested_passes=3) == 3
     assert passes(probe_twin_similarity=1.0, is_single_shot=False) == PRIOR.passes
 
 
@@ -109,7 +109,7 @@ def test_a_prior_is_not_asked_to_choose_between_twins() -> None:
     ],
 )
 def test_a_course_says_how_it_ended(ended: Any, done: list[int], words: str) -> None:
-    planned = plan(12.0, network=PRIOR, asked_passes=1, limit_s=9.0)
+    planned = plan(12.0, network=PRIOR, requested_passes=1, limit_s=9.0)
     course = Course.of_plan(planned, done, ended)
     assert Course.of_result({'course': course.to_dict()}) == course
     assert course.in_words() == (

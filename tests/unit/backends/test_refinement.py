@@ -11,8 +11,8 @@ from ptychopinn_plugin.backends.common.refinement import STEP_TRIALS, iterate_ke
 class Valley:
     """Iterations that lead to given places; the loss there is their square."""
 
-    def __init__(self, scaled_origins: Sequence[float]) -> None:
-        self.scaled_origins = scaled_origins
+    def __init__(self, places: Sequence[float]) -> None:
+        self.places = places
         self.shares: list[float] = []
         self.steps = self.iterations = self.ends = 0
         self.seen: list[tuple[int, float, float]] = []
@@ -25,7 +25,7 @@ class Valley:
             return done == stop_after
 
         return iterate_keep_best(
-            IterationSchedule(len(self.scaled_origins)),
+            IterationSchedule(len(self.places)),
             start,
             start**2,
             self._iterate_once,
@@ -36,7 +36,7 @@ class Valley:
         )
 
     def _iterate_once(self) -> tuple[float, float]:
-        place = self.scaled_origins[self.iterations]
+        place = self.places[self.iterations]
         self.iterations += 1
         return place, place**2
 
@@ -45,9 +45,10 @@ class Valley:
         place = best + share * (newest - best)
         return place, place**2
 
-    def _at_end(self, best: float) -> tuple[float, float]:
+    def _at_end(self, best: float, loss: float) -> tuple[float, float]:
         self.ends += 1
-        return best, best**2
+        assert loss == best**2
+        return best, loss
 
     def _step_of_all(self, best: float) -> float:
         self.steps += 1

@@ -7,9 +7,9 @@ from ptychopinn_plugin.backends.common import threads as module
 from ptychopinn_plugin.backends.common.threads import (
     REVIEW_S,
     MeasuredThreads,
-    asked_threads,
     measured_threads,
     one_openblas_thread,
+    requested_threads,
 )
 from ptychopinn_plugin.backends.protocol import Progress
 
@@ -117,9 +117,9 @@ def test_the_last_of_two_computations_gives_the_threads_back() -> None:
 def test_what_is_asked_for_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     for text, wanted in (('3', 3), ('4,2', 4), ('', None), ('many', None), ('0', None)):
         monkeypatch.setenv(module.VARIABLE, text)
-        assert asked_threads(None) == wanted
-        assert asked_threads(7) == 7
+        assert requested_threads(None) == wanted
+        assert requested_threads(7) == 7
     machine = Machine(4)
-    with measured_threads(4, machine.use, machine.work, asked=3) as threads:
+    with measured_threads(4, machine.use, machine.work, requested=3) as threads:
         assert (threads.count, machine.used, machine.pieces) == (3, 3, 0)
     assert machine.used == 4, 'the number is left as it was'

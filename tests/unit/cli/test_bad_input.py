@@ -45,7 +45,7 @@ BAD_SCANS: dict[str, tuple[Spoil, str]] = {
     'missing': (Path.unlink, 'There is no file'),
     'empty': (lambda path: path.write_bytes(b'') and None, 'is empty'),
     'truncated': (_truncate, 'truncated or damaged'),
-    'text': (lambda path: path.write_text('hello') and None, 'a scan is an NPZ, a CXI'),
+    'text': (lambda path: path.write_text('hello') and None, 'a scan is an NPZ, a MATLAB'),
     'no patterns': (_change(diff3d=None), 'diff3d'),
     'no positions': (_change(xcoords=None, xcoords_start=None), 'xcoords'),
     'wrong lengths': (_change(xcoords=lambda a: a[:-1]), 'xcoords'),
@@ -229,6 +229,9 @@ def test_convert_writes_zips(run: Any, model_file: Path, tmp_path: Path) -> None
         (('evaluate', 'scan.npz', 'scan.npz'), 'is no reconstruction'),
         (('evaluate', '.', 'scan.npz'), 'is a folder'),
         (('inspect', 'notes.txt'), 'is neither NPZ nor HDF5'),
+        (('inspect', 'scan.npz', '--scan-shape', '6'), 'two whole numbers, as 64,128'),
+        (('inspect', 'scan.npz', '--scan-shape', '6,6'), 'in a file of an electron camera'),
+        (('inspect', 'scan.npz', '--beam-center', '6;6'), 'two whole numbers, as 512,498'),
     ],
 )
 def test_what_is_there_stays(

@@ -8,6 +8,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from scipy.io import savemat
 
 from ptychopinn_plugin.data import Geometry, load_scan, write_product
 from ptychopinn_plugin.data.reconstruction import Reconstruction
@@ -20,6 +21,13 @@ def test_inspect_scan(run: Any, scan_file: Path) -> None:
     assert 'lengths stay in pixels' in text
     values = json.loads(run('inspect', scan_file, '--json').out)
     assert (values['kind'], values['patterns'], values['shape_px']) == ('scan', 36, [32, 32])
+
+
+def test_inspect_a_file_of_matlab(run: Any, scan_file: Path, tmp_path: Path) -> None:
+    with np.load(scan_file) as archive:
+        arrays = {key: archive[key] for key in ('diff3d', 'xcoords', 'ycoords')}
+    savemat(tmp_path / 'scan.mat', arrays, do_compression=True)
+    assert 'a scan of 36 patterns, 32 x 32 px' in run('inspect', tmp_path / 'scan.mat').out
 
 
 def test_inspect_tells_normalised_patterns(run: Any, scan_file: Path, tmp_path: Path) -> None:

@@ -264,3 +264,49 @@ def test_a_product_of_another_kind(write_cxi: Callable[..., Path], tmp_path: Pat
     np.savez(tmp_path / 'product.npz', a=1)
     with pytest.raises(DataError, match=r'must be a product.h5 or a CXI file'):
         load_scan(write_cxi(), product=tmp_path / 'product.npz')
+
+
+def test_the_application_definition_of_nexus(make_scan: MakeScan, tmp_path: Path) -> None:
+    """NXcxi_ptycho: a raster, compressed, which a virtual dataset flattens as CXI needs it."""
+    hdf5plugin = pytest.importorskip('hdf5plugin')
+    scan = make_scan(shape=(16, 20), count=12)
+    height_m = WAVELENGTH_M * DISTANCE_M / (16 * DETECTOR_PIXEL_M[0])
+    width_m = WAVELENGTH_M * DISTANCE_M / (20 * DETECTOR_PIXEL_M[1])
+    y, x = (scan.positions_px * [height_m, width_m]).T
+    path, raw = tmp_path / 'scan.nxs', tmp_path / 'raw' / 'eiger.h5'
+    raw.parent.mkdir()
+    with h5py.File(raw, 'w') as file:
+        raster = scan.patterns.reshape(3, 4, 16, 20)
+        packed = hdf5plugin.Bitshuffle(cname='lz4')
+        file.create_dataset('entry/data', data=raster, chunks=(1, 1, 16, 20), **packed)
+    with h5py.File(path, 'w') as file:
+        file['cxi_version'] = 160
+        entry = file.create_group('entry_1')
+        entry.attrs['NX_class'], entry['definition'] = 'NXentry', 'NXcxi_ptycho'
+        beam = entry.create_group('instrument_1/beam_1')
+        entry['instrument_1/source_1/energy'] = 3.0
+        entry['instrument_1/source_1/energy'].attrs['units'] = 'GeV'
+        beam['incident_beam_energy'] = ENERGY_EV / 1e3
+        beam['incident_beam_energy'].attrs['units'] = 'keV'
+        detector = entry.create_group('instrument_1/detector_1')
+        layout = h5py.VirtualLayout((12, 16, 20), scan.patterns.dtype)
+        for row in range(3):
+            source = h5py.VirtualSource('raw/eiger.h5', 'entry/data', (3, 4, 16, 20))
+            layout[4 * row : 4 * row + 4] = source[row]
+        detector.create_virtual_dataset('data', layout)
+        detector['distance'] = DISTANCE_M * 1e3
+        detector['x_pixel_size'], detector['y_pixel_size'] = 75.0, 55.0
+        for key, unit in (('distance', 'mm'), ('x_pixel_size', 'um'), ('y_pixel_size', 'um')):
+            detector[key].attrs['units'] = unit
+        detector['translation'] = np.stack([x, y, 0 * x], axis=1)
+        detector['translation'].attrs['units'] = 'm'
+        entry['sample_1/geometry_1/translation'] = h5py.SoftLink(detector['translation'].name)
+        entry['data_1/data'] = h5py.SoftLink(detector['data'].name)
+    found = load_scan(path)
+    np.testing.assert_array_equal(found.patterns, scan.patterns)
+    expected = scan.positions_px - scan.positions_px.min(axis=0) + [8, 10]
+    np.testing.assert_allclose(found.positions_px, expected, atol=1e-6)
+    assert found.geometry.photon_energy_eV == pytest.approx(ENERGY_EV)
+    raw.unlink()
+    with pytest.raises(DataError, match=r'eiger\.h5 is missing'):
+        load_scan(path)

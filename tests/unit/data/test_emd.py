@@ -89,6 +89,18 @@ def test_the_axes_give_steps(write: Callable[..., Path]) -> None:
     np.testing.assert_allclose(pixels(scan), expected, atol=1e-9)
 
 
+def test_an_axis_that_falls(write: Callable[..., Path]) -> None:
+    path = write(steps=(-0.3, 0.2, 'nm'), Q_pixel_size=0.05, Q_pixel_units='A^-1')
+    expected = np.indices((ROWS, COLUMNS)).reshape(2, -1).T * [-3 / 1.25, 2 * 0.6]
+    np.testing.assert_allclose(pixels(load_scan(path)), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize('unit', ['1/nm', 'nm^-1', 'nm**-1', '1 / nm'])
+def test_units_of_reciprocal_space(write: Callable[..., Path], unit: str) -> None:
+    path = write(R_pixel_size=2.0, R_pixel_units='A', Q_pixel_size=0.5, Q_pixel_units=unit)
+    assert load_scan(path).geometry.pixel_height_m == pytest.approx(1.25e-10)
+
+
 def test_the_user_gives_what_the_file_lacks(write: Callable[..., Path]) -> None:
     geometry = Geometry(
         photon_energy_eV=8000.0,
@@ -99,6 +111,9 @@ def test_the_user_gives_what_the_file_lacks(write: Callable[..., Path]) -> None:
     path = write(R_pixel_size=1.0, R_pixel_units='pixels')
     with pytest.raises(DataError, match='--scan-step'):
         load_scan(path, geometry=geometry)
+    with pytest.raises(DataError, match='--scan-step'):
+        load_scan(write(R_pixel_size=-1.0, R_pixel_units='nm'), geometry=geometry)
+    path = write(R_pixel_size=1.0, R_pixel_units='pixels')
     scan = load_scan(path, geometry=geometry, scan_step_m=1e-7)
     pixel = wavelength_m(8000.0) * 2 / 75e-6 / np.array([16, 12])
     np.testing.assert_allclose(pixels(scan)[-1], [2e-7, 3e-7] / pixel)
@@ -108,5 +123,5 @@ def test_the_user_gives_what_the_file_lacks(write: Callable[..., Path]) -> None:
 
 def test_a_step_is_for_rasters_of_emd_alone(tmp_path: Path) -> None:
     np.savez(tmp_path / 'scan.npz', diff3d=np.ones((2, 8, 8)), xcoords=[0, 1], ycoords=[0, 0])
-    with pytest.raises(DataError, match='raster in an EMD file'):
+    with pytest.raises(DataError, match='raster of an electron microscope'):
         load_scan(tmp_path / 'scan.npz', scan_step_m=1e-7)

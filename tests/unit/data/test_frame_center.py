@@ -200,5 +200,5 @@ def test_masks_that_are_none(scan: Scan, counts: Patterns, tmp_path: Path) -> No
         with pytest.raises(DataError, match=message):
             _npz(counts, tmp_path, scan, mask=path)
     path.write_text('text')
-    with pytest.raises(DataError, match='read from an NPY, TIFF or HDF5 file'):
+    with pytest.raises(DataError, match='read from an NPY, TIFF, HDF5 or MATLAB file'):
         _npz(counts, tmp_path, scan, mask=path)

@@ -190,3 +190,49 @@ def test_without_hdf5plugin_the_command_is_said(make_scan: MakeScan, tmp_path: P
     )
     assert 'compressed with bitshuffle (HDF5 filter 32008)' in child.stderr
     assert 'Run: pip install hdf5plugin.' in child.stderr
+
+
+def test_a_name_that_is_no_text(make_scan: MakeScan, tmp_path: Path) -> None:
+    _pair(tmp_path, make_scan(), lambda file, key: file.create_dataset(key, data=[1.0]))
+    path = tmp_path / 'diffraction.h5'
+    path.write_bytes(path.read_bytes().replace(b'patterns', b'\xff\xfetterns'))
+    with pytest.raises(DataError, match=r'diffraction\.h5.*damaged.*write the file again'):
+        load_scan(path)
+
+
+def test_a_type_that_holds_no_numbers(make_scan: MakeScan, tmp_path: Path) -> None:
+    def put(file: h5py.Group, key: str) -> None:
+        space = h5py.h5s.create_simple((2, 16, 16))
+        h5py.h5d.create(file.id, key.encode(), h5py.h5t.UNIX_D32LE, space)
+
+    with pytest.raises(DataError, match=r'/patterns of .* must hold numbers or texts'):
+        load_scan(_pair(tmp_path, make_scan(), put))
+
+
+def test_a_file_is_looked_for_where_hdf5_does(make_scan: MakeScan, tmp_path: Path) -> None:
+    scan = make_scan()
+    (tmp_path / 'scan').mkdir()
+
+    def put(file: h5py.Group, key: str) -> None:
+        with h5py.File(tmp_path / 'scan' / 'raw.h5', 'w') as other:
+            other['data'] = scan.patterns
+        file[key] = h5py.ExternalLink('elsewhere/raw.h5', 'data')
+
+    folder = _pair(tmp_path / 'scan', scan, put)
+    with pytest.raises(DataError, match=r'the file elsewhere/raw\.h5, which is missing'):
+        load_scan(folder)
+    # Of an absolute path that is not there, the last part alone is looked for.
+    with h5py.File(folder / 'diffraction.h5', 'w') as file:
+        file['patterns'] = h5py.ExternalLink('/elsewhere/raw.h5', 'data')
+    np.testing.assert_array_equal(load_scan(folder).patterns, scan.patterns)
+
+
+def test_an_attribute_that_is_no_text(make_scan: MakeScan, tmp_path: Path) -> None:
+    def put(file: h5py.Group, key: str) -> None:
+        patterns = file.create_dataset(key, data=make_scan().patterns)
+        space = h5py.h5s.create_simple((1,))
+        name = b'detector_pixel_width_m'
+        h5py.h5a.create(patterns.id, name, h5py.h5t.UNIX_D32LE, space)
+
+    with pytest.raises(DataError, match=r"'detector_pixel_width_m' of /patterns .* a number"):
+        load_scan(_pair(tmp_path, make_scan(), put))

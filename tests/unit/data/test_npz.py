@@ -402,7 +402,7 @@ class TestBadInput:
 
     def test_empty_file(self, tmp_path: Path, refused: Callable[..., None]) -> None:
         (tmp_path / 'scan.npz').touch()
-        refused(tmp_path / 'scan.npz', 'is empty; a scan is an NPZ, a CXI')
+        refused(tmp_path / 'scan.npz', 'is empty; a scan is an NPZ, a MATLAB')
 
     def test_empty_archive(self, tmp_path: Path, refused: Callable[..., None]) -> None:
         np.savez(tmp_path / 'scan.npz')
@@ -432,7 +432,7 @@ class TestBadInput:
         self, tmp_path: Path, refused: Callable[..., None], content: bytes
     ) -> None:
         (tmp_path / 'scan.npz').write_bytes(content)
-        refused(tmp_path / 'scan.npz', 'is neither NPZ nor HDF5; a scan is an NPZ, a CXI')
+        refused(tmp_path / 'scan.npz', 'is neither NPZ nor HDF5; a scan is an NPZ, a MATLAB')
 
     def test_a_single_array(self, tmp_path: Path, refused: Callable[..., None]) -> None:
         np.save(tmp_path / 'scan.npy', np.zeros(3))
