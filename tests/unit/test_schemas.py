@@ -54,7 +54,7 @@ def test_what_this_package_writes_is_allowed() -> None:
         ('config.refinement.batch_size', 'x', 'a whole number'),
         ('config.training', [], 'an object with fields'),
         ('normalisation.photons', None, 'a finite number'),
-        ('normalisation.photons', float('nan'), 'a finite number'),
+        ('normalisation.photons', float('nan'), 'NaN is no number of JSON'),
         ('normalisation.intensity_scale', 0, 'above 0'),
         ('backend', 7, 'a text'),
         ('data_summary', 'x', 'an object with fields'),
