@@ -23,6 +23,11 @@ def test_inspect_scan(run: Any, scan_file: Path) -> None:
     assert (values['kind'], values['patterns'], values['shape_px']) == ('scan', 36, [32, 32])
 
 
+def test_inspect_tells_where_patterns_lie_that_do_not_fit(run: Any, scan_file: Path) -> None:
+    assert 'temporary file' not in run('inspect', scan_file).out
+    assert 'they lie in a temporary file' in run('inspect', scan_file, '--max-memory', 0).out
+
+
 def test_inspect_a_file_of_matlab(run: Any, scan_file: Path, tmp_path: Path) -> None:
     with np.load(scan_file) as archive:
         arrays = {key: archive[key] for key in ('diff3d', 'xcoords', 'ycoords')}
