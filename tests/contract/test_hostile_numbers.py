@@ -11,9 +11,11 @@ import pytest
 
 from ptychopinn_plugin import api
 from ptychopinn_plugin.cli import main
-from ptychopinn_plugin.config import RefinementConfig
+from ptychopinn_plugin.config import InferenceConfig, RefinementConfig
 from ptychopinn_plugin.data import Scan, load_scan
 from ptychopinn_plugin.data.readers.finishing import bright_pixel_notes
+from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.model_file import write_model
 
 Save = Callable[..., Path]
 Change = Callable[[dict[str, Any]], None]
@@ -212,3 +214,18 @@ def test_a_pattern_of_no_numbers_is_left_out(save: Save) -> None:
     loaded = load_scan(save(spoil))
     assert any('number 4' in note for note in loaded.notes)
     assert not loaded.patterns[4].any()
+
+
+def test_weights_that_are_finite_and_too_large(
+    make_backend: Callable[[], Any], brief: Callable[..., Any], tiny_scan: Scan, tmp_path: Path
+) -> None:
+    trained = make_backend().train([tiny_scan], brief()).model
+    huge = {name: np.full_like(array, 1e30) for name, array in trained.weights.items()}
+    path = tmp_path / 'huge.h5.zip'
+    write_model(path, dataclasses.replace(trained, weights=huge))
+    backend = make_backend()
+    backend.open_model(path)
+    with pytest.raises(DataError, match='must predict finite numbers'):
+        backend.reconstruct(
+            tiny_scan, InferenceConfig(device='cpu'), RefinementConfig(iterations=0)
+        )

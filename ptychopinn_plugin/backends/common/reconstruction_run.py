@@ -32,6 +32,7 @@ from ptychopinn_plugin.data import Reconstruction, Scan
 from ptychopinn_plugin.data.pattern_fit import PatternFit
 from ptychopinn_plugin.data.places import find_places
 from ptychopinn_plugin.data.scan import CHUNK_PATTERNS
+from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.network import NetworkDescription
 from ptychopinn_plugin.physics import cover, illumination_overlap, orthogonal_modes
 from ptychopinn_plugin.physics.prior_features import count_exposures
@@ -117,6 +118,7 @@ class ReconstructionRun:
         self.object_ = with_smaller_batches(
             predict, request.batch_size, self.engine.release_cache, 'the prediction'
         )[-1]
+        self._check_prediction()
 
     def iterate_with_prior(self, network: Any) -> None:
         """Iterate and let a learned prior correct the object in turn; see `common.prior`."""
@@ -136,10 +138,26 @@ class ReconstructionRun:
             if self.stopped:
                 return
             self.object_ = self.engine.apply_prior(network, forward, self.object_, exposures)
+            self._check_prediction()
             self.stopwatch.lap('predict')
             self._show_pass(number + 1, len(blocks), self.object_)
             if self.stopped:
                 return
+
+    def _check_prediction(self) -> None:
+        """Check that a network has left numbers.
+
+        Raises
+        ------
+        DataError
+            If it has not: weights may be finite and too large all the same.
+        """
+        if not np.isfinite(self.engine.to_numpy(self.object_)).all():
+            raise DataError(
+                f'The network must predict finite numbers for {self.scan.name}; it gave NaN or '
+                'infinity. Its weights are too large, as of a training that diverged, or the file '
+                'is damaged: train again, or use the built-in model.'
+            )
 
     def finish(self) -> Reconstruction:
         """Iterate as planned for the end, and judge the object."""
