@@ -34,7 +34,7 @@ GUIDE = ('panel', 'training', 'result', 'check', 'failure')
 """The guide shows these pictures."""
 
 EPOCHS_TO_SHOW = 4
-"""A picture is taken of a training once its curve has so many points."""
+"""A picture is taken of a training once its curve has this number of points."""
 
 SETTINGS = """\
 [Processing]

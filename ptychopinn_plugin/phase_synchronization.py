@@ -124,10 +124,10 @@ def synchronize_patches(cells: ComplexArray, patch_origins: IntArray, window: in
     correlations = _correlate(sums, cell_origins[first], pairs)
     between = synchronize_phases(n_places, pairs, correlations)
     # The eigenvector has compared the nearest places alone; the last rounds take in every overlap.
-    return _turned_to_all(cells, cell_origins - lowest, within * between[place_of])
+    return _in_phase_with_all(cells, cell_origins - lowest, within * between[place_of])
 
 
-def _turned_to_all(
+def _in_phase_with_all(
     cells: ComplexArray, cell_origins: IntArray, factors: ComplexArray
 ) -> ComplexArray:
     r"""Turn each patch to the sum of all others, in which every overlap takes part.

@@ -305,12 +305,12 @@ class _Search:
             kept = None
         chosen = Orientation.of(patterns, positions, scale_positions=kept)
         if self.piece.is_probe_made:
-            # With the other sign of the defocus and the conjugate object, patterns that are turned
+            # With the other sign of the defocus and the conjugate object, patterns rotated
             # by 180 degrees fit as well, so that these trials decide nothing.
-            turned = Orientation.of(
+            oriented = Orientation.of(
                 ROTATION_BY_180.after(patterns), positions, scale_positions=kept
             )
-            chosen = min((chosen, turned), key=lambda one: one.changes)
+            chosen = min((chosen, oriented), key=lambda one: one.changes)
         given = self.done[Orientation(), best.refines_probe]
         trials = sorted(self.done.values(), key=lambda trial: trial.residual)
         others: list[Orientation] = []
@@ -353,12 +353,12 @@ def _scaled(trial: Trial, factor: float) -> Orientation:
 
 
 def is_symmetric(probe: ComplexArray, change: AxisChange) -> bool:
-    """Return whether a probe that is turned is the same, but for a complex factor."""
-    turned = change_axes(probe.real, change) + 1j * change_axes(probe.imag, change)
-    if turned.shape != probe.shape:
+    """Return whether a probe is the same after a change of axes, but for a complex factor."""
+    changed = change_axes(probe.real, change) + 1j * change_axes(probe.imag, change)
+    if changed.shape != probe.shape:
         return False
     # The modulus, as a global phase of a probe shows in no pattern.
-    overlap = abs(np.vdot(turned, probe))
+    overlap = abs(np.vdot(changed, probe))
     return bool(overlap >= SAME_PROBE * float(np.linalg.norm(probe)) ** 2)
 
 

@@ -217,17 +217,17 @@ def run_trial(
     device : str
     refines_probe : bool
     """
-    turned = reorient(piece.scan, orientation)
+    oriented = reorient(piece.scan, orientation)
     if piece.is_probe_made:
-        made = starting_probe(turned.patterns, turned.bad_pixels)
-        turned = dataclasses.replace(turned, probe=with_modes(made, len(turned.probe)))
-    fitted = turned.subset(piece.fitted)
+        made = starting_probe(oriented.patterns, oriented.bad_pixels)
+        oriented = dataclasses.replace(oriented, probe=with_modes(made, len(oriented.probe)))
+    fitted = oriented.subset(piece.fitted)
     if not _is_possible(fitted):
         return Trial(orientation, refines_probe, np.full(len(piece.held_out), np.inf))
     refinement = RefinementConfig(iterations=TRIAL_ITERATIONS, probe=refines_probe)
     with without_notes():
         found = backend.refine(fitted, refinement, device=device)
-    residuals, noise = _residuals(turned.subset(piece.held_out), found)
+    residuals, noise = _residuals(oriented.subset(piece.held_out), found)
     return Trial(orientation, refines_probe, residuals, noise, found)
 
 
@@ -269,6 +269,22 @@ def uninformed_residual(piece: Piece) -> float:
 
 
 def _residuals(held: Scan, found: Reconstruction) -> tuple[FloatArray, float]:
+    r"""Return how far an object is from patterns that were held out, and what shot noise explains.
+
+    That is :math:`\sum_q (\sqrt I - \sqrt k)^2` of each pattern over the mean counts of a pattern.
+
+    Parameters
+    ----------
+    held : Scan
+    found : Reconstruction
+        Of other patterns of the same field.
+
+    Returns
+    -------
+    residuals : ndarray, shape (n_patterns,)
+    noise : float
+        The mean residual of the true object; 0 where counts are in another unit than photons.
+    """
     assert held.bad_pixels is not None
     origin = np.rint(found.origin_px).astype(np.int64)
     # Those at the edge may lie half a pixel beyond the canvas.

@@ -9,8 +9,8 @@ import typer
 
 from ptychopinn_plugin.cli.common import read_scans, report, show_notes
 from ptychopinn_plugin.cli.options import (
+    ORIENTING,
     READING,
-    TURNED,
     AsJson,
     BackendName,
     Given,
@@ -98,7 +98,7 @@ def _read(path: Path, given: Given, choice: 'Choice', device: str) -> tuple['Sca
     if 'beam_center' in reading:
         return read, []
     # The place of the beam is given in the frames as they are stored, before they are turned.
-    stored = {name: value for name, value in reading.items() if name not in TURNED}
+    stored = {name: value for name, value in reading.items() if name not in ORIENTING}
     (plain,) = read_scans([path], {**given, 'reading': stored})
     assert plain.bad_pixels is not None
     beam_center_px = find_beam_center(plain.patterns, plain.bad_pixels, plain.probe)

@@ -120,10 +120,10 @@ class ScanReading(Orientation):
 
     def orientation(self) -> Orientation:
         """Return how patterns and positions are turned."""
-        return Orientation(**{name: getattr(self, name) for name in TURNED})
+        return Orientation(**{name: getattr(self, name) for name in ORIENTING})
 
 
-TURNED = tuple(item.name for item in dataclasses.fields(Orientation))
+ORIENTING = tuple(item.name for item in dataclasses.fields(Orientation))
 """These settings of reading turn patterns and positions."""
 
 
@@ -169,7 +169,7 @@ READING = Section(
         'detector_pixel_m': 'detector-pixel',
         **OPTIONS,
     },
-    panels={'Orientation (ptychopinn check finds it)': TURNED},
+    panels={'Orientation (ptychopinn check finds it)': ORIENTING},
 )
 
 

@@ -191,9 +191,9 @@ class _Writer:
             gate = self.node('Sigmoid', [plain], f'{layer.name}/gate')
             self.node('Mul', [plain, gate], layer.name)
         elif layer.activation == 'pi-tanh':
-            turned = self.node('Tanh', [plain], f'{layer.name}/tanh')
+            bounded = self.node('Tanh', [plain], f'{layer.name}/tanh')
             self.node(
-                'Mul', [turned, self.constant('pi', np.array([np.pi], np.float32))], layer.name
+                'Mul', [bounded, self.constant('pi', np.array([np.pi], np.float32))], layer.name
             )
         else:
             raise ArchiveError(f'Layer {layer.name!r}: unknown activation {layer.activation!r}.')

@@ -1,13 +1,13 @@
 r"""The input of the network 'sweepnet' for a pattern, in NumPy: the oracle of the backends.
 
-With the object's estimate :math:`Q` in the window, the probe :math:`P` moved to the position and
+With the object's estimate :math:`O` in the window, the probe :math:`P` moved to the position and
 the projected exit waves :math:`\psi'` of `project_amplitudes`, the back-projection's step is
 
 .. math:: B = \frac{\sum_m P_m^* (\psi'_m - \psi_m)}{w + 0.05 \max w}, \qquad w = \sum_m |P_m|^2.
 
-Both are multiplied by the conjugate phase of :math:`\sum w Q`, so that the network need not learn
+Both are multiplied by the conjugate phase of :math:`\sum w O`, so that the network need not learn
 that a global phase means nothing. The network returns a correction :math:`c`, and the new patch is
-:math:`Q + B + c`.
+:math:`O + B + c`.
 """
 
 from collections.abc import Sequence

@@ -50,7 +50,7 @@ are no exposures."""
 
 @dataclass(frozen=True)
 class PriorFeatures:
-    """What goes into the network, and what its answer is turned back with.
+    """What goes into the network, and what puts its answer back.
 
     Attributes
     ----------
@@ -104,19 +104,19 @@ def prior_features(
     # In the dark the factor becomes 0: there the phase would be that of rounding errors.
     phases = low / (level + FLOOR)
     centred = object_ * phases.conj() - level
-    turned = step * phases.conj()
+    in_phase = step * phases.conj()
     contrast = smooth(lit * _squared(centred)) / light
-    change = smooth(lit * _squared(turned)) / light
+    change = smooth(lit * _squared(in_phase)) / light
     # An estimate that is still flat has no contrast of its own; the step has what it lacks.
     total = np.sqrt(contrast + change + FLOOR)
     scale = np.sqrt(change + CONTRAST_FRACTION * contrast + FLOOR)
-    centred, turned = centred * (lit / total), turned * (lit / scale)
+    centred, in_phase = centred * (lit / total), in_phase * (lit / scale)
     images = np.empty((PRIOR_FEATURES, *coverage.shape), np.float32)
     values = (
         centred.real,
         centred.imag,
-        turned.real,
-        turned.imag,
+        in_phase.real,
+        in_phase.imag,
         np.log1p(coverage) / DOSE_SCALE,
         relative,
         # Photons times variance: the signal in units of shot noise.

@@ -68,7 +68,7 @@ class Estimate:
     contrast: FloatArray
 
     def crop(self, side: int, rng: np.random.Generator) -> 'Estimate':
-        """Return a part that is lit, turned, mirrored and conjugated at random."""
+        """Return a part that is lit, rotated, mirrored and conjugated at random."""
         height, width = self.weight.shape[1:]
         rows, columns = min(side, height), min(side, width)
         # A dark part teaches nothing; a scan that is dark nearly everywhere ends the search.
@@ -80,13 +80,13 @@ class Estimate:
         quarters, mirrored = int(rng.integers(4)), rng.random() < 0.5
         conjugated = rng.random() < 0.5
 
-        def turned(values: FloatArray) -> FloatArray:
+        def reoriented(values: FloatArray) -> FloatArray:
             part = np.rot90(values[where], quarters, (1, 2))
             part = part[:, :, ::-1] if mirrored else part
             room = [(0, 0), (0, side - part.shape[1]), (0, side - part.shape[2])]
             return np.pad(part.astype(np.float32), room)
 
-        parts = {each.name: turned(getattr(self, each.name)) for each in fields(self)}
+        parts = {each.name: reoriented(getattr(self, each.name)) for each in fields(self)}
         if conjugated:
             # These are the imaginary parts of estimate and step, see `prior_features`.
             parts['images'][[1, 3]] *= -1

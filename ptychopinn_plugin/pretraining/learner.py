@@ -128,6 +128,7 @@ class Learner:
             self.buffer.extend(make_estimates(self.ema_network, task, rng, is_bare=is_bare))
 
     def _step(self, rng: np.random.Generator) -> dict[str, float]:
+        """Take one step of the optimizer on random crops of the buffer; return the losses."""
         rate = self.recipe.learning_rate_at(self.round, self.step)
         for group in self.optimizer.param_groups:
             group['lr'] = rate

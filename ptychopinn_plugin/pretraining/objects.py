@@ -149,10 +149,11 @@ def _periodic(rng: np.random.Generator, shape: Shape) -> Images:
     period, angle = np.exp(rng.uniform(np.log(3.0), np.log(30.0))), rng.uniform(0, np.pi)
     sharp, crossed = rng.random() < 0.5, rng.random() < 0.6
     for _ in range(2):
-        turned = angle + np.pi / rng.choice([2, 3])
+        crossing_angle = angle + np.pi / rng.choice([2, 3])
         wave = np.cos(2 * np.pi / period * (y * np.cos(angle) + x * np.sin(angle)))
         if crossed:
-            wave = wave + np.cos(2 * np.pi / period * (y * np.cos(turned) + x * np.sin(turned)))
+            along = y * np.cos(crossing_angle) + x * np.sin(crossing_angle)
+            wave = wave + np.cos(2 * np.pi / period * along)
         if sharp:
             wave = np.clip(0.5 + period / 4 * (wave - rng.uniform(-0.5, 0.5)), 0, 1)
         images.append(wave * (1 + rng.uniform(0, 0.5) * _texture(rng, shape, 2.0)))

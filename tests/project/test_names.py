@@ -9,7 +9,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[2] / 'ptychopinn_plugin'
 
 GIVEN_UP = """
-turn Turn turns places_px rests good
+turn Turn turns turned TURNED places_px rests good
 Lesson LESSON_POSITIONS VISITS forget_gradients gather_gradients snapshot restore averaged
 Illumination expect correct assess sweep_for_the_best settle agree_phases
 Voice say ask asked told hear heard hears knows lend borrow obituary EpochJournal beam_place
@@ -18,7 +18,7 @@ teacher_weight phase_agreement orientations
 """
 """Names with several meanings, or that nobody in the field knows, which have better ones now."""
 
-FORMER_CONSTANT = re.compile(r'_?(LARGEST|SMALLEST|MOST|FEWEST|LONGEST|SHORTEST)(_|$)')
+FORMER_CONSTANT = re.compile(r'_?(LARGEST|SMALLEST|MOST|FEWEST|LONGEST|SHORTEST|WIDEST)(_|$)')
 """Limits begin with MAX_ and MIN_."""
 
 ORACLE = 'NumPy computes in physics/ what both frameworks are held to'

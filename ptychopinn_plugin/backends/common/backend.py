@@ -143,6 +143,7 @@ class NetworkBackend(Engine[Device]):
         observer: Observer,
         limit_s: float | None,
     ) -> Reconstruction:
+        """Predict, iterate and judge once, within a time in seconds where one is given."""
         started, held = self.clock(), self._held_model()
         (scan,) = _usable([scan])
         photons, requested = scan.mean_photons(), refinement

@@ -4,9 +4,9 @@ Each iteration ends with one step of Gauss and Newton for every position, with t
 The expected amplitude :math:`a = \sqrt{I + \epsilon}` of a pattern changes by
 :math:`J = \mathrm{Re} \sum_m \Psi_m^* \mathcal{F}[P_m \nabla O] / a` where the patch moves over the
 object, as in the least squares of [1]_. A framework supplies the force
-:math:`f = \sum_q J (k - I) / 2a` and the stiffness :math:`C = \sum_q J J^T`; the step is
+:math:`g = \sum_q J (k - I) / 2a` and the stiffness :math:`H = \sum_q J J^T`; the step is
 
-.. math:: d = (4 \sigma^2 C + 1)^{-1} (4 \sigma^2 f - m),
+.. math:: d = (4 \sigma^2 H + 1)^{-1} (4 \sigma^2 g - m),
 
 for a position that has moved by :math:`m` and errors of variance :math:`\sigma^2`, which is
 estimated from the moves: where they are no larger than shot noise makes them, :math:`\sigma^2` is

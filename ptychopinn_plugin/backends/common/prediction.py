@@ -73,13 +73,13 @@ def choose_rotations(
     ConfigError
         If the rule is four, and the network sees groups of bare patterns.
     """
-    can_turn = description.architecture == 'sweepnet'
-    if rule == 'four' and not can_turn:
+    can_rotate = description.architecture == 'sweepnet'
+    if rule == 'four' and not can_rotate:
         raise ConfigError(
             'inference.test_time_rotations = four needs a model of architecture sweepnet; this one '
             f'is {description.architecture}. Leave the setting at auto.'
         )
     # On dense scans iterations make good any difference, and a rotation costs a run of the network
     # (decision 11).
-    four = rule == 'four' or (rule == 'auto' and can_turn and overlap() < LITTLE_OVERLAP)
+    four = rule == 'four' or (rule == 'auto' and can_rotate and overlap() < LITTLE_OVERLAP)
     return (0, 1, 2, 3) if four else (0,)

@@ -100,8 +100,8 @@ def is_near(probe: ComplexArray, start: ComplexArray) -> bool:
     energy, of_start = float(np.linalg.norm(probe)), float(np.linalg.norm(start))
     if not (energy > 0 and of_start > 0):
         return False
-    turned = _turned(probe * (of_start / energy), start)
-    return float(np.linalg.norm(turned - start)) <= NEAR * of_start
+    mixed = _mixed_like(probe * (of_start / energy), start)
+    return float(np.linalg.norm(mixed - start)) <= NEAR * of_start
 
 
 def level_object(object_: ComplexArray, coverage: FloatArray) -> ProbeGauge:
@@ -131,17 +131,17 @@ def _amplitude_slope(probe: ComplexArray, start: ComplexArray) -> FloatArray:
     energy, of_start = float(np.linalg.norm(probe)), float(np.linalg.norm(start))
     if not (energy > 0 and of_start > 0):
         return np.zeros(2)
-    turned = _turned(probe * (of_start / energy), start)
+    mixed = _mixed_like(probe * (of_start / energy), start)
     strongest = np.argsort(-np.linalg.norm(start, axis=(1, 2)))[:MAX_MODES]
     columns = _columns(start[strongest])
     normal = columns @ columns.T
     # Modes without energy make columns of zeros, which no solver takes.
     normal += 1e-9 * np.trace(normal) / len(normal) * np.eye(len(normal))
-    amounts = np.linalg.solve(normal, columns @ _as_real((turned - start)[strongest]))
+    amounts = np.linalg.solve(normal, columns @ _as_real((mixed - start)[strongest]))
     return np.asarray(amounts[:2])
 
 
-def _turned(probe: ComplexArray, start: ComplexArray) -> ComplexArray:
+def _mixed_like(probe: ComplexArray, start: ComplexArray) -> ComplexArray:
     """Return a probe whose modes are mixed so as to be nearest to those of another."""
     overlaps = start.reshape(len(start), -1) @ probe.reshape(len(probe), -1).conj().T
     # The unitary matrix of this overlap solves the orthogonal Procrustes problem [1].

@@ -118,6 +118,20 @@ class _Tried:
 
 
 class _Search:
+    """Trial reconstructions of a scan whose probe is a pupil out of focus by an unknown amount.
+
+    Defoci of both signs are tried with few iterations each; around the best of each side the steps
+    are halved, and what is left is iterated to the end.
+
+    Parameters
+    ----------
+    scan : Scan
+        Its probe gives the amplitude of the pupil.
+    trial : callable
+        Reconstructs a scan from a flat object, with its probe corrected.
+    observer : callable
+    """
+
     def __init__(self, scan: Scan, trial: IterateFromFlat, observer: Observer) -> None:
         self._scan, self._trial, self._observer = scan, trial, observer
         self._pupil = Pupil(far_amplitude(scan.probe))

@@ -144,6 +144,7 @@ class TrainingRun(Generic[Device]):
     def _make_loop(
         self, scans: Sequence[TrainingScan], held_out: Sequence[tuple[TrainingScan, IntArray]]
     ) -> TrainingLoop:
+        """Build the network and what draws, computes and judges its sub-scans."""
         plan, base = self.plan, self.request.base_model
         settings = plan.config.training
         weights = None if base is None else base.weights

@@ -89,15 +89,29 @@ def _predict_sweepnet(
     is_flat: bool,
     rotations: Sequence[int],
 ) -> Patches:
-    r"""Correct the back-projected patch of each position: :math:`\hat O = Q + B + c(x)`.
+    r"""Correct the back-projected patch of each position: :math:`\hat O = O + B + c(x)`.
 
-    :math:`Q` is the patch of the estimate, :math:`B` the step of its back-projection, :math:`x` the
+    :math:`O` is the patch of the estimate, :math:`B` the step of its back-projection, :math:`x` the
     six images of `physics.features.sweepnet_features`, and :math:`c` the network. Only the network
     is differentiated: the gradient stops at its input, so that each pass is learned on its own.
 
     Parameters
     ----------
+    network : Network
+    forward : ForwardModel
     indices : Tensor of int64, shape (n,)
+        The positions.
+    object_ : Tensor of complex64, shape `forward.canvas_shape`
+        The estimate.
+    is_flat : bool
+        The estimate rests on no data, so that no pixel counts as covered.
+    rotations : sequence of int
+        Quarter rotations of the input, whose corrections are averaged.
+
+    Returns
+    -------
+    Patches
+        Of shape (n, window, window), with the phase of the estimate.
 
     References
     ----------
@@ -154,6 +168,18 @@ def _predict_cnn(network: Network, forward: ForwardModel, groups: Tensor) -> Pat
 
     The network's two decoders return :math:`a` and :math:`\varphi` [1]_. Its input is scaled as in
     PtychoPINN: the energy of a mean pattern becomes :math:`(N / 2)^2`.
+
+    Parameters
+    ----------
+    network : Network
+    forward : ForwardModel
+        Its amplitudes are in square root of photons, with zero frequency in the corner.
+    groups : Tensor of int64, shape (n_groups, group_size)
+
+    Returns
+    -------
+    Patches
+        Of shape (n_groups group_size, N, N), group by group, moved onto the object's pixels.
 
     References
     ----------

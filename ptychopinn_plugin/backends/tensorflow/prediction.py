@@ -138,11 +138,27 @@ def predict(
 def _predict_sweepnet(
     description: NetworkDescription, precision: str, weights: Weights, inputs: Inputs
 ) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Correct the back-projected patch of each position: :math:`\hat O = Q + B + c(x)`.
+    r"""Correct the back-projected patch of each position: :math:`\hat O = O + B + c(x)`.
 
-    :math:`Q` is the patch of the estimate, :math:`B` the step of its back-projection, :math:`x` the
+    :math:`O` is the patch of the estimate, :math:`B` the step of its back-projection, :math:`x` the
     six images of `physics.features.sweepnet_features`, and :math:`c` the network. Only the network
     is differentiated: the gradient stops at its input, so that each pass is learned on its own.
+
+    Parameters
+    ----------
+    description : NetworkDescription
+    precision : str
+    weights : mapping of str to Tensor
+    inputs : mapping of str to Tensor
+        What `make_inputs` gives of the positions, the estimate and the rotations.
+
+    Returns
+    -------
+    values : Tensor of complex64, shape (n, window, window)
+        With the phase of the estimate.
+    light : Tensor of float32, shape (n, window, window)
+        The probe's intensity, in photons per pixel.
+    estimate : Tensor of complex64, shape (n, window, window)
 
     References
     ----------
@@ -168,9 +184,9 @@ def _mean_correction(
     window, channels = description.window_px, features.shape[-1]
     pixels = window**2
     count = tf.shape(there)[0]
-    turned = tf.gather(tf.reshape(features, [-1, pixels, channels]), there, axis=1)
+    rotated = tf.gather(tf.reshape(features, [-1, pixels, channels]), there, axis=1)
     (correction,) = compute(
-        description, precision, weights, tf.reshape(turned, [-1, window, window, channels])
+        description, precision, weights, tf.reshape(rotated, [-1, window, window, channels])
     )
     correction = tf.reshape(correction, [-1, count * pixels, 2])
     # Pixels of the second copy lie behind those of the first.
@@ -226,6 +242,23 @@ def _predict_cnn(
 
     The network's two decoders return :math:`a` and :math:`\varphi` [1]_. Its input is scaled as in
     PtychoPINN: the energy of a mean pattern becomes :math:`(N / 2)^2`.
+
+    Parameters
+    ----------
+    description : NetworkDescription
+    precision : str
+    weights : mapping of str to Tensor
+    inputs : mapping of str to Tensor
+        `measured` amplitudes (n, N, N) in square root of photons, zero frequency in the corner.
+
+    Returns
+    -------
+    values : Tensor of complex64, shape (n, N, N)
+        Group by group, moved onto the object's pixels.
+    light : Tensor of float32, shape (n, N, N)
+        The probe's intensity, in photons per pixel.
+    None
+        There is no estimate.
 
     References
     ----------

@@ -51,7 +51,25 @@ def iterate_once(
     step: float,
     refine_probe: bool,
 ) -> None:
-    """Move the object, and the probe with `refine_probe`, batch by batch; `state` changes."""
+    r"""Move the object, and the probe with `refine_probe`, batch by batch; `state` changes.
+
+    For each batch :math:`V \leftarrow \mu V + \beta U` and :math:`O \leftarrow O + V`, with the
+    update :math:`U` of `project_amplitudes` over the light that falls on a pixel, regularised as in
+    rPIE; see this module's head.
+
+    Parameters
+    ----------
+    forward : ForwardModel
+        Follows the probe.
+    state : IterationState
+        Its object and velocity are of shape `forward.canvas_shape`, its probe of shape
+        (n_modes, height, width), in square root of photons per pixel.
+    batches : sequence of ndarray of int64
+        The positions of each batch.
+    step : float
+        :math:`\beta`, between 0 and 1.
+    refine_probe : bool
+    """
     for indices in batches:
         patches = forward.extract_patches(state.object_, indices)
         update, changes, brightness = _update_patches(

@@ -339,8 +339,8 @@ class TensorFlowStep(NetworkStep[Network, TrainableProbes]):
         """Put back what `state_dict` took."""
         for name in self._parameters():
             stored = np.array(weights[_stored_name(name)])
-            turned = from_stored(stored) if name in self.network.weights else stored
-            self._put({name: tf.constant(turned)})
+            transposed = from_stored(stored) if name in self.network.weights else stored
+            self._put({name: tf.constant(transposed)})
 
     def optimizer_state(self) -> dict[str, RealArray]:
         """Return copies of the optimizer's state, as `TrainingStep.optimizer_state`."""
@@ -364,8 +364,8 @@ class TensorFlowStep(NetworkStep[Network, TrainableProbes]):
         for number, name in enumerate(self.optimizer.names):
             if f'{number}/gradient' in arrays:
                 stored = np.array(arrays[f'{number}/gradient'])
-                turned = from_stored(stored) if name in self.network.weights else stored
-                self._gradients[name] = tf.constant(turned)
+                transposed = from_stored(stored) if name in self.network.weights else stored
+                self._gradients[name] = tf.constant(transposed)
 
     def scaler_state(self) -> dict[str, Any]:
         """Return the state of the gradient scaler, as plain values."""

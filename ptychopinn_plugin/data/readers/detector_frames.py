@@ -67,8 +67,10 @@ def read_frames(
     metadata = dataset.get_metadata()
     middle = beam_center_px or ptychodus_compat.beam_center_px(metadata)
     cut = FrameCut(shape, middle)
-    frame, patterns, indexes = _stack(dataset, path, name, cut)
-    bad_pixels = cut.bad_pixels(with_mask(dataset.get_bad_pixels(), mask, frame), frame, path)
+    frame_shape, patterns, indexes = _stack(dataset, path, name, cut)
+    bad_pixels = cut.bad_pixels(
+        with_mask(dataset.get_bad_pixels(), mask, frame_shape), frame_shape, path
+    )
     patterns, bad_pixels, notes = mask_invalid(patterns, bad_pixels)
     patterns, log_notes = without_logarithm(patterns, domain)
     domain, domain_notes = _domain(patterns, name, domain)
@@ -90,7 +92,7 @@ def read_frames(
             detector_pixel_height_m=None if pixel is None else float(pixel.height_m),
             detector_pixel_width_m=None if pixel is None else float(pixel.width_m),
         ),
-        notes=(*log_notes, *domain_notes, *notes, *cut.notes(frame)),
+        notes=(*log_notes, *domain_notes, *notes, *cut.notes(frame_shape)),
     )
 
 
@@ -98,15 +100,16 @@ def _stack(
     dataset: Any, path: Path, name: str, cut: FrameCut
 ) -> tuple[tuple[int, int], RealArray, IntArray]:
     """Return the size of a frame, all patterns and their indexes."""
-    frame = None
+    frame_shape = None
     blocks, indexes = [], []
     for array in dataset:
         label = array.get_label()
         block = stack_of(np.asarray(array.get_patterns()), f'The patterns of {path} ({label})')
-        frame = frame or (block.shape[1], block.shape[2])
-        if block.shape[1:] != frame:
+        frame_shape = frame_shape or (block.shape[1], block.shape[2])
+        if block.shape[1:] != frame_shape:
             raise DataError(
-                f'All patterns of {path} must be {frame[0]} x {frame[1]} pixels; {label} holds '
+                f'All patterns of {path} must be {frame_shape[0]} x {frame_shape[1]} pixels; '
+                f'{label} holds '
                 f'{block.shape[1]} x {block.shape[2]}. Move files of other scans elsewhere.'
             )
         numbers = np.asarray(array.get_indexes(), dtype=np.int64).ravel()
@@ -118,12 +121,12 @@ def _stack(
         indexes.append(numbers)
         # They are cut at once, as all raw frames of a scan may not fit into memory.
         blocks.append(cut(block))
-    if frame is None:
+    if frame_shape is None:
         raise DataError(f'{path} holds no pattern for the reader {name!r}; is it the right one?')
     patterns = blocks[0] if len(blocks) == 1 else np.concatenate(with_common_marks(blocks))
     if not patterns.dtype.isnative:
         patterns = patterns.astype(patterns.dtype.newbyteorder('='))
-    return frame, patterns, np.concatenate(indexes)
+    return frame_shape, patterns, np.concatenate(indexes)
 
 
 def _domain(

@@ -24,33 +24,33 @@ class FrameCut:
     def __init__(self, shape: tuple[int, int] | None, middle: tuple[int, int] | None) -> None:
         self._shape, self._middle = shape, middle
 
-    def _place(self, frame: tuple[int, ...]) -> tuple[tuple[int, int], tuple[int, int]]:
+    def _place(self, frame_shape: tuple[int, ...]) -> tuple[tuple[int, int], tuple[int, int]]:
         """Return the size of the patterns and where their first pixel lies in a frame."""
-        height, width = self._shape or (frame[0], frame[1])
-        row, column = self._middle or (frame[0] // 2, frame[1] // 2)
-        if height > frame[0] or width > frame[1]:
+        height, width = self._shape or (frame_shape[0], frame_shape[1])
+        row, column = self._middle or (frame_shape[0] // 2, frame_shape[1] // 2)
+        if height > frame_shape[0] or width > frame_shape[1]:
             raise DataError(
-                f'Patterns of {frame[0]} x {frame[1]} pixels cannot be cut to the {height} x '
-                f'{width} of the probe. Give a probe that fits.'
+                f'Patterns of {frame_shape[0]} x {frame_shape[1]} pixels cannot be cut to the '
+                f'{height} x {width} of the probe. Give a probe that fits.'
             )
-        if not (0 <= row < frame[0] and 0 <= column < frame[1]):
+        if not (0 <= row < frame_shape[0] and 0 <= column < frame_shape[1]):
             raise DataError(
-                f'The beam must lie within the frames of {frame[0]} x {frame[1]} pixels; got '
-                f'(row, column) {(row, column)}. Give its place with beam_center_px=(ROW, '
-                'COLUMN) (--beam-center ROW,COLUMN).'
+                f'The beam must lie within the frames of {frame_shape[0]} x {frame_shape[1]} '
+                f'pixels; got (row, column) {(row, column)}. Give its place with '
+                'beam_center_px=(ROW, COLUMN) (--beam-center ROW,COLUMN).'
             )
         return (height, width), (row - height // 2, column - width // 2)
 
     def __call__(self, frames: RealArray, beyond: float = 0) -> RealArray:
         """Return a piece of each frame; what lies beyond the frame has the value `beyond`."""
-        frame = frames.shape[-2:]
-        (height, width), (top, left) = self._place(frame)
-        if (height, width) == frame and (top, left) == (0, 0):
+        frame_shape = frames.shape[-2:]
+        (height, width), (top, left) = self._place(frame_shape)
+        if (height, width) == frame_shape and (top, left) == (0, 0):
             return frames
         source = (
             ...,
-            slice(max(top, 0), min(top + height, frame[0])),
-            slice(max(left, 0), min(left + width, frame[1])),
+            slice(max(top, 0), min(top + height, frame_shape[0])),
+            slice(max(left, 0), min(left + width, frame_shape[1])),
         )
         pieces = np.full((*frames.shape[:-2], height, width), beyond, dtype=frames.dtype)
         y, x = max(-top, 0), max(-left, 0)
@@ -58,7 +58,7 @@ class FrameCut:
         pieces[..., y : y + inside.shape[-2], x : x + inside.shape[-1]] = inside
         return pieces
 
-    def bad_pixels(self, bad_pixels: Any, frame: tuple[int, int], path: Path) -> BoolArray:
+    def bad_pixels(self, bad_pixels: Any, frame_shape: tuple[int, int], path: Path) -> BoolArray:
         """Return the mask of the patterns.
 
         Raises
@@ -66,30 +66,31 @@ class FrameCut:
         DataError
             If the file's mask is of another shape than its patterns.
         """
-        mask = np.zeros(frame, dtype=bool) if bad_pixels is None else np.asarray(bad_pixels, bool)
+        none_bad = np.zeros(frame_shape, dtype=bool)
+        mask = none_bad if bad_pixels is None else np.asarray(bad_pixels, bool)
         if not mask.any():
             # Some readers make it of another size than the frames.
-            mask = np.zeros(frame, dtype=bool)
-        if mask.shape != frame:
+            mask = none_bad
+        if mask.shape != frame_shape:
             raise DataError(
-                f'The bad pixels of {path} must be {frame[0]} x {frame[1]} as its patterns are; '
-                f'got {mask.shape}.'
+                f'The bad pixels of {path} must be {frame_shape[0]} x {frame_shape[1]} as its '
+                f'patterns are; got {mask.shape}.'
             )
         return np.asarray(self(mask, beyond=True), dtype=bool)
 
-    def notes(self, frame: tuple[int, int]) -> tuple[str, ...]:
+    def notes(self, frame_shape: tuple[int, int]) -> tuple[str, ...]:
         """Return a note on what was cut."""
-        (height, width), (top, left) = self._place(frame)
-        if (height, width) == frame and (top, left) == (0, 0):
+        (height, width), (top, left) = self._place(frame_shape)
+        if (height, width) == frame_shape and (top, left) == (0, 0):
             return ()
         around = (top + height // 2, left + width // 2)
         note = (
-            f'Frames of {frame[0]} x {frame[1]} pixels were cut to {height} x {width} around '
-            f'(row, column) {around}'
+            f'Frames of {frame_shape[0]} x {frame_shape[1]} pixels were cut to {height} x {width} '
+            f'around (row, column) {around}'
         )
         if self._middle is None:
             note += ', their middle; if the beam is elsewhere, use --beam-center ROW,COLUMN'
-        if top < 0 or left < 0 or top + height > frame[0] or left + width > frame[1]:
+        if top < 0 or left < 0 or top + height > frame_shape[0] or left + width > frame_shape[1]:
             note += '; pixels beyond their edge count as bad'
         return (f'{note}.',)
 
@@ -116,13 +117,17 @@ def centered(
     bad_pixels : ndarray of bool, shape (height, width)
     notes : tuple of str
     """
-    frame = (int(counts.shape[1]), int(counts.shape[2]))
-    mask = np.zeros(frame, dtype=bool) if bad_pixels is None else bad_pixels
+    frame_shape = (int(counts.shape[1]), int(counts.shape[2]))
+    mask = np.zeros(frame_shape, dtype=bool) if bad_pixels is None else bad_pixels
     if beam_center_px is None:
-        return corners_to_middle(counts, mask) if mask.shape == frame else (counts, mask, ())
-    shape = frame if probe is None else (probe.shape[-2], probe.shape[-1])
+        return corners_to_middle(counts, mask) if mask.shape == frame_shape else (counts, mask, ())
+    shape = frame_shape if probe is None else (probe.shape[-2], probe.shape[-1])
     cut = FrameCut(shape, beam_center_px)
-    return converted(counts, cut), np.asarray(cut(mask, beyond=True), dtype=bool), cut.notes(frame)
+    return (
+        converted(counts, cut),
+        np.asarray(cut(mask, beyond=True), dtype=bool),
+        cut.notes(frame_shape),
+    )
 
 
 def corners_to_middle(

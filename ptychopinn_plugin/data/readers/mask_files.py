@@ -69,21 +69,21 @@ def read_mask(path: Path) -> BoolArray:
 
 
 def with_mask(
-    bad_pixels: BoolArray | None, mask: BoolArray | None, frame: tuple[int, ...]
+    bad_pixels: BoolArray | None, mask: BoolArray | None, frame_shape: tuple[int, ...]
 ) -> BoolArray:
     """Return bad pixels with those of a mask.
 
     Parameters
     ----------
     bad_pixels, mask : ndarray of bool, shape (frame_height, frame_width), optional
-    frame : (frame_height, frame_width)
+    frame_shape : (frame_height, frame_width)
 
     Raises
     ------
     DataError
         If the mask is not of the frames' size.
     """
-    shape = tuple(int(side) for side in frame)
+    shape = tuple(int(side) for side in frame_shape)
     own = np.zeros(shape, dtype=bool) if bad_pixels is None else np.asarray(bad_pixels, dtype=bool)
     if mask is None:
         return own

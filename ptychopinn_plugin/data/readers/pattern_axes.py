@@ -38,7 +38,7 @@ def positions_first(
     if len(patterns) == count:
         return patterns, ()
     note = f'{key} was stored as (height, width, n_positions) and has been turned.'
-    return _turned(patterns), (note,)
+    return _with_positions_first(patterns), (note,)
 
 
 def pattern_shape_of(shape: tuple[int, ...], key: str, count: int) -> tuple[int, int]:
@@ -82,10 +82,10 @@ def _raster(patterns: RealArray, key: str, count: int) -> tuple[RealArray, tuple
         return patterns.reshape(count, *last), (note,)
     note = f'{key} was stored as (height, width, rows, columns) of a raster of {last[0]} x '
     note += f'{last[1]}; it has been turned and was taken row by row.'
-    return _turned(patterns.reshape(*first, count)), (note,)
+    return _with_positions_first(patterns.reshape(*first, count)), (note,)
 
 
-def _turned(patterns: RealArray) -> RealArray:
+def _with_positions_first(patterns: RealArray) -> RealArray:
     """Return patterns of shape (height, width, n_positions) with the positions first."""
     return converted(np.moveaxis(patterns, 2, 0), np.ascontiguousarray)
 
@@ -103,4 +103,4 @@ def _cube(patterns: RealArray, key: str) -> tuple[RealArray, tuple[str, ...]]:
     reason = 'along it patterns are about equally bright' if is_clear else 'as in most files'
     note = f'{key} has three sides of {len(patterns)}: the {which} axis was taken for the '
     note += f'positions; {reason}.'
-    return (_turned(patterns) if which == 'last' else patterns), (note,)
+    return (_with_positions_first(patterns) if which == 'last' else patterns), (note,)

@@ -47,7 +47,8 @@ _BY_SUFFIX = {
 _COUNTING_READINGS = ('aps_ptychosaxs_tiff',)
 """These give a point the number of the readings before it, where each has several."""
 
-_WIDEST_SCAN_M = 0.1
+MAX_SCAN_M = 0.1
+"""Positions that span more than this are in another unit than metres."""
 
 
 def read_with_ptychodus(
@@ -282,7 +283,7 @@ def _table(path: Path, name: str) -> Product:
         raise DataError(f'{expected}; got shape {rows.shape}.')
     positions_m = rows[:, :2] if name == 'CSV' else rows[:, 1::-1]
     span = np.ptp(positions_m, axis=0).max()
-    if span > _WIDEST_SCAN_M:
+    if span > MAX_SCAN_M:
         raise DataError(f'{expected}; they span {span:g} m. Are they in another unit?')
     return Product(indexes=np.arange(len(rows)), positions_m=positions_m)
 

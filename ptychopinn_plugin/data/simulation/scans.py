@@ -134,6 +134,7 @@ def _dead_pixels(config: SimulationConfig) -> RealArray:
 def _count(
     config: SimulationConfig, object_: ComplexArray, modes: ComplexArray, positions_px: FloatArray
 ) -> RealArray:
+    """Return the counts of each pattern, shape (n_positions, size, size); see `simulate`."""
     stream = config.random_streams()['counts']
     shape = (len(positions_px), config.size, config.size)
     patterns = new_array(shape, np.uint32 if config.poisson_noise else np.float32)

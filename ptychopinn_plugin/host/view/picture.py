@@ -194,8 +194,8 @@ class PictureView(_parameters.ParameterViewController):  # type: ignore[misc, na
 def _pixmap(object_: ComplexArray, part: str, height_px: int) -> QPixmap:
     """Return a picture in shades of grey."""
     # The free global phase would put the cut of the angle anywhere.
-    turned = object_ * np.conj(object_.mean())
-    values = np.angle(turned) if part == 'Phase' else np.abs(object_)
+    in_phase = object_ * np.conj(object_.mean())
+    values = np.angle(in_phase) if part == 'Phase' else np.abs(object_)
     low, high = np.percentile(values, PERCENTILES)
     scaled = np.clip((values - low) / max(high - low, 1e-12), 0, 1)
     shades = np.ascontiguousarray((255 * scaled).astype(np.uint8))

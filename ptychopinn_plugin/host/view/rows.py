@@ -373,13 +373,13 @@ class WheelGuard(QObject):
         while area is not None and not isinstance(area, QScrollArea):
             area = area.parentWidget()
         bar = None if area is None else area.verticalScrollBar()
-        turned = event.angleDelta().y()
-        if bar is None or bar.value() == (bar.minimum() if turned > 0 else bar.maximum()):
+        scrolled = event.angleDelta().y()
+        if bar is None or bar.value() == (bar.minimum() if scrolled > 0 else bar.maximum()):
             # What lies further out may scroll.
             event.ignore()
             return True
         # A touchpad turns by less than a pixel at a time, which adds up.
-        self._rest += turned / NOTCH * QApplication.wheelScrollLines() * bar.singleStep()
+        self._rest += scrolled / NOTCH * QApplication.wheelScrollLines() * bar.singleStep()
         bar.setValue(bar.value() - int(self._rest))
         self._rest -= int(self._rest)
         return True

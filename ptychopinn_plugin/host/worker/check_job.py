@@ -138,8 +138,8 @@ def _shown(trial: Trial) -> ComplexArray:
     box = found.covered_box(TRIAL_COVERAGE)
     object_ = np.where(found.coverage[box] >= TRIAL_COVERAGE, found.object_[box], 0)
     total = object_.sum()
-    turned = object_ * np.conj(total / max(abs(total), 1e-30))
-    return np.asarray(turned, dtype=np.complex64)
+    in_phase = object_ * np.conj(total / max(abs(total), 1e-30))
+    return np.asarray(in_phase, dtype=np.complex64)
 
 
 def _turned_back(object_: ComplexArray, change: AxisChange) -> ComplexArray:
