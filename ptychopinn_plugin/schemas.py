@@ -122,7 +122,7 @@ def state_schema() -> Schema:
 
 
 def provenance_schema() -> Schema:
-    """Return the schema of what a `metrics.json` tells of its run, as far as it is repeated."""
+    """Return the schema of what a `metrics.json` holds of its run, as far as it is repeated."""
     text, maybe = {'type': 'string'}, {'type': ['string', 'null']}
     file = _object(name=text, path=maybe, sha256=maybe)
     file['properties']['dataset'] = maybe

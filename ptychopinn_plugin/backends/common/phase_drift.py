@@ -264,7 +264,7 @@ def fit_slow_errors(forward: Any, moments: PatternMoments, probe: ComplexArray) 
         for a, of_a in enumerate(parts):
             right[a] += np.einsum('kni,ni->k', slopes, sides[some, of_a])
             for b, of_b in enumerate(parts):
-                whole[a, :, b] += _project(slopes, normals[some, of_a, of_b])
+                whole[a, :, b] += _sum_slope_products(slopes, normals[some, of_a, of_b])
         heights = basis.heights(centres[some])
         totals += heights.sum(axis=1)
         products += heights @ heights.T
@@ -297,7 +297,7 @@ def measure_slow_errors(
     return fit_slow_errors(forward, measure_moments(forward, object_), to_numpy(forward.probe))
 
 
-def _project(slopes: FloatArray, normals: FloatArray) -> FloatArray:
+def _sum_slope_products(slopes: FloatArray, normals: FloatArray) -> FloatArray:
     """Sum over all patterns the products of each two surfaces' slopes, weighted by `normals`."""
     weighted = np.einsum('nij,lnj->lni', normals, slopes)
     n_surfaces = len(slopes)

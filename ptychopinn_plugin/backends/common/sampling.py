@@ -231,7 +231,7 @@ def _draw_positions(
     count = 2 ** int(rng.integers(np.log2(max(1, most)) + 1))
     while True:
         drawn = places.thinned_around_one(SUBSCAN_SIZE // count, spacing_px, least, rng)
-        # Fewer positions than a group holds would be none to learn from.
+        # From fewer positions than a group holds nothing can be learned.
         each = np.minimum(places.exposures[drawn], count)
         if each.sum() >= group_size or count >= places.exposures.max():
             break

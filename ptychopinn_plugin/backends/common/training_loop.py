@@ -111,7 +111,7 @@ class TrainingData(Protocol):
     def parts(self, seeds: Sequence[int], first: int = 0) -> Iterator[list[Batch]]:
         """Yield the batches of an epoch in parts, from the one of number `first`.
 
-        A part is drawn when it is asked for, by the network and the probes of that moment.
+        A part is drawn when the loop comes to it, by the network and the probes of that moment.
         """
         ...
 

@@ -70,7 +70,7 @@ class JobConnection(Protocol):
 
     @property
     def is_stopping(self) -> bool:
-        """Whether the host wants the job to end."""
+        """Whether the job is to end."""
         ...
 
     @property
@@ -109,7 +109,7 @@ class Reporter:
         self._last_report = self._last_picture = float('-inf')
 
     def __call__(self, progress: Progress) -> bool:
-        """Report a step; return whether the host wants the run to end."""
+        """Report a step; return whether the run is to end."""
         now = time.monotonic()
         is_epoch_end = 'validation_loss' in progress.losses
         # What the network finds comes seldom, and the panel shows it beside what becomes of it.
@@ -250,7 +250,7 @@ class Jobs:
         iterations = len(found.likelihoods) - 1
         outliers = () if found.pattern_fit is None else found.pattern_fit.outliers
         course = Course.of_result(found.provenance)
-        # The plan was told at the beginning.
+        # The plan was logged at the beginning.
         is_as_planned = course is None or course.ended == 'planned'
         ended_in_words = '' if course is None or is_as_planned else course.in_words()
         is_faulty = points_to_a_fault(found.misfit, iterations)

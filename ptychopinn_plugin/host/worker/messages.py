@@ -196,7 +196,7 @@ class PrepareBackend:
 
 @dataclass(frozen=True)
 class StopRun:
-    """The host wants a run to end soon with the best that it has."""
+    """A run is to end soon with the best that it has."""
 
     run: int
 
