@@ -97,8 +97,8 @@ class MeasuredThreads(Threads):
     def review(self) -> None:
         """Try fewer and more threads, and take the most that do not wait for one another."""
         best_s, chosen = float('inf'), 1
-        # One thread waits for no other and comes first, so that a trial of more is cut short where it
-        # takes longer.
+        # One thread waits for no other and comes first, so that a trial of more is cut short where
+        # it takes longer.
         for number in self._numbers():
             seconds = self._try(number, GAIN * best_s)
             if seconds <= GAIN * best_s:
