@@ -1,6 +1,7 @@
 """Ptychodus' *Automation*: each new scan in a watched folder is reconstructed with no click."""
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,17 @@ batch mode. The one with the largest number is the result."""
 
 
 class ScanFolderWorkflow(FileBasedWorkflow):
-    """Reconstructs a folder with patterns and a product, once both are complete."""
+    """Reconstructs a folder with patterns and a product, once both are complete.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    tasks : ptychodus.model.task_manager.TaskManager
+        The host's queue of runs, of which each ends before the next one begins.
+    """
+
+    def __init__(self, tasks: Any) -> None:
         super().__init__()
+        self._tasks = tasks
         self._begun: set[Path] = set()
 
     @property
@@ -54,7 +62,7 @@ class ScanFolderWorkflow(FileBasedWorkflow):
             return
         target = folder / OUTPUT / PRODUCT_FILE
         # After a restart each scan of the watched folder looks new.
-        if any(target.parent.glob('product*.h5')):
+        if _has_products(target.parent):
             logger.info(
                 'Automation: %s is left alone, as %s holds products. Move them away to reconstruct '
                 'it anew.',
@@ -67,6 +75,8 @@ class ScanFolderWorkflow(FileBasedWorkflow):
             loaded = api.load_product(product, diffraction=measured)
             target.parent.mkdir(exist_ok=True)
             loaded.reconstruct_local(algorithm=ALGORITHM, output_product_file=target)
+            # It comes after the run in the queue; what it returns is called in the window's thread.
+            self._tasks.put_background_task(lambda: partial(self._note_end, folder))
         except Exception as error:  # noqa: BLE001 - the next scan of the night must not miss its turn
             # It is tried again when one of its files is written once more.
             self._begun.discard(folder)
@@ -75,6 +85,20 @@ class ScanFolderWorkflow(FileBasedWorkflow):
             logger.info(
                 'Automation: %s waits for its turn; its products go to %s.', folder, target.parent
             )
+
+    def _note_end(self, folder: Path) -> None:
+        """Let a folder be tried again whose run has left no product; such a run has no files."""
+        if not _has_products(folder / OUTPUT):
+            self._begun.discard(folder)
+            logger.warning(
+                'Automation: the run of %s left no product. It is tried again when %s or %s is '
+                'written once more, and in the next session.',
+                *(folder, PATTERNS_FILE, PRODUCT_FILE),
+            )
+
+
+def _has_products(folder: Path) -> bool:
+    return any(folder.glob('product*.h5'))
 
 
 def add_workflow(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -89,6 +113,8 @@ def add_workflow(arguments: dict[str, Any]) -> dict[str, Any]:
     known = {plugin.simple_name for plugin in chooser}
     if SIMPLE_NAME not in known:
         chooser.register_plugin(
-            ScanFolderWorkflow(), simple_name=SIMPLE_NAME, display_name=DISPLAY_NAME
+            ScanFolderWorkflow(arguments['task_manager']),
+            simple_name=SIMPLE_NAME,
+            display_name=DISPLAY_NAME,
         )
     return {}

@@ -128,7 +128,7 @@ def _after_model(core: Any, arguments: dict[str, Any], libraries: dict[str, Any]
 
     for library in libraries.values():
         if isinstance(activity := getattr(library, 'activity', None), Activity):
-            activity.is_stop_pressed = is_stop_pressed
+            activity.is_stop_pressed, activity.is_stop_known = is_stop_pressed, True
             if hasattr(tasks, 'put_foreground_task'):
                 activity.when_drawn = tasks.put_foreground_task
                 # It comes after the host's own handler, which keeps the line until it is shown.

@@ -7,7 +7,7 @@ those as well, and takes away the product of a run that left nothing.
 import logging
 import threading
 import webbrowser
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from importlib.metadata import metadata
@@ -305,7 +305,7 @@ class RunQueue:
         """Note that it is a run's turn; return whether it is still wanted."""
         with self._lock:
             self._waiting.discard(run)
-        self._activity.measured = run.n_measured
+        self._activity.measured, self._activity.outputs = run.n_measured, ()
         if run.is_dropped:
             logger.warning('A run that waited was ended by Stop before it began.')
         return not run.is_dropped
@@ -323,6 +323,10 @@ class RunQueue:
     def keeps_product(self) -> bool:
         """Return whether the inference that has just ended has a product."""
         return self._activity.keeps_product
+
+    def outputs(self) -> tuple[int, ...]:
+        """Return the progress of each output of the inference that has just ended."""
+        return self._activity.outputs
 
 
 class QueuedRun:
@@ -342,16 +346,41 @@ class QueuedRun:
         self._task, self._queue = task, queue
         self.is_dropped = False
         self.product = getattr(task, 'product_item', None)
+        self._product_file: Path | None = getattr(task, 'output_product_file', None)
         self.n_measured = None if self.product is None else n_patterns(self.product)
 
     def __call__(self) -> Any:
         """Do it, in the thread of the host's runs."""
         keeps_product = False
-        try:
-            if self._queue.begin(self):
-                result = self._task()
-                keeps_product = self._queue.keeps_product()
-                return result
+        if not self._queue.begin(self):
+            self._queue.end(self.product, keeps_product=False)
             return None
+        try:
+            result = self._task()
+            keeps_product = self._queue.keeps_product()
+            return result
         finally:
+            if self._product_file is not None and not keeps_product:
+                remove_product_files(self._product_file, self._queue.outputs())
             self._queue.end(self.product, keeps_product=keeps_product)
+
+
+def remove_product_files(product_file: Path, outputs: Iterable[int]) -> None:
+    """Remove the files that the host has written of a run, so that none is taken for its result.
+
+    Parameters
+    ----------
+    product_file : Path
+        What the host was given; the file of an output has the number of its progress in its name.
+    outputs : iterable of int
+        The progress of each output of the run. No other file is touched.
+    """
+    for progress in sorted(set(outputs)):
+        path = product_file.with_name(f'{product_file.stem}.{progress:06d}{product_file.suffix}')
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            logger.error(
+                'The run left no product, but its file %s could not be removed (%s). Remove it.',
+                *(path, error),
+            )

@@ -73,13 +73,23 @@ class InferenceWatch:
         """Whether the worker has sent one."""
         return self._product is not self._before
 
-    def is_due(self, *, has_news: bool) -> bool:
+    def is_due(self, *, has_news: bool, is_stop_known: bool) -> bool:
         """Return whether it is time to yield.
 
-        A window needs that for Stop, also without a new picture. Batch mode has no Stop.
+        Parameters
+        ----------
+        has_news : bool
+            Whether there is a picture that was not handed over yet.
+        is_stop_known : bool
+            As in `Activity`. A host that does not make Stop known acts on it only where a run
+            yields, so that a window needs that also before the first picture. Batch mode has no
+            Stop.
         """
         if not has_window():
             return has_news
+        # A host that writes products to files would write the object as it was given.
+        if is_stop_known and not self.has_picture:
+            return False
         # The first picture is what somebody is waiting for.
         if has_news and not self._has_shown:
             return True

@@ -351,8 +351,8 @@ class PinnReconstructor(TrainableReconstructor):
                     stages.note()
                 if activity.is_ending:
                     break
-                if watch.is_due(has_news=has_news):
-                    yield watch.output()
+                if watch.is_due(has_news=has_news, is_stop_known=activity.is_stop_known):
+                    yield self._output(watch)
                     watch.note_handed_over(activity.when_drawn)
         except GeneratorExit:
             # Stop, in a host that does not make it known: the worker may stay for the next run.
@@ -379,7 +379,13 @@ class PinnReconstructor(TrainableReconstructor):
             return
         # Stop has nothing to end any more.
         activity.outcome = activity.outcome or 'done'
-        yield watch.output()
+        yield self._output(watch)
+
+    def _output(self, watch: InferenceWatch) -> ReconstructOutput:
+        """Return what the host is to draw, and note that it gets it."""
+        output = watch.output()
+        self._activity.outputs = (*self._activity.outputs, output.progress)
+        return output
 
     def _note_inference(self, event: Event, watch: InferenceWatch) -> bool:
         """Take in progress; return whether it brought a picture."""

@@ -106,6 +106,10 @@ class Activity:
         Objects of the run by name, thinned for the panel; the newest kind last.
     takes_products_away : bool
         Whether the product of an inference that fails is removed.
+    outputs : tuple of int
+        The progress of each output of the inference; the host numbers the files of products by it.
+    is_stop_known : bool
+        Whether the host makes known, by `is_stop_pressed`, that Stop was pressed.
     is_stop_pressed : callable
         Returns whether Stop was pressed or, in batch mode, Ctrl-C, where the host makes that known.
         By itself the host acts on Stop only between two outputs, and on Ctrl-C only after the run.
@@ -134,6 +138,7 @@ class Activity:
         self.is_running = False
         self.takes_products_away = False
         self._reset()
+        self.is_stop_known = False
         self.is_stop_pressed: Callable[[], bool] = lambda: False
         self.when_drawn: Callable[[Callable[[], None]], None] = lambda call: call()
         self.runs_waiting: Callable[[], int] = lambda: 0
@@ -162,6 +167,7 @@ class Activity:
         self.progress = ('', 0, 0)
         self.total_epochs = self.stage_first_step = 0
         self.limit_s: float | None = None
+        self.outputs: tuple[int, ...] = ()
         self.pictures: tuple[tuple[str, ComplexArray], ...] = ()
         now = time.monotonic()
         self.started_s = self.computing_s = self.stage_started_s = self.epoch_ended_s = now

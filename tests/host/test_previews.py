@@ -54,25 +54,25 @@ def test_a_window_gets_time_between_pictures(
 ) -> None:
     monkeypatch.setitem(sys.modules, 'PyQt5.QtWidgets', sys)
     waiting: list[Callable[[], None]] = []
-    assert not watch.is_due(has_news=False)
+    assert not watch.is_due(has_news=False, is_stop_known=True)
     assert watch.update(picture)
-    assert watch.is_due(has_news=True), 'the first one at once'
+    assert watch.is_due(has_news=True, is_stop_known=True), 'the first one at once'
     watch.output()
     watch.note_handed_over(waiting.append)
 
     clock.now += 5
-    assert not watch.is_due(has_news=True), 'the last one is not drawn yet'
+    assert not watch.is_due(has_news=True, is_stop_known=True), 'the last one is not drawn yet'
     waiting.pop()()
-    assert not watch.is_due(has_news=True), 'the window has not looked up since'
+    assert not watch.is_due(has_news=True, is_stop_known=True), 'the window has not looked up since'
     clock.now += 5
-    assert watch.is_due(has_news=True)
+    assert watch.is_due(has_news=True, is_stop_known=True)
     watch.note_handed_over(lambda call: call())
 
     # One that is drawn at once is followed by the next after two seconds.
     clock.now += 1
-    assert not watch.is_due(has_news=True)
+    assert not watch.is_due(has_news=True, is_stop_known=True)
     clock.now += 1
-    assert watch.is_due(has_news=False)
+    assert watch.is_due(has_news=False, is_stop_known=True)
 
 
 @pytest.mark.parametrize(
@@ -113,6 +113,17 @@ def test_batch_mode_writes_each_picture_and_no_more(
 ) -> None:
     monkeypatch.delitem(sys.modules, 'PyQt5.QtWidgets', raising=False)
     watch.note_handed_over(lambda call: call())
-    assert watch.is_due(has_news=True)
+    assert watch.is_due(has_news=True, is_stop_known=True)
     clock.now += 60
-    assert not watch.is_due(has_news=False)
+    assert not watch.is_due(has_news=False, is_stop_known=True)
+
+
+def test_the_object_as_it_was_given_goes_to_a_host_that_acts_on_stop_at_outputs_alone(
+    watch: InferenceWatch, picture: Event, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, 'PyQt5.QtWidgets', sys)
+    clock.now += 60
+    assert not watch.is_due(has_news=False, is_stop_known=True)
+    assert watch.is_due(has_news=False, is_stop_known=False)
+    assert watch.update(picture)
+    assert watch.is_due(has_news=False, is_stop_known=True)

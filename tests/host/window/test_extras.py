@@ -1,9 +1,11 @@
 """Presets, the picture while it works, recent models, patterns alone, and a watched folder."""
 
+import os
 import re
 import shutil
+import signal
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import h5py
@@ -21,15 +23,17 @@ from PyQt5.QtWidgets import (
 from ptychopinn_plugin.host.automation import (
     DISPLAY_NAME,
     OUTPUT,
+    PATTERNS_FILE,
     PRODUCT_FILE,
     ScanFolderWorkflow,
 )
 from ptychopinn_plugin.host.presets import CUSTOM, PRESETS
+from ptychopinn_plugin.host.previews import REDRAW_S
 from ptychopinn_plugin.ptychodus_compat import positions_m
 
 from .test_inference import object_of
 from .test_panel import widget_of
-from .user import Window, check_picture, load_model, press_choose_in_the_dialog
+from .user import STOP_S, Window, check_picture, load_model, press_choose_in_the_dialog
 
 
 def check_presets(window: Window) -> None:
@@ -149,9 +153,9 @@ def test_presets_pictures_recent_models_and_help(
     assert opened[0].endswith('/docs/ptychodus.md')
 
 
-def test_a_watched_folder_is_reconstructed_without_a_click(
-    window: Window, model_file: Path, write_folder: Callable[..., Path], tmp_path: Path
-) -> None:
+@pytest.fixture
+def watched(window: Window, tmp_path: Path) -> Iterator[Path]:
+    """Return a folder that Ptychodus' *Automation* watches."""
     automation = window.model.automation_core
     if DISPLAY_NAME not in automation.presenter.available_workflows():
         pytest.skip('This Ptychodus has no workflows that could be added to.')
@@ -168,19 +172,23 @@ def test_a_watched_folder_is_reconstructed_without_a_click(
     )
     watch.click()
     assert automation.presenter.is_watcher_enabled()
+    yield watched
+    # Its thread would keep the tests from ending.
+    watch.click()
+
+
+def test_a_watched_folder_is_reconstructed_without_a_click(
+    window: Window, model_file: Path, write_folder: Callable[..., Path], watched: Path
+) -> None:
     before = len(window.products)
-    try:
-        folder = write_folder(watched / 'scan1')
-        window.wait(lambda: 'amplitude residual' in window.log)
-        window.wait_for_end()
-        # The next scan is inferred with the model that was loaded meanwhile.
-        load_model(window, model_file)
-        second = write_folder(watched / 'scan2')
-        window.wait(lambda: window.log.count('amplitude residual') == 2)
-        window.wait_for_end()
-    finally:
-        # Its thread would keep the tests from ending.
-        watch.click()
+    folder = write_folder(watched / 'scan1')
+    window.wait(lambda: 'amplitude residual' in window.log)
+    window.wait_for_end()
+    # The next scan is inferred with the model that was loaded meanwhile.
+    load_model(window, model_file)
+    second = write_folder(watched / 'scan2')
+    window.wait(lambda: window.log.count('amplitude residual') == 2)
+    window.wait_for_end()
 
     # The product as loaded, and what was made of it; nothing twice, though two files came.
     assert len(window.products) == before + 4
@@ -193,8 +201,78 @@ def test_a_watched_folder_is_reconstructed_without_a_click(
     used = re.findall(r'Inferring from 80 patterns with .* Model: (.*)\.$', window.log, re.M)
     assert used == ['built-in model', f'{model_file.parent.name}/{model_file.name}']
     # A later session leaves what is done alone.
-    automation.repository.clear()
-    ScanFolderWorkflow().execute(window.model.workflow_api, folder / PRODUCT_FILE)
+    window.model.automation_core.repository.clear()
+    next_session = ScanFolderWorkflow(window.model._task_manager)
+    next_session.execute(window.model.workflow_api, folder / PRODUCT_FILE)
     window.wait_for_log('is left alone')
     assert len(window.products) == before + 4
     assert 'ERROR' not in window.log
+
+
+def kill_worker(window: Window) -> None:
+    """End the worker as the system does where memory runs out."""
+    pid = window.library.worker.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_a_watched_folder_whose_run_fails_keeps_no_product_and_is_tried_again(
+    window: Window, write_folder: Callable[..., Path], watched: Path, slow_start: Path
+) -> None:
+    window.set(RefinementIterations=100_000)
+    folder = write_folder(watched / 'scan')
+    output = folder / OUTPUT
+
+    # The worker dies before there is a picture, but not before the window would draw one.
+    window.wait(slow_start.is_file)
+    window.qtbot.wait(int(2500 * REDRAW_S))
+    assert [*output.iterdir()] == [], 'the object as it was given is no product'
+    kill_worker(window)
+    window.wait_for_log('left no product')
+    assert 'Infer failed: ' in window.log
+    assert [*output.iterdir()] == []
+
+    # It is tried again once its product is written again. Now the worker dies after pictures.
+    shutil.rmtree(slow_start.parent)
+    product = folder / PRODUCT_FILE
+    product.write_bytes(product.read_bytes())
+    window.wait(lambda: len([*output.glob('product.*.h5')]) > 1)
+    users = output / 'product.999999.h5'
+    users.write_bytes(b'what somebody has put there')
+    kill_worker(window)
+    window.wait(lambda: window.log.count('Infer failed: ') == 2)
+    window.wait_for_end()
+    assert [*output.iterdir()] == [users]
+    users.unlink()
+
+    # The next session begins with the folder.
+    window.set(RefinementIterations=1)
+    next_session = ScanFolderWorkflow(window.model._task_manager)
+    next_session.execute(window.model.workflow_api, product)
+    window.wait_for_log('amplitude residual')
+    window.wait_for_end()
+    with h5py.File(max(output.glob('product.*.h5'))) as file:
+        assert np.ptp(np.abs(file['object'][0])) > 0.01
+    assert window.log.count('left no product') == 1
+
+
+def test_stop_before_there_is_a_picture_lets_a_watched_folder_be_tried_again(
+    window: Window, write_folder: Callable[..., Path], watched: Path, slow_start: Path
+) -> None:
+    window.set(RefinementIterations=1)
+    folders = [write_folder(watched / name) for name in ('scan1', 'scan2')]
+    window.wait(slow_start.is_file)
+    window.wait(lambda: window.library.activity.runs_waiting() == 1)
+
+    assert window.stop() < STOP_S
+
+    # The second run ends with the first, as it waited.
+    window.wait(lambda: window.log.count('left no product') == 2)
+    assert not any(any((folder / OUTPUT).iterdir()) for folder in folders)
+    shutil.rmtree(slow_start.parent)
+    for folder in folders:
+        patterns = folder / PATTERNS_FILE
+        patterns.write_bytes(patterns.read_bytes())
+    window.wait(lambda: window.log.count('amplitude residual') == 2)
+    window.wait_for_end()
+    assert all(any((folder / OUTPUT).iterdir()) for folder in folders)
