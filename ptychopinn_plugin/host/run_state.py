@@ -33,7 +33,7 @@ _PICTURE_ORDER = list(PICTURES.values())
 MAX_PREVIEW_PX = 384
 """The panel's pictures have at most this side; it shows them smaller."""
 
-Outcome = Literal['', 'done', 'stopped', 'failed']
+Outcome = Literal['', 'done', 'stopped', 'diverged', 'failed']
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,8 @@ class Activity:
     algorithm : str
         Whose run it is, by the name of the reconstructor.
     outcome : str
-        How the last run ended: 'done', 'stopped' or 'failed'; empty while one is under way.
+        How the last run ended: 'done', 'stopped', 'failed', or 'diverged' for a training whose
+        loss became no number after epochs that are kept; empty while one is under way.
     keeps_product : bool
         Whether an inference has left something that its product is to hold.
     message : Message
@@ -153,6 +154,11 @@ class Activity:
     def stage(self) -> str:
         """The stage of `progress`."""
         return self.progress[0]
+
+    @property
+    def is_bad_end(self) -> bool:
+        """Whether the last run ended in a way that somebody has to mend."""
+        return self.outcome in ('diverged', 'failed')
 
     @property
     def is_ending(self) -> bool:

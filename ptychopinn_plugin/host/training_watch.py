@@ -11,7 +11,7 @@ from ptychodus.api.reconstruct import TrainOutput
 from ptychopinn_plugin.host.loaded_model import LoadedModel
 from ptychopinn_plugin.host.log_messages import EpochLog, StageLog, note_checkpoint
 from ptychopinn_plugin.host.previews import has_window
-from ptychopinn_plugin.host.run_state import Activity
+from ptychopinn_plugin.host.run_state import Activity, Outcome
 from ptychopinn_plugin.host.wording import ending, epochs_in_words, share_done
 from ptychopinn_plugin.host.worker.client import Event
 from ptychopinn_plugin.host.worker.messages import RunProgress, TrainingDone
@@ -19,6 +19,9 @@ from ptychopinn_plugin.text import count
 
 TRAINING_GOAL = 1000
 """The progress bar of a training has this number of steps."""
+
+_OUTCOMES: dict[str, Outcome] = {'request': 'stopped', 'diverged': 'diverged'}
+"""The outcome of a training by the reason of its end, where it is not 'done'."""
 
 logger = logging.getLogger('ptychopinn_plugin')
 
@@ -88,7 +91,7 @@ class TrainingWatch:
         activity = self._activity
         activity.is_last_cut = done.epochs > done.whole_epochs
         self._epochs.flush(is_cut=activity.is_last_cut)
-        activity.outcome = 'stopped' if done.reason == 'request' else 'done'
+        activity.outcome = _OUTCOMES.get(done.reason, 'done')
         if done.epochs == 0:
             self._note_nothing_learned()
             return
@@ -97,14 +100,15 @@ class TrainingWatch:
         best = '' if done.best_loss is None else f'; its best loss is {done.best_loss:.5g}'
         diverged = done.reason == 'diverged'
         logger.log(
-            logging.WARNING if diverged else logging.INFO,
-            'Trained %s until %s%s. %sThe model is loaded; it lies in %s.%s',
+            logging.ERROR if diverged else logging.INFO,
+            'Trained %s until %s%s. %sThe model%s is loaded; it lies in %s.%s',
             epochs_in_words(done.whole_epochs, is_last_cut=activity.is_last_cut),
             ending(done.reason, done.epochs, activity.limit_s),
             best,
             f'{done.quality} ' if done.quality else '',
+            ' of the best of these epochs' if diverged else '',
             self._output,
-            ' Lower the learning rate.' if diverged else '',
+            ' Lower the learning rate, and train again.' if diverged else '',
         )
 
     def _note_nothing_learned(self) -> None:

@@ -119,7 +119,7 @@ class Header(_parameters.ParameterViewController):  # type: ignore[misc, name-de
     def refresh(self) -> None:
         """Show where the run is."""
         activity = self._library.activity
-        _show(self.status, status_line(activity, time.monotonic()), activity.outcome == 'failed')
+        _show(self.status, status_line(activity, time.monotonic()), activity.is_bad_end)
         message = activity.message
         _show(self.message, message.text, message.level >= logging.ERROR)
         loaded = self._reconstructor.loaded

@@ -17,6 +17,9 @@ from PyQt5.QtCore import QTimer
 
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.host import reconstructor
+from ptychopinn_plugin.host.training_watch import TrainingWatch
+from ptychopinn_plugin.host.worker.client import Event
+from ptychopinn_plugin.host.worker.messages import TrainingDone
 from ptychopinn_plugin.model_file import read_model
 
 from .user import STOP_S, Window, needs_stopped_processes
@@ -179,6 +182,20 @@ def test_a_killed_worker_is_an_error_and_the_next_training_works(
     window.wait_for_end()
     assert 'Trained 1 epoch ' in window.log
     assert window.library.worker.pid not in (None, pid)
+
+
+def test_a_training_that_diverged_is_shown_as_a_failure_that_left_a_model(
+    window: Window, model_file: Path
+) -> None:
+    activity = window.library.activity
+    with activity.running('training', window.reconstructor.name):
+        watch = TrainingWatch(activity, window.reconstructor.loaded, model_file)
+        # The worker's last report, where the loss of the third epoch is no number.
+        assert watch.note(Event(TrainingDone(2, 'diverged', 2, 0.5)))
+
+    window.check_bad_end('Training diverged.', 'the loss was no longer a number', 'learning rate')
+    assert 'The model of the best of these epochs is loaded' in window.message
+    assert window.model_line.startswith(f'Model: {model_file.parent.name}/{model_file.name}: ')
 
 
 def test_a_model_that_cannot_be_written_leaves_the_one_so_far(window: Window, folder: Path) -> None:

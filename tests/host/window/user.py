@@ -137,7 +137,11 @@ class Window:
 
     def check_failure(self, kind: str, *words: str) -> None:
         """Check that the panel shows in red that the run failed, and why."""
-        self.wait(lambda: self.status == f'{kind} failed.')
+        self.check_bad_end(f'{kind} failed.', *words)
+
+    def check_bad_end(self, status: str, *words: str) -> None:
+        """Check that the panel shows in red how the run ended, and why."""
+        self.wait(lambda: self.status == status)
         for label in (self.header.status, self.header.message):
             assert 'color' in label.styleSheet()
         for part in words:
