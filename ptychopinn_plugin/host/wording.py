@@ -2,11 +2,14 @@
 
 import datetime
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ptychopinn_plugin.backends.common.training_run import TARGET_TIME_FRACTION
+from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.host.run_state import Activity
+from ptychopinn_plugin.host.training_data import find_training_files
 from ptychopinn_plugin.model import Model
 from ptychopinn_plugin.text import ENDS, count
 
@@ -15,6 +18,9 @@ BUILT_IN_NAME = 'built-in model'
 
 TARGET_FRACTION = 0.1
 """The target of a training takes this share of the progress bar where there is no time limit."""
+
+MAX_NAMES = 5
+"""A line of the panel names at most this number of files."""
 
 
 def span(seconds: float) -> str:
@@ -204,7 +210,9 @@ def _date(created: object) -> str | None:
 
 
 def training_line(activity: Activity, limit_s: float | None, base: str) -> str:
-    """Return what the next training learns from, and for how long.
+    """Return what *Train* and *Train on product* would learn from, and for how long.
+
+    *Train* learns from every scan in the folder, which may be others than the chosen product.
 
     Parameters
     ----------
@@ -214,18 +222,34 @@ def training_line(activity: Activity, limit_s: float | None, base: str) -> str:
     base : str
         Name of the model that is fine-tuned; empty where training starts from scratch.
     """
-    chosen = activity.chosen_product()
-    if chosen is None:
-        text = 'Train takes a folder, and learns from the scans in it'
-    elif chosen.product_folder:
-        patterns = count(chosen.patterns, 'pattern')
-        text = f'Train opens {chosen.product_folder}, the folder of {chosen.name} ({patterns})'
-    else:
-        patterns = count(chosen.patterns, 'pattern')
-        text = (
-            f'Train takes a folder; {chosen.name} has none. Train on product writes one for its '
-            f'{patterns} and learns from it'
-        )
     limit = 'no time limit' if limit_s is None else f'at most {span(limit_s)}'
     start = f'fine-tuning {base}' if base else 'from scratch, with the rows of the box Model'
-    return f'{text}; {limit}; {start}.'
+    chosen = activity.chosen_product()
+    train = 'Train takes a folder, and learns from the scans in it'
+    if chosen is None:
+        return f'{train}; {limit}; {start}.'
+    if chosen.product_folder:
+        train = f'Train opens {chosen.product_folder}{_scans_in(Path(chosen.product_folder))}'
+    on_product = f'Train on product: {chosen.name}, {count(chosen.patterns, "pattern")}'
+    return f'{train}. {on_product}. Either way: {limit}; {start}.'
+
+
+def _scans_in(folder: Path) -> str:
+    """Return which scans a training on a folder learns from, as the end of a sentence."""
+    try:
+        files = find_training_files(folder)
+    except (DataError, OSError):
+        # The files of a product may be gone since it was loaded.
+        return ', where there is nothing to learn from'
+    if files.scans == (folder,):
+        text = ': 1 scan: diffraction.h5 with its product'
+    else:
+        text = f': {count(len(files.scans), "scan")}: {_names(files.scans)}'
+    return f'{text}; validated on {_names(files.validation)}' if files.validation else text
+
+
+def _names(files: Sequence[Path]) -> str:
+    names = [path.name for path in files[:MAX_NAMES]]
+    if len(files) > MAX_NAMES:
+        names.append(f'{len(files) - MAX_NAMES:,} more')
+    return ', '.join(names)

@@ -128,7 +128,7 @@ class Header(_parameters.ParameterViewController):  # type: ignore[misc, name-de
         options = self._library.settings.options
         base = ''
         if options.fine_tune:
-            base = f'{MODEL_NAME} of that folder' if loaded.model.is_prior else loaded.name
+            base = f'{MODEL_NAME} of the folder' if loaded.model.is_prior else loaded.name
         minutes = self._library.settings.parameters['training.max_minutes'].get_value()
         _show(self.training, training_line(activity, 60 * minutes or None, base))
         self.curve.refresh()

@@ -201,20 +201,37 @@ def test_the_panel_tells_where_the_chosen_product_lies(
     window: Window, tmp_path: Path, clean_environment: pytest.MonkeyPatch
 ) -> None:
     other = write_example_folder(tmp_path)
+    folder = tmp_path / 'data'
     box = window.parts._product_view_controller.get_widget()
     small = box.currentIndex()
     window.open(other)
     box.setCurrentIndex(small)
-    window.header.refresh()
-    line = window.header.training.text().replace('\u200b', '')
-    assert line == (
-        f'Train opens {tmp_path / "data"}, the folder of small (80 patterns); no time limit; '
-        'from scratch, with the rows of the box Model.'
+    end = (
+        'Train on product: small, 80 patterns. Either way: no time limit; from scratch, with the '
+        'rows of the box Model.'
     )
+    opens = f'Train opens {folder}: 1 scan: diffraction.h5 with its product'
+    assert window.training_line == f'{opens}. {end}'
+
+    # Train learns from every NPZ scan in the folder, whichever product is chosen.
+    for name in ('one', 'test', 'two'):
+        (folder / f'{name}.npz').touch()
+    opens = f'Train opens {folder}: 2 scans: one.npz, two.npz; validated on test.npz'
+    assert window.training_line == f'{opens}. {end}'
+    for number in range(5):
+        (folder / f'more-{number}.npz').touch()
+    assert ': 7 scans: more-0.npz, more-1.npz, more-2.npz, more-3.npz, more-4.npz, 2 more; ' in (
+        window.training_line
+    )
+    for path in (*folder.glob('*.npz'), folder / 'diffraction.h5'):
+        path.unlink()
+    opens = f'Train opens {folder}, where there is nothing to learn from'
+    assert window.training_line == f'{opens}. {end}'
+
     window.set(TrainingEpochs=1, TrainingMaxMinutes=1.0)
     window.train(other)
     window.wait_for_end()
-    assert f'The product that is chosen, small, lies in {tmp_path / "data"}.' in window.log
+    assert f'The product that is chosen, small, lies in {folder}.' in window.log
 
 
 def write_example_folder(folder: Path) -> Path:

@@ -130,6 +130,12 @@ class Window:
         return _text(self.header.model)
 
     @property
+    def training_line(self) -> str:
+        """What the panel shows of the next training."""
+        self.header.refresh()
+        return _text(self.header.training)
+
+    @property
     def chosen(self) -> str:
         """The name of the product that is chosen."""
         text: str = self.parts._product_view_controller.get_widget().currentText()
