@@ -168,6 +168,20 @@ class Row:
         """The lowest value of panel and settings file."""
         return self.open_value if self.is_optional else self.field.metadata['minimum']
 
+    def nearest(self, value: Any) -> Any:
+        """Return the number that is taken for one outside the limits.
+
+        Below the minimum that is the minimum, and `open_value` only where it or less is given.
+        """
+        low, high = self.field.metadata['minimum'], self.field.metadata['maximum']
+        if self.is_optional and value <= self.open_value:
+            return self.open_value
+        if low is not None and value < low:
+            return low
+        if high is None:
+            high = MAX_INTEGER if self.kind is int else None
+        return value if high is None else min(value, high)
+
     @property
     def tool_tip(self) -> str:
         """Its text in whole sentences: what the setting does, its limits and its default."""

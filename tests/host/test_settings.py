@@ -164,6 +164,21 @@ def test_a_number_between_off_and_its_minimum_is_an_error(settings: PluginSettin
         settings.config('pinn')
 
 
+@pytest.mark.parametrize('row', [row for row in ROWS if row.kind in (int, float)])
+def test_the_nearest_number_is_one_that_a_run_takes(settings: PluginSettings, row: Row) -> None:
+    parameter = settings.parameters[row.names[0]]
+    low, high = row.field.metadata['minimum'], row.field.metadata['maximum']
+    given = [-5, 0.001 if row.kind is float else 1, 10 * (high or 1)]
+    for value in given:
+        taken = row.nearest(value)
+        parameter.set_value(taken)
+        assert parameter.get_value() == taken
+        # Neither raises an error.
+        settings.config('pinn')
+        assert settings.options is not None
+        assert taken in (value, low, high, row.open_value)
+
+
 def test_what_is_not_in_the_panel_is_a_choice() -> None:
     """Every setting is in the panel, or is left to the command line on purpose."""
     shown = {name for row in ROWS for name in row.names}

@@ -140,7 +140,21 @@ class WholeNumberBox(QSpinBox):
         state, text, position = super().validate(text, position)
         if state == QValidator.State.Invalid:
             state = QValidator.State.Intermediate
+        # The box's own range begins with 0 where that stands for an open setting.
+        if state == QValidator.State.Acceptable:
+            value = self.valueFromText(text)
+            if self._row.nearest(value) != value:
+                state = QValidator.State.Intermediate
         return state, text, position
+
+    def stepBy(self, steps: int) -> None:
+        """Step over the numbers between an open setting and the lowest valid one."""
+        wanted = self.value() + steps * self.singleStep()
+        lowest_valid = self._row.field.metadata['minimum']
+        if self.minimum() < wanted < lowest_valid:
+            self.setValue(lowest_valid if steps > 0 else self.minimum())
+        else:
+            super().stepBy(steps)
 
     def fixup(self, text: str | None) -> str:
         """Return the nearest valid number, or the former one."""
@@ -153,14 +167,15 @@ class WholeNumberBox(QSpinBox):
                 kept = self.specialValueText()
             _tell(self._row, f'"{typed}" is no whole number; the value stays {kept}.')
             return kept
-        nearest = min(max(wanted, self.minimum()), self.maximum())
-        _tell(self._row, _limit(wanted, nearest, self.minimum(), self.maximum()))
+        nearest = self._row.nearest(wanted)
+        _tell(self._row, _limit(wanted, nearest))
         return self.textFromValue(nearest)
 
 
-def _limit(wanted: float, taken: float, low: float | None, high: float | None) -> str:
-    side = f'above the limit of {high:,.10g}' if wanted > taken else f'below the limit of {low:g}'
-    return f'{wanted:,.10g} is {side}; {taken:,.10g} is taken.'
+def _limit(wanted: float, taken: float) -> str:
+    """Return that a number is outside the limits, of which the one that is taken is the nearer."""
+    side = 'above' if wanted > taken else 'below'
+    return f'{wanted:,.10g} is {side} the limit of {taken:,.10g}; {taken:,.10g} is taken.'
 
 
 class WholeNumberView(RowView):
@@ -203,13 +218,10 @@ class NumberView(RowView):
         except ValueError:
             value = math.nan
         if math.isfinite(value):
-            self._parameter.set_value(value)
-            # What lies outside the limits is kept as the limit.
-            taken = self._parameter.get_value()
+            taken = self.row.nearest(value)
             self._parameter.set_value(taken)
             if taken != value:
-                about = self.row.field.metadata
-                _tell(self.row, _limit(value, taken, self.row.lowest, about['maximum']))
+                _tell(self.row, _limit(value, taken))
         else:
             kept = self._text(self.value) or self.row.zero
             _tell(self.row, f'"{typed}" is no number; the value stays {kept}.')

@@ -171,6 +171,8 @@ def test_rows_take_no_wheel_and_say_what_they_correct(
     window.choose(architecture, 'sweepnet')
 
     typed = {
+        '9': (16, 'Pattern size [px]: 9 is below the limit of 16; 16 is taken.'),
+        '0': (0, None),
         '99999': (1024, 'Pattern size [px]: 99,999 is above the limit of 1,024; 1,024 is taken.'),
         'abc': (1024, 'Pattern size [px]: "abc" is no whole number; the value stays 1024.'),
     }
@@ -179,8 +181,29 @@ def test_rows_take_no_wheel_and_say_what_they_correct(
         window.qtbot.keyClicks(size, text)
         window.qtbot.keyClick(size, Qt.Key.Key_Return)
         assert size.value() == value
-        window.wait(lambda wanted=message: window.message == wanted)
+        assert window.library.settings.parameters['model.pattern_size'].get_value() == value
+        if message is not None:
+            window.wait(lambda wanted=message: window.message == wanted)
+    size.setValue(16)
+    size.stepDown()
+    assert size.value() == 0, 'what lies between 0, as the data, and 16 is stepped over'
+    size.stepUp()
+    assert size.value() == 16
     size.setValue(0)
+    for names, low in {
+        ('Training', 'Max minutes'): '0.01',
+        ('Refinement', 'Max seconds'): '0.01',
+        ('Run', 'Photons'): '1',
+    }.items():
+        line = widget_of(window.panel, *names)
+        line.setText('0.001')
+        line.editingFinished.emit()
+        assert line.text() == low
+        told = f'{names[1]}: 0.001 is below the limit of {low}; {low} is taken.'
+        window.wait(lambda wanted=told: window.message == wanted)
+        line.setText('')
+        line.editingFinished.emit()
+        assert line.text() == '', 'an empty line leaves the setting open'
     rate = widget_of(window.panel, 'Training', 'Learning rate')
     rate.setText('fast')
     rate.editingFinished.emit()
