@@ -44,8 +44,8 @@ def reported(what: str, afterwards: Callable[[], str] = str) -> Iterator[None]:
         raise
 
 
-def note_checkpoint(output: Path, begun: float) -> None:
-    """Log where the model so far lies, if this run has left one.
+def kept_checkpoint(output: Path, begun: float) -> str:
+    """Return where the model so far lies, as a sentence; empty where this run has left none.
 
     Parameters
     ----------
@@ -55,13 +55,13 @@ def note_checkpoint(output: Path, begun: float) -> None:
         When the run began, by `time.time`; a checkpoint that is older belongs to another run.
     """
     path = checkpoint_path(output)
-    if path.is_file() and path.stat().st_mtime >= begun:
-        logger.warning(
-            'What was learned until %s is kept in %s; Load Model... opens it, and a training with '
-            'Fine-tune ticked goes on from it.',
-            time.strftime('%H:%M', time.localtime(path.stat().st_mtime)),
-            path,
-        )
+    if not path.is_file() or path.stat().st_mtime < begun:
+        return ''
+    until = time.strftime('%H:%M', time.localtime(path.stat().st_mtime))
+    return (
+        f'What was learned until {until} is kept in {path}; Load Model... opens it, and a training '
+        'with Fine-tune ticked goes on from it.'
+    )
 
 
 class EpochLog:

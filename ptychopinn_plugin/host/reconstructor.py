@@ -245,11 +245,12 @@ class PinnReconstructor(TrainableReconstructor):
         except GeneratorExit:
             # This is Stop, in a host that does not make it known.
             pass
-        except PtychoPinnError:
-            watch.note_failure()
+        except PtychoPinnError as error:
+            watch.note_failure(error)
             raise
         patience_s = GRACE_S if self._activity.epochs else BRIEF_S
-        watch.finish_stopped(wait_for_end(run, events, patience_s, watch.note))
+        last = wait_for_end(run, events, patience_s, watch.note)
+        watch.finish_stopped(last, run.end_error)
 
     def reconstruct(self, parameters: ReconstructInput) -> Iterator[ReconstructOutput]:
         """Infer the object with the loaded model, and refine it.

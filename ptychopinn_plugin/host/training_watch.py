@@ -8,8 +8,9 @@ from pathlib import Path
 from ptychodus.api.product import LossValue
 from ptychodus.api.reconstruct import TrainOutput
 
+from ptychopinn_plugin.errors import PtychoPinnError
 from ptychopinn_plugin.host.loaded_model import LoadedModel
-from ptychopinn_plugin.host.log_messages import EpochLog, StageLog, note_checkpoint
+from ptychopinn_plugin.host.log_messages import EpochLog, StageLog, kept_checkpoint
 from ptychopinn_plugin.host.previews import has_window
 from ptychopinn_plugin.host.run_state import Activity, Outcome
 from ptychopinn_plugin.host.wording import ending, epochs_in_words, share_done
@@ -68,13 +69,21 @@ class TrainingWatch:
             progress=int(TRAINING_GOAL * share_done(self._activity, time.monotonic())),
         )
 
-    def note_failure(self) -> None:
-        """Log what the failed run has left."""
+    def note_failure(self, error: PtychoPinnError) -> None:
+        """Add to an error what the failed run has left: the panel shows the last message alone."""
         self._epochs.flush()
-        note_checkpoint(self._output, self._begun)
+        error.args = (f'{error} {kept_checkpoint(self._output, self._begun)}'.rstrip(),)
 
-    def finish_stopped(self, last: Event | None) -> None:
-        """End a run that was stopped, with its last event or, where it came in no time, without."""
+    def finish_stopped(self, last: Event | None, reason: str) -> None:
+        """End a run that was stopped.
+
+        Parameters
+        ----------
+        last : Event, optional
+            Its last event; None where it has none.
+        reason : str
+            Why there is none, as a sentence.
+        """
         activity, n_epochs = self._activity, len(self._activity.epochs)
         activity.outcome = 'stopped'
         if last is not None and self.note(last):
@@ -83,9 +92,15 @@ class TrainingWatch:
             self._note_nothing_learned()
             return
         activity.outcome = 'failed'
-        self.note_failure()
-        which = which_model_stays(self._loaded)
-        logger.error('There is no model of the %s. %s', count(n_epochs, 'epoch'), which)
+        self._epochs.flush()
+        kept = kept_checkpoint(self._output, self._begun)
+        logger.error(
+            'There is no model of the %s. %s %s %s',
+            count(n_epochs, 'epoch'),
+            reason,
+            kept or 'There is no checkpoint yet, as one comes once a minute: train again.',
+            which_model_stays(self._loaded),
+        )
 
     def _finish(self, done: TrainingDone) -> None:
         activity = self._activity

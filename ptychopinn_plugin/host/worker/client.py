@@ -175,6 +175,11 @@ class Run:
     """One job of a worker and its events, until it is done, fails or dies.
 
     Use it as a context; leaving it early ends the worker, so that nothing is left running.
+
+    Attributes
+    ----------
+    end_error : str
+        Why a run that was stopped has no last event, as a sentence; else empty.
     """
 
     def __init__(
@@ -188,6 +193,7 @@ class Run:
         self._process, self._number = process, number
         self._shared, self._busy, self._silence_s = shared, busy, silence_s
         self._is_over = False
+        self.end_error = ''
 
     def __enter__(self) -> 'Run':
         return self
@@ -288,6 +294,7 @@ def wait_for_end(
 ) -> Event | None:
     """Stop a run and return its last event; None where it fails or does not end in time.
 
+    The reason of a None is then in `Run.end_error`.
     `note` gets the others, which come while Stop is on its way.
     """
     run.stop()
@@ -299,10 +306,12 @@ def wait_for_end(
             if event is not None:
                 note(event)
             if time.monotonic() >= deadline:
-                logger.warning('The worker did not stop within %.0f s and was ended.', patience_s)
+                run.end_error = f'The worker did not stop within {patience_s:.0f} s and was ended.'
+                logger.warning('%s', run.end_error)
                 return None
     except PtychoPinnError as error:
-        logger.error('The run failed while it stopped: %s', error)
+        run.end_error = f'The run failed while it stopped: {error}'
+        logger.error('%s', run.end_error)
     return None
 
 

@@ -142,8 +142,13 @@ def test_a_model_that_is_not_handed_over_is_said_to_be_lost(
 
     assert window.stop() >= 3
 
-    assert 'The worker did not stop within 3 s and was ended.' in window.log
-    assert re.search(r'There is no model of the \d+ epochs?', window.log)
+    ended = 'The worker did not stop within 3 s and was ended.'
+    assert ended in window.log
+    told = (
+        rf'There is no model of the \d+ epochs?\. {ended} There is no checkpoint yet, as one comes '
+        r'once a minute: train again\. Infer still uses the built-in model\.'
+    )
+    window.wait(lambda: re.fullmatch(told, window.message) is not None)
 
 
 def test_stop_while_the_worker_starts(window: Window, folder: Path, slow_start: Path) -> None:
@@ -175,7 +180,8 @@ def test_a_killed_worker_is_an_error_and_the_next_training_works(
     window.wait(lambda: 'Training failed: The worker died while it worked (killed' in window.log)
     assert time.monotonic() - killed < 15
     window.wait_for_end()
-    assert f'is kept in {checkpoint}; Load Model... opens it' in window.log
+    kept = f'is kept in {checkpoint}; Load Model... opens it'
+    window.check_failure('Training', 'The worker died while it worked', kept, 'Infer still uses')
 
     window.set(TrainingEpochs=1)
     window.train(folder)
@@ -210,8 +216,9 @@ def test_a_model_that_cannot_be_written_leaves_the_one_so_far(window: Window, fo
 
     assert window.stop() < STOP_S
 
-    assert 'model.zip: it is a folder. Choose another name for the file.' in window.log
-    assert f'is kept in {checkpoint}; Load Model... opens it' in window.log
+    reason = 'model.zip: it is a folder. Choose another name for the file.'
+    kept = f'is kept in {checkpoint}; Load Model... opens it'
+    window.check_failure('Training', 'There is no model of the ', reason, kept, 'Infer still uses')
     assert window.reconstructor.loaded.is_built_in
 
 
