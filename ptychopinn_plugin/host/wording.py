@@ -86,12 +86,19 @@ def _of(elapsed: float, whole: float | None) -> str:
 def _training_line(activity: Activity, now: float) -> str:
     done, total = len(activity.epochs), activity.total_epochs
     elapsed = now - activity.computing_s
-    name = f'Epoch {min(done + 1, total) if total else done + 1}'
-    if activity.limit_s is not None:
-        left = max(0.0, activity.limit_s - elapsed)
-        spent = f'{span(min(elapsed, activity.limit_s))} of {span(activity.limit_s)}'
-        return f'{name}, {spent}, at most {span(left)} left'
-    text = f'{name} of {total}, {span(elapsed)}'
+    limit_s = activity.limit_s
+    reason = ''
+    if total and done >= total:
+        reason = ending('epochs', total, limit_s)
+    elif limit_s is not None and elapsed >= limit_s:
+        reason = ending('max-minutes', done, limit_s)
+    if reason:
+        # How long this takes depends on the scan.
+        return f'{reason.capitalize()}; the network is judged and written, {span(elapsed)}'
+    if limit_s is not None:
+        spent = f'training {span(elapsed)} of {span(limit_s)}'
+        return f'Epoch {done + 1}; {spent}, at most {span(limit_s - elapsed)} left'
+    text = f'Epoch {done + 1} of {total}; training {span(elapsed)}'
     if not done:
         return text
     each = (activity.epoch_ended_s - activity.stage_started_s) / done

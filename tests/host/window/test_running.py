@@ -9,7 +9,7 @@ LONG = 100_000
 """Epochs, or iterations, that no test waits for."""
 
 TARGET = r'Target reconstruction, \d+ s of about 12 s\.'
-EPOCH = r'Epoch \d+, (\d+) s of 1 min, at most (\d+) s left\.'
+EPOCH = r'Epoch \d+; training (\d+) s of 1 min, at most (\d+) s left\.'
 QUALITY = (
     r"Without iterations the network's object of 80 patterns of data (fits|misses) the counts .*"
     'shot noise'

@@ -79,7 +79,9 @@ def test_the_curve_is_live_and_stop_keeps_the_best_model(window: Window, folder:
     window.wait(lambda: bar.value() >= 100)
     assert bar.isVisible()
     assert bar.maximum() == 1000
-    window.wait(lambda: re.fullmatch(r'Epoch \d+ of 100000, .* left\.', window.status) is not None)
+    window.wait(
+        lambda: re.fullmatch(r'Epoch \d+ of 100000; training .* left\.', window.status) is not None
+    )
     assert [line.get_label() for line in curve.axes.lines] == ['training', 'validation']
     assert curve.axes.get_xlabel() == 'epoch'
     assert all(value > 0 for value in curve.axes.lines[0].get_ydata())
