@@ -188,7 +188,8 @@ class Page(QWidget):
         # The host keeps no reference to its observers.
         self._rules = rules
         self._guard = WheelGuard(self)
-        self._guard.guard(rows)
+        for part in (header.get_widget(), rows):
+            self._guard.guard(part)
         self._bar = QWidget()
         bar = QHBoxLayout()
         bar.setContentsMargins(0, 0, 0, 0)

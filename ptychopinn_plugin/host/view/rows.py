@@ -18,6 +18,7 @@ from PyQt5.QtWidgets import (
     QLabel,
     QLineEdit,
     QScrollArea,
+    QSlider,
     QSpinBox,
     QVBoxLayout,
     QWidget,
@@ -358,9 +359,9 @@ NOTCH = 120
 
 
 class WheelGuard(QObject):
-    """Leaves the mouse wheel to the panel where a box does not have the focus.
+    """Leaves the mouse wheel to the panel where a box or a slider does not have the focus.
 
-    Qt's boxes take it from under the pointer, so that settings change while one scrolls.
+    Qt's take it from under the pointer, so that settings change while one scrolls.
     """
 
     def __init__(self, parent: QObject) -> None:
@@ -368,8 +369,8 @@ class WheelGuard(QObject):
         self._rest = 0.0
 
     def guard(self, panel: QWidget) -> None:
-        """Guard all boxes of a panel."""
-        for kind in (QComboBox, QSpinBox):
+        """Guard all boxes and sliders of a panel."""
+        for kind in (QComboBox, QSlider, QSpinBox):
             for box in panel.findChildren(kind):
                 # The wheel alone gives no focus.
                 box.setFocusPolicy(Qt.FocusPolicy.StrongFocus)

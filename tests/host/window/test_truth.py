@@ -147,6 +147,7 @@ def test_stop_ends_the_run_that_waits_as_well(window: Window, tmp_path: Path) ->
 def test_rows_take_no_wheel_and_say_what_they_correct(
     window: Window,
     model_file: Path,
+    small_scan: Scan,
     tmp_path: Path,
 ) -> None:
     window.view.resize(1200, 700)
@@ -157,12 +158,18 @@ def test_rows_take_no_wheel_and_say_what_they_correct(
     assert isinstance(size, QSpinBox)
     bar = window.panel.area.verticalScrollBar()
     window.wait(lambda: bar.maximum() > 0)
+    for stage in ('target', 'train'):
+        window.library.activity.show(stage, small_scan.object_)
+    part, slider = window.header.picture.part, window.header.picture.slider
+    window.wait(slider.isVisible)
+    slider.setValue(50)
     top = window.header.status.mapTo(window.panel, QPoint())
-    for box in (architecture, size):
+    for box in (architecture, size, part, slider):
         box.clearFocus()
         for _ in range(2):
             turn_wheel(box)
     assert (architecture.currentText(), size.value()) == ('sweepnet', 0)
+    assert (part.currentText(), slider.value()) == ('Phase', 50)
     assert bar.value() > 0, 'the rows scroll instead'
     assert window.header.status.mapTo(window.panel, QPoint()) == top, 'and the status stays'
     architecture.setFocus()
