@@ -1,7 +1,8 @@
 """A small scan in Ptychodus' own files, and Ptychodus itself."""
 
 import importlib.util
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,20 @@ def needs(*modules: str) -> pytest.MarkDecorator:
     """Skip a test where a module is missing, and say which."""
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     return pytest.mark.skipif(bool(missing), reason=f'{", ".join(missing)} is not installed')
+
+
+@pytest.fixture(scope='module', autouse=True)
+def no_handlers_stay() -> Iterator[None]:
+    """Take the handlers of libraries that nobody closed from the package's logger.
+
+    They put its lines into the words of the panel, which other tests do not expect.
+    """
+    logger = logging.getLogger('ptychopinn_plugin')
+    before = list(logger.handlers)
+    yield
+    for handler in list(logger.handlers):
+        if handler not in before:
+            logger.removeHandler(handler)
 
 
 @pytest.fixture(scope='session')
