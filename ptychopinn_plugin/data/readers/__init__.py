@@ -22,7 +22,7 @@ from ptychopinn_plugin.data.readers.finishing import (
 )
 from ptychopinn_plugin.data.readers.frame_center import center_note
 from ptychopinn_plugin.data.readers.hdf5 import open_hdf5
-from ptychopinn_plugin.data.readers.limits import Limits, reading_with
+from ptychopinn_plugin.data.readers.limits import Limits, reading_with, size_in_words
 from ptychopinn_plugin.data.readers.mask_files import read_mask
 from ptychopinn_plugin.data.readers.matching import (
     Product,
@@ -237,7 +237,7 @@ def load_scan(
 
 def _storage_note(scan: Scan) -> str:
     return (
-        f'The patterns take {scan.patterns.nbytes / 2**30:.3g} GiB, and their roots as much or '
+        f'The patterns take {size_in_words(scan.patterns.nbytes)}, and their roots as much or '
         f'more: they lie in a temporary file in {scratch_folder()} and are read from there.'
     )
 

@@ -104,15 +104,15 @@ class Limits:
         if self.max_bytes is not None:
             if claimed > self.max_bytes:
                 raise DataError(
-                    f'{what} would take {_words(claimed)}; max_gib (--max-gib) allows '
-                    f'{_words(self.max_bytes)}.'
+                    f'{what} would take {size_in_words(claimed)}; max_gib (--max-gib) allows '
+                    f'{size_in_words(self.max_bytes)}.'
                 )
             return
         if claimed > FREE_BYTES and claimed > MAX_EXPANSION * file_bytes:
             raise DataError(
-                f'{what} would grow from a file of {_words(file_bytes)} to {_words(claimed)}, more '
-                f'than {MAX_EXPANSION} times, as no counts do. {option} with at least '
-                f'{claimed / 2**30:.3g}.'
+                f'{what} would grow from a file of {size_in_words(file_bytes)} to '
+                f'{size_in_words(claimed)}, more than {MAX_EXPANSION} times, as no counts '
+                f'do. {option} with at least {claimed / 2**30:.3g}.'
             )
 
     def new_array(self, shape: tuple[int, ...], dtype: DTypeLike) -> RealArray:
@@ -152,7 +152,8 @@ def reading_with(chosen: Limits) -> Iterator[Limits]:
         _in_force.reset(token)
 
 
-def _words(size: int) -> str:
+def size_in_words(size: int) -> str:
+    """Return a number of bytes in the unit that suits it."""
     for unit, scale in (('GiB', 2**30), ('MiB', 2**20), ('KiB', 2**10)):
         if size >= scale:
             return f'{size / scale:.3g} {unit}'
