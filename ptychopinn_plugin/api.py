@@ -155,7 +155,10 @@ def reconstruct(
     backend: BackendChoice = None,
     observer: Observer = ignore_progress,
 ) -> Reconstruction:
-    """Predict the object of a scan with a trained network, stitch it and refine it.
+    """Infer the object of a scan with a trained network, and refine it.
+
+    Inference predicts patches and stitches them, pass by pass; the built-in model corrects the
+    object between iterations instead.
 
     Parameters
     ----------

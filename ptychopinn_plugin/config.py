@@ -359,7 +359,7 @@ class RefinementConfig(Validated):
 
     iterations: int | None = setting(
         None,
-        'This number of iterations refines the object; 0 leaves it as the network predicts it; '
+        'This number of iterations refines the object; 0 leaves it as inference made it; '
         'without a number the overlap of the illuminations decides, and iterations end where they '
         'no longer gain',
         minimum=0,

@@ -55,11 +55,11 @@ class Checkpoints:
 
     def _write_if_due(self, progress: Progress) -> None:
         begun = time.monotonic()
-        if progress.model is None or begun < self._due:
+        if progress.make_model is None or begun < self._due:
             return
         try:
             self._keep_older()
-            write_model(self.path, progress.model())
+            write_model(self.path, progress.make_model())
             self.is_written = True
         except OutputError as error:
             # It may work again the next time.

@@ -82,7 +82,7 @@ def test_resume_from_a_checkpoint(
     seen: list[float] = []
 
     def break_down(progress: Progress) -> None:
-        if progress.model is not None:
+        if progress.make_model is not None:
             seen.append(progress.losses['validation_loss'])
             if len(seen) == 3:
                 raise MemoryError
@@ -122,7 +122,7 @@ def test_resume_from_a_checkpoint_inside_an_epoch(
 
     def break_down(progress: Progress) -> None:
         write(progress)
-        is_inside = progress.model is not None and 'validation_loss' not in progress.losses
+        is_inside = progress.make_model is not None and 'validation_loss' not in progress.losses
         if is_inside and next(offers) == at_part:
             raise MemoryError
 

@@ -13,8 +13,8 @@ from ptychopinn_plugin.backends.common.backend import NetworkBackend
 from ptychopinn_plugin.backends.common.iteration_schedule import IterationSchedule
 from ptychopinn_plugin.backends.common.refinement import iterate_object
 from ptychopinn_plugin.backends.common.requests import (
+    InferenceRequest,
     IterationRequest,
-    PredictionRequest,
     TrainingRequest,
 )
 from ptychopinn_plugin.backends.common.stitching import stitch_object
@@ -141,8 +141,8 @@ class Framework(ABC):
         return network
 
     def stitch(self, network: Any, forward: Any, **settings: Any) -> list[Tensor]:
-        """Stitch an object with the fields of `PredictionRequest` that are given."""
-        request = PredictionRequest(**settings)
+        """Stitch an object with the fields of `InferenceRequest` that are given."""
+        request = InferenceRequest(**settings)
         return stitch_object(self.stitching.STITCHING_KERNELS, network, forward, request)
 
     def iterate(

@@ -149,7 +149,7 @@ def test_a_checkpoint_that_is_resumed_is_replaced(
     for resume in (None, str(path) if as_text else path):
         pinn.train(scan, resume=resume, checkpoint=path)
         _, _, options = backend.calls[-1]
-        options['observer'](pinn.Progress('train', 1, 2, {'loss': 1.0}, model=lambda: model))
+        options['observer'](pinn.Progress('train', 1, 2, {'loss': 1.0}, make_model=lambda: model))
         assert pinn.open_model(path).training_state is not None
     # The one before is kept until the next.
     found = sorted(each.name for each in tmp_path.iterdir())

@@ -1,11 +1,10 @@
 """What every backend that trains networks does alike: the `Backend` protocol over an engine."""
 
-import functools
 import gc
 import logging
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from ptychopinn_plugin._version import __version__
 from ptychopinn_plugin.backends.common.diagnostics import warn_of_twins
 from ptychopinn_plugin.backends.common.engine import Device, Engine
 from ptychopinn_plugin.backends.common.iteration_plan import plan_reconstruction
-from ptychopinn_plugin.backends.common.outliers import OneRun, reconstruct_without_outliers
+from ptychopinn_plugin.backends.common.outliers import reconstruct_without_outliers
 from ptychopinn_plugin.backends.common.positions import reach_px
 from ptychopinn_plugin.backends.common.prediction import choose_photons, corrected_probe
 from ptychopinn_plugin.backends.common.probe_search import IterateFromFlat, find_probe
@@ -24,7 +23,11 @@ from ptychopinn_plugin.backends.common.reconstruction_run import (
     ReconstructionRun,
     measure_overlap,
 )
-from ptychopinn_plugin.backends.common.requests import NetworkRequest, TrainingRequest
+from ptychopinn_plugin.backends.common.requests import (
+    NetworkRequest,
+    ReconstructionRequest,
+    TrainingRequest,
+)
 from ptychopinn_plugin.backends.common.threads import Threads
 from ptychopinn_plugin.backends.common.training_loop import Clock
 from ptychopinn_plugin.backends.common.training_plan import plan_training
@@ -35,10 +38,12 @@ from ptychopinn_plugin.data import Reconstruction, Scan, without_dark_patterns
 from ptychopinn_plugin.data.grouping import check_positions
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.model_file import Model, read_model, write_model
-from ptychopinn_plugin.network import NetworkDescription
 from ptychopinn_plugin.physics import normalise_probe, twin_similarity
 
 logger = logging.getLogger(__name__)
+
+RemainingTime = Callable[[], float] | None
+"""Returns how many more seconds a run may take; None where it may take any time."""
 
 
 class NetworkBackend(Engine[Device]):
@@ -132,47 +137,11 @@ class NetworkBackend(Engine[Device]):
         observer: Observer = ignore_progress,
     ) -> Reconstruction:
         """Predict with the held model, stitch, and refine."""
-        once = functools.partial(self._reconstructed, inference, refinement)
-        return self._once_or_twice(once, scan, refinement, observer)
-
-    def _reconstructed(
-        self,
-        inference: InferenceConfig,
-        refinement: RefinementConfig,
-        scan: Scan,
-        observer: Observer,
-        limit_s: float | None,
-    ) -> Reconstruction:
-        """Predict, iterate and judge once, within a time in seconds where one is given."""
-        started, held = self.clock(), self._held_model()
-        (scan,) = _usable([scan])
-        photons, requested = scan.mean_photons(), refinement
-        scan, refinement = self._with_probe(scan, refinement, inference.device, observer)
-        # Whoever shows the scan beside its object has fitted it before, and then it stays as it is.
-        scan = held.fitted(scan)
-        if not held.is_prior:
-            photons = choose_photons(scan, held.photons, inference.intensity_scale)
-        # The intensity scale is a factor on amplitudes, and photons are their squares.
-        probe = normalise_probe(corrected_probe(held, scan), photons * held.intensity_scale**2)
-        with self.computing_on(inference.device) as (device, threads):
-            observer = threads.beside(observer)
-            # The canvas is made with room for positions that are to move.
-            reach = _reach_px(scan, refinement)
-            forward = self.build_forward(scan, probe, photons, device, reach)
-            network = self._network(held, device)
-            prior = held.network if held.is_prior else None
-            run = self._begin(
-                *(scan, forward, refinement, device, observer),
-                remaining_s=self._until(started, limit_s),
-                network=prior,
-                requested_passes=inference.prior_passes,
+        return self._once_or_twice(
+            ReconstructionRequest(
+                scan, refinement, inference.device, self._held_model(), inference, observer
             )
-            if held.is_prior:
-                run.iterate_with_prior(network)
-            else:
-                run.predict(network, held.network, inference)
-            used = Config(model=held.config.model, inference=inference, refinement=requested)
-            return self._with_provenance(run.finish(), device, used, held, threads)
+        )
 
     def refine(
         self,
@@ -183,97 +152,100 @@ class NetworkBackend(Engine[Device]):
         observer: Observer = ignore_progress,
     ) -> Reconstruction:
         """Iterate from a flat object, without a model: the baseline."""
-        once = functools.partial(self._refined_from_flat, refinement, device)
-        return self._once_or_twice(once, scan, refinement, observer)
-
-    def _refined_from_flat(
-        self,
-        refinement: RefinementConfig,
-        device: str,
-        scan: Scan,
-        observer: Observer,
-        limit_s: float | None,
-    ) -> Reconstruction:
-        started, requested = self.clock(), refinement
-        (scan,) = _usable([scan])
-        scan, refinement = self._with_probe(scan, refinement, device, observer)
-        remaining_s = self._until(started, limit_s)
-        return self._from_flat(
-            *(scan, refinement, device, observer), requested=requested, remaining_s=remaining_s
+        return self._once_or_twice(
+            ReconstructionRequest(scan, refinement, device, observer=observer)
         )
 
-    def _from_flat(
-        self,
-        scan: Scan,
-        refinement: RefinementConfig,
-        device: str,
-        observer: Observer,
-        *,
-        is_trial: bool = False,
-        requested: RefinementConfig | None = None,
-        remaining_s: Callable[[], float] | None = None,
-    ) -> Reconstruction:
-        """Iterate from a flat object; a trial warns of nothing. `requested` is what is recorded."""
-        photons = scan.mean_photons()
-        with self.computing_on(device) as (where, threads):
-            observer = threads.beside(observer)
-            probe = normalise_probe(scan.probe, photons)
-            reach = _reach_px(scan, refinement)
-            forward = self.build_forward(scan, probe, photons, where, reach)
-            run = self._begin(
-                *(scan, forward, refinement, where, observer),
-                remaining_s=remaining_s,
-                is_trial=is_trial,
+    def _once_or_twice(self, request: ReconstructionRequest) -> Reconstruction:
+        """Reconstruct a scan; where it is set, again without the patterns that do not fit."""
+
+        def once(scan: Scan, observer: Observer, limit_s: float | None) -> Reconstruction:
+            return self._reconstructed(
+                replace(request, scan=scan, observer=observer), self._until(limit_s)
             )
-            used = Config(refinement=requested or refinement)
-            return self._with_provenance(run.finish(), where, used, None, threads)
+
+        scan, limit_s = request.scan, request.refinement.max_seconds
+        if not request.refinement.drop_outliers:
+            return once(scan, request.observer, limit_s)
+        return reconstruct_without_outliers(
+            scan, once, request.observer, limit_s=limit_s, clock=self.clock
+        )
+
+    def _reconstructed(
+        self, request: ReconstructionRequest, remaining_s: RemainingTime
+    ) -> Reconstruction:
+        """Reconstruct the patterns that have light, with a probe that is given or found."""
+        (scan,) = _usable([request.scan])
+        scan, stopped = find_probe(scan, self._trial(request.device), observer=request.observer)
+        computed = replace(request, scan=scan)
+        if scan.probe_origin != 'given':
+            # What is a guess is corrected.
+            computed = computed.with_refinement(probe=True)
+        if stopped:
+            computed = computed.with_refinement(iterations=0)
+        return self._computed(computed, remaining_s, request.used_settings())
+
+    def _computed(
+        self, request: ReconstructionRequest, remaining_s: RemainingTime, used: Mapping[str, Any]
+    ) -> Reconstruction:
+        """Reconstruct on a device; `used` is what the result holds as its settings."""
+        model, inference = request.model, request.inference
+        scan, photons, scale = request.scan, request.scan.mean_photons(), 1.0
+        probe = scan.probe
+        if model is not None:
+            # Whoever shows the scan beside its object has fitted it before, and then it stays.
+            scan = model.fitted(scan)
+            if not model.is_prior:
+                photons = choose_photons(scan, model.photons, inference.intensity_scale)
+            probe, scale = corrected_probe(model, scan), model.intensity_scale
+        # The intensity scale is a factor on amplitudes, and photons are their squares.
+        probe = normalise_probe(probe, photons * scale**2)
+        with self.computing_on(request.device) as (device, threads):
+            request = replace(request, scan=scan, observer=threads.beside(request.observer))
+            # The canvas is made with room for positions that are to move.
+            reach = _reach_px(scan, request.refinement)
+            forward = self.build_forward(scan, probe, photons, device, reach)
+            network = None if model is None else self._network(model, device)
+            run = self._begin(request, forward, device, remaining_s)
+            if model is not None and model.is_prior:
+                run.iterate_with_prior(network)
+            elif model is not None:
+                run.infer(network, model.network, inference)
+            return self._with_provenance(run.finish(), device, used, model, threads)
 
     def _begin(
         self,
-        scan: Scan,
+        request: ReconstructionRequest,
         forward: Any,
-        refinement: RefinementConfig,
         device: Device,
-        observer: Observer,
-        *,
-        remaining_s: Callable[[], float] | None,
-        is_trial: bool = False,
-        network: NetworkDescription | None = None,
-        requested_passes: int | None = None,
+        remaining_s: RemainingTime,
     ) -> ReconstructionRun:
         """Plan a reconstruction, and log the plan unless it is a trial."""
+        scan, refinement, model = request.scan, request.refinement, request.model
         plan = plan_reconstruction(
             measure_overlap(self, forward),
             requested=refinement.iterations,
             limit_s=refinement.max_seconds,
-            network=network,
-            requested_passes=requested_passes,
+            network=model.network if model is not None and model.is_prior else None,
+            requested_passes=request.inference.prior_passes,
             is_single_shot=scan.is_single_shot,
             probe_twin_similarity=twin_similarity(scan.probe),
         )
-        if not is_trial:
+        if not request.is_trial:
             logger.info('%s: %s.', scan.name, plan.in_words())
             warn_of_twins(scan)
         return ReconstructionRun(
             *(self, scan, forward, refinement, plan),
             stopwatch=self.start_stopwatch(device),
-            observer=observer,
+            observer=request.observer,
             clock=self.clock,
             remaining_s=remaining_s,
-            is_trial=is_trial,
+            is_trial=request.is_trial,
         )
 
-    def _once_or_twice(
-        self, once: OneRun, scan: Scan, refinement: RefinementConfig, observer: Observer
-    ) -> Reconstruction:
-        """Reconstruct a scan; where it is set, again without the patterns that do not fit."""
-        limit_s = refinement.max_seconds
-        if not refinement.drop_outliers:
-            return once(scan, observer, limit_s)
-        return reconstruct_without_outliers(scan, once, observer, limit_s=limit_s, clock=self.clock)
-
-    def _until(self, started: float, limit_s: float | None) -> Callable[[], float] | None:
+    def _until(self, limit_s: float | None) -> RemainingTime:
         """Return a function of the seconds that are left of a limit; None without one."""
+        started = self.clock()
         return None if limit_s is None else lambda: limit_s - (self.clock() - started)
 
     def _with_probes(self, scans: Sequence[Scan], device: str, observer: Observer) -> list[Scan]:
@@ -282,28 +254,25 @@ class NetworkBackend(Engine[Device]):
         ]
 
     def _trial(self, device: str) -> IterateFromFlat:
-        return functools.partial(self._from_flat, device=device, is_trial=True)
+        def iterate(
+            scan: Scan, refinement: RefinementConfig, *, observer: Observer
+        ) -> Reconstruction:
+            trial = ReconstructionRequest(
+                scan, refinement, device, observer=observer, is_trial=True
+            )
+            return self._computed(trial, None, trial.used_settings())
 
-    def _with_probe(
-        self, scan: Scan, refinement: RefinementConfig, device: str, observer: Observer
-    ) -> tuple[Scan, RefinementConfig]:
-        """Look for a probe that nobody gave; let the iterations correct what is a guess."""
-        scan, stopped = find_probe(scan, self._trial(device), observer=observer)
-        if scan.probe_origin != 'given':
-            refinement = refinement.replace(probe=True)
-        return scan, refinement.replace(iterations=0) if stopped else refinement
+        return iterate
 
     def _with_provenance(
         self,
         result: Reconstruction,
         device: Device,
-        config: Config,
+        settings: Mapping[str, Any],
         model: Model | None,
         threads: Threads,
     ) -> Reconstruction:
         """Note in a result which software, device, settings and model made it."""
-        sections = ('refinement',) if model is None else ('inference', 'refinement')
-        settings = config.to_dict()
         provenance = {
             'package': f'ptychopinn-plugin {__version__}',
             'framework': self.framework_version(),
@@ -311,7 +280,7 @@ class NetworkBackend(Engine[Device]):
             'numpy': np.__version__,
             'device': str(device),
             'threads': sorted(threads.used),
-            'settings': {name: settings[name] for name in sections},
+            'settings': settings,
             'model_fingerprint': None if model is None else model.fingerprint(),
             **result.provenance,
         }

@@ -10,9 +10,9 @@ from ptychopinn_plugin.backends.common.phase_drift import PatternMoments
 from ptychopinn_plugin.backends.common.prior import correct_object
 from ptychopinn_plugin.backends.common.refinement import IterationKernels, iterate_object
 from ptychopinn_plugin.backends.common.requests import (
+    InferenceRequest,
     IterationRequest,
     NetworkRequest,
-    PredictionRequest,
 )
 from ptychopinn_plugin.backends.common.sampling import TrainingScan
 from ptychopinn_plugin.backends.common.stitching import StitchingKernels, stitch_object
@@ -151,7 +151,7 @@ class Engine(ABC, Generic[Device]):
         self,
         network: Any,
         forward: Any,
-        request: PredictionRequest,
+        request: InferenceRequest,
         *,
         stopwatch: Stopwatch | None = None,
         observer: PassObserver | None = None,

@@ -24,7 +24,7 @@ from ptychopinn_plugin.backends.common.memory import with_smaller_batches
 from ptychopinn_plugin.backends.common.outliers import iterate_without, judge_patterns
 from ptychopinn_plugin.backends.common.phase_drift import fit_slow_errors
 from ptychopinn_plugin.backends.common.prediction import choose_rotations
-from ptychopinn_plugin.backends.common.requests import IterationRequest, PredictionRequest
+from ptychopinn_plugin.backends.common.requests import InferenceRequest, IterationRequest
 from ptychopinn_plugin.backends.common.timing import Stopwatch
 from ptychopinn_plugin.backends.protocol import Observer, Progress
 from ptychopinn_plugin.config import InferenceConfig, RefinementConfig
@@ -97,16 +97,16 @@ class ReconstructionRun:
         self.done: list[int] = []
         self.stopped = False
 
-    def predict(
+    def infer(
         self, network: Any, description: NetworkDescription, inference: InferenceConfig
     ) -> None:
         """Predict patches and stitch them, pass by pass."""
         rotations = choose_rotations(
             inference.test_time_rotations, description, lambda: self.plan.overlap
         )
-        request = PredictionRequest.of(inference, rotations)
+        request = InferenceRequest.of(inference, rotations)
 
-        def predict(batch_size: int) -> list[Any]:
+        def infer(batch_size: int) -> list[Any]:
             return self.engine.stitch_object(
                 network,
                 self.forward,
@@ -116,7 +116,7 @@ class ReconstructionRun:
             )
 
         self.object_ = with_smaller_batches(
-            predict, request.batch_size, self.engine.release_cache, 'the prediction'
+            infer, request.batch_size, self.engine.release_cache, 'inference'
         )[-1]
         self._check_prediction()
 

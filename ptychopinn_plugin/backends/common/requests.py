@@ -1,7 +1,8 @@
-"""Requests for training, prediction and iterations: frozen, and the same for each framework."""
+"""Requests for training, reconstruction, inference and iterations, the same for each framework."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from ptychopinn_plugin.array_types import RealArray
 from ptychopinn_plugin.backends.common.iteration_schedule import IterationSchedule
@@ -69,7 +70,46 @@ class NetworkRequest:
 
 
 @dataclass(frozen=True)
-class PredictionRequest:
+class ReconstructionRequest:
+    """One call of `reconstruct`, `refine`, or a trial of them.
+
+    Attributes
+    ----------
+    scan : Scan
+    refinement : RefinementConfig
+    device : str
+        As in `InferenceConfig.device`.
+    model : Model, optional
+        What infers; iterations begin from a flat object without one.
+    inference : InferenceConfig
+        How the model infers.
+    observer : callable
+        See `backends.protocol.Observer`.
+    is_trial : bool
+        A trial warns of nothing, and nothing but its misfit is judged.
+    """
+
+    scan: Scan
+    refinement: RefinementConfig
+    device: str = 'auto'
+    model: Model | None = None
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
+    observer: Observer = ignore_progress
+    is_trial: bool = False
+
+    def with_refinement(self, **changes: Any) -> 'ReconstructionRequest':
+        """Return a copy with some settings of its refinement changed."""
+        return replace(self, refinement=self.refinement.replace(**changes))
+
+    def used_settings(self) -> dict[str, Any]:
+        """Return the sections of the settings that decide the result, as a result holds them."""
+        settings = Config(inference=self.inference, refinement=self.refinement).to_dict()
+        sections = ('refinement',) if self.model is None else ('inference', 'refinement')
+        return {name: settings[name] for name in sections}
+
+
+@dataclass(frozen=True)
+class InferenceRequest:
     """How a network predicts the patches of a scan, and how they are stitched to an object.
 
     Attributes
@@ -93,7 +133,7 @@ class PredictionRequest:
     stitching_weights: StitchingWeights = 'intensity'
 
     @classmethod
-    def of(cls, settings: InferenceConfig, rotations: tuple[int, ...]) -> 'PredictionRequest':
+    def of(cls, settings: InferenceConfig, rotations: tuple[int, ...]) -> 'InferenceRequest':
         """Return the request of some settings."""
         return cls(
             batch_size=settings.batch_size,

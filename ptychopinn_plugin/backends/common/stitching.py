@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from ptychopinn_plugin.array_types import IntArray
-from ptychopinn_plugin.backends.common.requests import PredictionRequest
+from ptychopinn_plugin.backends.common.requests import InferenceRequest
 from ptychopinn_plugin.backends.common.timing import Stopwatch
 from ptychopinn_plugin.data.grouping import covering_groups, spatial_blocks
 from ptychopinn_plugin.network import NetworkDescription
@@ -55,7 +55,7 @@ class StitchingKernels(Generic[Part, Image]):
         Returns an object without the slow drift of its phase, given the forward model.
     """
 
-    predict_batches: Callable[[Any, Any, IntArray, Image, bool, PredictionRequest], Iterable[Part]]
+    predict_batches: Callable[[Any, Any, IntArray, Image, bool, InferenceRequest], Iterable[Part]]
     make_stitcher: Callable[[Any, Image], Stitches[Part, Image]]
     correct_phase_drift: Callable[[Any, Image], Image]
 
@@ -64,7 +64,7 @@ def stitch_object(
     kernels: StitchingKernels[Part, Image],
     network: Any,
     forward: Any,
-    request: PredictionRequest | None = None,
+    request: InferenceRequest | None = None,
     *,
     stopwatch: Stopwatch | None = None,
     observer: Callable[[int, Image], bool | None] | None = None,
@@ -76,7 +76,7 @@ def stitch_object(
     kernels : StitchingKernels
     network : Network
     forward : ForwardModel
-    request : PredictionRequest, optional
+    request : InferenceRequest, optional
         Where it is not given, that of the defaults.
     stopwatch : Stopwatch, optional
         Gets the seconds of 'predict' and 'stitch'.
@@ -88,7 +88,7 @@ def stitch_object(
     list of tensor of complex64, shape `forward.canvas_shape`
         The flat start and the object after each pass.
     """
-    request = PredictionRequest() if request is None else request
+    request = InferenceRequest() if request is None else request
     stopwatch = Stopwatch(lambda: None) if stopwatch is None else stopwatch
     description: NetworkDescription = network.description
     passes = description.passes if request.passes is None else request.passes

@@ -286,7 +286,7 @@ class TrainingLoop:
             return model_so_far()
 
         progress = self._progress({'loss': self.latest_loss}, None)
-        if self.observer(dataclasses.replace(progress, model=model)):
+        if self.observer(dataclasses.replace(progress, make_model=model)):
             self.state.stopped = 'request'
 
     def _diverge(self, loss: float) -> None:
@@ -400,7 +400,7 @@ class TrainingLoop:
         row = self.state.history[-1]
         losses = {name: row[name] for name in ('loss', 'validation_loss')}
         progress = self._progress(losses, row['patterns_per_second'])
-        return bool(self.observer(dataclasses.replace(progress, model=model_so_far)))
+        return bool(self.observer(dataclasses.replace(progress, make_model=model_so_far)))
 
     def _progress(self, losses: Mapping[str, float], rate: float | None) -> Progress:
         epochs = self.config.training.epochs

@@ -25,9 +25,9 @@ from ptychopinn_plugin.backends.common.memory import ran_out, with_smaller_batch
 from ptychopinn_plugin.backends.common.positions import reach_px
 from ptychopinn_plugin.backends.common.prediction import choose_photons
 from ptychopinn_plugin.backends.common.requests import (
+    InferenceRequest,
     IterationRequest,
     NetworkRequest,
-    PredictionRequest,
     TrainingRequest,
 )
 from ptychopinn_plugin.backends.common.sampling import (
@@ -153,7 +153,7 @@ class TrainingRun(Generic[Device]):
             self.device,
         )
         # A sub-scan is given what each pass would be given: the flat object, and all but the last.
-        passes = PredictionRequest(passes=plan.description.passes - 1)
+        passes = InferenceRequest(passes=plan.description.passes - 1)
         make = partial(
             make_subscan,
             predict=lambda forward: self.engine.stitch_object(network, forward, passes),
@@ -204,12 +204,12 @@ class TrainingRun(Generic[Device]):
 
         def predict(batch_size: int) -> Any:
             return self.engine.stitch_object(
-                network, forward, PredictionRequest(batch_size=batch_size)
+                network, forward, InferenceRequest(batch_size=batch_size)
             )
 
         try:
             objects = with_smaller_batches(
-                predict, PredictionRequest().batch_size, self.engine.release_cache, 'the picture'
+                predict, InferenceRequest().batch_size, self.engine.release_cache, 'the picture'
             )
         except Exception as error:
             # Training goes on without pictures; any other error ends it.

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ptychopinn_plugin.array_types import IntArray
-from ptychopinn_plugin.backends.common.requests import PredictionRequest
+from ptychopinn_plugin.backends.common.requests import InferenceRequest
 from ptychopinn_plugin.backends.common.stitching import (
     STITCHING_FLOOR,
     UNIFORM_FRACTION,
@@ -37,7 +37,7 @@ def _predict_batches(
     groups: IntArray,
     object_: Tensor,
     is_flat: bool,
-    request: PredictionRequest,
+    request: InferenceRequest,
 ) -> Iterator[Patches]:
     """Yield the patches of groups (n_groups, group_size); see `StitchingKernels`."""
     where = torch.from_numpy(groups).to(forward.device)

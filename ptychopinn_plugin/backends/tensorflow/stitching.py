@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from ptychopinn_plugin.array_types import ComplexArray, IntArray
-from ptychopinn_plugin.backends.common.requests import PredictionRequest
+from ptychopinn_plugin.backends.common.requests import InferenceRequest
 from ptychopinn_plugin.backends.common.stitching import (
     STITCHING_FLOOR,
     UNIFORM_FRACTION,
@@ -36,7 +36,7 @@ def _predict_batches(
     groups: IntArray,
     object_: Tensor,
     is_flat: bool,
-    request: PredictionRequest,
+    request: InferenceRequest,
 ) -> Iterator[Patches]:
     """Yield the patches of groups (n_groups, group_size); see `StitchingKernels`."""
     # All rotations of a batch go through the network together.

@@ -40,7 +40,7 @@ def model(epoch: int) -> Model:
 
 
 def end_of(epoch: int, make: Callable[[], Model] | None = None) -> Progress:
-    return Progress('train', epoch, 9, {'loss': 1.0}, model=make or (lambda: model(epoch)))
+    return Progress('train', epoch, 9, {'loss': 1.0}, make_model=make or (lambda: model(epoch)))
 
 
 def epoch_in(path: Path) -> int:

@@ -56,7 +56,7 @@ def column(state: LoopState, name: str) -> list[float]:
 
 
 def at_end_of_epoch(number: int) -> Callable[[Progress], bool]:
-    return lambda progress: progress.model is not None and progress.step == number
+    return lambda progress: progress.make_model is not None and progress.step == number
 
 
 # What is kept
@@ -257,7 +257,7 @@ def test_no_epoch_begins_when_the_time_is_up() -> None:
     clock = Clock()
 
     def wait(progress: Progress) -> None:
-        if progress.model is not None:
+        if progress.make_model is not None:
             clock.now += 60
 
     loop, step = make_loop(config, observer=wait, clock=clock)
@@ -278,7 +278,7 @@ def test_an_observer_stops_inside_an_epoch(epoch: int, rows: int) -> None:
 
     def stop(progress: Progress) -> bool:
         seen.append(progress)
-        return progress.model is None and progress.step == epoch
+        return progress.make_model is None and progress.step == epoch
 
     loop, step = make_loop(
         settings(epochs=9), data=ToyData(held_out=0), observer=stop, clock=Clock(1.0)
@@ -287,7 +287,7 @@ def test_an_observer_stops_inside_an_epoch(epoch: int, rows: int) -> None:
     assert (state.stopped, state.epoch, len(state.history)) == ('request', epoch, rows)
     assert step.n_batches == 4 * epoch + 1
     # Only a first epoch ends with a report that has a model.
-    assert (seen[-1].model is not None) == (epoch == 0)
+    assert (seen[-1].make_model is not None) == (epoch == 0)
 
 
 def test_an_observer_stops_while_an_epoch_is_validated_but_never_the_first() -> None:
@@ -301,7 +301,7 @@ def test_an_observer_stops_while_an_epoch_is_validated_but_never_the_first() -> 
 
     step = SlowToJudge(config)
     loop = TrainingLoop(
-        step, ToyData(held_out=5), config, lambda progress: progress.model is None, clock=clock
+        step, ToyData(held_out=5), config, lambda progress: progress.make_model is None, clock=clock
     )
     state = run(loop)
     # The five batches of the first epoch, and one of the second.
@@ -361,7 +361,7 @@ def test_observers_are_told_about_twice_a_second_and_after_each_epoch() -> None:
     loop = TrainingLoop(Steady(config), data, config, seen.append, clock=clock)
     state = run(loop)
     # After the third batch and the sixth: more than the interval since the last time.
-    assert [progress.model is not None for progress in seen] == [False, False, True] * 2
+    assert [progress.make_model is not None for progress in seen] == [False, False, True] * 2
     assert [progress.step for progress in seen] == [0, 0, 1, 1, 1, 2]
     assert {progress.total for progress in seen} == {2}
     # Three patterns in each quarter of a second.
@@ -384,8 +384,8 @@ def test_progress_goes_by_the_clock_where_that_is_ahead() -> None:
 
 def test_a_look_at_the_model_disturbs_nothing() -> None:
     def look(progress: Progress) -> None:
-        if progress.model is not None:
-            progress.model()
+        if progress.make_model is not None:
+            progress.make_model()
 
     config = settings(epochs=3, ema_decay=0.8)
     first, second = (run(make_loop(config, observer=o)[0]) for o in (ignore_progress, look))
@@ -451,7 +451,7 @@ def test_resume_takes_up_an_epoch_from_its_start(training: dict[str, Any], at_ba
     seen = itertools.count(1)
 
     def stop(progress: Progress) -> bool:
-        return progress.model is None and next(seen) == at_batch
+        return progress.make_model is None and next(seen) == at_batch
 
     half, _ = make_loop(
         config, data=ToyData(held_out=1), observer=stop, clock=Clock(REPORT_SECONDS)
@@ -473,11 +473,11 @@ def test_resume_goes_on_inside_an_epoch(training: dict[str, Any], at_part: int) 
     taken = []
 
     def take(progress: Progress) -> bool:
-        if progress.model is None or 'validation_loss' in progress.losses:
+        if progress.make_model is None or 'validation_loss' in progress.losses:
             return False
         if next(offers) < at_part:
             return False
-        progress.model()
+        progress.make_model()
         taken.append(half.resume_point)
         return True
 
@@ -499,7 +499,7 @@ def test_a_model_is_offered_once_a_minute_where_an_epoch_takes_an_hour() -> None
     clock, offered = Clock(), []
 
     def watch(progress: Progress) -> None:
-        if progress.model is not None:
+        if progress.make_model is not None:
             offered.append(clock.now)
 
     loop, step = make_loop(
@@ -520,8 +520,8 @@ def test_a_model_is_offered_once_a_minute_where_an_epoch_takes_an_hour() -> None
 
 def test_what_is_offered_inside_an_epoch_disturbs_nothing() -> None:
     def look(progress: Progress) -> None:
-        if progress.model is not None:
-            progress.model()
+        if progress.make_model is not None:
+            progress.make_model()
 
     config = settings(epochs=3, ema_decay=0.8, gradient_accumulation_steps=3)
     first, _ = make_loop(config)
@@ -637,7 +637,7 @@ def test_an_epoch_without_batches_ends_training() -> None:
 
 def test_the_course_of_losses_is_told_in_order() -> None:
     def rows(seen: Sequence[Progress]) -> list[float]:
-        return [p.losses['validation_loss'] for p in seen if p.model is not None]
+        return [p.losses['validation_loss'] for p in seen if p.make_model is not None]
 
     seen: list[Progress] = []
     state = run(make_loop(settings(epochs=4), observer=seen.append)[0])

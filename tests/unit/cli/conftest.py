@@ -160,7 +160,7 @@ class BlankBackend:
             history.append(row)
             size = config.model.pattern_size or scans[0].pattern_shape[0]
             self.model = blank_model(config, size)
-            observer(Progress('train', epoch, 2, losses, 1000.0, model=lambda: self.model))
+            observer(Progress('train', epoch, 2, losses, 1000.0, make_model=lambda: self.model))
         return TrainingResult(self.model, history, 'epochs')
 
     def reconstruct(
