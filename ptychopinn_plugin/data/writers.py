@@ -17,11 +17,12 @@ import numpy as np
 from ptychopinn_plugin._version import __version__
 from ptychopinn_plugin.array_types import FloatArray, IntArray, RealArray
 from ptychopinn_plugin.data.pattern_fit import Outlier, PatternFit
-from ptychopinn_plugin.data.readers.matching import load_name, middle_offset_px
+from ptychopinn_plugin.data.readers.matching import middle_offset_px
 from ptychopinn_plugin.data.readers.npz import geometry_of, read_metadata, read_numbers
 from ptychopinn_plugin.data.readers.npz_archive import open_npz
 from ptychopinn_plugin.data.readers.npz_metadata import number_of
 from ptychopinn_plugin.data.readers.ptychodus_hdf5 import is_product_file, read_product
+from ptychopinn_plugin.data.readers.request import load_name
 from ptychopinn_plugin.data.reconstruction import Reconstruction
 from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.errors import DataError

@@ -15,6 +15,7 @@ from ptychopinn_plugin.array_types import ComplexArray, FloatArray
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.data.readers import matching
 from ptychopinn_plugin.data.readers.probe_axes import single_probe
+from ptychopinn_plugin.data.readers.request import ReadingRequest
 from ptychopinn_plugin.data.scan import Geometry
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.host import versions
@@ -69,7 +70,7 @@ def to_scan(parameters: ReconstructInput) -> Scan:
     patterns = np.asarray(parameters.diffraction_patterns).view()
     patterns.flags.writeable = False
     measured = matching.measurement_of(patterns, order, _mask(parameters))
-    scan = matching.join(measured, known, name=product.metadata.name)
+    scan = matching.join(measured, known, ReadingRequest(product.metadata.name))
     indexes = ptychodus_compat.position_indexes(product.probe_positions)
     return replace(scan, pattern_indexes=indexes)
 

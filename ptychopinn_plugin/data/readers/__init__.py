@@ -3,12 +3,11 @@
 import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TypedDict
 
 import h5py
 import numpy as np
 
-from ptychopinn_plugin.array_types import BoolArray, ComplexArray, RealArray
+from ptychopinn_plugin.array_types import ComplexArray, RealArray
 from ptychopinn_plugin.data.preparation import one_by_one, scale_to_photons
 from ptychopinn_plugin.data.readers.cxi import read_cxi, read_cxi_product
 from ptychopinn_plugin.data.readers.domain import Domain, check_domain, unit_note
@@ -51,6 +50,7 @@ from ptychopinn_plugin.data.readers.ptypy_files import (
     read_ptyd,
     read_ptyr_probe,
 )
+from ptychopinn_plugin.data.readers.request import ReadingRequest, load_name
 from ptychopinn_plugin.data.reorientation import reorient
 from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.data.starting_probe import starting_probe
@@ -176,32 +176,27 @@ def load_scan(
         None if gib is None else int(gib * 2**30) for gib in (max_gib, max_memory_gib)
     )
     with reading_with(Limits(allow_links, max_bytes, memory_bytes)) as limits:
-        more_bad = None if mask is None else read_mask(Path(mask))
-        probe = None if probe_from is None else read_probe(Path(probe_from))
+        request = ReadingRequest(
+            load_name(path),
+            domain,
+            probe=None if probe_from is None else read_probe(Path(probe_from)),
+            geometry=geometry,
+            beam_center_px=beam_center_px,
+            mask=None if mask is None else read_mask(Path(mask)),
+            scan_step_m=scan_step_m,
+            scan_shape=scan_shape,
+        )
         try:
             if reader is None:
-                scan = _read_by_content(
-                    path,
-                    domain,
-                    product,
-                    probe,
-                    geometry,
-                    beam_center_px,
-                    more_bad,
-                    {'scan_step_m': scan_step_m, 'scan_shape': scan_shape},
-                )
+                scan = _read_by_content(path, request, product)
             else:
                 scan = read_with_ptychodus(
                     path,
+                    request,
                     reader,
                     product=_known_product(product),
                     positions=positions,
                     positions_reader=positions_reader,
-                    geometry=geometry,
-                    beam_center_px=beam_center_px,
-                    domain=domain,
-                    probe=probe,
-                    mask=more_bad,
                 )
         except DataError as error:
             raise with_path(error, path) from error
@@ -263,7 +258,7 @@ def scan_from_arrays(
         If an array is missing or is not what it must be.
     """
     check_domain(domain)
-    return without_useless_object(scan_of(_Given(arrays, name), name, domain=domain))
+    return without_useless_object(scan_of(_Given(arrays, name), ReadingRequest(name, domain)))
 
 
 class _Given(Mapping[str, RealArray]):
@@ -355,44 +350,17 @@ def content_of(path: Path) -> str:
         raise DataError(f'{path} is HDF5 and holds {", ".join(file) or "nothing"}; {_EXPECTED}.')
 
 
-class _Common(TypedDict):
-    domain: Domain | None
-    probe: ComplexArray | None
-    beam_center_px: tuple[int, int] | None
-    mask: BoolArray | None
-
-
-class _RasterOptions(TypedDict):
-    scan_step_m: float | None
-    scan_shape: tuple[int, int] | None
-
-
-def _read_by_content(
-    path: Path,
-    domain: Domain | None,
-    product: Path | None,
-    probe: ComplexArray | None,
-    given: Geometry | None,
-    beam_center_px: tuple[int, int] | None,
-    mask: BoolArray | None,
-    raster: _RasterOptions,
-) -> Scan:
-    common: _Common = {
-        'domain': domain,
-        'probe': probe,
-        'beam_center_px': beam_center_px,
-        'mask': mask,
-    }
+def _read_by_content(path: Path, request: ReadingRequest, product: Path | None) -> Scan:
     content = '' if path.is_dir() else content_of(path)
     of_camera = content == 'electron'
-    if raster['scan_step_m'] is not None and (
+    if request.scan_step_m is not None and (
         not (of_camera or content == 'emd') or product is not None
     ):
         raise DataError(
             'scan_step_m (--scan-step) is the step of a raster of an electron microscope without '
             f'other positions; {path} has its positions from elsewhere. Leave it out.'
         )
-    if raster['scan_shape'] is not None and not of_camera:
+    if request.scan_shape is not None and not of_camera:
         raise DataError(
             'scan_shape (--scan-shape) is the shape of a raster in a file of an electron camera; '
             f'{path} is another kind of file. Leave it out.'
@@ -400,32 +368,32 @@ def _read_by_content(
     if path.is_dir():
         if not (path / 'diffraction.h5').is_file():
             raise DataError(f'The folder {path} holds no diffraction.h5; {_EXPECTED}.')
-        return read_pair(path, product=product, given=given, **common)
+        return read_pair(path, request, product)
     if content == 'ptychodus':
-        return read_pair(path, product=product, given=given, **common)
+        return read_pair(path, request, product)
     if content in ('cxi', 'emd', 'ptyd', 'electron'):
         known = _known_product(product)
         if isinstance(known, Path):
             raise DataError(f'product must be a product.h5 or a CXI file; {known} is neither.')
         if known is not None:
             check_far_field(known)
-        if content == 'emd':
-            step = raster['scan_step_m']
-            return read_emd(path, product=known, given=given, scan_step_m=step, **common)
-        if content == 'electron':
-            return read_electron_file(path, product=known, given=given, **raster, **common)
-        read = read_cxi if content == 'cxi' else read_ptyd
-        return read(path, product=known, given=given, **common)
+        read = {
+            'cxi': read_cxi,
+            'emd': read_emd,
+            'ptyd': read_ptyd,
+            'electron': read_electron_file,
+        }[content]
+        return read(path, request, known)
     if product is not None:
         name = 'a MATLAB' if content == 'matlab' else 'an NPZ'
         raise DataError(
             f'{path} is {name} scan, which holds its own positions; leave product=FILE '
             '(--product FILE) out. To use the probe of another file use probe_from=FILE.'
         )
-    scan = (read_matlab if content == 'matlab' else read_npz)(path, **common)
-    if given is None:
+    scan = (read_matlab if content == 'matlab' else read_npz)(path, request)
+    if request.geometry is None:
         return scan
-    geometry = known_geometry(scan.geometry, given, scan.patterns.shape)
+    geometry = known_geometry(scan.geometry, request.geometry, scan.patterns.shape)
     return dataclasses.replace(scan, geometry=geometry)
 
 

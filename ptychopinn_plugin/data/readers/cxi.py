@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from ptychopinn_plugin.array_types import BoolArray, ComplexArray
 from ptychopinn_plugin.data.readers.domain import Domain
 from ptychopinn_plugin.data.readers.hdf5 import find, find_number, need, open_hdf5, stack_of
 from ptychopinn_plugin.data.readers.matching import (
@@ -17,11 +16,11 @@ from ptychopinn_plugin.data.readers.matching import (
     Measurement,
     Product,
     join,
-    load_name,
     measurement_of,
     single_layer,
 )
 from ptychopinn_plugin.data.readers.probe_axes import single_probe
+from ptychopinn_plugin.data.readers.request import ReadingRequest
 from ptychopinn_plugin.data.readers.units import (
     ELECTRON_VOLT_J,
     find_one_quantity,
@@ -52,33 +51,15 @@ _BEAMS = (
 """The source comes last: its energy may be that of the electrons in the machine."""
 
 
-def read_cxi(
-    path: Path,
-    *,
-    product: Product | None = None,
-    domain: Domain | None,
-    probe: ComplexArray | None = None,
-    given: Geometry | None = None,
-    beam_center_px: tuple[int, int] | None = None,
-    mask: BoolArray | None = None,
-) -> Scan:
+def read_cxi(path: Path, request: ReadingRequest, product: Product | None = None) -> Scan:
     """Read a scan from a CXI file.
 
     Parameters
     ----------
     path : Path
+    request : ReadingRequest
     product : Product, optional
         Used in place of the positions, the probe and the object in the file.
-    domain : 'counts' or 'amplitudes', optional
-        CXI files hold counts, which is the default.
-    probe : ndarray of complex, shape (n_modes, height, width), optional
-        Used in place of any other.
-    given : Geometry, optional
-        Energy, distance and detector pixel in place of those in the file.
-    beam_center_px : (row, column), optional
-        Where the beam meets the detector; else in the middle.
-    mask : ndarray of bool, shape (frame_height, frame_width), optional
-        More bad pixels.
 
     Raises
     ------
@@ -86,9 +67,9 @@ def read_cxi(
         If the file lacks a part of a scan, or has not one position for each pattern.
     """
     with open_hdf5(path) as file:
-        measurement = _measurement(file, domain, given or Geometry())
+        measurement = _measurement(file, request.domain, request.given_geometry)
         if product is None:
-            product = product_of(file, given)
+            product = product_of(file, request.geometry)
             positions, patterns = len(product.indexes), len(measurement.patterns)
             if positions != patterns and f'{_EXTRA}/probe_position_indexes' not in file:
                 raise DataError(
@@ -96,15 +77,7 @@ def read_cxi(
                     f'{count(patterns, "pattern")} and {count(positions, "position")}. '
                     'Cut the longer one.'
                 )
-    return join(
-        measurement,
-        product,
-        name=load_name(path),
-        probe=probe,
-        given=given,
-        beam_center_px=beam_center_px,
-        mask=mask,
-    )
+    return join(measurement, product, request)
 
 
 def read_cxi_product(path: Path) -> Product:

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ptychopinn_plugin.array_types import BoolArray, ComplexArray, RealArray
-from ptychopinn_plugin.data.readers.domain import Domain
+from ptychopinn_plugin.array_types import RealArray
 from ptychopinn_plugin.data.readers.empad import (
     EMPAD_PIXEL_M,
     raw_file_of,
@@ -25,6 +24,7 @@ from ptychopinn_plugin.data.readers.empad import (
 from ptychopinn_plugin.data.readers.limits import limits
 from ptychopinn_plugin.data.readers.matching import Product, photon_energy_of_electrons
 from ptychopinn_plugin.data.readers.rasters import Raster, raster_scan, step_of
+from ptychopinn_plugin.data.readers.request import ReadingRequest
 from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.packages import is_importable
@@ -55,26 +55,16 @@ def is_electron_file(path: Path) -> bool:
     return path.suffix.lower() in _MODULES
 
 
-def read_electron_file(
-    path: Path,
-    *,
-    product: Product | None = None,
-    domain: Domain | None,
-    probe: ComplexArray | None = None,
-    given: Geometry | None = None,
-    beam_center_px: tuple[int, int] | None = None,
-    mask: BoolArray | None = None,
-    scan_step_m: float | None = None,
-    scan_shape: tuple[int, int] | None = None,
-) -> Scan:
-    """Read the raster of an electron camera; the options are those of `raster_scan`.
+def read_electron_file(path: Path, request: ReadingRequest, product: Product | None = None) -> Scan:
+    """Read the raster of an electron camera.
 
     Parameters
     ----------
     path : Path
         Of an EMPAD, the XML file or the raw file that it names.
-    scan_shape : (rows, columns), optional
-        Of a file that holds a stack of patterns, or in place of what it holds.
+    request : ReadingRequest
+    product : Product, optional
+        Positions and probe, in place of a raster with even steps.
 
     Raises
     ------
@@ -82,23 +72,14 @@ def read_electron_file(
         If RosettaSciIO is missing or cannot read the file, if it holds no raster, or if the size of
         a step or of a pixel is unknown.
     """
+    scan_shape = request.scan_shape
     is_raw = path.suffix.lower() == '.raw'
     xml = xml_file_of(path) if is_raw else None
     if is_raw and xml is None:
         raster = _without_xml(path, scan_shape)
     else:
         raster = _raster(path, xml or path, scan_shape)
-    return raster_scan(
-        raster,
-        path,
-        product=product,
-        domain=domain,
-        probe=probe,
-        given=given,
-        beam_center_px=beam_center_px,
-        mask=mask,
-        scan_step_m=scan_step_m,
-    )
+    return raster_scan(raster, path, request, product)
 
 
 def _without_xml(path: Path, scan_shape: tuple[int, int] | None) -> Raster:

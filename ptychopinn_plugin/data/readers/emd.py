@@ -11,8 +11,6 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ptychopinn_plugin.array_types import BoolArray, ComplexArray
-from ptychopinn_plugin.data.readers.domain import Domain
 from ptychopinn_plugin.data.readers.hdf5 import (
     find,
     find_dataset,
@@ -22,7 +20,8 @@ from ptychopinn_plugin.data.readers.hdf5 import (
 )
 from ptychopinn_plugin.data.readers.matching import Product
 from ptychopinn_plugin.data.readers.rasters import Raster, raster_scan, step_of
-from ptychopinn_plugin.data.scan import Geometry, Scan
+from ptychopinn_plugin.data.readers.request import ReadingRequest
+from ptychopinn_plugin.data.scan import Scan
 from ptychopinn_plugin.errors import DataError
 
 _TYPE = 'emd_group_type'
@@ -33,35 +32,17 @@ def is_emd(file: Any) -> bool:
     return any(_TYPE in item.attrs for item in file.values() if isinstance(item, h5py.Group))
 
 
-def read_emd(
-    path: Path,
-    *,
-    product: Product | None = None,
-    domain: Domain | None,
-    probe: ComplexArray | None = None,
-    given: Geometry | None = None,
-    beam_center_px: tuple[int, int] | None = None,
-    mask: BoolArray | None = None,
-    scan_step_m: float | None = None,
-) -> Scan:
+def read_emd(path: Path, request: ReadingRequest, product: Product | None = None) -> Scan:
     """Read the raster of patterns of an EMD file, row by row.
 
     Parameters
     ----------
     path : Path
+    request : ReadingRequest
+        Its geometry takes the place of the size of a pixel in reciprocal angstroms, and its
+        `scan_step_m` that of the steps.
     product : Product, optional
         Positions and probe, in place of a raster with even steps.
-    domain : 'counts' or 'amplitudes', optional
-        EMD files hold counts, which is the default.
-    probe : ndarray of complex, shape (n_modes, height, width), optional
-        Used in place of the product's; without any, one is made of the patterns.
-    given : Geometry, optional
-        Energy, distance and detector pixel, where the file has no size of a pixel in reciprocal
-        angstroms, or in place of it.
-    beam_center_px : (row, column), optional
-    mask : ndarray of bool, shape (frame_height, frame_width), optional
-    scan_step_m : float, optional
-        The step in both directions, in place of that in the file.
 
     Raises
     ------
@@ -75,20 +56,10 @@ def read_emd(
         size, unit = _calibration(file, 'Q_pixel')
         raster = Raster(
             data,
-            _steps(file, group) if product is None and scan_step_m is None else None,
+            _steps(file, group) if product is None and request.scan_step_m is None else None,
             () if size is None else ((size, unit), (size, unit)),
         )
-    return raster_scan(
-        raster,
-        path,
-        product=product,
-        domain=domain,
-        probe=probe,
-        given=given,
-        beam_center_px=beam_center_px,
-        mask=mask,
-        scan_step_m=scan_step_m,
-    )
+    return raster_scan(raster, path, request, product)
 
 
 def _raster(file: Any) -> Any:

@@ -9,7 +9,6 @@ a pixel further. The turn from (x, y) to (y, x) and from one middle to the other
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from ptychopinn_plugin.data.readers.domain import Domain, to_counts, without_log
 from ptychopinn_plugin.data.readers.frame_center import centered
 from ptychopinn_plugin.data.readers.invalid_pixels import clip_negative, mask_invalid
 from ptychopinn_plugin.data.readers.mask_files import with_mask
+from ptychopinn_plugin.data.readers.request import ReadingRequest
 from ptychopinn_plugin.data.readers.units import ELECTRON_VOLT_J
 from ptychopinn_plugin.data.scan import Geometry, ProbeOrigin, Scan
 from ptychopinn_plugin.data.starting_probe import NOTE, starting_probe
@@ -191,31 +191,15 @@ def check_far_field(product: Product) -> None:
         )
 
 
-def join(
-    measurement: Measurement,
-    product: Product,
-    *,
-    name: str,
-    probe: ComplexArray | None = None,
-    given: Geometry | None = None,
-    beam_center_px: tuple[int, int] | None = None,
-    mask: BoolArray | None = None,
-) -> Scan:
+def join(measurement: Measurement, product: Product, request: ReadingRequest) -> Scan:
     """Make a scan of patterns and positions, matched by their indexes.
 
     Parameters
     ----------
     measurement : Measurement
     product : Product
-    name : str
-    probe : ndarray of complex, optional
-        Used in place of the product's; without any, one is made of the patterns.
-    given : Geometry, optional
-        Values of the user, in place of those in the files.
-    beam_center_px : (row, column), optional
-        Where the beam meets the detector, if it is not in the middle of the patterns.
-    mask : ndarray of bool, shape (frame_height, frame_width), optional
-        More bad pixels.
+    request : ReadingRequest
+        Its values take the place of those in the files.
 
     Raises
     ------
@@ -223,10 +207,10 @@ def join(
         If no index is common, or the size of an object pixel is unknown.
     """
     check_far_field(product)
-    probe = product.probe if probe is None else probe
-    bad_pixels = with_mask(measurement.bad_pixels, mask, measurement.patterns.shape[1:])
+    probe = product.probe if request.probe is None else request.probe
+    bad_pixels = with_mask(measurement.bad_pixels, request.mask, measurement.patterns.shape[1:])
     patterns, bad_pixels, centered_notes = centered(
-        measurement.patterns, bad_pixels, probe, beam_center_px
+        measurement.patterns, bad_pixels, probe, request.beam_center_px
     )
     origin: ProbeOrigin = 'given'
     if probe is None:
@@ -240,8 +224,8 @@ def join(
         notes=(*measurement.notes, *centered_notes),
     )
     kept, positions_m, notes = _match(measurement.indexes, product)
-    geometry = _object_geometry(measurement, product.geometry, given or Geometry())
-    product, more = _with_pixel(product, geometry, given)
+    geometry = _object_geometry(measurement, product.geometry, request.given_geometry)
+    product, more = _with_pixel(product, geometry, request.geometry)
     positions_px = _to_pixels(positions_m, product, geometry, measurement.pattern_shape)
     return Scan(
         patterns=patterns if len(kept) == len(patterns) else taken(patterns, kept),
@@ -252,7 +236,7 @@ def join(
         pattern_indexes=measurement.indexes[kept].astype(np.int64),
         geometry=geometry,
         probe_origin=origin,
-        name=name,
+        name=request.name,
         notes=(*measurement.notes, *product.notes, *notes, *more),
     )
 
@@ -407,11 +391,3 @@ def _to_pixels(
     middle = (np.array(product.object_.shape) - 1) / 2
     offset = [middle_offset_px(shape[0]), middle_offset_px(shape[1])]
     return np.asarray((positions_m - product.center_m) / pixel_m + middle + offset)
-
-
-def load_name(path: Path) -> str:
-    """Return a name for the scan of a file: the folder's where the file's own is a common one."""
-    path = path.resolve()
-    name = path.parent.name if path.stem in ('diffraction', 'product') else path.stem
-    # What is no UTF-8 in it cannot be written into any file.
-    return name.encode('utf-8', 'surrogateescape').decode('utf-8', 'replace')

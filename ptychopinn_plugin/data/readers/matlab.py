@@ -13,11 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ptychopinn_plugin.array_types import BoolArray, ComplexArray, RealArray
-from ptychopinn_plugin.data.readers.domain import Domain
-from ptychopinn_plugin.data.readers.matching import load_name
+from ptychopinn_plugin.array_types import RealArray
 from ptychopinn_plugin.data.readers.matlab_files import MatlabVariables, open_source
 from ptychopinn_plugin.data.readers.npz import scan_of
+from ptychopinn_plugin.data.readers.request import ReadingRequest
 from ptychopinn_plugin.data.scan import Scan
 from ptychopinn_plugin.errors import DataError
 
@@ -105,15 +104,8 @@ def open_matlab(path: Path) -> Iterator[Variables]:
         yield Variables(path, source)
 
 
-def read_matlab(
-    path: Path,
-    *,
-    domain: Domain | None,
-    probe: ComplexArray | None = None,
-    beam_center_px: tuple[int, int] | None = None,
-    mask: BoolArray | None = None,
-) -> Scan:
-    """Read a scan from a file of MATLAB; its variables and the options are those of `read_npz`.
+def read_matlab(path: Path, request: ReadingRequest) -> Scan:
+    """Read a scan from a file of MATLAB; its variables are those of `read_npz`.
 
     Raises
     ------
@@ -121,12 +113,5 @@ def read_matlab(
         If a variable is missing, is not what it must be, or the file is damaged.
     """
     with open_matlab(path) as variables:
-        scan = scan_of(
-            variables,
-            load_name(path),
-            domain=domain,
-            probe=probe,
-            beam_center_px=beam_center_px,
-            mask=mask,
-        )
+        scan = scan_of(variables, request)
         return dataclasses.replace(scan, notes=(*variables.notes, *scan.notes))

@@ -28,7 +28,6 @@ from ptychopinn_plugin.data.readers.frame_center import centered
 from ptychopinn_plugin.data.readers.invalid_pixels import clip_negative, mask_invalid
 from ptychopinn_plugin.data.readers.mask_files import with_mask
 from ptychopinn_plugin.data.readers.matching import (
-    load_name,
     middle_offset_px,
     single_layer,
 )
@@ -36,6 +35,7 @@ from ptychopinn_plugin.data.readers.npz_archive import open_npz
 from ptychopinn_plugin.data.readers.npz_metadata import number_of, photons_of
 from ptychopinn_plugin.data.readers.pattern_axes import pattern_shape_of, positions_first
 from ptychopinn_plugin.data.readers.probe_axes import single_probe
+from ptychopinn_plugin.data.readers.request import ReadingRequest, load_name
 from ptychopinn_plugin.data.scan import Geometry, ProbeOrigin, Scan
 from ptychopinn_plugin.data.starting_probe import NOTE, starting_probe
 from ptychopinn_plugin.errors import DataError
@@ -101,37 +101,10 @@ def geometry_of(metadata: Mapping[str, Any]) -> Geometry:
     return Geometry(**values)
 
 
-def read_npz(
-    path: Path,
-    *,
-    domain: Domain | None,
-    probe: ComplexArray | None = None,
-    beam_center_px: tuple[int, int] | None = None,
-    mask: BoolArray | None = None,
-) -> Scan:
-    """Read a scan from an NPZ file.
-
-    Parameters
-    ----------
-    path : Path
-    domain : 'counts' or 'amplitudes', optional
-        Where not given: `diffraction_domain` of `_metadata`, else `infer_domain`.
-    probe : ndarray of complex, shape (n_modes, height, width), optional
-        Used in place of `probeGuess`; without either, one is made of the patterns.
-    beam_center_px : (row, column), optional
-        Where the beam meets the detector; else in the middle.
-    mask : ndarray of bool, shape (frame_height, frame_width), optional
-        More bad pixels.
-    """
+def read_npz(path: Path, request: ReadingRequest) -> Scan:
+    """Read a scan from an NPZ file, which may state its `diffraction_domain` in `_metadata`."""
     with open_npz(path) as archive:
-        scan = scan_of(
-            archive,
-            load_name(path),
-            domain=domain,
-            probe=probe,
-            beam_center_px=beam_center_px,
-            mask=mask,
-        )
+        scan = scan_of(archive, request)
         if archive.empty:
             note = f'{", ".join(archive.empty)}: an object (None?) and no array; not read.'
             scan = dataclasses.replace(scan, notes=(*scan.notes, note))
@@ -152,16 +125,9 @@ def read_npz_outline(path: Path) -> ScanOutline:
         return ScanOutline(positions, shape, probe, str(metadata.get('name') or load_name(path)))
 
 
-def scan_of(
-    archive: NamedArrays,
-    name: str,
-    *,
-    domain: Domain | None,
-    probe: ComplexArray | None = None,
-    beam_center_px: tuple[int, int] | None = None,
-    mask: BoolArray | None = None,
-) -> Scan:
+def scan_of(archive: NamedArrays, request: ReadingRequest) -> Scan:
     """Make a scan of arrays under the names of an NPZ file; see `read_npz`."""
+    probe = request.probe
     metadata, notes = read_metadata(archive)
     positions, more = _positions(archive)
     # Both of these write the positions first.
@@ -175,9 +141,13 @@ def scan_of(
         probe, more = single_probe(guess)
         notes = (*notes, *more)
     looks_exported = 'bad_pixels' in archive or modes_axis
-    patterns, bad_pixels, more = _measured(archive, patterns, domain, metadata, looks_exported)
-    bad_pixels = with_mask(bad_pixels, mask, patterns.shape[1:])
-    patterns, bad_pixels, centered_notes = centered(patterns, bad_pixels, probe, beam_center_px)
+    patterns, bad_pixels, more = _measured(
+        archive, patterns, request.domain, metadata, looks_exported
+    )
+    bad_pixels = with_mask(bad_pixels, request.mask, patterns.shape[1:])
+    patterns, bad_pixels, centered_notes = centered(
+        patterns, bad_pixels, probe, request.beam_center_px
+    )
     origin: ProbeOrigin = 'given'
     if probe is None:
         probe, origin = starting_probe(patterns, bad_pixels), 'patterns'
@@ -197,7 +167,7 @@ def scan_of(
         pattern_indexes=_numbers_of_patterns(archive, 'pattern_indexes', len(positions)),
         geometry=geometry_of(metadata),
         probe_origin=origin,
-        name=str(metadata.get('name') or name),
+        name=str(metadata.get('name') or request.name),
         notes=(*notes, *more, *centered_notes, *object_notes, *_restored(metadata)),
     )
 

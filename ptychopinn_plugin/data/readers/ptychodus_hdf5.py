@@ -5,7 +5,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from ptychopinn_plugin.array_types import BoolArray, ComplexArray, RealArray
+from ptychopinn_plugin.array_types import RealArray
 from ptychopinn_plugin.data.outline import ScanOutline
 from ptychopinn_plugin.data.readers.domain import Domain
 from ptychopinn_plugin.data.readers.hdf5 import (
@@ -23,45 +23,27 @@ from ptychopinn_plugin.data.readers.matching import (
     Product,
     check_far_field,
     join,
-    load_name,
     measurement_of,
     outline_of,
     single_layer,
 )
 from ptychopinn_plugin.data.readers.probe_axes import single_probe
+from ptychopinn_plugin.data.readers.request import ReadingRequest, load_name
 from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.ptychodus_compat import PRODUCT_NAMES
 
 
-def read_pair(
-    path: Path,
-    *,
-    product: Path | None,
-    domain: Domain | None,
-    probe: ComplexArray | None = None,
-    given: Geometry | None = None,
-    beam_center_px: tuple[int, int] | None = None,
-    mask: BoolArray | None = None,
-) -> Scan:
+def read_pair(path: Path, request: ReadingRequest, product: Path | None) -> Scan:
     """Read a scan from Ptychodus' two files.
 
     Parameters
     ----------
     path : Path
         The folder of both, or one of them.
+    request : ReadingRequest
     product : Path, optional
         Where the product is, if not beside the patterns.
-    domain : 'counts' or 'amplitudes', optional
-        Ptychodus keeps counts, which is the default.
-    probe : ndarray of complex, optional
-        Used in place of the product's.
-    given : Geometry, optional
-        Energy, distance and detector pixel in place of those in the files.
-    beam_center_px : (row, column), optional
-        Where the beam meets the detector; else in the middle.
-    mask : ndarray of bool, shape (frame_height, frame_width), optional
-        More bad pixels.
 
     Raises
     ------
@@ -72,16 +54,8 @@ def read_pair(
     # It is read before the patterns, which are large.
     known = read_product(product)
     check_far_field(known)
-    measurement = read_measurement(diffraction, domain=domain)
-    return join(
-        measurement,
-        known,
-        name=load_name(path),
-        probe=probe,
-        given=given,
-        beam_center_px=beam_center_px,
-        mask=mask,
-    )
+    measurement = read_measurement(diffraction, domain=request.domain)
+    return join(measurement, known, request)
 
 
 def read_pair_outline(path: Path) -> ScanOutline:

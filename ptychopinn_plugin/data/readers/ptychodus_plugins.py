@@ -17,18 +17,16 @@ from typing import Any
 import numpy as np
 
 from ptychopinn_plugin import ptychodus_compat
-from ptychopinn_plugin.array_types import BoolArray, ComplexArray
 from ptychopinn_plugin.data.readers.detector_frames import read_frames
-from ptychopinn_plugin.data.readers.domain import Domain
 from ptychopinn_plugin.data.readers.hdf5_links import INSTALL_FILTERS, broken_links, check_path
 from ptychopinn_plugin.data.readers.matching import (
     Product,
     check_far_field,
     join,
-    load_name,
     single_layer,
 )
 from ptychopinn_plugin.data.readers.probe_axes import single_probe
+from ptychopinn_plugin.data.readers.request import ReadingRequest
 from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.packages import is_importable
@@ -53,16 +51,12 @@ MAX_SCAN_M = 0.1
 
 def read_with_ptychodus(
     path: Path,
+    request: ReadingRequest,
     name: str,
     *,
     product: Product | Path | None = None,
     positions: Path | None = None,
     positions_reader: str | None = None,
-    geometry: Geometry | None = None,
-    beam_center_px: tuple[int, int] | None = None,
-    domain: Domain | None,
-    probe: ComplexArray | None = None,
-    mask: BoolArray | None = None,
 ) -> Scan:
     """Read a scan with one of Ptychodus' readers.
 
@@ -70,6 +64,7 @@ def read_with_ptychodus(
     ----------
     path : Path
         The file of the patterns; of a scan in many files, any of them.
+    request : ReadingRequest
     name : str
         The reader's name, as `reader_names` lists them.
     product : Product or Path, optional
@@ -79,22 +74,13 @@ def read_with_ptychodus(
         hold them.
     positions_reader : str, optional
         Which of Ptychodus' position readers reads it; else the name and the suffix decide.
-    geometry : Geometry, optional
-        Its values take the place of those in the files.
-    beam_center_px : (int, int), optional
-        (row, column) where the beam meets the detector, in place of the centre in the file.
-    domain : 'counts' or 'amplitudes', optional
-        Where not given, inferred.
-    probe : ndarray of complex, shape (n_modes, height, width), optional
-        Used in place of any other.
-    mask : ndarray of bool, shape (frame_height, frame_width), optional
-        More bad pixels.
 
     Raises
     ------
     DataError
         If Ptychodus is missing, has no such reader, or its reader fails.
     """
+    probe = request.probe
     registry = _registry()
     reader = _by_name(registry.diffraction_file_readers, name, 'patterns').strategy
     if path.is_dir():
@@ -121,13 +107,15 @@ def read_with_ptychodus(
                 dataset,
                 path,
                 name,
-                domain=domain,
+                domain=request.domain,
                 shape=None if probe is None else (probe.shape[-2], probe.shape[-1]),
-                beam_center_px=beam_center_px,
-                mask=mask,
+                beam_center_px=request.beam_center_px,
+                mask=request.mask,
             )
     measurement = dataclasses.replace(measurement, notes=(*logged, *measurement.notes))
-    return join(measurement, product, name=load_name(path), probe=probe, given=geometry)
+    # The place of the beam and the mask are those of the frames, which have been cut by now.
+    cut = dataclasses.replace(request, probe=probe, beam_center_px=None, mask=None)
+    return join(measurement, product, cut)
 
 
 def reader_names() -> list[str]:

@@ -7,14 +7,13 @@ holds the geometry, with the energy in keV. What is None is stored with the attr
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray, IntArray, RealArray
-from ptychopinn_plugin.data.readers.domain import Domain
 from ptychopinn_plugin.data.readers.hdf5 import (
     find,
     find_dataset,
@@ -24,8 +23,9 @@ from ptychopinn_plugin.data.readers.hdf5 import (
 )
 from ptychopinn_plugin.data.readers.hdf5_links import check_links
 from ptychopinn_plugin.data.readers.limits import limits
-from ptychopinn_plugin.data.readers.matching import Product, join, load_name, measurement_of
+from ptychopinn_plugin.data.readers.matching import Product, join, measurement_of
 from ptychopinn_plugin.data.readers.probe_axes import single_probe
+from ptychopinn_plugin.data.readers.request import ReadingRequest
 from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.storage.scratch import taken
@@ -69,33 +69,16 @@ def is_ptyr(file: Any) -> bool:
     return _PROBES in file
 
 
-def read_ptyd(
-    path: Path,
-    *,
-    product: Product | None = None,
-    domain: Domain | None,
-    probe: ComplexArray | None = None,
-    given: Geometry | None = None,
-    beam_center_px: tuple[int, int] | None = None,
-    mask: BoolArray | None = None,
-) -> Scan:
+def read_ptyd(path: Path, request: ReadingRequest, product: Product | None = None) -> Scan:
     """Read a scan that PtyPy has prepared, all its chunks.
 
     Parameters
     ----------
     path : Path
+    request : ReadingRequest
+        Without its place of the beam, that is the file's `center`.
     product : Product, optional
         Positions and probe, in place of the positions in the file; matched by its `indices`.
-    domain : 'counts' or 'amplitudes', optional
-        PtyPy keeps counts, which is the default.
-    probe : ndarray of complex, shape (n_modes, height, width), optional
-        Used in place of the product's; without any, one is made of the patterns.
-    given : Geometry, optional
-        Energy, distance and detector pixel in place of those in the file.
-    beam_center_px : (row, column), optional
-        Where the beam meets the detector; else at the file's `center`.
-    mask : ndarray of bool, shape (frame_height, frame_width), optional
-        More bad pixels.
 
     Raises
     ------
@@ -107,24 +90,19 @@ def read_ptyd(
         patterns, chunks = _chunks(file, with_positions=product is None)
         indexes, notes = _indexes(chunks)
         notes = (*notes, *_notes(file, chunks))
-        if beam_center_px is None:
-            beam_center_px, more = _beam_center(file, patterns.shape[1:])
+        if request.beam_center_px is None:
+            center_px, more = _beam_center(file, patterns.shape[1:])
+            request = replace(request, beam_center_px=center_px)
             notes = (*notes, *more)
         bad_pixels = _bad_pixels(file, chunks, patterns.shape[1:])
         geometry = _geometry(file)
     if product is None:
         positions_m = np.concatenate([chunk.positions_m for chunk in chunks])
         product = Product(indexes=indexes, positions_m=positions_m, notes=notes)
-    measurement = measurement_of(patterns, indexes, bad_pixels, domain=domain, geometry=geometry)
-    return join(
-        measurement,
-        product,
-        name=load_name(path),
-        probe=probe,
-        given=given,
-        beam_center_px=beam_center_px,
-        mask=mask,
+    measurement = measurement_of(
+        patterns, indexes, bad_pixels, domain=request.domain, geometry=geometry
     )
+    return join(measurement, product, request)
 
 
 def read_ptyr_probe(path: Path) -> ComplexArray:

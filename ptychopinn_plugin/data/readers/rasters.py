@@ -5,16 +5,15 @@ from pathlib import Path
 
 import numpy as np
 
-from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray, RealArray
-from ptychopinn_plugin.data.readers.domain import Domain
+from ptychopinn_plugin.array_types import FloatArray, RealArray
 from ptychopinn_plugin.data.readers.hdf5 import stack_of
 from ptychopinn_plugin.data.readers.matching import (
     Product,
     join,
-    load_name,
     measurement_of,
     wavelength_m,
 )
+from ptychopinn_plugin.data.readers.request import ReadingRequest
 from ptychopinn_plugin.data.readers.units import length_of_unit
 from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.errors import DataError
@@ -46,16 +45,7 @@ class Raster:
 
 
 def raster_scan(
-    raster: Raster,
-    path: Path,
-    *,
-    product: Product | None = None,
-    domain: Domain | None,
-    probe: ComplexArray | None = None,
-    given: Geometry | None = None,
-    beam_center_px: tuple[int, int] | None = None,
-    mask: BoolArray | None = None,
-    scan_step_m: float | None = None,
+    raster: Raster, path: Path, request: ReadingRequest, product: Product | None = None
 ) -> Scan:
     """Make a scan of a raster, row by row.
 
@@ -64,30 +54,23 @@ def raster_scan(
     raster : Raster
     path : Path
         Its file.
+    request : ReadingRequest
+        Its geometry is used where the size of a detector pixel in reciprocal space is unknown, or
+        in place of it, and its `scan_step_m` in place of the raster's steps.
     product : Product, optional
         Positions and probe, in place of a raster with even steps.
-    domain : 'counts' or 'amplitudes', optional
-        Files of electron microscopes hold counts, which is the default.
-    probe : ndarray of complex, shape (n_modes, height, width), optional
-        Used in place of the product's; without any, one is made of the patterns.
-    given : Geometry, optional
-        Energy, distance and detector pixel, where the size of a detector pixel in reciprocal space
-        is unknown, or in place of it.
-    beam_center_px : (row, column), optional
-    mask : ndarray of bool, shape (frame_height, frame_width), optional
-    scan_step_m : float, optional
-        The step in both directions, in place of that in the file.
 
     Raises
     ------
     DataError
         If the size of a step or of a pixel is unknown.
     """
+    step_m = request.scan_step_m
     patterns = stack_of(raster.patterns, f'The patterns of {path}')
     notes = raster.notes
     if product is None:
         rows, columns = raster.patterns.shape[:2]
-        steps = (scan_step_m, scan_step_m) if scan_step_m else raster.steps_m
+        steps = (step_m, step_m) if step_m else raster.steps_m
         if steps is None:
             raise DataError(
                 f'{path} does not hold the step of its raster in a unit of length. Give it: '
@@ -95,28 +78,20 @@ def raster_scan(
                 '(--product FILE).'
             )
         # With the place of the beam, frames are cut to the size of the probe.
-        is_cut = beam_center_px is not None and probe is not None
-        shape = probe.shape if is_cut and probe is not None else patterns.shape
+        probe = None if request.beam_center_px is None else request.probe
+        shape = patterns.shape if probe is None else probe.shape
         note = f'The raster of {rows} x {columns} patterns was taken row by row, downwards, '
         note += f'with steps of {steps[0]:.4g} and {steps[1]:.4g} m (down, right).'
         product = Product(
             np.arange(rows * columns),
             _positions(rows, columns, steps),
-            geometry=_object_pixels(raster, path, shape, given or Geometry()),
+            geometry=_object_pixels(raster, path, shape, request.given_geometry),
             notes=(*notes, note),
         )
     measurement = measurement_of(
-        patterns, np.arange(len(patterns)), None, domain=domain, geometry=raster.geometry
+        patterns, np.arange(len(patterns)), None, domain=request.domain, geometry=raster.geometry
     )
-    return join(
-        measurement,
-        product,
-        name=load_name(path),
-        probe=probe,
-        given=given,
-        beam_center_px=beam_center_px,
-        mask=mask,
-    )
+    return join(measurement, product, request)
 
 
 def step_of(size: float | None, unit: str) -> float | None:
