@@ -15,8 +15,6 @@ from ptychopinn_plugin.physics import illuminated_size, split_positions
 from ptychopinn_plugin.storage.scratch import Usage, chunks, converted, new_array
 from ptychopinn_plugin.text import count
 
-_CHUNK = CHUNK_PATTERNS
-
 DARK_PATTERN_FRACTION = 0.01
 """A pattern with less than this share of the median counts was taken without a beam."""
 
@@ -172,7 +170,7 @@ def scale_to_photons(scan: Scan, photons: float) -> Scan:
     # It goes block by block, as float64 copies of a million patterns would not fit.
     patterns = new_array(scan.patterns.shape, np.float32, like=scan.patterns)
     usage = Usage(patterns)
-    for part, counts in chunks(scan.patterns, _CHUNK):
+    for part, counts in chunks(scan.patterns, CHUNK_PATTERNS):
         patterns[part] = counts * factor
         usage.add(patterns[part].nbytes)
     note = f'Patterns were scaled by {factor:.4g} to {photons:.4g} photons each on average.'
@@ -303,8 +301,8 @@ def inpaint(patterns: RealArray, bad_pixels: BoolArray) -> FloatArray:
         ring = ~known & ndimage.binary_dilation(known, np.ones((3, 3), dtype=bool))
         average, sources = _neighbour_average(known, ring)
         targets = np.flatnonzero(ring)
-        for start in range(0, len(flat), _CHUNK):
-            chunk = flat[start : start + _CHUNK]
+        for start in range(0, len(flat), CHUNK_PATTERNS):
+            chunk = flat[start : start + CHUNK_PATTERNS]
             chunk[:, targets] = (average @ chunk[:, sources].T).T
         known |= ring
     return filled

@@ -1,10 +1,11 @@
 r"""The forward model in NumPy, in the precision of its input: the oracle of every backend.
 
-.. math:: I_j(q) = \sum_m |\mathcal{F}[P_m(r - f_j)\, O(r + n_j)](q)|^2, \qquad p_j = n_j + f_j
+.. math:: I_j(q) = \sum_m |\mathcal{F}[P_m(r - \delta_j)\, O(r + n_j)](q)|^2,
+    \qquad p_j = n_j + \delta_j
 
 The position :math:`p_j` of a pattern is split into whole pixels :math:`n_j`, which cut the object
 on its own grid, and a subpixel shift
-:math:`|f_j| \le 1/2`, by which the probe is moved in Fourier space.
+:math:`|\delta_j| \le 1/2`, by which the probe is moved in Fourier space.
 A shift of the whole exit wave leaves the intensity as it is, so this is the model
 :math:`P(r) O(r + p_j)` without interpolating the object.
 """
@@ -20,7 +21,7 @@ POISSON_EPSILON = 1e-6
 
 
 def split_positions(positions_px: FloatArray) -> tuple[IntArray, FloatArray]:
-    """Split positions into whole pixels and subpixel shifts of at most 1/2, :math:`p = n + f`.
+    r"""Split positions into whole pixels and subpixel shifts, :math:`p = n + \delta`.
 
     Parameters
     ----------
@@ -31,6 +32,7 @@ def split_positions(positions_px: FloatArray) -> tuple[IntArray, FloatArray]:
     -------
     whole : ndarray of int64, shape (n_positions, 2)
     subpixel_shifts : ndarray of float64, shape (n_positions, 2)
+        At most 1/2 along each axis.
     """
     # `rint` would round halves to even numbers: neighbours of a raster with half pixels would lie
     # apart by 0 and 2.
@@ -41,14 +43,14 @@ def split_positions(positions_px: FloatArray) -> tuple[IntArray, FloatArray]:
 def shift_probe(probe: ComplexArray, subpixel_shifts_px: FloatArray) -> ComplexArray:
     r"""Shift a probe by fractions of a pixel, exactly for what the grid can hold.
 
-    :math:`P(r - f) = \mathcal{F}^{-1}[e^{-2 \pi i q \cdot f}\, \mathcal{F} P]` with :math:`q` in
-    cycles per pixel.
+    :math:`P(r - \delta) = \mathcal{F}^{-1}[e^{-2 \pi i q \cdot \delta}\, \mathcal{F} P]` with
+    :math:`q` in cycles per pixel.
 
     Parameters
     ----------
     probe : ndarray of complex, shape (n_modes, height, width)
     subpixel_shifts_px : ndarray, shape (n_positions, 2)
-        :math:`f` in (y, x); a positive value moves the probe down and to the right.
+        :math:`\delta` in (y, x); a positive value moves the probe down and to the right.
 
     Returns
     -------

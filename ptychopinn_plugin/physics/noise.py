@@ -1,4 +1,4 @@
-r"""How far counts lie from a model because they are counted: the yardstick of a misfit.
+r"""How far counts lie from their expectation because they are counted: the yardstick of a misfit.
 
 For Poisson counts :math:`k` of expectation :math:`I`,
 
@@ -47,7 +47,7 @@ def shot_noise(expected: RealArray) -> FloatArray:
 
 @dataclass(frozen=True)
 class Misfit:
-    r"""How far a model is from counts, over lit and good pixels.
+    r"""How far expected counts are from measured ones, over lit and good pixels.
 
     Attributes
     ----------
@@ -59,7 +59,7 @@ class Misfit:
         :math:`\sum(\sqrt I - \sqrt k)^2 / \sum k`.
     correlation : float
         Of :math:`\sqrt I - \sqrt k` with itself one pixel further: about 0 where only noise is
-        left, whatever the unit of the counts; what a model misses is as wide as the speckles.
+        left, whatever the unit of the counts; what an object misses is as wide as the speckles.
     """
 
     over_noise: float | None

@@ -58,7 +58,7 @@ def corrected_probe(model: Model, scan: Scan) -> ComplexArray:
 def choose_rotations(
     rule: Rotations, description: NetworkDescription, overlap: Callable[[], float]
 ) -> tuple[int, ...]:
-    """Return the quarter turns in which the network looks at each pattern.
+    """Return the rotations, in units of 90 degrees, in which the network gets each pattern.
 
     Parameters
     ----------

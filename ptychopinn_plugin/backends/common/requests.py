@@ -119,7 +119,7 @@ class InferenceRequest:
     batch_size : int
         Patterns in a batch.
     rotations : tuple of int
-        Quarter turns in which the network looks at each pattern.
+        Rotations, in units of 90 degrees, in which the network gets each pattern.
     phase_synchronization : bool
         Bring the patches of each pass into phase, and at the end correct the slow drift.
     stitching_weights : 'intensity', 'amplitude' or 'uniform'

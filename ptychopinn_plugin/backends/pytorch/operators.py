@@ -118,7 +118,7 @@ def shift_probe_back(probes: Tensor, subpixel_shifts_px: Tensor) -> Tensor:
 
 
 def _ramp(subpixel_shifts_px: Tensor, probe: Tensor) -> Tensor:
-    r"""Return :math:`e^{-2 \pi i q \cdot f}` for shifts :math:`f`, shape (n, 1, height, width)."""
+    r"""Return :math:`e^{-2 \pi i q \cdot \delta}` of shifts, shape (n, 1, height, width)."""
     height, width = probe.shape[-2:]
     cycles_y = torch.fft.fftfreq(height, device=probe.device) * subpixel_shifts_px[:, 0:1]
     cycles_x = torch.fft.fftfreq(width, device=probe.device) * subpixel_shifts_px[:, 1:2]

@@ -153,7 +153,7 @@ def _predict_sweepnet(
 
 
 def _mean_correction(network: Network, features: Tensor, rotations: Sequence[int]) -> Tensor:
-    r"""Return :math:`\frac{1}{n} \sum_a T^{-a} c(T^a x)` for quarter turns :math:`T`."""
+    r"""Return :math:`\frac{1}{n} \sum_a T^{-a} c(T^a x)` for rotations :math:`T` by 90 degrees."""
     corrections = []
     for number in rotations:
         # Even a turn by nothing is a copy, in an order that convolutions do not like.

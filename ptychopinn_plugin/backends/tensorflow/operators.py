@@ -155,7 +155,7 @@ def shift_probe_back(probes: Tensor, subpixel_shifts_px: Tensor) -> Tensor:
 
 
 def _ramp(subpixel_shifts_px: Tensor, probe: Tensor) -> Tensor:
-    r"""Return :math:`e^{-2 \pi i q \cdot f}` for shifts :math:`f`, shape (n, 1, height, width)."""
+    r"""Return :math:`e^{-2 \pi i q \cdot \delta}` of shifts, shape (n, 1, height, width)."""
     sides = tf.shape(probe)[-2:]
     y = _phase_factors(
         subpixel_shifts_px[:, 0:1] * _frequencies(sides[0], subpixel_shifts_px.dtype)

@@ -178,7 +178,7 @@ def _mean_correction(
     features: Tensor,
     inputs: Inputs,
 ) -> Tensor:
-    r"""Return :math:`\frac{1}{n} \sum_a T^{-a} c(T^a x)` for quarter turns :math:`T`."""
+    r"""Return :math:`\frac{1}{n} \sum_a T^{-a} c(T^a x)` for rotations :math:`T` by 90 degrees."""
     # Rotations come as tables of pixels, so that one graph serves any of them.
     there, back = inputs['rotated'], inputs['rotated back']
     window, channels = description.window_px, features.shape[-1]

@@ -7,14 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from ptychopinn_plugin.array_types import RealArray
-from ptychopinn_plugin.data.readers.limits import limits
+from ptychopinn_plugin.data.readers.limits import READ_PATTERNS, limits
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.storage.scratch import chunks
 
 _FRAME = np.dtype([('patterns', '<f4', (128, 128)), ('footer', '<f4', (2, 128))])
 """A frame and the two rows of the camera's own."""
-
-_READ_ROWS = 256
 
 EMPAD_PIXEL_M = 150e-6
 MAX_XML_BYTES = 16 << 20
@@ -84,7 +82,7 @@ def read_raw_file(path: Path) -> RealArray:
     limits().check_size(f'The patterns of {path}', n_bytes, n_bytes)
     frames = np.memmap(path, _FRAME, mode='r')
     patterns = limits().new_array((len(frames), *_FRAME['patterns'].shape), np.float32)
-    for part, values in chunks(patterns, _READ_ROWS):
+    for part, values in chunks(patterns, READ_PATTERNS):
         values[...] = frames['patterns'][part]
     return patterns
 

@@ -16,12 +16,9 @@ from ptychopinn_plugin.data.readers.hdf5_links import (
     check_readable,
     refuse_special_files,
 )
-from ptychopinn_plugin.data.readers.limits import limits
+from ptychopinn_plugin.data.readers.limits import READ_PATTERNS, limits
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.storage.scratch import chunks, is_stored
-
-_READ_ROWS = 256
-"""This number of patterns is read at a time where not all fit into memory."""
 
 _NUMBERS = {'buif': 'real numbers', 'buifc': 'numbers'}
 
@@ -82,7 +79,7 @@ def read_array(dataset: Any) -> RealArray:
     if not dataset.shape or not dataset.size or dataset.dtype.kind not in 'biufc':
         return np.asarray(dataset[()])
     array = limits().new_array(dataset.shape, dataset.dtype)
-    for part, _ in chunks(array, _READ_ROWS if is_stored(array) else len(array)):
+    for part, _ in chunks(array, READ_PATTERNS if is_stored(array) else len(array)):
         dataset.read_direct(array, part, part)
     return array
 

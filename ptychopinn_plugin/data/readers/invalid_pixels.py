@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from ptychopinn_plugin.array_types import BoolArray, IntArray, RealArray
+from ptychopinn_plugin.data.readers.limits import READ_PATTERNS
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.storage.scratch import chunks, converted
 from ptychopinn_plugin.text import count
@@ -43,8 +44,6 @@ _NEGATIVE_MARKS = (-1, -2)
 _TYPE_MAXIMA = (2**16 - 1, 2**31 - 1, 2**32 - 1)
 """These are the largest numbers of the types that detectors write. They are marks in wider types
 as well, to which programs convert."""
-
-_CHUNK = 256
 
 
 def mask_invalid(
@@ -100,7 +99,7 @@ def mask_invalid(
         patterns = converted(patterns, np.copy)
     bad = bad | marked
     if patterns.flags.writeable and bad.any():
-        for _, chunk in chunks(patterns, _CHUNK):
+        for _, chunk in chunks(patterns, READ_PATTERNS):
             chunk[:, bad] = 0
     if spread.emptied.size:
         patterns[spread.emptied] = 0
@@ -152,7 +151,7 @@ def clip_negative(patterns: RealArray, bad_pixels: BoolArray) -> tuple[RealArray
     floor = _noise_floor(np.concatenate(samples))
     if not patterns.flags.writeable:
         patterns = converted(patterns, np.copy)
-    for _, chunk in chunks(patterns, _CHUNK):
+    for _, chunk in chunks(patterns, READ_PATTERNS):
         chunk[chunk < floor] = 0
     return patterns, (
         f'Negative counts, down to {lowest:g} and in all {below / above:.2g} of the positive ones, '
@@ -196,7 +195,7 @@ class _Spread:
 
 def _chunks(patterns: RealArray, valid_mask: BoolArray) -> Iterator[tuple[int, RealArray]]:
     """Yield parts of the patterns and where they start; bad pixels left out, if there are some."""
-    for part, chunk in chunks(patterns, _CHUNK):
+    for part, chunk in chunks(patterns, READ_PATTERNS):
         yield (
             part.start,
             chunk.reshape(len(chunk), -1) if valid_mask.all() else chunk[:, valid_mask],
@@ -303,8 +302,8 @@ def _always_negative(patterns: RealArray, emptied: IntArray) -> BoolArray:
     """
     kept = np.setdiff1d(np.arange(len(patterns)), emptied)
     always, same = np.ones(patterns.shape[1:], dtype=bool), np.ones(patterns.shape[1:], dtype=bool)
-    for start in range(0, len(kept), _CHUNK):
-        chunk = patterns[kept[start : start + _CHUNK]]
+    for start in range(0, len(kept), READ_PATTERNS):
+        chunk = patterns[kept[start : start + READ_PATTERNS]]
         always &= (chunk < 0).all(axis=0)
         same &= (chunk == patterns[kept[0]]).all(axis=0)
     if patterns.dtype.kind == 'f':

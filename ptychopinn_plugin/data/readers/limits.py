@@ -28,6 +28,9 @@ Counts of few photons shrink to a hundredth at most; zeros alone shrink to a tho
 FREE_BYTES = 64 << 20
 """Arrays up to this size may shrink as much as they like."""
 
+READ_PATTERNS = 256
+"""Readers go through a file by this number of patterns, as not all may fit into memory."""
+
 
 @dataclass
 class Limits:

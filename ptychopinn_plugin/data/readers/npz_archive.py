@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 
 from ptychopinn_plugin.array_types import RealArray
-from ptychopinn_plugin.data.readers.limits import limits
+from ptychopinn_plugin.data.readers.limits import READ_PATTERNS, limits
 from ptychopinn_plugin.data.readers.npy import check_claim, read_header
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.storage.scratch import chunks, is_stored
@@ -24,8 +24,6 @@ _OPTIONAL = (
     'xcoords_start',
     'ycoords_start',
 )
-_READ_ROWS = 256
-"""This number of patterns is read at a time where not all fit into memory."""
 
 
 class Archive(Mapping[str, RealArray]):
@@ -86,7 +84,7 @@ class Archive(Mapping[str, RealArray]):
             array = limits().new_array(shape[::-1] if is_fortran else shape, kind)
             if not is_stored(array):
                 return self._members[key]
-            for _, rows in chunks(array, _READ_ROWS):
+            for _, rows in chunks(array, READ_PATTERNS):
                 data = file.read(rows.nbytes)
                 if len(data) < rows.nbytes:
                     raise EOFError
