@@ -9,22 +9,38 @@ ROOT = Path(__file__).parents[2]
 GLOSSARY = ROOT / 'docs' / 'glossary.md'
 
 IMPORTANT = {
+    'amplitude projection': r'amplitude\s+projections?',
+    'back-projection': r'back-projections?',
     'backend': r'backends?',
+    'bad pixel': r'bad\s+pixels?',
+    'beam intensity': r'beam\s+intensit(?:y|ies)',
     'built-in model': r'built-in\s+model',
+    'canvas': r'canvas',
     'checkpoint': r'checkpoints?',
     'coverage': r'coverage',
+    'detector frame': r'detector\s+frames?',
+    'deviance': r'deviances?',
+    'EMA': r'EMA',
     'epoch': r'epochs?',
+    'exit wave': r'exit\s+waves?',
     'fine-tune': r'fine-tun(?:e|es|ed|ing)',
     'flat start': r'flat\s+start',
     'FRC': r'FRC',
+    'illuminated window': r'illuminated\s+windows?',
+    'intensity scale': r'intensity\s+scale',
     'iteration': r'iterations?',
     'likelihood': r'likelihoods?',
     'misfit': r'misfit',
     'model': r'(?<!\()(?<!forward\s)models?',
     'object': r'objects?',
+    'nominal positions': r'nominal\s+positions',
+    'outlier': r'outliers?',
     'overlap': r'(?<!they\s)(?<!hardly\s)(?<!patterns\s)(?<!patches\s)overlap',
     'patch': r'patch(?:es)?',
+    'patch origin': r'patch\s+origins?',
     'pattern': r'patterns?',
+    'phase drift': r'phase\s+drift',
+    'phase synchronization': r'phase\s+synchronization',
     'photons': r'photons',
     'probe': r'probes?',
     'probe mode': r'probe\s+modes?',
@@ -32,7 +48,10 @@ IMPORTANT = {
     'scan position': r'scan\s+positions?',
     'shot noise': r'shot\s+noise',
     'SSIM': r'SSIM',
+    'standard deviation': r'standard\s+deviations?',
     'stitching': r'stitch(?:ing|es|ed)',
+    'sub-scan': r'sub-scans?',
+    'test-time rotations': r'test-time\s+rotations',
     'worker': r'workers?',
 }
 """Words that a page links where it uses them first, and their forms."""
@@ -84,7 +103,10 @@ def test_each_entry_is_a_few_sentences() -> None:
 
 
 def pages() -> list[str]:
-    return sorted(path.stem for path in (ROOT / 'docs').glob('*.md') if path != GLOSSARY)
+    """Return the pages, and the decisions as `decisions/0001-...`, without the suffix."""
+    docs = ROOT / 'docs'
+    found = [*docs.glob('*.md'), *(docs / 'decisions').glob('0*.md')]
+    return sorted(str(path.relative_to(docs).with_suffix('')) for path in found if path != GLOSSARY)
 
 
 def prose_of(text: str) -> str:
