@@ -80,6 +80,11 @@ def describe(scan: Any) -> str:
     return json.dumps(describe_scan(scan), allow_nan=False)
 
 
+def load(path: Path) -> str:
+    """Load a scan and describe it."""
+    return describe(pinn.load_scan(path))
+
+
 def open_model(path: Path) -> object:
     """Open a model file, and describe it; its numbers are finite."""
     model = read_model(path)
@@ -114,6 +119,7 @@ def open_result(path: Path) -> object:
 
 def make_formats(folder: Path) -> list[Format]:
     """Write an intact file of each format."""
+    from unit.data import test_matlab, test_ptypy_files
     from unit.legacy import model_files
     from unit.legacy.published import torch_state
 
@@ -142,6 +148,12 @@ def make_formats(folder: Path) -> list[Format]:
         write_patterns(at(f'{name}/diffraction.h5'), scan)
     write_cxi(at('scan.cxi'), scan)
     write_emd(at('scan.emd'), scan)
+    small_scan = pinn.Scan(
+        scan.patterns[:, 8:24, 10:22], scan.positions_px, scan.probe[:, 8:24, 10:22]
+    )
+    test_ptypy_files.save(at('scan.ptyd'), test_ptypy_files.contents(small_scan))
+    for version, save in test_matlab.SAVES.items():
+        save(at(f'scan-{version}.mat'), test_matlab.as_variables(scan))
     np.save(at('mask.npy'), np.eye(32, dtype=np.uint8))
     at('settings/config.toml').write_text(
         'backend = "pytorch"\n[training]\nepochs = 3\nlearning_rate = 1e-3\n'
@@ -166,7 +178,7 @@ def make_formats(folder: Path) -> list[Format]:
     at('result/metrics.json').write_text(json.dumps({'provenance': run}))
     intact = folder / 'scan.npz'
     return [
-        Format('NPZ scan', intact, lambda path: describe(pinn.load_scan(path))),
+        Format('NPZ scan', intact, load),
         Format(
             'diffraction.h5',
             folder / 'pair-patterns' / 'diffraction.h5',
@@ -177,8 +189,13 @@ def make_formats(folder: Path) -> list[Format]:
             folder / 'pair' / 'product.h5',
             lambda path: (pinn.read_reconstruction(path), describe(pinn.load_scan(path.parent))),
         ),
-        Format('CXI', folder / 'scan.cxi', lambda path: describe(pinn.load_scan(path))),
-        Format('EMD', folder / 'scan.emd', lambda path: describe(pinn.load_scan(path))),
+        Format('CXI', folder / 'scan.cxi', load),
+        Format('EMD', folder / 'scan.emd', load),
+        *(
+            Format(f'MATLAB {version}', folder / f'scan-{version}.mat', load)
+            for version in test_matlab.SAVES
+        ),
+        Format('PtyPy', folder / 'scan.ptyd', load),
         Format(
             'reconstruction',
             folder / 'reconstruction' / 'reconstruction.npz',

@@ -285,7 +285,8 @@ def damage_content(data: bytes, rng: Rng) -> bytes:
 def _damager(data: bytes) -> Callable[[bytes, Rng], bytes]:
     if data.startswith(b'PK'):
         return damage_zip
-    if data.startswith(b'\x89HDF'):
+    # MATLAB 7.3 puts 512 bytes of its own before HDF5.
+    if b'\x89HDF' in (data[:4], data[512:516]):
         return damage_hdf5
     if data.startswith(b'\x93NUMPY'):
         return damage_npy

@@ -235,4 +235,4 @@ def test_a_few_hundred_damaged_files_of_all_formats() -> None:
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
-    assert done.stdout.count(' | 20 | ') == 30
+    assert done.stdout.count(' | 20 | ') == 38

@@ -112,7 +112,7 @@ GEOMETRY = {
 }
 
 
-def _variables(scan: Scan) -> Variables:
+def as_variables(scan: Scan) -> Variables:
     """Return a scan as a user of MATLAB has it: images first, coordinates in columns."""
     return {
         'diff3d': np.moveaxis(np.sqrt(scan.patterns), 0, 2).astype(np.float32),
@@ -126,7 +126,7 @@ def _variables(scan: Scan) -> Variables:
 
 
 def _as_npz(path: Path, scan: Scan) -> Scan:
-    variables = _variables(scan)
+    variables = as_variables(scan)
     variables['_metadata'] = variables.pop('metadata')
     np.savez(path, **{**variables, 'probeGuess': scan.probe})
     return load_scan(path)
@@ -150,7 +150,7 @@ def test_a_file_of_matlab_is_the_same_scan_as_an_npz_file(
     modes: int,
 ) -> None:
     scan = make_scan(shape=(16, 12), modes=modes)
-    found = load_scan(save(_variables(scan)))
+    found = load_scan(save(as_variables(scan)))
     _same(found, _as_npz(tmp_path / 'scan.npz', scan))
     assert found.geometry.pixel_width_m == 3e-9
     assert found.object_ is not None
@@ -161,7 +161,7 @@ def test_one_pattern_has_no_third_axis(
     save: Callable[[Variables], Path], make_scan: MakeScan
 ) -> None:
     scan = make_scan(shape=(16, 12), count=1)
-    variables = {**_variables(scan), 'diff3d': np.sqrt(scan.patterns[0])}
+    variables = {**as_variables(scan), 'diff3d': np.sqrt(scan.patterns[0])}
     assert load_scan(save(variables)).patterns.shape == (1, 16, 12)
 
 
@@ -170,7 +170,7 @@ def test_a_raster_is_taken_column_by_column(
     save: Callable[[Variables], Path], make_scan: MakeScan, as_matrix: bool
 ) -> None:
     scan = make_scan(shape=(16, 12), count=6)
-    variables = _variables(scan)
+    variables = as_variables(scan)
     rows, columns = 2, 3
     # In MATLAB, reshape(diff3d, 16, 12, 2, 3) leaves the elements in their order.
     variables['diff3d'] = variables['diff3d'].reshape(16, 12, rows, columns, order='F')
@@ -188,17 +188,17 @@ def test_a_raster_with_its_positions_first(
 ) -> None:
     scan = make_scan(shape=(16, 12), count=6)
     raster = np.sqrt(scan.patterns).reshape(2, 3, 16, 12, order='F')
-    found = load_scan(save({**_variables(scan), 'diff3d': raster}))
+    found = load_scan(save({**as_variables(scan), 'diff3d': raster}))
     np.testing.assert_allclose(found.patterns, scan.patterns, rtol=1e-5)
 
 
-def test_bad_pixels_and_empty_variables(
+def test_bad_pixels_and_emptyas_variables(
     save: Callable[[Variables], Path], make_scan: MakeScan
 ) -> None:
     scan = make_scan(shape=(16, 12))
     bad = np.zeros((16, 12), bool)
     bad[3, 7] = True
-    variables = {**_variables(scan), 'bad_pixels': bad, 'objectGuess': np.zeros((0, 0))}
+    variables = {**as_variables(scan), 'bad_pixels': bad, 'objectGuess': np.zeros((0, 0))}
     found = load_scan(save(variables))
     np.testing.assert_array_equal(found.bad_pixels, bad)
     assert found.object_ is None
@@ -208,7 +208,7 @@ def test_probe_and_mask_from_files_of_matlab(
     save: Callable[[Variables], Path], make_scan: MakeScan, tmp_path: Path
 ) -> None:
     scan = make_scan(shape=(16, 12), modes=2)
-    np.testing.assert_array_equal(read_probe(save(_variables(scan))), scan.probe)
+    np.testing.assert_array_equal(read_probe(save(as_variables(scan))), scan.probe)
     bad = np.zeros((16, 12), bool)
     bad[3, 7] = True
     np.testing.assert_array_equal(read_mask(save({'hidden': bad})), bad)
@@ -220,7 +220,7 @@ def test_probe_and_mask_from_files_of_matlab(
 
 def test_structs_and_cells_of_7_3(make_scan: MakeScan, tmp_path: Path) -> None:
     scan = make_scan(shape=(16, 12))
-    variables = _variables(scan)
+    variables = as_variables(scan)
     variables['diff3d'] = Cell(np.sqrt(scan.patterns).astype(np.float32))
     variables['metadata'] = {'diffraction_domain': 'amplitudes', 'geometry': GEOMETRY}
     path = tmp_path / 'scan.mat'
@@ -231,7 +231,7 @@ def test_structs_and_cells_of_7_3(make_scan: MakeScan, tmp_path: Path) -> None:
 @pytest.mark.parametrize('as_cells', [False, True])
 def test_more_than_fits_into_memory(make_scan: MakeScan, tmp_path: Path, as_cells: bool) -> None:
     scan = make_scan(shape=(16, 12))
-    variables = _variables(scan)
+    variables = as_variables(scan)
     if as_cells:
         variables['diff3d'] = Cell(np.sqrt(scan.patterns).astype(np.float32))
     save_hdf5(tmp_path / 'scan.mat', variables)
@@ -243,7 +243,7 @@ def test_more_than_fits_into_memory(make_scan: MakeScan, tmp_path: Path, as_cell
 def test_a_raster_of_cells(make_scan: MakeScan, tmp_path: Path) -> None:
     scan = make_scan(shape=(16, 12), count=6)
     path = tmp_path / 'scan.mat'
-    save_hdf5(path, _variables(scan) | {'diff3d': Cell(np.sqrt(scan.patterns))})
+    save_hdf5(path, as_variables(scan) | {'diff3d': Cell(np.sqrt(scan.patterns))})
     with h5py.File(path, 'r+') as file:
         references = file['diff3d'][()].reshape(3, 2)
         del file['diff3d']
@@ -255,14 +255,14 @@ def test_a_raster_of_cells(make_scan: MakeScan, tmp_path: Path) -> None:
 def test_cells_of_different_sizes(make_scan: MakeScan, tmp_path: Path) -> None:
     scan = make_scan(shape=(16, 12))
     cells = Cell([*np.sqrt(scan.patterns[1:]), np.ones((16, 10))])
-    save_hdf5(tmp_path / 'scan.mat', {**_variables(scan), 'diff3d': cells})
+    save_hdf5(tmp_path / 'scan.mat', {**as_variables(scan), 'diff3d': cells})
     with pytest.raises(DataError, match=r'must all be of one size; they are \(16, 10\), \(16, 12'):
         load_scan(tmp_path / 'scan.mat')
 
 
 def test_references_lead_nowhere_else(make_scan: MakeScan, tmp_path: Path) -> None:
     path = tmp_path / 'scan.mat'
-    variables = _variables(make_scan(shape=(16, 12)))
+    variables = as_variables(make_scan(shape=(16, 12)))
     del variables['diff3d']
     save_hdf5(path, variables)
     with h5py.File(path, 'r+') as file:
@@ -283,7 +283,7 @@ def test_what_is_no_array_of_numbers(
     make_scan: MakeScan, tmp_path: Path, value: Any, kind: str
 ) -> None:
     path = tmp_path / 'scan.mat'
-    variables = _variables(make_scan(shape=(16, 12))) | {'diff3d': value}
+    variables = as_variables(make_scan(shape=(16, 12))) | {'diff3d': value}
     save_v7(path, variables)
     advice = '7.3' if kind != 'char' else 'write numbers'
     with pytest.raises(DataError, match=f'must be an array of numbers; .*{kind}.*{advice}'):
@@ -296,7 +296,7 @@ def test_what_is_no_array_of_numbers(
 
 def test_a_sparse_matrix(make_scan: MakeScan, tmp_path: Path) -> None:
     path = tmp_path / 'scan.mat'
-    save_hdf5(path, _variables(make_scan(shape=(16, 12))) | {'diff3d': {'ir': np.ones(2)}})
+    save_hdf5(path, as_variables(make_scan(shape=(16, 12))) | {'diff3d': {'ir': np.ones(2)}})
     with h5py.File(path, 'r+') as file:
         file['diff3d'].attrs['MATLAB_sparse'] = np.uint64(16)
     with pytest.raises(DataError, match=r'a sparse matrix\. Save full\(diff3d\) under'):
@@ -304,7 +304,7 @@ def test_a_sparse_matrix(make_scan: MakeScan, tmp_path: Path) -> None:
 
 
 def test_a_variable_is_missing(save: Callable[[Variables], Path], make_scan: MakeScan) -> None:
-    variables = _variables(make_scan(shape=(16, 12)))
+    variables = as_variables(make_scan(shape=(16, 12)))
     del variables['ycoords']
     path = save(variables)
     with pytest.raises(DataError, match=r"must hold the variable 'ycoords'; it holds .*xcoords"):
@@ -317,7 +317,7 @@ def test_a_variable_is_missing(save: Callable[[Variables], Path], make_scan: Mak
 def test_a_file_that_is_cut_off(
     save: Callable[[Variables], Path], make_scan: MakeScan, share: float
 ) -> None:
-    path = save(_variables(make_scan(shape=(16, 12), count=200)))
+    path = save(as_variables(make_scan(shape=(16, 12), count=200)))
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * share) - 5])
     with pytest.raises(DataError, match=r'scan\.mat.*truncated.*[Ww]rite the file again'):
@@ -330,7 +330,7 @@ def test_bytes_that_make_no_sense(make_scan: MakeScan, tmp_path: Path, name: str
     path = tmp_path / 'scan.mat'
     scan = make_scan(shape=(16, 12))
     cells = {'diff3d': Cell(np.sqrt(scan.patterns))} if name == '7.3' else {}
-    SAVES[name](path, _variables(scan) | cells)
+    SAVES[name](path, as_variables(scan) | cells)
     whole = np.frombuffer(path.read_bytes(), np.uint8)
     rng = np.random.default_rng(3)
     for _ in range(60):
@@ -346,7 +346,7 @@ def test_bytes_that_make_no_sense(make_scan: MakeScan, tmp_path: Path, name: str
 
 def test_a_text_is_cut_off(make_scan: MakeScan, tmp_path: Path) -> None:
     path = tmp_path / 'scan.mat'
-    save_v6(path, _variables(make_scan(shape=(16, 12))))
+    save_v6(path, as_variables(make_scan(shape=(16, 12))))
     whole = path.read_bytes()
     # Its number of bytes lies before it.
     text = whole.index(b'{"diffraction_domain"')
@@ -367,7 +367,7 @@ def _claiming(shape: tuple[int, int], body: bytes) -> bytes:
 
 def test_no_more_memory_than_allowed(make_scan: MakeScan, tmp_path: Path) -> None:
     path = tmp_path / 'scan.mat'
-    variables = _variables(make_scan(shape=(16, 12)))
+    variables = as_variables(make_scan(shape=(16, 12)))
     del variables['diff3d']
     save_v7(path, variables)
     # A kilobyte that inflates to a gigabyte of zeros is refused by what its own tag claims ...
@@ -393,7 +393,7 @@ def test_no_more_memory_than_allowed(make_scan: MakeScan, tmp_path: Path) -> Non
 
 def test_no_number_of_another_file(make_scan: MakeScan, tmp_path: Path) -> None:
     path, secret = tmp_path / 'scan.mat', tmp_path / 'secret'
-    variables = _variables(make_scan(shape=(16, 12)))
+    variables = as_variables(make_scan(shape=(16, 12)))
     del variables['diff3d']
     save_hdf5(path, variables)
     secret.write_bytes(bytes(range(256)) * 200)
