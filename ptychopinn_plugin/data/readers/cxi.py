@@ -18,6 +18,7 @@ from ptychopinn_plugin.data.readers.matching import (
     join,
     measurement_of,
     single_layer,
+    to_indexes,
 )
 from ptychopinn_plugin.data.readers.probe_axes import single_probe
 from ptychopinn_plugin.data.readers.request import ReadingRequest
@@ -156,8 +157,10 @@ def product_of(file: Any, given: Geometry | None = None) -> Product:
     if center_y is None or center_x is None:
         # Without a centre the place of the object is unknown.
         object_, object_notes = None, ()
+    if indexes is None:
+        indexes = np.arange(len(translation))
     return Product(
-        indexes=np.arange(len(translation)) if indexes is None else indexes.astype(np.int64),
+        indexes=to_indexes(indexes, f'The indexes of the positions of {file.filename}'),
         positions_m=translation[:, 1::-1].astype(np.float64),
         probe=probe,
         object_=object_,

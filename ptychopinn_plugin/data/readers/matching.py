@@ -149,6 +149,31 @@ def photon_energy_of_electrons(electron_energy_eV: float) -> float:
     return math.sqrt(electron_energy_eV * (electron_energy_eV + 2 * ELECTRON_REST_ENERGY_EV))
 
 
+def to_indexes(values: RealArray, what: str) -> IntArray:
+    """Return numbers of patterns as int64.
+
+    Parameters
+    ----------
+    values : ndarray of a real type
+    what : str
+        What they are, with their file, for messages.
+
+    Raises
+    ------
+    DataError
+        If one is not whole, or larger than int64 holds.
+    """
+    # Beyond this size not every whole number is a float, and a cast would give any number.
+    is_index = (np.abs(values.astype(np.float64)) < 2.0**53) & (values == np.rint(values))
+    if not is_index.all():
+        wrong = values[~is_index].ravel()[0]
+        raise DataError(
+            f'{what} must be whole numbers below 2^53; one of them is {wrong:g}. Write the file '
+            'again, or leave them out.'
+        )
+    return values.astype(np.int64)
+
+
 def middle_offset_px(size: int) -> float:
     """Return how far pixel ``size // 2`` lies beyond the middle of a patch."""
     return size // 2 - (size - 1) / 2

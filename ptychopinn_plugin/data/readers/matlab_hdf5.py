@@ -95,9 +95,10 @@ class _Source:
         if not isinstance(item, h5py.Dataset):
             return None
         check_readable(item)
-        if item.dtype.kind not in 'uif':
+        # A dataset of HDF5 may have no shape, and then no values.
+        if item.shape is None or item.dtype.kind not in 'uif':
             return None
-        if text_attribute(item, _CLASS) == 'char':
+        if text_attribute(item, _CLASS) == 'char' and item.dtype.kind == 'u':
             codes = np.asarray(item[()]).T.ravel(order='F').astype('<u2')
             return '' if _is_empty(item) else codes.tobytes().decode('utf-16-le', 'replace')
         return float(item[()].ravel()[0]) if item.size == 1 and not _is_empty(item) else None

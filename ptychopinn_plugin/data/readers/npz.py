@@ -30,6 +30,7 @@ from ptychopinn_plugin.data.readers.mask_files import with_mask
 from ptychopinn_plugin.data.readers.matching import (
     middle_offset_px,
     single_layer,
+    to_indexes,
 )
 from ptychopinn_plugin.data.readers.npz_archive import open_npz
 from ptychopinn_plugin.data.readers.npz_metadata import number_of, photons_of
@@ -305,6 +306,4 @@ def _numbers_of_patterns(archive: NamedArrays, key: str, count: int) -> IntArray
     values = read_numbers(archive, key, 'buif').ravel()
     if len(values) != count:
         raise DataError(f'{key} must have {count} values as xcoords has; it has {len(values)}.')
-    if not np.isfinite(values).all():
-        raise DataError(f'{key} must be finite; it holds NaN or infinity. Leave it out.')
-    return values.astype(np.int64)
+    return to_indexes(values, key)

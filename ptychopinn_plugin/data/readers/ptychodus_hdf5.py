@@ -26,6 +26,7 @@ from ptychopinn_plugin.data.readers.matching import (
     measurement_of,
     outline_of,
     single_layer,
+    to_indexes,
 )
 from ptychopinn_plugin.data.readers.probe_axes import single_probe
 from ptychopinn_plugin.data.readers.request import ReadingRequest, load_name
@@ -135,7 +136,7 @@ def _recorded(file: h5py.File, path: Path, patterns: RealArray) -> Measurement:
         detector_pixel_width_m=attribute(file['patterns'], 'detector_pixel_width_m'),
     )
     bad = None if bad_pixels is None else bad_pixels != 0
-    return Measurement(patterns, indexes.astype(np.int64), bad, geometry)
+    return Measurement(patterns, to_indexes(indexes, f'The indexes of {path}'), bad, geometry)
 
 
 def read_product(path: Path) -> Product:
@@ -174,7 +175,7 @@ def read_product(path: Path) -> Product:
         losses = find(file, ['loss_values', 'costs'])
     object_, object_notes = single_layer(layers) if layers.size else (None, ())
     return Product(
-        indexes=indexes.astype(np.int64),
+        indexes=to_indexes(indexes, f'The indexes of {path}'),
         positions_m=np.stack([y_m, x_m], axis=1).astype(np.float64),
         probe=probe,
         object_=object_,

@@ -23,7 +23,7 @@ from ptychopinn_plugin.data.readers.hdf5 import (
 )
 from ptychopinn_plugin.data.readers.hdf5_links import check_links
 from ptychopinn_plugin.data.readers.limits import limits
-from ptychopinn_plugin.data.readers.matching import Product, join, measurement_of
+from ptychopinn_plugin.data.readers.matching import Product, join, measurement_of, to_indexes
 from ptychopinn_plugin.data.readers.probe_axes import single_probe
 from ptychopinn_plugin.data.readers.request import ReadingRequest
 from ptychopinn_plugin.data.scan import Geometry, Scan
@@ -195,17 +195,21 @@ def _chunk(file: Any, key: str, n_before: int, *, with_positions: bool) -> tuple
             f'{key}/indices of {file.filename} must be {len(patterns)} numbers, one for each '
             f'frame; it is {indexes.dtype} of shape {indexes.shape}. Prepare the scan again.'
         )
-    indexes = indexes.astype(np.int64)
+    indexes = to_indexes(indexes, f'{key}/indices of {file.filename}')
     positions_m: FloatArray = np.zeros((len(indexes), 2))
     if with_positions:
         positions_m = _positions(file, key, indexes)
     weights = _array(file, [f'{key}/weights'])
     if weights is None or weights.ndim < 2:
         return patterns, _Chunk(indexes, positions_m)
-    if weights.shape not in (patterns.shape, patterns.shape[1:]):
+    if (
+        weights.shape not in (patterns.shape, patterns.shape[1:])
+        or weights.dtype.kind not in 'buif'
+    ):
         raise DataError(
-            f'{key}/weights of {file.filename} must be of the shape of its data, '
-            f'{patterns.shape}, or of a frame; it is {weights.shape}. Prepare the scan again.'
+            f'{key}/weights of {file.filename} must be numbers of the shape of its data, '
+            f'{patterns.shape}, or of a frame; it is {weights.dtype} of shape {weights.shape}. '
+            'Prepare the scan again.'
         )
     is_bad = np.asarray(weights <= 0, dtype=bool)
     if is_bad.ndim == 2:

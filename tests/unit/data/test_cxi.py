@@ -54,6 +54,13 @@ def _expected(make_scan: MakeScan) -> np.ndarray:
     return positions - positions.min(axis=0) + [8, 10]
 
 
+def test_indexes_that_are_not_whole(write_cxi: Callable[..., Path], make_scan: MakeScan) -> None:
+    indexes = np.arange(len(make_scan(shape=(16, 20)))) + 0.25
+    path = write_cxi(**{'entry_1/ptychodus/probe_position_indexes': indexes})
+    with pytest.raises(DataError, match=r'indexes of the positions .* one of them is 0\.25'):
+        load_scan(path)
+
+
 def test_positions_in_metres_become_pixels(
     write_cxi: Callable[..., Path], make_scan: MakeScan
 ) -> None:

@@ -192,7 +192,7 @@ def test_a_raster_with_its_positions_first(
     np.testing.assert_allclose(found.patterns, scan.patterns, rtol=1e-5)
 
 
-def test_bad_pixels_and_emptyas_variables(
+def test_bad_pixels_and_empty_variables(
     save: Callable[[Variables], Path], make_scan: MakeScan
 ) -> None:
     scan = make_scan(shape=(16, 12))
@@ -292,6 +292,18 @@ def test_what_is_no_array_of_numbers(
         save_hdf5(path, variables)
         with pytest.raises(DataError, match=f'must be an array of numbers; it is .*{kind}'):
             load_scan(path)
+
+
+def test_metadata_without_a_shape(make_scan: MakeScan, tmp_path: Path) -> None:
+    variables = as_variables(make_scan(shape=(16, 12)))
+    save_hdf5(tmp_path / 'scan.mat', variables)
+    with h5py.File(tmp_path / 'scan.mat', 'r+') as file:
+        del file['metadata']
+        file['metadata'] = h5py.Empty('u2')
+        file['metadata'].attrs['MATLAB_class'] = np.bytes_('char')
+    found = load_scan(tmp_path / 'scan.mat')
+    # What they hold, the domain among it, is inferred.
+    assert any('amplitudes' in note for note in found.notes)
 
 
 def test_a_sparse_matrix(make_scan: MakeScan, tmp_path: Path) -> None:

@@ -354,7 +354,7 @@ class TestBadInput:
             (lambda s: {'diff3d': s.patterns[:8]}, 'one pattern for each of the 11 positions'),
             (lambda s: {'scan_index': np.arange(3)}, 'scan_index must have 11 values'),
             (lambda s: {'scan_index': np.array(['a'] * 11)}, 'scan_index must hold real numbers'),
-            (lambda s: {'scan_index': np.full(11, np.nan)}, 'scan_index must be finite'),
+            (lambda s: {'scan_index': np.full(11, np.nan)}, 'scan_index must be whole numbers'),
             (lambda s: {'objectGuess': np.array([['a', 'b']])}, 'objectGuess must hold numbers'),
             (lambda s: {'probeGuess': np.full((16, 16), 'a')}, 'probeGuess must hold numbers'),
             (lambda s: {'bad_pixels': np.full((16, 16), 'a')}, 'bad_pixels must hold real numbers'),

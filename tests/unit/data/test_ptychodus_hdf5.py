@@ -147,6 +147,19 @@ def test_the_folder_or_either_file_will_do(folder: Path, residual: Residual, nam
     assert loaded.name == folder.name
 
 
+@pytest.mark.parametrize(
+    ('file_name', 'key'),
+    [('diffraction.h5', 'indexes'), ('product.h5', 'probe_position_indexes')],
+)
+def test_indexes_that_are_not_whole(folder: Path, file_name: str, key: str) -> None:
+    with h5py.File(folder / file_name, 'r+') as file:
+        indexes = file[key][()].astype(float)
+        del file[key]
+        file[key] = np.where(indexes == 1, 1e300, indexes)
+    with pytest.raises(DataError, match=rf'The indexes of .*{file_name} .* one of them is 1e\+300'):
+        load_scan(folder)
+
+
 def test_a_product_elsewhere(folder: Path, residual: Residual, tmp_path: Path) -> None:
     elsewhere = tmp_path / 'other.hdf5'
     (folder / 'product.h5').rename(elsewhere)
