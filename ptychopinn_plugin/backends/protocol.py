@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray
 from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig
@@ -127,4 +127,23 @@ class Backend(Protocol):
 
     def save_model(self, path: Path, *, inference_only: bool = False) -> None:
         """Write the held model."""
+        ...
+
+
+@runtime_checkable
+class Previews(Protocol):
+    """A backend that reconstructs parts of a scan quickly, for pictures; not every one does."""
+
+    def preview(
+        self,
+        scan: Scan,
+        inference: InferenceConfig,
+        refinement: RefinementConfig,
+        *,
+        observer: Observer = ignore_progress,
+    ) -> Reconstruction:
+        """Reconstruct as `Backend.reconstruct` does; the result is not judged, nothing warned of.
+
+        Neither its misfit nor its patterns' fit is known.
+        """
         ...

@@ -26,8 +26,10 @@ from ptychopinn_plugin.cli.ptychopinn_scripts import (
     ptycho_train_command,
 )
 from ptychopinn_plugin.cli.reconstruct import reconstruct_command, refine_command
+from ptychopinn_plugin.cli.replay import replay_command
 from ptychopinn_plugin.cli.reproduce import reproduce_command
 from ptychopinn_plugin.cli.signals import exit_code, handling_signals
+from ptychopinn_plugin.cli.stream import stream_command
 from ptychopinn_plugin.cli.train import train_command
 from ptychopinn_plugin.errors import ConfigError, PtychoPinnError
 
@@ -115,6 +117,8 @@ _COMMANDS: dict[str, Callable[..., int | None]] = {
     'reconstruct': reconstruct_command,
     'refine': refine_command,
     'reproduce': reproduce_command,
+    'stream': stream_command,
+    'replay': replay_command,
     'check': check_command,
     'evaluate': evaluate_command,
     'inspect': inspect_command,

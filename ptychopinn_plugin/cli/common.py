@@ -50,9 +50,9 @@ def read_scans(paths: Sequence[Path], given: Given) -> list['Scan']:
             probe_from=reading.probe_from,
             probe_modes=reading.probe_modes,
             scan_step_m=reading.scan_step_m,
-            scan_shape=_pair('--scan-shape', reading.scan_shape, '64,128'),
-            geometry=_geometry(reading),
-            beam_center_px=_pair('--beam-center', reading.beam_center, '512,498'),
+            scan_shape=pair_of('--scan-shape', reading.scan_shape, '64,128'),
+            geometry=reading_geometry(reading),
+            beam_center_px=pair_of('--beam-center', reading.beam_center, '512,498'),
             mask=reading.mask,
             mask_hot=reading.mask_hot,
             photons=reading.photons,
@@ -66,7 +66,14 @@ def read_scans(paths: Sequence[Path], given: Given) -> list['Scan']:
     ]
 
 
-def _geometry(reading: ScanReading) -> 'Geometry | None':
+def reading_geometry(reading: ScanReading) -> 'Geometry | None':
+    """Return what the options give of energy, distance and pixels; None where they give nothing.
+
+    Raises
+    ------
+    ConfigError
+        If the beam is of photons and of electrons.
+    """
     from ptychopinn_plugin.data import Geometry
     from ptychopinn_plugin.data.readers.matching import photon_energy_of_electrons
 
@@ -87,7 +94,14 @@ def _geometry(reading: ScanReading) -> 'Geometry | None':
     return None if geometry == Geometry() else geometry
 
 
-def _pair(option: str, text: str | None, example: str) -> tuple[int, int] | None:
+def pair_of(option: str, text: str | None, example: str) -> tuple[int, int] | None:
+    """Return the two whole numbers of an option.
+
+    Raises
+    ------
+    ConfigError
+        If it is something else; the message names the option and shows the example.
+    """
     if text is None:
         return None
     try:

@@ -142,9 +142,9 @@ def write_history(path: Path, history: Sequence[Mapping[str, float]]) -> None:
         writer.writerows({name: f'{value:.9g}' for name, value in row.items()} for row in history)
 
 
-def to_json(values: Mapping[str, Any]) -> str:
-    """Return JSON that every parser reads: NaN and infinity become null."""
-    return json.dumps(_plain(values), indent=2, allow_nan=False, ensure_ascii=False)
+def to_json(values: Mapping[str, Any], indent: int | None = 2) -> str:
+    """Return JSON that every parser reads: NaN and infinity become null; no indent is one line."""
+    return json.dumps(_plain(values), indent=indent, allow_nan=False, ensure_ascii=False)
 
 
 def _plain(value: Any) -> Any:

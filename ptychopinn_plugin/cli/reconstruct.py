@@ -51,21 +51,24 @@ RECONSTRUCTION_FILES = (
 ScanArgument = Annotated[Path, typer.Argument(metavar='SCAN', help='The scan to reconstruct.')]
 
 
+REFINEMENT = Section(
+    'refinement',
+    RefinementConfig,
+    'Refinement',
+    options={
+        'iterations': 'refine',
+        'probe': 'refine-probe',
+        'positions': 'refine-positions',
+        'position_scale': 'refine-position-scale',
+        'intensities': 'refine-intensities',
+        'batch_size': 'refine-batch-size',
+        'seed': 'refine-seed',
+    },
+)
+
+
 @takes_settings(
-    Section(
-        'refinement',
-        RefinementConfig,
-        'Refinement',
-        options={
-            'iterations': 'refine',
-            'probe': 'refine-probe',
-            'positions': 'refine-positions',
-            'position_scale': 'refine-position-scale',
-            'intensities': 'refine-intensities',
-            'batch_size': 'refine-batch-size',
-            'seed': 'refine-seed',
-        },
-    ),
+    REFINEMENT,
     Section('inference', InferenceConfig, 'Inference'),
     READING,
 )
@@ -211,33 +214,51 @@ def reconstruct_into(
         The sections 'reading', 'inference' and 'refinement'.
     select : callable
     """
+    with staged_outputs(output, RECONSTRUCTION_FILES) as stage:
+        return reconstruct_staged(stage, output, model, scan, backend, given, select)
+
+
+def reconstruct_staged(
+    stage: Path,
+    output: Path,
+    model: 'Path | Model',
+    scan: Path,
+    backend: str | None,
+    given: Given,
+    select: 'Callable[[Scan], Scan]' = _everything,
+) -> tuple[dict[str, Any], list[str]]:
+    """Reconstruct a scan as `reconstruct_into` does, into files of `stage` that move to `output`.
+
+    Parameters
+    ----------
+    stage, output : Path
+    model, scan, backend, given, select
+        As in `reconstruct_into`.
+    """
     from ptychopinn_plugin import api
     from ptychopinn_plugin.backends.selection import choose
 
     watch = RunTimer()
-    with staged_outputs(output, RECONSTRUCTION_FILES) as stage:
-        opened = (
-            api.open_model(model, with_training_state=False) if isinstance(model, Path) else model
+    opened = api.open_model(model, with_training_state=False) if isinstance(model, Path) else model
+    config = assemble_config(given, base=opened.config.to_dict())
+    # A backend that is missing ends the command here, and not after minutes of reading.
+    choice = choose(backend, model_backend=opened.backend)
+    # This is the fitted scan, whose object lies where the reconstruction does.
+    fitted, notes = _read(scan, given, opened)
+    fitted = select(fitted)
+    command = 'reconstruct' if select is _everything else 'ptycho-inference'
+    run = describe_run(command, scan, model, choice.name, config, given)
+    watch.loaded()
+    with ProgressDisplay() as observer:
+        result = api.reconstruct(
+            opened,
+            fitted,
+            inference=config.inference,
+            refinement=config.refinement,
+            backend=choice,
+            observer=observer,
         )
-        config = assemble_config(given, base=opened.config.to_dict())
-        # A backend that is missing ends the command here, and not after minutes of reading.
-        choice = choose(backend, model_backend=opened.backend)
-        # This is the fitted scan, whose object lies where the reconstruction does.
-        fitted, notes = _read(scan, given, opened)
-        fitted = select(fitted)
-        command = 'reconstruct' if select is _everything else 'ptycho-inference'
-        run = describe_run(command, scan, model, choice.name, config, given)
-        watch.loaded()
-        with ProgressDisplay() as observer:
-            result = api.reconstruct(
-                opened,
-                fitted,
-                inference=config.inference,
-                refinement=config.refinement,
-                backend=choice,
-                observer=observer,
-            )
-        values, lines = _finish(stage, output, result, fitted, watch, run)
+    values, lines = _finish(stage, output, result, fitted, watch, run)
     return values | {'notes': notes}, lines
 
 

@@ -143,6 +143,26 @@ class NetworkBackend(Engine[Device]):
             )
         )
 
+    def preview(
+        self,
+        scan: Scan,
+        inference: InferenceConfig,
+        refinement: RefinementConfig,
+        *,
+        observer: Observer = ignore_progress,
+    ) -> Reconstruction:
+        """Reconstruct for a picture; see `backends.protocol.Previews`."""
+        request = ReconstructionRequest(
+            scan,
+            refinement.replace(drop_outliers=False),
+            inference.device,
+            self._held_model(),
+            inference,
+            observer,
+            is_trial=True,
+        )
+        return self._reconstructed(request, self._until(refinement.max_seconds))
+
     def refine(
         self,
         scan: Scan,
@@ -197,7 +217,8 @@ class NetworkBackend(Engine[Device]):
             scan = model.fitted(scan)
             if not model.is_prior:
                 photons = choose_photons(scan, model.photons, inference.intensity_scale)
-            probe, scale = corrected_probe(model, scan), model.intensity_scale
+            probe = corrected_probe(model, scan, warns=not request.is_trial)
+            scale = model.intensity_scale
         # The intensity scale is a factor on amplitudes, and photons are their squares.
         probe = normalise_probe(probe, photons * scale**2)
         with self.computing_on(request.device) as (device, threads):

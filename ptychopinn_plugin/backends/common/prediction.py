@@ -30,7 +30,7 @@ def choose_photons(scan: Scan, reference: float, rule: IntensityScale) -> float:
     return reference if rule == 'model' or (rule == 'auto' and same) else own
 
 
-def corrected_probe(model: Model, scan: Scan) -> ComplexArray:
+def corrected_probe(model: Model, scan: Scan, *, warns: bool = True) -> ComplexArray:
     """Return a scan's probe, as training corrected it where it met the same probe.
 
     Parameters
@@ -38,6 +38,8 @@ def corrected_probe(model: Model, scan: Scan) -> ComplexArray:
     model : Model
     scan : Scan
         At the size of the model's patterns.
+    warns : bool
+        Whether the log tells where training met another probe.
 
     Returns
     -------
@@ -46,7 +48,7 @@ def corrected_probe(model: Model, scan: Scan) -> ComplexArray:
     for corrected in model.corrected_probes:
         if is_same_probe(corrected.before, scan.probe):
             return corrected.after
-    if model.corrected_probes:
+    if model.corrected_probes and warns:
         logger.warning(
             '%s: its probe is none of those that training corrected, and is used as it is; to '
             'correct it, use --refine-probe (refinement.probe).',

@@ -1,0 +1,1 @@
+"""Reconstruction while a scan runs: sources of patterns and positions, and the growing object."""

@@ -1,0 +1,170 @@
+"""Patterns and positions of a stream as a scan, read by the rules of the scan files."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray
+from ptychopinn_plugin.data import Geometry, Scan
+from ptychopinn_plugin.data.readers.frame_center import centered
+from ptychopinn_plugin.data.readers.mask_files import with_mask
+from ptychopinn_plugin.data.readers.matching import (
+    Product,
+    join,
+    known_geometry,
+    measurement_of,
+)
+from ptychopinn_plugin.data.reorientation import orient_positions, reorient
+from ptychopinn_plugin.data.scan import ProbeOrigin
+from ptychopinn_plugin.data.starting_probe import NOTE, starting_probe
+from ptychopinn_plugin.orientation import Orientation
+from ptychopinn_plugin.streaming.matching import MatchedBatch
+from ptychopinn_plugin.streaming.messages import Opening, Unit
+
+
+@dataclass(frozen=True)
+class ScanRules:
+    """How the patterns of a stream become a scan; what the user gave comes before what was sent.
+
+    Attributes
+    ----------
+    product : Product, optional
+        Positions, probe and geometry that were known before the scan.
+    probe : ndarray of complex, shape (n_modes, height, width), optional
+    geometry : Geometry, optional
+    mask : ndarray of bool, shape (frame_height, frame_width), optional
+        More bad pixels.
+    beam_center_px : (row, column), optional
+    orientation : Orientation
+        How patterns and positions are oriented.
+    name : str
+    """
+
+    product: Product | None = None
+    probe: ComplexArray | None = None
+    geometry: Geometry | None = None
+    mask: BoolArray | None = None
+    beam_center_px: tuple[int, int] | None = None
+    orientation: Orientation = field(default_factory=Orientation)
+    name: str = 'stream'
+
+
+def assemble(batch: MatchedBatch, unit: Unit, opening: Opening, rules: ScanRules) -> Scan:
+    """Return the scan of all patterns, in the order of their indexes.
+
+    Positions in metres are treated as those of Ptychodus' files, and positions in pixels as those
+    of NPZ files, so that a reconstruction is the same as from such a file.
+
+    Parameters
+    ----------
+    batch : MatchedBatch
+    unit : 'm' or 'px'
+    opening : Opening
+    rules : ScanRules
+
+    Raises
+    ------
+    DataError
+        If the size of an object pixel is unknown where positions are in metres, or patterns,
+        positions or probe are not what they must be.
+    """
+    scan = _as_sent(batch, unit, opening, rules)
+    return reorient(scan, rules.orientation, is_centered=rules.beam_center_px is not None)
+
+
+def _as_sent(batch: MatchedBatch, unit: Unit, opening: Opening, rules: ScanRules) -> Scan:
+    """Return the scan before it is oriented."""
+    order = np.argsort(batch.indexes, kind='stable')
+    if (np.diff(order) == 1).all():
+        order = slice(None)  # type: ignore[assignment]
+    indexes, positions = batch.indexes[order], batch.positions[order]
+    patterns = batch.patterns[order]
+    measurement = measurement_of(patterns, indexes, opening.bad_pixels, geometry=opening.geometry)
+    probe = opening.probe if rules.probe is None else rules.probe
+    name = opening.name or rules.name
+    if unit == 'm':
+        known = rules.product or Product(indexes, positions)
+        known = dataclasses.replace(known, indexes=indexes, positions_m=positions)
+        own = opening.geometry
+        merged = {key: value for key, value in vars(known.geometry).items() if value}
+        known = dataclasses.replace(known, geometry=dataclasses.replace(own, **merged))
+        return join(
+            measurement,
+            known,
+            name=name,
+            probe=probe,
+            given=rules.geometry,
+            beam_center_px=rules.beam_center_px,
+            mask=rules.mask,
+        )
+    if probe is None and rules.product is not None:
+        probe = rules.product.probe
+    bad_pixels = with_mask(measurement.bad_pixels, rules.mask, patterns.shape[1:])
+    counts, bad_pixels, notes = centered(
+        measurement.patterns, bad_pixels, probe, rules.beam_center_px
+    )
+    origin: ProbeOrigin = 'given'
+    if probe is None:
+        probe, origin = starting_probe(counts, bad_pixels), 'patterns'
+        notes = (*notes, NOTE)
+    geometry = opening.geometry
+    if rules.geometry is not None:
+        geometry = known_geometry(geometry, rules.geometry, counts.shape)
+    return Scan(
+        patterns=counts,
+        positions_px=positions,
+        probe=probe,
+        bad_pixels=bad_pixels,
+        pattern_indexes=indexes,
+        geometry=geometry,
+        probe_origin=origin,
+        name=name,
+        notes=(*measurement.notes, *notes),
+    )
+
+
+class PartMaker:
+    """Makes scans of parts of a stream, all in the same coordinates and with the same probe.
+
+    Parameters
+    ----------
+    opening : callable
+        Returns what is known of the scan by now.
+    rules : ScanRules
+    """
+
+    def __init__(self, opening: Callable[[], Opening], rules: ScanRules) -> None:
+        self._opening, self._rules = opening, rules
+        self._probe: ComplexArray | None = None
+
+    def make(self, batch: MatchedBatch, unit: Unit) -> Scan:
+        """Return the scan of a part; see `assemble`."""
+        opening = self._opening()
+        if self._probe is not None and opening.probe is None:
+            opening = dataclasses.replace(opening, probe=self._probe)
+        scan = _as_sent(batch, unit, opening, self._rules)
+        if scan.probe_origin != 'given':
+            # It is made of the patterns of the first part, and stays, so that parts fit together.
+            self._probe = scan.probe
+        elif self._probe is not None and opening.probe is self._probe:
+            scan = dataclasses.replace(scan, probe_origin='patterns')
+        # Those of `_as_sent` begin where the part begins.
+        positions = batch.positions[np.argsort(batch.indexes, kind='stable')]
+        pixel = (1.0, 1.0)
+        if unit == 'm':
+            positions = positions / _pixel_m(scan)
+            pixel = tuple(_pixel_m(scan).tolist())
+        orientation = self._rules.orientation
+        oriented = reorient(scan, orientation, is_centered=self._rules.beam_center_px is not None)
+        if orientation != Orientation():
+            # The scan is rotated around the mean of its positions, which must not move: it is 0.
+            both = np.concatenate([positions, -positions])
+            positions = orient_positions(both, orientation, pixel)[: len(positions)]
+        return dataclasses.replace(oriented, positions_px=positions)
+
+
+def _pixel_m(scan: Scan) -> FloatArray:
+    geometry = scan.geometry
+    return np.array([geometry.pixel_height_m, geometry.pixel_width_m], dtype=np.float64)
