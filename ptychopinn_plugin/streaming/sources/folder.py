@@ -23,7 +23,8 @@ _POLL_S = 0.05
 UNCHANGED_S = 10.0
 """A file that cannot be read is left out when it has not changed for this time."""
 
-_SUFFIXES = ('.npz', '.npy', '.tif', '.tiff')
+_TIFF = ('.tif', '.tiff')
+_SUFFIXES = ('.npz', '.npy', *_TIFF)
 _UNFINISHED = ('.tmp', '.part', '.partial')
 
 
@@ -56,6 +57,7 @@ class WatchedFolder:
         self.overrun = 0
         self._met: set[str] = set()
         self._pending: dict[str, _Pending] = {}
+        self._looks: dict[str, tuple[int, int]] = {}
         self._new: deque[str] = deque()
 
     def __enter__(self) -> Self:
@@ -92,8 +94,11 @@ class WatchedFolder:
         for entry in entries:
             if entry.name in self._met or not _is_of_interest(entry.name):
                 continue
-            before = self._pending.get(entry.name)
-            if before is None or before.state != _state(self._path / entry.name):
+            state, before = _state(self._path / entry.name), self._pending.get(entry.name)
+            if entry.name.lower().endswith(_TIFF) and self._looks.get(entry.name) != state:
+                # One that is cut off can be read; NPZ and NPY cannot. So it must have come to rest.
+                self._looks[entry.name] = state
+            elif before is None or before.state != state:
                 self._new.append(entry.name)
             elif time.monotonic() - before.since_s > UNCHANGED_S:
                 self._leave_out(entry.name, before.reason)
@@ -106,20 +111,17 @@ class WatchedFolder:
         except DataError as error:
             self._pending[name] = _Pending(state, time.monotonic(), str(error))
             return []
-        # A TIFF that is cut off can be read; NPZ and NPY cannot.
-        is_tiff = path.suffix.lower() in ('.tif', '.tiff')
-        before = self._pending.get(name)
-        if is_tiff and (before is None or before.state != state):
-            self._pending[name] = _Pending(state, time.monotonic(), 'it keeps changing')
-            if state != _state(path) or time.time_ns() - state[1] < int(_POLL_S * 1e9):
-                return []
-        self._pending.pop(name, None)
-        self._met.add(name)
+        self._close(name)
         return found
 
-    def _leave_out(self, name: str, reason: str) -> None:
+    def _close(self, name: str) -> None:
+        """Look at a file no more."""
         self._pending.pop(name, None)
+        self._looks.pop(name, None)
         self._met.add(name)
+
+    def _leave_out(self, name: str, reason: str) -> None:
+        self._close(name)
         self._on_fault(f'{self._path / name} was left out: {reason}')
 
 

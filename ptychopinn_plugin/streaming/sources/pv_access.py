@@ -83,9 +83,7 @@ def values_of(update: Mapping[str, Any]) -> Mapping[str, Any]:
         If an image is compressed, or not what it must be.
     """
     if 'uniqueId' not in update or 'dimension' not in update:
-        return {
-            name: value for name, value in update.items() if not (_is_empty(value) or value == '')
-        }
+        return {name: value for name, value in update.items() if not _is_empty(value)}
     codec = update.get('codec') or {}
     if codec.get('name'):
         raise DataError(
@@ -126,4 +124,4 @@ def _position_of(attributes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _is_empty(value: Any) -> bool:
-    return isinstance(value, np.ndarray | list | tuple) and len(value) == 0
+    return isinstance(value, np.ndarray | list | tuple | str) and len(value) == 0
