@@ -99,7 +99,8 @@ def split_address(address: str) -> tuple[str, str]:
     if colon and kind in (*SOURCE_KINDS, 'zmq+sub') and rest:
         return kind, rest
     path = Path(address)
-    if path.is_dir():
+    # Path('') is the current folder.
+    if address and path.is_dir():
         return 'folder', address
     if path.is_file() or path.suffix.lower() in ('.h5', '.hdf5', '.hdf', '.nxs'):
         return 'hdf5', address
