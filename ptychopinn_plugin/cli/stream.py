@@ -200,18 +200,19 @@ def _check(settings: StreamSettings, given: Given) -> None:
 def _rules_of(output: Path, given: Given) -> 'ScanRules':
     from ptychopinn_plugin.data import read_probe, read_product
     from ptychopinn_plugin.data.readers.mask_files import read_mask
+    from ptychopinn_plugin.data.readers.request import ReadingRequest
     from ptychopinn_plugin.streaming.assembly import ScanRules
 
     reading = ScanReading.from_dict(given['reading'])
-    return ScanRules(
-        product=None if reading.product is None else read_product(reading.product),
+    request = ReadingRequest(
+        name=output.resolve().name,
         probe=None if reading.probe_from is None else read_probe(reading.probe_from),
         geometry=reading_geometry(reading),
         mask=None if reading.mask is None else read_mask(reading.mask),
         beam_center_px=pair_of('--beam-center', reading.beam_center, '512,498'),
-        orientation=reading.orientation(),
-        name=output.resolve().name,
     )
+    product = None if reading.product is None else read_product(reading.product)
+    return ScanRules(request, product, reading.orientation())
 
 
 def _store_of(settings: StreamSettings, given: Given, *, keeps: bool) -> 'PatternStore':

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray
-from ptychopinn_plugin.data import Geometry, Scan
+from ptychopinn_plugin.array_types import ComplexArray, FloatArray
+from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.data.readers.frame_center import centered
 from ptychopinn_plugin.data.readers.mask_files import with_mask
 from ptychopinn_plugin.data.readers.matching import (
@@ -16,6 +16,7 @@ from ptychopinn_plugin.data.readers.matching import (
     known_geometry,
     measurement_of,
 )
+from ptychopinn_plugin.data.readers.request import ReadingRequest
 from ptychopinn_plugin.data.reorientation import orient_positions, reorient
 from ptychopinn_plugin.data.scan import ProbeOrigin
 from ptychopinn_plugin.data.starting_probe import NOTE, starting_probe
@@ -30,25 +31,22 @@ class ScanRules:
 
     Attributes
     ----------
+    request : ReadingRequest
+        Its name is that of a scan to which the sender gives none.
     product : Product, optional
         Positions, probe and geometry that were known before the scan.
-    probe : ndarray of complex, shape (n_modes, height, width), optional
-    geometry : Geometry, optional
-    mask : ndarray of bool, shape (frame_height, frame_width), optional
-        More bad pixels.
-    beam_center_px : (row, column), optional
     orientation : Orientation
         How patterns and positions are oriented.
-    name : str
     """
 
+    request: ReadingRequest
     product: Product | None = None
-    probe: ComplexArray | None = None
-    geometry: Geometry | None = None
-    mask: BoolArray | None = None
-    beam_center_px: tuple[int, int] | None = None
     orientation: Orientation = field(default_factory=Orientation)
-    name: str = 'stream'
+
+    @property
+    def is_centered(self) -> bool:
+        """Whether the user has given where the beam meets the detector."""
+        return self.request.beam_center_px is not None
 
 
 def assemble(batch: MatchedBatch, unit: Unit, opening: Opening, rules: ScanRules) -> Scan:
@@ -71,7 +69,7 @@ def assemble(batch: MatchedBatch, unit: Unit, opening: Opening, rules: ScanRules
         positions or probe are not what they must be.
     """
     scan = _as_sent(batch, unit, opening, rules)
-    return reorient(scan, rules.orientation, is_centered=rules.beam_center_px is not None)
+    return reorient(scan, rules.orientation, is_centered=rules.is_centered)
 
 
 def _as_sent(batch: MatchedBatch, unit: Unit, opening: Opening, rules: ScanRules) -> Scan:
@@ -82,36 +80,30 @@ def _as_sent(batch: MatchedBatch, unit: Unit, opening: Opening, rules: ScanRules
     indexes, positions = batch.indexes[order], batch.positions[order]
     patterns = batch.patterns[order]
     measurement = measurement_of(patterns, indexes, opening.bad_pixels, geometry=opening.geometry)
-    probe = opening.probe if rules.probe is None else rules.probe
-    name = opening.name or rules.name
+    request = rules.request
+    probe = opening.probe if request.probe is None else request.probe
+    request = dataclasses.replace(request, name=opening.name or request.name, probe=probe)
     if unit == 'm':
         known = rules.product or Product(indexes, positions)
-        known = dataclasses.replace(known, indexes=indexes, positions_m=positions)
-        own = opening.geometry
-        merged = {key: value for key, value in vars(known.geometry).items() if value}
-        known = dataclasses.replace(known, geometry=dataclasses.replace(own, **merged))
-        return join(
-            measurement,
-            known,
-            name=name,
-            probe=probe,
-            given=rules.geometry,
-            beam_center_px=rules.beam_center_px,
-            mask=rules.mask,
+        stated = {key: value for key, value in vars(known.geometry).items() if value}
+        geometry = dataclasses.replace(opening.geometry, **stated)
+        known = dataclasses.replace(
+            known, indexes=indexes, positions_m=positions, geometry=geometry
         )
+        return join(measurement, known, request)
     if probe is None and rules.product is not None:
         probe = rules.product.probe
-    bad_pixels = with_mask(measurement.bad_pixels, rules.mask, patterns.shape[1:])
+    bad_pixels = with_mask(measurement.bad_pixels, request.mask, patterns.shape[1:])
     counts, bad_pixels, notes = centered(
-        measurement.patterns, bad_pixels, probe, rules.beam_center_px
+        measurement.patterns, bad_pixels, probe, request.beam_center_px
     )
     origin: ProbeOrigin = 'given'
     if probe is None:
         probe, origin = starting_probe(counts, bad_pixels), 'patterns'
         notes = (*notes, NOTE)
     geometry = opening.geometry
-    if rules.geometry is not None:
-        geometry = known_geometry(geometry, rules.geometry, counts.shape)
+    if request.geometry is not None:
+        geometry = known_geometry(geometry, request.geometry, counts.shape)
     return Scan(
         patterns=counts,
         positions_px=positions,
@@ -120,7 +112,7 @@ def _as_sent(batch: MatchedBatch, unit: Unit, opening: Opening, rules: ScanRules
         pattern_indexes=indexes,
         geometry=geometry,
         probe_origin=origin,
-        name=name,
+        name=request.name,
         notes=(*measurement.notes, *notes),
     )
 
@@ -157,7 +149,7 @@ class PartMaker:
             positions = positions / _pixel_m(scan)
             pixel = tuple(_pixel_m(scan).tolist())
         orientation = self._rules.orientation
-        oriented = reorient(scan, orientation, is_centered=self._rules.beam_center_px is not None)
+        oriented = reorient(scan, orientation, is_centered=self._rules.is_centered)
         if orientation != Orientation():
             # The scan is rotated around the mean of its positions, which must not move: it is 0.
             both = np.concatenate([positions, -positions])

@@ -1,0 +1,142 @@
+"""A stream becomes the scan that a file of the same patterns would be."""
+
+import dataclasses
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from ptychopinn_plugin.data import Geometry, Reconstruction, Scan, load_scan, write_product
+from ptychopinn_plugin.data.readers.ptychodus_hdf5 import read_product
+from ptychopinn_plugin.data.readers.request import ReadingRequest
+from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.orientation import Orientation
+from ptychopinn_plugin.streaming.assembly import PartMaker, ScanRules, assemble
+from ptychopinn_plugin.streaming.matching import MatchedBatch
+from ptychopinn_plugin.streaming.messages import Opening
+
+TURNED = Orientation.from_dict({'swap_positions': True, 'rotate_scan_deg': 20.0})
+
+
+def batch_of(scan: Scan, unit: str, rows: np.ndarray) -> MatchedBatch:
+    """Return patterns as they have come."""
+    positions = scan.positions_px * (2e-8 if unit == 'm' else 1.0)
+    return MatchedBatch(rows, scan.patterns[rows], positions[rows], np.zeros(len(rows)))
+
+
+def opening_of(scan: Scan) -> Opening:
+    return Opening(scan.probe, scan.bad_pixels, scan.geometry, len(scan), scan.name)
+
+
+def write_pair(folder: Path, scan: Scan, *, with_object: bool) -> Path:
+    """Write a scan as Ptychodus does; without an object, positions begin at a corner."""
+    with h5py.File(folder / 'diffraction.h5', 'w') as file:
+        file['patterns'] = scan.patterns
+        file['indexes'] = np.arange(len(scan))
+    write_product(
+        folder / 'product.h5',
+        Reconstruction(
+            object_=np.ones((40, 40), np.complex64),
+            origin_px=np.zeros(2),
+            coverage=np.ones((40, 40), np.float32),
+            probe=scan.probe,
+            positions_px=scan.positions_px,
+            backend='test',
+            geometry=scan.geometry,
+        ),
+    )
+    if not with_object:
+        with h5py.File(folder / 'product.h5', 'r+') as file:
+            attributes = dict(file['object'].attrs)
+            del file['object']
+            file['object'] = np.zeros((0, 0, 0), np.complex64)
+            file['object'].attrs.update(attributes)
+    return folder
+
+
+def check_same(found: Scan, expected: Scan) -> None:
+    np.testing.assert_array_equal(found.patterns, expected.patterns)
+    np.testing.assert_array_equal(found.positions_px, expected.positions_px)
+    np.testing.assert_array_equal(found.probe, expected.probe)
+    np.testing.assert_array_equal(found.bad_pixels, expected.bad_pixels)
+    np.testing.assert_array_equal(found.pattern_indexes, expected.pattern_indexes)
+    assert found.geometry == expected.geometry
+
+
+@pytest.mark.parametrize('orientation', [Orientation(), TURNED])
+def test_positions_in_pixels_are_those_of_a_file(
+    scan: Scan, scan_file: Path, orientation: Orientation
+) -> None:
+    rows = np.random.default_rng(0).permutation(len(scan))
+    rules = ScanRules(ReadingRequest('stream'), orientation=orientation)
+    found = assemble(batch_of(scan, 'px', rows), 'px', opening_of(scan), rules)
+    check_same(found, load_scan(scan_file, orientation=orientation))
+    assert found.name == 'small'
+
+
+@pytest.mark.parametrize('orientation', [Orientation(), TURNED])
+def test_positions_in_metres_are_those_of_a_product(
+    scan: Scan, tmp_path: Path, orientation: Orientation
+) -> None:
+    folder = write_pair(tmp_path, scan, with_object=False)
+    product = read_product(folder / 'product.h5')
+    rows = np.random.default_rng(0).permutation(len(scan))
+    given = batch_of(scan, 'm', rows)
+    given = MatchedBatch(rows, given.patterns, product.positions_m[rows], given.received_s)
+    rules = ScanRules(ReadingRequest('stream'), orientation=orientation)
+    expected = load_scan(folder, orientation=orientation)
+    check_same(assemble(given, 'm', opening_of(scan), rules), expected)
+    # What was known before the scan serves as well as what was sent, its object's place too.
+    write_pair(folder, scan, with_object=True)
+    rules = dataclasses.replace(rules, product=read_product(folder / 'product.h5'))
+    expected = load_scan(folder, orientation=orientation)
+    check_same(assemble(given, 'm', Opening(), rules), expected)
+
+
+@pytest.mark.parametrize('unit', ['px', 'm'])
+@pytest.mark.parametrize('orientation', [Orientation(), TURNED])
+def test_parts_are_in_the_coordinates_of_the_whole(
+    scan: Scan, unit: str, orientation: Orientation
+) -> None:
+    """They differ from those of the whole scan by one and the same shift."""
+    rules = ScanRules(ReadingRequest('stream'), orientation=orientation)
+    everything = np.arange(len(scan))
+    whole = assemble(batch_of(scan, unit, everything), unit, opening_of(scan), rules)
+    maker = PartMaker(lambda: opening_of(scan), rules)
+    shifts = []
+    for rows in (everything[:10], everything[7:20], everything[30:]):
+        part = maker.make(batch_of(scan, unit, rows), unit)
+        np.testing.assert_array_equal(part.patterns, whole.patterns[rows])
+        shifts.append(whole.positions_px[rows] - part.positions_px)
+    together = np.concatenate(shifts)
+    np.testing.assert_allclose(together, np.broadcast_to(together[0], together.shape), atol=1e-6)
+
+
+def test_a_probe_that_nobody_gave_is_made_once(scan: Scan) -> None:
+    """Parts with different probes would not fit together."""
+    known = [Opening(geometry=scan.geometry)]
+    maker = PartMaker(lambda: known[0], ScanRules(ReadingRequest('stream')))
+    first = maker.make(batch_of(scan, 'px', np.arange(12)), 'px')
+    second = maker.make(batch_of(scan, 'px', np.arange(12, 30)), 'px')
+    np.testing.assert_array_equal(first.probe, second.probe)
+    assert (first.probe_origin, second.probe_origin) == ('patterns', 'patterns')
+    known[0] = opening_of(scan)
+    third = maker.make(batch_of(scan, 'px', np.arange(30, 36)), 'px')
+    np.testing.assert_array_equal(third.probe, scan.probe)
+    assert third.probe_origin == 'given'
+
+
+def test_metres_need_the_size_of_a_pixel(scan: Scan) -> None:
+    batch = batch_of(scan, 'm', np.arange(4))
+    rules = ScanRules(ReadingRequest('stream'))
+    with pytest.raises(DataError, match='--detector-distance'):
+        assemble(batch, 'm', Opening(scan.probe), rules)
+    geometry = Geometry(
+        photon_energy_eV=9e3,
+        detector_distance_m=2.0,
+        detector_pixel_height_m=1e-4,
+        detector_pixel_width_m=1e-4,
+    )
+    rules = ScanRules(ReadingRequest('stream', geometry=geometry))
+    assert assemble(batch, 'm', Opening(scan.probe), rules).geometry.pixel_width_m > 0
