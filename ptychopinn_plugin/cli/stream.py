@@ -159,6 +159,12 @@ def stream_into(
                 *(rules, settings, files.write),
             )
             files.follow(reception, live)
+            if as_json:
+                typer.echo(to_json({'event': 'start', 'sources': addresses}, indent=None))
+            else:
+                typer.echo(
+                    f'Receiving from {", ".join(addresses)}. Ctrl-C ends the scan.', err=True
+                )
             live.follow(stop.is_set)
         _check_received(reception, store, settings)
         values: dict[str, Any] = {'output': output, 'files': [*_LIVE_FILES, _SUMMARY_FILE]}
@@ -256,9 +262,18 @@ def _receiving(
 def _check_received(
     reception: 'Reception', store: 'PatternStore', settings: StreamSettings
 ) -> None:
-    """Raise DataError where no pattern with its position has come."""
+    """Raise DataError where no pattern with its position has come.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If that is because the user has ended it.
+    """
     if store.n_appended:
         return
+    if reception.ended == 'interrupted':
+        typer.echo('Stopped before any pattern with its position came.', err=True)
+        raise KeyboardInterrupt
     counts = reception.counts()
     why = f' The first fault: {reception.first_fault}' if reception.first_fault else ''
     if counts['received']:
