@@ -1,5 +1,6 @@
 """A growing HDF5 file, read while its writer adds to it (single writer, multiple readers)."""
 
+import math
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -10,6 +11,8 @@ import h5py
 import numpy as np
 
 from ptychopinn_plugin.array_types import IntArray
+from ptychopinn_plugin.data.readers.hdf5 import find_dataset
+from ptychopinn_plugin.data.readers.hdf5_links import HDF5_DAMAGE, refuse_special_files
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.streaming.messages import StreamMessage, messages_of
 from ptychopinn_plugin.streaming.sources import OnFault
@@ -24,6 +27,7 @@ _POLL_S = 0.02
 """A file that has not grown is looked at again after this time."""
 
 _PATTERNS = ('patterns', 'entry/data/data', 'exchange/data')
+_POSITIONS = ('positions_m', 'positions_px')
 _INDEXES = ('indexes', 'entry/instrument/NDAttributes/NDArrayUniqueId')
 _CONSISTENCY_FLAGS = 11
 """Which byte of the file holds them, in the superblock that SWMR needs (its version 3)."""
@@ -47,9 +51,12 @@ class GrowingFile:
         self._path, self._on_fault = path, on_fault
         self.overrun = 0
         self._file: h5py.File | None = None
+        self._patterns: Any = None
+        self._indexes: Any = None
+        self._positions: Any = None
+        self._position_indexes: Any = None
         self._n_patterns = self._n_positions = 0
-        self._is_opened = self._is_closed = False
-        self._is_done = False
+        self._is_opened = self._is_done = False
 
     def __enter__(self) -> Self:
         return self
@@ -69,7 +76,8 @@ class GrowingFile:
         Raises
         ------
         DataError
-            If the file holds no dataset of patterns or positions when it is complete.
+            If the file holds no patterns and no positions, is damaged, or leads to what may not be
+            read; see `readers.hdf5`.
         """
         deadline = time.monotonic() + timeout_s
         while True:
@@ -81,116 +89,97 @@ class GrowingFile:
     def _read_more(self) -> list[StreamMessage]:
         if self._file is None and not self._open():
             return []
-        assert self._file is not None
         # This is looked at first: what was written before the end is seen then.
         was_closed = not _is_being_written(self._path)
-        found: list[StreamMessage] = []
-        if not self._is_opened:
-            found += self._opening()
+        try:
+            found = self._opening() if not self._is_opened else []
             self._is_opened = True
-        found += self._new_positions()
-        found += self._new_patterns(is_complete=was_closed)
+            found += self._new_positions()
+            found += self._new_patterns(is_complete=was_closed)
+        except HDF5_DAMAGE as error:
+            raise DataError(f'{self._path} is damaged ({error}). Write it again.') from error
         if was_closed and not found:
-            if not self._find(_PATTERNS) and self._positions_name() is None:
-                raise DataError(
-                    f'{self._path} must hold patterns ({", ".join(_PATTERNS)}) or positions '
-                    f'(positions_m, positions_px); it holds {", ".join(self._file) or "nothing"}.'
-                )
             self._is_done = True
-            end = self._file['n_patterns'][()] if 'n_patterns' in self._file else None
-            found += messages_of({'end': True} | ({} if end is None else {'n_patterns': end}))
+            found = messages_of({'end': True})
         return found
 
     def _open(self) -> bool:
         """Open the file, as soon as it exists and its writer lets others read it."""
         try:
-            self._file = h5py.File(self._path, 'r', libver='latest', swmr=True)
-        except FileNotFoundError:
-            return False
+            file = h5py.File(self._path, 'r', libver='latest', swmr=True)
         except OSError:
-            # It is not complete yet, or its writer has not begun to share it.
+            # It is missing or not complete yet, or its writer has not begun to share it.
             return False
+        self._file = file
+        refuse_special_files(file)
+        # While a file is shared, nothing but rows is added to it.
+        self._patterns, self._indexes = find_dataset(file, _PATTERNS), find_dataset(file, _INDEXES)
+        self._positions = find_dataset(file, _POSITIONS)
+        self._position_indexes = find_dataset(file, ('position_indexes', 'indexes'))
+        if self._patterns is None and self._positions is None:
+            raise DataError(
+                f'{self._path} must hold patterns ({", ".join(_PATTERNS)}) or positions '
+                f'({", ".join(_POSITIONS)}); it holds {", ".join(file) or "nothing"}.'
+            )
         return True
 
     def _opening(self) -> list[StreamMessage]:
         assert self._file is not None
-        values: dict[str, Any] = {
-            name: self._file[name][()] for name in ('probe', 'bad_pixels') if name in self._file
-        }
-        found = self._find(_PATTERNS)
-        for holder in (self._file, *(self._file[name] for name in found[:1])):
-            values |= {name: _plain(holder.attrs[name]) for name in holder.attrs}
-        # They count with the datasets alone.
-        for name in ('patterns', 'indexes', 'positions_m', 'positions_px', 'end'):
+        values: dict[str, Any] = {}
+        for holder in (self._file, self._patterns):
+            if holder is not None:
+                values |= {name: _plain(holder.attrs[name]) for name in holder.attrs}
+        for name in ('probe', 'bad_pixels'):
+            dataset = find_dataset(self._file, (name,))
+            if dataset is not None:
+                values[name] = dataset[()]
+        # Only datasets grow.
+        for name in ('patterns', 'indexes', *_POSITIONS, 'end'):
             values.pop(name, None)
         return messages_of(values)
 
     def _new_positions(self) -> list[StreamMessage]:
-        name = self._positions_name()
-        if name is None or self._file is None:
+        positions, start = self._positions, self._n_positions
+        if positions is None:
             return []
-        key = 'position_indexes' if 'position_indexes' in self._file else 'indexes'
-        positions, indexes = self._file[name], self._file.get(key)
-        positions.refresh()
-        count = len(positions)
-        if indexes is not None:
-            indexes.refresh()
-            count = min(count, len(indexes))
-        start = self._n_positions
-        if count <= start:
-            return []
-        numbers = np.arange(start, count) if indexes is None else indexes[start:count]
-        count = start + _written(numbers)
-        self._n_positions = count
-        numbers = numbers[: count - start]
+        stop = _length(positions)
+        numbers = np.arange(start, stop)
+        if self._position_indexes is not None:
+            stop = min(stop, _length(self._position_indexes))
+            numbers = self._position_indexes[start:stop]
+            numbers = numbers[: _written(numbers)]
         if not len(numbers):
             return []
-        return messages_of({name: positions[start:count], 'position_indexes': numbers})
+        self._n_positions += len(numbers)
+        name = positions.name.rpartition('/')[2]
+        rows = positions[start : start + len(numbers)]
+        return messages_of({name: rows, 'position_indexes': numbers})
 
     def _new_patterns(self, *, is_complete: bool) -> list[StreamMessage]:
-        assert self._file is not None
-        names = self._find(_PATTERNS)
-        if not names:
+        patterns, start = self._patterns, self._n_patterns
+        if patterns is None:
             return []
-        patterns = self._file[names[0]]
-        patterns.refresh()
-        start = self._n_patterns
-        each = max(1, int(np.prod(patterns.shape[1:])) * patterns.dtype.itemsize)
-        stop = min(len(patterns), start + max(1, READ_BYTES // each))
-        numbers = self._indexes_of(start, stop)
-        if numbers is not None:
-            stop = start + _written(numbers)
-            numbers = numbers[: stop - start]
-        if stop <= start:
-            return []
-        block = patterns[start:stop]
-        if numbers is None:
-            numbers = np.arange(start, stop)
-            if not is_complete:
-                lit = np.flatnonzero(block.any(axis=tuple(range(1, block.ndim))))
-                written = int(lit[-1]) + 1 if len(lit) else 0
-                block, numbers = block[:written], numbers[:written]
-        self._n_patterns += len(block)
+        each = max(1, math.prod(patterns.shape[1:]) * patterns.dtype.itemsize)
+        stop = min(_length(patterns), start + max(1, READ_BYTES // each))
+        numbers = np.arange(start, stop)
+        if self._indexes is not None:
+            numbers = self._indexes[start : min(stop, _length(self._indexes))]
+            numbers = numbers[: _written(numbers)]
+        block = patterns[start : start + len(numbers)]
+        if self._indexes is None and not is_complete:
+            lit = np.flatnonzero(block.any(axis=tuple(range(1, block.ndim))))
+            written = int(lit[-1]) + 1 if len(lit) else 0
+            block, numbers = block[:written], numbers[:written]
         if not len(block):
             return []
+        self._n_patterns += len(block)
         return messages_of({'patterns': block, 'indexes': numbers})
 
-    def _indexes_of(self, start: int, stop: int) -> IntArray | None:
-        """Return the indexes that are there of some patterns; None where the file has none."""
-        assert self._file is not None
-        names = self._find(_INDEXES)
-        if not names:
-            return None
-        indexes = self._file[names[0]]
-        indexes.refresh()
-        return np.asarray(indexes[start:stop])
 
-    def _find(self, names: Sequence[str]) -> list[str]:
-        assert self._file is not None
-        return [name for name in names if isinstance(self._file.get(name), h5py.Dataset)]
-
-    def _positions_name(self) -> str | None:
-        return next(iter(self._find(('positions_m', 'positions_px'))), None)
+def _length(dataset: Any) -> int:
+    """Return how many rows a dataset has by now."""
+    dataset.refresh()
+    return len(dataset)
 
 
 def _written(indexes: IntArray) -> int:

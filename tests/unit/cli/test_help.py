@@ -22,6 +22,8 @@ COMMANDS = (
     'train',
     'reconstruct',
     'refine',
+    'stream',
+    'replay',
     'check',
     'evaluate',
     'inspect',

@@ -259,3 +259,16 @@ def test_addresses(tmp_path: Path) -> None:
     for wrong in ('', 'ftp:x', 'zmq:', 'nothing'):
         with pytest.raises(DataError, match='A source is one of'):
             open_stream(wrong, print)
+
+
+def test_a_growing_file_leads_to_no_raw_file(tmp_path: Path) -> None:
+    """As with every scan file: HDF5 would take any file of the machine for numbers."""
+    (tmp_path / 'secret').write_bytes(bytes(256))
+    with h5py.File(tmp_path / 'growing.h5', 'w', libver='latest') as file:
+        raw = [(str(tmp_path / 'secret'), 0, 256)]
+        file.create_dataset('patterns', (1, 16, 16), 'u1', external=raw)
+    with (
+        pytest.raises(DataError, match='raw file'),
+        GrowingFile(tmp_path / 'growing.h5', print) as source,
+    ):
+        source.receive(1.0)
