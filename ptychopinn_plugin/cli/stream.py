@@ -31,7 +31,7 @@ from ptychopinn_plugin.cli.reconstruct import (
 from ptychopinn_plugin.cli.settings import assemble_config
 from ptychopinn_plugin.cli.signals import stopping_at_signal
 from ptychopinn_plugin.config import InferenceConfig
-from ptychopinn_plugin.errors import ConfigError, DataError
+from ptychopinn_plugin.errors import ConfigError, DataError, OutputError
 from ptychopinn_plugin.orientation import Orientation
 from ptychopinn_plugin.streaming.settings import StreamSettings
 from ptychopinn_plugin.text import count
@@ -144,6 +144,7 @@ def stream_into(
     _check(settings, given)
     path = Path(api.BUILT_IN_KEYWORD) if model is None else model
     with staged_outputs(output, _STREAM_FILES) as stage:
+        _spare_received_scan(output)
         opened = api.open_model(path, with_training_state=False)
         config = assemble_config(given, base=opened.config.to_dict())
         choice = choose(backend, model_backend=opened.backend)
@@ -200,6 +201,21 @@ def _check(settings: StreamSettings, given: Given) -> None:
         raise ConfigError(
             f'--queue must be at least --update-patterns, {settings.update_patterns}; got '
             f'{settings.queue}.'
+        )
+
+
+def _spare_received_scan(output: Path) -> None:
+    """Refuse to replace a scan: what was measured comes only once.
+
+    Raises
+    ------
+    OutputError
+        If there is one.
+    """
+    if (output / _SCAN_FILE).exists():
+        raise OutputError(
+            f'{output / _SCAN_FILE} is a scan, which a stream would replace. Choose another '
+            '--output, or move it away.'
         )
 
 
@@ -327,7 +343,7 @@ class _LiveFiles:
 
         if not self.writes:
             # Those of a former scan would not belong to the new object.
-            for name in set(_STREAM_FILES) - set(_LIVE_FILES):
+            for name in {*RECONSTRUCTION_FILES, _SUMMARY_FILE} - set(_LIVE_FILES):
                 with suppress(FileNotFoundError):
                     (self.folder / name).unlink()
         write_product(self.folder / 'product.h5', result)

@@ -12,6 +12,9 @@ from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.streaming.index_ranges import IndexRanges
 from ptychopinn_plugin.streaming.messages import PatternBatch, PositionBatch, Unit
 
+MAX_WAITING_BYTES = 1 << 30
+"""Patterns that wait for positions take no more memory than this, however many may wait."""
+
 MAX_WAITING_POSITIONS = 1 << 22
 """This many positions may wait for their patterns, about half a gigabyte; then the oldest go."""
 
@@ -161,7 +164,8 @@ class PatternMatcher:
                 continue
             # A view would keep the whole batch.
             self._patterns[index] = (pattern.copy(), batch.received_s)
-        while len(self._patterns) > self.max_waiting:
+        fitting = max(1, MAX_WAITING_BYTES // max(1, batch.patterns[:1].nbytes))
+        while len(self._patterns) > min(self.max_waiting, fitting):
             self._patterns.popitem(last=False)
             self.counts.over_window += 1
         return self._matched(found)

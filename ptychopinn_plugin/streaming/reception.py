@@ -91,6 +91,7 @@ class Reception:
         self._ending: Ending | None = None
         self._began_s = time.monotonic()
         self._last_s: float | None = None
+        self._n_handing_over = 0
 
     def begin(self, sources: Sequence[AbstractContextManager[StreamSource]]) -> None:
         """Start a thread for each source."""
@@ -157,6 +158,9 @@ class Reception:
         if self._last_s is None:
             start_s = self._patience.start_s
             return 'no-start' if start_s is not None and now - self._began_s > start_s else None
+        if self._n_handing_over:
+            # It is the receiver that is late, and not the source.
+            return None
         is_quiet = now - self._last_s > self.matcher.wait_s
         if all(future.done() for future in self._futures):
             return 'closed'
@@ -203,9 +207,18 @@ class Reception:
         if fault is not None:
             self._note_fault(fault)
         if matched is not None:
-            # While the queue is full this waits, and with it the source; the lock is free.
+            self._hand_over(matched)
+
+    def _hand_over(self, matched: MatchedBatch) -> None:
+        """Give patterns to the store; while its queue is full, this and the source wait."""
+        with self._lock:
+            self._n_handing_over += 1
+        try:
+            # The lock is free meanwhile.
             self.store.append(matched, self._is_abandoned.is_set)
+        finally:
             with self._lock:
+                self._n_handing_over -= 1
                 self._last_s = time.monotonic()
 
     def _note_fault(self, fault: str) -> None:

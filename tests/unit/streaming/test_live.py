@@ -165,6 +165,16 @@ def test_a_slow_network_makes_the_source_wait(scan: Scan, follow: Any) -> None:
     assert len(written[-1].positions_px) == 36
 
 
+def test_a_source_that_waits_is_not_idle(scan: Scan, follow: Any) -> None:
+    """Predicting takes longer than a source may be silent."""
+    options = {'final': False, 'queue': 8, 'update_patterns': 8}
+    source = Script(messages_of_scan(scan, size=4)[:-1])
+    reception, live, _, _ = follow(
+        [source], SlowBackend(1.0), patience=Patience(idle_s=0.7), **options
+    )
+    assert (reception.ended, live.object_.n_patterns) == ('idle', 32)
+
+
 def test_or_patterns_are_dropped_and_counted(scan: Scan, follow: Any) -> None:
     options = {'final': False, 'queue': 6, 'update_patterns': 6, 'when_full': 'drop'}
     reception, live, _, _ = follow([Script(messages_of_scan(scan))], SlowBackend(0.5), **options)

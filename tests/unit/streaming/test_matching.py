@@ -71,6 +71,13 @@ def test_no_more_patterns_wait_than_may() -> None:
     check(matcher.add_positions(positions(0, 1, 2, 3, 4)), 2, 3, 4)
 
 
+def test_nor_do_they_take_more_memory_than_they_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matching, 'MAX_WAITING_BYTES', 2 * patterns(0).patterns.nbytes)
+    matcher = PatternMatcher(1.0, 100)
+    matcher.add_patterns(patterns(0, 1, 2, 3, 4))
+    assert (matcher.waiting, matcher.counts.over_window) == (2, 3)
+
+
 def test_waiting_positions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(matching, 'MAX_WAITING_POSITIONS', 2)
     matcher = PatternMatcher(1.0, 10)
