@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from ptychopinn_plugin.streaming.reception import Reception
     from ptychopinn_plugin.streaming.store import PatternStore
 
-_SCAN_FILE, _SUMMARY_FILE = 'scan.npz', 'summary.json'
+_SCAN_FILE, _RECEIVED_FILE, _SUMMARY_FILE = 'scan.npz', 'received.npz', 'summary.json'
 _LIVE_FILES = ('product.h5', 'reconstruction.png')
 _STREAM_FILES = (*RECONSTRUCTION_FILES, _SCAN_FILE, _SUMMARY_FILE)
 
@@ -171,12 +171,12 @@ def stream_into(
         values: dict[str, Any] = {'output': output, 'files': [*_LIVE_FILES, _SUMMARY_FILE]}
         lines: list[str] = []
         if settings.final:
-            _write_scan(output / _SCAN_FILE, reception, store, rules)
+            scan = _write_scan(output, reception, store, rules)
             remaining = {
                 name: value for name, value in given['reading'].items() if name not in _AT_RECEIPT
             }
             values, lines = reconstruct_staged(
-                *(stage, output, path, output / _SCAN_FILE, choice.name),
+                *(stage, output, path, scan, choice.name),
                 {**given, 'reading': remaining},
             )
             values['files'] = list(_STREAM_FILES)
@@ -212,11 +212,12 @@ def _spare_received_scan(output: Path) -> None:
     OutputError
         If there is one.
     """
-    if (output / _SCAN_FILE).exists():
-        raise OutputError(
-            f'{output / _SCAN_FILE} is a scan, which a stream would replace. Choose another '
-            '--output, or move it away.'
-        )
+    for path in (output / _SCAN_FILE, output / 'received' / _RECEIVED_FILE):
+        if path.exists():
+            raise OutputError(
+                f'{path} is a scan, which a stream would replace. Choose another --output, or '
+                'move it away.'
+            )
 
 
 def _rules_of(output: Path, given: Given) -> 'ScanRules':
@@ -304,17 +305,34 @@ def _check_received(
 
 
 def _write_scan(
-    path: Path, reception: 'Reception', store: 'PatternStore', rules: 'ScanRules'
-) -> None:
-    """Write what was received as a scan file, and let go of it in memory."""
+    output: Path, reception: 'Reception', store: 'PatternStore', rules: 'ScanRules'
+) -> Path:
+    """Write what was received as a scan file, and let go of it in memory.
+
+    Raises
+    ------
+    DataError
+        If it makes no scan; it is kept all the same, as what was measured comes only once.
+    """
     from ptychopinn_plugin.data import write_scan
-    from ptychopinn_plugin.streaming.assembly import assemble
+    from ptychopinn_plugin.streaming.assembly import assemble, write_received
 
     unit = reception.matcher.unit
     assert unit is not None
     batch = store.read(0, store.n_appended)
     store.clear()
-    write_scan(path, assemble(batch, unit, reception.opening, rules))
+    path = output / _SCAN_FILE
+    try:
+        write_scan(path, assemble(batch, unit, reception.opening, rules))
+    except DataError as error:
+        kept = output / 'received' / _RECEIVED_FILE
+        kept.parent.mkdir(exist_ok=True)
+        write_received(kept, batch, unit, reception.opening)
+        raise DataError(
+            f'{error} What was received is kept in {kept}; with other options it is taken again: '
+            f'--source folder:{kept.parent}.'
+        ) from error
+    return path
 
 
 @dataclass
@@ -405,6 +423,7 @@ _ENDS = {
     'idle': 'nothing more came',
     'no-start': 'nothing came',
     'interrupted': 'it was interrupted',
+    'no-space': 'no more patterns could be kept',
 }
 
 

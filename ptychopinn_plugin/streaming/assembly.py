@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +23,7 @@ from ptychopinn_plugin.data.reorientation import orient_positions, reorient
 from ptychopinn_plugin.data.scan import ProbeOrigin
 from ptychopinn_plugin.data.starting_probe import NOTE, starting_probe
 from ptychopinn_plugin.orientation import Orientation
+from ptychopinn_plugin.storage.atomic import atomic_path
 from ptychopinn_plugin.streaming.matching import MatchedBatch
 from ptychopinn_plugin.streaming.messages import Opening, Unit
 
@@ -160,3 +163,27 @@ class PartMaker:
 def _pixel_m(scan: Scan) -> FloatArray:
     geometry = scan.geometry
     return np.array([geometry.pixel_height_m, geometry.pixel_width_m], dtype=np.float64)
+
+
+def write_received(path: Path, batch: MatchedBatch, unit: Unit, opening: Opening) -> None:
+    """Write what was received as one message, which a folder that is watched takes again.
+
+    Parameters
+    ----------
+    path : Path
+    batch : MatchedBatch
+    unit : 'm' or 'px'
+    opening : Opening
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    values: dict[str, Any] = {**vars(opening.geometry), 'name': opening.name}
+    values |= {'probe': opening.probe, 'bad_pixels': opening.bad_pixels}
+    values |= {'indexes': batch.indexes, 'patterns': batch.patterns}
+    values |= {f'positions_{unit}': batch.positions, 'end': True, 'n_patterns': len(batch)}
+    arrays = {name: value for name, value in values.items() if value is not None}
+    with atomic_path(path) as temporary, temporary.open('wb') as file:
+        np.savez(file, **arrays)

@@ -126,7 +126,7 @@ def messages_of(values: Mapping[str, Any]) -> list[StreamMessage]:
             )
         if len(patterns):
             found.append(PatternBatch(_indexes(values, 'indexes', len(patterns)), patterns))
-    if 'end' in values and bool(np.all(values['end'])):
+    if 'end' in values and _numbers(values, 'end', 'buif').all():
         found.append(Ending(opening.n_patterns))
     return found
 
@@ -147,7 +147,7 @@ def _opening(values: Mapping[str, Any]) -> Opening:
     expected = None
     if 'n_patterns' in values:
         number = _numbers(values, 'n_patterns', 'uif')
-        if number.size != 1 or int(number.ravel()[0]) < 0:
+        if number.size != 1 or not 0 <= number.ravel()[0] < np.inf:
             raise DataError(f'n_patterns must be a whole number; got {values["n_patterns"]!r}.')
         # A structure of PV Access has no empty numbers: 0 is an unknown one.
         expected = int(number.ravel()[0]) or None
@@ -190,7 +190,11 @@ def _indexes(values: Mapping[str, Any], key: str, count: int) -> IntArray:
 
 
 def _numbers(values: Mapping[str, Any], name: str, kinds: str) -> RealArray:
-    array = np.asarray(values[name])
+    try:
+        array = np.asarray(values[name])
+    except ValueError as error:
+        # Lists of different lengths make no array.
+        raise DataError(f'{name} must hold numbers of one shape; got {error}.') from error
     if array.dtype.kind not in kinds:
         raise DataError(f'{name} must hold numbers; got {array.dtype}.')
     return array

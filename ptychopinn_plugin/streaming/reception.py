@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Self
 
-from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.errors import DataError, OutputError
 from ptychopinn_plugin.streaming.matching import MatchedBatch, PatternMatcher
 from ptychopinn_plugin.streaming.messages import (
     Ending,
@@ -29,8 +29,9 @@ _POLL_S = 0.1
 MAX_REPORTED_FAULTS = 3
 """This many messages that were left out are named; the others are counted."""
 
-End = Literal['complete', 'closed', 'idle', 'no-start', 'interrupted']
-"""Why receiving ended: the scan is complete, the sources are, nothing came, or it was stopped."""
+End = Literal['complete', 'closed', 'idle', 'no-start', 'interrupted', 'no-space']
+"""Why receiving ended: the scan is complete, the sources are, nothing came, it was stopped, or no
+pattern more could be kept."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,8 @@ class Reception:
         return True
 
     def _end(self, why: End) -> None:
-        self.ended = why
+        if self.ended is None:
+            self.ended = why
         self._stop.set()
 
     def _reason_to_end(self) -> End | None:
@@ -216,6 +218,10 @@ class Reception:
         try:
             # The lock is free meanwhile.
             self.store.append(matched, self._is_abandoned.is_set)
+        except OutputError as error:
+            # What has come before is worth an object.
+            logger.warning('The scan ends here: %s', error)
+            self._end('no-space')
         finally:
             with self._lock:
                 self._n_handing_over -= 1

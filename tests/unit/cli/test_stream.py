@@ -49,6 +49,26 @@ def test_a_scan_in_the_folder_is_not_replaced(run: Run, scan_file: Path) -> None
     assert scan_file.read_bytes() == before
 
 
+def test_what_makes_no_scan_is_kept(run: Run, tmp_path: Path, scan_file: Path) -> None:
+    """What was measured comes only once; here the size of a pixel is missing."""
+    incoming, output = tmp_path / 'in', tmp_path / 'live'
+    run('replay', scan_file, '--to', f'folder:{incoming}', '--delay', 0)
+    for path in incoming.iterdir():
+        with np.load(path) as file:
+            values = {name: file[name] for name in file}
+        if 'positions_px' in values:
+            values['positions_m'] = values.pop('positions_px') * 1e-8
+            np.savez(path, **values)
+    message = run('stream', '--source', f'folder:{incoming}', '-o', output).error()
+    assert '--detector-distance' in message
+    assert f'--source folder:{output / "received"}' in message
+    with np.load(output / 'received' / 'received.npz') as file:
+        assert len(file['patterns']) == 36
+    # A second attempt replaces nothing.
+    message = run('stream', '--source', f'folder:{incoming}', '-o', output).error()
+    assert 'received.npz is a scan, which a stream would replace' in message
+
+
 @pytest.mark.parametrize(
     ('address', 'package', 'extra'),
     [('zmq:tcp://127.0.0.1:5555', 'pyzmq', 'zmq'), ('pva:channel', 'pvapy', 'pva')],

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -12,7 +13,12 @@ from ptychopinn_plugin.data.readers.ptychodus_hdf5 import read_product
 from ptychopinn_plugin.data.readers.request import ReadingRequest
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.orientation import Orientation
-from ptychopinn_plugin.streaming.assembly import PartMaker, ScanRules, assemble
+from ptychopinn_plugin.streaming.assembly import (
+    PartMaker,
+    ScanRules,
+    assemble,
+    write_received,
+)
 from ptychopinn_plugin.streaming.matching import MatchedBatch
 from ptychopinn_plugin.streaming.messages import Opening
 
@@ -125,6 +131,21 @@ def test_a_probe_that_nobody_gave_is_made_once(scan: Scan) -> None:
     third = maker.make(batch_of(scan, 'px', np.arange(30, 36)), 'px')
     np.testing.assert_array_equal(third.probe, scan.probe)
     assert third.probe_origin == 'given'
+
+
+def test_what_was_received_is_taken_again(scan: Scan, tmp_path: Path, receive: Any) -> None:
+    """All of it: also what made no scan, as a probe of another size."""
+    rows = np.random.default_rng(0).permutation(len(scan))
+    batch, opening = batch_of(scan, 'm', rows), opening_of(scan)
+    opening = dataclasses.replace(opening, probe=np.ones((1, 4, 4), np.complex64))
+    write_received(tmp_path / 'received.npz', batch, 'm', opening)
+    reception, found = receive(f'folder:{tmp_path}')
+    for name in ('indexes', 'patterns', 'positions'):
+        np.testing.assert_array_equal(getattr(found, name), getattr(batch, name))
+    again = reception.opening
+    np.testing.assert_array_equal(again.probe, opening.probe)
+    assert (again.geometry, again.name, again.n_patterns) == (scan.geometry, 'small', len(scan))
+    assert (reception.ended, reception.matcher.unit) == ('complete', 'm')
 
 
 def test_metres_need_the_size_of_a_pixel(scan: Scan) -> None:

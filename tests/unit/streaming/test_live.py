@@ -13,9 +13,10 @@ from ptychopinn_plugin.backends.protocol import Observer, ignore_progress
 from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig
 from ptychopinn_plugin.data import Reconstruction, Scan
 from ptychopinn_plugin.data.readers.request import ReadingRequest
-from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.errors import DataError, OutputError
 from ptychopinn_plugin.model_file import Model
 from ptychopinn_plugin.network import describe_network
+from ptychopinn_plugin.streaming import store as store_module
 from ptychopinn_plugin.streaming.assembly import ScanRules
 from ptychopinn_plugin.streaming.live import LiveReconstruction
 from ptychopinn_plugin.streaming.matching import PatternMatcher
@@ -260,6 +261,25 @@ def test_the_end_is_named(scan: Scan, follow: Any) -> None:
     threading.Timer(0.5, stop.set).start()
     reception, _, store, _ = follow([Script(messages[:41])], SlowBackend(), interrupt=stop.is_set)
     assert (reception.ended, store.n_appended) == ('interrupted', 20)
+
+
+def test_a_full_disk_leaves_what_has_come_before(
+    scan: Scan, follow: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(store_module, 'STORED_BLOCK_BYTES', 10 * scan.patterns[:1].nbytes)
+    new_array, blocks = store_module.new_array, []
+
+    def fill(*arguments: Any, **options: Any) -> Any:
+        blocks.append(arguments)
+        if len(blocks) == 3:
+            raise OutputError('No space is left.')
+        return new_array(*arguments, **options)
+
+    monkeypatch.setattr(store_module, 'new_array', fill)
+    source = Script(messages_of_scan(scan))
+    reception, _, store, _ = follow([source], SlowBackend(), update_patterns=64)
+    assert (reception.ended, store.n_appended) == ('no-space', 20)
+    assert 'The scan ends here: No space is left.' in caplog.text
 
 
 def test_a_source_that_fails_ends_it_with_its_error(follow: Any) -> None:
