@@ -1,6 +1,5 @@
 """Sends a scan as a beamline would: the counterparts of the sources."""
 
-import contextlib
 import os
 import time
 from collections.abc import Mapping
@@ -86,10 +85,10 @@ class FileSender:
 
     def _created(self, opening: Values) -> h5py.File:
         try:
-            # It begins anew: a reader must not take an old file for the new scan.
-            with contextlib.suppress(FileNotFoundError):
-                self._path.unlink()
-            file = h5py.File(self._path, 'w', libver='latest')
+            # A reader must not take an old file for the new scan, and no file is replaced.
+            file = h5py.File(self._path, 'x', libver='latest')
+        except FileExistsError as error:
+            raise _already_there(self._path) from error
         except OSError as error:
             raise OutputError(
                 f'Cannot write {self._path}: {error}. Choose another file.'
@@ -124,6 +123,10 @@ class FileSender:
             dataset.flush()
 
 
+def _already_there(path: Path) -> OutputError:
+    return OutputError(f'{path} is there already. Choose another name, or remove it.')
+
+
 class FolderSender:
     """Writes a file for each message under another name, and renames it."""
 
@@ -131,7 +134,13 @@ class FolderSender:
         self._path, self._number = path, 0
 
     def __enter__(self) -> Self:
-        self._path.mkdir(parents=True, exist_ok=True)
+        try:
+            self._path.mkdir(parents=True, exist_ok=True)
+            is_empty = not any(self._path.iterdir())
+        except OSError as error:
+            raise OutputError(f'Cannot write to {self._path}: {error.strerror}.') from error
+        if not is_empty:
+            raise _already_there(self._path)
         return self
 
     def __exit__(self, *exception: object) -> None:

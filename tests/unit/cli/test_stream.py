@@ -109,6 +109,16 @@ def test_replay_loses_what_it_is_told_to(run: Run, tmp_path: Path, scan_file: Pa
     assert 18 <= sent < 34
 
 
+@pytest.mark.parametrize('kind', ['hdf5', 'folder'])
+def test_replay_replaces_nothing(run: Run, tmp_path: Path, scan_file: Path, kind: str) -> None:
+    before = scan_file.read_bytes()
+    target = scan_file if kind == 'hdf5' else tmp_path
+    message = run('replay', scan_file, '--to', f'{kind}:{target}', '--delay', 0).error()
+    assert 'is there already' in message
+    assert scan_file.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [scan_file]
+
+
 def test_metres_need_the_size_of_a_pixel(run: Run, tmp_path: Path, scan_file: Path) -> None:
-    message = run('replay', scan_file, '--to', f'folder:{tmp_path}', '--unit', 'm').error()
+    message = run('replay', scan_file, '--to', f'folder:{tmp_path / "in"}', '--unit', 'm').error()
     assert '--unit px' in message
