@@ -169,7 +169,7 @@ def stream_into(
             live.follow(stop.is_set)
         _check_received(reception, store, settings)
         values: dict[str, Any] = {'output': output, 'files': [*_LIVE_FILES, _SUMMARY_FILE]}
-        lines: list[str] = []
+        lines = [f'written to {output}: {", ".join(values["files"])}']
         if settings.final:
             scan = _write_scan(output, reception, store, rules)
             remaining = {

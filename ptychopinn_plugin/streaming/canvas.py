@@ -39,12 +39,8 @@ class GrowingObject:
 
     @property
     def n_patterns(self) -> int:
-        """The number of patterns in the object."""
-        return sum(map(len, self._indexes))
-
-    def clear(self) -> None:
-        """Begin anew."""
-        self.__init__()  # type: ignore[misc]
+        """The number of different patterns in the object."""
+        return len(np.unique(np.concatenate(self._indexes))) if self._indexes else 0
 
     def add(self, part: Reconstruction) -> None:
         """Add the object of a part.
@@ -83,6 +79,8 @@ class GrowingObject:
         """Return the object so far; None where nothing was added."""
         if self._first is None:
             return None
+        # Parts may share patterns, of which the newest position counts.
+        indexes, last = np.unique(np.concatenate(self._indexes)[::-1], return_index=True)
         lit = self._weight > _FLOOR * self._weight.max()
         rows, columns = np.nonzero(lit)
         box = (
@@ -97,8 +95,8 @@ class GrowingObject:
             object_=image,
             origin_px=np.add(self._origin_px, [rows.min(), columns.min()], dtype=np.float64),
             coverage=(weight / weight.max()).astype(np.float32),
-            positions_px=np.concatenate(self._positions_px),
-            pattern_indexes=np.concatenate(self._indexes),
+            positions_px=np.concatenate(self._positions_px)[::-1][last],
+            pattern_indexes=indexes,
             likelihoods=(),
             amplitude_residual=float('nan'),
         )

@@ -159,7 +159,7 @@ class LiveReconstruction:
         new = batch.received_s[max(0, self._n_shown - start) :]
         if start == 0:
             # The next object takes the place of the one before, and is not added to it.
-            self.object_.clear()
+            self.object_ = GrowingObject()
         self._n_shown = count
         self._add(batch, new)
         return True
@@ -170,7 +170,7 @@ class LiveReconstruction:
             return
         try:
             part = self._model.fitted(self._parts.make(batch, unit))
-            # It was looked for once at most: parts of a scan have one probe.
+            # A probe that nobody gave is looked for by trials at the end, and not for each picture.
             refinement = self._refinement
             if part.probe_origin != 'given':
                 refinement = refinement.replace(probe=self._model.is_prior)

@@ -29,7 +29,7 @@ def part(row: int, column: int, phase: float = 0.0, energy: float = 100.0) -> Re
         coverage=np.ones((SIDE, SIDE), np.float32),
         probe=np.full((1, 4, 4), np.sqrt(energy / 16), np.complex64),
         positions_px=np.array([[row, column], [row + 1.0, column]]),
-        pattern_indexes=np.array([row, row + 1]),
+        pattern_indexes=np.array([row, row + 1]) + 100 * column,
         backend='test',
     )
 
@@ -53,13 +53,20 @@ def test_parts_are_put_together_in_one_phase_and_scale(order: tuple[int, ...]) -
     assert result.coverage.max() == 1
 
 
-def test_nothing_at_first_and_after_it_was_cleared() -> None:
+def test_nothing_at_first() -> None:
     found = GrowingObject()
     assert found.reconstruction() is None
-    found.add(part(0, 0))
-    found.clear()
-    assert found.reconstruction() is None
     assert found.n_patterns == 0
+
+
+def test_a_pattern_of_several_parts_counts_once() -> None:
+    found = GrowingObject()
+    found.add(part(1, 0))
+    found.add(part(0, 0, 2.0))
+    result = found.reconstruction()
+    assert found.n_patterns == 3
+    assert result.pattern_indexes.tolist() == [0, 1, 2]
+    assert result.positions_px.tolist() == [[0, 0], [1, 0], [2, 0]]
 
 
 def test_positions_in_a_wrong_unit_do_not_take_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
