@@ -24,6 +24,10 @@ OPTIONS = {
     'train': f'{TRAINING} --validation --config --set --resume --base-model --inference-only',
     'reconstruct': '--output --refine --batch-size --backend --device --json',
     'refine': '--output --iterations --batch-size --backend --device --seed --json',
+    'stream': '--output --source --patterns --wait-seconds --max-waiting --start-timeout '
+    '--idle-timeout --update-patterns --update-seconds --no-final --queue --when-full --product '
+    '--probe-from --backend --json',
+    'replay': '--to --rate --batch --unit --separate --shuffle --lose --delay --json',
     'demo': '--output --refine --max-minutes --backend --seed --json',
     'reproduce': '--scan --model --tolerance --output --json',
     'check': '--output --backend --device --json',
@@ -71,7 +75,11 @@ LOSS_TERMS = {'poisson', 'amplitude_mae', 'teacher', 'total_variation'}
 @pytest.mark.parametrize('command', OPTIONS)
 def test_options(command: str) -> None:
     known: Any = typer.main.get_command(app)
-    options = {name for item in known.commands[command].params for name in item.opts}
+    options = {
+        name
+        for item in known.commands[command].params
+        for name in (*item.opts, *item.secondary_opts)
+    }
     expected = OPTIONS[command].split()
     if command in ('train', 'reconstruct', 'refine', 'check', 'evaluate', 'inspect', 'group'):
         expected += READING.split()
