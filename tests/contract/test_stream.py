@@ -138,7 +138,7 @@ def test_ctrl_c_ends_it_with_what_is_there(
     if backend_name != 'pytorch':
         pytest.skip('Signals are the same with every framework.')
     output, growing = tmp_path / 'live', tmp_path / 'growing.h5'
-    start('replay', scan_file, '--to', growing, '--rate', 4, '--delay', 0)
+    start('replay', scan_file, '--to', growing, '--rate', 2, '--delay', 0)
     process = start('stream', '--source', growing, '-o', output, '--backend', 'pytorch', *FAST)
     deadline = time.monotonic() + 120
     while not (output / 'product.h5').exists():

@@ -60,7 +60,7 @@ def test_pv_access(options: tuple[str, ...], scan: Scan, start_replay: Any, rece
     """Images of an area detector, with positions as attributes or on a channel of their own."""
     pytest.importorskip('pvaccess')
     name = f'test:{time.time_ns()}'
-    start_replay('--to', f'pva:{name}', '--rate', '60', '--delay', '4', '--unit', 'm', *options)
+    start_replay('--to', f'pva:{name}', '--rate', '60', '--delay', '6', '--unit', 'm', *options)
     reception, batch = receive(f'pva:{name}', f'pva:{name}:positions')
     check_same(batch, scan, 'm')
     assert reception.counts()['lost'] == 0
@@ -84,7 +84,7 @@ def test_the_simulated_area_detector_of_pvapy(receive: Any, tmp_path: Path) -> N
     )
     server = Path(sys.executable).with_name('pvapy-ad-sim-server')
     options = ['-cn', name, '-if', str(tmp_path / 'frames.npy'), '-fps', '20', '-nf', '12']
-    command = [str(server), *options, '-rt', '20', '-std', '4', '-dc']
+    command = [str(server), *options, '-rt', '20', '-std', '6', '-dc']
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             _, batch = receive(f'pva:{name}', f'folder:{tmp_path / "in"}')
