@@ -35,3 +35,7 @@ class DeviceMemoryError(PtychoPinnError, MemoryError):
 
 class WorkerError(PtychoPinnError):
     """The process in which the framework runs failed, died or is stuck."""
+
+
+class RankError(PtychoPinnError):
+    """One of the processes that compute together has failed or died."""

@@ -19,6 +19,7 @@ from ptychopinn_plugin.backends.common.outliers import reconstruct_without_outli
 from ptychopinn_plugin.backends.common.positions import reach_px
 from ptychopinn_plugin.backends.common.prediction import choose_photons, corrected_probe
 from ptychopinn_plugin.backends.common.probe_search import IterateFromFlat, find_probe
+from ptychopinn_plugin.backends.common.ranks import current_ranks
 from ptychopinn_plugin.backends.common.reconstruction_run import (
     ReconstructionRun,
     measure_overlap,
@@ -66,7 +67,8 @@ class NetworkBackend(Engine[Device]):
     """
 
     def __init__(self, clock: Clock = time.perf_counter) -> None:
-        self.clock = clock
+        self.ranks = current_ranks()
+        self.clock = self.ranks.shared_clock(clock)
         self.threads: int | None = None
         self.picture_s: float | None = None
         self.model: Model | None = None
@@ -100,7 +102,7 @@ class NetworkBackend(Engine[Device]):
         ConfigError
             If the given model is a learned prior.
         """
-        started = self.clock()
+        started, observer = self.clock(), self.ranks.shared_observer(observer)
         if not scans:
             raise DataError('Training needs at least one scan; none was given.')
         if base_model is not None:
@@ -178,6 +180,7 @@ class NetworkBackend(Engine[Device]):
 
     def _once_or_twice(self, request: ReconstructionRequest) -> Reconstruction:
         """Reconstruct a scan; where it is set, again without the patterns that do not fit."""
+        request = replace(request, observer=self.ranks.shared_observer(request.observer))
 
         def once(scan: Scan, observer: Observer, limit_s: float | None) -> Reconstruction:
             return self._reconstructed(
@@ -225,7 +228,9 @@ class NetworkBackend(Engine[Device]):
             request = replace(request, scan=scan, observer=threads.beside(request.observer))
             # The canvas is made with room for positions that are to move.
             reach = _reach_px(scan, request.refinement)
-            forward = self.build_forward(scan, probe, photons, device, reach)
+            # A network of patches may see any patterns together.
+            is_whole = model is not None and not model.is_prior
+            forward = self.build_forward(scan, probe, photons, device, reach, is_whole=is_whole)
             network = None if model is None else self._network(model, device)
             run = self._begin(request, forward, device, remaining_s)
             if model is not None and model.is_prior:

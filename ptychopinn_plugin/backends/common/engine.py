@@ -8,6 +8,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray, IntArray
 from ptychopinn_plugin.backends.common.phase_drift import PatternMoments
 from ptychopinn_plugin.backends.common.prior import correct_object
+from ptychopinn_plugin.backends.common.ranks import Ranks
 from ptychopinn_plugin.backends.common.refinement import IterationKernels, iterate_object
 from ptychopinn_plugin.backends.common.requests import (
     InferenceRequest,
@@ -92,11 +93,14 @@ class Engine(ABC, Generic[Device]):
         What the framework computes in iterations.
     stitching_kernels : StitchingKernels
         What it computes where a network predicts patches, which are stitched.
+    ranks : Ranks
+        The processes that compute together.
     """
 
     name: str
     iteration_kernels: IterationKernels[Any]
     stitching_kernels: StitchingKernels[Any, Any]
+    ranks: Ranks = Ranks()
 
     @abstractmethod
     def on_device(self, name: str) -> AbstractContextManager[Device]:
@@ -126,7 +130,14 @@ class Engine(ABC, Generic[Device]):
 
     @abstractmethod
     def build_forward(
-        self, scan: Scan, probe: ComplexArray, photons: float, device: Device, reach_px: int = 0
+        self,
+        scan: Scan,
+        probe: ComplexArray,
+        photons: float,
+        device: Device,
+        reach_px: int = 0,
+        *,
+        is_whole: bool = False,
     ) -> Any:
         """Return the forward model of a scan.
 
@@ -141,6 +152,8 @@ class Engine(ABC, Generic[Device]):
         device : Device
         reach_px : int
             How far its positions may move in y and x.
+        is_whole : bool
+            Each of several ranks holds all patterns, as networks see any of them.
         """
 
     @abstractmethod

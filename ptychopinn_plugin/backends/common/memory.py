@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+from ptychopinn_plugin.backends.common.ranks import current_ranks
 from ptychopinn_plugin.errors import DeviceMemoryError
 from ptychopinn_plugin.text import count
 
@@ -52,7 +53,8 @@ def with_smaller_batches(
         try:
             return compute(batch_size)
         except Exception as error:
-            if batch_size <= 1 or not ran_out(error):
+            # Several ranks would go on with different batches.
+            if batch_size <= 1 or not ran_out(error) or current_ranks().size > 1:
                 raise
         # Outside of the handler, as the error holds all that was being computed.
         batch_size //= 2

@@ -18,6 +18,7 @@ from ptychopinn_plugin.backends.common.engine import Engine, Forward
 from ptychopinn_plugin.backends.common.forward import judged_positions
 from ptychopinn_plugin.backends.common.iteration_schedule import IterationSchedule
 from ptychopinn_plugin.backends.common.memory import ran_out
+from ptychopinn_plugin.backends.common.ranks import current_ranks
 from ptychopinn_plugin.backends.common.requests import IterationRequest
 from ptychopinn_plugin.backends.common.training_loop import Clock
 from ptychopinn_plugin.backends.protocol import Observer, Progress
@@ -122,7 +123,7 @@ def judge_patterns(
         second = look(iterate_without(np.setdiff1d(np.arange(len(scan)), suspects)))
     # The object is there already, and a look that needs more memory does not cost it.
     except Exception as error:
-        if not ran_out(error):
+        if not ran_out(error) or current_ranks().size > 1:
             raise
         logger.warning(
             '%s: memory ran out when patterns that may not fit were to be judged again; none is '

@@ -272,7 +272,7 @@ class TrainingRun(Generic[Device]):
         probe = normalise_probe(scan.probe, photons * self.plan.intensity_scale**2)
         # A canvas has a wider margin where positions move.
         reach = reach_px(scan.pattern_shape) if moves_positions else 0
-        return self.engine.build_forward(scan, probe, photons, self.device, reach)
+        return self.engine.build_forward(scan, probe, photons, self.device, reach, is_whole=True)
 
     def _known_object(self, scan: Scan, forward: Forward) -> Any:
         assert scan.object_ is not None, 'plan_training has seen to it'

@@ -67,9 +67,15 @@ class PyTorchBackend(NetworkBackend[torch.device]):
         photons: float,
         device: torch.device,
         reach_px: int = 0,
+        *,
+        is_whole: bool = False,
     ) -> ForwardModel:
         """Return the forward model of a scan."""
-        return ForwardModel(scan, torch.from_numpy(probe), device, photons, reach_px)
+        return ForwardModel(
+            *(scan, torch.from_numpy(probe), device, photons, reach_px),
+            ranks=self.ranks,
+            is_whole=is_whole,
+        )
 
     def build_network(self, request: NetworkRequest, device: torch.device) -> Network:
         """Return a network on the device; the generator that others draw from stays as it is."""
@@ -86,6 +92,14 @@ class PyTorchBackend(NetworkBackend[torch.device]):
         """Return what a network makes of images; see `common.prior.ApplyNetwork`."""
         return prior.apply_network(network, forward, images)
 
+    def apply_prior(
+        self, network: Network, forward: ForwardModel, object_: Tensor, exposures: FloatArray
+    ) -> Tensor:
+        """Return an object after the correction of a learned prior, that of rank 0."""
+        corrected = super().apply_prior(network, forward, object_, exposures)
+        found: Tensor = self.ranks.broadcast(corrected)
+        return found
+
     def scale_to_counts(self, object_: ComplexArray, forward: ForwardModel) -> Tensor:
         """Scale an object so that with the forward model's probe it explains the counts."""
         canvas = torch.from_numpy(object_).to(forward.device)
@@ -94,7 +108,7 @@ class PyTorchBackend(NetworkBackend[torch.device]):
             counts = forward.predict_intensity(forward.extract_patches(canvas, part), part)
             measured = forward.measured(part).square()
             sums += torch.stack([forward.sum_over_good(each) for each in (counts, measured)])
-        expected, counted = sums.tolist()
+        expected, counted = forward.ranks.sum(sums).tolist()
         return canvas * float(np.sqrt(counted / expected))
 
     def make_step(

@@ -1,6 +1,7 @@
 """The forward model of `ptychopinn_plugin.physics`, on a device and in batches."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from ptychopinn_plugin.backends.common.forward import (
     corner_amplitudes,
     judged_positions,
 )
+from ptychopinn_plugin.backends.common.ranks import Ranks, own_part
 from ptychopinn_plugin.backends.pytorch.operators import (
     intensity,
     place_patches,
@@ -52,6 +54,16 @@ class ForwardModel:
         Energy per pattern that losses divide by; the scan's own where not given.
     reach_px : int
         How far `set_moves` may move positions.
+    ranks : Ranks, optional
+        Which compute the scan together: each holds a part of the patterns and goes through it, and
+        sums over patterns are over all ranks.
+    is_whole : bool
+        Each rank holds all patterns all the same.
+
+    Attributes
+    ----------
+    own, held : slice
+        The positions that this rank goes through, and those of the patterns that it holds.
     """
 
     def __init__(
@@ -61,7 +73,14 @@ class ForwardModel:
         device: torch.device,
         photons: float | None = None,
         reach_px: int = 0,
+        *,
+        ranks: Ranks | None = None,
+        is_whole: bool = False,
     ) -> None:
+        self.ranks = Ranks() if ranks is None else ranks
+        self._is_divided = self.ranks.size > 1 and not is_whole
+        self.own = self.ranks.share(len(scan))
+        self.held = self.own if self._is_divided else slice(0, len(scan))
         whole, subpixel_shifts = split_positions(scan.positions_px)
         self.shape, self.is_single_shot = scan.pattern_shape, scan.is_single_shot
         half = np.array([side // 2 for side in self.shape])
@@ -75,7 +94,7 @@ class ForwardModel:
         self.set_intensities(np.ones(len(scan)))
         self._place(whole - half - self.origin_px, subpixel_shifts)
         assert scan.bad_pixels is not None
-        amplitudes = corner_amplitudes(scan.patterns, scan.bad_pixels)
+        amplitudes = corner_amplitudes(scan.patterns[self.held], scan.bad_pixels)
         self.amplitudes, self._usage = torch.from_numpy(amplitudes), Usage(amplitudes)
         # Shifted probes take more memory than the amplitudes, for which there is too little.
         self._keeps_probes = not is_stored(amplitudes)
@@ -93,21 +112,24 @@ class ForwardModel:
     def set_probe(self, probe: Tensor, *, cache: bool = True) -> None:
         """Use another probe; shifted copies (with `cache`) and the coverage are made again."""
         self.probe = probe.detach().to(self.device)
-        n_bytes = len(self) * probe.numel() * 8
+        n_held = self.held.stop - self.held.start
+        n_bytes = n_held * probe.numel() * 8
         self._shifted: Tensor | None = None
         if cache and self._keeps_probes and n_bytes <= PROBE_CACHE_BYTES:
             # Filled part by part: parts that are joined at the end would take twice the memory.
-            self._shifted = self.probe.new_empty((len(self), *self.probe.shape))
-            for part in self.slices(256):
-                self._shifted[part] = shift_probe(self.probe, self.subpixel_shifts[part])
+            self._shifted = self.probe.new_empty((n_held, *self.probe.shape))
+            for part in _cut(self.held, 256):
+                shifted = shift_probe(self.probe, self.subpixel_shifts[part])
+                self._shifted[self._in_held(part)] = shifted
         # The brightest pixel is found once: sub-scans look at a small part of the canvas each.
         self._brightest: Tensor | None = None
-        self.coverage = torch.zeros(self.canvas_shape, device=self.device)
-        for part in self.slices(256):
+        coverage = torch.zeros(self.canvas_shape, device=self.device)
+        for part in _cut(self.held, 256):
             canvas_window = self.canvas_window(part)
-            self.coverage[canvas_window] += self.place_patches(
+            coverage[canvas_window] += self.place_patches(
                 intensity(self.probes(part)), part, canvas_window
             )
+        self.coverage = self._sum_of_held(coverage)
 
     def set_probe_only(self, probe: Tensor) -> None:
         """Use another probe from now on, and leave the coverage as it was."""
@@ -158,6 +180,25 @@ class ForwardModel:
         """Patch origins on the canvas with their subpixel parts, shape (n_positions, 2)."""
         return np.asarray(self.host_origins.astype(np.float32) + self._host_shifts)
 
+    def _in_held(self, indices: Any) -> Any:
+        """Return the places of some positions among the patterns that this rank holds."""
+        first = self.held.start
+        if first == 0:
+            return indices
+        if isinstance(indices, slice):
+            return slice(indices.start - first, indices.stop - first, indices.step)
+        return indices - first
+
+    def _sum_of_held(self, canvas: Tensor) -> Tensor:
+        """Sum over all patterns what this rank has summed over those that it holds."""
+        return self.ranks.sum(canvas) if self._is_divided else canvas
+
+    def share(self, indices: IntArray) -> IntArray:
+        """Return those of some positions, in ascending order, that this rank computes."""
+        if self._is_divided:
+            return own_part(indices, self.own)
+        return indices[self.ranks.share(len(indices))]
+
     def subset(
         self,
         indices: IntArray,
@@ -169,13 +210,21 @@ class ForwardModel:
         Parameters
         ----------
         indices : ndarray of int64
+            In ascending order where the patterns are divided among ranks, as those of the part are.
         amplitudes : Tensor or ndarray of float32, optional
             To use in place of the measured ones (zero frequency in the corner).
         exposure : float
             Their counts as a share of the measured ones; the probe follows.
         """
-        where = torch.from_numpy(indices).to(self.device)
         part = object.__new__(ForwardModel)
+        part.ranks, part._is_divided = self.ranks, self._is_divided
+        part.own = part.held = slice(0, len(indices))
+        if self._is_divided:
+            first, stop = np.searchsorted(indices, [self.own.start, self.own.stop]).tolist()
+            part.own = part.held = slice(first, stop)
+        elif self.ranks.size > 1:
+            part.own = self.ranks.share(len(indices))
+        where = torch.from_numpy(indices[part.held]).to(self.device)
         part.shape, part.device, part.valid_mask = self.shape, self.device, self.valid_mask
         part._valid_pixels, part.is_single_shot = self._valid_pixels, self.is_single_shot
         part.probe, part.photons = self.probe * exposure**0.5, self.photons * exposure
@@ -195,8 +244,9 @@ class ForwardModel:
         if self._shifted is None or exposure != 1:
             part.set_probe(part.probe)
         else:
-            part._shifted, part._brightest = self._shifted[where], None
-            part.coverage = part.place_patches(intensity(part.probes(slice(None))), slice(None))
+            part._shifted, part._brightest = self._shifted[self._in_held(where)], None
+            coverage = part.place_patches(intensity(part.probes(part.held)), part.held)
+            part.coverage = part._sum_of_held(coverage)
         return part
 
     def to_tensor(self, array: ComplexArray) -> Tensor:
@@ -217,7 +267,7 @@ class ForwardModel:
     def probes(self, indices: Tensor | slice) -> Tensor:
         """Return the probe at each position, shape (n_indices, n_modes, height, width)."""
         if self._shifted is not None:
-            shifted = _select(self._shifted, indices)
+            shifted = _select(self._shifted, self._in_held(indices))
         else:
             shifted = shift_probe(self.probe, self.subpixel_shifts[indices])
         return self._in_own_beam(shifted, indices)
@@ -243,10 +293,10 @@ class ForwardModel:
     def measured(self, indices: Tensor | IntArray | slice) -> Tensor:
         """Return measured amplitudes, zero frequency in the corner, shape (n_indices, h, w)."""
         if isinstance(indices, slice):
-            found = self.amplitudes[indices]
+            found = self.amplitudes[self._in_held(indices)]
         else:
             # Scans that do not fit stay in the computer's memory and come batch by batch.
-            where = torch.as_tensor(indices, device=self.amplitudes.device)
+            where = torch.as_tensor(self._in_held(indices), device=self.amplitudes.device)
             found = _select(self.amplitudes, where)
         self._usage.add(found.numel() * found.element_size())
         return found.to(self.device)
@@ -351,7 +401,7 @@ class ForwardModel:
             sums[0] += self.sum_of_losses(expected, part)
             sums[1] += self.sum_over_good((expected.sqrt() - measured).square_())
             sums[2] += self.sum_over_good(measured.square())
-        loss, misfit, total = sums.tolist()
+        loss, misfit, total = self.ranks.sum(sums).tolist()
         return loss / self.n_valid_pixels(), misfit / total
 
     @torch.no_grad()
@@ -361,7 +411,7 @@ class ForwardModel:
         for part in self.slices(batch_size, stride):
             expected = self.predict_intensity(self.extract_patches(object_, part), part)
             total += self.sum_of_losses(expected, part)
-        return float(total) / self.n_valid_pixels(stride)
+        return float(self.ranks.sum(total)) / self.n_valid_pixels(stride)
 
     def sum_of_losses(self, expected: Tensor, indices: Tensor | slice) -> Tensor:
         """Sum the terms of the Poisson loss over the good pixels of some patterns."""
@@ -373,10 +423,12 @@ class ForwardModel:
         return self._valid_pixels * len(range(0, len(self), stride))
 
     def slices(self, batch_size: int, stride: int = 1) -> Iterator[slice]:
-        """Cut every `stride`-th pattern into slices: probes and amplitudes are views of them."""
-        reach = batch_size * stride
-        for start in range(0, len(self), reach):
-            yield slice(start, start + reach, stride)
+        """Cut every `stride`-th pattern into slices: probes and amplitudes are views of them.
+
+        Of all patterns, those that this rank goes through.
+        """
+        first = -(-self.own.start // stride) * stride
+        return _cut(slice(first, self.own.stop, stride), batch_size)
 
     def sum_over_good(self, images: Tensor) -> Tensor:
         """Sum images (n, height, width) over the good pixels."""
@@ -386,13 +438,15 @@ class ForwardModel:
         self, object_: Tensor, indices: IntArray
     ) -> tuple[FloatArray, FloatArray]:
         """Return expected and measured counts, zero frequency in the corner, (n_indices, h, w)."""
-        where = torch.from_numpy(indices).to(self.device)
+        where = torch.from_numpy(self.share(indices)).to(self.device)
         expected = self.predict_intensity(self.extract_patches(object_, where), where)
-        return expected.cpu().numpy(), self.measured(where).cpu().numpy() ** 2
+        counted = self.measured(where).cpu().numpy() ** 2
+        return self.ranks.gather(expected.cpu().numpy()), self.ranks.gather(counted)
 
     def misfit(self, object_: Tensor, lit_counts: float = LIT_COUNTS) -> Misfit | None:
         """Compute `physics.measure_misfit` of an object, on patterns from all over the scan."""
-        sample = torch.from_numpy(judged_positions(len(self), self.shape)).to(self.device)
+        positions = self.share(judged_positions(len(self), self.shape))
+        sample = torch.from_numpy(positions).to(self.device)
         expected = [
             self.predict_intensity(self.extract_patches(object_, indices), indices).cpu()
             for indices in sample.split(64)
@@ -400,11 +454,18 @@ class ForwardModel:
         valid_mask = torch.ones(self.shape) if self.valid_mask is None else self.valid_mask.cpu()
         counts = self.measured(sample).cpu() ** 2
         return measure_misfit(
-            torch.cat(expected).numpy(),
-            counts.numpy(),
+            self.ranks.gather(torch.cat(expected).numpy()),
+            self.ranks.gather(counts.numpy()),
             valid_mask.numpy() > 0,
             lit_counts=lit_counts,
         )
+
+
+def _cut(part: slice, batch_size: int) -> Iterator[slice]:
+    """Cut a part into slices of this number of its positions."""
+    step = part.step or 1
+    for start in range(part.start, part.stop, batch_size * step):
+        yield slice(start, min(start + batch_size * step, part.stop), step)
 
 
 def _select(images: Tensor, indices: Tensor | slice) -> Tensor:

@@ -23,7 +23,7 @@ def pattern_photons(forward: ForwardModel, object_: Tensor) -> tuple[FloatArray,
     -------
     expected, counted : ndarray of float64, shape (n_positions,)
     """
-    sums = []
+    sums = [object_.real.new_empty((2, 0))]
     for part in forward.slices(128):
         expected = forward.predict_intensity(forward.extract_patches(object_, part), part)
         images = torch.stack([expected, forward.measured(part).square()])
@@ -31,4 +31,4 @@ def pattern_photons(forward: ForwardModel, object_: Tensor) -> tuple[FloatArray,
             images = images * forward.valid_mask
         sums.append(images.sum(dim=(-2, -1)))
     expected, counted = torch.cat(sums, dim=1).double().cpu().numpy()
-    return expected, counted
+    return forward.ranks.gather(expected), forward.ranks.gather(counted)

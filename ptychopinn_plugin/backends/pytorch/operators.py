@@ -61,7 +61,7 @@ def predict_intensity(probes: Tensor, patches: Tensor) -> Tensor:
     Probes are (n, n_modes, height, width) and patches (n, height, width); zero frequency is in the
     corner.
     """
-    return intensity(torch.fft.fft2(probes * patches[:, None], norm='ortho'))
+    return intensity(_fft2(probes * patches[:, None], 'ortho'))
 
 
 def project_amplitudes(
@@ -76,13 +76,13 @@ def project_amplitudes(
     changes : Tensor of complex64, shape (n, n_modes, height, width)
         :math:`\psi'_m - \psi_m`.
     """
-    spectra = torch.fft.fft2(probes * patches[:, None], norm='ortho')  # (n, modes, h, w)
+    spectra = _fft2(probes * patches[:, None], 'ortho')  # (n, modes, h, w)
     # In place, as most of the time would go into memory for what is needed once.
     ratio = measured.square().add_(RATIO_EPSILON)
     factor = ratio.div_(intensity(spectra).add_(RATIO_EPSILON)).sqrt_().sub_(1)
     if valid_mask is not None:
         factor.mul_(valid_mask)
-    changes = torch.fft.ifft2(spectra.mul_(factor[:, None]), norm='ortho')
+    changes = _ifft2(spectra.mul_(factor[:, None]), 'ortho')
     return sum_over_modes(probes.conj().resolve_conj().mul_(changes)), changes
 
 
@@ -105,16 +105,24 @@ def poisson_terms(expected: Tensor, counts: Tensor, floor: float) -> Tensor:
 
 def shift_probe(probe: Tensor, subpixel_shifts_px: Tensor) -> Tensor:
     """Shift a probe (n_modes, h, w) by (n, 2) parts of pixels, as `physics.shift_probe`."""
-    shifted: Tensor = torch.fft.ifft2(torch.fft.fft2(probe) * _ramp(subpixel_shifts_px, probe))
-    return shifted
+    return _ifft2(torch.fft.fft2(probe) * _ramp(subpixel_shifts_px, probe))
 
 
 def shift_probe_back(probes: Tensor, subpixel_shifts_px: Tensor) -> Tensor:
     """Undo `shift_probe` on (n, n_modes, h, w): its adjoint."""
-    shifted: Tensor = torch.fft.ifft2(
-        torch.fft.fft2(probes) * _ramp(subpixel_shifts_px, probes).conj()
-    )
-    return shifted
+    return _ifft2(_fft2(probes) * _ramp(subpixel_shifts_px, probes).conj())
+
+
+def _fft2(waves: Tensor, norm: str | None = None) -> Tensor:
+    """Transform waves (n, n_modes, h, w); none at all, as a rank may have, are left as they are."""
+    transformed: Tensor = torch.fft.fft2(waves, norm=norm) if len(waves) else waves
+    return transformed
+
+
+def _ifft2(spectra: Tensor, norm: str | None = None) -> Tensor:
+    """Undo `_fft2`."""
+    transformed: Tensor = torch.fft.ifft2(spectra, norm=norm) if len(spectra) else spectra
+    return transformed
 
 
 def _ramp(subpixel_shifts_px: Tensor, probe: Tensor) -> Tensor:

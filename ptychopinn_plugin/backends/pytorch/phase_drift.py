@@ -23,7 +23,7 @@ def measure_moments(forward: ForwardModel, object_: Tensor, batch_size: int = 64
     """Measure the moments that a pattern's beam and the object's slow errors follow from."""
     floor = floor_photons(forward)
     ramps = torch.from_numpy(middle_ramps(forward.shape)).to(forward.device)
-    found = []
+    found = [ramps.new_empty((0, 5, 6))]
     for part in forward.slices(batch_size):
         waves = forward.probes(part) * forward.extract_patches(object_, part)[:, None]
         spectra = torch.fft.fft2(waves, norm='ortho')
@@ -46,7 +46,7 @@ def measure_moments(forward: ForwardModel, object_: Tensor, batch_size: int = 64
         columns = columns.flatten(2)  # (n, 6, pixels)
         found.append(columns[:, :5] @ columns.transpose(1, 2))
     # One look at the device's results, after the last batch.
-    products = torch.cat(found).double().cpu().numpy()
+    products = forward.ranks.gather(torch.cat(found).double().cpu().numpy())
     return PatternMoments(products[:, :, :5], products[:, :, 5])
 
 

@@ -31,7 +31,8 @@ def position_forces(
     """
     # The roll wraps around in the margin of the canvas, where no patch lies.
     slopes = [(object_.roll(-1, axis) - object_.roll(1, axis)) / 2 for axis in (0, 1)]
-    forces, stiffnesses = [], []
+    forces = [object_.real.new_empty((0, 2))]
+    stiffnesses = [object_.real.new_empty((0, 2, 2))]
     for indices in forward.slices(128):
         probes = forward.probes(indices)
         spectra = _spectra(probes, forward.extract_patches(object_, indices))
@@ -49,8 +50,8 @@ def position_forces(
         forces.append((jacobian * missing.flatten(1)[:, None]).sum(dim=2))
         stiffnesses.append(jacobian @ jacobian.transpose(1, 2))
     return (
-        torch.cat(forces).cpu().numpy().astype(np.float64),
-        torch.cat(stiffnesses).cpu().numpy().astype(np.float64),
+        forward.ranks.gather(torch.cat(forces).cpu().numpy().astype(np.float64)),
+        forward.ranks.gather(torch.cat(stiffnesses).cpu().numpy().astype(np.float64)),
     )
 
 

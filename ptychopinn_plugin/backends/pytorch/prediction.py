@@ -258,7 +258,7 @@ def average_overlap(patches: Patches, forward: ForwardModel, group_size: int) ->
     ----------
     .. [1] O. Hoidn et al., Sci. Rep. 13, 22789 (2023), doi:10.1038/s41598-023-48351-7.
     """
-    if group_size == 1:
+    if group_size == 1 or not len(patches.indices):
         return patches.values
     window = patches.values.shape[-1]
     patch_origins = forward.patch_origins[patches.indices].view(-1, group_size, 2)

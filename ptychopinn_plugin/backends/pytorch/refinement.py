@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from ptychopinn_plugin.array_types import IntArray
+from ptychopinn_plugin.backends.common.ranks import own_part
 from ptychopinn_plugin.backends.common.refinement import (
     MOMENTUM,
     PROBE_STEP,
@@ -66,6 +67,10 @@ def iterate_once(
         :math:`\beta`, between 0 and 1.
     refine_probe : bool
     """
+    ranks = forward.ranks
+    if ranks.size > 1:
+        # Batches are those of one process, and each rank has its own part of each.
+        batches = [own_part(batch, forward.own) for batch in batches]
     # One copy to the device for all batches: each could wait for what is computed there.
     order = torch.from_numpy(np.concatenate(batches)).to(forward.device)
     for indices in order.split([len(batch) for batch in batches]):
@@ -75,17 +80,20 @@ def iterate_once(
             update, probe_update = forward.project_amplitudes_with_probe(patches, indices, probes)
         else:
             update = forward.project_amplitudes(patches, indices, probes)
-        weight = forward.place_patches(intensity(probes), indices)
-        push = forward.place_patches(update, indices)
+        weight = ranks.sum(forward.place_patches(intensity(probes), indices))
+        push = ranks.sum(forward.place_patches(update, indices))
         # A division of complex numbers would take longer than the transforms.
         share = regularised(weight).reciprocal_().to(push.dtype)
         state.velocity.mul_(MOMENTUM).addcmul_(push, share, value=step)
         # Not in place: the best object so far may be this very tensor.
         state.object_ = state.object_ + state.velocity
         if refine_probe:
-            brightness = regularised(intensity(patches[:, None]).sum(dim=0))
-            state.probe = state.probe + PROBE_STEP * probe_update / brightness
+            brightness = regularised(ranks.sum(intensity(patches[:, None]).sum(dim=0)))
+            state.probe = state.probe + PROBE_STEP * ranks.sum(probe_update) / brightness
             forward.set_probe_only(state.probe)
+    # Machines of several kinds round differently, which would add up.
+    state.object_, state.probe = ranks.broadcast(state.object_), ranks.broadcast(state.probe)
+    state.velocity = ranks.broadcast(state.velocity)
     if refine_probe:
         forward.set_probe(state.probe, cache=False)
 
@@ -101,7 +109,8 @@ def mean_update(forward: ForwardModel, object_: Tensor) -> Tensor:
         canvas_window = forward.canvas_window(part)
         changes = forward.project_amplitudes(forward.extract_patches(object_, part), part)
         update[canvas_window] += forward.place_patches(changes, part, canvas_window)
-    return update / regularised(forward.coverage)
+    whole: Tensor = forward.ranks.sum(update)
+    return whole / regularised(forward.coverage)
 
 
 def regularised(weight: Tensor) -> Tensor:

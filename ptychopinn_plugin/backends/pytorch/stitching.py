@@ -39,7 +39,8 @@ def _predict_batches(
     is_flat: bool,
     request: InferenceRequest,
 ) -> Iterator[Patches]:
-    """Yield the patches of groups (n_groups, group_size); see `StitchingKernels`."""
+    """Yield the patches of this rank's groups (n_groups, group_size); see `StitchingKernels`."""
+    groups = groups[forward.ranks.share(len(groups))]
     where = torch.from_numpy(groups).to(forward.device)
     size = max(1, request.batch_size // groups.shape[1])
     for start in range(0, len(groups), size):
@@ -69,6 +70,8 @@ def _weigh(intensities: Tensor, rule: StitchingWeights) -> Tensor:
 class Stitcher:
     """Adds blocks of weighted patches to a canvas; the equation is that of this module's head.
 
+    Each rank adds its own patches of a block, and has the canvas of all.
+
     Parameters
     ----------
     forward : ForwardModel
@@ -86,7 +89,7 @@ class Stitcher:
     def add(self, parts: list[Patches], phase_synchronization: bool) -> None:
         """Add patches, after their global phases are synchronized where the request has that."""
         weighted = [part.values * part.weights for part in parts]  # each (n, window, window)
-        phase_factors = weighted[0].new_ones(sum(map(len, weighted)))
+        phase_factors = self.total.new_ones(sum(map(len, weighted)))
         if phase_synchronization:
             phase_factors = self._agree(parts, weighted)
             # The first block decides the canvas' common phase; later ones are turned to it.
@@ -95,27 +98,31 @@ class Stitcher:
                     parts, weighted, phase_factors
                 )
         self._is_empty = False
+        ranks, total, weight = self.forward.ranks, self.total, self.weight
+        if ranks.size > 1:
+            total, weight = torch.zeros_like(total), torch.zeros_like(weight)
         each = phase_factors.split([len(values) for values in weighted])
         for part, values, phase_factor in zip(parts, weighted, each, strict=True):
             # Patches predicted together are neighbours, and cover little of the canvas.
             canvas_window = self.forward.canvas_window(part.on_host(), values.shape[-1])
             aligned = values * phase_factor[:, None, None]
-            self.total[canvas_window] += self.forward.place_patches(
-                aligned, part.indices, canvas_window
-            )
-            self.weight[canvas_window] += self.forward.place_patches(
+            total[canvas_window] += self.forward.place_patches(aligned, part.indices, canvas_window)
+            weight[canvas_window] += self.forward.place_patches(
                 part.weights, part.indices, canvas_window
             )
+        if ranks.size > 1:
+            self.total += ranks.sum(total)
+            self.weight += ranks.sum(weight)
 
     def _common_phase_factor(
         self, parts: list[Patches], weighted: list[Tensor], phase_factors: Tensor
     ) -> Tensor:
         """Return the factor that brings a block's common phase, free as well, to the canvas'."""
-        agreement = []
+        agreement = [self.total.new_empty(0)]
         for part, values in zip(parts, weighted, strict=True):
             there = self.forward.extract_patches(self.total, part.indices, values.shape[-1])
             agreement.append((values.conj() * there).sum(dim=(-2, -1)))
-        common = (phase_factors.conj() * torch.cat(agreement)).sum()
+        common = self.forward.ranks.sum((phase_factors.conj() * torch.cat(agreement)).sum())
         return torch.where(common.abs() > 0, common / common.abs(), torch.ones_like(common))
 
     def object_(self) -> Tensor:
@@ -124,12 +131,23 @@ class Stitcher:
         return (self.total + floor * self.before) / (self.weight + floor)
 
     def _agree(self, parts: list[Patches], weighted: list[Tensor]) -> Tensor:
-        """Return a factor of modulus 1 for each patch, as `synchronize_patches` finds them."""
-        each = [self.forward.patch_origins[part.indices] for part in parts]
-        cells = torch.cat([_cell_sums(*pair) for pair in zip(weighted, each, strict=True)])
-        patch_origins = self.forward.host_origins[np.concatenate([p.on_host() for p in parts])]
-        found = synchronize_patches(cells.cpu().numpy(), patch_origins, weighted[0].shape[-1])
-        return torch.from_numpy(found).to(self.forward.device)
+        """Return a factor of modulus 1 for each patch, as `synchronize_patches` finds them.
+
+        Rank 0 finds those of all ranks, from the few numbers of each patch that it takes.
+        """
+        forward, ranks = self.forward, self.forward.ranks
+        each = [forward.patch_origins[part.indices] for part in parts]
+        cells = [_cell_sums(*pair).cpu().numpy() for pair in zip(weighted, each, strict=True)]
+        patch_origins = [forward.host_origins[part.on_host()] for part in parts]
+        counts = ranks.gather(np.array([sum(map(len, weighted))]))
+        all_cells = ranks.gather(np.concatenate([*cells] or [np.empty(0, np.complex64)]))
+        all_origins = ranks.gather(np.concatenate([*patch_origins] or [np.empty(0, np.int64)]))
+        found = np.empty(len(all_cells), np.complex64)
+        if ranks.rank == 0:
+            found[:] = synchronize_patches(all_cells, all_origins, weighted[0].shape[-1])
+        own = slice(int(counts[: ranks.rank].sum()), int(counts[: ranks.rank + 1].sum()))
+        phase_factors: Tensor = ranks.broadcast(torch.from_numpy(found).to(forward.device))
+        return phase_factors[own]
 
 
 def _cell_sums(values: Tensor, patch_origins: Tensor) -> Tensor:

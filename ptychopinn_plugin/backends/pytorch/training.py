@@ -94,6 +94,7 @@ class PyTorchStep(NetworkStep[Network, TrainableProbes]):
         decay = settings.weight_decay if settings.optimizer == 'adamw' else 0.0
         self.optimizer = kind(groups, lr=settings.learning_rate, weight_decay=decay)
         self.device = next(network.parameters()).device
+        self.ranks = scans[0].forward.ranks
         half = settings.precision == 'float16'
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=half)
 
@@ -106,14 +107,34 @@ class PyTorchStep(NetworkStep[Network, TrainableProbes]):
         self.optimizer.zero_grad()
 
     def accumulate_gradients(self, batch: Batch) -> dict[str, float]:
-        """Add a batch's gradients, as a share of a step; return its terms and 'loss'."""
+        """Add a batch's gradients, as a share of a step; return its terms and 'loss'.
+
+        Of several ranks each computes a part of the batch, and has the gradients of all.
+        """
+        if self.ranks.rank > 0:
+            # Those of the batches before are the same in all: rank 0 brings them into the sum.
+            self.optimizer.zero_grad()
         terms = self.losses(batch)
         self.scaler.scale(
             terms['loss'] / self.config.training.gradient_accumulation_steps
         ).backward()
         # One look at the device's results for all terms.
-        values = torch.stack([value.detach() for value in terms.values()]).tolist()
+        self._sum_gradients()
+        values = self.ranks.sum(torch.stack([value.detach() for value in terms.values()])).tolist()
         return dict(zip(terms, values, strict=True))
+
+    def _sum_gradients(self) -> None:
+        """Give each rank the sum of the gradients of all."""
+        if self.ranks.size == 1:
+            return
+        parameters = self._optimized()
+        # One vector for all, as each exchange takes its time; at its end is what has a gradient.
+        parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        known = [float(p.grad is not None) for p in parameters]
+        vector = torch.cat([*(part.flatten() for part in parts), parts[0].new_tensor(known)])
+        *sums, known_sums = self.ranks.sum(vector).split([*map(torch.numel, parts), len(known)])
+        for parameter, gradient, count in zip(parameters, sums, known_sums.tolist(), strict=True):
+            parameter.grad = gradient.view_as(parameter).clone() if count > 0 else None
 
     def step(self, learning_rate: float) -> None:
         """Let the optimizer use the gradients, and forget them."""
@@ -129,16 +150,19 @@ class PyTorchStep(NetworkStep[Network, TrainableProbes]):
         self.optimizer.zero_grad()
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Compute the terms of a batch and 'loss', their weighted sum."""
+        """Compute the terms of this rank's part of a batch and 'loss', their weighted sum."""
         settings, subscan = self.config.training, batch.subscan
+        ranks = subscan.forward.ranks
+        groups = batch.groups[ranks.share(len(batch.groups))]
+        n_patterns = batch.groups.size if ranks.size > 1 else None
         patches = predict_patches(
             self.network,
             subscan.forward,
-            torch.from_numpy(batch.groups).to(self.device),
+            torch.from_numpy(groups).to(self.device),
             batch.object_,
             is_flat=batch.is_flat,
             rotations=(batch.rotations,),
-            host_groups=batch.groups,
+            host_groups=groups,
         )
         values = patches.values
         if self.config.model.overlap_constraint:
@@ -146,18 +170,20 @@ class PyTorchStep(NetworkStep[Network, TrainableProbes]):
         terms: dict[str, Tensor] = {}
         if self.config.model.model_type == 'pinn':
             expected = self._predict_intensity(batch, patches.indices, values)
-            terms['poisson'] = poisson_deviance(expected, subscan.forward, patches.indices)
+            seen = expected, subscan.forward, patches.indices, n_patterns
+            terms['poisson'] = poisson_deviance(*seen)
             if settings.amplitude_mae_weight > 0:
-                terms['amplitude_mae'] = amplitude_error(expected, subscan.forward, patches.indices)
+                terms['amplitude_mae'] = amplitude_error(*seen)
         if subscan.labels is not None:
             window = values.shape[-1]
             terms['teacher'] = target_distance(
                 patches,
                 subscan.forward.extract_patches(subscan.labels, patches.indices, window),
                 subscan.forward.extract_patches(subscan.label_coverage, patches.indices, window),
+                n_patterns,
             )
         if settings.total_variation_weight > 0:
-            terms['total_variation'] = total_variation(patches)
+            terms['total_variation'] = total_variation(patches, ranks)
         return {'loss': weighted_sum(terms, settings), **terms}
 
     def _predict_intensity(self, batch: Batch, indices: Tensor, values: Tensor) -> Tensor:
@@ -189,7 +215,7 @@ class PyTorchStep(NetworkStep[Network, TrainableProbes]):
     @torch.no_grad()
     def validation_loss(self, batch: Batch) -> float:
         """Return the mean loss of a batch of held-out groups."""
-        return float(validation_loss(self.losses(batch), self.config.training))
+        return float(self.ranks.sum(validation_loss(self.losses(batch), self.config.training)))
 
     def state_dict(self) -> dict[str, RealArray]:
         """Return copies of all weights, of network and probes, under PyTorch's names."""

@@ -46,6 +46,8 @@ class TensorFlowBackend(NetworkBackend[str]):
         photons: float,
         device: str,
         reach_px: int = 0,
+        *,
+        is_whole: bool = False,
     ) -> ForwardModel:
         """Return the forward model of a scan."""
         return ForwardModel(scan, probe, photons, reach_px)
