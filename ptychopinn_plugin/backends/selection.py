@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ptychopinn_plugin.backends.spec import BackendSpec, entry_points_of
-from ptychopinn_plugin.errors import BackendUnavailableError, UnknownBackendError
+from ptychopinn_plugin.errors import BackendUnavailableError, ConfigError, UnknownBackendError
 
 if TYPE_CHECKING:
     from ptychopinn_plugin.backends.protocol import Backend
+    from ptychopinn_plugin.backends.spec import Join
 
 ENTRY_POINT_GROUP = 'ptychopinn_plugin.backends'
 ENVIRONMENT_VARIABLE = 'PTYCHOPINN_BACKEND'
@@ -153,6 +154,24 @@ def create_backend(name: str) -> 'Backend':
             f'Install it anew with {spec.install_command}, and see: ptychopinn doctor.'
         ) from error
     return make()
+
+
+def find_joining(choice: Choice) -> 'Join':
+    """Return the context in which several processes compute with a backend.
+
+    Raises
+    ------
+    ConfigError
+        If the backend computes in one process alone.
+    """
+    specs = find_backends()
+    if not specs[choice.name].joining:
+        able = ', '.join(name for name, spec in specs.items() if spec.joining)
+        raise ConfigError(
+            f'Several processes compute together only with: {able}. The backend is {choice.name} '
+            f'({choice.source}). Use --backend {able}, or one process.'
+        )
+    return specs[choice.name].load_joining()
 
 
 def _checked(written: str, source: Source, specs: Mapping[str, BackendSpec]) -> str:

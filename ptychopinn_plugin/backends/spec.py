@@ -3,8 +3,9 @@
 import importlib
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ptychopinn_plugin.packages import is_importable, release
 
@@ -15,7 +16,10 @@ else:
     import importlib_metadata as metadata
 
 if TYPE_CHECKING:
+    from ptychopinn_plugin.backends.common.ranks import Launch, Ranks
     from ptychopinn_plugin.backends.protocol import Backend
+
+    Join = Callable[[Launch, Callable[[], str], int], AbstractContextManager[Ranks]]
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,9 @@ class BackendSpec:
         come from this package.
     aliases : tuple of str
         Other names that users may write.
+    joining : str
+        ``module:attribute`` of a context in which several processes compute together, see
+        `pytorch.ranks.joined`; empty for a backend that computes in one.
     """
 
     name: str
@@ -47,6 +54,7 @@ class BackendSpec:
     loader: str
     extra: str = ''
     aliases: tuple[str, ...] = ()
+    joining: str = ''
 
     @property
     def install_command(self) -> str:
@@ -74,9 +82,19 @@ class BackendSpec:
 
     def load(self) -> 'Callable[[], Backend]':
         """Import the backend, and with it the framework."""
-        module, _, attribute = self.loader.partition(':')
-        made: Callable[[], Backend] = getattr(importlib.import_module(module), attribute)
+        made: Callable[[], Backend] = _imported(self.loader)
         return made
+
+    def load_joining(self) -> 'Join':
+        """Import what joins several processes, and with it the framework."""
+        join: Join = _imported(self.joining)
+        return join
+
+
+def _imported(name: str) -> Any:
+    """Return what ``module:attribute`` names."""
+    module, _, attribute = name.partition(':')
+    return getattr(importlib.import_module(module), attribute)
 
 
 def entry_points_of(group: str) -> metadata.EntryPoints:

@@ -25,6 +25,7 @@ from ptychopinn_plugin.cli.ptychopinn_scripts import (
     ptycho_inference_command,
     ptycho_train_command,
 )
+from ptychopinn_plugin.cli.ranks import keeping_quiet, refuse_several_processes
 from ptychopinn_plugin.cli.reconstruct import reconstruct_command, refine_command
 from ptychopinn_plugin.cli.replay import replay_command
 from ptychopinn_plugin.cli.reproduce import reproduce_command
@@ -47,6 +48,7 @@ class _Commands(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)
         _refuse_empty(rest)
+        refuse_several_processes(name)
         if name == 'simulate':
             module = importlib.import_module('ptychopinn_plugin.cli.simulate')
             single = typer.Typer(add_completion=False, rich_markup_mode='rich')
@@ -145,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         In place of ``sys.argv[1:]``.
     """
     try:
-        with handling_signals(), showing_warnings():
+        with handling_signals(), keeping_quiet(), showing_warnings():
             code = app(arguments, prog_name='ptychopinn', standalone_mode=False)
     except PtychoPinnError as error:
         sys.exit(_fail(str(error)))

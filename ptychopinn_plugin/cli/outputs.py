@@ -7,6 +7,7 @@ import math
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import typer
 
+from ptychopinn_plugin.backends.common.ranks import Launch
 from ptychopinn_plugin.cli.signals import holding_signals
 from ptychopinn_plugin.errors import OutputError
 from ptychopinn_plugin.storage import atomic
@@ -53,6 +55,11 @@ def staged_outputs(
     OutputError
         If `folder` cannot be written to, or another run writes to it.
     """
+    if Launch.of_environment().rank > 0:
+        # Of several processes rank 0 alone owns the folder, and writes to it.
+        with tempfile.TemporaryDirectory() as unused:
+            yield Path(unused)
+        return
     stage = folder / f'{atomic.UNFINISHED}{secrets.token_hex(4)}'
     with output_folder(folder), locked_folder(folder):
         clear_leftovers(folder, names)

@@ -27,6 +27,7 @@ from ptychopinn_plugin.cli.options import (
 from ptychopinn_plugin.cli.outputs import staged_outputs, write_json
 from ptychopinn_plugin.cli.progress import ProgressDisplay
 from ptychopinn_plugin.cli.provenance import describe_run, with_relative_paths, without_paths
+from ptychopinn_plugin.cli.ranks import Devices, computing_together, leave, several_processes
 from ptychopinn_plugin.cli.settings import assemble_config
 from ptychopinn_plugin.cli.signals import finishing
 from ptychopinn_plugin.config import InferenceConfig, RefinementConfig
@@ -83,6 +84,7 @@ def reconstruct_command(
     ],
     output: Output,
     backend: BackendName = None,
+    devices: Devices = None,
     as_json: AsJson = False,
     *,
     given: Given,
@@ -102,8 +104,9 @@ def reconstruct_command(
       ptychopinn reconstruct run/wts.h5.zip scan.npz --refine 100 -o result
     """
     model, scan = _split(paths)
-    values, lines = reconstruct_into(output, model, scan, backend, given)
-    report(values, lines, as_json=as_json)
+    with several_processes(devices):
+        values, lines = reconstruct_into(output, model, scan, backend, given)
+        report(values, lines, as_json=as_json)
 
 
 @takes_settings(
@@ -127,6 +130,7 @@ def refine_command(
     device: Annotated[
         str, typer.Option(metavar='NAME', help='auto, cpu, cuda, cuda:1, mps.')
     ] = 'auto',
+    devices: Devices = None,
     as_json: AsJson = False,
     *,
     given: Given,
@@ -141,8 +145,9 @@ def refine_command(
       ptychopinn refine scan.npz --iterations 200 --refine-probe -o flat-start
       ptychopinn refine scan.npz --iterations 100 --refine-positions -o flat-start
     """
-    values, lines = refine_into(output, scan, backend, device, given)
-    report(values, lines, as_json=as_json)
+    with several_processes(devices):
+        values, lines = refine_into(output, scan, backend, device, given)
+        report(values, lines, as_json=as_json)
 
 
 def refine_into(
@@ -156,16 +161,18 @@ def refine_into(
     with staged_outputs(output, RECONSTRUCTION_FILES) as stage:
         config = assemble_config(given)
         choice = choose(backend)
-        read, notes = _read(scan, given)
-        run = describe_run('refine', scan, None, choice.name, config, given)
-        # `reproduce` needs the device as it was requested; the result names the one that was used.
-        run['asked_device'] = device
-        watch.loaded()
-        with ProgressDisplay() as observer:
-            result = api.refine(
-                read, config.refinement, backend=choice, device=device, observer=observer
-            )
-        values, lines = _finish(stage, output, result, read, watch, run)
+        with computing_together(choice) as ranks:
+            read, notes = _read(scan, given)
+            run = describe_run('refine', scan, None, choice.name, config, given)
+            # `reproduce` needs the device as it was requested; the result names the one used.
+            run['asked_device'] = device
+            watch.loaded()
+            with ProgressDisplay() as observer:
+                result = api.refine(
+                    read, config.refinement, backend=choice, device=device, observer=observer
+                )
+            leave(ranks)
+            values, lines = _finish(stage, output, result, read, watch, run)
     return values | {'notes': notes}, lines
 
 
@@ -243,22 +250,24 @@ def reconstruct_staged(
     config = assemble_config(given, base=opened.config.to_dict())
     # A backend that is missing ends the command here, and not after minutes of reading.
     choice = choose(backend, model_backend=opened.backend)
-    # This is the fitted scan, whose object lies where the reconstruction does.
-    fitted, notes = _read(scan, given, opened)
-    fitted = select(fitted)
-    command = 'reconstruct' if select is _everything else 'ptycho-inference'
-    run = describe_run(command, scan, model, choice.name, config, given)
-    watch.loaded()
-    with ProgressDisplay() as observer:
-        result = api.reconstruct(
-            opened,
-            fitted,
-            inference=config.inference,
-            refinement=config.refinement,
-            backend=choice,
-            observer=observer,
-        )
-    values, lines = _finish(stage, output, result, fitted, watch, run)
+    with computing_together(choice) as ranks:
+        # This is the fitted scan, whose object lies where the reconstruction does.
+        fitted, notes = _read(scan, given, opened)
+        fitted = select(fitted)
+        command = 'reconstruct' if select is _everything else 'ptycho-inference'
+        run = describe_run(command, scan, model, choice.name, config, given)
+        watch.loaded()
+        with ProgressDisplay() as observer:
+            result = api.reconstruct(
+                opened,
+                fitted,
+                inference=config.inference,
+                refinement=config.refinement,
+                backend=choice,
+                observer=observer,
+            )
+        leave(ranks)
+        values, lines = _finish(stage, output, result, fitted, watch, run)
     return values | {'notes': notes}, lines
 
 

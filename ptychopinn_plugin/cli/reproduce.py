@@ -165,7 +165,8 @@ def _compare(
         on_cpu = all('cpu' in device.lower() for device in devices)
         # Sums in another order, as other numbers of threads make them, round otherwise.
         threads = [found.provenance.get('threads') or [] for found in (before, after)]
-        same_order = threads[0] == threads[1] and len(threads[0]) < 2
+        ranks = [found.provenance.get('ranks', 1) for found in (before, after)]
+        same_order = threads[0] == threads[1] and len(threads[0]) < 2 and ranks[0] == ranks[1]
         tolerance = 0.0 if on_cpu and same_order else OTHER_ORDER_TOLERANCE
     differences: dict[str, float | None] = {}
     for name in _ARRAYS:

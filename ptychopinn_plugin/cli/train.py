@@ -35,6 +35,7 @@ from ptychopinn_plugin.cli.outputs import (
     write_text,
 )
 from ptychopinn_plugin.cli.progress import ProgressDisplay
+from ptychopinn_plugin.cli.ranks import Devices, computing_together, leave, several_processes
 from ptychopinn_plugin.cli.settings import (
     add_from_file,
     assemble_config,
@@ -43,7 +44,7 @@ from ptychopinn_plugin.cli.settings import (
 )
 from ptychopinn_plugin.cli.signals import finishing
 from ptychopinn_plugin.config import Config, ModelConfig, TrainingConfig
-from ptychopinn_plugin.errors import ConfigError
+from ptychopinn_plugin.errors import ConfigError, RankError
 from ptychopinn_plugin.text import ENDS, count
 
 if TYPE_CHECKING:
@@ -156,6 +157,7 @@ def train_command(
     inference_only: _InferenceOnly = False,
     logger_name: _Logger = None,
     backend: BackendName = None,
+    devices: Devices = None,
     as_json: AsJson = False,
     *,
     given: Given,
@@ -177,6 +179,7 @@ def train_command(
     """
     start, resumes = resume or base_model, resume is not None
     with (
+        several_processes(devices),
         staged_outputs(output, TRAINING_FILES, rescue=MODEL_FILE) as stage,
         keeping_log(stage / LOG_FILE),
     ):
@@ -191,14 +194,17 @@ def train_command(
         if logger_name is not None:
             check_logger(logger_name)
         settings = _settings(start, resumes, given, config, assignments)
-        job = _prepare(scans, validation or (), *settings, resumes, (backend, saved), given)
-        checkpoints = _checkpoints(output / CHECKPOINT_FILE, resume)
-        with _logging(logger_name, output, job) as log:
-            result = _run(job, checkpoints, log)
-            with finishing():
-                _write(stage, result, job.reading, inference_only=inference_only)
-                if log is not None:
-                    log.add_files([stage / name for name in TRAINING_FILES if name != LOG_FILE])
+        choice = _choose(settings[0], backend, saved)
+        with computing_together(choice, output / CHECKPOINT_FILE) as ranks:
+            job = _prepare(scans, validation or (), *settings, resumes, choice, given)
+            checkpoints = _checkpoints(output / CHECKPOINT_FILE, resume)
+            with _logging(logger_name if ranks.rank == 0 else None, output, job) as log:
+                result = _run(job, checkpoints, log)
+                leave(ranks)
+                with finishing():
+                    _write(stage, result, job.reading, inference_only=inference_only)
+                    if log is not None:
+                        log.add_files([stage / name for name in TRAINING_FILES if name != LOG_FILE])
     # Only now does the model lie in its place; until then the checkpoint was all there was.
     checkpoints.remove()
     values = _facts(job, result, output)
@@ -239,22 +245,25 @@ def _settings(
     return model, config
 
 
+def _choose(model: 'Model | None', requested: str | None, saved: str | None) -> 'Choice':
+    from ptychopinn_plugin.backends.selection import choose
+
+    of_model = None if model is None else model.backend
+    return choose(requested, setting=saved, model_backend=of_model)
+
+
 def _prepare(
     paths: Sequence[Path],
     validation: Sequence[Path],
     model: 'Model | None',
     config: Config,
     resume: bool,
-    backend: tuple[str | None, str | None],
+    choice: 'Choice',
     given: Given,
 ) -> _Job:
-    """Choose the backend and read the scans, before anything takes long."""
-    from ptychopinn_plugin.backends.selection import choose
+    """Read the scans, before anything takes long."""
     from ptychopinn_plugin.data import fit_to_size
 
-    requested, saved = backend
-    of_model = None if model is None else model.backend
-    choice = choose(requested, setting=saved, model_backend=of_model)
     read = read_scans([*paths, *validation], given)
     # The size is decided once, here, where the scans are known; the settings then name it.
     sized = config.model.sized_for(read[0].pattern_shape)
@@ -315,8 +324,9 @@ def _run(job: _Job, checkpoints: 'Checkpoints', log: ExperimentLog | None) -> 'T
                 backend=job.choice,
                 observer=checkpoints.beside(watch),
             )
-    except BaseException:
-        if checkpoints.is_written:
+    except BaseException as error:
+        # Where a rank has died, its error has this note already.
+        if checkpoints.is_written and not isinstance(error, RankError):
             typer.echo(
                 'note: what was learned until the last checkpoint is kept; to continue, use '
                 f'--resume {checkpoints.path}',

@@ -306,6 +306,7 @@ class NetworkBackend(Engine[Device]):
             'numpy': np.__version__,
             'device': str(device),
             'threads': sorted(threads.used),
+            **({'ranks': self.ranks.size} if self.ranks.size > 1 else {}),
             'settings': settings,
             'model_fingerprint': None if model is None else model.fingerprint(),
             **result.provenance,

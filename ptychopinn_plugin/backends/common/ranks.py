@@ -102,6 +102,9 @@ class Ranks:
         """Return the number of rank 0."""
         return value
 
+    def leave(self) -> None:
+        """End what the ranks do together: rank 0 goes on alone."""
+
     def share(self, count: int) -> slice:
         """Return which of `count` things in a row this rank has; the last ranks may have none."""
         return slice(-(-count * self.rank // self.size), -(-count * (self.rank + 1) // self.size))

@@ -250,6 +250,7 @@ class TrainingRun(Generic[Device]):
                 'framework': self.engine.framework_version(),
                 'python': platform.python_version(),
                 'device': str(self.device),
+                **({'ranks': self.engine.ranks.size} if self.engine.ranks.size > 1 else {}),
                 'seconds': round(self.clock() - self.request.started, 1),
                 'epochs': state.epoch,
                 'stopped': state.stopped,

@@ -10,4 +10,5 @@ spec = BackendSpec(
     extra='pytorch',
     aliases=('torch',),
     loader='ptychopinn_plugin.backends.pytorch.adapter:PyTorchBackend',
+    joining='ptychopinn_plugin.backends.pytorch.ranks:joined',
 )

@@ -5,7 +5,8 @@ import warnings
 
 import torch
 
-from ptychopinn_plugin.errors import BackendUnavailableError
+from ptychopinn_plugin.backends.common.ranks import current_ranks
+from ptychopinn_plugin.errors import BackendUnavailableError, ConfigError
 
 
 def choose_device(name: str) -> torch.device:
@@ -15,7 +16,14 @@ def choose_device(name: str) -> torch.device:
     ------
     BackendUnavailableError
         If there is no such device.
+    ConfigError
+        If each of several ranks is to take the same one.
     """
+    if current_ranks().size > 1 and (':' in name or name == 'mps'):
+        raise ConfigError(
+            'Each of several processes takes a device of its own: auto, cpu or cuda was expected; '
+            f'got {name}. Use --device cuda, or one process.'
+        )
     with warnings.catch_warnings():
         # Where TensorFlow has looked for a GPU in vain, CUDA warns that it has no device, which the
         # answer holds anyway.
@@ -24,7 +32,8 @@ def choose_device(name: str) -> torch.device:
     if name == 'auto':
         if has_cuda:
             return torch.device('cuda')
-        return torch.device('mps' if torch.backends.mps.is_available() else 'cpu')
+        has_mps = torch.backends.mps.is_available() and current_ranks().size == 1
+        return torch.device('mps' if has_mps else 'cpu')
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)

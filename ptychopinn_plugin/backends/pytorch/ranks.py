@@ -17,7 +17,7 @@ from torch.distributed.rendezvous import rendezvous
 from ptychopinn_plugin.backends.common.memory import ran_out
 from ptychopinn_plugin.backends.common.rank_watch import JOIN_S, RankWatch
 from ptychopinn_plugin.backends.common.ranks import Launch, SeveralRanks
-from ptychopinn_plugin.errors import BackendUnavailableError, RankError
+from ptychopinn_plugin.errors import BackendUnavailableError, PtychoPinnError, RankError
 
 EXCHANGE_HOURS = 24
 """An exchange waits this long for a rank that computes; one that has died is known at once."""
@@ -39,7 +39,7 @@ class TorchRanks(SeveralRanks):
 
     def __init__(self, launch: Launch, watch: RankWatch) -> None:
         super().__init__(launch.rank, launch.size)
-        self._watch = watch
+        self._watch, self._has_left = watch, False
 
     @torch.no_grad()
     def sum(self, tensor: Tensor) -> Tensor:
@@ -88,6 +88,14 @@ class TorchRanks(SeveralRanks):
         """Return the number of rank 0."""
         number = torch.tensor(value, dtype=torch.float64)
         return float(self.broadcast(number))
+
+    def leave(self) -> None:
+        """End what the ranks do together: rank 0 goes on alone."""
+        if not self._has_left:
+            # Nobody leaves before the last exchange has reached everyone.
+            self.sum(torch.zeros(1))
+            self._has_left = True
+            self._watch.finish()
 
     @contextmanager
     def _exchanging(self) -> Iterator[None]:
@@ -145,13 +153,15 @@ def joined(launch: Launch, advise: Callable[[], str], stderr: int) -> Iterator[T
     watch = RankWatch(launch.rank, launch.size, advise, stderr)
     try:
         _connect(watch)
-        yield TorchRanks(launch, watch)
-        # Nobody leaves before the last exchange has reached everyone.
-        dist.barrier()
-        watch.finish()
+        ranks = TorchRanks(launch, watch)
+        # From here on all are connected.
+        ranks.sum(torch.zeros(1))
+        yield ranks
+        ranks.leave()
     except BaseException as error:
         if launch.rank > 0:
-            watch.report(str(error) or type(error).__name__)
+            name = '' if isinstance(error, PtychoPinnError) else f'{type(error).__name__}: '
+            watch.report(f'{name}{error}')
         raise
     finally:
         watch.dismiss()
@@ -194,7 +204,6 @@ def _connect(watch: RankWatch) -> None:
     else:
         port, token = meeting
         watch.connect('127.0.0.1' if address in _LOCAL else address, port, token)
-    dist.barrier()
 
 
 def _as_real(tensor: Tensor) -> Tensor:
