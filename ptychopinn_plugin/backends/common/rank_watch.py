@@ -21,6 +21,9 @@ from ptychopinn_plugin.errors import RankError
 GRACE_S = 5.0
 """A process whose run has failed ends after this time, even if what it computes never returns."""
 
+OWN_ERROR_S = 0.5
+"""The error of another rank counts if rank 0 has no error of its own within this time."""
+
 KEEPALIVE = (('TCP_KEEPIDLE', 10), ('TCP_KEEPINTVL', 5), ('TCP_KEEPCNT', 3))
 """A silent machine is tried after the first number of seconds, so often and so many times."""
 
@@ -148,6 +151,8 @@ class RankWatch:
                 kind, _, text = line.strip().partition(' ')
                 if kind == 'done':
                     return
+                # What is wrong for all, as a file that is missing, rank 0 finds itself.
+                time.sleep(OWN_ERROR_S)
                 self._fail(f'Rank {number} ({where}) has failed: {text}')
                 return
         self._fail(f'Rank {number} ({where}) was killed or lost.')

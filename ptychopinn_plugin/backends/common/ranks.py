@@ -88,7 +88,12 @@ class Ranks:
 
     def sum(self, tensor: Any) -> Any:
         """Return the sum of a tensor of the framework over all ranks; it may be in place."""
-        return tensor
+        (whole,) = self.sums(tensor)
+        return whole
+
+    def sums(self, *tensors: Any) -> tuple[Any, ...]:
+        """Return the sum of each of some tensors, which are exchanged at once; see `sum`."""
+        return tensors
 
     def broadcast(self, tensor: Any) -> Any:
         """Return the tensor of rank 0, which has the same shape in all; it may be in place."""

@@ -42,11 +42,14 @@ class TorchRanks(SeveralRanks):
         self._watch, self._has_left = watch, False
 
     @torch.no_grad()
-    def sum(self, tensor: Tensor) -> Tensor:
-        """Return the sum of a tensor over all ranks, in place where its numbers lie in a row."""
-        found = tensor.contiguous()
+    def sums(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Return the sum of each tensor over all ranks, in place where its numbers lie in a row."""
+        found = tuple(tensor.contiguous() for tensor in tensors)
         with self._exchanging():
-            dist.all_reduce(_as_real(found))
+            # None waits for the one before.
+            works = [dist.all_reduce(_as_real(each), async_op=True) for each in found]
+            for work in works:
+                work.wait()
         return found
 
     @torch.no_grad()

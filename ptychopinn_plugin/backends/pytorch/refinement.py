@@ -80,16 +80,18 @@ def iterate_once(
             update, probe_update = forward.project_amplitudes_with_probe(patches, indices, probes)
         else:
             update = forward.project_amplitudes(patches, indices, probes)
-        weight = ranks.sum(forward.place_patches(intensity(probes), indices))
-        push = ranks.sum(forward.place_patches(update, indices))
+        weight, push = ranks.sums(
+            forward.place_patches(intensity(probes), indices),
+            forward.place_patches(update, indices),
+        )
         # A division of complex numbers would take longer than the transforms.
         share = regularised(weight).reciprocal_().to(push.dtype)
         state.velocity.mul_(MOMENTUM).addcmul_(push, share, value=step)
         # Not in place: the best object so far may be this very tensor.
         state.object_ = state.object_ + state.velocity
         if refine_probe:
-            brightness = regularised(ranks.sum(intensity(patches[:, None]).sum(dim=0)))
-            state.probe = state.probe + PROBE_STEP * ranks.sum(probe_update) / brightness
+            light, probe_update = ranks.sums(intensity(patches[:, None]).sum(dim=0), probe_update)
+            state.probe = state.probe + PROBE_STEP * probe_update / regularised(light)
             forward.set_probe_only(state.probe)
     # Machines of several kinds round differently, which would add up.
     state.object_, state.probe = ranks.broadcast(state.object_), ranks.broadcast(state.probe)
