@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import itertools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,11 @@ import numpy as np
 
 from ptychopinn_plugin import api
 from ptychopinn_plugin.backends.common.ranks import Launch, current_ranks, using_ranks
+from ptychopinn_plugin.backends.common.requests import TrainingRequest
+from ptychopinn_plugin.backends.common.training_plan import plan_training
+from ptychopinn_plugin.backends.common.training_run import TrainingRun
 from ptychopinn_plugin.backends.protocol import Progress
+from ptychopinn_plugin.backends.selection import create_backend
 from ptychopinn_plugin.config import (
     Config,
     InferenceConfig,
@@ -69,7 +74,7 @@ def numbers(result: Reconstruction) -> Results:
     return found
 
 
-def with_blank_patterns() -> Scan:
+def with_swapped_patterns() -> Scan:
     """Return a scan in which two patterns belong to other places."""
     scan = make_scan()
     patterns = scan.patterns.copy()
@@ -99,12 +104,16 @@ def scan_of(model: dict[str, Any] | None) -> Scan:
     return make_scan() if model is None else make_scan(size=64, pupil_radius=0.1, defocus=400.0)
 
 
-def trained(model: dict[str, Any] | None = None, **settings: Any) -> tuple[Model, Results]:
-    """Train, and return the model, its weights and the course of the losses."""
-    config = Config.from_dict(
+def brief_config(model: dict[str, Any] | None, **settings: Any) -> Config:
+    """Return the settings of a training of some seconds."""
+    return Config.from_dict(
         {'training': {**BRIEF, **settings}, 'model': {**SMALL, **(model or {})}}
     )
-    result = api.train([scan_of(model)], config, backend='pytorch')
+
+
+def trained(model: dict[str, Any] | None = None, **settings: Any) -> tuple[Model, Results]:
+    """Train, and return the model, its weights and the course of the losses."""
+    result = api.train([scan_of(model)], brief_config(model, **settings), backend='pytorch')
     found = {f'weights/{name}': array for name, array in result.model.weights.items()}
     for column in ('loss', 'validation_loss', 'poisson'):
         found[column] = np.array([row[column] for row in result.history])
@@ -140,27 +149,61 @@ def stopped() -> Results:
     return {'losses': np.array(found.likelihoods)}
 
 
-JOBS: dict[str, Callable[[], Results]] = {
+def limited() -> Results:
+    """Iterate within a time, by clocks that run at another speed in each rank."""
+    module = importlib.import_module('ptychopinn_plugin.backends.pytorch.adapter')
+    clock = itertools.count(0.0, 0.01 * (1 + current_ranks().rank)).__next__
+    refinement = RefinementConfig(max_seconds=0.2, probe=True)
+    found = module.PyTorchBackend(clock=clock).refine(make_scan(), refinement, device='cpu')
+    return {'losses': np.array(found.likelihoods)}
+
+
+def gradients(model: dict[str, Any] | None = None, **settings: Any) -> Results:
+    """Return what three batches of an epoch leave for a step, and their losses."""
+    config = brief_config(model, **settings)
+    backend: Any = create_backend('pytorch')
+    request = TrainingRequest(scans=[scan_of(model)], config=config)
+    with backend.computing_on('cpu') as (device, _):
+        loop = TrainingRun(backend, request, plan_training(request), device).prepare()
+        part = next(iter(loop.data.parts([0, 0])))
+        found: Results = {'validation': np.array(loop.step.validation_loss(part[-1]))}
+        loop.step.zero_grad()
+        for number, batch in enumerate(part[:3]):
+            for name, value in loop.step.accumulate_gradients(batch).items():
+                found[f'{number}/{name}'] = np.array(value)
+        # Each rank has them all, whichever of them writes a checkpoint.
+        own = loop.step.optimizer_state()
+    for name, array in own.items():
+        found[name] = current_ranks().gather(array[np.newaxis]).std(axis=0)
+        assert not found[name].any(), name
+        found[name] = array
+    return found
+
+
+ITERATING: dict[str, Callable[[], Results]] = {
     'one-iteration': lambda: refined(iterations=1),
     'iterations': lambda: refined(iterations=30),
     'probe': lambda: refined(make_scan(n_modes=2), iterations=8, probe=True),
     'positions': lambda: refined(displaced(), iterations=12, positions=True),
     'intensities': lambda: refined(make_scan(beam_drift=0.2), iterations=12, intensities=True),
-    'outliers': lambda: refined(with_blank_patterns(), iterations=20, drop_outliers=True),
+    'outliers': lambda: refined(with_swapped_patterns(), iterations=20, drop_outliers=True),
     'alone': lambda: refined(dataclasses.replace(make_scan(5), is_single_shot=True), iterations=3),
     'few': lambda: refined(make_scan(3), iterations=3),
     'prior': with_the_prior,
     'stopped': stopped,
+    'limited': limited,
+}
+LEARNING: dict[str, Callable[[], Results]] = {
+    'gradients': lambda: gradients(probe_trainable=True, intensity_scale_trainable=True),
+    'gradients-of-groups': lambda: gradients(
+        GROUPS, total_variation_weight=0.1, amplitude_mae_weight=0.1, target_weight=0.5
+    ),
     'training': lambda: trained()[1],
-    'training-of-groups': lambda: trained(
-        GROUPS, total_variation_weight=0.1, amplitude_mae_weight=0.1
-    )[1],
-    'training-of-probes': lambda: trained(
-        probe_trainable=True, intensity_scale_trainable=True, gradient_accumulation_steps=3
-    )[1],
+    'training-by-small-steps': lambda: trained(gradient_accumulation_steps=3, batch_size=3)[1],
     'prediction': lambda: predicted(iterations=3),
     'prediction-of-groups': lambda: predicted(GROUPS),
 }
+JOBS = {**ITERATING, **LEARNING}
 
 
 def main(folder: Path, names: list[str]) -> None:

@@ -100,8 +100,10 @@ class RankWatch:
             self._send(0, 'done')
 
     def dismiss(self) -> None:
-        """End the other ranks, as rank 0 ends."""
+        """End the other ranks, as rank 0 ends, unless all have come to their end."""
         with self._lock:
+            if self._is_over:
+                return
             self._is_over = True
         for number in list(self._peers):
             self._send(number, 'leave')
@@ -162,7 +164,7 @@ class RankWatch:
         _keep_alive(connection)
         with suppress(OSError):
             for line in connection.makefile('r'):
-                if line.strip() == 'leave':
+                if line.strip() == 'leave' and not self._is_over:
                     os._exit(FAILED)
         if not self._is_over:
             self._lose_rank_0()

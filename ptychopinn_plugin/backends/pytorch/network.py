@@ -179,8 +179,10 @@ def _space_to_depth(image: Tensor, size: int) -> Tensor:
 def _depth_to_space(image: Tensor, size: int) -> Tensor:
     """Undo `_space_to_depth`: channels become blocks of `size` x `size` pixels."""
     n, _, rows, columns = image.shape
-    blocks = image.permute(0, 2, 3, 1).reshape(n, rows, columns, size, size, -1)
-    spread = blocks.transpose(2, 3).reshape(n, rows * size, columns * size, -1)
+    # Of no images at all the number of channels could not be found.
+    channels = image.shape[1] // size**2
+    blocks = image.permute(0, 2, 3, 1).reshape(n, rows, columns, size, size, channels)
+    spread = blocks.transpose(2, 3).reshape(n, rows * size, columns * size, channels)
     return spread.permute(0, 3, 1, 2)
 
 
