@@ -194,7 +194,9 @@ ITERATING: dict[str, Callable[[], Results]] = {
     'limited': limited,
 }
 LEARNING: dict[str, Callable[[], Results]] = {
-    'gradients': lambda: gradients(probe_trainable=True, intensity_scale_trainable=True),
+    'gradients': lambda: gradients(
+        probe_trainable=True, intensity_scale_trainable=True, target='none'
+    ),
     'gradients-of-groups': lambda: gradients(
         GROUPS, total_variation_weight=0.1, amplitude_mae_weight=0.1, target_weight=0.5
     ),

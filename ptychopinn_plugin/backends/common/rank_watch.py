@@ -148,7 +148,7 @@ class RankWatch:
 
     def _look_after(self, number: int, where: str, connection: socket.socket) -> None:
         """Read what a rank reports, as rank 0; its silence is nothing, its end is a failure."""
-        with suppress(OSError):
+        with suppress(OSError), connection:
             for line in connection.makefile('r', errors='replace'):
                 kind, _, text = line.strip().partition(' ')
                 if kind == 'done':
