@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ptychopinn_plugin.backends.common.rank_watch import FAILED, GRACE_S
+from ptychopinn_plugin.backends.common.rank_watch import FAILED, RANK_GRACE_S
 from ptychopinn_plugin.backends.common.ranks import Launch, Ranks, using_ranks
 from ptychopinn_plugin.errors import ConfigError, PtychoPinnError
 
@@ -222,7 +222,7 @@ def _watch_starts(others: list['subprocess.Popen[bytes]']) -> None:
         for rank, process in enumerate(others, 1):
             if process.poll() not in (None, 0):
                 # Where the cause is common to all, this process names it better.
-                time.sleep(GRACE_S)
+                time.sleep(RANK_GRACE_S)
                 with suppress(OSError):
                     text = f'error: Rank {rank} ended at its start with code {process.returncode}.'
                     os.write(2, f'{text}\n'.encode())

@@ -27,7 +27,15 @@ from ptychopinn_plugin.errors import ConfigError
 from ptychopinn_plugin.model_file import read_model
 
 PROGRAM = [sys.executable, '-m', 'ptychopinn_plugin']
-TORCHRUN = [sys.executable, '-m', 'torch.distributed.run', '--local-addr', '127.0.0.1', '--nproc-per-node', '2']
+TORCHRUN = [
+    sys.executable,
+    '-m',
+    'torch.distributed.run',
+    '--local-addr',
+    '127.0.0.1',
+    '--nproc-per-node',
+    '2',
+]
 LONG = ('--target-iterations', '10', '--epochs', '100000', '--device', 'cpu')
 
 WITH_CHECKPOINTS = """

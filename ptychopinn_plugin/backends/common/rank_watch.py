@@ -18,7 +18,7 @@ from types import FrameType
 
 from ptychopinn_plugin.errors import RankError
 
-GRACE_S = 5.0
+RANK_GRACE_S = 5.0
 """A process whose run has failed ends after this time, even if what it computes never returns."""
 
 OWN_ERROR_S = 0.5
@@ -187,7 +187,7 @@ class RankWatch:
         if _WAKE is not None:
             with suppress(OSError, ValueError):
                 signal.pthread_kill(threading.main_thread().ident or 0, _WAKE)
-        time.sleep(GRACE_S)
+        time.sleep(RANK_GRACE_S)
         with self._lock:
             if not self._is_over:
                 self._print(self.failure, is_whole=True)
