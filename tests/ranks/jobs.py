@@ -92,7 +92,7 @@ def displaced() -> Scan:
 def with_the_prior() -> Results:
     """Reconstruct with the built-in model."""
     settings = RefinementConfig(iterations=5)
-    inference = InferenceConfig(device='cpu', prior_passes=2)
+    inference = InferenceConfig(device='cpu', prior_passes=1)
     scan = make_scan()
     return numbers(
         api.reconstruct(None, scan, inference=inference, refinement=settings, backend='pytorch')
@@ -186,7 +186,7 @@ ITERATING: dict[str, Callable[[], Results]] = {
     'probe': lambda: refined(make_scan(n_modes=2), iterations=8, probe=True),
     'positions': lambda: refined(displaced(), iterations=12, positions=True),
     'intensities': lambda: refined(make_scan(beam_drift=0.2), iterations=12, intensities=True),
-    'outliers': lambda: refined(with_swapped_patterns(), iterations=20, drop_outliers=True),
+    'outliers': lambda: refined(with_swapped_patterns(), iterations=12, drop_outliers=True),
     'alone': lambda: refined(dataclasses.replace(make_scan(5), is_single_shot=True), iterations=3),
     'few': lambda: refined(make_scan(3), iterations=3),
     'prior': with_the_prior,
@@ -201,7 +201,9 @@ LEARNING: dict[str, Callable[[], Results]] = {
         GROUPS, total_variation_weight=0.1, amplitude_mae_weight=0.1, target_weight=0.5
     ),
     'training': lambda: trained()[1],
-    'training-by-small-steps': lambda: trained(gradient_accumulation_steps=3, batch_size=3)[1],
+    'training-by-small-steps': lambda: trained(
+        gradient_accumulation_steps=3, batch_size=3, epochs=1
+    )[1],
     'prediction': lambda: predicted(iterations=3),
     'prediction-of-groups': lambda: predicted(GROUPS),
 }
