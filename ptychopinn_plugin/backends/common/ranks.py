@@ -12,13 +12,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
 from ptychopinn_plugin.array_types import IntArray
-from ptychopinn_plugin.backends.protocol import Observer, Progress
 from ptychopinn_plugin.errors import ConfigError
+
+if TYPE_CHECKING:
+    # The command line imports this module, and not what scans need.
+    from ptychopinn_plugin.backends.protocol import Observer, Progress
 
 VARIABLES = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'LOCAL_WORLD_SIZE')
 """Launchers set these variables of the environment, and the next ones."""
@@ -118,7 +121,7 @@ class Ranks:
         """Return the clock of rank 0, by which all ranks take the same decisions."""
         return clock
 
-    def shared_observer(self, observer: Observer) -> Observer:
+    def shared_observer(self, observer: 'Observer') -> 'Observer':
         """Return an observer that only rank 0 has, and whose answer all ranks get."""
         return observer
 
@@ -139,10 +142,10 @@ class SeveralRanks(Ranks):
 
         return read
 
-    def shared_observer(self, observer: Observer) -> Observer:
+    def shared_observer(self, observer: 'Observer') -> 'Observer':
         """Return an observer that only rank 0 has, and whose answer all ranks get."""
 
-        def watch(progress: Progress) -> bool:
+        def watch(progress: 'Progress') -> bool:
             is_ending = False
             if self.rank == 0:
                 self._is_alone = True

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ptychopinn_plugin.array_types import ComplexArray, RealArray
 from ptychopinn_plugin.backends.common.losses import validation_loss
+from ptychopinn_plugin.backends.common.ranks import current_ranks
 from ptychopinn_plugin.backends.common.sampling import VALIDATION, Batch, TrainingScan
 from ptychopinn_plugin.backends.common.training_step import PROBE_RMS, Arrays, NetworkStep
 from ptychopinn_plugin.backends.pytorch.device import keep_triton_out
@@ -94,7 +95,7 @@ class PyTorchStep(NetworkStep[Network, TrainableProbes]):
         decay = settings.weight_decay if settings.optimizer == 'adamw' else 0.0
         self.optimizer = kind(groups, lr=settings.learning_rate, weight_decay=decay)
         self.device = next(network.parameters()).device
-        self.ranks = scans[0].forward.ranks
+        self.ranks = current_ranks()
         half = settings.precision == 'float16'
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=half)
 
