@@ -161,6 +161,8 @@ def joined(launch: Launch, advise: Callable[[], str], stderr: int) -> Iterator[T
         ranks.sum(torch.zeros(1))
         yield ranks
         ranks.leave()
+        # After a failure that may wait for the dead for ever; the process ends anyway.
+        dist.destroy_process_group()
     except BaseException as error:
         if launch.rank > 0:
             name = '' if isinstance(error, PtychoPinnError) else f'{type(error).__name__}: '
@@ -168,7 +170,6 @@ def joined(launch: Launch, advise: Callable[[], str], stderr: int) -> Iterator[T
         raise
     finally:
         watch.dismiss()
-        dist.destroy_process_group()
 
 
 def _meet(launch: Launch) -> Any:
