@@ -38,7 +38,7 @@ def test_memory_that_runs_out_is_explained(
 ) -> None:
     backend = make_backend()
 
-    def exceed(*_: object) -> None:
+    def exceed(*_: object, **__: object) -> None:
         if backend.name == 'pytorch':
             importlib.import_module('torch').empty(1 << 50)
         importlib.import_module('tensorflow').zeros((1 << 20, 1 << 30))
@@ -53,7 +53,7 @@ def test_other_errors_of_a_framework_stay(
 ) -> None:
     backend = make_backend()
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise RuntimeError('shapes do not match')
 
     monkeypatch.setattr(backend, 'build_forward', fail)
