@@ -157,5 +157,5 @@ def test_a_prediction_goes_on_with_half_the_batch(
     sizes = _exceed_above(monkeypatch, module, 'predict_patches', 10, error)
     found = tiny_model.reconstruct(tiny_scan, settings, ALONE)
     assert sizes[:3] == [32, 16, 8]
-    assert 'the prediction goes on with batches of 8 patterns' in caplog.text
+    assert 'inference goes on with batches of 8 patterns' in caplog.text
     np.testing.assert_allclose(found.object_, expected.object_, atol=1e-5)
