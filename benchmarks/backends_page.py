@@ -88,6 +88,7 @@ CHANGES: dict[str, tuple[Any, dict[str, dict[str, Any]]]] = {
     'refinement.positions': (True, {}),
     'refinement.position_scale': (True, {'refinement': {'positions': True}}),
     'refinement.intensities': (True, {}),
+    'refinement.opr_modes': (2, {}),
     'refinement.seed': (1, {}),
 }
 """Each setting has a value that differs from `BASE`, and what must be set for it to matter."""

@@ -390,6 +390,13 @@ class RefinementConfig(Validated):
         'The iterations let the beam have an intensity of its own at each pattern, for a beam that '
         'drifts or flickers',
     )
+    opr_modes: int = setting(
+        0,
+        'The iterations describe a probe that varies from pattern to pattern by this number of '
+        'eigenmodes and their weights (OPR); 0 keeps eigenmodes of the product as they are',
+        minimum=0,
+        maximum=16,
+    )
     drop_outliers: bool = setting(
         False,
         'Patterns that do not fit the others are left out, and the rest is reconstructed again',

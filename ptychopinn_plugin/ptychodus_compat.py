@@ -69,6 +69,19 @@ def photon_energy_eV(metadata: Any) -> float | None:
     return None if value is None else float(value)
 
 
+def opr_weights(probes: Any) -> FloatArray | None:
+    """Return the weights of a probe's variations, (n_positions, n_variations); None without."""
+    if hasattr(probes, 'get_opr_weights_or_none'):
+        found = probes.get_opr_weights_or_none()
+    else:
+        try:
+            found = probes.get_opr_weights()
+        except ValueError:
+            # What the releases before 1.7 raise where there are none.
+            found = None
+    return None if found is None else np.asarray(found, dtype=np.float64)
+
+
 def is_far_field(metadata: Any) -> bool:
     """Return whether a product is of the far field, as all are before 1.7."""
     return bool(getattr(metadata, 'far_field', True))

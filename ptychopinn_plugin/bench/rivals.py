@@ -1,7 +1,8 @@
 """Run Pty-Chi on one of our scans: what a user would pick instead.
 
 Needs ``pip install 'ptychopinn-plugin[bench]'``. Flat start; probe,
-positions and intensities are fixed unless they are to be refined, the last with 'lsqml' alone.
+positions, intensities and eigenmodes are fixed unless they are to be refined, the last two with
+'lsqml' alone.
 """
 
 import importlib
@@ -33,6 +34,7 @@ def run_ptychi(
     refine_positions: bool = False,
     refine_probe: bool = False,
     refine_intensities: bool = False,
+    opr_modes: int = 0,
 ) -> Rival:
     """Reconstruct with Pty-Chi's 'rpie' or 'lsqml' from a flat object.
 
@@ -66,6 +68,19 @@ def run_ptychi(
         weights.optimizable = weights.optimize_intensity_variation = True
         weights.optimize_eigenmode_weights = False
         weights.initial_weights = np.ones((len(scan), 1), dtype=np.float32)
+    if opr_modes:
+        # As its own manual begins: random eigenmodes, and weights near 0.
+        utils: Any = importlib.import_module('ptychi.utils')
+        torch: Any = importlib.import_module('torch')
+        torch.manual_seed(0)
+        guess = torch.from_numpy(options.probe_options.initial_guess.astype(np.complex64))
+        guess = utils.add_additional_opr_probe_modes_to_probe(guess, opr_modes)
+        options.probe_options.initial_guess = guess.numpy()
+        weights = options.opr_mode_weight_options
+        weights.optimizable = weights.optimize_eigenmode_weights = True
+        weights.initial_weights = utils.generate_initial_opr_mode_weights(
+            len(scan), 1 + opr_modes, probe=guess
+        ).numpy()
     options.reconstructor_options.num_epochs = epochs
     options.reconstructor_options.batch_size = batch_size
     options.reconstructor_options.default_device = api.Devices.CPU

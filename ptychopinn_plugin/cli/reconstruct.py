@@ -62,6 +62,7 @@ REFINEMENT = Section(
         'positions': 'refine-positions',
         'position_scale': 'refine-position-scale',
         'intensities': 'refine-intensities',
+        'opr_modes': 'opr-modes',
         'batch_size': 'refine-batch-size',
         'seed': 'refine-seed',
     },
@@ -119,6 +120,7 @@ def reconstruct_command(
             'positions': 'refine-positions',
             'position_scale': 'refine-position-scale',
             'intensities': 'refine-intensities',
+            'opr_modes': 'opr-modes',
         },
     ),
     READING,
@@ -382,6 +384,7 @@ def _measure(
         if typical is None
         else {'median_amplitude_std': typical[0], 'median_phase_std_rad': typical[1]},
         'beam': _describe_beam(result),
+        'probe_variation': _describe_variation(result),
         'position_moves': None if moves is None else moves.to_dict(),
         'likelihoods': list(result.likelihoods),
         'evaluation': None if evaluation is None else evaluation.to_dict(),
@@ -401,6 +404,14 @@ def _describe_beam(result: 'Reconstruction') -> dict[str, float] | None:
         'least': float(among.min()),
         'most': float(among.max()),
     }
+
+
+def _describe_variation(result: 'Reconstruction') -> dict[str, float] | None:
+    """Return by how much of its amplitude the probe varies from pattern to pattern."""
+    variation = result.probe_variation
+    if variation is None:
+        return None
+    return {'eigenmodes': variation.n_eigenmodes, 'rms': variation.rms(result.probe)}
 
 
 def _compare(result: 'Reconstruction', scan: 'Scan') -> 'Evaluation | None':
@@ -455,6 +466,12 @@ def _summary(
         lines.append(
             f"the beam's intensity varies by {beam['log_intensity_std']:.2%} (standard deviation), "
             f'from {beam["least"]:.3f} to {beam["most"]:.3f} of its mean'
+        )
+    variation = metrics['probe_variation']
+    if variation is not None:
+        lines.append(
+            f'the probe varies by {variation["rms"]:.2%} of its amplitude from pattern to pattern, '
+            f'in {count(int(variation["eigenmodes"]), "eigenmode")}'
         )
     if metrics['position_moves'] is not None:
         lines.append(_moves_words(metrics['position_moves']))

@@ -28,7 +28,7 @@ _PANELS = {
         'jitter_px',
         'position_noise_px',
     ),
-    'Beam': ('photons', 'beam_drift', 'beam_flicker'),
+    'Beam': ('photons', 'beam_drift', 'beam_flicker', 'probe_wobble'),
 }
 
 

@@ -9,6 +9,7 @@ from scipy import ndimage, sparse
 from scipy.spatial import cKDTree
 
 from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray, IntArray, RealArray
+from ptychopinn_plugin.data.probe_variation import ProbeVariation
 from ptychopinn_plugin.data.scan import CHUNK_PATTERNS, Geometry, Scan
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.physics import illuminated_size, split_positions
@@ -115,6 +116,7 @@ def fit_to_size(scan: Scan, size: int) -> Scan:
         patterns=converted(scan.patterns, lambda rows: _fit_middle(rows, (size, size), fill=0)),
         bad_pixels=_fit_middle(bad, (size, size), fill=True),
         probe=fit_probe(scan.probe, (size, size)),
+        probe_variation=fit_variation(scan.probe_variation, (size, size)),
         positions_px=positions,
         nominal_positions_px=nominal,
         object_=object_,
@@ -238,6 +240,15 @@ def fit_probe(probe: ComplexArray, shape: tuple[int, int]) -> ComplexArray:
     spectrum = np.fft.fftshift(np.fft.fft2(waves, norm='ortho'), axes)
     fitted = np.fft.ifftshift(_fit_middle(spectrum, shape, fill=0), axes)
     return np.fft.fftshift(np.fft.ifft2(fitted, norm='ortho'), axes).astype(np.complex64)
+
+
+def fit_variation(
+    variation: ProbeVariation | None, shape: tuple[int, int]
+) -> ProbeVariation | None:
+    """Sample the eigenmodes of a probe as `fit_probe` samples the probe."""
+    if variation is None:
+        return None
+    return dataclasses.replace(variation, eigenmodes=fit_probe(variation.eigenmodes, shape))
 
 
 def _resample_object(object_: ComplexArray, old: tuple[int, int], size: int) -> ComplexArray:

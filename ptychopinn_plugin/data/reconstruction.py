@@ -9,6 +9,7 @@ import numpy as np
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray, IntArray
 from ptychopinn_plugin.data.pattern_fit import Outlier, PatternFit
 from ptychopinn_plugin.data.position_moves import PositionMoves, measure_moves
+from ptychopinn_plugin.data.probe_variation import ProbeVariation
 from ptychopinn_plugin.data.scan import Geometry
 from ptychopinn_plugin.physics import Misfit
 from ptychopinn_plugin.physics.uncertainty import LIT_FRACTION
@@ -34,6 +35,8 @@ class Reconstruction:
     intensities : ndarray of float64, shape (n_positions,), optional
         Where the iterations were to refine them, those of each pattern's beam, in times of their
         mean: `probe` times the root of its own explains a pattern.
+    probe_variation : ProbeVariation, optional
+        As used or as refined, where the probe varies from pattern to pattern; without intensities.
     pattern_indexes : ndarray of int64, shape (n_positions,)
         Which pattern each position belongs to, as in `Scan`; counted from 0 where not given.
     likelihoods : sequence of float
@@ -82,6 +85,7 @@ class Reconstruction:
     beam_variation: float | None = None
     nominal_positions_px: FloatArray | None = None
     intensities: FloatArray | None = None
+    probe_variation: ProbeVariation | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     threads: int | None = None
     pattern_fit: PatternFit | None = None

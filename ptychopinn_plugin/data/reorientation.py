@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray, RealArray
-from ptychopinn_plugin.data.preparation import fit_probe
+from ptychopinn_plugin.data.preparation import fit_probe, fit_variation
 from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.orientation import AxisChange, Orientation
@@ -189,6 +189,7 @@ def _with_swapped_sides(scan: Scan) -> dict[str, Any]:
     nominal, pixel = scan.nominal_positions_px, (geometry.pixel_height_m, geometry.pixel_width_m)
     return {
         'probe': fit_probe(scan.probe, (width, height)),
+        'probe_variation': fit_variation(scan.probe_variation, (width, height)),
         'positions_px': scan.positions_px * scale,
         'nominal_positions_px': None if nominal is None else nominal * scale,
         # An object of the file is on the old pixels.

@@ -7,6 +7,7 @@ from typing import Literal, Self
 import numpy as np
 
 from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray, IntArray, RealArray
+from ptychopinn_plugin.data.probe_variation import ProbeVariation
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.storage.scratch import chunks, taken
 
@@ -145,7 +146,8 @@ class _CheckedCounts:
 class Scan:
     """A ptychographic scan.
 
-    The model is ``counts[j] = sum over modes of |F(probe[mode](r) object(r + positions[j]))|²``.
+    The model is ``counts[j] = sum over modes of |F(probe[mode](r) object(r + positions[j]))|²``;
+    the first mode may vary from pattern to pattern.
 
     Attributes
     ----------
@@ -157,6 +159,8 @@ class Scan:
         pixels: with an object, pixel indices of `object_`.
     probe : ndarray of complex64, shape (n_modes, height, width)
         Of unknown scale: users normalise it to the counts.
+    probe_variation : ProbeVariation, optional
+        Eigenmodes and weights of a probe that varies from pattern to pattern; on its scale.
     object_ : ndarray of complex64, shape (object_height, object_width), optional
         The true or a known transmission.
     bad_pixels : ndarray of bool, shape (height, width)
@@ -195,6 +199,7 @@ class Scan:
     geometry: Geometry = field(default_factory=Geometry)
     name: str = 'scan'
     notes: tuple[str, ...] = ()
+    probe_variation: ProbeVariation | None = None
     # It is an argument, so that `dataclasses.replace` passes it on and the patterns, which may be
     # many gigabytes, are gone through once and not again for each note and each probe.
     _checked: _CheckedCounts | None = field(default=None, repr=False, compare=False)
@@ -238,6 +243,8 @@ class Scan:
                 f'got {self.pattern_indexes.shape}.'
             )
         check_probe(self.probe, (height, width))
+        if self.probe_variation is not None:
+            self.probe_variation.check(n_positions, (height, width))
         if self.bad_pixels is None or self.bad_pixels.shape != (height, width):
             raise DataError(f'bad_pixels must have shape ({height}, {width}).')
         if self.bad_pixels.all():
@@ -306,6 +313,7 @@ class Scan:
         assert self.pattern_indexes is not None
         assert self.bad_pixels is not None
         nominal, patterns = self.nominal_positions_px, taken(self.patterns, indices)
+        variation = self.probe_variation
         return dataclasses.replace(
             self,
             patterns=patterns,
@@ -313,6 +321,7 @@ class Scan:
             scan_index=self.scan_index[indices],
             pattern_indexes=self.pattern_indexes[indices],
             nominal_positions_px=None if nominal is None else nominal[indices],
+            probe_variation=None if variation is None else variation.subset(indices),
             # What holds for every pattern holds for some of them.
             _checked=_CheckedCounts(patterns, self.bad_pixels, self.counts()[indices]),
         )

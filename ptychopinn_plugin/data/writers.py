@@ -17,8 +17,14 @@ import numpy as np
 from ptychopinn_plugin._version import __version__
 from ptychopinn_plugin.array_types import FloatArray, IntArray, RealArray
 from ptychopinn_plugin.data.pattern_fit import Outlier, PatternFit
+from ptychopinn_plugin.data.probe_variation import ProbeVariation, coherent_modes
 from ptychopinn_plugin.data.readers.matching import middle_offset_px
-from ptychopinn_plugin.data.readers.npz import geometry_of, read_metadata, read_numbers
+from ptychopinn_plugin.data.readers.npz import (
+    geometry_of,
+    read_metadata,
+    read_numbers,
+    stored_variation,
+)
 from ptychopinn_plugin.data.readers.npz_archive import open_npz
 from ptychopinn_plugin.data.readers.npz_metadata import number_of
 from ptychopinn_plugin.data.readers.ptychodus_hdf5 import is_product_file, read_product
@@ -72,6 +78,7 @@ def write_scan(path: Path | str, scan: Scan) -> None:
     if scan.probe_origin != 'patterns':
         # That one is made of the patterns again, and known for what it is.
         arrays['probeGuess'] = scan.probe
+        arrays |= _variation_arrays(scan.probe_variation)
     if scan.object_ is not None:
         arrays['objectGuess'] = np.asarray(scan.object_, dtype=np.complex64)
     _save(Path(path), arrays, metadata)
@@ -82,7 +89,8 @@ def write_reconstruction(path: Path | str, reconstruction: Reconstruction) -> No
 
     Keys: `object` complex64 (height, width), `origin_px` (y, x), `coverage`, `probe`,
     `positions_px`, `nominal_positions_px` where positions were to be refined, `intensities` where
-    those of the beam were, `pattern_indexes`,
+    those of the beam were, `probe_eigenmodes` and `opr_weights` where the probe varies,
+    `pattern_indexes`,
     `likelihoods`, `pattern_deviances` and `pattern_doses` where patterns were judged,
     `pixel_size_m` (height, width) where known, and `_metadata`.
 
@@ -125,6 +133,7 @@ def write_reconstruction(path: Path | str, reconstruction: Reconstruction) -> No
         arrays['nominal_positions_px'] = given
     if reconstruction.intensities is not None:
         arrays['intensities'] = np.asarray(reconstruction.intensities, dtype=np.float64)
+    arrays |= _variation_arrays(reconstruction.probe_variation)
     if reconstruction.pattern_fit is not None:
         arrays['pattern_deviances'] = np.asarray(reconstruction.pattern_fit.deviances)
         arrays['pattern_doses'] = np.asarray(reconstruction.pattern_fit.doses)
@@ -135,6 +144,12 @@ def write_reconstruction(path: Path | str, reconstruction: Reconstruction) -> No
     if geometry.pixel_height_m and geometry.pixel_width_m:
         arrays['pixel_size_m'] = np.array([geometry.pixel_height_m, geometry.pixel_width_m])
     _save(Path(path), arrays, metadata)
+
+
+def _variation_arrays(variation: ProbeVariation | None) -> dict[str, RealArray]:
+    if variation is None:
+        return {}
+    return {'probe_eigenmodes': variation.eigenmodes, 'opr_weights': variation.weights}
 
 
 def _outliers(reconstruction: Reconstruction) -> list[dict[str, Any]]:
@@ -199,6 +214,7 @@ def read_reconstruction(path: Path | str) -> Reconstruction:
         indexes = _pattern_indexes(archive, path)
         nominal = _nominal_positions(archive, path)
         intensities = _intensities(archive, path)
+        variation = stored_variation(archive, len(positions), probe.shape[-2:])
         fit, stds = _pattern_fit(archive), _standard_deviations(archive, object_.shape)
         metadata, _ = read_metadata(archive)
     if object_.ndim != 2 or coverage.shape != object_.shape or origin.shape != (2,):
@@ -228,6 +244,7 @@ def read_reconstruction(path: Path | str) -> Reconstruction:
         misfit=Misfit.from_dict(misfit) if isinstance(misfit, Mapping) else None,
         nominal_positions_px=nominal,
         intensities=intensities,
+        probe_variation=variation,
         pattern_fit=fit,
         amplitude_std=stds.get('amplitude_std'),
         phase_std=stds.get('phase_std'),
@@ -313,6 +330,7 @@ def _of_product(path: Path) -> Reconstruction:
         origin_px=product.center_m / pixel_m - _middle_px(object_.shape, probe.shape[-2:]),
         coverage=np.ones(object_.shape, dtype=np.float32),
         probe=probe.astype(np.complex64),
+        probe_variation=product.probe_variation,
         positions_px=product.positions_m / pixel_m,
         backend='unknown',
         likelihoods=product.losses,
@@ -381,12 +399,14 @@ def _write_arrays(file: Any, reconstruction: Reconstruction, pixel_m: RealArray)
     file['probe_position_y_m'] = positions_m[:, 0]
     file['probe_position_x_m'] = positions_m[:, 1]
     probe = np.asarray(reconstruction.probe, dtype=np.complex64)
-    file['probe'] = probe[np.newaxis]
+    stored, weights = coherent_modes(
+        probe, reconstruction.probe_variation, reconstruction.intensities
+    )
+    file['probe'] = stored
+    if weights is not None:
+        file['opr_weights'] = weights
     if reconstruction.intensities is not None:
         file['intensities'] = np.asarray(reconstruction.intensities, dtype=np.float64)
-        if len(probe) == 1:
-            # Of several modes Ptychodus would weight the first alone.
-            file['opr_weights'] = np.sqrt(reconstruction.intensities)[:, np.newaxis]
     file['object'] = np.asarray(reconstruction.object_, dtype=np.complex64)[np.newaxis]
     for name in ('probe', 'object'):
         file[name].attrs.update(pixel_height_m=pixel_m[0], pixel_width_m=pixel_m[1])

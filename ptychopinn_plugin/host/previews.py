@@ -13,7 +13,11 @@ from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.host.resampling import Sampling
 from ptychopinn_plugin.host.translation import to_product
 from ptychopinn_plugin.host.worker.client import Event
-from ptychopinn_plugin.host.worker.messages import ReconstructionDone, RunProgress
+from ptychopinn_plugin.host.worker.messages import (
+    ReconstructionDone,
+    RunProgress,
+    variation_of_arrays,
+)
 from ptychopinn_plugin.text import count
 
 REDRAW_S = 2.0
@@ -153,6 +157,9 @@ class InferenceWatch:
             probe=self._sampling.probe_back(event.arrays['probe']),
             moves_px=self._placed_px if moves is None else moves,
             intensities=event.arrays.get('intensities'),
+            variation=self._sampling.variation_back(
+                variation_of_arrays(event.arrays, event.arrays['probe'])
+            ),
             losses=dict(enumerate(done.likelihoods)),
         )
         n_iterations = len(done.likelihoods) - 1

@@ -34,12 +34,12 @@ from ptychopinn_plugin.host.training_watch import TRAINING_GOAL, TrainingWatch, 
 from ptychopinn_plugin.host.translation import to_scan
 from ptychopinn_plugin.host.worker.client import Event, Run, Worker, wait_for_end
 from ptychopinn_plugin.host.worker.messages import (
-    SCAN_ARRAYS,
     Job,
     ReconstructionDone,
     ReconstructJob,
     RunProgress,
     TrainJob,
+    scan_arrays,
 )
 from ptychopinn_plugin.model_file import Model
 
@@ -277,7 +277,7 @@ class PinnReconstructor(TrainableReconstructor):
             job = self._inference_job(model, path, scan)
             # The plan is made by the worker, whose first report has its number of iterations.
             self._goal = model.network.passes + (job.refinement.iterations or 0)
-            arrays = {name: getattr(scan, name) for name in SCAN_ARRAYS}
+            arrays = scan_arrays(scan)
             with self._start(job, arrays) as run:
                 watch = InferenceWatch(
                     *(parameters.product, given, sampling, model.network.passes),

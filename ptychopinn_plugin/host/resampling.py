@@ -11,7 +11,8 @@ import numpy as np
 
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray
 from ptychopinn_plugin.data import Scan
-from ptychopinn_plugin.data.preparation import fit_probe
+from ptychopinn_plugin.data.preparation import fit_probe, fit_variation
+from ptychopinn_plugin.data.probe_variation import ProbeVariation
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,13 @@ class Sampling:
         if probe.shape == given.shape and np.allclose(probe, given, atol=tolerance):
             return self.measured.probe
         return fit_probe(probe, shape)
+
+    def variation_back(self, variation: ProbeVariation | None) -> ProbeVariation | None:
+        """Return how the probe varies on the pixels of `measured`."""
+        shape = self.measured.pattern_shape
+        if self.fitted.pattern_shape == shape:
+            return variation
+        return fit_variation(variation, shape)
 
 
 def _resample(image: ComplexArray, axis: int, old: int, new: int) -> ComplexArray:

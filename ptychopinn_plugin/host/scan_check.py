@@ -17,11 +17,11 @@ from ptychopinn_plugin.host.settings import PluginSettings
 from ptychopinn_plugin.host.translation import to_scan
 from ptychopinn_plugin.host.worker.client import Run, wait_for_end
 from ptychopinn_plugin.host.worker.messages import (
-    SCAN_ARRAYS,
     CheckDone,
     CheckJob,
     Job,
     RunProgress,
+    scan_arrays,
 )
 
 CHECK_BRIEF_S = 2.0
@@ -67,7 +67,7 @@ def check_product(
     log_notes(scan)
     # Before the worker starts, which takes seconds.
     cut_piece(scan)
-    arrays = {name: getattr(scan, name) for name in SCAN_ARRAYS}
+    arrays = scan_arrays(scan)
     with start(_job(scan, settings), arrays) as run:
         done = None
         events = run.events()

@@ -303,6 +303,7 @@ ROWS = (
         needs=('refinement.positions', 'True'),
     ),
     Row('Refinement', 'Refine intensities', ('refinement.intensities',)),
+    Row('Refinement', 'OPR modes', ('refinement.opr_modes',)),
 )
 
 BASIC = frozenset(

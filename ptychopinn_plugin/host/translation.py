@@ -13,8 +13,9 @@ from ptychodus.api.reconstruct import ReconstructInput
 from ptychopinn_plugin import ptychodus_compat
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray
 from ptychopinn_plugin.data import Scan
+from ptychopinn_plugin.data.probe_variation import ProbeVariation, coherent_modes
 from ptychopinn_plugin.data.readers import matching
-from ptychopinn_plugin.data.readers.probe_axes import single_probe
+from ptychopinn_plugin.data.readers.probe_axes import varying_probe
 from ptychopinn_plugin.data.readers.request import ReadingRequest
 from ptychopinn_plugin.data.scan import Geometry
 from ptychopinn_plugin.errors import DataError
@@ -41,12 +42,19 @@ def to_scan(parameters: ReconstructInput) -> Scan:
     layers = product.object_.get_array()
     has_object = layers.size > 0 and versions.has_center(product.object_)
     object_, object_notes = matching.single_layer(layers) if has_object else (None, ())
-    modes, probe_notes = single_probe(probe) if probe.size else (None, ())
+    modes, variation, probe_notes = (
+        varying_probe(
+            probe, ptychodus_compat.opr_weights(product.probes), len(product.probe_positions)
+        )
+        if probe.size
+        else (None, None, ())
+    )
     order = np.arange(len(product.probe_positions))
     known = matching.Product(
         indexes=order,
         positions_m=ptychodus_compat.positions_m(product.probe_positions),
         probe=modes,
+        probe_variation=variation,
         object_=object_,
         center_m=versions.center_m(product.object_) if has_object else None,
         geometry=Geometry(
@@ -100,6 +108,7 @@ def to_product(
     losses: Mapping[int, float] | None = None,
     moves_px: FloatArray | None = None,
     intensities: FloatArray | None = None,
+    variation: ProbeVariation | None = None,
 ) -> Product:
     """Put a reconstructed object into a product.
 
@@ -121,6 +130,8 @@ def to_product(
     intensities : ndarray of float64, shape (n_positions,), optional
         Of the beam at each position. The host weights the first mode of a probe alone, so that it
         gets them for a probe of one mode.
+    variation : ProbeVariation, optional
+        Eigenmodes and weights of `probe`; else the scan's, where `probe` is.
     """
     geometry = scan.geometry
     # `to_scan` refuses a product without them.
@@ -136,13 +147,13 @@ def to_product(
     positions = before.probe_positions
     if moves_px is not None:
         positions = ptychodus_compat.moved(positions, moves_px * pixel_m)
-    weights = None
-    if intensities is not None and len(modes) == 1:
-        weights = np.sqrt(intensities)[:, np.newaxis]
+    if probe is None:
+        variation = scan.probe_variation
+    array, weights = coherent_modes(modes, variation, intensities)
     return replace(
         before,
         probe_positions=positions,
-        probes=ProbeSequence(np.asarray(modes)[np.newaxis], weights, pixel),
+        probes=ProbeSequence(array, weights, pixel),
         object_=Object(
             np.asarray(object_), pixel, ObjectCenter(float(center_m[1]), float(center_m[0]))
         ),

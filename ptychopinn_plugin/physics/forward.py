@@ -112,7 +112,8 @@ def predict_patterns(
     positions_px : ndarray, shape (n_positions, 2)
         (y, x) of the patches' centres.
     probe : ndarray of complex, shape (n_modes, height, width)
-        In square root of photons per pixel.
+        In square root of photons per pixel; or of each position, (n_positions, n_modes, height,
+        width).
 
     Returns
     -------

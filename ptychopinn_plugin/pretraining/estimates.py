@@ -19,6 +19,7 @@ from ptychopinn_plugin.backends.pytorch.network import Network
 from ptychopinn_plugin.backends.pytorch.phase_drift import correct_phase_drift
 from ptychopinn_plugin.backends.pytorch.prior import apply_network
 from ptychopinn_plugin.backends.pytorch.refinement import ITERATION_KERNELS, iterate_once
+from ptychopinn_plugin.data.probe_variation import ProbeVariation
 from ptychopinn_plugin.physics.prior_features import (
     FLOOR,
     HALF_LIT_FRACTION,
@@ -141,6 +142,7 @@ def _iterate(
         forward.probe,
         forward.moves_px,
         forward.intensities,
+        ProbeVariation(forward.eigenmodes, forward.opr_weights),
     )
     size = max(MIN_BATCH, -(-len(forward) // BATCHES))
     for iteration in range(iterations):

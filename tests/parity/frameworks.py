@@ -44,8 +44,8 @@ class Framework(ABC):
 
     Attributes
     ----------
-    adapter, forward, intensities, losses, network, operators, phase_drift, positions, prediction,
-    refinement, stitching : module
+    adapter, forward, intensities, losses, network, operators, opr, phase_drift, positions,
+    prediction, refinement, stitching : module
     """
 
     name: str
@@ -63,6 +63,7 @@ class Framework(ABC):
             'positions',
             'operators',
             'intensities',
+            'opr',
         ):
             setattr(self, part, importlib.import_module(f'{self._package}.{part}'))
 

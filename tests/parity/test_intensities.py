@@ -11,6 +11,7 @@ from ptychopinn_plugin.backends.common.iteration_schedule import IterationSchedu
 from ptychopinn_plugin.backends.common.phase_drift import floor_photons, middle_ramps
 from ptychopinn_plugin.backends.common.refinement import IterationState
 from ptychopinn_plugin.data import Scan
+from ptychopinn_plugin.data.probe_variation import ProbeVariation
 from ptychopinn_plugin.physics import normalise_probe
 
 
@@ -87,7 +88,10 @@ def test_a_probe_learns_from_each_pattern_by_its_beam(fw: Framework, scan: Scan)
 
     def probe_after(forward: Any, batch: np.ndarray) -> np.ndarray:
         flat = forward.flat_object()
-        state = IterationState(flat, 0 * flat, forward.probe, forward.moves_px, forward.intensities)
+        variation = ProbeVariation(forward.eigenmodes, forward.opr_weights)
+        state = IterationState(
+            *(flat, 0 * flat, forward.probe, forward.moves_px, forward.intensities, variation)
+        )
         fw.refinement.iterate_once(forward, state, [batch], 0.0, True)
         return fw.array(state.probe)
 

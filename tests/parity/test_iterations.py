@@ -18,6 +18,7 @@ from ptychopinn_plugin.backends.common.refinement import (
 )
 from ptychopinn_plugin.backends.common.stitching import STITCHING_FLOOR
 from ptychopinn_plugin.data import Scan, one_by_one
+from ptychopinn_plugin.data.probe_variation import ProbeVariation
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 
 
@@ -122,6 +123,7 @@ def test_the_velocity_carries_on_where_patterns_want_no_change(
         forward.probe,
         np.zeros((len(forward), 2)),
         np.ones(len(forward)),
+        ProbeVariation(forward.eigenmodes, forward.opr_weights),
     )
     fw.refinement.iterate_once(forward, state, [np.arange(4), np.arange(4, 8)], 0.0, False)
     moved = fw.array(state.object_) - start
@@ -172,7 +174,10 @@ def test_patterns_alone_move_at_once_as_far_as_one_by_one(fw: Framework, alone: 
 
     def begin() -> IterationState[Any]:
         nothing = fw.tensor(np.zeros(forward.canvas_shape, complex))
-        return IterationState(flat, nothing, forward.probe, forward.moves_px, forward.intensities)
+        variation = ProbeVariation(forward.eigenmodes, forward.opr_weights)
+        return IterationState(
+            *(flat, nothing, forward.probe, forward.moves_px, forward.intensities, variation)
+        )
 
     in_turn, at_once = begin(), begin()
     fw.refinement.iterate_once(forward, in_turn, batches, 0.2, False)

@@ -123,6 +123,11 @@ NOTICED_BY = {
         ranks/test_results.py::test_the_clock_of_rank_0_counts
         ranks/test_commands.py::test_a_killed_rank_ends_the_training
     """,
+    30: """
+        host/test_probe_variation.py::test_each_pattern_has_the_probe_that_ptychodus_gives_it
+        contract/test_opr.py::test_a_probe_that_wobbles_costs_less_where_it_is_relaxed
+        unit/backends/test_opr.py::test_a_rising_tilt_is_a_phase_of_the_object
+    """,
 }
 """Of each decision, the tests that fail where it is undone by hand."""
 

@@ -14,6 +14,7 @@ import numpy as np
 from ptychopinn_plugin._version import __version__
 from ptychopinn_plugin.backends.common.diagnostics import warn_of_twins
 from ptychopinn_plugin.backends.common.engine import Device, Engine
+from ptychopinn_plugin.backends.common.forward import normalise_probe_of
 from ptychopinn_plugin.backends.common.iteration_plan import plan_reconstruction
 from ptychopinn_plugin.backends.common.outliers import reconstruct_without_outliers
 from ptychopinn_plugin.backends.common.positions import reach_px
@@ -39,7 +40,7 @@ from ptychopinn_plugin.data import Reconstruction, Scan, without_dark_patterns
 from ptychopinn_plugin.data.grouping import check_positions
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.model_file import Model, read_model, write_model
-from ptychopinn_plugin.physics import normalise_probe, twin_similarity
+from ptychopinn_plugin.physics import twin_similarity
 
 logger = logging.getLogger(__name__)
 
@@ -223,7 +224,7 @@ class NetworkBackend(Engine[Device]):
             probe = corrected_probe(model, scan, warns=not request.is_trial)
             scale = model.intensity_scale
         # The intensity scale is a factor on amplitudes, and photons are their squares.
-        probe = normalise_probe(probe, photons * scale**2)
+        probe = normalise_probe_of(scan, probe, photons * scale**2)
         with self.computing_on(request.device) as (device, threads):
             request = replace(request, scan=scan, observer=threads.beside(request.observer))
             # The canvas is made with room for positions that are to move.

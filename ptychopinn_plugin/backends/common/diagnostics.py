@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ptychopinn_plugin.array_types import FloatArray
+from ptychopinn_plugin.backends.common.opr import MIN_OPR_PATTERNS
 from ptychopinn_plugin.backends.common.phase_drift import MIN_PATTERNS, SURE_OF_DRIFT, SlowErrors
 from ptychopinn_plugin.backends.common.positions import MIN_POSITIONS
 from ptychopinn_plugin.data import Scan
@@ -218,6 +219,17 @@ def warn_of_lonely_intensities(scan: Scan) -> None:
             "%s: the beam's intensities stay as they are: only patterns that overlap "
             'distinguish them from the transmission of the object.',
             scan.name,
+        )
+
+
+def warn_of_lonely_eigenmodes(scan: Scan) -> None:
+    """Warn where eigenmodes were to be refined and cannot be determined."""
+    if scan.is_single_shot or len(scan) < MIN_OPR_PATTERNS:
+        logger.warning(
+            '%s: no eigenmodes of the probe are refined: that takes patterns that overlap, at '
+            'least %d.',
+            scan.name,
+            MIN_OPR_PATTERNS,
         )
 
 

@@ -44,6 +44,8 @@ class Forward(Protocol):
     coverage: Any
     moves_px: FloatArray
     intensities: FloatArray
+    eigenmodes: ComplexArray
+    opr_weights: FloatArray
     reach_px: int
     is_single_shot: bool
 

@@ -2,9 +2,11 @@
 
 import numpy as np
 
-from ptychopinn_plugin.array_types import BoolArray, FloatArray, IntArray, RealArray
-from ptychopinn_plugin.data import inpaint
+from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray, IntArray, RealArray
+from ptychopinn_plugin.data import Scan, inpaint
+from ptychopinn_plugin.data.probe_variation import ProbeVariation
 from ptychopinn_plugin.data.scan import CHUNK_PATTERNS
+from ptychopinn_plugin.physics import normalise_probe
 from ptychopinn_plugin.storage.scratch import Usage, chunks, new_array
 
 JUDGED_PATTERNS = 256
@@ -59,3 +61,34 @@ def judged_positions(n_positions: int, shape: tuple[int, int]) -> IntArray:
     """Return positions from all over a scan, as many as it takes to judge a misfit."""
     count = min(n_positions, max(16, JUDGED_PIXELS // (shape[0] * shape[1])))
     return np.linspace(0, n_positions - 1, count).astype(np.int64)
+
+
+def normalise_probe_of(scan: Scan, probe: ComplexArray, photons: float) -> ComplexArray:
+    """Scale a probe so that over the patterns of a scan its mean energy is `photons`.
+
+    Parameters
+    ----------
+    scan : Scan
+        Its probe may vary from pattern to pattern.
+    probe : ndarray of complex, shape (n_modes, height, width)
+        Used in place of the scan's.
+    photons : float
+
+    Returns
+    -------
+    ndarray of complex64, shape (n_modes, height, width)
+        In square root of photons per pixel.
+    """
+    probe = normalise_probe(probe, photons)
+    if scan.probe_variation is None:
+        return probe
+    energies = variation_of(scan, float(np.linalg.norm(probe))).energies(probe)
+    return normalise_probe(probe, photons * photons / float(energies.mean()))
+
+
+def variation_of(scan: Scan, probe_norm: float) -> ProbeVariation:
+    """Return how the probe of a scan varies, on the scale of a probe of this norm."""
+    if scan.probe_variation is None:
+        nothing = np.zeros((0, *scan.pattern_shape), dtype=np.complex64)
+        return ProbeVariation(nothing, np.ones((len(scan), 1)))
+    return scan.probe_variation.times(probe_norm / float(np.linalg.norm(scan.probe)))

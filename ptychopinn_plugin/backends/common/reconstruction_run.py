@@ -13,6 +13,7 @@ from ptychopinn_plugin.backends.common.diagnostics import (
     judge_misfit,
     measure_beam_variation,
     warn_of_beam,
+    warn_of_lonely_eigenmodes,
     warn_of_lonely_intensities,
     warn_of_misfit,
     warn_of_moves,
@@ -31,6 +32,7 @@ from ptychopinn_plugin.config import InferenceConfig, RefinementConfig
 from ptychopinn_plugin.data import Reconstruction, Scan
 from ptychopinn_plugin.data.pattern_fit import PatternFit
 from ptychopinn_plugin.data.places import find_places
+from ptychopinn_plugin.data.probe_variation import ProbeVariation
 from ptychopinn_plugin.data.scan import CHUNK_PATTERNS
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.network import NetworkDescription
@@ -126,7 +128,7 @@ class ReconstructionRun:
         probe = self.engine.to_numpy(forward.probe)
         exposures = count_exposures(probe, forward.patch_origins_px, forward.canvas_shape)
         # Ten iterations are too few to find where patterns belong; the last ones do that.
-        settings = self.refinement.replace(positions=False)
+        settings = self.refinement.replace(positions=False, opr_modes=0)
         for number, iterations in enumerate(blocks):
             share_s = self._share_s(number)
             if share_s is not None and self.done:
@@ -219,6 +221,8 @@ class ReconstructionRun:
                 warn_of_moves(scan, forward.moves_px, forward.reach_px)
             if self.refinement.intensities:
                 warn_of_lonely_intensities(scan)
+            if self.refinement.opr_modes > 0:
+                warn_of_lonely_eigenmodes(scan)
             warn_of_beam(scan, beam_variation)
             option = None if self.refinement.probe else '--refine-probe (refinement.probe)'
             if beam_variation is None:
@@ -226,6 +230,8 @@ class ReconstructionRun:
         loss, residual = forward.evaluate_fit(self.object_)
         coverage, probe = engine.to_numpy(forward.coverage), engine.to_numpy(forward.probe)
         image = np.asarray(engine.to_numpy(self.object_))
+        variation = ProbeVariation(forward.eigenmodes, forward.opr_weights)
+        varies = bool((variation.weights != variation.weights[0]).any())
         stds = None
         if not self.is_trial and not scan.is_single_shot and misfit is not None:
             stds = estimate_uncertainty(image, coverage, self.plan.overlap, misfit.over_noise)
@@ -236,9 +242,11 @@ class ReconstructionRun:
             origin_px=self._origin_px(),
             coverage=coverage / coverage.max(),
             # Iterations mix modes that make the same patterns; the orthogonal ones are defined.
-            probe=orthogonal_modes(probe) if self.refinement.probe else probe,
+            # Eigenmodes belong to the first mode, and would not to a mixture.
+            probe=orthogonal_modes(probe) if self.refinement.probe and not varies else probe,
             positions_px=scan.positions_px + forward.moves_px,
             nominal_positions_px=scan.positions_px if moved else None,
+            probe_variation=variation if varies else None,
             intensities=forward.intensities if self.refinement.intensities else None,
             backend=engine.name,
             likelihoods=self.losses or [loss],

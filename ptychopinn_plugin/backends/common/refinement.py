@@ -10,10 +10,18 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray, IntArray
+from ptychopinn_plugin.backends.common.best_iteration import iterate_keep_best
 from ptychopinn_plugin.backends.common.forward import judged_stride
 from ptychopinn_plugin.backends.common.intensities import intensities_move, refined_intensities
-from ptychopinn_plugin.backends.common.iteration_schedule import IterationSchedule
 from ptychopinn_plugin.backends.common.memory import with_smaller_batches
+from ptychopinn_plugin.backends.common.opr import (
+    MeasureVariation,
+    ProbeResiduals,
+    VariationRefiner,
+    level_tilt,
+    part_way,
+    variation_refiner,
+)
 from ptychopinn_plugin.backends.common.phase_drift import (
     PatternMoments,
     floor_photons,
@@ -29,8 +37,8 @@ from ptychopinn_plugin.backends.common.probe_gauge import (
     level_object,
 )
 from ptychopinn_plugin.backends.common.requests import IterationRequest
+from ptychopinn_plugin.data.probe_variation import ProbeVariation
 
-State = TypeVar('State')
 Tensor = TypeVar('Tensor')
 
 MOMENTUM = 0.9
@@ -45,12 +53,6 @@ LAST_STEP = 0.01
 
 PROBE_STEP = 0.1
 """The probe moves by this share of its update."""
-
-MAX_FRACTION = 0.5
-"""The best goes at most this share of the way to an object that is worse."""
-
-STEP_TRIALS = 2
-"""An iteration tries at most this number of objects on the way from the best to its own."""
 
 PHASE_DRIFT_INTERVAL = 5
 """The slow phase, which iterations alone mend slowly, is corrected after this number of them, and
@@ -109,74 +111,6 @@ def _cut(batches: Sequence[IntArray], size: int) -> list[IntArray]:
     ]
 
 
-def iterate_keep_best(
-    schedule: IterationSchedule,
-    start: State,
-    loss: float,
-    iterate_once: Callable[[], tuple[State, float]],
-    part_way: Callable[[State, State, float], tuple[State, float]],
-    step_of_all: Callable[[State], State],
-    at_end: Callable[[State, float], tuple[State, float]],
-    observer: Callable[[int, float, State], bool | None],
-) -> tuple[State, list[float]]:
-    """Iterate, and keep the best object of all iterations.
-
-    The first steps are long and noisy, so that a good start can get worse before it gets better.
-    The iterations go on from there, but the best then moves only a part of the way, as far as it
-    gets better; where no part is better, it takes a step that all patterns agree on.
-
-    Parameters
-    ----------
-    schedule : IterationSchedule
-        How many iterations there are; it learns of each.
-    start : State
-        Where the iterations begin, with its `loss`.
-    iterate_once : callable
-        Returns where the next iteration leads and the loss there.
-    part_way : callable
-        Returns what lies at a share of the way from one state to another, and the loss there.
-    step_of_all : callable
-        Returns where the updates of all patterns together lead from a state; half of the way is
-        tried.
-    at_end : callable
-        Returns what becomes of the best, given its loss, after the last iteration, and the loss
-        there, which is no higher.
-    observer : callable
-        Gets the number of iterations done, the lowest loss and what has it; True stops.
-
-    Returns
-    -------
-    best : State
-    losses : list of float
-        Of the start and of the best after each iteration; never rising.
-    """
-    best, losses, share = start, [loss], MAX_FRACTION
-    schedule.start(loss)
-    while not schedule.is_over:
-        newest, loss = iterate_once()
-        found = newest
-        for _ in range(STEP_TRIALS):
-            if loss < losses[-1]:
-                break
-            found, loss = part_way(best, newest, share)
-            # The next iteration begins its trials where this one ends them.
-            share = min(MAX_FRACTION, 2 * share) if loss < losses[-1] else share / 4
-        if not loss < losses[-1]:
-            # Batches pull to and fro; what all of them agree on leads down more surely.
-            found, loss = part_way(best, step_of_all(best), MAX_FRACTION)
-        if loss < losses[-1]:
-            best = found
-            losses.append(loss)
-        else:
-            losses.append(losses[-1])
-        schedule.advance(losses[-1])
-        if schedule.is_over:
-            best, losses[-1] = at_end(best, losses[-1])
-        if observer(schedule.done, losses[-1], best):
-            schedule.stop()
-    return best, losses
-
-
 @dataclass
 class IterationState(Generic[Tensor]):
     """What an iteration changes.
@@ -189,6 +123,8 @@ class IterationState(Generic[Tensor]):
         How far the positions have moved.
     intensities : ndarray of float64, shape (n_positions,)
         Of each pattern's beam, in times of the probe's.
+    variation : ProbeVariation
+        How the probe varies from pattern to pattern, with or without eigenmodes.
     """
 
     object_: Tensor
@@ -196,6 +132,7 @@ class IterationState(Generic[Tensor]):
     probe: Tensor
     moves_px: FloatArray
     intensities: FloatArray
+    variation: ProbeVariation
 
 
 @dataclass(frozen=True)
@@ -213,6 +150,8 @@ class IterationKernels(Generic[Tensor]):
     position_forces : callable
         Returns what draws each position and how stiffly, given the forward model, an object and the
         photons below which a pixel hardly counts.
+    measure_variation, probe_residuals : callable
+        Measure what patterns tell of a probe that varies; see `backends.common.opr`.
     pattern_photons : callable
         Returns the expected and the measured photons of each pattern.
     correct_phase_drift : callable
@@ -235,6 +174,8 @@ class IterationKernels(Generic[Tensor]):
     iterate_once: Callable[[Any, IterationState[Tensor], Sequence[IntArray], float, bool], None]
     mean_update: Callable[[Any, Tensor], Tensor]
     position_forces: Callable[[Any, Tensor, float], tuple[FloatArray, FloatArray]]
+    measure_variation: MeasureVariation
+    probe_residuals: ProbeResiduals
     pattern_photons: Callable[[Any, Tensor], tuple[FloatArray, FloatArray]]
     correct_phase_drift: Callable[[Any, Tensor], Tensor]
     measure_moments: Callable[[Any, Tensor], PatternMoments]
@@ -329,6 +270,10 @@ class _Course(Generic[Tensor]):
             forward.probe,
             forward.moves_px,
             forward.intensities,
+            ProbeVariation(forward.eigenmodes, forward.opr_weights),
+        )
+        self._variation = variation_refiner(
+            forward, request, kernels.to_numpy(forward.probe), REGULARISATION
         )
 
     def judge(self, object_: Tensor) -> float:
@@ -352,6 +297,8 @@ class _Course(Generic[Tensor]):
             self._move_positions(self._positions, fraction)
         if beams:
             self._refine_intensities(state)
+        if self._variation is not None and self._variation.moves_at(fraction):
+            self._refine_variation(self._variation)
         return dataclasses.replace(state), self.judge(state.object_)
 
     def part_way(
@@ -365,6 +312,7 @@ class _Course(Generic[Tensor]):
             between(best.probe, newest.probe, share),
             best.moves_px + share * (newest.moves_px - best.moves_px),
             best.intensities + share * (newest.intensities - best.intensities),
+            part_way(best.variation, newest.variation, share),
         )
         with self._using(found):
             return found, self.judge(found.object_)
@@ -394,8 +342,12 @@ class _Course(Generic[Tensor]):
         refines_probe = self._request.refine_probe
         if refines_probe:
             self._put_probe_back(best, has_slope=self._refines_intensities(1.0))
+        if self._variation is not None:
+            probe = self._kernels.to_numpy(best.probe)[0]
+            best.variation = self._variation.orthogonal(best.variation, probe)
         self._use(best)
-        if refines_probe or self._positions is not None or (best.intensities != 1).any():
+        varies = self._variation is not None or (best.intensities != 1).any()
+        if refines_probe or self._positions is not None or varies:
             # Now the coverage follows: results, and their weights, are those of the best.
             self._forward.set_probe(best.probe)
 
@@ -410,6 +362,8 @@ class _Course(Generic[Tensor]):
     def _use(self, state: IterationState[Tensor]) -> None:
         """Let the forward model have what changes of a state's probe, positions and beams."""
         self._forward.set_intensities(state.intensities)
+        if self._request.refine_probe or self._variation is not None:
+            self._forward.set_variation(state.variation.eigenmodes, state.variation.weights)
         if self._positions is not None:
             self._forward.set_moves(state.moves_px)
         if self._request.refine_probe:
@@ -451,6 +405,29 @@ class _Course(Generic[Tensor]):
         state.intensities = refined_intensities(state.intensities, expected, counted)
         self._forward.set_intensities(state.intensities)
 
+    def _refine_variation(self, refiner: VariationRefiner) -> None:
+        """Move eigenmodes and their weights, of the newest state and of the forward model."""
+        state, forward, kernels = self.state, self._forward, self._kernels
+        probe = kernels.to_numpy(state.probe)
+        variation = refiner.step(
+            forward,
+            state.object_,
+            probe[0],
+            kernels.measure_variation,
+            kernels.probe_residuals,
+        )
+        variation, factor = level_tilt(
+            variation, probe[0], forward.patch_origins_px, forward.canvas_shape
+        )
+        state.object_ = kernels.times(state.object_, factor)
+        if self._request.refine_probe:
+            change = np.zeros_like(probe)
+            variation, change[0] = refiner.centred(variation, probe[0])
+            state.probe = state.probe + forward.to_tensor(change)
+        state.variation = variation
+        forward.set_variation(variation.eigenmodes, variation.weights)
+        forward.set_probe(state.probe, cache=not self._request.refine_probe)
+
     def _move_positions(self, positions: PositionRefiner, fraction: float) -> None:
         """Move the positions of the newest state and of the forward model by one step."""
         state, forward = self.state, self._forward
@@ -465,6 +442,7 @@ class _Course(Generic[Tensor]):
         """Give back to the object what a refined probe has taken from it without a trace."""
         kernels, forward = self._kernels, self._forward
         # Only their product is measured: the probe keeps the energy that it came with.
+        before: Any = kernels.norm(state.probe)
         state.object_, state.probe = kernels.divide_energy(
             state.object_, state.probe, kernels.norm(self._first_probe)
         )
@@ -474,6 +452,9 @@ class _Course(Generic[Tensor]):
         else:
             object_, coverage = kernels.to_numpy(state.object_), kernels.to_numpy(forward.coverage)
             gauge = level_object(object_, np.abs(coverage))
+        state.variation = state.variation.times(
+            float(kernels.norm(state.probe) / before) * gauge.ramp(forward.shape)
+        )
         state.probe = kernels.times(state.probe, gauge.ramp(forward.shape))
         state.object_ = kernels.times(state.object_, 1 / gauge.ramp(forward.canvas_shape))
         if has_slope:

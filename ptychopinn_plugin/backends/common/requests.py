@@ -163,6 +163,9 @@ class IterationRequest:
         Correct their scale too.
     refine_intensities : bool
         Let each pattern have a beam of its own intensity.
+    opr_modes : int
+        Refine this number of eigenmodes of a probe that varies from pattern to pattern, and their
+        weights.
     """
 
     schedule: IterationSchedule
@@ -172,6 +175,7 @@ class IterationRequest:
     refine_positions: bool = False
     position_scale: bool = False
     refine_intensities: bool = False
+    opr_modes: int = 0
 
     @classmethod
     def of_refinement(
@@ -186,6 +190,7 @@ class IterationRequest:
             settings.positions,
             settings.position_scale,
             settings.intensities,
+            settings.opr_modes,
         )
 
     @classmethod

@@ -13,6 +13,7 @@ from ptychopinn_plugin.backends.common.forward import (
     PROBE_CACHE_BYTES,
     corner_amplitudes,
     judged_positions,
+    variation_of,
 )
 from ptychopinn_plugin.backends.common.ranks import Ranks, own_part
 from ptychopinn_plugin.backends.pytorch.operators import (
@@ -92,6 +93,9 @@ class ForwardModel:
         self.given_origins_px = scan.positions_px - (half + self.origin_px)
         self.moves_px: FloatArray = np.zeros_like(scan.positions_px)
         self.set_intensities(np.ones(len(scan)))
+        self.probe = probe
+        variation = variation_of(scan, float(torch.linalg.vector_norm(probe)))
+        self.set_variation(variation.eigenmodes, variation.weights)
         self._place(whole - half - self.origin_px, subpixel_shifts)
         assert scan.bad_pixels is not None
         amplitudes = corner_amplitudes(scan.patterns[self.held], scan.bad_pixels)
@@ -119,8 +123,7 @@ class ForwardModel:
             # Filled part by part: parts that are joined at the end would take twice the memory.
             self._shifted = self.probe.new_empty((n_held, *self.probe.shape))
             for part in _cut(self.held, 256):
-                shifted = shift_probe(self.probe, self.subpixel_shifts[part])
-                self._shifted[self._in_held(part)] = shifted
+                self._shifted[self._in_held(part)] = self._shifted_probes(part)
         # The brightest pixel is found once: sub-scans look at a small part of the canvas each.
         self._brightest: Tensor | None = None
         coverage = torch.zeros(self.canvas_shape, device=self.device)
@@ -164,6 +167,23 @@ class ForwardModel:
         if (intensities != 1).any():
             roots = torch.from_numpy(np.sqrt(intensities).astype(np.float32))
             self._roots = roots.to(self.device)[:, None, None, None]
+
+    def set_variation(self, eigenmodes: ComplexArray, weights: FloatArray) -> None:
+        """Let the probe's first mode vary, and leave shifted probes and coverage to `set_probe`.
+
+        Parameters
+        ----------
+        eigenmodes : ndarray of complex64, shape (n_eigenmodes, height, width)
+            In square root of photons per pixel.
+        weights : ndarray of float64, shape (n_positions, 1 + n_eigenmodes)
+            Of the probe's first mode and of each eigenmode.
+        """
+        self.eigenmodes, self.opr_weights = eigenmodes, weights
+        self._opr: tuple[Tensor, Tensor] | None = None
+        self._shifted = None
+        if len(eigenmodes) or (weights != 1).any():
+            on_device = torch.from_numpy(weights.astype(np.float32)).to(self.device)
+            self._opr = (self.to_tensor(eigenmodes), on_device)
 
     def _place(self, patch_origins: IntArray, subpixel_shifts_px: FloatArray) -> None:
         """Keep positions on the device, and here: to read them back would wait for a GPU."""
@@ -241,6 +261,8 @@ class ForwardModel:
         else:
             part.amplitudes = torch.as_tensor(amplitudes, device=self.device)
         part.set_intensities(self.intensities[indices])
+        eigenmodes = self.eigenmodes * np.float32(exposure**0.5)
+        part.set_variation(eigenmodes, self.opr_weights[indices])
         if self._shifted is None or exposure != 1:
             part.set_probe(part.probe)
         else:
@@ -269,10 +291,35 @@ class ForwardModel:
         if self._shifted is not None:
             shifted = _select(self._shifted, self._in_held(indices))
         else:
-            shifted = shift_probe(self.probe, self.subpixel_shifts[indices])
-        return self._in_own_beam(shifted, indices)
+            shifted = self._shifted_probes(indices)
+        return self.in_own_beam(shifted, indices)
 
-    def _in_own_beam(self, waves: Tensor, indices: Tensor | slice) -> Tensor:
+    def _shifted_probes(self, indices: Tensor | slice) -> Tensor:
+        """Return the probe at each position but for its beam's intensity, not those kept."""
+        return shift_probe(self.vary(self.probe, indices), self.subpixel_shifts[indices])
+
+    def vary(self, probe: Tensor, indices: Tensor | slice) -> Tensor:
+        """Return a probe as it varies from position to position, before sub-pixel shifts.
+
+        Parameters
+        ----------
+        probe : Tensor of complex64, shape (n_modes, height, width)
+        indices : Tensor of int64 or slice
+
+        Returns
+        -------
+        Tensor of complex64, shape (n_indices, n_modes, height, width)
+            Or `probe` itself where it does not vary.
+        """
+        if self._opr is None:
+            return probe
+        eigenmodes, weights = self._opr
+        basis = torch.cat([probe[:1], eigenmodes])
+        first = torch.tensordot(weights[indices].to(basis.dtype), basis, dims=1)
+        others = probe[1:].expand(len(first), -1, -1, -1)
+        return torch.cat([first[:, None], others], dim=1)
+
+    def in_own_beam(self, waves: Tensor, indices: Tensor | slice) -> Tensor:
         """Scale waves (n_indices, n_modes, height, width) by the root of each beam's intensity."""
         return waves if self._roots is None else waves * self._roots[indices]
 
@@ -377,8 +424,16 @@ class ForwardModel:
         update, changes = project_amplitudes(
             probes, patches, self.measured(indices), self.valid_mask
         )
-        changes = self._in_own_beam(changes, indices)
+        changes = self.into_common(changes, indices)
         return update, probe_update(changes, patches, self.subpixel_shifts[indices])
+
+    def into_common(self, waves: Tensor, indices: Tensor | slice) -> Tensor:
+        """Scale waves by how much of the common probe each position has: for its update."""
+        waves = self.in_own_beam(waves, indices)
+        if self._opr is None:
+            return waves
+        first = self._opr[1][indices][:, 0, None, None, None]
+        return torch.cat([waves[:, :1] * first, waves[:, 1:]], dim=1)
 
     def predict_intensity(
         self, patches: Tensor, indices: Tensor | slice, probes: Tensor | None = None

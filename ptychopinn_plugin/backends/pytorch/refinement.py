@@ -37,6 +37,7 @@ from ptychopinn_plugin.backends.pytorch.device import release_cache
 from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
 from ptychopinn_plugin.backends.pytorch.intensities import pattern_photons
 from ptychopinn_plugin.backends.pytorch.operators import intensity, times, to_numpy
+from ptychopinn_plugin.backends.pytorch.opr import measure_variation, probe_residuals
 from ptychopinn_plugin.backends.pytorch.phase_drift import correct_phase_drift, measure_moments
 from ptychopinn_plugin.backends.pytorch.positions import position_forces
 
@@ -130,6 +131,8 @@ ITERATION_KERNELS = IterationKernels(
     iterate_once=iterate_once,
     mean_update=mean_update,
     position_forces=position_forces,
+    measure_variation=measure_variation,
+    probe_residuals=probe_residuals,
     pattern_photons=pattern_photons,
     correct_phase_drift=correct_phase_drift,
     measure_moments=measure_moments,

@@ -202,7 +202,7 @@ class PyTorchStep(NetworkStep[Network, TrainableProbes]):
             self.trainable_probes.probe(batch.subscan.training_scan_index)
             * batch.subscan.exposure**0.5
         )
-        probes = shift_probe(probe, forward.subpixel_shifts[indices])
+        probes = shift_probe(forward.vary(probe, indices), forward.subpixel_shifts[indices])
         return predict_intensity(probes, full)
 
     @torch.no_grad()

@@ -14,6 +14,7 @@ from ptychopinn_plugin.backends.common.forward import (
     PROBE_CACHE_BYTES,
     corner_amplitudes,
     judged_positions,
+    variation_of,
 )
 from ptychopinn_plugin.backends.tensorflow import operators
 from ptychopinn_plugin.backends.tensorflow.framework import Tensor, is_on_cpu, tf
@@ -69,6 +70,8 @@ class ForwardModel:
         self.given_origins_px = scan.positions_px - (half + self.origin_px)
         self.moves_px: FloatArray = np.zeros_like(scan.positions_px)
         self.set_intensities(np.ones(len(scan)))
+        variation = variation_of(scan, float(np.linalg.norm(np.asarray(probe))))
+        self.set_variation(variation.eigenmodes, variation.weights)
         self.patch_origins: IntArray = whole - half - self.origin_px
         self.subpixel_shifts = tf.constant(subpixel_shifts, tf.float32)
         assert scan.bad_pixels is not None
@@ -77,7 +80,6 @@ class ForwardModel:
         self._usage, self._keeps_probes = Usage(amplitudes), not is_stored(amplitudes)
         self.stays_outside = is_stored(amplitudes) or amplitudes.nbytes > AMPLITUDE_BYTES
         self.amplitudes = amplitudes if self.stays_outside else tf.convert_to_tensor(amplitudes)
-        self._shifted: Tensor | None = None
         self.valid_mask: Tensor | None = None
         if scan.bad_pixels.any():
             self.valid_mask = tf.constant(np.fft.ifftshift(~scan.bad_pixels), tf.float32)
@@ -89,10 +91,7 @@ class ForwardModel:
         self.set_probe_only(probe)
         n_bytes = len(self) * int(tf.size(self.probe)) * 8
         if cache and self._keeps_probes and n_bytes <= PROBE_CACHE_BYTES:
-            parts = [
-                shift_probe(self.probe, tf.gather(self.subpixel_shifts, i))
-                for i in self.batches(256)
-            ]
+            parts = [self._shifted_probes(indices) for indices in self.batches(256)]
             self._shifted = tf.concat(parts, axis=0)
         coverage = np.zeros(self.canvas_shape, self.subpixel_shifts.dtype.as_numpy_dtype)
         for indices in self.batches(256):
@@ -137,6 +136,22 @@ class ForwardModel:
         if (intensities != 1).any():
             roots = np.sqrt(intensities).astype(np.float32)
             self._roots = tf.constant(roots[:, np.newaxis, np.newaxis, np.newaxis])
+
+    def set_variation(self, eigenmodes: ComplexArray, weights: FloatArray) -> None:
+        """Let the probe's first mode vary, and leave shifted probes and coverage to `set_probe`.
+
+        Parameters
+        ----------
+        eigenmodes : ndarray of complex64, shape (n_eigenmodes, height, width)
+            In square root of photons per pixel.
+        weights : ndarray of float64, shape (n_positions, 1 + n_eigenmodes)
+            Of the probe's first mode and of each eigenmode.
+        """
+        self.eigenmodes, self.opr_weights = eigenmodes, weights
+        self._opr: tuple[Tensor, Tensor] | None = None
+        self._shifted = None
+        if len(eigenmodes) or (weights != 1).any():
+            self._opr = (tf.constant(eigenmodes), tf.constant(weights, tf.float32))
 
     def __len__(self) -> int:
         return len(self.patch_origins)
@@ -188,6 +203,8 @@ class ForwardModel:
         else:
             part.amplitudes = tf.convert_to_tensor(amplitudes)
         part.set_intensities(self.intensities[indices])
+        eigenmodes = self.eigenmodes * np.float32(exposure**0.5)
+        part.set_variation(eigenmodes, self.opr_weights[indices])
         if self._shifted is None or exposure != 1:
             part.set_probe(self.probe * tf.cast(exposure**0.5, self.probe.dtype))
         else:
@@ -217,8 +234,44 @@ class ForwardModel:
         if self._shifted is not None:
             shifted = tf.gather(self._shifted, indices)
         else:
-            shifted = shift_probe(self.probe, tf.gather(self.subpixel_shifts, indices))
+            shifted = self._shifted_probes(indices)
         return self.in_own_beam(shifted, indices)
+
+    def _shifted_probes(self, indices: IntArray) -> Tensor:
+        """Return the probe at each position but for its beam's intensity, not those kept."""
+        subpixel_shifts = tf.gather(self.subpixel_shifts, indices)
+        return shift_probe(self.vary(self.probe, indices), subpixel_shifts)
+
+    def vary(self, probe: Tensor, indices: IntArray) -> Tensor:
+        """Return a probe as it varies from position to position, before sub-pixel shifts.
+
+        Parameters
+        ----------
+        probe : Tensor of complex64, shape (n_modes, height, width)
+        indices : ndarray of int64
+
+        Returns
+        -------
+        Tensor of complex64, shape (n_indices, n_modes, height, width)
+            Or `probe` itself where it does not vary.
+        """
+        found = self.variation_inputs(indices)
+        return operators.vary_probe(probe, *found.values()) if found else probe
+
+    def variation_inputs(self, indices: IntArray) -> dict[str, Tensor]:
+        """Return what `operators.vary_probe` needs of some positions; nothing if none varies."""
+        if self._opr is None:
+            return {}
+        eigenmodes, weights = self._opr
+        return {'eigenmodes': eigenmodes, 'opr_weights': tf.gather(weights, indices)}
+
+    def into_common(self, waves: Tensor, indices: IntArray) -> Tensor:
+        """Scale waves by how much of the common probe each position has: for its update."""
+        waves = self.in_own_beam(waves, indices)
+        if self._opr is None:
+            return waves
+        first = tf.gather(self._opr[1][:, 0], indices)[:, None, None, None]
+        return tf.concat([scaled(waves[:, :1], first), waves[:, 1:]], axis=1)
 
     def in_own_beam(self, waves: Tensor, indices: IntArray) -> Tensor:
         """Scale waves (n_indices, n_modes, height, width) by the root of each beam's intensity."""

@@ -141,6 +141,27 @@ def sum_each(images: Tensor, valid_mask: Tensor | None) -> Tensor:
 
 
 @compiled
+def vary_probe(probe: Tensor, eigenmodes: Tensor, opr_weights: Tensor) -> Tensor:
+    """Return a probe whose first mode is a weighted sum of it and of eigenmodes.
+
+    Parameters
+    ----------
+    probe : Tensor of complex64, shape (n_modes, height, width)
+    eigenmodes : Tensor of complex64, shape (n_eigenmodes, height, width)
+    opr_weights : Tensor of float32, shape (n, 1 + n_eigenmodes)
+
+    Returns
+    -------
+    Tensor of complex64, shape (n, n_modes, height, width)
+    """
+    basis = tf.concat([probe[:1], eigenmodes], axis=0)
+    first = tf.tensordot(tf.cast(opr_weights, basis.dtype), basis, axes=1)[:, None]
+    # A product with ones, as a graph does not know how many there are.
+    others = tf.ones_like(first) * probe[1:]
+    return tf.concat([first, others], axis=1)
+
+
+@compiled
 def shift_probe(probe: Tensor, subpixel_shifts_px: Tensor) -> Tensor:
     """Shift a probe (n_modes, h, w) by (n, 2) parts of pixels, as `physics.shift_probe`."""
     return tf.signal.ifft2d(tf.signal.fft2d(probe) * _ramp(subpixel_shifts_px, probe))

@@ -40,6 +40,7 @@ from ptychopinn_plugin.backends.tensorflow.operators import (
     times,
     to_numpy,
 )
+from ptychopinn_plugin.backends.tensorflow.opr import measure_variation, probe_residuals
 from ptychopinn_plugin.backends.tensorflow.phase_drift import correct_phase_drift, measure_moments
 from ptychopinn_plugin.backends.tensorflow.positions import position_forces
 
@@ -84,7 +85,7 @@ def iterate_once(
         )
         if refine_probe:
             subpixel_shifts = tf.gather(forward.subpixel_shifts, indices)
-            changes = forward.in_own_beam(changes, indices)
+            changes = forward.into_common(changes, indices)
             state.probe = _move_probe(state.probe, changes, patches, subpixel_shifts)
             forward.set_probe_only(state.probe)
     if refine_probe:
@@ -160,6 +161,8 @@ ITERATION_KERNELS = IterationKernels(
     iterate_once=iterate_once,
     mean_update=mean_update,
     position_forces=position_forces,
+    measure_variation=measure_variation,
+    probe_residuals=probe_residuals,
     pattern_photons=pattern_photons,
     correct_phase_drift=correct_phase_drift,
     measure_moments=measure_moments,

@@ -21,7 +21,12 @@ from ptychopinn_plugin.backends.tensorflow.network import (
     from_stored,
     to_stored,
 )
-from ptychopinn_plugin.backends.tensorflow.operators import predict_intensity, scaled, shift_probe
+from ptychopinn_plugin.backends.tensorflow.operators import (
+    predict_intensity,
+    scaled,
+    shift_probe,
+    vary_probe,
+)
 from ptychopinn_plugin.backends.tensorflow.optimizer import (
     AdamW,
     GradientScale,
@@ -171,6 +176,8 @@ def _predict_intensity(beam: Tensors, inputs: Inputs, values: Tensor) -> Tensor:
     if not beam:
         return predict_intensity(inputs['probes'], full)
     probe = scaled(_probe_of(beam), tf.sqrt(inputs['exposure']))
+    if 'opr_weights' in inputs:
+        probe = vary_probe(probe, inputs['eigenmodes'], inputs['opr_weights'])
     return predict_intensity(shift_probe(probe, inputs['subpixel_shifts']), full)
 
 
@@ -293,6 +300,7 @@ class TensorFlowStep(NetworkStep[Network, TrainableProbes]):
         if self.trainable_probes.trainable:
             inputs['subpixel_shifts'] = tf.gather(forward.subpixel_shifts, indices)
             inputs['exposure'] = tf.constant(subscan.exposure, tf.float32)
+            inputs |= forward.variation_inputs(indices)
         return inputs
 
     def _beam(self, batch: Batch) -> Tensors:

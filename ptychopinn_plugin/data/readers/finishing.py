@@ -104,7 +104,18 @@ def with_probe_modes(scan: Scan, n_modes: int) -> Scan:
     if n_modes > before and origin == 'given':
         origin = 'extended'
     probe = with_modes(scan.probe, n_modes)
-    return dataclasses.replace(scan, probe=probe, probe_origin=origin, notes=(*scan.notes, note))
+    variation = scan.probe_variation
+    if variation is not None:
+        # The first mode may have less energy beside others, and its eigenmodes follow.
+        norms = [float(np.linalg.norm(modes[0])) for modes in (scan.probe, probe)]
+        variation = variation.times(norms[1] / max(norms[0], 1e-30))
+    return dataclasses.replace(
+        scan,
+        probe=probe,
+        probe_variation=variation,
+        probe_origin=origin,
+        notes=(*scan.notes, note),
+    )
 
 
 def _useless_object(scan: Scan, object_: ComplexArray) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 
 from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray, IntArray, RealArray
 from ptychopinn_plugin.data.outline import ScanOutline
+from ptychopinn_plugin.data.probe_variation import ProbeVariation
 from ptychopinn_plugin.data.readers.domain import Domain, to_counts, without_logarithm
 from ptychopinn_plugin.data.readers.frame_center import centered
 from ptychopinn_plugin.data.readers.invalid_pixels import clip_negative, mask_invalid
@@ -32,6 +33,12 @@ ELECTRON_REST_ENERGY_EV = 510998.95
 
 PHOTON_ENERGIES_EV = (1.0, 1e7)
 """The range is from visible light to hard X-rays and electrons in a microscope."""
+
+
+NOTE_OF_OTHER_PROBE = (
+    'The eigenmodes and weights in the file (OPR) belong to its own probe, and are not used with '
+    'another one.'
+)
 
 
 @dataclass(frozen=True)
@@ -107,6 +114,8 @@ class Product:
     positions_m : ndarray, shape (n_positions, 2)
         (y, x), at the middle of the patch.
     probe : ndarray of complex, shape (n_modes, height, width), optional
+    probe_variation : ProbeVariation, optional
+        How it varies from position to position.
     object_ : ndarray of complex, shape (object_height, object_width), optional
     center_m : (float, float), optional
         (y, x) of the middle of the object.
@@ -128,6 +137,7 @@ class Product:
     comments: str = ''
     losses: tuple[float, ...] = ()
     far_field: bool = True
+    probe_variation: ProbeVariation | None = None
 
 
 def wavelength_m(photon_energy_eV: float) -> float:
@@ -232,6 +242,10 @@ def join(measurement: Measurement, product: Product, request: ReadingRequest) ->
         If no index is common, or the size of an object pixel is unknown.
     """
     check_far_field(product)
+    variation, replaced = product.probe_variation, list[str]()
+    if variation is not None and request.probe is not None:
+        variation = None
+        replaced.append(NOTE_OF_OTHER_PROBE)
     probe = product.probe if request.probe is None else request.probe
     bad_pixels = with_mask(measurement.bad_pixels, request.mask, measurement.patterns.shape[1:])
     patterns, bad_pixels, centered_notes = centered(
@@ -249,6 +263,9 @@ def join(measurement: Measurement, product: Product, request: ReadingRequest) ->
         notes=(*measurement.notes, *centered_notes),
     )
     kept, positions_m, notes = _match(measurement.indexes, product)
+    if variation is not None:
+        weights = rows_at(variation.weights, product.indexes, measurement.indexes[kept])
+        variation = dataclasses.replace(variation, weights=weights)
     geometry = _object_geometry(measurement, product.geometry, request.given_geometry)
     product, more = _with_pixel(product, geometry, request.geometry)
     positions_px = _to_pixels(positions_m, product, geometry, measurement.pattern_shape)
@@ -262,7 +279,8 @@ def join(measurement: Measurement, product: Product, request: ReadingRequest) ->
         geometry=geometry,
         probe_origin=origin,
         name=request.name,
-        notes=(*measurement.notes, *product.notes, *notes, *more),
+        probe_variation=variation,
+        notes=(*measurement.notes, *product.notes, *notes, *more, *replaced),
     )
 
 
@@ -290,12 +308,7 @@ def outline_of(measurement: Measurement, product: Product, name: str) -> ScanOut
 
 
 def _match(indexes: IntArray, product: Product) -> tuple[IntArray, FloatArray, list[str]]:
-    unique, inverse = np.unique(product.indexes, return_inverse=True)
-    repeats = np.bincount(inverse, minlength=len(unique))
-    # An index that occurs more than once is one exposure with several readings of its position.
-    mean = np.stack(
-        [np.bincount(inverse, product.positions_m[:, axis]) / repeats for axis in (0, 1)], axis=1
-    )
+    unique = np.unique(product.indexes)
     kept = np.flatnonzero(np.isin(indexes, unique) & (indexes >= 0))
     if not kept.size:
         raise DataError(
@@ -310,7 +323,16 @@ def _match(indexes: IntArray, product: Product) -> tuple[IntArray, FloatArray, l
         notes.append(f'Left out: {count(unused, "position")} without a pattern.')
     if len(unique) < len(product.indexes):
         notes.append('Positions with the same index were averaged.')
-    return kept, mean[np.searchsorted(unique, indexes[kept])], notes
+    return kept, rows_at(product.positions_m, product.indexes, indexes[kept]), notes
+
+
+def rows_at(values: FloatArray, indexes: IntArray, wanted: IntArray) -> FloatArray:
+    """Return rows of values (n_positions, n_columns) by the indexes of their positions."""
+    unique, inverse = np.unique(indexes, return_inverse=True)
+    repeats = np.bincount(inverse, minlength=len(unique))
+    # An index that occurs more than once is one exposure with several readings of its position.
+    columns = [np.bincount(inverse, column) / repeats for column in values.T]
+    return np.stack(columns, axis=1)[np.searchsorted(unique, wanted)]
 
 
 def _span(indexes: IntArray) -> str:

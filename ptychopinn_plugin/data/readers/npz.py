@@ -17,6 +17,7 @@ from ptychopinn_plugin.array_types import (
     RealArray,
 )
 from ptychopinn_plugin.data.outline import ScanOutline
+from ptychopinn_plugin.data.probe_variation import ProbeVariation
 from ptychopinn_plugin.data.readers.domain import (
     Domain,
     infer_domain,
@@ -28,6 +29,7 @@ from ptychopinn_plugin.data.readers.frame_center import centered
 from ptychopinn_plugin.data.readers.invalid_pixels import clip_negative, mask_invalid
 from ptychopinn_plugin.data.readers.mask_files import with_mask
 from ptychopinn_plugin.data.readers.matching import (
+    NOTE_OF_OTHER_PROBE,
     middle_offset_px,
     single_layer,
     to_indexes,
@@ -135,12 +137,15 @@ def scan_of(archive: NamedArrays, request: ReadingRequest) -> Scan:
     known = 'bad_pixels' in archive or 'diffraction_domain' in metadata
     patterns, order = _patterns(archive, len(positions), known_order=known)
     notes = (*notes, *more, *order)
-    modes_axis = False
+    modes_axis, variation = False, None
     if probe is None and 'probeGuess' in archive:
         guess = read_numbers(archive, 'probeGuess', 'buifc')
         modes_axis = guess.ndim > 2
         probe, more = single_probe(guess)
         notes = (*notes, *more)
+        variation = stored_variation(archive, len(positions), probe.shape[-2:])
+    elif 'opr_weights' in archive:
+        notes = (*notes, NOTE_OF_OTHER_PROBE)
     looks_exported = 'bad_pixels' in archive or modes_axis
     patterns, bad_pixels, more = _measured(
         archive, patterns, request.domain, metadata, looks_exported
@@ -167,10 +172,30 @@ def scan_of(archive: NamedArrays, request: ReadingRequest) -> Scan:
         scan_index=_numbers_of_patterns(archive, 'scan_index', len(positions)),
         pattern_indexes=_numbers_of_patterns(archive, 'pattern_indexes', len(positions)),
         geometry=geometry_of(metadata),
+        probe_variation=variation,
         probe_origin=origin,
         name=str(metadata.get('name') or request.name),
         notes=(*notes, *more, *centered_notes, *object_notes, *_restored(metadata)),
     )
+
+
+def stored_variation(
+    archive: NamedArrays, n_positions: int, pattern_shape: tuple[int, int]
+) -> ProbeVariation | None:
+    """Return how a probe varies, as `write_scan` and `write_reconstruction` write it.
+
+    Raises
+    ------
+    DataError
+        If `probe_eigenmodes` and `opr_weights` belong to other positions or patterns.
+    """
+    if 'opr_weights' not in archive or 'probe_eigenmodes' not in archive:
+        return None
+    variation = ProbeVariation(
+        read_numbers(archive, 'probe_eigenmodes', 'buifc'), read_numbers(archive, 'opr_weights')
+    )
+    variation.check(n_positions, pattern_shape)
+    return variation
 
 
 def _offset_px(

@@ -3,6 +3,7 @@
 import numpy as np
 
 from ptychopinn_plugin.array_types import ComplexArray, RealArray
+from ptychopinn_plugin.data.probe_variation import ProbeVariation
 from ptychopinn_plugin.errors import DataError
 
 MIN_SIDE = 8
@@ -70,6 +71,61 @@ def single_probe(probe: ComplexArray | RealArray) -> tuple[ComplexArray, tuple[s
         return found, tuple(notes)
     notes.append(f'The first of {len(found)} orthogonal variations of the probe is used.')
     return found[0], tuple(notes)
+
+
+def varying_probe(
+    stored: ComplexArray | RealArray, opr_weights: RealArray | None, n_positions: int
+) -> tuple[ComplexArray, ProbeVariation | None, tuple[str, ...]]:
+    """Return a probe as Ptychodus keeps it, with how it varies from pattern to pattern.
+
+    Parameters
+    ----------
+    stored : ndarray
+        (variations, modes, height, width), or fewer axes as in `single_probe`.
+    opr_weights : ndarray of float, shape (n_positions, n_variations), optional
+        Of the first mode of each variation; without them the first variation is used at each
+        pattern, as by Ptychodus.
+    n_positions : int
+
+    Returns
+    -------
+    probe : ndarray of complex, shape (n_modes, height, width)
+    variation : ProbeVariation or None
+        None where the probe does not vary.
+    notes : tuple of str
+        What was taken for what.
+
+    Raises
+    ------
+    DataError
+        As in `single_probe`; or if there is not one weight of each variation for each position.
+    """
+    if opr_weights is None:
+        probe, notes = single_probe(stored)
+        return probe, None, notes
+    stored, scaling = np.asarray(stored), list[str]()
+    if stored.size:
+        stored = _squarable(stored, scaling)
+    found = stored.reshape((1,) * (4 - stored.ndim) + stored.shape)
+    weights = np.asarray(opr_weights)
+    if found.ndim != 4 or weights.shape != (n_positions, len(found)):
+        raise DataError(
+            f'opr_weights must have shape ({n_positions}, {len(found)}), for each position one '
+            f'weight of each variation of the probe, whose shape is {stored.shape}; got '
+            f'{weights.shape}. Write the product again, or leave opr_weights out.'
+        )
+    probe, notes = single_probe(found[0])
+    variation = ProbeVariation(found[1:, 0], weights)
+    variation.check(n_positions, (probe.shape[1], probe.shape[2]))
+    if (variation.weights == variation.weights[0]).all():
+        return variation.subset(np.array([0])).probes(probe)[0], None, (*scaling, *notes)
+    count = variation.n_eigenmodes
+    note = (
+        f'The probe varies from pattern to pattern, by {count} eigenmodes (OPR).'
+        if count
+        else 'The probe is brighter at some patterns than at others, by weights in the file.'
+    )
+    return probe, variation, (*scaling, *notes, note)
 
 
 def _squarable(probe: ComplexArray | RealArray, notes: list[str]) -> ComplexArray | RealArray:

@@ -28,11 +28,16 @@ from ptychopinn_plugin.data.readers.matching import (
     single_layer,
     to_indexes,
 )
-from ptychopinn_plugin.data.readers.probe_axes import single_probe
+from ptychopinn_plugin.data.readers.probe_axes import varying_probe
 from ptychopinn_plugin.data.readers.request import ReadingRequest, load_name
 from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.ptychodus_compat import PRODUCT_NAMES
+
+NOTE_OF_INTENSITIES = (
+    "The beam's intensities in the product are not used, as its probe has several modes; "
+    '--refine-intensities finds them again.'
+)
 
 
 def read_pair(path: Path, request: ReadingRequest, product: Path | None) -> Scan:
@@ -157,7 +162,12 @@ def read_product(path: Path) -> Product:
                 f'The positions of {path} must have one length; x has shape {x_m.shape}, '
                 f'y {y_m.shape}, indexes {indexes.shape}.'
             )
-        probe, probe_notes = single_probe(need(file, 'probe', kinds='buifc'))
+        opr_weights = find(file, ['opr_weights'])
+        probe, variation, probe_notes = varying_probe(
+            need(file, 'probe', kinds='buifc'), opr_weights, len(indexes)
+        )
+        if 'intensities' in file and len(probe) > 1:
+            probe_notes = (*probe_notes, NOTE_OF_INTENSITIES)
         layers = need(file, 'object', kinds='buifc')
         attributes = file['object']
         center = (attribute(attributes, 'center_y_m'), attribute(attributes, 'center_x_m'))
@@ -178,6 +188,7 @@ def read_product(path: Path) -> Product:
         indexes=to_indexes(indexes, f'The indexes of {path}'),
         positions_m=np.stack([y_m, x_m], axis=1).astype(np.float64),
         probe=probe,
+        probe_variation=variation,
         object_=object_,
         center_m=(center[0] or 0.0, center[1] or 0.0),
         geometry=geometry,

@@ -23,9 +23,10 @@ from ptychopinn_plugin.data.readers.matching import (
     Product,
     check_far_field,
     join,
+    rows_at,
     single_layer,
 )
-from ptychopinn_plugin.data.readers.probe_axes import single_probe
+from ptychopinn_plugin.data.readers.probe_axes import varying_probe
 from ptychopinn_plugin.data.readers.request import ReadingRequest
 from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.errors import DataError
@@ -99,7 +100,7 @@ def read_with_ptychodus(
         else:
             product = _in_the_same_file(registry, path, name)
         check_far_field(product)
-        probe = product.probe if probe is None else probe
+        centred_by = product.probe if probe is None else probe
         with _failing(
             f'the patterns of {path}', name, 'Check that all files of the scan are there.', path
         ):
@@ -108,14 +109,20 @@ def read_with_ptychodus(
                 path,
                 name,
                 domain=request.domain,
-                shape=None if probe is None else (probe.shape[-2], probe.shape[-1]),
+                shape=None if centred_by is None else (centred_by.shape[-2], centred_by.shape[-1]),
                 beam_center_px=request.beam_center_px,
                 mask=request.mask,
             )
     measurement = dataclasses.replace(measurement, notes=(*logged, *measurement.notes))
     # The place of the beam and the mask are those of the frames, which have been cut by now.
-    cut = dataclasses.replace(request, probe=probe, beam_center_px=None, mask=None)
+    cut = dataclasses.replace(request, beam_center_px=None, mask=None)
     return join(measurement, product, cut)
+
+
+NOTE_OF_OTHER_POSITIONS = (
+    "The weights of the probe's eigenmodes in the product (OPR) are not used, as they are not "
+    'known for all of these positions.'
+)
 
 
 def reader_names() -> list[str]:
@@ -286,8 +293,16 @@ def _product_of(registry: Any, name: str, product: Product | Path) -> Product:
 
 def _moved(product: Product, positions: Product) -> Product:
     """Return a product at other positions, among which the place of its object is unknown."""
+    variation, notes = product.probe_variation, product.notes
+    if variation is not None and np.isin(positions.indexes, product.indexes).all():
+        weights = rows_at(variation.weights, product.indexes, positions.indexes)
+        variation = dataclasses.replace(variation, weights=weights)
+    elif variation is not None:
+        variation, notes = None, (*notes, NOTE_OF_OTHER_POSITIONS)
     return dataclasses.replace(
         product,
+        probe_variation=variation,
+        notes=notes,
         indexes=positions.indexes,
         positions_m=positions.positions_m,
         object_=None,
@@ -342,7 +357,10 @@ def _number(value: Any) -> float:
 
 def _from_product(product: Any, path: Path, name: str) -> Product:
     parts = _positions(product.probe_positions, path, name)
-    probe, probe_notes = single_probe(product.probes.get_array())
+    probes = product.probes
+    probe, variation, probe_notes = varying_probe(
+        probes.get_array(), ptychodus_compat.opr_weights(probes), len(product.probe_positions)
+    )
     object_, object_notes = single_layer(product.object_.get_array())
     metadata = product.metadata
     geometry = Geometry(
@@ -364,6 +382,7 @@ def _from_product(product: Any, path: Path, name: str) -> Product:
     return dataclasses.replace(
         parts,
         probe=probe if probe.size else None,
+        probe_variation=variation,
         object_=object_ if known else None,
         center_m=center if known else None,
         geometry=geometry,

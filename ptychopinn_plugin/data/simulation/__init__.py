@@ -8,7 +8,7 @@ from ptychopinn_plugin.data.simulation.configuration import (
 )
 from ptychopinn_plugin.data.simulation.objects import make_object
 from ptychopinn_plugin.data.simulation.paths import ScanPath, make_path, thin_scan
-from ptychopinn_plugin.data.simulation.probes import make_probe
+from ptychopinn_plugin.data.simulation.probes import make_probe, wobble_amounts, wobbling_probe
 from ptychopinn_plugin.data.simulation.scans import beam_intensities, simulate
 
 __all__ = [
@@ -23,4 +23,6 @@ __all__ = [
     'make_probe',
     'simulate',
     'thin_scan',
+    'wobble_amounts',
+    'wobbling_probe',
 ]

@@ -70,6 +70,13 @@ class SimulationConfig(Validated):
         minimum=0.0,
         maximum=2.0,
     )
+    probe_wobble: float = setting(
+        0.0,
+        'how far the tilt and the defocus of the probe, which vary smoothly from pattern to '
+        'pattern, move it from its mean: the standard deviation as a share of its amplitude',
+        minimum=0.0,
+        maximum=1.0,
+    )
     poisson_noise: bool = setting(True, 'count photons; off: the expected counts themselves')
     dead_pixels: int = setting(0, 'pixels of the detector that read zero', minimum=0)
     seed: int = setting(1, 'of object, positions and counts, each with its own stream', minimum=0)
@@ -99,7 +106,7 @@ class SimulationConfig(Validated):
 
     def random_streams(self) -> dict[str, np.random.Generator]:
         """Return independent generators, so that one setting does not change what others draw."""
-        names = ('object', 'path', 'position noise', 'detector', 'counts', 'beam')
+        names = ('object', 'path', 'position noise', 'detector', 'counts', 'beam', 'wobble')
         children = np.random.SeedSequence(self.seed).spawn(len(names))
         return {
             name: np.random.default_rng(child) for name, child in zip(names, children, strict=True)

@@ -9,7 +9,7 @@ from ptychopinn_plugin.data.scan import Scan
 from ptychopinn_plugin.data.simulation.configuration import SimulationConfig
 from ptychopinn_plugin.data.simulation.objects import make_object
 from ptychopinn_plugin.data.simulation.paths import ScanPath, make_path
-from ptychopinn_plugin.data.simulation.probes import make_probe
+from ptychopinn_plugin.data.simulation.probes import make_probe, wobble_amounts, wobbling_probe
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.physics import make_modes, predict_patterns
 from ptychopinn_plugin.storage.scratch import Usage, converted, new_array
@@ -144,9 +144,14 @@ def _count(
     exact, exact_modes = object_.astype(np.complex128), modes.astype(np.complex128)
     origin = np.zeros(2, dtype=np.int64)
     intensities = beam_intensities(config, len(positions_px))[:, np.newaxis, np.newaxis]
+    wobble = wobble_amounts(config, len(positions_px))
     for start in range(0, len(positions_px), _BATCH):
         batch = slice(start, start + _BATCH)
-        expected = predict_patterns(exact, origin, positions_px[batch], exact_modes)
+        if config.probe_wobble > 0:
+            probes = wobbling_probe(exact_modes, config.probe_wobble, wobble[batch])
+        else:
+            probes = exact_modes
+        expected = predict_patterns(exact, origin, positions_px[batch], probes)
         expected = expected * intensities[batch]
         patterns[batch] = stream.poisson(expected) if config.poisson_noise else expected
         brightest = max(brightest, float(patterns[batch].max()))

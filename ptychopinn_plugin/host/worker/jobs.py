@@ -21,6 +21,7 @@ from ptychopinn_plugin.config import Config
 from ptychopinn_plugin.data import Reconstruction, Scan, load_scan
 from ptychopinn_plugin.data.grouping import spatial_blocks
 from ptychopinn_plugin.data.pattern_fit import outliers_in_words
+from ptychopinn_plugin.data.probe_variation import ProbeVariation
 from ptychopinn_plugin.errors import PtychoPinnError, WorkerError
 from ptychopinn_plugin.host.worker.check_job import check_in_worker
 from ptychopinn_plugin.host.worker.ipc import copy_shared
@@ -35,6 +36,8 @@ from ptychopinn_plugin.host.worker.messages import (
     SharedArray,
     TrainingDone,
     TrainJob,
+    variation_arrays,
+    variation_of_arrays,
 )
 from ptychopinn_plugin.model_file import read_model
 from ptychopinn_plugin.physics import uncertainty_in_words
@@ -229,13 +232,14 @@ class Jobs:
                 f'A run on a scan needs the arrays {", ".join(SCAN_ARRAYS)}; '
                 f'{", ".join(missing)} did not come. Run it again.'
             )
-        arrays = self._copy({name: shared[name] for name in SCAN_ARRAYS})
+        arrays = self._copy(shared)
         return Scan(
             patterns=arrays['patterns'],
             positions_px=arrays['positions_px'],
             probe=arrays['probe'],
             bad_pixels=arrays['bad_pixels'],
             pattern_indexes=arrays['pattern_indexes'],
+            probe_variation=variation_of_arrays(arrays, arrays['probe']),
             name=job.name,
             **more,
         )
@@ -278,6 +282,11 @@ class Jobs:
             results['moves_px'] = _at_all_positions(scan, found, moves, 0.0)
         if found.intensities is not None:
             results['intensities'] = _at_all_positions(scan, found, found.intensities, 1.0)
+        if found.probe_variation is not None:
+            variation = found.probe_variation
+            steady = np.eye(1, variation.n_eigenmodes + 1)[0]
+            weights = _at_all_positions(scan, found, variation.weights, steady)
+            results |= variation_arrays(ProbeVariation(variation.eigenmodes, weights))
         self._connection.send(done, results)
 
     def _copy(self, shared: Mapping[str, SharedArray]) -> dict[str, RealArray]:
@@ -313,7 +322,7 @@ class Jobs:
 
 
 def _at_all_positions(
-    scan: Scan, found: Reconstruction, values: FloatArray, left_out: float
+    scan: Scan, found: Reconstruction, values: FloatArray, left_out: float | FloatArray
 ) -> FloatArray:
     """Return what a reconstruction has for its positions for all of the scan, (n_positions, ...).
 
@@ -321,7 +330,7 @@ def _at_all_positions(
     """
     assert scan.pattern_indexes is not None
     assert found.pattern_indexes is not None
-    everywhere = np.full((len(scan), *values.shape[1:]), left_out)
+    everywhere = np.full((len(scan), *values.shape[1:]), left_out, dtype=np.float64)
     everywhere[np.isin(scan.pattern_indexes, found.pattern_indexes)] = values
     return everywhere
 

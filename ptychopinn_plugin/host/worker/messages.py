@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ptychopinn_plugin.array_types import RealArray
 from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig
-from ptychopinn_plugin.data.scan import Geometry
+from ptychopinn_plugin.data.probe_variation import ProbeVariation
+from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.errors import WorkerError
 from ptychopinn_plugin.orientation import Orientation
 
@@ -153,6 +155,29 @@ class CheckJob:
 
 SCAN_ARRAYS = ('patterns', 'positions_px', 'probe', 'bad_pixels', 'pattern_indexes')
 """A `ReconstructJob` or a `CheckJob` needs arrays of these names, fields of `data.Scan`."""
+
+
+def scan_arrays(scan: Scan) -> dict[str, RealArray]:
+    """Return the arrays of a scan that a job needs: `SCAN_ARRAYS`, and how its probe varies."""
+    arrays: dict[str, RealArray] = {name: getattr(scan, name) for name in SCAN_ARRAYS}
+    return arrays | variation_arrays(scan.probe_variation)
+
+
+def variation_arrays(variation: ProbeVariation | None) -> dict[str, RealArray]:
+    """Return how a probe varies as arrays; none where it does not."""
+    if variation is None:
+        return {}
+    # An empty array has no shared memory.
+    eigenmodes = {'probe_eigenmodes': variation.eigenmodes} if variation.n_eigenmodes else {}
+    return {'opr_weights': variation.weights, **eigenmodes}
+
+
+def variation_of_arrays(arrays: Mapping[str, RealArray], probe: RealArray) -> ProbeVariation | None:
+    """Return what `variation_arrays` took apart, of a probe (n_modes, height, width)."""
+    if 'opr_weights' not in arrays:
+        return None
+    return ProbeVariation(arrays.get('probe_eigenmodes', probe[:0]), arrays['opr_weights'])
+
 
 Job = TrainJob | ReconstructJob | CheckJob
 

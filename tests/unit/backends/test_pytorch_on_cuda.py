@@ -17,6 +17,7 @@ import pytest
 from ptychopinn_plugin.backends.common.sampling import Batch, SubScan
 from ptychopinn_plugin.config import Config, ModelConfig
 from ptychopinn_plugin.data import Scan
+from ptychopinn_plugin.data.probe_variation import ProbeVariation
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 from ptychopinn_plugin.network import NetworkDescription, describe_network
 from ptychopinn_plugin.physics import normalise_probe
@@ -151,6 +152,7 @@ def test_an_iteration_never_waits(forward: ForwardModel, refine_probe: bool) -> 
         forward.probe,
         forward.moves_px,
         forward.intensities,
+        ProbeVariation(forward.eigenmodes, forward.opr_weights),
     )
     with Recorder() as recorder, torch.no_grad():
         refinement.iterate_once(forward, state, batches, 0.1, False)

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import pytest
 
+from ptychopinn_plugin.backends.common.best_iteration import STEP_TRIALS, iterate_keep_best
 from ptychopinn_plugin.backends.common.iteration_schedule import IterationSchedule
-from ptychopinn_plugin.backends.common.refinement import STEP_TRIALS, iterate_keep_best
 
 
 class Valley:
