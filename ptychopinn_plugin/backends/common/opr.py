@@ -42,7 +42,7 @@ from ptychopinn_plugin.backends.common.phase_drift import (
 from ptychopinn_plugin.backends.common.requests import IterationRequest
 from ptychopinn_plugin.data.probe_variation import ProbeVariation
 
-OPR_START_FRACTION = 0.1
+OPR_START_FRACTION = 0.3
 """The probe is the same at every pattern until this share of the iterations is done: the object
 must be there first, or the eigenmodes would describe it."""
 

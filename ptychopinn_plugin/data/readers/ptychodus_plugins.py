@@ -81,7 +81,6 @@ def read_with_ptychodus(
     DataError
         If Ptychodus is missing, has no such reader, or its reader fails.
     """
-    probe = request.probe
     registry = _registry()
     reader = _by_name(registry.diffraction_file_readers, name, 'patterns').strategy
     if path.is_dir():
@@ -100,7 +99,7 @@ def read_with_ptychodus(
         else:
             product = _in_the_same_file(registry, path, name)
         check_far_field(product)
-        centred_by = product.probe if probe is None else probe
+        centred_by = product.probe if request.probe is None else request.probe
         with _failing(
             f'the patterns of {path}', name, 'Check that all files of the scan are there.', path
         ):
