@@ -3,7 +3,8 @@
     python benchmarks/opr.py --output opr.json [--seeds 1 2 3] [--positions 400] [--skip-ptychi]
 
 Each row is the mean of the seeds. Pty-Chi's LSQ-ML gets the seconds of our iterations with two
-eigenmodes, without its own and with them; with its own the probe is corrected too. Take one thread on a busy machine (OMP_NUM_THREADS=1).
+eigenmodes, without its own and with them; with its own the probe is corrected too. Take one thread
+on a busy machine (OMP_NUM_THREADS=1).
 """
 
 import argparse
