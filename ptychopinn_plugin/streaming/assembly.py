@@ -13,6 +13,7 @@ from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.data.readers.frame_center import centered
 from ptychopinn_plugin.data.readers.mask_files import with_mask
 from ptychopinn_plugin.data.readers.matching import (
+    NOTE_OF_OTHER_POSITIONS,
     Product,
     join,
     known_geometry,
@@ -88,14 +89,20 @@ def _as_sent(batch: MatchedBatch, unit: Unit, opening: Opening, rules: ScanRules
     request = dataclasses.replace(request, name=opening.name or request.name, probe=probe)
     if unit == 'm':
         known = rules.product or Product(indexes, positions)
+        if known.probe_variation is not None:
+            notes = (*known.notes, NOTE_OF_OTHER_POSITIONS)
+            known = dataclasses.replace(known, probe_variation=None, notes=notes)
         stated = {key: value for key, value in vars(known.geometry).items() if value}
         geometry = dataclasses.replace(opening.geometry, **stated)
         known = dataclasses.replace(
             known, indexes=indexes, positions_m=positions, geometry=geometry
         )
         return join(measurement, known, request)
+    more: tuple[str, ...] = ()
     if probe is None and rules.product is not None:
         probe = rules.product.probe
+        if rules.product.probe_variation is not None:
+            more = (NOTE_OF_OTHER_POSITIONS,)
     bad_pixels = with_mask(measurement.bad_pixels, request.mask, patterns.shape[1:])
     counts, bad_pixels, notes = centered(
         measurement.patterns, bad_pixels, probe, request.beam_center_px
@@ -116,7 +123,7 @@ def _as_sent(batch: MatchedBatch, unit: Unit, opening: Opening, rules: ScanRules
         geometry=geometry,
         probe_origin=origin,
         name=request.name,
-        notes=(*measurement.notes, *notes),
+        notes=(*measurement.notes, *notes, *more),
     )
 
 

@@ -41,6 +41,12 @@ NOTE_OF_OTHER_PROBE = (
 )
 
 
+NOTE_OF_OTHER_POSITIONS = (
+    "The weights of the probe's eigenmodes in the product (OPR) are not used, as they are not "
+    'known for all of these positions.'
+)
+
+
 @dataclass(frozen=True)
 class Measurement:
     """What a detector recorded, and what its file holds about it.

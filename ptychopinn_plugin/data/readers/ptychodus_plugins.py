@@ -20,6 +20,7 @@ from ptychopinn_plugin import ptychodus_compat
 from ptychopinn_plugin.data.readers.detector_frames import read_frames
 from ptychopinn_plugin.data.readers.hdf5_links import INSTALL_FILTERS, broken_links, check_path
 from ptychopinn_plugin.data.readers.matching import (
+    NOTE_OF_OTHER_POSITIONS,
     Product,
     check_far_field,
     join,
@@ -116,12 +117,6 @@ def read_with_ptychodus(
     # The place of the beam and the mask are those of the frames, which have been cut by now.
     cut = dataclasses.replace(request, beam_center_px=None, mask=None)
     return join(measurement, product, cut)
-
-
-NOTE_OF_OTHER_POSITIONS = (
-    "The weights of the probe's eigenmodes in the product (OPR) are not used, as they are not "
-    'known for all of these positions.'
-)
 
 
 def reader_names() -> list[str]:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ptychopinn_plugin.data import Geometry, Reconstruction, Scan, load_scan, write_product
+from ptychopinn_plugin.data.probe_variation import ProbeVariation
 from ptychopinn_plugin.data.readers.ptychodus_hdf5 import read_product
 from ptychopinn_plugin.data.readers.request import ReadingRequest
 from ptychopinn_plugin.errors import DataError
@@ -98,6 +99,20 @@ def test_positions_in_metres_are_those_of_a_product(
     rules = dataclasses.replace(rules, product=read_product(folder / 'product.h5'))
     expected = load_scan(folder, orientation=orientation)
     check_same(assemble(given, 'm', Opening(), rules), expected)
+
+
+@pytest.mark.parametrize('unit', ['px', 'm'])
+def test_weights_of_a_product_are_not_those_of_a_stream(
+    scan: Scan, tmp_path: Path, unit: str
+) -> None:
+    folder = write_pair(tmp_path, scan, with_object=True)
+    product = read_product(folder / 'product.h5')
+    weights = np.random.default_rng(0).uniform(0.8, 1.2, (len(scan), 1))
+    varying = dataclasses.replace(product, probe_variation=ProbeVariation(scan.probe[:0], weights))
+    rules = ScanRules(ReadingRequest('stream'), product=varying)
+    found = assemble(batch_of(scan, unit, np.arange(10)), unit, Opening(), rules)
+    assert found.probe_variation is None
+    assert any('(OPR) are not used' in note for note in found.notes)
 
 
 @pytest.mark.parametrize('unit', ['px', 'm'])
