@@ -129,6 +129,18 @@ def _align(panel: QWidget) -> None:
         label.setMinimumWidth(width)
 
 
+class ScrolledRows(QWidget):
+    """What scrolls, as high as its texts need at the width that it has.
+
+    By itself it would be as high as at its least width, where texts have more lines, and there
+    would be empty space to scroll to.
+    """
+
+    def minimumSizeHint(self) -> QSize:
+        """Return the least width; the scroll area finds the height that belongs to its own."""
+        return QSize(super().minimumSizeHint().width(), 0)
+
+
 class RowsArea(QScrollArea):
     """The rows and lines above them, as wide as they need to be and as high as there is room."""
 
@@ -137,7 +149,7 @@ class RowsArea(QScrollArea):
         self.setWidgetResizable(True)
         self.setFrameShape(QFrame.Shape.NoFrame)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self._rows = QWidget()
+        self._rows = ScrolledRows()
         layout = QVBoxLayout()
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(MARGIN)

@@ -24,6 +24,7 @@ from pytestqt.qtbot import QtBot
 from ptychopinn_plugin.backends import selection
 from ptychopinn_plugin.host.library import PtychoPinnLibrary
 from ptychopinn_plugin.host.settings import GROUP_NAME, ROWS
+from ptychopinn_plugin.host.view.header import REFRESH_MS
 from ptychopinn_plugin.host.view.rows import BackendView
 
 from .user import Window, load_model
@@ -100,6 +101,31 @@ def test_the_panel_is_as_wide_as_it_needs_to_be(window: Window) -> None:
     window.choose(window.algorithms, window.algorithms.itemText(own + 1))
     assert stack.widget(own + 1).sizePolicy().horizontalPolicy() != QSizePolicy.Policy.Ignored
     assert stack.widget(own).sizePolicy().horizontalPolicy() == QSizePolicy.Policy.Ignored
+
+
+@pytest.mark.parametrize('height', [600, 880])
+def test_the_rows_scroll_as_far_as_they_go(window: Window, height: int) -> None:
+    window.view.resize(1600, height)
+    # In a wide panel texts have fewer lines than in the narrowest.
+    window.view.splitter.setSizes([900, 600])
+    # Rows that were unfolded once leave nothing behind.
+    for _ in range(2):
+        window.click(window.panel.all_settings)
+    area = window.panel.area
+    rows, bar = area.widget(), area.verticalScrollBar()
+    assert rows is not None
+    assert bar is not None
+
+    def empty_px() -> int:
+        """Return how much empty space lies below the lowest box, where one scrolls to the end."""
+        boxes = [box for box in rows.findChildren(QGroupBox) if box.isVisible()]
+        ends = max(box.mapTo(rows, box.rect().bottomLeft()).y() for box in boxes)
+        return area.viewport().height() + bar.maximum() - ends
+
+    # It is laid out in several steps.
+    window.qtbot.wait(3 * REFRESH_MS)
+    assert bar.isVisible() == (height == 600)
+    assert 0 < empty_px() < (40 if bar.isVisible() else height)
 
 
 def test_the_dropdown_switches_the_backend(window: Window) -> None:
