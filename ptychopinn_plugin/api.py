@@ -32,6 +32,7 @@ from ptychopinn_plugin.data import (
     write_reconstruction,
     write_scan,
 )
+from ptychopinn_plugin.data.grouping import check_before_run
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 from ptychopinn_plugin.errors import ConfigError, DataError, PtychoPinnError
 from ptychopinn_plugin.evaluation import Evaluation, evaluate
@@ -136,10 +137,17 @@ def train(
         # A checkpoint that is continued may be replaced; any other one is moved aside.
         continues = isinstance(resume, Path | str) and Path(resume) == Path(checkpoint)
         observer = Checkpoints(Path(checkpoint), continues=continues).beside(observer)
+    config = config or Config()
+    training, held_out = _as_scans(scans), _as_scans(validation)
+    network = config.model if start is None else start.config.model
+    for scan in training:
+        check_before_run(scan, network.gridsize, n_used=config.training.n_subsample)
+    for scan in held_out:
+        check_before_run(scan, network.gridsize)
     return create_backend(chosen.name).train(
-        _as_scans(scans),
-        config or Config(),
-        validation=_as_scans(validation),
+        training,
+        config,
+        validation=held_out,
         base_model=start,
         resume=resume is not None,
         observer=observer,
@@ -183,10 +191,12 @@ def reconstruct(
         The message holds what to do.
     """
     opened = _as_model(BUILT_IN_KEYWORD if model is None else model, with_training_state=False)
-    runner = create_backend(_chosen(backend, opened).name)
+    chosen, read = _chosen(backend, opened), as_scan(scan)
+    check_before_run(read, opened.config.model.gridsize)
+    runner = create_backend(chosen.name)
     runner.model = opened
     return runner.reconstruct(
-        as_scan(scan),
+        read,
         inference or opened.config.inference,
         refinement or opened.config.refinement,
         observer=observer,

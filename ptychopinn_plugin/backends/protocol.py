@@ -29,6 +29,8 @@ class Progress:
         A preview, where there is a new one.
     origin_px : ndarray of float64, shape (2,), optional
         (y, x): where its pixel [0, 0] lies in the coordinates of the scan's positions.
+    is_cut : bool
+        At the end of an epoch: whether it ended amid its patterns, as the time was up.
     make_model : callable, optional
         At the end of an epoch, and now and then inside a long one: returns the model that training
         would return if it ended here, with a training state that continues from here.
@@ -41,6 +43,7 @@ class Progress:
     patterns_per_second: float | None = None
     object_: ComplexArray | None = None
     origin_px: FloatArray | None = None
+    is_cut: bool = False
     make_model: Callable[[], Model] | None = None
 
 

@@ -169,8 +169,37 @@ def check_group_size(n_positions: int, group_size: int) -> None:
     if n_positions < group_size:
         raise DataError(
             f'A group holds {group_size} patterns, but there are only {n_positions}. '
-            'Use a smaller gridsize.'
+            'Use a smaller gridsize, or a model that has one.'
         )
+
+
+def check_before_run(
+    scan: Scan | ScanOutline,
+    gridsize: int,
+    *,
+    single_shot: bool = False,
+    n_used: int | None = None,
+) -> None:
+    """Check what a run needs of a scan before a framework is imported, which takes seconds.
+
+    Parameters
+    ----------
+    scan : Scan or ScanOutline
+    gridsize : int
+        Of the network; a group holds its square of patterns.
+    single_shot : bool
+        Whether patterns share nothing, and so need not overlap.
+    n_used : int, optional
+        How many of the patterns are used at most.
+
+    Raises
+    ------
+    DataError
+        See `check_positions` and `check_group_size`.
+    """
+    if not single_shot:
+        check_positions(scan)
+    check_group_size(min(len(scan), n_used or len(scan)), gridsize**2)
 
 
 def check_positions(scan: Scan | ScanOutline) -> None:

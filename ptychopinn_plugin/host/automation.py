@@ -7,6 +7,8 @@ from typing import Any
 
 from ptychodus.api.workflow import FileBasedWorkflow, WorkflowAPI
 
+from ptychopinn_plugin.host.run_state import ASIDE
+
 logger = logging.getLogger('ptychopinn_plugin')
 
 SIMPLE_NAME, DISPLAY_NAME = 'PtychoPINN', 'PtychoPINN'
@@ -94,6 +96,7 @@ class ScanFolderWorkflow(FileBasedWorkflow):
                 'Automation: the run of %s left no product. It is tried again when %s or %s is '
                 'written once more, and in the next session.',
                 *(folder, PATTERNS_FILE, PRODUCT_FILE),
+                extra=ASIDE,
             )
 
 

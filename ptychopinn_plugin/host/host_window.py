@@ -19,6 +19,7 @@ from ptychopinn_plugin.host.panel_buttons import PanelButtons, is_folder, n_patt
 from ptychopinn_plugin.host.run_state import Activity, ChosenProduct
 from ptychopinn_plugin.host.training_data import find_training_files
 from ptychopinn_plugin.host.wording import BUILT_IN_NAME
+from ptychopinn_plugin.text import count
 
 logger = logging.getLogger('ptychopinn_plugin')
 
@@ -269,9 +270,15 @@ class RunQueue:
     def drop_all(self) -> None:
         """Let the runs that wait now end as soon as it is their turn."""
         with self._lock:
+            number = len(self._waiting)
             for run in self._waiting:
                 run.is_dropped = True
             self._waiting.clear()
+        if number:
+            # Now, and not when it is their turn: what the run under way leaves comes last.
+            was, it = ('was', 'it') if number == 1 else ('were', 'they')
+            runs = f'{count(number, "run")} that waited'
+            logger.warning('%s %s ended by Stop before %s began.', runs, was, it)
 
     def _counted(self, task: Any) -> Any:
         """Return a task that reports when it begins, if it is a run of ours."""
@@ -306,8 +313,6 @@ class RunQueue:
         with self._lock:
             self._waiting.discard(run)
         self._activity.measured, self._activity.outputs = run.n_measured, ()
-        if run.is_dropped:
-            logger.warning('A run that waited was ended by Stop before it began.')
         return not run.is_dropped
 
     def end(self, product: Any, *, keeps_product: bool) -> None:

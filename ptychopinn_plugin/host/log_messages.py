@@ -65,30 +65,22 @@ def kept_checkpoint(output: Path, begun: float) -> str:
 
 
 class EpochLog:
-    """A line for each epoch, once it is known whether it saw all patterns."""
+    """A line for each epoch, as soon as it has ended."""
 
     def __init__(self) -> None:
         self._number = 0
-        self._waiting: RunProgress | None = None
 
     def note(self, progress: RunProgress) -> None:
-        """Take in progress of a training; whatever follows an epoch shows that it was whole."""
-        self.flush()
-        if progress.is_epoch_end:
-            self._number += 1
-            self._waiting = progress
-
-    def flush(self, *, is_cut: bool = False) -> None:
-        """Write the line that waits."""
-        progress, self._waiting = self._waiting, None
-        if progress is None:
+        """Take in progress of a training."""
+        if not progress.is_epoch_end:
             return
+        self._number += 1
         losses = ', '.join(
             f'{_LOSSES.get(name, name)} {value:.5g}' for name, value in progress.losses.items()
         )
         rate = progress.patterns_per_second
         text = f'Epoch {self._number}: {losses}'
-        if is_cut:
+        if progress.is_cut:
             text += '; it was cut short, after a part of its patterns'
         elif rate is not None:
             text += f'; {rate:,.0f} patterns per second'

@@ -54,11 +54,15 @@ class PanelButtons:
         if item is None:
             return
         index, folder = self._choice.currentIndex(), self._training_folder(item.get_name())
+        reconstructor = self._algorithm.get_current_reconstructor()
         try:
+            parameters = self._api.get_reconstruct_input(product_index=index)
+            # Nothing is written for a product that cannot be trained on.
+            reconstructor.check_training_input(parameters, folder)
             folder.mkdir(exist_ok=True)
             self._api.export_training_data(folder / TRAINING_FILE, product_index=index)
         except PtychoPinnError:
-            # The export has logged the reason.
+            # The reason is in the log.
             return
         except (OSError, ValueError, RuntimeError) as error:
             logger.error('Train on product failed: %s', error)

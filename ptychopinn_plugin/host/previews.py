@@ -164,6 +164,8 @@ class InferenceWatch:
         )
         n_iterations = len(done.likelihoods) - 1
         how = count(n_iterations, 'iteration') if n_iterations else 'The network alone'
+        if 0 < n_iterations < iterations:
+            how = f'{n_iterations:,} of {count(iterations, "iteration")}'
         if is_stopped and passes_done < self.passes and n_iterations == 0:
             passes = count(self.passes, 'pass', 'es')
             how = f'Stopped after {passes_done} of {passes} of the network'
@@ -171,16 +173,16 @@ class InferenceWatch:
             how = f'Stopped after {n_iterations} of {count(iterations, "iteration")}'
         spent = ', '.join(f'{name} {seconds:.2f} s' for name, seconds in done.timing.items())
         patterns = count(done.patterns, 'pattern') + self._left_out(done)
+        # A run that was stopped has the numbers at its beginning.
+        course = f'{done.course}.' if done.course and not is_stopped else ''
         # The panel shows what comes last.
-        if done.course:
-            logger.info('%s.', done.course)
         if done.unfit:
             logger.warning('%s', done.unfit)
         logger.log(
             logging.WARNING if done.points_to_a_fault else logging.INFO,
             '%s, on %s (%s); amplitude residual %.4f. %s',
             *(how, patterns, spent, done.amplitude_residual),
-            ' '.join(filter(None, (done.fit, done.sure))),
+            ' '.join(filter(None, (course, done.fit, done.sure))),
         )
 
     def _left_out(self, done: ReconstructionDone) -> str:

@@ -12,9 +12,9 @@ from ptychodus.api.reconstruct import (
 )
 
 from ptychopinn_plugin.array_types import RealArray
-from ptychopinn_plugin.backends.selection import choose
+from ptychopinn_plugin.backends.selection import Choice, choose
 from ptychopinn_plugin.data import Scan, scale_to_photons, write_scan
-from ptychopinn_plugin.data.grouping import check_positions
+from ptychopinn_plugin.data.grouping import check_before_run
 from ptychopinn_plugin.data.preparation import one_by_one
 from ptychopinn_plugin.errors import PtychoPinnError
 from ptychopinn_plugin.host.loaded_model import MODEL_EXTENSION, MODEL_NAME, LoadedModel
@@ -29,7 +29,11 @@ from ptychopinn_plugin.host.resampling import Sampling
 from ptychopinn_plugin.host.run_state import Activity
 from ptychopinn_plugin.host.scan_check import check_product
 from ptychopinn_plugin.host.settings import PluginSettings
-from ptychopinn_plugin.host.training_data import check_training_files, find_training_files
+from ptychopinn_plugin.host.training_data import (
+    check_training_files,
+    check_training_scans,
+    find_training_files,
+)
 from ptychopinn_plugin.host.training_watch import TRAINING_GOAL, TrainingWatch, which_model_stays
 from ptychopinn_plugin.host.translation import to_scan
 from ptychopinn_plugin.host.worker.client import Event, Run, Worker, wait_for_end
@@ -199,20 +203,8 @@ class PinnReconstructor(TrainableReconstructor):
         files = find_training_files(source)
         options = self._settings.options
         config = self._settings.config(self.model_type)
-        model, base = None, None
-        model_backend = None
-        if options.fine_tune:
-            beside = (source if source.is_dir() else source.parent) / MODEL_NAME
-            if self.loaded.is_built_in and beside.is_file():
-                # Batch mode loads no model to train.
-                self.load_model_from_file(beside)
-            model, base = self.loaded.current('Fine-tune')
-            # Before the worker starts, which takes seconds.
-            model.check_can_be_fine_tuned(
-                'Open a file with Load Model... in the menu beside Train, or untick Fine-tune.'
-            )
-            model_backend = model.backend
-        choice = choose(setting=self._settings.backend, model_backend=model_backend)
+        model, base = self._base_model(source if source.is_dir() else source.parent)
+        choice = self._training_backend(model)
         what = check_training_files(files, config, model, single_shot=options.single_shot)
         logger.info('Training on %s; with %s.', what, described(choice))
         return TrainJob(
@@ -228,6 +220,47 @@ class PinnReconstructor(TrainableReconstructor):
             single_shot=options.single_shot,
             has_pictures=has_window(),
         )
+
+    def _base_model(self, folder: Path) -> tuple[Model | None, Path | None]:
+        """Return the model that is fine-tuned and its file, where one is."""
+        if not self._settings.options.fine_tune:
+            return None, None
+        beside = folder / MODEL_NAME
+        if self.loaded.is_built_in and beside.is_file():
+            # Batch mode loads no model to train.
+            self.load_model_from_file(beside)
+        model, path = self.loaded.current('Fine-tune')
+        # Before the worker starts, which takes seconds.
+        model.check_can_be_fine_tuned(
+            'Open a file with Load Model... in the menu beside Train, or untick Fine-tune.'
+        )
+        return model, path
+
+    def _training_backend(self, base: Model | None) -> Choice:
+        made_by = None if base is None else base.backend
+        return choose(setting=self._settings.backend, model_backend=made_by)
+
+    def check_training_input(self, parameters: ReconstructInput, folder: Path) -> None:
+        """Check whether a product can be trained on, before it is written to a folder.
+
+        Parameters
+        ----------
+        parameters : ReconstructInput
+        folder : Path
+            Where it is to be trained on; it need not be there.
+
+        Raises
+        ------
+        PtychoPinnError
+            What the training would end with.
+        """
+        with reported('Train on product'):
+            options = self._settings.options
+            scan = self._as_read(to_scan(parameters))
+            base, _ = self._base_model(folder)
+            self._training_backend(base)
+            config = self._settings.config(self.model_type)
+            check_training_scans([scan], config, base, single_shot=options.single_shot)
 
     def _start(self, job: Job, arrays: Mapping[str, RealArray] | None = None) -> Run:
         self._worker.idle_s = 60 * self._settings.options.idle_minutes
@@ -273,7 +306,7 @@ class PinnReconstructor(TrainableReconstructor):
             sampling = self._sampling(given, model)
             scan = sampling.fitted
             # The backend checks them too, but the worker takes seconds to start.
-            check_positions(scan)
+            check_before_run(scan, model.config.model.gridsize)
             job = self._inference_job(model, path, scan)
             # The plan is made by the worker, whose first report has its number of iterations.
             self._goal = model.network.passes + (job.refinement.iterations or 0)
@@ -316,15 +349,19 @@ class PinnReconstructor(TrainableReconstructor):
 
     def _sampling(self, scan: Scan, model: Model) -> Sampling:
         """Return the scan as it is to be read and as the model takes it."""
-        if self._settings.options.single_shot:
-            scan = one_by_one(scan)
-        if (photons := self._settings.options.photons) is not None:
-            scan = scale_to_photons(scan, photons)
+        scan = self._as_read(scan)
         fitted = model.fitted(scan)
         log_notes(fitted)
         if scan.pattern_shape != fitted.pattern_shape:
             logger.info('The product keeps the pixels of the scan: the object is resampled back.')
         return Sampling(scan, fitted)
+
+    def _as_read(self, scan: Scan) -> Scan:
+        """Return a scan as the rows *Single shot* and *Photons* want it."""
+        options = self._settings.options
+        if options.single_shot:
+            scan = one_by_one(scan)
+        return scan if options.photons is None else scale_to_photons(scan, options.photons)
 
     def _inference_job(self, model: Model, path: Path, scan: Scan) -> ReconstructJob:
         config = self._settings.config(self.model_type)
@@ -359,6 +396,7 @@ class PinnReconstructor(TrainableReconstructor):
             # Stop, in a host that does not make it known: the worker may stay for the next run.
             activity.keeps_product = watch.has_picture
             wait_for_end(run, events, BRIEF_S)
+            _log_stopped(run, has_picture=watch.has_picture)
             raise
         if done is None:
             activity.outcome = 'stopped'
@@ -373,11 +411,10 @@ class PinnReconstructor(TrainableReconstructor):
             watch.finish(done, self._goal, iterations=iterations, is_stopped=is_stopped)
             is_refined = len(done.report.likelihoods) > 1
             activity.show('refine' if is_refined else 'predict', done.arrays['object'])
-        elif watch.has_picture:
-            logger.warning('Stopped: the object is that of the last picture.')
         else:
-            logger.warning('Stopped before there was a picture: there is no new product.')
-            return
+            _log_stopped(run, has_picture=watch.has_picture)
+            if not watch.has_picture:
+                return
         # Stop has nothing to end any more.
         activity.outcome = activity.outcome or 'done'
         yield self._output(watch)
@@ -398,3 +435,11 @@ class PinnReconstructor(TrainableReconstructor):
             # A learned prior has iterations between its passes, too.
             self._goal = watch.passes + event.report.total
         return watch.update(event)
+
+
+def _log_stopped(run: Run, *, has_picture: bool) -> None:
+    """Log what becomes of an inference that was stopped and has handed over no result."""
+    what = 'Stopped before there was a picture: there is no new product.'
+    if has_picture:
+        what = 'Stopped: the object is that of the last picture.'
+    logger.warning('%s', f'{what} {run.end_error}'.rstrip())

@@ -33,6 +33,9 @@ _PICTURE_ORDER = list(PICTURES.values())
 MAX_PREVIEW_PX = 384
 """The panel's pictures have at most this side; it shows them smaller."""
 
+ASIDE = {'is_aside': True}
+"""Lines that are logged with this as `extra` reach the log pane, and leave the last message."""
+
 Outcome = Literal['', 'done', 'stopped', 'diverged', 'failed']
 
 
@@ -248,6 +251,7 @@ class Activity:
             self.epoch_ended_s = now
             # By a new tuple the curve notices that there is something to draw.
             self.epochs = (*self.epochs, dict(progress.losses))
+            self.is_last_cut = progress.is_cut
         return is_new
 
 
@@ -264,5 +268,7 @@ class LastMessage(logging.Handler):
         self._activity = activity
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep a line."""
+        """Keep a line, unless it is about another run than that whose end is shown."""
+        if getattr(record, 'is_aside', False):
+            return
         self._activity.message = Message(record.levelno, record.getMessage())

@@ -86,7 +86,8 @@ def check_product(
             yield activity.progress[1]
     if done is None or not isinstance(done.report, CheckDone) or not done.report.verdict:
         activity.outcome = 'stopped'
-        logger.warning('The check was stopped, and has found nothing.')
+        reason = f'The check was stopped, and has found nothing. {run.end_error}'
+        logger.warning('%s', reason.rstrip())
         return
     activity.outcome = ''
     # Pictures of single trials give way to those of the result.

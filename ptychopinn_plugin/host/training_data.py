@@ -1,11 +1,12 @@
 """Which files of a folder are training data, and whether they can be: Ptychodus names a folder."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ptychopinn_plugin.config import Config
-from ptychopinn_plugin.data import ScanOutline, load_outline
-from ptychopinn_plugin.data.grouping import check_group_size, check_positions
+from ptychopinn_plugin.data import Scan, ScanOutline, load_outline
+from ptychopinn_plugin.data.grouping import check_before_run
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.model import Model
 from ptychopinn_plugin.network import describe_network
@@ -91,16 +92,11 @@ def check_training_files(
         If the network takes no patterns of this size.
     """
     outlines = [load_outline(path) for path in (*files.scans, *files.validation)]
-    settings = config.model if base is None else base.config.model
-    for outline in outlines:
-        if not single_shot:
-            check_positions(outline)
-        check_group_size(len(outline), settings.gridsize**2)
-    if base is None:
-        # The window of the network decides about no error, and may be unknown without a probe.
-        sized = settings.sized_for(outlines[0].pattern_shape)
-        describe_network(sized, min(outlines[0].pattern_shape))
     n_scans = len(files.scans)
+    check_training_scans(outlines[:n_scans], config, base, single_shot=single_shot)
+    settings = config.model if base is None else base.config.model
+    for outline in outlines[n_scans:]:
+        check_before_run(outline, settings.gridsize, single_shot=single_shot)
     names = ' and '.join(map(_in_words, files.scans, outlines[:n_scans]))
     judges = ' and '.join(map(_in_words, files.validation, outlines[n_scans:]))
     training = config.training
@@ -108,6 +104,23 @@ def check_training_files(
     if training.max_minutes is not None:
         limits += f', at most {training.max_minutes:g} min'
     return f'{names}{f", validated on {judges}" if judges else ""}; {limits}'
+
+
+def check_training_scans(
+    scans: Sequence[Scan | ScanOutline], config: Config, base: Model | None, *, single_shot: bool
+) -> None:
+    """Check whether a network can be trained on scans, before anything takes long.
+
+    Parameters and errors are those of `check_training_files`.
+    """
+    settings = config.model if base is None else base.config.model
+    used = config.training.n_subsample
+    for scan in scans:
+        check_before_run(scan, settings.gridsize, single_shot=single_shot, n_used=used)
+    if base is None:
+        # The window of the network decides about no error, and may be unknown without a probe.
+        sized = settings.sized_for(scans[0].pattern_shape)
+        describe_network(sized, min(scans[0].pattern_shape))
 
 
 def _in_words(path: Path, outline: ScanOutline) -> str:

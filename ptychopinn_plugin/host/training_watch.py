@@ -1,6 +1,7 @@
 """A training as the window sees it: what the worker reports, and how it ends."""
 
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -71,7 +72,6 @@ class TrainingWatch:
 
     def note_failure(self, error: PtychoPinnError) -> None:
         """Add to an error what the failed run has left: the panel shows the last message alone."""
-        self._epochs.flush()
         error.args = (f'{error} {kept_checkpoint(self._output, self._begun)}'.rstrip(),)
 
     def finish_stopped(self, last: Event | None, reason: str) -> None:
@@ -89,10 +89,9 @@ class TrainingWatch:
         if last is not None and self.note(last):
             return
         if not n_epochs:
-            self._note_nothing_learned()
+            self._note_nothing_learned(reason)
             return
         activity.outcome = 'failed'
-        self._epochs.flush()
         kept = kept_checkpoint(self._output, self._begun)
         logger.error(
             'There is no model of the %s. %s %s %s',
@@ -104,20 +103,20 @@ class TrainingWatch:
 
     def _finish(self, done: TrainingDone) -> None:
         activity = self._activity
-        activity.is_last_cut = done.epochs > done.whole_epochs
-        self._epochs.flush(is_cut=activity.is_last_cut)
         activity.outcome = _OUTCOMES.get(done.reason, 'done')
         if done.epochs == 0:
             self._note_nothing_learned()
             return
         # It is read back, so that Infer uses what was written and not what was meant.
         self._loaded.load(self._output)
-        best = '' if done.best_loss is None else f'; its best loss is {done.best_loss:.5g}'
+        best = ''
+        if done.best_loss is not None:
+            best = f'; its best loss is {done.best_loss:.5g}{_of_epoch(activity.epochs)}'
         diverged = done.reason == 'diverged'
         logger.log(
             logging.ERROR if diverged else logging.INFO,
             'Trained %s until %s%s. %sThe model%s is loaded; it lies in %s.%s',
-            epochs_in_words(done.whole_epochs, is_last_cut=activity.is_last_cut),
+            epochs_in_words(done.whole_epochs, is_last_cut=done.epochs > done.whole_epochs),
             ending(done.reason, done.epochs, activity.limit_s),
             best,
             f'{done.quality} ' if done.quality else '',
@@ -126,10 +125,10 @@ class TrainingWatch:
             ' Lower the learning rate, and train again.' if diverged else '',
         )
 
-    def _note_nothing_learned(self) -> None:
+    def _note_nothing_learned(self, reason: str = '') -> None:
         logger.warning(
             'Stopped before the first epoch ended: there is no new model. %s',
-            which_model_stays(self._loaded),
+            f'{reason} {which_model_stays(self._loaded)}'.lstrip(),
         )
 
 
@@ -138,6 +137,14 @@ def which_model_stays(loaded: LoadedModel) -> str:
     if loaded.is_built_in:
         return 'Infer still uses the built-in model.'
     return f'Infer still uses the model that was loaded before, {loaded.name}.'
+
+
+def _of_epoch(epochs: Sequence[Mapping[str, float]]) -> str:
+    """Return which epoch became the model, to be appended; empty where that is unknown."""
+    losses = [row.get('validation_loss', math.nan) for row in epochs]
+    known = [loss for loss in losses if math.isfinite(loss)]
+    # Of a single epoch there is nothing to choose from.
+    return f', that of epoch {losses.index(min(known)) + 1}' if known and len(losses) > 1 else ''
 
 
 def _loss_values(epochs: Sequence[Mapping[str, float]], name: str) -> list[LossValue]:

@@ -69,7 +69,7 @@ FOR_THE_WORKER = (
     ReleaseBlock('block'),
 )
 FOR_THE_HOST = (
-    RunReport(1, RunProgress('train', 2, 3, {'loss': 0.5}, 120.0, is_epoch_end=True)),
+    RunReport(1, RunProgress('train', 2, 3, {'loss': 0.5}, 120.0, True, True)),
     RunReport(2, RunProgress('predict', 1, 9), {'object': ARRAY}),
     RunReport(1, TrainingDone(3, 'epochs')),
     RunReport(2, ReconstructionDone((1.5, 0.25), {'predict': 0.5}, 0.01), {'object': ARRAY}),

@@ -1,6 +1,7 @@
 """The public API: what it exports, which backend it asks, and which settings it passes on."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,26 @@ def test_train_takes_one_scan_or_several_in_memory_or_files(
     assert len(second[0]) == 2
     np.testing.assert_array_equal(second[0][1].patterns, scan.patterns)
     assert len(more['validation']) == 1
+
+
+def test_a_group_that_a_scan_cannot_fill_is_an_error_before_a_framework_is_imported(
+    backend: RecordingBackend, scan: pinn.Scan, model: pinn.Model
+) -> None:
+    few = scan.subset(np.arange(3))
+    grouped = model.config.model.replace(gridsize=2)
+    config = pinn.Config(model=grouped)
+    trained = replace(model, config=model.config.replace(model=grouped))
+    subsampled = config.replace(training=config.training.replace(n_subsample=2))
+    for act, n_patterns in (
+        (lambda: pinn.train(few, config), 3),
+        (lambda: pinn.train(scan, config, validation=few), 3),
+        (lambda: pinn.train(scan, subsampled), 2),
+        (lambda: pinn.train(few, base_model=trained), 3),
+        (lambda: pinn.reconstruct(trained, few), 3),
+    ):
+        with pytest.raises(DataError, match=f'A group holds 4 patterns, .* only {n_patterns}'):
+            act()
+    assert backend.calls == []
 
 
 def test_resume_keeps_the_models_settings(

@@ -400,7 +400,9 @@ class TrainingLoop:
         row = self.state.history[-1]
         losses = {name: row[name] for name in ('loss', 'validation_loss')}
         progress = self._progress(losses, row['patterns_per_second'])
-        return bool(self.observer(dataclasses.replace(progress, make_model=model_so_far)))
+        is_cut = self.state.stopped != 'epochs'
+        whole = dataclasses.replace(progress, is_cut=is_cut, make_model=model_so_far)
+        return bool(self.observer(whole))
 
     def _progress(self, losses: Mapping[str, float], rate: float | None) -> Progress:
         epochs = self.config.training.epochs

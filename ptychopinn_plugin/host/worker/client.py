@@ -294,7 +294,7 @@ def wait_for_end(
 ) -> Event | None:
     """Stop a run and return its last event; None where it fails or does not end in time.
 
-    The reason of a None is then in `Run.end_error`.
+    The reason of a None is then in `Run.end_error`, for the caller to log.
     `note` gets the others, which come while Stop is on its way.
     """
     run.stop()
@@ -307,11 +307,9 @@ def wait_for_end(
                 note(event)
             if time.monotonic() >= deadline:
                 run.end_error = f'The worker did not stop within {patience_s:.0f} s and was ended.'
-                logger.warning('%s', run.end_error)
                 return None
     except PtychoPinnError as error:
         run.end_error = f'The run failed while it stopped: {error}'
-        logger.error('%s', run.end_error)
     return None
 
 

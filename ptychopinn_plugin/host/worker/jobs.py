@@ -344,6 +344,7 @@ def _report(progress: Progress, is_epoch_end: bool) -> RunProgress:
         {name: float(value) for name, value in progress.losses.items()},
         None if speed is None else float(speed),
         is_epoch_end,
+        is_epoch_end and progress.is_cut,
     )
 
 

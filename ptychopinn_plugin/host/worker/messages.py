@@ -243,6 +243,8 @@ class RunProgress:
         As in `backends.protocol.Progress`.
     is_epoch_end : bool
         Whether an epoch of the training ended, whose losses these are.
+    is_cut : bool
+        Whether that epoch ended amid its patterns.
     """
 
     stage: str
@@ -251,6 +253,7 @@ class RunProgress:
     losses: Mapping[str, float] = field(default_factory=dict)
     patterns_per_second: float | None = None
     is_epoch_end: bool = False
+    is_cut: bool = False
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,11 @@ def test_presets_pictures_recent_models_and_help(
     window.set(SingleShot=True, RefinementIterations=1000, RefinementMaxSeconds=0.3)
     number = window.infer()
     window.wait_for_end()
-    assert 'the limit of 0.3 s ended them after' in window.log
+    # The last message states how many iterations there were, and why no more.
+    ended = (
+        r'([\d,]+) of 1,000 iterations, on 80 patterns .*the limit of 0.3 s ended them after \1 of'
+    )
+    window.wait(lambda: re.match(ended, window.message) is not None)
     assert 'Each pattern is reconstructed alone; the patches lie' in window.log
     window.wait(lambda: window.status == 'Inference done.')
     before, after = (window.products[index].get_product() for index in (start, number))

@@ -96,8 +96,12 @@ def test_stop_keeps_the_newest_picture(
         )
     )
     assert window.is_running
+    window.click(window.infer_button)
+    window.wait(lambda: window.status.endswith('1 run waits; Stop ends all.'))
 
     assert window.stop() < STOP_S
+    # The line on the object is the last message, whatever waited.
+    window.wait_for_log('1 run that waited was ended by Stop before it began.')
 
     window.wait(lambda: window.status == 'Inference stopped.')
     ended = r'Stopped after (\d+) of 100,000 iterations, on 80 patterns'
@@ -131,7 +135,9 @@ def test_stop_amid_a_long_iteration_keeps_the_picture_that_is_there(
 
     assert window.stop() < STOP_S
 
-    assert 'Stopped: the object is that of the last picture.' in window.log
+    last = 'Stopped: the object is that of the last picture. The worker did not stop within 1 s'
+    assert last in window.log
+    assert window.log.count('did not stop') == 1
     assert not np.allclose(object_of(window, number), 1)
     assert window.library.worker.pid is None
 

@@ -142,10 +142,15 @@ def test_a_model_that_is_not_handed_over_is_said_to_be_lost(
     window.wait_for_epochs(1)
     window.freeze_worker()
 
+    # The line of an epoch does not wait for what comes after it.
+    window.qtbot.wait(500)
+    window.wait_for_log(f'Epoch {len(window.library.activity.epochs)}: ')
+
     assert window.stop() >= 3
 
     ended = 'The worker did not stop within 3 s and was ended.'
-    assert ended in window.log
+    window.wait_for_log(ended)
+    assert window.log.count(ended) == 1
     told = (
         rf'There is no model of the \d+ epochs?\. {ended} There is no checkpoint yet, as one comes '
         r'once a minute: train again\. Infer still uses the built-in model\.'
@@ -221,6 +226,7 @@ def test_a_model_that_cannot_be_written_leaves_the_one_so_far(window: Window, fo
     reason = 'model.zip: it is a folder. Choose another name for the file.'
     kept = f'is kept in {checkpoint}; Load Model... opens it'
     window.check_failure('Training', 'There is no model of the ', reason, kept, 'Infer still uses')
+    assert window.log.count(reason) == 1
     assert window.reconstructor.loaded.is_built_in
 
 
@@ -332,9 +338,33 @@ def test_what_is_wrong_with_scans_is_known_before_a_worker_starts(
     window.wait_for_end()
     window.wait(lambda: 'probe must have shape (n_modes, 16, 16) as the' in window.message)
 
-    # The same by one click, which writes the product first.
+    # The same by one click, which writes no product that cannot be trained on.
     window.open(tmp_path / 'far')
     window.click(window.panel.train_button)
-    window.wait(lambda: 'Training failed: small-1: neighbouring illum' in window.message)
+    window.wait(lambda: 'Train on product failed: small-1: neighbouring il' in window.message)
+    assert 'color' in window.header.message.styleSheet()
+    window.open(tmp_path / 'few')
+    for row, words in {
+        'ModelGridsize': 'A group holds 4 patterns, but there are only 3. Use a smaller gridsize',
+        'TrainingNSubsample': 'A group holds 4 patterns, but there are only 2.',
+        'FineTune': 'Fine-tuning needs a trained model',
+    }.items():
+        window.set(**{row: 2})
+        window.click(window.panel.train_button)
+        window.wait(lambda wanted=words: f'Train on product failed: {wanted}' in window.message)
+    assert not list(tmp_path.glob('*/*-training'))
+    assert not window.is_running
+    assert window.library.worker.pid is None
+
+
+def test_a_group_of_the_model_that_does_not_fit_the_scan_is_known_before_a_worker_starts(
+    window: Window, small_scan: Scan, write_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    window.open(write_folder(tmp_path / 'few', scan=small_scan.subset(np.arange(3))))
+    loaded = window.reconstructor.loaded
+    grouped = loaded.model.config.model.replace(gridsize=2)
+    loaded.model = replace(loaded.model, config=loaded.model.config.replace(model=grouped))
+    window.infer()
     window.wait_for_end()
+    window.check_failure('Inference', 'A group holds 4 patterns, but there are only 3.')
     assert window.library.worker.pid is None

@@ -133,11 +133,13 @@ def test_stop_ends_the_run_that_waits_as_well(window: Window, tmp_path: Path) ->
 
     window.stop()
 
-    window.wait_for_log('A run that waited was ended by Stop before it began.')
+    window.wait_for_log('1 run that waited was ended by Stop before it began.')
     assert not window.is_running
     assert monitor.get_completed_runs() == ended + 1
     window.wait(lambda: window.status == 'Training stopped.')
-    assert window.message.startswith('A run that waited')
+    # What the training has left comes last, and not the run that never began.
+    assert window.message.startswith('Trained ')
+    assert re.search(r' its best loss is \S+, that of epoch \d+\. ', window.message)
 
     # Another model is loaded: the curve is not that of its training.
     load_model(window, tmp_path / 'data' / 'model.zip')

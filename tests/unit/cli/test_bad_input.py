@@ -107,6 +107,10 @@ def test_bad_scan(
         (('--base-model', 'none.zip'), 'There is no model file'),
         (('--validation', 'none.npz'), 'none.npz'),
         (('--pattern-size', '8'), 'at least 16'),
+        (
+            ('--gridsize', '2', '--n-subsample', '3'),
+            'A group holds 4 patterns, but there are only 3',
+        ),
     ],
 )
 def test_bad_option_of_train(
@@ -115,7 +119,7 @@ def test_bad_option_of_train(
     scan_file: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    options: tuple[str, str],
+    options: tuple[str, ...],
     expected: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
