@@ -20,8 +20,8 @@ PATTERNS_FILE, PRODUCT_FILE = 'diffraction.h5', 'product.h5'
 """A folder that holds both is a scan, as in batch mode."""
 
 OUTPUT = 'output'
-"""The folder beside them gets the products: `product.NNNNNN.h5` for each picture on the way, as in
-batch mode. The one with the largest number is the result."""
+"""The folder beside them gets the products when the run has ended: `product.NNNNNN.h5` for each
+picture on the way, as in batch mode. The one with the largest number is the result."""
 
 
 class ScanFolderWorkflow(FileBasedWorkflow):

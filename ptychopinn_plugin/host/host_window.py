@@ -7,7 +7,7 @@ those as well, and takes away the product of a run that left nothing.
 import logging
 import threading
 import webbrowser
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from importlib.metadata import metadata
@@ -16,6 +16,7 @@ from typing import Any
 
 from ptychopinn_plugin.errors import DataError, PtychoPinnError
 from ptychopinn_plugin.host.panel_buttons import PanelButtons, is_folder, n_patterns
+from ptychopinn_plugin.host.product_files import ProductFiles
 from ptychopinn_plugin.host.run_state import Activity, ChosenProduct
 from ptychopinn_plugin.host.training_data import find_training_files
 from ptychopinn_plugin.host.wording import BUILT_IN_NAME
@@ -348,10 +349,12 @@ class QueuedRun:
     """
 
     def __init__(self, task: Callable[[], Any], queue: RunQueue) -> None:
-        self._task, self._queue = task, queue
+        self._queue = queue
         self.is_dropped = False
         self.product = getattr(task, 'product_item', None)
-        self._product_file: Path | None = getattr(task, 'output_product_file', None)
+        product_file: Path | None = getattr(task, 'output_product_file', None)
+        self._files = None if product_file is None else ProductFiles(product_file)
+        self._task = task if self._files is None else self._files.redirect(task)
         self.n_measured = None if self.product is None else n_patterns(self.product)
 
     def __call__(self) -> Any:
@@ -361,31 +364,13 @@ class QueuedRun:
             self._queue.end(self.product, keeps_product=False)
             return None
         try:
+            if self._files is not None:
+                self._files.begin()
             result = self._task()
             keeps_product = self._queue.keeps_product()
             return result
         finally:
-            if self._product_file is not None and not keeps_product:
-                remove_product_files(self._product_file, self._queue.outputs())
+            if self._files is not None:
+                end_files = self._files.publish if keeps_product else self._files.discard
+                end_files(self._queue.outputs())
             self._queue.end(self.product, keeps_product=keeps_product)
-
-
-def remove_product_files(product_file: Path, outputs: Iterable[int]) -> None:
-    """Remove the files that the host has written of a run, so that none is taken for its result.
-
-    Parameters
-    ----------
-    product_file : Path
-        What the host was given; the file of an output has the number of its progress in its name.
-    outputs : iterable of int
-        The progress of each output of the run. No other file is touched.
-    """
-    for progress in sorted(set(outputs)):
-        path = product_file.with_name(f'{product_file.stem}.{progress:06d}{product_file.suffix}')
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            logger.error(
-                'The run left no product, but its file %s could not be removed (%s). Remove it.',
-                *(path, error),
-            )

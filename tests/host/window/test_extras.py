@@ -29,6 +29,7 @@ from ptychopinn_plugin.host.automation import (
 )
 from ptychopinn_plugin.host.presets import CUSTOM, PRESETS
 from ptychopinn_plugin.host.previews import REDRAW_S
+from ptychopinn_plugin.host.product_files import UNFINISHED
 from ptychopinn_plugin.ptychodus_compat import positions_m
 
 from .test_inference import object_of
@@ -230,7 +231,7 @@ def test_a_watched_folder_whose_run_fails_keeps_no_product_and_is_tried_again(
     # The worker dies before there is a picture, but not before the window would draw one.
     window.wait(slow_start.is_file)
     window.qtbot.wait(int(2500 * REDRAW_S))
-    assert [*output.iterdir()] == [], 'the object as it was given is no product'
+    assert [*output.rglob('*.h5')] == [], 'the object as it was given is no product'
     kill_worker(window)
     window.wait_for_log('left no product')
     assert 'Infer failed: ' in window.log
@@ -240,7 +241,8 @@ def test_a_watched_folder_whose_run_fails_keeps_no_product_and_is_tried_again(
     shutil.rmtree(slow_start.parent)
     product = folder / PRODUCT_FILE
     product.write_bytes(product.read_bytes())
-    window.wait(lambda: len([*output.glob('product.*.h5')]) > 1)
+    pictures = output / UNFINISHED
+    window.wait(lambda: len([*pictures.glob('product.*.h5')]) > 1)
     users = output / 'product.999999.h5'
     users.write_bytes(b'what somebody has put there')
     kill_worker(window)
@@ -258,6 +260,37 @@ def test_a_watched_folder_whose_run_fails_keeps_no_product_and_is_tried_again(
     with h5py.File(max(output.glob('product.*.h5'))) as file:
         assert np.ptp(np.abs(file['object'][0])) > 0.01
     assert window.log.count('left no product') == 1
+
+
+def test_a_run_that_is_killed_leaves_no_product_in_a_watched_folder(
+    window: Window, write_folder: Callable[..., Path], watched: Path, tmp_path: Path
+) -> None:
+    window.set(RefinementIterations=100_000)
+    folder = write_folder(watched / 'scan')
+    output = folder / OUTPUT
+    window.wait(lambda: len([*(output / UNFINISHED).glob('product.*.h5')]) > 1)
+    # What is on the disk now is what is left where Ptychodus is killed now.
+    killed = shutil.copytree(folder, tmp_path / 'killed')
+
+    assert window.stop() < STOP_S
+
+    window.wait(lambda: len([*output.glob('product.*.h5')]) > 2)
+    assert not (output / UNFINISHED).exists()
+
+    # The next session takes the folder for one that is not done, and clears it up.
+    stale = {path.name for path in (killed / OUTPUT / UNFINISHED).iterdir()}
+    window.set(RefinementIterations=1)
+    next_session = ScanFolderWorkflow(window.model._task_manager)
+    next_session.execute(window.model.workflow_api, killed / PRODUCT_FILE)
+    window.wait(lambda: window.log.count('amplitude residual') == 2)
+    window.wait_for_end()
+    left = {path.name for path in (killed / OUTPUT).iterdir()}
+    assert left
+    assert UNFINISHED not in left
+    assert stale - left, 'pictures of the run that was killed'
+    next_session = ScanFolderWorkflow(window.model._task_manager)
+    next_session.execute(window.model.workflow_api, killed / PRODUCT_FILE)
+    window.wait_for_log('is left alone')
 
 
 def test_stop_before_there_is_a_picture_lets_a_watched_folder_be_tried_again(
