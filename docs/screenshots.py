@@ -5,14 +5,16 @@
 It simulates two scans, trains on one for some minutes, infers the other, checks a copy whose x and
 y are taken for each other, and takes a picture of the window each time there is something to see.
 With ``--tour`` it goes through the rest as well, and leaves pictures of it in another folder:
-presets, the mouse wheel over a row, failures, a run that waits, *Load Recent*, *Help* and
-*Automation*. Each stop of the tour checks that what is to be seen is there.
+presets, the mouse wheel over a row, bad input, a tooltip, failures, a run that waits, runs that
+*Stop* ends, the slider, *Fine-tune*, *Train on product*, *Load Recent*, *Help* and *Automation*.
+Each stop of the tour checks that what is to be seen is there.
 """
 
 import argparse
 import logging
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -21,14 +23,26 @@ from pathlib import Path
 
 import h5py
 from ptychodus.model import ModelCore
-from PyQt5.QtCore import QEventLoop, QPoint, QPointF, Qt
-from PyQt5.QtGui import QImage, QPixmap, QWheelEvent
-from PyQt5.QtWidgets import QApplication, QComboBox, QGroupBox, QLabel, QMenu, QPushButton, QWidget
+from PyQt5.QtCore import QEvent, QEventLoop, QPoint, QPointF, Qt
+from PyQt5.QtGui import QCursor, QHelpEvent, QImage, QPixmap, QWheelEvent
+from PyQt5.QtTest import QTest
+from PyQt5.QtWidgets import (
+    QApplication,
+    QComboBox,
+    QGroupBox,
+    QLabel,
+    QLineEdit,
+    QMenu,
+    QPushButton,
+    QToolTip,
+    QWidget,
+)
 
 from ptychopinn_plugin.host import bridge
 from ptychopinn_plugin.host.automation import DISPLAY_NAME
 from ptychopinn_plugin.host.example_scans import write_example_scans
 from ptychopinn_plugin.host.view import Page
+from ptychopinn_plugin.host.view.guide_window import GuideWindow
 
 GUIDE = ('panel', 'training', 'result', 'check', 'failure')
 """The guide shows these pictures."""
@@ -134,6 +148,10 @@ class Photographer:
         text: str = self.panel.header.status.text()
         return text
 
+    def message(self) -> str:
+        """Return the last message, without the places where a path may be broken."""
+        return self.panel.header.message.text().replace('\u200b', '')
+
     @property
     def panel(self) -> Page:
         """The panel of the chosen algorithm."""
@@ -213,6 +231,114 @@ class Photographer:
         self.shoot('wheel')
         self.panel.all_settings.click()
 
+    def type_nonsense(self) -> None:
+        """Type what no row takes, and look at a tooltip."""
+        limit = self.field('Training', 'Max minutes')
+        assert isinstance(limit, QLineEdit)
+        limit.selectAll()
+        QTest.keyClicks(limit, 'soon')
+        QTest.keyClick(limit, Qt.Key.Key_Return)
+        self.wait(lambda: '"soon" is no number' in self.message())
+        self.expect(limit.text() == '10', 'that the value stays')
+        self.shoot('bad-input')
+        where = limit.rect().center()
+        QCursor.setPos(limit.mapToGlobal(where))
+        limit.clearFocus()
+        self.pause(1)
+        # Qt sends this by itself in a window that is active, which one without a manager is not.
+        event = QHelpEvent(QEvent.Type.ToolTip, where, limit.mapToGlobal(where))
+        self.application.sendEvent(limit, event)
+        self.expect(QToolTip.isVisible() and 'min' in QToolTip.text(), 'a tooltip')
+        self.shoot('tooltip', with_menus=True)
+        QToolTip.hideText()
+
+    def kill_worker(self) -> None:
+        """End the worker as the system does where memory runs out."""
+        library = self.panel.header._library
+        assert library.worker.pid is not None
+        os.kill(library.worker.pid, signal.SIGKILL)
+
+    def kill_runs(self, folder: Path, product: int) -> None:
+        """Let the worker die in a training and in an inference."""
+        self.start_training(folder)
+        self.wait(lambda: self.status().startswith('Target reconstruction'))
+        self.kill_worker()
+        self.wait(lambda: self.status() == 'Training failed.')
+        self.expect('The worker died' in self.message(), 'why the training failed')
+        self.shoot('training-killed')
+        self.infer(product)
+        self.wait(lambda: self.status().startswith('Refinement'))
+        self.kill_worker()
+        self.wait(lambda: self.status() == 'Inference failed.' and self.is_idle())
+        self.expect('is taken away again' in self.message(), 'what becomes of the product')
+        self.shoot('inference-killed')
+
+    def infer(self, product: int) -> None:
+        """Choose a product and click Infer."""
+        self.products.setCurrentIndex(product)
+        self.buttons.reconstruct_button.click()
+        self.pause(1)
+
+    def stop(self) -> None:
+        """Click Stop and wait for the end."""
+        self.view.processing_status_view.stop_button.click()
+        self.wait(self.is_idle)
+
+    def refuse(self, folder: Path) -> None:
+        """Infer, and train on, a product whose positions are too far apart."""
+        product = self.open(folder)
+        self.infer(product)
+        self.wait(lambda: self.status() == 'Inference failed.' and self.is_idle())
+        self.expect('illuminations must overlap' in self.message(), 'what is wrong')
+        self.shoot('too-far-apart')
+        self.products.setCurrentIndex(product)
+        self.panel.train_button.click()
+        self.wait(lambda: 'Train on product failed' in self.message())
+        self.shoot('train-refused')
+
+    def stop_runs(self, product: int) -> None:
+        """Stop an inference, and one for which another run waits."""
+        rows = self.model.settings_registry['PtychoPINNPlugin'].parameters()
+        rows['RefinementIterations'].set_value(100_000)
+        for name in ('stopped', 'stopped-with-a-run-that-waits'):
+            self.infer(product)
+            self.wait(lambda: self.status().startswith('Refinement, iteration'))
+            self.pause(5)
+            if name != 'stopped':
+                self.infer(product)
+                self.wait(lambda: '1 run waits' in self.status())
+            self.stop()
+            self.expect(self.message().startswith('Stopped after'), 'what is left')
+            self.shoot(name)
+        rows['RefinementIterations'].set_value(-1)
+
+    def slide(self) -> None:
+        """Draw the slider to the middle: before on the left, after on the right."""
+        picture = self.panel.header.picture
+        self.wait(picture.slider.isVisible)
+        picture.slider.setValue(50)
+        self.shoot('slider')
+
+    def train_on_product(self, product: int) -> None:
+        """Click Train on product, with Fine-tune ticked, and stop after an epoch."""
+        self.panel.all_settings.click()
+        self.products.setCurrentIndex(product)
+        fine_tune = self.field('Training', 'Fine-tune')
+        fine_tune.click()
+        self.wait(lambda: 'fine-tuning' in self.panel.header.training.text())
+        architecture = self.field('Model', 'Architecture')
+        self.expect(not architecture.isEnabled(), 'grey rows of the network')
+        self.panel.area.ensureWidgetVisible(architecture)
+        self.shoot('fine-tune')
+        self.panel.all_settings.click()
+        self.panel.train_button.click()
+        self.wait(lambda: self.panel.header.curve.axes.lines)
+        self.shoot('train-on-product')
+        self.stop()
+        self.expect(self.status() == 'Training stopped.', 'that the training was stopped')
+        self.shoot('training-stopped')
+        fine_tune.click()
+
     def fail(self, folder: Path) -> None:
         """Train on a folder without data."""
         folder.mkdir(exist_ok=True)
@@ -237,8 +363,12 @@ class Photographer:
         menu.close()
         next(action for action in menu.actions() if action.text() == 'Help').trigger()
         self.pause(1)
-        self.expect('The guide is opened' in self.panel.header.message.text(), 'the guide')
-        self.shoot('help')
+        self.expect('The guide is opened' in self.message(), 'the guide')
+        guides = [each for each in QApplication.topLevelWidgets() if isinstance(each, GuideWindow)]
+        (guide,) = (each for each in guides if each.isVisible())
+        guide.raise_()
+        self.shoot('help', with_menus=True)
+        guide.close()
 
     def automate(self, watched: Path, scan: Path) -> None:
         """Let Ptychodus watch a folder, and put a scan into it."""
@@ -261,6 +391,17 @@ class Photographer:
             watch.click()
         self.view.processing_action.trigger()
         self.shoot('automated')
+
+
+def far_apart(folder: Path) -> Path:
+    """Return a copy of a scan whose positions are too far apart to overlap."""
+    copy = folder.with_name('far')
+    shutil.copytree(folder, copy)
+    with h5py.File(copy / 'product.h5', 'a') as file:
+        for axis in 'xy':
+            file[f'probe_position_{axis}_m'][...] *= 20
+        file.attrs['name'] = 'far'
+    return copy
 
 
 def swapped(folder: Path) -> Path:
@@ -292,30 +433,42 @@ def main() -> None:
     settings.write_text(SETTINGS)
     for folder in filter(None, (options.target, options.tour)):
         folder.mkdir(parents=True, exist_ok=True)
-    # *Help* opens a browser; this one does nothing.
-    os.environ['BROWSER'] = 'true'
     application = QApplication(sys.argv[:1])
     with ModelCore(settings, log_level=logging.INFO) as model:
         window = Photographer(application, model, options.target, options.tour)
         first, second = window.open(known), window.open(unseen)
         window.products.setCurrentIndex(first)
         window.shoot('panel')
-        window.show_presets()
-        window.turn_the_wheel()
         window.fail(work / 'empty')
+        if options.tour is not None:
+            look_at_rows(window)
+            window.refuse(far_apart(unseen))
+            window.kill_runs(known, second)
+            window.products.setCurrentIndex(first)
         rows = model.settings_registry['PtychoPINNPlugin'].parameters()
         rows['TrainingMaxMinutes'].set_value(options.minutes)
         window.train_and_infer(known, second)
         window.show_object(window.products.count() - 1)
         window.shoot('result')
         window.view.processing_action.trigger()
+        if options.tour is not None:
+            window.slide()
+            window.stop_runs(second)
+            window.train_on_product(second)
         window.products.setCurrentIndex(window.open(swapped(unseen)))
         window.check()
-        window.open_menus()
         if options.tour is not None:
+            window.open_menus()
             (work / 'watched').mkdir()
             window.automate(work / 'watched', unseen)
         application.quit()
+
+
+def look_at_rows(window: Photographer) -> None:
+    """Change rows, well and badly."""
+    window.show_presets()
+    window.turn_the_wheel()
+    window.type_nonsense()
 
 
 if __name__ == '__main__':

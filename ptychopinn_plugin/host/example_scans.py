@@ -32,13 +32,22 @@ SCANS = {
     'unseen': SimulationConfig(rows=32, columns=32, seed=8, object_kind='letters'),
 }
 
+STEPS = (
+    'Diffraction, Insert, Open File...: choose the file type Ptychodus NumPy Zipped Archive, and '
+    '{folder}/known-patterns.npz. Click Next until Finish.',
+    'Products, Insert, Open File...: choose Ptychodus Product Files, and '
+    '{folder}/known/product.h5. Bind it to the patterns in the dialog that follows.',
+    'Do the same with {folder}/unseen-patterns.npz and {folder}/unseen/product.h5.',
+    'Processing: choose ptychopinn-plugin_pinn and the product unseen, and click Infer.',
+    'Choose the product known. Type 3 into Max minutes.',
+    'Click Train. The dialog opens in {folder}/known, where the product came from: click Choose.',
+    'When the training has ended, choose the product unseen and click Infer.',
+)
+"""What to do in the window, in the words of docs/ptychodus.md."""
+
 NEXT_STEPS = """
 Next, in the window that this opens: ptychodus
-  1. Diffraction, Insert, Open File...: {folder}/known-patterns.npz
-     (file type: Ptychodus NumPy Zipped Archive), Next until Finish.
-  2. Products, Insert, Open File...: {folder}/known/product.h5
-     (Ptychodus Product Files), bound to known-patterns.
-  3. Processing: ptychopinn-plugin_pinn, the product known, 3 in Max minutes, Train, Choose.
+{steps}
 Or without a window: ptychodus -b train -i {folder}/known -o {folder}/trained
 """
 
@@ -125,7 +134,8 @@ def main() -> int:
     folder = Path(sys.argv[1])
     for scan_folder in write_example_scans(folder):
         sys.stdout.write(f'{scan_folder}\n')
-    sys.stdout.write(NEXT_STEPS.format(folder=folder))
+    steps = '\n'.join(f'  {number}. {step}' for number, step in enumerate(STEPS, 1))
+    sys.stdout.write(NEXT_STEPS.format(steps=steps.format(folder=folder), folder=folder))
     return 0
 
 

@@ -6,11 +6,8 @@ those as well, and takes away the product of a run that left nothing.
 
 import logging
 import threading
-import webbrowser
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
-from importlib.metadata import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +16,6 @@ from ptychopinn_plugin.host.panel_buttons import PanelButtons, is_folder, n_patt
 from ptychopinn_plugin.host.product_files import ProductFiles
 from ptychopinn_plugin.host.run_state import Activity, ChosenProduct
 from ptychopinn_plugin.host.training_data import find_training_files
-from ptychopinn_plugin.host.wording import BUILT_IN_NAME
 from ptychopinn_plugin.text import count
 
 logger = logging.getLogger('ptychopinn_plugin')
@@ -69,7 +65,8 @@ class HostWindow:
         # The host's own slot, which ends the run under way, comes first.
         arguments['status_view'].stop_button.clicked.connect(self._drop_waiting_runs)
         activity.takes_products_away = True
-        self._menu = ModelMenu(controller, self._algorithm, reconstructors)
+        self._log_end = LogEnd(arguments['status_view'].text_edit)
+        self._menu = ModelMenu(controller, self._algorithm, reconstructors, activity)
         # Qt sends this before the click that opens the dialog.
         controller._actions_view.train_button.pressed.connect(self._open_dialog_at_product)
 
@@ -117,6 +114,30 @@ class HostWindow:
             self._dialogs.set_open_working_directory(product_folder)
 
 
+class LogEnd:
+    """Keeps the end of the host's log pane in view, unless somebody has scrolled away from it.
+
+    By itself the pane loses its end when it becomes lower, as it does where a run begins.
+
+    Parameters
+    ----------
+    text_edit : QPlainTextEdit
+    """
+
+    def __init__(self, text_edit: Any) -> None:
+        self._bar = text_edit.verticalScrollBar()
+        self._is_at_end = True
+        self._bar.valueChanged.connect(self._note_place)
+        self._bar.rangeChanged.connect(self._follow)
+
+    def _note_place(self, value: int) -> None:
+        self._is_at_end = value >= self._bar.maximum()
+
+    def _follow(self, _: int, maximum: int) -> None:
+        if self._is_at_end:
+            self._bar.setValue(maximum)
+
+
 class ModelMenu:
     """Entries in the host's menu beside Train: the recent models, and the guide.
 
@@ -126,16 +147,20 @@ class ModelMenu:
     algorithm : ptychodus.model.processing.ProcessingAlgorithmParameter
     reconstructors : sequence
         Those whose models these are.
+    activity : Activity
+        Opens the guide.
     """
 
-    def __init__(self, controller: Any, algorithm: Any, reconstructors: Sequence[Any]) -> None:
+    def __init__(
+        self, controller: Any, algorithm: Any, reconstructors: Sequence[Any], activity: Activity
+    ) -> None:
         self._algorithm, self._reconstructors = algorithm, reconstructors
         self._show_model = controller._sync_model_to_view
         menu = controller._actions_view.actions_menu
         self.recent = menu.addMenu('Load Recent')
         self.recent.aboutToShow.connect(self._fill)
         self.help = menu.addAction('Help')
-        self.help.triggered.connect(self._open_guide)
+        self.help.triggered.connect(lambda *_: activity.open_guide())
         menu.aboutToShow.connect(self._hide_from_others)
 
     def _hide_from_others(self) -> None:
@@ -149,10 +174,8 @@ class ModelMenu:
         reconstructor = self._algorithm.get_current_reconstructor()
         if reconstructor not in self._reconstructors:
             return
-        self._add(BUILT_IN_NAME.capitalize(), reconstructor.use_built_in_model)
-        for path in reconstructor.recent_models():
-            load = partial(reconstructor.load_model_from_file, path)
-            self._add(f'{path.parent.name}/{path.name}', load).setToolTip(str(path))
+        for choice in reconstructor.model_choices():
+            self._add(choice.name, choice.load).setToolTip(choice.tool_tip)
         self.recent.setToolTipsVisible(True)
 
     def _add(self, text: str, act: Callable[[], None]) -> Any:
@@ -165,18 +188,6 @@ class ModelMenu:
         with suppress(PtychoPinnError, OSError):
             act()
         self._show_model()
-
-    def _open_guide(self, *_: Any) -> None:
-        webbrowser.open(guide_url())
-        logger.info('The guide is opened in a browser: %s', guide_url())
-
-
-def guide_url() -> str:
-    """Return the address of the guide to the plugin in Ptychodus."""
-    urls = metadata('ptychopinn-plugin').get_all('Project-URL') or ()
-    by_name = dict(entry.split(', ', 1) for entry in urls)
-    folder, _, _ = by_name['Documentation'].rpartition('/')
-    return f'{folder}/ptychodus.md'
 
 
 class ProductFolders:

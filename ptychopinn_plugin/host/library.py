@@ -1,5 +1,6 @@
 """The library that Ptychodus finds: two algorithms, one worker, one group of settings."""
 
+import os
 from collections.abc import Iterator
 from functools import partial
 
@@ -7,7 +8,7 @@ from ptychodus.api.observer import Observable, Observer
 from ptychodus.api.reconstruct import ReconstructorLibrary
 from ptychodus.api.settings import SettingsRegistry
 
-from ptychopinn_plugin.backends.selection import Choice, choose
+from ptychopinn_plugin.backends.selection import ENVIRONMENT_VARIABLE, Choice, choose
 from ptychopinn_plugin.errors import PtychoPinnError
 from ptychopinn_plugin.host.panel_wording import PanelWording
 from ptychopinn_plugin.host.reconstructor import PinnReconstructor
@@ -39,6 +40,7 @@ class PtychoPinnLibrary(ReconstructorLibrary, Observer):
         # It is the first handler: the log pane and the console get the same words.
         self._last_message.addFilter(PanelWording())
         self.get_logger().addHandler(self._last_message)
+        self._in_force: tuple[tuple[str | None, ...], str] = ((), '')
         self.worker = Worker()
         self._reconstructors = [
             PinnReconstructor(name, model_type, self.settings, self.worker, self.activity)
@@ -87,6 +89,25 @@ class PtychoPinnLibrary(ReconstructorLibrary, Observer):
             What the panel shows in its place.
         """
         return choose(setting=self.settings.backend, model_backend=model_backend)
+
+    def backend_in_force(self, model_backend: str) -> str:
+        """Return the name of the backend that would run a model; empty where none can.
+
+        Parameters
+        ----------
+        model_backend : str
+            The one that made the model.
+        """
+        decisive = (self.settings.backend, os.environ.get(ENVIRONMENT_VARIABLE), model_backend)
+        # To look for what is installed reads hundreds of files, and the panel looks often.
+        if decisive != self._in_force[0]:
+            try:
+                name = self.choose_backend(model_backend).name
+            except PtychoPinnError:
+                # The row Backend shows the reason.
+                name = ''
+            self._in_force = (decisive, name)
+        return self._in_force[1]
 
     def close(self) -> None:
         """End runs with what they have; the application is closing."""

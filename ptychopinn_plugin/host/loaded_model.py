@@ -16,6 +16,12 @@ MODEL_NAME = f'model{MODEL_EXTENSION}'
 logger = logging.getLogger('ptychopinn_plugin')
 
 
+def name_of_model(path: Path) -> str:
+    """Return what people call a model file: its name, with that of its folder."""
+    folder = path.absolute().parent.name
+    return f'{folder}/{path.name}' if folder else path.name
+
+
 class LoadedModel:
     """A model without its training state, which the worker reads from the file where it needs it.
 
@@ -41,15 +47,12 @@ class LoadedModel:
     @property
     def name(self) -> str:
         """What people call it: its file with the folder, or `BUILT_IN_NAME`."""
-        if self.is_built_in:
-            return BUILT_IN_NAME
-        folder = self._path.absolute().parent.name
-        return f'{folder}/{self._path.name}' if folder else self._path.name
+        return BUILT_IN_NAME if self.is_built_in else name_of_model(self._path)
 
     @property
-    def tool_tip(self) -> str:
-        """The whole path of its file."""
-        return str(self._path)
+    def path(self) -> Path:
+        """Its file."""
+        return self._path
 
     def load(self, path: Path) -> Model:
         """Read a model file.

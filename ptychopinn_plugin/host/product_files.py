@@ -7,8 +7,8 @@ result, as a watched folder with products counts as done.
 import dataclasses
 import logging
 import os
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,37 +56,38 @@ class ProductFiles:
         outputs : iterable of int
             The progress of each output of the run. No other file is touched.
         """
-        advice = 'could not be moved out of it (%s). Move it'
         # The largest number is the result's.
         for path in reversed(self._paths(outputs)):
-            self._act(path, lambda path=path: os.replace(path, self._final(path)), advice)
+            with _reported(path, 'could not be moved out of its folder', 'Move it'):
+                os.replace(path, self._product_file.with_name(path.name))
         self._remove_folder()
 
     def discard(self, outputs: Iterable[int]) -> None:
         """Remove the files of a run that left no product; `outputs` as in `publish`."""
         for path in self._paths(outputs):
-            self._act(
-                path, path.unlink, 'of a run without a product could not be removed (%s). Remove it'
-            )
+            with _reported(
+                path, 'is of a run that left no product, and was not removed', 'Remove it'
+            ):
+                path.unlink()
         self._remove_folder()
 
     def _paths(self, outputs: Iterable[int]) -> list[Path]:
         stem, suffix = self._product_file.stem, self._product_file.suffix
         return [self.folder / f'{stem}.{number:06d}{suffix}' for number in sorted(set(outputs))]
 
-    def _final(self, path: Path) -> Path:
-        return self._product_file.with_name(path.name)
-
-    def _act(self, path: Path, act: Callable[[], None], advice: str) -> None:
-        try:
-            act()
-        except FileNotFoundError:
-            # The host was stopped before it wrote this one.
-            return
-        except OSError as error:
-            logger.error(f'The file %s {advice}.', path, error)
-
     def _remove_folder(self) -> None:
         # Somebody may have put a file of his own there.
         with suppress(OSError):
             self.folder.rmdir()
+
+
+@contextmanager
+def _reported(path: Path, what: str, advice: str) -> Iterator[None]:
+    """Log why a file stays where it is."""
+    try:
+        yield
+    except FileNotFoundError:
+        # The run was stopped before the host wrote this one.
+        return
+    except OSError as error:
+        logger.error('%s %s (%s). %s.', path, what, error, advice)

@@ -40,6 +40,12 @@ class RecentModels:
         found = [Path(text) for text in texts if isinstance(text, str)]
         return [path for path in found[:KEPT] if _is_file(path)]
 
+    @property
+    def as_saved(self) -> str:
+        """The list as the settings file has it, with files that may be gone."""
+        text: str = self._recent.get_value()
+        return text
+
     def loaded(self, algorithm: str) -> Path | None:
         """Return the model that an algorithm has, or had when the settings were saved."""
         text = self._loaded[algorithm].get_value()

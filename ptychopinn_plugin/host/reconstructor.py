@@ -1,7 +1,9 @@
 """PtychoPINN as Ptychodus' algorithms: its contract on this side, the worker on the other."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ptychodus.api.reconstruct import (
@@ -17,7 +19,12 @@ from ptychopinn_plugin.data import Scan, scale_to_photons, write_scan
 from ptychopinn_plugin.data.grouping import check_before_run
 from ptychopinn_plugin.data.preparation import one_by_one
 from ptychopinn_plugin.errors import PtychoPinnError
-from ptychopinn_plugin.host.loaded_model import MODEL_EXTENSION, MODEL_NAME, LoadedModel
+from ptychopinn_plugin.host.loaded_model import (
+    MODEL_EXTENSION,
+    MODEL_NAME,
+    LoadedModel,
+    name_of_model,
+)
 from ptychopinn_plugin.host.log_messages import (
     StageLog,
     described,
@@ -36,6 +43,7 @@ from ptychopinn_plugin.host.training_data import (
 )
 from ptychopinn_plugin.host.training_watch import TRAINING_GOAL, TrainingWatch, which_model_stays
 from ptychopinn_plugin.host.translation import to_scan
+from ptychopinn_plugin.host.wording import BUILT_IN_NAME
 from ptychopinn_plugin.host.worker.client import Event, Run, Worker, wait_for_end
 from ptychopinn_plugin.host.worker.messages import (
     Job,
@@ -46,6 +54,27 @@ from ptychopinn_plugin.host.worker.messages import (
     scan_arrays,
 )
 from ptychopinn_plugin.model_file import Model
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """A model that can be loaded again with one click.
+
+    Attributes
+    ----------
+    name : str
+    tool_tip : str
+        The whole path of its file; empty for the built-in model.
+    is_loaded : bool
+    load : callable
+        Raises a PtychoPinnError or an OSError where that fails.
+    """
+
+    name: str
+    tool_tip: str
+    is_loaded: bool
+    load: Callable[[], None]
+
 
 PRODUCT_GOES = 'The product that was made for it is taken away again.'
 """In the window this follows the reason of a failed inference."""
@@ -149,9 +178,25 @@ class PinnReconstructor(TrainableReconstructor):
             self._activity.forget_curve()
         logger.info('Infer uses the built-in model.')
 
-    def recent_models(self) -> list[Path]:
-        """Return the files of models that were loaded or trained lately, the newest first."""
-        return self._settings.recent_models.paths()
+    def recent_models_as_saved(self) -> str:
+        """Return the text that changes with the models that were loaded lately."""
+        return self._settings.recent_models.as_saved
+
+    def model_choices(self) -> list[ModelChoice]:
+        """Return the built-in model and those that were loaded or trained lately, newest first."""
+        built_in = ModelChoice(
+            *(BUILT_IN_NAME.capitalize(), '', self.loaded.is_built_in, self.use_built_in_model)
+        )
+        return [
+            built_in,
+            *(
+                ModelChoice(
+                    *(name_of_model(path), str(path), self.loaded.is_of(path)),
+                    partial(self.load_model_from_file, path),
+                )
+                for path in self._settings.recent_models.paths()
+            ),
+        ]
 
     def save_model(self, file_path: Path) -> None:
         """Write the loaded model to another file."""

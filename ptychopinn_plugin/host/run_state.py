@@ -126,6 +126,8 @@ class Activity:
         Returns the product that is chosen in the window; None where that is unknown.
     note_product_folder : callable
         Gets the name of a product and the folder to which it was exported.
+    open_guide : callable
+        Shows the guide, where there is a window.
     check_scan, train_on_product : callable
         Puts a check of the product that is chosen, or a training on it, into the queue of runs.
     measured : int, optional
@@ -148,6 +150,7 @@ class Activity:
         self.runs_waiting: Callable[[], int] = lambda: 0
         self.chosen_product: Callable[[], ChosenProduct | None] = lambda: None
         self.note_product_folder: Callable[[str, Path], None] = lambda name, folder: None
+        self.open_guide: Callable[[], None] = lambda: None
         self.check_scan: Callable[[], None] = lambda: None
         self.train_on_product: Callable[[], None] = lambda: None
         self.measured: int | None = None

@@ -306,8 +306,12 @@ ROWS = (
     Row('Refinement', 'OPR modes', ('refinement.opr_modes',)),
 )
 
+MODEL_ROW = 'model file'
+"""The row of the loaded model, which is no setting: `RecentModels` keeps it."""
+
 BASIC = frozenset(
     {
+        MODEL_ROW,
         'preset',
         'backend',
         'training.device',

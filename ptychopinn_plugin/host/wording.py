@@ -20,7 +20,7 @@ TARGET_FRACTION = 0.1
 """The target of a training takes this share of the progress bar where there is no time limit."""
 
 MAX_NAMES = 5
-"""A line of the panel names at most this number of files."""
+"""A line of the panel names at most this number of files or scans."""
 
 
 def span(seconds: float) -> str:
@@ -151,23 +151,29 @@ def ending(reason: str, epochs: int, limit_s: float | None) -> str:
     return ENDS[reason]
 
 
-def model_line(model: Model, name: str) -> str:
-    """Return what a model is: name, architecture, backend, sizes, epochs, loss and date.
+def model_line(model: Model, name: str, backend: str = '') -> str:
+    """Return what a model is: name, architecture, backend, sizes, scans, epochs, loss and date.
 
     Parameters
     ----------
     model : Model
     name : str
         That of its file, or `BUILT_IN_NAME`.
+    backend : str
+        The one that would run it; empty where none can.
     """
     if model.is_prior:
+        runs = f' It runs on {backend}.' if backend else ''
         return (
             f'Model: {name}: a learned prior for any probe and pattern size, which needs no '
-            'training. Train makes one for your own scans.'
+            f'training.{runs} Train makes one for your own scans.'
         )
     provenance, data = model.provenance, model.data_summary
     side = model.pattern_size
-    parts = [model.network.architecture, model.backend, f'patterns of {side} x {side} px']
+    made_by = model.backend
+    if backend not in ('', made_by):
+        made_by += f', which {backend} runs'
+    parts = [model.network.architecture, made_by, f'patterns of {side} x {side} px']
     if model.config.model.gridsize > 1:
         parts.append(f'gridsize {model.config.model.gridsize}')
     parts += _numbers(provenance, data)
@@ -184,16 +190,21 @@ def model_line(model: Model, name: str) -> str:
 
 
 def _numbers(provenance: Mapping[str, Any], data: Mapping[str, Any]) -> list[str]:
-    """Return the numbers of epochs, patterns and scans that a model file tells."""
+    """Return the numbers of epochs and patterns in a model file, and the names of its scans."""
     parts = []
     if (epochs := _number(provenance, 'epochs')) is not None:
-        # A model of none is that of a first epoch which was cut.
+        # Where the number is 0, the model is that of a first epoch which was cut.
         parts.append(epochs_in_words(int(epochs), is_last_cut=epochs == 0))
     if (patterns := _number(data, 'patterns')) is not None:
         scans = data.get('scans')
-        of = f' of {count(len(scans), "scan")}' if isinstance(scans, list | tuple) else ''
+        of = f' of {_scans(scans)}' if isinstance(scans, list | tuple) else ''
         parts.append(f'{count(int(patterns), "pattern")}{of}')
     return parts
+
+
+def _scans(scans: Sequence[object]) -> str:
+    names = _listed([str(name) for name in scans])
+    return f'{count(len(scans), "scan")}{f" ({names})" if names else ""}'
 
 
 def _number(values: Mapping[str, Any], name: str) -> float | None:
@@ -251,12 +262,16 @@ def _scans_in(folder: Path) -> str:
     if files.scans == (folder,):
         text = ': 1 scan: diffraction.h5 with its product'
     else:
-        text = f': {count(len(files.scans), "scan")}: {_names(files.scans)}'
-    return f'{text}; validated on {_names(files.validation)}' if files.validation else text
+        names = _listed([path.name for path in files.scans])
+        text = f': {count(len(files.scans), "scan")}: {names}'
+    if files.validation:
+        text += f'; validated on {_listed([path.name for path in files.validation])}'
+    return text
 
 
-def _names(files: Sequence[Path]) -> str:
-    names = [path.name for path in files[:MAX_NAMES]]
-    if len(files) > MAX_NAMES:
-        names.append(f'{len(files) - MAX_NAMES:,} more')
-    return ', '.join(names)
+def _listed(names: Sequence[str]) -> str:
+    """Return the first names, and how many more there are."""
+    shown = list(names[:MAX_NAMES])
+    if len(names) > MAX_NAMES:
+        shown.append(f'{len(names) - MAX_NAMES:,} more')
+    return ', '.join(shown)

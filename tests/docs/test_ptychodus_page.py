@@ -1,11 +1,13 @@
 """Docs check: the guide for Ptychodus lists the settings of the panel and shows its pictures."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip('ptychodus')
 
+from ptychopinn_plugin.host.example_scans import STEPS
 from ptychopinn_plugin.host.presets import BY_THE_OVERLAP, PRESETS
 from ptychopinn_plugin.host.settings import ROWS
 
@@ -37,6 +39,16 @@ def test_the_guide_lists_the_values_of_the_presets() -> None:
         cells = [_cell(value) for value in values.values()]
         row = f'| {preset} | {" | ".join(cells)} |'
         assert row in text, f'Put this row into {GUIDE.name}: {row}'
+
+
+def test_the_guide_has_the_steps_that_the_example_scans_print() -> None:
+    plain = ' '.join(
+        re.sub(r'[*`]|^\d+\.', '', GUIDE.read_text(encoding='utf-8'), flags=re.M).split()
+    )
+    places = [plain.find(step.format(folder='trial')) for step in STEPS]
+    missing = [step for step, place in zip(STEPS, places, strict=True) if place < 0]
+    assert missing == [], f'{GUIDE.name} and host/example_scans.py differ'
+    assert places == sorted(places), 'in the same order'
 
 
 def test_the_pictures_of_the_guide_are_there_and_small() -> None:

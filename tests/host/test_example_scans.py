@@ -18,9 +18,8 @@ def test_the_trial_scans_are_what_batch_mode_and_the_window_read(
     known, unseen = tmp_path / 'known', tmp_path / 'unseen'
     told = capsys.readouterr().out
     assert told.startswith(f'{known}\n{unseen}\n')
-    for number, place in enumerate(('known-patterns.npz', 'known/product.h5'), 1):
-        assert f'  {number}. ' in told
-        assert f'{tmp_path}/{place}' in told
+    for number, step in enumerate(example_scans.STEPS, 1):
+        assert f'  {number}. {step.format(folder=tmp_path)}\n' in told
     for folder in (known, unseen):
         scan = pp.load_scan(folder)
         assert scan.patterns.shape == (1024, 64, 64)

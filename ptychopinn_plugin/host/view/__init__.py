@@ -26,8 +26,10 @@ from ptychopinn_plugin.host import versions
 from ptychopinn_plugin.host.library import LIBRARY_NAME, PtychoPinnLibrary
 from ptychopinn_plugin.host.reconstructor import PinnReconstructor
 from ptychopinn_plugin.host.run_state import Activity
-from ptychopinn_plugin.host.settings import BASIC, ROWS
+from ptychopinn_plugin.host.settings import BASIC, MODEL_ROW, ROWS
+from ptychopinn_plugin.host.view.guide_window import GuideWindow
 from ptychopinn_plugin.host.view.header import REFRESH_MS, Header
+from ptychopinn_plugin.host.view.model_row import ModelView
 from ptychopinn_plugin.host.view.rows import RowView, WheelGuard, view_of, wrapped
 
 FIELD_WIDTH = 104
@@ -81,10 +83,17 @@ class PinnViewControllerFactory(ReconstructorViewControllerFactory):
         super().__init__()
         self._library = library
         self._dialogs = file_dialog_factory
+        self._guide: GuideWindow | None = None
+        library.activity.open_guide = self._open_guide
         application = QCoreApplication.instance()
         if application is not None:
             # Ptychodus waits for the run under way when its window closes.
             application.aboutToQuit.connect(library.close)
+
+    def _open_guide(self) -> None:
+        if self._guide is None:
+            self._guide = GuideWindow()
+        self._guide.open()
 
     @property
     def name(self) -> str:
@@ -97,6 +106,9 @@ class PinnViewControllerFactory(ReconstructorViewControllerFactory):
             item for item in self._library if item.name.casefold() == reconstructor_name.casefold()
         )
         builder = _parameters.ParameterViewBuilder(self._dialogs)
+        model = ModelView(reconstructor)
+        # It comes first in its box, and keeps no setting of its own: the settings file names it.
+        builder.add_view_controller(model, 'Model:', group=ROWS[0].group)
         views = []
         for row in ROWS:
             if row.only_for in (None, reconstructor.model_type):
@@ -106,7 +118,7 @@ class PinnViewControllerFactory(ReconstructorViewControllerFactory):
         rows: QWidget = builder.build_widget()
         _align(rows)
         header = Header(self._library, reconstructor)
-        rules = RowRules(views, self._library, reconstructor)
+        rules = RowRules(model, views, self._library, reconstructor)
         return Page(header, rows, rules, self._library.activity)
 
 
@@ -277,7 +289,7 @@ class FormRow:
     field: QWidget
 
 
-def _rows_of_boxes(views: Mapping[str, RowView]) -> dict[QGroupBox, list[FormRow]]:
+def _rows_of_boxes(views: Mapping[str, ModelView | RowView]) -> dict[QGroupBox, list[FormRow]]:
     """Return the rows of each box, from top to bottom."""
     boxes: dict[QGroupBox, list[FormRow]] = {}
     for name, view in views.items():
@@ -307,6 +319,7 @@ class RowRules(Observer):
 
     def __init__(
         self,
+        model: ModelView,
         views: Sequence[RowView],
         library: PtychoPinnLibrary,
         reconstructor: PinnReconstructor,
@@ -314,7 +327,7 @@ class RowRules(Observer):
         super().__init__()
         self._views = {view.row.names[0]: view for view in views}
         self._library, self._reconstructor = library, reconstructor
-        self._boxes = _rows_of_boxes(self._views)
+        self._boxes = _rows_of_boxes({MODEL_ROW: model, **self._views})
         self.fold(shows_all=False)
         for parameter in library.settings.parameters.values():
             parameter.add_observer(self)

@@ -123,8 +123,9 @@ class Header(_parameters.ParameterViewController):  # type: ignore[misc, name-de
         message = activity.message
         _show(self.message, message.text, message.level >= logging.ERROR)
         loaded = self._reconstructor.loaded
-        _show(self.model, model_line(loaded.model, loaded.name))
-        self.model.setToolTip(loaded.tool_tip)
+        backend = self._library.backend_in_force(loaded.model.backend)
+        _show(self.model, model_line(loaded.model, loaded.name, backend))
+        self.model.setToolTip(str(loaded.path))
         options = self._library.settings.options
         base = ''
         if options.fine_tune:

@@ -4,15 +4,17 @@ import os
 import re
 import shutil
 import signal
-import webbrowser
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from PyQt5.QtCore import Qt, QUrl
+from PyQt5.QtGui import QTextDocument
 from PyQt5.QtWidgets import (
     QAction,
+    QApplication,
     QComboBox,
     QLabel,
     QLineEdit,
@@ -27,9 +29,11 @@ from ptychopinn_plugin.host.automation import (
     PRODUCT_FILE,
     ScanFolderWorkflow,
 )
+from ptychopinn_plugin.host.guide import guide_url
 from ptychopinn_plugin.host.presets import CUSTOM, PRESETS
 from ptychopinn_plugin.host.previews import REDRAW_S
 from ptychopinn_plugin.host.product_files import UNFINISHED
+from ptychopinn_plugin.host.view.guide_window import PICTURE_WIDTH_PX, GuideWindow
 from ptychopinn_plugin.ptychodus_compat import positions_m
 
 from .test_inference import object_of
@@ -69,8 +73,8 @@ def choose_recent(window: Window, text: str) -> None:
     recent(window)[text].trigger()
 
 
-def test_presets_pictures_recent_models_and_help(
-    window: Window, model_file: Path, tmp_path: Path, clean_environment: pytest.MonkeyPatch
+def test_presets_pictures_and_recent_models(
+    window: Window, model_file: Path, tmp_path: Path
 ) -> None:
     products = window.parts._product_view_controller.get_widget()
     start = products.currentIndex()
@@ -150,12 +154,87 @@ def test_presets_pictures_recent_models_and_help(
     window.model.settings_registry.open_settings(settings)
     assert window.model_line.startswith(f'Model: {name}: ')
 
-    opened: list[str] = []
-    clean_environment.setattr(webbrowser, 'open', opened.append)
+    check_model_row(window, name)
+
+
+def check_model_row(window: Window, name: str) -> None:
+    """Check that the dropdown of the models shows the one that is loaded, and loads others."""
+    box = widget_of(window.panel, 'Run', 'Model')
+    assert isinstance(box, QComboBox)
+    window.wait(lambda: box.currentText() == name)
+    assert [box.itemText(number) for number in range(box.count())] == ['Built-in model', name]
+    assert 'built-in model' in box.toolTip()
+    box.setCurrentIndex(0)
+    box.activated.emit(0)
+    assert window.reconstructor.loaded.is_built_in
+    box.setCurrentIndex(1)
+    box.activated.emit(1)
+    assert window.model_line.startswith(f'Model: {name}: ')
+    # A file that is damaged leaves the model from before, also in the dropdown.
+    box.activated.emit(0)
+    path = Path(window.library.settings.recent_models.paths()[0])
+    content = path.read_bytes()
+    path.write_bytes(b'no model')
+    box.activated.emit(1)
+    window.wait_for_log(f'Load Model failed: {path}')
+    assert box.currentText() == 'Built-in model'
+    path.write_bytes(content)
+
+
+def test_help_opens_the_guide_without_a_network(window: Window) -> None:
     window.menu('Help')
-    assert len(opened) == 1
-    assert opened[0].startswith('https://')
-    assert opened[0].endswith('/docs/ptychodus.md')
+    shown = [widget for widget in QApplication.topLevelWidgets() if isinstance(widget, GuideWindow)]
+    (guide,) = (widget for widget in shown if widget.isVisible())
+    window.qtbot.addWidget(guide)
+    text = guide.toPlainText()
+    # It is the whole page, without what only Sphinx understands.
+    for words in ('Inside Ptychodus', 'Troubleshooting', 'Batch mode', 'Warning. On a machine'):
+        assert words in text
+    assert not re.search(r'\{(term|doc|warning)\}|<!--|:::', text)
+    assert guide_url().endswith('/docs/ptychodus.md')
+    assert f'This page on the web: {guide_url()}' in text
+    assert guide_url() in guide.toHtml()
+    pictures = re.findall(r'images/ptychodus-\w+\.png', guide.toHtml())
+    assert len(pictures) == 5
+    for picture in pictures:
+        image = guide.loadResource(QTextDocument.ResourceType.ImageResource, QUrl(picture))
+        assert 100 < image.width() <= PICTURE_WIDTH_PX
+    assert f'on the web it is {guide_url()}' in window.message
+    # Ptychodus may be closed while it is open.
+    assert not guide.testAttribute(Qt.WidgetAttribute.WA_QuitOnClose)
+    guide.close()
+    window.menu('Help')
+    assert guide.isVisible()
+
+
+def test_the_log_pane_follows_its_end_until_somebody_scrolls_away(
+    window: Window, tmp_path: Path
+) -> None:
+    window.view.resize(1200, 700)
+    pane = window.view.processing_status_view.text_edit
+    bar = pane.verticalScrollBar()
+    logger = window.library.get_logger()
+    for number in range(60):
+        logger.info('Line %d of a long log.', number)
+    window.wait_for_log('Line 59 of')
+    window.wait(lambda: bar.maximum() > 20 and bar.value() == bar.maximum())
+
+    # Stop and the progress bar take a part of the pane's height while a run is under way.
+    height = pane.viewport().height()
+    window.set(TrainingEpochs=100_000)
+    window.train(tmp_path / 'data')
+    window.wait(lambda: pane.viewport().height() < height)
+    window.wait_for_epochs(1)
+    window.wait_for_log('Epoch 1: ')
+    window.wait(lambda: bar.value() == bar.maximum(), 5_000)
+
+    # What somebody reads stays where it is.
+    bar.setValue(3)
+    n_epochs = len(window.library.activity.epochs)
+    window.wait_for_epochs(n_epochs + 2)
+    window.wait_for_log(f'Epoch {n_epochs + 2}: ')
+    assert bar.value() == 3
+    window.stop()
 
 
 @pytest.fixture

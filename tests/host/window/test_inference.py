@@ -160,6 +160,7 @@ def object_of(window: Window, number: int) -> np.ndarray:
 
 def test_the_first_click_shows_an_object_with_the_built_in_model(window: Window) -> None:
     assert window.model_line.startswith('Model: built-in model: a learned prior')
+    assert ' It runs on pytorch. ' in window.model_line
     assert window.infer_button.isEnabled()
     before = len(window.products)
     window.infer()

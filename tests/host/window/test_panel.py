@@ -70,7 +70,8 @@ def test_each_row_has_a_widget_that_explains_itself(window: Window, algorithm: s
     boxes = {row.group for row in shown}
     assert {box.title() for box in window.panel.findChildren(QGroupBox)} == boxes
     labels = [label for label in window.panel.findChildren(QLabel) if label.text().endswith(':')]
-    assert len(labels) == len(shown)
+    # The model that is loaded is no setting.
+    assert len(labels) == len(shown) + 1
 
 
 def test_tooltips_give_units_and_limits() -> None:
@@ -224,6 +225,7 @@ def shown_rows(panel: QWidget) -> list[tuple[str, str]]:
 
 def test_few_rows_are_shown_until_all_are_asked_for(window: Window) -> None:
     few = [
+        ('Run', 'Model'),
         ('Run', 'Preset'),
         ('Run', 'Backend'),
         ('Run', 'Device'),
@@ -233,7 +235,7 @@ def test_few_rows_are_shown_until_all_are_asked_for(window: Window) -> None:
         ('Refinement', 'Refine probe'),
         ('Refinement', 'Refine positions'),
     ]
-    every = [(row.group, row.label) for row in ROWS]
+    every = [('Run', 'Model'), *((row.group, row.label) for row in ROWS)]
     window.wait(lambda: shown_rows(window.panel) == few)
     window.click(window.panel.all_settings)
     window.wait(lambda: shown_rows(window.panel) == every)

@@ -67,4 +67,4 @@ def test_an_epoch_that_the_time_limit_cuts_is_shown_as_cut(window: Window, tmp_p
         + QUALITY
     )
     window.wait(lambda: re.match(ended, window.message) is not None)
-    assert ' 32 x 32 px, a part of one epoch, 80 patterns of 1 scan' in window.model_line
+    assert ' 32 x 32 px, a part of one epoch, 80 patterns of 1 scan (data)' in window.model_line

@@ -344,12 +344,12 @@ def test_what_is_wrong_with_scans_is_known_before_a_worker_starts(
     window.wait(lambda: 'Train on product failed: small-1: neighbouring il' in window.message)
     assert 'color' in window.header.message.styleSheet()
     window.open(tmp_path / 'few')
-    for row, words in {
-        'ModelGridsize': 'A group holds 4 patterns, but there are only 3. Use a smaller gridsize',
-        'TrainingNSubsample': 'A group holds 4 patterns, but there are only 2.',
-        'FineTune': 'Fine-tuning needs a trained model',
-    }.items():
-        window.set(**{row: 2})
+    for row, value, words in (
+        ('ModelGridsize', 2, 'A group holds 4 patterns, but there are only 3. Use a smaller'),
+        ('TrainingNSubsample', 2, 'A group holds 4 patterns, but there are only 2.'),
+        ('FineTune', True, 'Fine-tuning needs a trained model'),
+    ):
+        window.set(**{row: value})
         window.click(window.panel.train_button)
         window.wait(lambda wanted=words: f'Train on product failed: {wanted}' in window.message)
     assert not list(tmp_path.glob('*/*-training'))

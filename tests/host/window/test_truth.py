@@ -88,7 +88,7 @@ def test_every_failure_is_red_and_leaves_no_product(
     name = f'{model_file.parent.name}/{model_file.name}'
     assert re.fullmatch(
         rf'Model: {name}: sweepnet, pytorch, patterns of 32 x 32 px, 2 epochs, '
-        r'80 patterns of 1 scan, best validation loss \S+, \d{4}-\d\d-\d\d \d\d:\d\d\.',
+        r'80 patterns of 1 scan \(small\), best validation loss \S+, \d{4}-\d\d-\d\d \d\d:\d\d\.',
         window.model_line,
     )
     window.set(RefinementIterations=LONG)
