@@ -294,6 +294,7 @@ class Photographer:
         self.products.setCurrentIndex(product)
         self.panel.train_button.click()
         self.wait(lambda: 'Train on product failed' in self.message())
+        self.wait(lambda: self.status() == 'Training failed.')
         self.shoot('train-refused')
 
     def stop_runs(self, product: int) -> None:
@@ -308,7 +309,7 @@ class Photographer:
                 self.infer(product)
                 self.wait(lambda: '1 run waits' in self.status())
             self.stop()
-            self.expect(self.message().startswith('Stopped after'), 'what is left')
+            self.expect(self.message().startswith('Stopped'), 'what is left')
             self.shoot(name)
         rows['RefinementIterations'].set_value(-1)
 
@@ -439,9 +440,10 @@ def main() -> None:
         first, second = window.open(known), window.open(unseen)
         window.products.setCurrentIndex(first)
         window.shoot('panel')
-        window.fail(work / 'empty')
         if options.tour is not None:
             look_at_rows(window)
+        window.fail(work / 'empty')
+        if options.tour is not None:
             window.refuse(far_apart(unseen))
             window.kill_runs(known, second)
             window.products.setCurrentIndex(first)

@@ -59,7 +59,7 @@ class HostWindow:
         activity.runs_waiting = self.queue.count
         activity.chosen_product = self.chosen_product
         activity.note_product_folder = self.product_folders.note
-        buttons = PanelButtons(self, arguments)
+        buttons = PanelButtons(self, arguments, activity)
         activity.check_scan = buttons.check_scan
         activity.train_on_product = buttons.train_on_product
         # The host's own slot, which ends the run under way, comes first.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ptychopinn_plugin.errors import PtychoPinnError
 from ptychopinn_plugin.host.check_task import CheckTask
+from ptychopinn_plugin.host.run_state import Activity
 from ptychopinn_plugin.host.training_data import TRAINING_FILE
 
 if TYPE_CHECKING:
@@ -27,10 +28,12 @@ class PanelButtons:
     window : HostWindow
     arguments : dict
         What the host's controller was made of, by name.
+    activity : Activity
+        Shows that a run was refused.
     """
 
-    def __init__(self, window: 'HostWindow', arguments: dict[str, Any]) -> None:
-        self._window = window
+    def __init__(self, window: 'HostWindow', arguments: dict[str, Any], activity: Activity) -> None:
+        self._window, self._activity = window, activity
         self._api = arguments['processing_api']
         self._algorithm = arguments['algorithm_parameter']
         self._dialogs = arguments['file_dialog_factory']
@@ -38,19 +41,20 @@ class PanelButtons:
 
     def check_scan(self) -> None:
         """Put a check of the product that is chosen into the queue of runs."""
-        if self._product_for('Check scan') is None:
+        if self._product_for('Check scan', 'check') is None:
             return
         try:
             parameters = self._api.get_reconstruct_input(product_index=self._choice.currentIndex())
         except (ValueError, RuntimeError) as error:
             logger.error('Check scan failed: %s', error)
+            self._refuse('check')
             return
         reconstructor = self._algorithm.get_current_reconstructor()
         self._window.queue.put(CheckTask(self._api.task_monitor, reconstructor, parameters))
 
     def train_on_product(self) -> None:
         """Write the product that is chosen to a folder of its own, and train on it."""
-        item = self._product_for('Train on product')
+        item = self._product_for('Train on product', 'training')
         if item is None:
             return
         index, folder = self._choice.currentIndex(), self._training_folder(item.get_name())
@@ -63,14 +67,19 @@ class PanelButtons:
             self._api.export_training_data(folder / TRAINING_FILE, product_index=index)
         except PtychoPinnError:
             # The reason is in the log.
+            self._refuse('training')
             return
         except (OSError, ValueError, RuntimeError) as error:
             logger.error('Train on product failed: %s', error)
+            self._refuse('training')
             return
         # This product alone, whatever else lies in the folder.
         self._api.train(folder / TRAINING_FILE, folder, product_index=index)
 
-    def _product_for(self, what: str) -> Any | None:
+    def _refuse(self, kind: str) -> None:
+        self._activity.refuse(kind, self._algorithm.get_current_reconstructor().name)
+
+    def _product_for(self, what: str, kind: str) -> Any | None:
         """Return the product that is chosen; where it has no patterns, None, and log an error."""
         item = self._window.chosen_item()
         if item is not None and n_patterns(item) is not None:
@@ -80,6 +89,7 @@ class PanelButtons:
             'patterns under Products.',
             what,
         )
+        self._refuse(kind)
         return None
 
     def _training_folder(self, name: str) -> Path:

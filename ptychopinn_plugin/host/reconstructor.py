@@ -82,6 +82,10 @@ PRODUCT_GOES = 'The product that was made for it is taken away again.'
 GRACE_S = 20.0
 """A run that is stopped must hand over what it has within this number of seconds."""
 
+RESULT_S = 5.0
+"""An inference that is stopped after a picture has this number of seconds for the iteration under
+way and its result, which holds more than the picture: the probe, positions, and how well it fits."""
+
 BRIEF_S = 1.0
 """A run with nothing to hand over has this number of seconds; then its worker is ended."""
 
@@ -445,8 +449,9 @@ class PinnReconstructor(TrainableReconstructor):
             raise
         if done is None:
             activity.outcome = 'stopped'
+            patience_s = RESULT_S if watch.has_picture else BRIEF_S
             done = wait_for_end(
-                run, events, BRIEF_S, lambda event: self._note_inference(event, watch)
+                run, events, patience_s, lambda event: self._note_inference(event, watch)
             )
         activity.keeps_product = done is not None or watch.has_picture
         if done is not None:

@@ -215,6 +215,12 @@ class Activity:
         else:
             self._end('done')
 
+    def refuse(self, kind: str, algorithm: str) -> None:
+        """Show that a run was refused before it began, unless another one is under way."""
+        if not self.is_running:
+            self.kind, self.algorithm, self.outcome = kind, algorithm, 'failed'
+            self._reset()
+
     def _end(self, outcome: Outcome) -> None:
         """End a run, unless it has reported how it ended."""
         self.outcome = self.outcome or outcome

@@ -68,6 +68,16 @@ def test_the_page_of_a_package_index_has_no_relative_link(archives: tuple[Path, 
     run('twine', 'check', '--strict', *map(str, archives))
 
 
+def test_the_wheel_carries_the_guide_with_all_its_pictures(archives: tuple[Path, Path]) -> None:
+    pages = 'ptychopinn_plugin/host/pages/'
+    with zipfile.ZipFile(archives[0]) as wheel:
+        names = set(wheel.namelist())
+        page = wheel.read(f'{pages}ptychodus.md').decode()
+    pictures = re.findall(r'!\[[^\]]*\]\(([^)]+)\)', page)
+    assert len(pictures) == 5
+    assert {f'{pages}{picture}' for picture in pictures} <= names
+
+
 def test_the_source_archive_can_be_tested_documented_and_packaged(
     archives: tuple[Path, Path],
 ) -> None:

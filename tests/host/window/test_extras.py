@@ -199,7 +199,7 @@ def test_help_opens_the_guide_without_a_network(window: Window) -> None:
     for picture in pictures:
         image = guide.loadResource(QTextDocument.ResourceType.ImageResource, QUrl(picture))
         assert 100 < image.width() <= PICTURE_WIDTH_PX
-    assert f'on the web it is {guide_url()}' in window.message
+    window.wait(lambda: f'on the web it is {guide_url()}' in window.message)
     # Ptychodus may be closed while it is open.
     assert not guide.testAttribute(Qt.WidgetAttribute.WA_QuitOnClose)
     guide.close()

@@ -80,7 +80,7 @@ def test_stop_keeps_the_newest_picture(
     window: Window, model_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # However busy the machine: the worker tells what it has.
-    monkeypatch.setattr(reconstructor, 'BRIEF_S', STOP_S)
+    monkeypatch.setattr(reconstructor, 'RESULT_S', STOP_S)
     window.set(RefinementIterations=LONG)
     load_model(window, model_file)
     number = window.infer()
@@ -135,7 +135,7 @@ def test_stop_amid_a_long_iteration_keeps_the_picture_that_is_there(
 
     assert window.stop() < STOP_S
 
-    last = 'Stopped: the object is that of the last picture. The worker did not stop within 1 s'
+    last = 'Stopped: the object is that of the last picture. The worker did not stop within 5 s'
     assert last in window.log
     assert window.log.count('did not stop') == 1
     assert not np.allclose(object_of(window, number), 1)

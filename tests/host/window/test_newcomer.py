@@ -1,5 +1,6 @@
 """The guide, step by step: every menu, wizard and dialog that it names, clicked as it says."""
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -44,8 +45,11 @@ SHORT_MIN = 0.4
 
 LONG_MS = 180_000
 
-PICTURE_S = 60.0
-"""Two cores that do nothing else take less than five seconds to the first object."""
+PICTURE_S = 5.0
+"""A click on Infer shows the first object within this number of seconds on two cores."""
+
+BUSY_PICTURE_S = 60.0
+"""Where others hold the cores it takes longer, and less than this all the same."""
 
 IDLE_S = 0.1
 """A worker that has prepared itself tells so after this many seconds."""
@@ -178,16 +182,45 @@ def watch_preparation(window: Window, patch: pytest.MonkeyPatch) -> threading.Ev
     return prepared
 
 
+def core_seconds(pid: int) -> float:
+    """Return the seconds that all threads of a process have computed."""
+    fields = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
+    # utime and stime, which are the 14th and 15th of the file.
+    return sum(map(int, fields[11:13])) / os.sysconf('SC_CLK_TCK')
+
+
+def waited_seconds(pid: int) -> float:
+    """Return how long the main thread of a process was ready to run and had no core."""
+    return int(Path(f'/proc/{pid}/task/{pid}/schedstat').read_text().split()[1]) / 1e9
+
+
 def check_first_picture(window: Window, prepared: threading.Event) -> None:
-    """Check that one click shows an object soon, as the worker is there before it."""
+    """Check that one click shows an object soon, as the worker is there before it.
+
+    How busy the machine is must not decide: where the system counts them, the seconds in which
+    window and worker waited for a core are taken off.
+    """
     choose_product(window, 'unseen')
     window.wait(prepared.is_set)
+    worker = window.library.worker.pid
+    assert worker is not None
+    is_counted = Path(f'/proc/{worker}/task/{worker}/schedstat').is_file()
+    both = (os.getpid(), worker)
+    if is_counted:
+        computed, waited = core_seconds(worker), sum(map(waited_seconds, both))
     clicked = time.monotonic()
     number = window.infer()
     start = object_of(window, number)
     window.wait(lambda: not np.array_equal(object_of(window, number), start))
     seconds = time.monotonic() - clicked
-    assert seconds < PICTURE_S, seconds
+    assert window.library.worker.pid == worker, 'the one that was prepared'
+    assert seconds < BUSY_PICTURE_S, seconds
+    if is_counted:
+        waited = sum(map(waited_seconds, both)) - waited
+        computed = core_seconds(worker) - computed
+        assert seconds - waited < PICTURE_S, (seconds, waited, computed)
+        # Two cores share it out at best.
+        assert computed < 2 * PICTURE_S, (seconds, waited, computed)
     assert window.stop() < STOP_S
     assert 'Model: built-in model.' in window.log
 
