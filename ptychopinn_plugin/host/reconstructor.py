@@ -84,7 +84,7 @@ GRACE_S = 20.0
 
 RESULT_S = 5.0
 """An inference that is stopped after a picture has this number of seconds for the iteration under
-way and its result, which holds more than the picture: the probe, positions, and how well it fits."""
+way and its result, which has what the picture lacks: probe, positions, and how well it fits."""
 
 BRIEF_S = 1.0
 """A run with nothing to hand over has this number of seconds; then its worker is ended."""
