@@ -32,7 +32,7 @@ SCANS = {
     'unseen': SimulationConfig(rows=32, columns=32, seed=8, object_kind='letters'),
 }
 
-STEPS = (
+WINDOW_STEPS = (
     'Diffraction, Insert, Open File...: choose the file type Ptychodus NumPy Zipped Archive, and '
     '{folder}/known-patterns.npz. Click Next until Finish.',
     'Products, Insert, Open File...: choose Ptychodus Product Files, and '
@@ -134,7 +134,7 @@ def main() -> int:
     folder = Path(sys.argv[1])
     for scan_folder in write_example_scans(folder):
         sys.stdout.write(f'{scan_folder}\n')
-    steps = '\n'.join(f'  {number}. {step}' for number, step in enumerate(STEPS, 1))
+    steps = '\n'.join(f'  {number}. {step}' for number, step in enumerate(WINDOW_STEPS, 1))
     sys.stdout.write(NEXT_STEPS.format(steps=steps.format(folder=folder), folder=folder))
     return 0
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-UNFINISHED = 'unfinished'
+UNFINISHED_FOLDER = 'unfinished'
 """Pictures of the run under way lie in a folder of this name beside the products to come."""
 
 logger = logging.getLogger('ptychopinn_plugin')
@@ -34,7 +34,7 @@ class ProductFiles:
 
     def __init__(self, product_file: Path) -> None:
         self._product_file = product_file
-        self.folder = product_file.parent / UNFINISHED
+        self.folder = product_file.parent / UNFINISHED_FOLDER
 
     def redirect(self, task: Any) -> Any:
         """Return the host's task, which is a dataclass, with its files in `folder`."""

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip('ptychodus')
 
-from ptychopinn_plugin.host.example_scans import STEPS
+from ptychopinn_plugin.host.example_scans import WINDOW_STEPS
 from ptychopinn_plugin.host.presets import BY_THE_OVERLAP, PRESETS
 from ptychopinn_plugin.host.settings import ROWS
 
@@ -45,8 +45,8 @@ def test_the_guide_has_the_steps_that_the_example_scans_print() -> None:
     plain = ' '.join(
         re.sub(r'[*`]|^\d+\.', '', GUIDE.read_text(encoding='utf-8'), flags=re.M).split()
     )
-    places = [plain.find(step.format(folder='trial')) for step in STEPS]
-    missing = [step for step, place in zip(STEPS, places, strict=True) if place < 0]
+    places = [plain.find(step.format(folder='trial')) for step in WINDOW_STEPS]
+    missing = [step for step, place in zip(WINDOW_STEPS, places, strict=True) if place < 0]
     assert missing == [], f'{GUIDE.name} and host/example_scans.py differ'
     assert places == sorted(places), 'in the same order'
 

@@ -18,7 +18,7 @@ def test_the_trial_scans_are_what_batch_mode_and_the_window_read(
     known, unseen = tmp_path / 'known', tmp_path / 'unseen'
     told = capsys.readouterr().out
     assert told.startswith(f'{known}\n{unseen}\n')
-    for number, step in enumerate(example_scans.STEPS, 1):
+    for number, step in enumerate(example_scans.WINDOW_STEPS, 1):
         assert f'  {number}. {step.format(folder=tmp_path)}\n' in told
     for folder in (known, unseen):
         scan = pp.load_scan(folder)

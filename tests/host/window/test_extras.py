@@ -32,7 +32,7 @@ from ptychopinn_plugin.host.automation import (
 from ptychopinn_plugin.host.guide import guide_url
 from ptychopinn_plugin.host.presets import CUSTOM, PRESETS
 from ptychopinn_plugin.host.previews import REDRAW_S
-from ptychopinn_plugin.host.product_files import UNFINISHED
+from ptychopinn_plugin.host.product_files import UNFINISHED_FOLDER
 from ptychopinn_plugin.host.view.guide_window import PICTURE_WIDTH_PX, GuideWindow
 from ptychopinn_plugin.ptychodus_compat import positions_m
 
@@ -320,7 +320,7 @@ def test_a_watched_folder_whose_run_fails_keeps_no_product_and_is_tried_again(
     shutil.rmtree(slow_start.parent)
     product = folder / PRODUCT_FILE
     product.write_bytes(product.read_bytes())
-    pictures = output / UNFINISHED
+    pictures = output / UNFINISHED_FOLDER
     window.wait(lambda: len([*pictures.glob('product.*.h5')]) > 1)
     users = output / 'product.999999.h5'
     users.write_bytes(b'what somebody has put there')
@@ -347,17 +347,17 @@ def test_a_run_that_is_killed_leaves_no_product_in_a_watched_folder(
     window.set(RefinementIterations=100_000)
     folder = write_folder(watched / 'scan')
     output = folder / OUTPUT
-    window.wait(lambda: len([*(output / UNFINISHED).glob('product.*.h5')]) > 1)
+    window.wait(lambda: len([*(output / UNFINISHED_FOLDER).glob('product.*.h5')]) > 1)
     # What is on the disk now is what is left where Ptychodus is killed now.
     killed = shutil.copytree(folder, tmp_path / 'killed')
 
     assert window.stop() < STOP_S
 
     window.wait(lambda: len([*output.glob('product.*.h5')]) > 2)
-    assert not (output / UNFINISHED).exists()
+    assert not (output / UNFINISHED_FOLDER).exists()
 
     # The next session takes the folder for one that is not done, and clears it up.
-    stale = {path.name for path in (killed / OUTPUT / UNFINISHED).iterdir()}
+    stale = {path.name for path in (killed / OUTPUT / UNFINISHED_FOLDER).iterdir()}
     window.set(RefinementIterations=1)
     next_session = ScanFolderWorkflow(window.model._task_manager)
     next_session.execute(window.model.workflow_api, killed / PRODUCT_FILE)
@@ -365,7 +365,7 @@ def test_a_run_that_is_killed_leaves_no_product_in_a_watched_folder(
     window.wait_for_end()
     left = {path.name for path in (killed / OUTPUT).iterdir()}
     assert left
-    assert UNFINISHED not in left
+    assert UNFINISHED_FOLDER not in left
     assert stale - left, 'pictures of the run that was killed'
     next_session = ScanFolderWorkflow(window.model._task_manager)
     next_session.execute(window.model.workflow_api, killed / PRODUCT_FILE)
