@@ -130,22 +130,42 @@ def test_a_long_run_writes_a_line_every_ten_seconds(
     assert log.read_text().count(stage) >= 2
 
 
-@pytest.mark.parametrize('action', ['reconstruct', 'train'])
+FAR = (
+    'neighbouring illuminations must overlap',
+    'alone with "Single shot" in the box Run',
+)
+
+
+@pytest.mark.parametrize(
+    ('action', 'is_far', 'words'),
+    [
+        ('reconstruct', True, FAR),
+        ('train', True, FAR),
+        ('train', False, ('A group holds 4 patterns, but there are only 3.',)),
+    ],
+)
 def test_a_scan_that_cannot_be_fails_before_a_framework_is_imported(
-    small_scan: Scan, write_folder: WriteFolder, tmp_path: Path, action: str
+    small_scan: Scan,
+    write_folder: WriteFolder,
+    tmp_path: Path,
+    action: str,
+    is_far: bool,
+    words: tuple[str, ...],
 ) -> None:
-    far = dataclasses.replace(small_scan, positions_px=20 * small_scan.positions_px)
+    scan = small_scan.subset(np.arange(3))
+    if is_far:
+        scan = dataclasses.replace(small_scan, positions_px=20 * small_scan.positions_px)
     package, sign = tmp_path / 'first' / 'torch', tmp_path / 'imported'
     package.mkdir(parents=True)
     code = f'import pathlib\npathlib.Path({str(sign)!r}).touch()\nraise ImportError("not now")\n'
     (package / '__init__.py').write_text(code)
     paths = python_path(package.parent, WITHOUT_PTYCHI)
-    source = write_folder(tmp_path / 'in', scan=far)
+    source = write_folder(tmp_path / 'in', scan=scan, more='ModelGridsize = 2')
     run = ptychodus(action, source, tmp_path / 'out', PYTHONPATH=paths)
     assert run.returncode != 0
     (line,) = _lines(run, 'ERROR')
-    assert 'neighbouring illuminations must overlap' in line
-    assert 'alone with "Single shot" in the box Run' in line
+    for part in words:
+        assert part in line
     assert '--' not in line
     assert not sign.exists()
 
