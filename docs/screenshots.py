@@ -333,7 +333,7 @@ class Photographer:
         self.shoot('fine-tune')
         self.panel.all_settings.click()
         self.panel.train_button.click()
-        self.wait(lambda: self.panel.header.curve.axes.lines)
+        self.wait(lambda: self.status().startswith('Epoch 3'))
         self.shoot('train-on-product')
         self.stop()
         self.expect(self.status() == 'Training stopped.', 'that the training was stopped')
@@ -443,10 +443,6 @@ def main() -> None:
         if options.tour is not None:
             look_at_rows(window)
         window.fail(work / 'empty')
-        if options.tour is not None:
-            window.refuse(far_apart(unseen))
-            window.kill_runs(known, second)
-            window.products.setCurrentIndex(first)
         rows = model.settings_registry['PtychoPINNPlugin'].parameters()
         rows['TrainingMaxMinutes'].set_value(options.minutes)
         window.train_and_infer(known, second)
@@ -460,6 +456,8 @@ def main() -> None:
         window.products.setCurrentIndex(window.open(swapped(unseen)))
         window.check()
         if options.tour is not None:
+            window.refuse(far_apart(unseen))
+            window.kill_runs(known, second)
             window.open_menus()
             (work / 'watched').mkdir()
             window.automate(work / 'watched', unseen)

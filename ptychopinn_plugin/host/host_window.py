@@ -65,7 +65,7 @@ class HostWindow:
         # The host's own slot, which ends the run under way, comes first.
         arguments['status_view'].stop_button.clicked.connect(self._drop_waiting_runs)
         activity.takes_products_away = True
-        self._log_end = LogEnd(arguments['status_view'].text_edit)
+        activity.keep_log_end = LogEnd(arguments['status_view'].text_edit).keep
         self._menu = ModelMenu(controller, self._algorithm, reconstructors, activity)
         # Qt sends this before the click that opens the dialog.
         controller._actions_view.train_button.pressed.connect(self._open_dialog_at_product)
@@ -125,7 +125,7 @@ class LogEnd:
     """
 
     def __init__(self, text_edit: Any) -> None:
-        self._bar = text_edit.verticalScrollBar()
+        self._text_edit, self._bar = text_edit, text_edit.verticalScrollBar()
         self._is_at_end = True
         self._bar.valueChanged.connect(self._note_place)
         self._bar.rangeChanged.connect(self._follow)
@@ -133,9 +133,17 @@ class LogEnd:
     def _note_place(self, value: int) -> None:
         self._is_at_end = value >= self._bar.maximum()
 
-    def _follow(self, _: int, maximum: int) -> None:
-        if self._is_at_end:
-            self._bar.setValue(maximum)
+    def _follow(self, *_: int) -> None:
+        # While it is hidden Qt takes the last line for the only one that is seen.
+        if self._is_at_end and self._text_edit.isVisible():
+            self._bar.setValue(self._bar.maximum())
+
+    def keep(self) -> None:
+        """Show the end again, after lines have come while the pane was hidden."""
+        if self._is_at_end and self._text_edit.isVisible():
+            # It changes nothing but lets Qt find again how far the pane scrolls.
+            self._text_edit.setCenterOnScroll(False)
+            self._bar.setValue(self._bar.maximum())
 
 
 class ModelMenu:

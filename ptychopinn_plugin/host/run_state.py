@@ -128,6 +128,8 @@ class Activity:
         Gets the name of a product and the folder to which it was exported.
     open_guide : callable
         Shows the guide, where there is a window.
+    keep_log_end : callable
+        Shows the end of the log pane, unless somebody has scrolled away from it.
     check_scan, train_on_product : callable
         Puts a check of the product that is chosen, or a training on it, into the queue of runs.
     measured : int, optional
@@ -151,6 +153,7 @@ class Activity:
         self.chosen_product: Callable[[], ChosenProduct | None] = lambda: None
         self.note_product_folder: Callable[[str, Path], None] = lambda name, folder: None
         self.open_guide: Callable[[], None] = lambda: None
+        self.keep_log_end: Callable[[], None] = lambda: None
         self.check_scan: Callable[[], None] = lambda: None
         self.train_on_product: Callable[[], None] = lambda: None
         self.measured: int | None = None

@@ -106,6 +106,7 @@ class Header(_parameters.ParameterViewController):  # type: ignore[misc, name-de
     def _refresh_if_shown(self) -> None:
         if self._widget.isVisible():
             self.refresh()
+            self._library.activity.keep_log_end()
 
     def _prepare_if_needed(self) -> None:
         """Start the worker once there is a scan: the first click on Infer shall not wait for it."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from PyQt5.QtCore import Qt, QUrl
+from PyQt5.QtCore import QPoint, Qt, QUrl
 from PyQt5.QtGui import QTextDocument
 from PyQt5.QtWidgets import (
     QAction,
@@ -227,6 +227,19 @@ def test_the_log_pane_follows_its_end_until_somebody_scrolls_away(
     window.wait_for_epochs(1)
     window.wait_for_log('Epoch 1: ')
     window.wait(lambda: bar.value() == bar.maximum(), 5_000)
+
+    # Lines that come while another page is shown.
+    window.view.automation_action.trigger()
+    window.wait(lambda: not pane.isVisible())
+    n_epochs = len(window.library.activity.epochs)
+    window.wait_for_log(f'Epoch {n_epochs + 2}: ')
+    window.view.processing_action.trigger()
+
+    def lines_seen() -> int:
+        top = pane.cursorForPosition(QPoint(5, 5)).blockNumber()
+        return int(pane.blockCount()) - top
+
+    window.wait(lambda: bar.value() == bar.maximum() and lines_seen() > 3, 5_000)
 
     # What somebody reads stays where it is.
     bar.setValue(3)

@@ -341,7 +341,8 @@ def test_what_is_wrong_with_scans_is_known_before_a_worker_starts(
     # The same by one click, which writes no product that cannot be trained on.
     window.open(tmp_path / 'far')
     window.click(window.panel.train_button)
-    window.check_failure('Training', 'Train on product failed: small-1: neighbouring illum')
+    window.wait(lambda: 'Train on product failed: small-1: neighbouring il' in window.message)
+    window.check_failure('Training')
     window.open(tmp_path / 'few')
     for row, value, words in (
         ('ModelGridsize', 2, 'A group holds 4 patterns, but there are only 3. Use a smaller'),
