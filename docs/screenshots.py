@@ -177,8 +177,8 @@ class Photographer:
         self.shoot('training')
         self.products.setCurrentIndex(other)
         self.buttons.reconstruct_button.click()
-        self.pause(1)
-        self.expect('1 run waits' in self.status(), 'that a run waits')
+        self.wait(lambda: '1 run waits' in self.status() or self.is_idle())
+        self.expect(not self.is_idle(), 'that a run waits')
         self.shoot('waiting')
         self.wait(self.is_idle)
 

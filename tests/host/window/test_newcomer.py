@@ -48,6 +48,9 @@ LONG_MS = 180_000
 PICTURE_S = 5.0
 """A click on Infer shows the first object within this number of seconds on two cores."""
 
+MAX_CORE_S = 4.0
+"""For that the worker computes at most this long on all cores; it was 1.3 s on a busy machine."""
+
 BUSY_PICTURE_S = 60.0
 """Where others hold the cores it takes longer, and less than this all the same."""
 
@@ -197,8 +200,9 @@ def waited_seconds(pid: int) -> float:
 def check_first_picture(window: Window, prepared: threading.Event) -> None:
     """Check that one click shows an object soon, as the worker is there before it.
 
-    How busy the machine is must not decide: where the system counts them, the seconds in which
-    window and worker waited for a core are taken off.
+    How busy the machine is must not decide. Where the system counts them, the worker's seconds on
+    a core have a limit, and those in which window and worker had none are taken off the others.
+    Both may wait at once, so that on a busy machine too much is taken off, and never too little.
     """
     choose_product(window, 'unseen')
     window.wait(prepared.is_set)
@@ -219,8 +223,7 @@ def check_first_picture(window: Window, prepared: threading.Event) -> None:
         waited = sum(map(waited_seconds, both)) - waited
         computed = core_seconds(worker) - computed
         assert seconds - waited < PICTURE_S, (seconds, waited, computed)
-        # Two cores share it out at best.
-        assert computed < 2 * PICTURE_S, (seconds, waited, computed)
+        assert computed < MAX_CORE_S, (seconds, waited, computed)
     assert window.stop() < STOP_S
     assert 'Model: built-in model.' in window.log
 
