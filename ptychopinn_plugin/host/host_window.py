@@ -126,7 +126,7 @@ class LogEnd:
 
     def __init__(self, text_edit: Any) -> None:
         self._text_edit, self._bar = text_edit, text_edit.verticalScrollBar()
-        self._is_at_end = True
+        self._is_at_end, self._is_stale = True, False
         self._bar.valueChanged.connect(self._note_place)
         self._bar.rangeChanged.connect(self._follow)
 
@@ -135,14 +135,21 @@ class LogEnd:
 
     def _follow(self, *_: int) -> None:
         # While it is hidden Qt takes the last line for the only one that is seen.
-        if self._is_at_end and self._text_edit.isVisible():
+        if not self._text_edit.isVisible():
+            self._is_stale = True
+        elif self._is_at_end:
             self._bar.setValue(self._bar.maximum())
 
     def keep(self) -> None:
         """Show the end again, after lines have come while the pane was hidden."""
-        if self._is_at_end and self._text_edit.isVisible():
-            # It changes nothing but lets Qt find again how far the pane scrolls.
-            self._text_edit.setCenterOnScroll(False)
+        if not self._is_stale or not self._text_edit.isVisible():
+            return
+        self._is_stale = False
+        was_at_end = self._is_at_end
+        # Both together change nothing but let Qt find again how far the pane scrolls.
+        self._text_edit.setCenterOnScroll(True)
+        self._text_edit.setCenterOnScroll(False)
+        if was_at_end:
             self._bar.setValue(self._bar.maximum())
 
 
