@@ -174,7 +174,9 @@ class InferenceWatch:
         spent = ', '.join(f'{name} {seconds:.2f} s' for name, seconds in done.timing.items())
         patterns = count(done.patterns, 'pattern') + self._left_out(done)
         # A run that was stopped has the numbers at its beginning.
-        course = f'{done.course}.' if done.course and not is_stopped else ''
+        course = ''
+        if done.course and not is_stopped:
+            course = f'{done.course[:1].upper()}{done.course[1:]}.'
         # The panel shows what comes last.
         if done.unfit:
             logger.warning('%s', done.unfit)

@@ -98,7 +98,8 @@ def test_presets_pictures_and_recent_models(
     window.wait_for_end()
     # The last message states how many iterations there were, and why no more.
     ended = (
-        r'([\d,]+) of 1,000 iterations, on 80 patterns .*the limit of 0.3 s ended them after \1 of'
+        r'([\d,]+) of 1,010 iterations, on 80 patterns .* Plan: 1 pass .*'
+        r'the limit of 0.3 s ended them after \1 of 1010\. '
     )
     window.wait(lambda: re.match(ended, window.message) is not None)
     assert 'Each pattern is reconstructed alone; the patches lie' in window.log
