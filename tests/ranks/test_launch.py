@@ -18,9 +18,11 @@ from ptychopinn_plugin.backends.common.ranks import (
     own_part,
     using_ranks,
 )
-from ptychopinn_plugin.backends.selection import Choice, find_joining
+from ptychopinn_plugin.backends.selection import Choice, create_backend, find_joining
 from ptychopinn_plugin.cli.outputs import staged_outputs
 from ptychopinn_plugin.cli.ranks import refuse_several_processes, several_processes
+from ptychopinn_plugin.config import RefinementConfig
+from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 from ptychopinn_plugin.errors import ConfigError
 
 MEETING = {'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': '29500'}
@@ -140,3 +142,12 @@ def test_only_who_has_the_token_is_a_rank(watch: RankWatch) -> None:
         watch.wait_for_all()
         other.sendall(b'done\n')
     assert watch.wait_for_failure(0.3) is None
+
+
+def test_eigenmodes_are_refined_in_one_process() -> None:
+    pytest.importorskip('torch')
+    scan = simulate(SimulationConfig(size=16, rows=3, columns=3, step_px=3.0, pupil_radius=0.2))
+    with using_ranks(SeveralRanks(0, 2)):
+        backend = create_backend('pytorch')
+    with pytest.raises(ConfigError, match=r'in one process; this run has 2\. Leave --opr-modes'):
+        backend.refine(scan, RefinementConfig(opr_modes=1))

@@ -38,7 +38,7 @@ from ptychopinn_plugin.backends.protocol import Observer, TrainingResult, ignore
 from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig
 from ptychopinn_plugin.data import Reconstruction, Scan, without_dark_patterns
 from ptychopinn_plugin.data.grouping import check_positions
-from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.errors import ConfigError, DataError
 from ptychopinn_plugin.model_file import Model, read_model, write_model
 from ptychopinn_plugin.physics import twin_similarity
 
@@ -180,7 +180,19 @@ class NetworkBackend(Engine[Device]):
         )
 
     def _once_or_twice(self, request: ReconstructionRequest) -> Reconstruction:
-        """Reconstruct a scan; where it is set, again without the patterns that do not fit."""
+        """Reconstruct a scan; where it is set, again without the patterns that do not fit.
+
+        Raises
+        ------
+        ConfigError
+            If several processes are to refine the eigenmodes of the probe.
+        """
+        if request.refinement.opr_modes and self.ranks.size > 1:
+            raise ConfigError(
+                'Eigenmodes of the probe are refined in one process; this run has '
+                f'{self.ranks.size}. Leave --opr-modes (refinement.opr_modes) out, or start without '
+                'torchrun and --devices.'
+            )
         request = replace(request, observer=self.ranks.shared_observer(request.observer))
 
         def once(scan: Scan, observer: Observer, limit_s: float | None) -> Reconstruction:
