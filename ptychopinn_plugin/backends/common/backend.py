@@ -190,8 +190,8 @@ class NetworkBackend(Engine[Device]):
         if request.refinement.opr_modes and self.ranks.size > 1:
             raise ConfigError(
                 'Eigenmodes of the probe are refined in one process; this run has '
-                f'{self.ranks.size}. Leave --opr-modes (refinement.opr_modes) out, or start without '
-                'torchrun and --devices.'
+                f'{self.ranks.size}. Leave --opr-modes (refinement.opr_modes) out, or start '
+                'without torchrun and --devices.'
             )
         request = replace(request, observer=self.ranks.shared_observer(request.observer))
 
