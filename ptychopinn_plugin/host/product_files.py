@@ -8,12 +8,12 @@ import dataclasses
 import logging
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-UNFINISHED_FOLDER = 'unfinished'
-"""Pictures of the run under way lie in a folder of this name beside the products to come."""
+UNFINISHED_PREFIX = 'unfinished-'
+"""Pictures of the run under way have names that begin so, beside the products to come."""
 
 logger = logging.getLogger('ptychopinn_plugin')
 
@@ -25,27 +25,21 @@ class ProductFiles:
     ----------
     product_file : Path
         What the host was given; the file of an output has the number of its progress in its name.
-
-    Attributes
-    ----------
-    folder : Path
-        Where they lie while the run is under way.
     """
 
     def __init__(self, product_file: Path) -> None:
-        self._product_file = product_file
-        self.folder = product_file.parent / UNFINISHED_FOLDER
+        # No folder of their own: whoever watches the folder may stumble over two that are new.
+        self._unfinished_file = product_file.with_name(UNFINISHED_PREFIX + product_file.name)
 
     def redirect(self, task: Any) -> Any:
-        """Return the host's task, which is a dataclass, with its files in `folder`."""
-        product_file = self.folder / self._product_file.name
-        return dataclasses.replace(task, output_product_file=product_file)
+        """Return the host's task, which is a dataclass, with the names of unfinished files."""
+        return dataclasses.replace(task, output_product_file=self._unfinished_file)
 
     def begin(self) -> None:
         """Make the folder, and remove what a run that was killed has left in it."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        stem, suffix = self._product_file.stem, self._product_file.suffix
-        for path in self.folder.glob(f'{stem}.{"[0-9]" * 6}{suffix}'):
+        folder, name = self._unfinished_file.parent, self._unfinished_file
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.glob(f'{name.stem}.{"[0-9]" * 6}{name.suffix}'):
             path.unlink()
 
     def publish(self, outputs: Iterable[int]) -> None:
@@ -58,9 +52,8 @@ class ProductFiles:
         """
         # The largest number is the result's.
         for path in reversed(self._paths(outputs)):
-            with _reported(path, 'could not be moved out of its folder', 'Move it'):
-                os.replace(path, self._product_file.with_name(path.name))
-        self._remove_folder()
+            with _reported(path, 'could not be given its name', 'Rename it'):
+                os.replace(path, path.with_name(path.name.removeprefix(UNFINISHED_PREFIX)))
 
     def discard(self, outputs: Iterable[int]) -> None:
         """Remove the files of a run that left no product; `outputs` as in `publish`."""
@@ -69,16 +62,13 @@ class ProductFiles:
                 path, 'is of a run that left no product, and was not removed', 'Remove it'
             ):
                 path.unlink()
-        self._remove_folder()
 
     def _paths(self, outputs: Iterable[int]) -> list[Path]:
-        stem, suffix = self._product_file.stem, self._product_file.suffix
-        return [self.folder / f'{stem}.{number:06d}{suffix}' for number in sorted(set(outputs))]
-
-    def _remove_folder(self) -> None:
-        # Somebody may have put a file of his own there.
-        with suppress(OSError):
-            self.folder.rmdir()
+        name = self._unfinished_file
+        return [
+            name.with_name(f'{name.stem}.{number:06d}{name.suffix}')
+            for number in sorted(set(outputs))
+        ]
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """Measured amplitudes as every backend keeps them."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray, IntArray, RealArray
@@ -82,13 +84,16 @@ def normalise_probe_of(scan: Scan, probe: ComplexArray, photons: float) -> Compl
     probe = normalise_probe(probe, photons)
     if scan.probe_variation is None:
         return probe
-    energies = variation_of(scan, float(np.linalg.norm(probe))).energies(probe)
+    energies = variation_of(scan, lambda: float(np.linalg.norm(probe))).energies(probe)
     return normalise_probe(probe, photons * photons / float(energies.mean()))
 
 
-def variation_of(scan: Scan, probe_norm: float) -> ProbeVariation:
-    """Return how the probe of a scan varies, on the scale of a probe of this norm."""
+def variation_of(scan: Scan, probe_norm: Callable[[], float]) -> ProbeVariation:
+    """Return how the probe of a scan varies, on the scale of a probe of this norm.
+
+    The norm is read only where it is needed, as a device would be waited for.
+    """
     if scan.probe_variation is None:
         nothing = np.zeros((0, *scan.pattern_shape), dtype=np.complex64)
         return ProbeVariation(nothing, np.ones((len(scan), 1)))
-    return scan.probe_variation.times(probe_norm / float(np.linalg.norm(scan.probe)))
+    return scan.probe_variation.times(probe_norm() / float(np.linalg.norm(scan.probe)))

@@ -94,7 +94,7 @@ class ForwardModel:
         self.moves_px: FloatArray = np.zeros_like(scan.positions_px)
         self.set_intensities(np.ones(len(scan)))
         self.probe = probe
-        variation = variation_of(scan, float(torch.linalg.vector_norm(probe)))
+        variation = variation_of(scan, lambda: float(torch.linalg.vector_norm(probe)))
         self.set_variation(variation.eigenmodes, variation.weights)
         self._place(whole - half - self.origin_px, subpixel_shifts)
         assert scan.bad_pixels is not None

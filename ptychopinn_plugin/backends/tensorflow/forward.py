@@ -70,7 +70,7 @@ class ForwardModel:
         self.given_origins_px = scan.positions_px - (half + self.origin_px)
         self.moves_px: FloatArray = np.zeros_like(scan.positions_px)
         self.set_intensities(np.ones(len(scan)))
-        variation = variation_of(scan, float(np.linalg.norm(np.asarray(probe))))
+        variation = variation_of(scan, lambda: float(np.linalg.norm(np.asarray(probe))))
         self.set_variation(variation.eigenmodes, variation.weights)
         self.patch_origins: IntArray = whole - half - self.origin_px
         self.subpixel_shifts = tf.constant(subpixel_shifts, tf.float32)
