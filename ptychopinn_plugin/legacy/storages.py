@@ -103,7 +103,9 @@ class LazyTensor:
             numbers[self.offset :], self.shape, strides, writeable=False
         )
         if self.storage.is_bfloat16:
-            return np.asarray(view.astype(np.uint32, order='C') << 16).view(np.float32)
+            # With NumPy 1 a single number shifted by an int would become one of 64 bits.
+            bits = np.left_shift(view.astype(np.uint32, order='C'), np.uint32(16))
+            return np.asarray(bits).view(np.float32)
         return np.array(view, dtype=numbers.dtype.newbyteorder('='), order='C')
 
 
