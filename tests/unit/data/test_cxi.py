@@ -54,6 +54,15 @@ def _expected(make_scan: MakeScan) -> np.ndarray:
     return positions - positions.min(axis=0) + [8, 10]
 
 
+def test_a_mask_from_another_file(write_cxi: Callable[..., Path], tmp_path: Path) -> None:
+    mask = np.zeros((16, 20), dtype=np.uint8)
+    mask[3, 7] = 1
+    np.save(tmp_path / 'mask.npy', mask)
+    found = load_scan(write_cxi(), mask=tmp_path / 'mask.npy')
+    assert found.bad_pixels is not None
+    assert np.argwhere(found.bad_pixels).tolist() == [[3, 7]]
+
+
 def test_indexes_that_are_not_whole(write_cxi: Callable[..., Path], make_scan: MakeScan) -> None:
     indexes = np.arange(len(make_scan(shape=(16, 20)))) + 0.25
     path = write_cxi(**{'entry_1/ptychodus/probe_position_indexes': indexes})

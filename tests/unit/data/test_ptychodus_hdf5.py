@@ -160,6 +160,17 @@ def test_indexes_that_are_not_whole(folder: Path, file_name: str, key: str) -> N
         load_scan(folder)
 
 
+def test_a_mask_from_another_file(folder: Path, tmp_path: Path) -> None:
+    without = load_scan(folder)
+    assert without.bad_pixels is not None
+    mask = np.zeros(without.pattern_shape, dtype=np.uint8)
+    mask[3, 7] = 1
+    np.save(tmp_path / 'mask.npy', mask)
+    found = load_scan(folder, mask=tmp_path / 'mask.npy')
+    assert found.bad_pixels is not None
+    assert np.argwhere(found.bad_pixels & ~without.bad_pixels).tolist() == [[3, 7]]
+
+
 def test_a_product_elsewhere(folder: Path, residual: Residual, tmp_path: Path) -> None:
     elsewhere = tmp_path / 'other.hdf5'
     (folder / 'product.h5').rename(elsewhere)
