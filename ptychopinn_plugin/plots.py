@@ -466,4 +466,5 @@ def _save(figure: Figure, path: Path) -> None:
     # pyplot would keep every figure, and may look for a screen.
     FigureCanvasAgg(figure)
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=DPI)
+        # Images keep their aspect: titles may lie outside the figure, or blank strips in it.
+        figure.savefig(temporary, dpi=DPI, bbox_inches='tight', pad_inches=0.08)
