@@ -2,7 +2,6 @@
 
 import numpy as np
 from scipy.ndimage import map_coordinates
-from scipy.signal import fftconvolve
 
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray, RealArray
 from ptychopinn_plugin.data.scan import Scan
@@ -116,6 +115,9 @@ def _mean_transmission(
     object_: ComplexArray, modes: ComplexArray, positions_px: FloatArray
 ) -> float:
     """Return the mean energy of an exit wave, from the intensities of object and probe alone."""
+    # It takes most of a second to import, which commands that simulate nothing do not wait for.
+    from scipy.signal import fftconvolve
+
     intensity = (np.abs(modes) ** 2).sum(axis=0)
     # The correlation has an even size: its pixel [0, 0] is the patch whose origin is there.
     transmitted = fftconvolve(np.abs(object_) ** 2, intensity[::-1, ::-1], mode='valid')
