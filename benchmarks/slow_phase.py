@@ -24,7 +24,7 @@ from ptychopinn_plugin.backends.selection import create_backend
 from ptychopinn_plugin.config import InferenceConfig, RefinementConfig
 from ptychopinn_plugin.data import Reconstruction, Scan
 from ptychopinn_plugin.model import Model
-from ptychopinn_plugin.physics import normalise_probe
+from ptychopinn_plugin.physics import normalize_probe
 
 SCALES_PX = (32, 16, 8)
 ROWS = ('16.5 px, 1e5 counts', '22.0 px, 1e5 counts', '27.5 px, 1e5 counts')
@@ -58,7 +58,7 @@ def measure(backend: Any, scan: Scan) -> dict[str, dict[str, float]]:
     found = backend.reconstruct(scan, InferenceConfig(device='cpu'), RefinementConfig())
     photons = scan.mean_photons()
     with backend.computing_on('cpu') as (device, _):
-        probe = normalise_probe(scan.probe, photons)
+        probe = normalize_probe(scan.probe, photons)
         forward = backend.build_forward(scan, probe, photons, device, 0)
         truth = truth_on_canvas(scan, found)
         starts = {'as it is': found.object_}

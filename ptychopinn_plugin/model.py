@@ -59,7 +59,7 @@ class Model:
     config : Config
         All settings that were in force.
     photons : float
-        The mean counts of a training pattern, the one normalisation. The probe's energy is this
+        The mean counts of a training pattern, the one normalization. The probe's energy is this
         number times `intensity_scale` squared.
     weights : mapping of str to ndarray of float32
         By layer name (`NetworkDescription.weight_shapes`).

@@ -3,7 +3,7 @@
 Members
 -------
 manifest.json
-    Format, versions, backend, network description, configuration, normalisation, data summary,
+    Format, versions, backend, network description, configuration, normalization, data summary,
     provenance, and the SHA-256 of every other member.
 weights.h5
     One float32 (or float16) dataset for each weight under its layer's name (``fine/1/weight``),

@@ -11,7 +11,7 @@ eigenvector of the Hermitian matrix
 .. math:: \frac{C_{jl}}{\sqrt{D_j D_l}}, \qquad D_j = \sum_l |C_{jl}|,
 
 which is the relaxation of an angular synchronization [1]_: the phase factors of modulus 1 that
-maximise :math:`\mathrm{Re} \sum C_{jl} e^{i(\varphi_j - \varphi_l)}` are replaced by one complex
+maximize :math:`\mathrm{Re} \sum C_{jl} e^{i(\varphi_j - \varphi_l)}` are replaced by one complex
 number for each patch, whose moduli are dropped afterwards.
 
 Patches whose first pixels lie in the same cell of a coarse grid are of one place, as repeated
@@ -266,20 +266,20 @@ def _leading_phases(graph: sparse.csr_matrix, degree: FloatArray) -> ComplexArra
     """Return the factors of a connected graph, whose rows have the sums `degree` of moduli."""
     scale = sparse.diags((1 / np.sqrt(degree)).astype(np.complex128))
     # The identity lifts the eigenvalues, -1 to 1, so that the largest has the largest modulus.
-    normalised = scale @ graph @ scale + sparse.identity(len(degree), dtype=np.complex128)
+    normalized = scale @ graph @ scale + sparse.identity(len(degree), dtype=np.complex128)
     # The sparse solver needs a basis of about twenty vectors, which a small matrix does not have.
     if len(degree) <= 16:
-        vector = np.linalg.eigh(normalised.toarray())[1][:, -1]
+        vector = np.linalg.eigh(normalized.toarray())[1][:, -1]
     else:
         # ARPACK would start at random; so the same patches always get the same phases.
         start = np.ones(len(degree), dtype=np.complex128)
         try:
-            vector = eigsh(normalised, k=1, which='LA', tol=1e-4, v0=start, maxiter=MAX_RESTARTS)[
+            vector = eigsh(normalized, k=1, which='LA', tol=1e-4, v0=start, maxiter=MAX_RESTARTS)[
                 1
             ][:, 0]
         # Parts of the field that hardly touch have nearly equal eigenvalues, which converge slowly.
         except ArpackNoConvergence:
-            vector = _power_iteration(normalised)
+            vector = _power_iteration(normalized)
     # The eigenvector has the phases that the patches have; their conjugates take them out.
     phases = np.exp(-1j * np.angle(vector))
     # The common phase is free: keep the mean where it was.

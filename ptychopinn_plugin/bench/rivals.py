@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ptychopinn_plugin.data import Reconstruction, Scan
-from ptychopinn_plugin.physics import normalise_probe
+from ptychopinn_plugin.physics import normalize_probe
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def run_ptychi(
     shape = [int(np.ceil(e)) + side + room for e, side in zip(extent, (height, width), strict=True)]
     options.object_options.initial_guess = np.ones((1, *shape), dtype=np.complex64)
     options.object_options.optimizable = True
-    probe = normalise_probe(scan.probe, scan.mean_counts())
+    probe = normalize_probe(scan.probe, scan.mean_counts())
     # Its transform is not unitary.
     options.probe_options.initial_guess = probe[np.newaxis] / np.sqrt(height * width)
     options.probe_options.optimizable = refine_probe

@@ -25,7 +25,7 @@ from ptychopinn_plugin.data.starting_probe import starting_probe
 from ptychopinn_plugin.data.summary import describe_scan
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.orientation import Orientation
-from ptychopinn_plugin.physics import normalise_probe, predict_patterns, shot_noise, with_modes
+from ptychopinn_plugin.physics import normalize_probe, predict_patterns, shot_noise, with_modes
 
 TRIAL_ITERATIONS = 9
 """A trial has this number of iterations: right scans of 10⁵ counts end within 1.3 of their best."""
@@ -254,7 +254,7 @@ def uninformed_residual(piece: Piece) -> float:
         object_=np.ones(piece.scan.pattern_shape, dtype=np.complex64),
         origin_px=np.zeros(2),
         coverage=np.ones(piece.scan.pattern_shape, dtype=np.float32),
-        probe=normalise_probe(piece.scan.probe, piece.scan.mean_photons()),
+        probe=normalize_probe(piece.scan.probe, piece.scan.mean_photons()),
         positions_px=held.positions_px,
         backend='',
     )

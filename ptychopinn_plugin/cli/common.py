@@ -129,7 +129,7 @@ def is_reconstruction_file(path: Path) -> bool:
     return {'object.npy', 'origin_px.npy', 'coverage.npy'} <= set(zip_names(path))
 
 
-def summarise_evaluation(evaluation: 'Evaluation') -> list[str]:
+def summarize_evaluation(evaluation: 'Evaluation') -> list[str]:
     """Return the figures of an evaluation in a few plain lines."""
     lines = [
         f'{name}: SSIM {part.ssim:.3f}, PSNR {part.psnr_db:.1f} dB, MAE {part.mae:.4f}{unit}'

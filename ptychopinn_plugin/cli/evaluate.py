@@ -12,7 +12,7 @@ from ptychopinn_plugin.cli.common import (
     read_scans,
     report,
     show_notes,
-    summarise_evaluation,
+    summarize_evaluation,
 )
 from ptychopinn_plugin.cli.options import READING, AsJson, BackendName, Given, takes_settings
 from ptychopinn_plugin.cli.outputs import staged_outputs, write_json
@@ -143,7 +143,7 @@ def evaluate_command(
         if stage is not None:
             write_json(stage / 'evaluation.json', values)
             plot_evaluation(evaluation, stage / 'evaluation.png')
-    lines = summarise_evaluation(evaluation)
+    lines = summarize_evaluation(evaluation)
     if output is not None:
         lines.append(f'written to {output}: {", ".join(EVALUATION_FILES)}')
     report(values, lines, as_json=as_json)

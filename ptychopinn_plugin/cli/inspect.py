@@ -114,7 +114,7 @@ def _model_lines(values: dict[str, Any]) -> list[str]:
         f'groups of {count(values["gridsize"] ** 2, "pattern")} '
         f'(gridsize {values["gridsize"]}), '
         + (count(values['probe_modes'], 'probe mode') if values['probe_modes'] else 'no probe'),
-        f'normalisation: {values["photons_per_pattern"]:.4g} counts in a pattern, intensity scale '
+        f'normalization: {values["photons_per_pattern"]:.4g} counts in a pattern, intensity scale '
         f'{values["intensity_scale"]:.4g}',
         'training can be continued with --resume'
         if values['can_resume']

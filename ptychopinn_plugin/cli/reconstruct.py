@@ -13,7 +13,7 @@ from ptychopinn_plugin.cli.common import (
     read_scans,
     report,
     show_notes,
-    summarise_evaluation,
+    summarize_evaluation,
 )
 from ptychopinn_plugin.cli.options import (
     READING,
@@ -477,5 +477,5 @@ def _summary(
         lines.append(_moves_words(metrics['position_moves']))
     if evaluation is not None:
         lines.append('against the object in the scan file:')
-        lines += [f'  {line}' for line in summarise_evaluation(evaluation)]
+        lines += [f'  {line}' for line in summarize_evaluation(evaluation)]
     return [*lines, f'written to {values["output"]}: {", ".join(RECONSTRUCTION_FILES)}']

@@ -158,7 +158,7 @@ class Scan:
         Where the middle of the patch (pixel ``[height // 2, width // 2]``) lies, (y, x) in object
         pixels: with an object, pixel indices of `object_`.
     probe : ndarray of complex64, shape (n_modes, height, width)
-        Of unknown scale: users normalise it to the counts.
+        Of unknown scale: users normalize it to the counts.
     probe_variation : ProbeVariation, optional
         Eigenmodes and weights of a probe that varies from pattern to pattern; on its scale.
     object_ : ndarray of complex64, shape (object_height, object_width), optional

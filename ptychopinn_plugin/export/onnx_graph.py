@@ -53,7 +53,7 @@ def build_onnx(model: Model) -> onnx.ModelProto:
     -------
     onnx.ModelProto
         Input 'images', float32 (batch, channels, window, window). Its metadata hold the
-        architecture, the window, and the normalisation (`photons`, `intensity_scale`).
+        architecture, the window, and the normalization (`photons`, `intensity_scale`).
 
     Raises
     ------

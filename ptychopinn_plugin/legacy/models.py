@@ -1,4 +1,4 @@
-"""Model files of PtychoPINN: recognised, read without executing anything, and described."""
+"""Model files of PtychoPINN: recognized, read without executing anything, and described."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ from ptychopinn_plugin.legacy.budget import Budget
 from ptychopinn_plugin.legacy.configuration import translate_known
 from ptychopinn_plugin.legacy.fitting import OldWeight, fit_weights
 from ptychopinn_plugin.legacy.keras_models import KerasNetwork, read_keras_network
-from ptychopinn_plugin.legacy.normalisation import intensity_scale_of, normalise_as_legacy
+from ptychopinn_plugin.legacy.normalization import intensity_scale_of, normalize_as_legacy
 from ptychopinn_plugin.legacy.pickle_names import (
     SUFFIXES,
     bare_pickle_name,
@@ -49,7 +49,7 @@ BACKEND = 'auto'
 """An imported model belongs to no backend: whichever is chosen can run it."""
 
 PROBE_SCALE = 4.0
-"""This is PtychoPINN's default, for files without it; see `normalisation.normalise_as_legacy`."""
+"""This is PtychoPINN's default, for files without it; see `normalization.normalize_as_legacy`."""
 
 FALLBACK_INTENSITY_SCALE = 1.25
 """A probe of about 0.4 of the pattern's width has this scale; taken for files without a probe."""
@@ -78,7 +78,7 @@ class LegacyFile:
     weights : mapping of str to OldWeight
         By our names.
     probe : ndarray of complex64, shape (1, height, width), optional
-        As PtychoPINN normalised it.
+        As PtychoPINN normalized it.
     """
 
     kind: FileKind
@@ -179,7 +179,7 @@ def model_from_archive(archive: SafeZip, path: Path, *, probe: ComplexArray | No
     weights = fit_weights(file.network, file.weights, str(path))
     size = file.network.window_px
     if probe is not None:
-        file_probe: ComplexArray | None = normalise_as_legacy(probe, _probe_scale(file.settings))
+        file_probe: ComplexArray | None = normalize_as_legacy(probe, _probe_scale(file.settings))
     else:
         file_probe = file.probe
     if file_probe is not None and file_probe.shape[1:] != (size, size):

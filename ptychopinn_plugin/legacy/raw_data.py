@@ -1,4 +1,4 @@
-"""PtychoPINN's `RawData` in memory, recognised by its attributes and imported from nowhere."""
+"""PtychoPINN's `RawData` in memory, recognized by its attributes and imported from nowhere."""
 
 from typing import Protocol, runtime_checkable
 

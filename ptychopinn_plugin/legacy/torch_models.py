@@ -170,6 +170,6 @@ def _rename(name: str) -> str | None:
 def _unknown(name: str, source: str) -> str:
     return (
         f'{source}: {name!r} belongs to a layer that is not read. What is read: architecture cnn '
-        'with attention in the encoder, without normalisation, attention elsewhere or a common '
+        'with attention in the encoder, without normalization, attention elsewhere or a common '
         'decoder.'
     )

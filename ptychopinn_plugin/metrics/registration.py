@@ -87,7 +87,7 @@ def find_shift(
         moved = _tapered(shift_image(reconstruction, (total[0], total[1])))
         if not (_has_structure(reference, truth) and _has_structure(moved, reconstruction)):
             return 0.0, 0.0
-        # Normalised, as in phase correlation, noise at high frequencies would weigh as much as the
+        # Normalized, as in phase correlation, noise at high frequencies would weigh as much as the
         # object.
         step, _error, _phase = correlate(
             reference, moved, upsample_factor=UPSAMPLING, normalization=None

@@ -9,7 +9,7 @@ ADDED_POWER = 0.05
 """A mode that is added begins with this share of the energy."""
 
 
-def normalise_probe(probe: ComplexArray, photons: float) -> ComplexArray:
+def normalize_probe(probe: ComplexArray, photons: float) -> ComplexArray:
     r"""Scale a probe so that its energy :math:`\sum_m \sum_r |P_m(r)|^2` is `photons`.
 
     The scale of a probe in a file is never used: the counts decide it.
@@ -93,7 +93,7 @@ def with_modes(probe: ComplexArray, n_modes: int) -> ComplexArray:
         # The added modes are orthogonal to the strongest one alone so far.
         modes = orthogonal_modes(modes)
     modes = modes[:n_modes]
-    return normalise_probe(modes, energy)
+    return normalize_probe(modes, energy)
 
 
 def orthogonal_modes(probe: ComplexArray) -> ComplexArray:

@@ -9,7 +9,7 @@ import numpy as np
 from ptychopinn_plugin.array_types import ComplexArray
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.data.simulation import SimulationConfig, make_path, simulate
-from ptychopinn_plugin.physics import normalise_probe
+from ptychopinn_plugin.physics import normalize_probe
 from ptychopinn_plugin.pretraining.objects import N_SEEDS, draw_lines, draw_object
 from ptychopinn_plugin.pretraining.probes import draw_curved_probe, draw_probe, window_px_of
 
@@ -174,7 +174,7 @@ def _simulate(
     energy = float((np.abs(scan.probe.astype(np.complex128)) ** 2).sum())
     known = _with_errors(rng, scan.probe) if rng.random() < 0.25 else scan.probe
     photons = scan.mean_photons()
-    scan = dataclasses.replace(scan, probe=normalise_probe(known, photons))
+    scan = dataclasses.replace(scan, probe=normalize_probe(known, photons))
     truth = (scan.object_ * np.sqrt(energy / photons)).astype(np.complex64)
     return Task(dataclasses.replace(scan, is_single_shot=is_single_shot), truth)
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 LOSSES = ('loss', 'distance', 'before')
-"""A round has these means over its steps: what is minimised; the distance to the truth, and that
+"""A round has these means over its steps: what is minimized; the distance to the truth, and that
 of the estimates, in the unit of the loss."""
 
 

@@ -167,7 +167,7 @@ def test_a_wrong_probe_is_corrected(trained: Backend, scan: Scan) -> None:
     as_given = trained.refine(wrong, RefinementConfig(iterations=20))
     corrected = trained.refine(wrong, RefinementConfig(iterations=20, probe=True))
     assert corrected.amplitude_residual < 0.7 * as_given.amplitude_residual
-    # The split into probe and object stays where the normalisation put it.
+    # The split into probe and object stays where the normalization put it.
     before, after = (np.linalg.norm(result.probe) for result in (as_given, corrected))
     assert after == pytest.approx(before, rel=1e-4)
 

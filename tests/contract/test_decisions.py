@@ -7,7 +7,7 @@ Other things to break, and what notices:
 
 - Sign or axes of the sub-pixel shift, axes of patches: `test_1_...` here.
 - Bad pixels in the projection or a loss, a conjugate left out: `parity/test_physics.py`.
-- Regularisation of rPIE, momentum, energy of a refined probe, floor of the stitching, phases of
+- Regularization of rPIE, momentum, energy of a refined probe, floor of the stitching, phases of
   patches and their weights: `parity/test_iterations.py`; strong and weak overlaps, faint patches:
   `unit/test_phase_synchronization.py`.
 - Best or last weights, average, early stop, leftover batches, resume points:

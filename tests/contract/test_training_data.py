@@ -19,7 +19,7 @@ from ptychopinn_plugin.backends.protocol import Backend
 from ptychopinn_plugin.config import RefinementConfig
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.errors import ConfigError, DataError
-from ptychopinn_plugin.physics import normalise_probe
+from ptychopinn_plugin.physics import normalize_probe
 
 
 def test_supervised_labels_fit_the_counts(
@@ -196,7 +196,7 @@ def test_a_probe_is_corrected_alike_at_any_number_of_photons(
         scan = tiny(photons=photons)
         config = brief(epochs=3, target='none', probe_trainable=True, ema_decay=0.0)
         probe = make_backend().train([scan], config).model.probe
-        start = normalise_probe(scan.probe, scan.mean_counts())
+        start = normalize_probe(scan.probe, scan.mean_counts())
         # Its energy stays that of the counts.
         assert np.sum(np.abs(probe) ** 2) == pytest.approx(scan.mean_counts(), rel=1e-4)
         changes.append(np.linalg.norm(probe - start) / np.linalg.norm(start))

@@ -249,7 +249,7 @@ def test_reconstruction_equals_that_of_our_command(
 def test_patterns_of_another_unit_become_photons(
     small_scan: Scan, model_file: Path, write_folder: WriteFolder, tmp_path: Path
 ) -> None:
-    """Normalised patterns with *Photons* train and infer as the counts themselves do."""
+    """Normalized patterns with *Photons* train and infer as the counts themselves do."""
     counts = small_scan.patterns.astype(np.float32)
     scan = dataclasses.replace(small_scan, patterns=counts / counts.max())
     photons = small_scan.mean_counts()

@@ -11,7 +11,7 @@ from parity.frameworks import Array, Framework
 from parity.helpers import canvas_object
 
 from ptychopinn_plugin.backends.common.iteration_schedule import IterationSchedule
-from ptychopinn_plugin.backends.common.refinement import REGULARISATION
+from ptychopinn_plugin.backends.common.refinement import REGULARIZATION
 from ptychopinn_plugin.backends.common.training_loop import TrainingLoop
 from ptychopinn_plugin.backends.selection import create_backend
 from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig
@@ -149,7 +149,7 @@ def test_the_step_of_all_patterns(
             forward.extract_patches(fw.tensor(object_), everyone), everyone
         )
         coverage = fw.array(forward.coverage)
-        weight = (1 - REGULARISATION) * coverage + REGULARISATION * coverage.max()
+        weight = (1 - REGULARIZATION) * coverage + REGULARIZATION * coverage.max()
         assert distance(update * weight, fw.array(forward.place_patches(changes, everyone))) < 1e-5
     assert distance(*found) < 1e-4
 

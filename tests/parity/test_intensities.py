@@ -12,7 +12,7 @@ from ptychopinn_plugin.backends.common.phase_drift import floor_photons, middle_
 from ptychopinn_plugin.backends.common.refinement import IterationState
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.data.probe_variation import ProbeVariation
-from ptychopinn_plugin.physics import normalise_probe
+from ptychopinn_plugin.physics import normalize_probe
 
 
 def beams(n: int) -> np.ndarray:
@@ -110,7 +110,7 @@ def test_a_probe_learns_from_each_pattern_by_its_beam(fw: Framework, scan: Scan)
 def test_both_backends_find_the_same_beams(both: tuple[Framework, Framework], scan: Scan) -> None:
     given = beams(len(scan))
     patterns = np.round(scan.patterns * given[:, None, None]).astype(np.uint32)
-    probe = normalise_probe(scan.probe, float(patterns.sum(axis=(1, 2)).mean()))
+    probe = normalize_probe(scan.probe, float(patterns.sum(axis=(1, 2)).mean()))
     flickering = dataclasses.replace(scan, patterns=patterns, probe=probe)
     found = []
     for fw in both:

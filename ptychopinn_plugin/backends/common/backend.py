@@ -14,7 +14,7 @@ import numpy as np
 from ptychopinn_plugin._version import __version__
 from ptychopinn_plugin.backends.common.diagnostics import warn_of_twins
 from ptychopinn_plugin.backends.common.engine import Device, Engine
-from ptychopinn_plugin.backends.common.forward import normalise_probe_of
+from ptychopinn_plugin.backends.common.forward import normalize_probe_of
 from ptychopinn_plugin.backends.common.iteration_plan import plan_reconstruction
 from ptychopinn_plugin.backends.common.outliers import reconstruct_without_outliers
 from ptychopinn_plugin.backends.common.positions import reach_px
@@ -236,7 +236,7 @@ class NetworkBackend(Engine[Device]):
             probe = corrected_probe(model, scan, warns=not request.is_trial)
             scale = model.intensity_scale
         # The intensity scale is a factor on amplitudes, and photons are their squares.
-        probe = normalise_probe_of(scan, probe, photons * scale**2)
+        probe = normalize_probe_of(scan, probe, photons * scale**2)
         with self.computing_on(request.device) as (device, threads):
             request = replace(request, scan=scan, observer=threads.beside(request.observer))
             # The canvas is made with room for positions that are to move.

@@ -8,7 +8,7 @@ from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray, I
 from ptychopinn_plugin.data import Scan, inpaint
 from ptychopinn_plugin.data.probe_variation import ProbeVariation
 from ptychopinn_plugin.data.scan import CHUNK_PATTERNS
-from ptychopinn_plugin.physics import normalise_probe
+from ptychopinn_plugin.physics import normalize_probe
 from ptychopinn_plugin.storage.scratch import Usage, chunks, new_array
 
 JUDGED_PATTERNS = 256
@@ -65,7 +65,7 @@ def judged_positions(n_positions: int, shape: tuple[int, int]) -> IntArray:
     return np.linspace(0, n_positions - 1, count).astype(np.int64)
 
 
-def normalise_probe_of(scan: Scan, probe: ComplexArray, photons: float) -> ComplexArray:
+def normalize_probe_of(scan: Scan, probe: ComplexArray, photons: float) -> ComplexArray:
     """Scale a probe so that over the patterns of a scan its mean energy is `photons`.
 
     Parameters
@@ -81,11 +81,11 @@ def normalise_probe_of(scan: Scan, probe: ComplexArray, photons: float) -> Compl
     ndarray of complex64, shape (n_modes, height, width)
         In square root of photons per pixel.
     """
-    probe = normalise_probe(probe, photons)
+    probe = normalize_probe(probe, photons)
     if scan.probe_variation is None:
         return probe
     energies = variation_of(scan, lambda: float(np.linalg.norm(probe))).energies(probe)
-    return normalise_probe(probe, photons * photons / float(energies.mean()))
+    return normalize_probe(probe, photons * photons / float(energies.mean()))
 
 
 def variation_of(scan: Scan, probe_norm: Callable[[], float]) -> ProbeVariation:

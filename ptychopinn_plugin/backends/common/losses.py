@@ -1,4 +1,4 @@
-"""Which terms training minimises, and how they are weighed."""
+"""Which terms training minimizes, and how they are weighed."""
 
 from collections.abc import Mapping
 from typing import TypeVar

@@ -15,7 +15,7 @@ principal components of what single patterns would change of it. The weights of 
 follow for each pattern from a step of Gauss and Newton with the change
 :math:`J_k = \mathrm{Re}\, \Psi_0^* \mathcal{F}[E_k O_j] / a` of its expected amplitude
 :math:`a = \sqrt{I + \epsilon}`; a normal distribution of the weights, whose covariance is
-estimated from all patterns by expectation and maximisation, holds back what is noise, so that
+estimated from all patterns by expectation and maximization, holds back what is noise, so that
 a steady probe stays steady. The strongest principal components of the probes that this gives are
 the new eigenmodes.
 
@@ -115,15 +115,15 @@ class VariationRefiner:
     n_eigenmodes : int
         Eigenmodes that the forward model has not are found from the patterns.
     probe : ndarray of complex64, shape (n_modes, height, width)
-    regularisation : float
+    regularization : float
         :math:`\\alpha`.
     """
 
     def __init__(
-        self, forward: Any, n_eigenmodes: int, probe: ComplexArray, regularisation: float
+        self, forward: Any, n_eigenmodes: int, probe: ComplexArray, regularization: float
     ) -> None:
         self._n_positions, self._n_eigenmodes = len(forward), n_eigenmodes
-        self._regularisation = regularisation
+        self._regularization = regularization
         self._directions: ComplexArray | None = None
         given = ProbeVariation(forward.eigenmodes, forward.opr_weights)
         # In times of the probe's energy, whose scale may change.
@@ -153,7 +153,7 @@ class VariationRefiner:
             What the framework computes.
         """
         given = ProbeVariation(forward.eigenmodes, forward.opr_weights)
-        variation, directions = self.normalised(given, probe), self._directions
+        variation, directions = self.normalized(given, probe), self._directions
         if directions is None:
             indices = _sample(self._n_positions, probe.shape)
             residuals = probe_residuals(forward, object_, indices)
@@ -167,16 +167,16 @@ class VariationRefiner:
         if variation.n_eigenmodes:
             self._directions = self._moves(moments)[: variation.n_eigenmodes]
         found = self.orthogonal(ProbeVariation(candidates.eigenmodes, weights), probe)
-        return self.normalised(found.strongest(self._n_eigenmodes), probe)
+        return self.normalized(found.strongest(self._n_eigenmodes), probe)
 
     def _moves(self, moments: VariationMoments) -> ComplexArray:
         """Return where the patterns draw each eigenmode."""
         light = moments.brightness
         brightest = light.max(axis=(1, 2), keepdims=True)
-        share = (1 - self._regularisation) * light + self._regularisation * brightest
+        share = (1 - self._regularization) * light + self._regularization * brightest
         return np.asarray(moments.updates / np.maximum(share, 1e-30))
 
-    def normalised(self, variation: ProbeVariation, probe: ComplexArray) -> ProbeVariation:
+    def normalized(self, variation: ProbeVariation, probe: ComplexArray) -> ProbeVariation:
         """Return it with eigenmodes orthogonal to the probe, and weights of the given energies.
 
         Parameters
@@ -211,7 +211,7 @@ class VariationRefiner:
         """
         if not variation.n_eigenmodes:
             return variation
-        variation, scale = self.normalised(variation, probe), np.sqrt(_energy(probe))
+        variation, scale = self.normalized(variation, probe), np.sqrt(_energy(probe))
         flat = variation.eigenmodes.reshape(variation.n_eigenmodes, -1).astype(np.complex128)
         # Weights are real, so that real and imaginary parts are numbers of their own.
         basis, mixing = np.linalg.qr(np.concatenate([flat.real, flat.imag], axis=1).T)
@@ -242,7 +242,7 @@ class VariationRefiner:
         weights[:, 1:] -= mean
         change = np.tensordot(mean, variation.eigenmodes, axes=1).astype(np.complex64)
         centred = ProbeVariation(variation.eigenmodes, weights)
-        return self.normalised(centred, probe + change), change
+        return self.normalized(centred, probe + change), change
 
 
 def refined_weights(given: FloatArray, forces: FloatArray, stiffnesses: FloatArray) -> FloatArray:
@@ -383,13 +383,13 @@ def part_way(first: ProbeVariation, second: ProbeVariation, share: float) -> Pro
 
 
 def variation_refiner(
-    forward: Any, request: IterationRequest, probe: ComplexArray, regularisation: float
+    forward: Any, request: IterationRequest, probe: ComplexArray, regularization: float
 ) -> VariationRefiner | None:
     """Return what refines the probe's variation; None where it is to stay as it is."""
     if request.opr_modes == 0 or forward.is_single_shot:
         return None
     n_eigenmodes = max(request.opr_modes, len(forward.eigenmodes))
-    return VariationRefiner(forward, n_eigenmodes, probe, regularisation)
+    return VariationRefiner(forward, n_eigenmodes, probe, regularization)
 
 
 def _with_directions(

@@ -44,7 +44,7 @@ Tensor = TypeVar('Tensor')
 MOMENTUM = 0.9
 """This share of the velocity stays from batch to batch, and carries slow parts of the phase on."""
 
-REGULARISATION = 0.2
+REGULARIZATION = 0.2
 """It is rPIE's alpha: the larger, the less dim pixels move, which hold mostly noise."""
 
 FIRST_STEP = 0.3
@@ -273,7 +273,7 @@ class _Course(Generic[Tensor]):
             ProbeVariation(forward.eigenmodes, forward.opr_weights),
         )
         self._variation = variation_refiner(
-            forward, request, kernels.to_numpy(forward.probe), REGULARISATION
+            forward, request, kernels.to_numpy(forward.probe), REGULARIZATION
         )
 
     def judge(self, object_: Tensor) -> float:

@@ -20,7 +20,7 @@ from ptychopinn_plugin.backends.common.diagnostics import (
     warn_of_moves,
 )
 from ptychopinn_plugin.backends.common.engine import Device, Engine, Forward
-from ptychopinn_plugin.backends.common.forward import normalise_probe_of
+from ptychopinn_plugin.backends.common.forward import normalize_probe_of
 from ptychopinn_plugin.backends.common.iteration_schedule import IterationSchedule
 from ptychopinn_plugin.backends.common.memory import ran_out, with_smaller_batches
 from ptychopinn_plugin.backends.common.positions import reach_px
@@ -271,7 +271,7 @@ class TrainingRun(Generic[Device]):
     def _build_forward(self, scan: Scan, moves_positions: bool = False) -> Any:
         photons = choose_photons(scan, self.plan.photons, 'auto')
         # The scale is one of amplitudes, hence its square for photons.
-        probe = normalise_probe_of(scan, scan.probe, photons * self.plan.intensity_scale**2)
+        probe = normalize_probe_of(scan, scan.probe, photons * self.plan.intensity_scale**2)
         # A canvas has a wider margin where positions move.
         reach = reach_px(scan.pattern_shape) if moves_positions else 0
         return self.engine.build_forward(scan, probe, photons, self.device, reach, is_whole=True)

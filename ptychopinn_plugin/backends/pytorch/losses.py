@@ -1,4 +1,4 @@
-"""What training minimises: one function for each term."""
+"""What training minimizes: one function for each term."""
 
 from collections.abc import Mapping
 
@@ -108,6 +108,6 @@ def total_variation(patches: Patches, ranks: Ranks | None = None) -> Tensor:
 
 
 def weighted_sum(terms: Mapping[str, Tensor], settings: TrainingConfig) -> Tensor:
-    """Return the loss that training minimises."""
+    """Return the loss that training minimizes."""
     weights = term_weights(settings)
     return torch.stack([weights[name] * value for name, value in terms.items()]).sum()

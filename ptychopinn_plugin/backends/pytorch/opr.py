@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ptychopinn_plugin.array_types import ComplexArray, IntArray
 from ptychopinn_plugin.backends.common.opr import VariationMoments
-from ptychopinn_plugin.backends.common.refinement import REGULARISATION
+from ptychopinn_plugin.backends.common.refinement import REGULARIZATION
 from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
 from ptychopinn_plugin.backends.pytorch.operators import (
     intensity,
@@ -40,7 +40,7 @@ def probe_residuals(forward: ForwardModel, object_: Tensor, indices: IntArray) -
         )
         brightness = patches.abs().square()
         brightest = brightness.amax(dim=(1, 2), keepdim=True)
-        share = (1 - REGULARISATION) * brightness + REGULARISATION * brightest
+        share = (1 - REGULARIZATION) * brightness + REGULARIZATION * brightest
         wanted = changes[:, :1] * (patches.conj() / share)[:, None]
         found.append(shift_probe_back(wanted, forward.subpixel_shifts[some])[:, 0])
     return np.asarray(torch.cat(found).cpu().numpy())

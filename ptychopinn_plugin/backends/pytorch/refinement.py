@@ -29,7 +29,7 @@ from ptychopinn_plugin.backends.common.ranks import own_part
 from ptychopinn_plugin.backends.common.refinement import (
     MOMENTUM,
     PROBE_STEP,
-    REGULARISATION,
+    REGULARIZATION,
     IterationKernels,
     IterationState,
 )
@@ -52,7 +52,7 @@ def iterate_once(
     r"""Move the object, and the probe with `refine_probe`, batch by batch; `state` changes.
 
     For each batch :math:`V \leftarrow \mu V + \beta U` and :math:`O \leftarrow O + V`, with the
-    update :math:`U` of `project_amplitudes` over the light that falls on a pixel, regularised as in
+    update :math:`U` of `project_amplitudes` over the light that falls on a pixel, regularized as in
     rPIE; see this module's head.
 
     Parameters
@@ -86,13 +86,13 @@ def iterate_once(
             forward.place_patches(update, indices),
         )
         # A division of complex numbers would take longer than the transforms.
-        share = regularised(weight).reciprocal_().to(push.dtype)
+        share = regularized(weight).reciprocal_().to(push.dtype)
         state.velocity.mul_(MOMENTUM).addcmul_(push, share, value=step)
         # Not in place: the best object so far may be this very tensor.
         state.object_ = state.object_ + state.velocity
         if refine_probe:
             light, probe_update = ranks.sums(intensity(patches[:, None]).sum(dim=0), probe_update)
-            state.probe = state.probe + PROBE_STEP * probe_update / regularised(light)
+            state.probe = state.probe + PROBE_STEP * probe_update / regularized(light)
             forward.set_probe_only(state.probe)
     # Machines of several kinds round differently, which would add up.
     state.object_, state.probe = ranks.broadcast(state.object_), ranks.broadcast(state.probe)
@@ -113,12 +113,12 @@ def mean_update(forward: ForwardModel, object_: Tensor) -> Tensor:
         changes = forward.project_amplitudes(forward.extract_patches(object_, part), part)
         update[canvas_window] += forward.place_patches(changes, part, canvas_window)
     whole: Tensor = forward.ranks.sum(update)
-    return whole / regularised(forward.coverage)
+    return whole / regularized(forward.coverage)
 
 
-def regularised(weight: Tensor) -> Tensor:
+def regularized(weight: Tensor) -> Tensor:
     r"""Return rPIE's denominator :math:`(1 - \alpha) W + \alpha \max W`: dim pixels move less."""
-    return (1 - REGULARISATION) * weight + REGULARISATION * weight.max()
+    return (1 - REGULARIZATION) * weight + REGULARIZATION * weight.max()
 
 
 def _divide_energy(object_: Tensor, probe: Tensor, energy: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""What training minimises: one function for each term."""
+"""What training minimizes: one function for each term."""
 
 from ptychopinn_plugin.backends.common.losses import DARK_COUNTS, DARK_FRACTION, TARGET_FLOOR
 from ptychopinn_plugin.backends.tensorflow.framework import Tensor, tf

@@ -4,7 +4,7 @@ import numpy as np
 
 from ptychopinn_plugin.array_types import ComplexArray, IntArray
 from ptychopinn_plugin.backends.common.opr import VariationMoments
-from ptychopinn_plugin.backends.common.refinement import REGULARISATION
+from ptychopinn_plugin.backends.common.refinement import REGULARIZATION
 from ptychopinn_plugin.backends.tensorflow.forward import ForwardModel
 from ptychopinn_plugin.backends.tensorflow.framework import Tensor, compiled, tf
 from ptychopinn_plugin.backends.tensorflow.operators import (
@@ -57,7 +57,7 @@ def _residuals(
     _, changes = project_amplitudes(probes, patches, measured, valid_mask)
     brightness = squared(patches)
     brightest = tf.reduce_max(brightness, axis=(1, 2), keepdims=True)
-    share = (1 - REGULARISATION) * brightness + REGULARISATION * brightest
+    share = (1 - REGULARIZATION) * brightness + REGULARIZATION * brightest
     wanted = changes[:, :1] * scaled(tf.math.conj(patches), 1 / share)[:, None]
     return shift_probe_back(wanted, subpixel_shifts_px)[:, 0]
 

@@ -24,7 +24,7 @@ from ptychopinn_plugin.array_types import IntArray
 from ptychopinn_plugin.backends.common.refinement import (
     MOMENTUM,
     PROBE_STEP,
-    REGULARISATION,
+    REGULARIZATION,
     IterationKernels,
     IterationState,
 )
@@ -55,7 +55,7 @@ def iterate_once(
     r"""Move the object, and the probe with `refine_probe`, batch by batch; `state` changes.
 
     For each batch :math:`V \leftarrow \mu V + \beta U` and :math:`O \leftarrow O + V`, with the
-    update :math:`U` of `project_amplitudes` over the light that falls on a pixel, regularised as in
+    update :math:`U` of `project_amplitudes` over the light that falls on a pixel, regularized as in
     rPIE; see this module's head.
 
     Parameters
@@ -106,7 +106,7 @@ def _move_object(
     object_: Tensor, velocity: Tensor, push: Tensor, weight: Tensor, step: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return the object and its velocity after a batch, from sums over it on the canvas."""
-    velocity = scaled(velocity, MOMENTUM) + scaled(push, step / regularised(weight))
+    velocity = scaled(velocity, MOMENTUM) + scaled(push, step / regularized(weight))
     return object_ + velocity, velocity
 
 
@@ -116,9 +116,9 @@ def _move_probe(
 ) -> Tensor:
     r"""Return the probe after a batch, :math:`P_m + 0.1 \sum_j O_j^* (\psi'_{jm} - \psi_{jm}) / U`.
 
-    :math:`U` is the regularised sum of :math:`|O_j|^2`, and each term is shifted back.
+    :math:`U` is the regularized sum of :math:`|O_j|^2`, and each term is shifted back.
     """
-    brightness = regularised(tf.reduce_sum(squared(patches), axis=0))
+    brightness = regularized(tf.reduce_sum(squared(patches), axis=0))
     update = probe_update(changes, patches, subpixel_shifts_px)
     return probe + scaled(update, PROBE_STEP / brightness)
 
@@ -135,12 +135,12 @@ def mean_update(forward: ForwardModel, object_: Tensor) -> Tensor:
         canvas_window = forward.canvas_window(indices)
         changes = forward.project_amplitudes(forward.extract_patches(object_, indices), indices)
         update[canvas_window] += forward.place_patches(changes, indices, canvas_window).numpy()
-    return scaled(tf.constant(update), 1 / regularised(forward.coverage))
+    return scaled(tf.constant(update), 1 / regularized(forward.coverage))
 
 
-def regularised(weight: Tensor) -> Tensor:
+def regularized(weight: Tensor) -> Tensor:
     r"""Return rPIE's denominator :math:`(1 - \alpha) W + \alpha \max W`: dim pixels move less."""
-    return (1 - REGULARISATION) * weight + REGULARISATION * tf.reduce_max(weight)
+    return (1 - REGULARIZATION) * weight + REGULARIZATION * tf.reduce_max(weight)
 
 
 def _between(first: Tensor, second: Tensor, share: float) -> Tensor:

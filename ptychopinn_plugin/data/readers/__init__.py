@@ -105,7 +105,7 @@ def load_scan(
     path : Path
         An NPZ, MATLAB, CXI or EMD file, a `.ptyd` of PtyPy, Ptychodus' `diffraction.h5` or the
         folder that holds it; of electron cameras also `.xml`, `.raw`, `.mib`, `.dm4`, `.blo` and
-        `.tvips`, which are recognised by their suffix.
+        `.tvips`, which are recognized by their suffix.
     domain : 'counts' or 'amplitudes', optional
         What the patterns hold. Where not given, the file decides, or it is inferred (see
         `readers.domain.infer_domain`) and noted in the scan's notes.

@@ -141,7 +141,7 @@ def _nearly_whole(values: FloatArray, dtype: np.dtype[Any]) -> bool:
 
 
 def unit_note(counts: RealArray) -> tuple[str, ...]:
-    """Return a note on counts that look normalised, few and not whole; else an empty text.
+    """Return a note on counts that look normalized, few and not whole; else an empty text.
 
     Parameters
     ----------
@@ -154,7 +154,7 @@ def unit_note(counts: RealArray) -> tuple[str, ...]:
         return ()
     return (
         f'The counts, {mean * counts[0].size:.3g} in a pattern, are no whole numbers; if the '
-        'patterns are normalised or in another unit, give the mean number of photons in a '
+        'patterns are normalized or in another unit, give the mean number of photons in a '
         'pattern: photons=N (--photons N).',
     )
 

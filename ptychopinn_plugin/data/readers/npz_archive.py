@@ -100,7 +100,7 @@ class Archive(Mapping[str, RealArray]):
             return self[key].shape
 
     def _is_object(self, key: str) -> bool:
-        """Recognise a single object by the text of the header; the object is never read."""
+        """Recognize a single object by the text of the header; the object is never read."""
         if key not in self._members.files:
             return False
         try:

@@ -28,7 +28,7 @@ def make_probe(config: SimulationConfig) -> ComplexArray:
 
     The pupil :math:`A` is a disc with a soft edge, for a zone plate with a central stop [1]_;
     :math:`q` is the spatial frequency in cycles per pixel and :math:`c` the defocus in rad px².
-    Further modes are the first one times Hermite-like polynomials, orthogonalised, with decreasing
+    Further modes are the first one times Hermite-like polynomials, orthogonalized, with decreasing
     power.
 
     Parameters

@@ -54,9 +54,9 @@ def test_the_usual_changes_are_those_of_tilt_shift_and_defocus() -> None:
         assert np.vdot(change, difference).real / energy == pytest.approx(1, abs=0.01)
 
 
-def test_a_variation_is_normalised_to_the_same_probes() -> None:
+def test_a_variation_is_normalized_to_the_same_probes() -> None:
     variation = some_variation()
-    found = refiner(40).normalised(variation, PROBE[0])
+    found = refiner(40).normalized(variation, PROBE[0])
     energy = (np.abs(PROBE) ** 2).sum()
     inner = [abs(np.vdot(PROBE[0], mode)) for mode in found.eigenmodes]
     np.testing.assert_allclose(inner, 0, atol=1e-3 * energy)
@@ -74,7 +74,7 @@ def test_a_variation_is_normalised_to_the_same_probes() -> None:
 def test_no_pattern_is_left_without_its_probe() -> None:
     variation = some_variation()
     variation.weights[3, 1:] *= 1000
-    found = refiner(40).normalised(variation, PROBE[0])
+    found = refiner(40).normalized(variation, PROBE[0])
     energy = (np.abs(PROBE) ** 2).sum()
     assert found.weights[3, 0] == pytest.approx(np.sqrt(1 - MAX_VARIED_FRACTION), rel=1e-3)
     np.testing.assert_allclose(found.energies(PROBE), energy, rtol=1e-3)

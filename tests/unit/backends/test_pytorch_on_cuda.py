@@ -20,7 +20,7 @@ from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.data.probe_variation import ProbeVariation
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 from ptychopinn_plugin.network import NetworkDescription, describe_network
-from ptychopinn_plugin.physics import normalise_probe
+from ptychopinn_plugin.physics import normalize_probe
 
 torch = pytest.importorskip('torch')
 from torch._subclasses.fake_tensor import (
@@ -97,7 +97,7 @@ def scan() -> Scan:
 
 @pytest.fixture
 def forward(scan: Scan, fake: FakeTensorMode) -> ForwardModel:
-    probe = normalise_probe(scan.probe, scan.mean_photons())
+    probe = normalize_probe(scan.probe, scan.mean_photons())
     return ForwardModel(scan, torch.from_numpy(probe), CUDA, reach_px=2)
 
 

@@ -35,10 +35,10 @@ def test_inspect_a_file_of_matlab(run: Any, scan_file: Path, tmp_path: Path) -> 
     assert 'a scan of 36 patterns, 32 x 32 px' in run('inspect', tmp_path / 'scan.mat').out
 
 
-def test_inspect_tells_normalised_patterns(run: Any, scan_file: Path, tmp_path: Path) -> None:
+def test_inspect_tells_normalized_patterns(run: Any, scan_file: Path, tmp_path: Path) -> None:
     with np.load(scan_file) as archive:
         counts = archive['diff3d'].astype(np.float32)
-        path = tmp_path / 'normalised.npz'
+        path = tmp_path / 'normalized.npz'
         np.savez(path, **{**archive, 'diff3d': counts / counts.sum()})
     assert 'no whole numbers' in run('inspect', path).out
     assert '--photons N' not in run('inspect', path, '--photons', 1e4).out

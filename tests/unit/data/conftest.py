@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ptychopinn_plugin.data import Geometry, Scan
-from ptychopinn_plugin.physics import amplitude_residual, normalise_probe, predict_patterns
+from ptychopinn_plugin.physics import amplitude_residual, normalize_probe, predict_patterns
 
 MakeScan = Callable[..., Scan]
 
@@ -43,7 +43,7 @@ def make_scan() -> MakeScan:
         reach = np.array(size) - shape
         positions = rng.uniform(0.5, 1, (count, 2)) * (reach - 1) * [0.9, 1]
         positions += np.array([shape[0] // 2, shape[1] // 2])
-        probe = normalise_probe(_probe(shape, modes), 1e5)
+        probe = normalize_probe(_probe(shape, modes), 1e5)
         patterns = predict_patterns(object_, np.zeros(2, np.int64), positions, probe)
         return Scan(
             patterns=patterns,

@@ -14,7 +14,7 @@ import pytest
 from ptychopinn_plugin.data import Geometry, Scan, load_scan
 from ptychopinn_plugin.data.readers.matching import photon_energy_of_electrons, wavelength_m
 from ptychopinn_plugin.errors import DataError
-from ptychopinn_plugin.physics import normalise_probe, predict_patterns
+from ptychopinn_plugin.physics import normalize_probe, predict_patterns
 from ptychopinn_plugin.storage.scratch import is_stored
 
 pytest.importorskip('rsciio')
@@ -34,7 +34,7 @@ def truth() -> Scan:
     # A round aperture with some defocus in the plane of the detector.
     far = (radius < 30) * np.exp(-0.004j * radius**2)
     probe = np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(far)))[np.newaxis]
-    probe = normalise_probe(probe, 1e5)
+    probe = normalize_probe(probe, 1e5)
     rng = np.random.default_rng(2)
     object_ = np.exp(1j * rng.uniform(0, 0.4, (170, 180)))
     step = STEP_M / PIXEL_M

@@ -268,11 +268,11 @@ def test_patterns_of_another_unit_become_photons(make_scan: MakeScan, save_npz: 
             load_scan(path, domain='counts', photons=wrong)
 
 
-def test_normalised_patterns_get_a_hint(make_scan: MakeScan, save_npz: SaveNpz) -> None:
+def test_normalized_patterns_get_a_hint(make_scan: MakeScan, save_npz: SaveNpz) -> None:
     scan = make_scan()
     counts = _counts(scan).astype(np.float32)
     few = np.random.default_rng(0).binomial(counts.astype(int), 0.3 / counts.mean())
-    for patterns, normalised in (
+    for patterns, normalized in (
         (np.sqrt(counts / counts.sum()), True),
         (np.sqrt(0.25 * counts / counts.mean()), True),
         # Photons, though few or not whole.
@@ -282,8 +282,8 @@ def test_normalised_patterns_get_a_hint(make_scan: MakeScan, save_npz: SaveNpz) 
     ):
         path = save_npz(scan, diff3d=patterns)
         notes = load_scan(path).notes
-        assert any('--photons N' in note for note in notes) is normalised
-        if normalised:
+        assert any('--photons N' in note for note in notes) is normalized
+        if normalized:
             assert not any('squares are whole' in note for note in notes)
         assert not any('--photons N' in note for note in load_scan(path, photons=1e3).notes)
 

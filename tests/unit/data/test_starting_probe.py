@@ -14,7 +14,7 @@ from ptychopinn_plugin.data.starting_probe import (
     root_mean_square_radius,
     starting_probe,
 )
-from ptychopinn_plugin.physics import diffract, normalise_probe, orthogonal_modes, with_modes
+from ptychopinn_plugin.physics import diffract, normalize_probe, orthogonal_modes, with_modes
 
 SaveNpz = Callable[..., Path]
 
@@ -100,7 +100,7 @@ def test_orthogonal_modes_make_the_same_patterns() -> None:
 
 
 def test_added_modes_are_weak_and_keep_the_energy(scan: Scan) -> None:
-    probe = normalise_probe(scan.probe, 1e4)
+    probe = normalize_probe(scan.probe, 1e4)
     modes = with_modes(probe, 3)
     energies = (np.abs(modes) ** 2).sum(axis=(1, 2))
     assert energies.sum() == pytest.approx(1e4, rel=1e-4)

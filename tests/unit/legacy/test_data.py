@@ -192,7 +192,7 @@ def test_grouped_from_whatever_holds_a_scan(
         group_scan(3)
 
 
-def test_normalisation_is_that_of_the_network(scan: pinn.Scan) -> None:
+def test_normalization_is_that_of_the_network(scan: pinn.Scan) -> None:
     found: Arrays = group_scan(scan)
     energy = (found['X_full'].astype(np.float64) ** 2).sum(axis=(1, 2))
     assert energy.mean() == pytest.approx(16**2, rel=1e-4)

@@ -17,7 +17,7 @@ from ptychopinn_plugin.legacy.models import (
     legacy_kind,
     read_legacy_model,
 )
-from ptychopinn_plugin.legacy.normalisation import intensity_scale_of, normalise_as_legacy
+from ptychopinn_plugin.legacy.normalization import intensity_scale_of, normalize_as_legacy
 from ptychopinn_plugin.model_file import is_model_file, read_model, write_model
 from ptychopinn_plugin.storage import untrusted
 from ptychopinn_plugin.storage.untrusted import zip_names
@@ -83,17 +83,17 @@ def test_converted_is_the_same(tensorflow_file: Any, tmp_path: Path) -> None:
 def test_the_scale_of_a_probe() -> None:
     rng = np.random.default_rng(0)
     probe = rng.normal(size=(2, 64, 64)) + 1j * rng.normal(size=(2, 64, 64))
-    scaled = normalise_as_legacy(probe, 4.0)
-    assert np.allclose(scaled, normalise_as_legacy(17 * probe, 4.0))
-    flat = normalise_as_legacy(np.ones((1, 64, 64), np.complex64), 4.0)
+    scaled = normalize_as_legacy(probe, 4.0)
+    assert np.allclose(scaled, normalize_as_legacy(17 * probe, 4.0))
+    flat = normalize_as_legacy(np.ones((1, 64, 64), np.complex64), 4.0)
     # A disc of 16 px covers a fifth of the pattern.
     assert intensity_scale_of(flat) == pytest.approx(4096 / 812 / 4 * 64 / 32, rel=2e-3)
 
 
-def test_real_probe_is_normalised_as_there(legacy_data: Path) -> None:
+def test_real_probe_is_normalized_as_there(legacy_data: Path) -> None:
     with np.load(legacy_data / 'tf_gs1' / 'expected.npz') as expected:
         probe, raw = expected['probe'][..., 0], expected['probeGuess_raw']
-    assert np.allclose(normalise_as_legacy(raw[np.newaxis], 4.0)[0], probe, rtol=1e-5, atol=1e-7)
+    assert np.allclose(normalize_as_legacy(raw[np.newaxis], 4.0)[0], probe, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from ptychopinn_plugin.physics import (
     diffract,
     illuminated_size,
     illumination_overlap,
-    normalise_probe,
+    normalize_probe,
     place_patches,
     twin_similarity,
 )
@@ -19,7 +19,7 @@ from ptychopinn_plugin.pretraining.probes import curved_probe
 @pytest.mark.parametrize('factor', [1e-9, 1.0, 3e4])
 def test_the_scale_of_a_probe_is_set_by_the_counts(factor: float) -> None:
     modes = make_probe(SimulationConfig(size=32, n_modes=3, defocus=100.0))
-    probe = normalise_probe(modes * factor, 12345.0)
+    probe = normalize_probe(modes * factor, 12345.0)
     assert probe.dtype == np.complex64
     assert (np.abs(probe.astype(complex)) ** 2).sum() == pytest.approx(12345, rel=1e-5)
     assert diffract(probe[np.newaxis].astype(complex)).sum() == pytest.approx(12345, rel=1e-5)
@@ -29,7 +29,7 @@ def test_the_scale_of_a_probe_is_set_by_the_counts(factor: float) -> None:
 
 def test_single_precision_does_not_overflow() -> None:
     probe = np.full((1, 8, 8), 1e25 + 0j, np.complex64)
-    scaled = normalise_probe(probe, 64.0)
+    scaled = normalize_probe(probe, 64.0)
     np.testing.assert_allclose(scaled, 1.0, rtol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""How PtychoPINN scales a probe, and what that makes of our normalisation."""
+"""How PtychoPINN scales a probe, and what that makes of our normalization."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from ptychopinn_plugin.array_types import ComplexArray
 from ptychopinn_plugin.errors import ConfigError
 
 
-def normalise_as_legacy(probe: ComplexArray, probe_scale: float) -> ComplexArray:
+def normalize_as_legacy(probe: ComplexArray, probe_scale: float) -> ComplexArray:
     r"""Scale a probe as PtychoPINN does.
 
     .. math:: P \to \frac{P}{s \, \langle D |P| \rangle}
@@ -42,7 +42,7 @@ def normalise_as_legacy(probe: ComplexArray, probe_scale: float) -> ComplexArray
 
 
 def intensity_scale_of(probe: ComplexArray) -> float:
-    r"""Return our intensity scale of a probe that PtychoPINN normalised.
+    r"""Return our intensity scale of a probe that PtychoPINN normalized.
 
     Its network sees amplitudes :math:`X` of mean energy :math:`(N/2)^2` and is trained so that
     :math:`X = |F(P O)|`; here :math:`\sqrt{k} = |F(s \hat P O)|` with a probe :math:`\hat P` whose
@@ -51,7 +51,7 @@ def intensity_scale_of(probe: ComplexArray) -> float:
     Parameters
     ----------
     probe : ndarray of complex, shape (n_modes, height, width)
-        As `normalise_as_legacy` returns it.
+        As `normalize_as_legacy` returns it.
     """
     energy = float((np.abs(probe.astype(np.complex128)) ** 2).sum())
     return float(np.sqrt(energy) / (probe.shape[-1] / 2))
