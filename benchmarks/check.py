@@ -86,7 +86,7 @@ def main() -> None:
             settings = {k: v for k, v in settings.items() if k not in ('rows', 'columns')}
         right = simulate(SimulationConfig.from_dict(settings))
         for fault in options.faults:
-            wrong = dataclasses.replace(reorient(right, FAULTS[fault], is_centered=True))
+            wrong = dataclasses.replace(reorient(right, FAULTS[fault], is_centred=True))
             note(name, fault, wrong, lambda check, fault=fault: is_mended(FAULTS[fault], check))
 
 

@@ -81,19 +81,19 @@ class Judge:
     def __init__(self, options: argparse.Namespace) -> None:
         alone = make_scan(options, 6, SIZE, 2000 + options.seed)
         self.alone = one_by_one(alone)
-        self.groups, self.centers = _groups_of_four(options)
+        self.groups, self.centres = _groups_of_four(options)
 
     def score(self, reconstruct: Reconstructing) -> dict[str, float]:
         """Return the SSIM of patterns alone and of groups, and the seconds of both."""
         scores: dict[str, float] = {}
-        for what, scan, centers in (
+        for what, scan, centres in (
             ('one by one', self.alone, self.alone.positions_px),
-            ('groups of four', self.groups, self.centers),
+            ('groups of four', self.groups, self.centres),
         ):
             started = time.perf_counter()
             found = reconstruct(scan)
             scores[f'{what}, s'] = round(time.perf_counter() - started, 2)
-            scores[what] = round(mosaic_ssim(found, scan, centers), 3)
+            scores[what] = round(mosaic_ssim(found, scan, centres), 3)
         return scores
 
 

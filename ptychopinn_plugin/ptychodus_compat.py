@@ -90,7 +90,7 @@ def is_far_field(metadata: Any) -> bool:
 def beam_center_px(metadata: Any) -> tuple[int, int] | None:
     """Return where the beam meets the detector, (y, x) in pixels, if the patterns hold it."""
     if hasattr(metadata, 'beam_center'):
-        center = metadata.beam_center
-        return None if center is None else (int(center.y_px), int(center.x_px))
-    center = metadata.crop_center
-    return None if center is None else (int(center.position_y_px), int(center.position_x_px))
+        centre = metadata.beam_center
+        return None if centre is None else (int(centre.y_px), int(centre.x_px))
+    centre = metadata.crop_center
+    return None if centre is None else (int(centre.position_y_px), int(centre.position_x_px))

@@ -91,7 +91,7 @@ def _read(path: Path, given: Given, choice: 'Choice', device: str) -> tuple['Sca
     """Return the scan with the beam in the middle, and the option that puts it there."""
     from ptychopinn_plugin.backends.selection import create_backend
     from ptychopinn_plugin.checking.search import is_clearly_less
-    from ptychopinn_plugin.data.readers.frame_center import find_beam_center
+    from ptychopinn_plugin.data.readers.frame_centre import find_beam_center
 
     (read,) = read_scans([path], given)
     reading = given['reading']
@@ -104,11 +104,11 @@ def _read(path: Path, given: Given, choice: 'Choice', device: str) -> tuple['Sca
     beam_center_px = find_beam_center(plain.patterns, plain.bad_pixels, plain.probe)
     if beam_center_px is None:
         return read, []
-    center = ','.join(map(str, beam_center_px))
-    (centered,) = read_scans([path], {**given, 'reading': {**reading, 'beam_center': center}})
-    if not is_clearly_less(centered, read, create_backend(choice.name), device=device):
+    centre = ','.join(map(str, beam_center_px))
+    (centred,) = read_scans([path], {**given, 'reading': {**reading, 'beam_center': centre}})
+    if not is_clearly_less(centred, read, create_backend(choice.name), device=device):
         return read, []
-    return centered, ['--beam-center', center]
+    return centred, ['--beam-center', centre]
 
 
 def _show_trial(number: int, trial: 'Trial') -> None:

@@ -21,7 +21,7 @@ MIN_MIRROR_GAIN = 1.002
 it does by 1.003 and more on simulated scans, where the probe is a guess, and by 1.016 where not."""
 
 
-def reorient(scan: Scan, orientation: Orientation, *, is_centered: bool = False) -> Scan:
+def reorient(scan: Scan, orientation: Orientation, *, is_centred: bool = False) -> Scan:
     r"""Turn the patterns and the positions of a scan.
 
     Patterns and their bad pixels are transposed first and flipped then. A flip is about zero
@@ -43,7 +43,7 @@ def reorient(scan: Scan, orientation: Orientation, *, is_centered: bool = False)
     ----------
     scan : Scan
     orientation : Orientation
-    is_centered : bool
+    is_centred : bool
         Whether zero frequency is known to be in pixel ``[height // 2, width // 2]``.
 
     Returns
@@ -58,7 +58,7 @@ def reorient(scan: Scan, orientation: Orientation, *, is_centered: bool = False)
     """
     if orientation == Orientation():
         return scan
-    scan = _with_changed_axes(scan, orientation.of_patterns, is_centered)
+    scan = _with_changed_axes(scan, orientation.of_patterns, is_centred)
     nominal = scan.nominal_positions_px
     pixel = _pixel(scan.geometry)
     note = f'Patterns and positions were turned: {" ".join(orientation.to_words())}.'
@@ -126,13 +126,13 @@ def change_axes(
     return np.ascontiguousarray(images)
 
 
-def _with_changed_axes(scan: Scan, change: AxisChange, is_centered: bool) -> Scan:
+def _with_changed_axes(scan: Scan, change: AxisChange, is_centred: bool) -> Scan:
     if change == AxisChange():
         return scan
     assert scan.bad_pixels is not None
     sides: dict[str, Any] = _with_swapped_sides(scan) if change.swap else {}
     mirrored = (False, False)
-    if not is_centered:
+    if not is_centred:
         some = scan.patterns[:: max(1, len(scan) // 128)]
         mean = np.where(scan.bad_pixels, 0.0, some.mean(axis=0, dtype=np.float64))
         # It is not flipped yet, as `is_frame_mirrored` tries both ways of doing that.

@@ -327,7 +327,7 @@ def _of_product(path: Path) -> Reconstruction:
         known = dataclasses.replace(known, pixel_height_m=None, pixel_width_m=None)
     return Reconstruction(
         object_=object_.astype(np.complex64),
-        origin_px=product.center_m / pixel_m - _middle_px(object_.shape, probe.shape[-2:]),
+        origin_px=product.centre_m / pixel_m - _middle_px(object_.shape, probe.shape[-2:]),
         coverage=np.ones(object_.shape, dtype=np.float32),
         probe=probe.astype(np.complex64),
         probe_variation=product.probe_variation,
@@ -411,8 +411,8 @@ def _write_arrays(file: Any, reconstruction: Reconstruction, pixel_m: RealArray)
     for name in ('probe', 'object'):
         file[name].attrs.update(pixel_height_m=pixel_m[0], pixel_width_m=pixel_m[1])
     middle = _middle_px(reconstruction.object_.shape, probe.shape[-2:])
-    center_m = (reconstruction.origin_px + middle) * pixel_m
-    file['object'].attrs.update(center_y_m=center_m[0], center_x_m=center_m[1])
+    centre_m = (reconstruction.origin_px + middle) * pixel_m
+    file['object'].attrs.update(center_y_m=centre_m[0], center_x_m=centre_m[1])
     # These are for people and scripts; Ptychodus leaves them alone.
     for name in STANDARD_DEVIATIONS:
         values = getattr(reconstruction, name)

@@ -40,7 +40,7 @@ def to_scan(parameters: ReconstructInput) -> Scan:
     pixel = _pixel_geometry(product)
     # A tiny or empty object is what a new product holds.
     layers = product.object_.get_array()
-    has_object = layers.size > 0 and versions.has_center(product.object_)
+    has_object = layers.size > 0 and versions.has_centre(product.object_)
     object_, object_notes = matching.single_layer(layers) if has_object else (None, ())
     modes, variation, probe_notes = (
         varying_probe(
@@ -56,7 +56,7 @@ def to_scan(parameters: ReconstructInput) -> Scan:
         probe=modes,
         probe_variation=variation,
         object_=object_,
-        center_m=versions.center_m(product.object_) if has_object else None,
+        centre_m=versions.centre_m(product.object_) if has_object else None,
         geometry=Geometry(
             pixel_height_m=pixel.height_m or None,
             pixel_width_m=pixel.width_m or None,
@@ -141,7 +141,7 @@ def to_product(
     middle = origin_px + (np.array(object_.shape) - 1) / 2
     # The first position ties both coordinates together: zero is somewhere else in each.
     first_m = ptychodus_compat.positions_m(before.probe_positions)[0]
-    center_m = first_m + (middle - scan.positions_px[0] + offset) * pixel_m
+    centre_m = first_m + (middle - scan.positions_px[0] + offset) * pixel_m
     pixel = PixelGeometry(width_m=float(pixel_m[1]), height_m=float(pixel_m[0]))
     modes = scan.probe if probe is None else probe
     positions = before.probe_positions
@@ -155,7 +155,7 @@ def to_product(
         probe_positions=positions,
         probes=ProbeSequence(array, weights, pixel),
         object_=Object(
-            np.asarray(object_), pixel, ObjectCenter(float(center_m[1]), float(center_m[0]))
+            np.asarray(object_), pixel, ObjectCenter(float(centre_m[1]), float(centre_m[0]))
         ),
         losses=[LossValue(epoch, float(value)) for epoch, value in (losses or {}).items()],
     )

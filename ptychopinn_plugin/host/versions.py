@@ -28,7 +28,7 @@ def parameter_views() -> ModuleType:
         return importlib.import_module('ptychodus.controller.parametric')
 
 
-def has_center(object_: Any) -> bool:
+def has_centre(object_: Any) -> bool:
     """Return whether an object holds where it lies."""
     try:
         object_.get_center()
@@ -37,6 +37,6 @@ def has_center(object_: Any) -> bool:
     return True
 
 
-def center_m(object_: Any) -> tuple[float, float]:
+def centre_m(object_: Any) -> tuple[float, float]:
     """Return where the middle of an object lies, (y, x) in metres."""
     return point_m(object_.get_center())

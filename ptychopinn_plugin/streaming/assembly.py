@@ -10,7 +10,7 @@ import numpy as np
 
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray
 from ptychopinn_plugin.data import Scan
-from ptychopinn_plugin.data.readers.frame_center import centered
+from ptychopinn_plugin.data.readers.frame_centre import centred
 from ptychopinn_plugin.data.readers.mask_files import with_mask
 from ptychopinn_plugin.data.readers.matching import (
     NOTE_OF_OTHER_POSITIONS,
@@ -48,7 +48,7 @@ class ScanRules:
     orientation: Orientation = field(default_factory=Orientation)
 
     @property
-    def is_centered(self) -> bool:
+    def is_centred(self) -> bool:
         """Whether the user has given where the beam meets the detector."""
         return self.request.beam_center_px is not None
 
@@ -73,7 +73,7 @@ def assemble(batch: MatchedBatch, unit: Unit, opening: Opening, rules: ScanRules
         positions or probe are not what they must be.
     """
     scan = _as_sent(batch, unit, opening, rules)
-    return reorient(scan, rules.orientation, is_centered=rules.is_centered)
+    return reorient(scan, rules.orientation, is_centred=rules.is_centred)
 
 
 def _as_sent(batch: MatchedBatch, unit: Unit, opening: Opening, rules: ScanRules) -> Scan:
@@ -104,7 +104,7 @@ def _as_sent(batch: MatchedBatch, unit: Unit, opening: Opening, rules: ScanRules
         if rules.product.probe_variation is not None:
             more = (NOTE_OF_OTHER_POSITIONS,)
     bad_pixels = with_mask(measurement.bad_pixels, request.mask, patterns.shape[1:])
-    counts, bad_pixels, notes = centered(
+    counts, bad_pixels, notes = centred(
         measurement.patterns, bad_pixels, probe, request.beam_center_px
     )
     origin: ProbeOrigin = 'given'
@@ -159,7 +159,7 @@ class PartMaker:
             positions = positions / _pixel_m(scan)
             pixel = tuple(_pixel_m(scan).tolist())
         orientation = self._rules.orientation
-        oriented = reorient(scan, orientation, is_centered=self._rules.is_centered)
+        oriented = reorient(scan, orientation, is_centred=self._rules.is_centred)
         if orientation != Orientation():
             # The scan is rotated around the mean of its positions, which must not move: it is 0.
             both = np.concatenate([positions, -positions])

@@ -110,8 +110,8 @@ def test_batch_trains_and_reconstructs(
             assert ours.attrs[name] == pytest.approx(PIXEL_M, rel=1e-6)
         corners = {}
         for key, item in (('ours', ours), ('start', start)):
-            center = np.array([item.attrs['center_y_m'], item.attrs['center_x_m']]) / PIXEL_M
-            corners[key] = center - (np.array(item.shape[-2:]) - 1) / 2
+            centre = np.array([item.attrs['center_y_m'], item.attrs['center_x_m']]) / PIXEL_M
+            corners[key] = centre - (np.array(item.shape[-2:]) - 1) / 2
         offset = np.round(corners['ours'] - corners['start']).astype(int)
         np.testing.assert_allclose(corners['ours'] - corners['start'], offset, atol=0.51)
         assert after['loss_values'][-1] < after['loss_values'][0]

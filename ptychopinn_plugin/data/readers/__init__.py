@@ -19,7 +19,7 @@ from ptychopinn_plugin.data.readers.finishing import (
     with_probe_modes,
     without_useless_object,
 )
-from ptychopinn_plugin.data.readers.frame_center import center_note
+from ptychopinn_plugin.data.readers.frame_centre import centre_note
 from ptychopinn_plugin.data.readers.hdf5 import open_hdf5
 from ptychopinn_plugin.data.readers.limits import Limits, reading_with, size_in_words
 from ptychopinn_plugin.data.readers.mask_files import read_mask
@@ -210,10 +210,10 @@ def load_scan(
     if beam_center_px is None:
         assert scan.bad_pixels is not None
         # The note is in pixels of the frames as stored, in which users give the centre.
-        more = center_note(scan.patterns, scan.bad_pixels, scan.probe)
+        more = centre_note(scan.patterns, scan.bad_pixels, scan.probe)
         scan = dataclasses.replace(scan, notes=(*scan.notes, *more))
     if orientation is not None:
-        scan = reorient(scan, orientation, is_centered=beam_center_px is not None)
+        scan = reorient(scan, orientation, is_centred=beam_center_px is not None)
     if scan.probe_origin == 'patterns' and (mask_hot or orientation is not None):
         # It was made of the patterns as they were.
         probe = starting_probe(scan.patterns, scan.bad_pixels)

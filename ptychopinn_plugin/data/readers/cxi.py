@@ -152,9 +152,9 @@ def product_of(file: Any, given: Geometry | None = None) -> Product:
     layers = find(file, ['entry_1/image_2/data'], kinds='buifc')
     object_, object_notes = (None, ()) if layers is None else single_layer(layers)
     indexes = find(file, [f'{_EXTRA}/probe_position_indexes'])
-    center_y = find_number(file, [f'{_EXTRA}/object_center_y_m'])
-    center_x = find_number(file, [f'{_EXTRA}/object_center_x_m'])
-    if center_y is None or center_x is None:
+    centre_y = find_number(file, [f'{_EXTRA}/object_center_y_m'])
+    centre_x = find_number(file, [f'{_EXTRA}/object_center_x_m'])
+    if centre_y is None or centre_x is None:
         # Without a centre the place of the object is unknown.
         object_, object_notes = None, ()
     if indexes is None:
@@ -164,7 +164,7 @@ def product_of(file: Any, given: Geometry | None = None) -> Product:
         positions_m=translation[:, 1::-1].astype(np.float64),
         probe=probe,
         object_=object_,
-        center_m=None if center_y is None or center_x is None else (center_y, center_x),
+        centre_m=None if centre_y is None or centre_x is None else (centre_y, centre_x),
         geometry=Geometry(
             pixel_height_m=find_number(file, [f'{_EXTRA}/object_pixel_height_m']),
             pixel_width_m=find_number(file, [f'{_EXTRA}/object_pixel_width_m']),

@@ -14,7 +14,7 @@ from ptychopinn_plugin.data.readers.domain import (
     values_are_whole,
     without_logarithm,
 )
-from ptychopinn_plugin.data.readers.frame_center import FrameCut, corners_to_middle
+from ptychopinn_plugin.data.readers.frame_centre import FrameCut, corners_to_middle
 from ptychopinn_plugin.data.readers.hdf5 import stack_of
 from ptychopinn_plugin.data.readers.invalid_pixels import (
     clip_negative,

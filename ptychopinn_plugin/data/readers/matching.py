@@ -1,7 +1,7 @@
 """Patterns from one place, positions from another: how the two become a scan.
 
 Ptychodus keeps positions as (x, y) in metres. Pixel i of an object with W pixels across lies at
-``center + (i - (W - 1) / 2) * pixel``, and a patch of n pixels is centred between its pixels, at
+``centre + (i - (W - 1) / 2) * pixel``, and a patch of n pixels is centred between its pixels, at
 ``(n - 1) / 2``. This project gives the position of pixel ``n // 2``, which for an even n lies half
 a pixel further. The turn from (x, y) to (y, x) and from one middle to the other happens here.
 """
@@ -16,7 +16,7 @@ from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray, I
 from ptychopinn_plugin.data.outline import ScanOutline
 from ptychopinn_plugin.data.probe_variation import ProbeVariation
 from ptychopinn_plugin.data.readers.domain import Domain, to_counts, without_logarithm
-from ptychopinn_plugin.data.readers.frame_center import centered
+from ptychopinn_plugin.data.readers.frame_centre import centred
 from ptychopinn_plugin.data.readers.invalid_pixels import clip_negative, mask_invalid
 from ptychopinn_plugin.data.readers.mask_files import with_mask
 from ptychopinn_plugin.data.readers.request import ReadingRequest
@@ -123,7 +123,7 @@ class Product:
     probe_variation : ProbeVariation, optional
         How it varies from position to position.
     object_ : ndarray of complex, shape (object_height, object_width), optional
-    center_m : (float, float), optional
+    centre_m : (float, float), optional
         (y, x) of the middle of the object.
     name, comments : str
     losses : tuple of float
@@ -136,7 +136,7 @@ class Product:
     positions_m: FloatArray
     probe: ComplexArray | None = None
     object_: ComplexArray | None = None
-    center_m: tuple[float, float] | None = None
+    centre_m: tuple[float, float] | None = None
     geometry: Geometry = field(default_factory=Geometry)
     notes: tuple[str, ...] = ()
     name: str = ''
@@ -254,19 +254,19 @@ def join(measurement: Measurement, product: Product, request: ReadingRequest) ->
         replaced.append(NOTE_OF_OTHER_PROBE)
     probe = product.probe if request.probe is None else request.probe
     bad_pixels = with_mask(measurement.bad_pixels, request.mask, measurement.patterns.shape[1:])
-    patterns, bad_pixels, centered_notes = centered(
+    patterns, bad_pixels, centring_notes = centred(
         measurement.patterns, bad_pixels, probe, request.beam_center_px
     )
     origin: ProbeOrigin = 'given'
     if probe is None:
         # The patterns are centred by now, without which their far field gives no probe.
         probe, origin = starting_probe(patterns, bad_pixels), 'patterns'
-        centered_notes = (*centered_notes, NOTE)
+        centring_notes = (*centring_notes, NOTE)
     measurement = dataclasses.replace(
         measurement,
         patterns=patterns,
         bad_pixels=bad_pixels,
-        notes=(*measurement.notes, *centered_notes),
+        notes=(*measurement.notes, *centring_notes),
     )
     kept, positions_m, notes = _match(measurement.indexes, product)
     if variation is not None:
@@ -359,7 +359,7 @@ def _with_pixel(
         f'Pixels of the object are {new[0]:.4g} x {new[1]:.4g} m by the options given; the '
         f"file's {old[0]:.4g} x {old[1]:.4g} m and its object were not used."
     )
-    return dataclasses.replace(product, object_=None, center_m=None), (note,)
+    return dataclasses.replace(product, object_=None, centre_m=None), (note,)
 
 
 def known_geometry(own: Geometry, given: Geometry, shape: tuple[int, ...]) -> Geometry:
@@ -437,10 +437,10 @@ def _to_pixels(
     positions_m: FloatArray, product: Product, geometry: Geometry, shape: tuple[int, ...]
 ) -> FloatArray:
     pixel_m = np.array([geometry.pixel_height_m, geometry.pixel_width_m])
-    if product.object_ is None or product.center_m is None:
+    if product.object_ is None or product.centre_m is None:
         # Without an object zero is where the first patch starts.
         corner = positions_m.min(axis=0) if np.isfinite(positions_m).all() else np.zeros(2)
         return np.asarray((positions_m - corner) / pixel_m + [shape[0] // 2, shape[1] // 2])
     middle = (np.array(product.object_.shape) - 1) / 2
     offset = [middle_offset_px(shape[0]), middle_offset_px(shape[1])]
-    return np.asarray((positions_m - product.center_m) / pixel_m + middle + offset)
+    return np.asarray((positions_m - product.centre_m) / pixel_m + middle + offset)

@@ -25,7 +25,7 @@ from ptychopinn_plugin.data.readers.domain import (
     to_counts,
     without_logarithm,
 )
-from ptychopinn_plugin.data.readers.frame_center import centered
+from ptychopinn_plugin.data.readers.frame_centre import centred
 from ptychopinn_plugin.data.readers.invalid_pixels import clip_negative, mask_invalid
 from ptychopinn_plugin.data.readers.mask_files import with_mask
 from ptychopinn_plugin.data.readers.matching import (
@@ -151,13 +151,13 @@ def scan_of(archive: NamedArrays, request: ReadingRequest) -> Scan:
         archive, patterns, request.domain, metadata, looks_exported
     )
     bad_pixels = with_mask(bad_pixels, request.mask, patterns.shape[1:])
-    patterns, bad_pixels, centered_notes = centered(
+    patterns, bad_pixels, centring_notes = centred(
         patterns, bad_pixels, probe, request.beam_center_px
     )
     origin: ProbeOrigin = 'given'
     if probe is None:
         probe, origin = starting_probe(patterns, bad_pixels), 'patterns'
-        centered_notes = (*centered_notes, NOTE)
+        centring_notes = (*centring_notes, NOTE)
     object_, object_notes = _object(archive)
     nominal = _nominal(archive, len(positions))
     offset = _offset_px(archive, metadata, patterns.shape[1:])
@@ -175,7 +175,7 @@ def scan_of(archive: NamedArrays, request: ReadingRequest) -> Scan:
         probe_variation=variation,
         probe_origin=origin,
         name=str(metadata.get('name') or request.name),
-        notes=(*notes, *more, *centered_notes, *object_notes, *_restored(metadata)),
+        notes=(*notes, *more, *centring_notes, *object_notes, *_restored(metadata)),
     )
 
 

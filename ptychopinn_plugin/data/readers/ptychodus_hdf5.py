@@ -170,7 +170,7 @@ def read_product(path: Path) -> Product:
             probe_notes = (*probe_notes, NOTE_OF_INTENSITIES)
         layers = need(file, 'object', kinds='buifc')
         attributes = file['object']
-        center = (attribute(attributes, 'center_y_m'), attribute(attributes, 'center_x_m'))
+        centre = (attribute(attributes, 'center_y_m'), attribute(attributes, 'center_x_m'))
         geometry = Geometry(
             pixel_height_m=attribute(attributes, 'pixel_height_m'),
             pixel_width_m=attribute(attributes, 'pixel_width_m'),
@@ -190,7 +190,7 @@ def read_product(path: Path) -> Product:
         probe=probe,
         probe_variation=variation,
         object_=object_,
-        center_m=(center[0] or 0.0, center[1] or 0.0),
+        centre_m=(centre[0] or 0.0, centre[1] or 0.0),
         geometry=geometry,
         notes=(*probe_notes, *object_notes),
         name=name,

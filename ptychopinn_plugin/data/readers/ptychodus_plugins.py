@@ -300,7 +300,7 @@ def _moved(product: Product, positions: Product) -> Product:
         indexes=positions.indexes,
         positions_m=positions.positions_m,
         object_=None,
-        center_m=None,
+        centre_m=None,
     )
 
 
@@ -361,24 +361,24 @@ def _from_product(product: Any, path: Path, name: str) -> Product:
         photon_energy_eV=ptychodus_compat.photon_energy_eV(metadata) or None,
         detector_distance_m=metadata.detector_distance_m or None,
     )
-    center = None
+    centre = None
     try:
         pixel = product.object_.get_pixel_geometry()
         geometry = dataclasses.replace(
             geometry, pixel_height_m=_number(pixel.height_m), pixel_width_m=_number(pixel.width_m)
         )
-        center = ptychodus_compat.point_m(product.object_.get_center())
+        centre = ptychodus_compat.point_m(product.object_.get_center())
     except ValueError:
         # Ptychodus logs this where a file gives no size or centre; the detector's geometry decides.
         object_notes = ()
-    known = center is not None and object_.size > 0
+    known = centre is not None and object_.size > 0
     far_field = ptychodus_compat.is_far_field(metadata)
     return dataclasses.replace(
         parts,
         probe=probe if probe.size else None,
         probe_variation=variation,
         object_=object_ if known else None,
-        center_m=center if known else None,
+        centre_m=centre if known else None,
         geometry=geometry,
         notes=(*probe_notes, *object_notes),
         name=metadata.name,

@@ -91,8 +91,8 @@ def read_ptyd(path: Path, request: ReadingRequest, product: Product | None = Non
         indexes, notes = _indexes(chunks)
         notes = (*notes, *_notes(file, chunks))
         if request.beam_center_px is None:
-            center_px, more = _beam_center(file, patterns.shape[1:])
-            request = replace(request, beam_center_px=center_px)
+            centre_px, more = _beam_center(file, patterns.shape[1:])
+            request = replace(request, beam_center_px=centre_px)
             notes = (*notes, *more)
         bad_pixels = _bad_pixels(file, chunks, patterns.shape[1:])
         geometry = _geometry(file)
@@ -297,15 +297,15 @@ def _beam_center(
     """Return where the beam lies by `center`, if not in the middle, and a note if in no pixel."""
     if 'meta/center' not in file:
         return None, ()
-    center = _numbers(file, 'center', 2)
+    centre = _numbers(file, 'center', 2)
     # Zero frequency in the corners is found by the light.
-    if center is None or not any(center):
+    if centre is None or not any(centre):
         return None, ()
-    row, column = (round(value) for value in center)
+    row, column = (round(value) for value in centre)
     notes: tuple[str, ...] = ()
-    if max(abs(center[0] - row), abs(center[1] - column)) > 0.25:
+    if max(abs(centre[0] - row), abs(centre[1] - column)) > 0.25:
         notes = (
-            f"The file's center, {center[0]:.2f}, {center[1]:.2f}, lies between pixels; row {row}, "
+            f"The file's center, {centre[0]:.2f}, {centre[1]:.2f}, lies between pixels; row {row}, "
             f'column {column} is used.',
         )
     if (row, column) == (shape[0] // 2, shape[1] // 2):

@@ -11,7 +11,7 @@ from ptychopinn_plugin.backends.protocol import Backend
 from ptychopinn_plugin.checking.search import Check, check_scan, is_clearly_less
 from ptychopinn_plugin.checking.trials import Trial
 from ptychopinn_plugin.data import Scan
-from ptychopinn_plugin.data.readers.frame_center import centered, find_beam_center
+from ptychopinn_plugin.data.readers.frame_centre import centred, find_beam_center
 from ptychopinn_plugin.host.worker.messages import CheckDone, Report, RunProgress
 from ptychopinn_plugin.orientation import AxisChange
 
@@ -71,8 +71,8 @@ def check_in_worker(scan: Scan, backend: Backend, device: str, connection: Conne
 
     try:
         connection.send(RunProgress('check', 0, 0))
-        centered_scan, beam_center_px = _with_beam_in_the_middle(scan, backend, device)
-        found = check_scan(centered_scan, backend, device=device, on_trial=tell)
+        centred_scan, beam_center_px = _with_beam_in_the_middle(scan, backend, device)
+        found = check_scan(centred_scan, backend, device=device, on_trial=tell)
     except _Stopped:
         connection.send(CheckDone('', n_trials))
         return
@@ -87,7 +87,7 @@ def _with_beam_in_the_middle(
     beam_center_px = find_beam_center(scan.patterns, scan.bad_pixels, scan.probe)
     if beam_center_px is None:
         return scan, ()
-    patterns, bad_pixels, *_ = centered(scan.patterns, scan.bad_pixels, scan.probe, beam_center_px)
+    patterns, bad_pixels, *_ = centred(scan.patterns, scan.bad_pixels, scan.probe, beam_center_px)
     moved = dataclasses.replace(scan, patterns=patterns, bad_pixels=bad_pixels)
     return (
         (moved, (int(beam_center_px[0]), int(beam_center_px[1])))

@@ -26,7 +26,7 @@ MakeScan = Callable[..., Scan]
 Residual = Callable[[Scan], float]
 
 PIXEL_M = (3e-9, 2e-9)
-CENTER_M = (-4e-6, 7e-6)
+CENTRE_M = (-4e-6, 7e-6)
 # Far away from the sample the far field holds no quadratic phase that is worth a name.
 ENERGY_EV, DISTANCE_M = 10.0, 1e5
 
@@ -54,8 +54,8 @@ def ptychodus() -> Any:
 def _product(ptychodus: Any, scan: Scan) -> Any:
     """Return a scan as a product of Ptychodus, by Ptychodus' own mapping."""
     pixel = ptychodus.geometry.PixelGeometry(width_m=PIXEL_M[1], height_m=PIXEL_M[0])
-    center = ptychodus.object.ObjectCenter(x_m=CENTER_M[1], y_m=CENTER_M[0])
-    object_ = ptychodus.object.Object(scan.object_, pixel, center)
+    centre = ptychodus.object.ObjectCenter(x_m=CENTRE_M[1], y_m=CENTRE_M[0])
+    object_ = ptychodus.object.Object(scan.object_, pixel, centre)
     height, width = scan.pattern_shape
     points = []
     for index, (y, x) in enumerate(scan.positions_px):

@@ -252,7 +252,7 @@ def test_chunks_in_files_of_their_own(scan: Scan, tmp_path: Path) -> None:
         load_scan(path)
 
 
-def test_the_center_of_the_beam(scan: Scan, probe: Path, tmp_path: Path) -> None:
+def test_the_centre_of_the_beam(scan: Scan, probe: Path, tmp_path: Path) -> None:
     values = contents(scan)
     rolled = np.pad(scan.patterns, ((0, 0), (4, 2), (0, 5)))
     for number, first, last in (('0', 0, 4), ('1', 4, 8), ('2', 8, 11)):

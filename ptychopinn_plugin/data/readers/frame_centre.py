@@ -95,7 +95,7 @@ class FrameCut:
         return (f'{note}.',)
 
 
-def centered(
+def centred(
     counts: RealArray,
     bad_pixels: BoolArray | None,
     probe: ComplexArray | None,
@@ -163,7 +163,7 @@ def corners_to_middle(
     )
 
 
-def center_note(counts: RealArray, bad_pixels: BoolArray, probe: ComplexArray) -> tuple[str, ...]:
+def centre_note(counts: RealArray, bad_pixels: BoolArray, probe: ComplexArray) -> tuple[str, ...]:
     """Return a note where the light lies off the probe's far field; see `find_beam_center`."""
     beam_center_px = find_beam_center(counts, bad_pixels, probe)
     if beam_center_px is None:
@@ -196,7 +196,7 @@ def find_beam_center(
     mean = _mean(counts, bad_pixels)
     far = np.fft.fftshift(np.abs(np.fft.fft2(probe)) ** 2, axes=(-2, -1)).sum(axis=0)
     # The same pixels are left out of both: a beamstop off the middle is no shift of the beam.
-    offset = _center(mean) - _center(np.where(bad_pixels, 0, far))
+    offset = _centre(mean) - _centre(np.where(bad_pixels, 0, far))
     shape = np.array(mean.shape)
     if not (np.abs(offset) > np.maximum(MIN_OFFSET_PX, MIN_OFFSET_FRACTION * shape)).any():
         return None
@@ -210,7 +210,7 @@ def _mean(counts: RealArray, bad_pixels: BoolArray) -> RealArray:
     return np.asarray(np.where(bad_pixels, 0.0, some.mean(axis=0, dtype=np.float64)))
 
 
-def _center(image: RealArray) -> RealArray:
+def _centre(image: RealArray) -> RealArray:
     """Return the centre of mass, (row, column), of what is brighter than half of the pixels are."""
     # A background spreads over the detector, and would pull the centre of mass to its middle.
     above = np.maximum(image - np.median(image), 0)

@@ -10,7 +10,7 @@ import pytest
 import tifffile
 
 from ptychopinn_plugin.data import Reconstruction, Scan, load_scan, write_product
-from ptychopinn_plugin.data.readers.frame_center import center_note, corners_to_middle
+from ptychopinn_plugin.data.readers.frame_centre import centre_note, corners_to_middle
 from ptychopinn_plugin.errors import DataError
 
 # Of modules that Ptychodus' readers import.
@@ -156,7 +156,7 @@ def test_a_ring_of_light_is_no_corner() -> None:
 def test_a_dark_corner_of_the_mask_moves_no_beam(scan: Scan, counts: Patterns) -> None:
     bad = np.zeros((32, 32), bool)
     bad[:16, :14] = True
-    assert not center_note(counts, bad, scan.probe)
+    assert not centre_note(counts, bad, scan.probe)
 
 
 @pytest.mark.parametrize('kind', ['npy', 'tif', 'h5', 'h5:entry/mask'])
