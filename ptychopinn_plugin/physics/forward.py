@@ -131,14 +131,14 @@ def predict_patterns(
 
 
 def extract_patches(
-    object_: ComplexArray, centres_px: RealArray, shape: tuple[int, int]
+    object_: ComplexArray, patch_centres_px: RealArray, shape: tuple[int, int]
 ) -> ComplexArray:
     """Cut patches out of an object, with bilinear interpolation between pixels.
 
     Parameters
     ----------
     object_ : ndarray, shape (object_height, object_width)
-    centres_px : ndarray of int or float, shape (n_positions, 2)
+    patch_centres_px : ndarray of int or float, shape (n_positions, 2)
         (y, x) of the pixel ``[height // 2, width // 2]`` of each patch, in pixels of `object_`.
         Whole numbers copy pixels.
     shape : (height, width)
@@ -152,14 +152,16 @@ def extract_patches(
     DataError
         If a patch reaches beyond the object.
     """
-    rows, columns, weights = _patch_pixels(object_.shape, centres_px, shape)
-    result = np.zeros((len(centres_px), *shape), dtype=object_.dtype)
+    rows, columns, weights = _patch_pixels(object_.shape, patch_centres_px, shape)
+    result = np.zeros((len(patch_centres_px), *shape), dtype=object_.dtype)
     for down, right, weight in weights:
         result += weight * object_[rows + down, columns + right]
     return result
 
 
-def place_patches(patches: RealArray, centres_px: RealArray, shape: tuple[int, int]) -> RealArray:
+def place_patches(
+    patches: RealArray, patch_centres_px: RealArray, shape: tuple[int, int]
+) -> RealArray:
     r"""Add patches to an empty canvas: the adjoint of `extract_patches`.
 
     :math:`\langle E O, R \rangle = \langle O, E^\dagger R \rangle` for extraction :math:`E`.
@@ -167,7 +169,7 @@ def place_patches(patches: RealArray, centres_px: RealArray, shape: tuple[int, i
     Parameters
     ----------
     patches : ndarray, shape (n_positions, height, width)
-    centres_px : ndarray, shape (n_positions, 2)
+    patch_centres_px : ndarray, shape (n_positions, 2)
         (y, x) on the canvas, as in `extract_patches`.
     shape : (canvas_height, canvas_width)
 
@@ -180,7 +182,7 @@ def place_patches(patches: RealArray, centres_px: RealArray, shape: tuple[int, i
     DataError
         If a patch reaches beyond the canvas.
     """
-    rows, columns, weights = _patch_pixels(shape, centres_px, patches.shape[1:])
+    rows, columns, weights = _patch_pixels(shape, patch_centres_px, patches.shape[1:])
     canvas: RealArray = np.zeros(shape, dtype=patches.dtype)
     for down, right, weight in weights:
         # Patches overlap, so that a pixel may be added to several times.
@@ -192,11 +194,11 @@ _Corner = tuple[int, int, NDArray[np.floating]]
 
 
 def _patch_pixels(
-    canvas_shape: tuple[int, ...], centres_px: RealArray, shape: tuple[int, ...]
+    canvas_shape: tuple[int, ...], patch_centres_px: RealArray, shape: tuple[int, ...]
 ) -> tuple[IntArray, IntArray, list[_Corner]]:
     """Return rows (n, h, 1) and columns (n, 1, w) of patches, and their bilinear neighbours."""
     height, width = shape
-    patch_origins = centres_px - np.array([height // 2, width // 2])
+    patch_origins = patch_centres_px - np.array([height // 2, width // 2])
     whole = np.floor(patch_origins).astype(np.int64)
     fraction = (patch_origins - whole)[:, :, None, None]
     y, x = fraction[:, 0], fraction[:, 1]
@@ -213,8 +215,8 @@ def _patch_pixels(
     if (whole < 0).any() or (last > np.array(canvas_shape)).any():
         raise DataError(
             f'A patch of {height} x {width} pixels reaches beyond the object of shape '
-            f'{tuple(canvas_shape)}; centres run from {centres_px.min(axis=0).tolist()} to '
-            f'{centres_px.max(axis=0).tolist()}. Pad the object, or check the order (y, x).'
+            f'{tuple(canvas_shape)}; centres run from {patch_centres_px.min(axis=0).tolist()} to '
+            f'{patch_centres_px.max(axis=0).tolist()}. Pad the object, or check the order (y, x).'
         )
     rows = whole[:, 0, None, None] + np.arange(height)[None, :, None]
     columns = whole[:, 1, None, None] + np.arange(width)[None, None, :]

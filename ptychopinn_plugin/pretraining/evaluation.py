@@ -90,17 +90,22 @@ def lines_alone(
     return one_by_one(simulate(config, object_=object_, probe=probe))
 
 
-def mosaic_ssim(found: Reconstruction, scan: Scan, centres_px: FloatArray | None = None) -> float:
+def mosaic_ssim(
+    found: Reconstruction, scan: Scan, tile_centres_px: FloatArray | None = None
+) -> float:
     """Return the amplitude SSIM of the middles of all patches, set side by side.
 
-    One factor brings the mosaic to the truth's brightness. `centres_px` are those of `middles`.
+    One factor brings the mosaic to the truth's brightness. `tile_centres_px` is that of `middles`.
     """
-    truth = middles(scan, centres_px=centres_px)
-    return ssim(middles(found, scan, centres_px=centres_px), truth)
+    truth = middles(scan, tile_centres_px=tile_centres_px)
+    return ssim(middles(found, scan, tile_centres_px=tile_centres_px), truth)
 
 
 def middles(
-    of: Reconstruction | Scan, scan: Scan | None = None, *, centres_px: FloatArray | None = None
+    of: Reconstruction | Scan,
+    scan: Scan | None = None,
+    *,
+    tile_centres_px: FloatArray | None = None,
 ) -> FloatArray:
     """Return the amplitudes of the middles of all patches, set side by side.
 
@@ -110,7 +115,7 @@ def middles(
         What the patches are cut from; of a scan, its object.
     scan : Scan
         The truth of a reconstruction, to whose brightness it is brought.
-    centres_px : ndarray of float64, shape (n², 2), optional
+    tile_centres_px : ndarray of float64, shape (n², 2), optional
         What lies in the middle, (y, x) in the scan's coordinates, in place of its positions.
 
     Returns
@@ -121,20 +126,21 @@ def middles(
     if isinstance(of, Scan):
         assert of.object_ is not None, 'only simulated scans are judged so'
         return _mosaic(
-            of.object_, _tile_origins(of.positions_px if centres_px is None else centres_px)
+            of.object_,
+            _tile_origins(of.positions_px if tile_centres_px is None else tile_centres_px),
         )
     assert scan is not None
-    truth = middles(scan, centres_px=centres_px)
-    tile_origins = _tile_origins(scan.positions_px if centres_px is None else centres_px)
+    truth = middles(scan, tile_centres_px=tile_centres_px)
+    tile_origins = _tile_origins(scan.positions_px if tile_centres_px is None else tile_centres_px)
     # Whole pixels are found once, in the scan's coordinates: half of a pixel, rounded in two
     # coordinate systems, could set truth and image a pixel apart.
     image = _mosaic(of.object_, tile_origins - np.rint(of.origin_px).astype(int))
     return np.asarray(image * ((image * truth).sum() / (image**2).sum()))
 
 
-def _tile_origins(centres_px: FloatArray) -> IntArray:
+def _tile_origins(tile_centres_px: FloatArray) -> IntArray:
     """Return the first pixel of each tile, in the coordinates of the centres."""
-    return np.asarray(np.floor(centres_px + 0.5), dtype=np.int64) - MOSAIC_PX // 2
+    return np.asarray(np.floor(tile_centres_px + 0.5), dtype=np.int64) - MOSAIC_PX // 2
 
 
 def _mosaic(object_: ComplexArray, tile_origins: IntArray) -> FloatArray:

@@ -113,7 +113,7 @@ class SmoothBasis:
 
     Parameters
     ----------
-    centres_px : ndarray, shape (n_positions, 2)
+    patch_centres_px : ndarray, shape (n_positions, 2)
         (y, x) of the patches' centres on the canvas.
     width_px : float
         Of the illumination.
@@ -123,9 +123,9 @@ class SmoothBasis:
     n_surfaces : int
     """
 
-    def __init__(self, centres_px: FloatArray, width_px: float) -> None:
-        self._first = centres_px.min(axis=0)
-        self._extent = extent = np.maximum(np.ptp(centres_px, axis=0), 1.0)
+    def __init__(self, patch_centres_px: FloatArray, width_px: float) -> None:
+        self._first = patch_centres_px.min(axis=0)
+        self._extent = extent = np.maximum(np.ptp(patch_centres_px, axis=0), 1.0)
         # A finer wave than the illumination bends under each pattern, which the iterations see by
         # themselves.
         orders = np.minimum(extent // width_px, MAX_ORDER).astype(int)
@@ -136,7 +136,7 @@ class SmoothBasis:
         ]
         # Cosines are level at the edges of the box, where a drift may rise; a plane does that.
         self.n_surfaces = len(self._waves) + 2
-        self._n_patterns = len(centres_px)
+        self._n_patterns = len(patch_centres_px)
 
     def slopes(self, points_px: FloatArray) -> FloatArray:
         """Return the gradient (y, x) of each surface a pixel, shape (n_surfaces, n, 2)."""
@@ -197,7 +197,7 @@ class SlowErrors:
         The amount of each surface, of both at once.
     phase_alone : ndarray of float64, shape (n_surfaces,)
         The same of the phase where the amplitude misses nothing.
-    centres_px : ndarray of float64, shape (n_positions, 2)
+    patch_centres_px : ndarray of float64, shape (n_positions, 2)
         (y, x) of the patches' centres on the canvas.
     noise : float
         Standard deviation that counting alone gives to `beam_drift`.
@@ -207,7 +207,7 @@ class SlowErrors:
     log_amplitude: FloatArray
     phase: FloatArray
     phase_alone: FloatArray
-    centres_px: FloatArray
+    patch_centres_px: FloatArray
     noise: float
 
     def factor(self, shape: tuple[int, int]) -> ComplexArray:
@@ -233,8 +233,8 @@ class SlowErrors:
     def beam_drift(self) -> float:
         """Return the standard deviation of the beam's log intensity that the object has taken."""
         heights = [
-            self.log_amplitude @ self.basis.heights(self.centres_px[start : start + _PART])
-            for start in range(0, len(self.centres_px), _PART)
+            self.log_amplitude @ self.basis.heights(self.patch_centres_px[start : start + _PART])
+            for start in range(0, len(self.patch_centres_px), _PART)
         ]
         # An intensity is the square of an amplitude, so its logarithm is twice as large.
         return float(2 * np.std(np.concatenate(heights)))
@@ -251,21 +251,21 @@ def fit_slow_errors(forward: Any, moments: PatternMoments, probe: ComplexArray) 
     probe : ndarray of complex64, shape (n_modes, height, width)
     """
     normals, sides = moments.slopes_alone()
-    centres = forward.patch_origins_px + np.array([side // 2 for side in forward.shape])
+    patch_centres_px = forward.patch_origins_px + np.array([side // 2 for side in forward.shape])
     width = float(illuminated_size(probe, share=0.98, multiple=2))
-    basis = SmoothBasis(centres, width)
+    basis = SmoothBasis(patch_centres_px, width)
     n, parts = basis.n_surfaces, (slice(0, 2), slice(2, 4))
     whole, right = np.zeros((2, n, 2, n)), np.zeros((2, n))
     totals, products = np.zeros(n), np.zeros((n, n))
     # All slopes of a large scan at once would take more memory than its patterns.
-    for start in range(0, len(centres), _PART):
+    for start in range(0, len(patch_centres_px), _PART):
         some = slice(start, start + _PART)
-        slopes = basis.slopes(centres[some])
+        slopes = basis.slopes(patch_centres_px[some])
         for a, of_a in enumerate(parts):
             right[a] += np.einsum('kni,ni->k', slopes, sides[some, of_a])
             for b, of_b in enumerate(parts):
                 whole[a, :, b] += _sum_slope_products(slopes, normals[some, of_a, of_b])
-        heights = basis.heights(centres[some])
+        heights = basis.heights(patch_centres_px[some])
         totals += heights.sum(axis=1)
         products += heights @ heights.T
     for part in range(2):
@@ -274,7 +274,9 @@ def fit_slow_errors(forward: Any, moments: PatternMoments, probe: ComplexArray) 
     log_amplitude, phase = np.linalg.solve(matrix, right.ravel()).reshape(2, n)
     # Amplitudes of counts have a variance of a quarter.
     covariance = np.linalg.inv(matrix)[:n, :n] / 4
-    spread = products / len(centres) - np.outer(totals, totals) / len(centres) ** 2
+    spread = (
+        products / len(patch_centres_px) - np.outer(totals, totals) / len(patch_centres_px) ** 2
+    )
     variance = float((covariance * spread).sum())
     return SlowErrors(
         basis=basis,
@@ -282,7 +284,7 @@ def fit_slow_errors(forward: Any, moments: PatternMoments, probe: ComplexArray) 
         phase=phase,
         # The block of the phase: as if the amplitude were right.
         phase_alone=np.linalg.solve(whole[1, :, 1], right[1]),
-        centres_px=centres,
+        patch_centres_px=patch_centres_px,
         noise=2 * math.sqrt(max(variance, 0.0)),
     )
 

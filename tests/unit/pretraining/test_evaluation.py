@@ -31,4 +31,4 @@ def test_truth_is_found_wherever_the_canvas_begins(origin: int) -> None:
     assert mosaic_ssim(found, scan) == pytest.approx(1.0, abs=1e-6)
     elsewhere = scan.positions_px[:4] + 5
     assert mosaic_ssim(found, scan, elsewhere) == pytest.approx(1.0, abs=1e-6)
-    assert middles(scan, centres_px=elsewhere).shape == (40, 40)
+    assert middles(scan, tile_centres_px=elsewhere).shape == (40, 40)
