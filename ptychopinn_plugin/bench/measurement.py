@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 from ptychopinn_plugin._version import __version__
-from ptychopinn_plugin.backends.common.forward import judged_stride
+from ptychopinn_plugin.backends.common.judged_patterns import judged_stride
 from ptychopinn_plugin.backends.common.threads import requested_threads
 from ptychopinn_plugin.backends.selection import create_backend, find_backends
 from ptychopinn_plugin.bench import floor

@@ -37,6 +37,7 @@ IMPORTANT = {
     'outlier': r'outliers?',
     'overlap': r'(?<!they\s)(?<!hardly\s)(?<!patterns\s)(?<!patches\s)overlap',
     'patch': r'patch(?:es)?',
+    'patch centre': r'patch\s+centres?',
     'patch origin': r'patch\s+origins?',
     'pattern': r'patterns?',
     'phase drift': r'phase\s+drift',

@@ -8,8 +8,7 @@ import pytest
 from parity.frameworks import Framework
 from parity.helpers import Forward, canvas_object, make_patches, noise
 
-from ptychopinn_plugin.backends.common import forward as common_forward
-from ptychopinn_plugin.backends.common import probe_gauge
+from ptychopinn_plugin.backends.common import judged_patterns, probe_gauge
 from ptychopinn_plugin.backends.common.iteration_schedule import IterationSchedule
 from ptychopinn_plugin.backends.common.refinement import (
     ALONE_BATCHES,
@@ -232,7 +231,7 @@ def test_patterns_alone_are_iterated_to_their_objects(fw: Framework, alone: Scan
 def test_a_large_scan_is_judged_by_patterns_from_all_over_it(
     fw: Framework, scan: Scan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(common_forward, 'JUDGED_PATTERNS', 5)
+    monkeypatch.setattr(judged_patterns, 'JUDGED_PATTERNS', 5)
     forward = fw.build_forward(scan)
     flat = fw.tensor(np.ones(forward.canvas_shape, complex))
     object_, losses = fw.iterate(forward, flat, IterationSchedule(10), batch_size=4)
@@ -246,7 +245,7 @@ def test_the_loss_of_some_patterns_never_rises(
     fw: Framework, scan: Scan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A correction that is good for all patterns may be bad for those that are looked at."""
-    monkeypatch.setattr(common_forward, 'JUDGED_PATTERNS', 5)
+    monkeypatch.setattr(judged_patterns, 'JUDGED_PATTERNS', 5)
     worse = dataclasses.replace(
         fw.refinement.ITERATION_KERNELS, correct_phase_drift=lambda forward, object_: object_ * 1.1
     )

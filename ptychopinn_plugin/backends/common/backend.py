@@ -14,7 +14,6 @@ import numpy as np
 from ptychopinn_plugin._version import __version__
 from ptychopinn_plugin.backends.common.diagnostics import warn_of_twins
 from ptychopinn_plugin.backends.common.engine import Device, Engine
-from ptychopinn_plugin.backends.common.forward import normalize_probe_of
 from ptychopinn_plugin.backends.common.iteration_plan import plan_reconstruction
 from ptychopinn_plugin.backends.common.outliers import reconstruct_without_outliers
 from ptychopinn_plugin.backends.common.positions import reach_px
@@ -30,6 +29,7 @@ from ptychopinn_plugin.backends.common.requests import (
     ReconstructionRequest,
     TrainingRequest,
 )
+from ptychopinn_plugin.backends.common.scan_probe import normalize_probe_of
 from ptychopinn_plugin.backends.common.threads import Threads
 from ptychopinn_plugin.backends.common.training_loop import Clock
 from ptychopinn_plugin.backends.common.training_plan import plan_training

@@ -15,8 +15,8 @@ import numpy as np
 from ptychopinn_plugin.array_types import IntArray
 from ptychopinn_plugin.backends.common.diagnostics import LIT_COUNTS_FRACTION, MIN_ITERATIONS
 from ptychopinn_plugin.backends.common.engine import Engine, Forward
-from ptychopinn_plugin.backends.common.forward import judged_positions
 from ptychopinn_plugin.backends.common.iteration_schedule import IterationSchedule
+from ptychopinn_plugin.backends.common.judged_patterns import judged_positions
 from ptychopinn_plugin.backends.common.memory import ran_out
 from ptychopinn_plugin.backends.common.ranks import current_ranks
 from ptychopinn_plugin.backends.common.requests import IterationRequest

@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray, RealArray
-from ptychopinn_plugin.backends.common.forward import judged_stride
+from ptychopinn_plugin.backends.common.judged_patterns import judged_stride
 from ptychopinn_plugin.backends.common.positions import FLOOR_FRACTION
 from ptychopinn_plugin.physics import illuminated_size
 

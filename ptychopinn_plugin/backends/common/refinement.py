@@ -11,8 +11,8 @@ import numpy as np
 
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray, IntArray
 from ptychopinn_plugin.backends.common.best_iteration import iterate_keep_best
-from ptychopinn_plugin.backends.common.forward import judged_stride
 from ptychopinn_plugin.backends.common.intensities import intensities_move, refined_intensities
+from ptychopinn_plugin.backends.common.judged_patterns import judged_stride
 from ptychopinn_plugin.backends.common.memory import with_smaller_batches
 from ptychopinn_plugin.backends.common.opr import (
     MeasureVariation,

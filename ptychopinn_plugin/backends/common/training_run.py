@@ -20,7 +20,6 @@ from ptychopinn_plugin.backends.common.diagnostics import (
     warn_of_moves,
 )
 from ptychopinn_plugin.backends.common.engine import Device, Engine, Forward
-from ptychopinn_plugin.backends.common.forward import normalize_probe_of
 from ptychopinn_plugin.backends.common.iteration_schedule import IterationSchedule
 from ptychopinn_plugin.backends.common.memory import ran_out, with_smaller_batches
 from ptychopinn_plugin.backends.common.positions import reach_px
@@ -37,6 +36,7 @@ from ptychopinn_plugin.backends.common.sampling import (
     TrainingScan,
     make_subscan,
 )
+from ptychopinn_plugin.backends.common.scan_probe import normalize_probe_of
 from ptychopinn_plugin.backends.common.training_loop import Clock, TrainingLoop
 from ptychopinn_plugin.backends.common.training_plan import PlannedScan, TrainingPlan
 from ptychopinn_plugin.backends.common.training_state import load_state, save_state

@@ -8,14 +8,11 @@ import torch
 from torch import Tensor
 
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray, IntArray, RealArray
+from ptychopinn_plugin.backends.common.amplitudes import corner_amplitudes
 from ptychopinn_plugin.backends.common.canvas import CanvasWindow, window_of, window_shape
-from ptychopinn_plugin.backends.common.forward import (
-    PROBE_CACHE_BYTES,
-    corner_amplitudes,
-    judged_positions,
-    variation_of,
-)
+from ptychopinn_plugin.backends.common.judged_patterns import judged_positions
 from ptychopinn_plugin.backends.common.ranks import Ranks, own_part
+from ptychopinn_plugin.backends.common.scan_probe import PROBE_CACHE_BYTES, variation_of
 from ptychopinn_plugin.backends.pytorch.operators import (
     intensity,
     place_patches,

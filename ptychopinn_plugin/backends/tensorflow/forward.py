@@ -4,18 +4,15 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray, IntArray, RealArray
+from ptychopinn_plugin.backends.common.amplitudes import corner_amplitudes
 from ptychopinn_plugin.backends.common.canvas import (
     CanvasWindow,
     place_one_by_one,
     window_of,
     window_shape,
 )
-from ptychopinn_plugin.backends.common.forward import (
-    PROBE_CACHE_BYTES,
-    corner_amplitudes,
-    judged_positions,
-    variation_of,
-)
+from ptychopinn_plugin.backends.common.judged_patterns import judged_positions
+from ptychopinn_plugin.backends.common.scan_probe import PROBE_CACHE_BYTES, variation_of
 from ptychopinn_plugin.backends.tensorflow import operators
 from ptychopinn_plugin.backends.tensorflow.framework import Tensor, is_on_cpu, tf
 from ptychopinn_plugin.backends.tensorflow.operators import intensity, scaled, shift_probe

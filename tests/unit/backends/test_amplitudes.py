@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ptychopinn_plugin.backends.common.forward import corner_amplitudes
+from ptychopinn_plugin.backends.common.amplitudes import corner_amplitudes
 
 
 def test_a_forward_model_gets_the_roots_of_counts() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ptychopinn_plugin.backends.common.canvas import place_one_by_one
-from ptychopinn_plugin.backends.common.forward import judged_stride
+from ptychopinn_plugin.backends.common.judged_patterns import judged_stride
 from ptychopinn_plugin.backends.common.phase_drift import better_of
 
 

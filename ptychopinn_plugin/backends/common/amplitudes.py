@@ -1,0 +1,34 @@
+"""Measured amplitudes as every backend keeps them."""
+
+import numpy as np
+
+from ptychopinn_plugin.array_types import BoolArray, FloatArray, RealArray
+from ptychopinn_plugin.data import inpaint
+from ptychopinn_plugin.data.scan import CHUNK_PATTERNS
+from ptychopinn_plugin.storage.scratch import Usage, chunks, new_array
+
+
+def corner_amplitudes(patterns: RealArray, bad_pixels: BoolArray) -> FloatArray:
+    """Return the square root of counts, zero frequency in the corner, bad pixels filled.
+
+    Parameters
+    ----------
+    patterns : ndarray, shape (n_positions, height, width)
+        Counts, zero frequency in the middle.
+    bad_pixels : ndarray of bool, shape (height, width)
+
+    Returns
+    -------
+    ndarray of float32, shape (n_positions, height, width)
+        In a file where the patterns lie in one, or do not fit into memory: `storage.scratch`.
+    """
+    result = new_array(patterns.shape, np.float32, like=patterns)
+    usage = Usage(result)
+    for part, block in chunks(patterns, CHUNK_PATTERNS):
+        counts = block.astype(np.float32)
+        if bad_pixels.any():
+            # Only the network sees these pixels: the loss leaves them out.
+            counts = inpaint(counts, bad_pixels)
+        result[part] = np.sqrt(np.fft.ifftshift(counts, axes=(1, 2)))
+        usage.add(counts.nbytes)
+    return result
