@@ -10,7 +10,7 @@ from ptychodus.api.product import Product
 from ptychodus.api.reconstruct import ReconstructOutput
 
 from ptychopinn_plugin.data import Scan
-from ptychopinn_plugin.host.resampling import Sampling
+from ptychopinn_plugin.host.resampling import Resampling
 from ptychopinn_plugin.host.translation import to_product
 from ptychopinn_plugin.host.worker.client import Event
 from ptychopinn_plugin.host.worker.messages import (
@@ -43,7 +43,7 @@ class InferenceWatch:
     before : Product
     given : Scan
         What the product holds, with its positions.
-    sampling : Sampling
+    resampling : Resampling
         The same as it is reconstructed: patterns that share nothing may lie elsewhere.
     passes : int
     n_measured : int, optional
@@ -54,15 +54,15 @@ class InferenceWatch:
         self,
         before: Product,
         given: Scan,
-        sampling: Sampling,
+        resampling: Resampling,
         passes: int,
         *,
         n_measured: int | None = None,
     ) -> None:
-        self._before, self._sampling, self.passes = before, sampling, passes
+        self._before, self._resampling, self.passes = before, resampling, passes
         self._given = given
         self._n_without_position = max(0, (n_measured or 0) - len(given))
-        placed = sampling.measured.positions_px
+        placed = resampling.measured.positions_px
         is_as_given = np.array_equal(given.positions_px, placed)
         self._placed_px = None if is_as_given else placed - given.positions_px
         self._product = before
@@ -126,7 +126,7 @@ class InferenceWatch:
         self._product = to_product(
             self._before,
             self._given,
-            *self._sampling.object_back(event.arrays['object'], event.arrays['origin_px']),
+            *self._resampling.object_back(event.arrays['object'], event.arrays['origin_px']),
             moves_px=self._placed_px,
             losses=self._losses,
         )
@@ -149,15 +149,15 @@ class InferenceWatch:
         done = event.report
         assert isinstance(done, ReconstructionDone)
         passes_done, self._progress = min(self._progress, self.passes), goal
-        moves = self._sampling.moves_back(event.arrays.get('moves_px'))
+        moves = self._resampling.moves_back(event.arrays.get('moves_px'))
         self._product = to_product(
             self._before,
             self._given,
-            *self._sampling.object_back(event.arrays['object'], event.arrays['origin_px']),
-            probe=self._sampling.probe_back(event.arrays['probe']),
+            *self._resampling.object_back(event.arrays['object'], event.arrays['origin_px']),
+            probe=self._resampling.probe_back(event.arrays['probe']),
             moves_px=self._placed_px if moves is None else moves,
             intensities=event.arrays.get('intensities'),
-            variation=self._sampling.variation_back(
+            variation=self._resampling.variation_back(
                 variation_of_arrays(event.arrays, event.arrays['probe'])
             ),
             losses=dict(enumerate(done.likelihoods)),

@@ -32,7 +32,7 @@ from ptychopinn_plugin.host.log_messages import (
     reported,
 )
 from ptychopinn_plugin.host.previews import InferenceWatch, has_window
-from ptychopinn_plugin.host.resampling import Sampling
+from ptychopinn_plugin.host.resampling import Resampling
 from ptychopinn_plugin.host.run_state import Activity
 from ptychopinn_plugin.host.scan_check import check_product
 from ptychopinn_plugin.host.settings import PluginSettings
@@ -352,8 +352,8 @@ class PinnReconstructor(TrainableReconstructor):
         ):
             model, path = self.loaded.current('Infer')
             given = to_scan(parameters)
-            sampling = self._sampling(given, model)
-            scan = sampling.fitted
+            resampling = self._resampling(given, model)
+            scan = resampling.fitted
             # The backend checks them too, but the worker takes seconds to start.
             check_before_run(scan, model.config.model.gridsize)
             job = self._inference_job(model, path, scan)
@@ -362,7 +362,7 @@ class PinnReconstructor(TrainableReconstructor):
             arrays = scan_arrays(scan)
             with self._start(job, arrays) as run:
                 watch = InferenceWatch(
-                    *(parameters.product, given, sampling, model.network.passes),
+                    *(parameters.product, given, resampling, model.network.passes),
                     n_measured=self._activity.measured,
                 )
                 yield from self._watch_inference(run, watch)
@@ -396,14 +396,14 @@ class PinnReconstructor(TrainableReconstructor):
     def _which_product_goes(self) -> str:
         return PRODUCT_GOES if self._activity.takes_products_away else ''
 
-    def _sampling(self, scan: Scan, model: Model) -> Sampling:
+    def _resampling(self, scan: Scan, model: Model) -> Resampling:
         """Return the scan as it is to be read and as the model takes it."""
         scan = self._as_read(scan)
         fitted = model.fitted(scan)
         log_notes(fitted)
         if scan.pattern_shape != fitted.pattern_shape:
             logger.info('The product keeps the pixels of the scan: the object is resampled back.')
-        return Sampling(scan, fitted)
+        return Resampling(scan, fitted)
 
     def _as_read(self, scan: Scan) -> Scan:
         """Return a scan as the rows *Single shot* and *Photons* want it."""

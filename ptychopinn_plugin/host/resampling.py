@@ -16,7 +16,7 @@ from ptychopinn_plugin.data.probe_variation import ProbeVariation
 
 
 @dataclass(frozen=True)
-class Sampling:
+class Resampling:
     """The way back from the pixels of a model to those of a scan.
 
     Attributes

@@ -13,7 +13,7 @@ from ptychodus.api.io import load_product
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.host import previews
 from ptychopinn_plugin.host.previews import InferenceWatch
-from ptychopinn_plugin.host.resampling import Sampling
+from ptychopinn_plugin.host.resampling import Resampling
 from ptychopinn_plugin.host.worker.client import Event
 from ptychopinn_plugin.host.worker.messages import ReconstructionDone, RunProgress
 
@@ -40,7 +40,7 @@ def watch(
     clock: Clock, small_scan: Scan, write_folder: Callable[..., Path], tmp_path: Path
 ) -> InferenceWatch:
     product = load_product(write_folder(tmp_path / 'data') / 'product.h5')
-    return InferenceWatch(product, small_scan, Sampling(small_scan, small_scan), 2)
+    return InferenceWatch(product, small_scan, Resampling(small_scan, small_scan), 2)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from ptychodus.api.reconstruct import ReconstructInput
 from ptychopinn_plugin import ptychodus_compat
 from ptychopinn_plugin.data import Scan, fit_to_size, load_scan, write_scan
 from ptychopinn_plugin.errors import DataError
-from ptychopinn_plugin.host.resampling import Sampling
+from ptychopinn_plugin.host.resampling import Resampling
 from ptychopinn_plugin.host.translation import to_product, to_scan
 from ptychopinn_plugin.host.versions import host_version
 
@@ -68,7 +68,7 @@ def test_a_model_of_another_size_leaves_the_pixels_of_the_scan(
     """What continues from the product relies on the pixels that its patterns give it."""
     scan = to_scan(parameters)
     fitted = fit_to_size(scan, size)
-    sampling = Sampling(scan, fitted)
+    resampling = Resampling(scan, fitted)
     # A hill at a scan position, which the model sees on its own pixels.
     sides = (np.array([70, 77]) * size / SIZE).astype(int)
     corner = np.array([3.0, -2.0])
@@ -77,7 +77,7 @@ def test_a_model_of_another_size_leaves_the_pixels_of_the_scan(
     width = 4.0 * size / SIZE
     hill = np.exp(-((y - top[0]) ** 2 + (x - top[1]) ** 2) / (2 * width**2)).astype(np.complex64)
 
-    object_, origin = sampling.object_back(hill, corner)
+    object_, origin = resampling.object_back(hill, corner)
     after = to_product(parameters.product, scan, object_, origin)
 
     pixel = after.object_.get_pixel_geometry()
@@ -96,12 +96,12 @@ def test_a_model_of_another_size_leaves_the_pixels_of_the_scan(
 @pytest.mark.parametrize('size', [16, 64])
 def test_the_probe_of_another_size_comes_back(parameters: ReconstructInput, size: int) -> None:
     scan = to_scan(parameters)
-    sampling = Sampling(scan, fit_to_size(scan, size))
+    resampling = Resampling(scan, fit_to_size(scan, size))
     # Untouched, it loses nothing, not even what a smaller model does not see.
-    np.testing.assert_array_equal(sampling.probe_back(sampling.fitted.probe), scan.probe)
-    corrected = sampling.probe_back(2 * sampling.fitted.probe)
+    np.testing.assert_array_equal(resampling.probe_back(resampling.fitted.probe), scan.probe)
+    corrected = resampling.probe_back(2 * resampling.fitted.probe)
     assert corrected.shape == scan.probe.shape
-    energy = np.sum(np.abs(corrected) ** 2) / np.sum(np.abs(2 * sampling.fitted.probe) ** 2)
+    energy = np.sum(np.abs(corrected) ** 2) / np.sum(np.abs(2 * resampling.fitted.probe) ** 2)
     assert energy == pytest.approx(1, rel=1e-4)
     if size > SIZE:
         np.testing.assert_allclose(corrected, 2 * scan.probe, atol=1e-3 * np.abs(scan.probe).max())

@@ -218,26 +218,26 @@ def iterate_object(
         Poisson loss per pixel of the start and of the best object after each iteration; it never
         rises.
     """
-    course = _Course(kernels, forward, object_, request)
+    iterations = _Iterations(kernels, forward, object_, request)
 
     def show(done: int, loss: float, best: IterationState[Tensor]) -> bool | None:
         return observer(done, loss, best.object_) if observer is not None else False
 
     best, losses = iterate_keep_best(
         request.schedule,
-        dataclasses.replace(course.state),
-        course.judge(object_),
-        course.iterate_once,
-        course.part_way,
-        course.step_of_all,
-        course.correct_at_end,
+        dataclasses.replace(iterations.state),
+        iterations.judge(object_),
+        iterations.iterate_once,
+        iterations.part_way,
+        iterations.step_of_all,
+        iterations.correct_at_end,
         show,
     )
-    course.leave(best)
+    iterations.leave(best)
     return best.object_, losses
 
 
-class _Course(Generic[Tensor]):
+class _Iterations(Generic[Tensor]):
     """The iterations over one forward model: what `iterate_keep_best` calls.
 
     Attributes
