@@ -40,7 +40,7 @@ class LegacySettings:
     config: Config = dataclasses.field(default_factory=Config)
     train_data: Path | None = None
     test_data: Path | None = None
-    model: Path | None = None
+    model_path: Path | None = None
     output: Path | None = None
     backend: str | None = None
     n_subsample: int | None = None

@@ -317,7 +317,7 @@ FIELDS: tuple[Field, ...] = (
         policy='raise',
     ),
     _training('torch_mae_pred_l2_match_target', False, 'no such term of the loss', policy='raise'),
-    _inference('model_path', None, 'the model, or the folder that holds it', 'run.model'),
+    _inference('model_path', None, 'the model, or the folder that holds it', 'run.model_path'),
     _inference(
         'test_data_file', None, 'the scan to reconstruct', 'run.test_data', 'test_data_file_path'
     ),

@@ -24,7 +24,7 @@ _TRAINING = ('batch_size', 'learning_rate', 'n_groups', 'nepochs', 'train_data_f
 class TorchSections:
     """The settings of its classes `ModelConfig`, `DataConfig` and `TrainingConfig`."""
 
-    model: SavedSection
+    model_settings: SavedSection
     data: SavedSection
     training: SavedSection
 
@@ -62,19 +62,19 @@ def find_sections(values: Any) -> TorchSections | None:
 
 def flat_settings(sections: TorchSections) -> dict[str, Any]:
     """Return settings under the names of the flat dictionary."""
-    model, data = sections.model, sections.data
+    model_settings, data = sections.model_settings, sections.data
     training = {
         _TRAINING_NAMES.get(name, name): sections.training[name] for name in sections.training
     }
     grid = data.get('grid_size')
     side = grid[0] if isinstance(grid, tuple | list) and grid else 1
     return {
-        **model,
+        **model_settings,
         'N': data.get('N'),
         'gridsize': data.get('gridsize', side),
         'nphotons': data.get('nphotons'),
         'probe_scale': data.get('probe_scale'),
-        'model_type': 'supervised' if model.get('mode') == 'Supervised' else 'pinn',
+        'model_type': 'supervised' if model_settings.get('mode') == 'Supervised' else 'pinn',
         **{name: training.get(name) for name in _TRAINING},
     }
 
@@ -97,29 +97,29 @@ def structure_of(
     ArchiveError
         Naming the setting.
     """
-    model = sections.model if sections else {}
-    architecture = model.get('architecture', settings.get('architecture', 'cnn'))
+    theirs = sections.model_settings if sections else {}
+    architecture = theirs.get('architecture', settings.get('architecture', 'cnn'))
     if architecture != 'cnn':
         raise ArchiveError(
             f'{source} holds a network of architecture {architecture!r}; only cnn is read.'
         )
-    if model.get('cnn_output_mode') == 'real_imag' and model.get('mode') != 'Supervised':
+    if theirs.get('cnn_output_mode') == 'real_imag' and theirs.get('mode') != 'Supervised':
         raise ArchiveError(
             f"{source}: cnn_output_mode is 'real_imag', so its outputs are real and imaginary "
             'part; only amplitude and phase are read.'
         )
-    if model.get('intensity_scale_trainable') is True:
+    if theirs.get('intensity_scale_trainable') is True:
         raise ArchiveError(
             f'{source}: intensity_scale_trainable is on, so the network takes patterns in a scale '
             'of its own, which the file does not hold.'
         )
-    big = model.get('probe_big', settings.get('probe.big', settings.get('probe_big', True)))
-    everywhere = MASK_CAME_WITH not in model if model else None
+    big = theirs.get('probe_big', settings.get('probe.big', settings.get('probe_big', True)))
+    everywhere = MASK_CAME_WITH not in theirs if theirs else None
     return TorchStructure(has_border=big is not False, border_everywhere=everywhere)
 
 
 def torch_activation(settings: Mapping[str, Any], sections: TorchSections | None) -> str:
     """Return the amplitude's activation: there, whatever is not a sigmoid is a SiLU."""
-    model = sections.model if sections else {}
-    name = model.get('amp_activation', settings.get('amp_activation', 'silu'))
+    theirs = sections.model_settings if sections else {}
+    name = theirs.get('amp_activation', settings.get('amp_activation', 'silu'))
     return 'sigmoid' if name == 'sigmoid' else 'swish'

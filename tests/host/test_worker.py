@@ -106,10 +106,13 @@ def _last(events: Iterator[Event | None]) -> Event:
 
 
 def _inference(
-    model: Path, scan: Scan, iterations: int = 2
+    model_path: Path, scan: Scan, iterations: int = 2
 ) -> tuple[ReconstructJob, dict[str, Any]]:
     job = ReconstructJob(
-        'pytorch', model, InferenceConfig(device='cpu'), RefinementConfig(iterations=iterations)
+        'pytorch',
+        model_path,
+        InferenceConfig(device='cpu'),
+        RefinementConfig(iterations=iterations),
     )
     return job, {name: getattr(scan, name) for name in SCAN_ARRAYS}
 

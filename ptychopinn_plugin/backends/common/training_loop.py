@@ -279,14 +279,14 @@ class TrainingLoop:
     ) -> None:
         """Let the observer take the model inside an epoch, with what continues from there."""
 
-        def model() -> Model:
+        def make_model() -> Model:
             columns = {name: np.array([row[name] for row in losses]) for name in losses[0]}
             seconds = self.clock() - self.started
             self._save_resume_point(EpochSoFar(parts, columns, seconds))
             return model_so_far()
 
         progress = self._progress({'loss': self.latest_loss}, None)
-        if self.observer(dataclasses.replace(progress, make_model=model)):
+        if self.observer(dataclasses.replace(progress, make_model=make_model)):
             self.state.stopped = 'request'
 
     def _diverge(self, loss: float) -> None:

@@ -119,7 +119,7 @@ class Worker:
             raise
         return run
 
-    def prepare(self, backend: str, model: Path | None = None) -> None:
+    def prepare(self, backend: str, model_path: Path | None = None) -> None:
         """Start a process for a run that is expected, and let it import the framework.
 
         Nothing is done where a process is there already. It ends when it is idle, as any other.
@@ -127,7 +127,7 @@ class Worker:
         Parameters
         ----------
         backend : str
-        model : Path, optional
+        model_path : Path, optional
             The file of the model that it is expected to need.
         """
         if self.pid is not None or not self._busy.acquire(blocking=False):
@@ -136,7 +136,7 @@ class Worker:
             # The run that follows meets the same error, and reports it.
             with suppress(WorkerError, OSError):
                 process = self._ready_process(backend)
-                process.send(PrepareBackend(backend, model, float(self.idle_s)))
+                process.send(PrepareBackend(backend, model_path, float(self.idle_s)))
         finally:
             self._busy.release()
 

@@ -165,12 +165,12 @@ class Jobs:
         else:
             self._reconstruct(job, arrays)
 
-    def prepare(self, backend: str, model: Path | None) -> None:
+    def prepare(self, backend: str, model_path: Path | None) -> None:
         """Do what every run of a backend begins with, before there is one."""
         if self._backend is None:
             self._backend = create_backend(backend)
-        if model is not None and self._backend.name == backend:
-            self._open(self._backend, model)
+        if model_path is not None and self._backend.name == backend:
+            self._open(self._backend, model_path)
 
     def release_memory(self) -> None:
         """Give back what a run that failed holds; the next one builds it again."""
@@ -246,7 +246,7 @@ class Jobs:
 
     def _reconstruct(self, job: ReconstructJob, shared: Mapping[str, SharedArray]) -> None:
         backend = self._use(job)
-        self._open(backend, job.model)
+        self._open(backend, job.model_path)
         scan = self._scan(job, shared, geometry=job.geometry, is_single_shot=job.single_shot)
         found = backend.reconstruct(
             scan, job.inference, job.refinement, observer=Reporter(self._connection)

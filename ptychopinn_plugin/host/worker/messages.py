@@ -109,7 +109,7 @@ class ReconstructJob:
     Attributes
     ----------
     backend : str
-    model : Path
+    model_path : Path
     inference : InferenceConfig
     refinement : RefinementConfig
     geometry : Geometry
@@ -122,7 +122,7 @@ class ReconstructJob:
     """
 
     backend: str
-    model: Path
+    model_path: Path
     inference: InferenceConfig = field(default_factory=InferenceConfig)
     refinement: RefinementConfig = field(default_factory=RefinementConfig)
     geometry: Geometry = field(default_factory=Geometry)
@@ -209,13 +209,13 @@ class PrepareBackend:
     Attributes
     ----------
     backend : str
-    model : Path, optional
+    model_path : Path, optional
     idle_s : float
         As in `StartRun`.
     """
 
     backend: str
-    model: Path | None
+    model_path: Path | None
     idle_s: float
 
 

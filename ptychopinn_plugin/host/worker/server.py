@@ -140,7 +140,7 @@ def serve(source: IO[bytes], sink: IO[bytes]) -> None:
         if isinstance(start, PrepareBackend):
             # What goes wrong goes wrong again in the run, which reports it.
             with suppress(Exception):
-                jobs.prepare(start.backend, start.model)
+                jobs.prepare(start.backend, start.model_path)
             continue
         connection.run = start.run
         _run(start, jobs, connection)

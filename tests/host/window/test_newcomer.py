@@ -175,9 +175,9 @@ def watch_preparation(window: Window, patch: pytest.MonkeyPatch) -> threading.Ev
     worker, prepared = window.library.worker, threading.Event()
     prepare = worker.prepare
 
-    def prepare_briefly(backend: str, model: Path | None = None) -> None:
+    def prepare_briefly(backend: str, model_path: Path | None = None) -> None:
         worker.idle_s = IDLE_S
-        prepare(backend, model)
+        prepare(backend, model_path)
 
     patch.setattr(worker, 'prepare', prepare_briefly)
     # The host would end a worker that is idle.

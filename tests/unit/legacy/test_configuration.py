@@ -270,7 +270,9 @@ def test_round_trip(training_class: Any) -> None:
     assert back == dataclasses.asdict(theirs)
     again = legacy.from_legacy(back)
     assert again == ours
-    inference = legacy.to_legacy(ours.config, 'InferenceConfig', output=Path('o'), model=Path('m'))
+    inference = legacy.to_legacy(
+        ours.config, 'InferenceConfig', output=Path('o'), model_path=Path('m')
+    )
     assert legacy.from_legacy(inference).config.model == ours.config.model
     assert (inference['output_dir'], inference['model_path']) == (Path('o'), Path('m'))
 
@@ -397,7 +399,7 @@ def test_what_was_changed_here_is_what_goes_back() -> None:
     flat = legacy.to_legacy_dict(changed)
     assert (flat['nepochs'], flat['neighbor_count'], flat['nphotons']) == (4, 5, 1e5)
     assert 'neighbor_pool_size' not in flat
-    inference = legacy.to_legacy(changed, 'InferenceConfig', model='m')
+    inference = legacy.to_legacy(changed, 'InferenceConfig', model_path='m')
     assert (inference['neighbor_count'], inference['model_path']) == (4, 'm')
 
 
