@@ -406,7 +406,7 @@ def _summary(
         'final': settings.final,
         'seconds': time.monotonic() - files.began_s,
         'patterns': reception.counts(),
-        'shown': live.object_.n_patterns,
+        'shown': live.growing.n_patterns,
         'not_shown': live.failed,
         'updates': live.n_updates,
         'written': files.writes,

@@ -28,15 +28,15 @@ def parameter_views() -> ModuleType:
         return importlib.import_module('ptychodus.controller.parametric')
 
 
-def has_centre(object_: Any) -> bool:
+def has_centre(host_object: Any) -> bool:
     """Return whether an object holds where it lies."""
     try:
-        object_.get_center()
+        host_object.get_center()
     except ValueError:
         return False
     return True
 
 
-def centre_m(object_: Any) -> tuple[float, float]:
+def centre_m(host_object: Any) -> tuple[float, float]:
     """Return where the middle of an object lies, (y, x) in metres."""
-    return point_m(object_.get_center())
+    return point_m(host_object.get_center())

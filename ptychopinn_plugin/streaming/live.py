@@ -69,7 +69,7 @@ class LiveReconstruction:
 
     Attributes
     ----------
-    object_ : GrowingObject
+    growing : GrowingObject
     to_object, to_file : LatencyHistogram
         From the arrival of a pattern until it is in the object, and until that is written.
     failed : int
@@ -97,7 +97,7 @@ class LiveReconstruction:
         self._parts = PartMaker(lambda: reception.opening, rules)
         self._settings, self._write = settings, write
         self._is_interrupted: Callable[[], bool] = lambda: False
-        self.object_ = GrowingObject()
+        self.growing = GrowingObject()
         self.to_object, self.to_file = LatencyHistogram(), LatencyHistogram()
         self.failed = self.n_updates = 0
         self._n_shown = 0
@@ -159,7 +159,7 @@ class LiveReconstruction:
         new = batch.received_s[max(0, self._n_shown - start) :]
         if start == 0:
             # The next object takes the place of the one before, and is not added to it.
-            self.object_ = GrowingObject()
+            self.growing = GrowingObject()
         self._n_shown = count
         self._add(batch, new)
         return True
@@ -178,7 +178,7 @@ class LiveReconstruction:
             result = self._runner.preview(
                 part, self._inference, refinement, observer=self._is_to_stop
             )
-            self.object_.add(result)
+            self.growing.add(result)
         except DataError as error:
             # Whether the scan can be reconstructed is decided at its end.
             if not self.failed:
@@ -198,7 +198,7 @@ class LiveReconstruction:
             self._write_object()
 
     def _write_object(self) -> None:
-        found = self.object_.reconstruction()
+        found = self.growing.reconstruction()
         if found is None or not self._unwritten:
             return
         began_s = time.monotonic()

@@ -55,7 +55,7 @@ def _product(ptychodus: Any, scan: Scan) -> Any:
     """Return a scan as a product of Ptychodus, by Ptychodus' own mapping."""
     pixel = ptychodus.geometry.PixelGeometry(width_m=PIXEL_M[1], height_m=PIXEL_M[0])
     centre = ptychodus.object.ObjectCenter(x_m=CENTRE_M[1], y_m=CENTRE_M[0])
-    object_ = ptychodus.object.Object(scan.object_, pixel, centre)
+    host_object = ptychodus.object.Object(scan.object_, pixel, centre)
     height, width = scan.pattern_shape
     points = []
     for index, (y, x) in enumerate(scan.positions_px):
@@ -64,7 +64,7 @@ def _product(ptychodus: Any, scan: Scan) -> Any:
         position = ptychodus.object.ObjectPosition(
             index, first_x + (width - 1) / 2, first_y + (height - 1) / 2
         )
-        points.append(object_.get_geometry().map_coordinates_object_to_probe(position))
+        points.append(host_object.get_geometry().map_coordinates_object_to_probe(position))
     return ptychodus.product.Product(
         metadata=ptychodus.product.ProductMetadata(
             name='lopsided',
@@ -78,7 +78,7 @@ def _product(ptychodus: Any, scan: Scan) -> Any:
         ),
         probe_positions=ptychodus.positions.ProbePositionSequence(points),
         probes=ptychodus.probe.ProbeSequence(scan.probe, None, pixel),
-        object_=object_,
+        object_=host_object,
         losses=[],
     )
 

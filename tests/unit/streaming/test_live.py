@@ -162,7 +162,7 @@ def test_a_slow_network_makes_the_source_wait(scan: Scan, follow: Any) -> None:
     reception, live, store, written = follow(
         [source], Watching(), final=False, queue=6, update_patterns=6
     )
-    assert live.object_.n_patterns == 36
+    assert live.growing.n_patterns == 36
     assert store.dropped == 0
     assert reception.ended == 'complete'
     # After the first part: six predicted, six queued, one in hand; two messages for each pattern.
@@ -177,7 +177,7 @@ def test_a_source_that_waits_is_not_idle(scan: Scan, follow: Any) -> None:
     reception, live, _, _ = follow(
         [source], SlowBackend(1.5), patience=Patience(idle_s=1.2), **options
     )
-    assert (reception.ended, live.object_.n_patterns) == ('idle', 32)
+    assert (reception.ended, live.growing.n_patterns) == ('idle', 32)
 
 
 def test_or_patterns_are_dropped_and_counted(scan: Scan, follow: Any) -> None:
@@ -186,7 +186,7 @@ def test_or_patterns_are_dropped_and_counted(scan: Scan, follow: Any) -> None:
     counts = reception.counts()
     assert counts['received'] == 36
     assert counts['queue_full'] > 12
-    assert live.object_.n_patterns + counts['queue_full'] == 36
+    assert live.growing.n_patterns + counts['queue_full'] == 36
 
 
 def test_a_scan_that_is_kept_never_waits_for_the_network(scan: Scan, follow: Any) -> None:
@@ -194,7 +194,7 @@ def test_a_scan_that_is_kept_never_waits_for_the_network(scan: Scan, follow: Any
     backend = SlowBackend(1.0)
     reception, live, store, _ = follow([Script(messages_of_scan(scan))], backend, update_patterns=6)
     assert store.n_appended == 36
-    assert live.object_.n_patterns < 36
+    assert live.growing.n_patterns < 36
     assert reception.counts()['queue_full'] == 0
     np.testing.assert_array_equal(store.read(0, 36).patterns, scan.patterns)
 
@@ -214,7 +214,7 @@ def test_the_built_in_model_iterates_again_when_a_quarter_is_new(scan: Scan, fol
     assert sizes[-1] == 36
     assert all(later >= 1.25 * before for before, later in pairwise(sizes[:-1]))
     # Each object takes the place of the one before.
-    assert live.object_.n_patterns == len(written[-1].positions_px) == 36
+    assert live.growing.n_patterns == len(written[-1].positions_px) == 36
     assert all(0 < each.max_seconds <= 5 for each in backend.refinements)
 
 
@@ -229,7 +229,7 @@ def test_a_part_that_cannot_be_shown_is_no_end(
 
     source = Script(messages_of_scan(scan))
     _, live, _, _ = follow([source], Failing(), final=False, update_patterns=9)
-    assert (live.failed, live.object_.n_patterns) == (9, 27)
+    assert (live.failed, live.growing.n_patterns) == (9, 27)
     assert caplog.text.count('A part of the scan is not shown: Too dark.') == 1
 
 
@@ -303,4 +303,4 @@ def test_a_backend_without_previews_is_named(
 
     _, live, store, written = follow([Script(messages_of_scan(scan))], Plain())
     assert 'The backend plain has no previews' in caplog.text
-    assert (store.n_appended, live.object_.n_patterns, written) == (36, 0, [])
+    assert (store.n_appended, live.growing.n_patterns, written) == (36, 0, [])
