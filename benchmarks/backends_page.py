@@ -141,7 +141,7 @@ def all_settings() -> Iterator[tuple[str, str]]:
 
 
 def drops_outliers(name: str) -> bool:
-    """Tell whether a backend leaves out a pattern that does not fit."""
+    """Return whether a backend leaves out a pattern that does not fit."""
     scan = quick_scan(configured())
     patterns = scan.patterns.astype(np.float32)
     patterns[[9, 54]] = patterns[[54, 9]]
@@ -151,7 +151,7 @@ def drops_outliers(name: str) -> bool:
 
 
 def rejects_device(section: str) -> Callable[[str], bool]:
-    """Return what tells whether a backend looks at the device of this section."""
+    """Return what decides whether a backend looks at the device of this section."""
 
     def measure(name: str) -> bool:
         config = configured()
@@ -171,7 +171,7 @@ def rejects_device(section: str) -> Callable[[str], bool]:
 
 
 def is_free_of_batches(name: str) -> bool:
-    """Tell whether another batch size of the inference leaves the object as it is."""
+    """Return whether another batch size of the inference leaves the object as it is."""
     config = configured({'refinement': {'iterations': 0}})
     backend, scan = create_backend(name), quick_scan(config)
     backend.train([scan], config)
@@ -183,7 +183,7 @@ def is_free_of_batches(name: str) -> bool:
 
 
 def counts_passes(name: str) -> bool:
-    """Tell whether another number of passes of the built-in prior gives another object."""
+    """Return whether another number of passes of the built-in prior gives another object."""
     backend, scan = create_backend(name), quick_scan(configured())
     backend.model = Model.built_in()
     inference, refinement = InferenceConfig(device='cpu'), RefinementConfig(iterations=0)
@@ -241,7 +241,7 @@ def is_honoured(
     changes: dict[str, dict[str, Any]],
     backend: str,
 ) -> bool:
-    """Tell whether changes to a configuration give another result; `base` keeps those without."""
+    """Return whether changes to a configuration give another result; `base` keeps those without."""
     key = (backend, str(context))
     base.setdefault(key, fingerprint(backend, configured(context)))
     return fingerprint(backend, configured(context, changes)) != base[key]
@@ -256,7 +256,7 @@ def row_of(what: str, measure: Callable[[str], bool | None], note: str) -> str:
 
 
 def learns_from_several(name: str) -> bool:
-    """Tell whether a second scan changes what is learned, and a third is validated on."""
+    """Return whether a second scan changes what is learned, and a third is validated on."""
     config = configured()
     scans = [quick_scan(config, seed=seed) for seed in (1, 2, 3)]
     one = create_backend(name).train(scans[:1], config)
@@ -266,7 +266,7 @@ def learns_from_several(name: str) -> bool:
 
 
 def takes_other_patterns(name: str) -> bool:
-    """Tell whether modes, bad pixels and another size of patterns are taken as they should be."""
+    """Return whether modes, bad pixels and another size of patterns are taken as they should be."""
     config = configured()
     backend = create_backend(name)
     backend.train([quick_scan(config, n_modes=2, dead_pixels=5)], config)
@@ -282,7 +282,7 @@ def takes_other_patterns(name: str) -> bool:
 
 
 def resumes_exactly(name: str) -> bool:
-    """Tell whether a training that was stopped ends with the bits of one that was not."""
+    """Return whether a training that was stopped ends with the bits of one that was not."""
     config = configured({'training': {'epochs': 3}})
     scan = quick_scan(config)
     whole = create_backend(name).train([scan], config)
@@ -300,7 +300,7 @@ def resumes_exactly(name: str) -> bool:
 
 
 def fine_tunes_others(name: str) -> bool:
-    """Tell whether training goes on from a model that the other backend wrote."""
+    """Return whether training goes on from a model that the other backend wrote."""
     config = configured()
     scan = quick_scan(config)
     other = next(backend for backend in BACKENDS if backend != name)
@@ -316,7 +316,7 @@ def fine_tunes_others(name: str) -> bool:
 
 
 def repeats_itself(name: str) -> bool:
-    """Tell whether two runs with one seed give the same bits on a CPU."""
+    """Return whether two runs with one seed give the same bits on a CPU."""
     return fingerprint(name, configured()) == fingerprint(name, configured())
 
 
@@ -330,7 +330,7 @@ CAPABILITIES: tuple[tuple[str, Callable[[str], bool], str], ...] = (
 
 
 def runs_on(device: str) -> Callable[[str], bool | None]:
-    """Return what tells whether a backend trains and reconstructs on a device, if it is here."""
+    """Return what decides whether a backend trains and reconstructs on a device, if it is here."""
 
     def measure(name: str) -> bool | None:
         config = configured({'training': {'device': device}, 'inference': {'device': device}})
@@ -361,7 +361,7 @@ def measured_rows(
 
 
 def same_weights(first: Model, second: Model) -> bool:
-    """Tell whether two models hold the same bits."""
+    """Return whether two models hold the same bits."""
     return all(np.array_equal(first.weights[name], second.weights[name]) for name in first.weights)
 
 
@@ -427,7 +427,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
 
 
 def main() -> None:
-    """Write the page, or with --check only tell whether a setting has no effect."""
+    """Write the page, or with --check only print whether a setting has no effect."""
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('--check', action='store_true', help='only the settings; write nothing')
     parser.add_argument('--only', choices=TABLES, help='only this table')

@@ -33,7 +33,7 @@ def judge(found: Reconstruction, scan: Scan, true: np.ndarray) -> dict[str, floa
     if found.intensities is not None:
         figures['log_error'] = float(np.std(np.log(found.intensities / true)))
     if found.beam_variation is not None:
-        figures['told_variation'] = found.beam_variation
+        figures['reported_variation'] = found.beam_variation
     return figures
 
 
@@ -56,11 +56,11 @@ def measure(config: SimulationConfig, *, against_ptychi: bool) -> dict[str, dict
 
 
 def _mean(rows: list[dict[str, float]]) -> dict[str, float]:
-    """Return the mean of each figure over the seeds that have it; a steady beam is not told."""
+    """Return the mean of each figure over the seeds that have it; a steady beam has no report."""
     names = dict.fromkeys(name for row in rows for name in row)
     means = {name: np.mean([row[name] for row in rows if name in row]) for name in names}
-    told = sum('told_variation' in row for row in rows)
-    return {name: round(float(value), 4) for name, value in means.items()} | {'told': told}
+    reported = sum('reported_variation' in row for row in rows)
+    return {name: round(float(value), 4) for name, value in means.items()} | {'reported': reported}
 
 
 def main() -> None:

@@ -91,15 +91,15 @@ def main() -> None:
 
 
 def is_mended(fault: Orientation, check: Check) -> bool:
-    """Tell whether what a check found, or something as good, undoes a fault."""
+    """Return whether what a check found, or something as good, undoes a fault."""
     return any(_undoes(one, fault) for one in (check.orientation, *check.equals))
 
 
 def _undoes(found: Orientation, fault: Orientation) -> bool:
     rest = found.after(fault)
     scale = rest.scale_positions or 1.0
-    turned = rest.replace(scale_positions=None)
-    return turned == Orientation() and bool(np.abs(np.log(scale)) < 0.05)
+    unscaled = rest.replace(scale_positions=None)
+    return unscaled == Orientation() and bool(np.abs(np.log(scale)) < 0.05)
 
 
 if __name__ == '__main__':

@@ -36,7 +36,7 @@ from ptychopinn_plugin.host.worker.messages import (
 )
 
 WARM_CYCLES = 5
-"""Frameworks take memory for what they compile in the first cycles."""
+"""In the first cycles frameworks compile, which takes memory."""
 
 MAX_GROWTH_MIB = 60.0
 """Memory of the process or of the worker may grow by this much after `WARM_CYCLES`."""

@@ -113,7 +113,7 @@ def open_settings(path: Path) -> object:
 
 
 def open_result(path: Path) -> object:
-    """Read what a result says of its run, and look for the files of it."""
+    """Read what a result holds of its run, and look for the files of it."""
     return _find_inputs(_read_run(path.parent), path.parent, {})
 
 
@@ -325,7 +325,7 @@ def _ignore_folders(folder: str, names: list[str]) -> list[str]:
 
 
 def run_child(kind: Format, numbers: range, seed: int, folder: Path, pipe: int) -> None:
-    """Open files of these numbers, and tell how each ended, one line of JSON each."""
+    """Open files of these numbers, and print how each ended, one line of JSON each."""
     used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MAX_MORE_BYTES, used + MAX_MORE_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

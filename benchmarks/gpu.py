@@ -2,9 +2,9 @@
 
     python benchmarks/gpu.py --output gpu.json [--device cuda] [--backend pytorch] [--quick]
 
-It takes some minutes and writes one JSON; a part that fails is told in it, and the others go on.
+It takes some minutes and writes one JSON; a part that fails is named in it, and the others go on.
 With `--device cpu --quick` it runs anywhere, which tests the script and nothing else. Targets are
-those that were set for an H100; a rate says which card it was measured on.
+those that were set for an H100; a rate names the card on which it was measured.
 """
 
 import argparse
@@ -31,10 +31,10 @@ TARGETS = {
     'warm reconstruction of 128 px, s': 1.0,
     'stitching, share of prediction': 0.2,
 }
-"""Patterns a second, seconds, and a share, for 10,000 patterns."""
+"""These are patterns a second, seconds, and a share, for 10,000 patterns."""
 
 AGREEMENT = {'one iteration': 1e-4, 'ten iterations': 1e-2, 'prediction': 1e-3, 'losses': 1e-3}
-"""The largest relative difference between the card and the CPU that rounding explains."""
+"""Rounding explains relative differences between the card and the CPU of up to this."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def precisions(run: Run) -> dict[str, dict[str, Any]]:
 def memory(run: Run) -> dict[str, Any]:
     """Measure the largest memory of the card, and that less of it halves the batch and goes on."""
     if run.backend != 'pytorch' or not run.device.startswith('cuda'):
-        return {'left_out': 'PyTorch on a card tells its memory.'}
+        return {'left_out': 'PyTorch on a card reports its memory.'}
     import torch
 
     scan, backend = run.scan(64), create_backend(run.backend)

@@ -134,7 +134,7 @@ def open_all(output: Path) -> list[str]:
 
 
 def mount(output: Path, size: int, *, again: bool = False) -> bool:
-    """Put a disk of this size below a folder, or change the size; tell whether that is allowed."""
+    """Put a disk of this size below a folder, or change the size; return whether it is allowed."""
     options = f'remount,size={size}' if again else f'size={size}'
     command = ['mount', '-t', 'tmpfs', '-o', options, 'tmpfs', str(output)]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
@@ -227,7 +227,7 @@ def main() -> int:
             kind = KINDS[number % len(KINDS)]
             output = folder / f'{name}-{number}'
             output.mkdir()
-            told = hit(job, kind, output, seconds, rng)
+            reported = hit(job, kind, output, seconds, rng)
             try:
                 faults = check(job, output, expected, log)
             finally:
@@ -236,7 +236,7 @@ def main() -> int:
             sums[name, kind] += 1
             faulty[name, kind] += bool(faults)
             bad += bool(faults)
-            print(f'{name} {number}: {kind}, {told}: {"; ".join(faults) or "well"}', flush=True)
+            print(f'{name} {number}: {kind}, {reported}: {"; ".join(faults) or "well"}', flush=True)
             shutil.rmtree(output)
     print('| what | hit by | times | faults |\n|---|---|---|---|')
     for (name, kind), times in sums.items():

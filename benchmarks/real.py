@@ -47,9 +47,9 @@ def judge(found: Reconstruction, scan: Scan) -> dict[str, float]:
         if found.intensities is not None:
             expected = expected * found.intensities[part][:, None, None]
         counts = scan.patterns[part].astype(np.float64)
-        good = np.broadcast_to(~scan.bad_pixels, counts.shape)
-        missed += float(((np.sqrt(expected) - np.sqrt(counts)) ** 2)[good].sum())
-        light += float(counts[good].sum())
+        valid = np.broadcast_to(~scan.bad_pixels, counts.shape)
+        missed += float(((np.sqrt(expected) - np.sqrt(counts)) ** 2)[valid].sum())
+        light += float(counts[valid].sum())
         misfit = measure_misfit(expected, counts, ~scan.bad_pixels)
         if misfit is not None and misfit.over_noise is not None:
             over += misfit.over_noise * len(counts)

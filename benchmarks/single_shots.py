@@ -42,8 +42,8 @@ def make_probe(beam: str) -> ComplexArray:
     """Make a beam that holds 90 % of its energy within 23 pixels.
 
     That of 'uneven' has a flat phase as well, but is brighter on one side: where a beam of flat
-    phase is the same after half a turn, a pattern cannot tell an object without phase from the
-    object turned by half a turn, its twin.
+    phase is the same after a rotation by 180 degrees, a pattern does not distinguish an object
+    without phase from its twin, the object rotated by 180 degrees.
     """
     probe = curved_probe(SIZE, width_px=26.0, edge=0.15, curvature=CURVATURES[beam])
     if beam != 'uneven':

@@ -29,7 +29,7 @@ SOURCES = {
     'folder': ('folder:{folder}/in', 16),
     'pva': ('pva:benchmark', 1),
 }
-"""The address of each, and how many patterns are in a message."""
+"""Each source has an address, and a number of patterns in a message."""
 
 
 def measure(name: str, scan: Path, folder: Path) -> str:

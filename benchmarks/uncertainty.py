@@ -3,8 +3,8 @@
     python benchmarks/uncertainty.py [--seeds 3 4] [--backend pytorch] [--object dead-leaves]
 
 The scans are those of benchmarks/quality.py, smaller, with the built-in model. Global phase and
-scale are removed, and of the phase error also the slow part, which is none of single pixels; the
-last column is with it. Pixels with a quarter of the brightest coverage or more count.
+scale are removed, and of the phase error also the slow part, which is no error of single pixels;
+the last column is with it. Pixels with a quarter of the brightest coverage or more count.
 """
 
 import argparse

@@ -126,7 +126,7 @@ class Photographer:
         place = (frame.x(), frame.y(), frame.width(), frame.height())
         return self.application.primaryScreen().grabWindow(0, *place)
 
-    def expect(self, is_so: bool, what: str) -> None:
+    def require(self, is_so: bool, what: str) -> None:
         """End the tour where the window does not show what it should."""
         if not is_so:
             raise SystemExit(f'The window does not show {what}.')
@@ -178,7 +178,7 @@ class Photographer:
         self.products.setCurrentIndex(other)
         self.buttons.reconstruct_button.click()
         self.wait(lambda: '1 run waits' in self.status() or self.is_idle())
-        self.expect(not self.is_idle(), 'that a run waits')
+        self.require(not self.is_idle(), 'that a run waits')
         self.shoot('waiting')
         self.wait(self.is_idle)
 
@@ -208,7 +208,7 @@ class Photographer:
         self.shoot('preset')
         parameters = self.model.settings_registry['PtychoPINNPlugin'].parameters()
         parameters['TrainingEpochs'].set_value(7)
-        self.expect(box.currentText() == 'Custom', 'that a row differs from the preset')
+        self.require(box.currentText() == 'Custom', 'that a row differs from the preset')
         self.shoot('custom')
         self.choose(box, 'Normal')
 
@@ -227,7 +227,7 @@ class Photographer:
                 *(Qt.ScrollPhase.NoScrollPhase, False),
             )
             self.application.sendEvent(box, event)
-        self.expect(box.currentText() == before and bar.value() > 0, 'rows that scroll')
+        self.require(box.currentText() == before and bar.value() > 0, 'rows that scroll')
         self.shoot('wheel')
         self.panel.all_settings.click()
 
@@ -239,7 +239,7 @@ class Photographer:
         QTest.keyClicks(limit, 'soon')
         QTest.keyClick(limit, Qt.Key.Key_Return)
         self.wait(lambda: '"soon" is no number' in self.message())
-        self.expect(limit.text() == '10', 'that the value stays')
+        self.require(limit.text() == '10', 'that the value stays')
         self.shoot('bad-input')
         where = limit.rect().center()
         QCursor.setPos(limit.mapToGlobal(where))
@@ -248,7 +248,7 @@ class Photographer:
         # Qt sends this by itself in a window that is active, which one without a manager is not.
         event = QHelpEvent(QEvent.Type.ToolTip, where, limit.mapToGlobal(where))
         self.application.sendEvent(limit, event)
-        self.expect(QToolTip.isVisible() and 'min' in QToolTip.text(), 'a tooltip')
+        self.require(QToolTip.isVisible() and 'min' in QToolTip.text(), 'a tooltip')
         self.shoot('tooltip', with_menus=True)
         QToolTip.hideText()
 
@@ -264,13 +264,13 @@ class Photographer:
         self.wait(lambda: self.status().startswith('Target reconstruction'))
         self.kill_worker()
         self.wait(lambda: self.status() == 'Training failed.')
-        self.expect('The worker died' in self.message(), 'why the training failed')
+        self.require('The worker died' in self.message(), 'why the training failed')
         self.shoot('training-killed')
         self.infer(product)
         self.wait(lambda: self.status().startswith('Refinement'))
         self.kill_worker()
         self.wait(lambda: self.status() == 'Inference failed.' and self.is_idle())
-        self.expect('is taken away again' in self.message(), 'what becomes of the product')
+        self.require('is taken away again' in self.message(), 'what becomes of the product')
         self.shoot('inference-killed')
 
     def infer(self, product: int) -> None:
@@ -289,7 +289,7 @@ class Photographer:
         product = self.open(folder)
         self.infer(product)
         self.wait(lambda: self.status() == 'Inference failed.' and self.is_idle())
-        self.expect('illuminations must overlap' in self.message(), 'what is wrong')
+        self.require('illuminations must overlap' in self.message(), 'what is wrong')
         self.shoot('too-far-apart')
         self.products.setCurrentIndex(product)
         self.panel.train_button.click()
@@ -309,7 +309,7 @@ class Photographer:
                 self.infer(product)
                 self.wait(lambda: '1 run waits' in self.status())
             self.stop()
-            self.expect(self.message().startswith('Stopped'), 'what is left')
+            self.require(self.message().startswith('Stopped'), 'what is left')
             self.shoot(name)
         rows['RefinementIterations'].set_value(-1)
 
@@ -328,7 +328,7 @@ class Photographer:
         fine_tune.click()
         self.wait(lambda: 'fine-tuning' in self.panel.header.training.text())
         architecture = self.field('Model', 'Architecture')
-        self.expect(not architecture.isEnabled(), 'grey rows of the network')
+        self.require(not architecture.isEnabled(), 'grey rows of the network')
         self.panel.area.ensureWidgetVisible(architecture)
         self.shoot('fine-tune')
         self.panel.all_settings.click()
@@ -336,7 +336,7 @@ class Photographer:
         self.wait(lambda: self.status().startswith('Epoch 3'))
         self.shoot('train-on-product')
         self.stop()
-        self.expect(self.status() == 'Training stopped.', 'that the training was stopped')
+        self.require(self.status() == 'Training stopped.', 'that the training was stopped')
         self.shoot('training-stopped')
         fine_tune.click()
 
@@ -358,13 +358,13 @@ class Photographer:
         menu.setActiveAction(recent)
         submenu.popup(menu.mapToGlobal(menu.actionGeometry(recent).topRight()))
         self.pause(1)
-        self.expect(len(submenu.actions()) > 1, 'recent models')
+        self.require(len(submenu.actions()) > 1, 'recent models')
         self.shoot('recent', with_menus=True)
         submenu.close()
         menu.close()
         next(action for action in menu.actions() if action.text() == 'Help').trigger()
         self.pause(1)
-        self.expect('The guide is opened' in self.message(), 'the guide')
+        self.require('The guide is opened' in self.message(), 'the guide')
         guides = [each for each in QApplication.topLevelWidgets() if isinstance(each, GuideWindow)]
         (guide,) = (each for each in guides if each.isVisible())
         guide.raise_()

@@ -8,15 +8,16 @@ patches overlap, with the probe's intensities :math:`w` as weights, their correl
 has the difference of their phases. The phases that fit all pairs best are those of the leading
 eigenvector of the Hermitian matrix
 
-.. math:: \frac{C_{jl}}{\sqrt{D_j D_l}}, \qquad D_j = \sum_l |C_{jl}|,
+.. math:: \frac{C_{jl}}{\sqrt{R_j R_l}}, \qquad R_j = \sum_l |C_{jl}|,
 
 which is the relaxation of an angular synchronization [1]_: the phase factors of modulus 1 that
 maximize :math:`\mathrm{Re} \sum C_{jl} e^{i(\varphi_j - \varphi_l)}` are replaced by one complex
 number for each patch, whose moduli are dropped afterwards.
 
 Patches whose first pixels lie in the same cell of a coarse grid are of one place, as repeated
-exposures are. They are turned to each other and added up before places are compared: so neighbours
-are other places, however often each was measured, and noise is averaged before it is correlated.
+exposures are. They are brought into phase with each other and added up before places are compared:
+so neighbours are other places, however often each was measured, and noise is averaged before it is
+correlated.
 
 References
 ----------
@@ -42,13 +43,14 @@ MAX_RESTARTS = 100
 """The solver begins anew at most this number of times, each with twenty products."""
 
 MERGING_ROUNDS = 6
-"""Patches of one place are turned to the sum of the others, which they change, this many times."""
+"""Patches of one place are brought into phase with the sum of the others, which they change, this
+many times."""
 
 FINAL_ROUNDS = 3
-"""At the end each patch is turned to the sum of all others this many times."""
+"""At the end each patch is brought into phase with the sum of all others this many times."""
 
 MIN_AGREEMENT = 1e-4
-"""A correlation below this share of a patch's own energy is rounding, and no reason to turn it."""
+"""A correlation below this share of a patch's own energy is rounding, and decides no phase."""
 
 PAIRS_TOGETHER = 4096
 """This number of overlaps is compared at a time."""
@@ -130,7 +132,7 @@ def synchronize_patches(cells: ComplexArray, patch_origins: IntArray, window: in
 def _in_phase_with_all(
     cells: ComplexArray, cell_origins: IntArray, factors: ComplexArray
 ) -> ComplexArray:
-    r"""Turn each patch to the sum of all others, in which every overlap takes part.
+    r"""Bring each patch into phase with the sum of all others, in which every overlap takes part.
 
     These are steps of the power method on :math:`C_{jl}` with moduli of 1 [2]_; their cost is
     linear in the number of patches, however many overlap.
@@ -174,7 +176,7 @@ def _energy(flat: ComplexArray) -> FloatArray:
 def _merged(
     cells: ComplexArray, place_of: IntArray, n_places: int
 ) -> tuple[ComplexArray, ComplexArray]:
-    """Turn the patches of each place to each other; return the factors, and the sums of places."""
+    """Bring the patches of each place into phase; return the factors, and the sums of places."""
     factors = np.ones(len(cells), dtype=np.complex64)
     # Without repeats, places are the patches in another order.
     if n_places == len(cells):
@@ -185,7 +187,7 @@ def _merged(
     order = np.argsort(place_of, kind='stable')
     starts = np.searchsorted(place_of[order], np.arange(n_places))
     energy = _energy(flat)
-    # The brightest of each place is what the others are turned to at first.
+    # At first the others are brought into phase with the brightest of each place.
     brightest = np.lexsort((energy, place_of))[np.append(starts[1:], len(cells)) - 1]
     agreement = np.einsum('ij,ij->i', flat.conj(), flat[brightest][place_of])
     for number in range(MERGING_ROUNDS + 1):

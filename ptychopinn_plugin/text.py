@@ -7,7 +7,7 @@ ENDS = {
     'request': 'it was stopped',
     'diverged': 'the loss was no longer a number',
 }
-"""Why a training ended, as the end of a sentence, by `backends.protocol.TrainingResult.stopped`."""
+"""A sentence about the end of a training ends so, by `backends.protocol.TrainingResult.stopped`."""
 
 
 def count(number: int, word: str, plural: str = 's') -> str:

@@ -23,12 +23,12 @@ HOSTILE_VALUES: tuple[Any, ...] = (
     1e38, 1e300, float('nan'), float('inf'), -float('inf'), '', 'x', '0', 'nan', '\0', '../../etc',
     'a' * 5000, 'ü☃', [], {}, [[]], [0] * 50, {'': None}, {'a': {'b': [1, None, 'c']}},
 )  # fmt: skip
-"""In place of a value of JSON, TOML or a settings file."""
+"""One of these takes the place of a value of JSON, TOML or a settings file."""
 
 HOSTILE_NUMBERS = (
     0, 1, -1, 2**31, 2**53, 1e-38, 1e19, 1e38, 1e300, np.nan, np.inf, -np.inf,
 )  # fmt: skip
-"""In place of numbers of an array."""
+"""One of these takes the place of numbers of an array."""
 
 
 def damage_bytes(data: bytes, rng: Rng) -> bytes:

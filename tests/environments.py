@@ -6,7 +6,8 @@ and what each of them looked for in vain. The run in the larger environment leav
 
 - it did not pass, was skipped, or is not in the file;
 - it, its module or a fixture looked for a module or a package that only the larger environment has;
-- it asked which packages are installed, or started another process, which may look for anything.
+- it looked up which packages are installed, or started another process, which may look for
+  anything.
 
 So nobody has to mark a test. What this cannot see is a lookup whose answer a cache of the code
 under test keeps for later tests; such a cache must not hold whether a framework is there.
@@ -47,11 +48,11 @@ class Lookups(DistributionFinder):
     def find_distributions(
         self, context: DistributionFinder.Context | None = None
     ) -> Iterable[Distribution]:
-        """Note that installed packages were asked for."""
+        """Note that installed packages were looked up."""
         self.of[self.current].add(ANYTHING)
         return ()
 
-    def hear(self, event: str, _: object) -> None:
+    def note_event(self, event: str, _: object) -> None:
         """Note that another process was started."""
         if event in PROCESS_EVENTS:
             self.of[self.current].add(ANYTHING)
@@ -65,7 +66,7 @@ class Recorder:
         self.lookups = Lookups()
         self.passed: dict[str, bool] = {}
         sys.meta_path.insert(0, self.lookups)
-        sys.addaudithook(self.lookups.hear)
+        sys.addaudithook(self.lookups.note_event)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_make_collect_report(self, collector: pytest.Collector) -> Generator[None, object]:
@@ -112,7 +113,7 @@ class Recorder:
 
 
 def is_there(module: str) -> bool:
-    """Tell whether a top-level module can be imported here; `ANYTHING` cannot."""
+    """Return whether a top-level module can be imported here; `ANYTHING` cannot."""
     if module in sys.modules:
         return sys.modules[module] is not None
     return module != ANYTHING and importlib.util.find_spec(module) is not None

@@ -72,7 +72,7 @@ class BackendSpec:
         return installed_version(self.distribution)
 
     def problem(self) -> str | None:
-        """Return why the backend cannot run here, or None if nothing speaks against it."""
+        """Return why the backend cannot run here, or None if it can."""
         if not self.is_installed():
             return 'is not installed'
         version = self.version()

@@ -25,14 +25,14 @@ from ptychopinn_plugin.orientation import AxisChange, Orientation
 Verdict = Literal['right', 'wrong', 'unclear']
 
 MAX_EXCESS_RATIO = 0.8
-"""What is clearly better leaves at most this share of the excess of held-out patterns ..."""
+"""What is clearly better leaves at most this share of the excess of held-out patterns."""
 
 MAX_FIT_RATIO = 0.97
-"""... and this one of the residual of the fitted ones, and its gain is ..."""
+"""It also leaves at most this share of the residual of the fitted patterns."""
 
 MIN_GAIN = 3.0
-"""... at least this number of standard errors. On right scans nothing is; `docs/benchmarks.md` has
-the figures."""
+"""Its gain is at least this number of standard errors. On right scans nothing is clearly better;
+`docs/benchmarks.md` has the figures."""
 
 EXPLAINED = 0.7
 """Patterns are explained where the excess of held-out ones is at most this share of what is left

@@ -168,14 +168,14 @@ def _choose(name: str | None) -> 'Choice':
     return choose(name)
 
 
-def _say(text: str) -> None:
+def _announce(text: str) -> None:
     typer.echo(text, err=True)
 
 
 def _simulate(seed: int, training_patterns: int, test_patterns: int) -> tuple['Scan', 'Scan']:
     from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 
-    _say(
+    _announce(
         f'Simulating a scan of {count(training_patterns, "pattern")} to train on, and one of '
         f'{test_patterns:,} of another object'
     )
@@ -186,7 +186,7 @@ def _simulate(seed: int, training_patterns: int, test_patterns: int) -> tuple['S
 def _train(scan: 'Scan', config: Config, backend: 'Choice') -> 'TrainingResult':
     from ptychopinn_plugin import api
 
-    _say(f'Training with {backend.name} for {config.training.max_minutes:g} min')
+    _announce(f'Training with {backend.name} for {config.training.max_minutes:g} min')
     with ProgressDisplay() as observer:
         return api.train(scan, config, backend=backend, observer=observer)
 
@@ -215,7 +215,7 @@ def _reconstruct(
     from ptychopinn_plugin import api
 
     model, iterations = result.model, result.model.config.refinement
-    _say(f'Reconstructing {count(len(scan), "pattern")} that the network has never seen')
+    _announce(f'Reconstructing {count(len(scan), "pattern")} that the network has never seen')
     with ProgressDisplay() as observer:
         built_in = api.reconstruct(None, scan, backend=backend, observer=observer)
         unrefined = iterations.replace(iterations=0)

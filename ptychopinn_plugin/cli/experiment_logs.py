@@ -16,7 +16,7 @@ from ptychopinn_plugin.packages import is_importable
 LoggerName = Literal['tensorboard', 'mlflow']
 
 EVENTS_FOLDER = 'tensorboard'
-"""Below the output folder, where TensorBoard can look while a training goes on."""
+"""This folder lies in the output folder, where TensorBoard can read it while a training goes on."""
 
 MLFLOW_VARIABLE = 'MLFLOW_TRACKING_URI'
 MLFLOW_EXPERIMENT = 'ptychopinn'

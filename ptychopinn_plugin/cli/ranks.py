@@ -46,7 +46,7 @@ class _State:
     """What this process is for the others; there is one for it."""
 
     stderr = 2
-    """The descriptor for errors, which other ranks than 0 keep although they print nothing."""
+    """Errors go to this descriptor, which other ranks than 0 keep although they print nothing."""
 
     has_joined = False
 
@@ -129,7 +129,7 @@ def several_processes(devices: int | None) -> Iterator[None]:
         yield
     finally:
         _end(others)
-        _restore(former)
+        _reset_variables(former)
 
 
 @contextmanager
@@ -245,7 +245,7 @@ def _end(others: list['subprocess.Popen[bytes]']) -> None:
             process.wait()
 
 
-def _restore(former: Mapping[str, str | None]) -> None:
+def _reset_variables(former: Mapping[str, str | None]) -> None:
     for name, value in former.items():
         if value is None:
             os.environ.pop(name, None)

@@ -337,7 +337,7 @@ def _write_scan(
 
 @dataclass
 class _LiveFiles:
-    """Writes the growing object, and tells of it."""
+    """Writes the growing object, and reports it."""
 
     folder: Path
     as_json: bool
@@ -351,7 +351,7 @@ class _LiveFiles:
         self.began_s = time.monotonic()
 
     def follow(self, reception: 'Reception', live: 'LiveReconstruction') -> None:
-        """Tell of these with each object."""
+        """Report the figures of these with each object."""
         self.reception, self.live = reception, live
 
     def write(self, result: 'Reconstruction') -> None:
@@ -367,9 +367,9 @@ class _LiveFiles:
         write_product(self.folder / 'product.h5', result)
         plot_reconstruction(result, self.folder / 'reconstruction.png')
         self.writes += 1
-        self._tell(result)
+        self._report(result)
 
-    def _tell(self, result: 'Reconstruction') -> None:
+    def _report(self, result: 'Reconstruction') -> None:
         assert self.reception is not None
         assert self.live is not None
         counts = self.reception.counts()

@@ -43,7 +43,7 @@ WINDOW_STEPS = (
     'Click Train. The dialog opens in {folder}/known, where the product came from: click Choose.',
     'When the training has ended, choose the product unseen and click Infer.',
 )
-"""What to do in the window, in the words of docs/ptychodus.md."""
+"""These steps in the window follow, in the words of docs/ptychodus.md."""
 
 NEXT_STEPS = """
 Next, in the window that this opens: ptychodus

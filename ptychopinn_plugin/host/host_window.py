@@ -1,6 +1,6 @@
 """What the plugin does in Ptychodus' window besides its panels.
 
-It knows the chosen product and the folder of its files, counts the runs that wait, lets Stop end
+It keeps the chosen product and the folder of its files, counts the runs that wait, lets Stop end
 those as well, and takes away the product of a run that left nothing.
 """
 

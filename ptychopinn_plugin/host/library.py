@@ -73,7 +73,7 @@ class PtychoPinnLibrary(ReconstructorLibrary, Observer):
                 reconstructor.load_model_from_file(path)
             except (PtychoPinnError, OSError):
                 # The reason is in the log. What is loaded stays, and is what a new file names.
-                reconstructor.loaded.tell()
+                reconstructor.loaded.notify()
 
     def choose_backend(self, model_backend: str | None = None) -> Choice:
         """Return which backend would be used now, and why.

@@ -73,9 +73,9 @@ class LoadedModel:
         """Go back to the model that comes with the package."""
         self.model, self._path = Model.built_in(), BUILT_IN_PATH
         self._identity = file_identity(BUILT_IN_PATH)
-        self.tell()
+        self.notify()
 
-    def tell(self) -> None:
+    def notify(self) -> None:
         """Call `when_loaded` with the model that is loaded."""
         self.when_loaded(None if self.is_built_in else self._path)
 

@@ -31,7 +31,7 @@ _PHRASES = (
         re.compile(r'ptychopinn train --base-model MODEL'),
         'tick "Fine-tune" in the box Training',
     ),
-    # It is how Python is told what the options before it tell.
+    # It is the argument in Python for the options before it.
     (re.compile(r' \(geometry=Geometry\([^()]*\)\)'), ''),
 )
 

@@ -36,7 +36,7 @@ def has_window() -> bool:
 
 
 class InferenceWatch:
-    """The newest picture of an inference, as the host wants it.
+    """The newest picture of an inference, in the form that the host takes.
 
     Parameters
     ----------
@@ -144,7 +144,7 @@ class InferenceWatch:
         iterations : int
             How many were wanted.
         is_stopped : bool
-            Whether the run was asked to end early.
+            Whether the run was stopped before its end.
         """
         done = event.report
         assert isinstance(done, ReconstructionDone)

@@ -406,7 +406,7 @@ class PinnReconstructor(TrainableReconstructor):
         return Resampling(scan, fitted)
 
     def _as_read(self, scan: Scan) -> Scan:
-        """Return a scan as the rows *Single shot* and *Photons* want it."""
+        """Return a scan as the rows *Single shot* and *Photons* make it."""
         options = self._settings.options
         if options.single_shot:
             scan = one_by_one(scan)

@@ -307,7 +307,7 @@ ROWS = (
 )
 
 MODEL_ROW = 'model file'
-"""The row of the loaded model, which is no setting: `RecentModels` keeps it."""
+"""This row shows the loaded model, which is no setting: `RecentModels` keeps it."""
 
 BASIC = frozenset(
     {

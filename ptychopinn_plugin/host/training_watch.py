@@ -62,7 +62,7 @@ class TrainingWatch:
         return False
 
     def output(self) -> TrainOutput:
-        """Return what the host is told."""
+        """Return what the host gets."""
         epochs = self._activity.epochs
         return TrainOutput(
             training_loss=_loss_values(epochs, 'loss'),

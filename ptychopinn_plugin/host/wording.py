@@ -120,7 +120,7 @@ def share_done(activity: Activity, now: float) -> float:
 
 
 def epochs_in_words(whole: int, *, is_last_cut: bool) -> str:
-    """Return how many epochs a training had; one that ended amid its patterns is none.
+    """Return how many epochs a training had; one that ended amid its patterns is not counted.
 
     Parameters
     ----------
@@ -235,7 +235,7 @@ def training_line(activity: Activity, limit_s: float | None, base: str) -> str:
     Parameters
     ----------
     activity : Activity
-        Knows the product that is chosen.
+        Holds the product that is chosen.
     limit_s : float, optional
     base : str
         Name of the model that is fine-tuned; empty where training starts from scratch.

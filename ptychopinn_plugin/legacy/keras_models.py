@@ -252,7 +252,7 @@ def _chain(
 
 def _next_convolutions(graph: Mapping[str, Node], name: str) -> list[str]:
     """Return the convolutions that are reached through other layers."""
-    # It is a dictionary, as a set would forget the order of the graph.
+    # It is a dictionary, as a set would lose the order of the graph.
     found: dict[str, None] = {}
     waiting, seen = list(graph[name].children), set()
     while waiting:

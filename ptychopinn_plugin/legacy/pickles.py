@@ -27,7 +27,7 @@ MAX_NAME = 200
 """Longer names, and longer parts of messages, are cut or refused."""
 
 MAX_MEMO_KEY = 1 << 32
-"""Picklers number what they remember from 0; hashes of much larger numbers could collide."""
+"""Picklers number what they have stored from 0; hashes of much larger numbers could collide."""
 
 MAX_ARGUMENTS = 256
 """A call takes at most this number of arguments, such as the parts of a path."""

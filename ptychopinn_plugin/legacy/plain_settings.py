@@ -70,7 +70,7 @@ def plain_settings(settings: object) -> dict[str, Any]:
     Raises
     ------
     ConfigError
-        If the settings are none that PtychoPINN has.
+        If PtychoPINN has no such settings.
     """
     if isinstance(settings, str | PurePath):
         return read_settings(Path(settings))

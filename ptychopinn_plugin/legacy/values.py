@@ -120,7 +120,7 @@ class DataType(Unbuilt):
         Raises
         ------
         ValueError
-            If the state is none that NumPy writes for a plain type.
+            If NumPy writes no such state for a plain type.
         """
         if not isinstance(state, tuple) or len(state) < 8:
             raise ValueError('the state of a data type')
@@ -155,7 +155,7 @@ class Array(Unbuilt):
         Raises
         ------
         ValueError
-            If the state is none that NumPy writes, or the elements are objects.
+            If NumPy writes no such state, or the elements are objects.
         """
         if not isinstance(state, tuple) or len(state) != 5:
             raise ValueError('the state of an array')

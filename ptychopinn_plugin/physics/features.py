@@ -72,21 +72,21 @@ def sweepnet_features(
 
 
 def rotated_pixels(window: int, rotations: Sequence[int]) -> tuple[IntArray, IntArray]:
-    """Return the pixels of an image, row by row, of which its turned copies are made, and back.
+    """Return the pixels of an image, row by row, of which its rotated copies are made, and back.
 
     Parameters
     ----------
     window : int
         Side of the image.
     rotations : sequence of int
-        Quarter turns, one for each copy.
+        Rotations by 90 degrees, one number for each copy.
 
     Returns
     -------
     there : ndarray of int64, shape (n_rotations, window**2)
-        ``image.ravel()[there[k]]`` is the image turned by ``rotations[k]``.
+        ``image.ravel()[there[k]]`` is the image, rotated ``rotations[k]`` times.
     back : ndarray of int64, shape (n_rotations, window**2)
-        ``turned.ravel()[back[k]]`` is the image again.
+        ``rotated.ravel()[back[k]]`` is the image again.
     """
     pixels = np.arange(window**2).reshape(window, window)
     # Tables, so that a graph of TensorFlow takes any rotation as data.

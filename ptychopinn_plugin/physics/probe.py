@@ -184,8 +184,8 @@ def twin_similarity(probe: ComplexArray) -> float:
     .. math:: \max_d \Big| \sum_r P(r)\, P(d - r) \Big| \Big/ \sum_r |P(r)|^2
 
     Diffraction patterns of :math:`P O` and of its twin :math:`P^*(-r)\, O^*(-r)` are the same [2]_.
-    With 1, as for a beam of flat phase that half a turn leaves as it is, the object and its twin
-    fit a single pattern alike; the curved phase of a defocused beam brings it near 0.
+    With 1, as for a beam of flat phase that a rotation by 180 degrees leaves as it is, the object
+    and its twin fit a single pattern alike; the curved phase of a defocused beam brings it near 0.
 
     Parameters
     ----------

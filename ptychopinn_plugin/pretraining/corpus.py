@@ -180,7 +180,7 @@ def _simulate(
 
 
 def _with_errors(rng: np.random.Generator, probe: ComplexArray) -> ComplexArray:
-    """Return what a user may think that the probe is: a little out of focus, a little shifted."""
+    """Return what a user may take for the probe: a little out of focus, a little shifted."""
     size = probe.shape[-1]
     frequency = np.fft.fftfreq(size)
     ky, kx = np.meshgrid(frequency, frequency, indexing='ij')

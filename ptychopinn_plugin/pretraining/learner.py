@@ -140,7 +140,7 @@ class Learner:
         nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.gradient_clip)
         self.optimizer.step()
         self.step += 1
-        # The first averages forget faster, so that they do not hold on to random weights.
+        # The first averages decay faster, so that they do not hold on to random weights.
         decay = min(self.recipe.ema_decay, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             pairs = zip(self.ema_network.parameters(), self.network.parameters(), strict=True)

@@ -34,6 +34,6 @@ def _of_container() -> int | None:
         limit = int((_CGROUP / 'memory.max').read_text(encoding='ascii'))
         used = int((_CGROUP / 'memory.current').read_text(encoding='ascii'))
     except (OSError, ValueError):
-        # There is none, or its limit is 'max'.
+        # There is no such file, or its limit is 'max'.
         return None
     return max(0, limit - used)

@@ -30,8 +30,8 @@ MAX_REPORTED_FAULTS = 3
 """This many messages that were left out are named; the others are counted."""
 
 End = Literal['complete', 'closed', 'idle', 'no-start', 'interrupted', 'no-space']
-"""Why receiving ended: the scan is complete, the sources are, nothing came, it was stopped, or no
-pattern more could be kept."""
+"""Receiving ended because the scan is complete, the sources are closed, nothing came any more or at
+all, it was stopped, or no further pattern could be kept."""
 
 
 @dataclass(frozen=True)
@@ -260,7 +260,7 @@ class Reception:
 
 
 def completed(known: Opening, more: Opening) -> Opening:
-    """Return an opening with what another one knows more; what was known first stays."""
+    """Return an opening, completed by another one; what the first has stays."""
     geometry = {name: value for name, value in vars(known.geometry).items() if value is not None}
     return Opening(
         probe=more.probe if known.probe is None else known.probe,

@@ -16,7 +16,7 @@ from ptychopinn_plugin.streaming.sources import load_library, need_library, spli
 from ptychopinn_plugin.streaming.sources.hdf5 import UNWRITTEN
 
 ARRIVAL_S = 30.0
-"""A socket that publishes waits for this time for a receiver."""
+"""A socket waits for a receiver for this time before it publishes."""
 
 Values = Mapping[str, Any]
 
@@ -273,4 +273,4 @@ _FIELDS = {
     'float32': 'floatValue',
     'float64': 'doubleValue',
 }
-"""The fields of NTNDArray's value, by the type of the pixels."""
+"""The value of an NTNDArray has one of these fields, by the type of the pixels."""

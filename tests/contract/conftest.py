@@ -21,7 +21,7 @@ BACKENDS = {
         'ptychopinn_plugin.backends.tensorflow.adapter:TensorFlowBackend',
     ),
 }
-"""Framework and loader of each; a further backend is a further row."""
+"""Each backend has a framework and a loader; a further one is a further row."""
 
 TINY = {
     'size': 32,

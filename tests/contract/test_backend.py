@@ -129,8 +129,8 @@ def test_the_object_lands_where_it_is(trained: Backend, scan: Scan) -> None:
     assert np.abs(found.shift_px).max() < 0.3
     assert found.amplitude.ssim > 0.6
     for wrong in (result.object_[::-1], result.object_[:, ::-1]):
-        turned = dataclasses.replace(result, object_=np.ascontiguousarray(wrong))
-        assert evaluate(turned, scan).amplitude.ssim < 0.8 * found.amplitude.ssim
+        reoriented = dataclasses.replace(result, object_=np.ascontiguousarray(wrong))
+        assert evaluate(reoriented, scan).amplitude.ssim < 0.8 * found.amplitude.ssim
     assert result.coverage.max() == pytest.approx(1)
     assert result.backend == trained.name
 
@@ -279,7 +279,7 @@ def test_errors_say_what_to_do(make: Any, scan: Scan, tmp_path: Path) -> None:
 
 
 def test_a_validation_scan_keeps_its_own_probe(make: Any, scan: Scan) -> None:
-    """What training makes of its own probe says nothing of another scan's."""
+    """What training makes of its own probe holds for no other scan's."""
     other = tiny(seed=5, defocus=30.0)
     config = settings(epochs=1, learning_rate=0.0, target='none')
     first, second = (
@@ -312,7 +312,7 @@ def test_refinement_that_ends_above_shot_noise_suggests_to_correct_the_probe(
     for silent, refinement in (
         (scan, RefinementConfig(iterations=15)),
         (wrong, RefinementConfig(iterations=15, probe=True)),
-        # Too early to tell.
+        # That is too early to decide.
         (wrong, RefinementConfig(iterations=3)),
     ):
         make().refine(silent, refinement, device='cpu')

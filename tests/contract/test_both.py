@@ -54,12 +54,12 @@ def run(*names: str) -> subprocess.CompletedProcess[str]:
     [('pytorch', 'torch', 'tensorflow'), ('tensorflow', 'tensorflow', 'pytorch')],
 )
 def test_both_in_one_process_in_either_order(first: str, framework: str, second: str) -> None:
-    """The first alone loads one framework; neither says anything by itself."""
+    """The first alone loads one framework; neither prints anything by itself."""
     child = run(first, second)
-    told = [f'{first} is done: {framework}', f'{second} is done: torch tensorflow']
-    assert child.stdout.splitlines() == told
-    # Frameworks tell of processors and missing GPUs; that is for `doctor` to say.
-    assert child.stderr.splitlines() == told
+    reported = [f'{first} is done: {framework}', f'{second} is done: torch tensorflow']
+    assert child.stdout.splitlines() == reported
+    # Frameworks print lines about processors and missing GPUs; that is left to `doctor`.
+    assert child.stderr.splitlines() == reported
 
 
 @pytest.mark.parametrize('first', ['import tensorflow', 'import torch, tensorflow'])

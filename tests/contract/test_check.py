@@ -34,9 +34,9 @@ def test_held_out_patterns_tell_a_fault(
     # In a window's worker, with the same backend: each trial is reported, and Stop takes effect.
     connection = Connection(n_trials=2)
     check_in_worker(swapped, backend, 'cpu', connection)
-    *told, done = connection.sent
-    assert [report.step for report, _ in told] == [0, 1, 2]
-    assert all(arrays['object'].dtype == np.complex64 for _, arrays in told[1:])
+    *reported, done = connection.sent
+    assert [report.step for report, _ in reported] == [0, 1, 2]
+    assert all(arrays['object'].dtype == np.complex64 for _, arrays in reported[1:])
     assert done == (CheckDone('', 2), {})
 
 

@@ -221,7 +221,7 @@ def test_what_is_written_knows_its_patterns(tmp_path: Path, call: Call, scan_fil
 
 
 def _flat_start(scan: api.Scan) -> Reconstruction:
-    """Return the scan's own positions, numbered from 100, and an object that says nothing."""
+    """Return the scan's own positions, numbered from 100, and an object without structure."""
     assert scan.object_ is not None
     return Reconstruction(
         object_=np.ones_like(scan.object_),

@@ -125,8 +125,8 @@ def test_3_the_best_iteration_is_returned(fw: Framework, tiny: Callable[..., Sca
     object_, losses = fw.iterate(forward, start, IterationSchedule(4), observer=watch)
     assert losses == sorted(losses, reverse=True)
     assert forward.evaluate_fit(object_)[0] == pytest.approx(losses[-1], rel=1e-6)
-    for said, found in shown:
-        assert found == pytest.approx(said, rel=1e-6)
+    for reported, found in shown:
+        assert found == pytest.approx(reported, rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -251,8 +251,8 @@ def test_8_rounding_errors_have_no_phase_and_the_truth_asks_for_no_change(
     counts = np.fft.fftshift(fw.array(forward.predict_intensity(fw.tensor(flat), everyone)), (1, 2))
     assert counts.min() < 1e-5
     perfect = fw.build_forward(dataclasses.replace(tiny_scan, patterns=counts))
-    asked = fw.array(perfect.project_amplitudes(fw.tensor(flat), everyone))
-    assert np.linalg.norm(asked) < 1e-4 * np.linalg.norm(expected)
+    requested = fw.array(perfect.project_amplitudes(fw.tensor(flat), everyone))
+    assert np.linalg.norm(requested) < 1e-4 * np.linalg.norm(expected)
 
 
 def test_9_a_graph_serves_for_any_number_of_patterns_and_weights_are_plain_tensors(

@@ -17,7 +17,7 @@ FIXTURES = Path(__file__).parents[1] / 'fixtures'
 MODEL, SCAN = FIXTURES / 'model_format_1.h5.zip', FIXTURES / 'model_format_1_scan.npz'
 
 LIKELIHOODS = (4.763718, 4.130133, 2.805015, 1.587487, 0.954433, 0.640703, 0.534845, 0.485959)
-"""Poisson loss per pixel after each iteration, as the package of format 1 computed them."""
+"""The package of format 1 computed this Poisson loss per pixel after each iteration."""
 
 
 def test_settings_have_their_names_of_today() -> None:

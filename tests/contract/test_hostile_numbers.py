@@ -161,25 +161,25 @@ def test_positions_in_another_unit_are_told_by_their_range(
     change: Change,
     message: str,
 ) -> None:
-    code, told = command(name, save(change), '-o', tmp_path / 'out', '--device', 'cpu')
+    code, reported = command(name, save(change), '-o', tmp_path / 'out', '--device', 'cpu')
     assert code == 2
-    assert message in told
-    assert 'Traceback' not in told
+    assert message in reported
+    assert 'Traceback' not in reported
     assert not (tmp_path / 'out').exists()
 
 
 def test_metres_are_scaled_by_the_factor_that_the_message_names(
     save: Save, command: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:
-    code, told = command(
+    code, reported = command(
         *('refine', save(put_in_metres), '-o', tmp_path / 'out', '--device', 'cpu'),
         *('--iterations', '2', '--scale-positions', '1e8'),
     )
-    assert code == 0, told
+    assert code == 0, reported
 
 
 def test_a_bright_pixel_is_named(save: Save, scan: Scan) -> None:
-    """One count of a cosmic ray ruins the object, and nothing else in the file tells why."""
+    """One count of a cosmic ray ruins the object, and nothing else in the file shows why."""
 
     def strike(arrays: dict[str, Any]) -> None:
         arrays['diff3d'] = arrays['diff3d'].astype(np.float32)

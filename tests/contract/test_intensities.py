@@ -1,4 +1,4 @@
-"""Beams that drift or flicker: said, and taken into account, against the truth."""
+"""Beams that drift or flicker: reported, and taken into account, against the truth."""
 
 import dataclasses
 import json
@@ -51,10 +51,10 @@ def test_a_drifting_beam_costs_nothing_where_it_is_refined(
     best = evaluate(make_backend().refine(steady, SETTINGS, device='cpu'), steady)
     assert not caplog.records
     plain = make_backend().refine(drifting, SETTINGS, device='cpu')
-    told = [record.message for record in caplog.records]
-    assert len(told) == 1
-    assert "the beam's intensity seems to vary" in told[0]
-    assert '--refine-intensities (refinement.intensities)' in told[0]
+    reported = [record.message for record in caplog.records]
+    assert len(reported) == 1
+    assert "the beam's intensity seems to vary" in reported[0]
+    assert '--refine-intensities (refinement.intensities)' in reported[0]
     assert plain.beam_variation is not None
     assert 0.05 < plain.beam_variation < 0.15
     spoilt, mended = evaluate(plain, drifting), evaluate(corrected, drifting)
@@ -137,9 +137,9 @@ def test_every_file_has_them(corrected: Reconstruction, tmp_path: Path) -> None:
 def test_the_command_line_tells_of_them(drifting: Scan, tmp_path: Path) -> None:
     write_scan(tmp_path / 'scan.npz', drifting)
     call = ['refine', str(tmp_path / 'scan.npz'), '-o', str(tmp_path / 'out'), '--iterations', '20']
-    told = CliRunner().invoke(app, call)
-    assert told.exit_code == 0
-    assert "times shot noise: the beam's intensity varies by" in told.output
+    reported = CliRunner().invoke(app, call)
+    assert reported.exit_code == 0
+    assert "times shot noise: the beam's intensity varies by" in reported.output
     found = CliRunner().invoke(app, [*call, '--refine-intensities'])
     assert "the beam's intensity varies by" in found.output
     metrics = json.loads((tmp_path / 'out' / 'metrics.json').read_text())

@@ -85,7 +85,7 @@ def test_added_modes_are_corrected(make_backend: MakeBackend) -> None:
     one = dataclasses.replace(scan, probe=scan.probe[:1], object_=None)
     two = dataclasses.replace(one, probe=with_modes(one.probe, 2), probe_origin='extended')
     alone = make_backend().refine(one, iterations, device='cpu')
-    # The iterations correct them even where that was not asked for.
+    # The iterations correct them even where that was not requested.
     found = make_backend().refine(two, iterations.replace(probe=False), device='cpu')
     assert found.amplitude_residual < 0.7 * alone.amplitude_residual
     first, second = found.probe.reshape(2, -1)

@@ -169,7 +169,7 @@ def test_a_saved_model_gives_the_same_bits(
     assert other.open_model(path).backend == name
     first, second = (b.reconstruct(scan, CPU, ALONE) for b in (backend, other))
     np.testing.assert_array_equal(first.object_, second.object_)
-    # The file says who runs it.
+    # The file names the backend that runs it.
     again = api.reconstruct(path, scan, inference=CPU, refinement=ALONE)
     assert again.backend == name
 

@@ -369,7 +369,7 @@ def test_counts_are_scaled_by_the_rule(
     backend.train([scan], brief(epochs=3, model=model, learning_rate=0.01, schedule='constant'))
 
     def lit(of: Scan, rule: str) -> np.ndarray:
-        # Agreement looks at the counts as well; here the network is asked alone.
+        # Agreement looks at the counts as well; here the network counts alone.
         inference = InferenceConfig.from_dict(
             {'device': 'cpu', 'intensity_scale': rule, 'phase_synchronization': False}
         )
@@ -378,7 +378,7 @@ def test_counts_are_scaled_by_the_rule(
 
     usual = lit(scan, 'scan')
     np.testing.assert_allclose(lit(scan, 'model'), usual, atol=1e-5)
-    # Sweepnet is told how many photons an estimate rests on, and trusts more of them more.
+    # Sweepnet gets the number of photons that an estimate rests on, and changes it less for more.
     near = 1e-5 if architecture == 'cnn' else 0.1
     np.testing.assert_allclose(lit(brighter, 'scan'), usual, atol=near)
     # Four times the counts are out of the range in which 'auto' trusts the exposure.

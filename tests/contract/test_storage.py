@@ -54,7 +54,7 @@ from ptychopinn_plugin.config import RefinementConfig
 from ptychopinn_plugin.data import load_scan
 from ptychopinn_plugin.storage import scratch
 
-# Of 256 MiB in files, pages are given back often enough to tell them from those of the program.
+# Of 256 MiB in files, pages are given back often enough to show apart from those of the program.
 scratch.MAX_RESIDENT_BYTES = 8 << 20
 
 def resident_mib():
@@ -81,7 +81,7 @@ print('grew', largest_growth(large, 0.03), largest_growth(large, 8))
 """
 
 
-@pytest.mark.skipif(not Path('/proc/self/status').exists(), reason='Linux tells resident memory.')
+@pytest.mark.skipif(not Path('/proc/self/status').exists(), reason='Linux lists resident memory.')
 def test_memory_stays_flat(backend_name: str, tmp_path: Path) -> None:
     one = simulate(SimulationConfig(size=64, rows=16, columns=32, step_px=4.0))
     # Each position is measured 16 times, so that the canvas stays small.

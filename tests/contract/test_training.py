@@ -1,4 +1,4 @@
-"""Training, setting by setting: each does what it says, and nothing else does."""
+"""Training, setting by setting: each does what its help states, and nothing else does."""
 
 import dataclasses
 import itertools
@@ -130,11 +130,11 @@ def test_two_half_batches_are_one(make_backend: MakeBackend, brief: MakeConfig) 
     """One step an epoch: the gradient that the optimizer meets is that of all patterns."""
     scan = simulate(SimulationConfig(size=64, rows=4, columns=8))
     moments = []
-    for batch_size, accumulation in ((16, 4), (8, 8), (8, 4)):
+    for batch_size, n_together in ((16, 4), (8, 8), (8, 4)):
         config = brief(
             epochs=1,
             batch_size=batch_size,
-            gradient_accumulation_steps=accumulation,
+            gradient_accumulation_steps=n_together,
             validation_fraction=0.0,
             gradient_clip=0.0,
             target='none',
@@ -144,7 +144,7 @@ def test_two_half_batches_are_one(make_backend: MakeBackend, brief: MakeConfig) 
         state = make_backend().train([scan], config).model.training_state
         assert state is not None
         steps = {int(a) for name, a in state.arrays.items() if name.endswith('/step')}
-        assert steps == {8 // accumulation if batch_size == 8 else 1}
+        assert steps == {8 // n_together if batch_size == 8 else 1}
         averages = [a.ravel() for name, a in state.arrays.items() if name.endswith('/exp_avg')]
         moments.append(np.concatenate(averages))
     difference = np.linalg.norm(moments[1] - moments[0]) / np.linalg.norm(moments[0])
@@ -164,7 +164,7 @@ def test_more_accumulation_than_an_epoch_has_batches_still_trains(
 def test_the_gradient_is_clipped(
     make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig
 ) -> None:
-    """Adam forgets the scale of a gradient; its second moments remember it."""
+    """Adam drops the scale of a gradient; its second moments keep it."""
     moments = []
     for clip in (1e-6, 0.0):
         config = brief(epochs=1, gradient_clip=clip, optimizer='adam')
@@ -351,9 +351,9 @@ def test_ends(make_backend: MakeBackend, tiny_scan: Scan, brief: MakeConfig) -> 
     assert patient.stopped == 'early-stop'
     assert len(patient.history) == 4
 
-    asked = make_backend().train([tiny_scan], brief(epochs=10), observer=after_epochs(1))
-    assert asked.stopped == 'request'
-    assert len(asked.history) == 1
+    requested = make_backend().train([tiny_scan], brief(epochs=10), observer=after_epochs(1))
+    assert requested.stopped == 'request'
+    assert len(requested.history) == 1
 
     full = make_backend().train([tiny_scan], brief(epochs=1))
     assert full.stopped == 'epochs'

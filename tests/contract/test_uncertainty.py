@@ -1,4 +1,4 @@
-"""Each reconstruction says how sure its pixels are, in each backend and in its files."""
+"""Each reconstruction states how sure its pixels are, in each backend and in its files."""
 
 import dataclasses
 from collections.abc import Callable

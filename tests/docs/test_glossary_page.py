@@ -55,7 +55,7 @@ IMPORTANT = {
     'test-time rotations': r'test-time\s+rotations',
     'worker': r'workers?',
 }
-"""Words that a page links where it uses them first, and their forms."""
+"""A page links these words where it uses them first, in any of these forms."""
 
 LONGER_FIRST = sorted(IMPORTANT, key=len, reverse=True)
 

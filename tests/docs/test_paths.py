@@ -14,7 +14,7 @@ FOLDERS = sorted(
     path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(('.', '_'))
 )
 MADE = frozenset({'docs/_build'})
-"""What a command of the page makes."""
+"""A command of the page makes these."""
 
 
 def paths_in(text: str) -> set[str]:

@@ -7,14 +7,14 @@ from pathlib import Path
 PAGE = Path(__file__).parents[2] / 'docs' / 'physics.md'
 
 NO_SYMBOLS = frozenset('iyxe')
-"""The imaginary unit, the base of the logarithm, and the axes y and x."""
+"""These are the imaginary unit, the base of the logarithm, and the axes y and x."""
 
 WORDS = re.compile(
     r'\\(?:mathrm|mathcal|operatorname|text)\{[^}]*\}'
     r'|\\(?:frac|tfrac|partial|sum|int|left|right|[Bb]ig|lvert|rvert|sqrt|log|arg|max|qquad|quad|cdot'
     r'|leftarrow|nabla|top|ge|le|times|infty|in)(?![A-Za-z])|\\[,;! ]'
 )
-"""What LaTeX writes with letters and what stands for no quantity."""
+"""LaTeX writes these with letters, and they stand for no quantity."""
 
 SYMBOL = re.compile(
     r"(?:\\hat )?(?:\\[a-z]+|\\[A-Z][a-z]+|[A-Za-z])(?:')?(?:_(?:\{[^}]*\}|\\?[A-Za-z0-9]))?"

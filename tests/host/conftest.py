@@ -38,7 +38,7 @@ TrainingDevice = cpu
 
 
 def needs(*modules: str) -> pytest.MarkDecorator:
-    """Skip a test where a module is missing, and say which."""
+    """Skip a test where a module is missing, and name it."""
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     return pytest.mark.skipif(bool(missing), reason=f'{", ".join(missing)} is not installed')
 
@@ -98,7 +98,7 @@ def write_batch_folder(
         file['patterns'].attrs['detector_pixel_height_m'] = DETECTOR_PIXEL_M
         file['bad_pixels'] = scan.bad_pixels
     assert scan.object_ is not None
-    # A user begins with a flat object, which says where the scan lies and no more.
+    # A user begins with a flat object, which shows where the scan lies and no more.
     start = Reconstruction(
         object_=np.ones_like(scan.object_),
         origin_px=np.array(shift_px),

@@ -12,7 +12,7 @@ from typing import Any
 import ptychopinn_plugin
 
 WITHOUT_PTYCHI = Path(__file__).parents[1] / 'fixtures' / 'without_ptychi'
-"""The first folder of a Python that shall not import Pty-Chi."""
+"""A Python with this folder first cannot import Pty-Chi."""
 
 OURS = ['ptychopinn-plugin_pinn', 'ptychopinn-plugin_supervised']
 
@@ -21,7 +21,7 @@ import json, logging, sys
 sys.modules['ptychi'] = None  # as if not installed: it imports torch, which takes seconds
 from ptychodus.model import ModelCore
 
-def tell(model, **more):
+def report(model, **more):
     parameter = model.processing_core.algorithm_parameter
     names = {name.partition('.')[0] for name in sys.modules}
     sys.stdout.write('\\n' + json.dumps({
@@ -50,7 +50,7 @@ WINDOW = """
 with ModelCore(log_level=logging.INFO) as model:
     view, controller = open_window(model)
     from PyQt5.QtWidgets import QComboBox, QLabel
-    tell(
+    report(
         model,
         menus=[
             [box.itemText(index) for index in range(box.count())]
@@ -88,13 +88,13 @@ def run_python(code: str, *first: Path, **environment: str) -> subprocess.Comple
 
 
 def run_host(code: str, *first: Path) -> tuple[dict[str, Any], list[str]]:
-    """Start Ptychodus, and return what `tell` told and the warnings that are about us."""
+    """Start Ptychodus, and return what `report` printed and the warnings that are about us."""
     run = run_python(PRELUDE + code, *first)
     assert run.returncode == 0, run.stdout + run.stderr
     lines = run.stdout.splitlines()
     about_us = [line for line in lines if '[WARNING]' in line and 'ptychopinn_plugin' in line]
-    (told,) = (line for line in lines if line.startswith('{"algorithms"'))
-    return json.loads(told), about_us
+    (reported,) = (line for line in lines if line.startswith('{"algorithms"'))
+    return json.loads(reported), about_us
 
 
 def copy_host(folder: Path) -> Path:

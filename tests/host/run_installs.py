@@ -49,7 +49,7 @@ def main() -> int:
 
 
 def is_added_by(command: list[str], elsewhere: Path) -> bool:
-    """Tell whether an installation adds our algorithms, and its removal takes them away."""
+    """Return whether an installation adds our algorithms, and its removal takes them away."""
     subprocess.run(command, check=True, cwd=elsewhere)
     there = algorithms(elsewhere)
     launcher = [str(Path(sys.executable).with_name('ptychodus-pinn')), '--version']

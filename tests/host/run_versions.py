@@ -22,7 +22,7 @@ TOO_OLD = {'1.4.2'}
 
 
 def main() -> int:
-    """Run all, and say which releases failed; 0 if none."""
+    """Run all, and print which releases failed; 0 if none."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('versions', nargs='*', default=VERSIONS, help=f'default: {VERSIONS}')
     parser.add_argument('--tests', nargs='+', default=TESTS, help=f'default: {TESTS}')

@@ -54,7 +54,7 @@ def _variables() -> dict[str, str]:
 
 
 def _lines(run: subprocess.CompletedProcess[str], level: str) -> list[str]:
-    """Return what our logger says at a level."""
+    """Return what our logger writes at a level."""
     start = f'[{level}] ptychopinn_plugin: '
     return [line.partition(start)[2] for line in run.stdout.splitlines() if start in line]
 
@@ -225,9 +225,11 @@ def test_reconstruction_equals_that_of_our_command(
     run = ptychodus('reconstruct', source, tmp_path / 'out')
     assert run.returncode == 0, run.stdout + run.stderr
     products = sorted((tmp_path / 'out').glob('product.*.h5'))
-    told = _lines(run, 'INFO')
-    assert any(line.startswith('Prediction, pass 2 of 2, ') for line in told), told
-    assert any(line.startswith('3 iterations, on 80 patterns (predict ') for line in told), told
+    reported = _lines(run, 'INFO')
+    assert any(line.startswith('Prediction, pass 2 of 2, ') for line in reported), reported
+    assert any(line.startswith('3 iterations, on 80 patterns (predict ') for line in reported), (
+        reported
+    )
     # Two passes and three iterations: the number is the progress.
     assert products[-1].name == 'product.000005.h5'
     arguments = [str(model_file), str(source), '--output', str(tmp_path / 'ours'), '--refine', '3']

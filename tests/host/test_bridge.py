@@ -22,15 +22,15 @@ def _assert_one_warning(warnings: list[str], *words: str) -> None:
 
 
 def test_the_stock_host_has_our_algorithms_once() -> None:
-    told, warnings = run_host(START)
-    assert [name for name in told['algorithms'] if 'plugin' in name] == OURS
+    reported, warnings = run_host(START)
+    assert [name for name in reported['algorithms'] if 'plugin' in name] == OURS
     assert not warnings
     # Neither a framework nor Qt until somebody needs one.
-    assert told['heavy'] == []
+    assert reported['heavy'] == []
 
 
 def test_installing_twice_changes_nothing() -> None:
-    told, warnings = run_host(
+    reported, warnings = run_host(
         'from ptychopinn_plugin.host import bridge, import_hook\n'
         'from ptychodus.model.processing.core import ProcessingCore as Core\n'
         'bridge.install()\n'
@@ -38,17 +38,17 @@ def test_installing_twice_changes_nothing() -> None:
         'bridge.install()\n'
         'model = ModelCore(log_level=logging.INFO)\n'
         'hooks = sum(isinstance(item, import_hook._Hook) for item in sys.meta_path)\n'
-        'tell(model, same=Core.__init__ is extended, hooks=hooks)'
+        'report(model, same=Core.__init__ is extended, hooks=hooks)'
     )
-    assert [name for name in told['algorithms'] if 'plugin' in name] == OURS
-    assert told['same']
+    assert [name for name in reported['algorithms'] if 'plugin' in name] == OURS
+    assert reported['same']
     # The one that waits for the window.
-    assert told['hooks'] == 1
+    assert reported['hooks'] == 1
     assert not warnings
 
 
 def test_two_models_in_one_process() -> None:
-    told, warnings = run_host(
+    reported, warnings = run_host(
         'first = ModelCore(log_level=logging.INFO)\n'
         'second = ModelCore(log_level=logging.INFO)\n'
         'settings = [model.settings_registry for model in (first, second)]\n'
@@ -56,22 +56,22 @@ def test_two_models_in_one_process() -> None:
         'for core in cores:\n'
         f'    core.algorithm_parameter.set_value({OURS[0]!r})\n'
         'kept = [core.algorithm_parameter.get_current_reconstructor() for core in cores]\n'
-        'tell(second, first=list(cores[0].algorithm_parameter.available_reconstructors()),\n'
+        'report(second, first=list(cores[0].algorithm_parameter.available_reconstructors()),\n'
         '     apart=kept[0] is not kept[1], current=[item.name for item in kept])'
     )
-    assert told['first'] == told['algorithms']
-    assert set(OURS) <= set(told['first'])
-    assert told['apart']
-    assert told['current'] == ['PINN', 'PINN']
+    assert reported['first'] == reported['algorithms']
+    assert set(OURS) <= set(reported['first'])
+    assert reported['apart']
+    assert reported['current'] == ['PINN', 'PINN']
     assert not warnings
 
 
 @needs('PyQt5')
 def test_the_stock_window_has_menu_and_panels() -> None:
-    told, warnings = run_host(WINDOW)
-    assert any(set(OURS) <= set(menu) for menu in told['menus'])
-    assert sum(label == 'Backend:' for label in told['labels']) == len(OURS)
-    assert not any('not found' in text and 'plugin' in text for text in told['labels'])
+    reported, warnings = run_host(WINDOW)
+    assert any(set(OURS) <= set(menu) for menu in reported['menus'])
+    assert sum(label == 'Backend:' for label in reported['labels']) == len(OURS)
+    assert not any('not found' in text and 'plugin' in text for text in reported['labels'])
     assert not warnings
 
 
@@ -92,8 +92,8 @@ def _rename_module(host: Path) -> None:
 @pytest.fixture(scope='module')
 def host_algorithms() -> list[str]:
     """Return the algorithms that the host has without this package."""
-    told, _ = run_host(START)
-    return [name for name in told['algorithms'] if name not in OURS]
+    reported, _ = run_host(START)
+    return [name for name in reported['algorithms'] if name not in OURS]
 
 
 @pytest.mark.parametrize('damage', [_rename_argument, _rename_class, _rename_module])
@@ -103,10 +103,10 @@ def test_a_host_without_the_seam_starts(
     assert callable(damage)
     damage(copy_host(tmp_path))
     # Every model loads the plugins; the warning is one.
-    told, warnings = run_host(f'ModelCore(log_level=logging.INFO)\n{START}', tmp_path)
-    assert told['algorithms'] == host_algorithms
+    reported, warnings = run_host(f'ModelCore(log_level=logging.INFO)\n{START}', tmp_path)
+    assert reported['algorithms'] == host_algorithms
     # Ptychodus calls it so where it has no algorithm.
-    assert (told['current'] == 'none_none') == (host_algorithms == [])
+    assert (reported['current'] == 'none_none') == (host_algorithms == [])
     _assert_one_warning(warnings, 'ptychodus.model.processing.core', 'takes no algorithm_libraries')
 
 
@@ -114,17 +114,17 @@ def test_a_host_without_the_seam_starts(
 def test_a_window_without_the_seam_opens(tmp_path: Path) -> None:
     host = copy_host(tmp_path)
     edit(host / 'controller/processing/core.py', 'view_controller_factories', 'factories')
-    told, warnings = run_host(WINDOW, tmp_path)
-    assert set(OURS) <= set(told['algorithms'])
-    assert 'ptychopinn-plugin not found!' in told['labels']
+    reported, warnings = run_host(WINDOW, tmp_path)
+    assert set(OURS) <= set(reported['algorithms'])
+    assert 'ptychopinn-plugin not found!' in reported['labels']
     _assert_one_warning(warnings, 'takes no view_controller_factories')
 
 
 def test_a_stub_without_its_package_raises_nothing(tmp_path: Path) -> None:
     copy_host(tmp_path)
     absent = "sys.modules['ptychopinn_plugin.host.bridge'] = None\n"
-    told, warnings = run_host(absent + START, tmp_path)
-    assert not any('plugin' in name for name in told['algorithms'])
+    reported, warnings = run_host(absent + START, tmp_path)
+    assert not any('plugin' in name for name in reported['algorithms'])
     _assert_one_warning(warnings, 'ptychopinn_plugin.host.bridge')
 
 
@@ -140,8 +140,8 @@ def test_a_stub_without_its_package_raises_nothing(tmp_path: Path) -> None:
 )
 def test_a_library_that_fails_is_left_out(code: str, words: str, tmp_path: Path) -> None:
     add_distribution(tmp_path, 'broken', code, f'{LIBRARIES}broken = broken:make\n')
-    told, warnings = run_host(START, tmp_path)
-    assert [name for name in told['algorithms'] if 'plugin' in name] == OURS
+    reported, warnings = run_host(START, tmp_path)
+    assert [name for name in reported['algorithms'] if 'plugin' in name] == OURS
     _assert_one_warning(warnings, 'broken = broken:make', words)
 
 
@@ -169,10 +169,10 @@ class Panels:
 def test_the_library_of_another_and_its_broken_panel(tmp_path: Path) -> None:
     entries = f'{LIBRARIES}third = third:Library\n{VIEWS}third = third:Panels\n'
     add_distribution(tmp_path, 'third', THIRD, entries)
-    told, warnings = run_host(WINDOW, tmp_path)
-    assert {*OURS, 'third_one'} <= set(told['algorithms'])
-    assert sum(label == 'Backend:' for label in told['labels']) == len(OURS)
-    assert any('ZeroDivisionError: no panel' in label for label in told['labels'])
+    reported, warnings = run_host(WINDOW, tmp_path)
+    assert {*OURS, 'third_one'} <= set(reported['algorithms'])
+    assert sum(label == 'Backend:' for label in reported['labels']) == len(OURS)
+    assert any('ZeroDivisionError: no panel' in label for label in reported['labels'])
     _assert_one_warning(warnings, 'The panel of Third', 'no panel')
 
 
@@ -182,9 +182,9 @@ def test_an_algorithm_is_selected_where_only_ours_are(tmp_path: Path) -> None:
         library = f'                self.{name}_reconstructor_library,\n'
         if library in (host / 'model/core.py').read_text():
             edit(host / 'model/core.py', library, '')
-    told, warnings = run_host(START, tmp_path)
-    assert told['algorithms'] == OURS
-    assert told['current'] == OURS[0]
+    reported, warnings = run_host(START, tmp_path)
+    assert reported['algorithms'] == OURS
+    assert reported['current'] == OURS[0]
     assert not warnings
 
 
@@ -199,9 +199,9 @@ def test_the_launcher_is_ptychodus() -> None:
 
 def test_the_launcher_reaches_a_host_without_the_stub(tmp_path: Path) -> None:
     (copy_host(tmp_path) / 'plugins/ptychopinn_plugin_bridge.py').unlink()
-    told, _ = run_host(START, tmp_path)
-    assert not any('plugin' in name for name in told['algorithms'])
-    told, warnings = run_host(
+    reported, _ = run_host(START, tmp_path)
+    assert not any('plugin' in name for name in reported['algorithms'])
+    reported, warnings = run_host(
         'import ptychodus.__main__ as host\n'
         'from ptychopinn_plugin.host import launcher\n'
         f'def main():\n    {START.splitlines()[0]}\n    {START.splitlines()[1]}\n    return 0\n'
@@ -209,7 +209,7 @@ def test_the_launcher_reaches_a_host_without_the_stub(tmp_path: Path) -> None:
         'launcher.main()\n',
         tmp_path,
     )
-    assert [name for name in told['algorithms'] if 'plugin' in name] == OURS
+    assert [name for name in reported['algorithms'] if 'plugin' in name] == OURS
     assert not warnings
 
 

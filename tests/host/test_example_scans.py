@@ -16,10 +16,10 @@ def test_the_trial_scans_are_what_batch_mode_and_the_window_read(
     monkeypatch.setattr('sys.argv', ['example_scans', str(tmp_path)])
     assert example_scans.main() == 0
     known, unseen = tmp_path / 'known', tmp_path / 'unseen'
-    told = capsys.readouterr().out
-    assert told.startswith(f'{known}\n{unseen}\n')
+    reported = capsys.readouterr().out
+    assert reported.startswith(f'{known}\n{unseen}\n')
     for number, step in enumerate(example_scans.WINDOW_STEPS, 1):
-        assert f'  {number}. {step.format(folder=tmp_path)}\n' in told
+        assert f'  {number}. {step.format(folder=tmp_path)}\n' in reported
     for folder in (known, unseen):
         scan = pp.load_scan(folder)
         assert scan.patterns.shape == (1024, 64, 64)

@@ -22,7 +22,7 @@ from ptychopinn_plugin.host.settings import GROUP_NAME, ROWS, PluginSettings
 from .hosts import run_host
 
 FORMER_FILE = Path(__file__).with_name('settings_with_former_names.ini')
-"""What the plugin wrote before the settings were renamed, with values that are not the defaults."""
+"""The plugin wrote this before its settings were renamed, with values other than the defaults."""
 
 EXPECTED = Config(
     training=TrainingConfig(
@@ -138,7 +138,7 @@ def test_the_host_still_warns_of_a_key_that_nobody_knows(
 
 def test_the_application_reads_former_names_wherever_it_opens_a_file() -> None:
     """At the start, as with ``ptychodus -f``, and later, as window and batch mode do."""
-    told, warnings = run_host(
+    reported, warnings = run_host(
         f"""
 from pathlib import Path
 
@@ -152,9 +152,9 @@ started = values(ModelCore(file, log_level=logging.INFO))
 model = ModelCore(log_level=logging.INFO)
 before = values(model)
 model.settings_registry.open_settings(file)
-tell(model, started=started, before=before, opened=values(model))
+report(model, started=started, before=before, opened=values(model))
 """
     )
-    assert told['started'] == told['opened'] == [40, 'four', 7]
-    assert told['before'] == [100, 'auto', -1]
+    assert reported['started'] == reported['opened'] == [40, 'four', 7]
+    assert reported['before'] == [100, 'auto', -1]
     assert not warnings

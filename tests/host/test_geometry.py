@@ -75,7 +75,7 @@ def test_our_object_lies_on_ptychis(results: tuple[Product, Product]) -> None:
     (ours, at), (theirs, there) = (field_phase(product, 26, 34) for product in results)
     pixel = results[0].object_.get_pixel_geometry()
     shift, *_ = phase_cross_correlation(theirs, ours, upsample_factor=50)
-    # What the pictures say and what the geometry says make one distance.
+    # The pictures and the geometry give one distance.
     between_m = there - at + shift * [pixel.height_m, pixel.width_m]
     between_px = between_m / [pixel.height_m, pixel.width_m]
     assert np.abs(between_px).max() < 0.5, between_px
@@ -84,13 +84,13 @@ def test_our_object_lies_on_ptychis(results: tuple[Product, Product]) -> None:
 def test_our_object_is_neither_mirrored_nor_turned(results: tuple[Product, Product]) -> None:
     ours, theirs = (field_phase(product, 26, 26)[0] for product in results)
 
-    def likeness(turned: NDArray) -> float:
-        return float(np.corrcoef(turned.ravel(), theirs.ravel())[0, 1])
+    def likeness(reoriented: NDArray) -> float:
+        return float(np.corrcoef(reoriented.ravel(), theirs.ravel())[0, 1])
 
     upright = likeness(ours)
     # Both are right, and neither is converged to the last.
     assert upright > 0.6
-    others = [np.rot90(image, turns) for image in (ours, ours.T) for turns in range(4)][1:]
+    others = [np.rot90(image, rotations) for image in (ours, ours.T) for rotations in range(4)][1:]
     assert max(map(likeness, others)) < upright - 0.3
     # Neither is its phase the other way round.
     assert likeness(-ours) < 0

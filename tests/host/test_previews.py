@@ -1,4 +1,4 @@
-"""The pace of the pictures: the window must find time to hear a click."""
+"""The pace of the pictures: the window must find time to react to a click."""
 
 import logging
 import sys
@@ -76,7 +76,7 @@ def test_a_window_gets_time_between_pictures(
 
 
 @pytest.mark.parametrize(
-    ('step', 'iterations', 'likelihoods', 'told'),
+    ('step', 'iterations', 'likelihoods', 'reported'),
     [
         (1, 0, (0.5,), 'Stopped after 1 of 2 passes of the network, on 78 patterns and 2 left out'),
         (1, 30, (0.5,), 'Stopped after 1 of 2 passes of the network, '),
@@ -94,7 +94,7 @@ def test_a_run_that_was_stopped_is_not_told_as_whole(
     step: int,
     iterations: int,
     likelihoods: tuple[float, ...],
-    told: str,
+    reported: str,
 ) -> None:
     caplog.set_level(logging.INFO, 'ptychopinn_plugin')
     watch.update(replace(picture, report=RunProgress('predict', step, 2)))
@@ -104,7 +104,7 @@ def test_a_run_that_was_stopped_is_not_told_as_whole(
     arrays = {**picture.arrays, 'probe': small_scan.probe}
     watch.finish(Event(done, arrays), 2 + iterations, iterations=iterations, is_stopped=True)
     (line,) = caplog.messages
-    assert line.startswith(told)
+    assert line.startswith(reported)
     assert line.endswith('amplitude residual 0.1000. The object fits. It is sure to 0.1 rad.')
 
 

@@ -40,7 +40,7 @@ def test_positions_come_back_in_pixels(parameters: ReconstructInput, small_scan:
 
 
 def _where(product: Product, y_px: float, x_px: float) -> np.ndarray[Any, Any]:
-    """Return where Ptychodus says that an object pixel lies, (y, x) in metres."""
+    """Return where an object pixel lies by Ptychodus, (y, x) in metres."""
     found = product.object_.get_geometry().map_coordinates_object_to_probe(
         ObjectPosition(0, x_px, y_px)
     )
@@ -86,7 +86,7 @@ def test_a_model_of_another_size_leaves_the_pixels_of_the_scan(
     top = scan.positions_px[7]
     expected = np.exp(-((y - top[0]) ** 2 + (x - top[1]) ** 2) / (2 * 4.0**2))
     np.testing.assert_allclose(object_, expected, atol=2e-3)
-    # Where Ptychodus says that the top lies, it is; 1.5 counts from the edge of pixel 0.
+    # The top lies where Ptychodus puts it; 1.5 counts from the edge of pixel 0.
     middle = 0.0 if host_version().startswith('1.5.') else 0.5
     found = _where(after, *(top - origin - middle))
     expected_m = ptychodus_compat.positions_m(parameters.product.probe_positions)[7]

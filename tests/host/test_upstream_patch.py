@@ -36,7 +36,7 @@ def patched(tmp_path: Path) -> Path:
 
 BRIDGE_STANDS_DOWN = """
 from ptychodus.model.processing.core import ProcessingCore
-tell(
+report(
     model,
     extended=hasattr(ProcessingCore.__init__, '_is_extended'),
     stub='ptychodus.plugins.ptychopinn_plugin_bridge' in sys.modules,
@@ -46,11 +46,11 @@ tell(
 
 def test_our_algorithms_are_there_once_and_the_bridge_stands_down(patched: Path) -> None:
     code = f'{START.splitlines()[0]}\n{BRIDGE_STANDS_DOWN}'
-    told, warnings = run_host(code, patched)
-    assert [name for name in told['algorithms'] if 'plugin' in name] == OURS
-    assert told['stub']
-    assert not told['extended']
-    assert told['heavy'] == []
+    reported, warnings = run_host(code, patched)
+    assert [name for name in reported['algorithms'] if 'plugin' in name] == OURS
+    assert reported['stub']
+    assert not reported['extended']
+    assert reported['heavy'] == []
     assert not warnings
 
 
@@ -60,8 +60,8 @@ def test_a_library_that_fails_is_logged_and_the_others_are_there(patched: Path) 
     add_distribution(patched, 'broken', code, entries)
     log = patched / 'log'
     keep = f'logging.getLogger("ptychodus").addHandler(logging.FileHandler({str(log)!r}))\n'
-    told, _ = run_host(keep + START, patched)
-    assert [name for name in told['algorithms'] if 'plugin' in name] == OURS
+    reported, _ = run_host(keep + START, patched)
+    assert [name for name in reported['algorithms'] if 'plugin' in name] == OURS
     text = log.read_text()
     assert 'Failed to load ptychodus.reconstructor_libraries: broken:make' in text
     assert 'OSError: no file' in text
@@ -70,7 +70,7 @@ def test_a_library_that_fails_is_logged_and_the_others_are_there(patched: Path) 
 @needs('PyQt5')
 def test_the_window_has_the_panels_and_looks_again_when_a_run_ends(patched: Path) -> None:
     code = WINDOW.replace(
-        '    tell(',
+        '    report(',
         '    parameter = model.processing_core.algorithm_parameter\n'
         f'    parameter.set_value({OURS[0]!r})\n'
         '    reconstructor = parameter.get_current_reconstructor()\n'
@@ -81,11 +81,11 @@ def test_the_window_has_the_panels_and_looks_again_when_a_run_ends(patched: Path
         '    with model.processing_core.processing_api.task_monitor:\n'
         '        reconstructor.is_model_loaded = lambda: True\n'
         '    model.run_tasks()\n'
-        '    tell(before=before, after=button.isEnabled(), model=model,',
+        '    report(before=before, after=button.isEnabled(), model=model,',
     ).replace('        model,\n', '')
-    told, warnings = run_host(code, patched)
-    assert sum(label == 'Backend:' for label in told['labels']) == len(OURS)
-    assert not any('not found' in text and 'plugin' in text for text in told['labels'])
-    assert not told['before']
-    assert told['after']
+    reported, warnings = run_host(code, patched)
+    assert sum(label == 'Backend:' for label in reported['labels']) == len(OURS)
+    assert not any('not found' in text and 'plugin' in text for text in reported['labels'])
+    assert not reported['before']
+    assert reported['after']
     assert not warnings

@@ -28,7 +28,7 @@ if __name__ == '__main__':
     sys.exit(int(code))
 """
 
-# Clicks as a user does; the dialog that asks for the folder is answered before it opens.
+# Clicks as a user does; the dialog for the folder is answered before it opens.
 CLICKS = """
 import time
 from pathlib import Path
@@ -71,7 +71,7 @@ if __name__ == '__main__':
         result = repository[box.currentIndex()]
         wait_until(result.get_losses, "no losses")
         product = result.get_product()
-        tell(
+        report(
             model,
             losses=[loss.value for loss in product.losses],
             shape=product.object_.get_array().shape,
@@ -124,18 +124,18 @@ def test_batch_trains_and_reconstructs(
 @needs('torch', 'PyQt5')
 def test_window_trains_and_infers(write_folder: Callable[..., Path], tmp_path: Path) -> None:
     folder = write_folder(tmp_path / 'in', epochs=1, iterations=3)
-    told, warnings = run_host(CLICKS.format(folder=str(folder)))
-    assert told['current'] == OURS[0]
-    assert told['error'] == 'None'
-    assert told['losses'][-1] < told['losses'][0]
+    reported, warnings = run_host(CLICKS.format(folder=str(folder)))
+    assert reported['current'] == OURS[0]
+    assert reported['error'] == 'None'
+    assert reported['losses'][-1] < reported['losses'][0]
     assert (folder / 'model.zip').is_file()
     assert not warnings
 
 
 @pytest.mark.skipif(SUPPORTED, reason='this Ptychodus is supported')
 def test_a_host_that_is_too_old_logs_and_starts() -> None:
-    told, warnings = run_host(START)
-    assert not any('plugin' in name for name in told['algorithms'])
+    reported, warnings = run_host(START)
+    assert not any('plugin' in name for name in reported['algorithms'])
     (line,) = warnings
     assert ptychodus_compat.SUPPORTED in line
     assert 'ptychopinn doctor' in line

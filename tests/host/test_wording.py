@@ -1,4 +1,4 @@
-"""What the line of status tells of a training."""
+"""What the line of status states about a training."""
 
 import pytest
 

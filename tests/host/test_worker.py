@@ -403,7 +403,7 @@ def test_a_run_that_is_left_ends_the_worker(
 def test_a_run_that_is_left_is_not_waited_for(
     worker: Worker, training: Callable[..., TrainJob], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A worker hears nothing while it imports a framework, which can take long."""
+    """A worker takes no message while it imports a framework, which can take long."""
     monkeypatch.setattr(process, 'EXIT_S', 30.0)
     with worker.run(training()) as run:
         _until_trained(run.events())
@@ -462,7 +462,7 @@ LATE_S = 1e6
 
 @pytest.fixture
 def parent(tmp_path: Path, scan_file: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """Return a process that trains and tells of its progress, and the number of its worker."""
+    """Return a process that trains and reports its progress, and the number of its worker."""
     # No `if __name__ == '__main__'`: a worker does not import its parent's script.
     script = tmp_path / 'parent.py'
     script.write_text(

@@ -28,12 +28,12 @@ def _goes_out(event: str, arguments: tuple[object, ...]) -> bool:
 
 def _watch(event: str, arguments: tuple[object, ...]) -> None:
     if event.startswith('socket.') and _goes_out(event, arguments):
-        told = f'{event} {arguments[-1] if event in CONNECTING else arguments[0]!r}'
+        reported = f'{event} {arguments[-1] if event in CONNECTING else arguments[0]!r}'
         log = os.environ.get('PTYCHOPINN_NETWORK_LOG')
         if log:
             with open(log, 'a', encoding='utf-8') as file:
-                file.write(f'{told}\n')
-        raise PermissionError(f'Tests reach no network: {told}')
+                file.write(f'{reported}\n')
+        raise PermissionError(f'Tests reach no network: {reported}')
 
 
 sys.addaudithook(_watch)

@@ -27,7 +27,7 @@ from ptychopinn_plugin.model_file import Model
 from ptychopinn_plugin.network import NetworkDescription
 
 FRAMEWORKS = {'pytorch': 'torch', 'tensorflow': 'tensorflow'}
-"""Backend and what it imports."""
+"""Each backend imports this framework."""
 
 Array = NDArray[Any]
 Tensor = Any
@@ -35,7 +35,7 @@ Scalar = Callable[[Tensor], Tensor]
 
 
 def is_installed(name: str) -> bool:
-    """Tell whether a backend's framework is here."""
+    """Return whether a backend's framework is here."""
     return importlib.util.find_spec(FRAMEWORKS[name]) is not None
 
 

@@ -137,7 +137,7 @@ def test_iterations(
 def test_the_step_of_all_patterns(
     both: tuple[Framework, Framework], scans: Callable[[int], Scan]
 ) -> None:
-    """It is what all patterns ask for on the average, weighted by the probe's intensity."""
+    """It is the step of all patterns on the average, weighted by the probe's intensity."""
     found = []
     for fw in both:
         forward = fw.build_forward(scans(64))
@@ -271,7 +271,7 @@ def test_a_model_of_one_opens_in_the_other_and_is_fine_tuned(
     )
     assert distance(second.object_, first.object_) < 1e-4
     assert (first.backend, second.backend) == direction
-    # An epoch that moves no weight tells where each begins.
+    # An epoch that moves no weight shows where each begins.
     still = config.replace(training=config.training.replace(learning_rate=0.0, epochs=1))
     begun = [backend.train([scan], still, base_model=opened) for backend in (writer, reader)]
     assert begun[1].model.backend == direction[1]

@@ -1,4 +1,4 @@
-"""Beams of different intensities in the forward model, and what patterns tell of them."""
+"""Beams of different intensities in the forward model, and what patterns show of them."""
 
 import dataclasses
 from typing import Any

@@ -24,7 +24,7 @@ from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 def test_a_refined_probe_keeps_its_energy(fw: Framework, forward: Forward) -> None:
     """Only probe times object is measured; else the two would drift apart."""
     given = fw.array(forward.probe)
-    # An object of another brightness asks for another probe at once.
+    # An object of another brightness needs another probe at once.
     start = 1.5 * canvas_object(forward) ** 0
     object_, losses = fw.iterate(
         forward, fw.tensor(start), IterationSchedule(3), batch_size=4, refine_probe=True
@@ -58,7 +58,7 @@ def test_an_object_is_levelled_where_its_probe_was_a_guess(
 def test_where_hardly_any_light_falls_the_object_hardly_moves(
     fw: Framework, forward: Forward
 ) -> None:
-    """There, what patterns ask for over the light that asks for it is noise over nothing."""
+    """There, the step of the patterns over their light is noise over nothing."""
     start = np.ones(forward.canvas_shape, complex)
     coverage = fw.array(forward.coverage)
     dim = coverage < 1e-3 * coverage.max()

@@ -203,8 +203,8 @@ def test_target_distance_is_blind_to_a_global_phase(fw: Framework, forward: Forw
     far = distance(patches, labels * 2)
     assert far > 0.5
     # With an estimate, its phase is the one to keep.
-    turned = dataclasses.replace(patches, reference=-patches.values)
-    assert distance(turned, labels) > 2 * far
+    opposite = dataclasses.replace(patches, reference=-patches.values)
+    assert distance(opposite, labels) > 2 * far
 
 
 def test_total_variation(fw: Framework, forward: Forward) -> None:
@@ -246,7 +246,7 @@ def test_a_slow_phase_is_found_and_taken_out(fw: Framework) -> None:
 
 
 def test_slopes_are_measured_with_the_right_sign(fw: Framework) -> None:
-    """An object with a ramp too little asks for that ramp."""
+    """An object with a ramp too little needs that ramp."""
     scan = simulate(SimulationConfig(rows=4, columns=6, poisson_noise=False))
     assert scan.object_ is not None
     forward = fw.build_forward(scan)
@@ -302,8 +302,8 @@ def test_blocks_are_stitched_in_phase(fw: Framework, forward: Forward) -> None:
         stitcher.add([dataclasses.replace(patches, values=values)], phase_synchronization=True)
     found, coverage = fw.array(stitcher.object_()), fw.array(forward.coverage)
     lit = coverage > 0.1 * coverage.max()
-    turn = np.vdot(found[lit], object_[lit])
-    assert np.abs(found * turn / abs(turn) - object_)[lit].max() < 0.25
+    phase_factor = np.vdot(found[lit], object_[lit])
+    assert np.abs(found * phase_factor / abs(phase_factor) - object_)[lit].max() < 0.25
 
 
 def test_prediction_does_not_depend_on_the_batch(fw: Framework, forward: Forward) -> None:

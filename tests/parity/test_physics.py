@@ -178,7 +178,7 @@ def test_poisson_loss_and_residual(
 def test_the_gradient_of_the_poisson_loss_in_the_dark(
     fw: Framework, forward: Forward, everyone: Any, level: float
 ) -> None:
-    """Nothing counted, nothing expected, or both: it says which way, and how much."""
+    """Nothing counted, nothing expected, or both: it names the direction, and how much."""
     counts = fw.array(forward.measured(everyone)) ** 2
     assert (counts == 0).any()
     assert (counts > 0).any()

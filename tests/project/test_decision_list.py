@@ -129,7 +129,7 @@ NOTICED_BY = {
         unit/backends/test_opr.py::test_a_rising_tilt_is_a_phase_of_the_object
     """,
 }
-"""Of each decision, the tests that fail where it is undone by hand."""
+"""These tests fail where a decision is undone by hand."""
 
 
 def test_every_decision_is_noticed_by_a_test() -> None:

@@ -1,22 +1,35 @@
 """One word has one meaning: names that were given up are not in the code (docs/decisions, 12)."""
 
 import ast
-import io
 import re
-import tokenize
+from collections.abc import Iterator
 from pathlib import Path
 
-PACKAGE = Path(__file__).parents[2] / 'ptychopinn_plugin'
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / 'ptychopinn_plugin'
+FOLDERS = ('ptychopinn_plugin', 'tests', 'benchmarks', 'examples', 'docs')
 
 GIVEN_UP = """
 turn Turn turns turned TURNED places_px rests good
 Lesson LESSON_POSITIONS VISITS forget_gradients gather_gradients snapshot restore averaged
 Illumination expect correct assess sweep_for_the_best settle agree_phases
-Voice say ask asked told hear heard hears knows lend borrow obituary EpochJournal beam_place
+Voice say said ask asked tell told hear heard hears knows listen listener lend borrow obituary
+EpochJournal beam_place
 validation_share warmup_share weight_average_decay accumulation sweeps teacher teacher_sweeps
-teacher_weight phase_agreement orientations
+teacher_weight phase_agreement orientations centres_px
 """
-"""Names with several meanings, or that nobody in the field knows, which have better ones now."""
+"""These names have several meanings, or mean nothing in the field; they have better ones now."""
+
+AMERICAN = re.compile(r'center|color|gray|neighbor|behavior|favor|honor|labeled|modeled')
+OTHERS_SPELLING = re.compile('beam_center|neighbor_count|orthonormal')
+"""Ptychodus has the center of the beam, and PtychoPINN the number of neighbors."""
+
+WITH_S = re.compile(r'is(e|ed|es|ing|ation|ations|er|ers)$')
+OTHER_WORDS = {
+    *('advise', 'clockwise', 'noise', 'supervised'),
+    *('raise', 'raised', 'raises', 'rise', 'rises', 'rising'),
+}
+"""Names are spelt as in Oxford: centre and colour, normalize and synchronize."""
 
 FORMER_CONSTANT = re.compile(r'_?(LARGEST|SMALLEST|MOST|FEWEST|LONGEST|SHORTEST|WIDEST)(_|$)')
 """Limits begin with MAX_ and MIN_."""
@@ -39,21 +52,52 @@ NOT_SHARES = re.compile(r'_?[A-Z_]+_SHARES?$')
 """A part of a whole is a _FRACTION, as in the settings."""
 
 
-def names_of(path: Path) -> list[str]:
-    """Return every name in the code of a file; comments and texts are not looked at."""
-    tokens = tokenize.generate_tokens(io.StringIO(path.read_text(encoding='utf-8')).readline)
-    return [token.string for token in tokens if token.type == tokenize.NAME]
+def our_names(path: Path) -> Iterator[str]:
+    """Yield every name that a file gives to something, and its own; those of others are not."""
+    yield path.stem
+    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+        match node:
+            case ast.FunctionDef(name=str(name)) | ast.ClassDef(name=str(name)):
+                yield name
+            case ast.arg(arg=name) | ast.Name(id=name, ctx=ast.Store()):
+                yield name
+            case ast.Attribute(attr=name, ctx=ast.Store()) | ast.alias(asname=str(name)):
+                yield name
+            case ast.ExceptHandler(name=str(name)):
+                yield name
+
+
+def all_names() -> dict[str, str]:
+    """Return the names of the package, the tests and the programs beside it, each with a file."""
+    paths = [path for folder in FOLDERS for path in (ROOT / folder).rglob('*.py')]
+    assert len(paths) > 500
+    return {name: path.relative_to(ROOT).as_posix() for path in paths for name in our_names(path)}
 
 
 def test_names_that_were_given_up_are_gone() -> None:
-    found = {
-        f'{path.relative_to(PACKAGE)}: {name}'
-        for path in PACKAGE.rglob('*.py')
-        for name in names_of(path)
-        if name in GIVEN_UP.split() or FORMER_CONSTANT.match(name)
+    names = all_names()
+    gone = set(GIVEN_UP.split())
+    found = {name: path for name, path in names.items() if name.strip('_') in gone}
+    assert found == {}
+    assert {n: path for n, path in names.items() if FORMER_CONSTANT.match(n)} == {}
+    assert len(names) > 5000
+
+
+def test_names_have_one_spelling() -> None:
+    names = all_names()
+    american = {
+        name: path
+        for name, path in names.items()
+        if AMERICAN.search(OTHERS_SPELLING.sub('', name).lower())
     }
-    assert found == set()
-    assert len(list(PACKAGE.rglob('*.py'))) > 100
+    assert american == {}
+    with_s = {
+        name: path
+        for name, path in names.items()
+        for word in name.lower().split('_')
+        if WITH_S.search(word) and word not in OTHER_WORDS
+    }
+    assert with_s == {}
 
 
 def public_names(path: Path) -> set[str]:
@@ -87,11 +131,25 @@ def test_a_name_has_one_home_in_each_framework() -> None:
     assert len(homes) > 1000
 
 
+def test_no_private_class_has_the_name_of_a_public_one() -> None:
+    classes = {
+        (node.name, path.relative_to(PACKAGE).as_posix())
+        for path in PACKAGE.rglob('*.py')
+        for node in ast.parse(path.read_text(encoding='utf-8')).body
+        if isinstance(node, ast.ClassDef)
+    }
+    public = {name for name, _ in classes if not name.startswith('_')}
+    assert {
+        where for where in classes if where[0].startswith('_') and where[0][1:] in public
+    } == set()
+    assert len(public) > 200
+
+
 def test_a_part_of_a_whole_is_a_fraction() -> None:
     found = {
         f'{path.relative_to(PACKAGE)}: {name}'
         for path in PACKAGE.rglob('*.py')
-        for name in names_of(path)
+        for name in our_names(path)
         if NOT_SHARES.match(name)
     }
     assert found == set()

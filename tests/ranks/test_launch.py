@@ -133,7 +133,7 @@ def test_tensorflow_computes_in_one_process() -> None:
 
 
 def test_only_who_has_the_token_is_a_rank(watch: RankWatch) -> None:
-    port = watch.listen('127.0.0.1', 'token')
+    port = watch.open_port('127.0.0.1', 'token')
     with socket.create_connection(('127.0.0.1', port), timeout=10) as stranger:
         stranger.sendall(b'guess 1 1 here\n')
         assert stranger.recv(1) == b''

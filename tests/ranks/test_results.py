@@ -19,10 +19,10 @@ FOR_FOUR = ('one-iteration', 'few', 'alone', 'gradients-of-groups', 'training-by
 """Here some ranks of four have no pattern of a batch, or none at all."""
 
 ROUNDING = 1e-4
-"""Sums in another order round otherwise."""
+"""Results that differ only by the order of sums agree to this share."""
 
 CARRIED_ON = 1e-2
-"""Thirty iterations, or steps of Adam, carry differences of rounding on."""
+"""Thirty iterations, or steps of Adam, carry differences of rounding on to this share."""
 
 
 @pytest.fixture(scope='module')

@@ -7,9 +7,9 @@ import pytest
 
 @pytest.fixture
 def synced(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
-    """Return what the disk was asked for, in order: a file or folder to sync, or a name to give.
+    """Return the requests to the disk, in order: a file or folder to sync, or a name to give.
 
-    Each is told by its inode, as names change.
+    Each is named by its inode, as names change.
     """
     events: list[tuple[str, int]] = []
     fsync, replace = os.fsync, os.replace

@@ -1,4 +1,4 @@
-"""The public API: what it exports, which backend it asks, and which settings it passes on."""
+"""The public API: what it exports, which backend it calls, and which settings it passes on."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +19,7 @@ from ptychopinn_plugin.network import describe_network
 
 
 class RecordingBackend:
-    """Stands in for a framework: writes down what it is asked."""
+    """Stands in for a framework: writes down what is requested."""
 
     name = 'fake'
 

@@ -1,4 +1,4 @@
-"""Whatever a file holds, it opens, or an error of this package tells what is wrong with it."""
+"""Whatever a file holds, it opens, or an error of this package names what is wrong with it."""
 
 import io
 import json
@@ -40,7 +40,7 @@ BRIEF = settings(
     max_examples=60,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-"""The same examples each time, so that a test that passes here passes elsewhere."""
+"""Examples are the same each time, so that a test that passes here passes elsewhere."""
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),

@@ -59,8 +59,8 @@ def test_region_is_the_box_of_the_positions(scan: Scan) -> None:
 
 def test_global_phase_and_scale_do_not_matter(scan: Scan) -> None:
     found = reconstruction_of(scan)
-    turned = dataclasses.replace(found, object_=found.object_ * (0.3 * np.exp(2.2j)))
-    result = evaluate(turned, scan)
+    rescaled = dataclasses.replace(found, object_=found.object_ * (0.3 * np.exp(2.2j)))
+    result = evaluate(rescaled, scan)
     assert result.phase.ssim == pytest.approx(1, abs=1e-5)
     assert result.amplitude.ssim == pytest.approx(1, abs=1e-5)
     assert result.scale == pytest.approx(np.exp(-2.2j) / 0.3, rel=1e-4)
@@ -95,14 +95,14 @@ def test_fraction_of_an_origin_is_no_residual_shift(scan: Scan) -> None:
     assert result.phase.ssim > 0.98
 
 
-@pytest.mark.parametrize('turn', ['mirrored', 'transposed', 'conjugate'])
-def test_wrong_axes_and_signs_score_low(scan: Scan, turn: str) -> None:
+@pytest.mark.parametrize('change', ['mirrored', 'transposed', 'conjugate'])
+def test_wrong_axes_and_signs_score_low(scan: Scan, change: str) -> None:
     found = reconstruction_of(scan)
     object_ = {
         'mirrored': found.object_[:, ::-1],
         'transposed': np.pad(found.object_.T, ((0, 40), (0, 0)), mode='edge'),
         'conjugate': found.object_.conj(),
-    }[turn]
+    }[change]
     result = evaluate(dataclasses.replace(found, object_=object_), scan)
     assert result.phase.ssim < 0.4
     assert result.ring_correlation.crossing(0.5) < 0.2

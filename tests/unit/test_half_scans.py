@@ -1,4 +1,4 @@
-"""Two halves of a scan: how it is cut, and what their agreement tells. No backend is needed."""
+"""Two halves of a scan: how it is cut, and what their agreement shows. No backend is needed."""
 
 import dataclasses
 from pathlib import Path

@@ -35,8 +35,8 @@ def windows(field: Image, y: int, x: int) -> tuple[Image, Image]:
 
     def cut(top: int, left: int) -> Image:
         window = field[top : top + 512, left : left + 512]
-        averaged: Image = window.reshape(128, 4, 128, 4).mean(axis=(1, 3))
-        return averaged
+        mean: Image = window.reshape(128, 4, 128, 4).mean(axis=(1, 3))
+        return mean
 
     return cut(60, 60), cut(60 + y, 60 + x)
 
@@ -92,8 +92,8 @@ def test_phase_and_scale_are_removed(truth: Image) -> None:
 
 
 def test_wrong_phases_do_not_darken(truth: Image) -> None:
-    turned = truth * np.exp(0.8j * np.random.default_rng(0).normal(size=truth.shape))
-    aligned = align(turned, truth, register=False).image
+    out_of_phase = truth * np.exp(0.8j * np.random.default_rng(0).normal(size=truth.shape))
+    aligned = align(out_of_phase, truth, register=False).image
     np.testing.assert_allclose(np.abs(aligned), np.abs(truth), rtol=1e-12)
 
 
@@ -128,8 +128,10 @@ def test_two_wrong_signs_make_no_right_one(truth: Image) -> None:
 def test_global_phase_of_the_truth_does_not_matter(truth: Image) -> None:
     image = truth * np.exp(0.3j * noise(truth.shape).real)
     expected = ssim(*wrapped_phase(image, truth))
-    turn = np.exp(2.9j)
-    assert ssim(*wrapped_phase(image * turn, truth * turn)) == pytest.approx(expected)
+    phase_factor = np.exp(2.9j)
+    assert ssim(*wrapped_phase(image * phase_factor, truth * phase_factor)) == pytest.approx(
+        expected
+    )
 
 
 def test_phases_compare_across_the_wrap() -> None:
@@ -184,17 +186,17 @@ def test_constant_image_is_the_floor(truth: Image) -> None:
     assert frc(flat.image, truth).crossing(0.5) < 0.05
 
 
-@pytest.mark.parametrize('turn', ['mirrored', 'upside down', 'transposed', 'conjugate'])
-def test_wrong_axes_and_signs_are_not_good(truth: Image, turn: str) -> None:
-    turned = {
+@pytest.mark.parametrize('change', ['mirrored', 'upside down', 'transposed', 'conjugate'])
+def test_wrong_axes_and_signs_are_not_good(truth: Image, change: str) -> None:
+    changed = {
         'mirrored': truth[:, ::-1],
         'upside down': truth[::-1],
         'transposed': truth.T,
         'conjugate': truth.conj(),
-    }[turn]
-    aligned = align(turned, truth, largest_shift_px=8).image
+    }[change]
+    aligned = align(changed, truth, largest_shift_px=8).image
     assert ssim(*wrapped_phase(aligned, truth)) < 0.4
-    if turn != 'conjugate':
+    if change != 'conjugate':
         assert ssim(np.abs(aligned), np.abs(truth)) < 0.4
     assert frc(aligned, truth).crossing(0.5) < 0.15
 

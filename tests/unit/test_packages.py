@@ -1,4 +1,4 @@
-"""What is installed, told without importing it."""
+"""What is installed, found without importing it."""
 
 import sys
 from pathlib import Path

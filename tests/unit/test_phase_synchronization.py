@@ -18,10 +18,10 @@ def raster(rows: int, columns: int, step: float = 5.0) -> NDArray[np.float64]:
     return np.stack([y.ravel(), x.ravel()], axis=1) * step
 
 
-def turned(
+def out_of_phase(
     n_patches: int, pairs: NDArray[np.int64], noise: float = 0.0, seed: int = 0
 ) -> tuple[NDArray[np.complex128], NDArray[np.complex128]]:
-    """Return random phases and what the overlaps of so turned patches say."""
+    """Return random phases and how patches with these phases correlate where they overlap."""
     rng = np.random.default_rng(seed)
     phases = np.exp(2j * np.pi * rng.uniform(size=n_patches))
     strength = rng.uniform(0.1, 10, size=len(pairs))
@@ -35,7 +35,7 @@ def test_random_phases_are_recovered(shape: tuple[int, int]) -> None:
     """Small graphs are solved densely, large ones by iteration."""
     positions = raster(*shape)
     pairs = neighbour_pairs(positions, 11.0)
-    phases, correlations = turned(len(positions), pairs)
+    phases, correlations = out_of_phase(len(positions), pairs)
     factors = synchronize_phases(len(positions), pairs, correlations)
     assert factors.dtype == np.complex64
     np.testing.assert_allclose(np.abs(factors), 1, atol=1e-5)
@@ -46,7 +46,7 @@ def test_random_phases_are_recovered(shape: tuple[int, int]) -> None:
 def test_errors_of_pairs_average_out() -> None:
     positions = raster(12, 12)
     pairs = neighbour_pairs(positions, 11.0)
-    phases, correlations = turned(len(positions), pairs, noise=0.5)
+    phases, correlations = out_of_phase(len(positions), pairs, noise=0.5)
     agreed = phases * synchronize_phases(len(positions), pairs, correlations)
     spread = np.angle(agreed / agreed.mean()).std()
     assert spread < 0.3
@@ -65,7 +65,7 @@ def test_a_strong_overlap_outweighs_a_weak_one() -> None:
 def test_faint_patches_agree_as_exactly_as_bright_ones() -> None:
     """Along a row whose light falls by three decades; each patch counts by its own overlaps."""
     pairs = np.stack([np.arange(39), np.arange(1, 40)], axis=1)
-    phases, correlations = turned(40, pairs)
+    phases, correlations = out_of_phase(40, pairs)
     light = 10.0 ** (-3 * np.arange(39) / 39)
     agreed = phases * synchronize_phases(40, pairs, correlations / abs(correlations) * light)
     np.testing.assert_allclose(agreed, np.full(40, agreed[0]), atol=1e-3)
@@ -82,7 +82,7 @@ def test_parts_that_do_not_touch_agree_each_for_itself() -> None:
     positions = np.concatenate([raster(3, 3), raster(5, 5) + 1000, [[-500.0, -500.0]]])
     pairs = neighbour_pairs(positions, 8.0)
     assert not ((pairs[:, 0] < 9) & (pairs[:, 1] >= 9)).any()
-    phases, correlations = turned(len(positions), pairs)
+    phases, correlations = out_of_phase(len(positions), pairs)
     factors = synchronize_phases(len(positions), pairs, correlations)
     agreed = phases * factors
     for part in (slice(0, 9), slice(9, 34)):
@@ -105,7 +105,7 @@ def test_patches_that_are_no_numbers_keep_their_phase(wrong: float) -> None:
 
 
 def test_the_first_of_a_pair_is_not_conjugated() -> None:
-    """Patch 0 leads patch 1 by a quarter turn; the factors take it back."""
+    """Patch 0 leads patch 1 by a phase of 90 degrees; the factors take it back."""
     factors = synchronize_phases(2, np.array([[0, 1]]), np.array([1j]))
     assert factors[1] / factors[0] == pytest.approx(1j, abs=1e-5)
 
@@ -142,7 +142,7 @@ def test_repeated_positions_are_pairs() -> None:
 def test_16384_patches_agree_across_the_whole_field() -> None:
     positions = raster(128, 128) + np.random.default_rng(0).uniform(-1, 1, (16384, 2))
     pairs = neighbour_pairs(positions, 40.0)
-    phases, correlations = turned(16384, pairs, noise=0.3)
+    phases, correlations = out_of_phase(16384, pairs, noise=0.3)
     factors = synchronize_phases(16384, pairs, correlations)
     # 300 power iterations leave 0.1 to 0.5 of it.
     assert abs((factors * phases).mean()) > 0.9
@@ -151,7 +151,7 @@ def test_16384_patches_agree_across_the_whole_field() -> None:
 def test_without_an_eigenvector_neighbours_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr('ptychopinn_plugin.phase_synchronization.MAX_RESTARTS', 1)
     pairs = neighbour_pairs(np.random.default_rng(0).uniform(0, 100, (600, 2)), 40.0)
-    phases, correlations = turned(600, pairs)
+    phases, correlations = out_of_phase(600, pairs)
     left = phases * synchronize_phases(600, pairs, correlations)
     assert abs((left[pairs[:, 0]] * left[pairs[:, 1]].conj()).mean()) > 0.98
 
@@ -162,21 +162,21 @@ WINDOW, SIDE = 24, 24 // CELL_PX + 2
 def noisy_cells(
     origins: NDArray[np.int64], noise: float, seed: int
 ) -> tuple[NDArray[np.complex64], NDArray[np.complex128]]:
-    """Return patches of one object, turned at random and with noise, over cells; the turns."""
+    """Return patches of one object over cells, with random phases and noise, and their phases."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:240, :240]
     truth = np.exp(1j * np.sin(y / 17) * np.cos(x / 23))
     inside = np.arange(WINDOW) - (WINDOW - 1) / 2
     weight = np.exp(-(inside[:, None] ** 2 + inside[None] ** 2) / 72)
-    turns = np.exp(2j * np.pi * rng.uniform(size=len(origins)))
+    phase_factors = np.exp(2j * np.pi * rng.uniform(size=len(origins)))
     cells = np.zeros((len(origins), SIDE, SIDE), dtype=np.complex64)
     for number, (top, left) in enumerate(origins):
-        patch = truth[top : top + WINDOW, left : left + WINDOW] * turns[number]
+        patch = truth[top : top + WINDOW, left : left + WINDOW] * phase_factors[number]
         patch = patch + noise * (rng.normal(size=patch.shape) + 1j * rng.normal(size=patch.shape))
         rows = (top % CELL_PX + np.arange(WINDOW)) // CELL_PX
         columns = (left % CELL_PX + np.arange(WINDOW)) // CELL_PX
         np.add.at(cells[number], (rows[:, None], columns[None]), weight * patch)
-    return cells, turns
+    return cells, phase_factors
 
 
 @pytest.mark.parametrize('fine', [False, True], ids=['exposures', 'fine steps'])
@@ -190,8 +190,8 @@ def test_more_patterns_never_agree_less(fine: bool) -> None:
             origins = origins + np.arange(len(origins))[:, None] % repeats % [[2, 3]]
         errors = []
         for seed in range(2):
-            cells, turns = noisy_cells(origins, 5.0, seed)
-            agreed = turns * synchronize_patches(cells, origins, WINDOW)
+            cells, phase_factors = noisy_cells(origins, 5.0, seed)
+            agreed = phase_factors * synchronize_patches(cells, origins, WINDOW)
             errors.append(1 - abs(agreed.mean()))
         left.append(float(np.mean(errors)))
     assert left[0] < 0.7
@@ -201,8 +201,8 @@ def test_more_patterns_never_agree_less(fine: bool) -> None:
 
 def test_patches_are_compared_on_the_cells_they_share() -> None:
     origins = np.array([[8, 8], [13, 30], [21, 9], [60, 60]])
-    cells, turns = noisy_cells(origins, 0.0, 0)
-    agreed = turns * synchronize_patches(cells, origins, WINDOW)
+    cells, phase_factors = noisy_cells(origins, 0.0, 0)
+    agreed = phase_factors * synchronize_patches(cells, origins, WINDOW)
     assert np.abs(np.angle(agreed[:3] / agreed[0])).max() < 0.1
     broken = cells.copy()
     broken[0, 0, 0] = np.nan

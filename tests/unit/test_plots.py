@@ -95,15 +95,15 @@ def test_titles_count_in_words(
 def test_global_phase_does_not_matter(
     reconstruction: Reconstruction, figures: list[Figure], tmp_path: Path
 ) -> None:
-    turned = dataclasses.replace(reconstruction, object_=reconstruction.object_ * np.exp(2.5j))
+    shifted = dataclasses.replace(reconstruction, object_=reconstruction.object_ * np.exp(2.5j))
     truth = np.pad(reconstruction.object_[3:], ((0, 3), (4, 0))) * np.exp(-2j)
-    for shown in (reconstruction, turned):
+    for shown in (reconstruction, shifted):
         plots.plot_reconstruction(shown, tmp_path / 'a.png')
         plots.plot_reconstruction(shown, tmp_path / 'a.png', truth=truth)
-    alone, beside, alone_turned, beside_turned = (images_of(figure) for figure in figures)
+    alone, beside, alone_shifted, beside_shifted = (images_of(figure) for figure in figures)
     mean = np.angle(np.exp(1j * alone['phase (rad)'].get_array()).mean())
     assert mean == pytest.approx(0, abs=0.01)
-    for first, second in ((alone, alone_turned), (beside, beside_turned)):
+    for first, second in ((alone, alone_shifted), (beside, beside_shifted)):
         expected, values = (images['phase (rad)'].get_array() for images in (first, second))
         np.testing.assert_allclose(values, expected, atol=1e-5)
     # The truth lies 3 px lower and 4 px to the left; where it lies right, nothing is between.
@@ -137,8 +137,8 @@ def test_reconstruction(
 
 def test_phase_all_the_way_round(reconstruction: Reconstruction, tmp_path: Path) -> None:
     angles = np.linspace(-math.pi, math.pi, 60 * 90).reshape(60, 90)
-    turning = dataclasses.replace(reconstruction, object_=np.exp(1j * angles).astype(np.complex64))
-    plots.plot_reconstruction(turning, tmp_path / 'a.png')
+    winding = dataclasses.replace(reconstruction, object_=np.exp(1j * angles).astype(np.complex64))
+    plots.plot_reconstruction(winding, tmp_path / 'a.png')
     assert (tmp_path / 'a.png').is_file()
 
 

@@ -1,4 +1,4 @@
-"""One schema for settings and manifests, and errors that tell what was expected and what came."""
+"""One schema for settings and manifests, and errors that name what was expected and what came."""
 
 import dataclasses
 import json
@@ -38,7 +38,7 @@ def test_what_this_package_writes_is_allowed() -> None:
 
 
 @pytest.mark.parametrize(
-    ('place', 'value', 'told'),
+    ('place', 'value', 'reported'),
     [
         ('network.passes', 10**9, 'at most 100; got 1000000000'),
         ('network.passes', 0, 'at least 1'),
@@ -63,7 +63,7 @@ def test_what_this_package_writes_is_allowed() -> None:
     ],
 )
 def test_a_manifest_of_wrong_values_is_refused(
-    path: Path, place: str, value: Any, told: str
+    path: Path, place: str, value: Any, reported: str
 ) -> None:
     def change(manifest: dict[str, Any]) -> None:
         *folders, name = place.split('.')
@@ -74,7 +74,7 @@ def test_a_manifest_of_wrong_values_is_refused(
     change_manifest(path, change)
     with pytest.raises(ArchiveError) as caught:
         read_model(path)
-    assert told in str(caught.value)
+    assert reported in str(caught.value)
 
 
 def test_settings_and_schema_have_the_same_limits() -> None:

@@ -33,7 +33,7 @@ def iterate_keep_best(
     Parameters
     ----------
     schedule : IterationSchedule
-        How many iterations there are; it learns of each.
+        How many iterations there are; it is advanced with each.
     start : State
         Where the iterations begin, with its `loss`.
     iterate_once : callable

@@ -58,13 +58,13 @@ MAX_VARIED_FRACTION = 0.5
 """At most this share of the energy of a pattern's probe is in its eigenmodes."""
 
 MIN_OWN_FRACTION = 1e-6
-"""A direction with less of its energy apart from the others is none of its own."""
+"""A direction with less of its energy apart from the others is left out."""
 
 MIN_TILT_FRACTION = 0.5
 """Eigenmodes hold a tilt of the probe where this share of the energy of its image lies in them."""
 
 MIN_WEIGHT = 1e-5
-"""Weights that are all smaller are none."""
+"""Where all weights are smaller, the probe does not vary."""
 
 EM_ITERATIONS = 30
 """The covariance of the weights is estimated in this number of steps."""
@@ -74,7 +74,7 @@ MIN_OPR_PATTERNS = 16
 
 
 class VariationMoments:
-    """What the patterns tell of a probe's variation.
+    """What the patterns show of a probe's variation.
 
     Parameters
     ----------
@@ -100,10 +100,11 @@ class VariationMoments:
 
 
 MeasureVariation = Callable[[Any, Any, float], VariationMoments]
-"""Of a forward model and an object, with the photons below which a pixel hardly counts."""
+"""It gets a forward model, an object, and the photons below which a pixel hardly counts."""
 
 ProbeResiduals = Callable[[Any, Any, IntArray], ComplexArray]
-"""Of a forward model and an object: the :math:`D_j` of some patterns, (n, height, width)."""
+"""It gets a forward model, an object and the numbers of some patterns, and returns what each would
+change of the probe, (n, height, width)."""
 
 
 class VariationRefiner:

@@ -39,7 +39,7 @@ def corrected_probe(model: Model, scan: Scan, *, warns: bool = True) -> ComplexA
     scan : Scan
         At the size of the model's patterns.
     warns : bool
-        Whether the log tells where training met another probe.
+        Whether the log states where training met another probe.
 
     Returns
     -------

@@ -15,7 +15,7 @@ changes. And :math:`s` is that of the least squares
     P^0_m - \sum_n G_{mn} P^0_n \right\|^2,
 
 which leaves the probe free to move by :math:`d`, to grow and to mix its modes (:math:`G`), after
-they have been turned into those of :math:`P^0` by a unitary matrix [1]_.
+they have been mapped onto those of :math:`P^0` by a unitary matrix [1]_.
 
 A probe that ends far from where it began was a guess, which fixes neither. Then the
 object is levelled: its light has no mean slope of phase, and the amplitude stays as it is.

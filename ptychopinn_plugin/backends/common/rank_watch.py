@@ -25,13 +25,13 @@ OWN_ERROR_S = 0.5
 """The error of another rank counts if rank 0 has no error of its own within this time."""
 
 KEEPALIVE = (('TCP_KEEPIDLE', 10), ('TCP_KEEPINTVL', 5), ('TCP_KEEPCNT', 3))
-"""A silent machine is tried after the first number of seconds, so often and so many times."""
+"""A machine that is silent for 10 s is tried every 5 s, and counts as gone after three tries."""
 
 JOIN_S = 300.0
 """The ranks find each other within this time."""
 
 FAILED = 2
-"""The code with which a run ends that a rank has failed."""
+"""A run that a rank has failed ends with this code."""
 
 _WAKE = getattr(signal, 'SIGUSR2', None)
 
@@ -56,7 +56,7 @@ class RankWatch:
         self._peers: dict[int, socket.socket] = {}
         self._complete = threading.Event()
 
-    def listen(self, host: str, token: str) -> int:
+    def open_port(self, host: str, token: str) -> int:
         """Take the connections of the other ranks, which have the token; return the port."""
         server = socket.create_server((host, 0), backlog=self.size)
         self._watch_signals()
@@ -89,7 +89,7 @@ class RankWatch:
         self._start(self._follow, connection)
 
     def report(self, message: str) -> None:
-        """Let rank 0 know why this rank ends."""
+        """Send rank 0 the reason why this rank ends."""
         self._send(0, f'error {" ".join(message.split())}')
 
     def finish(self) -> None:
@@ -132,7 +132,7 @@ class RankWatch:
             while len(self._peers) < self.size - 1:
                 connection, _ = server.accept()
                 connection.settimeout(10)
-                # Whoever else finds the port does not know the token.
+                # Whoever else finds the port has no token.
                 with suppress(OSError, ValueError):
                     hello = connection.makefile('r').readline().split(maxsplit=3)
                     if len(hello) == 4 and hmac.compare_digest(hello[0], token):
@@ -170,7 +170,7 @@ class RankWatch:
             self._lose_rank_0()
 
     def _lose_rank_0(self) -> None:
-        # One of those that are left tells it.
+        # One of those that are left reports it.
         if self.rank == 1:
             self._print('Rank 0 was killed or lost.')
         os._exit(FAILED)

@@ -27,7 +27,7 @@ VARIABLES = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'LOCAL_WORLD_SIZE')
 """Launchers set these variables of the environment, and the next ones."""
 
 ADDRESS_VARIABLES = ('MASTER_ADDR', 'MASTER_PORT')
-"""Where the ranks meet."""
+"""These variables name the machine and the port where the ranks meet."""
 
 
 @dataclass(frozen=True)

@@ -300,7 +300,7 @@ class ReconstructionRun:
         return self._watch(Progress('predict', done, passes, object_=image, origin_px=origin))
 
     def _watch(self, progress: Progress) -> bool:
-        """Report, and remember the report without its picture, and whether the run is to stop."""
+        """Report, and keep the report without its picture, and whether the run is to stop."""
         self._newest = replace(progress, object_=None, origin_px=None)
         self.stopped = bool(self._observer(progress))
         return self.stopped

@@ -151,7 +151,7 @@ class IterationKernels(Generic[Tensor]):
         Returns what draws each position and how stiffly, given the forward model, an object and the
         photons below which a pixel hardly counts.
     measure_variation, probe_residuals : callable
-        Measure what patterns tell of a probe that varies; see `backends.common.opr`.
+        Measure what patterns show of a probe that varies; see `backends.common.opr`.
     pattern_photons : callable
         Returns the expected and the measured photons of each pattern.
     correct_phase_drift : callable

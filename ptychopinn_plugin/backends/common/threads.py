@@ -50,11 +50,11 @@ class Threads:
     """The threads of a framework whose own scheduler shares a busy machine well."""
 
     count: int | None = None
-    """How many compute; None where the framework decides."""
+    """This number of threads computes; with None the framework decides."""
 
     def __init__(self) -> None:
         self.used: set[int] = set()
-        """Every number of threads that has computed; sums in another order round otherwise."""
+        """These numbers of threads have computed; sums in another order round otherwise."""
 
     def beside(self, observer: Observer) -> Observer:
         """Return an observer that looks at the machine now and then."""

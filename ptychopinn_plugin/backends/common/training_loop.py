@@ -262,7 +262,7 @@ class TrainingLoop:
             self.step.step(self.learning_rate)
 
     def _look_around(self, losses: Sequence[Mapping[str, float]], rate: float) -> None:
-        """Report now and then, and end the epoch where the observer wants it or the time is up."""
+        """Report now and then; end the epoch where the observer returns True or the time is up."""
         now = self.clock()
         if self.state.stopped == 'epochs' and now - self._reported > REPORT_SECONDS:
             self._reported = now

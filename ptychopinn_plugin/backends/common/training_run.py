@@ -228,7 +228,7 @@ class TrainingRun(Generic[Device]):
         training_state = save_state(loop, plan.intensity_scale, plan.fingerprints)
         # The step has one set of weights: the best are put in, read and taken out again.
         newest = step.state_dict()
-        # Inside the first epoch no weights have been judged, and the first ones know nothing.
+        # Inside the first epoch no weights have been judged, and the first ones are random.
         step.load_state_dict(state.best_weights if state.history else newest)
         try:
             weights = step.network_weights()

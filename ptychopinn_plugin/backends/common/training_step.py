@@ -29,7 +29,7 @@ class TrainingStep(Protocol):
         ...
 
     def step(self, learning_rate: float) -> None:
-        """Let the optimizer use the gradients, and forget them."""
+        """Let the optimizer use the gradients, and clear them."""
         ...
 
     def validation_loss(self, batch: Batch) -> float:

@@ -65,7 +65,8 @@ def predict_patches(
     is_flat : bool
         Whether `object_` is the flat start, which rests on no data.
     rotations : sequence of int
-        Quarter turns in which 'sweepnet' gets each pattern; the mean of its corrections counts.
+        Rotations by 90 degrees in which 'sweepnet' gets each pattern; the mean of its corrections
+        counts.
     host_groups : ndarray of int64, shape (n_groups, group_size), optional
         `groups` in the computer's memory, so that nobody has to read them back from a GPU.
 
@@ -106,7 +107,7 @@ def _predict_sweepnet(
     is_flat : bool
         The estimate rests on no data, so that no pixel counts as covered.
     rotations : sequence of int
-        Quarter rotations of the input, whose corrections are averaged.
+        Rotations of the input by 90 degrees, whose corrections are averaged.
 
     Returns
     -------
@@ -156,7 +157,7 @@ def _mean_correction(network: Network, features: Tensor, rotations: Sequence[int
     r"""Return :math:`\frac{1}{n} \sum_a T^{-a} c(T^a x)` for rotations :math:`T` by 90 degrees."""
     corrections = []
     for number in rotations:
-        # Even a turn by nothing is a copy, in an order that convolutions do not like.
+        # Even a rotation by nothing is a copy, in an order that convolutions do not like.
         (correction,) = network(torch.rot90(features, number, (2, 3)) if number else features)
         correction = correction.float()
         corrections.append(torch.rot90(correction, -number, (2, 3)) if number else correction)

@@ -34,7 +34,7 @@ class TorchRanks(SeveralRanks):
     ----------
     launch : Launch
     watch : RankWatch
-        Knows which rank has died where an exchange fails.
+        Names the rank that has died where an exchange fails.
     """
 
     def __init__(self, launch: Launch, watch: RankWatch) -> None:
@@ -201,7 +201,7 @@ def _connect(watch: RankWatch) -> None:
     if watch.rank == 0:
         token = secrets.token_hex(16)
         host = '127.0.0.1' if address in _LOCAL else ''
-        meeting = [watch.listen(host, token), token]
+        meeting = [watch.open_port(host, token), token]
     dist.broadcast_object_list(meeting, src=0, device=torch.device('cpu'))
     if watch.rank == 0:
         watch.wait_for_all()

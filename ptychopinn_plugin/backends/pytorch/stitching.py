@@ -92,7 +92,7 @@ class Stitcher:
         phase_factors = self.total.new_ones(sum(map(len, weighted)))
         if phase_synchronization:
             phase_factors = self._agree(parts, weighted)
-            # The first block decides the canvas' common phase; later ones are turned to it.
+            # The first block decides the canvas' common phase; later ones follow it.
             if not self._is_empty:
                 phase_factors = phase_factors * self._common_phase_factor(
                     parts, weighted, phase_factors

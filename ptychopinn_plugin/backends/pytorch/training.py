@@ -138,7 +138,7 @@ class PyTorchStep(NetworkStep[Network, TrainableProbes]):
             parameter.grad = gradient.view_as(parameter).clone() if count > 0 else None
 
     def step(self, learning_rate: float) -> None:
-        """Let the optimizer use the gradients, and forget them."""
+        """Let the optimizer use the gradients, and clear them."""
         settings = self.config.training
         for group in self.optimizer.param_groups:
             group['lr'] = learning_rate

@@ -64,7 +64,7 @@ def build_keras(model: Model) -> Any:
 
 
 class _Builder:
-    """Makes Keras layers; remembers the convolutions by the name of their weights."""
+    """Makes Keras layers; keeps the convolutions by the name of their weights."""
 
     def __init__(self, model: Model) -> None:
         self.model = model

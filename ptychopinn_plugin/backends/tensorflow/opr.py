@@ -1,4 +1,4 @@
-"""What patterns tell of a probe that varies; see `backends.common.opr`."""
+"""What patterns show of a probe that varies; see `backends.common.opr`."""
 
 import numpy as np
 

@@ -20,7 +20,7 @@ from ptychopinn_plugin.physics.features import (
 )
 
 Inputs = dict[str, Tensor]
-"""The tensors of a batch that a graph takes; their names are those of `collect_inputs`."""
+"""A graph takes the tensors of a batch in this form; their names are those of `collect_inputs`."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,8 @@ def predict_patches(
     is_flat : bool
         Whether `object_` is the flat start, which rests on no data.
     rotations : sequence of int
-        Quarter turns in which 'sweepnet' gets each pattern; the mean of its corrections counts.
+        Rotations by 90 degrees in which 'sweepnet' gets each pattern; the mean of its corrections
+        counts.
 
     Returns
     -------

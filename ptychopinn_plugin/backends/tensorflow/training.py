@@ -254,7 +254,7 @@ class TensorFlowStep(NetworkStep[Network, TrainableProbes]):
         return {name: float(value) for name, value in terms.items()}
 
     def step(self, learning_rate: float) -> None:
-        """Let the optimizer use the gradients, and forget them."""
+        """Let the optimizer use the gradients, and clear them."""
         gradients, self._gradients = self._gradients, {}
         finite = True
         if self.scale.enabled:

@@ -39,7 +39,7 @@ _MODULES = {
     '.blo': 'blockfile',
     '.tvips': 'tvips',
 }
-"""RosettaSciIO's module for each suffix."""
+"""RosettaSciIO reads files of each suffix by this module."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class _Axes:
 
 
 def is_electron_file(path: Path) -> bool:
-    """Tell by its suffix whether RosettaSciIO reads a file here."""
+    """Return whether RosettaSciIO reads a file here, by its suffix."""
     return path.suffix.lower() in _MODULES
 
 

@@ -12,7 +12,7 @@ from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.storage.scratch import chunks
 
 _FRAME = np.dtype([('patterns', '<f4', (128, 128)), ('footer', '<f4', (2, 128))])
-"""A frame and the two rows of the camera's own."""
+"""A frame is followed by two rows of the camera's own."""
 
 EMPAD_PIXEL_M = 150e-6
 MAX_XML_BYTES = 16 << 20

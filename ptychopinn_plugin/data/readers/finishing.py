@@ -12,7 +12,7 @@ from ptychopinn_plugin.physics import split_positions, with_modes
 from ptychopinn_plugin.text import count
 
 SAMPLE_PATTERNS = 32
-"""This number of patterns, evenly over the scan, tells which pixels look hot."""
+"""This number of patterns, evenly over the scan, shows which pixels look hot."""
 
 STRAY_RATIO = 100
 """A pixel with this many times its usual counts, and most of its pattern's, has a fault."""

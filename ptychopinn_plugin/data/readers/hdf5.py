@@ -150,7 +150,7 @@ def attribute_value(item: Any, key: str, default: Any) -> Any:
     Raises
     ------
     DataError
-        If its type is none that h5py reads, as in a damaged file.
+        If h5py cannot read its type, as in a damaged file.
     """
     try:
         return item.attrs.get(key, default)

@@ -3,7 +3,7 @@
 Ptychodus keeps positions as (x, y) in metres. Pixel i of an object with W pixels across lies at
 ``centre + (i - (W - 1) / 2) * pixel``, and a patch of n pixels is centred between its pixels, at
 ``(n - 1) / 2``. This project gives the position of pixel ``n // 2``, which for an even n lies half
-a pixel further. The turn from (x, y) to (y, x) and from one middle to the other happens here.
+a pixel further. The change from (x, y) to (y, x) and from one middle to the other happens here.
 """
 
 import dataclasses

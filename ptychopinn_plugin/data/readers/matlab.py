@@ -41,7 +41,7 @@ class Variables(Mapping[str, RealArray]):
         self._path, self._source = path, source
         self._has_metadata = _MATLAB_METADATA in source.names
         self.notes: tuple[str, ...] = ()
-        """What was taken for what by the variables that were read."""
+        """They state which variables were read as what."""
 
     def __contains__(self, key: object) -> bool:
         if key == _METADATA:
@@ -59,7 +59,7 @@ class Variables(Mapping[str, RealArray]):
             raise DataError(
                 f'{self._path} must hold the variable {key!r}; it holds '
                 f'{", ".join(self) or "nothing"}. Save it under this name, or use the reader of '
-                'an installed Ptychodus that knows these: reader=NAME (--reader NAME).'
+                'an installed Ptychodus that reads these: reader=NAME (--reader NAME).'
             )
         if key == _METADATA:
             return np.array(self._metadata())

@@ -1,4 +1,4 @@
-"""MATLAB files of either format: told by their first bytes, and opened as named variables."""
+"""MATLAB files of either format, distinguished by their first bytes, as named variables."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -26,7 +26,7 @@ class MatlabVariables(Protocol):
 
 
 def is_matlab(path: Path) -> bool:
-    """Tell whether a file is one of MATLAB, version 6 or newer, by its first bytes."""
+    """Return whether a file is one of MATLAB, version 6 or newer, by its first bytes."""
     return _start(path) in (_V5_START, _HDF5_START)
 
 

@@ -61,10 +61,11 @@ _TYPES = {
     12: 'i8',
     13: 'u8',
 }
-"""How numbers are stored, by the type of their element; whole ones in less bytes than in memory."""
+"""Numbers are stored in these types, by that of their element; whole ones take fewer bytes in the
+file than in memory."""
 
 _ENCODINGS = {1: 'utf-8', 2: 'utf-8', 16: 'utf-8', 4: 'utf-16', 17: 'utf-16', 18: 'utf-32'}
-"""How the characters of a text are stored."""
+"""The characters of a text are stored in these encodings, by the type of its element."""
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from ptychopinn_plugin.storage.scratch import taken
 from ptychopinn_plugin.text import count
 
 _OF_ALL = ('info/positions_theory', 'info/positions_scan', 'common/positions_scan')
-"""The positions of all frames, where the chunks hold none."""
+"""One of these holds the positions of all frames, where the chunks hold no positions."""
 
 _COMMON_WEIGHTS = ('meta/weight2d', 'common/weight2d', 'info/weight2d')
 _PROBES = 'content/probe'
@@ -60,12 +60,12 @@ class _Chunk:
 
 
 def is_ptyd(file: Any) -> bool:
-    """Tell whether an open HDF5 file is a scan that PtyPy has prepared."""
+    """Return whether an open HDF5 file is a scan that PtyPy has prepared."""
     return 'chunks' in file and ('meta' in file or 'info' in file)
 
 
 def is_ptyr(file: Any) -> bool:
-    """Tell whether an open HDF5 file is a reconstruction of PtyPy."""
+    """Return whether an open HDF5 file is a reconstruction of PtyPy."""
     return _PROBES in file
 
 
@@ -318,7 +318,7 @@ def _bad_pixels(file: Any, chunks: Sequence[_Chunk], shape: tuple[int, ...]) -> 
     if own:
         return np.asarray(np.any(own, axis=0), dtype=bool)
     weights = _array(file, _COMMON_WEIGHTS)
-    # In newer files, info/weight2d only tells whether there is one.
+    # In newer files, info/weight2d only states whether there is one.
     if weights is None or weights.ndim != 2:
         return None
     if weights.shape != tuple(shape):

@@ -111,7 +111,7 @@ def wrapped(tip: str) -> str:
     return textwrap.fill(tip, TIP_COLUMNS, break_on_hyphens=False)
 
 
-def _tell(row: Row, what: str) -> None:
+def _report(row: Row, what: str) -> None:
     """Show in the log and in the panel what became of an input."""
     logger.warning('%s: %s', row.label, what)
 
@@ -166,10 +166,10 @@ class WholeNumberBox(QSpinBox):
             kept = self.textFromValue(self.value())
             if self.specialValueText() and self.value() == self.minimum():
                 kept = self.specialValueText()
-            _tell(self._row, f'"{typed}" is no whole number; the value stays {kept}.')
+            _report(self._row, f'"{typed}" is no whole number; the value stays {kept}.')
             return kept
         nearest = self._row.nearest(wanted)
-        _tell(self._row, _limit(wanted, nearest))
+        _report(self._row, _limit(wanted, nearest))
         return self.textFromValue(nearest)
 
 
@@ -222,10 +222,10 @@ class NumberView(RowView):
             taken = self.row.nearest(value)
             self._parameter.set_value(taken)
             if taken != value:
-                _tell(self.row, _limit(value, taken))
+                _report(self.row, _limit(value, taken))
         else:
             kept = self._text(self.value) or self.row.zero
-            _tell(self.row, f'"{typed}" is no number; the value stays {kept}.')
+            _report(self.row, f'"{typed}" is no number; the value stays {kept}.')
         self.refresh()
 
     def _text(self, value: float) -> str:

@@ -59,7 +59,7 @@ def check_in_worker(scan: Scan, backend: Backend, device: str, connection: Conne
     """
     n_trials = 0
 
-    def tell(number: int, trial: Trial) -> None:
+    def report(number: int, trial: Trial) -> None:
         nonlocal n_trials
         n_trials = number
         has_picture = trial.reconstruction is not None and not connection.is_host_behind
@@ -72,7 +72,7 @@ def check_in_worker(scan: Scan, backend: Backend, device: str, connection: Conne
     try:
         connection.send(RunProgress('check', 0, 0))
         centred_scan, beam_center_px = _with_beam_in_the_middle(scan, backend, device)
-        found = check_scan(centred_scan, backend, device=device, on_trial=tell)
+        found = check_scan(centred_scan, backend, device=device, on_trial=report)
     except _Stopped:
         connection.send(CheckDone('', n_trials))
         return

@@ -69,7 +69,7 @@ logger = logging.getLogger('ptychopinn_plugin')
 
 
 class JobConnection(Protocol):
-    """What a job needs to talk to the host; see `server.HostConnection`."""
+    """What a job needs to exchange messages with the host; see `server.HostConnection`."""
 
     @property
     def is_stopping(self) -> bool:

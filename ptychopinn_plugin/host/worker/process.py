@@ -57,7 +57,7 @@ class WorkerProcess:
     Raises
     ------
     WorkerError
-        If nobody knows the path of the Python interpreter.
+        If there is no path of the Python interpreter.
     """
 
     def __init__(

@@ -18,7 +18,7 @@ from ptychopinn_plugin.streaming.messages import StreamMessage, messages_of
 from ptychopinn_plugin.streaming.sources import OnFault
 
 UNWRITTEN = -1
-"""The value of an index whose pattern is not written yet."""
+"""An index has this value until its pattern is written."""
 
 READ_BYTES = 16 << 20
 """This much is read at a time."""
@@ -30,7 +30,7 @@ _PATTERNS = ('patterns', 'entry/data/data', 'exchange/data')
 _POSITIONS = ('positions_m', 'positions_px')
 _INDEXES = ('indexes', 'entry/instrument/NDAttributes/NDArrayUniqueId')
 _CONSISTENCY_FLAGS = 11
-"""Which byte of the file holds them, in the superblock that SWMR needs (its version 3)."""
+"""This byte of the file holds them, in the superblock that SWMR needs (its version 3)."""
 
 
 class GrowingFile:

@@ -1,4 +1,4 @@
-"""Skip these tests, and say why, where there is no window to open."""
+"""Skip these tests, with the reason, where there is no window to open."""
 
 import importlib.util
 import os

@@ -127,7 +127,7 @@ def test_a_check_that_cannot_be_is_red_before_a_worker_starts(
 
 
 def is_in_view(window: Window, part: QWidget) -> bool:
-    """Tell whether all of a part of the panel lies in the area that the host has for panels."""
+    """Return whether all of a part of the panel lies in the area that the host has for panels."""
     area = window.parts._scroll_area.viewport()
     top = part.mapTo(area, QPoint(0, 0)).y()
     return part.isVisible() and top >= 0 and top + part.height() <= area.height()

@@ -16,7 +16,7 @@ from ptychopinn_plugin.model_file import read_model
 from .user import STOP_S, Window, check_picture, load_model, needs_stopped_processes
 
 LONG = 100_000
-"""Iterations that no test waits for."""
+"""No test waits for this number of iterations."""
 
 
 def test_a_fresh_application_infers_what_the_library_infers(
@@ -62,24 +62,24 @@ def seconds_to_first_event(window: Window) -> float:
     activity = window.library.activity
     received: list[float] = []
 
-    def listen() -> None:
+    def watch_stage() -> None:
         while not (activity.is_running and activity.stage != 'load'):
             time.sleep(0.002)
         received.append(time.monotonic())
 
-    listener = threading.Thread(target=listen, daemon=True)
-    listener.start()
+    watcher = threading.Thread(target=watch_stage, daemon=True)
+    watcher.start()
     clicked = time.monotonic()
     window.infer()
     window.wait_for_end()
-    listener.join(1)
+    watcher.join(1)
     return received[0] - clicked
 
 
 def test_stop_keeps_the_newest_picture(
     window: Window, model_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # However busy the machine: the worker tells what it has.
+    # However busy the machine: the worker sends what it has.
     monkeypatch.setattr(reconstructor, 'RESULT_S', STOP_S)
     window.set(RefinementIterations=LONG)
     load_model(window, model_file)

@@ -1,4 +1,4 @@
-"""The guide, step by step: every menu, wizard and dialog that it names, clicked as it says."""
+"""The guide, step by step: every menu, wizard and dialog that it names, clicked as it states."""
 
 import os
 import threading
@@ -41,7 +41,7 @@ from .user import (
 Dialog = TypeVar('Dialog', bound=QDialog)
 
 SHORT_MIN = 0.4
-"""Training takes so long, where the guide says three minutes."""
+"""Training takes this number of minutes, in place of the three of the guide."""
 
 LONG_MS = 180_000
 
@@ -49,18 +49,18 @@ PICTURE_S = 5.0
 """A click on Infer shows the first object within this number of seconds on two cores."""
 
 MAX_CORE_S = 4.0
-"""For that the worker computes at most this long on all cores; it was 1.3 s on a busy machine."""
+"""The worker computes for it at most this long on all cores; it was 1.3 s on a busy machine."""
 
 BUSY_PICTURE_S = 60.0
 """Where others hold the cores it takes longer, and less than this all the same."""
 
 IDLE_S = 0.1
-"""A worker that has prepared itself tells so after this many seconds."""
+"""A worker that has prepared itself reports it after this many seconds."""
 
 N_PATTERNS = 1024
 
 SIDES_PX = (160, 160)
-"""Of the field that is compared."""
+"""The field that is compared has these sides."""
 
 
 @pytest.fixture

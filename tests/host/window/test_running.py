@@ -6,7 +6,7 @@ from pathlib import Path
 from .user import Window, check_picture
 
 LONG = 100_000
-"""Epochs, or iterations, that no test waits for."""
+"""No test waits for this number of epochs or iterations."""
 
 TARGET = r'Target reconstruction, \d+ s of about 12 s\.'
 EPOCH = r'Epoch \d+; training (\d+) s of 1 min, at most (\d+) s left\.'
@@ -27,9 +27,9 @@ def test_a_training_shows_its_phases_and_its_pictures_while_it_works(
     assert window.library.activity.stage == 'target'
 
     window.wait(lambda: re.fullmatch(EPOCH, window.status) is not None)
-    told = re.fullmatch(EPOCH, window.status)
-    assert told is not None
-    spent, left = int(told[1]), int(told[2])
+    reported = re.fullmatch(EPOCH, window.status)
+    assert reported is not None
+    spent, left = int(reported[1]), int(reported[2])
     assert spent + left in (59, 60, 61)
     assert spent >= 10, 'what the target took counts too'
 

@@ -25,7 +25,7 @@ from ptychopinn_plugin.model_file import read_model
 from .user import STOP_S, Window, needs_stopped_processes
 
 LONG = 100_000
-"""Epochs, or iterations, that no test waits for."""
+"""No test waits for this number of epochs or iterations."""
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_the_curve_is_live_and_stop_keeps_the_best_model(window: Window, folder:
         r'Trained ([\d,]+) epochs until it was stopped; its best loss is 0', window.log
     )
     assert ended is not None
-    # The epoch that Stop has cut is none: neither drawn nor in the log.
+    # The epoch that Stop has cut is not counted: it is neither drawn nor in the log.
     n_epochs = int(ended[1].replace(',', ''))
     window.wait(lambda: len(curve.axes.lines[0].get_xdata()) == n_epochs)
     assert curve.axes.get_xlabel() == 'epoch'
@@ -120,7 +120,7 @@ def test_stop_before_the_first_epoch_leaves_the_model_alone(window: Window, fold
 
 @needs_stopped_processes
 def test_stop_where_there_is_nothing_to_keep_does_not_wait(window: Window, folder: Path) -> None:
-    """An iteration of a large scan, or the first step of TensorFlow, hears nothing for long."""
+    """An iteration of a large scan, or the first step of TensorFlow, takes no message for long."""
     window.set(TrainingEpochs=LONG, TrainingTargetIterations=LONG)
     window.train(folder)
     window.wait(lambda: window.library.activity.stage == 'target')
@@ -151,11 +151,11 @@ def test_a_model_that_is_not_handed_over_is_said_to_be_lost(
     ended = 'The worker did not stop within 3 s and was ended.'
     window.wait_for_log(ended)
     assert window.log.count(ended) == 1
-    told = (
+    reported = (
         rf'There is no model of the \d+ epochs?\. {ended} There is no checkpoint yet, as one comes '
         r'once a minute: train again\. Infer still uses the built-in model\.'
     )
-    window.wait(lambda: re.fullmatch(told, window.message) is not None)
+    window.wait(lambda: re.fullmatch(reported, window.message) is not None)
 
 
 def test_stop_while_the_worker_starts(window: Window, folder: Path, slow_start: Path) -> None:
@@ -259,10 +259,12 @@ def test_one_click_trains_on_the_chosen_product(window: Window, folder: Path) ->
         window.wait(lambda: window.is_running)
         window.wait_for_end()
     assert window.log.count(f'Wrote 80 patterns to {target / "train_data.npz"}.') == 2
-    told = 'Training on small (80 patterns of 32 x 32 px, train_data.npz); 1 epoch, at most 2 min; '
-    assert window.log.count(told) == 2
+    reported = (
+        'Training on small (80 patterns of 32 x 32 px, train_data.npz); 1 epoch, at most 2 min; '
+    )
+    assert window.log.count(reported) == 2
     lines = window.log.splitlines()
-    begun = next(number for number, line in enumerate(lines) if told in line)
+    begun = next(number for number, line in enumerate(lines) if reported in line)
     assert begun < next(number for number, line in enumerate(lines) if 'Epoch 1: ' in line)
     assert read_model(target / 'model.zip').data_summary['scans'] == ['small']
     assert sorted(path.name for path in target.iterdir() if path.suffix in ('.npz', '.zip')) == [

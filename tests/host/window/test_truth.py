@@ -1,4 +1,4 @@
-"""The panel tells the truth: how a run ended, which model is loaded, what waits, what was typed."""
+"""The panel shows the truth: how a run ended, which model is loaded, what waits, what was typed."""
 
 import os
 import re
@@ -41,7 +41,7 @@ def kill_worker(window: Window) -> None:
 
 
 def check_fold(window: Window) -> None:
-    """Check that few rows are shown until all are asked for."""
+    """Check that few rows are shown until all are wanted."""
     folded, basic = (
         widget_of(window.panel, *names)
         for names in (('Model', 'Architecture'), ('Training', 'Max minutes'))
@@ -208,8 +208,8 @@ def test_rows_take_no_wheel_and_say_what_they_correct(
         line.setText('0.001')
         line.editingFinished.emit()
         assert line.text() == low
-        told = f'{names[1]}: 0.001 is below the limit of {low}; {low} is taken.'
-        window.wait(lambda wanted=told: window.message == wanted)
+        reported = f'{names[1]}: 0.001 is below the limit of {low}; {low} is taken.'
+        window.wait(lambda wanted=reported: window.message == wanted)
         line.setText('')
         line.editingFinished.emit()
         assert line.text() == '', 'an empty line leaves the setting open'

@@ -120,12 +120,12 @@ class Window:
 
     @property
     def status(self) -> str:
-        """What the panel says of the run."""
+        """What the panel shows of the run."""
         return _text(self.header.status)
 
     @property
     def model_line(self) -> str:
-        """What the panel says of the loaded model."""
+        """What the panel shows of the loaded model."""
         self.header.refresh()
         return _text(self.header.model)
 
@@ -222,7 +222,7 @@ class Window:
         return time.monotonic() - started
 
     def freeze_worker(self) -> None:
-        """Let the worker hear nothing, as one that computes for minutes."""
+        """Let the worker take no message, as one that computes for minutes."""
         pid = self.library.worker.pid
         assert pid is not None
         os.kill(pid, signal.SIGSTOP)

@@ -72,12 +72,12 @@ def test_of_patterns_alone_no_position_is_wrong(caplog: pytest.LogCaptureFixture
 
 
 @pytest.mark.parametrize(
-    ('curvature', 'is_alone', 'said'), [(0, True, 1), (0.6, True, 0), (0, False, 0)]
+    ('curvature', 'is_alone', 'n_warnings'), [(0, True, 1), (0.6, True, 0), (0, False, 0)]
 )
 def test_twins_are_told_of_where_patterns_stand_alone(
-    caplog: pytest.LogCaptureFixture, curvature: float, is_alone: bool, said: int
+    caplog: pytest.LogCaptureFixture, curvature: float, is_alone: bool, n_warnings: int
 ) -> None:
     config = SimulationConfig(size=32, rows=2, columns=2, step_px=32.0)
     scan = simulate(config, probe=curved_probe(32, 12.0, 0.15, curvature))
     warn_of_twins(one_by_one(scan) if is_alone else scan)
-    assert caplog.text.count('an object and its twin') == said
+    assert caplog.text.count('an object and its twin') == n_warnings

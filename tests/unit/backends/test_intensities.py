@@ -98,10 +98,10 @@ def test_a_slow_amplitude_and_phase_are_found_whatever_the_beams_are() -> None:
     errors = fit_slow_errors(FORWARD, moments_of(slopes, intensity=0.3), PROBE)
     factor = errors.factor((127, 127))
     inside = slice(20, 110)
-    rises, turns = np.log(np.abs(factor[inside, 60])), np.angle(factor[60, inside])
+    rises, phases = np.log(np.abs(factor[inside, 60])), np.angle(factor[60, inside])
     # The ridge holds a fifth of it back; the next correction brings the most of that.
     assert 0.0015 < np.diff(rises).mean() < 0.002
-    assert -0.004 < np.diff(turns).mean() < -0.003
+    assert -0.004 < np.diff(phases).mean() < -0.003
     assert np.abs(np.diff(np.angle(factor[inside, 60]))).max() < 1e-4
     assert errors.beam_drift() == pytest.approx(2 * 0.002 * POSITIONS[:, 0].std(), rel=0.25)
 
@@ -125,8 +125,8 @@ def test_the_phase_is_fitted_alone_unless_the_beam_drifts() -> None:
     slopes[:, 0] = 0.05
     drifting = fit_slow_errors(FORWARD, moments_of(slopes, noise=0.5), PROBE)
     assert drifting.is_sure_of_drift
-    turn = drifting.factor(shape) / np.abs(drifting.factor(shape))
-    np.testing.assert_allclose(drifting.phase_factor(shape), turn, atol=1e-5)
+    phase_factor = drifting.factor(shape) / np.abs(drifting.factor(shape))
+    np.testing.assert_allclose(drifting.phase_factor(shape), phase_factor, atol=1e-5)
 
 
 def fit_of(doses: np.ndarray, deviance: float = 1.0) -> PatternFit:
@@ -134,7 +134,7 @@ def fit_of(doses: np.ndarray, deviance: float = 1.0) -> PatternFit:
 
 
 def drifting_by(size: float, noise: float) -> SlowErrors:
-    """Return slow errors that tell of a beam's drift of this size."""
+    """Return slow errors that show a beam's drift of this size."""
     one = fit_slow_errors(FORWARD, moments_of(np.tile([0.01, 0, 0, 0], (N, 1))), PROBE)
     amounts = one.log_amplitude * (size / one.beam_drift())
     return dataclasses.replace(one, log_amplitude=amounts, noise=noise)
@@ -157,17 +157,17 @@ def test_the_variation_of_a_beam_has_a_fast_and_a_slow_part() -> None:
 
 
 def test_the_noise_of_few_faint_patterns_is_no_flicker() -> None:
-    quiet, told = drifting_by(0.003, 0.003), 0
+    quiet, reported = drifting_by(0.003, 0.003), 0
     for _ in range(50):
         doses = RNG.poisson(1e3, 80) / 1e3
         fit = PatternFit(np.ones(80), doses)
-        told += measure_beam_variation(fit, np.full(80, 1e3), quiet) is not None
-    assert told <= 1
+        reported += measure_beam_variation(fit, np.full(80, 1e3), quiet) is not None
+    assert reported <= 1
 
 
 def test_the_fit_names_the_beam_and_what_mends_it() -> None:
-    good = fit_in_words(Misfit(1.0, 0.001), 30, beam_variation=0.05)
-    assert good == (
+    sentence = fit_in_words(Misfit(1.0, 0.001), 30, beam_variation=0.05)
+    assert sentence == (
         "The object fits the counts within 1.2 times shot noise, but the beam's intensity varies "
         'by 5.0% or more; --refine-intensities takes that into account.'
     )

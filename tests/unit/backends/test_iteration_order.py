@@ -36,7 +36,7 @@ def test_the_order_is_drawn_anew_for_each_iteration_and_by_the_seed() -> None:
     ('n_patterns', 'pixels', 'expected'),
     [
         (32, 64 * 64, 2),  # at least 16 batches
-        (4096, 64 * 64, 64),  # as asked for
+        (4096, 64 * 64, 64),  # as requested
         (64_000, 64 * 64, 1000),  # at most 64 batches
         (64_000, 2048 * 2048, 64),  # which must not take the memory of all
     ],

@@ -1,4 +1,4 @@
-"""What a reconstruction is planned to do, and how it is told."""
+"""What a reconstruction is planned to do, and how it is worded."""
 
 import dataclasses
 from typing import Any

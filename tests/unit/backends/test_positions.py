@@ -12,7 +12,7 @@ from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 STIFF = 400.0
 
 
-def settle(
+def total_moves(
     errors: np.ndarray, given: np.ndarray, noise: float = 0.0, *, scale: bool = False
 ) -> np.ndarray:
     """Return the moves after 60 steps towards given errors with all the rest known."""
@@ -35,13 +35,13 @@ def test_errors_are_found_but_for_mean_and_scale(given: np.ndarray) -> None:
     errors = np.random.default_rng(2).normal(scale=1.0, size=given.shape)
     from_middle = given - given.mean(axis=0)
     stretched = errors + 0.01 * from_middle + [2.0, -1.0]
-    moves = settle(stretched, given)
+    moves = total_moves(stretched, given)
     np.testing.assert_allclose(moves.mean(axis=0), 0, atol=1e-9)
     assert (moves * from_middle).sum() == pytest.approx(0, abs=1e-6)
     rest = moves - (errors - errors.mean(axis=0))
     share = (rest * from_middle).sum() / (from_middle**2).sum()
     np.testing.assert_allclose(rest, share * from_middle, atol=0.02)
-    free = settle(stretched, given, scale=True)
+    free = total_moves(stretched, given, scale=True)
     assert (free * from_middle).sum() / (from_middle**2).sum() == pytest.approx(
         0.01 - share, abs=1e-3
     )
@@ -49,7 +49,7 @@ def test_errors_are_found_but_for_mean_and_scale(given: np.ndarray) -> None:
 
 def test_noise_moves_nothing(given: np.ndarray) -> None:
     deviation = (1 / (4 * STIFF)) ** 0.5
-    assert not settle(np.zeros_like(given), given, deviation).any()
+    assert not total_moves(np.zeros_like(given), given, deviation).any()
 
 
 def test_an_outlier_moves_slowly_and_no_further_than_it_may(given: np.ndarray) -> None:
@@ -62,7 +62,7 @@ def test_an_outlier_moves_slowly_and_no_further_than_it_may(given: np.ndarray) -
     assert np.abs(first).max() < 0.11
     errors = np.random.default_rng(2).normal(scale=1.0, size=given.shape)
     errors[7] = [40, 0]
-    assert settle(errors, given).max() == 5
+    assert total_moves(errors, given).max() == 5
 
 
 def test_what_came_of_the_moves_is_told(caplog: pytest.LogCaptureFixture) -> None:

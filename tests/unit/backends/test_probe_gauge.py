@@ -21,8 +21,8 @@ def wandered(q: np.ndarray, s: np.ndarray) -> np.ndarray:
 
 
 def mixed(probe: np.ndarray) -> np.ndarray:
-    turn = np.array([[0.8, 0.6j], [0.6j, 0.8]])
-    return np.tensordot(turn, probe, axes=1)
+    unitary = np.array([[0.8, 0.6j], [0.6j, 0.8]])
+    return np.tensordot(unitary, probe, axes=1)
 
 
 @pytest.mark.parametrize('has_slope', [False, True])

@@ -15,7 +15,7 @@ from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 from ptychopinn_plugin.data.starting_probe import Pupil, far_amplitude, root_mean_square_radius
 
 Loss = Callable[[float, bool], float]
-"""Of a trial with a probe of this radius, beyond its focus or not."""
+"""It returns the loss of a trial with a probe of this radius, beyond its focus or not."""
 
 
 @pytest.fixture(scope='module')
@@ -68,7 +68,7 @@ def test_the_likelihood_decides(scan: Scan) -> None:
 
 
 def test_a_probe_that_hardly_overlaps_is_not_taken(scan: Scan) -> None:
-    """It can be given an object that fits any pattern, so that its likelihood tells nothing."""
+    """It can be given an object that fits any pattern, so that its likelihood decides nothing."""
     radius, _ = found_radius(scan, lambda radius, beyond: 0.01 if radius < 3.5 else radius)
     assert radius > 3.5
     # Repeated exposures are no overlap.

@@ -2,9 +2,9 @@
 
 Fake tensors have a shape and a device, and no values: the package's own code runs on them as it
 would on a card. It ends with an error where tensors of two devices meet, and where the computer
-reads a value, which on a card waits for all that was asked of it. So these tests tell whether a
+reads a value, which on a card waits for all that was queued. So these tests show whether a
 loop runs through without a wait, how often it copies, and of how many operations it is made. That
-the values are right, the other tests tell, on the CPU.
+the values are right is shown by the other tests, on the CPU.
 """
 
 from collections import Counter
@@ -187,7 +187,7 @@ def test_an_object_is_judged_in_one_look(
     forward: ForwardModel, judge: Callable[[Any, Any], Any]
 ) -> None:
     recorder = until_read(lambda: judge(forward, forward.flat_object()))
-    # All batches were asked for before the first look.
+    # All batches were queued before the first look.
     assert recorder.transforms == PATTERNS // 8
 
 

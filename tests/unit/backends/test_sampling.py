@@ -28,7 +28,7 @@ def test_a_sub_scan_is_met_in_all_passes_and_rotations() -> None:
 
 
 class Strip:
-    """A forward model of one row of positions, in NumPy: what cutting a sub-scan asks of it."""
+    """A forward model of one row of positions, in NumPy: what cutting a sub-scan needs."""
 
     canvas_shape = (3, 8)
 

@@ -1,4 +1,4 @@
-"""Which backend is chosen, in which order, and what is said when none can be."""
+"""Which backend is chosen, in which order, and the message when none can be."""
 
 import os
 import subprocess
@@ -155,7 +155,7 @@ def test_automatic_choice(
             BackendUnavailableError,
             ["pip install 'abacus>=1.0'"],
         ),
-        # A model never runs on another backend without being told to.
+        # A model never runs on another backend unless that is set.
         (
             {'model_backend': 'tensorflow'},
             {'torch': '2.13'},
@@ -215,7 +215,7 @@ def test_broken_entry_points_are_left_out(
     assert 'ZeroDivisionError: no reason' in caplog.text
     assert 'no BackendSpec' in caplog.text
     assert 'Two backends' in caplog.text
-    # Ptychodus asks again and again.
+    # Ptychodus calls it again and again.
     find_backends()
     assert len(caplog.records) == 4
 

@@ -593,7 +593,7 @@ def test_resume_after_the_time_was_up_inside_an_epoch() -> None:
 
 
 def test_a_broken_training_state_is_noticed_by_the_tests_above() -> None:
-    """Without its momentum, training goes elsewhere: the toy would tell."""
+    """Without its momentum, training goes elsewhere: the toy would show it."""
     config = settings(epochs=8)
     whole, _ = make_loop(config)
     run(whole)

@@ -1,4 +1,4 @@
-"""What a training run decides before a framework is asked."""
+"""What a training run decides before a framework is used."""
 
 import dataclasses
 from typing import Any
@@ -128,7 +128,7 @@ def test_a_base_model_brings_its_network_counts_and_scale() -> None:
     assert found.description == base.network
     assert found.config.model == base.config.model
     assert (found.photons, found.intensity_scale) == (123.0, 1.5)
-    # A training that continues began at the scale that its state tells, whatever it has become.
+    # A training that continues began at the scale that its state holds, whatever it has become.
     resumed = plan(base_model=base, resume=True)
     assert resumed.intensity_scale == 1.25
 

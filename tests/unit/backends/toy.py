@@ -15,7 +15,7 @@ NOTHING = SubScan(0, 1.0, None, np.zeros((0, 1), dtype=np.int64), [None], None, 
 
 
 class Clock:
-    """Seconds that pass by `tick` with every look at the clock, and where a test says so."""
+    """Seconds that pass by `tick` with every look at the clock, and where a test sets it."""
 
     def __init__(self, tick: float = 0.0) -> None:
         self.tick = tick
@@ -69,7 +69,7 @@ class ToyStep(TrainingStep):
     ----------
     config : Config
     path : sequence of float, optional
-        Where the weight stands after each step, whatever the gradients say.
+        Where the weight stands after each step, whatever the gradients are.
     goal : float
         Validation measures the squared distance from it.
     losses : mapping of int to float

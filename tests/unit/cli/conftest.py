@@ -126,13 +126,13 @@ def blank_model(config: Config, size: int = 32) -> Model:
 
 
 class BlankBackend:
-    """Remembers what it was asked for."""
+    """Keeps what was requested."""
 
     name = 'blank'
 
     def __init__(self) -> None:
         self.model: Model | None = None
-        self.asked: dict[str, Any] = {}
+        self.requested: dict[str, Any] = {}
         self.holds_out = True
 
     def train(
@@ -146,7 +146,7 @@ class BlankBackend:
         observer: Observer = ignore_progress,
     ) -> TrainingResult:
         """Report two epochs."""
-        self.asked = {
+        self.requested = {
             'scans': scans,
             'config': config,
             'validation': validation,
@@ -172,7 +172,7 @@ class BlankBackend:
         observer: Observer = ignore_progress,
     ) -> Reconstruction:
         """Return the truth."""
-        self.asked = {'scan': scan, 'inference': inference, 'refinement': refinement}
+        self.requested = {'scan': scan, 'inference': inference, 'refinement': refinement}
         observer(Progress('predict', 1, 1))
         return true_reconstruction(scan, refinement.iterations or 0)
 
@@ -185,7 +185,7 @@ class BlankBackend:
         observer: Observer = ignore_progress,
     ) -> Reconstruction:
         """Return the truth."""
-        self.asked = {'scan': scan, 'refinement': refinement}
+        self.requested = {'scan': scan, 'refinement': refinement}
         return true_reconstruction(scan, refinement.iterations or 0)
 
 

@@ -56,7 +56,7 @@ BAD_SCANS: dict[str, tuple[Spoil, str]] = {
 }
 
 
-def _snapshot(folder: Path) -> dict[str, bytes]:
+def _contents(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b''
         for path in folder.rglob('*')
@@ -76,15 +76,15 @@ def test_bad_scan(
 ) -> None:
     spoil, expected = BAD_SCANS[name]
     spoil(scan_file)
-    before = _snapshot(tmp_path)
+    before = _contents(tmp_path)
     arguments: list[object] = [command, scan_file]
     if command == 'reconstruct':
         arguments.insert(1, model_file)
     if command != 'inspect':
         arguments += ['-o', tmp_path / 'out' / 'deep']
     assert expected in run(*arguments).error()
-    assert _snapshot(tmp_path) == before
-    assert backend.asked == {}
+    assert _contents(tmp_path) == before
+    assert backend.requested == {}
 
 
 @pytest.mark.parametrize(
@@ -128,10 +128,10 @@ def test_bad_option_of_train(
     (tmp_path / 'reading.toml').write_text('[reading]\nrotation = 90\n')
     (tmp_path / 'no-section.toml').write_text('reading = 1\n')
     (tmp_path / 'no-name.toml').write_text('backend = 1\n')
-    before = _snapshot(tmp_path)
+    before = _contents(tmp_path)
     assert expected in run('train', scan_file, '-o', 'out', *options).error()
-    assert _snapshot(tmp_path) == before
-    assert backend.asked == {}
+    assert _contents(tmp_path) == before
+    assert backend.requested == {}
 
 
 @pytest.mark.parametrize('kind', ['scan', 'missing', 'text', 'truncated'])
@@ -163,7 +163,7 @@ def test_unwritable_folder(
     target = ('out/new.npz',) if command == 'simulate' else (scan_file, '-o', tmp_path / 'out')
     assert 'no permission' in run(command, *target).error()
     assert not (tmp_path / 'out').exists()
-    assert backend.asked == {}
+    assert backend.requested == {}
 
 
 def test_output_that_is_a_file(run: Any, backend: Any, scan_file: Path) -> None:
@@ -196,10 +196,10 @@ def test_an_empty_value_is_not_the_current_folder(
     name: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    before = _snapshot(tmp_path)
+    before = _contents(tmp_path)
     assert f'expected for {name}; got an empty one' in run(*arguments).error()
-    assert _snapshot(tmp_path) == before
-    assert backend.asked == {}
+    assert _contents(tmp_path) == before
+    assert backend.requested == {}
 
 
 def test_convert_writes_zips(run: Any, model_file: Path, tmp_path: Path) -> None:
@@ -251,9 +251,9 @@ def test_what_is_there_stays(
     monkeypatch.chdir(tmp_path)
     for name in ('diffraction.h5', 'product.h5', 'notes.txt', 't.zip', 'other.npz'):
         (tmp_path / name).write_text(name)
-    before = _snapshot(tmp_path)
+    before = _contents(tmp_path)
     assert expected in run(*arguments).error()
-    assert _snapshot(tmp_path) == before
+    assert _contents(tmp_path) == before
 
 
 def test_no_backend(

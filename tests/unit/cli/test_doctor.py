@@ -1,4 +1,4 @@
-"""What `ptychopinn doctor` finds, says and returns."""
+"""What `ptychopinn doctor` finds, prints and returns."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""`evaluate --half-scans`: what it asks a backend for, prints and leaves."""
+"""`evaluate --half-scans`: what it requests of a backend, prints and leaves."""
 
 import json
 from pathlib import Path
@@ -15,8 +15,8 @@ def test_from_a_flat_object(run: Any, backend: Any, scan_file: Path, tmp_path: P
     folder = tmp_path / 'halves'
     done = run('evaluate', '--half-scans', scan_file, '--iterations', 3, '-o', folder, '--json')
     assert done.code == 0, done.err
-    assert backend.asked['refinement'].iterations == 3
-    assert len(backend.asked['scan']) == 18
+    assert backend.requested['refinement'].iterations == 3
+    assert len(backend.requested['scan']) == 18
     values = json.loads(done.out)
     assert values == json.loads((folder / 'evaluation.json').read_text())
     assert values['patterns'] == [18, 18]
@@ -31,7 +31,7 @@ def test_from_a_flat_object(run: Any, backend: Any, scan_file: Path, tmp_path: P
 def test_with_a_model(run: Any, backend: Any, scan_file: Path, model_file: Path) -> None:
     done = run('evaluate', '--half-scans', scan_file, '--model', model_file, '--device', 'cpu')
     assert done.code == 0, done.err
-    assert backend.asked['inference'].device == 'cpu'
+    assert backend.requested['inference'].device == 'cpu'
     assert 'halves of 18 and 18 patterns' in done.out
     assert 'resolution by half-bit: 1.00 px' in done.out
 
@@ -60,5 +60,5 @@ def test_a_model_of_another_size_gets_fitted_halves(
 ) -> None:
     scan = simulate(SimulationConfig(size=48, rows=8, columns=8, step_px=5.0))
     found = api.compare_half_scans(scan, model=model_file)
-    assert backend.asked['scan'].pattern_shape == (32, 32)
+    assert backend.requested['scan'].pattern_shape == (32, 32)
     assert found.overlap == pytest.approx(2 * found.half_overlap, rel=0.2)

@@ -1,4 +1,4 @@
-"""Stopping a run, and what its log says."""
+"""Stopping a run, and what its log states."""
 
 import logging
 import signal

@@ -1,4 +1,4 @@
-"""`reconstruct` and `refine`: what they ask for, and what they leave. The backend is a blank."""
+"""`reconstruct` and `refine`: what they request, and what they leave. The backend is a blank."""
 
 import dataclasses
 import json
@@ -80,7 +80,7 @@ def test_settings_are_those_of_the_model_unless_given(
         *('--batch-size', 5, '--refine-batch-size', 6, '--no-phase-synchronization'),
         *('--intensity-scale', 'scan', '--device', 'cpu'),
     )
-    inference, refinement = backend.asked['inference'], backend.asked['refinement']
+    inference, refinement = backend.requested['inference'], backend.requested['refinement']
     assert (inference.batch_size, inference.phase_synchronization) == (5, False)
     assert (inference.intensity_scale, inference.device) == ('scan', 'cpu')
     assert (refinement.iterations, refinement.probe, refinement.batch_size) == (0, True, 6)
@@ -93,7 +93,7 @@ def test_scan_of_another_size_is_fitted_and_said_so(
     large = simulate(SimulationConfig(size=48, rows=8, columns=8, step_px=5.0))
     write_scan(tmp_path / 'large.npz', large)
     done = run('reconstruct', model_file, tmp_path / 'large.npz', '-o', folder)
-    assert backend.asked['scan'].pattern_shape == (32, 32)
+    assert backend.requested['scan'].pattern_shape == (32, 32)
     assert '32 x 32' in done.err
     # The truth is brought into the coordinates of the reconstruction.
     compared = run('evaluate', folder / 'reconstruction.npz', tmp_path / 'large.npz', '--json')
@@ -105,7 +105,10 @@ def test_refine_needs_no_model(run: Any, backend: Any, scan_file: Path, folder: 
     done = run('refine', scan_file, '-o', folder, '--iterations', 4, '--batch-size', 7)
     assert done.code == 0, done.err
     assert sorted(path.name for path in folder.iterdir()) == FILES
-    assert (backend.asked['refinement'].iterations, backend.asked['refinement'].batch_size) == (
+    assert (
+        backend.requested['refinement'].iterations,
+        backend.requested['refinement'].batch_size,
+    ) == (
         4,
         7,
     )
@@ -149,7 +152,7 @@ def test_patterns_that_do_not_fit_are_told(
     monkeypatch.setattr(backend, 'refine', refine)
     done = run('refine', scan_file, '--drop-outliers', '-o', tmp_path / 'result')
     assert done.code == 0, done.err
-    assert backend.asked['refinement'].drop_outliers
+    assert backend.requested['refinement'].drop_outliers
     assert 'These do not fit the others: pattern 7 at (9, 24); --drop-outliers' in done.out
     metrics = json.loads((tmp_path / 'result' / 'metrics.json').read_text())
     assert metrics['pattern_fit']['outliers'] == [wrong.to_dict()]

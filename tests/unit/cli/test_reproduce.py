@@ -1,4 +1,4 @@
-"""A result says where it comes from, and can be made again."""
+"""A result states where it comes from, and can be made again."""
 
 import dataclasses
 import hashlib
@@ -25,19 +25,19 @@ def result(run: Any, backend: Any, model_file: Path, scan_file: Path, tmp_path: 
 def test_every_file_tells_its_model_inputs_and_settings(
     result: Path, model_file: Path, scan_file: Path, tmp_path: Path
 ) -> None:
-    told = json.loads((result / 'metrics.json').read_text())['provenance']
+    reported = json.loads((result / 'metrics.json').read_text())['provenance']
     with h5py.File(result / 'product.h5') as file:
         product = json.loads(file.attrs['provenance'])
     archive = read_reconstruction(result / 'reconstruction.npz').provenance
-    for values in (told, product, archive):
+    for values in (reported, product, archive):
         assert values['command'] == 'reconstruct'
         assert values['settings']['refinement']['iterations'] == 3
         assert values['reading'] == {'mask_hot': True}
         for item, path in ((values['model'], model_file), (values['inputs']['scan'], scan_file)):
             assert item['name'] == path.name
             assert item['sha256'] == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert told['inputs']['scan']['path'] == '../scan.npz'
-    # A result that is passed on tells nobody's folders.
+    assert reported['inputs']['scan']['path'] == '../scan.npz'
+    # A result that is passed on names nobody's folders.
     for name in ('reconstruction.npz', 'product.h5', 'metrics.json'):
         assert str(tmp_path).encode() not in (result / name).read_bytes()
 
@@ -48,7 +48,7 @@ def test_the_same_bits(run: Any, result: Path, backend: Any) -> None:
     values = json.loads(done.out)
     assert values['same']
     assert set(values['differences'].values()) == {0.0}
-    assert backend.asked['refinement'].iterations == 3
+    assert backend.requested['refinement'].iterations == 3
 
 
 def test_another_result_is_told(run: Any, result: Path, backend: Any, tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_refine_is_run_again_too(run: Any, backend: Any, scan_file: Path, tmp_pa
     folder = tmp_path / 'flat'
     run('refine', scan_file, '-o', folder, '--iterations', 5, '--device', 'cpu')
     assert run('reproduce', folder).code == 0
-    assert backend.asked['refinement'].iterations == 5
+    assert backend.requested['refinement'].iterations == 5
 
 
 def test_a_run_with_a_time_limit_is_not_run_again(
@@ -90,10 +90,10 @@ def test_a_run_with_a_time_limit_is_not_run_again(
 ) -> None:
     folder = tmp_path / 'flat'
     assert run('refine', scan_file, '-o', folder, '--max-seconds', 5).code == 0
-    assert backend.asked['refinement'].max_seconds == 5
-    said = run('reproduce', folder).error()
-    assert 'had a limit of 5 s' in said
-    assert 'in place of --max-seconds' in said
+    assert backend.requested['refinement'].max_seconds == 5
+    error = run('reproduce', folder).error()
+    assert 'had a limit of 5 s' in error
+    assert 'in place of --max-seconds' in error
 
 
 def test_what_cannot_be_run_again(run: Any, backend: Any, scan_file: Path, tmp_path: Path) -> None:

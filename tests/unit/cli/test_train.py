@@ -1,4 +1,4 @@
-"""`train`: what it asks the backend for, and what it leaves. The backend here is a blank."""
+"""`train`: what it requests of the backend, and what it leaves. The backend here is a blank."""
 
 import csv
 import json
@@ -51,7 +51,7 @@ def test_leaves_every_file(run: Any, backend: Any, scan_file: Path, tmp_path: Pa
 def test_summary_says_what_was_used(
     run: Any, backend: Any, tmp_path: Path, scan_file: Path
 ) -> None:
-    # The backend's model says that it was trained on 36 patterns.
+    # The backend's model states that it was trained on 36 patterns.
     done = run('train', scan_file, scan_file, '-o', tmp_path / 'run')
     assert 'Trained on 36 of 72 patterns of 2 scans' in done.out
     assert 'best validation loss: 0.5' in done.out
@@ -77,21 +77,21 @@ def test_options_reach_the_backend(run: Any, backend: Any, scan_file: Path, tmp_
         *('--config', file, '--set', 'training.seed=6', '--epochs', 7, '--gridsize', 2),
         *('--max-minutes', 0.5, '--model-type', 'supervised', '--probe-trainable'),
     )
-    asked = backend.asked
-    assert len(asked['scans']) == 2
-    assert len(asked['validation']) == 1
-    training, model = asked['config'].training, asked['config'].model
+    requested = backend.requested
+    assert len(requested['scans']) == 2
+    assert len(requested['validation']) == 1
+    training, model = requested['config'].training, requested['config'].model
     assert (training.epochs, training.seed, training.max_minutes) == (7, 6, 0.5)
     assert training.probe_trainable
     assert (model.gridsize, model.model_type) == (2, 'supervised')
-    assert asked['config'].refinement.iterations == 5
+    assert requested['config'].refinement.iterations == 5
 
 
 def test_patterns_of_another_size_are_fitted_and_said_so(
     run: Any, backend: Any, scan_file: Path, tmp_path: Path
 ) -> None:
     done = run('train', scan_file, '-o', tmp_path / 'run', '--pattern-size', 24)
-    assert backend.asked['scans'][0].pattern_shape == (24, 24)
+    assert backend.requested['scans'][0].pattern_shape == (24, 24)
     assert any(line.startswith('note: ') and '24 x 24' in line for line in done.err.splitlines())
     assert '24 x 24' in (tmp_path / 'run' / 'train.log').read_text()
 
@@ -101,8 +101,8 @@ def test_resume_keeps_the_settings_of_the_model(
 ) -> None:
     done = run('train', scan_file, '-o', tmp_path / 'run', '--resume', model_file, '--epochs', 150)
     assert done.code == 0, done.err
-    assert backend.asked['resume']
-    assert backend.asked['config'].training.epochs == 150
+    assert backend.requested['resume']
+    assert backend.requested['config'].training.epochs == 150
     assert 'epoch 2:' in (tmp_path / 'run' / 'train.log').read_text()
 
 
@@ -113,7 +113,7 @@ def test_resume_refuses_other_settings(
     message = run(*arguments, '--learning-rate', 0.5).error()
     assert 'training.learning_rate' in message
     assert '--base-model' in message
-    assert backend.asked == {}
+    assert backend.requested == {}
     assert not (tmp_path / 'run').exists()
 
 
@@ -131,9 +131,9 @@ def test_fine_tuning_keeps_the_network_alone(
 ) -> None:
     arguments = ('train', scan_file, '-o', tmp_path / 'run', '--base-model', model_file)
     assert run(*arguments, '--learning-rate', 1e-4).code == 0
-    assert backend.asked['base_model'] is not None
-    assert not backend.asked['resume']
-    assert backend.asked['config'].training.learning_rate == 1e-4
+    assert backend.requested['base_model'] is not None
+    assert not backend.requested['resume']
+    assert backend.requested['config'].training.learning_rate == 1e-4
     assert 'model.gridsize' in run(*arguments, '--gridsize', 3).error()
     assert 'Give one of them' in run(*arguments, '--resume', model_file).error()
 
@@ -197,7 +197,7 @@ def test_domain_is_passed_on(
     exact = simulate(SimulationConfig(size=32, rows=4, columns=4, poisson_noise=False))
     write_scan(tmp_path / 'scan.npz', exact)
     run('train', tmp_path / 'scan.npz', '-o', tmp_path / 'run', '--domain', 'amplitudes')
-    assert backend.asked['scans'][0].mean_counts() > 10 * exact.mean_counts()
+    assert backend.requested['scans'][0].mean_counts() > 10 * exact.mean_counts()
 
 
 def test_a_run_is_repeated_from_its_config(
@@ -208,7 +208,7 @@ def test_a_run_is_repeated_from_its_config(
     write_scan(tmp_path / 'other.npz', other)
     reading = ('--probe-from', 'other.npz', '--photons', 5e4, '--domain', 'counts', '--mask-hot')
     assert run('train', scan_file, '-o', 'run', *reading).code == 0
-    (first,) = backend.asked['scans']
+    (first,) = backend.requested['scans']
     written = tomllib.loads((tmp_path / 'run' / 'config.toml').read_text())
     assert written['backend'] == 'blank'
     assert written['reading'] == {
@@ -223,7 +223,7 @@ def test_a_run_is_repeated_from_its_config(
     monkeypatch.chdir(tmp_path / 'elsewhere')
     again = ('train', scan_file, '--config', tmp_path / 'run' / 'config.toml')
     assert run(*again, '-o', 'again').code == 0
-    (second,) = backend.asked['scans']
+    (second,) = backend.requested['scans']
     np.testing.assert_array_equal(second.patterns, first.patterns)
     np.testing.assert_array_equal(second.probe, first.probe)
     assert second.mean_counts() == pytest.approx(5e4, rel=1e-5)
@@ -231,7 +231,7 @@ def test_a_run_is_repeated_from_its_config(
     assert repeated == written
 
     assert run(*again, '-o', 'louder', '--photons', 1e6, '--no-mask-hot').code == 0
-    (third,) = backend.asked['scans']
+    (third,) = backend.requested['scans']
     assert third.mean_counts() == pytest.approx(1e6, rel=1e-5)
     np.testing.assert_array_equal(third.probe, first.probe)
 
@@ -240,18 +240,18 @@ def test_the_backend_of_a_config_is_a_setting(
     run: Any, backend: Any, scan_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`choose` ranks it below the option and the environment, and above the model's."""
-    asked: list[tuple[str | None, str | None]] = []
+    requested: list[tuple[str | None, str | None]] = []
 
     def choose(name: str | None, *, setting: str | None, **_: object) -> selection.Choice:
-        asked.append((name, setting))
+        requested.append((name, setting))
         return selection.Choice('blank', 'setting')
 
     monkeypatch.setattr(selection, 'choose', choose)
     (tmp_path / 'mine.toml').write_text('backend = "tensorflow"\n[training]\nepochs = 5\n')
     arguments = ('train', scan_file, '-o', tmp_path / 'run', '--config', tmp_path / 'mine.toml')
     assert run(*arguments, '--backend', 'pytorch').code == 0
-    assert asked == [('pytorch', 'tensorflow')]
-    assert backend.asked['config'].training.epochs == 5
+    assert requested == [('pytorch', 'tensorflow')]
+    assert backend.requested['config'].training.epochs == 5
 
 
 @pytest.fixture

@@ -92,8 +92,8 @@ def test_a_raster_in_cxi(make_scan: MakeScan, tmp_path: Path) -> None:
         file['entry_1/sample_1/geometry_1/translation'] = metres
     loaded = load_scan(path)
     assert loaded.bad_pixels is not None
-    good = ~loaded.bad_pixels
-    np.testing.assert_allclose(loaded.patterns[:, good], np.rint(scan.patterns)[:, good])
+    valid = ~loaded.bad_pixels
+    np.testing.assert_allclose(loaded.patterns[:, valid], np.rint(scan.patterns)[:, valid])
     y, x = (loaded.positions_px - loaded.positions_px[0]).T
     np.testing.assert_allclose(x.reshape(3, 4) / x[1], np.tile(np.arange(4), (3, 1)), atol=1e-9)
     np.testing.assert_allclose(y.reshape(3, 4)[:, 0] / x[1], np.arange(3), atol=1e-9)

@@ -27,7 +27,7 @@ if version('ptychodus').startswith(('1.5', '1.6')):
 pytestmark = pytest.mark.filterwarnings('ignore::DeprecationWarning')
 
 _ELSEWHERE = {'Ptychodus_Training_Data'}
-"""Tested with files that Ptychodus itself writes."""
+"""These are tested with files that Ptychodus itself writes."""
 
 
 @functools.cache
@@ -83,7 +83,7 @@ def _nothing(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ('layout', 'spoil', 'asked', 'message'),
+    ('layout', 'spoil', 'requested', 'message'),
     [
         ('APS_LamNI', _nothing, {'positions': None}, r'in a file of their own \(\*\.dat\)'),
         ('APS_ISN', _nothing, {'positions': None}, 'If positions are elsewhere, use positions='),
@@ -121,7 +121,7 @@ def _nothing(folder: Path) -> None:
 def test_what_is_wrong_is_said_in_one_line(
     layout: str,
     spoil: Callable[[Path], object],
-    asked: dict[str, object],
+    requested: dict[str, object],
     message: str,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
@@ -129,7 +129,7 @@ def test_what_is_wrong_is_said_in_one_line(
     written = _write(LAYOUTS[layout], tmp_path)[0]
     spoil(tmp_path)
     with pytest.raises(DataError, match=message) as caught:
-        load_scan(reader=LAYOUTS[layout].reader, **{**written, **asked})
+        load_scan(reader=LAYOUTS[layout].reader, **{**written, **requested})
     assert '\n' not in str(caught.value)
     assert capfd.readouterr().err == ''
 
@@ -149,8 +149,8 @@ def test_frames_of_two_sizes(tmp_path: Path) -> None:
 
 
 def test_a_missing_filter_is_named() -> None:
-    told = pytest.raises(DataError, match=r'Run: pip install hdf5plugin\.$')
-    with told, ptychodus_plugins._failing('a', 'b', 'c', Path('a')):
+    reported = pytest.raises(DataError, match=r'Run: pip install hdf5plugin\.$')
+    with reported, ptychodus_plugins._failing('a', 'b', 'c', Path('a')):
         raise RuntimeError('missing filters needed to read dataset: bitshuffle!')
 
 

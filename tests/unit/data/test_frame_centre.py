@@ -89,16 +89,16 @@ def counts(scan: Scan) -> Patterns:
     return np.rint(scan.patterns).astype(np.int64)
 
 
-def _said(scan: Scan, text: str) -> list[str]:
+def _notes_with(scan: Scan, text: str) -> list[str]:
     return [note for note in scan.notes if text in note]
 
 
 def test_a_right_scan_gets_no_note(load: Callable[..., Scan], scan: Scan, counts: Patterns) -> None:
     for right in (counts, scan.patterns):
         loaded = load(right, scan, domain='counts')
-        assert not _said(loaded, 'corners')
-        assert not _said(loaded, 'beam')
-        assert not _said(loaded, '1 + counts')
+        assert not _notes_with(loaded, 'corners')
+        assert not _notes_with(loaded, 'beam')
+        assert not _notes_with(loaded, '1 + counts')
 
 
 @pytest.mark.parametrize('kind', ['int32', 'float32'])
@@ -108,21 +108,21 @@ def test_zero_frequency_in_the_corners_is_put_right(
     corners = np.fft.ifftshift(counts, axes=(1, 2)).astype(kind)
     loaded = load(corners, scan)
     np.testing.assert_array_equal(loaded.patterns, counts)
-    assert _said(loaded, 'was in the corners of the patterns and was moved')
+    assert _notes_with(loaded, 'was in the corners of the patterns and was moved')
 
 
 def test_a_beam_off_the_middle_is_told_and_mended(
     load: Callable[..., Scan], scan: Scan, counts: Patterns
 ) -> None:
     off = np.roll(counts, (5, -6), (1, 2))
-    (note,) = _said(load(off, scan), 'the beam is off the middle')
+    (note,) = _notes_with(load(off, scan), 'the beam is off the middle')
     assert '--beam-center 21,10' in note
     mended = load(off, scan, beam_center_px=(21, 10))
     assert mended.bad_pixels is not None
-    good = ~mended.bad_pixels
-    np.testing.assert_array_equal(mended.patterns[:, good], counts[:, good])
-    assert good.sum() == 27 * 26
-    assert not _said(mended, 'the beam is off the middle')
+    valid = ~mended.bad_pixels
+    np.testing.assert_array_equal(mended.patterns[:, valid], counts[:, valid])
+    assert valid.sum() == 27 * 26
+    assert not _notes_with(mended, 'the beam is off the middle')
 
 
 @pytest.mark.parametrize(
@@ -133,15 +133,15 @@ def test_logarithms_of_counts_are_undone(
 ) -> None:
     loaded = load(function(counts).astype(np.float32), scan)
     np.testing.assert_allclose(loaded.patterns, counts, atol=0.5, rtol=1e-5)
-    assert _said(loaded, '(1 + counts), because they then are whole numbers')
+    assert _notes_with(loaded, '(1 + counts), because they then are whole numbers')
 
 
 def test_counts_divided_by_the_largest(scan: Scan, counts: Patterns, tmp_path: Path) -> None:
     few = np.minimum(counts, 3000)
     loaded = _npz((few / few.max()).astype(np.float32), tmp_path, scan)
     np.testing.assert_allclose(loaded.patterns * few.max(), few, rtol=1e-5)
-    assert _said(loaded, 'whole multiples of the least')
-    assert _said(loaded, 'photons=N')
+    assert _notes_with(loaded, 'whole multiples of the least')
+    assert _notes_with(loaded, 'photons=N')
 
 
 def test_a_ring_of_light_is_no_corner() -> None:

@@ -128,8 +128,8 @@ def test_a_part_without_the_dataset_is_named(
         load_with(_virtual(['a.h5', 'b.h5'], [6, 5], make_scan().patterns.shape))
 
 
-@pytest.mark.parametrize(('present', 'said'), [(False, 'is missing'), (True, 'does not hold it')])
-def test_a_broken_link_is_named(load_with: Any, tmp_path: Path, present: bool, said: str) -> None:
+@pytest.mark.parametrize(('present', 'reason'), [(False, 'is missing'), (True, 'does not hold it')])
+def test_a_broken_link_is_named(load_with: Any, tmp_path: Path, present: bool, reason: str) -> None:
     if present:
         h5py.File(tmp_path / 'moved.h5', 'w').close()
 
@@ -137,7 +137,7 @@ def test_a_broken_link_is_named(load_with: Any, tmp_path: Path, present: bool, s
         group[key] = h5py.ExternalLink('moved.h5', '/entry/data')
 
     with pytest.raises(
-        DataError, match=rf'link to /entry/data in the file moved\.h5, which {said}'
+        DataError, match=rf'link to /entry/data in the file moved\.h5, which {reason}'
     ):
         load_with(put)
 

@@ -388,14 +388,14 @@ def test_no_more_memory_than_allowed(make_scan: MakeScan, tmp_path: Path) -> Non
     stream = zlib.compressobj(9)
     bomb = stream.compress(inflated + _claiming((16, 12), b''))
     bomb += b''.join(stream.compress(bytes(2**20)) for _ in range(80)) + stream.flush()
-    good = path.read_bytes()
-    path.write_bytes(good + struct.pack('<II', 15, len(bomb)) + bomb)
+    intact = path.read_bytes()
+    path.write_bytes(intact + struct.pack('<II', 15, len(bomb)) + bomb)
     with pytest.raises(DataError, match=r"'diff3d' of .*would grow .*--max-gib"):
         load_scan(path)
     # ... and what claims little and inflates to more is read no further than its claim.
     claim = _claiming((16, 12), struct.pack('<II', 9, size))
     bomb = zlib.compress(struct.pack('<II', 14, len(claim)) + claim + bytes(2**26))
-    path.write_bytes(good + struct.pack('<II', 15, len(bomb)) + bomb)
+    path.write_bytes(intact + struct.pack('<II', 15, len(bomb)) + bomb)
     tracemalloc.start()
     with pytest.raises(DataError, match='truncated or damaged'):
         load_scan(path)

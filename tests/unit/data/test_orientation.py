@@ -90,7 +90,7 @@ def test_turned_patterns_come_back_in_every_reader(
     scan: Scan, tmp_path: Path, reader: str, about: str
 ) -> None:
     mirrored = (about != 'zero frequency',) * 2
-    turned = change_axes(scan.patterns, AxisChange(True, True, False), mirrored)
+    reoriented = change_axes(scan.patterns, AxisChange(True, True, False), mirrored)
     mask = change_axes(scan.bad_pixels, AxisChange(True, True, False), mirrored)
     np.save(tmp_path / 'mask.npy', mask)
     # What was transposed and then flipped vertically is undone by a transposition and a
@@ -98,14 +98,14 @@ def test_turned_patterns_come_back_in_every_reader(
     read = READERS[reader](
         scan,
         tmp_path,
-        turned,
+        reoriented,
         scan.positions_px,
         mask=tmp_path / 'mask.npy',
         domain='counts',
         orientation=Orientation(transpose=True, flip='horizontal'),
     )
-    good = ~read.bad_pixels
-    np.testing.assert_array_equal(read.patterns[:, good], scan.patterns[:, good])
+    valid = ~read.bad_pixels
+    np.testing.assert_array_equal(read.patterns[:, valid], scan.patterns[:, valid])
     np.testing.assert_array_equal(read.bad_pixels, scan.bad_pixels)
     np.testing.assert_array_equal(read.probe, scan.probe)
     assert any('--transpose --flip horizontal' in note for note in read.notes)
@@ -155,8 +155,10 @@ def test_a_turned_exit_wave_has_a_turned_pattern(scan: Scan, change: AxisChange)
     def far(image: Any) -> Any:
         return np.abs(np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(image)))) ** 2
 
-    turned = change_axes(wave.real, change) + 1j * change_axes(wave.imag, change)
-    np.testing.assert_allclose(far(turned), change_axes(far(wave), change), rtol=1e-3, atol=1e-3)
+    reoriented = change_axes(wave.real, change) + 1j * change_axes(wave.imag, change)
+    np.testing.assert_allclose(
+        far(reoriented), change_axes(far(wave), change), rtol=1e-3, atol=1e-3
+    )
 
 
 @pytest.mark.parametrize('first', AXIS_CHANGES)
@@ -179,10 +181,10 @@ def test_changes_of_axes_follow_each_other(
 def test_a_scan_is_rotated_counter_clockwise_in_the_picture() -> None:
     middle, right = np.array([5.0, 7.0]), np.array([0.0, 3.0])
     positions = np.stack([middle, middle + right, middle - right])
-    turned = orient_positions(positions, Orientation(rotate_scan_deg=90.0))
+    reoriented = orient_positions(positions, Orientation(rotate_scan_deg=90.0))
     # What lay on the right lies above; y points down.
-    np.testing.assert_allclose(turned[1], middle - right[::-1], atol=1e-12)
-    back = orient_positions(turned, Orientation(rotate_scan_deg=-90.0))
+    np.testing.assert_allclose(reoriented[1], middle - right[::-1], atol=1e-12)
+    back = orient_positions(reoriented, Orientation(rotate_scan_deg=-90.0))
     np.testing.assert_allclose(back, positions, atol=1e-12)
 
 
@@ -214,14 +216,14 @@ def test_patterns_that_are_not_square_change_the_pixel(scan: Scan) -> None:
         object_=None,
         geometry=Geometry(3e-9, 4e-9),
     )
-    turned = reorient(wide, Orientation(transpose=True))
-    assert turned.pattern_shape == (24, 32)
-    assert turned.probe.shape == (1, 24, 32)
-    assert turned.geometry.pixel_height_m == pytest.approx(4e-9)
-    assert turned.geometry.pixel_width_m == pytest.approx(3e-9)
+    reoriented = reorient(wide, Orientation(transpose=True))
+    assert reoriented.pattern_shape == (24, 32)
+    assert reoriented.probe.shape == (1, 24, 32)
+    assert reoriented.geometry.pixel_height_m == pytest.approx(4e-9)
+    assert reoriented.geometry.pixel_width_m == pytest.approx(3e-9)
     lengths = [
         each.positions_px * [each.geometry.pixel_height_m, each.geometry.pixel_width_m]
-        for each in (wide, turned)
+        for each in (wide, reoriented)
     ]
     np.testing.assert_allclose(lengths[0], lengths[1])
     oblong = dataclasses.replace(

@@ -217,7 +217,7 @@ def test_a_product_of_ptychodus_is_a_reconstruction(folder: Path) -> None:
     assert (found.name, len(found.probe)) == ('lopsided', 2)
     assert found.geometry.photon_energy_eV == ENERGY_EV
     np.testing.assert_array_equal(found.object_, scan.object_)
-    # Metres are counted from elsewhere; the positions say from where.
+    # Metres are counted from elsewhere; the positions show from where.
     assert np.abs(found.origin_px).min() > 100
     moved = in_coordinates_of(found, scan)
     np.testing.assert_allclose(moved.origin_px, 0, atol=1e-6)
@@ -479,7 +479,7 @@ def test_what_the_user_says_of_the_geometry_stands(make_scan: MakeScan, tmp_path
     with h5py.File(tmp_path / 'diffraction.h5', 'w') as file:
         file['patterns'] = scan.patterns
     right = load_scan(tmp_path)
-    # A pixel of the detector that gives objects' pixels of 4 nm, where the product says 2 nm.
+    # A pixel of the detector that gives objects' pixels of 4 nm, where the product has 2 nm.
     wavelength_m = 6.62607015e-34 * 299792458 / (8000 * 1.602176634e-19)
     pixel_m = wavelength_m * 2.0 / (16 * 4e-9)
     given = Geometry(detector_pixel_height_m=pixel_m, detector_pixel_width_m=pixel_m)

@@ -1,4 +1,4 @@
-"""What is said of a scan."""
+"""The summary of a scan."""
 
 import dataclasses
 import json

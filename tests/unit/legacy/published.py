@@ -80,7 +80,7 @@ def torch_state(
 def published(
     state: Tensors, images: Any, *, activation: str = 'sigmoid', border: str = 'outside'
 ) -> tuple[Any, Any]:
-    """Compute amplitude and phase as the published description of the network says.
+    """Compute amplitude and phase as the published description of the network has it.
 
     Parameters
     ----------

@@ -33,7 +33,7 @@ SINCE = {
     'TrainingConfig': 'torch_loss_mode torch_mae_pred_l2_match_target',
     'InferenceConfig': '',
 }
-"""Fields that came in 2026; those of optimizers and schedules are in `RUN_TIME`."""
+"""These fields came in 2026; those of optimizers and schedules are in `RUN_TIME`."""
 
 OTHERS: dict[str, Any] = {
     'object_layout': 'single_patch',
@@ -64,7 +64,7 @@ OTHERS: dict[str, Any] = {
     'accum_steps': 4,
     'scheduler': 'Exponential',
 }
-"""Another value than the default, for each field that is honoured; booleans are turned."""
+"""Each field that is honoured has another value here than its default; booleans are inverted."""
 
 NOT_HERE: dict[str, Any] = {
     'probe_scale': 10.0,
@@ -347,7 +347,7 @@ def test_update_is_in_place_and_one_way() -> None:
     cfg: dict[str, Any] = {'N': 64, 'offset': 4, 'probe.mask': True, 'n_subsample': 8}
     ours = Config(model=ModelConfig(architecture='cnn', pattern_size=128))
     legacy.update_legacy_dict(cfg, ours)
-    # What ours do not say stays.
+    # What ours do not hold stays.
     assert (cfg['N'], cfg['offset'], cfg['probe.mask'], cfg['n_subsample']) == (128, 4, True, 8)
     legacy.update_legacy_dict(cfg, legacy.from_legacy({'gridsize': 2}))
     assert (cfg['gridsize'], cfg['probe.mask'], cfg['nphotons']) == (2, True, 1e9)

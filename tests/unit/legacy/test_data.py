@@ -32,7 +32,7 @@ def scan() -> pinn.Scan:
 
 @pytest.fixture
 def contract(scan: pinn.Scan) -> Arrays:
-    """Return the arrays of a scan as PtychoPINN's contract says."""
+    """Return the arrays of a scan as PtychoPINN's contract has them."""
     return {
         'diff3d': np.sqrt(scan.patterns).astype(np.float32),
         'probeGuess': scan.probe[0],
@@ -45,7 +45,7 @@ def contract(scan: pinn.Scan) -> Arrays:
     }
 
 
-def turned(arrays: Arrays) -> Arrays:
+def transposed(arrays: Arrays) -> Arrays:
     return {**arrays, 'diff3d': np.moveaxis(arrays['diff3d'], 0, 2)}
 
 
@@ -73,7 +73,7 @@ def _wider(kind: np.dtype[Any]) -> Any:
 
 
 def unit_amplitudes(arrays: Arrays) -> Arrays:
-    """Scale amplitudes to another unit, with the number of photons said."""
+    """Scale amplitudes to another unit, with the number of photons stated."""
     return described({**arrays, 'diff3d': arrays['diff3d'] / 137.0})
 
 
@@ -83,27 +83,27 @@ def whole_counts(arrays: Arrays) -> Arrays:
 
 LAYOUTS = [
     dict,
-    turned,
+    transposed,
     renamed,
-    lambda arrays: renamed(turned(arrays)),
+    lambda arrays: renamed(transposed(arrays)),
     least,
     described,
     doubled,
     unit_amplitudes,
     whole_counts,
-    lambda arrays: turned(whole_counts(arrays)),
+    lambda arrays: transposed(whole_counts(arrays)),
 ]
 NAMES = [
     'contract',
-    'turned',
+    'transposed',
     'renamed',
-    'renamed-turned',
+    'renamed-transposed',
     'least',
     'described',
     'doubled',
     'unit',
     'counts',
-    'turned-counts',
+    'transposed-counts',
 ]
 
 

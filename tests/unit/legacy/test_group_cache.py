@@ -15,7 +15,7 @@ POSITIONS, GROUPS = np.zeros((3, 2)), np.array([[0, 1], [1, 2]])
 def test_damage_that_is_no_bad_zip(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, place: int, value: int
 ) -> None:
-    """Members that say they are encrypted, or compressed in another way."""
+    """Members that are marked as encrypted, or compressed in another way."""
     path = tmp_path / 'scan.groups_cache.npz'
     cached_groups(path, POSITIONS, {}, lambda: GROUPS)
     sound = path.read_bytes()

@@ -236,7 +236,7 @@ def test_another_gridsize(tensorflow_file: Any, graph: Any) -> None:
 
 
 def test_a_border_without_layer(tensorflow_file: Any, graph: Any) -> None:
-    # The weights say it better than the settings.
+    # The weights show it better than the settings.
     assert read_model(tensorflow_file(**{'probe.big': False})).config.model.border_decoder
 
 

@@ -25,7 +25,7 @@ def tensor(kind: str, shape: bytes, strides: bytes) -> bytes:
 
 
 ROW = tensor('FloatStorage', b'K\6\x85', b'K\1\x85')
-TURNED = tensor('FloatStorage', b'K\3K\2\x86', b'K\1K\3\x86')
+TRANSPOSED = tensor('FloatStorage', b'K\3K\2\x86', b'K\1K\3\x86')
 
 
 def write(path: Path, tensors: list[bytes], data: bytes = FLOATS.tobytes()) -> Path:
@@ -37,7 +37,7 @@ def write(path: Path, tensors: list[bytes], data: bytes = FLOATS.tobytes()) -> P
 
 
 def test_tensors(tmp_path: Path) -> None:
-    found = read_torch_file(write(tmp_path / 'x.pt', [ROW, TURNED]), 'here')
+    found = read_torch_file(write(tmp_path / 'x.pt', [ROW, TRANSPOSED]), 'here')
     assert np.array_equal(found['w0'], FLOATS)
     assert np.array_equal(found['w1'], FLOATS.reshape(2, 3).T)
     assert found['w0'].flags.writeable
@@ -62,7 +62,7 @@ def test_a_shared_storage_is_read_once(tmp_path: Path, monkeypatch: pytest.Monke
         return original(self, name)
 
     monkeypatch.setattr(SafeZip, 'read', watch)
-    read_torch_file(write(tmp_path / 'x.pt', [ROW, TURNED] * 5), 'here')
+    read_torch_file(write(tmp_path / 'x.pt', [ROW, TRANSPOSED] * 5), 'here')
     assert names.count('archive/data/0') == 1
 
 

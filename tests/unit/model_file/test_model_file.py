@@ -1,4 +1,4 @@
-"""The model file: what goes in comes out, and damage is told from a model."""
+"""The model file: what goes in comes out, and damage is distinguished from a model."""
 
 import builtins
 import io
@@ -66,7 +66,7 @@ def test_the_same_model_gives_the_same_bytes(tmp_path: Path, model: Model, path:
     for name, data in members_of(again).items():
         assert not any(second.to_bytes(4, 'little') in data for second in seconds), name
     with zipfile.ZipFile(path) as archive:
-        # An archive's seconds come in pairs, so that its bytes alone would not tell.
+        # An archive's seconds come in pairs, so that its bytes alone would not show it.
         assert {info.date_time for info in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
 
 

@@ -33,7 +33,7 @@ def test_features_and_start() -> None:
     )
     np.testing.assert_allclose(features[:, 4] ** 2, intensities / brightest)
     np.testing.assert_allclose(features[:, 5], np.log1p(coverage) / COVERAGE_SCALE)
-    # The turned estimate is real where the light is.
+    # The estimate in phase is real where the light is.
     mean = (estimate * intensities).sum(axis=(1, 2))
     assert (mean.real > 0).all()
     np.testing.assert_allclose(mean.imag, 0, atol=1e-9 * np.abs(mean).max())
@@ -43,16 +43,18 @@ def test_a_global_phase_does_not_reach_the_network() -> None:
     patches, updates = noise((2, 8, 8)), noise((2, 8, 8), 1)
     intensities, coverage = np.ones((2, 8, 8)), np.zeros((2, 8, 8))
     features, start, _ = sweepnet_features(patches, updates, intensities, coverage)
-    turn = np.exp(2.1j)
-    turned = sweepnet_features(patches * turn, updates * turn, intensities, coverage)
-    np.testing.assert_allclose(turned[0], features, atol=1e-12)
-    np.testing.assert_allclose(turned[1], start, atol=1e-12)
+    phase_factor = np.exp(2.1j)
+    out_of_phase = sweepnet_features(
+        patches * phase_factor, updates * phase_factor, intensities, coverage
+    )
+    np.testing.assert_allclose(out_of_phase[0], features, atol=1e-12)
+    np.testing.assert_allclose(out_of_phase[1], start, atol=1e-12)
 
 
-def test_turned_and_turned_back() -> None:
+def test_rotated_there_and_back() -> None:
     image = np.random.default_rng(0).random((6, 6))
     there, back = rotated_pixels(6, (0, 1, 3))
     for number, order, inverse in zip((0, 1, 3), there, back, strict=True):
-        turned = image.ravel()[order]
-        assert np.array_equal(turned.reshape(6, 6), np.rot90(image, number))
-        assert np.array_equal(turned[inverse].reshape(6, 6), image)
+        rotated = image.ravel()[order]
+        assert np.array_equal(rotated.reshape(6, 6), np.rot90(image, number))
+        assert np.array_equal(rotated[inverse].reshape(6, 6), image)

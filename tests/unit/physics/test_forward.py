@@ -53,8 +53,8 @@ def test_modes_add_incoherently() -> None:
 
 def test_the_phase_of_one_mode_is_free_and_of_an_object_too() -> None:
     waves = noise((1, 2, 8, 8))
-    turned = waves * np.exp(1j * np.array([0.7, -2.0]))[:, None, None]
-    np.testing.assert_allclose(diffract(turned), diffract(waves), rtol=1e-12)
+    out_of_phase = waves * np.exp(1j * np.array([0.7, -2.0]))[:, None, None]
+    np.testing.assert_allclose(diffract(out_of_phase), diffract(waves), rtol=1e-12)
 
 
 @pytest.mark.parametrize('shape', [(8, 8), (2, 8, 8), (1, 1, 2, 8, 8)])

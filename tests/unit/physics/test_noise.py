@@ -53,7 +53,7 @@ def test_noise_is_uncorrelated_and_a_wrong_model_is_not() -> None:
     wrong = measure_misfit(np.roll(expected, 3, axis=2), counts, valid_mask)
     assert wrong is not None
     assert wrong.correlation > 0.7
-    # In any unit, where what is lit is said in it.
+    # In any unit, where what is lit is given in it.
     scaled = measure_misfit(expected / 1e4, counts / 1e4, valid_mask, lit_counts=1e-4)
     assert scaled is not None
     assert scaled.share == pytest.approx(noise.share)

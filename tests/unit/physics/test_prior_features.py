@@ -31,15 +31,15 @@ def test_a_phase_of_the_whole_object_changes_no_image(
     canvas: tuple[ComplexArray, ComplexArray, FloatArray, FloatArray],
 ) -> None:
     object_, step, coverage, exposures = canvas
-    turn = np.complex64(np.exp(2.1j))
+    phase_factor = np.complex64(np.exp(2.1j))
     before = prior_features(object_, step, coverage, exposures)
-    after = prior_features(object_ * turn, step * turn, coverage, exposures)
+    after = prior_features(object_ * phase_factor, step * phase_factor, coverage, exposures)
     assert before.images.shape == (PRIOR_FEATURES, SIDE, SIDE)
     np.testing.assert_allclose(after.images, before.images, atol=2e-4)
     correction = np.ones((2, SIDE, SIDE), np.float32)
     np.testing.assert_allclose(
-        after.apply(object_ * turn, correction),
-        before.apply(object_, correction) * turn,
+        after.apply(object_ * phase_factor, correction),
+        before.apply(object_, correction) * phase_factor,
         atol=2e-4,
     )
 

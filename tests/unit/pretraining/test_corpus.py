@@ -47,13 +47,13 @@ def test_the_truth_explains_the_counts(tasks: list[Task]) -> None:
         expected = predict_patterns(
             task.truth.astype(np.complex128), origin, scan.positions_px, modes
         )
-        good = ~scan.bad_pixels
-        counts = scan.patterns[:, good].astype(np.float64)
-        misfit = ((np.sqrt(counts) - np.sqrt(expected[:, good])) ** 2).sum()
+        valid = ~scan.bad_pixels
+        counts = scan.patterns[:, valid].astype(np.float64)
+        misfit = ((np.sqrt(counts) - np.sqrt(expected[:, valid])) ** 2).sum()
         # A quarter of a photon for each lit pixel is shot noise.
-        noise = 0.3 * (expected[:, good] > 0.1).sum() + 0.5 * expected[expected <= 0.1].sum()
+        noise = 0.3 * (expected[:, valid] > 0.1).sum() + 0.5 * expected[expected <= 0.1].sum()
         assert misfit < 1.5 * noise + 0.15 * counts.sum()
-        assert expected[:, good].sum() == pytest.approx(counts.sum(), rel=0.05)
+        assert expected[:, valid].sum() == pytest.approx(counts.sum(), rel=0.05)
 
 
 def test_scans_differ_in_what_matters(tasks: list[Task]) -> None:

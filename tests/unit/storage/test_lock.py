@@ -56,7 +56,7 @@ def test_what_a_process_has_left_that_died_while_it_locked_goes(tmp_path: Path) 
     assert sorted(path.suffix for path in tmp_path.iterdir()) == ['.1a1b2c3d', '.2a1b2c3d']
 
 
-@pytest.mark.skipif(not current_process().started, reason='this system tells no start')
+@pytest.mark.skipif(not current_process().started, reason='this system shows no start')
 def test_a_number_that_another_process_has_got_is_no_owner(tmp_path: Path) -> None:
     write_lock(tmp_path, replace(current_process(), started='1'))
     with locked_folder(tmp_path):
@@ -64,14 +64,14 @@ def test_a_number_that_another_process_has_got_is_no_owner(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ('change', 'told'),
+    ('change', 'reported'),
     [({'host': 'elsewhere'}, 'another machine'), ({'namespace': 'other'}, 'a container')],
 )
 def test_the_lock_of_another_machine_is_never_taken_over(
-    tmp_path: Path, change: dict[str, str], told: str
+    tmp_path: Path, change: dict[str, str], reported: str
 ) -> None:
     write_lock(tmp_path, replace(current_process(), pid=ended_process(), **change))
-    with pytest.raises(OutputError, match=f'{told}.*if it has ended, remove .*lock'):
+    with pytest.raises(OutputError, match=f'{reported}.*if it has ended, remove .*lock'):
         locked_folder(tmp_path).__enter__()
     assert (tmp_path / LOCK_FILE).exists()
 

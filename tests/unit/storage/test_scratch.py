@@ -86,7 +86,7 @@ def test_parts_cover_an_array_once(stored: np.ndarray, monkeypatch: pytest.Monke
     assert [part.stop for part, _ in chunks(np.array(stored), 300)] == [300, 600, 900, 1000]
 
 
-@pytest.mark.skipif(not Path('/proc/self/status').exists(), reason='Linux tells resident memory.')
+@pytest.mark.skipif(not Path('/proc/self/status').exists(), reason='Linux lists resident memory.')
 def test_what_was_used_comes_back() -> None:
     array = new_array((4096, 128, 128), np.float32, memory_bytes=0)
     before = resident_mib()

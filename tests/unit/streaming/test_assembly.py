@@ -23,7 +23,7 @@ from ptychopinn_plugin.streaming.assembly import (
 from ptychopinn_plugin.streaming.matching import MatchedBatch
 from ptychopinn_plugin.streaming.messages import Opening
 
-TURNED = Orientation.from_dict({'swap_positions': True, 'rotate_scan_deg': 20.0})
+REORIENTED = Orientation.from_dict({'swap_positions': True, 'rotate_scan_deg': 20.0})
 
 
 def batch_of(scan: Scan, unit: str, rows: np.ndarray) -> MatchedBatch:
@@ -71,7 +71,7 @@ def check_same(found: Scan, expected: Scan) -> None:
     assert found.geometry == expected.geometry
 
 
-@pytest.mark.parametrize('orientation', [Orientation(), TURNED])
+@pytest.mark.parametrize('orientation', [Orientation(), REORIENTED])
 def test_positions_in_pixels_are_those_of_a_file(
     scan: Scan, scan_file: Path, orientation: Orientation
 ) -> None:
@@ -82,7 +82,7 @@ def test_positions_in_pixels_are_those_of_a_file(
     assert found.name == 'small'
 
 
-@pytest.mark.parametrize('orientation', [Orientation(), TURNED])
+@pytest.mark.parametrize('orientation', [Orientation(), REORIENTED])
 def test_positions_in_metres_are_those_of_a_product(
     scan: Scan, tmp_path: Path, orientation: Orientation
 ) -> None:
@@ -116,7 +116,7 @@ def test_weights_of_a_product_are_not_those_of_a_stream(
 
 
 @pytest.mark.parametrize('unit', ['px', 'm'])
-@pytest.mark.parametrize('orientation', [Orientation(), TURNED])
+@pytest.mark.parametrize('orientation', [Orientation(), REORIENTED])
 def test_parts_are_in_the_coordinates_of_the_whole(
     scan: Scan, unit: str, orientation: Orientation
 ) -> None:

@@ -16,7 +16,7 @@ DISTANCE_M = 2.0
 HC_EV_M = 1.239841984e-6
 
 Written = Mapping[str, Any]
-"""What `load_scan` is asked for, besides the reader."""
+"""`load_scan` gets these arguments besides the reader."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Truth:
         return frames
 
     def geometry(self, **known: float) -> Geometry:
-        """Return what a user says of a file that holds nothing of it."""
+        """Return what a user gives for a file that holds nothing of it."""
         return Geometry(photon_energy_eV=ENERGY_EV, detector_distance_m=DISTANCE_M, **known)
 
     def all_geometry(self) -> Geometry:

@@ -178,7 +178,7 @@ def slac(truth: Truth) -> Written:
         detector_distance_m=DISTANCE_M,
         photon_energy_eV=ENERGY_EV,
     )
-    # What the reader assumes where such a file says nothing.
+    # What the reader assumes where such a file has nothing.
     pixel = Geometry(detector_pixel_height_m=75e-6, detector_pixel_width_m=75e-6)
     return {'path': path, 'probe_from': None, 'geometry': pixel}
 
