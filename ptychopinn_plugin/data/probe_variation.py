@@ -3,7 +3,8 @@ r"""A probe that varies from pattern to pattern, as orthogonal probe relaxation 
 The first mode of the probe at pattern :math:`j` is a weighted sum of one image for all patterns and
 of a few eigenmodes, coherent with it [1]_; further modes are the same at every pattern:
 
-.. math:: P_{j0} = w_{j0} P_0 + \sum_k w_{jk} E_k, \qquad P_{jm} = P_m \quad (m \geq 1).
+.. math:: P_{j0} = \omega_{j0} P_0 + \sum_\nu \omega_{j\nu} E_\nu, \qquad
+    P_{jm} = P_m \quad (m \geq 1).
 
 Weights are real. Ptychodus and Pty-Chi keep probes in the same way.
 

@@ -2,16 +2,16 @@ r"""The input of the network 'prior' for an object between iterations, in NumPy 
 
 With the object's estimate :math:`O`, the step :math:`B` that all patterns give together, the
 coverage :math:`W` in photons per pixel and a smooth average :math:`\langle\cdot\rangle` over what
-is lit, the local phase and level are those of :math:`\langle O \rangle = m u` with :math:`|u| = 1`.
-The network gets
+is lit, the local phase and level are those of
+:math:`\langle O \rangle = \chi e^{i \theta}`. The network gets
 
-.. math:: \frac{u^* O - m}{t}, \quad \frac{u^* B}{s}, \qquad
-    t^2 = \langle |u^* O - m|^2 \rangle + \langle |B|^2 \rangle, \quad
-    s^2 = \langle |B|^2 \rangle + 0.04 \langle |u^* O - m|^2 \rangle,
+.. math:: \frac{e^{-i \theta} O - \chi}{f_O}, \quad \frac{e^{-i \theta} B}{f_B}, \qquad
+    f_O^2 = \langle |e^{-i \theta} O - \chi|^2 \rangle + \langle |B|^2 \rangle, \quad
+    f_B^2 = \langle |B|^2 \rangle + 0.04 \langle |e^{-i \theta} O - \chi|^2 \rangle,
 
 and seven real images of how reliable they are. It returns a correction :math:`c`, and the
-new object is :math:`O + s u c`. So a global phase, a slow one, and the object's contrast mean
-nothing to it, and its correction is small where data and estimate agree.
+new object is :math:`O + f_B e^{i \theta} c`. So a global phase, a slow one, and the object's
+contrast mean nothing to it, and its correction is small where data and estimate agree.
 """
 
 from dataclasses import dataclass
@@ -56,11 +56,12 @@ class PriorFeatures:
     ----------
     images : ndarray of float32, shape (11, height, width)
         Real and imaginary part of the estimate and of the step; logarithms of the coverage, of the
-        signal to noise, of the number of exposures, of s, s / t and m; the relative coverage.
+        signal to noise, of the number of exposures, of f_B, f_B / f_O and the level; the relative
+        coverage.
     phases : ndarray of complex64, shape (height, width)
-        The local phase u.
+        The factor of the local phase, of modulus 1, and zero in the dark.
     scale : ndarray of float32, shape (height, width)
-        s, and zero in the dark.
+        The scale f_B, and zero in the dark.
     """
 
     images: FloatArray

@@ -1,19 +1,21 @@
 r"""Eigenmodes of a probe that varies from pattern to pattern, the same in every backend.
 
 Orthogonal probe relaxation [1]_ describes the first mode of the probe at pattern :math:`j` as
-:math:`P_{j0} = w_{j0} P_0 + \sum_k w_{jk} E_k` with real weights. Each :math:`E_k` is orthogonal
-to :math:`P_0` and has its energy, so that :math:`w_{jk}` is a share of the amplitude.
+:math:`P_{j0} = \omega_{j0} P_0 + \sum_\nu \omega_{j\nu} E_\nu` with real weights. Each
+:math:`E_\nu` is orthogonal to :math:`P_0` and has its energy, so that :math:`\omega_{j\nu}` is a
+share of the amplitude.
 
 Each iteration ends with a search in a few directions. They are the eigenmodes as they are, and what
 the patterns would change of them, as in the least squares of [2]_,
 
-.. math:: G_k = \frac{\sum_j w_{jk} O_j^* (\psi'_j - \psi_j)}
-    {(1 - \alpha) U_k + \alpha \max U_k}, \qquad U_k = \sum_j w_{jk}^2 |O_j|^2 .
+.. math:: \Gamma_\nu = \frac{\sum_j \omega_{j\nu} O_j^* (\psi'_j - \psi_j)}
+    {(1 - \alpha) \Upsilon_\nu + \alpha \max \Upsilon_\nu}, \qquad
+    \Upsilon_\nu = \sum_j \omega_{j\nu}^2 |O_j|^2 .
 
 The first time they are the changes that a tilt, a shift and a defocus of the probe make, and the
 principal components of what single patterns would change of it. The weights of all directions
 follow for each pattern from a step of Gauss and Newton with the change
-:math:`J_k = \mathrm{Re}\, \Psi_0^* \mathcal{F}[E_k O_j] / a` of its expected amplitude
+:math:`J_\nu = \mathrm{Re}\, \Psi_0^* \mathcal{F}[E_\nu O_j] / a` of its expected amplitude
 :math:`a = \sqrt{I + \epsilon}`; a normal distribution of the weights, whose covariance is
 estimated from all patterns by expectation and maximization, holds back what is noise, so that
 a steady probe stays steady. The strongest principal components of the probes that this gives are
@@ -79,13 +81,13 @@ class VariationMoments:
     Parameters
     ----------
     forces : ndarray of float64, shape (n_positions, n_eigenmodes)
-        :math:`\\sum_q J_k (k - I) / 2a`.
+        :math:`\\sum_q J_\\nu (k - I) / 2a`.
     stiffnesses : ndarray of float64, shape (n_positions, n_eigenmodes, n_eigenmodes)
-        :math:`\\sum_q J_k J_l`.
+        :math:`\\sum_q J_\\nu J_{\\nu'}`.
     updates : ndarray of complex64, shape (n_eigenmodes, height, width)
-        :math:`\\sum_j w_{jk} O_j^* (\\psi'_j - \\psi_j)`.
+        :math:`\\sum_j \\omega_{j\\nu} O_j^* (\\psi'_j - \\psi_j)`.
     brightness : ndarray of float32, shape (n_eigenmodes, height, width)
-        :math:`U_k`.
+        :math:`\\Upsilon_\\nu`.
     """
 
     def __init__(
