@@ -8,7 +8,7 @@ operation takes the longer of both on a processor [1]_, and the computer takes s
 to ask for it; the two go on beside each other on a card, so that the slower decides, and one after
 the other on a CPU. How much of a peak the arithmetic reaches is measured on this CPU with single
 operations, and assumed for cards (`CARDS`). The same prediction for this CPU is compared with what
-the loops take on it, which tells how far to trust the rest.
+the loops take on it, which shows how far to trust the rest.
 
 References
 ----------
@@ -65,7 +65,7 @@ class Processor:
         convolutions and Fourier transforms as well, and all other operations in bytes. More than 1
         where what they move stays in a cache.
     is_asynchronous : bool
-        Whether the computer asks for the next operation while one is carried out.
+        Whether the computer queues the next operation while one is carried out.
     """
 
     operations_per_second: float
@@ -100,7 +100,7 @@ class Operation:
 
     @property
     def kind(self) -> str:
-        """The attribute of `Processor` that says how much of the peak it reaches."""
+        """The attribute of `Processor` with the share of the peak that it reaches."""
         if 'convolution_backward' in self.name:
             return 'gradient'
         if 'convolution' in self.name or self.name.strip('_') in ('mm', 'bmm', 'addmm', 'baddbmm'):
@@ -108,7 +108,7 @@ class Operation:
         return 'transform' if 'fft' in self.name else 'elsewhere'
 
     def seconds(self, processor: Processor) -> float:
-        """Return what a processor takes for it once it has been asked."""
+        """Return what a processor takes for it once it begins."""
         share: float = getattr(processor, self.kind)
         if self.kind == 'elsewhere':
             return self.bytes / (share * processor.bytes_per_second)

@@ -11,7 +11,7 @@ FOLDERS = ('ptychopinn_plugin', 'tests', 'benchmarks', 'examples', 'docs')
 
 VERBS = """
 add agree allow apply ask average be become begin belong bend blur bring call carry change collect
-come compare compute concern contain continue convert correct correlate cost count cover cut
+come compare compile compute concern contain continue convert correct correlate cost count cover cut
 decide depend describe differ distinguish divide do double draw drift end exit expect explain fail
 fall fill find fit flicker follow freeze gain get give go grow halve have hold import include keep
 lead leave let lie link list load look lower make matter mean meet mend mix move name need number
