@@ -152,7 +152,7 @@ def ptycho_inference_command(config: _Yaml = None, *, given: Given) -> None:
     from ptychopinn_plugin.ptychopinn_workflow import find_model
 
     settings = _settings(given, config, 'InferenceConfig')
-    path, scan = find_model(_needed(settings, 'model')), _needed(settings, 'test_data')
+    path, scan = find_model(_needed(settings, 'model_path')), _needed(settings, 'test_data')
     model = api.open_model(path, with_training_state=False)
     _warn_of_model_options(settings, model)
     _reconstruct(model, scan, settings, given)
@@ -240,7 +240,7 @@ def _needed(settings: 'LegacySettings', name: str) -> Path:
         'train_data': 'train_data_file',
         'test_data': 'test_data_file',
         'output': 'output_dir',
-        'model': 'model_path',
+        'model_path': 'model_path',
     }[name]
     if value is None:
         raise ConfigError(f'--{option} is needed and was not given. Add --{option} PATH.')
