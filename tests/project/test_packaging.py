@@ -126,6 +126,9 @@ def test_the_recipe_asks_for_what_pyproject_asks_for() -> None:
     assert recipe['requirements']['host'][2:] == [as_conda(one) for one in build]
     scripts = [f'{name} = {place}' for name, place in PROJECT['scripts'].items()]
     assert recipe['build']['python']['entry_points'] == scripts
+    # Those of the repository, as conda-forge wants at least one.
+    owner = PROJECT['urls']['Source'].split('/')[-2]
+    assert recipe['extra']['recipe-maintainers'] == [owner]
 
 
 def test_the_citation_names_this_version_and_the_paper() -> None:

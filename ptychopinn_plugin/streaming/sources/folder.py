@@ -4,7 +4,7 @@ import os
 import re
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -50,10 +50,14 @@ class WatchedFolder:
     path : Path
         It may not exist yet.
     on_fault : callable
+    clock : callable
+        Returns seconds, from any start.
     """
 
-    def __init__(self, path: Path, on_fault: OnFault) -> None:
-        self._path, self._on_fault = path, on_fault
+    def __init__(
+        self, path: Path, on_fault: OnFault, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._path, self._on_fault, self._clock = path, on_fault, clock
         self.overrun = 0
         self._met: set[str] = set()
         self._pending: dict[str, _Pending] = {}
@@ -73,7 +77,7 @@ class WatchedFolder:
 
     def receive(self, timeout_s: float) -> Sequence[StreamMessage]:
         """Return what the next file holds; see `StreamSource`."""
-        deadline = time.monotonic() + timeout_s
+        deadline = self._clock() + timeout_s
         while True:
             if not self._new:
                 self._look()
@@ -81,7 +85,7 @@ class WatchedFolder:
                 found = self._read(self._new.popleft())
                 if found:
                     return found
-            if time.monotonic() >= deadline:
+            if self._clock() >= deadline:
                 return []
             time.sleep(_POLL_S)
 
@@ -100,7 +104,7 @@ class WatchedFolder:
                 self._looks[entry.name] = state
             elif before is None or before.state != state:
                 self._new.append(entry.name)
-            elif time.monotonic() - before.since_s > UNCHANGED_S:
+            elif self._clock() - before.since_s > UNCHANGED_S:
                 self._leave_out(entry.name, before.reason)
 
     def _read(self, name: str) -> list[StreamMessage]:
@@ -109,7 +113,7 @@ class WatchedFolder:
         try:
             found = messages_of(_values_of(path))
         except DataError as error:
-            self._pending[name] = _Pending(state, time.monotonic(), str(error))
+            self._pending[name] = _Pending(state, self._clock(), str(error))
             return []
         self._close(name)
         return found

@@ -13,9 +13,13 @@ from unit.streaming.conftest import check_same
 
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.errors import DataError
-from ptychopinn_plugin.streaming.sources import folder as folder_module
+from ptychopinn_plugin.streaming.matching import PatternMatcher
+from ptychopinn_plugin.streaming.messages import PatternBatch
+from ptychopinn_plugin.streaming.reception import Patience, Reception
 from ptychopinn_plugin.streaming.sources import open_stream, split_address
+from ptychopinn_plugin.streaming.sources.folder import UNCHANGED_S, WatchedFolder
 from ptychopinn_plugin.streaming.sources.hdf5 import GrowingFile
+from ptychopinn_plugin.streaming.store import PatternStore
 
 ZMQ, ZMQ_PUB = 'zmq:tcp://127.0.0.1:{port}', 'zmq+sub:tcp://127.0.0.1:{port}'
 
@@ -110,12 +114,19 @@ def part(folder: Path, name: str, index: int) -> bytes:
     return content
 
 
-def test_half_written_files_wait_until_they_are_whole(
-    tmp_path: Path, receive: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class Clock:
+    """Seconds that pass when a test sets them."""
+
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        """Return the time."""
+        return self.now_s
+
+
+def test_half_written_files_wait_until_they_are_whole(tmp_path: Path) -> None:
     """One is completed later; one stays damaged, is left out and counted."""
-    monkeypatch.setattr(folder_module, 'UNCHANGED_S', 1.0)
-    incoming = tmp_path / 'in'
+    incoming, clock = tmp_path / 'in', Clock()
     incoming.mkdir()
     contents = [part(tmp_path, 'part', index) for index in range(4)]
     (incoming / '.part-9.npz').write_bytes(b'hidden')
@@ -123,30 +134,33 @@ def test_half_written_files_wait_until_they_are_whole(
     (incoming / 'part-0.npz').write_bytes(contents[0])
     (incoming / 'part-1.npz').write_bytes(contents[1][:300])
     (incoming / 'part-2.npz').write_bytes(contents[2][:-10])
-    begun = time.monotonic()
+    store = PatternStore(keeps=True, max_queued=9, drops=False)
+    reception = Reception(PatternMatcher(3.0, 9), store, Patience())
+    watched = WatchedFolder(incoming, reception.on_fault, clock)
 
-    def later(reception: Any) -> None:
-        import threading
+    def check_new(index: int | None) -> None:
+        found = list(watched.receive(0.0))
+        assert len(found) == (0 if index is None else 2)
+        for message in found:
+            assert message.indexes.tolist() == [index]
+            if isinstance(message, PatternBatch):
+                assert (message.patterns == index + 1).all()
+            else:
+                assert message.positions.tolist() == [[index, 2 * index]]
 
-        def complete() -> None:
-            time.sleep(0.4)
-            (incoming / 'part-1.npz').write_bytes(contents[1])
-            time.sleep(1.6)
-            (incoming / 'part-3.npz').write_bytes(contents[3])
-
-        threading.Thread(target=complete).start()
-
-    reception, batch = receive(f'folder:{incoming}', idle_s=3.0, at_start=later)
-    assert time.monotonic() - begun > 2.0
-    np.testing.assert_array_equal(np.sort(batch.indexes), [0, 1, 3])
-    for pattern, index, position in zip(
-        batch.patterns, batch.indexes, batch.positions, strict=True
-    ):
-        assert (pattern == index + 1).all()
-        assert position.tolist() == [index, 2 * index]
+    check_new(0)
+    check_new(None)
+    clock.now_s = UNCHANGED_S
+    (incoming / 'part-1.npz').write_bytes(contents[1])
+    check_new(1)
+    check_new(None)
+    assert reception.counts()['unreadable'] == 0
+    clock.now_s = UNCHANGED_S + 1
+    (incoming / 'part-3.npz').write_bytes(contents[3])
+    check_new(3)
+    check_new(None)
     assert reception.counts()['unreadable'] == 1
     assert 'part-2.npz was left out' in reception.first_fault
-    assert reception.ended == 'idle'
 
 
 def test_frames_in_files_of_their_own_have_their_index_in_the_name(

@@ -1,7 +1,6 @@
 """From the threads that receive to the one that computes, in bounded memory."""
 
 import threading
-import time
 from typing import Any
 
 import numpy as np
@@ -65,15 +64,21 @@ def test_what_is_beyond_the_memory_lies_in_a_file() -> None:
 def test_a_full_queue_makes_the_sender_wait() -> None:
     store = PatternStore(keeps=False, max_queued=10, drops=False)
     done: list[int] = []
+    is_waiting = threading.Event()
+
+    def is_stopping() -> bool:
+        # The store calls it before it waits.
+        is_waiting.set()
+        return False
 
     def send() -> None:
         for start in range(0, 100, 4):
-            store.append(batch(start, 4), never)
+            store.append(batch(start, 4), is_stopping)
             done.append(start)
 
     thread = threading.Thread(target=send)
     thread.start()
-    time.sleep(0.3)
+    assert is_waiting.wait(30)
     # Ten are queued; the rest of a batch that does not fit waits.
     assert (store.n_queued, done) == (10, [0, 4])
     for start in range(0, 100, 5):
