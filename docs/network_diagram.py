@@ -24,8 +24,8 @@ WINDOW_PX = 32
 CNN_PX = 64
 """The network `cnn` is shown for patterns of this size."""
 
-BOX_PX = (156, 42)
-COLUMN_PX, ROW_PX = 184, 58
+BOX_PX = (166, 42)
+COLUMN_PX, ROW_PX = 194, 58
 COLOURS = {1: '#dbe9f6', 2: '#c6e3cf', 4: '#f6e2c0', 8: '#ecd3e4'}
 """Images have a colour for each of these parts of the input's side: 1, 1/2, 1/4 and 1/8."""
 
@@ -182,7 +182,7 @@ def _box(what: str, layer: Layer, place: tuple[int, int], side: Fraction) -> str
     (x, y), (width, height) = place, BOX_PX
     texts = (
         (what, 18, 'font-weight="bold"'),
-        (f'{layer.name}: {layer.out_channels}, side {side}', 34, 'font-size="10"'),
+        (f'{layer.name}: {layer.out_channels} at {side}', 34, 'font-size="10"'),
     )
     labels = ''.join(
         f'<text x="{x + width // 2}" y="{y + down}" text-anchor="middle" {style}>{text}</text>'

@@ -39,6 +39,8 @@ def test_each_layer_has_a_row_and_a_box_of_its_own(script: ModuleType, name: str
     rows = script.table(description)
     assert len(rows) == len(description.layers) + 3
     place = script._branches if name == 'cnn' else script._scales
+    # A character of the names takes some 5.5 px.
+    assert max(len(f'{layer.name}: 32 at 1/2') for layer in description.layers) <= 30
     boxes = sorted(place(description).values())
     assert len(set(boxes)) == len(description.layers)
     width, height = script.BOX_PX
