@@ -44,7 +44,7 @@ def open_window(model):
     return view, controller
 """
 
-START = 'model = ModelCore(log_level=logging.INFO)\ntell(model)'
+START = 'model = ModelCore(log_level=logging.INFO)\nreport(model)'
 
 WINDOW = """
 with ModelCore(log_level=logging.INFO) as model:
