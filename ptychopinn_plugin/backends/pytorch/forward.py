@@ -1,18 +1,18 @@
 """The forward model of `ptychopinn_plugin.physics`, on a device and in batches."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ptychopinn_plugin.array_types import ComplexArray, FloatArray, IntArray, RealArray
+from ptychopinn_plugin.array_types import FloatArray, IntArray, RealArray
 from ptychopinn_plugin.backends.common.amplitudes import corner_amplitudes
 from ptychopinn_plugin.backends.common.canvas import CanvasWindow, window_of, window_shape
 from ptychopinn_plugin.backends.common.judged_patterns import judged_positions
 from ptychopinn_plugin.backends.common.ranks import Ranks, own_part
-from ptychopinn_plugin.backends.common.scan_probe import PROBE_CACHE_BYTES, variation_of
+from ptychopinn_plugin.backends.common.scan_probe import variation_of
+from ptychopinn_plugin.backends.pytorch.illumination import PositionProbes, cut_slice, select
 from ptychopinn_plugin.backends.pytorch.operators import (
     intensity,
     place_patches,
@@ -20,7 +20,6 @@ from ptychopinn_plugin.backends.pytorch.operators import (
     predict_intensity,
     probe_update,
     project_amplitudes,
-    shift_probe,
 )
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.physics import (
@@ -34,7 +33,7 @@ from ptychopinn_plugin.physics import (
 from ptychopinn_plugin.storage.scratch import Usage, is_stored
 
 
-class ForwardModel:
+class ForwardModel(PositionProbes):
     """A scan on a device: measured amplitudes, and how an object would produce them.
 
     Patterns are kept with zero frequency in the corner, so that no transform needs a shift. The
@@ -112,29 +111,18 @@ class ForwardModel:
 
     def set_probe(self, probe: Tensor, *, cache: bool = True) -> None:
         """Use another probe; shifted copies (with `cache`) and the coverage are made again."""
-        self.probe = probe.detach().to(self.device)
-        n_held = self.held.stop - self.held.start
-        n_bytes = n_held * probe.numel() * 8
-        self._shifted: Tensor | None = None
-        if cache and self._keeps_probes and n_bytes <= PROBE_CACHE_BYTES:
-            # Filled part by part: parts that are joined at the end would take twice the memory.
-            self._shifted = self.probe.new_empty((n_held, *self.probe.shape))
-            for part in _cut(self.held, 256):
-                self._shifted[self._in_held(part)] = self._shifted_probes(part)
+        self.set_probe_only(probe.detach().to(self.device))
+        if cache:
+            self.keep_shifted_probes()
         # The brightest pixel is found once: sub-scans look at a small part of the canvas each.
         self._brightest: Tensor | None = None
         coverage = torch.zeros(self.canvas_shape, device=self.device)
-        for part in _cut(self.held, 256):
+        for part in cut_slice(self.held, 256):
             canvas_window = self.canvas_window(part)
             coverage[canvas_window] += self.place_patches(
                 intensity(self.probes(part)), part, canvas_window
             )
         self.coverage = self._sum_of_held(coverage)
-
-    def set_probe_only(self, probe: Tensor) -> None:
-        """Use another probe from now on, and leave the coverage as it was."""
-        self.probe = probe
-        self._shifted = None
 
     def set_moves(self, moves_px: FloatArray) -> None:
         """Move the positions from now on, and leave shifted probes and coverage to `set_probe`.
@@ -151,37 +139,6 @@ class ForwardModel:
         self._place(whole, subpixel_shifts)
         self._shifted = None
 
-    def set_intensities(self, intensities: FloatArray) -> None:
-        """Let each pattern have a beam of its own intensity, and leave coverage to `set_probe`.
-
-        Parameters
-        ----------
-        intensities : ndarray of float64, shape (n_positions,)
-            In times of the probe's.
-        """
-        self.intensities = intensities
-        self._roots: Tensor | None = None
-        if (intensities != 1).any():
-            roots = torch.from_numpy(np.sqrt(intensities).astype(np.float32))
-            self._roots = roots.to(self.device)[:, None, None, None]
-
-    def set_variation(self, eigenmodes: ComplexArray, weights: FloatArray) -> None:
-        """Let the probe's first mode vary, and leave shifted probes and coverage to `set_probe`.
-
-        Parameters
-        ----------
-        eigenmodes : ndarray of complex64, shape (n_eigenmodes, height, width)
-            In square root of photons per pixel.
-        weights : ndarray of float64, shape (n_positions, 1 + n_eigenmodes)
-            Of the probe's first mode and of each eigenmode.
-        """
-        self.eigenmodes, self.opr_weights = eigenmodes, weights
-        self._opr: tuple[Tensor, Tensor] | None = None
-        self._shifted = None
-        if len(eigenmodes) or (weights != 1).any():
-            on_device = torch.from_numpy(weights.astype(np.float32)).to(self.device)
-            self._opr = (self.to_tensor(eigenmodes), on_device)
-
     def _place(self, patch_origins: IntArray, subpixel_shifts_px: FloatArray) -> None:
         """Keep positions on the device, and here: to read them back would wait for a GPU."""
         self.host_origins = patch_origins
@@ -196,15 +153,6 @@ class ForwardModel:
     def patch_origins_px(self) -> FloatArray:
         """Patch origins on the canvas with their subpixel parts, shape (n_positions, 2)."""
         return np.asarray(self.host_origins.astype(np.float32) + self._host_shifts)
-
-    def _in_held(self, indices: Any) -> Any:
-        """Return the places of some positions among the patterns that this rank holds."""
-        first = self.held.start
-        if first == 0:
-            return indices
-        if isinstance(indices, slice):
-            return slice(indices.start - first, indices.stop - first, indices.step)
-        return indices - first
 
     def _sum_of_held(self, canvas: Tensor) -> Tensor:
         """Sum over all patterns what this rank has summed over those that it holds."""
@@ -268,10 +216,6 @@ class ForwardModel:
             part.coverage = part._sum_of_held(coverage)
         return part
 
-    def to_tensor(self, array: ComplexArray) -> Tensor:
-        """Return an array as a tensor on the device."""
-        return torch.from_numpy(array).to(self.device)
-
     def flat_object(self) -> Tensor:
         """Return an object that changes nothing, shape `canvas_shape`."""
         return torch.ones(self.canvas_shape, dtype=torch.complex64, device=self.device)
@@ -282,43 +226,6 @@ class ForwardModel:
         if self._brightest is None:
             self._brightest = self.coverage.max()
         return (coverage > LIT_FRACTION * self._brightest).float()
-
-    def probes(self, indices: Tensor | slice) -> Tensor:
-        """Return the probe at each position, shape (n_indices, n_modes, height, width)."""
-        if self._shifted is not None:
-            shifted = _select(self._shifted, self._in_held(indices))
-        else:
-            shifted = self._shifted_probes(indices)
-        return self.in_own_beam(shifted, indices)
-
-    def _shifted_probes(self, indices: Tensor | slice) -> Tensor:
-        """Return the probe at each position but for its beam's intensity, not those kept."""
-        return shift_probe(self.vary(self.probe, indices), self.subpixel_shifts[indices])
-
-    def vary(self, probe: Tensor, indices: Tensor | slice) -> Tensor:
-        """Return a probe as it varies from position to position, before sub-pixel shifts.
-
-        Parameters
-        ----------
-        probe : Tensor of complex64, shape (n_modes, height, width)
-        indices : Tensor of int64 or slice
-
-        Returns
-        -------
-        Tensor of complex64, shape (n_indices, n_modes, height, width)
-            Or `probe` itself where it does not vary.
-        """
-        if self._opr is None:
-            return probe
-        eigenmodes, weights = self._opr
-        basis = torch.cat([probe[:1], eigenmodes])
-        first = torch.tensordot(weights[indices].to(basis.dtype), basis, dims=1)
-        others = probe[1:].expand(len(first), -1, -1, -1)
-        return torch.cat([first[:, None], others], dim=1)
-
-    def in_own_beam(self, waves: Tensor, indices: Tensor | slice) -> Tensor:
-        """Scale waves (n_indices, n_modes, height, width) by the root of each beam's intensity."""
-        return waves if self._roots is None else waves * self._roots[indices]
 
     def extract_patches(
         self, object_: Tensor, indices: Tensor | slice, size: int | None = None
@@ -341,7 +248,7 @@ class ForwardModel:
         else:
             # Scans that do not fit stay in the computer's memory and come batch by batch.
             where = torch.as_tensor(self._in_held(indices), device=self.amplitudes.device)
-            found = _select(self.amplitudes, where)
+            found = select(self.amplitudes, where)
         self._usage.add(found.numel() * found.element_size())
         return found.to(self.device)
 
@@ -424,14 +331,6 @@ class ForwardModel:
         changes = self.into_common(changes, indices)
         return update, probe_update(changes, patches, self.subpixel_shifts[indices])
 
-    def into_common(self, waves: Tensor, indices: Tensor | slice) -> Tensor:
-        """Scale waves by how much of the common probe each position has: for its update."""
-        waves = self.in_own_beam(waves, indices)
-        if self._opr is None:
-            return waves
-        first = self._opr[1][indices][:, 0, None, None, None]
-        return torch.cat([waves[:, :1] * first, waves[:, 1:]], dim=1)
-
     def predict_intensity(
         self, patches: Tensor, indices: Tensor | slice, probes: Tensor | None = None
     ) -> Tensor:
@@ -480,7 +379,7 @@ class ForwardModel:
         Of all patterns, those that this rank goes through.
         """
         first = -(-self.own.start // stride) * stride
-        return _cut(slice(first, self.own.stop, stride), batch_size)
+        return cut_slice(slice(first, self.own.stop, stride), batch_size)
 
     def sum_over_good(self, images: Tensor) -> Tensor:
         """Sum images (n, height, width) over the good pixels."""
@@ -511,18 +410,6 @@ class ForwardModel:
             valid_mask.numpy() > 0,
             lit_counts=lit_counts,
         )
-
-
-def _cut(part: slice, batch_size: int) -> Iterator[slice]:
-    """Cut a part into slices of this number of its positions."""
-    step = part.step or 1
-    for start in range(part.start, part.stop, batch_size * step):
-        yield slice(start, min(start + batch_size * step, part.stop), step)
-
-
-def _select(images: Tensor, indices: Tensor | slice) -> Tensor:
-    """Return some images: a view of a slice, or copies, which indices in brackets make slower."""
-    return images[indices] if isinstance(indices, slice) else images.index_select(0, indices)
 
 
 def _fits(amplitudes: Tensor, device: torch.device) -> bool:

@@ -12,10 +12,11 @@ from ptychopinn_plugin.backends.common.canvas import (
     window_shape,
 )
 from ptychopinn_plugin.backends.common.judged_patterns import judged_positions
-from ptychopinn_plugin.backends.common.scan_probe import PROBE_CACHE_BYTES, variation_of
+from ptychopinn_plugin.backends.common.scan_probe import variation_of
 from ptychopinn_plugin.backends.tensorflow import operators
 from ptychopinn_plugin.backends.tensorflow.framework import Tensor, is_on_cpu, tf
-from ptychopinn_plugin.backends.tensorflow.operators import intensity, scaled, shift_probe
+from ptychopinn_plugin.backends.tensorflow.illumination import PositionProbes
+from ptychopinn_plugin.backends.tensorflow.operators import intensity
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.physics import (
     LIT_COUNTS,
@@ -30,7 +31,7 @@ AMPLITUDE_BYTES = 8 << 30
 """Amplitudes that take more stay in the computer's memory and come batch by batch."""
 
 
-class ForwardModel:
+class ForwardModel(PositionProbes):
     """A scan on a device: measured amplitudes, and how an object would produce them.
 
     Patterns are kept with zero frequency in the corner, so that no transform needs a shift. The
@@ -86,10 +87,8 @@ class ForwardModel:
     def set_probe(self, probe: Tensor | ComplexArray, *, cache: bool = True) -> None:
         """Use another probe; shifted copies (with `cache`) and the coverage are made again."""
         self.set_probe_only(probe)
-        n_bytes = len(self) * int(tf.size(self.probe)) * 8
-        if cache and self._keeps_probes and n_bytes <= PROBE_CACHE_BYTES:
-            parts = [self._shifted_probes(indices) for indices in self.batches(256)]
-            self._shifted = tf.concat(parts, axis=0)
+        if cache:
+            self.keep_shifted_probes()
         coverage = np.zeros(self.canvas_shape, self.subpixel_shifts.dtype.as_numpy_dtype)
         for indices in self.batches(256):
             canvas_window = self.canvas_window(indices)
@@ -99,11 +98,6 @@ class ForwardModel:
         self.coverage = tf.constant(coverage)
         # The brightest pixel is found once: sub-scans look at a small part of the canvas each.
         self._brightest: Tensor | None = None
-
-    def set_probe_only(self, probe: Tensor | ComplexArray) -> None:
-        """Use another probe from now on, and leave the coverage as it was."""
-        self.probe = tf.convert_to_tensor(probe)
-        self._shifted = None
 
     def set_moves(self, moves_px: FloatArray) -> None:
         """Move the positions from now on, and leave shifted probes and coverage to `set_probe`.
@@ -120,36 +114,6 @@ class ForwardModel:
         self.subpixel_shifts = tf.constant(subpixel_shifts, self.subpixel_shifts.dtype)
         self._shifted = None
 
-    def set_intensities(self, intensities: FloatArray) -> None:
-        """Let each pattern have a beam of its own intensity, and leave coverage to `set_probe`.
-
-        Parameters
-        ----------
-        intensities : ndarray of float64, shape (n_positions,)
-            In times of the probe's.
-        """
-        self.intensities = intensities
-        self._roots: Tensor | None = None
-        if (intensities != 1).any():
-            roots = np.sqrt(intensities).astype(np.float32)
-            self._roots = tf.constant(roots[:, np.newaxis, np.newaxis, np.newaxis])
-
-    def set_variation(self, eigenmodes: ComplexArray, weights: FloatArray) -> None:
-        """Let the probe's first mode vary, and leave shifted probes and coverage to `set_probe`.
-
-        Parameters
-        ----------
-        eigenmodes : ndarray of complex64, shape (n_eigenmodes, height, width)
-            In square root of photons per pixel.
-        weights : ndarray of float64, shape (n_positions, 1 + n_eigenmodes)
-            Of the probe's first mode and of each eigenmode.
-        """
-        self.eigenmodes, self.opr_weights = eigenmodes, weights
-        self._opr: tuple[Tensor, Tensor] | None = None
-        self._shifted = None
-        if len(eigenmodes) or (weights != 1).any():
-            self._opr = (tf.constant(eigenmodes), tf.constant(weights, tf.float32))
-
     def __len__(self) -> int:
         return len(self.patch_origins)
 
@@ -157,11 +121,6 @@ class ForwardModel:
     def patch_origins_px(self) -> FloatArray:
         """Patch origins on the canvas with their subpixel parts, shape (n_positions, 2)."""
         return np.asarray(self.patch_origins.astype(np.float32) + self.subpixel_shifts.numpy())
-
-    def batches(self, size: int, stride: int = 1) -> list[IntArray]:
-        """Return every `stride`-th position in order, `size` at a time."""
-        everyone = np.arange(0, len(self), stride)
-        return [everyone[start : start + size] for start in range(0, len(everyone), size)]
 
     def subset(
         self,
@@ -225,54 +184,6 @@ class ForwardModel:
         if self._brightest is None:
             self._brightest = tf.reduce_max(self.coverage)
         return tf.cast(coverage > LIT_FRACTION * self._brightest, tf.float32)
-
-    def probes(self, indices: IntArray) -> Tensor:
-        """Return the probe at each position, shape (n_indices, n_modes, height, width)."""
-        if self._shifted is not None:
-            shifted = tf.gather(self._shifted, indices)
-        else:
-            shifted = self._shifted_probes(indices)
-        return self.in_own_beam(shifted, indices)
-
-    def _shifted_probes(self, indices: IntArray) -> Tensor:
-        """Return the probe at each position but for its beam's intensity, not those kept."""
-        subpixel_shifts = tf.gather(self.subpixel_shifts, indices)
-        return shift_probe(self.vary(self.probe, indices), subpixel_shifts)
-
-    def vary(self, probe: Tensor, indices: IntArray) -> Tensor:
-        """Return a probe as it varies from position to position, before sub-pixel shifts.
-
-        Parameters
-        ----------
-        probe : Tensor of complex64, shape (n_modes, height, width)
-        indices : ndarray of int64
-
-        Returns
-        -------
-        Tensor of complex64, shape (n_indices, n_modes, height, width)
-            Or `probe` itself where it does not vary.
-        """
-        found = self.variation_inputs(indices)
-        return operators.vary_probe(probe, *found.values()) if found else probe
-
-    def variation_inputs(self, indices: IntArray) -> dict[str, Tensor]:
-        """Return what `operators.vary_probe` needs of some positions; nothing if none varies."""
-        if self._opr is None:
-            return {}
-        eigenmodes, weights = self._opr
-        return {'eigenmodes': eigenmodes, 'opr_weights': tf.gather(weights, indices)}
-
-    def into_common(self, waves: Tensor, indices: IntArray) -> Tensor:
-        """Scale waves by how much of the common probe each position has: for its update."""
-        waves = self.in_own_beam(waves, indices)
-        if self._opr is None:
-            return waves
-        first = tf.gather(self._opr[1][:, 0], indices)[:, None, None, None]
-        return tf.concat([scaled(waves[:, :1], first), waves[:, 1:]], axis=1)
-
-    def in_own_beam(self, waves: Tensor, indices: IntArray) -> Tensor:
-        """Scale waves (n_indices, n_modes, height, width) by the root of each beam's intensity."""
-        return waves if self._roots is None else scaled(waves, tf.gather(self._roots, indices))
 
     def extract_patches(
         self, object_: Tensor, indices: IntArray, size: int | None = None
