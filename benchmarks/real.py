@@ -10,12 +10,16 @@ Take one thread on a busy machine (OMP_NUM_THREADS=1).
 
 import argparse
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 
 from ptychopinn_plugin.backends.selection import create_backend
 from ptychopinn_plugin.bench.rivals import run_ptychi
@@ -69,28 +73,49 @@ def without_ramp(image: np.ndarray) -> np.ndarray:
 
 
 def draw(results: Mapping[str, Reconstruction], path: Path) -> None:
-    """Draw amplitudes and phases side by side, of the same part of the sample."""
+    """Draw amplitudes and phases side by side, of the same part of the sample, on one scale."""
     first = next(iter(results.values()))
     box = first.covered_box(BRIGHT)
+    pixel_m = first.geometry.pixel_width_m
     corner = first.origin_px + [part.start for part in box]
     sides = [part.stop - part.start for part in box]
-    figure = Figure(figsize=(3.2 * len(results), 6.4 * sides[0] / sides[1] + 0.6))
+    size = (3.2 * len(results) + 0.8, 6.4 * sides[0] / sides[1] + 0.6)
+    figure = Figure(figsize=size, layout='constrained')
     grid = figure.subplots(2, len(results), squeeze=False)
+    rulers: dict[str, Normalize] = {}
     for column, (title, found) in zip(grid.T, results.items(), strict=True):
         top, left = np.round(corner - found.origin_px).astype(int)
         image = found.object_[top : top + sides[0], left : left + sides[1]]
         image = without_ramp(image)
-        for axes, values, colours in zip(
-            column, (np.abs(image), np.angle(image)), ('gray', 'viridis'), strict=True
-        ):
-            low, high = np.percentile(values, [1, 99])
-            axes.imshow(values, cmap=colours, vmin=low, vmax=high)
+        # Probe and object share a factor, which is free.
+        amplitude = np.abs(image) / np.median(np.abs(image))
+        parts = {'gray': amplitude, 'viridis': np.angle(image)}
+        for axes, (colours, values) in zip(column, parts.items(), strict=True):
+            # The first one gives the scale for all, which are to be compared.
+            ruler = rulers.setdefault(colours, Normalize(*np.percentile(values, [1, 99])))
+            axes.imshow(values, cmap=colours, norm=ruler)
             axes.set(xticks=[], yticks=[])
         column[0].set_title(title, fontsize=9)
-    grid[0, 0].set_ylabel('amplitude')
-    grid[1, 0].set_ylabel('phase')
-    figure.tight_layout()
-    figure.savefig(path, dpi=130)
+    for row, label in zip(grid, ('amplitude / its median', 'phase [rad]'), strict=True):
+        figure.colorbar(row[-1].images[0], ax=list(row), label=label, shrink=0.85, pad=0.01)
+    if pixel_m is not None:
+        _draw_scale_bar(grid[0, 0], sides[1], pixel_m)
+    # Images keep their aspect: titles may lie outside the figure, or blank strips in it.
+    figure.savefig(path, dpi=130, bbox_inches='tight', pad_inches=0.08)
+
+
+def _draw_scale_bar(axes: Axes, width_px: int, pixel_m: float) -> None:
+    """Draw a line of a round length, about a quarter of a picture of a width."""
+    quarter_m = width_px * pixel_m / 4
+    power = 10.0 ** math.floor(math.log10(quarter_m))
+    length_m = max(factor * power for factor in (1, 2, 5) if factor * power <= quarter_m)
+    text = f'{length_m * 1e6:g} µm' if length_m >= 1e-6 else f'{length_m * 1e9:g} nm'
+    bar = AnchoredSizeBar(
+        *(axes.transData, length_m / pixel_m, text, 'lower left'),
+        size_vertical=max(1, width_px / 100),
+        frameon=True,
+    )
+    axes.add_artist(bar)
 
 
 def main() -> None:

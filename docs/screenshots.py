@@ -1,13 +1,18 @@
-"""Make the pictures of docs/ptychodus.md with Ptychodus' real window, in a tour of what it does.
+"""Make the pictures of docs/ptychodus.md with Ptychodus' real window, or go on a tour of all of it.
 
-    xvfb-run -a -s '-screen 0 1600x1000x24' python docs/screenshots.py docs/images --tour tour
+    xvfb-run -a -s '-screen 0 1600x1000x24' python docs/screenshots.py docs/images --scans ~/trial
 
-It simulates two scans, trains on one for some minutes, infers the other, checks a copy whose x and
-y are taken for each other, and takes a picture of the window each time there is something to see.
-With ``--tour`` it goes through the rest as well, and leaves pictures of it in another folder:
-presets, the mouse wheel over a row, bad input, a tooltip, failures, a run that waits, runs that
-*Stop* ends, the slider, *Fine-tune*, *Train on product*, *Load Recent*, *Help* and *Automation*.
-Each stop of the tour checks that what is to be seen is there.
+It simulates two scans and does what the guide says: it infers one with the built-in model, checks a
+copy whose x and y are taken for each other, trains on the other for three minutes, and infers with
+that. A picture of the window is taken each time the guide has one. They show how fast the machine
+is: nothing else should run on it.
+
+    xvfb-run -a -s '-screen 0 1600x1000x24' python docs/screenshots.py tour --tour
+
+This goes through the rest, in a run of its own, as it leaves much behind in the window: presets,
+the mouse wheel over a row, bad input, a tooltip, failures, a run that waits, runs that *Stop* ends,
+the slider, *Fine-tune*, *Train on product*, *Load Recent*, *Help* and *Automation*. Each stop of
+the tour checks that what is to be seen is there, and leaves a picture.
 """
 
 import argparse
@@ -44,7 +49,7 @@ from ptychopinn_plugin.host.example_scans import write_example_scans
 from ptychopinn_plugin.host.view import Page
 from ptychopinn_plugin.host.view.guide_window import GuideWindow
 
-GUIDE = ('panel', 'training', 'result', 'check', 'failure')
+GUIDE = ('panel', 'inferred', 'training', 'result', 'check', 'failure')
 """The guide shows these pictures."""
 
 EPOCHS_TO_SHOW = 4
@@ -59,15 +64,13 @@ Algorithm = ptychopinn-plugin_PINN
 class Photographer:
     """Ptychodus' window and somebody who clicks in it and takes pictures."""
 
-    def __init__(
-        self, application: QApplication, model: ModelCore, target: Path, tour: Path | None
-    ) -> None:
+    def __init__(self, application: QApplication, model: ModelCore, target: Path) -> None:
         # Qt's classes of the host need an application first.
         from ptychodus.controller import ControllerCore
         from ptychodus.view import ViewCore
 
         self.application, self.model = application, model
-        self.target, self.tour = target, tour
+        self.target = target
         self.view = ViewCore()
         self.controller = ControllerCore(model, self.view)
         self.parts = self.controller._processing_controller
@@ -107,14 +110,11 @@ class Photographer:
         return idle and self.model._task_manager.foreground_queue_size == 0
 
     def shoot(self, name: str, *, with_menus: bool = False) -> None:
-        """Take a picture for the guide, or one for the tour, if there is to be one."""
-        folder = self.target if name in GUIDE else self.tour
-        if folder is None:
-            return
+        """Take a picture of what is there."""
         self.pause(1.5)
         image = self._seen(with_menus).toImage().convertToFormat(QImage.Format.Format_RGB888)
         # Quality 0 is the best compression, without loss.
-        path = folder / f'ptychodus-{name}.png'
+        path = self.target / f'ptychodus-{name}.png'
         if not image.save(str(path), 'PNG', 0):
             raise OSError(f'{path} could not be written.')
 
@@ -163,8 +163,8 @@ class Photographer:
         self.controller._file_dialog_factory.get_existing_directory_path = lambda *_: folder
         self.buttons.train_button.click()
 
-    def train_and_infer(self, folder: Path, other: int) -> None:
-        """Train, take a picture once there is a curve, and let an inference wait for the end."""
+    def watch_training(self, folder: Path) -> None:
+        """Train, and take a picture once there is a curve."""
         self.start_training(folder)
         self.pause(5)
         axes = self.panel.header.curve.axes
@@ -175,12 +175,20 @@ class Photographer:
             )
         )
         self.shoot('training')
+
+    def let_wait(self, other: int) -> None:
+        """Let an inference wait for the end of the run, and then run."""
         self.products.setCurrentIndex(other)
         self.buttons.reconstruct_button.click()
         self.wait(lambda: '1 run waits' in self.status() or self.is_idle())
         self.require(not self.is_idle(), 'that a run waits')
         self.shoot('waiting')
         self.wait(self.is_idle)
+
+    def limit_training(self, minutes: float) -> None:
+        """Type a number into Max minutes."""
+        rows = self.model.settings_registry['PtychoPINNPlugin'].parameters()
+        rows['TrainingMaxMinutes'].set_value(minutes)
 
     def check(self) -> None:
         """Click Check scan, wait for the end and take a picture."""
@@ -278,6 +286,14 @@ class Photographer:
         self.products.setCurrentIndex(product)
         self.buttons.reconstruct_button.click()
         self.pause(1)
+
+    def infer_and_compare(self, product: int) -> None:
+        """Infer with the built-in model, and draw the slider to the middle."""
+        self.infer(product)
+        self.wait(self.is_idle)
+        self.wait(lambda: 'shot noise' in self.message())
+        self.panel.header.picture.slider.setValue(50)
+        self.shoot('inferred')
 
     def stop(self) -> None:
         """Click Stop and wait for the end."""
@@ -420,55 +436,68 @@ def main() -> None:
     """Take all pictures."""
     parser = argparse.ArgumentParser(description=(__doc__ or '').splitlines()[0])
     parser.add_argument('target', type=Path, help='folder of the pictures')
-    parser.add_argument(
-        '--tour', type=Path, help='folder of the pictures that the guide leaves out'
-    )
-    parser.add_argument('--minutes', type=float, default=2.5, help='of training')
-    parser.add_argument('--keep', type=Path, help='folder for the scans and the model')
+    parser.add_argument('--tour', action='store_true', help='show what the guide leaves out')
+    parser.add_argument('--minutes', type=float, default=3.0, help='of training')
+    parser.add_argument('--scans', type=Path, help='new folder for the scans, which pictures show')
     options = parser.parse_args()
-    work = options.keep or Path(tempfile.mkdtemp())
+    work = options.scans or Path(tempfile.mkdtemp()) / 'trial'
     logging.getLogger('ptychodus').setLevel(logging.WARNING)
     bridge.install()
     known, unseen = write_example_scans(work)
     settings = work / 'settings.ini'
     settings.write_text(SETTINGS)
-    for folder in filter(None, (options.target, options.tour)):
-        folder.mkdir(parents=True, exist_ok=True)
+    options.target.mkdir(parents=True, exist_ok=True)
     application = QApplication(sys.argv[:1])
     with ModelCore(settings, log_level=logging.INFO) as model:
-        window = Photographer(application, model, options.target, options.tour)
-        first, second = window.open(known), window.open(unseen)
-        window.products.setCurrentIndex(first)
-        window.shoot('panel')
-        if options.tour is not None:
-            look_at_rows(window)
-        window.fail(work / 'empty')
-        rows = model.settings_registry['PtychoPINNPlugin'].parameters()
-        rows['TrainingMaxMinutes'].set_value(options.minutes)
-        window.train_and_infer(known, second)
-        window.show_object(window.products.count() - 1)
-        window.shoot('result')
-        window.view.processing_action.trigger()
-        if options.tour is not None:
-            window.slide()
-            window.stop_runs(second)
-            window.train_on_product(second)
-        window.products.setCurrentIndex(window.open(swapped(unseen)))
-        window.check()
-        if options.tour is not None:
-            window.refuse(far_apart(unseen))
-            window.kill_runs(known, second)
-            window.open_menus()
-            (work / 'watched').mkdir()
-            window.automate(work / 'watched', unseen)
+        window = Photographer(application, model, options.target)
+        show = go_on_tour if options.tour else follow_guide
+        show(window, known, unseen, options.minutes)
         application.quit()
 
 
-def look_at_rows(window: Photographer) -> None:
-    """Change rows, well and badly."""
+def follow_guide(window: Photographer, known: Path, unseen: Path, minutes: float) -> None:
+    """Do what the guide says."""
+    first, second = window.open(known), window.open(unseen)
+    window.products.setCurrentIndex(second)
+    window.shoot('panel')
+    window.infer_and_compare(second)
+    wrong = window.open(swapped(unseen))
+    window.products.setCurrentIndex(wrong)
+    window.check()
+    window.model.product_core.product_repository.remove_product(wrong)
+    window.products.setCurrentIndex(first)
+    window.fail(known.with_name('empty'))
+    window.limit_training(minutes)
+    window.watch_training(known)
+    window.wait(window.is_idle)
+    window.infer(second)
+    window.wait(window.is_idle)
+    window.show_object(window.products.count() - 1)
+    window.shoot('result')
+
+
+def go_on_tour(window: Photographer, known: Path, unseen: Path, minutes: float) -> None:
+    """Show everything else."""
+    first, second = window.open(known), window.open(unseen)
+    window.products.setCurrentIndex(first)
     window.show_presets()
     window.turn_the_wheel()
     window.type_nonsense()
+    window.fail(known.with_name('empty'))
+    window.limit_training(minutes)
+    window.watch_training(known)
+    window.let_wait(second)
+    window.slide()
+    window.stop_runs(second)
+    window.train_on_product(second)
+    window.products.setCurrentIndex(window.open(swapped(unseen)))
+    window.check()
+    window.refuse(far_apart(unseen))
+    window.kill_runs(known, second)
+    window.open_menus()
+    watched = known.with_name('watched')
+    watched.mkdir()
+    window.automate(watched, unseen)
 
 
 if __name__ == '__main__':

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from ptychopinn_plugin.errors import DataError, PtychoPinnError
 from ptychopinn_plugin.host.panel_buttons import PanelButtons, is_folder, n_patterns
@@ -54,11 +55,10 @@ class HostWindow:
         self.choice = controller._product_view_controller.get_widget()
         self._reconstructors = reconstructors
         api = arguments['processing_api']
-        self.product_folders = ProductFolders(api._product_api)
+        self.product_folders = ProductFolders(api._product_api, api)
         self.queue = RunQueue(api.task_monitor, activity, reconstructors, self)
         activity.runs_waiting = self.queue.count
         activity.chosen_product = self.chosen_product
-        activity.note_product_folder = self.product_folders.note
         buttons = PanelButtons(self, arguments, activity)
         activity.check_scan = buttons.check_scan
         activity.train_on_product = buttons.train_on_product
@@ -82,7 +82,7 @@ class HostWindow:
         if item is None or patterns is None:
             return None
         name = item.get_name()
-        product_folder = self.product_folders.of(name)
+        product_folder = self.product_folders.of(item)
         return ChosenProduct(name, patterns, '' if product_folder is None else str(product_folder))
 
     def choose(self, item: Any) -> None:
@@ -108,7 +108,7 @@ class HostWindow:
     def _open_dialog_at_product(self) -> None:
         """Let the dialog of Train open at the files of the chosen product."""
         item = self.chosen_item()
-        product_folder = None if item is None else self.product_folders.of(item.get_name())
+        product_folder = None if item is None else self.product_folders.of(item)
         ours = self._algorithm.get_current_reconstructor() in self._reconstructors
         if product_folder is not None and ours and is_folder(product_folder):
             self._dialogs.set_open_working_directory(product_folder)
@@ -212,12 +212,16 @@ class ProductFolders:
     ----------
     api : ptychodus.model.product.ProductAPI
         Its `open_product` and `save_product` are listened to.
+    processing_api : ptychodus.model.processing.ProcessingAPI
+        So is its `export_training_data`.
     """
 
-    def __init__(self, api: Any) -> None:
+    def __init__(self, api: Any, processing_api: Any) -> None:
         self._api = api
-        self._folders: dict[str, Path] = {}
+        # By the product itself: a name may be given to another one.
+        self._folders: WeakKeyDictionary[Any, Path] = WeakKeyDictionary()
         open_product, save_product = api.open_product, api.save_product
+        export = processing_api.export_training_data
 
         def open_and_note(file_path: Path, *args: Any, **more: Any) -> int:
             index: int = open_product(file_path, *args, **more)
@@ -229,25 +233,32 @@ class ProductFolders:
             save_product(index, file_path, *args, **more)
             self._note_if_trainable(index, Path(file_path).parent)
 
+        def export_and_note(file_path: Path, *args: Any, product_index: int, **more: Any) -> None:
+            export(file_path, *args, product_index=product_index, **more)
+            self._note_if_trainable(product_index, Path(file_path).parent)
+
         api.open_product, api.save_product = open_and_note, save_and_note
+        processing_api.export_training_data = export_and_note
 
-    def of(self, name: str) -> Path | None:
+    def of(self, item: Any) -> Path | None:
         """Return the folder of a product, which may be gone; None where it is unknown."""
-        return self._folders.get(name)
+        return self._folders.get(item)
 
-    def note(self, name: str, folder: Path) -> None:
-        """Note the folder of a product."""
-        self._folders[name] = folder.absolute()
+    def inherit(self, item: Any, source: Any | None) -> None:
+        """Note that a product was made from another one, if it has the same patterns."""
+        if source is None or item.get_dataset() is not source.get_dataset():
+            return
+        if (product_folder := self.of(source)) is not None:
+            self._folders[item] = product_folder
 
     def _note_if_trainable(self, index: int, folder: Path) -> None:
         """Note the folder of a product where Train would find something in it."""
         try:
             find_training_files(folder)
-            name = self._api.get_item(index).get_name()
+            self._folders[self._api.get_item(index)] = folder.absolute()
         except (DataError, OSError, IndexError):
             # A product that was saved elsewhere, or that is gone, keeps the folder it had.
             return
-        self.note(name, folder)
 
 
 class RunQueue:
@@ -318,22 +329,26 @@ class RunQueue:
         if run.product is not None:
             # Of two runs in a row the second begins from what the first is to make.
             self.made_from[id(run.product)] = self.made_from.get(id(before), before)
+            self._window.product_folders.inherit(run.product, before)
         elif before is not None and hasattr(task, 'input_path'):
             source = Path(task.input_path)
-            self._compare(before.get_name(), source.parent if source.is_file() else source)
+            self._compare(before, source.parent if source.is_file() else source)
         with self._lock:
             self._waiting.add(run)
         return run
 
-    def _compare(self, name: str, folder: Path) -> None:
-        product_folder = self._window.product_folders.of(name)
-        if product_folder is not None and folder.absolute() != product_folder:
-            logger.warning(
-                'Training learns from the files of %s. The product that is chosen, %s, lies in %s.',
-                folder,
-                name,
-                product_folder,
-            )
+    def _compare(self, item: Any, folder: Path) -> None:
+        """Warn where a training may learn from another scan than that of the chosen product."""
+        product_folder = self._window.product_folders.of(item)
+        if product_folder == folder.absolute():
+            return
+        where = f'lies in {product_folder}.'
+        if product_folder is None:
+            where = 'came from no folder that is known; Train on product learns from it.'
+        logger.warning(
+            'Training learns from the files of %s. The product that is chosen, %s, %s',
+            *(folder, item.get_name(), where),
+        )
 
     def begin(self, run: 'QueuedRun') -> bool:
         """Note that it is a run's turn; return whether it is still wanted."""

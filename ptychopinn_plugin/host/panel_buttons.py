@@ -57,7 +57,7 @@ class PanelButtons:
         item = self._product_for('Train on product', 'training')
         if item is None:
             return
-        index, folder = self._choice.currentIndex(), self._training_folder(item.get_name())
+        index, folder = self._choice.currentIndex(), self._training_folder(item)
         reconstructor = self._algorithm.get_current_reconstructor()
         try:
             parameters = self._api.get_reconstruct_input(product_index=index)
@@ -92,14 +92,14 @@ class PanelButtons:
         self._refuse(kind)
         return None
 
-    def _training_folder(self, name: str) -> Path:
+    def _training_folder(self, item: Any) -> Path:
         """Return where a training on a product lies: beside its files, else in the open folder."""
-        product_folder = self._window.product_folders.of(name)
+        product_folder = self._window.product_folders.of(item)
         if product_folder is not None and product_folder.name.endswith(TRAINING_SUFFIX):
             return product_folder
         if product_folder is None or not is_folder(product_folder):
             product_folder = Path(self._dialogs.get_open_working_directory())
-        return product_folder / training_folder_name(name)
+        return product_folder / training_folder_name(item.get_name())
 
 
 def training_folder_name(product: str) -> str:

@@ -13,6 +13,9 @@ seven minutes on two cores (docs/benchmarks.md)."""
 BY_THE_OVERLAP = -1
 """This number of iterations stands for the one that is planned for a scan."""
 
+NO_LIMIT = 0.0
+"""This number of seconds stands for any."""
+
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     'Quick look': {
         'training.max_minutes': 1.0,
@@ -21,6 +24,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         'model.passes': 2,
         'inference.test_time_rotations': 'one',
         'refinement.iterations': 10,
+        'refinement.max_seconds': 5.0,
     },
     'Normal': {
         'training.max_minutes': NORMAL_MINUTES,
@@ -29,6 +33,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         'model.passes': 3,
         'inference.test_time_rotations': 'auto',
         'refinement.iterations': BY_THE_OVERLAP,
+        'refinement.max_seconds': NO_LIMIT,
     },
     'Best': {
         'training.max_minutes': 60.0,
@@ -37,6 +42,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         'model.passes': 3,
         'inference.test_time_rotations': 'four',
         'refinement.iterations': 100,
+        'refinement.max_seconds': NO_LIMIT,
     },
 }
 """Each preset gives these values to settings, by their names."""

@@ -9,6 +9,7 @@ import numpy as np
 from ptychodus.api.product import Product
 from ptychodus.api.reconstruct import ReconstructOutput
 
+from ptychopinn_plugin.backends.common.iteration_plan import USUAL_ITERATIONS
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.host.resampling import Resampling
 from ptychopinn_plugin.host.translation import to_product
@@ -46,8 +47,18 @@ class InferenceWatch:
     resampling : Resampling
         The same as it is reconstructed: patterns that share nothing may lie elsewhere.
     passes : int
+        Of a network, after which the iterations come. A learned prior has its passes between
+        iterations, and their number is known from the first one on.
+    iterations : int, optional
+        How many are wanted; None where the worker plans them, whose first report has it.
+    has_prior : bool
+        Whether the model is a learned prior.
     n_measured : int, optional
         How many patterns there are, those included that the host did not hand over.
+
+    Attributes
+    ----------
+    has_prior : bool
     """
 
     def __init__(
@@ -57,9 +68,13 @@ class InferenceWatch:
         resampling: Resampling,
         passes: int,
         *,
+        iterations: int | None = None,
+        has_prior: bool = False,
         n_measured: int | None = None,
     ) -> None:
-        self._before, self._resampling, self.passes = before, resampling, passes
+        self._before, self._resampling = before, resampling
+        self._passes, self._iterations, self.has_prior = passes, iterations, has_prior
+        self._passes_done = self._iterations_done = 0
         self._given = given
         self._n_without_position = max(0, (n_measured or 0) - len(given))
         placed = resampling.measured.positions_px
@@ -67,10 +82,21 @@ class InferenceWatch:
         self._placed_px = None if is_as_given else placed - given.positions_px
         self._product = before
         self._losses: dict[int, float] = {}
-        self._progress = 0
+        self._is_finished = False
         self._handed_over = time.monotonic()
         self._has_shown = self._is_drawing = False
         self._drawing_s = 0.0
+
+    @property
+    def goal(self) -> int:
+        """The passes and iterations of the whole run, as far as they are known."""
+        iterations = USUAL_ITERATIONS if self._iterations is None else self._iterations
+        return self._passes + iterations
+
+    @property
+    def progress(self) -> int:
+        """How many of `goal` are done."""
+        return self.goal if self._is_finished else self._passes_done + self._iterations_done
 
     @property
     def has_picture(self) -> bool:
@@ -115,12 +141,12 @@ class InferenceWatch:
         """Take in progress; return whether it brought a picture."""
         progress = event.report
         assert isinstance(progress, RunProgress)
-        in_refinement = progress.stage == 'refine'
-        done = progress.step + (self.passes if in_refinement else 0)
-        # Passes of a learned prior lie between iterations, and a bar must not go back.
-        self._progress = max(self._progress, done)
-        if in_refinement and 'poisson' in progress.losses:
-            self._losses[progress.step] = progress.losses['poisson']
+        if progress.stage == 'refine':
+            self._iterations_done, self._iterations = progress.step, progress.total
+            if 'poisson' in progress.losses:
+                self._losses[progress.step] = progress.losses['poisson']
+        elif progress.stage == 'predict':
+            self._passes_done, self._passes = progress.step, progress.total
         if 'object' not in event.arrays or 'origin_px' not in event.arrays:
             return False
         self._product = to_product(
@@ -132,23 +158,19 @@ class InferenceWatch:
         )
         return True
 
-    def finish(self, event: Event, goal: int, *, iterations: int, is_stopped: bool) -> None:
+    def finish(self, event: Event, *, is_stopped: bool) -> None:
         """Take in the result, and log it in one line.
 
         Parameters
         ----------
         event : Event
             With a `ReconstructionDone`.
-        goal : int
-            The progress that stands for the end of the run.
-        iterations : int
-            How many were wanted.
         is_stopped : bool
             Whether the run was stopped before its end.
         """
         done = event.report
         assert isinstance(done, ReconstructionDone)
-        passes_done, self._progress = min(self._progress, self.passes), goal
+        self._is_finished = True
         moves = self._resampling.moves_back(event.arrays.get('moves_px'))
         self._product = to_product(
             self._before,
@@ -162,15 +184,7 @@ class InferenceWatch:
             ),
             losses=dict(enumerate(done.likelihoods)),
         )
-        n_iterations = len(done.likelihoods) - 1
-        how = count(n_iterations, 'iteration') if n_iterations else 'The network alone'
-        if 0 < n_iterations < iterations:
-            how = f'{n_iterations:,} of {count(iterations, "iteration")}'
-        if is_stopped and passes_done < self.passes and n_iterations == 0:
-            passes = count(self.passes, 'pass', 'es')
-            how = f'Stopped after {passes_done} of {passes} of the network'
-        elif is_stopped and n_iterations < iterations:
-            how = f'Stopped after {n_iterations} of {count(iterations, "iteration")}'
+        how = self._how(len(done.likelihoods) - 1, is_stopped)
         spent = ', '.join(f'{name} {seconds:.2f} s' for name, seconds in done.timing.items())
         patterns = count(done.patterns, 'pattern') + self._left_out(done)
         # A run that was stopped has the numbers at its beginning.
@@ -187,6 +201,22 @@ class InferenceWatch:
             ' '.join(filter(None, (course, done.fit, done.sure))),
         )
 
+    def _how(self, iterations: int, is_stopped: bool) -> str:
+        """Return how far the run has come, as the beginning of a sentence."""
+        wanted = self._iterations or 0
+        if is_stopped and iterations == 0 and self._passes_done < self._passes:
+            passes = count(self._passes, 'pass', 'es')
+            return f'Stopped after {self._passes_done} of {passes} of the network'
+        if is_stopped and iterations == 0 and self._iterations is None:
+            return 'Stopped before the first iteration'
+        if is_stopped and iterations < wanted:
+            return f'Stopped after {iterations} of {count(wanted, "iteration")}'
+        if iterations == 0:
+            return 'The network alone'
+        if iterations < wanted:
+            return f'{iterations:,} of {count(wanted, "iteration")}'
+        return count(iterations, 'iteration')
+
     def _left_out(self, done: ReconstructionDone) -> str:
         """Return how many patterns the object is not made of, and why, to be appended."""
         by_worker = 'without light or unlike the others' if done.dropped else 'without light'
@@ -196,4 +226,4 @@ class InferenceWatch:
 
     def output(self) -> ReconstructOutput:
         """Return what the host is to draw."""
-        return ReconstructOutput(self._product, self._progress)
+        return ReconstructOutput(self._product, self.progress)

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -216,7 +216,6 @@ class PinnReconstructor(TrainableReconstructor):
             scan = to_scan(parameters)
             log_notes(scan)
             write_scan(path, scan)
-        self._activity.note_product_folder(parameters.product.metadata.name, path.parent)
         logger.info('Wrote %d patterns to %s.', len(scan), path)
 
     def train(self, input_path: Path, output_path: Path) -> Iterator[TrainOutput]:
@@ -357,14 +356,16 @@ class PinnReconstructor(TrainableReconstructor):
             # The backend checks them too, but the worker takes seconds to start.
             check_before_run(scan, model.config.model.gridsize)
             job = self._inference_job(model, path, scan)
-            # The plan is made by the worker, whose first report has its number of iterations.
-            self._goal = model.network.passes + (job.refinement.iterations or 0)
             arrays = scan_arrays(scan)
             with self._start(job, arrays) as run:
                 watch = InferenceWatch(
-                    *(parameters.product, given, resampling, model.network.passes),
+                    *(parameters.product, given, resampling),
+                    0 if model.is_prior else model.network.passes,
+                    iterations=None if model.is_prior else job.refinement.iterations,
+                    has_prior=model.is_prior,
                     n_measured=self._activity.measured,
                 )
+                self._goal = watch.goal
                 yield from self._watch_inference(run, watch)
 
     def check(self, parameters: ReconstructInput) -> Iterator[int]:
@@ -457,8 +458,7 @@ class PinnReconstructor(TrainableReconstructor):
         if done is not None:
             assert isinstance(done.report, ReconstructionDone)
             is_stopped = activity.outcome == 'stopped'
-            iterations = self._goal - watch.passes
-            watch.finish(done, self._goal, iterations=iterations, is_stopped=is_stopped)
+            watch.finish(done, is_stopped=is_stopped)
             is_refined = len(done.report.likelihoods) > 1
             activity.show('refine' if is_refined else 'predict', done.arrays['object'])
         else:
@@ -477,14 +477,17 @@ class PinnReconstructor(TrainableReconstructor):
 
     def _note_inference(self, event: Event, watch: InferenceWatch) -> bool:
         """Take in progress; return whether it brought a picture."""
-        assert isinstance(event.report, RunProgress)
-        self._activity.note(event.report)
+        progress = event.report
+        assert isinstance(progress, RunProgress)
+        if watch.has_prior and progress.stage == 'predict':
+            # Iterations have come before it, so that its object is not the network's alone.
+            progress = replace(progress, stage='pass')
+        self._activity.note(progress)
         if 'object' in event.arrays:
-            self._activity.show(event.report.stage, event.arrays['object'])
-        if event.report.stage == 'refine':
-            # A learned prior has iterations between its passes, too.
-            self._goal = watch.passes + event.report.total
-        return watch.update(event)
+            self._activity.show(progress.stage, event.arrays['object'])
+        has_picture = watch.update(event)
+        self._goal = watch.goal
+        return has_picture
 
 
 def _log_stopped(run: Run, *, has_picture: bool) -> None:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from ptychopinn_plugin.array_types import ComplexArray
@@ -20,6 +19,7 @@ PICTURES = {
     'target': 'Target',
     'train': 'Network',
     'predict': 'Network alone',
+    'pass': 'After a pass',
     'refine': 'Refined',
     'check': 'Trial',
     'given': 'As loaded',
@@ -100,11 +100,14 @@ class Activity:
         How many epochs the training may have.
     limit_s : float, optional
         How long the training may take.
-    started_s, computing_s, stage_started_s, epoch_ended_s : float
-        When the run, the computation, its stage and its newest epoch began or ended, by
-        `time.monotonic`.
+    started_s, computing_s, epoch_ended_s, reported_s : float
+        When the run and the computation began, the newest epoch ended and the newest report came,
+        by `time.monotonic`.
+    stage_started_s : float
+        When the first report of the stage came. A stage to which the run comes back, as iterations
+        after a pass of a learned prior, goes on from its first time.
     stage_first_step : int
-        How many steps were done when the stage began.
+        How many steps were done then.
     is_running : bool
     pictures : tuple of (str, ndarray of complex64)
         Objects of the run by name, thinned for the panel; the newest kind last.
@@ -124,8 +127,6 @@ class Activity:
         Returns how many runs wait for the end of this one, where the host makes that known.
     chosen_product : callable
         Returns the product that is chosen in the window; None where that is unknown.
-    note_product_folder : callable
-        Gets the name of a product and the folder to which it was exported.
     open_guide : callable
         Shows the guide, where there is a window.
     keep_log_end : callable
@@ -151,7 +152,6 @@ class Activity:
         self.when_drawn: Callable[[Callable[[], None]], None] = lambda call: call()
         self.runs_waiting: Callable[[], int] = lambda: 0
         self.chosen_product: Callable[[], ChosenProduct | None] = lambda: None
-        self.note_product_folder: Callable[[str, Path], None] = lambda name, folder: None
         self.open_guide: Callable[[], None] = lambda: None
         self.keep_log_end: Callable[[], None] = lambda: None
         self.check_scan: Callable[[], None] = lambda: None
@@ -184,8 +184,10 @@ class Activity:
         self.limit_s: float | None = None
         self.outputs: tuple[int, ...] = ()
         self.pictures: tuple[tuple[str, ComplexArray], ...] = ()
+        self._stages: dict[str, tuple[float, int]] = {}
         now = time.monotonic()
         self.started_s = self.computing_s = self.stage_started_s = self.epoch_ended_s = now
+        self.reported_s = now
 
     def plan(self, total_epochs: int, limit_s: float | None) -> None:
         """Note how long a training may go on."""
@@ -255,9 +257,13 @@ class Activity:
         if is_new:
             if self.stage == 'load':
                 self.computing_s = now
-            self.stage_started_s = self.epoch_ended_s = now
-            # The first report of a stage comes after its first step.
-            self.stage_first_step = max(0, progress.step - 1)
+            self.epoch_ended_s = now
+        if progress.stage == 'target' and progress.step < self.progress[1]:
+            # This is the target of the next scan.
+            self._stages.pop('target', None)
+        clock = self._stages.setdefault(progress.stage, (now, progress.step))
+        self.stage_started_s, self.stage_first_step = clock
+        self.reported_s = now
         self.progress = (progress.stage, progress.step, progress.total)
         if progress.is_epoch_end:
             self.epoch_ended_s = now

@@ -45,7 +45,7 @@ def status_line(activity: Activity, now: float) -> str:
         By `time.monotonic`.
     """
     if not activity.kind:
-        return 'Train shows its losses here.'
+        return _first_line(activity)
     if not activity.is_running:
         return f'{activity.kind.capitalize()} {activity.outcome}.'
     text = stage_line(activity, now)
@@ -55,6 +55,14 @@ def status_line(activity: Activity, now: float) -> str:
     return f'{text}.'
 
 
+def _first_line(activity: Activity) -> str:
+    """Return what a click would do in a window that has had no run."""
+    chosen = activity.chosen_product()
+    if chosen is None:
+        return 'Choose a product with patterns above: Infer reconstructs it, without a training.'
+    return f'Infer reconstructs {chosen.name}; nothing needs to be trained.'
+
+
 def stage_line(activity: Activity, now: float) -> str:
     """Return the stage of the run under way with its own time, and the time that is left."""
     stage, step, total = activity.progress
@@ -62,25 +70,34 @@ def stage_line(activity: Activity, now: float) -> str:
     if stage == 'train':
         return _training_line(activity, now)
     if stage == 'load':
-        return f'Starting, {span(elapsed)}'
-    # A learned prior has iterations between its passes, so that a stage need not begin at 0.
-    first = activity.stage_first_step
-    whole = elapsed * (total - first) / (step - first) if step > first else None
-    if stage == 'target':
-        if whole is not None and activity.limit_s is not None:
-            whole = max(elapsed, min(whole, TARGET_TIME_FRACTION * activity.limit_s))
-        return f'Target reconstruction, {_of(elapsed, whole)}'
-    if stage == 'predict':
-        return f'Prediction, pass {min(step + 1, total)} of {total}, {_of(elapsed, whole)}'
+        return f'Starting, {span(elapsed)}; the time left is shown once it computes'
     if stage == 'check':
-        return f'Check of the scan, {count(step, "trial")}, {span(elapsed)}'
-    if stage == 'refine':
-        return f'Refinement, iteration {step} of {total}, {_of(elapsed, whole)}'
-    return f'{stage.capitalize()}, {span(elapsed)}'
+        trials = f'Check of the scan, {count(step, "trial")}, {span(elapsed)}'
+        return f'{trials}; most checks take about a minute'
+    text = {
+        'target': 'Target reconstruction',
+        'predict': f'Prediction, pass {min(step + 1, total)} of {total}',
+        # It is over when it is reported, and iterations go on.
+        'pass': f'Pass {step} of {total} of the learned prior',
+        'refine': f'Refinement, iteration {step} of {total}',
+    }.get(stage, stage.capitalize())
+    return f'{text}, {_time_of_stage(activity, now)}'
 
 
-def _of(elapsed: float, whole: float | None) -> str:
-    return span(elapsed) if whole is None else f'{span(elapsed)} of about {span(whole)}'
+def _time_of_stage(activity: Activity, now: float) -> str:
+    """Return how long a stage has taken, how long it will and what is left, where that is known."""
+    stage, step, total = activity.progress
+    elapsed = now - activity.stage_started_s
+    done = step - activity.stage_first_step
+    if done <= 0:
+        return span(elapsed)
+    each = (activity.reported_s - activity.stage_started_s) / done
+    left = each * (total - step) - (now - activity.reported_s)
+    if stage == 'target' and activity.limit_s is not None:
+        limit = TARGET_TIME_FRACTION * activity.limit_s
+        left = min(left, limit - (now - activity.computing_s))
+    left = max(0.0, left)
+    return f'{span(elapsed)} of about {span(elapsed + left)}, {span(left)} left'
 
 
 def _training_line(activity: Activity, now: float) -> str:
@@ -165,7 +182,7 @@ def model_line(model: Model, name: str, backend: str = '') -> str:
     if model.is_prior:
         runs = f' It runs on {backend}.' if backend else ''
         return (
-            f'Model: {name}: a learned prior for any probe and pattern size, which needs no '
+            f'Model: {name}, a learned prior for any probe and pattern size, which needs no '
             f'training.{runs} Train makes one for your own scans.'
         )
     provenance, data = model.provenance, model.data_summary
@@ -186,7 +203,7 @@ def model_line(model: Model, name: str, backend: str = '') -> str:
         parts.append(source)
     if (date := _date(provenance.get('created'))) is not None:
         parts.append(date)
-    return f'Model: {name}: {", ".join(parts)}.'
+    return f'Model: {name}, {", ".join(parts)}.'
 
 
 def _numbers(provenance: Mapping[str, Any], data: Mapping[str, Any]) -> list[str]:

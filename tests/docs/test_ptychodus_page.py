@@ -53,7 +53,7 @@ def test_the_guide_has_the_steps_that_the_example_scans_print() -> None:
 
 def test_the_pictures_of_the_guide_are_there_and_small() -> None:
     text = GUIDE.read_text(encoding='utf-8')
-    for name in ('panel', 'training', 'result', 'check', 'failure'):
+    for name in ('panel', 'inferred', 'training', 'result', 'check', 'failure'):
         picture = GUIDE.parent / 'images' / f'ptychodus-{name}.png'
         assert f'images/{picture.name}' in text
         assert 10_000 < picture.stat().st_size < 300_000

@@ -4,6 +4,7 @@ import logging
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,11 +37,17 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture
-def watch(
+def make_watch(
     clock: Clock, small_scan: Scan, write_folder: Callable[..., Path], tmp_path: Path
-) -> InferenceWatch:
+) -> Callable[..., InferenceWatch]:
+    """Return a function that makes one, of a number of passes."""
     product = load_product(write_folder(tmp_path / 'data') / 'product.h5')
-    return InferenceWatch(product, small_scan, Resampling(small_scan, small_scan), 2)
+    return partial(InferenceWatch, product, small_scan, Resampling(small_scan, small_scan))
+
+
+@pytest.fixture
+def watch(make_watch: Callable[..., InferenceWatch]) -> InferenceWatch:
+    return make_watch(2)
 
 
 @pytest.fixture
@@ -87,7 +94,7 @@ def test_a_window_gets_time_between_pictures(
     ],
 )
 def test_a_run_that_was_stopped_is_not_told_as_whole(
-    watch: InferenceWatch,
+    make_watch: Callable[..., InferenceWatch],
     picture: Event,
     small_scan: Scan,
     caplog: pytest.LogCaptureFixture,
@@ -97,15 +104,49 @@ def test_a_run_that_was_stopped_is_not_told_as_whole(
     reported: str,
 ) -> None:
     caplog.set_level(logging.INFO, 'ptychopinn_plugin')
+    watch = make_watch(2, iterations=iterations)
     watch.update(replace(picture, report=RunProgress('predict', step, 2)))
     done = ReconstructionDone(
         likelihoods, {}, 0.1, 78, 2, 'The object fits.', sure='It is sure to 0.1 rad.'
     )
     arrays = {**picture.arrays, 'probe': small_scan.probe}
-    watch.finish(Event(done, arrays), 2 + iterations, iterations=iterations, is_stopped=True)
+    watch.finish(Event(done, arrays), is_stopped=True)
     (line,) = caplog.messages
     assert line.startswith(reported)
     assert line.endswith('amplitude residual 0.1000. The object fits. It is sure to 0.1 rad.')
+
+
+@pytest.mark.parametrize('blocks', [(10, 20), (40, 40, 40), (*[10] * 10, 20), (30,)])
+def test_the_bar_of_a_learned_prior_counts_its_passes_and_iterations(
+    make_watch: Callable[..., InferenceWatch], blocks: tuple[int, ...]
+) -> None:
+    watch, total, passes = make_watch(0, has_prior=True), sum(blocks), len(blocks) - 1
+    shares, done = [watch.progress / watch.goal], 0
+    for number, block in enumerate(blocks):
+        if number:
+            watch.update(Event(RunProgress('predict', number, passes), {}))
+            shares.append(watch.progress / watch.goal)
+        for _ in range(block):
+            done += 1
+            watch.update(Event(RunProgress('refine', done, total), {}))
+            shares.append(watch.progress / watch.goal)
+            # The share is what is done, but for passes that are not known yet.
+            assert shares[-1] == pytest.approx(done / total, abs=0.03)
+    assert shares == sorted(shares), 'it never goes back'
+    assert watch.progress == watch.goal == total + passes
+
+
+def test_a_learned_prior_that_is_stopped_at_once_states_no_number(
+    make_watch: Callable[..., InferenceWatch],
+    picture: Event,
+    small_scan: Scan,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, 'ptychopinn_plugin')
+    watch = make_watch(0, has_prior=True)
+    arrays = {**picture.arrays, 'probe': small_scan.probe}
+    watch.finish(Event(ReconstructionDone((0.5,), {}, 0.1, 78), arrays), is_stopped=True)
+    assert caplog.messages[0].startswith('Stopped before the first iteration, on 78 patterns')
 
 
 def test_batch_mode_writes_each_picture_and_no_more(

@@ -26,11 +26,12 @@ from ptychopinn_plugin.host import versions
 from ptychopinn_plugin.host.library import LIBRARY_NAME, PtychoPinnLibrary
 from ptychopinn_plugin.host.reconstructor import PinnReconstructor
 from ptychopinn_plugin.host.run_state import Activity
-from ptychopinn_plugin.host.settings import BASIC, MODEL_ROW, ROWS
+from ptychopinn_plugin.host.settings import BASIC, MODEL_ROW, ROWS, Row
 from ptychopinn_plugin.host.view.guide_window import GuideWindow
 from ptychopinn_plugin.host.view.header import REFRESH_MS, Header
 from ptychopinn_plugin.host.view.model_row import ModelView
 from ptychopinn_plugin.host.view.rows import RowView, WheelGuard, view_of, wrapped
+from ptychopinn_plugin.model import Model
 
 FIELD_WIDTH = 104
 """The fields beside the labels have this width in pixels where the panel is at its narrowest."""
@@ -42,8 +43,8 @@ lower."""
 MARGIN = 6
 """This number of pixels lies between the parts of the panel."""
 
-ONLY_FOR_SWEEPNET = ('inference.test_time_rotations',)
-"""A loaded model of another architecture leaves these settings of inference without effect."""
+ONLY_FOR_SWEEPNET = 'inference.test_time_rotations'
+"""A loaded model of another architecture leaves this setting of inference without effect."""
 
 NOT_FOR_PRIOR = (
     'inference.batch_size',
@@ -303,6 +304,11 @@ def _rows_of_boxes(views: Mapping[str, ModelView | RowView]) -> dict[QGroupBox, 
     return boxes
 
 
+def _wants(row: Row, value: str) -> str:
+    """Return what a row has to be for another one to have an effect."""
+    return f'"{row.label}" is not ticked' if value == 'True' else f'"{row.label}" is not {value}'
+
+
 def _button(text: str, tip: str, act: Callable[[], None]) -> QPushButton:
     button = QPushButton(text)
     button.setAutoDefault(False)
@@ -328,6 +334,7 @@ class RowRules(Observer):
         self._views = {view.row.names[0]: view for view in views}
         self._library, self._reconstructor = library, reconstructor
         self._boxes = _rows_of_boxes({MODEL_ROW: model, **self._views})
+        self._labels = {row.name: row.label for rows in self._boxes.values() for row in rows}
         self.fold(shows_all=False)
         for parameter in library.settings.parameters.values():
             parameter.add_observer(self)
@@ -365,19 +372,38 @@ class RowRules(Observer):
             else:
                 view.show_instead()
         for name, view in self._views.items():
-            needs = view.row.needs
-            is_enabled = needs is None or str(self._views[needs[0]].value) == needs[1]
-            if name.startswith('model.') and base is not None:
-                is_enabled = False
-            if name == ONLY_FOR_PRIOR:
-                is_enabled = model.is_prior
-            if name in NOT_FOR_PRIOR:
-                is_enabled = not model.is_prior
-            if name in ONLY_FOR_SWEEPNET:
-                is_enabled = model.network.architecture == 'sweepnet'
-            widget = view.get_widget()
-            if widget.isEnabled() != is_enabled:
-                widget.setEnabled(is_enabled)
+            is_overridden = name.startswith('model.') and base is not None
+            reason = self._why_no_effect(view.row, model)
+            view.show_effect(not reason)
+            if is_overridden and not reason:
+                reason = 'Fine-tuning takes this from the loaded model.'
+            self._grey(name, reason)
+
+    def _why_no_effect(self, row: Row, model: Model) -> str:
+        """Return why a row has no effect, as a sentence; empty where it has one."""
+        name = row.names[0]
+        if row.needs is not None:
+            other = self._views[row.needs[0]]
+            if str(other.value) != row.needs[1]:
+                return f'It has no effect here: {_wants(other.row, row.needs[1])}.'
+        if name == ONLY_FOR_PRIOR and not model.is_prior:
+            return 'It has no effect here: the loaded model is no learned prior.'
+        if name in NOT_FOR_PRIOR and model.is_prior:
+            return 'It has no effect here: the built-in model has no patches.'
+        if name == ONLY_FOR_SWEEPNET and model.network.architecture != 'sweepnet':
+            return 'It has no effect here: the loaded model is no sweepnet.'
+        return ''
+
+    def _grey(self, name: str, reason: str) -> None:
+        """Grey a row, and let its tooltip begin with the reason; an empty one ends that."""
+        view = self._views[name]
+        widget = view.get_widget()
+        if widget.isEnabled() == bool(reason):
+            widget.setEnabled(not reason)
+        tip = wrapped(f'{reason} {view.row.tool_tip}'.lstrip())
+        for part in (self._labels[name], widget):
+            if part.toolTip() != tip:
+                part.setToolTip(tip)
 
     def _update(self, observable: Observable) -> None:
         self.refresh()

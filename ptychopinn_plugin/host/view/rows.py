@@ -35,6 +35,9 @@ from ptychopinn_plugin.host.settings import MAX_INTEGER, ROWS, Row
 
 ROWS_REFRESH_MS = 1000
 
+NO_EFFECT = 'no effect'
+"""A row that has none shows this in place of its setting."""
+
 TIP_COLUMNS = 64
 """A line of a tooltip has at most this number of characters."""
 
@@ -74,6 +77,7 @@ class RowView(_parameters.ParameterViewController, Observer):  # type: ignore[mi
         self.row = row
         self._parameter, self._widget = parameter, widget
         self._instead: tuple[Any, ...] = ()
+        self._has_effect = True
         widget.setToolTip(wrapped(row.tool_tip))
         parameter.add_observer(self)
         self.refresh()
@@ -93,13 +97,26 @@ class RowView(_parameters.ParameterViewController, Observer):  # type: ignore[mi
             self._instead = value
             self.refresh()
 
+    def show_effect(self, has_effect: bool) -> None:
+        """Show whether the row has an effect: where it has none, no value is in force."""
+        if has_effect != self._has_effect:
+            self._has_effect = has_effect
+            self.refresh()
+
     def refresh(self) -> None:
         """Show the value that is in force."""
-        self._show(self.value)
+        if self._has_effect:
+            self._show(self.value)
+        else:
+            self._show_no_effect()
 
     @abstractmethod
     def _show(self, value: Any) -> None:
         """Show a value in the widget."""
+
+    @abstractmethod
+    def _show_no_effect(self) -> None:
+        """Show `NO_EFFECT` in the widget, which is grey."""
 
     def _update(self, observable: Observable) -> None:
         if observable is self._parameter:
@@ -126,7 +143,12 @@ class TickView(RowView):
         self.box.clicked.connect(parameter.set_value)
 
     def _show(self, value: bool) -> None:
+        self.box.setText('')
         self.box.setChecked(bool(value))
+
+    def _show_no_effect(self) -> None:
+        self.box.setText(NO_EFFECT)
+        self.box.setChecked(False)
 
 
 class WholeNumberBox(QSpinBox):
@@ -194,7 +216,14 @@ class WholeNumberView(RowView):
     def _show(self, value: int) -> None:
         # What is shown in place of the setting must not become it.
         self.box.blockSignals(True)
+        self.box.setSpecialValueText(self.row.zero)
         self.box.setValue(value)
+        self.box.blockSignals(False)
+
+    def _show_no_effect(self) -> None:
+        self.box.blockSignals(True)
+        self.box.setSpecialValueText(NO_EFFECT)
+        self.box.setValue(self.box.minimum())
         self.box.blockSignals(False)
 
 
@@ -211,6 +240,9 @@ class NumberView(RowView):
         self._line.editingFinished.connect(self._take)
 
     def _take(self) -> None:
+        if not self._has_effect:
+            # A field that becomes grey loses the focus.
+            return
         typed = self._line.text().strip()
         if typed == self._text(self.value):
             return
@@ -234,6 +266,9 @@ class NumberView(RowView):
     def _show(self, value: float) -> None:
         self._line.setText(self._text(value))
 
+    def _show_no_effect(self) -> None:
+        self._line.setText(NO_EFFECT)
+
 
 class ChoiceView(RowView):
     """A dropdown that shows the value in force, also where it is none of the choices.
@@ -249,9 +284,17 @@ class ChoiceView(RowView):
         super().__init__(parameter, row, widget or self.combo_box)
 
     def _show(self, value: str) -> None:
-        if self.combo_box.findText(value) < 0:
-            self.combo_box.addItem(value)
-        self.combo_box.setCurrentText(value)
+        if (nothing := self.combo_box.findText(NO_EFFECT)) >= 0:
+            self.combo_box.removeItem(nothing)
+        self._add_and_choose(value)
+
+    def _show_no_effect(self) -> None:
+        self._add_and_choose(NO_EFFECT)
+
+    def _add_and_choose(self, text: str) -> None:
+        if self.combo_box.findText(text) < 0:
+            self.combo_box.addItem(text)
+        self.combo_box.setCurrentText(text)
 
 
 class Note(QLabel):

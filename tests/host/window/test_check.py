@@ -21,7 +21,7 @@ from .user import STOP_S, Window
 
 WriteFolder = Callable[..., Path]
 
-RUNNING = r'Check of the scan, \d+ trials?, \d+ s\.'
+RUNNING = r'Check of the scan, \d+ trials?, \d+ s; most checks take about a minute\.'
 
 
 @pytest.fixture

@@ -54,9 +54,13 @@ def check_presets(window: Window) -> None:
     assert isinstance(limit, QLineEdit)
     assert isinstance(epochs, QSpinBox)
     assert (limit.text(), epochs.value()) == ('1', PRESETS['Quick look']['training.epochs'])
+    # What a window without a training does is quicker, too.
+    seconds = widget_of(window.panel, 'Refinement', 'Max seconds')
+    assert isinstance(seconds, QLineEdit)
+    assert seconds.text() == '5'
     assert note.text().startswith('Sets Max minutes 1, Epochs 20, ')
     window.set(Preset='Normal')
-    assert note.text().endswith('Iterations by the overlap.')
+    assert note.text().endswith('Iterations by the overlap, Max seconds no limit.')
     window.set(Preset='Quick look')
     window.header.refresh()
     assert 'at most 1 min' in window.header.training.text()
@@ -82,11 +86,12 @@ def test_presets_pictures_and_recent_models(
     start = products.currentIndex()
     check_presets(window)
     window.set(RefinementIterations=12, TrainingTargetIterations=10, InferencePriorPasses=1)
+    window.set(RefinementMaxSeconds=0)
 
     # The built-in model: a picture on the way, and a line in words at the end.
     window.infer()
     window.wait_for_end()
-    check_picture(window, 'Network alone', 'Refined')
+    check_picture(window, 'After a pass', 'Refined')
     quality = (
         r'iterations, on 80 patterns \(.*\); amplitude residual \S+ The object (fits|misses) .*'
         r'shot noise.*\. Standard deviation of a pixel \(median over the lit part\): '
@@ -137,7 +142,7 @@ def test_presets_pictures_and_recent_models(
     choose_recent(window, 'Built-in model')
     assert window.model_line.startswith('Model: built-in model')
     choose_recent(window, 'data/model.zip')
-    assert window.model_line.startswith('Model: data/model.zip: sweepnet')
+    assert window.model_line.startswith('Model: data/model.zip, sweepnet')
     assert 'best validation loss' in window.model_line
 
     # A model that is gone is one red line, and no end of the window.
@@ -149,13 +154,13 @@ def test_presets_pictures_and_recent_models(
     shutil.move(tmp_path / 'data' / 'model.zip', tmp_path / 'moved.zip')
     action.trigger()
     window.wait_for_log('Load Model failed: ')
-    assert window.model_line.startswith(f'Model: {name}: ')
+    assert window.model_line.startswith(f'Model: {name}, ')
 
     # The last model comes back with a settings file.
     choose_recent(window, 'Built-in model')
     assert window.reconstructor.loaded.is_built_in
     window.model.settings_registry.open_settings(settings)
-    assert window.model_line.startswith(f'Model: {name}: ')
+    assert window.model_line.startswith(f'Model: {name}, ')
 
     check_model_row(window, name)
 
@@ -172,7 +177,7 @@ def check_model_row(window: Window, name: str) -> None:
     assert window.reconstructor.loaded.is_built_in
     box.setCurrentIndex(1)
     box.activated.emit(1)
-    assert window.model_line.startswith(f'Model: {name}: ')
+    assert window.model_line.startswith(f'Model: {name}, ')
     # A file that is damaged leaves the model from before, also in the dropdown.
     box.activated.emit(0)
     path = Path(window.library.settings.recent_models.paths()[0])
@@ -198,7 +203,7 @@ def test_help_opens_the_guide_without_a_network(window: Window) -> None:
     assert f'This page on the web: {guide_url()}' in text
     assert guide_url() in guide.toHtml()
     pictures = re.findall(r'images/ptychodus-\w+\.png', guide.toHtml())
-    assert len(pictures) == 5
+    assert len(pictures) == 6
     for picture in pictures:
         image = guide.loadResource(QTextDocument.ResourceType.ImageResource, QUrl(picture))
         assert 100 < image.width() <= PICTURE_WIDTH_PX

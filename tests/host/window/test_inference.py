@@ -91,7 +91,7 @@ def test_stop_keeps_the_newest_picture(
     check_picture(window, 'Network alone', 'Refined')
     window.wait(
         lambda: (
-            re.fullmatch(r'Refinement, iteration \d+ of 100000, .*s of about \d.*\.', window.status)
+            re.fullmatch(r'Refinement, iteration \d+ of 100000, \d+ s of .* left\.', window.status)
             is not None
         )
     )
@@ -158,8 +158,21 @@ def object_of(window: Window, number: int) -> np.ndarray:
     return np.asarray(layer)
 
 
-def test_the_first_click_shows_an_object_with_the_built_in_model(window: Window) -> None:
-    assert window.model_line.startswith('Model: built-in model: a learned prior')
+def test_the_first_click_shows_an_object_with_the_built_in_model(
+    window: Window, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monitor = window.parts._processing_api.task_monitor
+    shares: list[tuple[int, int]] = []
+    update = monitor.update_progress
+
+    def update_and_note(progress: int, goal: int) -> None:
+        shares.append((progress, goal))
+        update(progress, goal)
+
+    monkeypatch.setattr(monitor, 'update_progress', update_and_note)
+    window.set(InferencePriorPasses=1)
+    assert window.status == 'Infer reconstructs small; nothing needs to be trained.'
+    assert window.model_line.startswith('Model: built-in model, a learned prior')
     assert ' It runs on pytorch. ' in window.model_line
     assert window.infer_button.isEnabled()
     before = len(window.products)
@@ -167,6 +180,11 @@ def test_the_first_click_shows_an_object_with_the_built_in_model(window: Window)
     window.wait_for_end()
 
     assert len(window.products) == before + 1
+    # Ten iterations, one pass and three iterations; each picture shows how far the run has come.
+    assert shares[-1] == (14, 14)
+    assert [done for done, _ in shares] == sorted(done for done, _ in shares)
+    names = [name for name, _ in window.library.activity.pictures]
+    assert names == ['After a pass', 'Refined'], 'iterations came before the pass'
     assert 'Model: built-in model.' in window.log
     assert np.ptp(np.abs(object_of(window, before))) > 0.01
     assert window.train_button.isEnabled()

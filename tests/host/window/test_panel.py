@@ -25,7 +25,7 @@ from ptychopinn_plugin.backends import selection
 from ptychopinn_plugin.host.library import PtychoPinnLibrary
 from ptychopinn_plugin.host.settings import GROUP_NAME, ROWS
 from ptychopinn_plugin.host.view.header import REFRESH_MS
-from ptychopinn_plugin.host.view.rows import BackendView
+from ptychopinn_plugin.host.view.rows import NO_EFFECT, BackendView
 
 from .user import Window, load_model
 
@@ -63,8 +63,11 @@ def test_each_row_has_a_widget_that_explains_itself(window: Window, algorithm: s
 
     shown = [row for row in ROWS if row.only_for in (None, algorithm)]
     for row in shown:
-        tip = widget_of(window.panel, row.group, row.label).toolTip()
-        assert ' '.join(tip.split()) == row.tool_tip
+        field = widget_of(window.panel, row.group, row.label)
+        tip = field.toolTip()
+        reason, text, rest = ' '.join(tip.split()).partition(row.tool_tip)
+        assert (text, rest) == (row.tool_tip, '')
+        assert reason.startswith('It has no effect here: ') != field.isEnabled()
         assert max(map(len, tip.splitlines())) <= 64
         assert 'default' in tip
     boxes = {row.group for row in shown}
@@ -272,6 +275,8 @@ def test_the_note_below_a_dropdown_takes_the_height_of_its_text(
 
 def shown_value(field: QWidget) -> Any:
     """Return what a field shows."""
+    if isinstance(field, QSpinBox | QCheckBox | QLineEdit) and field.text() == NO_EFFECT:
+        return NO_EFFECT
     if isinstance(field, QComboBox):
         return field.currentText()
     if isinstance(field, QSpinBox):
@@ -300,6 +305,7 @@ def test_a_model_that_is_fine_tuned_greys_the_rows_of_the_network_and_shows_its_
     assert set(rows) == set(chosen)
     window.set(**{rows[name].key: value for name, value in chosen.items()})
     fields = {name: widget_of(window.panel, 'Model', row.label) for name, row in rows.items()}
+    chosen['passes'] = NO_EFFECT
     assert {name: shown_value(field) for name, field in fields.items()} == chosen
     assert not fields['passes'].isEnabled(), 'cnn has none'
     load_model(window, model_file)
@@ -310,8 +316,10 @@ def test_a_model_that_is_fine_tuned_greys_the_rows_of_the_network_and_shows_its_
     fine_tune = widget_of(window.panel, 'Training', 'Fine-tune')
     assert isinstance(fine_tune, QCheckBox)
     fine_tune.click()
+    in_force |= dict.fromkeys(('amplitude_activation', 'pad_object', 'border_decoder'), NO_EFFECT)
     assert {name: shown_value(field) for name, field in fields.items()} == in_force
     assert not [name for name, field in fields.items() if field.isEnabled()]
+    assert fields['gridsize'].toolTip().startswith('Fine-tuning takes this from the loaded model.')
     fine_tune.click()
     assert {name: shown_value(field) for name, field in fields.items()} == chosen
     assert [name for name, field in fields.items() if not field.isEnabled()] == ['passes']
@@ -326,10 +334,22 @@ def test_rows_that_the_loaded_model_makes_meaningless_are_greyed(
         fields = {label: widget_of(window.panel, 'Inference', label) for label in rows}
         return [label for label, field in fields.items() if not field.isEnabled()]
 
+    def without_effect() -> list[str]:
+        fields = {label: widget_of(window.panel, 'Inference', label) for label in rows}
+        return [label for label, field in fields.items() if shown_value(field) == NO_EFFECT]
+
     # The built-in model is a learned prior: it has neither patches nor rotations.
     window.wait(lambda: greyed() == [label for label in rows if label != 'Prior passes'])
+    assert without_effect() == greyed(), 'the setting is no value in force'
+    weights = widget_of(window.panel, 'Inference', 'Stitching weights')
+    assert isinstance(weights, QComboBox)
+    assert 'built-in model has no patches.' in ' '.join(weights.toolTip().split())
     load_model(window, model_file)
     window.wait(lambda: greyed() == ['Prior passes'])
+    assert without_effect() == greyed()
+    assert weights.currentText() == 'intensity'
+    assert weights.findText(NO_EFFECT) < 0, 'nobody can choose it'
+    assert 'no patches' not in weights.toolTip()
 
 
 def test_rows_without_effect_are_greyed(window: Window) -> None:
@@ -344,9 +364,15 @@ def test_rows_without_effect_are_greyed(window: Window) -> None:
     assert not passes.isEnabled()
 
     weight = widget_of(panel, 'Training', 'Target weight')
+    assert isinstance(weight, QLineEdit)
     assert weight.isEnabled()
+    weight.setFocus()
     window.set(TrainingTarget='none')
     assert not weight.isEnabled()
+    assert weight.text() == NO_EFFECT
+    window.set(TrainingTarget='iterations')
+    assert weight.text() == '2', 'the setting stays as it was'
+    assert 'no number' not in window.log
 
 
 def test_numbers_that_may_be_left_open_say_so(window: Window) -> None:

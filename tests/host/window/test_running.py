@@ -8,7 +8,7 @@ from .user import Window, check_picture
 LONG = 100_000
 """No test waits for this number of epochs or iterations."""
 
-TARGET = r'Target reconstruction, \d+ s of about 12 s\.'
+TARGET = r'Target reconstruction, \d+ s of about 12 s, \d+ s left\.'
 EPOCH = r'Epoch \d+; training (\d+) s of 1 min, at most (\d+) s left\.'
 QUALITY = (
     r"Without iterations the network's object of 80 patterns of data (fits|misses) the counts .*"

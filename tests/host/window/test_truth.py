@@ -87,7 +87,7 @@ def test_every_failure_is_red_and_leaves_no_product(
     window.wait(lambda: window.message.startswith('Loaded '))
     name = f'{model_file.parent.name}/{model_file.name}'
     assert re.fullmatch(
-        rf'Model: {name}: sweepnet, pytorch, patterns of 32 x 32 px, 2 epochs, '
+        rf'Model: {name}, sweepnet, pytorch, patterns of 32 x 32 px, 2 epochs, '
         r'80 patterns of 1 scan \(small\), best validation loss \S+, \d{4}-\d\d-\d\d \d\d:\d\d\.',
         window.model_line,
     )
@@ -264,6 +264,35 @@ def test_the_panel_tells_where_the_chosen_product_lies(
     window.train(other)
     window.wait_for_end()
     assert f'The product that is chosen, small, lies in {folder}.' in window.log
+
+
+def test_a_product_is_known_by_itself_and_not_by_its_name(window: Window, tmp_path: Path) -> None:
+    folder = tmp_path / 'data'
+    window.set(RefinementIterations=1, InferencePriorPasses=0, TrainingEpochs=1)
+    box = window.parts._product_view_controller.get_widget()
+    first = box.currentIndex()
+    number = window.infer()
+    window.wait_for_end()
+    # What Infer makes has the patterns of the product that it was made from.
+    window.wait(lambda: box.currentIndex() == number)
+    assert window.training_line.startswith(f'Train opens {folder}: 1 scan: ')
+
+    # One that was made in the window gets the name, and has no files.
+    api = window.parts._processing_api._product_api
+    window.products[first].set_name('renamed')
+    given = window.products[first].get_product()
+    made = api.insert_product(given, name='small', dataset=window.products[first].get_dataset())
+    assert window.products[made].get_name() == 'small'
+    box.setCurrentIndex(first)
+    assert window.training_line.startswith(f'Train opens {folder}: 1 scan: ')
+    box.setCurrentIndex(made)
+    assert window.training_line.startswith('Train takes a folder, ')
+    window.train(folder)
+    window.wait_for_end()
+    unknown = 'small, came from no folder that is known; Train on product learns from it.'
+    assert f'Training learns from the files of {folder}. The product that is chosen, {unknown}' in (
+        window.log
+    )
 
 
 def write_example_folder(folder: Path) -> Path:
