@@ -19,6 +19,7 @@ from ptychopinn_plugin.host.loaded_model import MODEL_NAME
 from ptychopinn_plugin.host.reconstructor import PinnReconstructor
 from ptychopinn_plugin.host.run_state import Activity
 from ptychopinn_plugin.host.view.picture import PictureView
+from ptychopinn_plugin.host.view.rows import Note
 from ptychopinn_plugin.host.wording import model_line, status_line, training_line
 
 REFRESH_MS = 500
@@ -58,7 +59,9 @@ class Header(_parameters.ParameterViewController):  # type: ignore[misc, name-de
     def __init__(self, library: PtychoPinnLibrary, reconstructor: PinnReconstructor) -> None:
         super().__init__()
         self._library, self._reconstructor = library, reconstructor
-        self.status, self.message, self.model, self.training = (_label() for _ in range(4))
+        self.status, self.message = _label(QLabel()), _label(QLabel())
+        # These scroll with the rows, whose layout may give a line less than a new text needs.
+        self.model, self.training = _label(Note()), _label(Note())
         font = self.status.font()
         font.setBold(True)
         self.status.setFont(font)
@@ -137,8 +140,7 @@ class Header(_parameters.ParameterViewController):  # type: ignore[misc, name-de
         self.picture.refresh()
 
 
-def _label() -> QLabel:
-    label = QLabel()
+def _label(label: QLabel) -> QLabel:
     label.setWordWrap(True)
     label.setTextFormat(Qt.TextFormat.PlainText)
     # The path of a file is one long word, which must not make the panel wider.

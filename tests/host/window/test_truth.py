@@ -255,6 +255,9 @@ def test_the_panel_tells_where_the_chosen_product_lies(
     assert ': 7 scans: more-0.npz, more-1.npz, more-2.npz, more-3.npz, more-4.npz, 2 more; ' in (
         window.training_line
     )
+    # However long it is, all of it is seen, at once.
+    label = window.header.training
+    assert label.minimumHeight() == label.heightForWidth(label.width())
     for path in (*folder.glob('*.npz'), folder / 'diffraction.h5'):
         path.unlink()
     opens = f'Train opens {folder}, where there is nothing to learn from'
