@@ -2,7 +2,7 @@
 
     xvfb-run -a -s '-screen 0 1600x1000x24' python docs/screenshots.py docs/images --scans ~/trial
 
-It simulates two scans and does what the guide says: it infers one with the built-in model, checks a
+It simulates two scans and follows the guide: it infers one with the built-in model, checks a
 copy whose x and y are taken for each other, trains on the other for three minutes, and infers with
 that. A picture of the window is taken each time the guide has one. They show how fast the machine
 is: nothing else should run on it.
@@ -456,7 +456,7 @@ def main() -> None:
 
 
 def follow_guide(window: Photographer, known: Path, unseen: Path, minutes: float) -> None:
-    """Do what the guide says."""
+    """Take the steps of the guide."""
     first, second = window.open(known), window.open(unseen)
     window.products.setCurrentIndex(second)
     window.shoot('panel')
