@@ -26,10 +26,10 @@ from ptychopinn_plugin.config import (
 )
 from ptychopinn_plugin.data import write_scan
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
+from ptychopinn_plugin.host.worker.arrays import ScanArrays
 from ptychopinn_plugin.host.worker.blocks import FOLDER
 from ptychopinn_plugin.host.worker.client import Worker, wait_for_end
 from ptychopinn_plugin.host.worker.messages import (
-    SCAN_ARRAYS,
     ReconstructJob,
     RunProgress,
     TrainJob,
@@ -69,7 +69,7 @@ def run_cycles(cycles: int, backend: str, folder: Path) -> Iterator[dict[str, fl
     """Yield what is measured after each cycle."""
     scan = simulate(SimulationConfig(size=32, rows=8, columns=8, step_px=4.0, pupil_radius=0.12))
     write_scan(folder / 'scan.npz', scan)
-    arrays = {name: getattr(scan, name) for name in SCAN_ARRAYS}
+    arrays = ScanArrays.of(scan)
 
     def training(epochs: int) -> TrainJob:
         return TrainJob(

@@ -12,15 +12,14 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig, TrainingConfig
 from ptychopinn_plugin.data import Scan, write_scan
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 from ptychopinn_plugin.errors import WorkerError
+from ptychopinn_plugin.host.worker.arrays import ScanArrays
 from ptychopinn_plugin.host.worker.client import Run, Worker
 from ptychopinn_plugin.host.worker.messages import (
-    SCAN_ARRAYS,
     ReconstructionDone,
     ReconstructJob,
     RunProgress,
@@ -40,7 +39,7 @@ def train(backend: str, folder: Path, epochs: int) -> TrainJob:
     )
 
 
-def infer(backend: str, folder: Path, scan: Scan) -> tuple[ReconstructJob, dict[str, Any]]:
+def infer(backend: str, folder: Path, scan: Scan) -> tuple[ReconstructJob, ScanArrays]:
     """Return an inference and its arrays."""
     job = ReconstructJob(
         backend,
@@ -49,7 +48,7 @@ def infer(backend: str, folder: Path, scan: Scan) -> tuple[ReconstructJob, dict[
         RefinementConfig(iterations=10),
         name=scan.name,
     )
-    return job, {name: getattr(scan, name) for name in SCAN_ARRAYS}
+    return job, ScanArrays.of(scan)
 
 
 def until_trained(run: Run, epochs: int) -> None:

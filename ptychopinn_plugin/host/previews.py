@@ -13,12 +13,9 @@ from ptychopinn_plugin.backends.common.iteration_plan import USUAL_ITERATIONS
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.host.resampling import Resampling
 from ptychopinn_plugin.host.translation import to_product
+from ptychopinn_plugin.host.worker.arrays import ResultArrays
 from ptychopinn_plugin.host.worker.client import Event
-from ptychopinn_plugin.host.worker.messages import (
-    ReconstructionDone,
-    RunProgress,
-    variation_of_arrays,
-)
+from ptychopinn_plugin.host.worker.messages import ReconstructionDone, RunProgress
 from ptychopinn_plugin.text import count
 
 REDRAW_S = 2.0
@@ -147,12 +144,13 @@ class InferenceWatch:
                 self._losses[progress.step] = progress.losses['poisson']
         elif progress.stage == 'predict':
             self._passes_done, self._passes = progress.step, progress.total
-        if 'object' not in event.arrays or 'origin_px' not in event.arrays:
+        picture = event.picture
+        if picture is None or picture.origin_px is None:
             return False
         self._product = to_product(
             self._before,
             self._given,
-            *self._resampling.object_back(event.arrays['object'], event.arrays['origin_px']),
+            *self._resampling.object_back(picture.object_, picture.origin_px),
             moves_px=self._placed_px,
             losses=self._losses,
         )
@@ -164,24 +162,23 @@ class InferenceWatch:
         Parameters
         ----------
         event : Event
-            With a `ReconstructionDone`.
+            A `ReconstructionDone` with its `ResultArrays`.
         is_stopped : bool
             Whether the run was stopped before its end.
         """
-        done = event.report
+        done, found = event.report, event.arrays
         assert isinstance(done, ReconstructionDone)
+        assert isinstance(found, ResultArrays)
         self._is_finished = True
-        moves = self._resampling.moves_back(event.arrays.get('moves_px'))
+        moves = self._resampling.moves_back(found.moves_px)
         self._product = to_product(
             self._before,
             self._given,
-            *self._resampling.object_back(event.arrays['object'], event.arrays['origin_px']),
-            probe=self._resampling.probe_back(event.arrays['probe']),
+            *self._resampling.object_back(found.object_, found.origin_px),
+            probe=self._resampling.probe_back(found.probe),
             moves_px=self._placed_px if moves is None else moves,
-            intensities=event.arrays.get('intensities'),
-            variation=self._resampling.variation_back(
-                variation_of_arrays(event.arrays, event.arrays['probe'])
-            ),
+            intensities=found.intensities,
+            variation=self._resampling.variation_back(found.probe_variation),
             losses=dict(enumerate(done.likelihoods)),
         )
         how = self._how(len(done.likelihoods) - 1, is_stopped)

@@ -1,7 +1,7 @@
 """PtychoPINN as Ptychodus' algorithms: its contract on this side, the worker on the other."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,6 @@ from ptychodus.api.reconstruct import (
     TrainOutput,
 )
 
-from ptychopinn_plugin.array_types import RealArray
 from ptychopinn_plugin.backends.selection import Choice, choose
 from ptychopinn_plugin.data import Scan, scale_to_photons, write_scan
 from ptychopinn_plugin.data.grouping import check_before_run
@@ -44,6 +43,7 @@ from ptychopinn_plugin.host.training_data import (
 from ptychopinn_plugin.host.training_watch import TRAINING_GOAL, TrainingWatch, which_model_stays
 from ptychopinn_plugin.host.translation import to_scan
 from ptychopinn_plugin.host.wording import BUILT_IN_NAME
+from ptychopinn_plugin.host.worker.arrays import ResultArrays, ScanArrays
 from ptychopinn_plugin.host.worker.client import Event, Run, Worker, wait_for_end
 from ptychopinn_plugin.host.worker.messages import (
     Job,
@@ -51,7 +51,6 @@ from ptychopinn_plugin.host.worker.messages import (
     ReconstructJob,
     RunProgress,
     TrainJob,
-    scan_arrays,
 )
 from ptychopinn_plugin.model_file import Model
 
@@ -310,7 +309,7 @@ class PinnReconstructor(TrainableReconstructor):
             config = self._settings.config(self.model_type)
             check_training_scans([scan], config, base, single_shot=options.single_shot)
 
-    def _start(self, job: Job, arrays: Mapping[str, RealArray] | None = None) -> Run:
+    def _start(self, job: Job, arrays: ScanArrays | None = None) -> Run:
         self._worker.idle_s = 60 * self._settings.options.idle_minutes
         return self._worker.run(job, arrays)
 
@@ -356,8 +355,7 @@ class PinnReconstructor(TrainableReconstructor):
             # The backend checks them too, but the worker takes seconds to start.
             check_before_run(scan, model.config.model.gridsize)
             job = self._inference_job(model, path, scan)
-            arrays = scan_arrays(scan)
-            with self._start(job, arrays) as run:
+            with self._start(job, ScanArrays.of(scan)) as run:
                 watch = InferenceWatch(
                     *(parameters.product, given, resampling),
                     0 if model.is_prior else model.network.passes,
@@ -457,10 +455,11 @@ class PinnReconstructor(TrainableReconstructor):
         activity.keeps_product = done is not None or watch.has_picture
         if done is not None:
             assert isinstance(done.report, ReconstructionDone)
+            assert isinstance(done.arrays, ResultArrays)
             is_stopped = activity.outcome == 'stopped'
             watch.finish(done, is_stopped=is_stopped)
             is_refined = len(done.report.likelihoods) > 1
-            activity.show('refine' if is_refined else 'predict', done.arrays['object'])
+            activity.show('refine' if is_refined else 'predict', done.arrays.object_)
         else:
             _log_stopped(run, has_picture=watch.has_picture)
             if not watch.has_picture:
@@ -483,8 +482,8 @@ class PinnReconstructor(TrainableReconstructor):
             # Iterations have come before it, so that its object is not the network's alone.
             progress = replace(progress, stage='pass')
         self._activity.note(progress)
-        if 'object' in event.arrays:
-            self._activity.show(progress.stage, event.arrays['object'])
+        if event.picture is not None:
+            self._activity.show(progress.stage, event.picture.object_)
         has_picture = watch.update(event)
         self._goal = watch.goal
         return has_picture

@@ -1,11 +1,10 @@
 """*Check scan*: whether patterns and positions of a product go together, as a run of the window."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 from ptychodus.api.reconstruct import ReconstructInput
 
-from ptychopinn_plugin.array_types import RealArray
 from ptychopinn_plugin.backends.selection import choose
 from ptychopinn_plugin.checking.trials import cut_piece
 from ptychopinn_plugin.data import Scan, scale_to_photons
@@ -15,19 +14,14 @@ from ptychopinn_plugin.host.log_messages import described, log_notes
 from ptychopinn_plugin.host.run_state import Activity
 from ptychopinn_plugin.host.settings import PluginSettings
 from ptychopinn_plugin.host.translation import to_scan
+from ptychopinn_plugin.host.worker.arrays import CheckPictures, ScanArrays
 from ptychopinn_plugin.host.worker.client import Run, wait_for_end
-from ptychopinn_plugin.host.worker.messages import (
-    CheckDone,
-    CheckJob,
-    Job,
-    RunProgress,
-    scan_arrays,
-)
+from ptychopinn_plugin.host.worker.messages import CheckDone, CheckJob, Job, RunProgress
 
 CHECK_BRIEF_S = 2.0
 """A check that is stopped has this number of seconds; then its worker is ended."""
 
-Start = Callable[[Job, Mapping[str, RealArray]], Run]
+Start = Callable[[Job, ScanArrays], Run]
 
 logger = logging.getLogger('ptychopinn_plugin')
 
@@ -67,8 +61,7 @@ def check_product(
     log_notes(scan)
     # Before the worker starts, which takes seconds.
     cut_piece(scan)
-    arrays = scan_arrays(scan)
-    with start(_job(scan, settings), arrays) as run:
+    with start(_job(scan, settings), ScanArrays.of(scan)) as run:
         done = None
         events = run.events()
         for event in events:
@@ -77,8 +70,8 @@ def check_product(
                 break
             if event is not None and isinstance(event.report, RunProgress):
                 activity.note(event.report)
-                if 'object' in event.arrays:
-                    activity.show('check', event.arrays['object'])
+                if event.picture is not None:
+                    activity.show('check', event.picture.object_)
             if activity.is_ending:
                 activity.outcome = 'stopped'
                 done = wait_for_end(run, events, CHECK_BRIEF_S)
@@ -92,9 +85,10 @@ def check_product(
     activity.outcome = ''
     # Pictures of single trials give way to those of the result.
     activity.drop_pictures()
-    for name in ('given', 'best', 'trials'):
-        if name in done.arrays:
-            activity.show(name, done.arrays[name])
+    if isinstance(done.arrays, CheckPictures):
+        for stage, picture in vars(done.arrays).items():
+            if picture is not None:
+                activity.show(stage, picture)
     level = logging.INFO if done.report.verdict == 'right' else logging.WARNING
     logger.log(level, '%s', finding_in_words(scan.name, done.report, _flips(settings)))
 

@@ -55,8 +55,8 @@ class TrainingWatch:
                 logger.info('The target takes %d iterations of the training scan.', report.total)
             if report.stage == 'train':
                 self._epochs.note(report)
-            if event is not None and 'object' in event.arrays:
-                self._activity.show(report.stage, event.arrays['object'])
+            if event is not None and event.picture is not None:
+                self._activity.show(report.stage, event.picture.object_)
         if not has_window():
             self._stages.note()
         return False

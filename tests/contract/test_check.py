@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from ptychopinn_plugin.checking.trials import cut_piece, run_trial
 from ptychopinn_plugin.cli import main
 from ptychopinn_plugin.data import Scan, write_scan
 from ptychopinn_plugin.data.reorientation import reorient
+from ptychopinn_plugin.host.worker.arrays import Picture, ReportArrays
 from ptychopinn_plugin.host.worker.check_job import check_in_worker
 from ptychopinn_plugin.host.worker.messages import CheckDone, Report
 from ptychopinn_plugin.orientation import Orientation
@@ -36,8 +37,10 @@ def test_held_out_patterns_tell_a_fault(
     check_in_worker(swapped, backend, 'cpu', connection)
     *reported, done = connection.sent
     assert [report.step for report, _ in reported] == [0, 1, 2]
-    assert all(arrays['object'].dtype == np.complex64 for _, arrays in reported[1:])
-    assert done == (CheckDone('', 2), {})
+    for _, picture in reported[1:]:
+        assert isinstance(picture, Picture)
+        assert picture.object_.dtype == np.complex64
+    assert done == (CheckDone('', 2), None)
 
 
 def test_a_trial_is_judged_by_patterns_that_it_was_not_made_from(
@@ -67,14 +70,14 @@ class Connection:
 
     def __init__(self, n_trials: int) -> None:
         self.n_trials = n_trials
-        self.sent: list[tuple[Any, dict[str, np.ndarray]]] = []
+        self.sent: list[tuple[Any, ReportArrays | None]] = []
 
     @property
     def is_stopping(self) -> bool:
         return len(self.sent) > self.n_trials
 
-    def send(self, report: Report, arrays: Mapping[str, np.ndarray] | None = None) -> None:
-        self.sent.append((report, dict(arrays or {})))
+    def send(self, report: Report, arrays: ReportArrays | None = None) -> None:
+        self.sent.append((report, arrays))
 
 
 def command(capfd: Any, *words: object) -> dict[str, Any]:

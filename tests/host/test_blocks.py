@@ -4,15 +4,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ptychopinn_plugin.array_types import RealArray
 from ptychopinn_plugin.backends.protocol import Progress
 from ptychopinn_plugin.host.worker import jobs
+from ptychopinn_plugin.host.worker.arrays import ReportArrays
 from ptychopinn_plugin.host.worker.blocks import FOLDER, create_block, remove_orphans
 from ptychopinn_plugin.host.worker.ipc import SharedArrays
 from ptychopinn_plugin.host.worker.jobs import Reporter
@@ -76,9 +75,9 @@ def test_pictures_wait_for_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
         def is_host_behind(self) -> bool:
             return len(shared) > 0
 
-        def send(self, report: Report, arrays: Mapping[str, RealArray] | None = None) -> None:
+        def send(self, report: Report, arrays: ReportArrays | None = None) -> None:
             reports.append(report)
-            names.extend(shared.share(array).block for array in (arrays or {}).values())
+            names.extend(array.block for array in shared.share_fields(arrays).values())
 
         def confirm_read(self, block: str) -> None:
             raise AssertionError

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,19 @@ import numpy as np
 import pytest
 
 from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig, TrainingConfig
-from ptychopinn_plugin.data import Geometry
+from ptychopinn_plugin.data import Geometry, Scan
+from ptychopinn_plugin.data.probe_variation import ProbeVariation
 from ptychopinn_plugin.errors import WorkerError
+from ptychopinn_plugin.host.worker.arrays import ResultArrays, ScanArrays
 from ptychopinn_plugin.host.worker.client import Run
 from ptychopinn_plugin.host.worker.codec import from_plain, to_plain
-from ptychopinn_plugin.host.worker.ipc import Sender, SharedArrays, copy_shared, read_message
+from ptychopinn_plugin.host.worker.ipc import (
+    Sender,
+    SharedArrays,
+    copy_fields,
+    copy_shared,
+    read_message,
+)
 from ptychopinn_plugin.host.worker.messages import (
     BlockRead,
     CheckDone,
@@ -173,6 +182,37 @@ def test_an_array_that_its_block_cannot_hold_is_refused() -> None:
 def test_an_array_of_objects_is_not_shared() -> None:
     with pytest.raises(WorkerError, match='must hold numbers'):
         SharedArrays().share(np.array([object()]))
+
+
+@pytest.mark.parametrize('n_eigenmodes', [0, 1])
+def test_a_scan_arrives_as_it_was_sent(small_scan: Scan, n_eigenmodes: int) -> None:
+    eigenmodes = np.repeat(small_scan.probe[:1], n_eigenmodes, axis=0)
+    weights = np.ones((len(small_scan), 1 + n_eigenmodes))
+    sent = replace(small_scan, probe_variation=ProbeVariation(eigenmodes, weights))
+    shared, copied = SharedArrays(), list[str]()
+    try:
+        described = shared.share_fields(ScanArrays.of(sent))
+        came = copy_fields(ScanArrays, described, copied.append).to_scan(name=sent.name)
+    finally:
+        shared.release_all()
+    assert copied == [array.block for array in described.values()]
+    for name in ('patterns', 'positions_px', 'probe', 'bad_pixels', 'pattern_indexes'):
+        np.testing.assert_array_equal(getattr(came, name), getattr(sent, name))
+    assert came.probe_variation is not None
+    np.testing.assert_array_equal(came.probe_variation.eigenmodes, eigenmodes)
+    np.testing.assert_array_equal(came.probe_variation.weights, weights)
+
+
+@pytest.mark.parametrize(
+    ('names', 'words'),
+    [
+        (['object_', 'probe'], 'need the arrays probe, object_, origin_px; origin_px did not come'),
+        (['object_', 'origin_px', 'probe', 'halo'], 'halo came, which is unknown'),
+    ],
+)
+def test_arrays_that_do_not_belong_to_a_result_are_refused(names: list[str], words: str) -> None:
+    with pytest.raises(WorkerError, match=words):
+        copy_fields(ResultArrays, dict.fromkeys(names, ARRAY), lambda block: None)
 
 
 def test_a_worker_that_gets_nonsense_ends_and_explains_why() -> None:

@@ -15,6 +15,7 @@ from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.host import previews
 from ptychopinn_plugin.host.previews import InferenceWatch
 from ptychopinn_plugin.host.resampling import Resampling
+from ptychopinn_plugin.host.worker.arrays import Picture, ResultArrays
 from ptychopinn_plugin.host.worker.client import Event
 from ptychopinn_plugin.host.worker.messages import ReconstructionDone, RunProgress
 
@@ -52,8 +53,8 @@ def watch(make_watch: Callable[..., InferenceWatch]) -> InferenceWatch:
 
 @pytest.fixture
 def picture(small_scan: Scan) -> Event:
-    arrays = {'object': np.ones((70, 80), np.complex64), 'origin_px': np.zeros(2)}
-    return Event(RunProgress('predict', 1, 2), arrays)
+    found = Picture(np.ones((70, 80), np.complex64), np.zeros(2))
+    return Event(RunProgress('predict', 1, 2), found)
 
 
 def test_a_window_gets_time_between_pictures(
@@ -109,7 +110,9 @@ def test_a_run_that_was_stopped_is_not_told_as_whole(
     done = ReconstructionDone(
         likelihoods, {}, 0.1, 78, 2, 'The object fits.', sure='It is sure to 0.1 rad.'
     )
-    arrays = {**picture.arrays, 'probe': small_scan.probe}
+    arrays = ResultArrays(
+        object_=np.ones((70, 80), np.complex64), origin_px=np.zeros(2), probe=small_scan.probe
+    )
     watch.finish(Event(done, arrays), is_stopped=True)
     (line,) = caplog.messages
     assert line.startswith(reported)
@@ -144,7 +147,9 @@ def test_a_learned_prior_that_is_stopped_at_once_states_no_number(
 ) -> None:
     caplog.set_level(logging.INFO, 'ptychopinn_plugin')
     watch = make_watch(0, has_prior=True)
-    arrays = {**picture.arrays, 'probe': small_scan.probe}
+    arrays = ResultArrays(
+        object_=np.ones((70, 80), np.complex64), origin_px=np.zeros(2), probe=small_scan.probe
+    )
     watch.finish(Event(ReconstructionDone((0.5,), {}, 0.1, 78), arrays), is_stopped=True)
     assert caplog.messages[0].startswith('Stopped before the first iteration, on 78 patterns')
 

@@ -17,12 +17,9 @@ from ptychopinn_plugin.data import Scan, load_scan, read_reconstruction, write_s
 from ptychopinn_plugin.data.probe_variation import ProbeVariation
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.host.translation import to_product, to_scan
+from ptychopinn_plugin.host.worker.arrays import ResultArrays, ScanArrays
 from ptychopinn_plugin.host.worker.client import Worker
-from ptychopinn_plugin.host.worker.messages import (
-    ReconstructJob,
-    scan_arrays,
-    variation_of_arrays,
-)
+from ptychopinn_plugin.host.worker.messages import ReconstructJob
 from ptychopinn_plugin.model_file import BUILT_IN_PATH
 
 from .conftest import needs, write_batch_folder
@@ -146,14 +143,15 @@ def test_a_worker_uses_and_returns_the_variation(product: Product, small_scan: S
     settings = RefinementConfig(iterations=3)
     job = ReconstructJob('pytorch', BUILT_IN_PATH, InferenceConfig(device='cpu'), settings)
     worker, last = Worker(), None
-    with worker.run(job, scan_arrays(scan)) as run:
+    with worker.run(job, ScanArrays.of(scan)) as run:
         for event in run.events():
             last = event or last
     worker.close()
     assert last is not None
-    found = variation_of_arrays(last.arrays, last.arrays['probe'])
+    assert isinstance(last.arrays, ResultArrays)
+    found = last.arrays.probe_variation
     assert isinstance(found, ProbeVariation)
-    probes, expected = found.probes(last.arrays['probe']), own_probes(scan)
+    probes, expected = found.probes(last.arrays.probe), own_probes(scan)
     # A pattern without light has the probe of all.
     np.testing.assert_array_equal(found.weights[7], [1, 0, 0])
     lit = np.arange(len(scan)) != 7

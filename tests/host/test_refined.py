@@ -7,8 +7,9 @@ import pytest
 
 from ptychopinn_plugin.config import InferenceConfig, RefinementConfig
 from ptychopinn_plugin.data import Scan
+from ptychopinn_plugin.host.worker.arrays import ResultArrays, ScanArrays
 from ptychopinn_plugin.host.worker.client import Event, Worker
-from ptychopinn_plugin.host.worker.messages import SCAN_ARRAYS, ReconstructionDone, ReconstructJob
+from ptychopinn_plugin.host.worker.messages import ReconstructionDone, ReconstructJob
 from ptychopinn_plugin.model_archive import BUILT_IN_PATH
 
 from .conftest import needs
@@ -31,7 +32,7 @@ def refined(flickering: Scan) -> Event:
     settings = RefinementConfig(iterations=25, positions=True, intensities=True)
     job = ReconstructJob('pytorch', BUILT_IN_PATH, InferenceConfig(device='cpu'), settings)
     worker, last = Worker(), None
-    with worker.run(job, {name: getattr(flickering, name) for name in SCAN_ARRAYS}) as run:
+    with worker.run(job, ScanArrays.of(flickering)) as run:
         for event in run.events():
             last = event or last
     worker.close()
@@ -43,7 +44,10 @@ def refined(flickering: Scan) -> Event:
 def test_every_position_has_a_beam_and_a_move(refined: Event) -> None:
     assert isinstance(refined.report, ReconstructionDone)
     assert refined.report.left_out == 1
-    found, moves = refined.arrays['intensities'], refined.arrays['moves_px']
+    assert isinstance(refined.arrays, ResultArrays)
+    found, moves = refined.arrays.intensities, refined.arrays.moves_px
+    assert found is not None
+    assert moves is not None
     assert (found.shape, moves.shape) == ((80,), (80, 2))
     # The pattern that was left out has the values of nothing known.
     assert found[DARK] == 1

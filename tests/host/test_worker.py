@@ -9,7 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from multiprocessing import shared_memory
 from pathlib import Path
@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ptychopinn_plugin.array_types import RealArray
 from ptychopinn_plugin.backends import checkpoints
 from ptychopinn_plugin.config import (
     Config,
@@ -30,11 +29,11 @@ from ptychopinn_plugin.config import (
 from ptychopinn_plugin.data import Scan, write_scan
 from ptychopinn_plugin.errors import ArchiveError, DataError, OutputError, WorkerError
 from ptychopinn_plugin.host.worker import process
+from ptychopinn_plugin.host.worker.arrays import ReportArrays, ResultArrays, ScanArrays
 from ptychopinn_plugin.host.worker.client import Event, Worker
 from ptychopinn_plugin.host.worker.ipc import SharedArrays
 from ptychopinn_plugin.host.worker.jobs import Jobs
 from ptychopinn_plugin.host.worker.messages import (
-    SCAN_ARRAYS,
     ReconstructionDone,
     ReconstructJob,
     Report,
@@ -107,14 +106,19 @@ def _last(events: Iterator[Event | None]) -> Event:
 
 def _inference(
     model_path: Path, scan: Scan, iterations: int = 2
-) -> tuple[ReconstructJob, dict[str, Any]]:
+) -> tuple[ReconstructJob, ScanArrays]:
     job = ReconstructJob(
         'pytorch',
         model_path,
         InferenceConfig(device='cpu'),
         RefinementConfig(iterations=iterations),
     )
-    return job, {name: getattr(scan, name) for name in SCAN_ARRAYS}
+    return job, ScanArrays.of(scan)
+
+
+def _result(event: Event) -> ResultArrays:
+    assert isinstance(event.arrays, ResultArrays)
+    return event.arrays
 
 
 def _epochs(event: Event) -> int:
@@ -165,7 +169,7 @@ def test_a_training_keeps_the_model_so_far(
         is_stopping = False
         is_host_behind = False
 
-        def send(self, report: Report, arrays: Mapping[str, RealArray] | None = None) -> None:
+        def send(self, report: Report, arrays: ReportArrays | None = None) -> None:
             if checkpoint.exists():
                 epochs.append(read_model(checkpoint).provenance['epochs'])
 
@@ -196,7 +200,7 @@ class _Silent:
     is_stopping = False
     is_host_behind = False
 
-    def send(self, report: Report, arrays: Mapping[str, RealArray] | None = None) -> None:
+    def send(self, report: Report, arrays: ReportArrays | None = None) -> None:
         """Take a report."""
 
     def confirm_read(self, block: str) -> None:
@@ -235,12 +239,15 @@ def test_an_inference_sends_pictures_and_the_object(
                 # The worker has its own copy by then.
                 assert not run._shared._blocks
                 events.append(event)
-    first = next(event for event in events if 'object' in event.arrays)
+    first = next(event for event in events if event.picture is not None)
     assert _stage(first) == 'predict'
-    done = events[-1]
-    assert done.arrays['object'].dtype == np.complex64
-    assert done.arrays['object'].shape == first.arrays['object'].shape
-    np.testing.assert_array_equal(done.arrays['origin_px'], first.arrays['origin_px'])
+    done, picture = events[-1], first.picture
+    assert picture is not None
+    assert picture.origin_px is not None
+    found = _result(done)
+    assert found.object_.dtype == np.complex64
+    assert found.object_.shape == picture.object_.shape
+    np.testing.assert_array_equal(found.origin_px, picture.origin_px)
     assert isinstance(done.report, ReconstructionDone)
     assert len(done.report.likelihoods) == 3
 
@@ -293,11 +300,11 @@ def test_a_changed_model_file_is_read_again(
     path.write_bytes(model_file.read_bytes())
     job, arrays = _inference(path, small_scan, iterations=0)
     with worker.run(job, arrays) as run:
-        before = _last(run.events()).arrays['object']
+        before = _result(_last(run.events())).object_
     with worker.run(replace(training(epochs=6), output=path)) as run:
         _last(run.events())
     with worker.run(job, arrays) as run:
-        after = _last(run.events()).arrays['object']
+        after = _result(_last(run.events())).object_
     assert np.abs(after - before).max() > 1e-4
     # The model that was there before is kept.
     assert (tmp_path / 'changing.previous.zip').read_bytes() == model_file.read_bytes()

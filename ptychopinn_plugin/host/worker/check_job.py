@@ -1,17 +1,17 @@
 """Check a scan in the worker's process: what `ptychopinn check` does with a file."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
 
-from ptychopinn_plugin.array_types import ComplexArray, RealArray
+from ptychopinn_plugin.array_types import ComplexArray
 from ptychopinn_plugin.backends.protocol import Backend
 from ptychopinn_plugin.checking.search import Check, check_scan, is_clearly_less
 from ptychopinn_plugin.checking.trials import Trial
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.data.readers.frame_centre import centred, find_beam_center
+from ptychopinn_plugin.host.worker.arrays import CheckPictures, Picture, ReportArrays
 from ptychopinn_plugin.host.worker.messages import CheckDone, Report, RunProgress
 from ptychopinn_plugin.orientation import AxisChange
 
@@ -38,7 +38,7 @@ class Connection(Protocol):
         """Whether the host has not copied all arrays that were sent."""
         ...
 
-    def send(self, report: Report, arrays: Mapping[str, RealArray] | None = None) -> None:
+    def send(self, report: Report, arrays: ReportArrays | None = None) -> None:
         """Send a report, with arrays beside it."""
         ...
 
@@ -64,7 +64,7 @@ def check_in_worker(scan: Scan, backend: Backend, device: str, connection: Conne
         n_trials = number
         has_picture = trial.reconstruction is not None and not connection.is_host_behind
         connection.send(
-            RunProgress('check', number, 0), {'object': _shown(trial)} if has_picture else None
+            RunProgress('check', number, 0), Picture(_shown(trial)) if has_picture else None
         )
         if connection.is_stopping:
             raise _Stopped
@@ -116,19 +116,19 @@ def _finite(value: float) -> float:
     return float(value) if np.isfinite(value) else -1.0
 
 
-def _pictures(found: Check) -> dict[str, RealArray]:
+def _pictures(found: Check) -> CheckPictures:
     made = [trial for trial in found.trials if trial.reconstruction is not None]
-    pictures: dict[str, RealArray] = {}
+    given = best = trials = None
     if found.given.reconstruction is not None:
-        pictures['given'] = _shown(found.given)
+        given = _shown(found.given)
     if found.best.reconstruction is not None and found.best is not found.given:
         # Positions that are turned back, in place of patterns, give the object turned back.
         is_turned_back = found.orientation.of_patterns == AxisChange()
         change = found.best.orientation.of_patterns if is_turned_back else AxisChange()
-        pictures['best'] = _turned_back(_shown(found.best), change)
+        best = _turned_back(_shown(found.best), change)
     if made:
-        pictures['trials'] = _tiled([_shown(trial) for trial in made[: TILES[0] * TILES[1]]])
-    return pictures
+        trials = _tiled([_shown(trial) for trial in made[: TILES[0] * TILES[1]]])
+    return CheckPictures(given, best, trials)
 
 
 def _shown(trial: Trial) -> ComplexArray:

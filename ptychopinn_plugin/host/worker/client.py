@@ -11,18 +11,26 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from ptychopinn_plugin import errors
-from ptychopinn_plugin.array_types import RealArray
 from ptychopinn_plugin.errors import PtychoPinnError, WorkerError
+from ptychopinn_plugin.host.worker.arrays import (
+    CheckPictures,
+    Picture,
+    ReportArrays,
+    ResultArrays,
+    ScanArrays,
+)
 from ptychopinn_plugin.host.worker.blocks import remove_orphans
-from ptychopinn_plugin.host.worker.ipc import SharedArrays, copy_shared
+from ptychopinn_plugin.host.worker.ipc import SharedArrays, copy_fields
 from ptychopinn_plugin.host.worker.messages import (
     BlockRead,
+    CheckDone,
     Job,
     PrepareBackend,
+    ReconstructionDone,
     ReleaseBlock,
     Report,
     RunFailed,
@@ -36,6 +44,13 @@ from ptychopinn_plugin.host.worker.process import WorkerProcess
 SILENCE_S = 120.0
 """A worker that has sent nothing for this many seconds, no heartbeat either, counts as stuck."""
 
+_BESIDE: Mapping[type[Report], type[ReportArrays]] = {
+    RunProgress: Picture,
+    ReconstructionDone: ResultArrays,
+    CheckDone: CheckPictures,
+}
+"""The class of the arrays that go beside a report."""
+
 logger = logging.getLogger('ptychopinn_plugin')
 
 
@@ -45,18 +60,23 @@ class Event:
 
     Attributes
     ----------
-    report : RunProgress, TrainingDone or ReconstructionDone
-    arrays : mapping of str to ndarray
-        Copies of the arrays that came with it.
+    report : RunProgress, TrainingDone, ReconstructionDone or CheckDone
+    arrays : Picture, ResultArrays or CheckPictures, optional
+        What came beside it.
     """
 
     report: Report
-    arrays: Mapping[str, RealArray] = field(default_factory=dict)
+    arrays: ReportArrays | None = None
 
     @property
     def is_last(self) -> bool:
         """Whether the run has ended with this event."""
         return not isinstance(self.report, RunProgress)
+
+    @property
+    def picture(self) -> Picture | None:
+        """The picture that came with progress, where one did."""
+        return self.arrays if isinstance(self.arrays, Picture) else None
 
 
 class Worker:
@@ -89,14 +109,14 @@ class Worker:
         process = self._process
         return process.pid if process is not None and process.is_alive() else None
 
-    def run(self, job: Job, arrays: Mapping[str, RealArray] | None = None) -> 'Run':
+    def run(self, job: Job, arrays: ScanArrays | None = None) -> 'Run':
         """Begin a job.
 
         Parameters
         ----------
-        job : TrainJob or ReconstructJob
-        arrays : mapping of str to ndarray, optional
-            They travel in shared memory; a `ReconstructJob` needs `messages.SCAN_ARRAYS`.
+        job : TrainJob, ReconstructJob or CheckJob
+        arrays : ScanArrays, optional
+            What a `ReconstructJob` or a `CheckJob` needs of its scan.
 
         Raises
         ------
@@ -110,7 +130,7 @@ class Worker:
         try:
             process = self._ready_process(job.backend)
             number = next(self._numbers)
-            described = {name: shared.share(array) for name, array in (arrays or {}).items()}
+            described = shared.share_fields(arrays)
             run = Run(process, number, shared, self._busy, self.silence_s)
             process.send(StartRun(number, job, float(self.idle_s), described))
         except BaseException:
@@ -246,7 +266,11 @@ class Run:
             if isinstance(message, BlockRead):
                 self._shared.release(message.block)
                 continue
-            event = self._receive(message)
+            try:
+                event = self._receive(message)
+            except FileNotFoundError:
+                # The worker died; the end of its output is the next item of the inbox.
+                continue
             if event.is_last:
                 self._finish()
                 yield event
@@ -254,16 +278,14 @@ class Run:
             yield event
 
     def _receive(self, message: RunReport) -> Event:
-        arrays = {}
-        for name, described in message.arrays.items():
-            try:
-                arrays[name] = copy_shared(described)
-            except FileNotFoundError:
-                # The worker died; the end of its output is the next item of the inbox.
-                continue
-            with suppress(WorkerError):
-                self._process.send(ReleaseBlock(described.block))
-        return Event(message.report, arrays)
+        kind = _BESIDE.get(type(message.report))
+        if kind is None or not message.arrays:
+            return Event(message.report)
+        return Event(message.report, copy_fields(kind, message.arrays, self._free))
+
+    def _free(self, block: str) -> None:
+        with suppress(WorkerError):
+            self._process.send(ReleaseBlock(block))
 
     def _check_silence(self, silent_s: float) -> None:
         if silent_s < self._silence_s:

@@ -3,21 +3,26 @@
 No message is pickled. An array stays where it is; the message names the block that holds it.
 """
 
+import dataclasses
 import json
 import os
 import sys
 import threading
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from multiprocessing import resource_tracker, shared_memory
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 
 from ptychopinn_plugin.array_types import RealArray
 from ptychopinn_plugin.errors import WorkerError
+from ptychopinn_plugin.host.worker.arrays import ReportArrays, ScanArrays
 from ptychopinn_plugin.host.worker.blocks import create_block
 from ptychopinn_plugin.host.worker.codec import from_plain, to_plain
 from ptychopinn_plugin.host.worker.messages import SharedArray, ToHost, ToWorker
+
+Arrays = TypeVar('Arrays', bound=ScanArrays | ReportArrays)
 
 
 class Sender:
@@ -118,6 +123,13 @@ class SharedArrays:
         self._blocks[block.name] = block
         return SharedArray(block.name, described.shape, described.dtype)
 
+    def share_fields(self, arrays: ScanArrays | ReportArrays | None) -> dict[str, SharedArray]:
+        """Share what goes beside a message, field by field; those that are None are left out."""
+        if arrays is None:
+            return {}
+        fields = {item.name: getattr(arrays, item.name) for item in dataclasses.fields(arrays)}
+        return {name: self.share(array) for name, array in fields.items() if array is not None}
+
     def release(self, name: str) -> None:
         """Free a block; one that is unknown was freed before."""
         block = self._blocks.pop(name, None)
@@ -157,6 +169,47 @@ def copy_shared(described: SharedArray) -> RealArray:
         return copy
     finally:
         block.close()
+
+
+def copy_fields(
+    kind: type[Arrays],
+    described: Mapping[str, SharedArray],
+    when_copied: Callable[[str], None],
+) -> Arrays:
+    """Copy what `SharedArrays.share_fields` shares in the other process.
+
+    Parameters
+    ----------
+    kind : type
+        The class of what was shared.
+    described : mapping of str to SharedArray
+    when_copied : callable
+        Gets the name of each block as soon as it is copied, so that the owner frees one after the
+        other and no scan is in memory twice for longer than that.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the other process is gone.
+    WorkerError
+        If fields are missing or unknown.
+    """
+    fields = dataclasses.fields(kind)
+    needed = [item.name for item in fields if item.default is dataclasses.MISSING]
+    missing = sorted(set(needed) - set(described))
+    unknown = sorted(set(described) - {item.name for item in fields})
+    if missing or unknown:
+        raise WorkerError(
+            f'{kind.__name__} need the arrays {", ".join(needed)}; '
+            + (f'{", ".join(missing)} did not come. ' if missing else '')
+            + (f'{", ".join(unknown)} came, which is unknown. ' if unknown else '')
+            + 'Restart Ptychodus, in case the plugin was updated meanwhile.'
+        )
+    copied = {}
+    for name, shared in described.items():
+        copied[name] = copy_shared(shared)
+        when_copied(shared.block)
+    return kind(**copied)
 
 
 def _open(name: str) -> shared_memory.SharedMemory:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ptychopinn_plugin.array_types import FloatArray, RealArray
+from ptychopinn_plugin.array_types import FloatArray
 from ptychopinn_plugin.backends.checkpoints import Checkpoints
 from ptychopinn_plugin.backends.common.backend import NetworkBackend
 from ptychopinn_plugin.backends.common.diagnostics import fit_in_words, points_to_a_fault
@@ -23,21 +23,23 @@ from ptychopinn_plugin.data.grouping import spatial_blocks
 from ptychopinn_plugin.data.pattern_fit import outliers_in_words
 from ptychopinn_plugin.data.probe_variation import ProbeVariation
 from ptychopinn_plugin.errors import PtychoPinnError, WorkerError
-from ptychopinn_plugin.host.worker.check_job import check_in_worker
-from ptychopinn_plugin.host.worker.ipc import copy_shared
+from ptychopinn_plugin.host.worker.arrays import (
+    Picture,
+    ResultArrays,
+    ScanArrays,
+    variation_fields,
+)
+from ptychopinn_plugin.host.worker.check_job import Connection, check_in_worker
+from ptychopinn_plugin.host.worker.ipc import copy_fields
 from ptychopinn_plugin.host.worker.messages import (
-    SCAN_ARRAYS,
     CheckJob,
     Job,
     ReconstructionDone,
     ReconstructJob,
-    Report,
     RunProgress,
     SharedArray,
     TrainingDone,
     TrainJob,
-    variation_arrays,
-    variation_of_arrays,
 )
 from ptychopinn_plugin.model_file import read_model
 from ptychopinn_plugin.physics import uncertainty_in_words
@@ -68,22 +70,8 @@ REPORT_S = 0.2
 logger = logging.getLogger('ptychopinn_plugin')
 
 
-class JobConnection(Protocol):
-    """What a job needs to exchange messages with the host; see `server.HostConnection`."""
-
-    @property
-    def is_stopping(self) -> bool:
-        """Whether the job is to end."""
-        ...
-
-    @property
-    def is_host_behind(self) -> bool:
-        """Whether the host has not copied all arrays that were sent."""
-        ...
-
-    def send(self, report: Report, arrays: Mapping[str, RealArray] | None = None) -> None:
-        """Send a report, with arrays beside it."""
-        ...
+class JobConnection(Connection, Protocol):
+    """What `Jobs` needs of `server.HostConnection`."""
 
     def confirm_read(self, block: str) -> None:
         """Send that an array of the job is copied."""
@@ -226,23 +214,8 @@ class Jobs:
     def _scan(
         self, job: ReconstructJob | CheckJob, shared: Mapping[str, SharedArray], **more: Any
     ) -> Scan:
-        missing = sorted(set(SCAN_ARRAYS) - set(shared))
-        if missing:
-            raise WorkerError(
-                f'A run on a scan needs the arrays {", ".join(SCAN_ARRAYS)}; '
-                f'{", ".join(missing)} did not come. Run it again.'
-            )
-        arrays = self._copy(shared)
-        return Scan(
-            patterns=arrays['patterns'],
-            positions_px=arrays['positions_px'],
-            probe=arrays['probe'],
-            bad_pixels=arrays['bad_pixels'],
-            pattern_indexes=arrays['pattern_indexes'],
-            probe_variation=variation_of_arrays(arrays, arrays['probe']),
-            name=job.name,
-            **more,
-        )
+        arrays = copy_fields(ScanArrays, shared, self._connection.confirm_read)
+        return arrays.to_scan(name=job.name, **more)
 
     def _reconstruct(self, job: ReconstructJob, shared: Mapping[str, SharedArray]) -> None:
         backend = self._use(job)
@@ -276,26 +249,7 @@ class Jobs:
             course=ended_in_words,
             dropped=len(found.dropped),
         )
-        results = {'object': found.object_, 'origin_px': found.origin_px, 'probe': found.probe}
-        if found.nominal_positions_px is not None:
-            moves = found.positions_px - found.nominal_positions_px
-            results['moves_px'] = _at_all_positions(scan, found, moves, 0.0)
-        if found.intensities is not None:
-            results['intensities'] = _at_all_positions(scan, found, found.intensities, 1.0)
-        if found.probe_variation is not None:
-            variation = found.probe_variation
-            steady = np.eye(1, variation.n_eigenmodes + 1)[0]
-            weights = _at_all_positions(scan, found, variation.weights, steady)
-            results |= variation_arrays(ProbeVariation(variation.eigenmodes, weights))
-        self._connection.send(done, results)
-
-    def _copy(self, shared: Mapping[str, SharedArray]) -> dict[str, RealArray]:
-        """Copy a job's arrays; the host frees each at once, so that none is held for the run."""
-        arrays = {}
-        for name, described in shared.items():
-            arrays[name] = copy_shared(described)
-            self._connection.confirm_read(described.block)
-        return arrays
+        self._connection.send(done, _results(scan, found))
 
     def _use(self, job: Job) -> Backend:
         name = job.backend
@@ -319,6 +273,28 @@ class Jobs:
             # What only a resumed training needs is most of the file.
             backend.model = read_model(path, with_training_state=False)
             self._held = identity
+
+
+def _results(scan: Scan, found: Reconstruction) -> ResultArrays:
+    """Return the arrays of a reconstruction, for all positions of the scan that was sent."""
+    moves = intensities = variation = None
+    if found.nominal_positions_px is not None:
+        moved = found.positions_px - found.nominal_positions_px
+        moves = _at_all_positions(scan, found, moved, 0.0)
+    if found.intensities is not None:
+        intensities = _at_all_positions(scan, found, found.intensities, 1.0)
+    if found.probe_variation is not None:
+        steady = np.eye(1, found.probe_variation.n_eigenmodes + 1)[0]
+        weights = _at_all_positions(scan, found, found.probe_variation.weights, steady)
+        variation = ProbeVariation(found.probe_variation.eigenmodes, weights)
+    return ResultArrays(
+        object_=found.object_,
+        origin_px=found.origin_px,
+        probe=found.probe,
+        moves_px=moves,
+        intensities=intensities,
+        **variation_fields(variation),
+    )
 
 
 def _at_all_positions(
@@ -348,10 +324,10 @@ def _report(progress: Progress, is_epoch_end: bool) -> RunProgress:
     )
 
 
-def _picture(progress: Progress) -> dict[str, RealArray]:
+def _picture(progress: Progress) -> Picture:
     assert progress.object_ is not None
     assert progress.origin_px is not None
-    return {'object': progress.object_, 'origin_px': progress.origin_px}
+    return Picture(progress.object_, progress.origin_px)
 
 
 def _files_of_training(output: Path) -> tuple[str, ...]:

@@ -10,10 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ptychopinn_plugin.array_types import RealArray
 from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig
-from ptychopinn_plugin.data.probe_variation import ProbeVariation
-from ptychopinn_plugin.data.scan import Geometry, Scan
+from ptychopinn_plugin.data.scan import Geometry
 from ptychopinn_plugin.errors import WorkerError
 from ptychopinn_plugin.orientation import Orientation
 
@@ -104,7 +102,7 @@ class TrainJob:
 class ReconstructJob:
     """Reconstruct a scan with a model.
 
-    The scan travels beside it, in the arrays that `SCAN_ARRAYS` names.
+    The scan travels beside it, as `arrays.ScanArrays`.
 
     Attributes
     ----------
@@ -153,32 +151,6 @@ class CheckJob:
     threads: int | None = None
 
 
-SCAN_ARRAYS = ('patterns', 'positions_px', 'probe', 'bad_pixels', 'pattern_indexes')
-"""A `ReconstructJob` or a `CheckJob` needs arrays of these names, fields of `data.Scan`."""
-
-
-def scan_arrays(scan: Scan) -> dict[str, RealArray]:
-    """Return the arrays of a scan that a job needs: `SCAN_ARRAYS`, and how its probe varies."""
-    arrays: dict[str, RealArray] = {name: getattr(scan, name) for name in SCAN_ARRAYS}
-    return arrays | variation_arrays(scan.probe_variation)
-
-
-def variation_arrays(variation: ProbeVariation | None) -> dict[str, RealArray]:
-    """Return how a probe varies as arrays; none where it does not."""
-    if variation is None:
-        return {}
-    # An empty array has no shared memory.
-    eigenmodes = {'probe_eigenmodes': variation.eigenmodes} if variation.n_eigenmodes else {}
-    return {'opr_weights': variation.weights, **eigenmodes}
-
-
-def variation_of_arrays(arrays: Mapping[str, RealArray], probe: RealArray) -> ProbeVariation | None:
-    """Return what `variation_arrays` took apart, of a probe (n_modes, height, width)."""
-    if 'opr_weights' not in arrays:
-        return None
-    return ProbeVariation(arrays.get('probe_eigenmodes', probe[:0]), arrays['opr_weights'])
-
-
 Job = TrainJob | ReconstructJob | CheckJob
 
 
@@ -194,6 +166,7 @@ class StartRun:
     idle_s : float
         The worker reports `Idle` after this many seconds without a job.
     arrays : mapping of str to SharedArray
+        The fields of an `arrays.ScanArrays`, where the job needs one.
     """
 
     run: int
@@ -235,7 +208,7 @@ class ReleaseBlock:
 
 @dataclass(frozen=True)
 class RunProgress:
-    """How far a run has come; with a picture, the arrays `object` and `origin_px` go beside it.
+    """How far a run has come; an `arrays.Picture` may go beside it.
 
     Attributes
     ----------
@@ -283,10 +256,7 @@ class TrainingDone:
 
 @dataclass(frozen=True)
 class ReconstructionDone:
-    """A reconstruction has ended; `object`, `origin_px` and `probe` go beside it.
-
-    Where positions were to be refined, so does `moves_px`, from the given ones; where the beam's
-    intensities were, so do `intensities`.
+    """A reconstruction has ended; its `arrays.ResultArrays` go beside it.
 
     Attributes
     ----------
@@ -325,10 +295,7 @@ class ReconstructionDone:
 
 @dataclass(frozen=True)
 class CheckDone:
-    """A check has ended; where it was not stopped, some objects of its trials go beside it.
-
-    They are `given`, that of the scan as it is, `best`, and `trials`, several in one picture, the
-    best first.
+    """A check has ended; where it was not stopped, its `arrays.CheckPictures` go beside it.
 
     Attributes
     ----------
@@ -365,7 +332,15 @@ Report = RunProgress | TrainingDone | ReconstructionDone | CheckDone
 
 @dataclass(frozen=True)
 class RunReport:
-    """The worker reports on a run."""
+    """The worker reports on a run.
+
+    Attributes
+    ----------
+    run : int
+    report : Report
+    arrays : mapping of str to SharedArray
+        The fields of what goes beside the report.
+    """
 
     run: int
     report: Report

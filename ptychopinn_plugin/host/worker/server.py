@@ -10,12 +10,12 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from typing import IO
 
-from ptychopinn_plugin.array_types import RealArray
 from ptychopinn_plugin.errors import WorkerError
+from ptychopinn_plugin.host.worker.arrays import ReportArrays
 from ptychopinn_plugin.host.worker.blocks import remove_orphans
 from ptychopinn_plugin.host.worker.ipc import Sender, SharedArrays, read_message
 from ptychopinn_plugin.host.worker.jobs import Jobs
@@ -68,9 +68,9 @@ class HostConnection:
         """Note that a run is to end; it may not have begun."""
         self._stopped_run = run
 
-    def send(self, report: Report, arrays: Mapping[str, RealArray] | None = None) -> None:
+    def send(self, report: Report, arrays: ReportArrays | None = None) -> None:
         """Send a report on the run under way, with arrays beside it."""
-        described = {name: self._shared.share(array) for name, array in (arrays or {}).items()}
+        described = self._shared.share_fields(arrays)
         self.send_message(RunReport(self._number(), report, described))
 
     def confirm_read(self, block: str) -> None:
