@@ -10,9 +10,13 @@ import h5py
 import numpy as np
 import pytest
 
-from ptychopinn_plugin.data import Geometry, Reconstruction, Scan, write_product
+from ptychopinn_plugin.data import Geometry, Reconstruction, Scan, write_product, write_scan
 from ptychopinn_plugin.data.readers.matching import wavelength_m
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
+from ptychopinn_plugin.host.worker.client import Worker
+from ptychopinn_plugin.host.worker.messages import TrainJob
+
+from .workers import training_job
 
 if importlib.util.find_spec('ptychodus.api') is None:
     pytest.skip('Ptychodus is not installed.', allow_module_level=True)
@@ -131,3 +135,29 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     monkeypatch.delenv('PTYCHOPINN_BACKEND', raising=False)
     monkeypatch.setenv('HOME', str(tmp_path))
     return monkeypatch
+
+
+@pytest.fixture
+def worker() -> Iterator[Worker]:
+    """Return a worker, which starts its process with its first run."""
+    worker = Worker()
+    yield worker
+    worker.close()
+
+
+@pytest.fixture(scope='session')
+def scan_file(small_scan: Scan, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a file of the small scan."""
+    path = tmp_path_factory.mktemp('scan') / 'train_data.npz'
+    write_scan(path, small_scan)
+    return path
+
+
+@pytest.fixture
+def training(scan_file: Path, tmp_path: Path) -> Callable[..., TrainJob]:
+    """Return a function that describes a training of some seconds or, by default, of hours."""
+
+    def describe(epochs: int = 100_000) -> TrainJob:
+        return training_job(scan_file, tmp_path / 'model.zip', epochs)
+
+    return describe

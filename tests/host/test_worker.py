@@ -1,15 +1,11 @@
-"""The worker as a real process: warm, stopped, killed, stuck, idle, orphaned."""
+"""The worker as a real process: warm, busy, stopped, and what it leaves."""
 
 import errno
 import logging
 import math
 import os
-import signal
-import subprocess
-import sys
-import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing import shared_memory
 from pathlib import Path
@@ -20,15 +16,11 @@ import pytest
 
 from ptychopinn_plugin.backends import checkpoints
 from ptychopinn_plugin.config import (
-    Config,
     InferenceConfig,
-    ModelConfig,
     RefinementConfig,
-    TrainingConfig,
 )
 from ptychopinn_plugin.data import Scan, write_scan
 from ptychopinn_plugin.errors import ArchiveError, DataError, OutputError, WorkerError
-from ptychopinn_plugin.host.worker import process
 from ptychopinn_plugin.host.worker.arrays import ReportArrays, ResultArrays, ScanArrays
 from ptychopinn_plugin.host.worker.client import Event, Worker
 from ptychopinn_plugin.host.worker.ipc import SharedArrays
@@ -45,63 +37,19 @@ from ptychopinn_plugin.model_file import read_model
 from ptychopinn_plugin.storage.lock import locked_folder
 
 from .conftest import needs
+from .workers import epochs_of, last_event, training_job, until_trained
 
 pytestmark = needs('torch')
-
-
-@pytest.fixture
-def worker() -> Iterator[Worker]:
-    worker = Worker()
-    yield worker
-    worker.close()
-
-
-@pytest.fixture(scope='session')
-def scan_file(small_scan: Scan, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp('scan') / 'train_data.npz'
-    write_scan(path, small_scan)
-    return path
-
-
-def _training(scan: Path, output: Path, epochs: int) -> TrainJob:
-    return TrainJob(
-        'pytorch',
-        (scan,),
-        Config(
-            ModelConfig(filters_scale=0.25, passes=1),
-            TrainingConfig(epochs=epochs, target_iterations=5, device='cpu'),
-        ),
-        output,
-        keep_training_state=False,
-    )
-
-
-@pytest.fixture
-def training(scan_file: Path, tmp_path: Path) -> Callable[..., TrainJob]:
-    """Return a function that describes a training of some seconds or, by default, of hours."""
-
-    def describe(epochs: int = 100_000) -> TrainJob:
-        return _training(scan_file, tmp_path / 'model.zip', epochs)
-
-    return describe
 
 
 @pytest.fixture(scope='session')
 def model_file(scan_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp('model') / 'model.zip'
     worker = Worker()
-    with worker.run(_training(scan_file, path, 2)) as run:
-        _last(run.events())
+    with worker.run(training_job(scan_file, path, 2)) as run:
+        last_event(run.events())
     worker.close()
     return path
-
-
-def _last(events: Iterator[Event | None]) -> Event:
-    last = None
-    for event in events:
-        last = event or last
-    assert last is not None
-    return last
 
 
 def _inference(
@@ -121,25 +69,9 @@ def _result(event: Event) -> ResultArrays:
     return event.arrays
 
 
-def _epochs(event: Event) -> int:
-    """Return how many epochs a training took that has ended."""
-    assert isinstance(event.report, TrainingDone)
-    return event.report.epochs
-
-
 def _stage(event: Event) -> str:
     assert isinstance(event.report, RunProgress)
     return event.report.stage
-
-
-def _until_trained(events: Iterator[Event | None]) -> None:
-    """Read events until some epochs are over."""
-    epochs = 0
-    for event in events:
-        if event is not None and isinstance(event.report, RunProgress):
-            epochs += event.report.is_epoch_end
-        if epochs == 3:
-            return
 
 
 def test_a_training_reports_progress_and_leaves_a_model(
@@ -151,7 +83,7 @@ def test_a_training_reports_progress_and_leaves_a_model(
     worker.prepare('pytorch')
     with worker.run(training(epochs=2)) as run:
         events = [event for event in run.events() if event is not None]
-    assert _epochs(events[-1]) == 2
+    assert epochs_of(events[-1]) == 2
     assert worker.pid == pid, 'the one that was started for it'
     assert {'target', 'train'} <= {_stage(event) for event in events[:-1]}
     assert (tmp_path / 'model.zip').is_file()
@@ -222,7 +154,7 @@ def test_what_the_package_warns_of_is_logged_in_every_run(
     with caplog.at_level(logging.INFO, 'ptychopinn_plugin'):
         for number in (1, 2):
             with worker.run(replace(training(epochs=1), scans=(path,))) as run:
-                _last(run.events())
+                last_event(run.events())
             lines = [line for line in caplog.messages if 'left out' in line]
             assert len(lines) == number
             assert lines[-1].startswith('small: left out 1 of 80 patterns')
@@ -263,7 +195,7 @@ def test_the_second_inference_starts_at_once(
             events = run.events(tick_s=30.0)
             next(events)
             seconds.append(time.perf_counter() - began)
-            _last(events)
+            last_event(events)
         pids.append(worker.pid)
     assert len(set(pids)) == 1
     cold, *warm = seconds
@@ -300,11 +232,11 @@ def test_a_changed_model_file_is_read_again(
     path.write_bytes(model_file.read_bytes())
     job, arrays = _inference(path, small_scan, iterations=0)
     with worker.run(job, arrays) as run:
-        before = _result(_last(run.events())).object_
+        before = _result(last_event(run.events())).object_
     with worker.run(replace(training(epochs=6), output=path)) as run:
-        _last(run.events())
+        last_event(run.events())
     with worker.run(job, arrays) as run:
-        after = _result(_last(run.events())).object_
+        after = _result(last_event(run.events())).object_
     assert np.abs(after - before).max() > 1e-4
     # The model that was there before is kept.
     assert (tmp_path / 'changing.previous.zip').read_bytes() == model_file.read_bytes()
@@ -315,10 +247,10 @@ def test_a_stop_is_heard_soon_and_keeps_the_best(
 ) -> None:
     with worker.run(training()) as run:
         events = run.events()
-        _until_trained(events)
+        until_trained(events)
         began = time.perf_counter()
         run.stop()
-        done = _last(events)
+        done = last_event(events)
     assert time.perf_counter() - began < 6.0
     assert isinstance(done.report, TrainingDone)
     assert done.report.reason == 'request'
@@ -331,94 +263,9 @@ def test_a_stop_that_comes_before_the_job_begins_is_heard(
 ) -> None:
     with worker.run(training()) as run:
         run.stop()
-        done = _last(run.events())
-    assert _epochs(done) == 0
+        done = last_event(run.events())
+    assert epochs_of(done) == 0
     assert not (tmp_path / 'model.zip').exists()
-
-
-@pytest.mark.skipif(not hasattr(signal, 'SIGKILL'), reason='There is no SIGKILL here.')
-def test_a_killed_worker_is_an_error_and_the_next_run_works(
-    worker: Worker, training: Callable[..., TrainJob]
-) -> None:
-    with worker.run(training()) as run:
-        events = run.events()
-        _until_trained(events)
-        assert worker.pid is not None
-        os.kill(worker.pid, signal.SIGKILL)
-        began = time.perf_counter()
-        with pytest.raises(WorkerError, match='memory ran out'):
-            _last(events)
-    assert time.perf_counter() - began < 15.0
-    assert worker.pid is None
-    with worker.run(training(epochs=1)) as run:
-        assert _epochs(_last(run.events())) == 1
-
-
-def test_a_worker_that_leaves_without_a_word_is_an_error(
-    worker: Worker, training: Callable[..., TrainJob], tmp_path: Path
-) -> None:
-    # A backend that ends the process as soon as its framework is imported.
-    package = tmp_path / 'torch'
-    package.mkdir()
-    (package / '__init__.py').write_text(
-        "import os, sys\nprint('out of patience', file=sys.stderr, flush=True)\nos._exit(7)\n"
-    )
-    sys.path.insert(0, str(tmp_path))
-    try:
-        began = time.perf_counter()
-        with worker.run(training()) as run, pytest.raises(WorkerError) as caught:
-            _last(run.events())
-    finally:
-        sys.path.remove(str(tmp_path))
-    assert time.perf_counter() - began < 15.0
-    assert 'exit code 7' in str(caught.value)
-    assert 'out of patience' in str(caught.value)
-
-
-@pytest.mark.skipif(not hasattr(signal, 'SIGSTOP'), reason='There is no SIGSTOP here.')
-def test_a_stuck_worker_is_ended(training: Callable[..., TrainJob]) -> None:
-    worker = Worker()
-    try:
-        with worker.run(training()) as run:
-            events = run.events()
-            _until_trained(events)
-            assert worker.pid is not None
-            # Not before: a busy machine may take as long to start it.
-            run._silence_s = 3.0
-            os.kill(worker.pid, signal.SIGSTOP)
-            with pytest.raises(WorkerError, match='has sent nothing for'):
-                _last(events)
-        assert worker.pid is None
-    finally:
-        worker.close()
-
-
-def test_a_run_that_is_left_ends_the_worker(
-    worker: Worker, training: Callable[..., TrainJob]
-) -> None:
-    with worker.run(training()) as run:
-        next(run.events())
-        pid = worker.pid
-    assert pid is not None
-    assert worker.pid is None
-    assert not _is_running(pid)
-    with worker.run(training(epochs=1)) as run:
-        assert _epochs(_last(run.events())) == 1
-
-
-@pytest.mark.skipif(not hasattr(signal, 'SIGSTOP'), reason='There is no SIGSTOP here.')
-def test_a_run_that_is_left_is_not_waited_for(
-    worker: Worker, training: Callable[..., TrainJob], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A worker takes no message while it imports a framework, which can take long."""
-    monkeypatch.setattr(process, 'EXIT_S', 30.0)
-    with worker.run(training()) as run:
-        _until_trained(run.events())
-        assert worker.pid is not None
-        os.kill(worker.pid, signal.SIGSTOP)
-        left = time.perf_counter()
-    assert time.perf_counter() - left < 15
-    assert worker.pid is None
 
 
 def test_one_run_at_a_time(worker: Worker, training: Callable[..., TrainJob]) -> None:
@@ -441,119 +288,9 @@ def test_errors_keep_their_class_and_words(
     words: str,
 ) -> None:
     with worker.run(replace(training(), **change)) as run, pytest.raises(error, match=words):
-        _last(run.events())
+        last_event(run.events())
     # It outlives them.
     assert worker.pid is not None
-
-
-def test_an_idle_worker_goes_and_comes_back(training: Callable[..., TrainJob]) -> None:
-    worker = Worker(idle_s=0.5)
-    try:
-        with worker.run(training(epochs=1)) as run:
-            _last(run.events())
-        first = worker.pid
-        deadline = time.monotonic() + 30.0
-        while worker.pid is not None and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert worker.pid is None
-        with worker.run(training(epochs=1)) as run:
-            assert _epochs(_last(run.events())) == 1
-            assert worker.pid != first
-    finally:
-        worker.close()
-
-
-LATE_S = 1e6
-"""The clock of `parent` is put forward by this, as time goes on for a process that is stopped."""
-
-
-@pytest.fixture
-def parent(tmp_path: Path, scan_file: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """Return a process that trains and reports its progress, and the number of its worker."""
-    # No `if __name__ == '__main__'`: a worker does not import its parent's script.
-    script = tmp_path / 'parent.py'
-    script.write_text(
-        textwrap.dedent(
-            f"""
-            import time
-            from pathlib import Path
-            from types import SimpleNamespace
-            from ptychopinn_plugin.config import Config, TrainingConfig
-            from ptychopinn_plugin.host.worker import client
-            from ptychopinn_plugin.host.worker.messages import TrainJob
-            late = Path({str(tmp_path / 'late')!r})
-            def clock():
-                return time.monotonic() + {LATE_S} * late.exists()
-            client.time = SimpleNamespace(monotonic=clock)
-            worker = client.Worker()
-            config = Config(training=TrainingConfig(epochs=100000, device='cpu'))
-            run = worker.run(TrainJob(
-                'pytorch', (Path({str(scan_file)!r}),), config,
-                Path({str(tmp_path / 'model.zip')!r}), keep_training_state=False,
-            ))
-            print(worker.pid, flush=True)
-            for event in run.events():
-                if event is None:
-                    print('silence', clock(), flush=True)
-                elif event.report.stage == 'train':
-                    print('progress', clock(), flush=True)
-            """
-        )
-    )
-    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as made:
-        assert made.stdout is not None
-        yield made, int(made.stdout.readline())
-        made.kill()
-
-
-@pytest.mark.skipif(not hasattr(signal, 'SIGSTOP'), reason='There is no SIGSTOP here.')
-def test_a_worker_that_was_suspended_with_its_host_goes_on(
-    parent: tuple[subprocess.Popen[str], int], tmp_path: Path
-) -> None:
-    """As by Ctrl-Z in a terminal, for much longer than the host waits for a message."""
-    host, pid = parent
-    _await(host, 'progress')
-    for number in (pid, host.pid):
-        os.kill(number, signal.SIGSTOP)
-    (tmp_path / 'late').touch()
-    # The host first: it finds that its worker sent nothing for longer than it waits.
-    os.kill(host.pid, signal.SIGCONT)
-    _await(host, 'silence', after=LATE_S)
-    os.kill(pid, signal.SIGCONT)
-    # Nothing was left to read, so this is what the worker computed since.
-    _await(host, 'progress', after=LATE_S)
-    assert _is_running(pid)
-
-
-def _await(host: subprocess.Popen[str], word: str, *, after: float = 0.0) -> None:
-    """Read the lines of `parent` up to one that begins with a word and has a later time."""
-    assert host.stdout is not None
-    for line in host.stdout:
-        found, when = line.split()
-        if found == word and float(when) > after:
-            return
-    pytest.fail('The host has ended.')
-
-
-@pytest.mark.skipif(not Path('/proc').is_dir(), reason='Processes are looked up in /proc.')
-def test_the_worker_dies_with_a_killed_parent(parent: tuple[subprocess.Popen[str], int]) -> None:
-    host, pid = parent
-    _await(host, 'progress')
-    host.kill()
-    host.wait()
-    deadline = time.monotonic() + 15.0
-    while _is_running(pid) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not _is_running(pid)
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        state = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0]
-    except FileNotFoundError:
-        return False
-    # A zombie has ended and waits for whoever adopted it.
-    return state != 'Z'
 
 
 def test_the_current_folder_is_not_imported_from(
@@ -565,20 +302,7 @@ def test_the_current_folder_is_not_imported_from(
     (tmp_path / 'queue.py').write_text('raise SystemExit("foreign code ran")')
     monkeypatch.chdir(tmp_path)
     with worker.run(training(epochs=1)) as run:
-        assert _epochs(_last(run.events())) == 1
-
-
-def test_ctrl_c_in_the_terminal_is_for_the_host(
-    worker: Worker, training: Callable[..., TrainJob]
-) -> None:
-    with worker.run(training(epochs=1)) as run:
-        _last(run.events())
-    pid = worker.pid
-    assert pid is not None
-    os.kill(pid, signal.SIGINT)
-    with worker.run(training(epochs=1)) as run:
-        assert _epochs(_last(run.events())) == 1
-    assert worker.pid == pid
+        assert epochs_of(last_event(run.events())) == 1
 
 
 @pytest.fixture
@@ -620,7 +344,7 @@ def test_no_shared_memory_stays_behind(
     job, arrays = _inference(model_file, small_scan)
     for _ in range(2):
         with worker.run(job, arrays) as run:
-            _last(run.events())
+            last_event(run.events())
     worker.close()
     # What goes to the host, what comes back, and a picture at least.
     assert len(blocks) >= 2 * (4 + 4 + 2)

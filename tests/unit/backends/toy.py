@@ -1,15 +1,20 @@
 """A network of one weight in NumPy, its data and its clock: training in milliseconds."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from ptychopinn_plugin.array_types import ComplexArray, RealArray
 from ptychopinn_plugin.backends.common.sampling import Batch, SubScan
+from ptychopinn_plugin.backends.common.training_loop import LoopState, TrainingLoop
 from ptychopinn_plugin.backends.common.training_step import TrainingStep
+from ptychopinn_plugin.backends.protocol import Observer, Progress, ignore_progress
 from ptychopinn_plugin.config import Config
+
+if TYPE_CHECKING:
+    from ptychopinn_plugin.model import Model
 
 NOTHING = SubScan(0, 1.0, None, np.zeros((0, 1), dtype=np.int64), [None], None, None)
 
@@ -167,3 +172,45 @@ class ToyStep(TrainingStep):
     def probes(self) -> tuple[list[ComplexArray], float]:
         """Return no probe."""
         return [], 1.0
+
+
+PLAIN = {'schedule': 'constant', 'ema_decay': 0.0, 'learning_rate': 0.1}
+
+
+def settings(**training: Any) -> Config:
+    """Return settings of a plain training, with some changed."""
+    return Config.from_dict({'training': {**PLAIN, **training}})
+
+
+def make_loop(
+    config: Config,
+    *,
+    data: ToyData | None = None,
+    observer: Observer = ignore_progress,
+    clock: Clock | None = None,
+    **step: Any,
+) -> tuple[TrainingLoop, ToyStep]:
+    """Return a loop and what it trains; `step` are arguments of `ToyStep`."""
+    toy = ToyStep(config, **step)
+    clock = clock or Clock(1e-3)
+    return TrainingLoop(toy, data or ToyData(), config, observer, clock=clock), toy
+
+
+def run(loop: TrainingLoop) -> LoopState:
+    """Train; models are nothing but the best weights."""
+    return loop.run(lambda: cast('Model', loop.state.best_weights))
+
+
+def weight(weights: Any) -> float:
+    """Return the one weight."""
+    return float(weights['weight'][0])
+
+
+def column(state: LoopState, name: str) -> list[float]:
+    """Return a column of the history."""
+    return [row[name] for row in state.history]
+
+
+def at_end_of_epoch(number: int) -> Callable[[Progress], bool]:
+    """Return an observer that stops after an epoch."""
+    return lambda progress: progress.make_model is not None and progress.step == number
