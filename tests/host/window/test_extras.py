@@ -87,8 +87,17 @@ def test_presets_pictures_and_recent_models(
     check_presets(window)
     window.set(RefinementIterations=12, TrainingTargetIterations=10, InferencePriorPasses=1)
     window.set(RefinementMaxSeconds=0)
+    check_built_in_model(window)
+    check_single_shots(window, start)
+    window.set(SingleShot=False, RefinementIterations=1, RefinementMaxSeconds=0)
+    products.setCurrentIndex(start)
+    check_training_by_clicks(window, tmp_path)
+    name = check_recent_models(window, model_file, tmp_path)
+    check_model_row(window, name)
 
-    # The built-in model: a picture on the way, and a line in words at the end.
+
+def check_built_in_model(window: Window) -> None:
+    """Check that there is a picture on the way, and a line in words at the end."""
     window.infer()
     window.wait_for_end()
     check_picture(window, 'After a pass', 'Refined')
@@ -99,7 +108,9 @@ def test_presets_pictures_and_recent_models(
     )
     window.wait(lambda: re.search(quality, window.message) is not None)
 
-    # Patterns that share nothing, where the product has them overlap: they are laid side by side.
+
+def check_single_shots(window: Window, start: int) -> None:
+    """Check that patterns which the product has overlap are laid side by side where wanted."""
     window.set(SingleShot=True, RefinementIterations=1000, RefinementMaxSeconds=0.3)
     number = window.infer()
     window.wait_for_end()
@@ -120,10 +131,10 @@ def test_presets_pictures_and_recent_models(
     left = after.object_.get_center().x_m - width / 2
     assert left < placed.min(), 'the object lies where its positions are'
     assert left + width > placed.max()
-    window.set(SingleShot=False, RefinementIterations=1, RefinementMaxSeconds=0)
-    products.setCurrentIndex(start)
 
-    # Train by clicks alone.
+
+def check_training_by_clicks(window: Window, tmp_path: Path) -> None:
+    """Check that clicks alone train, into the folder of the product."""
     folders: list[Path] = []
     press_choose_in_the_dialog(window, folders)
     window.set(TrainingEpochs=1)
@@ -136,6 +147,9 @@ def test_presets_pictures_and_recent_models(
     window.header.refresh()
     assert window.header.picture.label.isVisible()
 
+
+def check_recent_models(window: Window, model_file: Path, tmp_path: Path) -> str:
+    """Check that models come back with a click and with settings; return the loaded one's name."""
     load_model(window, model_file)
     name = f'{model_file.parent.name}/{model_file.name}'
     assert list(recent(window)) == ['Built-in model', name, 'data/model.zip']
@@ -161,8 +175,7 @@ def test_presets_pictures_and_recent_models(
     assert window.reconstructor.loaded.is_built_in
     window.model.settings_registry.open_settings(settings)
     assert window.model_line.startswith(f'Model: {name}, ')
-
-    check_model_row(window, name)
+    return name
 
 
 def check_model_row(window: Window, name: str) -> None:

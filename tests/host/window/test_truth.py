@@ -158,6 +158,23 @@ def test_rows_take_no_wheel_and_say_what_they_correct(
     size = widget_of(window.panel, 'Model', 'Pattern size [px]')
     assert isinstance(architecture, QComboBox)
     assert isinstance(size, QSpinBox)
+    check_wheel(window, architecture, size, small_scan)
+    check_typed_sizes(window, size)
+    check_typed_limits(window)
+
+    # A model that is fine-tuned brings its own settings of the box Model.
+    passes = widget_of(window.panel, 'Model', 'Passes')
+    window.set(ModelPasses=5, FineTune=True)
+    load_model(window, model_file)
+    window.wait(lambda: not passes.isEnabled() and passes.value() == 2)
+    assert (passes.value(), architecture.isEnabled(), size.value()) == (2, False, 32)
+    window.wait(lambda: 'fine-tuning' in window.header.training.text())
+    window.set(FineTune=False)
+    assert (passes.value(), passes.isEnabled(), size.value()) == (5, True, 0)
+
+
+def check_wheel(window: Window, architecture: QComboBox, size: QSpinBox, small_scan: Scan) -> None:
+    """Check that the wheel scrolls the rows, and changes only a box that has the focus."""
     bar = window.panel.area.verticalScrollBar()
     window.wait(lambda: bar.maximum() > 0)
     for stage in ('target', 'train'):
@@ -179,6 +196,9 @@ def test_rows_take_no_wheel_and_say_what_they_correct(
     assert architecture.currentText() == 'cnn', 'a box that has the focus takes the wheel'
     window.choose(architecture, 'sweepnet')
 
+
+def check_typed_sizes(window: Window, size: QSpinBox) -> None:
+    """Check that a number that is typed is corrected with a message."""
     typed = {
         '9': (16, 'Pattern size [px]: 9 is below the limit of 16; 16 is taken.'),
         '0': (0, None),
@@ -199,6 +219,10 @@ def test_rows_take_no_wheel_and_say_what_they_correct(
     size.stepUp()
     assert size.value() == 16
     size.setValue(0)
+
+
+def check_typed_limits(window: Window) -> None:
+    """Check that numbers with a fraction, and open settings, have their limits too."""
     for names, low in {
         ('Training', 'Max minutes'): '0.01',
         ('Refinement', 'Max seconds'): '0.01',
@@ -217,16 +241,6 @@ def test_rows_take_no_wheel_and_say_what_they_correct(
     rate.setText('fast')
     rate.editingFinished.emit()
     window.wait(lambda: window.message.endswith('"fast" is no number; the value stays 0.001.'))
-
-    # A model that is fine-tuned brings its own settings of the box Model.
-    passes = widget_of(window.panel, 'Model', 'Passes')
-    window.set(ModelPasses=5, FineTune=True)
-    load_model(window, model_file)
-    window.wait(lambda: not passes.isEnabled() and passes.value() == 2)
-    assert (passes.value(), architecture.isEnabled(), size.value()) == (2, False, 32)
-    window.wait(lambda: 'fine-tuning' in window.header.training.text())
-    window.set(FineTune=False)
-    assert (passes.value(), passes.isEnabled(), size.value()) == (5, True, 0)
 
 
 def test_the_panel_tells_where_the_chosen_product_lies(
