@@ -119,9 +119,6 @@ def open_result(path: Path) -> object:
 
 def make_formats(folder: Path) -> list[Format]:
     """Write an intact file of each format."""
-    from unit.data import test_matlab, test_ptypy_files
-    from unit.legacy import model_files
-    from unit.legacy.published import torch_state
 
     def at(name: str) -> Path:
         path = folder / name
@@ -143,6 +140,20 @@ def make_formats(folder: Path) -> list[Format]:
         result = pinn.reconstruct(model, scan)
     pinn.save_model(at('model/wts.h5.zip'), model)
     pinn.write_reconstruction(at('reconstruction/reconstruction.npz'), result)
+    write_scans(at, scan, result)
+    write_legacy_files(at)
+    write_settings(at, config)
+    return list_formats(folder)
+
+
+At = Callable[[str], Path]
+"""Returns the path of a file, whose folder is there."""
+
+
+def write_scans(at: At, scan: pinn.Scan, result: pinn.Reconstruction) -> None:
+    """Write a scan in every format that is read."""
+    from unit.data import test_matlab, test_ptypy_files
+
     for name in ('pair', 'pair-patterns'):
         pinn.write_product(at(f'{name}/product.h5'), result)
         write_patterns(at(f'{name}/diffraction.h5'), scan)
@@ -154,12 +165,32 @@ def make_formats(folder: Path) -> list[Format]:
     test_ptypy_files.save(at('scan.ptyd'), test_ptypy_files.contents(small_scan))
     for version, save in test_matlab.SAVES.items():
         save(at(f'scan-{version}.mat'), test_matlab.as_variables(scan))
+
+
+def write_settings(at: At, config: Config) -> None:
+    """Write a mask, settings, and what a result says of its run."""
     np.save(at('mask.npy'), np.eye(32, dtype=np.uint8))
     at('settings/config.toml').write_text(
         'backend = "pytorch"\n[training]\nepochs = 3\nlearning_rate = 1e-3\n'
         '[model]\npasses = 2\n[inference]\nbatch_size = 8\n[reading]\ndomain = "counts"\n'
         'beam_center = "16,16"\n[refinement]\niterations = 30\n'
     )
+    run = {
+        'command': 'reconstruct',
+        'backend': 'pytorch',
+        'settings': config.to_dict(),
+        'reading': {},
+        'inputs': {'scan': _input(at('scan.npz'))},
+        'model': _input(at('model/wts.h5.zip')),
+    }
+    at('result/metrics.json').write_text(json.dumps({'provenance': run}))
+
+
+def write_legacy_files(at: At) -> None:
+    """Write what PtychoPINN leaves."""
+    from unit.legacy import model_files
+    from unit.legacy.published import torch_state
+
     at('legacy/settings.yaml').write_text(
         'model: {N: 64, gridsize: 2, n_filters_scale: 2, amp_activation: sigmoid}\n'
         'nepochs: 50\nbatch_size: 16\nnphotons: 1.0e+9\nprobe_scale: 4\ntrain_data_file: a.npz\n'
@@ -167,15 +198,12 @@ def make_formats(folder: Path) -> list[Format]:
     at('legacy/wts.h5.zip').write_bytes(zip_bytes(tensorflow_members()))
     state = torch_state(1, attention=True, border=4)
     model_files.write_checkpoint(at('legacy/last.ckpt'), state)
-    run = {
-        'command': 'reconstruct',
-        'backend': 'pytorch',
-        'settings': config.to_dict(),
-        'reading': {},
-        'inputs': {'scan': _input(folder / 'scan.npz')},
-        'model': _input(folder / 'model' / 'wts.h5.zip'),
-    }
-    at('result/metrics.json').write_text(json.dumps({'provenance': run}))
+
+
+def list_formats(folder: Path) -> list[Format]:
+    """Return how each of the files is opened."""
+    from unit.data import test_matlab
+
     intact = folder / 'scan.npz'
     return [
         Format('NPZ scan', intact, load),

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ptychopinn_plugin.array_types import ComplexArray, FloatArray
 from ptychopinn_plugin.data import Reconstruction, Scan
 from ptychopinn_plugin.physics import normalize_probe
 
@@ -47,21 +48,9 @@ def run_ptychi(
     api: Any = importlib.import_module('ptychi.api')
     make_task: Any = importlib.import_module('ptychi.api.task').PtychographyTask
     options = {'rpie': api.RPIEOptions, 'lsqml': api.LSQMLOptions}[engine]()
-    options.data_options.data = np.asarray(scan.patterns, dtype=np.float32)
-    height, width = scan.pattern_shape
-    middle = (scan.positions_px.max(axis=0) + scan.positions_px.min(axis=0)) / 2
-    positions = scan.positions_px - middle
-    extent = np.ptp(scan.positions_px, axis=0)
-    room = 40 if refine_positions else 10
-    shape = [int(np.ceil(e)) + side + room for e, side in zip(extent, (height, width), strict=True)]
-    options.object_options.initial_guess = np.ones((1, *shape), dtype=np.complex64)
-    options.object_options.optimizable = True
     probe = normalize_probe(scan.probe, scan.mean_counts())
-    # Its transform is not unitary.
-    options.probe_options.initial_guess = probe[np.newaxis] / np.sqrt(height * width)
+    _give_scan(options, scan, probe, room_px=40 if refine_positions else 10)
     options.probe_options.optimizable = refine_probe
-    options.probe_position_options.position_y_px = positions[:, 0]
-    options.probe_position_options.position_x_px = positions[:, 1]
     options.probe_position_options.optimizable = refine_positions
     if refine_intensities:
         weights = options.opr_mode_weight_options
@@ -69,18 +58,7 @@ def run_ptychi(
         weights.optimize_eigenmode_weights = False
         weights.initial_weights = np.ones((len(scan), 1), dtype=np.float32)
     if opr_modes:
-        # As its own manual begins: random eigenmodes, and weights near 0.
-        utils: Any = importlib.import_module('ptychi.utils')
-        torch: Any = importlib.import_module('torch')
-        torch.manual_seed(0)
-        guess = torch.from_numpy(options.probe_options.initial_guess.astype(np.complex64))
-        guess = utils.add_additional_opr_probe_modes_to_probe(guess, opr_modes)
-        options.probe_options.initial_guess = guess.numpy()
-        weights = options.opr_mode_weight_options
-        weights.optimizable = weights.optimize_eigenmode_weights = True
-        weights.initial_weights = utils.generate_initial_opr_mode_weights(
-            len(scan), 1 + opr_modes, probe=guess
-        ).numpy()
+        _relax_probe(options, len(scan), opr_modes)
     options.reconstructor_options.num_epochs = epochs
     options.reconstructor_options.batch_size = batch_size
     options.reconstructor_options.default_device = api.Devices.CPU
@@ -89,26 +67,73 @@ def run_ptychi(
         begun = time.perf_counter()
         task.run(epochs - 1)
         seconds = time.perf_counter() - begun
-        along_y = np.asarray(task.get_probe_positions_y(as_numpy=True), dtype=np.float64)
-        along_x = np.asarray(task.get_probe_positions_x(as_numpy=True), dtype=np.float64)
         intensities = None
         if refine_intensities:
             roots = np.asarray(task.get_data_to_cpu('opr_mode_weights', as_numpy=True))[:, 0]
             intensities = roots.astype(np.float64) ** 2 / float((roots**2).mean())
         if refine_probe:
             modes = np.asarray(task.get_data_to_cpu('probe', as_numpy=True))[0]
-            probe = (modes * np.sqrt(height * width)).astype(np.complex64)
-        object_ = np.asarray(task.get_data_to_cpu('object', as_numpy=True))[0]
+            probe = (modes * _transform_norm(scan)).astype(np.complex64)
+        found = _reconstruction(task, scan, probe, intensities, f'ptychi {engine}')
     rate = len(scan) * (epochs - 1) / seconds
-    # Position 0 of Pty-Chi lies in the middle of its object.
-    origin = middle - np.round(np.array(object_.shape) / 2)
-    reconstruction = Reconstruction(
+    return Rival(seconds * epochs / (epochs - 1), rate, found)
+
+
+def _middle_px(scan: Scan) -> FloatArray:
+    """Return the position that lies in the middle of Pty-Chi's object, (y, x)."""
+    middle: FloatArray = (scan.positions_px.max(axis=0) + scan.positions_px.min(axis=0)) / 2
+    return middle
+
+
+def _transform_norm(scan: Scan) -> np.float64:
+    """Return by what a probe is divided, as Pty-Chi's transform is not unitary."""
+    height, width = scan.pattern_shape
+    return np.float64(np.sqrt(height * width))
+
+
+def _give_scan(options: Any, scan: Scan, probe: ComplexArray, *, room_px: int) -> None:
+    """Give Pty-Chi a scan and a flat object that has some room around it."""
+    options.data_options.data = np.asarray(scan.patterns, dtype=np.float32)
+    extent = np.ptp(scan.positions_px, axis=0)
+    sides = zip(extent, scan.pattern_shape, strict=True)
+    shape = [int(np.ceil(length)) + side + room_px for length, side in sides]
+    options.object_options.initial_guess = np.ones((1, *shape), dtype=np.complex64)
+    options.object_options.optimizable = True
+    options.probe_options.initial_guess = probe[np.newaxis] / _transform_norm(scan)
+    positions = scan.positions_px - _middle_px(scan)
+    options.probe_position_options.position_y_px = positions[:, 0]
+    options.probe_position_options.position_x_px = positions[:, 1]
+
+
+def _relax_probe(options: Any, n_patterns: int, opr_modes: int) -> None:
+    """Let the probe vary, as Pty-Chi's manual begins: random eigenmodes, and weights near 0."""
+    utils: Any = importlib.import_module('ptychi.utils')
+    torch: Any = importlib.import_module('torch')
+    torch.manual_seed(0)
+    guess = torch.from_numpy(options.probe_options.initial_guess.astype(np.complex64))
+    guess = utils.add_additional_opr_probe_modes_to_probe(guess, opr_modes)
+    options.probe_options.initial_guess = guess.numpy()
+    weights = options.opr_mode_weight_options
+    weights.optimizable = weights.optimize_eigenmode_weights = True
+    weights.initial_weights = utils.generate_initial_opr_mode_weights(
+        n_patterns, 1 + opr_modes, probe=guess
+    ).numpy()
+
+
+def _reconstruction(
+    task: Any, scan: Scan, probe: ComplexArray, intensities: FloatArray | None, backend: str
+) -> Reconstruction:
+    """Return what a task of Pty-Chi has found, in the coordinates of the scan."""
+    along_y = np.asarray(task.get_probe_positions_y(as_numpy=True), dtype=np.float64)
+    along_x = np.asarray(task.get_probe_positions_x(as_numpy=True), dtype=np.float64)
+    object_ = np.asarray(task.get_data_to_cpu('object', as_numpy=True))[0]
+    return Reconstruction(
         object_=object_.astype(np.complex64),
-        origin_px=origin,
+        # Position 0 of Pty-Chi lies in the middle of its object.
+        origin_px=_middle_px(scan) - np.round(np.array(object_.shape) / 2),
         coverage=np.ones(object_.shape, dtype=np.float32),
         probe=probe,
-        positions_px=np.stack([along_y, along_x], axis=1) + middle,
+        positions_px=np.stack([along_y, along_x], axis=1) + _middle_px(scan),
         intensities=intensities,
-        backend=f'ptychi {engine}',
+        backend=backend,
     )
-    return Rival(seconds * epochs / (epochs - 1), rate, reconstruction)

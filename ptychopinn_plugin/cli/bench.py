@@ -15,43 +15,53 @@ SLOWER = 1
 """The command exits with this code where something got slower by more than the noise."""
 
 
+_Sizes = Annotated[str, typer.Option(metavar='LIST', help='Sides of the patterns, in pixels.')]
+_BatchSizes = Annotated[str, typer.Option(metavar='LIST', help='Patterns in a batch.')]
+_Backends = Annotated[
+    list[str] | None,
+    typer.Option(help='Measure this backend; may be repeated. All that are installed else.'),
+]
+_Precision = Annotated[
+    str, typer.Option(help='Arithmetic of the network: float32, bfloat16 or float16.')
+]
+_Device = Annotated[str, typer.Option(help='auto, cpu, cuda, cuda:1 ...')]
+_Patterns = Annotated[int, typer.Option(min=16, help='Patterns of each scan.')]
+_Rounds = Annotated[
+    int, typer.Option(min=2, help='How often each rate is measured; they show the noise.')
+]
+_Quick = Annotated[
+    bool, typer.Option('--quick', help='About half a minute: 64 px, 64 patterns, two rounds.')
+]
+_Starts = Annotated[
+    bool,
+    typer.Option(help='Start new processes too, for times to the first picture and memory.'),
+]
+_Against = Annotated[
+    str | None,
+    typer.Option(metavar='ptychi', help="Measure Pty-Chi's rPIE and LSQ-ML on the same scan."),
+]
+_Compare = Annotated[
+    Path | None,
+    typer.Option(
+        metavar='OLD.json',
+        help='Compare with an earlier run; the exit code is 1 if a share of the floor got '
+        'worse by more than the noise.',
+    ),
+]
+
+
 def bench_command(
-    sizes: Annotated[
-        str, typer.Option(metavar='LIST', help='Sides of the patterns, in pixels.')
-    ] = '64,128,256',
-    batch_sizes: Annotated[str, typer.Option(metavar='LIST', help='Patterns in a batch.')] = '32',
-    backend: Annotated[
-        list[str] | None,
-        typer.Option(help='Measure this backend; may be repeated. All that are installed else.'),
-    ] = None,
-    precision: Annotated[
-        str, typer.Option(help='Arithmetic of the network: float32, bfloat16 or float16.')
-    ] = 'float32',
-    device: Annotated[str, typer.Option(help='auto, cpu, cuda, cuda:1 ...')] = 'cpu',
-    patterns: Annotated[int, typer.Option(min=16, help='Patterns of each scan.')] = 512,
-    rounds: Annotated[
-        int, typer.Option(min=2, help='How often each rate is measured; they show the noise.')
-    ] = 3,
-    quick: Annotated[
-        bool,
-        typer.Option('--quick', help='About half a minute: 64 px, 64 patterns, two rounds.'),
-    ] = False,
-    starts: Annotated[
-        bool,
-        typer.Option(help='Start new processes too, for times to the first picture and memory.'),
-    ] = True,
-    against: Annotated[
-        str | None,
-        typer.Option(metavar='ptychi', help="Measure Pty-Chi's rPIE and LSQ-ML on the same scan."),
-    ] = None,
-    compare: Annotated[
-        Path | None,
-        typer.Option(
-            metavar='OLD.json',
-            help='Compare with an earlier run; the exit code is 1 if a share of the floor got '
-            'worse by more than the noise.',
-        ),
-    ] = None,
+    sizes: _Sizes = '64,128,256',
+    batch_sizes: _BatchSizes = '32',
+    backend: _Backends = None,
+    precision: _Precision = 'float32',
+    device: _Device = 'cpu',
+    patterns: _Patterns = 512,
+    rounds: _Rounds = 3,
+    quick: _Quick = False,
+    starts: _Starts = True,
+    against: _Against = None,
+    compare: _Compare = None,
     as_json: AsJson = False,
 ) -> int:
     """Measure how fast this machine trains and reconstructs, beside the least time it could take.

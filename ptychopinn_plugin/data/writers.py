@@ -195,22 +195,13 @@ def read_reconstruction(path: Path | str) -> Reconstruction:
     if is_product_file(path):
         return _of_product(path)
     with open_npz(path) as archive:
-        missing = [name for name in ('object', 'origin_px', 'coverage') if name not in archive]
-        if missing:
-            raise DataError(
-                f'{path} is no reconstruction: it must hold {missing[0]!r}; it holds '
-                f'{", ".join(archive) or "nothing"}. Give a reconstruction.npz or a product.h5.'
-            )
+        _check_is_reconstruction(archive, path)
         object_, probe = (read_numbers(archive, name, 'buifc') for name in ('object', 'probe'))
         origin, coverage, positions, likelihoods = (
             read_numbers(archive, name)
             for name in ('origin_px', 'coverage', 'positions_px', 'likelihoods')
         )
-        if positions.ndim != 2 or positions.shape[1] != 2:
-            raise DataError(
-                f'positions_px of {path} must have shape (n_positions, 2); got {positions.shape}. '
-                'Write the file again.'
-            )
+        _check_positions(positions, path)
         indexes = _pattern_indexes(archive, path)
         nominal = _nominal_positions(archive, path)
         intensities = _intensities(archive, path)
@@ -251,6 +242,23 @@ def read_reconstruction(path: Path | str) -> Reconstruction:
         dropped=Outlier.from_list(metadata.get('dropped')),
         provenance=provenance if isinstance(provenance, Mapping) else {},
     )
+
+
+def _check_is_reconstruction(archive: Mapping[str, RealArray], path: Path) -> None:
+    missing = [name for name in ('object', 'origin_px', 'coverage') if name not in archive]
+    if missing:
+        raise DataError(
+            f'{path} is no reconstruction: it must hold {missing[0]!r}; it holds '
+            f'{", ".join(archive) or "nothing"}. Give a reconstruction.npz or a product.h5.'
+        )
+
+
+def _check_positions(positions: RealArray, path: Path) -> None:
+    if positions.ndim != 2 or positions.shape[1] != 2:
+        raise DataError(
+            f'positions_px of {path} must have shape (n_positions, 2); got {positions.shape}. '
+            'Write the file again.'
+        )
 
 
 def _pattern_indexes(archive: Mapping[str, RealArray], path: Path) -> IntArray | None:

@@ -8,11 +8,12 @@ they were left out, were spoilt by a neighbour. Where none stands out, one look 
 import dataclasses
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ptychopinn_plugin.array_types import IntArray
+from ptychopinn_plugin.array_types import BoolArray, IntArray
 from ptychopinn_plugin.backends.common.diagnostics import LIT_COUNTS_FRACTION, MIN_ITERATIONS
 from ptychopinn_plugin.backends.common.engine import Engine, Forward
 from ptychopinn_plugin.backends.common.iteration_schedule import IterationSchedule
@@ -53,6 +54,58 @@ OneRun = Callable[[Scan, Observer, float | None], Reconstruction]
 """It reconstructs a scan, within a number of seconds where one is given."""
 
 
+@dataclass(frozen=True)
+class _Look:
+    """Compares all patterns of a scan with what an object predicts for them.
+
+    Attributes
+    ----------
+    scan : Scan
+    forward : ForwardModel
+    valid_mask : ndarray of bool, shape (height, width)
+        In the order of the forward model's patterns.
+    lit_counts : float
+        What lit pixels expect at least.
+    is_stopping : callable
+    """
+
+    scan: Scan
+    forward: Any
+    valid_mask: BoolArray
+    lit_counts: float
+    is_stopping: Callable[[], bool]
+
+    @classmethod
+    def of(cls, scan: Scan, forward: Any, is_stopping: Callable[[], bool]) -> '_Look':
+        """Decide which pixels of a scan count."""
+        # Where counts are no photons, their own scale alone shows which pixels are lit.
+        counts = LIT_COUNTS if scan.is_countable() else LIT_COUNTS_FRACTION * scan.mean_counts()
+        assert scan.bad_pixels is not None
+        # Forward models have zero frequency in the corner.
+        return cls(scan, forward, np.fft.ifftshift(~scan.bad_pixels), counts, is_stopping)
+
+    def __call__(self, object_: Any) -> Deviances | None:
+        """Return the deviances of all patterns; None where it was stopped."""
+        n_patterns = len(self.scan)
+        sample = judged_positions(n_patterns, self.scan.pattern_shape)[:_BATCH]
+        # A few pixels far off, as cosmic rays leave, are not to decide on a pattern.
+        typical = float(np.median(self._measure(object_, sample, np.inf).deviances))
+        everywhere, found = np.arange(n_patterns), []
+        for number, start in enumerate(range(0, n_patterns, _BATCH)):
+            # Large scans take long to look through, and whoever stops a run waits.
+            if number % _LOOK_UP == _LOOK_UP - 1 and self.is_stopping():
+                return None
+            batch = everywhere[start : start + _BATCH]
+            found.append(self._measure(object_, batch, MAX_DEVIANCE_RATIO * typical))
+        return Deviances.joined(found)
+
+    def _measure(self, object_: Any, indices: IntArray, largest: float) -> Deviances:
+        expected, counts = self.forward.expected_and_counted(object_, indices)
+        return measure_deviances(
+            expected, counts, self.valid_mask, lit_counts=self.lit_counts, largest=largest
+        )
+
+
 def judge_patterns(
     scan: Scan,
     forward: Any,
@@ -81,30 +134,7 @@ def judge_patterns(
     """
     if len(scan) < MIN_JUDGED_PATTERNS or scan.is_single_shot:
         return None
-    # Where counts are no photons, their own scale alone shows which pixels are lit.
-    lit_counts = LIT_COUNTS if scan.is_countable() else LIT_COUNTS_FRACTION * scan.mean_counts()
-    assert scan.bad_pixels is not None
-    # Forward models have zero frequency in the corner.
-    valid_mask = np.fft.ifftshift(~scan.bad_pixels)
-
-    def look(shown: Any) -> Deviances | None:
-        def measure(indices: IntArray, largest: float) -> Deviances:
-            expected, counts = forward.expected_and_counted(shown, indices)
-            return measure_deviances(
-                expected, counts, valid_mask, lit_counts=lit_counts, largest=largest
-            )
-
-        sample = judged_positions(len(scan), scan.pattern_shape)[:_BATCH]
-        # A few pixels far off, as cosmic rays leave, are not to decide on a pattern.
-        largest = MAX_DEVIANCE_RATIO * float(np.median(measure(sample, np.inf).deviances))
-        everywhere, found = np.arange(len(scan)), []
-        for number, start in enumerate(range(0, len(scan), _BATCH)):
-            # Large scans take long to look through, and whoever stops a run waits.
-            if number % _LOOK_UP == _LOOK_UP - 1 and is_stopping():
-                return None
-            found.append(measure(everywhere[start : start + _BATCH], largest))
-        return Deviances.joined(found)
-
+    look = _Look.of(scan, forward, is_stopping)
     first = look(object_)
     if first is None:
         return None
