@@ -3,7 +3,7 @@
 Everything here works on files or on objects in memory, and imports a framework when it is used.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from ptychopinn_plugin.backends.checkpoints import Checkpoints
@@ -32,12 +32,13 @@ from ptychopinn_plugin.data import (
     write_reconstruction,
     write_scan,
 )
-from ptychopinn_plugin.data.grouping import check_before_run
+from ptychopinn_plugin.data.grouping import check_before_run, check_positions
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 from ptychopinn_plugin.errors import ConfigError, DataError, PtychoPinnError
 from ptychopinn_plugin.evaluation import Evaluation, evaluate
 from ptychopinn_plugin.half_scans import HalfScans, compare_halves
 from ptychopinn_plugin.legacy.raw_data import RawDataLike, scan_from_raw_data
+from ptychopinn_plugin.model import fit_for_training
 from ptychopinn_plugin.model_file import Model, read_model, write_model
 from ptychopinn_plugin.orientation import Orientation
 
@@ -137,19 +138,47 @@ def train(
         # A checkpoint that is continued may be replaced; any other one is moved aside.
         continues = isinstance(resume, Path | str) and Path(resume) == Path(checkpoint)
         observer = Checkpoints(Path(checkpoint), continues=continues).beside(observer)
-    config = config or Config()
-    training, held_out = _as_scans(scans), _as_scans(validation)
-    network = config.model if start is None else start.config.model
-    for scan in training:
-        check_before_run(scan, network.gridsize, n_used=config.training.n_subsample)
-    for scan in held_out:
-        check_before_run(scan, network.gridsize)
-    return create_backend(chosen.name).train(
+    config, training, held_out = fit_for_training(
+        _as_scans(scans), _as_scans(validation), config or Config(), start
+    )
+    return train_fitted(
+        chosen,
         training,
         config,
         validation=held_out,
         base_model=start,
         resume=resume is not None,
+        observer=observer,
+    )
+
+
+def train_fitted(
+    choice: Choice,
+    scans: Sequence[Scan],
+    config: Config,
+    *,
+    validation: Sequence[Scan] = (),
+    base_model: Model | None = None,
+    resume: bool = False,
+    observer: Observer = ignore_progress,
+) -> TrainingResult:
+    """Train on what `model.fit_for_training` returns, from a model that was checked; see `train`.
+
+    Raises
+    ------
+    DataError
+        If positions or the number of patterns rule a training out.
+    """
+    gridsize = config.model.gridsize
+    for scan in scans:
+        check_before_run(scan, gridsize, n_used=config.training.n_subsample)
+    for scan in validation:
+        check_before_run(scan, gridsize)
+    return create_backend(choice.name).train(
+        *(scans, config),
+        validation=validation,
+        base_model=base_model,
+        resume=resume,
         observer=observer,
     )
 
@@ -192,13 +221,32 @@ def reconstruct(
     """
     opened = _as_model(BUILT_IN_KEYWORD if model is None else model, with_training_state=False)
     chosen, read = _chosen(backend, opened), as_scan(scan)
-    check_before_run(read, opened.config.model.gridsize)
-    runner = create_backend(chosen.name)
-    runner.model = opened
+    fitted = opened.fitted(read)
+    return reconstruct_fitted(chosen, opened, fitted, inference, refinement, observer)
+
+
+def reconstruct_fitted(
+    choice: Choice,
+    model: Model,
+    scan: Scan,
+    inference: InferenceConfig | None = None,
+    refinement: RefinementConfig | None = None,
+    observer: Observer = ignore_progress,
+) -> Reconstruction:
+    """Reconstruct a scan that `Model.fitted` has returned; see `reconstruct`.
+
+    Raises
+    ------
+    DataError
+        If positions or the number of patterns rule it out.
+    """
+    check_before_run(scan, model.config.model.gridsize)
+    runner = create_backend(choice.name)
+    runner.model = model
     return runner.reconstruct(
-        read,
-        inference or opened.config.inference,
-        refinement or opened.config.refinement,
+        scan,
+        inference or model.config.inference,
+        refinement or model.config.refinement,
         observer=observer,
     )
 
@@ -236,10 +284,10 @@ def refine(
     DataError, BackendUnavailableError
         The message holds what to do.
     """
+    read = as_scan(scan)
+    check_positions(read)
     runner = create_backend(_chosen(backend, None).name)
-    return runner.refine(
-        as_scan(scan), refinement or RefinementConfig(), device=device, observer=observer
-    )
+    return runner.refine(read, refinement or RefinementConfig(), device=device, observer=observer)
 
 
 def check(
@@ -313,31 +361,50 @@ def compare_half_scans(
     DataError, ConfigError, BackendUnavailableError
         The message holds what to do.
     """
-    whole = as_scan(scan)
+    whole, opened = as_scan(scan), None
+    if iterations is None:
+        opened = _as_model(BUILT_IN_KEYWORD if model is None else model, with_training_state=False)
+        whole = opened.fitted(whole)
+    elif model is not None:
+        raise ConfigError('Iterations start without a model; got both. Give one of them.')
+    return compare_fitted_halves(
+        _chosen(backend, opened),
+        opened,
+        whole,
+        iterations=iterations,
+        device=device,
+        remove_ramp=remove_ramp,
+        observer=observer,
+    )
+
+
+def compare_fitted_halves(
+    choice: Choice,
+    model: Model | None,
+    scan: Scan,
+    *,
+    iterations: int | None,
+    device: str,
+    remove_ramp: bool,
+    observer: Observer,
+) -> HalfScans:
+    """Compare halves of a scan that `Model.fitted` has returned; see `compare_half_scans`.
+
+    Without a model, each is reconstructed by iterations.
+    """
 
     def watch(progress: Progress) -> None:
         if observer(progress):
             raise DataError('Stopped before both halves were reconstructed; nothing is compared.')
 
-    if iterations is not None:
-        if model is not None:
-            raise ConfigError('Iterations start without a model; got both. Give one of them.')
-        chosen = _chosen(backend, None)
-        settings = RefinementConfig(iterations=iterations)
+    def reconstruct_half(half: Scan) -> Reconstruction:
+        if model is None:
+            settings = RefinementConfig(iterations=iterations)
+            return refine(half, settings, backend=choice, device=device, observer=watch)
+        inference = model.config.inference.replace(device=device)
+        return reconstruct_fitted(choice, model, half, inference, observer=watch)
 
-        def iterate(half: Scan) -> Reconstruction:
-            return refine(half, settings, backend=chosen, device=device, observer=watch)
-
-        return compare_halves(whole, iterate, remove_ramp=remove_ramp)
-    opened = _as_model(BUILT_IN_KEYWORD if model is None else model, with_training_state=False)
-    chosen = _chosen(backend, opened)
-    inference = opened.config.inference.replace(device=device)
-    whole = opened.fitted(whole)
-
-    def predict(half: Scan) -> Reconstruction:
-        return reconstruct(opened, half, inference=inference, backend=chosen, observer=watch)
-
-    return compare_halves(whole, predict, remove_ramp=remove_ramp)
+    return compare_halves(scan, reconstruct_half, remove_ramp=remove_ramp)
 
 
 def open_model(path: Path | str, *, with_training_state: bool = True) -> Model:
@@ -413,18 +480,16 @@ def _starting_model(base_model: AnyModel | None, resume: AnyModel | None) -> Mod
     given = base_model if resume is None else resume
     if given is None:
         return None
-    return _as_model(given, with_training_state=resume is not None)
+    model = _as_model(given, with_training_state=resume is not None)
+    if resume is None:
+        model.check_can_be_fine_tuned('Train without a model to start from.')
+    return model
 
 
 def _resumed_config(model: Model, config: Config | None, chosen: Choice) -> Config:
     """Return the settings a model was trained with, and the new ones for how long and where."""
-    # Training checks it too, but after the framework is imported and a missing probe is found.
     model.check_training_state('train(scans, base_model=model)')
-    if chosen.name != model.backend:
-        raise ConfigError(
-            f'Training continues exactly only on the backend that began it, {model.backend!r}; '
-            f'{chosen.name!r} was chosen. Choose {model.backend!r}, or fine-tune with base_model.'
-        )
+    model.check_continues_on(chosen.name)
     if config is None:
         return model.config
     new = config.training

@@ -1,8 +1,9 @@
 """A trained network in memory, independent of any framework and of any file."""
 
 import hashlib
+import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -94,10 +95,11 @@ class Model:
         It is a learned prior for objects, of architecture 'prior': it works between iterations, for
         any probe, pattern size and dose, on every backend, and needs no training.
         """
-        # The module that reads model files makes models, and so imports this one.
-        from ptychopinn_plugin.model_archive import read_built_in
-
-        return read_built_in()
+        # By its name: what reads model files makes models, and imports this module. An import
+        # here would close a circle.
+        archive = importlib.import_module('ptychopinn_plugin.model_archive')
+        model: Model = archive.read_built_in()
+        return model
 
     def fingerprint(self) -> str:
         """Return a SHA-256 of all that decides what the model predicts."""
@@ -155,6 +157,20 @@ class Model:
                 f'fine-tuned on a scan. {instead}'
             )
 
+    def check_continues_on(self, backend: str) -> None:
+        """Check that the training of the model can continue exactly on a backend.
+
+        Raises
+        ------
+        ConfigError
+            If another one began it.
+        """
+        if backend != self.backend:
+            raise ConfigError(
+                f'Training continues exactly only on the backend that began it, {self.backend!r}; '
+                f'{backend!r} was chosen. Choose {self.backend!r}, or fine-tune with base_model.'
+            )
+
     def check_training_state(self, instead: str) -> TrainingState:
         """Return the training state, which continuing a training exactly needs.
 
@@ -175,3 +191,39 @@ class Model:
                 f'{instead}.'
             )
         return self.training_state
+
+
+def fit_for_training(
+    scans: Sequence['Scan'], validation: Sequence['Scan'], config: Config, base: Model | None
+) -> tuple[Config, tuple['Scan', ...], tuple['Scan', ...]]:
+    """Fit scans to the network that is to be trained on them.
+
+    Parameters
+    ----------
+    scans, validation : sequence of Scan
+    config : Config
+        Where it names no size of patterns, that of the first scan is taken.
+    base : Model, optional
+        The model that is fine-tuned: its network stays as it is, so the settings follow it.
+
+    Returns
+    -------
+    Config
+        With the settings of the network, the size of patterns among them.
+    tuple of Scan, tuple of Scan
+        `scans` and `validation` with patterns of that size.
+    """
+    # SciPy comes with it, as in `Model.fitted`.
+    from ptychopinn_plugin.data import fit_to_size
+
+    if not scans:
+        return config, (), tuple(validation)
+    settings = config.model if base is None else base.config.model
+    sized = settings.sized_for(scans[0].pattern_shape)
+    size = sized.pattern_size
+    assert size is not None
+    return (
+        config.replace(model=sized),
+        tuple(fit_to_size(scan, size) for scan in scans),
+        tuple(fit_to_size(scan, size) for scan in validation),
+    )

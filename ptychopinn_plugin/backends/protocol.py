@@ -99,7 +99,11 @@ class Backend(Protocol):
         resume: bool = False,
         observer: Observer = ignore_progress,
     ) -> TrainingResult:
-        """Train on scans; `base_model` is where the weights start, `resume` continues exactly."""
+        """Train on scans; `base_model` is where the weights start, `resume` continues exactly.
+
+        Scans and model were checked where they were read, and the scans fitted to the network, with
+        `model.fit_for_training`.
+        """
         ...
 
     def reconstruct(
@@ -110,7 +114,10 @@ class Backend(Protocol):
         *,
         observer: Observer = ignore_progress,
     ) -> Reconstruction:
-        """Predict with the held model, stitch, and refine."""
+        """Predict with the held model, stitch, and refine.
+
+        The scan was checked where it was read, and fitted to the model with `Model.fitted`.
+        """
         ...
 
     def refine(

@@ -187,20 +187,20 @@ def _evaluate_halves(
         stage = None
         if output is not None:
             stage = stack.enter_context(staged_outputs(output, EVALUATION_FILES))
-        scans = read_scans([path], given)
+        (scan,) = read_scans([path], given)
         opened = None
         if way.iterations is None:
             path_of_model = way.model or Path(api.BUILT_IN_KEYWORD)
             opened = api.open_model(path_of_model, with_training_state=False)
-            scans = [opened.fitted(scan) for scan in scans]
-        notes = show_notes(scans)
+            scan = opened.fitted(scan)
+        notes = show_notes([scan])
         choice = choose(way.backend, model_backend=None if opened is None else opened.backend)
         with ProgressDisplay() as observer:
-            found = api.compare_half_scans(
-                scans[0],
-                model=opened,
+            found = api.compare_fitted_halves(
+                choice,
+                opened,
+                scan,
                 iterations=way.iterations,
-                backend=choice,
                 device=way.device,
                 remove_ramp=way.remove_ramp,
                 observer=observer,

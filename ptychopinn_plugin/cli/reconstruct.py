@@ -253,20 +253,15 @@ def reconstruct_staged(
     # A backend that is missing ends the command here, and not after minutes of reading.
     choice = choose(backend, model_backend=opened.backend)
     with computing_together(choice) as ranks:
-        # This is the fitted scan, whose object lies where the reconstruction does.
+        # An object in the file is shown beside the one that is found, and must lie where that does.
         fitted, notes = _read(scan, given, opened)
         fitted = select(fitted)
         command = 'reconstruct' if select is _everything else 'ptycho-inference'
         run = describe_run(command, scan, model, choice.name, config, given)
         watch.loaded()
         with ProgressDisplay() as observer:
-            result = api.reconstruct(
-                opened,
-                fitted,
-                inference=config.inference,
-                refinement=config.refinement,
-                backend=choice,
-                observer=observer,
+            result = api.reconstruct_fitted(
+                choice, opened, fitted, config.inference, config.refinement, observer
             )
         leave(ranks)
         values, lines = _finish(stage, output, result, fitted, watch, run)

@@ -194,7 +194,7 @@ def train_command(
         if logger_name is not None:
             check_logger(logger_name)
         settings = _settings(start, resumes, given, config, assignments)
-        choice = _choose(settings[0], backend, saved)
+        choice = _choose(settings[0], backend, saved, resumes=resumes)
         with computing_together(choice, output / CHECKPOINT_FILE) as ranks:
             job = _prepare(scans, validation or (), *settings, resumes, choice, given)
             checkpoints = _checkpoints(output / CHECKPOINT_FILE, resume)
@@ -245,11 +245,16 @@ def _settings(
     return model, config
 
 
-def _choose(model: 'Model | None', requested: str | None, saved: str | None) -> 'Choice':
+def _choose(
+    model: 'Model | None', requested: str | None, saved: str | None, *, resumes: bool
+) -> 'Choice':
     from ptychopinn_plugin.backends.selection import choose
 
     of_model = None if model is None else model.backend
-    return choose(requested, setting=saved, model_backend=of_model)
+    choice = choose(requested, setting=saved, model_backend=of_model)
+    if model is not None and resumes:
+        model.check_continues_on(choice.name)
+    return choice
 
 
 def _prepare(
@@ -262,16 +267,13 @@ def _prepare(
     given: Given,
 ) -> _Job:
     """Read the scans, before anything takes long."""
-    from ptychopinn_plugin.data import fit_to_size
+    from ptychopinn_plugin.model import fit_for_training
 
     read = read_scans([*paths, *validation], given)
-    # The size is decided once, here, where the scans are known; the settings then name it.
-    sized = config.model.sized_for(read[0].pattern_shape)
-    config = config.replace(model=sized)
-    assert sized.pattern_size is not None
-    fitted = [fit_to_size(scan, sized.pattern_size) for scan in read]
-    notes = show_notes(fitted)
-    scans, held_out = fitted[: len(paths)], fitted[len(paths) :]
+    config, scans, held_out = fit_for_training(
+        read[: len(paths)], read[len(paths) :], config, model
+    )
+    notes = show_notes([*scans, *held_out])
     return _Job(scans, held_out, config, model, resume, choice, given['reading'], notes)
 
 
@@ -315,13 +317,13 @@ def _run(job: _Job, checkpoints: 'Checkpoints', log: ExperimentLog | None) -> 'T
         epochs_before = len(job.model.training_state.values.get('history', ()))
     try:
         with ProgressDisplay(LossLog(epochs_before, log)) as watch:
-            result = api.train(
+            result = api.train_fitted(
+                job.choice,
                 job.scans,
                 job.config,
                 validation=job.validation,
-                base_model=None if job.resume else job.model,
-                resume=job.model if job.resume else None,
-                backend=job.choice,
+                base_model=job.model,
+                resume=job.resume,
                 observer=checkpoints.beside(watch),
             )
     except BaseException as error:

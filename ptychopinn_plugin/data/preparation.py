@@ -125,6 +125,22 @@ def fit_to_size(scan: Scan, size: int) -> Scan:
     )
 
 
+def check_size(scan: Scan, size: int) -> None:
+    """Check that a scan was fitted to a network, which `fit_to_size` does.
+
+    Raises
+    ------
+    DataError
+        If its patterns are of another size.
+    """
+    if scan.pattern_shape != (size, size):
+        height, width = scan.pattern_shape
+        raise DataError(
+            f'{scan.name}: the network takes patterns of {size} x {size} px; got {height} x '
+            f'{width}. Fit the scan first, with Model.fitted or fit_to_size.'
+        )
+
+
 def _fit_note(old: tuple[int, int], size: int) -> str:
     sides = []
     for side, name in zip(old, ('height', 'width'), strict=True):

@@ -352,7 +352,7 @@ class PinnReconstructor(TrainableReconstructor):
             given = to_scan(parameters)
             resampling = self._resampling(given, model)
             scan = resampling.fitted
-            # The backend checks them too, but the worker takes seconds to start.
+            # Before the worker starts, which takes seconds.
             check_before_run(scan, model.config.model.gridsize)
             job = self._inference_job(model, path, scan)
             with self._start(job, ScanArrays.of(scan)) as run:

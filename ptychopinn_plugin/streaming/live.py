@@ -12,6 +12,7 @@ from ptychopinn_plugin.array_types import FloatArray
 from ptychopinn_plugin.backends.protocol import Previews, Progress
 from ptychopinn_plugin.config import InferenceConfig, RefinementConfig
 from ptychopinn_plugin.data import Reconstruction
+from ptychopinn_plugin.data.grouping import check_positions
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.model_file import Model
 from ptychopinn_plugin.streaming.assembly import PartMaker, ScanRules
@@ -170,6 +171,7 @@ class LiveReconstruction:
             return
         try:
             part = self._model.fitted(self._parts.make(batch, unit))
+            check_positions(part)
             # A probe that nobody gave is looked for by trials at the end, and not for each picture.
             refinement = self._refinement
             if part.probe_origin != 'given':

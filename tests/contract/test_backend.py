@@ -212,9 +212,12 @@ def alike(first: np.ndarray, second: np.ndarray) -> float:
     return float(abs(np.vdot(first, second)) / np.linalg.norm(first) / np.linalg.norm(second))
 
 
-def test_patterns_of_another_size_are_fitted(trained: Backend) -> None:
+def test_patterns_of_another_size_are_fitted_before(trained: Backend) -> None:
     wide = tiny(size=48, pupil_radius=0.2 * 32 / 48, defocus=60.0 * (48 / 32) ** 2, step_px=6.0)
-    result = trained.reconstruct(wide, InferenceConfig(), ALONE)
+    with pytest.raises(DataError, match=r'of 32 x 32 px; got 48 x 48\. Fit the scan'):
+        trained.reconstruct(wide, InferenceConfig(), ALONE)
+    assert trained.model is not None
+    result = trained.reconstruct(trained.model.fitted(wide), InferenceConfig(), ALONE)
     assert result.probe.shape[-2:] == (32, 32)
     assert np.isfinite(result.object_).all()
 

@@ -10,8 +10,9 @@ Other things to break, and what notices:
 - Regularization of rPIE, momentum, energy of a refined probe, floor of the stitching, phases of
   patches and their weights: `parity/test_iterations.py`; strong and weak overlaps, faint patches:
   `unit/test_phase_synchronization.py`.
-- Best or last weights, average, early stop, leftover batches: `unit/backends/test_training_loop.py`;
-  resume points: `unit/backends/test_training_state.py`; schedules: `unit/backends/test_schedules.py`.
+- Best or last weights, average, early stop, leftover batches:
+  `unit/backends/test_training_loop.py`; resume points: `unit/backends/test_training_state.py`;
+  schedules: `unit/backends/test_schedules.py`.
 - Order of the patterns, steps, which iterations correct the slow phase:
   `unit/backends/test_iteration_order.py`; order in training: `unit/backends/test_augmentation.py`;
   seeds: `test_iterations_have_a_seed` in `test_reconstruction.py`,

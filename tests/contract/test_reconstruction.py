@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ptychopinn_plugin import api
 from ptychopinn_plugin.backends.common import stitching
 from ptychopinn_plugin.backends.protocol import Backend, Progress
 from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig
@@ -15,6 +16,7 @@ from ptychopinn_plugin.data import Reconstruction, Scan
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.metrics import find_shift
+from ptychopinn_plugin.model import fit_for_training
 from ptychopinn_plugin.physics import (
     extract_patches,
     place_patches,
@@ -334,6 +336,8 @@ def test_patterns_of_other_shapes_are_fitted(
         positions_px=tiny_scan.positions_px * (np.array(shape) / 32),
         probe=np.fft.fftshift(probe, axes=(1, 2)),
     )
+    assert tiny_model.model is not None
+    other = tiny_model.model.fitted(other)
     found = tiny_model.reconstruct(other, CPU, RefinementConfig(iterations=20))
     assert found.probe.shape == (1, 32, 32)
     np.testing.assert_allclose(found.positions_px, tiny_scan.positions_px)
@@ -344,7 +348,11 @@ def test_a_scan_of_another_size_trains_a_model_of_a_given_one(
     make_backend: MakeBackend, tiny: MakeScan, brief: MakeConfig
 ) -> None:
     backend = make_backend()
-    result = backend.train([tiny()], brief(epochs=1, model={'pattern_size': 24}))
+    config = brief(epochs=1, model={'pattern_size': 24})
+    with pytest.raises(DataError, match=r'of 24 x 24 px; got 32 x 32\. Fit the scan'):
+        backend.train([tiny()], config)
+    config, scans, _ = fit_for_training([tiny()], [], config, None)
+    result = backend.train(scans, config)
     assert result.model.config.model.pattern_size == 24
     assert result.model.probe.shape == (1, 24, 24)
 
@@ -418,17 +426,18 @@ def test_positions_of_another_unit_are_refused(
     tiny_model: Backend,
     tiny_scan: Scan,
     brief: MakeConfig,
-    make_backend: MakeBackend,
+    backend_name: str,
     change: Callable[[Scan], Any],
     message: str,
 ) -> None:
     wrong = dataclasses.replace(tiny_scan, positions_px=change(tiny_scan), object_=None)
+    settings: dict[str, Any] = {'inference': CPU, 'refinement': ALONE, 'backend': backend_name}
     with pytest.raises(DataError, match=message):
-        tiny_model.reconstruct(wrong, CPU, ALONE)
+        api.reconstruct(tiny_model.model, wrong, **settings)
     with pytest.raises(DataError, match=message):
-        tiny_model.refine(wrong, ALONE, device='cpu')
+        api.refine(wrong, ALONE, device='cpu', backend=backend_name)
     with pytest.raises(DataError, match=message):
-        make_backend().train([wrong], brief())
+        api.train([wrong], brief(), backend=backend_name)
 
 
 def test_without_a_model(make_backend: MakeBackend, tiny_scan: Scan, tmp_path: Any) -> None:

@@ -21,6 +21,7 @@ from ptychopinn_plugin.backends.protocol import Progress
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 from ptychopinn_plugin.errors import ConfigError, DataError
+from ptychopinn_plugin.model import fit_for_training
 
 
 @pytest.mark.parametrize('target', ['iterations', 'none'])
@@ -421,5 +422,6 @@ def test_cnn_of_another_size_says_what_fits(
         make_backend().train([tiny_scan], brief(model={'architecture': 'cnn'}))
     # Padded to a size that it takes.
     model = {'architecture': 'cnn', 'pattern_size': 64}
-    result = make_backend().train([tiny_scan], brief(epochs=1, model=model))
+    config, scans, _ = fit_for_training([tiny_scan], [], brief(epochs=1, model=model), None)
+    result = make_backend().train(scans, config)
     assert result.model.probe.shape == (1, 64, 64)

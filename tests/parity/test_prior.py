@@ -7,6 +7,7 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
+from ptychopinn_plugin import api
 from ptychopinn_plugin.backends.common import prior
 from ptychopinn_plugin.backends.common.backend import NetworkBackend
 from ptychopinn_plugin.backends.protocol import Progress
@@ -150,4 +151,6 @@ def test_tiles_give_what_one_large_tile_gives(name: str, monkeypatch: pytest.Mon
 @pytest.mark.parametrize('name', ['pytorch', 'tensorflow'])
 def test_training_does_not_start_from_it(name: str) -> None:
     with pytest.raises(ConfigError, match=r'(?s)learned prior.*cannot be fine-tuned'):
+        api.train(small_scan(32), Config(), base_model=model(), backend=name)
+    with pytest.raises(AssertionError):
         backend_of(name).train([small_scan(32)], Config(), base_model=model())

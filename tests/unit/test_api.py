@@ -109,7 +109,8 @@ def test_train_takes_one_scan_or_several_in_memory_or_files(
     pinn.train([scan, scan_file], validation=str(scan_file))
     (_, first, options), (_, second, more) = backend.calls
     assert first[0] == (scan,)
-    assert first[1] == pinn.Config()
+    # The size of the patterns is settled with them.
+    assert first[1] == pinn.Config(model=pinn.ModelConfig(pattern_size=scan.pattern_shape[0]))
     assert options == {
         'validation': (),
         'base_model': None,
@@ -185,7 +186,7 @@ def test_fine_tuning_takes_new_settings(
     config = pinn.Config(training=pinn.TrainingConfig(batch_size=99))
     pinn.train(scan, config, base_model=path)
     _, arguments, options = backend.calls[0]
-    assert arguments[1] is config
+    assert arguments[1] == config.replace(model=model.config.model)
     assert options['resume'] is False
     assert options['base_model'].photons == model.photons
 

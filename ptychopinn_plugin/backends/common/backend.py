@@ -37,7 +37,7 @@ from ptychopinn_plugin.backends.common.training_run import TrainingRun
 from ptychopinn_plugin.backends.protocol import Observer, TrainingResult, ignore_progress
 from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig
 from ptychopinn_plugin.data import Reconstruction, Scan, without_dark_patterns
-from ptychopinn_plugin.data.grouping import check_positions
+from ptychopinn_plugin.data.preparation import check_size
 from ptychopinn_plugin.errors import ConfigError, DataError
 from ptychopinn_plugin.model_file import Model, read_model, write_model
 from ptychopinn_plugin.physics import twin_similarity
@@ -99,15 +99,12 @@ class NetworkBackend(Engine[Device]):
         Raises
         ------
         DataError
-            If there is no scan.
-        ConfigError
-            If the given model is a learned prior.
+            If there is no scan, or one has patterns of another size than the network's.
         """
         started, observer = self.clock(), self.ranks.shared_observer(observer)
         if not scans:
             raise DataError('Training needs at least one scan; none was given.')
-        if base_model is not None:
-            base_model.check_can_be_fine_tuned('Train without a model to start from.')
+        assert base_model is None or not base_model.is_prior, 'checked where it was opened'
         device_name = config.training.device
         usable = self._with_probes(scans, device_name, observer)
         if any(scan.probe_origin != 'given' for scan in usable):
@@ -139,11 +136,17 @@ class NetworkBackend(Engine[Device]):
         *,
         observer: Observer = ignore_progress,
     ) -> Reconstruction:
-        """Predict with the held model, stitch, and refine."""
+        """Predict with the held model, stitch, and refine.
+
+        Raises
+        ------
+        DataError
+            If no model is held, or the patterns are not of the size that it takes.
+        """
+        model = self._held_model()
+        _check_is_fitted(scan, model)
         return self._once_or_twice(
-            ReconstructionRequest(
-                scan, refinement, inference.device, self._held_model(), inference, observer
-            )
+            ReconstructionRequest(scan, refinement, inference.device, model, inference, observer)
         )
 
     def preview(
@@ -155,11 +158,13 @@ class NetworkBackend(Engine[Device]):
         observer: Observer = ignore_progress,
     ) -> Reconstruction:
         """Reconstruct for a picture; see `backends.protocol.Previews`."""
+        model = self._held_model()
+        _check_is_fitted(scan, model)
         request = ReconstructionRequest(
             scan,
             refinement.replace(drop_outliers=False),
             inference.device,
-            self._held_model(),
+            model,
             inference,
             observer,
             is_trial=True,
@@ -211,7 +216,7 @@ class NetworkBackend(Engine[Device]):
         self, request: ReconstructionRequest, remaining_s: RemainingTime
     ) -> Reconstruction:
         """Reconstruct the patterns that have light, with a probe that is given or found."""
-        (scan,) = _usable([request.scan])
+        scan = without_dark_patterns(request.scan)
         scan, stopped = find_probe(scan, self._trial(request.device), observer=request.observer)
         computed = replace(request, scan=scan)
         if scan.probe_origin != 'given':
@@ -229,8 +234,6 @@ class NetworkBackend(Engine[Device]):
         scan, photons, scale = request.scan, request.scan.mean_photons(), 1.0
         probe = scan.probe
         if model is not None:
-            # Whoever shows the scan beside its object has fitted it before, and then it stays.
-            scan = model.fitted(scan)
             if not model.is_prior:
                 photons = choose_photons(scan, model.photons, inference.intensity_scale)
             probe = corrected_probe(model, scan, warns=not request.is_trial)
@@ -288,9 +291,8 @@ class NetworkBackend(Engine[Device]):
         return None if limit_s is None else lambda: limit_s - (self.clock() - started)
 
     def _with_probes(self, scans: Sequence[Scan], device: str, observer: Observer) -> list[Scan]:
-        return [
-            find_probe(scan, self._trial(device), observer=observer)[0] for scan in _usable(scans)
-        ]
+        lit = [without_dark_patterns(scan) for scan in scans]
+        return [find_probe(scan, self._trial(device), observer=observer)[0] for scan in lit]
 
     def _trial(self, device: str) -> IterateFromFlat:
         def iterate(
@@ -346,11 +348,16 @@ class NetworkBackend(Engine[Device]):
         return self._built[2]
 
 
-def _usable(scans: Sequence[Scan]) -> list[Scan]:
-    """Check positions, and leave out patterns without light."""
-    for scan in scans:
-        check_positions(scan)
-    return [without_dark_patterns(scan) for scan in scans]
+def _check_is_fitted(scan: Scan, model: Model) -> None:
+    """Check that a scan has patterns of the size that a model takes; a prior takes any.
+
+    Raises
+    ------
+    DataError
+        If it has not.
+    """
+    if not model.is_prior:
+        check_size(scan, model.pattern_size)
 
 
 def _reach_px(scan: Scan, refinement: RefinementConfig) -> int:

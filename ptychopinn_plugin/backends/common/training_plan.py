@@ -1,6 +1,5 @@
 """What a training run will do, decided before anything is computed: no framework is needed."""
 
-import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,8 @@ from ptychopinn_plugin.backends.common.losses import term_weights
 from ptychopinn_plugin.backends.common.prediction import WINDOW_ENERGY
 from ptychopinn_plugin.backends.common.requests import TrainingRequest
 from ptychopinn_plugin.config import Config
-from ptychopinn_plugin.data import Scan, fit_to_size
+from ptychopinn_plugin.data import Scan
+from ptychopinn_plugin.data.preparation import check_size
 from ptychopinn_plugin.errors import ConfigError, DataError
 from ptychopinn_plugin.model import Model, TrainingState
 from ptychopinn_plugin.network import NetworkDescription, describe_network
@@ -118,13 +118,17 @@ def plan_training(request: TrainingRequest) -> TrainingPlan:
     DataError
         If scans hold too few patterns, or not the objects that supervised training needs.
     """
-    state = _state_to_resume(request)
-    config, size = _settled_config(request)
     base = request.base_model
+    state = None
+    if request.resume:
+        # Whoever opened the model has checked that there is one, with an advice of its own.
+        assert base is not None
+        state = base.training_state
+        assert state is not None
+    config = _settled_config(request)
     rng = np.random.default_rng(config.training.seed)
-    # The command line has fitted its scans before, to show what was done; those stay as they are.
-    scans = [_subsampled(fit_to_size(scan, size), config, rng) for scan in request.scans]
-    validation = [fit_to_size(scan, size) for scan in request.validation]
+    scans = [_subsampled(scan, config, rng) for scan in request.scans]
+    validation = list(request.validation)
     description = (
         describe_network(config.model, illuminated_size(scans[0].probe, share=WINDOW_ENERGY))
         if base is None
@@ -156,28 +160,15 @@ def plan_training(request: TrainingRequest) -> TrainingPlan:
     return plan
 
 
-def _state_to_resume(request: TrainingRequest) -> TrainingState | None:
-    if not request.resume:
-        return None
-    if request.base_model is None:
-        raise ConfigError(
-            'To continue a training exactly, base_model must be the model that it left; got None, '
-            'and so no training state. Give that model, or fine-tune another: '
-            'ptychopinn train --base-model MODEL.'
-        )
-    return request.base_model.check_training_state('ptychopinn train --base-model MODEL')
-
-
-def _settled_config(request: TrainingRequest) -> tuple[Config, int]:
-    """Return the settings with the size of patterns in pixels, and that size."""
+def _settled_config(request: TrainingRequest) -> Config:
+    """Return the settings with those of the network, which the scans were fitted to."""
     config, base = request.config, request.base_model
-    sized = config.model.sized_for(request.scans[0].pattern_shape)
+    settings = config.model if base is None else base.config.model
+    sized = settings.sized_for(request.scans[0].pattern_shape)
     assert sized.pattern_size is not None
-    if base is not None:
-        # The base model's network stays as it is, so the settings follow it.
-        config = dataclasses.replace(config, model=base.config.model)
-        return config, base.config.model.pattern_size or sized.pattern_size
-    return config.replace(model=sized), sized.pattern_size
+    for scan in (*request.scans, *request.validation):
+        check_size(scan, sized.pattern_size)
+    return config.replace(model=sized)
 
 
 def _first_scale(

