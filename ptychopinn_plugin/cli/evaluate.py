@@ -44,6 +44,32 @@ _Output = Annotated[
         '--output', '-o', metavar='DIR', help='Folder for evaluation.json and evaluation.png.'
     ),
 ]
+_RemoveRamp = Annotated[bool, typer.Option('--remove-ramp', help='Remove a linear phase as well.')]
+_HalfScans = Annotated[
+    bool,
+    typer.Option(
+        '--half-scans',
+        help='Cut a scan into two halves, reconstruct both, and compare them: no truth is needed.',
+    ),
+]
+_Model = Annotated[
+    Path | None,
+    typer.Option(
+        metavar='FILE',
+        help='With --half-scans: reconstruct with this model (default: the built-in one).',
+    ),
+]
+_Iterations = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar='INTEGER',
+        help='With --half-scans: reconstruct by this number of iterations from a flat object, '
+        'without a model.',
+    ),
+]
+# None is another value than 'auto': without --half-scans no device may be given.
+_Device = Annotated[str | None, typer.Option(metavar='NAME', help='auto, cpu, cuda, cuda:1, mps.')]
 
 
 @takes_settings(READING)
@@ -51,37 +77,12 @@ def evaluate_command(
     reconstruction: _Reconstruction,
     truth: _Truth = None,
     output: _Output = None,
-    remove_ramp: Annotated[
-        bool, typer.Option('--remove-ramp', help='Remove a linear phase as well.')
-    ] = False,
-    half_scans: Annotated[
-        bool,
-        typer.Option(
-            '--half-scans',
-            help='Cut a scan into two halves, reconstruct both, and compare them: no truth is '
-            'needed.',
-        ),
-    ] = False,
-    model: Annotated[
-        Path | None,
-        typer.Option(
-            metavar='FILE',
-            help='With --half-scans: reconstruct with this model (default: the built-in one).',
-        ),
-    ] = None,
-    iterations: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar='INTEGER',
-            help='With --half-scans: reconstruct by this number of iterations from a flat object, '
-            'without a model.',
-        ),
-    ] = None,
+    remove_ramp: _RemoveRamp = False,
+    half_scans: _HalfScans = False,
+    model: _Model = None,
+    iterations: _Iterations = None,
     backend: BackendName = None,
-    device: Annotated[
-        str | None, typer.Option(metavar='NAME', help='auto, cpu, cuda, cuda:1, mps.')
-    ] = None,
+    device: _Device = None,
     as_json: AsJson = False,
     *,
     given: Given,
@@ -123,6 +124,20 @@ def evaluate_command(
             'TRUTH is missing: a scan with its object, or another reconstruction. To judge a scan '
             'without a truth, write: ptychopinn evaluate --half-scans SCAN.'
         )
+    _evaluate_against(
+        truth, reconstruction, output, given, remove_ramp=remove_ramp, as_json=as_json
+    )
+
+
+def _evaluate_against(
+    truth: Path,
+    reconstruction: Path,
+    output: Path | None,
+    given: Given,
+    *,
+    remove_ramp: bool,
+    as_json: bool,
+) -> None:
     from ptychopinn_plugin.data import is_product_file, read_reconstruction
     from ptychopinn_plugin.evaluation import evaluate, in_coordinates_of, plot_evaluation
 
