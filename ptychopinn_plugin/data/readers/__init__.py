@@ -164,18 +164,11 @@ def load_scan(
     path = Path(path)
     check_domain(domain)
     check_exists(path)
-    for name, given in (
-        ('positions', positions),
-        ('positions_reader', positions_reader),
-    ):
-        if given is not None and reader is None:
-            raise DataError(f'{name} needs reader=NAME (--reader NAME), to whose files it belongs.')
+    if reader is None:
+        _refuse_without_reader(positions=positions, positions_reader=positions_reader)
     product = None if product is None else Path(product)
     positions = None if positions is None else Path(positions)
-    max_bytes, memory_bytes = (
-        None if gib is None else int(gib * 2**30) for gib in (max_gib, max_memory_gib)
-    )
-    with reading_with(Limits(allow_links, max_bytes, memory_bytes)) as limits:
+    with reading_with(Limits(allow_links, _bytes_of(max_gib), _bytes_of(max_memory_gib))) as limits:
         request = ReadingRequest(
             load_name(path),
             domain,
@@ -200,10 +193,40 @@ def load_scan(
                 )
         except DataError as error:
             raise with_path(error, path) from error
-    if is_stored(scan.patterns):
-        scan = dataclasses.replace(scan, notes=(*scan.notes, _storage_note(scan)))
-    if limits.followed:
-        scan = dataclasses.replace(scan, notes=(*scan.notes, *limits.notes()))
+    scan = _with_notes_of_reading(scan, limits)
+    scan = _oriented(scan, orientation, beam_center_px, mask_hot=mask_hot)
+    scan = without_useless_object(scan)
+    if probe_modes is not None and probe_modes != len(scan.probe):
+        scan = with_probe_modes(scan, probe_modes)
+    if single_shot:
+        scan = one_by_one(scan)
+    return _with_unit_note(scan) if photons is None else scale_to_photons(scan, photons)
+
+
+def _with_notes_of_reading(scan: Scan, limits: Limits) -> Scan:
+    stored = (_storage_note(scan),) if is_stored(scan.patterns) else ()
+    more = (*stored, *limits.notes())
+    return dataclasses.replace(scan, notes=(*scan.notes, *more)) if more else scan
+
+
+def _refuse_without_reader(**options: Path | str | None) -> None:
+    for name, given in options.items():
+        if given is not None:
+            raise DataError(f'{name} needs reader=NAME (--reader NAME), to whose files it belongs.')
+
+
+def _bytes_of(gib: float | None) -> int | None:
+    return None if gib is None else int(gib * 2**30)
+
+
+def _oriented(
+    scan: Scan,
+    orientation: Orientation | None,
+    beam_center_px: tuple[int, int] | None,
+    *,
+    mask_hot: bool,
+) -> Scan:
+    """Mark hot pixels, note where the beam is, and change axes: `load_scan` has the arguments."""
     if mask_hot:
         scan = with_hot_pixels_marked(scan)
     scan = dataclasses.replace(scan, notes=(*scan.notes, *bright_pixel_notes(scan)))
@@ -218,13 +241,11 @@ def load_scan(
         # It was made of the patterns as they were.
         probe = starting_probe(scan.patterns, scan.bad_pixels)
         scan = dataclasses.replace(scan, probe=probe)
-    scan = without_useless_object(scan)
-    if probe_modes is not None and probe_modes != len(scan.probe):
-        scan = with_probe_modes(scan, probe_modes)
-    if single_shot:
-        scan = one_by_one(scan)
-    if photons is not None:
-        return scale_to_photons(scan, photons)
+    return scan
+
+
+def _with_unit_note(scan: Scan) -> Scan:
+    """Add what some of the patterns tell of their unit."""
     assert scan.bad_pixels is not None  # `replace` drops it
     some = scan.patterns[:: max(1, len(scan) // 32)][:, ~scan.bad_pixels]
     return dataclasses.replace(scan, notes=(*scan.notes, *unit_note(some)))
