@@ -111,8 +111,10 @@ def demo_command(
     )
     with staged_outputs(output, DEMO_FILES, rescue=MODEL_FILE) as stage:
         choice = _choose(backend)
+        # The picture shows them in a square.
         if isqrt(single_shots) ** 2 != single_shots:
             raise ConfigError(f'--single-shots must be a square number; got {single_shots}.')
+        # First, as it needs no training: there is a picture long before the network is ready.
         alone = show_single_shots(stage, choice, seed, single_shots)
         training, test = _simulate(seed, training_patterns, test_patterns)
         result = _train(training, config, choice)
@@ -180,6 +182,8 @@ def _simulate(seed: int, training_patterns: int, test_patterns: int) -> tuple['S
         f'{test_patterns:,} of another object'
     )
     training = simulate(SimulationConfig(seed=seed, n_positions=training_patterns))
+    # Another seed makes another object: on its own one, a network that has learned it by heart
+    # would look as good as one that has learned to infer.
     return training, simulate(SimulationConfig(seed=seed + 1, n_positions=test_patterns))
 
 
@@ -218,6 +222,8 @@ def _reconstruct(
     _announce(f'Reconstructing {count(len(scan), "pattern")} that the network has never seen')
     with ProgressDisplay() as observer:
         built_in = api.reconstruct(None, scan, backend=backend, observer=observer)
+        # The same iterations follow from the network and from a flat object, so that what differs
+        # at the end is what the network gives.
         unrefined = iterations.replace(iterations=0)
         alone = api.reconstruct(
             model, scan, refinement=unrefined, backend=backend, observer=observer
@@ -279,6 +285,8 @@ def _metrics(
 
 def _measure(found: 'Reconstruction', evaluation: 'Evaluation', n_patterns: int) -> dict[str, Any]:
     timing = dict(found.timing)
+    # The laps of the result leave out how long the framework takes to start, which the first
+    # reconstruction alone would bear.
     seconds = sum(timing.values())
     return {
         'amplitude_ssim': evaluation.amplitude.ssim,
@@ -306,6 +314,7 @@ def _write_results(
         plot_ring_correlations,
     )
 
+    # The files hold what a user is to repeat: `reconstruct` with the network that was trained.
     best = found[HYBRID]
     write_reconstruction(stage / 'reconstruction.npz', best)
     write_product(stage / 'product.h5', best)

@@ -224,7 +224,7 @@ def _settings(
     from ptychopinn_plugin.api import open_model
 
     model = open_model(path, with_training_state=resume)
-    # These two checks are made before scans are read, which may take minutes.
+    # What the model rules out is checked before scans are read, which may take minutes.
     option = '--resume' if resume else '--base-model'
     model.check_can_be_fine_tuned(
         f'Leave {option} out, or give a model that ptychopinn train has left, not {path}.'

@@ -69,5 +69,7 @@ def _size(value: Any) -> int:
     if isinstance(value, str | bytes | bytearray):
         return len(value)
     if isinstance(value, list | tuple | dict | set | frozenset):
+        # Its parts were paid for when they were made; here they are places alone.
         return ITEM_BYTES * len(value)
+    # A number is no larger than the instruction that makes it, and instructions are counted.
     return 0

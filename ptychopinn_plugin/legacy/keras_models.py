@@ -110,6 +110,7 @@ def read_keras_network(data: bytes, source: str) -> KerasNetwork:
         # Keras has kernels as (height, width, in, out).
         named[f'{role}/weight'] = OldWeight(layer, np.transpose(kernel, (3, 2, 0, 1)))
         named[f'{role}/bias'] = OldWeight(layer, bias)
+    # A weight that nothing uses shows that the graph was misread: it is another network.
     if kernels:
         raise ArchiveError(f'{source}: the weights of {next(iter(kernels))!r} have no layer.')
     named = repeat_amplitude(named)
@@ -147,6 +148,8 @@ def _read_graph(config: Any) -> dict[str, Node]:
     last = [node.name for node in nodes.values() if node.kind == _PATCHES]
     if len(last) != 1:
         raise ValueError(f'one {_PATCHES} is needed, there are {len(last)}')
+    # Backwards from the patches: the rest of the graph is PtychoPINN's forward model, with classes
+    # of its own that nobody needs to know here.
     needed: dict[str, Node] = {}
     waiting = list(last)
     while waiting:

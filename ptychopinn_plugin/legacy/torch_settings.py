@@ -113,6 +113,8 @@ def structure_of(
             f'{source}: intensity_scale_trainable is on, so the network takes patterns in a scale '
             'of its own, which the file does not hold.'
         )
+    # The layers of the border lie in every file, whether they are used or not, so that their
+    # weights show nothing; files from before the setting used them.
     big = theirs.get('probe_big', settings.get('probe.big', settings.get('probe_big', True)))
     everywhere = MASK_CAME_WITH not in theirs if theirs else None
     return TorchStructure(has_border=big is not False, border_everywhere=everywhere)

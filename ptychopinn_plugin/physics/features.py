@@ -63,6 +63,7 @@ def sweepnet_features(
             patches.imag,
             steps.real,
             steps.imag,
+            # Intensities would leave all but the middle near zero.
             np.sqrt(weights),
             np.log1p(coverage) / COVERAGE_SCALE,
         ],

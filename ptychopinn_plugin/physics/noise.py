@@ -113,6 +113,7 @@ def measure_misfit(
     # Bad pixels may hold anything, and roots of negative numbers would warn.
     missed = np.where(lit, np.sqrt(expected) - np.sqrt(np.maximum(counts, 0)), 0)
     squared = (missed**2).sum()
+    # Ratios of sums, and no means of ratios, in which the many dark pixels would outvote the light.
     return Misfit(
         over_noise=float(squared / shot_noise(expected[lit]).sum()),
         share=float(squared / total),
@@ -122,6 +123,7 @@ def measure_misfit(
 
 def _correlation(missed: FloatArray, lit: BoolArray) -> float:
     """Return how alike neighbours are, along both axes of the patterns, where both are lit."""
+    # Shot noise differs from pixel to pixel, while what an object misses is as wide as a speckle.
     products = squares = 0.0
     for axis in (1, 2):
         first, second = np.moveaxis(missed, axis, 0)[:-1], np.moveaxis(missed, axis, 0)[1:]

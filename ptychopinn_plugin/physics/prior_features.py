@@ -112,6 +112,7 @@ def prior_features(
     total = np.sqrt(contrast + change + FLOOR)
     scale = np.sqrt(change + CONTRAST_FRACTION * contrast + FLOOR)
     centred, in_phase = centred * (lit / total), in_phase * (lit / scale)
+    # Each becomes float32 by itself; a stack would be made in float64 first.
     images = np.empty((PRIOR_FEATURES, *coverage.shape), np.float32)
     values = (
         centred.real,

@@ -324,6 +324,8 @@ class TrainingLoop:
         state.average = average
         if validation is None:
             validation = _mean(losses)['loss']
+        # An epoch that is as good as the best is no gain: a loss that no longer moves must end a
+        # training that waits for one.
         if validation < state.best_loss:
             state.best_loss, state.epochs_without_gain = validation, 0
             state.best_weights = state.average
@@ -459,6 +461,7 @@ def update_ema(average: Arrays, weights: Arrays, decay: float, epoch: int) -> Ar
     the slow start that are usual in deep learning.
     """
     if not average:
+        # As they are, and no mean with the random ones of the start, which nothing was learned by.
         return weights
     share = min(decay, (1 + epoch) / (10 + epoch))
     return {

@@ -126,6 +126,8 @@ def plan_training(request: TrainingRequest) -> TrainingPlan:
         state = base.training_state
         assert state is not None
     config = _settled_config(request)
+    # One generator draws the patterns and then what is held out, always in this order: what was
+    # held out must not be learned from after resuming.
     rng = np.random.default_rng(config.training.seed)
     scans = [_subsampled(scan, config, rng) for scan in request.scans]
     validation = list(request.validation)

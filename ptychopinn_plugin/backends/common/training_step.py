@@ -139,6 +139,8 @@ class NetworkStep(TrainingStep, Generic[SomeNetwork, SomeProbes]):
         self.network = network
         self.scans = scans
         self.first_scale = trainable_probes.intensity_scale
+        # Each epoch gives these scans another probe, always made from the one of the start: made
+        # from that of the epoch before, changes of the scale would pile up.
         self.validation = [(scan, scan.forward.probe) for scan in validation]
         self.config = config
         self.trainable_probes = trainable_probes
@@ -149,6 +151,8 @@ class NetworkStep(TrainingStep, Generic[SomeNetwork, SomeProbes]):
 
     def use_probes(self) -> None:
         """Let the scans' forward models use the probes as training has left them."""
+        # `set_probe` shifts a probe to every position and adds up the coverage again, which would
+        # be in vain after each part of an epoch where probes stay as they are.
         if self.trainable_probes.trainable:
             for index, scan in enumerate(self.scans):
                 scan.forward.set_probe(self.trainable_probes.probe(index))
@@ -160,6 +164,7 @@ class NetworkStep(TrainingStep, Generic[SomeNetwork, SomeProbes]):
         # `start` holds the first scale already.
         change = self.trainable_probes.intensity_scale / self.first_scale
         if scan.probe_of is None:
+            # No scan of the training has this probe: inference would find no corrected one either.
             return self.scaled_probe(start, change)
         probe = self.trainable_probes.probe(scan.probe_of)
         return self.scaled_probe(probe, change, energy_of=start)
