@@ -1,12 +1,16 @@
 """Each numbered decision (docs/decisions) has a test that fails where the decision is undone."""
 
 import ast
+import importlib.util
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 TESTS = Path(__file__).parents[1]
 DECISIONS = Path(__file__).parents[2] / 'docs' / 'decisions'
+PACKAGE = Path(__file__).parents[2] / 'ptychopinn_plugin'
 
 NOTICED_BY = {
     1: """
@@ -129,7 +133,7 @@ NOTICED_BY = {
         unit/backends/test_opr.py::test_a_rising_tilt_is_a_phase_of_the_object
     """,
 }
-"""These tests fail where a decision is undone by hand."""
+"""These tests fail where a decision is undone."""
 
 
 def test_every_decision_is_noticed_by_a_test() -> None:
@@ -146,6 +150,25 @@ def test_the_tests_that_notice_are_there(number: int) -> None:
         tree = ast.parse((TESTS / path).read_text(encoding='utf-8'))
         functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
         assert function in functions, name
+
+
+def test_every_decision_can_be_undone() -> None:
+    """The changes of `benchmarks/undo_decisions.py` fit the code; it runs the tests."""
+    path = PACKAGE.parent / 'benchmarks' / 'undo_decisions.py'
+    spec = importlib.util.spec_from_file_location('undo_decisions', path)
+    assert spec is not None
+    assert spec.loader is not None
+    program: Any = importlib.util.module_from_spec(spec)
+    # Dataclasses look for their module there.
+    sys.modules[spec.name] = program
+    spec.loader.exec_module(program)
+    undone = {undoing.decision for undoing in program.UNDOINGS}
+    assert undone | set(program.NOT_UNDONE) == set(NOTICED_BY)
+    assert not undone & set(program.NOT_UNDONE)
+    for undoing in program.UNDOINGS:
+        text = (PACKAGE / undoing.path).read_text(encoding='utf-8')
+        assert text.count(undoing.old) == 1, undoing
+        assert undoing.test in NOTICED_BY[undoing.decision].split(), undoing
 
 
 @pytest.mark.parametrize('path', sorted(DECISIONS.glob('0*.md')), ids=lambda path: path.name[:4])
