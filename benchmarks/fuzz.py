@@ -168,7 +168,7 @@ def write_scans(at: At, scan: pinn.Scan, result: pinn.Reconstruction) -> None:
 
 
 def write_settings(at: At, config: Config) -> None:
-    """Write a mask, settings, and what a result says of its run."""
+    """Write a mask, settings, and what a result holds of its run."""
     np.save(at('mask.npy'), np.eye(32, dtype=np.uint8))
     at('settings/config.toml').write_text(
         'backend = "pytorch"\n[training]\nepochs = 3\nlearning_rate = 1e-3\n'

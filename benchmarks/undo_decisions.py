@@ -254,7 +254,7 @@ UNDOINGS = (
 )
 
 NOT_UNDONE = {22: 'only a card shows whether an iteration waits for it'}
-"""Decisions that no change of a line undoes, and why."""
+"""These decisions are undone by no change of a few words, for the reason that is given."""
 
 
 def outcome(copy: Path, test: str) -> str:

@@ -16,7 +16,7 @@ from ptychopinn_plugin.checking.trials import cut_piece, run_trial
 from ptychopinn_plugin.cli import main
 from ptychopinn_plugin.data import Scan, write_scan
 from ptychopinn_plugin.data.reorientation import reorient
-from ptychopinn_plugin.host.worker.arrays import Picture, ReportArrays
+from ptychopinn_plugin.host.worker.arrays import ObjectPicture, ReportArrays
 from ptychopinn_plugin.host.worker.check_job import check_in_worker
 from ptychopinn_plugin.host.worker.messages import CheckDone, Report
 from ptychopinn_plugin.orientation import Orientation
@@ -38,7 +38,7 @@ def test_held_out_patterns_tell_a_fault(
     *reported, done = connection.sent
     assert [report.step for report, _ in reported] == [0, 1, 2]
     for _, picture in reported[1:]:
-        assert isinstance(picture, Picture)
+        assert isinstance(picture, ObjectPicture)
         assert picture.object_.dtype == np.complex64
     assert done == (CheckDone('', 2), None)
 

@@ -15,7 +15,7 @@ from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.host import previews
 from ptychopinn_plugin.host.previews import InferenceWatch
 from ptychopinn_plugin.host.resampling import Resampling
-from ptychopinn_plugin.host.worker.arrays import Picture, ResultArrays
+from ptychopinn_plugin.host.worker.arrays import ObjectPicture, ResultArrays
 from ptychopinn_plugin.host.worker.client import Event
 from ptychopinn_plugin.host.worker.messages import ReconstructionDone, RunProgress
 
@@ -53,7 +53,7 @@ def watch(make_watch: Callable[..., InferenceWatch]) -> InferenceWatch:
 
 @pytest.fixture
 def picture(small_scan: Scan) -> Event:
-    found = Picture(np.ones((70, 80), np.complex64), np.zeros(2))
+    found = ObjectPicture(np.ones((70, 80), np.complex64), np.zeros(2))
     return Event(RunProgress('predict', 1, 2), found)
 
 

@@ -245,7 +245,7 @@ def _oriented(
 
 
 def _with_unit_note(scan: Scan) -> Scan:
-    """Add what some of the patterns tell of their unit."""
+    """Add what some of the patterns show of their unit."""
     assert scan.bad_pixels is not None  # `replace` drops it
     some = scan.patterns[:: max(1, len(scan) // 32)][:, ~scan.bad_pixels]
     return dataclasses.replace(scan, notes=(*scan.notes, *unit_note(some)))

@@ -85,7 +85,7 @@ class ScanArrays(_Probe):
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
+class ObjectPicture:
     """What may go beside a `RunProgress`.
 
     Attributes
@@ -140,4 +140,4 @@ class CheckPictures:
     trials: ComplexArray | None = None
 
 
-ReportArrays = Picture | ResultArrays | CheckPictures
+ReportArrays = ObjectPicture | ResultArrays | CheckPictures

@@ -11,7 +11,7 @@ from ptychopinn_plugin.checking.search import Check, check_scan, is_clearly_less
 from ptychopinn_plugin.checking.trials import Trial
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.data.readers.frame_centre import centred, find_beam_center
-from ptychopinn_plugin.host.worker.arrays import CheckPictures, Picture, ReportArrays
+from ptychopinn_plugin.host.worker.arrays import CheckPictures, ObjectPicture, ReportArrays
 from ptychopinn_plugin.host.worker.messages import CheckDone, Report, RunProgress
 from ptychopinn_plugin.orientation import AxisChange
 
@@ -64,7 +64,7 @@ def check_in_worker(scan: Scan, backend: Backend, device: str, connection: Conne
         n_trials = number
         has_picture = trial.reconstruction is not None and not connection.is_host_behind
         connection.send(
-            RunProgress('check', number, 0), Picture(_shown(trial)) if has_picture else None
+            RunProgress('check', number, 0), ObjectPicture(_shown(trial)) if has_picture else None
         )
         if connection.is_stopping:
             raise _Stopped

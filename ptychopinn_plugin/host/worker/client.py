@@ -18,7 +18,7 @@ from ptychopinn_plugin import errors
 from ptychopinn_plugin.errors import PtychoPinnError, WorkerError
 from ptychopinn_plugin.host.worker.arrays import (
     CheckPictures,
-    Picture,
+    ObjectPicture,
     ReportArrays,
     ResultArrays,
     ScanArrays,
@@ -45,7 +45,7 @@ SILENCE_S = 120.0
 """A worker that has sent nothing for this many seconds, no heartbeat either, counts as stuck."""
 
 _BESIDE: Mapping[type[Report], type[ReportArrays]] = {
-    RunProgress: Picture,
+    RunProgress: ObjectPicture,
     ReconstructionDone: ResultArrays,
     CheckDone: CheckPictures,
 }
@@ -61,7 +61,7 @@ class Event:
     Attributes
     ----------
     report : RunProgress, TrainingDone, ReconstructionDone or CheckDone
-    arrays : Picture, ResultArrays or CheckPictures, optional
+    arrays : ObjectPicture, ResultArrays or CheckPictures, optional
         What came beside it.
     """
 
@@ -74,9 +74,9 @@ class Event:
         return not isinstance(self.report, RunProgress)
 
     @property
-    def picture(self) -> Picture | None:
+    def picture(self) -> ObjectPicture | None:
         """The picture that came with progress, where one did."""
-        return self.arrays if isinstance(self.arrays, Picture) else None
+        return self.arrays if isinstance(self.arrays, ObjectPicture) else None
 
 
 class Worker:

@@ -22,7 +22,7 @@ from ptychopinn_plugin.host.worker.blocks import create_block
 from ptychopinn_plugin.host.worker.codec import from_plain, to_plain
 from ptychopinn_plugin.host.worker.messages import SharedArray, ToHost, ToWorker
 
-Arrays = TypeVar('Arrays', bound=ScanArrays | ReportArrays)
+SomeArrays = TypeVar('SomeArrays', bound=ScanArrays | ReportArrays)
 
 
 class Sender:
@@ -172,10 +172,10 @@ def copy_shared(described: SharedArray) -> RealArray:
 
 
 def copy_fields(
-    kind: type[Arrays],
+    kind: type[SomeArrays],
     described: Mapping[str, SharedArray],
     when_copied: Callable[[str], None],
-) -> Arrays:
+) -> SomeArrays:
     """Copy what `SharedArrays.share_fields` shares in the other process.
 
     Parameters

@@ -24,7 +24,7 @@ from ptychopinn_plugin.data.pattern_fit import outliers_in_words
 from ptychopinn_plugin.data.probe_variation import ProbeVariation
 from ptychopinn_plugin.errors import PtychoPinnError, WorkerError
 from ptychopinn_plugin.host.worker.arrays import (
-    Picture,
+    ObjectPicture,
     ResultArrays,
     ScanArrays,
     variation_fields,
@@ -324,10 +324,10 @@ def _report(progress: Progress, is_epoch_end: bool) -> RunProgress:
     )
 
 
-def _picture(progress: Progress) -> Picture:
+def _picture(progress: Progress) -> ObjectPicture:
     assert progress.object_ is not None
     assert progress.origin_px is not None
-    return Picture(progress.object_, progress.origin_px)
+    return ObjectPicture(progress.object_, progress.origin_px)
 
 
 def _files_of_training(output: Path) -> tuple[str, ...]:

@@ -208,7 +208,7 @@ class ReleaseBlock:
 
 @dataclass(frozen=True)
 class RunProgress:
-    """How far a run has come; an `arrays.Picture` may go beside it.
+    """How far a run has come; an `arrays.ObjectPicture` may go beside it.
 
     Attributes
     ----------
