@@ -251,6 +251,13 @@ UNDOINGS = (
         'if True:',
         'unit/backends/test_opr.py::test_a_rising_tilt_is_a_phase_of_the_object',
     ),
+    Undoing(
+        33,
+        'cli/reconstruct.py',
+        'choice, opened, fitted, config.inference',
+        'choice, opened, opened.fitted(fitted), config.inference',
+        'unit/cli/test_read_once.py::test_a_scan_is_fitted_and_checked_once',
+    ),
 )
 
 NOT_UNDONE = {22: 'only a card shows whether an iteration waits for it'}
