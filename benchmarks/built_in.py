@@ -15,7 +15,9 @@ import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from quality import score, test_scans
 
 from ptychopinn_plugin.backends.protocol import Backend
@@ -70,10 +72,17 @@ def judge(found: Reconstruction, scan: Scan) -> dict[str, float]:
     }
 
 
-def measure(backend: Backend, scan: Scan) -> dict[str, dict[str, float]]:
+def block_losses(found: Reconstruction) -> list[float]:
+    """Return the loss at the end of each block of iterations, between which a prior passes."""
+    ends = np.cumsum(found.provenance['course']['done'])
+    return [round(found.likelihoods[end], 6) for end in ends]
+
+
+def measure(backend: Backend, scan: Scan) -> dict[str, dict[str, Any]]:
     """Reconstruct one scan in every way."""
     assert backend.model is not None
-    cpu, rows = InferenceConfig(device='cpu'), {}
+    cpu = InferenceConfig(device='cpu')
+    rows: dict[str, dict[str, Any]] = {}
 
     def note(way: str, reconstruct: Callable[[], Reconstruction]) -> float:
         started = time.perf_counter()
@@ -81,7 +90,7 @@ def measure(backend: Backend, scan: Scan) -> dict[str, dict[str, float]]:
         seconds = time.perf_counter() - started
         course = found.provenance['course']
         done = {'iterations': sum(course['done']), 'seconds': round(seconds, 2)}
-        rows[way] = {**judge(found, scan), **done}
+        rows[way] = {**judge(found, scan), **done, 'block_losses': block_losses(found)}
         return seconds
 
     seconds = note('built-in', lambda: backend.reconstruct(scan, cpu, RefinementConfig()))

@@ -416,7 +416,7 @@ def far_apart(folder: Path) -> Path:
     shutil.copytree(folder, copy)
     with h5py.File(copy / 'product.h5', 'a') as file:
         for axis in 'xy':
-            file[f'probe_position_{axis}_m'][...] *= 20
+            file[f'probe_position_{axis}_m'][...] *= 60
         file.attrs['name'] = 'far'
     return copy
 

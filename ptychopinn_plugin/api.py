@@ -34,6 +34,7 @@ from ptychopinn_plugin.data import (
 )
 from ptychopinn_plugin.data.grouping import check_before_run, check_positions
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
+from ptychopinn_plugin.data.single_shots import alone_where_apart
 from ptychopinn_plugin.errors import ConfigError, DataError, PtychoPinnError
 from ptychopinn_plugin.evaluation import Evaluation, evaluate
 from ptychopinn_plugin.half_scans import HalfScans, compare_halves
@@ -202,6 +203,8 @@ def reconstruct(
     model : Model or path, optional
         None is the model that comes with the package.
     scan : Scan or path
+        Where no two illuminations touch, each pattern is reconstructed alone, and a warning says so
+        (`data.single_shots.alone_where_apart`).
     inference, refinement : optional
         The settings that the model carries where not given. ``RefinementConfig(iterations=0)`` is
         the network alone.
@@ -220,7 +223,7 @@ def reconstruct(
         The message holds what to do.
     """
     opened = _as_model(BUILT_IN_KEYWORD if model is None else model, with_training_state=False)
-    chosen, read = _chosen(backend, opened), as_scan(scan)
+    chosen, read = _chosen(backend, opened), alone_where_apart(as_scan(scan))
     fitted = opened.fitted(read)
     return reconstruct_fitted(chosen, opened, fitted, inference, refinement, observer)
 
@@ -267,6 +270,7 @@ def refine(
     Parameters
     ----------
     scan : Scan or path
+        As in `reconstruct`.
     refinement : RefinementConfig, optional
     backend : str or Choice, optional
         See `backends.selection.choose`.
@@ -284,7 +288,7 @@ def refine(
     DataError, BackendUnavailableError
         The message holds what to do.
     """
-    read = as_scan(scan)
+    read = alone_where_apart(as_scan(scan))
     check_positions(read)
     runner = create_backend(_chosen(backend, None).name)
     return runner.refine(read, refinement or RefinementConfig(), device=device, observer=observer)

@@ -304,7 +304,9 @@ def _read(
     path: Path, given: Given, model: 'Model | None' = None
 ) -> tuple['Scan', dict[str, list[str]]]:
     """Return a scan, as the model takes it where there is one, and what was noted."""
-    (scan,) = read_scans([path], given)
+    from ptychopinn_plugin.data.single_shots import alone_where_apart
+
+    scan = alone_where_apart(*read_scans([path], given))
     fitted = scan if model is None else model.fitted(scan)
     return fitted, show_notes([fitted])
 

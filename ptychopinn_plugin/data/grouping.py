@@ -1,5 +1,7 @@
 """Groups of neighbouring positions, and blocks of a scan that fit into memory."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from scipy.spatial import cKDTree
 
@@ -9,6 +11,23 @@ from ptychopinn_plugin.data.places import Places, find_places
 from ptychopinn_plugin.data.scan import Scan
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.physics import illuminated_size
+
+
+@dataclass(frozen=True)
+class IlluminationGap:
+    """How far apart illuminations are of which no two touch.
+
+    Attributes
+    ----------
+    distance_px : float
+        Between the two nearest positions.
+    probe_width_px : int
+        Of the square that holds nearly all of the light.
+    """
+
+    distance_px: float
+    probe_width_px: int
+
 
 MAX_FIELD_PX = 1 << 30
 """A box of all positions with more pixels than this is a wrong unit, not a scan."""
@@ -239,17 +258,27 @@ def check_positions(scan: Scan | ScanOutline) -> None:
             'Check for outliers, and their unit: --scale-positions FACTOR, which ptychopinn check '
             'finds.'
         )
-    if scan.is_single_shot or scan.probe is None:
+    if scan.is_single_shot:
         return
-    # A position that was measured twice is no neighbour.
-    places = np.rint(scan.positions_px[find_places(scan.positions_px)[0]])
-    nearest = cKDTree(places).query(places, k=2)[0][:, 1].min()
-    # The faint rim of a probe reaches far, and holds nothing together.
-    width = illuminated_size(scan.probe, share=0.98, multiple=2)
-    if nearest > width:
+    gap = illumination_gap(scan)
+    if gap is not None:
         raise DataError(
             f'{scan.name}: neighbouring illuminations must overlap; the nearest positions are '
-            f'{nearest:.1f} px apart and the probe is {width} px wide. Check the unit of the '
-            'positions; where they are right, reconstruct each pattern alone with --single-shot '
-            '(reading.single_shot), or scan with smaller steps.'
+            f'{gap.distance_px:.1f} px apart and the probe is {gap.probe_width_px} px wide. Check '
+            'the unit of the positions; where they are right, reconstruct each pattern alone with '
+            '--single-shot (reading.single_shot), or scan with smaller steps.'
         )
+
+
+def illumination_gap(scan: Scan | ScanOutline) -> IlluminationGap | None:
+    """Return how far apart illuminations are; None where some touch, or no probe is known."""
+    if len(scan) < 2 or scan.probe is None:
+        return None
+    # A position that was measured twice is no neighbour.
+    places = np.rint(scan.positions_px[find_places(scan.positions_px)[0]])
+    if len(places) < 2:
+        return None
+    nearest = float(cKDTree(places).query(places, k=2)[0][:, 1].min())
+    # The faint rim of a probe reaches far, and holds nothing together.
+    width = illuminated_size(scan.probe, share=0.98, multiple=2)
+    return IlluminationGap(nearest, width) if nearest > width else None

@@ -55,6 +55,8 @@ def one_by_one(scan: Scan) -> Scan:
     area = float(np.prod(np.ptp(positions_px, axis=0) + scan.pattern_shape))
     if apart and area <= MAX_SPARSITY * len(positions_px) * max(scan.pattern_shape) ** 2:
         note = 'Each pattern is reconstructed alone, at its own position.'
+        if len(positions_px) == 1:
+            note = 'The pattern is reconstructed alone.'
         return dataclasses.replace(scan, is_single_shot=True, notes=(*scan.notes, note))
     columns = math.ceil(math.sqrt(len(positions_px)))
     number = np.arange(len(positions_px))

@@ -17,6 +17,7 @@ from ptychopinn_plugin.backends.selection import Choice, choose
 from ptychopinn_plugin.data import Scan, scale_to_photons, write_scan
 from ptychopinn_plugin.data.grouping import check_before_run
 from ptychopinn_plugin.data.preparation import one_by_one
+from ptychopinn_plugin.data.single_shots import alone_where_apart
 from ptychopinn_plugin.errors import PtychoPinnError
 from ptychopinn_plugin.host.loaded_model import (
     MODEL_EXTENSION,
@@ -397,7 +398,7 @@ class PinnReconstructor(TrainableReconstructor):
 
     def _resampling(self, scan: Scan, model: Model) -> Resampling:
         """Return the scan as it is to be read and as the model takes it."""
-        scan = self._as_read(scan)
+        scan = alone_where_apart(self._as_read(scan))
         fitted = model.fitted(scan)
         log_notes(fitted)
         if scan.pattern_shape != fitted.pattern_shape:

@@ -117,20 +117,52 @@ def test_the_command_line_and_python_give_the_same(
     np.testing.assert_allclose(again.object_, found.object_, atol=1e-5)
 
 
-def test_patterns_that_share_nothing_are_refused_and_reconstructed_on_request(
-    call: Call, tmp_path: Path
+def test_patterns_that_share_nothing_are_each_reconstructed_alone(
+    call: Call, tmp_path: Path, backend_name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = SimulationConfig(rows=2, columns=3, step_px=70.0, jitter_px=0.0)
-    write_scan(tmp_path / 'apart.npz', simulate(config))
-    code, _, err = call('reconstruct', tmp_path / 'apart.npz', '-o', tmp_path / 'a')
+    scan = simulate(config)
+    write_scan(tmp_path / 'apart.npz', scan)
+    results = []
+    for more in ((), ('--single-shot',)):
+        caplog.clear()
+        code, out, err = call(
+            *('reconstruct', tmp_path / 'apart.npz', '-o', tmp_path / 'a', '--json', *more)
+        )
+        assert code == 0, err
+        assert 'Each pattern is reconstructed alone, at its own position.' in err
+        assert ('no two illuminations touch' in err + caplog.text) == (not more)
+        metrics = json.loads(out)['metrics']
+        assert metrics['patterns'] == 6
+        assert metrics['provenance']['course']['reason'] == 'as each pattern stands alone'
+        # The object in the file lies where that of the patterns does.
+        assert metrics['evaluation'] is not None
+        results.append(read_reconstruction(tmp_path / 'a' / 'reconstruction.npz').object_)
+    np.testing.assert_array_equal(*results)
+    far = dataclasses.replace(scan, positions_px=2 * scan.positions_px, object_=None)
+    write_scan(tmp_path / 'far.npz', far)
+    code, _, err = call('reconstruct', tmp_path / 'far.npz', '-o', tmp_path / 'a')
     assert code == 2
+    assert 'illuminations must overlap' in err
     assert '--single-shot' in err
+    few = api.RefinementConfig(iterations=1)
+    assert api.refine(scan, few, backend=backend_name, device='cpu').is_single_shot
+    none = api.InferenceConfig(prior_passes=0)
+    assert api.reconstruct(
+        None, scan, inference=none, refinement=few, backend=backend_name
+    ).is_single_shot
+
+
+def test_one_pattern_without_a_position_is_a_scan(call: Call, tmp_path: Path, sparse: Scan) -> None:
+    np.save(tmp_path / 'one.npy', sparse.patterns[0])
+    np.save(tmp_path / 'probe.npy', sparse.probe)
     code, out, err = call(
-        'reconstruct', tmp_path / 'apart.npz', '-o', tmp_path / 'a', '--single-shot', '--json'
+        *('reconstruct', tmp_path / 'one.npy', '-o', tmp_path / 'a', '--single-shot', '--json'),
+        *('--probe-from', tmp_path / 'probe.npy', '--domain', 'counts', '--prior-passes', 1),
     )
     assert code == 0, err
-    assert 'Each pattern is reconstructed alone, at its own position.' in err
-    assert json.loads(out)['metrics']['patterns'] == 6
+    assert 'No positions were read; each pattern stands alone.' in err
+    assert json.loads(out)['metrics']['patterns'] == 1
 
 
 def test_a_model_in_the_place_of_a_scan_is_told(call: Call, tmp_path: Path, sparse: Scan) -> None:

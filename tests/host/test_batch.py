@@ -154,7 +154,7 @@ def test_a_scan_that_cannot_be_fails_before_a_framework_is_imported(
 ) -> None:
     scan = small_scan.subset(np.arange(3))
     if is_far:
-        scan = dataclasses.replace(small_scan, positions_px=20 * small_scan.positions_px)
+        scan = dataclasses.replace(small_scan, positions_px=60 * small_scan.positions_px)
     package, sign = tmp_path / 'first' / 'torch', tmp_path / 'imported'
     package.mkdir(parents=True)
     code = f'import pathlib\npathlib.Path({str(sign)!r}).touch()\nraise ImportError("not now")\n'

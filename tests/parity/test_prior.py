@@ -108,7 +108,26 @@ def test_a_plan_goes_by_the_overlap_of_the_scan() -> None:
     for scan in (small_scan(32), sparse_scan()):
         passes.clear()
         backend_of('pytorch').reconstruct(scan, CPU, RefinementConfig(iterations=1), observer=count)
-        assert passes == [1 if scan is small_scan(32) else model().network.passes]
+        # The dense scan is bright.
+        assert passes == ([] if scan is small_scan(32) else [model().network.passes])
+
+
+def test_passes_that_lead_away_from_the_data_are_taken_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    backend, taken_back = backend_of('pytorch'), 'above that of an earlier block, whose object is'
+    wild = {weight: 30 * values for weight, values in model().weights.items()}
+    backend.model = dataclasses.replace(model(), weights=wild)
+    one_pass, before = CPU.replace(prior_passes=1), model().network.iterations_before
+    found = backend.reconstruct(sparse_scan(), one_pass, RefinementConfig())
+    assert taken_back in caplog.text
+    first_block = RefinementConfig(iterations=before)
+    alone = backend.refine(sparse_scan(), first_block, device='cpu')
+    np.testing.assert_allclose(found.object_, alone.object_, atol=1e-5)
+    caplog.clear()
+    kept = backend.reconstruct(sparse_scan(), one_pass, RefinementConfig(iterations=2))
+    assert taken_back not in caplog.text
+    assert np.abs(kept.object_ - alone.object_).max() > 1e-2
 
 
 @pytest.mark.parametrize('name', ['pytorch', 'tensorflow'])

@@ -72,6 +72,9 @@ NOTICED_BY = {
     """,
     19: """
         unit/backends/test_iteration_plan.py::test_more_iterations_where_illuminations_overlap_little
+        unit/backends/test_iteration_plan.py::test_the_light_decides_whether_the_prior_has_a_say
+        unit/data/test_single_shots.py::test_illuminations_that_do_not_touch_are_taken_alone_and_a_warning_says_so
+        parity/test_prior.py::test_passes_that_lead_away_from_the_data_are_taken_back
         unit/backends/test_iteration_schedule.py::test_a_limit_takes_the_course_faster_and_to_its_end
         unit/backends/test_iteration_schedule.py::test_iterations_that_gain_no_more_let_the_steps_fall_and_end
     """,

@@ -17,11 +17,16 @@ from ptychopinn_plugin.backends.common.engine import Device, Engine
 from ptychopinn_plugin.backends.common.iteration_plan import plan_reconstruction
 from ptychopinn_plugin.backends.common.outliers import reconstruct_without_outliers
 from ptychopinn_plugin.backends.common.positions import reach_px
-from ptychopinn_plugin.backends.common.prediction import choose_photons, corrected_probe
+from ptychopinn_plugin.backends.common.prediction import (
+    choose_photons,
+    choose_rotations,
+    corrected_probe,
+)
 from ptychopinn_plugin.backends.common.probe_search import IterateFromFlat, find_probe
 from ptychopinn_plugin.backends.common.ranks import current_ranks
 from ptychopinn_plugin.backends.common.reconstruction_run import (
     ReconstructionRun,
+    measure_dose,
     measure_overlap,
 )
 from ptychopinn_plugin.backends.common.requests import (
@@ -270,9 +275,14 @@ class NetworkBackend(Engine[Device]):
             limit_s=refinement.max_seconds,
             network=model.network if model is not None and model.is_prior else None,
             requested_passes=request.inference.prior_passes,
+            dose=measure_dose(self, forward) if scan.is_countable() else None,
             is_single_shot=scan.is_single_shot,
             probe_twin_similarity=twin_similarity(scan.probe),
         )
+        if model is not None and not model.is_prior:
+            rule, overlap = request.inference.test_time_rotations, plan.overlap
+            rotations = choose_rotations(rule, model.network, lambda: overlap)
+            plan = replace(plan, network_passes=model.network.passes, rotations=len(rotations))
         if not request.is_trial:
             logger.info('%s: %s.', scan.name, plan.in_words())
             warn_of_twins(scan)

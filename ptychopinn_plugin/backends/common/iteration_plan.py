@@ -7,17 +7,31 @@ leave most phases open, and the learned prior is applied more often.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from ptychopinn_plugin.backends.common.iteration_schedule import Ended
 from ptychopinn_plugin.network import NetworkDescription
 from ptychopinn_plugin.text import count
+
+LightLevel = Literal['bright', 'usual', 'faint', 'very faint']
 
 LITTLE_OVERLAP = 4.0
 """With fewer illuminations over each other, data decide slowly."""
 
 HARDLY_TOUCHING = 1.5
 """With fewer illuminations over each other, data alone leave most of the phases open."""
+
+BRIGHT = 1000.0
+"""With as many photons in a pixel of the object, where illuminations overlap well, a learned prior
+has no noise to take away that iterations leave."""
+
+FAINT = 60.0
+"""With fewer photons in a pixel of the object, where illuminations hardly touch, the iterations
+between many passes fit noise: half as many of both are better."""
+
+VERY_FAINT = 10.0
+"""With fewer photons in a pixel of the object, where illuminations overlap little, a learned prior
+takes noise for structure: iterations alone come out better."""
 
 SAME_AS_TWIN = 0.995
 """Where patterns alone leave the choice between an object and its twin, a learned prior mixes them:
@@ -31,6 +45,9 @@ MORE_ITERATIONS = 100
 
 AFTER_PASS_ITERATIONS = 20
 """This number comes after the last pass of a learned prior."""
+
+AFTER_FAINT_PASS_ITERATIONS = 10
+"""This number comes after it where illuminations hardly touch and the scan is faint."""
 
 MIN_BLOCK = 5
 """Where iterations gain much, fewer than this number before a pass are worth less than no pass."""
@@ -57,6 +74,12 @@ class IterationPlan:
         A clause.
     limit_s : float, optional
         The whole reconstruction is to end at about this time after its beginning.
+    network_passes : int
+        Of a network that predicts patches, before all iterations.
+    rotations : int
+        In this number of rotations it sees each pattern.
+    may_go_back : bool
+        Whether the object of an earlier block may be taken, where the last one fits worse.
     """
 
     overlap: float
@@ -65,6 +88,9 @@ class IterationPlan:
     stops_when_converged: bool
     reason: str
     limit_s: float | None = None
+    network_passes: int = 0
+    rotations: int = 1
+    may_go_back: bool = False
 
     @property
     def total(self) -> int:
@@ -86,6 +112,10 @@ class IterationPlan:
                 f'{passes} of the learned prior with {self.before_passes[0]} iterations before '
                 f'{before} and {text} after {after}'
             )
+        if self.network_passes:
+            passes = count(self.network_passes, 'pass', 'es')
+            rotated = '' if self.rotations == 1 else f' in {self.rotations} rotations'
+            text = f'{passes} of the network{rotated} and {text}'
         limit = '' if self.limit_s is None else f', within {self.limit_s:g} s'
         return f'plan: {text}{limit}, {self.reason}'
 
@@ -105,6 +135,8 @@ class Course:
         Of the plan, a clause.
     max_seconds : float, optional
         The limit of the plan.
+    network_passes, rotations : int
+        Of the plan.
     """
 
     overlap: float
@@ -113,13 +145,23 @@ class Course:
     ended: Ended
     reason: str
     max_seconds: float | None
+    network_passes: int = 0
+    rotations: int = 1
 
     @classmethod
     def of_plan(cls, plan: IterationPlan, done: Sequence[int], ended: Ended) -> 'Course':
         """Return the course of a plan that has ended."""
         planned = (*plan.before_passes, plan.iterations)
-        overlap = round(plan.overlap, 2)
-        return cls(overlap, planned, tuple(done), ended, plan.reason, plan.limit_s)
+        return cls(
+            overlap=round(plan.overlap, 2),
+            planned=planned,
+            done=tuple(done),
+            ended=ended,
+            reason=plan.reason,
+            max_seconds=plan.limit_s,
+            network_passes=plan.network_passes,
+            rotations=plan.rotations,
+        )
 
     @classmethod
     def of_result(cls, provenance: Mapping[str, Any]) -> 'Course | None':
@@ -134,6 +176,9 @@ class Course:
             ended=values['ended'],
             reason=values['reason'],
             max_seconds=values['max_seconds'],
+            # Earlier results lack them.
+            network_passes=values.get('network_passes', 0),
+            rotations=values.get('rotations', 1),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -145,12 +190,18 @@ class Course:
             'ended': self.ended,
             'reason': self.reason,
             'max_seconds': self.max_seconds,
+            'network_passes': self.network_passes,
+            'rotations': self.rotations,
         }
 
     def in_words(self) -> str:
         """Return in words what was planned, and how it ended where that is not as planned."""
         *before, last = self.planned
-        words = IterationPlan(self.overlap, tuple(before), last, False, self.reason).in_words()
+        words = IterationPlan(
+            *(self.overlap, tuple(before), last, False, self.reason),
+            network_passes=self.network_passes,
+            rotations=self.rotations,
+        ).in_words()
         n_done, n_planned = sum(self.done), sum(self.planned)
         match self.ended:
             case 'converged':
@@ -168,6 +219,7 @@ def plan_reconstruction(
     *,
     requested: int | None,
     limit_s: float | None,
+    dose: float | None,
     network: NetworkDescription | None = None,
     requested_passes: int | None = None,
     is_single_shot: bool = False,
@@ -182,6 +234,8 @@ def plan_reconstruction(
     requested : int, optional
         Iterations at the end; see `RefinementConfig.iterations`.
     limit_s : float, optional
+    dose : float, optional
+        Photons in a lit pixel of the object; unknown where counts are no photons.
     network : NetworkDescription, optional
         Of a learned prior, which is the only one whose passes lie between iterations.
     requested_passes : int, optional
@@ -192,7 +246,8 @@ def plan_reconstruction(
         See `physics.twin_similarity`.
     """
     leaves_twins = is_single_shot and probe_twin_similarity >= SAME_AS_TWIN
-    blocks = () if network is None else plan_passes(network, requested_passes, overlap)
+    level = light_level(overlap, dose) if requested_passes is None else 'usual'
+    blocks = () if network is None else plan_passes(network, requested_passes, overlap, level)
     # The prior would mix an object and its twin, between which nothing decides.
     if leaves_twins and requested_passes is None:
         blocks = ()
@@ -202,19 +257,41 @@ def plan_reconstruction(
     planned = MORE_ITERATIONS if overlap < LITTLE_OVERLAP else USUAL_ITERATIONS
     if blocks:
         planned = blocks[-1] if blocks[-1] == LONG_BLOCK else AFTER_PASS_ITERATIONS
+        planned = AFTER_FAINT_PASS_ITERATIONS if level == 'faint' else planned
     return IterationPlan(
         overlap=overlap,
         before_passes=blocks,
         iterations=planned if requested is None else requested,
         # A number that was given is kept to, and a prior's last block ends as planned.
         stops_when_converged=requested is None and not blocks,
-        reason=_reason(overlap, is_single_shot=is_single_shot, leaves_twins=leaves_twins),
+        reason=_reason(overlap, is_single_shot=is_single_shot, leaves_twins=leaves_twins)
+        + ('' if network is None or level == 'usual' else _dose_in_words(dose)),
         limit_s=limit_s,
+        may_go_back=requested is None and bool(blocks),
     )
 
 
+def light_level(overlap: float, dose: float | None) -> LightLevel:
+    """Return what the light means for a learned prior, where illuminations overlap so.
+
+    Parameters
+    ----------
+    overlap : float
+        See `physics.illumination_overlap`.
+    dose : float, optional
+        Photons in a lit pixel of the object; nothing follows where it is unknown.
+    """
+    if dose is None:
+        return 'usual'
+    if overlap >= LITTLE_OVERLAP:
+        return 'bright' if dose >= BRIGHT else 'usual'
+    if overlap >= HARDLY_TOUCHING:
+        return 'very faint' if dose < VERY_FAINT else 'usual'
+    return 'faint' if dose < FAINT else 'usual'
+
+
 def plan_passes(
-    network: NetworkDescription, requested: int | None, overlap: float
+    network: NetworkDescription, requested: int | None, overlap: float, level: LightLevel = 'usual'
 ) -> tuple[int, ...]:
     """Return how many iterations come before each pass: more passes where data decide less.
 
@@ -225,14 +302,27 @@ def plan_passes(
         The number of passes; see `InferenceConfig.prior_passes`.
     overlap : float
         See `physics.illumination_overlap`.
+    level : str
+        See `light_level`.
     """
+    if requested is None and level in ('bright', 'very faint'):
+        return ()
     if requested is None and LITTLE_OVERLAP > overlap >= HARDLY_TOUCHING:
         # Iterations still gain much here, and each block of them begins with long steps.
         return (LONG_BLOCK, LONG_BLOCK)
     passes = requested
     if passes is None:
         passes = 1 if overlap >= LITTLE_OVERLAP else network.passes
+        passes = (passes + 1) // 2 if level == 'faint' else passes
     return (network.iterations_before, *[network.iterations_between] * (passes - 1))[:passes]
+
+
+def _dose_in_words(dose: float | None) -> str:
+    """Return a clause on the light, which the plan depends on."""
+    if dose is None:
+        return ''
+    number = f'{dose:,.0f}' if dose >= 10 else f'{dose:.2g}'
+    return f', with {number} photons in a pixel'
 
 
 def _reason(overlap: float, *, is_single_shot: bool, leaves_twins: bool) -> str:

@@ -1,6 +1,7 @@
 """One reconstruction on a device: a network's passes, the iterations, and a look at the result."""
 
 import functools
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -24,7 +25,6 @@ from ptychopinn_plugin.backends.common.iteration_schedule import Ended, Iteratio
 from ptychopinn_plugin.backends.common.memory import with_smaller_batches
 from ptychopinn_plugin.backends.common.outliers import iterate_without, judge_patterns
 from ptychopinn_plugin.backends.common.phase_drift import fit_slow_errors
-from ptychopinn_plugin.backends.common.prediction import choose_rotations
 from ptychopinn_plugin.backends.common.requests import InferenceRequest, IterationRequest
 from ptychopinn_plugin.backends.common.timing import Stopwatch
 from ptychopinn_plugin.backends.protocol import Observer, Progress
@@ -40,6 +40,12 @@ from ptychopinn_plugin.physics import cover, illumination_overlap, orthogonal_mo
 from ptychopinn_plugin.physics.prior_features import count_exposures
 from ptychopinn_plugin.physics.uncertainty import estimate_uncertainty
 from ptychopinn_plugin.storage.scratch import chunks
+
+logger = logging.getLogger(__name__)
+
+MAX_RISE = 0.005
+"""Where the last block of iterations ends at a loss that is higher by this share than that of the
+best block, passes have led away from the data."""
 
 
 class ReconstructionRun:
@@ -98,15 +104,14 @@ class ReconstructionRun:
         self.losses: list[float] = []
         self.done: list[int] = []
         self.stopped = False
+        # Loss and object of the block that ended with the lowest loss.
+        self._best_block: tuple[float, Any] | None = None
 
     def infer(
         self, network: Any, description: NetworkDescription, inference: InferenceConfig
     ) -> None:
         """Predict patches and stitch them, pass by pass."""
-        rotations = choose_rotations(
-            inference.test_time_rotations, description, lambda: self.plan.overlap
-        )
-        request = InferenceRequest.of(inference, rotations)
+        request = InferenceRequest.of(inference, tuple(range(self.plan.rotations)))
 
         def infer(batch_size: int) -> list[Any]:
             return self.engine.stitch_object(
@@ -175,9 +180,30 @@ class ReconstructionRun:
                     clock=self.clock,
                 )
                 self._iterate(self.refinement, schedule)
+                self._go_back_where_worse()
         if self.stopped:
             self._ended = 'stopped'
         return self._judged(self._judge_patterns())
+
+    def _go_back_where_worse(self) -> None:
+        """Take the best block's object where passes have led away from the data since.
+
+        A number of iterations that somebody gave is kept to. Where the iterations change the probe,
+        positions or beams too, the object of an earlier block belongs to others.
+        """
+        settings = self.refinement
+        changes_more = settings.probe or settings.positions or settings.intensities
+        if self.stopped or not self.plan.may_go_back or changes_more or settings.opr_modes:
+            return
+        assert self._best_block is not None
+        best, object_ = self._best_block
+        if self.losses[-1] > (1 + MAX_RISE) * best:
+            self.object_ = object_
+            logger.warning(
+                '%s: the iterations after the last pass ended at a loss that is %.1f %% above that '
+                'of an earlier block, whose object is taken.',
+                *(self.scan.name, 100 * (self.losses[-1] / best - 1)),
+            )
 
     def _judge_patterns(self) -> PatternFit | None:
         if self.is_trial or self.stopped:
@@ -284,6 +310,8 @@ class ReconstructionRun:
         self.object_, losses = self.engine.iterate(self.forward, self.object_, request, show)
         self.losses += losses[1:] if self.losses else losses
         self.done.append(schedule.done)
+        if self._best_block is None or losses[-1] < self._best_block[0]:
+            self._best_block = losses[-1], self.object_
         self._ended = schedule.ended
         self.stopwatch.lap('refine')
 
@@ -318,3 +346,9 @@ def measure_overlap(engine: Engine[Any], forward: Forward) -> float:
         # Exposures of one place add photons, and nothing of what neighbours would show.
         coverage = cover(probe, patch_origins_px[first], coverage.shape)
     return illumination_overlap(coverage, probe)
+
+
+def measure_dose(engine: Engine[Any], forward: Forward) -> float:
+    """Return the photons in a lit pixel of the object, averaged over the light itself."""
+    coverage = np.asarray(engine.to_numpy(forward.coverage), dtype=np.float64)
+    return float((coverage**2).sum() / coverage.sum())

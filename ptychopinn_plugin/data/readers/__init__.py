@@ -50,7 +50,7 @@ from ptychopinn_plugin.data.readers.ptypy_files import (
     read_ptyd,
     read_ptyr_probe,
 )
-from ptychopinn_plugin.data.readers.request import ReadingRequest, load_name
+from ptychopinn_plugin.data.readers.request import ADVICE_ALONE, ReadingRequest, load_name
 from ptychopinn_plugin.data.reorientation import reorient
 from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.data.starting_probe import starting_probe
@@ -131,7 +131,8 @@ def load_scan(
     photons : float, optional
         Mean number of photons in a pattern: for patterns in another unit, which are scaled to it.
     single_shot : bool
-        Reconstruct each pattern alone; see `one_by_one`.
+        Reconstruct each pattern alone; see `one_by_one`. The file then needs no positions, and may
+        be an NPY file of one pattern or of a stack of them.
     probe_modes : int, optional
         How many modes the probe is to have: added ones are for the iterations to correct; see
         `physics.with_modes`.
@@ -178,6 +179,7 @@ def load_scan(
             mask=None if mask is None else read_mask(Path(mask)),
             scan_step_m=scan_step_m,
             scan_shape=scan_shape,
+            single_shot=single_shot,
         )
         try:
             if reader is None:
@@ -341,6 +343,10 @@ def _start(path: Path) -> bytes:
         return file.read(8)
 
 
+def _is_npy(path: Path) -> bool:
+    return path.is_file() and _start(path).startswith(b'\x93NUMPY')
+
+
 def content_of(path: Path) -> str:
     """Return the kind of a file, as 'npz'; one that holds no scan is a DataError."""
     start = _start(path)
@@ -352,8 +358,9 @@ def content_of(path: Path) -> str:
     if not h5py.is_hdf5(path):
         if is_electron_file(path):
             return 'electron'
-        kind = 'a single NumPy array' if start.startswith(b'\x93NUMPY') else 'neither NPZ nor HDF5'
-        raise DataError(f'{path} is {kind}; {_EXPECTED}.')
+        if start.startswith(b'\x93NUMPY'):
+            raise DataError(f'{path} is a single NumPy array; {_EXPECTED}. {ADVICE_ALONE}')
+        raise DataError(f'{path} is neither NPZ nor HDF5; {_EXPECTED}.')
     with open_hdf5(path) as file:
         if 'entry_1' in file:
             return 'cxi'
@@ -372,6 +379,8 @@ def content_of(path: Path) -> str:
 
 
 def _read_by_content(path: Path, request: ReadingRequest, product: Path | None) -> Scan:
+    if request.single_shot and product is None and _is_npy(path):
+        return scan_of(_Given({'diff3d': read_npy(path)}, str(path)), request)
     content = '' if path.is_dir() else content_of(path)
     of_camera = content == 'electron'
     if request.scan_step_m is not None and (

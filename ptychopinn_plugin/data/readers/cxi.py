@@ -9,8 +9,16 @@ from typing import Any
 
 import numpy as np
 
+from ptychopinn_plugin.array_types import RealArray
 from ptychopinn_plugin.data.readers.domain import Domain
-from ptychopinn_plugin.data.readers.hdf5 import find, find_number, need, open_hdf5, stack_of
+from ptychopinn_plugin.data.readers.hdf5 import (
+    find,
+    find_dataset,
+    find_number,
+    need,
+    open_hdf5,
+    stack_of,
+)
 from ptychopinn_plugin.data.readers.matching import (
     HC_J_M,
     Measurement,
@@ -21,7 +29,11 @@ from ptychopinn_plugin.data.readers.matching import (
     to_indexes,
 )
 from ptychopinn_plugin.data.readers.probe_axes import single_probe
-from ptychopinn_plugin.data.readers.request import ReadingRequest
+from ptychopinn_plugin.data.readers.request import (
+    ADVICE_ALONE,
+    NOTE_WITHOUT_POSITIONS,
+    ReadingRequest,
+)
 from ptychopinn_plugin.data.readers.units import (
     ELECTRON_VOLT_J,
     find_one_quantity,
@@ -41,6 +53,9 @@ _TRANSLATION = (
     f'{_DETECTOR}/translation',
 )
 _PROBE = ('entry_1/image_1/data', f'{_SOURCE}/illumination', 'entry_1/data_1/probe')
+_NOTE_OF_AXES = (
+    'Positions of the CXI file were taken as (x, y) with y downwards, as Ptychodus does.'
+)
 _ENERGIES = ('incident_energy', 'incident_beam_energy', 'energy')
 _BEAMS = (
     'entry_1/instrument_1/beam_1',
@@ -70,7 +85,8 @@ def read_cxi(path: Path, request: ReadingRequest, product: Product | None = None
     with open_hdf5(path) as file:
         measurement = _measurement(file, request.domain, request.given_geometry)
         if product is None:
-            product = product_of(file, request.geometry)
+            n_alone = len(measurement.patterns) if request.single_shot else None
+            product = product_of(file, request.geometry, n_alone)
             positions, patterns = len(product.indexes), len(measurement.patterns)
             if positions != patterns and f'{_EXTRA}/probe_position_indexes' not in file:
                 raise DataError(
@@ -129,17 +145,28 @@ def _geometry(file: Any, given: Geometry) -> Geometry:
     )
 
 
-def product_of(file: Any, given: Geometry | None = None) -> Product:
+def product_of(file: Any, given: Geometry | None = None, n_alone: int | None = None) -> Product:
     """Return positions, probe and object of an open CXI file.
+
+    Parameters
+    ----------
+    file : h5py.File
+    given : Geometry, optional
+        In place of the file's.
+    n_alone : int, optional
+        This number of patterns is reconstructed each alone, and may be without translations.
 
     Raises
     ------
     DataError
-        If the translations are not rows of 2 or 3 coordinates.
+        If the translations are missing, or not rows of 2 or 3 coordinates.
     """
     translation = find_quantity(file, _TRANSLATION, 'length')
     if translation is None:
-        translation = need(file, *_TRANSLATION)
+        translation = _bare_translation(file, n_alone)
+    has_positions = translation is not None
+    if translation is None:
+        translation = np.zeros((n_alone or 0, 2))
     if translation.ndim not in (2, 3) or translation.shape[-1] < 2 or not translation.size:
         raise DataError(
             f'The translations of {file.filename} must have shape (n_positions, 2 or 3), or that '
@@ -172,8 +199,21 @@ def product_of(file: Any, given: Geometry | None = None) -> Product:
             detector_distance_m=geometry.detector_distance_m,
         ),
         notes=(
-            'Positions of the CXI file were taken as (x, y) with y downwards, as Ptychodus does.',
+            _NOTE_OF_AXES if has_positions else NOTE_WITHOUT_POSITIONS,
             *probe_notes,
             *object_notes,
         ),
+        has_positions=has_positions,
     )
+
+
+def _bare_translation(file: Any, n_alone: int | None) -> RealArray | None:
+    """Return translations without a unit; None where patterns stand alone and there are none."""
+    try:
+        return need(file, *_TRANSLATION)
+    except DataError as error:
+        if find_dataset(file, _TRANSLATION) is not None:
+            raise
+        if n_alone is None:
+            raise DataError(f'{error} {ADVICE_ALONE}') from error
+        return None

@@ -19,7 +19,7 @@ from ptychopinn_plugin.data.readers.domain import Domain, to_counts, without_log
 from ptychopinn_plugin.data.readers.frame_centre import centred
 from ptychopinn_plugin.data.readers.invalid_pixels import clip_negative, mask_invalid
 from ptychopinn_plugin.data.readers.mask_files import with_mask
-from ptychopinn_plugin.data.readers.request import ReadingRequest
+from ptychopinn_plugin.data.readers.request import NOTE_WITHOUT_POSITIONS, ReadingRequest
 from ptychopinn_plugin.data.readers.units import ELECTRON_VOLT_J
 from ptychopinn_plugin.data.scan import Geometry, ProbeOrigin, Scan
 from ptychopinn_plugin.data.starting_probe import NOTE, starting_probe
@@ -130,6 +130,8 @@ class Product:
         Of each epoch of what made it.
     far_field : bool
         Whether its patterns are those of the far field, by its metadata.
+    has_positions : bool
+        Whether the positions are known; where they are not, they are zeros.
     """
 
     indexes: IntArray
@@ -144,6 +146,17 @@ class Product:
     losses: tuple[float, ...] = ()
     far_field: bool = True
     probe_variation: ProbeVariation | None = None
+    has_positions: bool = True
+
+    @classmethod
+    def without_positions(cls, indexes: IntArray) -> 'Product':
+        """Return what is known where a file holds patterns alone."""
+        return cls(
+            indexes,
+            np.zeros((len(indexes), 2)),
+            notes=(NOTE_WITHOUT_POSITIONS,),
+            has_positions=False,
+        )
 
 
 def wavelength_m(photon_energy_eV: float) -> float:
@@ -232,13 +245,14 @@ def check_far_field(product: Product) -> None:
         )
 
 
-def join(measurement: Measurement, product: Product, request: ReadingRequest) -> Scan:
+def join(measurement: Measurement, product: Product | None, request: ReadingRequest) -> Scan:
     """Make a scan of patterns and positions, matched by their indexes.
 
     Parameters
     ----------
     measurement : Measurement
-    product : Product
+    product : Product, optional
+        Patterns may do without one where each is reconstructed alone.
     request : ReadingRequest
         Its values take the place of those in the files.
 
@@ -247,6 +261,8 @@ def join(measurement: Measurement, product: Product, request: ReadingRequest) ->
     DataError
         If no index is common, or the size of an object pixel is unknown.
     """
+    if product is None:
+        product = Product.without_positions(measurement.indexes)
     check_far_field(product)
     variation, replaced = product.probe_variation, list[str]()
     if variation is not None and request.probe is not None:
@@ -272,9 +288,13 @@ def join(measurement: Measurement, product: Product, request: ReadingRequest) ->
     if variation is not None:
         weights = rows_at(variation.weights, product.indexes, measurement.indexes[kept])
         variation = dataclasses.replace(variation, weights=weights)
-    geometry = _object_geometry(measurement, product.geometry, request.given_geometry)
+    geometry = _merged_geometry(measurement, product.geometry, request.given_geometry)
+    product, unplaced = _without_useless_positions(product, geometry, request)
     product, more = _with_pixel(product, geometry, request.geometry)
-    positions_px = _to_pixels(positions_m, product, geometry, measurement.pattern_shape)
+    positions_px: FloatArray = np.zeros((len(kept), 2))
+    if product.has_positions:
+        _check_pixel(geometry)
+        positions_px = _to_pixels(positions_m, product, geometry, measurement.pattern_shape)
     return Scan(
         patterns=patterns if len(kept) == len(patterns) else taken(patterns, kept),
         positions_px=positions_px,
@@ -286,7 +306,7 @@ def join(measurement: Measurement, product: Product, request: ReadingRequest) ->
         probe_origin=origin,
         name=request.name,
         probe_variation=variation,
-        notes=(*measurement.notes, *product.notes, *notes, *more, *replaced),
+        notes=(*measurement.notes, *product.notes, *notes, *unplaced, *more, *replaced),
     )
 
 
@@ -306,7 +326,8 @@ def outline_of(measurement: Measurement, product: Product, name: str) -> ScanOut
         As in `join`.
     """
     _, positions_m, _ = _match(measurement.indexes, product)
-    geometry = _object_geometry(measurement, product.geometry, Geometry())
+    geometry = _merged_geometry(measurement, product.geometry, Geometry())
+    _check_pixel(geometry)
     shape = measurement.pattern_shape
     return ScanOutline(
         *(_to_pixels(positions_m, product, geometry, shape), shape, product.probe, name)
@@ -404,10 +425,37 @@ def known_geometry(own: Geometry, given: Geometry, shape: tuple[int, ...]) -> Ge
     return dataclasses.replace(merged, **sizes)
 
 
-def _object_geometry(measurement: Measurement, product: Geometry, given: Geometry) -> Geometry:
+def _without_useless_positions(
+    product: Product, geometry: Geometry, request: ReadingRequest
+) -> tuple[Product, tuple[str, ...]]:
+    """Leave positions out that no pixel turns into pixels, where patterns stand alone."""
+    if not product.has_positions:
+        return dataclasses.replace(product, object_=None, centre_m=None), ()
+    if not request.single_shot or (geometry.pixel_height_m and geometry.pixel_width_m):
+        return product, ()
+    note = (
+        'The size of an object pixel is unknown, so that the positions, which are in metres, were '
+        'left out; each pattern stands alone.'
+    )
+    found = dataclasses.replace(product, object_=None, centre_m=None, has_positions=False)
+    return found, (note,)
+
+
+def _merged_geometry(measurement: Measurement, product: Geometry, given: Geometry) -> Geometry:
+    """Return what product, measurement and user know of the geometry."""
     stated = {key: value for key, value in dataclasses.asdict(product).items() if value}
     own = dataclasses.replace(measurement.geometry, **stated)
     geometry = known_geometry(own, given, measurement.patterns.shape)
+    return dataclasses.replace(
+        geometry,
+        # Programs write zero where nobody has filled a value in.
+        photon_energy_eV=geometry.photon_energy_eV or None,
+        detector_distance_m=geometry.detector_distance_m or None,
+    )
+
+
+def _check_pixel(geometry: Geometry) -> None:
+    """Raise a DataError unless the size of an object pixel is known."""
     for axis in ('height', 'width'):
         if getattr(geometry, f'pixel_{axis}_m'):
             continue
@@ -425,12 +473,6 @@ def _object_geometry(measurement: Measurement, product: Geometry, given: Geometr
             f'lacks a part of what gives it. Use {", ".join(missing)} '
             '(geometry=Geometry(...)), or write it into the file.'
         )
-    return dataclasses.replace(
-        geometry,
-        # Programs write zero where nobody has filled a value in.
-        photon_energy_eV=geometry.photon_energy_eV or None,
-        detector_distance_m=geometry.detector_distance_m or None,
-    )
 
 
 def _to_pixels(

@@ -36,9 +36,18 @@ from ptychopinn_plugin.data.readers.matching import (
 )
 from ptychopinn_plugin.data.readers.npz_archive import open_npz
 from ptychopinn_plugin.data.readers.npz_metadata import number_of, photons_of
-from ptychopinn_plugin.data.readers.pattern_axes import pattern_shape_of, positions_first
+from ptychopinn_plugin.data.readers.pattern_axes import (
+    count_alone,
+    pattern_shape_of,
+    positions_first,
+)
 from ptychopinn_plugin.data.readers.probe_axes import single_probe
-from ptychopinn_plugin.data.readers.request import ReadingRequest, load_name
+from ptychopinn_plugin.data.readers.request import (
+    ADVICE_ALONE,
+    NOTE_WITHOUT_POSITIONS,
+    ReadingRequest,
+    load_name,
+)
 from ptychopinn_plugin.data.scan import Geometry, ProbeOrigin, Scan
 from ptychopinn_plugin.data.starting_probe import NOTE, starting_probe
 from ptychopinn_plugin.errors import DataError
@@ -132,17 +141,25 @@ def scan_of(archive: NamedArrays, request: ReadingRequest) -> Scan:
     """Make a scan of arrays under the names of an NPZ file; see `read_npz`."""
     probe = request.probe
     metadata, notes = read_metadata(archive)
-    positions, more = _positions(archive)
-    # Both of these write the positions first.
-    known = 'bad_pixels' in archive or 'diffraction_domain' in metadata
-    patterns, order = _patterns(archive, len(positions), known_order=known)
-    notes = (*notes, *more, *order)
-    modes_axis, variation = False, None
-    if probe is None and 'probeGuess' in archive:
+    modes_axis, variation, of_probe = False, None, tuple[str, ...]()
+    has_own_probe = probe is None and 'probeGuess' in archive
+    if has_own_probe:
         guess = read_numbers(archive, 'probeGuess', 'buifc')
         modes_axis = guess.ndim > 2
-        probe, more = single_probe(guess)
-        notes = (*notes, *more)
+        probe, of_probe = single_probe(guess)
+    # Both of these write the positions first.
+    known = 'bad_pixels' in archive or 'diffraction_domain' in metadata
+    if request.single_shot and not _has_positions(archive):
+        known_shape = None if probe is None else probe.shape[-2:]
+        patterns, order = _patterns_alone(archive, known_shape, known_order=known)
+        positions: FloatArray = np.zeros((len(patterns), 2))
+        notes = (*notes, NOTE_WITHOUT_POSITIONS, *order, *of_probe)
+    else:
+        positions, more = _positions(archive)
+        patterns, order = _patterns(archive, len(positions), known_order=known)
+        notes = (*notes, *more, *order, *of_probe)
+    if has_own_probe:
+        assert probe is not None
         variation = stored_variation(archive, len(positions), probe.shape[-2:])
     elif 'opr_weights' in archive:
         notes = (*notes, NOTE_OF_OTHER_PROBE)
@@ -245,10 +262,19 @@ def _coordinates(archive: NamedArrays, x_key: str, y_key: str) -> FloatArray:
     return np.stack([y, x], axis=1)
 
 
+def _has_positions(archive: NamedArrays) -> bool:
+    return 'xcoords' in archive or 'xcoords_start' in archive
+
+
 def _positions(archive: NamedArrays) -> tuple[FloatArray, tuple[str, ...]]:
     if 'xcoords' not in archive and 'xcoords_start' in archive:
         nominal = _coordinates(archive, 'xcoords_start', 'ycoords_start')
         return nominal, ('The file holds nominal positions alone; they are used.',)
+    if 'xcoords' not in archive:
+        try:
+            archive['xcoords']
+        except DataError as error:
+            raise DataError(f'{error} {ADVICE_ALONE}') from error
     return _coordinates(archive, 'xcoords', 'ycoords'), ()
 
 
@@ -272,6 +298,18 @@ def _patterns(
 ) -> tuple[RealArray, tuple[str, ...]]:
     key = _pattern_key(archive)
     return positions_first(read_numbers(archive, key), key, count, known_order=known_order)
+
+
+def _patterns_alone(
+    archive: NamedArrays, known_shape: tuple[int, ...] | None, *, known_order: bool
+) -> tuple[RealArray, tuple[str, ...]]:
+    """Return patterns without positions, whose order does not matter."""
+    key = _pattern_key(archive)
+    patterns = read_numbers(archive, key)
+    count = count_alone(patterns.shape, key, known_shape, known_order=known_order)
+    if patterns.ndim == 2:
+        patterns = patterns[np.newaxis]
+    return positions_first(patterns, key, count, known_order=known_order)
 
 
 def _choose_domain(

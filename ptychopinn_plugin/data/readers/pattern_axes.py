@@ -75,6 +75,50 @@ def pattern_shape_of(shape: tuple[int, ...], key: str, count: int) -> tuple[int,
     )
 
 
+def count_alone(
+    shape: tuple[int, ...], key: str, known_shape: tuple[int, ...] | None, *, known_order: bool
+) -> int:
+    """Return how many patterns an array holds for which no positions are known.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of the array: of one pattern, of a stack, or of a raster.
+    key : str
+        Its name in the file, for messages.
+    known_shape : tuple of int, optional
+        Height and width of the probe, which those of a pattern equal.
+    known_order : bool
+        As in `positions_first`.
+
+    Raises
+    ------
+    DataError
+        If it cannot be told which axes are those of a pattern.
+    """
+    if len(shape) == 2:
+        return 1
+    if len(shape) not in (3, 4) or 0 in shape:
+        raise DataError(
+            f'{key} must hold patterns: (height, width), (n_patterns, height, width) or (rows, '
+            f'columns, height, width); its shape is {shape}.'
+        )
+    at_end, at_start = shape[-2:], shape[:2]
+    n_first, n_last = math.prod(shape[:-2]), math.prod(shape[2:])
+    if known_order or at_end == known_shape:
+        return n_first
+    if at_start == known_shape:
+        return n_last
+    if at_end[0] == at_end[1]:
+        return n_first
+    if at_start[0] == at_start[1]:
+        return n_last
+    raise DataError(
+        f'{key} has shape {shape}, and without positions or a probe nothing says which of its axes '
+        'counts the patterns. Give the probe: probe_from=FILE (--probe-from FILE).'
+    )
+
+
 def _raster(patterns: RealArray, key: str, count: int) -> tuple[RealArray, tuple[str, ...]]:
     first, last = patterns.shape[:2], patterns.shape[2:]
     if first[0] * first[1] == count:

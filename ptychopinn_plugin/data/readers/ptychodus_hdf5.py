@@ -29,7 +29,7 @@ from ptychopinn_plugin.data.readers.matching import (
     to_indexes,
 )
 from ptychopinn_plugin.data.readers.probe_axes import varying_probe
-from ptychopinn_plugin.data.readers.request import ReadingRequest, load_name
+from ptychopinn_plugin.data.readers.request import ADVICE_ALONE, ReadingRequest, load_name
 from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.ptychodus_compat import PRODUCT_NAMES
@@ -56,6 +56,9 @@ def read_pair(path: Path, request: ReadingRequest, product: Path | None) -> Scan
     DataError
         If one of the two files is missing, or they do not belong together.
     """
+    if request.single_shot and product is None and not _has_product(path):
+        patterns = path / 'diffraction.h5' if path.is_dir() else path
+        return join(read_measurement(patterns, domain=request.domain), None, request)
     diffraction, product = _files_of_pair(path, product)
     # It is read before the patterns, which are large.
     known = read_product(product)
@@ -76,6 +79,14 @@ def read_pair_outline(path: Path) -> ScanOutline:
         return outline_of(_recorded(file, diffraction, stand_in), known, load_name(path))
 
 
+def _has_product(path: Path) -> bool:
+    """Return whether a path is a product, or one lies beside its patterns or in its folder."""
+    folder = path if path.is_dir() else path.parent
+    if any((folder / name).is_file() for name in PRODUCT_NAMES):
+        return True
+    return not path.is_dir() and is_product(path)
+
+
 def _files_of_pair(path: Path, product: Path | None) -> tuple[Path, Path]:
     """Return the files of the patterns and of the product; a DataError names a missing one."""
     folder = path if path.is_dir() else path.parent
@@ -91,7 +102,7 @@ def _files_of_pair(path: Path, product: Path | None) -> tuple[Path, Path]:
             raise DataError(
                 f'Ptychodus keeps a scan in two files; {file}, which holds {what}, is missing. '
                 'Put diffraction.h5 and product.h5 into one folder, or use product=FILE '
-                '(--product FILE).'
+                f'(--product FILE). {ADVICE_ALONE if file == product else ""}'.rstrip()
             )
     return diffraction, product
 

@@ -28,10 +28,12 @@ from ptychopinn_plugin.data.readers.matching import (
     single_layer,
 )
 from ptychopinn_plugin.data.readers.probe_axes import varying_probe
-from ptychopinn_plugin.data.readers.request import ReadingRequest
+from ptychopinn_plugin.data.readers.request import ADVICE_ALONE, ReadingRequest
 from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.packages import is_importable
+
+logger = logging.getLogger(__name__)
 
 _BY_SUFFIX = {
     '.csv': 'CSV',
@@ -98,9 +100,12 @@ def read_with_ptychodus(
         elif product is not None:
             product = _product_of(registry, name, product)
         else:
-            product = _in_the_same_file(registry, path, name)
-        check_far_field(product)
-        centred_by = product.probe if request.probe is None else request.probe
+            product = _in_the_same_file(registry, path, name, may_be_alone=request.single_shot)
+        probe = None
+        if product is not None:
+            check_far_field(product)
+            probe = product.probe
+        centred_by = probe if request.probe is None else request.probe
         with _failing(
             f'the patterns of {path}', name, 'Check that all files of the scan are there.', path
         ):
@@ -304,13 +309,20 @@ def _moved(product: Product, positions: Product) -> Product:
     )
 
 
-def _in_the_same_file(registry: Any, path: Path, name: str) -> Product:
-    """Read positions, and what else there is, from the file of the patterns."""
+def _in_the_same_file(
+    registry: Any, path: Path, name: str, *, may_be_alone: bool
+) -> Product | None:
+    """Read positions, and what else there is, from the file of the patterns.
+
+    Where patterns may be alone and this is no file of positions, None is returned.
+    """
     of_products = _find(registry.product_file_readers, name)
     plugin = of_products or _find(registry.probe_position_file_readers, name)
+    if may_be_alone and (plugin is None or path.suffix.lower() not in _suffixes(plugin)):
+        return None
     advice = (
         'and positions are needed. Use positions=FILE (--positions FILE) or product=FILE '
-        '(--product FILE, a product.h5).'
+        f'(--product FILE, a product.h5). {ADVICE_ALONE}'
     )
     if plugin is None:
         raise DataError(f'The reader {name!r} gives patterns alone, {advice}')
@@ -323,6 +335,9 @@ def _in_the_same_file(registry: Any, path: Path, name: str) -> Product:
         read = _read(plugin.strategy, path, name)
         return (_positions if of_products is None else _from_product)(read, path, name)
     except DataError as error:
+        if may_be_alone:
+            logger.warning('No positions are used, as each pattern stands alone: %s', error)
+            return None
         raise DataError(
             f'{error} If positions are elsewhere, use positions=FILE (--positions FILE) or '
             'product=FILE (--product FILE).'

@@ -25,7 +25,7 @@ from ptychopinn_plugin.data.readers.hdf5_links import check_links
 from ptychopinn_plugin.data.readers.limits import limits
 from ptychopinn_plugin.data.readers.matching import Product, join, measurement_of, to_indexes
 from ptychopinn_plugin.data.readers.probe_axes import single_probe
-from ptychopinn_plugin.data.readers.request import ReadingRequest
+from ptychopinn_plugin.data.readers.request import ADVICE_ALONE, ReadingRequest
 from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.storage.scratch import taken
@@ -87,7 +87,8 @@ def read_ptyd(path: Path, request: ReadingRequest, product: Product | None = Non
     """
     with open_hdf5(path) as file:
         _check_far_field(file)
-        patterns, chunks = _chunks(file, with_positions=product is None)
+        alone = product is None and request.single_shot and not _has_positions(file)
+        patterns, chunks = _chunks(file, with_positions=product is None and not alone)
         indexes, notes = _indexes(chunks)
         notes = (*notes, *_notes(file, chunks))
         if request.beam_center_px is None:
@@ -96,7 +97,10 @@ def read_ptyd(path: Path, request: ReadingRequest, product: Product | None = Non
             notes = (*notes, *more)
         bad_pixels = _bad_pixels(file, chunks, patterns.shape[1:])
         geometry = _geometry(file)
-    if product is None:
+    if product is None and alone:
+        product = Product.without_positions(indexes)
+        product = replace(product, notes=(*notes, *product.notes))
+    elif product is None:
         positions_m = np.concatenate([chunk.positions_m for chunk in chunks])
         product = Product(indexes=indexes, positions_m=positions_m, notes=notes)
     measurement = measurement_of(
@@ -232,6 +236,13 @@ def _indexes(chunks: Sequence[_Chunk]) -> tuple[IntArray, tuple[str, ...]]:
     return np.arange(len(indexes)), (note,)
 
 
+def _has_positions(file: Any) -> bool:
+    """Return whether a chunk has positions, or all have them in common."""
+    check_links(file, 'chunks')
+    keys = [f'chunks/{name}/positions' for name in file['chunks'] if name.isdecimal()]
+    return any(_array(file, [key]) is not None for key in (*keys, *_OF_ALL))
+
+
 def _positions(file: Any, key: str, indexes: IntArray) -> FloatArray:
     """Return the positions of a chunk, or those of its indexes among all."""
     own = _array(file, [f'{key}/positions'])
@@ -249,7 +260,7 @@ def _positions(file: Any, key: str, indexes: IntArray) -> FloatArray:
     raise DataError(
         f'{key}/positions of {file.filename} must be (y, x) in metres of shape ({len(indexes)}, '
         f'2); it is {shape}. Prepare the scan with its positions, or give them: product=FILE '
-        '(--product FILE).'
+        f'(--product FILE). {ADVICE_ALONE}'
     )
 
 

@@ -1,6 +1,6 @@
 """Rasters of electron microscopes: patterns without positions, at even steps, become a scan."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from ptychopinn_plugin.data.readers.matching import (
     measurement_of,
     wavelength_m,
 )
-from ptychopinn_plugin.data.readers.request import ReadingRequest
+from ptychopinn_plugin.data.readers.request import ADVICE_ALONE, ReadingRequest
 from ptychopinn_plugin.data.readers.units import length_of_unit
 from ptychopinn_plugin.data.scan import Geometry, Scan
 from ptychopinn_plugin.errors import DataError
@@ -66,16 +66,17 @@ def raster_scan(
         If the size of a step or of a pixel is unknown.
     """
     step_m = request.scan_step_m
+    stands_alone = request.single_shot and not (step_m or raster.steps_m)
     patterns = stack_of(raster.patterns, f'The patterns of {path}')
     notes = raster.notes
-    if product is None:
+    if product is None and not stands_alone:
         rows, columns = raster.patterns.shape[:2]
         steps = (step_m, step_m) if step_m else raster.steps_m
         if steps is None:
             raise DataError(
                 f'{path} does not hold the step of its raster in a unit of length. Give it: '
                 'scan_step_m=METRES (--scan-step METRES), or positions: product=FILE '
-                '(--product FILE).'
+                f'(--product FILE). {ADVICE_ALONE}'
             )
         # With the place of the beam, frames are cut to the size of the probe.
         probe = None if request.beam_center_px is None else request.probe
@@ -88,6 +89,9 @@ def raster_scan(
             geometry=_object_pixels(raster, path, shape, request.given_geometry),
             notes=(*notes, note),
         )
+    elif product is None:
+        product = Product.without_positions(np.arange(len(patterns)))
+        product = replace(product, notes=(*notes, *product.notes))
     measurement = measurement_of(
         patterns, np.arange(len(patterns)), None, domain=request.domain, geometry=raster.geometry
     )

@@ -31,6 +31,8 @@ class ReadingRequest:
         The step of a raster in both directions, in place of that in the file.
     scan_shape : (rows, columns), optional
         Of a raster in a file that holds a stack of patterns, or in place of what it holds.
+    single_shot : bool
+        Each pattern is reconstructed alone, so that its position need not be known.
     """
 
     name: str
@@ -41,11 +43,22 @@ class ReadingRequest:
     mask: BoolArray | None = None
     scan_step_m: float | None = None
     scan_shape: tuple[int, int] | None = None
+    single_shot: bool = False
 
     @property
     def given_geometry(self) -> Geometry:
         """The geometry; an empty one where nothing is given."""
         return self.geometry or Geometry()
+
+
+NOTE_WITHOUT_POSITIONS = 'No positions were read; each pattern stands alone.'
+
+
+ADVICE_ALONE = (
+    'Where patterns share nothing, each is reconstructed alone and no positions are needed: '
+    '--single-shot (reading.single_shot).'
+)
+"""The advice follows where positions are missing."""
 
 
 def load_name(path: Path) -> str:

@@ -110,7 +110,7 @@ def test_every_failure_is_red_and_leaves_no_product(
 
     # What is wrong with a scan is known before a worker starts.
     window.library.worker.close()
-    far = replace(small_scan, positions_px=20 * small_scan.positions_px)
+    far = replace(small_scan, positions_px=60 * small_scan.positions_px)
     window.open(write_folder(tmp_path / 'far', scan=far))
     before = len(window.products)
     window.infer()

@@ -19,7 +19,9 @@ PRIOR = dataclasses.replace(describe_prior(), iterations_before=10, iterations_b
 
 
 def plan(overlap: float, **given: Any) -> IterationPlan:
-    return plan_reconstruction(overlap, **{'requested': None, 'limit_s': None, **given})
+    return plan_reconstruction(
+        overlap, **{'requested': None, 'limit_s': None, 'dose': 300.0, **given}
+    )
 
 
 @pytest.mark.parametrize(
@@ -36,6 +38,38 @@ def test_the_prior_works_more_where_data_decide_less(
     requested: int | None, overlap: float, blocks: tuple[int, ...]
 ) -> None:
     assert plan_passes(PRIOR, requested, overlap) == blocks
+
+
+@pytest.mark.parametrize(
+    ('overlap', 'dose', 'blocks', 'after', 'words'),
+    [
+        (12.0, 3300.0, (), USUAL_ITERATIONS, ', with 3,300 photons in a pixel'),
+        (12.0, 330.0, (10,), 20, ''),
+        (12.0, None, (10,), 20, ''),
+        (2.0, 40.0, (40, 40), 40, ''),
+        (2.0, 3.5, (), MORE_ITERATIONS, ', with 3.5 photons in a pixel'),
+        (1.2, 190.0, (10,) * 5, 20, ''),
+        (1.2, 19.0, (10,) * 3, 10, ', with 19 photons in a pixel'),
+    ],
+)
+def test_the_light_decides_whether_the_prior_has_a_say(
+    overlap: float, dose: float | None, blocks: tuple[int, ...], after: int, words: str
+) -> None:
+    found = plan(overlap, network=PRIOR, dose=dose)
+    assert (found.before_passes, found.iterations) == (blocks, after)
+    assert found.reason.partition('other)')[2] == words
+    requested = plan(overlap, network=PRIOR, dose=dose, requested_passes=5)
+    assert requested.before_passes == (10,) * 5
+    assert 'photons' not in requested.reason + plan(overlap, dose=dose).reason
+
+
+def test_a_dense_bright_scan_has_the_plan_of_iterations_alone() -> None:
+    bright, alone = plan(12.0, network=PRIOR, dose=3300.0), plan(12.0, dose=3300.0)
+    assert dataclasses.replace(bright, reason=alone.reason) == alone
+    assert bright.in_words() == (
+        'plan: at most 30 iterations, as illuminations overlap well (12 lie over each other), with '
+        '3,300 photons in a pixel'
+    )
 
 
 @pytest.mark.parametrize(
@@ -79,6 +113,13 @@ def test_a_plan_says_what_and_why() -> None:
         'plan: 1 pass of the learned prior with 10 iterations before it and 1 iteration after it, '
         'as illuminations overlap well (12 lie over each other)'
     )
+    trained = dataclasses.replace(plan(2.0), network_passes=3, rotations=4)
+    assert trained.in_words() == (
+        'plan: 3 passes of the network in 4 rotations and at most 100 iterations, as illuminations '
+        'overlap little (2 lie over each other)'
+    )
+    once = dataclasses.replace(plan(16.2, requested=0), network_passes=1)
+    assert once.in_words().startswith('plan: 1 pass of the network and no iterations, as ')
     assert plan(1.0, requested=0, is_single_shot=True).in_words() == (
         'plan: no iterations, as each pattern stands alone'
     )
@@ -112,6 +153,9 @@ def test_a_course_says_how_it_ended(ended: Any, done: list[int], words: str) -> 
     planned = plan(12.0, network=PRIOR, requested_passes=1, limit_s=9.0)
     course = Course.of_plan(planned, done, ended)
     assert Course.of_result({'course': course.to_dict()}) == course
+    rotated = dataclasses.replace(course, planned=(30,), network_passes=3, rotations=4)
+    assert Course.of_result({'course': rotated.to_dict()}) == rotated
+    assert rotated.in_words().startswith('plan: 3 passes of the network in 4 rotations and 30 ')
     assert course.in_words() == (
         'plan: 1 pass of the learned prior with 10 iterations before it and 20 iterations after '
         'it, as illuminations overlap well (12 lie over each other)' + words

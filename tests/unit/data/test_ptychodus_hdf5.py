@@ -246,6 +246,18 @@ def test_layers_are_multiplied_and_the_first_probe_is_taken(
     assert any('first of 2 orthogonal variations' in note for note in loaded.notes)
 
 
+@pytest.mark.parametrize('name', ['.', 'diffraction.h5'])
+def test_patterns_that_stand_alone_need_no_product(
+    folder: Path, make_scan: MakeScan, tmp_path: Path, name: str
+) -> None:
+    whole = load_scan(folder)
+    (folder / 'product.h5').unlink()
+    np.save(tmp_path / 'probe.npy', make_scan(modes=2).probe)
+    found = load_scan(folder / name, single_shot=True, probe_from=tmp_path / 'probe.npy')
+    assert found.is_single_shot
+    np.testing.assert_array_equal(found.patterns, whole.patterns)
+
+
 def test_bad_pixels_of_the_detector(folder: Path) -> None:
     with h5py.File(folder / 'diffraction.h5', 'a') as file:
         file['bad_pixels'][2, 5] = True
@@ -273,7 +285,7 @@ class TestBadInput:
 
     def test_no_product(self, folder: Path, refused: Callable[..., None]) -> None:
         (folder / 'product.h5').unlink()
-        refused('product.h5, which holds positions and probe, is missing')
+        refused('product.h5, which holds positions and probe, is missing.* --single-shot')
         refused('There is no file|is missing', product=folder / 'none.h5')
 
     def test_no_patterns(self, folder: Path, refused: Callable[..., None]) -> None:

@@ -114,9 +114,12 @@ class TestWithPtychodus:
         assert 'NPY' in reader_names()
 
     def test_patterns_alone(self, tmp_path: Path) -> None:
-        np.save(tmp_path / 'patterns.npy', np.ones((2, 4, 4)))
-        with pytest.raises(DataError, match='gives patterns alone'):
+        np.save(tmp_path / 'patterns.npy', np.ones((2, 8, 8)))
+        with pytest.raises(DataError, match=r'gives patterns alone.* --single-shot'):
             load_scan(tmp_path / 'patterns.npy', reader='NPY')
+        alone = load_scan(tmp_path / 'patterns.npy', reader='NPY', single_shot=True)
+        assert alone.is_single_shot
+        assert len(alone) == 2
 
     def test_a_file_of_another_kind(self, tmp_path: Path) -> None:
         (tmp_path / 'patterns.npy').write_text('text')

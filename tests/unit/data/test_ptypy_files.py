@@ -219,6 +219,9 @@ def test_positions_of_all_frames(scan: Scan, tmp_path: Path) -> None:
     del values['info']['positions_scan']
     with pytest.raises(DataError, match=r'chunks/0/positions .*\(4, 2\); it is missing.*--product'):
         load_scan(save(tmp_path / 'scan.ptyd', values))
+    alone = load_scan(tmp_path / 'scan.ptyd', single_shot=True)
+    assert alone.is_single_shot
+    np.testing.assert_array_equal(alone.patterns, scan.patterns)
     assert scan.object_ is not None
     reconstruction = Reconstruction(
         object_=scan.object_,
