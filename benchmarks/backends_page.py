@@ -71,6 +71,7 @@ CHANGES: dict[str, tuple[Any, dict[str, dict[str, Any]]]] = {
     'training.target_weight': (0.1, {}),
     'training.target_iterations': (20, {}),
     'training.target_positions': (True, {}),
+    'training.target_intensities': (True, {}),
     'training.total_variation_weight': (1.0, {}),
     'training.probe_trainable': (True, {}),
     'training.intensity_scale_trainable': (True, {}),

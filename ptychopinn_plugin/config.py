@@ -299,6 +299,11 @@ class TrainingConfig(Validated):
     target_positions: bool = setting(
         False, 'The target corrects the scan positions, which training then uses'
     )
+    target_intensities: bool = setting(
+        False,
+        'The target gives the beam an intensity of its own at each pattern, for a beam that drifts '
+        'or flickers, which training then uses',
+    )
     total_variation_weight: float = setting(
         0.0, 'The total variation of the predicted patches has this weight in the loss', minimum=0.0
     )

@@ -59,7 +59,13 @@ TRAINING_FILES = (MODEL_FILE, 'losses.csv', 'training.png', 'config.toml', LOG_F
 
 _TRAINING_PANELS = {
     'Training: loss': ('poisson_weight', 'amplitude_mae_weight', 'total_variation_weight'),
-    'Training: target': ('target', 'target_weight', 'target_iterations', 'target_positions'),
+    'Training: target': (
+        'target',
+        'target_weight',
+        'target_iterations',
+        'target_positions',
+        'target_intensities',
+    ),
     'Training: probe and intensity scale': ('probe_trainable', 'intensity_scale_trainable'),
     'Training: choice of patterns': (
         'validation_fraction',
@@ -140,7 +146,10 @@ class _Job:
         'training',
         TrainingConfig,
         'Training',
-        options={'target_positions': 'refine-positions'},
+        options={
+            'target_positions': 'refine-positions',
+            'target_intensities': 'refine-intensities',
+        },
         panels=_TRAINING_PANELS,
     ),
     Section('model', ModelConfig, 'Model', panels=_MODEL_PANELS),

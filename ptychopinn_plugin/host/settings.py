@@ -266,6 +266,13 @@ ROWS = (
         'pinn',
         _WITH_TARGET,
     ),
+    Row(
+        'Training',
+        'Refine target intensities',
+        ('training.target_intensities',),
+        'pinn',
+        _WITH_TARGET,
+    ),
     Row('Training', 'Probe trainable', ('training.probe_trainable',), 'pinn'),
     Row('Training', 'Intensity scale trainable', ('training.intensity_scale_trainable',), 'pinn'),
     Row('Training', 'Validation fraction', ('training.validation_fraction',)),

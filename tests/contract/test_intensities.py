@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from ptychopinn_plugin.backends.protocol import Backend
 from ptychopinn_plugin.cli import app
-from ptychopinn_plugin.config import RefinementConfig
+from ptychopinn_plugin.config import Config, RefinementConfig
 from ptychopinn_plugin.data import (
     Reconstruction,
     Scan,
@@ -22,6 +22,7 @@ from ptychopinn_plugin.data import (
     write_scan,
 )
 from ptychopinn_plugin.data.simulation import SimulationConfig, beam_intensities, simulate
+from ptychopinn_plugin.errors import ConfigError
 from ptychopinn_plugin.evaluation import evaluate
 
 STEADY = SimulationConfig(
@@ -121,6 +122,44 @@ def test_probe_and_beams_together(make_backend: Callable[[], Backend], drifting:
     true = beam_intensities(DRIFTING, 144)
     assert found.intensities is not None
     assert np.std(np.log(found.intensities / true)) < 0.04
+
+
+def test_the_target_of_training_finds_them_or_names_the_beam(
+    make_backend: Callable[[], Backend],
+    drifting: Scan,
+    brief: Callable[..., Config],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    target, training, told = {}, {}, {}
+    for refines in (False, True):
+        caplog.clear()
+        seen: list[float] = []
+        config = brief(epochs=1, target_iterations=40, target_intensities=refines)
+        result = make_backend().train(
+            [drifting],
+            config,
+            observer=lambda progress, seen=seen: (
+                seen.append(progress.losses['poisson']) if progress.stage == 'target' else None
+            ),
+        )
+        target[refines], training[refines] = seen[-1], result.history[-1]['poisson']
+        told[refines] = caplog.text
+    assert target[True] < 0.9 * target[False]
+    assert training[True] < training[False]
+    assert "the beam's intensity seems to vary" in told[False]
+    assert '--refine-intensities (training.target_intensities)' in told[False]
+    assert 'intensit' not in told[True]
+
+
+def test_no_target_refines_no_intensities(
+    make_backend: Callable[[], Backend], drifting: Scan, brief: Callable[..., Config]
+) -> None:
+    for what in ('positions', 'intensities'):
+        config = brief(target='none', **{f'target_{what}': True})
+        with pytest.raises(
+            ConfigError, match=rf'--refine-{what}\) refines {what} while the target'
+        ):
+            make_backend().train([drifting], config)
 
 
 def test_every_file_has_them(corrected: Reconstruction, tmp_path: Path) -> None:

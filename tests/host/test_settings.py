@@ -60,6 +60,7 @@ def test_a_label_is_the_name_of_the_setting_in_words(row: Row) -> None:
     in_window = {
         'n_subsample': 'subsample',
         'target_positions': 'refine_target_positions',
+        'target_intensities': 'refine_target_intensities',
         'probe': 'refine_probe',
         'positions': 'refine_positions',
         'position_scale': 'refine_position_scale',

@@ -50,7 +50,8 @@ OWN_DEVIANCE = 1.5
 """Where patterns miss their counts by more, whatever their dose is, no beam is measured."""
 
 INTENSITIES = '--refine-intensities (refinement.intensities)'
-"""This is what users set where the beam varies, as they write it."""
+TARGET_INTENSITIES = '--refine-intensities (training.target_intensities)'
+"""This is what users set where the beam varies, as they write it: in iterations, in training."""
 
 LIT_COUNTS_FRACTION = 1e-5
 """In an unknown unit, a lit pixel expects at least this share of the counts of a pattern."""
@@ -200,15 +201,24 @@ def measure_beam_variation(
     return variation if variation >= BEAM_VARIATION else None
 
 
-def warn_of_beam(scan: Scan, variation: float | None) -> None:
-    """Warn that the beam's intensity varies, where it was taken to be steady."""
+def warn_of_beam(scan: Scan, variation: float | None, option: str) -> None:
+    """Warn that the beam's intensity varies, where it was taken to be steady.
+
+    Parameters
+    ----------
+    scan : Scan
+    variation : float, optional
+        See `measure_beam_variation`.
+    option : str
+        What to set, as users write it.
+    """
     if variation is None:
         return
     logger.warning(
         "%s: the beam's intensity seems to vary from pattern to pattern, by %.1f%% or more "
         '(standard deviation). The object takes a drift for its own transmission, and its phase '
         'suffers; %s gives each pattern its own intensity.',
-        *(scan.name, 100 * variation, INTENSITIES),
+        *(scan.name, 100 * variation, option),
     )
 
 

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from ptychopinn_plugin.array_types import FloatArray
+from ptychopinn_plugin.backends.common.beam import measure_beam
 from ptychopinn_plugin.backends.common.diagnostics import (
+    INTENSITIES,
     MIN_ITERATIONS,
     judge_misfit,
-    measure_beam_variation,
     warn_of_beam,
     warn_of_lonely_eigenmodes,
     warn_of_lonely_intensities,
@@ -24,7 +25,6 @@ from ptychopinn_plugin.backends.common.iteration_plan import Course, IterationPl
 from ptychopinn_plugin.backends.common.iteration_schedule import Ended, IterationSchedule
 from ptychopinn_plugin.backends.common.memory import with_smaller_batches
 from ptychopinn_plugin.backends.common.outliers import iterate_without, judge_patterns
-from ptychopinn_plugin.backends.common.phase_drift import fit_slow_errors
 from ptychopinn_plugin.backends.common.requests import InferenceRequest, IterationRequest
 from ptychopinn_plugin.backends.common.timing import Stopwatch
 from ptychopinn_plugin.backends.protocol import Observer, Progress
@@ -33,13 +33,11 @@ from ptychopinn_plugin.data import Reconstruction, Scan
 from ptychopinn_plugin.data.pattern_fit import PatternFit
 from ptychopinn_plugin.data.places import find_places
 from ptychopinn_plugin.data.probe_variation import ProbeVariation
-from ptychopinn_plugin.data.scan import CHUNK_PATTERNS
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.network import NetworkDescription
 from ptychopinn_plugin.physics import cover, illumination_overlap, orthogonal_modes
 from ptychopinn_plugin.physics.prior_features import count_exposures
 from ptychopinn_plugin.physics.uncertainty import estimate_uncertainty
-from ptychopinn_plugin.storage.scratch import chunks
 
 logger = logging.getLogger(__name__)
 
@@ -223,18 +221,14 @@ class ReconstructionRun:
 
     def _measure_beam(self, pattern_fit: PatternFit | None) -> float | None:
         """Return how much the beam varies, where it was taken to be steady; None if it is."""
-        few = len(self.losses) <= MIN_ITERATIONS
-        if pattern_fit is None or self.refinement.intensities or few:
+        if self.refinement.intensities:
             return None
-        if not self.scan.is_countable():
-            return None
-        moments = self.engine.measure_moments(self.forward, self.object_)
-        probe = self.engine.to_numpy(self.forward.probe)
-        errors = fit_slow_errors(self.forward, moments, probe)
-        blocks = chunks(self.scan.patterns, CHUNK_PATTERNS)
-        counted = np.concatenate([b.sum(axis=(1, 2), dtype=np.float64) for _, b in blocks])
+        iterations = len(self.losses) - 1
+        found = measure_beam(
+            self.engine, self.scan, self.forward, self.object_, pattern_fit, iterations
+        )
         self.stopwatch.lap('judge')
-        return measure_beam_variation(pattern_fit, counted, errors)
+        return found
 
     def _judged(self, pattern_fit: PatternFit | None) -> Reconstruction:
         """Return the object and how well it fits."""
@@ -249,7 +243,7 @@ class ReconstructionRun:
                 warn_of_lonely_intensities(scan)
             if self.refinement.opr_modes > 0:
                 warn_of_lonely_eigenmodes(scan)
-            warn_of_beam(scan, beam_variation)
+            warn_of_beam(scan, beam_variation, INTENSITIES)
             option = None if self.refinement.probe else '--refine-probe (refinement.probe)'
             if beam_variation is None:
                 warn_of_misfit(scan, len(self.losses) - 1, misfit, option)

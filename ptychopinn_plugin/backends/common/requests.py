@@ -201,4 +201,5 @@ class IterationRequest:
             seed=settings.seed,
             refine_probe=settings.probe_trainable,
             refine_positions=settings.target_positions,
+            refine_intensities=settings.target_intensities,
         )

@@ -91,16 +91,17 @@ class TrainingPlan:
         }
 
 
-def _check_target_positions(config: Config, supervised: bool) -> None:
-    """Raise a ConfigError where positions are to be refined and nothing iterates."""
+def _check_refines_target(config: Config, supervised: bool) -> None:
+    """Raise a ConfigError where a target is to be refined and there is none."""
     settings = config.training
-    if not settings.target_positions:
+    if not supervised and settings.target != 'none' and settings.target_weight > 0:
         return
-    if supervised or settings.target == 'none' or settings.target_weight == 0:
+    refined = {'positions': settings.target_positions, 'intensities': settings.target_intensities}
+    for what in (what for what, is_set in refined.items() if is_set):
         raise ConfigError(
-            'training.target_positions (--refine-positions) refines positions while the target is '
+            f'training.target_{what} (--refine-{what}) refines {what} while the target is '
             'reconstructed, and this training has none. Leave it out, or use training.target = '
-            'iterations with a weight above 0; refine positions beforehand with ptychopinn refine.'
+            'iterations with a weight above 0.'
         )
 
 
@@ -137,7 +138,7 @@ def plan_training(request: TrainingRequest) -> TrainingPlan:
         else base.network
     )
     supervised = config.model.model_type == 'supervised'
-    _check_target_positions(config, supervised)
+    _check_refines_target(config, supervised)
     fingerprints = {
         'scans': [_fingerprint(scan, supervised) for scan in scans],
         'validation': [_fingerprint(scan, supervised) for scan in validation],

@@ -14,14 +14,19 @@ import numpy as np
 
 from ptychopinn_plugin._version import __version__
 from ptychopinn_plugin.array_types import ComplexArray, IntArray
+from ptychopinn_plugin.backends.common.beam import measure_beam
 from ptychopinn_plugin.backends.common.diagnostics import (
+    TARGET_INTENSITIES,
     judge_misfit,
+    warn_of_beam,
+    warn_of_lonely_intensities,
     warn_of_misfit,
     warn_of_moves,
 )
 from ptychopinn_plugin.backends.common.engine import Device, Engine, Forward
 from ptychopinn_plugin.backends.common.iteration_schedule import IterationSchedule
 from ptychopinn_plugin.backends.common.memory import ran_out, with_smaller_batches
+from ptychopinn_plugin.backends.common.outliers import judge_patterns
 from ptychopinn_plugin.backends.common.positions import reach_px
 from ptychopinn_plugin.backends.common.prediction import choose_photons
 from ptychopinn_plugin.backends.common.requests import (
@@ -308,14 +313,25 @@ class TrainingRun(Generic[Device]):
         schedule = IterationSchedule(iterations, limit_s=limit_s, clock=self.clock)
         request = IterationRequest.of_target(settings, schedule)
         labels, losses = self.engine.iterate(forward, forward.flat_object(), request, watch)
+        self._judge_target(scan, forward, labels, len(losses) - 1)
+        return labels
+
+    def _judge_target(self, scan: Scan, forward: Forward, labels: Any, iterations: int) -> None:
+        """Warn of what the target shows of its scan."""
+        settings, variation = self.plan.config.training, None
         if settings.target_positions:
             warn_of_moves(scan, forward.moves_px, forward.reach_px)
-        # A probe that training corrects needs no such warning.
-        if not settings.probe_trainable:
+        if settings.target_intensities:
+            warn_of_lonely_intensities(scan)
+        else:
+            fit = judge_patterns(scan, forward, labels, None, lambda: False)
+            variation = measure_beam(self.engine, scan, forward, labels, fit, iterations)
+            warn_of_beam(scan, variation, TARGET_INTENSITIES)
+        # A probe that training corrects needs no such warning, and a misfit by the beam has one.
+        if not settings.probe_trainable and variation is None:
             option = '--probe-trainable (training.probe_trainable)'
             misfit = judge_misfit(scan, lambda lit_counts: forward.misfit(labels, lit_counts))
-            warn_of_misfit(scan, len(losses) - 1, misfit, option)
-        return labels
+            warn_of_misfit(scan, iterations, misfit, option)
 
 
 def _training_scan(index: int, planned: PlannedScan, forward: Forward, labels: Any) -> TrainingScan:

@@ -4,6 +4,8 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
+import numpy as np
+
 from ptychopinn_plugin.array_types import ComplexArray, RealArray
 from ptychopinn_plugin.backends.common.sampling import Batch, TrainingScan
 from ptychopinn_plugin.config import Config
@@ -142,6 +144,8 @@ class NetworkStep(TrainingStep, Generic[SomeNetwork, SomeProbes]):
         # Each epoch gives these scans another probe, always made from the one of the start: made
         # from that of the epoch before, changes of the scale would pile up.
         self.validation = [(scan, scan.forward.probe) for scan in validation]
+        # Eigenmodes are as bright as the probe that they belong to, and follow its scale.
+        self._eigenmodes = [scan.forward.eigenmodes for scan in (*scans, *validation)]
         self.config = config
         self.trainable_probes = trainable_probes
 
@@ -154,10 +158,13 @@ class NetworkStep(TrainingStep, Generic[SomeNetwork, SomeProbes]):
         # `set_probe` shifts a probe to every position and adds up the coverage again, which would
         # be in vain after each part of an epoch where probes stay as they are.
         if self.trainable_probes.trainable:
-            for index, scan in enumerate(self.scans):
-                scan.forward.set_probe(self.trainable_probes.probe(index))
-            for scan, start in self.validation:
-                scan.forward.set_probe(self._validation_probe(scan, start))
+            probes = [self.trainable_probes.probe(index) for index in range(len(self.scans))]
+            probes += [self._validation_probe(scan, start) for scan, start in self.validation]
+            scans = [*self.scans, *(scan for scan, _ in self.validation)]
+            change = np.float32(self.trainable_probes.intensity_scale / self.first_scale)
+            for scan, probe, eigenmodes in zip(scans, probes, self._eigenmodes, strict=True):
+                scan.forward.set_variation(change * eigenmodes, scan.forward.opr_weights)
+                scan.forward.set_probe(probe)
 
     def _validation_probe(self, scan: TrainingScan, start: Any) -> Any:
         """Return a probe of the energy of `start`, times the change of the scale."""

@@ -202,8 +202,11 @@ class PyTorchStep(NetworkStep[Network, TrainableProbes]):
             self.trainable_probes.probe(batch.subscan.training_scan_index)
             * batch.subscan.exposure**0.5
         )
-        probes = shift_probe(forward.vary(probe, indices), forward.subpixel_shifts[indices])
-        return predict_intensity(probes, full)
+        # Eigenmodes have the scale of the forward model's probe.
+        change = probe.norm() / forward.probe.norm()
+        varied = forward.vary(probe / change, indices) * change
+        probes = shift_probe(varied, forward.subpixel_shifts[indices])
+        return predict_intensity(forward.in_own_beam(probes, indices), full)
 
     @torch.no_grad()
     def scaled_probe(self, probe: Tensor, factor: float, energy_of: Tensor | None = None) -> Tensor:

@@ -155,7 +155,9 @@ def vary_probe(probe: Tensor, eigenmodes: Tensor, opr_weights: Tensor) -> Tensor
     Tensor of complex64, shape (n, n_modes, height, width)
     """
     basis = tf.concat([probe[:1], eigenmodes], axis=0)
-    first = tf.tensordot(tf.cast(opr_weights, basis.dtype), basis, axes=1)[:, None]
+    # A cast to complex numbers would warn wherever a gradient passes.
+    weights = tf.complex(opr_weights, tf.zeros_like(opr_weights))
+    first = tf.tensordot(weights, basis, axes=1)[:, None]
     # A product with ones, as a graph does not know how many there are.
     others = tf.ones_like(first) * probe[1:]
     return tf.concat([first, others], axis=1)

@@ -177,8 +177,12 @@ def _predict_intensity(beam: Tensors, inputs: Inputs, values: Tensor) -> Tensor:
         return predict_intensity(inputs['probes'], full)
     probe = scaled(_probe_of(beam), tf.sqrt(inputs['exposure']))
     if 'opr_weights' in inputs:
-        probe = vary_probe(probe, inputs['eigenmodes'], inputs['opr_weights'])
-    return predict_intensity(shift_probe(probe, inputs['subpixel_shifts']), full)
+        # Eigenmodes have the scale of the forward model's probe.
+        change = tf.norm(tf.abs(probe)) / inputs['probe_norm']
+        varied = vary_probe(scaled(probe, 1 / change), inputs['eigenmodes'], inputs['opr_weights'])
+        probe = scaled(varied, change)
+    probes = shift_probe(probe, inputs['subpixel_shifts'])
+    return predict_intensity(scaled(probes, inputs['beam_roots']), full)
 
 
 @lru_cache(maxsize=16)
@@ -301,6 +305,9 @@ class TensorFlowStep(NetworkStep[Network, TrainableProbes]):
             inputs['subpixel_shifts'] = tf.gather(forward.subpixel_shifts, indices)
             inputs['exposure'] = tf.constant(subscan.exposure, tf.float32)
             inputs |= forward.variation_inputs(indices)
+            inputs['probe_norm'] = tf.norm(tf.abs(forward.probe))
+            roots = np.sqrt(forward.intensities[indices]).astype(np.float32)
+            inputs['beam_roots'] = tf.constant(roots[:, None, None, None])
         return inputs
 
     def _beam(self, batch: Batch) -> Tensors:
