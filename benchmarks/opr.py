@@ -2,13 +2,15 @@
 
     python benchmarks/opr.py --output opr.json [--seeds 1 2 3] [--positions 400] [--skip-ptychi]
 
-Each row is the mean of the seeds. Pty-Chi's LSQ-ML gets the seconds of our iterations with two
-eigenmodes, without its own and with them; with its own the probe is corrected too. Take one thread
-on a busy machine (OMP_NUM_THREADS=1).
+Each row is the mean of the seeds. Our iterations have two eigenmodes, without and with a correction
+of the probe itself. Pty-Chi's LSQ-ML gets the seconds of those without, without eigenmodes of its
+own and with them; with them the probe is corrected too. `load` is that of the machine at the end of
+a row. Take one thread on a busy machine (OMP_NUM_THREADS=1).
 """
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -40,8 +42,13 @@ def judge(found: Reconstruction, scan: Scan) -> dict[str, float]:
 def measure(config: SimulationConfig, *, against_ptychi: bool) -> dict[str, dict[str, float]]:
     """Reconstruct one scan in every way."""
     scan, rows, seconds = simulate(config), {}, 0.0
-    for way, modes in (('iterations', 0), ('with eigenmodes', OPR_MODES)):
-        found = api.refine(scan, RefinementConfig(opr_modes=modes), backend='pytorch')
+    settings = {
+        'iterations': RefinementConfig(),
+        'with eigenmodes and probe': RefinementConfig(opr_modes=OPR_MODES, probe=True),
+        'with eigenmodes': RefinementConfig(opr_modes=OPR_MODES),
+    }
+    for way, refinement in settings.items():
+        found = api.refine(scan, refinement, backend='pytorch')
         seconds = found.timing['refine']
         rows[way] = {**judge(found, scan), 'seconds': seconds}
     if against_ptychi:
@@ -82,7 +89,7 @@ def main() -> None:
             for seed in options.seeds
         ]
         ways = {way: _mean([each[way] for each in found]) for way in found[0]}
-        table.append({'wobble': wobble, **ways})
+        table.append({'wobble': wobble, 'load': os.getloadavg()[1], **ways})
         print(json.dumps(table[-1]), flush=True)
         options.output.write_text(json.dumps(table, indent=2), encoding='utf-8')
 

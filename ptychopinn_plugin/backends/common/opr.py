@@ -13,7 +13,8 @@ the patterns would change of them, as in the least squares of [2]_,
     \Upsilon_\nu = \sum_j \omega_{j\nu}^2 |O_j|^2 .
 
 The first time they are the changes that a tilt, a shift and a defocus of the probe make, and the
-principal components of what single patterns would change of it. The weights of all directions
+principal components of what single patterns would change of it; where positions are refined, a
+shift is left to them. The weights of all directions
 follow for each pattern from a step of Gauss and Newton with the change
 :math:`J_\nu = \mathrm{Re}\, \Psi_0^* \mathcal{F}[E_\nu O_j] / a` of its expected amplitude
 :math:`a = \sqrt{I + \epsilon}`; a normal distribution of the weights, whose covariance is
@@ -74,6 +75,9 @@ EM_ITERATIONS = 30
 MIN_OPR_PATTERNS = 16
 """Fewer patterns decide no eigenmodes."""
 
+SHIFTS = (2, 3)
+"""These of the usual changes of a probe are shifts in y and in x."""
+
 
 class VariationMoments:
     """What the patterns show of a probe's variation.
@@ -120,11 +124,21 @@ class VariationRefiner:
     probe : ndarray of complex64, shape (n_modes, height, width)
     regularization : float
         :math:`\\alpha`.
+    positions_move : bool
+        Positions are refined too: a probe that moves is left to them, as both make the same
+        patterns.
     """
 
     def __init__(
-        self, forward: Any, n_eigenmodes: int, probe: ComplexArray, regularization: float
+        self,
+        forward: Any,
+        n_eigenmodes: int,
+        probe: ComplexArray,
+        regularization: float,
+        *,
+        positions_move: bool = False,
     ) -> None:
+        self._positions_move = positions_move
         self._n_positions, self._n_eigenmodes = len(forward), n_eigenmodes
         self._regularization = regularization
         self._directions: ComplexArray | None = None
@@ -161,7 +175,10 @@ class VariationRefiner:
             indices = _sample(self._n_positions, probe.shape)
             residuals = probe_residuals(forward, object_, indices)
             scatter = principal_components(residuals, probe, self._n_eigenmodes)
-            directions = np.concatenate([usual_changes(probe), scatter])
+            usual = usual_changes(probe)
+            if self._positions_move:
+                usual = np.delete(usual, SHIFTS, axis=0)
+            directions = np.concatenate([usual, scatter])
         candidates = _with_directions(variation, directions, probe)
         forward.set_variation(candidates.eigenmodes, candidates.weights)
         moments = measure_variation(forward, object_, floor_photons(forward))
@@ -392,7 +409,13 @@ def variation_refiner(
     if request.opr_modes == 0 or forward.is_single_shot:
         return None
     n_eigenmodes = max(request.opr_modes, len(forward.eigenmodes))
-    return VariationRefiner(forward, n_eigenmodes, probe, regularization)
+    return VariationRefiner(
+        forward,
+        n_eigenmodes,
+        probe,
+        regularization,
+        positions_move=request.refine_positions,
+    )
 
 
 def _with_directions(

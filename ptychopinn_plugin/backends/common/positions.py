@@ -57,11 +57,26 @@ def reach_px(shape: tuple[int, int]) -> int:
     return max(5, max(shape) // 6)
 
 
-def position_refiner(forward: Any, request: IterationRequest) -> 'PositionRefiner | None':
-    """Return what moves the positions of a forward model; None where they are to stay."""
+def position_refiner(
+    forward: Any, request: IterationRequest, start_fraction: float = 0.0
+) -> 'PositionRefiner | None':
+    """Return what moves the positions of a forward model; None where they are to stay.
+
+    Parameters
+    ----------
+    forward : ForwardModel
+    request : IterationRequest
+    start_fraction : float
+        They stay until this share of the iterations is done, or `POSITION_START_FRACTION`.
+    """
     if not request.refine_positions:
         return None
-    return PositionRefiner(forward.given_origins_px, forward.reach_px, scale=request.position_scale)
+    return PositionRefiner(
+        forward.given_origins_px,
+        forward.reach_px,
+        scale=request.position_scale,
+        start_fraction=max(start_fraction, POSITION_START_FRACTION),
+    )
 
 
 class PositionRefiner:
@@ -75,9 +90,19 @@ class PositionRefiner:
         No position moves further in y or x.
     scale : bool
         Keep the scale of the moves. Noise enlarges it; without, it is taken out like the mean.
+    start_fraction : float
+        Positions stay until this share of the iterations is done.
     """
 
-    def __init__(self, given_px: FloatArray, reach_px: float, *, scale: bool = False) -> None:
+    def __init__(
+        self,
+        given_px: FloatArray,
+        reach_px: float,
+        *,
+        scale: bool = False,
+        start_fraction: float = POSITION_START_FRACTION,
+    ) -> None:
+        self._start_fraction = start_fraction
         self.moves_px: FloatArray = np.zeros_like(given_px)
         # A scale about another point would be a scale and a shift of all.
         self._from_middle = given_px - given_px.mean(axis=0)
@@ -85,7 +110,7 @@ class PositionRefiner:
 
     def moves_at(self, fraction: float) -> bool:
         """Return whether positions move after a share of the iterations."""
-        return fraction >= POSITION_START_FRACTION and len(self.moves_px) >= MIN_POSITIONS
+        return fraction >= self._start_fraction and len(self.moves_px) >= MIN_POSITIONS
 
     def step(self, forces: FloatArray, stiffnesses: FloatArray, fraction: float) -> FloatArray:
         """Return the moves after another step.

@@ -15,6 +15,7 @@ from ptychopinn_plugin.backends.common.intensities import intensities_move, refi
 from ptychopinn_plugin.backends.common.judged_patterns import judged_stride
 from ptychopinn_plugin.backends.common.memory import with_smaller_batches
 from ptychopinn_plugin.backends.common.opr import (
+    OPR_START_FRACTION,
     MeasureVariation,
     ProbeResiduals,
     VariationRefiner,
@@ -254,7 +255,9 @@ class _Iterations(Generic[Tensor]):
         request: IterationRequest,
     ) -> None:
         self._kernels, self._forward, self._request = kernels, forward, request
-        self._positions = position_refiner(forward, request)
+        # A curved beam that tilts looks much like one that moves: positions alone would take it.
+        start = OPR_START_FRACTION if request.opr_modes else 0.0
+        self._positions = position_refiner(forward, request, start)
         pattern_bytes = 8 * math.prod(forward.probe.shape)
         self._batches = iteration_batches(
             len(forward), request.batch_size, pattern_bytes, request.seed
