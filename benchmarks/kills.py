@@ -1,6 +1,7 @@
-"""Kill trainings and reconstructions at random moments, and look at what is left.
+"""Kill trainings, reconstructions and streams at random moments, and look at what is left.
 
     python benchmarks/kills.py --times 30 --folder /tmp/kills
+    python benchmarks/kills.py --commands stream --times 30
 
 Each run is forked from a process that has imported PyTorch, and is hit at a random moment of its
 life in one of these ways: SIGKILL, SIGTERM, SIGINT, a disk that is full (a small tmpfs; where that
@@ -11,6 +12,10 @@ After each hit,
 - the same command, with ``--resume`` where there is something to continue, ends well,
 - with the bits of a run that nobody has disturbed,
 - and nothing unfinished, and no lock, is left in the folder.
+
+A stream takes a scan that another process sends meanwhile. What it has received and kept when it is
+hit is a part of that scan, to the bit; where it has kept a scan, that is reconstructed next, and
+otherwise the stream is run again.
 """
 
 import argparse
@@ -27,23 +32,33 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from ptychopinn_plugin.backends import checkpoints
 from ptychopinn_plugin.backends.common import sampling, training_loop
-from ptychopinn_plugin.data import read_reconstruction, write_scan
+from ptychopinn_plugin.data import load_scan, read_reconstruction, write_scan
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 from ptychopinn_plugin.model_file import read_model
 
 KINDS = ('SIGKILL', 'SIGTERM', 'SIGINT', 'full disk', 'revoked permission')
+COMMANDS = ('train', 'reconstruct', 'stream')
 NOBODY = 65534
+
+ROWS = 7
+N_PATTERNS = ROWS**2
 
 TRAIN = ['--epochs', '3', '--target-iterations', '20', '--passes', '2', '--filters-scale', '0.25']
 REFINE = ['--refine', '60']
+
+SEND = ['--rate', '25', '--batch', '4', '--delay', '0']
+RECEIVE = ['--update-patterns', '8', '--update-seconds', '0', '--start-timeout', '20']
+"""A sender is there for two seconds, in which the object is written several times."""
 
 
 def run_forked(arguments: list[str], prepare: Callable[[], None], log: Path) -> int:
@@ -65,6 +80,8 @@ def run_forked(arguments: list[str], prepare: Callable[[], None], log: Path) -> 
         main(arguments)
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 1
+    except BaseException:  # noqa: BLE001 - nobody else would tell of a fault
+        traceback.print_exc()
     finally:
         os._exit(code)
 
@@ -75,25 +92,54 @@ def wait(pid: int) -> int:
 
 
 class Job:
-    """One command with its reference: train, or reconstruct."""
+    """One command with its reference: train, reconstruct, or stream."""
 
-    def __init__(self, name: str, scan: Path, model: Path, folder: Path) -> None:
-        self.name, self.scan, self.model, self.folder = name, scan, model, folder
+    def __init__(self, name: str, scan: Path, model: Path) -> None:
+        self.name, self.scan, self.model = name, scan, model
 
     def arguments(self, output: Path) -> list[str]:
         """Return the command line, which continues where there is something to continue."""
-        if self.name == 'reconstruct':
-            return ['reconstruct', str(self.model), str(self.scan), '-o', str(output), *REFINE]
+        if self.name == 'train':
+            return self._train(output)
+        kept = output / 'scan.npz'
+        if self.name == 'stream' and not kept.exists():
+            source = ['--source', f'folder:{self.arriving(output)}']
+            return ['stream', str(self.model), *source, '-o', str(output), *RECEIVE, *REFINE]
+        scan = kept if self.name == 'stream' else self.scan
+        return ['reconstruct', str(self.model), str(scan), '-o', str(output), *REFINE]
+
+    def _train(self, output: Path) -> list[str]:
         command = ['train', str(self.scan), '-o', str(output), '--backend', 'pytorch']
         for name in ('checkpoint.h5.zip', 'wts.h5.zip'):
             if (output / name).exists():
                 return [*command, '--resume', str(output / name), '--epochs', '3']
         return [*command, *TRAIN, '--device', 'cpu']
 
+    def arriving(self, output: Path) -> Path:
+        """Return the folder in which the files of a stream appear."""
+        return output.with_name(f'{output.name}-arriving')
+
+    @contextmanager
+    def sending(self, output: Path) -> Iterator[None]:
+        """Send the scan of a stream meanwhile, to its end."""
+        if self.name != 'stream':
+            yield
+            return
+        command = ['replay', str(self.scan), '--to', f'folder:{self.arriving(output)}', *SEND]
+        sender = run_forked(command, lambda: None, Path(os.devnull))
+        try:
+            yield
+        finally:
+            assert wait(sender) == 0, 'the sender has failed'
+
+    def is_whole(self, output: Path) -> bool:
+        """Return whether the run had the whole scan; a stream that was stopped has a part."""
+        return self.name != 'stream' or len(load_scan(output / 'scan.npz')) == N_PATTERNS
+
     def bits(self, output: Path) -> str:
         """Return a hash of what counts of a result."""
         digest = hashlib.sha256()
-        if self.name == 'reconstruct':
+        if self.name != 'train':
             digest.update(read_reconstruction(output / 'reconstruction.npz').object_.tobytes())
         else:
             model = read_model(output / 'wts.h5.zip')
@@ -105,7 +151,7 @@ class Job:
         return digest.hexdigest()
 
 
-def open_all(output: Path) -> list[str]:
+def open_all(output: Path, scan: Path) -> list[str]:
     """Open every file under a final name; return the names of those that do not open."""
     from matplotlib.image import imread
 
@@ -127,10 +173,20 @@ def open_all(output: Path) -> list[str]:
             with warnings.catch_warnings():
                 # A damaged checkpoint must not pass because of the one before it.
                 warnings.simplefilter('error')
-                openers[path.suffix](path)
+                if path.name == 'scan.npz':
+                    compare_scans(path, scan)
+                else:
+                    openers[path.suffix](path)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with it counts
             broken.append(f'{path.name} ({type(error).__name__}: {error})')
     return broken
+
+
+def compare_scans(received: Path, sent: Path) -> None:
+    """Check that a scan which was received is what was sent, up to where it was stopped."""
+    found, whole = load_scan(received), load_scan(sent)
+    np.testing.assert_array_equal(found.patterns, whole.patterns[: len(found)])
+    np.testing.assert_array_equal(found.positions_px, whole.positions_px[: len(found)])
 
 
 def mount(output: Path, size: int, *, again: bool = False) -> bool:
@@ -142,6 +198,11 @@ def mount(output: Path, size: int, *, again: bool = False) -> bool:
 
 def hit(job: Job, kind: str, output: Path, seconds: float, rng: random.Random) -> str:
     """Disturb one run, and return how it ended."""
+    with job.sending(output):
+        return _hit(job, kind, output, seconds, rng)
+
+
+def _hit(job: Job, kind: str, output: Path, seconds: float, rng: random.Random) -> str:
     after, prepare = rng.uniform(0, seconds), lambda: None
     if kind == 'full disk':
         size = rng.randrange(1, 160) * 4096
@@ -179,48 +240,67 @@ def hit(job: Job, kind: str, output: Path, seconds: float, rng: random.Random) -
 
 def check(job: Job, output: Path, expected: str, log: Path) -> list[str]:
     """Return what is wrong with what is left, and with a run that goes on from it."""
-    faults = open_all(output)
+    faults = open_all(output, job.scan)
+    before = _bits_of_a_part(job, output)
     code = wait(run_forked(job.arguments(output), lambda: None, log))
     if code:
         return [*faults, f'the next run ended with {code}: {log.read_text()[-300:]}']
-    faults += open_all(output)
-    if job.bits(output) != expected:
+    faults += open_all(output, job.scan)
+    if job.bits(output) != (expected if job.is_whole(output) else before or job.bits(output)):
         faults.append('other bits')
     faults += [f'{path.name} is left' for path in output.iterdir() if path.name.startswith('.')]
     return faults
 
 
+def _bits_of_a_part(job: Job, output: Path) -> str | None:
+    """Return the bits of a stream that was stopped and has made an object of what had come."""
+    is_there = job.name == 'stream' and (output / 'reconstruction.npz').exists()
+    return job.bits(output) if is_there else None
+
+
 def main() -> int:
-    """Hit both commands, print a line each and the sums."""
+    """Hit all commands, print a line each and the sums."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--times', type=int, default=30, help='hits of each command')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--folder', type=Path, default=None)
+    parser.add_argument('--commands', nargs='+', default=COMMANDS, choices=COMMANDS)
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp())
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o777)
     scan = folder / 'scan.npz'
-    settings = SimulationConfig(size=32, rows=7, columns=7, step_px=4.0, pupil_radius=0.12)
+    settings = SimulationConfig(size=32, rows=ROWS, columns=ROWS, step_px=4.0, pupil_radius=0.12)
     write_scan(scan, simulate(settings))
-    # Before the first fork, so that a run takes seconds.
+    # Before the first fork, so that a run takes seconds, and that a user who may read nothing of
+    # root's has all modules.
     import ptychopinn_plugin.backends.pytorch.adapter
-    import ptychopinn_plugin.plots  # noqa: F401
+    import ptychopinn_plugin.plots
+    import ptychopinn_plugin.streaming.live
+    import ptychopinn_plugin.streaming.reception
+    import ptychopinn_plugin.streaming.sources.folder  # noqa: F401
 
     rng, bad = random.Random(options.seed), 0
     sums: collections.Counter[tuple[str, str]] = collections.Counter()
     faulty: collections.Counter[tuple[str, str]] = collections.Counter()
     log = folder / 'log'
-    for name in ('train', 'reconstruct'):
+    model = folder / 'train-reference' / 'wts.h5.zip'
+    for name in COMMANDS:
+        if name not in options.commands and name != 'train':
+            continue
         reference = folder / f'{name}-reference'
         reference.mkdir(exist_ok=True)
-        job = Job(name, scan, folder / 'train-reference' / 'wts.h5.zip', folder)
+        job = Job(name, scan, model)
         begun = time.perf_counter()
-        code = wait(run_forked(job.arguments(reference), lambda: None, log))
+        with job.sending(reference):
+            code = wait(run_forked(job.arguments(reference), lambda: None, log))
         seconds = time.perf_counter() - begun
         if code:
             print(log.read_text())
             return 1
+        if name not in options.commands:
+            # The others need its model.
+            continue
         expected = job.bits(reference)
         print(f'{name}: undisturbed in {seconds:.1f} s')
         for number in range(options.times):
@@ -238,6 +318,7 @@ def main() -> int:
             bad += bool(faults)
             print(f'{name} {number}: {kind}, {reported}: {"; ".join(faults) or "well"}', flush=True)
             shutil.rmtree(output)
+            shutil.rmtree(job.arriving(output), ignore_errors=True)
     print('| what | hit by | times | faults |\n|---|---|---|---|')
     for (name, kind), times in sums.items():
         print(f'| {name} | {kind} | {times} | {faulty[name, kind]} |')
