@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from ptychopinn_plugin.backends.common.refinement import (
+    _cut,
     corrects_phase_drift,
     iteration_batches,
     step_size,
@@ -35,9 +36,11 @@ def test_the_order_is_drawn_anew_for_each_iteration_and_by_the_seed() -> None:
 @pytest.mark.parametrize(
     ('n_patterns', 'pixels', 'expected'),
     [
-        (32, 64 * 64, 2),  # at least 16 batches
+        (20, 64 * 64, 1),  # at least 16 batches
+        (32, 64 * 64, 2),
         (4096, 64 * 64, 64),  # as requested
         (64_000, 64 * 64, 1000),  # at most 64 batches
+        (64_000, 512 * 512, 128),
         (64_000, 2048 * 2048, 64),  # which must not take the memory of all
     ],
 )
@@ -55,3 +58,16 @@ def test_steps_fall_to_nearly_nothing() -> None:
 
 def test_the_slow_phase_is_corrected_after_every_fifth_iteration() -> None:
     assert [done for done in range(1, 23) if corrects_phase_drift(done)] == [5, 10, 15, 20]
+
+
+@pytest.mark.parametrize(
+    ('fraction', 'expected'), [(0.0, 0.31), (0.5, 0.085), (0.9, 0.013), (1.0, 0.01)]
+)
+def test_steps_fall_as_a_square(fraction: float, expected: float) -> None:
+    assert step_size(fraction) == pytest.approx(expected)
+
+
+def test_batches_are_cut_where_memory_is_short() -> None:
+    drawn = [np.arange(5), np.arange(10, 12)]
+    assert [batch.tolist() for batch in _cut(drawn, 2)] == [[0, 1], [2, 3], [4], [10, 11]]
+    assert [batch.tolist() for batch in _cut(drawn, 5)] == [[0, 1, 2, 3, 4], [10, 11]]

@@ -160,3 +160,59 @@ def test_a_course_says_how_it_ended(ended: Any, done: list[int], words: str) -> 
         'plan: 1 pass of the learned prior with 10 iterations before it and 20 iterations after '
         'it, as illuminations overlap well (12 lie over each other)' + words
     )
+
+
+@pytest.mark.parametrize(
+    ('overlap', 'blocks', 'iterations', 'words'),
+    [
+        (4.0, (10,), USUAL_ITERATIONS, 'overlap well (4 lie'),
+        (3.99, (40, 40), MORE_ITERATIONS, 'overlap little (4 lie'),
+        (1.5, (40, 40), MORE_ITERATIONS, 'overlap little (1.5 lie'),
+        (1.49, (10,) * 5, MORE_ITERATIONS, 'hardly touch (1.5 lie'),
+    ],
+)
+def test_where_one_plan_ends_and_the_next_begins(
+    overlap: float, blocks: tuple[int, ...], iterations: int, words: str
+) -> None:
+    assert plan_passes(PRIOR, None, overlap) == blocks
+    assert plan(overlap).iterations == iterations
+    assert words in plan(overlap).in_words()
+    # In a limited time, what overlaps well goes without passes.
+    limited = plan(overlap, network=PRIOR, limit_s=5.0).before_passes
+    assert limited == (() if overlap >= 4 else blocks)
+    assert plan(overlap).is_worth_a_pass(5)
+    assert plan(overlap).is_worth_a_pass(4.9) == (overlap < 1.5)
+
+
+def test_a_plan_for_what_was_given() -> None:
+    made = plan(12.0, requested=0)
+    assert (made.iterations, made.total, made.limit_s) == (0, 0, None)
+    assert made.in_words().startswith('plan: no iterations, as')
+    assert not made.stops_when_converged
+    both = plan(12.0, network=PRIOR, limit_s=7.5, requested_passes=2)
+    assert (both.before_passes, both.iterations, both.total) == ((10, 10), 20, 40)
+    assert both.limit_s == 7.5
+    assert not both.stops_when_converged
+    assert plan(1.0, is_single_shot=True, probe_twin_similarity=0.995).reason.endswith('own twin')
+    assert plan(1.0, is_single_shot=True, probe_twin_similarity=0.994).reason.endswith('alone')
+    # Other numbers before the first pass and between two.
+    uneven = dataclasses.replace(PRIOR, iterations_before=7, iterations_between=3)
+    assert plan_passes(uneven, 3, 12.0) == (7, 3, 3)
+    assert plan_passes(uneven, None, 12.0) == (7,)
+    long = dataclasses.replace(PRIOR, iterations_before=40)
+    assert plan(12.0, network=long, requested_passes=1).iterations == 40
+    assert '(123 lie over each other)' in plan(123.4).in_words()
+
+
+def test_a_course_is_kept_as_plain_values() -> None:
+    made = plan(1.23456, network=PRIOR, requested_passes=1, limit_s=9.0)
+    course = Course.of_plan(made, [10, 4], 'time')
+    assert course.to_dict() == {
+        'overlap': 1.23,
+        'planned': [10, 20],
+        'done': [10, 4],
+        'ended': 'time',
+        'reason': made.reason,
+        'max_seconds': 9.0,
+    }
+    assert Course.of_result({}) is None

@@ -135,3 +135,69 @@ def test_somebody_stops() -> None:
     schedule.stop()
     assert schedule.is_over
     assert (schedule.done, schedule.ended) == (1, 'stopped')
+
+
+def test_a_limit_that_all_just_fit_into_is_none() -> None:
+    clock = Watch()
+    schedule = IterationSchedule(6, limit_s=6.0, clock=clock)
+    go(schedule, falling, each(1), clock)
+    assert (schedule.done, schedule.ended) == (6, 'planned')
+
+
+def test_the_time_is_over_with_its_last_second() -> None:
+    clock = Watch()
+    schedule = IterationSchedule(6, limit_s=2.0, clock=clock)
+    go(schedule, falling, each(2), clock)
+    assert (schedule.done, schedule.ended) == (1, 'time')
+
+
+def test_iterations_without_any_time_are_all_done() -> None:
+    """A clock may stand still, as that of a fast machine does between two looks."""
+    schedule = IterationSchedule(40, limit_s=5.0, clock=lambda: 7.0)
+    go(schedule, falling, each(1), Watch())
+    assert (schedule.done, schedule.ended) == (40, 'planned')
+
+
+@pytest.mark.parametrize(
+    ('iterations', 'ended'), [(25, 'planned'), (27, 'planned'), (28, 'converged')]
+)
+def test_a_cooldown_that_is_no_shorter_than_the_rest_is_none(iterations: int, ended: str) -> None:
+    """Nothing is gained from the twentieth on: a quarter of them, rounded up, would follow."""
+    schedule = IterationSchedule(iterations, stops_when_converged=True)
+    go(schedule, lambda done: 1.0, each(1), Watch())
+    assert schedule.ended == ended
+    assert schedule.done == iterations if ended == 'planned' else 27
+
+
+@pytest.mark.parametrize(('gain', 'ended'), [(1.9e-3, 'converged'), (2.1e-3, 'planned')])
+@pytest.mark.parametrize('sign', [1, -1])
+def test_ten_iterations_that_gain_less_than_a_part_in_five_hundred(
+    gain: float, ended: str, sign: int
+) -> None:
+    """The loss of few photons may be below zero, and its share is of its size."""
+    schedule = IterationSchedule(100, stops_when_converged=True)
+    go(schedule, lambda done: sign * 50 - gain * 50 * done / 10, each(1), Watch())
+    assert schedule.ended == ended
+
+
+def test_who_stops_after_the_last_has_stopped_nothing() -> None:
+    schedule = IterationSchedule(1)
+    schedule.start(1.0)
+    schedule.advance(0.5)
+    schedule.stop()
+    assert schedule.ended == 'planned'
+    early = IterationSchedule(2)
+    early.start(1.0)
+    early.advance(0.5)
+    assert not early.is_over
+    early.stop()
+    assert (early.is_over, early.ended) == (True, 'stopped')
+
+
+def test_the_rest_of_a_course_is_shared_out_when_time_runs_short() -> None:
+    """After the second of ten, time for three more is left: each does a third of what is left."""
+    clock = Watch()
+    schedule = IterationSchedule(10, limit_s=5.5, clock=clock)
+    assert go(schedule, falling, each(1), clock) == pytest.approx(
+        [0, 1 / 10, 2 / 10, 2 / 10 + 8 / 30, 2 / 10 + 16 / 30]
+    )

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ptychopinn_plugin.backends.common.canvas import place_one_by_one
+from ptychopinn_plugin.backends.common.canvas import place_one_by_one, window_of, window_shape
 from ptychopinn_plugin.backends.common.judged_patterns import judged_stride
 from ptychopinn_plugin.backends.common.phase_drift import better_of
 
@@ -52,6 +52,15 @@ def test_a_correction_is_taken_where_it_raises_the_likelihood(
 @pytest.mark.parametrize('dtype', [np.float32, np.float64, np.complex64, np.complex128])
 def test_patches_add_up_where_they_overlap(dtype: type) -> None:
     patches = np.array([[[1, 2], [3, 4]], [[10, 20], [30, 40]]], dtype)
-    canvas = place_one_by_one(patches, [0, 1], [1, 0], (3, 4))
+    canvas = place_one_by_one(patches, [0, 1], [1, 0], (3, 5))
     assert canvas.dtype == dtype
-    np.testing.assert_array_equal(canvas, [[0, 1, 2, 0], [10, 23, 4, 0], [30, 40, 0, 0]])
+    np.testing.assert_array_equal(canvas, [[0, 1, 2, 0, 0], [10, 23, 4, 0, 0], [30, 40, 0, 0, 0]])
+    with pytest.raises(ValueError, match='shorter'):
+        place_one_by_one(patches, [0, 1], [1], (3, 5))
+
+
+def test_the_window_of_some_patches() -> None:
+    rows, columns = np.array([5, 2, 9]), np.array([4, 30, 7])
+    window = window_of(rows, columns, 8, 16)
+    assert window == (slice(2, 17), slice(4, 46))
+    assert window_shape(window) == (15, 42)

@@ -16,6 +16,7 @@ class Valley:
         self.shares: list[float] = []
         self.steps = self.iterations = self.ends = 0
         self.seen: list[tuple[int, float, float]] = []
+        self.make_schedule = IterationSchedule
 
     def run(self, start: float, stop_after: int = 99) -> tuple[float, list[float]]:
         self.iterations = 0
@@ -25,7 +26,7 @@ class Valley:
             return done == stop_after
 
         return iterate_keep_best(
-            IterationSchedule(len(self.places)),
+            self.make_schedule(len(self.places)),
             start,
             start**2,
             self._iterate_once,
@@ -102,3 +103,37 @@ def test_stop(done: int) -> None:
     assert valley.run(4, stop_after=done)[1] == [16, 9, 4][: done + 1]
     # What was shown last is returned as it is.
     assert valley.ends == 0
+
+
+@pytest.mark.parametrize(
+    ('newest', 'shares', 'best'),
+    [(-4, [0.5], 0), (-12, [0.5, 0.125], 2), (4, [0.5, 0.125, 0.5], 2)],
+)
+def test_what_is_as_good_is_no_better(newest: float, shares: list[float], best: float) -> None:
+    """Neither an iteration nor a part of its way is taken that leaves the loss as it is."""
+    valley = Valley([newest])
+    assert valley.run(4) == (best, [16, best**2])
+    assert valley.shares == shares
+
+
+def test_a_step_of_all_that_is_as_good_leaves_the_best() -> None:
+    class Symmetric(Valley):
+        def _step_of_all(self, best: float) -> float:
+            return -3 * best
+
+    assert Symmetric([4]).run(4) == (4, [16, 16])
+
+
+def test_the_schedule_learns_of_the_lowest_loss() -> None:
+    advanced = []
+
+    class Listening(IterationSchedule):
+        def advance(self, loss: float) -> None:
+            advanced.append(loss)
+            super().advance(loss)
+
+    valley = Valley([3, 20, 1])
+    valley.make_schedule = Listening
+    _, losses = valley.run(4)
+    assert advanced == losses[1:]
+    assert losses == sorted(losses, reverse=True)

@@ -1,6 +1,7 @@
 """The model file: what goes in comes out, and damage is distinguished from a model."""
 
 import builtins
+import dataclasses
 import io
 import json
 import os
@@ -16,6 +17,7 @@ import pytest
 from unit.model_file.members import change_manifest, change_weights, members_of, write_members
 
 from ptychopinn_plugin.errors import ArchiveError, OutputError
+from ptychopinn_plugin.model import CorrectedProbe
 from ptychopinn_plugin.model_archive import FORMAT_VERSION
 from ptychopinn_plugin.model_file import (
     Model,
@@ -24,6 +26,7 @@ from ptychopinn_plugin.model_file import (
     read_model,
     write_model,
 )
+from ptychopinn_plugin.network import describe_network
 
 
 def test_round_trip(path: Path, model: Model) -> None:
@@ -189,6 +192,41 @@ def test_a_window_larger_than_the_patterns(path: Path) -> None:
     change_manifest(path, lambda manifest: manifest['network'].update(window_px=64))
     with pytest.raises(ArchiveError, match=r'window_px must be at most .*, 32; .* has 64'):
         read_model(path)
+
+
+def test_a_window_may_be_as_large_as_the_patterns(tmp_path: Path, model: Model) -> None:
+    network = describe_network(model.config.model, 32)
+    weights = {name: np.zeros(shape, np.float32) for name, shape in network.weight_shapes().items()}
+    whole = dataclasses.replace(model, network=network, weights=weights, training_state=None)
+    write_model(tmp_path / 'whole.h5.zip', whole)
+    assert read_model(tmp_path / 'whole.h5.zip').network == network
+
+
+def test_what_else_a_file_holds(tmp_path: Path, model: Model) -> None:
+    """Weights of half precision stay so in the file, and corrected probes have their order."""
+    halves = {name: weight.astype(np.float16) for name, weight in model.weights.items()}
+    corrected = tuple(
+        CorrectedProbe(factor * model.probe, 1j * factor * model.probe) for factor in (2, 3)
+    )
+    path = tmp_path / 'half.h5.zip'
+    write_model(path, dataclasses.replace(model, weights=halves, corrected_probes=corrected))
+    again = read_model(path)
+    with h5py.File(io.BytesIO(members_of(path)['weights.h5']), 'r') as file:
+        assert file['fine/2/bias'].dtype == np.float16
+        assert file['corrected_probes/1/after'].dtype == np.complex64
+    assert again.weights['fine/2/bias'].dtype == np.float32
+    np.testing.assert_array_equal(again.weights['fine/2/bias'], halves['fine/2/bias'])
+    assert len(again.corrected_probes) == 2
+    for found, given in zip(again.corrected_probes, corrected, strict=True):
+        np.testing.assert_array_equal(found.before, given.before)
+        np.testing.assert_array_equal(found.after, given.after)
+
+
+def test_numbers_that_json_does_not_have_are_not_written(tmp_path: Path, model: Model) -> None:
+    wrong = dataclasses.replace(model, provenance={'seconds': float('nan')})
+    with pytest.raises(ValueError, match='JSON'):
+        write_model(tmp_path / 'nan.h5.zip', wrong)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_another_zip(tmp_path: Path) -> None:

@@ -202,6 +202,16 @@ def test_positions_transposed_or_mirrored_do_not_fit(lopsided) -> None:
     assert residual(positions + np.array([0.2, 0])) > 1e-4
 
 
+def test_a_pattern_is_that_of_the_probe_times_what_it_lights(lopsided) -> None:
+    object_, _, probe = lopsided
+    positions = np.array([[20.0, 21.0], [12.0, 25.0]])
+    patterns = predict_patterns(object_, np.array([3, 5]), positions, probe)
+    for pattern, (y, x) in zip(patterns, ((9, 8), (1, 12)), strict=True):
+        waves = np.fft.fft2(probe * object_[y : y + 16, x : x + 16]) / 16
+        expected = np.fft.fftshift((np.abs(waves) ** 2).sum(axis=0))
+        np.testing.assert_allclose(pattern, expected, rtol=1e-9, atol=1e-9 * expected.max())
+
+
 def test_an_object_moved_with_its_positions_gives_the_same_patterns(lopsided) -> None:
     object_, positions, probe = lopsided
     patterns = predict_patterns(object_, ORIGIN, positions, probe)
@@ -258,3 +268,21 @@ def test_amplitude_residual() -> None:
     expected = np.array([[[9.0, 9.0], [16.0, 0.0]]])
     valid_mask = np.array([[True, True], [True, False]])
     assert amplitude_residual(expected, counts, valid_mask) == pytest.approx(1 / 29)
+
+
+def test_poisson_loss_to_the_last_digit() -> None:
+    """In the dark the photons that are added to both sides are all that there is."""
+    expected = np.array([[[0.0, 2e-6, 3.0]], [[1e-6, 0.0, 8.0]]])
+    counts = np.array([[[0, 0, 5]], [[1, 2, 0]]])
+    k, i = counts + 1e-6, expected + 1e-6
+    terms = expected - counts + k * np.log(k / i)
+    found = poisson_loss(expected, counts, np.ones((1, 3), bool))
+    assert found == pytest.approx(terms.mean(), rel=1e-12)
+
+
+def test_the_error_of_a_patch_beyond_says_where_the_centres_lie() -> None:
+    centres = np.array([[9, 6], [4, 30], [7, 5]])
+    with pytest.raises(DataError) as raised:
+        extract_patches(np.ones((20, 26)), centres, (8, 9))
+    assert 'A patch of 8 x 9 pixels' in str(raised.value)
+    assert 'centres run from [4, 5] to [9, 30]' in str(raised.value)

@@ -59,3 +59,83 @@ def test_noise_is_uncorrelated_and_a_wrong_model_is_not() -> None:
     assert scaled.share == pytest.approx(noise.share)
     assert Misfit.from_dict(scaled.to_dict()) == scaled
     assert Misfit.from_dict({'share_of_counts': 'much'}) is None
+
+
+def test_a_pixel_is_lit_from_one_count_on() -> None:
+    expected = np.array([[[1.0, 0.999, 4.0]]])
+    counts = np.array([[[4.0, 100.0, 4.0]]])
+    misfit = measure_misfit(expected, counts, np.ones((1, 3), bool))
+    assert misfit is not None
+    assert misfit.share == pytest.approx(1 / 8)
+    assert misfit.over_noise == pytest.approx(1 / shot_noise(np.array([1.0, 4.0])).sum())
+    # Its neighbours are not lit, so that there is no pair to compare.
+    assert misfit.correlation == 0.0
+
+
+def test_counts_below_zero_are_none() -> None:
+    """A background that was subtracted leaves some."""
+    expected = np.full((1, 1, 2), 4.0)
+    misfit = measure_misfit(expected, np.array([[[-2.0, 9.0]]]), np.ones((1, 2), bool))
+    assert misfit is not None
+    assert misfit.share == pytest.approx((2**2 + 1**2) / 7)
+    few = measure_misfit(expected / 4, np.array([[[-2.0, 3.0]]]), np.ones((1, 2), bool))
+    assert few is not None
+
+
+@pytest.mark.parametrize(
+    ('missed', 'expected'),
+    [
+        ([[1, 1], [1, 1]], 1.0),
+        ([[1, -1], [-1, 1]], -1.0),
+        ([[1, 2], [1, 2]], (2 + 2 + 1 + 4) / (2.5 + 2.5 + 1 + 4)),
+        ([[1, 2], [3, 4]], (2 + 12 + 3 + 8) / (2.5 + 12.5 + 5 + 10)),
+        ([[0.1, 0.1], [0.1, 0.1]], 1.0),
+    ],
+)
+def test_the_correlation_of_neighbours(missed: list[list[float]], expected: float) -> None:
+    """Two products along each axis, over the squares of those that take part."""
+    expected_counts = (10 + np.array([missed], float)) ** 2
+    misfit = measure_misfit(expected_counts, np.full((1, 2, 2), 100.0), np.ones((2, 2), bool))
+    assert misfit is not None
+    assert misfit.correlation == pytest.approx(expected)
+    # Beside a bad pixel only pairs of good ones count.
+    wide = np.concatenate([expected_counts, np.full((1, 2, 1), 1e6)], axis=2)
+    valid_mask = np.array([[True, True, False]] * 2)
+    beside = measure_misfit(wide, np.full((1, 2, 3), 100.0), valid_mask)
+    assert beside is not None
+    assert beside.correlation == pytest.approx(expected)
+    tall = measure_misfit(
+        wide.swapaxes(1, 2), np.full((1, 3, 2), 100.0), np.swapaxes(valid_mask, 0, 1)
+    )
+    assert tall is not None
+    assert tall.correlation == pytest.approx(expected)
+
+
+def test_all_pairs_of_neighbours_count() -> None:
+    missed = np.array([[[1.0, 2.0, 3.0], [-1.0, 5.0, 0.0], [4.0, 4.0, -2.0]]])
+    valid_mask = np.ones((3, 3), bool)
+    valid_mask[0, 0] = False
+    misfit = measure_misfit((10 + missed) ** 2, np.full((1, 3, 3), 100.0), valid_mask)
+    products = squares = 0.0
+    for image, mask in ((missed[0], valid_mask), (missed[0].T, valid_mask.T)):
+        first, second, both = image[:-1], image[1:], mask[:-1] & mask[1:]
+        products += (first * second)[both].sum()
+        squares += ((first**2 + second**2) / 2)[both].sum()
+    assert misfit is not None
+    assert misfit.correlation == pytest.approx(products / squares)
+
+
+def test_a_misfit_is_read_as_it_was_written() -> None:
+    misfit = Misfit(over_noise=1.5, share=0.02, correlation=-0.1)
+    values = misfit.to_dict()
+    assert values == {
+        'times_shot_noise': 1.5,
+        'share_of_counts': 0.02,
+        'neighbour_correlation': -0.1,
+    }
+    unknown = Misfit(None, 0.02)
+    assert Misfit.from_dict(unknown.to_dict()) == unknown
+    for name in values:
+        assert Misfit.from_dict({**values, name: 'much'}) is None
+    for name in ('share_of_counts', 'neighbour_correlation'):
+        assert Misfit.from_dict({**values, name: None}) is None

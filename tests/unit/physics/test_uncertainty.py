@@ -8,6 +8,7 @@ from ptychopinn_plugin.physics import illumination_overlap
 from ptychopinn_plugin.physics.uncertainty import (
     PHASE_NOISE,
     _left_open,
+    _level,
     estimate_uncertainty,
     uncertainty_in_words,
 )
@@ -125,3 +126,107 @@ def test_smoothing_leaves_the_local_amplitude(probe: np.ndarray) -> None:
     # A dark pixel has the same noise, and a phase that is less sure for it.
     assert np.median(found[1][:, :50]) > 1.5 * np.median(found[1][:, 78:])
     assert gaussian_filter(amplitude, 2.0).min() > 0.1
+
+
+@pytest.mark.parametrize('over', [0.5, 3.0])
+def test_in_bright_light_the_curvature_of_the_likelihood_is_all(over: float) -> None:
+    """There the filter has nothing to add, and the variance is Q of the module's head."""
+    photons, overlap = 1e9, 1.2
+    object_ = (2 + edges(0)) * np.exp(1j * edges(1))
+    found = estimate_uncertainty(object_, np.full((SIDE, SIDE), photons), overlap, over)
+    assert found is not None
+    q = (1 + (1.5 / overlap) ** 2) * max(1.0, over) / (2 * photons)
+    np.testing.assert_allclose(found[0] ** 2, 2.0 * q, rtol=0.02)
+    local = gaussian_filter(np.abs(object_), 2.0)
+    np.testing.assert_allclose(found[1] ** 2, 8.0 * q / local**2, rtol=0.02)
+
+
+def test_the_phase_of_a_dark_pixel_is_not_endlessly_unsure() -> None:
+    """It is taken as if there were a tenth of the object's usual amplitude."""
+    object_ = (4 + edges(0)) * np.exp(1j * edges(1))
+    object_[40:80, 40:80] = 0
+    found = estimate_uncertainty(object_, np.full((SIDE, SIDE), 1e9), 1.5, 1.0)
+    assert found is not None
+    usual = np.median(np.abs(object_))
+    assert found[1][60, 60] ** 2 == pytest.approx(8.0 / 1e9 / (0.1 * usual) ** 2, rel=0.02)
+
+
+def test_the_overlap_of_a_pixel_is_as_its_light() -> None:
+    """Twice as much light is twice the overlap there; light meets the mean of them."""
+    light = np.full((SIDE, SIDE), 2e9)
+    light[:, SIDE // 2 :] = 1e9
+    object_ = (2 + edges(0)) * np.exp(1j * edges(1))
+    found = estimate_uncertainty(object_, light, 1.0, 1.0)
+    assert found is not None
+    mean = (2e9**2 + 1e9**2) / 3e9
+    for column, photons in ((10, 2e9), (-10, 1e9)):
+        q = (1 + (1.5 * mean / photons) ** 2) / (2 * photons)
+        np.testing.assert_allclose(found[0][:, column] ** 2, 2.0 * q, rtol=0.02)
+
+
+def test_a_part_of_a_photon_shows_less_than_a_photon() -> None:
+    object_ = (1 + edges(0)) * np.exp(1j * edges(1))
+    medians = []
+    for photons in (1.0, 0.2):
+        light = np.full((SIDE, SIDE), 3.0)
+        light[:, SIDE // 2 :] = photons
+        found = estimate_uncertainty(object_, light, 8.0, 1.0)
+        assert found is not None
+        medians.append(np.median(found[0][:, SIDE // 2 + 20 :]))
+    assert medians[1] > 1.1 * medians[0]
+
+
+def test_what_a_filter_leaves_open() -> None:
+    """Of the power S and the noise Q at each frequency, SQ / (S + Q); the mean has a part too."""
+    side = 64
+    frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.fftfreq(side)[None])
+    frequency[0, 0] = 0.5 / side
+    power = 3e-4 * frequency**-3.0
+    for noise in (1e-6, 1e-3, 1.0, 50.0):
+        expected = (power * noise / (power + noise)).mean()
+        assert _left_open(3e-4, np.array([noise]))[0] == pytest.approx(expected, rel=0.01)
+
+
+def test_the_level_of_the_power_of_an_image() -> None:
+    """It is found in a part of the image, whose border is no edge of the object."""
+    rng = np.random.default_rng(2)
+    frequency = np.hypot(np.fft.fftfreq(SIDE)[:, None], np.fft.fftfreq(SIDE)[None])
+    frequency[0, 0] = np.inf
+    lit = np.zeros((SIDE, SIDE), bool)
+    lit[10:110, 20:125] = True
+    lit[10:30, 20:45] = False
+    found = []
+    for _ in range(20):
+        noise = np.fft.fft2(rng.standard_normal((SIDE, SIDE)))
+        image = 5 + np.fft.ifft2(noise * np.sqrt(3e-4 * frequency**-3.0)).real
+        found.append(_level(np.where(lit, image, 1e3), lit))
+    assert np.mean(found) == pytest.approx(3e-4, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ('shape', 'is_known'), [((32, 33), True), ((31, 60), False), ((60, 31), False)]
+)
+def test_an_object_must_be_large_enough(shape: tuple[int, int], is_known: bool) -> None:
+    light = np.zeros((SIDE, SIDE))
+    light[: shape[0], : shape[1]] = 100.0
+    object_ = np.ones((SIDE, SIDE)) * np.exp(1j * edges(1))
+    assert (estimate_uncertainty(object_, light, 4.0, 1.0) is not None) == is_known
+
+
+def test_a_pixel_is_lit_above_a_twentieth_of_the_brightest_light() -> None:
+    light = np.full((SIDE, SIDE), 100.0)
+    light[:, 30:] = 5.0
+    object_ = np.ones((SIDE, SIDE)) * np.exp(1j * edges(1))
+    assert estimate_uncertainty(object_, light, 4.0, 1.0) is None
+    light[:, 30:] = 5.1
+    assert estimate_uncertainty(object_, light, 4.0, 1.0) is not None
+
+
+def test_a_constant_phase_is_no_uncertainty() -> None:
+    """Around pi the phase of pixels wraps, which must not pass for edges."""
+    coverage = np.full((SIDE, SIDE), 1.0)
+    object_ = np.exp(1j * edges(1, 0.6))
+    found = [estimate_uncertainty(object_ * factor, coverage, 4.0, 1.0) for factor in (1, -1, 1j)]
+    assert all(part is not None for part in found)
+    for part in found[1:]:
+        np.testing.assert_allclose(part[1], found[0][1], rtol=1e-3)
