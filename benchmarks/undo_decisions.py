@@ -252,7 +252,7 @@ UNDOINGS = (
         'unit/backends/test_opr.py::test_a_rising_tilt_is_a_phase_of_the_object',
     ),
     Undoing(
-        33,
+        31,
         'cli/reconstruct.py',
         'choice, opened, fitted, config.inference',
         'choice, opened, opened.fitted(fitted), config.inference',

@@ -135,7 +135,7 @@ NOTICED_BY = {
         contract/test_opr.py::test_a_probe_that_wobbles_costs_less_where_it_is_relaxed
         unit/backends/test_opr.py::test_a_rising_tilt_is_a_phase_of_the_object
     """,
-    33: """
+    31: """
         unit/cli/test_read_once.py::test_a_scan_is_fitted_and_checked_once
         unit/cli/test_read_once.py::test_no_backend_fits_or_checks_a_scan
         contract/test_backend.py::test_patterns_of_another_size_are_fitted_before

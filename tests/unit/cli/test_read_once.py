@@ -1,4 +1,4 @@
-"""Whoever reads a scan fits it and checks it, once: nothing below does it again (decision 33)."""
+"""Whoever reads a scan fits it and checks it, once: nothing below does it again (decision 31)."""
 
 from pathlib import Path
 from typing import Any
