@@ -50,6 +50,10 @@ KINDS = ('SIGKILL', 'SIGTERM', 'SIGINT', 'full disk', 'revoked permission')
 COMMANDS = ('train', 'reconstruct', 'stream')
 NOBODY = 65534
 
+UNEXPECTED = 70
+"""A run that ends with an exception instead of an error has this exit code: the hit shows nothing,
+as where the other user may not read the modules of Python."""
+
 ROWS = 7
 N_PATTERNS = ROWS**2
 
@@ -82,6 +86,7 @@ def run_forked(arguments: list[str], prepare: Callable[[], None], log: Path) -> 
         code = ended.code if isinstance(ended.code, int) else 1
     except BaseException:  # noqa: BLE001 - nobody else would tell of a fault
         traceback.print_exc()
+        code = UNEXPECTED
     finally:
         os._exit(code)
 
@@ -275,6 +280,8 @@ def main() -> int:
     # Before the first fork, so that a run takes seconds, and that a user who may read nothing of
     # root's has all modules.
     import ptychopinn_plugin.backends.pytorch.adapter
+    import ptychopinn_plugin.cli
+    import ptychopinn_plugin.cli.stream
     import ptychopinn_plugin.plots
     import ptychopinn_plugin.streaming.live
     import ptychopinn_plugin.streaming.reception
@@ -312,6 +319,8 @@ def main() -> int:
                 faults = check(job, output, expected, log)
             finally:
                 subprocess.run(['umount', str(output)], capture_output=True, check=False)
+            if reported.endswith(f'exit {UNEXPECTED}') and kind != 'SIGINT':
+                faults.append('the run ended with an exception')
             log.unlink(missing_ok=True)
             sums[name, kind] += 1
             faulty[name, kind] += bool(faults)
