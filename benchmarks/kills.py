@@ -84,7 +84,7 @@ def run_forked(arguments: list[str], prepare: Callable[[], None], log: Path) -> 
         main(arguments)
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 1
-    except BaseException:  # noqa: BLE001 - nobody else would tell of a fault
+    except BaseException:  # noqa: BLE001 - nobody else would report a fault
         traceback.print_exc()
         code = UNEXPECTED
     finally:

@@ -1,4 +1,4 @@
-"""Tell which of the faults that mutmut has put into the package no test has found.
+"""List the faults that mutmut has put into the package and no test has found.
 
     mutmut run --max-children 2
     python benchmarks/mutations.py

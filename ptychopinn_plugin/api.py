@@ -203,7 +203,7 @@ def reconstruct(
     model : Model or path, optional
         None is the model that comes with the package.
     scan : Scan or path
-        Where no two illuminations touch, each pattern is reconstructed alone, and a warning says so
+        Where no two illuminations touch, each pattern is reconstructed alone, with a warning
         (`data.single_shots.alone_where_apart`).
     inference, refinement : optional
         The settings that the model carries where not given. ``RefinementConfig(iterations=0)`` is

@@ -130,7 +130,7 @@ def test_the_target_of_training_finds_them_or_names_the_beam(
     brief: Callable[..., Config],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    target, training, told = {}, {}, {}
+    target, training, logged = {}, {}, {}
     for refines in (False, True):
         caplog.clear()
         seen: list[float] = []
@@ -143,12 +143,12 @@ def test_the_target_of_training_finds_them_or_names_the_beam(
             ),
         )
         target[refines], training[refines] = seen[-1], result.history[-1]['poisson']
-        told[refines] = caplog.text
+        logged[refines] = caplog.text
     assert target[True] < 0.9 * target[False]
     assert training[True] < training[False]
-    assert "the beam's intensity seems to vary" in told[False]
-    assert '--refine-intensities (training.target_intensities)' in told[False]
-    assert 'intensit' not in told[True]
+    assert "the beam's intensity seems to vary" in logged[False]
+    assert '--refine-intensities (training.target_intensities)' in logged[False]
+    assert 'intensit' not in logged[True]
 
 
 def test_no_target_refines_no_intensities(

@@ -74,7 +74,7 @@ def test_the_wheel_carries_the_guide_with_all_its_pictures(archives: tuple[Path,
         names = set(wheel.namelist())
         page = wheel.read(f'{pages}ptychodus.md').decode()
     pictures = re.findall(r'!\[[^\]]*\]\(([^)]+)\)', page)
-    assert len(pictures) == 5
+    assert len(pictures) == 6
     assert {f'{pages}{picture}' for picture in pictures} <= names
 
 

@@ -94,7 +94,7 @@ def count_alone(
     Raises
     ------
     DataError
-        If it cannot be told which axes are those of a pattern.
+        If nothing shows which axes are those of a pattern.
     """
     if len(shape) == 2:
         return 1
@@ -114,7 +114,7 @@ def count_alone(
     if at_start[0] == at_start[1]:
         return n_last
     raise DataError(
-        f'{key} has shape {shape}, and without positions or a probe nothing says which of its axes '
+        f'{key} has shape {shape}, and without positions or a probe nothing shows which of its axes '
         'counts the patterns. Give the probe: probe_from=FILE (--probe-from FILE).'
     )
 
