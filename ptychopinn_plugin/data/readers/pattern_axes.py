@@ -114,8 +114,8 @@ def count_alone(
     if at_start[0] == at_start[1]:
         return n_last
     raise DataError(
-        f'{key} has shape {shape}, and without positions or a probe nothing shows which of its axes '
-        'counts the patterns. Give the probe: probe_from=FILE (--probe-from FILE).'
+        f'{key} has shape {shape}, and without positions or a probe nothing shows which of its '
+        'axes counts the patterns. Give the probe: probe_from=FILE (--probe-from FILE).'
     )
 
 
