@@ -214,5 +214,7 @@ def test_a_course_is_kept_as_plain_values() -> None:
         'ended': 'time',
         'reason': made.reason,
         'max_seconds': 9.0,
+        'network_passes': 0,
+        'rotations': 1,
     }
     assert Course.of_result({}) is None
