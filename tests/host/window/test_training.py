@@ -208,7 +208,7 @@ def test_a_training_that_diverged_is_shown_as_a_failure_that_left_a_model(
 
     window.check_bad_end('Training diverged.', 'the loss was no longer a number', 'learning rate')
     assert 'The model of the best of these epochs is loaded' in window.message
-    assert window.model_line.startswith(f'Model: {model_file.parent.name}/{model_file.name}: ')
+    assert window.model_line.startswith(f'Model: {model_file.parent.name}/{model_file.name}, ')
 
 
 def test_a_model_that_cannot_be_written_leaves_the_one_so_far(window: Window, folder: Path) -> None:
