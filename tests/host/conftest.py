@@ -47,6 +47,26 @@ def needs(*modules: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(bool(missing), reason=f'{", ".join(missing)} is not installed')
 
 
+@pytest.fixture(autouse=True)
+def ended_observers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """End what watches folders: Ptychodus forgets one unused observer of each application.
+
+    From watchdog 7 on each of them holds a handle from its making, of which a user has 128.
+    """
+    observers = pytest.importorskip('watchdog.observers')
+    made: list[Any] = []
+    make = observers.Observer
+
+    def make_and_note(*arguments: Any, **options: Any) -> Any:
+        made.append(make(*arguments, **options))
+        return made[-1]
+
+    monkeypatch.setattr(observers, 'Observer', make_and_note)
+    yield
+    for observer in made:
+        observer.stop()
+
+
 @pytest.fixture(scope='module', autouse=True)
 def no_handlers_stay() -> Iterator[None]:
     """Take the handlers of libraries that nobody closed from the package's logger.

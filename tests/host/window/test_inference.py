@@ -171,7 +171,7 @@ def test_the_first_click_shows_an_object_with_the_built_in_model(
 
     monkeypatch.setattr(monitor, 'update_progress', update_and_note)
     window.set(InferencePriorPasses=1)
-    assert window.status == 'Infer reconstructs small; nothing needs to be trained.'
+    window.wait(lambda: window.status == 'Infer reconstructs small; nothing needs to be trained.')
     assert window.model_line.startswith('Model: built-in model, a learned prior')
     assert ' It runs on pytorch. ' in window.model_line
     assert window.infer_button.isEnabled()
