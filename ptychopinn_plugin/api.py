@@ -404,7 +404,9 @@ def compare_fitted_halves(
     def reconstruct_half(half: Scan) -> Reconstruction:
         if model is None:
             settings = RefinementConfig(iterations=iterations)
-            return refine(half, settings, backend=choice, device=device, observer=watch)
+            # Not `refine`: patterns of a half that share nothing would be taken one by one.
+            check_positions(half)
+            return create_backend(choice.name).refine(half, settings, device=device, observer=watch)
         inference = model.config.inference.replace(device=device)
         return reconstruct_fitted(choice, model, half, inference, observer=watch)
 

@@ -1,5 +1,7 @@
 """`evaluate --half-scans`: what it requests of a backend, prints and leaves."""
 
+import dataclasses
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -7,6 +9,7 @@ from typing import Any
 import pytest
 
 from ptychopinn_plugin import api
+from ptychopinn_plugin.data.grouping import illumination_gap
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 from ptychopinn_plugin.errors import DataError
 
@@ -62,3 +65,20 @@ def test_a_model_of_another_size_gets_fitted_halves(
     found = api.compare_half_scans(scan, model=model_file)
     assert backend.requested['scan'].pattern_shape == (32, 32)
     assert found.overlap == pytest.approx(2 * found.half_overlap, rel=0.2)
+
+
+@pytest.mark.parametrize('iterations', [3, None])
+def test_halves_whose_illuminations_do_not_touch_are_refused(
+    backend: Any, model_file: Path, iterations: int | None
+) -> None:
+    """One by one, each half would show other places than the other: nothing is to compare."""
+    scan = simulate(SimulationConfig(size=32, rows=6, columns=6, step_px=1.0, jitter_px=0.0))
+    spreads = (
+        dataclasses.replace(scan, positions_px=factor * scan.positions_px)
+        for factor in range(2, 40)
+    )
+    # The widest scan whose illuminations touch: neighbours of a half are further apart by a root.
+    *_, widest = itertools.takewhile(lambda spread: illumination_gap(spread) is None, spreads)
+    model = None if iterations else model_file
+    with pytest.raises(DataError, match='illuminations must overlap'):
+        api.compare_half_scans(widest, model=model, iterations=iterations)
