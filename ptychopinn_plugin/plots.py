@@ -61,8 +61,8 @@ def plot_training(history: Sequence[Mapping[str, float]], path: Path) -> None:
     _mark_best(losses, history)
     lowest = [low for low in drawn if low is not None]
     if lowest:
-        # It lies above the curves, which may run anywhere below.
-        losses.legend(loc='lower left', bbox_to_anchor=(0, 1), ncols=5, fontsize=8, frameon=False)
+        # It lies above the curves, which may run anywhere, in rows that are no wider than they.
+        losses.legend(loc='lower left', bbox_to_anchor=(0, 1), ncols=3, fontsize=8, frameon=False)
     else:
         losses.text(0.5, 0.5, 'no epoch was finished', ha='center', transform=losses.transAxes)
     if lowest and min(lowest) > 0:
@@ -268,7 +268,7 @@ def plot_ring_correlations(curves: Mapping[str, metrics.RingCorrelation], path: 
     axes.text(0.01, 0.51, '0.5', fontsize=8, color='0.4')
     axes.text(0.01, 1 / 7 + 0.01, '1/7', fontsize=8, color='0.4')
     axes.spines[['top', 'right']].set_visible(False)
-    axes.legend(loc='lower left', bbox_to_anchor=(0, 1), ncols=4, fontsize=8, frameon=False)
+    axes.legend(loc='lower left', bbox_to_anchor=(0, 1), ncols=3, fontsize=8, frameon=False)
     _save(figure, path)
 
 

@@ -62,6 +62,12 @@ DEMO_ITERATIONS = 30
 
 NETWORK, HYBRID = 'network', 'network_and_iterations'
 
+_NO_PASS = (
+    ', but these illuminations overlap so well, and are so bright, that the data decide '
+    'everything: its plan is iterations alone'
+)
+"""The report goes on with this where the built-in model was not applied."""
+
 LEVEL = 0.02
 """The report calls a smaller difference of SSIM level."""
 
@@ -239,9 +245,20 @@ def _evaluate(found: Mapping[str, 'Reconstruction'], scan: 'Scan') -> dict[str, 
     return {name: evaluate(reconstruction, scan) for name, reconstruction in found.items()}
 
 
-def _titles(iterations: int) -> dict[str, str]:
+def _has_passes(built_in: 'Reconstruction') -> bool:
+    """Return whether the built-in model was applied, which it is not where the data decide."""
+    from ptychopinn_plugin.backends.common.iteration_plan import Course
+
+    course = Course.of_result(built_in.provenance)
+    # A pass lies between two blocks of iterations.
+    return course is None or len(course.planned) > 1
+
+
+def _titles(found: Mapping[str, 'Reconstruction'], iterations: int) -> dict[str, str]:
+    # Without a pass, what the picture shows is no merit of the model.
+    built_in = 'no training' if _has_passes(found[BUILT_IN_ROW]) else 'iterations alone'
     return {
-        BUILT_IN_ROW: 'built-in model, no training',
+        BUILT_IN_ROW: f'built-in model, {built_in}',
         NETWORK: 'network alone',
         HYBRID: f'network + {count(iterations, "iteration")}',
         FLAT_ROW: f'flat start + {count(iterations, "iteration")}',
@@ -259,6 +276,7 @@ def _metrics(
 
     iterations = result.model.config.refinement.iterations
     assert iterations is not None, 'the command sets it'
+    titles = _titles(found, iterations)
     provenance = dict(result.model.provenance)
     return {
         'version': __version__,
@@ -272,10 +290,11 @@ def _metrics(
             **provenance,
         },
         'test_patterns': len(scan),
+        'built_in_has_passes': _has_passes(found[BUILT_IN_ROW]),
         'iterations': iterations,
         'results': {
             name: {
-                'title': _titles(iterations)[name],
+                'title': titles[name],
                 **_measure(reconstruction, evaluations[name], len(scan)),
             }
             for name, reconstruction in found.items()
@@ -319,7 +338,7 @@ def _write_results(
     write_reconstruction(stage / 'reconstruction.npz', best)
     write_product(stage / 'product.h5', best)
     plot_reconstruction(best, stage / 'reconstruction.png', truth=scan.object_)
-    titles = _titles(max(0, len(best.likelihoods) - 1))
+    titles = _titles(found, max(0, len(best.likelihoods) - 1))
     images = {}
     for name, evaluation in evaluations.items():
         figures = _measure(found[name], evaluation, len(scan))
@@ -375,7 +394,8 @@ def _introduction(values: Mapping[str, Any]) -> str:
         f'object, without labels, in {duration_in_words(training["seconds"])}. Here it sees '
         f'{count(values["test_patterns"], "pattern")} of another object: alone, followed by '
         f'{iterations} over the stitched object, and, for comparison, the same {iterations} from a '
-        f'flat start, which need no network. The built-in model needs no training either. '
+        f'flat start, which need no network. The built-in model needs no training either'
+        f'{"" if values["built_in_has_passes"] else _NO_PASS}. '
         f'{_verdict(values["results"])}'
     )
 

@@ -55,6 +55,9 @@ def test_metrics(folder: Path) -> None:
         assert 0 < row['amplitude_residual'] < 1
         assert row['seconds'] == pytest.approx(sum(row['timing'].values()))
     assert results['built_in']['phase_ssim'] > 0.5
+    # In so much light the plan has no pass, and the model is not praised for what it has not done.
+    assert results['built_in']['title'] == 'built-in model, iterations alone'
+    assert 'its plan is iterations alone' in (folder / 'report.html').read_text()
     alone = values['single_shots']
     gain = alone['built_in']['amplitude_ssim'] - alone['iterations_from_flat']['amplitude_ssim']
     assert gain > 0.03

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage, imread
@@ -67,6 +68,26 @@ def test_the_columns_of_a_training_have_names(figures: list[Figure], tmp_path: P
     plots.plot_training(rows, tmp_path / 'a.png')
     names = [line.get_label() for line in figures[0].axes[0].lines]
     assert names == ['loss', 'Poisson likelihood', 'distance to the target']
+
+
+def test_legends_are_no_wider_than_their_curves(figures: list[Figure], tmp_path: Path) -> None:
+    columns = ('loss', 'poisson', 'teacher', 'validation_loss')
+    rows = [
+        {'epoch': n, 'learning_rate': 1e-3, **{name: k / n for k, name in enumerate(columns, 1)}}
+        for n in (1, 2, 3)
+    ]
+    plots.plot_training(rows, tmp_path / 'a.png')
+    image = np.random.default_rng(0).random((64, 64)) + 0j
+    titles = ('built-in model, no training', 'network alone', 'network + 30 iterations')
+    curves = {title: frc(image, image) for title in (*titles, 'flat start + 30 iterations')}
+    plots.plot_ring_correlations(curves, tmp_path / 'b.png')
+    assert len(figures) == 2
+    for figure in figures:
+        FigureCanvasAgg(figure).draw()
+        legend = figure.axes[0].get_legend()
+        assert legend is not None
+        assert len(legend.get_texts()) == 5
+        assert legend.get_window_extent().x1 <= figure.axes[0].get_window_extent().x1
 
 
 def test_uncovered_areas_are_masked(
