@@ -97,6 +97,11 @@ class PositionProbes:
         """Return the probe at each position but for its beam's intensity, not those kept."""
         return shift_probe(self.vary(self.probe, indices), self.subpixel_shifts[indices])
 
+    @property
+    def varies(self) -> bool:
+        """Whether the probe differs from position to position by more than its shift and beam."""
+        return self._opr is not None
+
     def vary(self, probe: Tensor, indices: Tensor | slice) -> Tensor:
         """Return a probe as it varies from position to position, before sub-pixel shifts.
 

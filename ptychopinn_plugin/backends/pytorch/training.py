@@ -202,10 +202,11 @@ class PyTorchStep(NetworkStep[Network, TrainableProbes]):
             self.trainable_probes.probe(batch.subscan.training_scan_index)
             * batch.subscan.exposure**0.5
         )
-        # Eigenmodes have the scale of the forward model's probe.
-        change = probe.norm() / forward.probe.norm()
-        varied = forward.vary(probe / change, indices) * change
-        probes = shift_probe(varied, forward.subpixel_shifts[indices])
+        if forward.varies:
+            # Eigenmodes have the scale of the forward model's probe.
+            change = probe.norm() / forward.probe.norm()
+            probe = forward.vary(probe / change, indices) * change
+        probes = shift_probe(probe, forward.subpixel_shifts[indices])
         return predict_intensity(forward.in_own_beam(probes, indices), full)
 
     @torch.no_grad()
