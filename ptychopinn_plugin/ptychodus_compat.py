@@ -82,9 +82,14 @@ def opr_weights(probes: Any) -> FloatArray | None:
     return None if found is None else np.asarray(found, dtype=np.float64)
 
 
-def is_far_field(metadata: Any) -> bool:
-    """Return whether a product is of the far field, as all are before 1.7."""
-    return bool(getattr(metadata, 'far_field', True))
+def is_near_field(metadata: Any) -> bool:
+    """Return whether a product is of the near field, as none is before 1.7."""
+    return not getattr(metadata, 'far_field', True)
+
+
+def focus_distance_m(metadata: Any) -> float | None:
+    """Return where the focus of a product's beam lies behind the sample; None if it is parallel."""
+    return float(getattr(metadata, 'focus_object_distance_m', 0.0)) or None
 
 
 def beam_center_px(metadata: Any) -> tuple[int, int] | None:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray
-from ptychopinn_plugin.data import Reconstruction, Scan
+from ptychopinn_plugin.data import Geometry, Reconstruction, Scan
+from ptychopinn_plugin.data.geometry import wavelength_m
 from ptychopinn_plugin.physics import normalize_probe
 
 
@@ -24,6 +25,17 @@ class Rival:
     seconds: float
     patterns_per_second: float
     reconstruction: Reconstruction
+
+
+def _set_near_field(options: Any, geometry: Geometry) -> None:
+    """Set free space in place of the Fourier transform."""
+    assert geometry.detector_distance_m is not None
+    assert geometry.photon_energy_eV is not None
+    data = options.data_options
+    data.free_space_propagation_distance_m = geometry.detector_distance_m / geometry.magnification()
+    data.wavelength_m = wavelength_m(geometry.photon_energy_eV)
+    data.fft_shift = False
+    options.object_options.pixel_size_m = geometry.pixel_width_m
 
 
 def run_ptychi(
@@ -87,6 +99,9 @@ def _middle_px(scan: Scan) -> FloatArray:
 
 def _transform_norm(scan: Scan) -> np.float64:
     """Return by what a probe is divided, as Pty-Chi's transform is not unitary."""
+    if scan.geometry.is_near_field:
+        # Its free space is unitary.
+        return np.float64(1.0)
     height, width = scan.pattern_shape
     return np.float64(np.sqrt(height * width))
 
@@ -100,6 +115,8 @@ def _give_scan(options: Any, scan: Scan, probe: ComplexArray, *, room_px: int) -
     options.object_options.initial_guess = np.ones((1, *shape), dtype=np.complex64)
     options.object_options.optimizable = True
     options.probe_options.initial_guess = probe[np.newaxis] / _transform_norm(scan)
+    if scan.geometry.is_near_field:
+        _set_near_field(options, scan.geometry)
     positions = scan.positions_px - _middle_px(scan)
     options.probe_position_options.position_y_px = positions[:, 0]
     options.probe_position_options.position_x_px = positions[:, 1]

@@ -127,6 +127,16 @@ class Trial:
         return float(gains.mean()) / error if error > 0 else 0.0
 
 
+def check_field(scan: Scan) -> None:
+    """Raise a DataError for a scan of the near field, for which no trials are known."""
+    if scan.geometry.is_near_field:
+        raise DataError(
+            f'Orientations are tried on diffraction patterns of the far field; {scan.name} is of '
+            'the near field. Compare likelihoods of ptychopinn refine with --flip, --transpose or '
+            '--swap-positions yourself.'
+        )
+
+
 def cut_piece(scan: Scan) -> Piece:
     """Choose the positions of the trials, and those among them that are held out.
 
@@ -137,8 +147,10 @@ def cut_piece(scan: Scan) -> Piece:
     Raises
     ------
     DataError
-        If there are fewer than `MIN_TRIAL_POSITIONS` positions, or they are all the same.
+        If there are fewer than `MIN_TRIAL_POSITIONS` positions, or they are all the same, or the
+        patterns are of the near field.
     """
+    check_field(scan)
     distinct = np.unique(scan.positions_px, axis=0)
     if scan.is_single_shot or len(distinct) < MIN_TRIAL_POSITIONS:
         raise DataError(

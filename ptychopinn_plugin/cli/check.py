@@ -91,9 +91,11 @@ def _read(path: Path, given: Given, choice: 'Choice', device: str) -> tuple['Sca
     """Return the scan with the beam in the middle, and the option that puts it there."""
     from ptychopinn_plugin.backends.selection import create_backend
     from ptychopinn_plugin.checking.search import is_clearly_less
+    from ptychopinn_plugin.checking.trials import check_field
     from ptychopinn_plugin.data.readers.frame_centre import find_beam_center
 
     (read,) = read_scans([path], given)
+    check_field(read)
     reading = given['reading']
     if 'beam_center' in reading:
         return read, []

@@ -57,6 +57,7 @@ def read_scans(paths: Sequence[Path], given: Given) -> list['Scan']:
             mask_hot=reading.mask_hot,
             photons=reading.photons,
             single_shot=reading.single_shot,
+            frame_margin_px=reading.frame_margin_px,
             allow_links=reading.allow_links,
             max_gib=reading.max_gib,
             max_memory_gib=reading.max_memory_gib,
@@ -90,6 +91,8 @@ def reading_geometry(reading: ScanReading) -> 'Geometry | None':
         detector_distance_m=reading.detector_distance_m,
         detector_pixel_height_m=reading.detector_pixel_m,
         detector_pixel_width_m=reading.detector_pixel_m,
+        near_field=reading.near_field,
+        focus_object_distance_m=reading.focus_distance_m,
     )
     return None if geometry == Geometry() else geometry
 

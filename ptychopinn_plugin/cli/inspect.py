@@ -92,8 +92,10 @@ def _scan_lines(values: dict[str, Any]) -> list[str]:
 def _geometry_lines(geometry: dict[str, float]) -> list[str]:
     if not geometry:
         return ['geometry: not in the file, so lengths stay in pixels']
-    parts = []
+    parts = ['near field'] if geometry.get('near_field') else []
     for name, value in geometry.items():
+        if name == 'near_field':
+            continue
         words, _, unit = name.rpartition('_')
         parts.append(f'{words.replace("_", " ")} {value:.4g} {_UNITS.get(unit, unit)}')
     return [f'geometry: {", ".join(parts)}']
@@ -200,7 +202,7 @@ def _describe_product(path: Path) -> dict[str, Any]:
         'object_shape_px': None if found.object_ is None else list(found.object_.shape),
         'positions': len(y_m),
         'positions_m': {'y': [min(y_m), max(y_m)], 'x': [min(x_m), max(x_m)]} if y_m else None,
-        'far_field': found.far_field,
+        'far_field': not found.geometry.is_near_field,
         'probe_modes': len(found.probe),
         'probe_shape_px': list(found.probe.shape[-2:]),
         'losses': list(found.losses),
@@ -225,8 +227,6 @@ def _product_lines(values: dict[str, Any]) -> list[str]:
         else 'losses: not in the file',
         *_geometry_lines(values['geometry']),
     ]
-    if not values['far_field']:
-        lines.append('near field: its patterns cannot be reconstructed here')
     if values['comments']:
         lines.append(f'comments: {values["comments"]}')
     return [*lines, *(f'note: {note}' for note in values['notes'])]

@@ -87,6 +87,22 @@ class ScanReading(Orientation):
     detector_pixel_m: float | None = setting(
         None, "size of the detector's pixels, likewise", minimum=1e-9, maximum=1.0, unit='m'
     )
+    near_field: bool | None = setting(
+        None, 'patterns are images in the near field of the sample; where not given, as in the file'
+    )
+    focus_distance_m: float | None = setting(
+        None,
+        'in the near field: where the focus of the beam lies behind the sample, likewise; negative '
+        'for one before it',
+        unit='m',
+    )
+    frame_margin_px: int | None = setting(
+        None,
+        'in the near field: pad frames on each side, for light that comes in from outside of them',
+        minimum=1,
+        maximum=4096,
+        unit='px',
+    )
     beam_center: str | None = setting(
         None, 'ROW,COLUMN of the frames where the beam meets the detector, if not in their middle'
     )
@@ -167,6 +183,8 @@ READING = Section(
         'electron_energy_eV': 'electron-energy',
         'detector_distance_m': 'detector-distance',
         'detector_pixel_m': 'detector-pixel',
+        'focus_distance_m': 'focus-distance',
+        'frame_margin_px': 'frame-margin',
         **OPTIONS,
     },
     panels={'Orientation (ptychopinn check finds it)': ORIENTING},

@@ -19,6 +19,7 @@ from ptychopinn_plugin.text import count
 _PANELS = {
     'Object': ('object_kind', 'object_file'),
     'Probe': ('probe_kind', 'pupil_radius', 'defocus', 'n_modes', 'mode_decay'),
+    'Near field': ('fresnel_number',),
     'Positions': (
         'path_kind',
         'n_positions',
@@ -73,6 +74,7 @@ def simulate_command(
       ptychopinn simulate test.npz --seed 2 --positions 1024
       ptychopinn simulate star.npz --object siemens --path fermat --step 4
       ptychopinn simulate x.npz --object image --object-file x.png --modes 3
+      ptychopinn simulate near.npz --fresnel-number 0.05 --probe diffuser --rows 12 --columns 12
     """
     if out.suffix != '.npz':
         better = out.with_suffix('.npz') if out.name else out / 'scan.npz'

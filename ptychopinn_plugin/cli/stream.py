@@ -57,6 +57,7 @@ _OF_FILES = (
     'scan_step_m',
     'scan_shape',
     'allow_links',
+    'frame_margin_px',
 )
 """Ways of reading scan files that a stream does not have."""
 
@@ -69,6 +70,8 @@ _AT_RECEIPT = (
     'electron_energy_eV',
     'detector_distance_m',
     'detector_pixel_m',
+    'near_field',
+    'focus_distance_m',
     *(item.name for item in fields(Orientation)),
 )
 """What is done where patterns and positions become a scan, and needs not be done again."""

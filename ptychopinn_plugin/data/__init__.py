@@ -1,5 +1,6 @@
 """Scans and reconstructions: in memory, read and written."""
 
+from ptychopinn_plugin.data.geometry import Geometry
 from ptychopinn_plugin.data.outline import ScanOutline
 from ptychopinn_plugin.data.outline_files import load_outline
 from ptychopinn_plugin.data.preparation import (
@@ -20,7 +21,7 @@ from ptychopinn_plugin.data.readers import (
     scan_from_arrays,
 )
 from ptychopinn_plugin.data.reconstruction import Reconstruction
-from ptychopinn_plugin.data.scan import Geometry, Scan
+from ptychopinn_plugin.data.scan import Scan
 from ptychopinn_plugin.data.summary import describe_scan
 from ptychopinn_plugin.data.writers import (
     read_reconstruction,

@@ -9,8 +9,9 @@ from scipy import ndimage, sparse
 from scipy.spatial import cKDTree
 
 from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray, IntArray, RealArray
+from ptychopinn_plugin.data.geometry import Geometry
 from ptychopinn_plugin.data.probe_variation import ProbeVariation
-from ptychopinn_plugin.data.scan import CHUNK_PATTERNS, Geometry, Scan
+from ptychopinn_plugin.data.scan import CHUNK_PATTERNS, Scan
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.physics import illuminated_size, split_positions
 from ptychopinn_plugin.storage.scratch import Usage, chunks, converted, new_array
@@ -42,7 +43,17 @@ def one_by_one(scan: Scan) -> Scan:
     -------
     Scan
         With a note of what was done.
+
+    Raises
+    ------
+    DataError
+        If the patterns are of the near field.
     """
+    if scan.geometry.is_near_field:
+        raise DataError(
+            'In the near field a single pattern is one image, which cannot show amplitude and '
+            'phase; overlapping ones are needed. Leave single_shot (--single-shot) out.'
+        )
     pitch = illuminated_size(scan.probe, share=ALONE_ENERGY, multiple=2)
     if pitch >= min(scan.pattern_shape) // 2 * 2:
         # No square within the pattern holds that much.
@@ -81,7 +92,8 @@ def fit_to_size(scan: Scan, size: int) -> Scan:
     An object pixel is :math:`\lambda z / (N \Delta)`: with fewer detector pixels `N` it grows. So
     positions are divided by that factor, the probe is cropped or padded in Fourier space, which is
     exact, and so is the object, which then is resampled on the new grid. Padded pixels were not
-    measured: they are marked as bad, and the loss leaves them out.
+    measured: they are marked as bad, and the loss leaves them out. In the near field pixels are
+    those of the object and stay as large: the probe is cropped or padded as the patterns are.
 
     Parameters
     ----------
@@ -105,25 +117,30 @@ def fit_to_size(scan: Scan, size: int) -> Scan:
     if size < 2:
         raise DataError(f'Patterns need at least 2 x 2 pixels; got size {size}.')
     bad = np.zeros(old, dtype=bool) if scan.bad_pixels is None else scan.bad_pixels
+    is_near_field = scan.geometry.is_near_field
     # This is the number of new object pixels per old one.
-    scale = np.array([size / old[0], size / old[1]])
+    scale = np.ones(2) if is_near_field else np.array([size / old[0], size / old[1]])
     positions, nominal, object_ = scan.positions_px * scale, scan.nominal_positions_px, scan.object_
     nominal = None if nominal is None else nominal * scale
     if object_ is not None:
-        object_, shift = _covering(_resample_object(object_, old, size), positions, size)
+        if not is_near_field:
+            object_ = _resample_object(object_, old, size)
+        object_, shift = _covering(object_, positions, size)
         positions = positions + shift
         nominal = None if nominal is None else nominal + shift
     return dataclasses.replace(
         scan,
         patterns=converted(scan.patterns, lambda rows: _fit_middle(rows, (size, size), fill=0)),
         bad_pixels=_fit_middle(bad, (size, size), fill=True),
-        probe=fit_probe(scan.probe, (size, size)),
-        probe_variation=fit_variation(scan.probe_variation, (size, size)),
+        probe=fit_probe(scan.probe, (size, size), is_near_field=is_near_field),
+        probe_variation=fit_variation(
+            scan.probe_variation, (size, size), is_near_field=is_near_field
+        ),
         positions_px=positions,
         nominal_positions_px=nominal,
         object_=object_,
         geometry=_scaled_geometry(scan.geometry, scale),
-        notes=(*scan.notes, _fit_note(old, size)),
+        notes=(*scan.notes, _fit_note(old, size, is_near_field=is_near_field)),
     )
 
 
@@ -143,11 +160,65 @@ def check_size(scan: Scan, size: int) -> None:
         )
 
 
-def _fit_note(old: tuple[int, int], size: int) -> str:
+def with_frame_margin(scan: Scan, margin_px: int) -> Scan:
+    """Pad images of the near field on all sides, for light that comes in from outside of them.
+
+    Frames are periodic in the model: what lights the sample beyond their edges would come in on the
+    other side. The padded pixels were not measured, and the probe there is for the iterations to
+    find.
+
+    Parameters
+    ----------
+    scan : Scan
+    margin_px : int
+
+    Raises
+    ------
+    DataError
+        If the patterns are of the far field, or the margin is not positive.
+    """
+    if not scan.geometry.is_near_field or margin_px < 1:
+        kind = 'near' if scan.geometry.is_near_field else 'far'
+        raise DataError(
+            'frame_margin_px (--frame-margin) pads images of the near field by a number of pixels; '
+            f'got {margin_px} for patterns of the {kind} field. Leave it out.'
+        )
+    shape = (scan.pattern_shape[0] + 2 * margin_px, scan.pattern_shape[1] + 2 * margin_px)
+    assert scan.bad_pixels is not None
+    positions, nominal, object_ = scan.positions_px, scan.nominal_positions_px, scan.object_
+    if object_ is not None:
+        object_ = np.pad(object_, margin_px, mode='edge')
+        positions = positions + margin_px
+        nominal = None if nominal is None else nominal + margin_px
+    origin = scan.probe_origin
+    return dataclasses.replace(
+        scan,
+        patterns=converted(scan.patterns, lambda rows: _fit_middle(rows, shape, fill=0)),
+        bad_pixels=_fit_middle(scan.bad_pixels, shape, fill=True),
+        probe=fit_probe(scan.probe, shape, is_near_field=True),
+        probe_variation=fit_variation(scan.probe_variation, shape, is_near_field=True),
+        positions_px=positions,
+        nominal_positions_px=nominal,
+        object_=object_,
+        probe_origin='extended' if origin == 'given' else origin,
+        notes=(
+            *scan.notes,
+            f'Frames were padded by {margin_px} px on each side, for light from outside of them; '
+            'the iterations correct the probe.',
+        ),
+    )
+
+
+def _fit_note(old: tuple[int, int], size: int, *, is_near_field: bool) -> str:
     sides = []
     for side, name in zip(old, ('height', 'width'), strict=True):
         if side != size:
             sides.append(f'{name} {"cropped" if side > size else "padded"}')
+    if is_near_field:
+        return (
+            f'Patterns of {old[0]} x {old[1]} pixels were fitted to {size} x {size} around their '
+            f'middle ({", ".join(sides)}), and the probe with them.'
+        )
     factors = f'{old[0] / size:.4g} x {old[1] / size:.4g}'
     return (
         f'Patterns of {old[0]} x {old[1]} pixels were fitted to {size} x {size} around zero '
@@ -239,7 +310,7 @@ def _fit_middle(images: RealArray, shape: tuple[int, int], *, fill: complex) -> 
     return fitted
 
 
-def fit_probe(probe: ComplexArray, shape: tuple[int, int]) -> ComplexArray:
+def fit_probe(probe: ComplexArray, shape: tuple[int, int], *, is_near_field: bool) -> ComplexArray:
     """Sample a probe so that its diffraction pattern has another number of the same pixels.
 
     Parameters
@@ -247,11 +318,15 @@ def fit_probe(probe: ComplexArray, shape: tuple[int, int]) -> ComplexArray:
     probe : ndarray of complex64, shape (n_modes, height, width)
     shape : tuple of int
         Height and width of the pattern to come, which is cropped or padded with zeros.
+    is_near_field : bool
+        The pixels of patterns are those of the probe.
 
     Returns
     -------
     ndarray of complex64, shape (n_modes, *shape)
     """
+    if is_near_field:
+        return _fit_middle(probe, shape, fill=0).astype(np.complex64)
     # Transforms shifted on both sides keep the middle of the probe for odd sides, too.
     axes = (-2, -1)
     waves = np.fft.ifftshift(probe.astype(np.complex128), axes)
@@ -261,12 +336,13 @@ def fit_probe(probe: ComplexArray, shape: tuple[int, int]) -> ComplexArray:
 
 
 def fit_variation(
-    variation: ProbeVariation | None, shape: tuple[int, int]
+    variation: ProbeVariation | None, shape: tuple[int, int], *, is_near_field: bool
 ) -> ProbeVariation | None:
     """Sample the eigenmodes of a probe as `fit_probe` samples the probe."""
     if variation is None:
         return None
-    return dataclasses.replace(variation, eigenmodes=fit_probe(variation.eigenmodes, shape))
+    eigenmodes = fit_probe(variation.eigenmodes, shape, is_near_field=is_near_field)
+    return dataclasses.replace(variation, eigenmodes=eigenmodes)
 
 
 def _resample_object(object_: ComplexArray, old: tuple[int, int], size: int) -> ComplexArray:

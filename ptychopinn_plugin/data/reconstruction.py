@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray, IntArray
+from ptychopinn_plugin.data.geometry import Geometry
 from ptychopinn_plugin.data.pattern_fit import Outlier, PatternFit
 from ptychopinn_plugin.data.position_moves import PositionMoves, measure_moves
 from ptychopinn_plugin.data.probe_variation import ProbeVariation
-from ptychopinn_plugin.data.scan import Geometry
 from ptychopinn_plugin.physics import Misfit
 from ptychopinn_plugin.physics.uncertainty import LIT_FRACTION
 

@@ -6,18 +6,20 @@ from typing import Any
 
 import numpy as np
 
-from ptychopinn_plugin.array_types import ComplexArray, FloatArray, RealArray
+from ptychopinn_plugin.array_types import FloatArray, RealArray
+from ptychopinn_plugin.data.geometry import Geometry
 from ptychopinn_plugin.data.preparation import fit_probe, fit_variation
-from ptychopinn_plugin.data.scan import Geometry, Scan
+from ptychopinn_plugin.data.scan import Scan
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.orientation import AxisChange, Orientation
+from ptychopinn_plugin.physics.propagation import light_on_detector
 from ptychopinn_plugin.storage.scratch import converted
 
 SQUARE_PIXEL_FRACTION = 1e-3
 """Sizes of pixels that differ by less are those of square ones."""
 
 MIN_MIRROR_GAIN = 1.002
-"""The light must fit the probe's far field better by this factor to show that frames were mirrored:
+"""The light must fit that of the probe better by this factor to show that frames were mirrored:
 it does by 1.003 and more on simulated scans, where the probe is a guess, and by 1.016 where not."""
 
 
@@ -138,7 +140,8 @@ def _with_changed_axes(scan: Scan, change: AxisChange, is_centred: bool) -> Scan
         # It is not flipped yet, as `is_frame_mirrored` tries both ways of doing that.
         swapped = change_axes(mean, AxisChange(swap=change.swap))
         probe = sides.get('probe', scan.probe)
-        mirrored = is_frame_mirrored(swapped, probe)
+        transfer = scan.geometry.transfer_function((swapped.shape[0], swapped.shape[1]))
+        mirrored = is_frame_mirrored(swapped, light_on_detector(probe, transfer))
     return dataclasses.replace(
         scan,
         patterns=converted(scan.patterns, lambda rows: change_axes(rows, change, mirrored)),
@@ -147,27 +150,27 @@ def _with_changed_axes(scan: Scan, change: AxisChange, is_centred: bool) -> Scan
     )
 
 
-def is_frame_mirrored(mean: FloatArray, probe: ComplexArray) -> tuple[bool, bool]:
+def is_frame_mirrored(mean: FloatArray, light: RealArray) -> tuple[bool, bool]:
     """Return, for y and for x, whether whole frames were mirrored, zero frequency with them.
 
     In an even number of pixels, zero frequency is then one pixel before the middle,
-    ``n // 2 - 1``. The far field of the probe shows it, as it equals the mean pattern but for
+    ``n // 2 - 1``. The light of the probe alone shows it, as it equals the mean pattern but for
     what the object scatters.
 
     Parameters
     ----------
     mean : ndarray of float, shape (height, width)
         The mean pattern, zero at bad pixels.
-    probe : ndarray of complex, shape (n_modes, height, width)
+    light : ndarray of float, shape (height, width)
+        Of the probe alone, as `physics.propagation.light_on_detector`.
     """
-    far = np.fft.fftshift(np.abs(np.fft.fft2(probe)) ** 2, axes=(-2, -1)).sum(axis=0)
     # Roots let the edge of the light count, and not its brightest speckles alone.
-    light, far = np.sqrt(np.maximum(mean, 0)), np.sqrt(far)
+    measured, own = np.sqrt(np.maximum(mean, 0)), np.sqrt(light)
 
     def mirrored(axis: int) -> bool:
-        plain = np.flip(light, axis)
+        plain = np.flip(measured, axis)
         about_zero_frequency = np.roll(plain, 1, axis)
-        return bool((plain * far).sum() > MIN_MIRROR_GAIN * (about_zero_frequency * far).sum())
+        return bool((plain * own).sum() > MIN_MIRROR_GAIN * (about_zero_frequency * own).sum())
 
     return mirrored(0), mirrored(1)
 
@@ -184,12 +187,16 @@ def _with_swapped_sides(scan: Scan) -> dict[str, Any]:
         )
     if height == width:
         return {}
-    # The field of view, wavelength times distance over detector pixel, stays; its pixels change.
-    scale = np.array([width / height, height / width])
+    is_near_field = geometry.is_near_field
+    # In the far field the field of view, wavelength times distance over detector pixel, stays; its
+    # pixels change.
+    scale = np.ones(2) if is_near_field else np.array([width / height, height / width])
     nominal, pixel = scan.nominal_positions_px, (geometry.pixel_height_m, geometry.pixel_width_m)
     return {
-        'probe': fit_probe(scan.probe, (width, height)),
-        'probe_variation': fit_variation(scan.probe_variation, (width, height)),
+        'probe': fit_probe(scan.probe, (width, height), is_near_field=is_near_field),
+        'probe_variation': fit_variation(
+            scan.probe_variation, (width, height), is_near_field=is_near_field
+        ),
         'positions_px': scan.positions_px * scale,
         'nominal_positions_px': None if nominal is None else nominal * scale,
         # An object of the file is on the old pixels.

@@ -7,12 +7,14 @@ from typing import Literal, Self
 import numpy as np
 
 from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray, IntArray, RealArray
+from ptychopinn_plugin.data.geometry import Geometry
 from ptychopinn_plugin.data.probe_variation import ProbeVariation
 from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.physics.propagation import light_on_detector
 from ptychopinn_plugin.storage.scratch import chunks, taken
 
 MIN_VISIBLE_FRACTION = 0.05
-"""At least this share of the light is taken as seen: the far field of the probe, which it is
+"""At least this share of the light is taken as seen: the light of the probe, which it is
 estimated from, is too uncertain for less."""
 
 CHUNK_PATTERNS = 1024
@@ -113,26 +115,6 @@ def _listed(numbers: IntArray, positions_px: FloatArray) -> str:
     return f'{few} {", ".join(shown)}{more}'
 
 
-@dataclass(frozen=True)
-class Geometry:
-    """What turns pixels into metres; each value is None where the file does not hold it.
-
-    Attributes
-    ----------
-    pixel_height_m, pixel_width_m : float
-        Size of an object pixel (the wavelength times the distance over the detector's width).
-    photon_energy_eV, detector_distance_m, detector_pixel_height_m, detector_pixel_width_m : float
-        What it was computed from; a Ptychodus product carries them.
-    """
-
-    pixel_height_m: float | None = None
-    pixel_width_m: float | None = None
-    photon_energy_eV: float | None = None
-    detector_distance_m: float | None = None
-    detector_pixel_height_m: float | None = None
-    detector_pixel_width_m: float | None = None
-
-
 @dataclass(frozen=True, eq=False)
 class _CheckedCounts:
     """The counts of patterns that were checked, with the arrays that they belong to."""
@@ -147,13 +129,15 @@ class Scan:
     """A ptychographic scan.
 
     The model is ``counts[j] = sum over modes of |F(probe[mode](r) object(r + positions[j]))|²``;
-    the first mode may vary from pattern to pattern.
+    the first mode may vary from pattern to pattern. In the near field (`geometry`) free space takes
+    the place of the Fourier transform F, and patterns are images of the sample.
 
     Attributes
     ----------
     patterns : ndarray, shape (n_positions, height, width)
-        Counts in any real type, zero frequency at ``[height // 2, width // 2]``. They are checked
-        and added up once, so they and `bad_pixels` are not to be changed in place.
+        Counts in any real type, zero frequency at ``[height // 2, width // 2]``; in the near field
+        that pixel is the middle of the patch. They are checked and added up once, so they and
+        `bad_pixels` are not to be changed in place.
     positions_px : ndarray of float64, shape (n_positions, 2)
         Where the middle of the patch (pixel ``[height // 2, width // 2]``) lies, (y, x) in object
         pixels: with an object, pixel indices of `object_`.
@@ -179,7 +163,7 @@ class Scan:
         (`starting_probe`), so that its defocus is unknown; the patterns and trial reconstructions
         (`backends.common.probe_search`). All but the first are for iterations to correct.
     geometry : Geometry
-        Pixel sizes, where known.
+        Pixel sizes, where known, and whether the detector is in the near field.
     name : str
         For messages and plots.
     notes : tuple of str
@@ -249,6 +233,8 @@ class Scan:
             raise DataError(f'bad_pixels must have shape ({height}, {width}).')
         if self.bad_pixels.all():
             raise DataError('bad_pixels marks every pixel; nothing is left to learn from.')
+        # What the near field needs shows here, before anything is computed.
+        self.transfer_function()
 
     def _with_checked_counts(self) -> _CheckedCounts:
         """Check the counts, unless that was done with these very arrays."""
@@ -307,6 +293,10 @@ class Scan:
         """Height and width of a pattern, in pixels."""
         return (int(self.patterns.shape[1]), int(self.patterns.shape[2]))
 
+    def transfer_function(self) -> ComplexArray | None:
+        """Return what takes waves to the detector; see `Geometry.transfer_function`."""
+        return self.geometry.transfer_function(self.pattern_shape)
+
     def subset(self, indices: IntArray) -> Self:
         """Return the scan of these positions alone, in this order."""
         assert self.scan_index is not None
@@ -346,11 +336,11 @@ class Scan:
     def mean_photons(self) -> float:
         """Return the mean number of photons in a pattern, those on bad pixels included.
 
-        What falls on them is judged by the far field of the probe alone: a beamstop hides most of
-        the light, and a probe scaled to the rest would make the object too bright.
+        What falls on them is judged by the light of the probe alone: a beamstop hides most of it,
+        and a probe scaled to the rest would make the object too bright.
         """
         if self.bad_pixels is None or not self.bad_pixels.any():
             return self.mean_counts()
-        far = np.fft.fftshift(np.abs(np.fft.fft2(self.probe)) ** 2, axes=(-2, -1)).sum(axis=0)
-        share = float(far[~self.bad_pixels].sum() / far.sum())
+        light = light_on_detector(self.probe, self.transfer_function())
+        share = float(light[~self.bad_pixels].sum() / light.sum())
         return self.mean_counts() / max(share, MIN_VISIBLE_FRACTION)

@@ -4,8 +4,10 @@ import numpy as np
 from scipy import ndimage
 
 from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray, RealArray
+from ptychopinn_plugin.data.geometry import Geometry
 from ptychopinn_plugin.data.preparation import inpaint
 from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.physics.propagation import from_detector
 
 SAMPLE = 256
 """This number of patterns, evenly over the scan, shows how large the probe is."""
@@ -21,6 +23,42 @@ NOTE = (
     'reconstructions where patterns overlap, and the iterations correct it. If a file holds one, '
     'use probe_from=FILE (--probe-from FILE).'
 )
+
+NOTE_OF_IMAGE = (
+    'The file holds no probe: one is made of the mean pattern, propagated back to the sample, and '
+    'the iterations correct it. If a file holds one, use probe_from=FILE (--probe-from FILE).'
+)
+
+
+def made_probe(
+    patterns: RealArray, bad_pixels: BoolArray | None, geometry: Geometry
+) -> tuple[ComplexArray, str]:
+    """Make a probe of patterns, and return a note of how.
+
+    Parameters
+    ----------
+    patterns : ndarray, shape (n_patterns, height, width)
+        Counts, in the far field with zero frequency in the middle.
+    bad_pixels : ndarray of bool, shape (height, width), optional
+    geometry : Geometry
+
+    Returns
+    -------
+    ndarray of complex64, shape (1, height, width)
+        Of `starting_probe`; in the near field, the root of the mean image with a flat phase,
+        propagated back to the sample.
+    str
+    """
+    transfer = geometry.transfer_function((int(patterns.shape[1]), int(patterns.shape[2])))
+    if transfer is None:
+        return starting_probe(patterns, bad_pixels), NOTE
+    some = patterns[:: max(1, len(patterns) // SAMPLE)].astype(np.float64)
+    # The structure of the sample is at other places of each image, and hardly of their mean.
+    mean = some.mean(axis=0, keepdims=True)
+    if bad_pixels is not None:
+        mean = inpaint(mean, bad_pixels)
+    wave = from_detector(np.sqrt(np.maximum(mean, 0)), transfer)
+    return wave.astype(np.complex64), NOTE_OF_IMAGE
 
 
 def starting_probe(patterns: RealArray, bad_pixels: BoolArray | None) -> ComplexArray:

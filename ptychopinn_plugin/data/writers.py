@@ -16,6 +16,7 @@ import numpy as np
 
 from ptychopinn_plugin._version import __version__
 from ptychopinn_plugin.array_types import FloatArray, IntArray, RealArray
+from ptychopinn_plugin.data.geometry import Geometry
 from ptychopinn_plugin.data.pattern_fit import Outlier, PatternFit
 from ptychopinn_plugin.data.probe_variation import ProbeVariation, coherent_modes
 from ptychopinn_plugin.data.readers.matching import middle_offset_px
@@ -30,7 +31,7 @@ from ptychopinn_plugin.data.readers.npz_metadata import number_of
 from ptychopinn_plugin.data.readers.ptychodus_hdf5 import is_product_file, read_product
 from ptychopinn_plugin.data.readers.request import load_name
 from ptychopinn_plugin.data.reconstruction import Reconstruction
-from ptychopinn_plugin.data.scan import Geometry, Scan
+from ptychopinn_plugin.data.scan import Scan
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.physics import Misfit
 from ptychopinn_plugin.storage.atomic import atomic_path
@@ -157,9 +158,13 @@ def _outliers(reconstruction: Reconstruction) -> list[dict[str, Any]]:
     return [] if fit is None else [outlier.to_dict() for outlier in fit.outliers]
 
 
-def _known(geometry: Geometry) -> dict[str, float]:
+def _known(geometry: Geometry) -> dict[str, float | bool]:
     values = dataclasses.asdict(geometry)
-    return {name: float(value) for name, value in values.items() if value is not None}
+    return {
+        name: value if isinstance(value, bool) else float(value)
+        for name, value in values.items()
+        if value is not None
+    }
 
 
 def _save(path: Path, arrays: dict[str, Any], metadata: dict[str, Any]) -> None:
@@ -389,8 +394,8 @@ def write_product(path: Path | str, reconstruction: Reconstruction) -> None:
         'mass_attenuation_m2_per_kg': 0.0,
         'tomography_angle_deg': 0.0,
         'tilt_angle_deg': 0.0,
-        'focus_object_distance_m': 0.0,
-        'far_field': True,
+        'focus_object_distance_m': geometry.focus_object_distance_m or 0.0,
+        'far_field': not geometry.is_near_field,
     }
     # It is made in memory first: a disk that fills up while HDF5 closes a file can end the process.
     content = io.BytesIO()

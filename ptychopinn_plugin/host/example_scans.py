@@ -13,7 +13,7 @@ import numpy as np
 
 from ptychopinn_plugin.array_types import BoolArray
 from ptychopinn_plugin.data import Geometry, Reconstruction, Scan, write_product
-from ptychopinn_plugin.data.readers.matching import wavelength_m
+from ptychopinn_plugin.data.geometry import wavelength_m
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 from ptychopinn_plugin.storage.atomic import atomic_path
 

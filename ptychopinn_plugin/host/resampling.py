@@ -44,19 +44,21 @@ class Resampling:
         old, new = self.fitted.pattern_shape, self.measured.pattern_shape
         if old == new:
             return object_, origin_px
-        scale = np.array(old) / np.array(new)
+        is_near_field = self.measured.geometry.is_near_field
+        scale = np.ones(2) if is_near_field else np.array(old) / np.array(new)
         # Both scans share their positions and not their zero, which fitting an object may have
         # moved.
         from_first = (origin_px - self.fitted.positions_px[0]) / scale
         result = object_
-        for axis in (0, 1):
+        # In the near field the pixels of both are of one size.
+        for axis in () if is_near_field else (0, 1):
             result = _resample(result, axis, old[axis], new[axis])
         return result.astype(np.complex64), self.measured.positions_px[0] + from_first
 
     def moves_back(self, moves_px: FloatArray | None) -> FloatArray | None:
         """Return how far positions were moved, (y, x) in the pixels of `measured`."""
-        if moves_px is None:
-            return None
+        if moves_px is None or self.measured.geometry.is_near_field:
+            return moves_px
         scale = np.array(self.measured.pattern_shape) / np.array(self.fitted.pattern_shape)
         return np.asarray(moves_px * scale)
 
@@ -69,14 +71,15 @@ class Resampling:
         tolerance = 1e-4 * float(np.abs(given).max())
         if probe.shape == given.shape and np.allclose(probe, given, atol=tolerance):
             return self.measured.probe
-        return fit_probe(probe, shape)
+        return fit_probe(probe, shape, is_near_field=self.measured.geometry.is_near_field)
 
     def variation_back(self, variation: ProbeVariation | None) -> ProbeVariation | None:
         """Return how the probe varies on the pixels of `measured`."""
         shape = self.measured.pattern_shape
         if self.fitted.pattern_shape == shape:
             return variation
-        return fit_variation(variation, shape)
+        is_near_field = self.measured.geometry.is_near_field
+        return fit_variation(variation, shape, is_near_field=is_near_field)
 
 
 def _resample(image: ComplexArray, axis: int, old: int, new: int) -> ComplexArray:

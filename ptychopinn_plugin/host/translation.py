@@ -13,11 +13,11 @@ from ptychodus.api.reconstruct import ReconstructInput
 from ptychopinn_plugin import ptychodus_compat
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray
 from ptychopinn_plugin.data import Scan
+from ptychopinn_plugin.data.geometry import Geometry
 from ptychopinn_plugin.data.probe_variation import ProbeVariation, coherent_modes
 from ptychopinn_plugin.data.readers import matching
 from ptychopinn_plugin.data.readers.probe_axes import varying_probe
 from ptychopinn_plugin.data.readers.request import ReadingRequest
-from ptychopinn_plugin.data.scan import Geometry
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.host import versions
 
@@ -62,12 +62,12 @@ def to_scan(parameters: ReconstructInput) -> Scan:
             pixel_width_m=pixel.width_m or None,
             photon_energy_eV=ptychodus_compat.photon_energy_eV(product.metadata) or None,
             detector_distance_m=product.metadata.detector_distance_m or None,
+            near_field=ptychodus_compat.is_near_field(product.metadata) or None,
+            focus_object_distance_m=ptychodus_compat.focus_distance_m(product.metadata),
         ),
         notes=(*probe_notes, *object_notes),
         name=product.metadata.name,
-        far_field=ptychodus_compat.is_far_field(product.metadata),
     )
-    matching.check_far_field(known)
     if modes is None:
         # A product without one is not finished; Ptychodus has builders for it.
         raise DataError(

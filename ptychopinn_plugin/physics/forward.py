@@ -7,7 +7,8 @@ The position :math:`p_j` of a pattern is split into whole pixels :math:`n_j`, wh
 on its own grid, and a subpixel shift
 :math:`|\delta_j| \le 1/2`, by which the probe is moved in Fourier space.
 A shift of the whole exit wave leaves the intensity as it is, so this is the model
-:math:`P(r) O(r + p_j)` without interpolating the object.
+:math:`P(r) O(r + p_j)` without interpolating the object. In the near field it moves the image,
+which `propagation.at_subpixel_shifts` moves back.
 """
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray, IntArray, RealArray
 from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.physics.propagation import at_subpixel_shifts, in_file_order, to_detector
 
 POISSON_EPSILON = 1e-6
 """These photons are added to measured and expected counts inside the logarithm."""
@@ -64,8 +66,8 @@ def shift_probe(probe: ComplexArray, subpixel_shifts_px: FloatArray) -> ComplexA
     return np.fft.ifft2(np.fft.fft2(probe) * ramp[:, np.newaxis])  # (n, modes, h, w)
 
 
-def diffract(exit_waves: ComplexArray) -> FloatArray:
-    r"""Compute the far-field pattern of each position, :math:`I = \sum_m |\mathcal{F}\psi_m|^2`.
+def diffract(exit_waves: ComplexArray, transfer: ComplexArray | None = None) -> FloatArray:
+    r"""Compute the pattern of each position, :math:`I = \sum_m |\mathcal{F}\psi_m|^2`.
 
     The transform is unitary, so a pattern holds as many photons as its exit waves; the modes
     of a partially coherent probe add incoherently.
@@ -74,11 +76,15 @@ def diffract(exit_waves: ComplexArray) -> FloatArray:
     ----------
     exit_waves : ndarray of complex, shape (n_positions, n_modes, height, width)
         In square root of photons per pixel.
+    transfer : ndarray of complex, shape (height, width), optional
+        Of the near field (`propagation.transfer_function`), in which free space takes the place of
+        the Fourier transform; without it the pattern is that of the far field.
 
     Returns
     -------
     ndarray of float, shape (n_positions, height, width)
-        Expected photons per pixel; zero frequency at ``[height // 2, width // 2]``.
+        Expected photons per pixel; in the far field zero frequency is at ``[height // 2,
+        width // 2]``.
 
     Raises
     ------
@@ -94,13 +100,17 @@ def diffract(exit_waves: ComplexArray) -> FloatArray:
             'exit_waves must have shape (n_positions, n_modes, height, width); '
             f'got {exit_waves.shape}. For one mode pass waves[:, np.newaxis].'
         )
-    spectra = np.fft.fft2(exit_waves, norm='ortho')
+    waves = to_detector(exit_waves, transfer)
     # The shift comes after squaring: real numbers are half the bytes to move.
-    return np.fft.fftshift((np.abs(spectra) ** 2).sum(axis=1), axes=(-2, -1))
+    return in_file_order((np.abs(waves) ** 2).sum(axis=1), transfer)
 
 
 def predict_patterns(
-    object_: ComplexArray, origin_px: IntArray, positions_px: FloatArray, probe: ComplexArray
+    object_: ComplexArray,
+    origin_px: IntArray,
+    positions_px: FloatArray,
+    probe: ComplexArray,
+    transfer: ComplexArray | None = None,
 ) -> FloatArray:
     r"""Compute the expected pattern at each position, :math:`\sum_m |\mathcal{F}[P_{jm} O_j]|^2`.
 
@@ -114,6 +124,8 @@ def predict_patterns(
     probe : ndarray of complex, shape (n_modes, height, width)
         In square root of photons per pixel; or of each position, (n_positions, n_modes, height,
         width).
+    transfer : ndarray of complex, shape (height, width), optional
+        Of the near field; see `diffract`.
 
     Returns
     -------
@@ -127,7 +139,8 @@ def predict_patterns(
     """
     whole, subpixel_shifts = split_positions(positions_px)
     patches = extract_patches(object_, whole - origin_px, probe.shape[-2:])
-    return diffract(shift_probe(probe, subpixel_shifts) * patches[:, np.newaxis])
+    own = at_subpixel_shifts(transfer, subpixel_shifts)
+    return diffract(shift_probe(probe, subpixel_shifts) * patches[:, np.newaxis], own)
 
 
 def extract_patches(

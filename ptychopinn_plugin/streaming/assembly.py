@@ -22,7 +22,7 @@ from ptychopinn_plugin.data.readers.matching import (
 from ptychopinn_plugin.data.readers.request import ReadingRequest
 from ptychopinn_plugin.data.reorientation import orient_positions, reorient
 from ptychopinn_plugin.data.scan import ProbeOrigin
-from ptychopinn_plugin.data.starting_probe import NOTE, starting_probe
+from ptychopinn_plugin.data.starting_probe import made_probe
 from ptychopinn_plugin.orientation import Orientation
 from ptychopinn_plugin.storage.atomic import atomic_path
 from ptychopinn_plugin.streaming.matching import MatchedBatch
@@ -92,8 +92,7 @@ def _as_sent(batch: MatchedBatch, unit: Unit, opening: Opening, rules: ScanRules
         if known.probe_variation is not None:
             notes = (*known.notes, NOTE_OF_OTHER_POSITIONS)
             known = dataclasses.replace(known, probe_variation=None, notes=notes)
-        stated = {key: value for key, value in vars(known.geometry).items() if value}
-        geometry = dataclasses.replace(opening.geometry, **stated)
+        geometry = opening.geometry.with_values_of(known.geometry)
         known = dataclasses.replace(
             known, indexes=indexes, positions_m=positions, geometry=geometry
         )
@@ -104,16 +103,17 @@ def _as_sent(batch: MatchedBatch, unit: Unit, opening: Opening, rules: ScanRules
         if rules.product.probe_variation is not None:
             more = (NOTE_OF_OTHER_POSITIONS,)
     bad_pixels = with_mask(measurement.bad_pixels, request.mask, patterns.shape[1:])
-    counts, bad_pixels, notes = centred(
-        measurement.patterns, bad_pixels, probe, request.beam_center_px
-    )
-    origin: ProbeOrigin = 'given'
-    if probe is None:
-        probe, origin = starting_probe(counts, bad_pixels), 'patterns'
-        notes = (*notes, NOTE)
     geometry = opening.geometry
+    counts, bad_pixels, notes = centred(
+        *(measurement.patterns, bad_pixels, probe, request.beam_center_px),
+        is_near_field=geometry.with_values_of(request.given_geometry).is_near_field,
+    )
     if request.geometry is not None:
         geometry = known_geometry(geometry, request.geometry, counts.shape)
+    origin: ProbeOrigin = 'given'
+    if probe is None:
+        probe, note = made_probe(counts, bad_pixels, geometry)
+        origin, notes = 'patterns', (*notes, note)
     return Scan(
         patterns=counts,
         positions_px=positions,

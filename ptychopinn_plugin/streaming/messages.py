@@ -135,15 +135,16 @@ def _opening(values: Mapping[str, Any]) -> Opening:
     probe = None
     if 'probe' in values:
         probe = single_probe(_numbers(values, 'probe', 'buifc'))[0]
-    known: dict[str, float] = {}
+    known: dict[str, Any] = {}
     for name in _GEOMETRY:
         if name in values:
-            number = _numbers(values, name, 'uif')
+            number = _numbers(values, name, 'buif')
             if number.size != 1 or not math.isfinite(float(number.ravel()[0])):
                 raise DataError(f'{name} must be a number; got {values[name]!r}.')
             # Programs write zero where nobody has filled a value in.
             if float(number.ravel()[0]):
-                known[name] = float(number.ravel()[0])
+                value = float(number.ravel()[0])
+                known[name] = True if name == 'near_field' else value
     expected = None
     if 'n_patterns' in values:
         number = _numbers(values, 'n_patterns', 'uif')

@@ -218,6 +218,8 @@ class PvAccessSender:
             'detector_distance_m': pva.DOUBLE,
             'detector_pixel_height_m': pva.DOUBLE,
             'detector_pixel_width_m': pva.DOUBLE,
+            'near_field': pva.BOOLEAN,
+            'focus_object_distance_m': pva.DOUBLE,
         }
         self._server = pva.PvaServer()
         self._server.addRecord(self._name, pva.NtNdArray(), None)

@@ -33,6 +33,7 @@ IMPORTANT = {
     'misfit': r'misfit',
     'model': r'(?<!\()(?<!forward\s)models?',
     'object': r'objects?',
+    'near field': r'near\s+field',
     'nominal positions': r'nominal\s+positions',
     'outlier': r'outliers?',
     'overlap': r'(?<!they\s)(?<!hardly\s)(?<!patterns\s)(?<!patches\s)overlap',

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ptychopinn_plugin.data import Geometry, Reconstruction, Scan, write_product, write_scan
-from ptychopinn_plugin.data.readers.matching import wavelength_m
+from ptychopinn_plugin.data.geometry import wavelength_m
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 from ptychopinn_plugin.host.worker.client import Worker
 from ptychopinn_plugin.host.worker.messages import TrainJob

@@ -182,14 +182,31 @@ def test_marks_of_the_detector_are_masked(parameters: ReconstructInput, small_sc
     np.testing.assert_array_equal(marked, kept)
 
 
-def test_the_near_field_is_refused(parameters: ReconstructInput) -> None:
+def test_a_product_of_the_near_field_stays_one(
+    parameters: ReconstructInput, tmp_path: Path
+) -> None:
     metadata = parameters.product.metadata
     if not hasattr(metadata, 'far_field'):
         pytest.skip('This Ptychodus knows no near field.')
-    product = dataclasses.replace(
-        parameters.product, metadata=dataclasses.replace(metadata, far_field=False)
+    near = dataclasses.replace(
+        metadata, far_field=False, detector_distance_m=1e-4, focus_object_distance_m=-1e-3
     )
-    with pytest.raises(DataError, match='far_field is false'):
+    product = dataclasses.replace(parameters.product, metadata=near)
+    scan = to_scan(ReconstructInput(parameters.diffraction_patterns, None, product))
+    assert scan.geometry.magnification() == pytest.approx(near.magnification)
+    assert scan.transfer_function() is not None
+    # What is exported to be trained on knows it as well.
+    write_scan(tmp_path / 'train_data.npz', scan)
+    assert load_scan(tmp_path / 'train_data.npz').geometry == scan.geometry
+    sampling = Resampling(scan, fit_to_size(scan, 16))
+    object_ = np.ones((40, 53), np.complex64)
+    back, origin = sampling.object_back(object_, np.array([3.0, -2.0]))
+    assert back is object_
+    shift = scan.positions_px[0] - sampling.fitted.positions_px[0]
+    np.testing.assert_allclose(origin, np.array([3.0, -2.0]) + shift)
+    far_away = dataclasses.replace(near, detector_distance_m=1.0, focus_object_distance_m=0.0)
+    product = dataclasses.replace(product, metadata=far_away)
+    with pytest.raises(DataError, match='a pixel must spread over less than the frame'):
         to_scan(ReconstructInput(parameters.diffraction_patterns, None, product))
 
 

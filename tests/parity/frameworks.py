@@ -221,6 +221,8 @@ class PyTorch(Framework):
         forward._shifted = self.operators.shift_probe(forward.probe, forward.subpixel_shifts)
         if forward.valid_mask is not None:
             forward.valid_mask = forward.valid_mask.double()
+        if forward.transfer is not None:
+            forward.transfer = forward.transfer.to(self.torch.complex128)
         return forward
 
     def deviance(self, expected: Tensor, forward: Any, indices: Any) -> Tensor:
@@ -301,6 +303,8 @@ class TensorFlow(Framework):
         forward._shifted = self.operators.shift_probe(forward.probe, forward.subpixel_shifts)
         if forward.valid_mask is not None:
             forward.valid_mask = self.tf.cast(forward.valid_mask, 'float64')
+        if forward.transfer is not None:
+            forward.transfer = self.tf.cast(forward.transfer, 'complex128')
         return forward
 
     def deviance(self, expected: Tensor, forward: Any, indices: Any) -> Tensor:
@@ -323,7 +327,8 @@ class TensorFlow(Framework):
 
     def probe_update(self, forward: Any, patches: Tensor, indices: Any) -> Tensor:
         _, changes = self.operators.project_amplitudes(
-            forward.probes(indices), patches, forward.measured(indices), forward.valid_mask
+            *(forward.probes(indices), patches, forward.measured(indices)),
+            *(forward.valid_mask, forward.transfer),
         )
         shifts = self.tf.gather(forward.subpixel_shifts, indices)
         return self.operators.probe_update(changes, patches, shifts)

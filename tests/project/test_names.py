@@ -39,6 +39,8 @@ SHARED = {
     'logger': 'a module logs under its own name, or that of the package',
     'main': 'a program begins there',
     'extract_patches': ORACLE,
+    'from_detector': ORACLE,
+    'to_detector': ORACLE,
     'place_patches': ORACLE,
     'project_amplitudes': ORACLE,
     'shift_probe': ORACLE,

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ptychopinn_plugin.data.geometry import Geometry
 from ptychopinn_plugin.data.reconstruction import Reconstruction
-from ptychopinn_plugin.data.scan import Geometry, Scan
+from ptychopinn_plugin.data.scan import Scan
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 from ptychopinn_plugin.errors import DataError, OutputError
 from ptychopinn_plugin.evaluation import evaluate, plot_evaluation

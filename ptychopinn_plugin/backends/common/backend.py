@@ -18,6 +18,7 @@ from ptychopinn_plugin.backends.common.iteration_plan import plan_reconstruction
 from ptychopinn_plugin.backends.common.outliers import reconstruct_without_outliers
 from ptychopinn_plugin.backends.common.positions import reach_px
 from ptychopinn_plugin.backends.common.prediction import (
+    check_same_field,
     choose_photons,
     choose_rotations,
     corrected_probe,
@@ -240,6 +241,7 @@ class NetworkBackend(Engine[Device]):
         probe = scan.probe
         if model is not None:
             if not model.is_prior:
+                check_same_field(model, [scan])
                 photons = choose_photons(scan, model.photons, inference.intensity_scale)
             probe = corrected_probe(model, scan, warns=not request.is_trial)
             scale = model.intensity_scale
@@ -277,7 +279,11 @@ class NetworkBackend(Engine[Device]):
             requested_passes=request.inference.prior_passes,
             dose=measure_dose(self, forward) if scan.is_countable() else None,
             is_single_shot=scan.is_single_shot,
-            probe_twin_similarity=twin_similarity(scan.probe),
+            is_near_field=scan.geometry.is_near_field,
+            # The twin of an object has the same patterns in the far field alone.
+            probe_twin_similarity=0.0
+            if scan.geometry.is_near_field
+            else twin_similarity(scan.probe),
         )
         if model is not None and not model.is_prior:
             rule, overlap = request.inference.test_time_rotations, plan.overlap

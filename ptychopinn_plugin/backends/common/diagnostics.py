@@ -124,6 +124,15 @@ def warn_of_misfit(scan: Scan, iterations: int, misfit: Misfit | None, option: s
             *(scan.name, size, remedy),
         )
         return
+    if scan.geometry.is_near_field:
+        logger.warning(
+            '%s: the object misses %s. Likely causes: a wrong distance, photon energy, pixel size '
+            'or focus; positions in another order than the patterns, with x and y swapped or '
+            'inverted; light that comes into the frames from outside of them, for which '
+            '--frame-margin PX gives room; or a probe that is a guess%s.',
+            *(scan.name, size, remedy),
+        )
+        return
     logger.warning(
         '%s: the object misses %s. Likely causes: positions in another order than the patterns, '
         'with x and y swapped, inverted or in another unit; patterns that are transposed or '

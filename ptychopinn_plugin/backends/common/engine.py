@@ -48,6 +48,7 @@ class Forward(Protocol):
     opr_weights: FloatArray
     reach_px: int
     is_single_shot: bool
+    transfer: Any
 
     def to_tensor(self, array: ComplexArray) -> Any:
         """Return an array as a tensor on the device."""
@@ -68,7 +69,7 @@ class Forward(Protocol):
     def expected_and_counted(
         self, object_: Any, indices: IntArray
     ) -> tuple[FloatArray, FloatArray]:
-        """Return expected and measured counts of some patterns, zero frequency in the corner."""
+        """Return expected and measured counts of some patterns, in the order of the transform."""
         ...
 
     def subset(self, indices: IntArray) -> Any:

@@ -56,6 +56,10 @@ LONG_BLOCK = 40
 """Where iterations still gain much, this number comes before and after a pass of a prior."""
 
 
+WITHOUT_PRIOR = '; the learned prior has never met the near field and is left out'
+"""How the reason of a plan ends in the near field."""
+
+
 @dataclass(frozen=True)
 class IterationPlan:
     """Passes and iterations of one reconstruction.
@@ -223,6 +227,7 @@ def plan_reconstruction(
     network: NetworkDescription | None = None,
     requested_passes: int | None = None,
     is_single_shot: bool = False,
+    is_near_field: bool = False,
     probe_twin_similarity: float = 0.0,
 ) -> IterationPlan:
     """Plan passes and iterations, where the user has not given a number of them.
@@ -242,14 +247,18 @@ def plan_reconstruction(
         See `InferenceConfig.prior_passes`.
     is_single_shot : bool
         Patterns share nothing.
+    is_near_field : bool
+        Learned priors have met objects of the far field alone, and get no pass that is not asked
+        for.
     probe_twin_similarity : float
         See `physics.twin_similarity`.
     """
     leaves_twins = is_single_shot and probe_twin_similarity >= SAME_AS_TWIN
     level = light_level(overlap, dose) if requested_passes is None else 'usual'
     blocks = () if network is None else plan_passes(network, requested_passes, overlap, level)
+    no_prior = is_near_field and network is not None and requested_passes is None
     # The prior would mix an object and its twin, between which nothing decides.
-    if leaves_twins and requested_passes is None:
+    if requested_passes is None and (leaves_twins or no_prior):
         blocks = ()
     if limit_s is not None and requested_passes is None and overlap >= LITTLE_OVERLAP:
         # Data decide here, and a pass takes the time of the iterations after it.
@@ -265,7 +274,8 @@ def plan_reconstruction(
         # A number that was given is kept to, and a prior's last block ends as planned.
         stops_when_converged=requested is None and not blocks,
         reason=_reason(overlap, is_single_shot=is_single_shot, leaves_twins=leaves_twins)
-        + ('' if network is None or level == 'usual' else _dose_in_words(dose)),
+        + ('' if network is None or no_prior or level == 'usual' else _dose_in_words(dose))
+        + (WITHOUT_PRIOR if no_prior else ''),
         limit_s=limit_s,
         may_go_back=requested is None and bool(blocks),
     )

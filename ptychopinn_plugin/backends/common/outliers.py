@@ -36,6 +36,7 @@ from ptychopinn_plugin.data.pattern_fit import (
     measure_deviances,
 )
 from ptychopinn_plugin.physics import LIT_COUNTS
+from ptychopinn_plugin.physics.propagation import in_transform_order
 
 SECOND_LOOK_ITERATIONS = 6
 """This number of iterations without the suspects mends the object under them."""
@@ -82,7 +83,13 @@ class _Look:
         counts = LIT_COUNTS if scan.is_countable() else LIT_COUNTS_FRACTION * scan.mean_counts()
         assert scan.bad_pixels is not None
         # Forward models have zero frequency in the corner.
-        return cls(scan, forward, np.fft.ifftshift(~scan.bad_pixels), counts, is_stopping)
+        return cls(
+            scan,
+            forward,
+            in_transform_order(~scan.bad_pixels, scan.transfer_function()),
+            counts,
+            is_stopping,
+        )
 
     def __call__(self, object_: Any) -> Deviances | None:
         """Return the deviances of all patterns; None where it was stopped."""

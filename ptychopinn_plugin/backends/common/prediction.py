@@ -1,13 +1,13 @@
 """What reconstruction decides alike in every backend: photons, probe and rotations."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ptychopinn_plugin.array_types import ComplexArray
 from ptychopinn_plugin.backends.common.iteration_plan import LITTLE_OVERLAP
 from ptychopinn_plugin.config import IntensityScale, Rotations
 from ptychopinn_plugin.data import Scan
-from ptychopinn_plugin.errors import ConfigError
+from ptychopinn_plugin.errors import ConfigError, DataError
 from ptychopinn_plugin.model import Model
 from ptychopinn_plugin.network import NetworkDescription
 from ptychopinn_plugin.physics import is_same_probe
@@ -19,6 +19,25 @@ WINDOW_ENERGY = 0.98
 
 SAME_EXPOSURE = 2.0
 """Mean counts within this factor count as the same exposure."""
+
+
+def check_same_field(model: Model, scans: Sequence[Scan]) -> None:
+    """Check that a network meets patterns of the near field only if it was trained on such.
+
+    Raises
+    ------
+    DataError
+        If a scan is of the other kind.
+    """
+    was_near = bool(model.data_summary.get('near_field', False))
+    for scan in scans:
+        if scan.geometry.is_near_field != was_near:
+            kinds = ('near', 'far') if was_near else ('far', 'near')
+            raise DataError(
+                f'The model was trained on patterns of the {kinds[0]} field, and {scan.name} is of '
+                f'the {kinds[1]} field. Train another one on such scans, or iterate alone: '
+                'ptychopinn refine.'
+            )
 
 
 def choose_photons(scan: Scan, reference: float, rule: IntensityScale) -> float:

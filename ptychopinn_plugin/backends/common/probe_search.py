@@ -68,7 +68,7 @@ def find_probe(scan: Scan, trial: IterateFromFlat, *, observer: Observer) -> tup
     Parameters
     ----------
     scan : Scan
-        Where its `probe_origin` is 'patterns'; any other is returned as it is.
+        Where its `probe_origin` is 'patterns', in the far field; any other is returned as it is.
     trial : callable
     observer : callable
         It is called after each iteration of a trial; with True the search ends, with the best
@@ -76,6 +76,9 @@ def find_probe(scan: Scan, trial: IterateFromFlat, *, observer: Observer) -> tup
     """
     if scan.probe_origin != 'patterns':
         return scan, False
+    if scan.geometry.is_near_field:
+        # The mean image shows the probe itself, and no side of a focus is to be chosen.
+        return dataclasses.replace(scan, probe_origin='found'), False
     if scan.is_single_shot:
         logger.warning(
             '%s: single patterns do not determine the probe; the one made of their mean is a '

@@ -9,7 +9,7 @@ import numpy as np
 
 from ptychopinn_plugin.array_types import FloatArray, IntArray
 from ptychopinn_plugin.backends.common.losses import term_weights
-from ptychopinn_plugin.backends.common.prediction import WINDOW_ENERGY
+from ptychopinn_plugin.backends.common.prediction import WINDOW_ENERGY, check_same_field
 from ptychopinn_plugin.backends.common.requests import TrainingRequest
 from ptychopinn_plugin.config import Config
 from ptychopinn_plugin.data import Scan
@@ -88,6 +88,7 @@ class TrainingPlan:
             'pattern_shape': list(scans[0].pattern_shape),
             'mean_counts': [scan.mean_counts() for scan in scans],
             'probe_modes': len(scans[0].probe),
+            'near_field': scans[0].geometry.is_near_field,
         }
 
 
@@ -102,6 +103,26 @@ def _check_refines_target(config: Config, supervised: bool) -> None:
             f'training.target_{what} (--refine-{what}) refines {what} while the target is '
             'reconstructed, and this training has none. Leave it out, or use training.target = '
             'iterations with a weight above 0.'
+        )
+
+
+def _check_field(
+    description: NetworkDescription, base: Model | None, scans: Sequence[Scan]
+) -> None:
+    """Check that all scans are of one kind of field, which the network and its weights know."""
+    if base is not None:
+        check_same_field(base, scans)
+    near = [scan.name for scan in scans if scan.geometry.is_near_field]
+    if near and len(near) < len(scans):
+        raise DataError(
+            'A network is trained on scans of the far field or of the near field; got both, the '
+            f'near field in {", ".join(near)}. Train two networks.'
+        )
+    if near and description.architecture == 'cnn':
+        raise ConfigError(
+            "The architecture 'cnn' is made for the diffraction patterns of the far field, and "
+            f"{near[0]} is of the near field. Use model.architecture = 'sweepnet' "
+            '(--architecture sweepnet).'
         )
 
 
@@ -137,6 +158,7 @@ def plan_training(request: TrainingRequest) -> TrainingPlan:
         if base is None
         else base.network
     )
+    _check_field(description, base, [*scans, *validation])
     supervised = config.model.model_type == 'supervised'
     _check_refines_target(config, supervised)
     fingerprints = {

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ptychopinn_plugin.array_types import FloatArray, IntArray, RealArray
-from ptychopinn_plugin.backends.common.amplitudes import corner_amplitudes
+from ptychopinn_plugin.backends.common.amplitudes import detector_amplitudes
 from ptychopinn_plugin.backends.common.canvas import CanvasWindow, window_of, window_shape
 from ptychopinn_plugin.backends.common.judged_patterns import judged_positions
 from ptychopinn_plugin.backends.common.ranks import Ranks, own_part
@@ -20,6 +20,7 @@ from ptychopinn_plugin.backends.pytorch.operators import (
     predict_intensity,
     probe_update,
     project_amplitudes,
+    transfer_at,
 )
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.physics import (
@@ -30,15 +31,16 @@ from ptychopinn_plugin.physics import (
     measure_misfit,
     split_positions,
 )
+from ptychopinn_plugin.physics.propagation import in_transform_order
 from ptychopinn_plugin.storage.scratch import Usage, is_stored
 
 
 class ForwardModel(PositionProbes):
     """A scan on a device: measured amplitudes, and how an object would produce them.
 
-    Patterns are kept with zero frequency in the corner, so that no transform needs a shift. The
-    object lives on a canvas that holds every patch with a margin; canvas pixel [0, 0] lies at
-    `origin_px` in the scan's coordinates.
+    Patterns are kept with zero frequency in the corner, so that no transform needs a shift; those
+    of the near field, which are images, as they are. The object lives on a canvas that holds every
+    patch with a margin; canvas pixel [0, 0] lies at `origin_px` in the scan's coordinates.
 
     Parameters
     ----------
@@ -61,6 +63,8 @@ class ForwardModel(PositionProbes):
     ----------
     own, held : slice
         The positions that this rank goes through, and those of the patterns that it holds.
+    transfer : Tensor of complex64, shape (height, width), or None
+        The transfer function of free space in the near field; see `operators.to_detector`.
     """
 
     def __init__(
@@ -94,7 +98,9 @@ class ForwardModel(PositionProbes):
         self.set_variation(variation.eigenmodes, variation.weights)
         self._place(whole - half - self.origin_px, subpixel_shifts)
         assert scan.bad_pixels is not None
-        amplitudes = corner_amplitudes(scan.patterns[self.held], scan.bad_pixels)
+        transfer = scan.transfer_function()
+        self.transfer = None if transfer is None else self.to_tensor(transfer)
+        amplitudes = detector_amplitudes(scan.patterns[self.held], scan.bad_pixels, transfer)
         self.amplitudes, self._usage = torch.from_numpy(amplitudes), Usage(amplitudes)
         # Shifted probes take more memory than the amplitudes, for which there is too little.
         self._keeps_probes = not is_stored(amplitudes)
@@ -102,7 +108,7 @@ class ForwardModel(PositionProbes):
             self.amplitudes = self.amplitudes.to(device)
         self.valid_mask: Tensor | None = None
         if scan.bad_pixels.any():
-            valid_mask = np.fft.ifftshift(~scan.bad_pixels).astype(np.float32)
+            valid_mask = in_transform_order(~scan.bad_pixels, transfer).astype(np.float32)
             self.valid_mask = torch.from_numpy(valid_mask).to(device)
         self._valid_pixels = int((~scan.bad_pixels).sum())
         # Bad pixels hide light that the probe's scale must count; see `Scan.mean_photons`.
@@ -177,7 +183,7 @@ class ForwardModel(PositionProbes):
         indices : ndarray of int64
             In ascending order where the patterns are divided among ranks, as those of the part are.
         amplitudes : Tensor or ndarray of float32, optional
-            To use in place of the measured ones (zero frequency in the corner).
+            To use in place of the measured ones, with the same order of pixels.
         exposure : float
             Their counts as a share of the measured ones; the probe follows.
         """
@@ -191,6 +197,7 @@ class ForwardModel(PositionProbes):
             part.own = self.ranks.share(len(indices))
         where = torch.from_numpy(indices[part.held]).to(self.device)
         part.shape, part.device, part.valid_mask = self.shape, self.device, self.valid_mask
+        part.transfer = self.transfer
         part._valid_pixels, part.is_single_shot = self._valid_pixels, self.is_single_shot
         part.probe, part.photons = self.probe * exposure**0.5, self.photons * exposure
         lowest = self.host_origins[indices].min(axis=0) - 1
@@ -242,7 +249,7 @@ class ForwardModel(PositionProbes):
         return object_.unfold(0, height, 1).unfold(1, width, 1)[rows, columns]
 
     def measured(self, indices: Tensor | IntArray | slice) -> Tensor:
-        """Return measured amplitudes, zero frequency in the corner, shape (n_indices, h, w)."""
+        """Return measured amplitudes, in the order of the transform, shape (n_indices, h, w)."""
         if isinstance(indices, slice):
             found = self.amplitudes[self._in_held(indices)]
         else:
@@ -318,7 +325,9 @@ class ForwardModel(PositionProbes):
         .. [1] A. Maiden, D. Johnson, P. Li, Optica 4 (2017) 736, doi:10.1364/OPTICA.4.000736.
         """
         probes = self.probes(indices) if probes is None else probes
-        return project_amplitudes(probes, patches, self.measured(indices), self.valid_mask)[0]
+        return project_amplitudes(
+            probes, patches, self.measured(indices), self.valid_mask, self.transfer_at(indices)
+        )[0]
 
     def project_amplitudes_with_probe(
         self, patches: Tensor, indices: Tensor, probes: Tensor | None = None
@@ -326,7 +335,7 @@ class ForwardModel(PositionProbes):
         """Return the updates of the patches and of the probe, (n_modes, height, width)."""
         probes = self.probes(indices) if probes is None else probes
         update, changes = project_amplitudes(
-            probes, patches, self.measured(indices), self.valid_mask
+            probes, patches, self.measured(indices), self.valid_mask, self.transfer_at(indices)
         )
         changes = self.into_common(changes, indices)
         return update, probe_update(changes, patches, self.subpixel_shifts[indices])
@@ -336,11 +345,17 @@ class ForwardModel(PositionProbes):
     ) -> Tensor:
         r"""Compute :math:`I = \sum_m |\mathcal{F}[P_m O]|^2`, shape (n_indices, height, width).
 
-        In photons per pixel, with zero frequency in the corner; `probes` (n_indices, n_modes,
+        In photons per pixel, in the order of the transform; `probes` (n_indices, n_modes,
         height, width) take the place of the scan's where they are given.
         """
         probes = self.probes(indices) if probes is None else probes
-        return predict_intensity(probes, patches)
+        return predict_intensity(probes, patches, self.transfer_at(indices))
+
+    def transfer_at(self, indices: Tensor | slice) -> Tensor | None:
+        """Return the transfer function at each position; None in the far field."""
+        if self.transfer is None:
+            return None
+        return transfer_at(self.transfer, self.subpixel_shifts[indices])
 
     @torch.no_grad()
     def evaluate_fit(self, object_: Tensor, batch_size: int = 128) -> tuple[float, float]:
@@ -388,7 +403,7 @@ class ForwardModel(PositionProbes):
     def expected_and_counted(
         self, object_: Tensor, indices: IntArray
     ) -> tuple[FloatArray, FloatArray]:
-        """Return expected and measured counts, zero frequency in the corner, (n_indices, h, w)."""
+        """Return expected and measured counts, in the order of the transform, (n_indices, h, w)."""
         where = torch.from_numpy(self.share(indices)).to(self.device)
         expected = self.predict_intensity(self.extract_patches(object_, where), where)
         counted = self.measured(where).cpu().numpy() ** 2

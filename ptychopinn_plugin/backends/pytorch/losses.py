@@ -32,7 +32,7 @@ def poisson_deviance(
     Parameters
     ----------
     expected : Tensor of float32, shape (n_patterns, height, width)
-        In photons per pixel, with zero frequency in the corner.
+        In photons per pixel, in the order of the transform.
     forward : ForwardModel
     indices : Tensor of int64, shape (n_patterns,)
     n_patterns : int, optional

@@ -55,17 +55,45 @@ def sum_over_modes(images: Tensor) -> Tensor:
     return images.sum(dim=1) if images.shape[1] > 1 else images[:, 0]
 
 
-def predict_intensity(probes: Tensor, patches: Tensor) -> Tensor:
+def to_detector(waves: Tensor, transfer: Tensor | None) -> Tensor:
+    """Return waves (n, n_modes, h, w) on the detector, as `physics.propagation.to_detector`.
+
+    The transfer function, (h, w) or (n, 1, h, w), is that of free space; without it the detector
+    is in the far field,
+    and zero frequency in the corner.
+    """
+    if transfer is None:
+        return _fft2(waves, 'ortho')
+    return _ifft2(_fft2(waves) * transfer)
+
+
+def transfer_at(transfer: Tensor, subpixel_shifts_px: Tensor) -> Tensor:
+    """Return the transfer function of each position, as `propagation.at_subpixel_shifts`."""
+    return transfer * _ramp(subpixel_shifts_px, transfer).conj()
+
+
+def from_detector(waves: Tensor, transfer: Tensor | None) -> Tensor:
+    """Return waves (n, n_modes, h, w) behind the sample: `to_detector` undone, its adjoint."""
+    if transfer is None:
+        return _ifft2(waves, 'ortho')
+    return _ifft2(_fft2(waves) * transfer.conj())
+
+
+def predict_intensity(probes: Tensor, patches: Tensor, transfer: Tensor | None) -> Tensor:
     r"""Compute :math:`I = \sum_m |\mathcal{F}[P_m O]|^2`, shape (n, height, width), in photons.
 
-    Probes are (n, n_modes, height, width) and patches (n, height, width); zero frequency is in the
-    corner.
+    Probes are (n, n_modes, height, width) and patches (n, height, width); pixels lie as those of
+    `to_detector`.
     """
-    return intensity(_fft2(probes * patches[:, None], 'ortho'))
+    return intensity(to_detector(probes * patches[:, None], transfer))
 
 
 def project_amplitudes(
-    probes: Tensor, patches: Tensor, measured: Tensor, valid_mask: Tensor | None
+    probes: Tensor,
+    patches: Tensor,
+    measured: Tensor,
+    valid_mask: Tensor | None,
+    transfer: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     r"""Project exit waves onto the measured amplitudes, as `physics.project_amplitudes`.
 
@@ -76,13 +104,13 @@ def project_amplitudes(
     changes : Tensor of complex64, shape (n, n_modes, height, width)
         :math:`\psi'_m - \psi_m`.
     """
-    spectra = _fft2(probes * patches[:, None], 'ortho')  # (n, modes, h, w)
+    waves = to_detector(probes * patches[:, None], transfer)  # (n, modes, h, w)
     # In place, as most of the time would go into memory for what is needed once.
     ratio = measured.square().add_(RATIO_EPSILON)
-    factor = ratio.div_(intensity(spectra).add_(RATIO_EPSILON)).sqrt_().sub_(1)
+    factor = ratio.div_(intensity(waves).add_(RATIO_EPSILON)).sqrt_().sub_(1)
     if valid_mask is not None:
         factor.mul_(valid_mask)
-    changes = _ifft2(spectra.mul_(factor[:, None]), 'ortho')
+    changes = from_detector(waves.mul_(factor[:, None]), transfer)
     return sum_over_modes(probes.conj().resolve_conj().mul_(changes)), changes
 
 

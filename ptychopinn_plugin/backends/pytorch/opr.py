@@ -13,6 +13,7 @@ from ptychopinn_plugin.backends.pytorch.operators import (
     project_amplitudes,
     shift_probe,
     shift_probe_back,
+    to_detector,
 )
 
 
@@ -36,7 +37,8 @@ def probe_residuals(forward: ForwardModel, object_: Tensor, indices: IntArray) -
     for some in torch.from_numpy(indices).to(forward.device).split(128):
         patches = forward.extract_patches(object_, some)
         _, changes = project_amplitudes(
-            forward.probes(some), patches, forward.measured(some), forward.valid_mask
+            *(forward.probes(some), patches, forward.measured(some)),
+            *(forward.valid_mask, forward.transfer_at(some)),
         )
         brightness = patches.abs().square()
         brightest = brightness.amax(dim=(1, 2), keepdim=True)
@@ -65,19 +67,20 @@ def measure_variation(forward: ForwardModel, object_: Tensor, floor: float) -> V
     for part in forward.slices(64):
         patches, probes = forward.extract_patches(object_, part), forward.probes(part)
         shifts, measured = forward.subpixel_shifts[part], forward.measured(part)
-        spectra = torch.fft.fft2(probes * patches[:, None], norm='ortho')
-        expected = intensity(spectra)
+        transfer = forward.transfer_at(part)
+        waves = to_detector(probes * patches[:, None], transfer)
+        expected = intensity(waves)
         scale = (expected + floor).rsqrt()
         if forward.valid_mask is not None:
             scale = scale * forward.valid_mask
         shifted = forward.in_own_beam(shift_probe(eigenmodes, shifts), part)
-        moved = torch.fft.fft2(shifted * patches[:, None], norm='ortho')
-        jacobian = (spectra[:, :1].conj() * moved).real * scale[:, None]
+        moved = to_detector(shifted * patches[:, None], transfer)
+        jacobian = (waves[:, :1].conj() * moved).real * scale[:, None]
         jacobian = jacobian.flatten(2)  # (n, n_eigenmodes, pixels)
         missing = (measured.square() - expected) * scale / 2
         forces.append((jacobian * missing.flatten(1)[:, None]).sum(dim=2))
         stiffnesses.append(jacobian @ jacobian.transpose(1, 2))
-        _, changes = project_amplitudes(probes, patches, measured, forward.valid_mask)
+        _, changes = project_amplitudes(probes, patches, measured, forward.valid_mask, transfer)
         wanted = forward.in_own_beam(changes[:, :1] * patches.conj()[:, None], part)
         wanted = shift_probe_back(wanted, shifts)[:, 0]
         updates += torch.tensordot(weights[part].T.to(wanted.dtype), wanted, dims=1)

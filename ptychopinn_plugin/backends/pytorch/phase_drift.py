@@ -15,7 +15,13 @@ from ptychopinn_plugin.backends.common.phase_drift import (
     middle_ramps,
 )
 from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
-from ptychopinn_plugin.backends.pytorch.operators import intensity, sum_over_modes, times, to_numpy
+from ptychopinn_plugin.backends.pytorch.operators import (
+    intensity,
+    sum_over_modes,
+    times,
+    to_detector,
+    to_numpy,
+)
 
 
 @torch.no_grad()
@@ -25,17 +31,18 @@ def measure_moments(forward: ForwardModel, object_: Tensor, batch_size: int = 64
     ramps = torch.from_numpy(middle_ramps(forward.shape)).to(forward.device)
     found = [ramps.new_empty((0, 5, 6))]
     for part in forward.slices(batch_size):
+        transfer = forward.transfer_at(part)
         waves = forward.probes(part) * forward.extract_patches(object_, part)[:, None]
-        spectra = torch.fft.fft2(waves, norm='ortho')
-        expected = intensity(spectra)
+        detected = to_detector(waves, transfer)
+        expected = intensity(detected)
         weights = (expected + floor).rsqrt_()
         if forward.valid_mask is not None:
             weights.mul_(forward.valid_mask)
         # Written where they stay: to stack them afterwards would take as long as the transforms.
         columns = weights.new_empty((len(weights), 6, *forward.shape))
-        conjugate = spectra.conj_physical_()
+        conjugate = detected.conj_physical_()
         for axis, ramp in enumerate(ramps, start=1):
-            moved = torch.fft.fft2(waves * ramp, norm='ortho')
+            moved = to_detector(waves * ramp, transfer)
             change = torch.view_as_real(sum_over_modes(moved.mul_(conjugate)))
             torch.mul(change[..., 0], weights, out=columns[:, axis])
             torch.mul(change[..., 1], weights, out=columns[:, axis + 2]).neg_()

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ptychopinn_plugin.array_types import FloatArray
 from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
-from ptychopinn_plugin.backends.pytorch.operators import intensity
+from ptychopinn_plugin.backends.pytorch.operators import intensity, to_detector
 
 
 @torch.no_grad()
@@ -34,16 +34,16 @@ def position_forces(
     forces = [object_.real.new_empty((0, 2))]
     stiffnesses = [object_.real.new_empty((0, 2, 2))]
     for indices in forward.slices(128):
-        probes = forward.probes(indices)
-        spectra = _spectra(probes, forward.extract_patches(object_, indices))
-        expected = intensity(spectra)
+        probes, transfer = forward.probes(indices), forward.transfer_at(indices)
+        waves = to_detector(probes * forward.extract_patches(object_, indices)[:, None], transfer)
+        expected = intensity(waves)
         weights = 1 / torch.sqrt(expected + floor)
         if forward.valid_mask is not None:
             weights = weights * forward.valid_mask
         missing = (forward.measured(indices) ** 2 - expected) * weights / 2
         changes = [
-            (spectra.conj() * _spectra(probes, forward.extract_patches(slope, indices))).real
-            for slope in slopes
+            (waves.conj() * to_detector(probes * patches[:, None], transfer)).real
+            for patches in (forward.extract_patches(slope, indices) for slope in slopes)
         ]
         jacobian = torch.stack([change.sum(dim=1) * weights for change in changes], dim=1)
         jacobian = jacobian.flatten(2)  # (n, 2, pixels)
@@ -53,9 +53,3 @@ def position_forces(
         forward.ranks.gather(torch.cat(forces).cpu().numpy().astype(np.float64)),
         forward.ranks.gather(torch.cat(stiffnesses).cpu().numpy().astype(np.float64)),
     )
-
-
-def _spectra(probes: Tensor, patches: Tensor) -> Tensor:
-    """Return the spectra of exit waves, shape (n, n_modes, height, width)."""
-    spectra: Tensor = torch.fft.fft2(probes * patches[:, None], norm='ortho')
-    return spectra

@@ -174,7 +174,7 @@ def _predict_cnn(network: Network, forward: ForwardModel, groups: Tensor) -> Pat
     ----------
     network : Network
     forward : ForwardModel
-        Its amplitudes are in square root of photons, with zero frequency in the corner.
+        Its amplitudes are in square root of photons, in the order of the transform.
     groups : Tensor of int64, shape (n_groups, group_size)
 
     Returns
@@ -191,8 +191,10 @@ def _predict_cnn(network: Network, forward: ForwardModel, groups: Tensor) -> Pat
     size = network.description.window_px
     with torch.no_grad():
         photons = forward.photons
-        # The network was published with zero frequency in the middle.
-        amplitudes = torch.fft.fftshift(forward.measured(indices), dim=(-2, -1))  # (n, N, N)
+        amplitudes = forward.measured(indices)  # (n, N, N)
+        if forward.transfer is None:
+            # The network was published with zero frequency in the middle.
+            amplitudes = torch.fft.fftshift(amplitudes, dim=(-2, -1))
         images = amplitudes * (size / 2) / photons**0.5
     amplitude, phase = network(images.view(n_groups, group_size, size, size))
     # torch.polar would have a gradient of the wrong sign where a border is negative.

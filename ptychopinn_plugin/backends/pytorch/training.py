@@ -206,8 +206,8 @@ class PyTorchStep(NetworkStep[Network, TrainableProbes]):
             # Eigenmodes have the scale of the forward model's probe.
             change = probe.norm() / forward.probe.norm()
             probe = forward.vary(probe / change, indices) * change
-        probes = shift_probe(probe, forward.subpixel_shifts[indices])
-        return predict_intensity(forward.in_own_beam(probes, indices), full)
+        probes = forward.in_own_beam(shift_probe(probe, forward.subpixel_shifts[indices]), indices)
+        return predict_intensity(probes, full, forward.transfer_at(indices))
 
     @torch.no_grad()
     def scaled_probe(self, probe: Tensor, factor: float, energy_of: Tensor | None = None) -> Tensor:

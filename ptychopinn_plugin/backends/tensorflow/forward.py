@@ -4,7 +4,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray, IntArray, RealArray
-from ptychopinn_plugin.backends.common.amplitudes import corner_amplitudes
+from ptychopinn_plugin.backends.common.amplitudes import detector_amplitudes
 from ptychopinn_plugin.backends.common.canvas import (
     CanvasWindow,
     place_one_by_one,
@@ -25,6 +25,7 @@ from ptychopinn_plugin.physics import (
     measure_misfit,
     split_positions,
 )
+from ptychopinn_plugin.physics.propagation import in_transform_order
 from ptychopinn_plugin.storage.scratch import Usage, is_stored
 
 AMPLITUDE_BYTES = 8 << 30
@@ -34,9 +35,10 @@ AMPLITUDE_BYTES = 8 << 30
 class ForwardModel(PositionProbes):
     """A scan on a device: measured amplitudes, and how an object would produce them.
 
-    Patterns are kept with zero frequency in the corner, so that no transform needs a shift. The
-    object lives on a canvas that holds every patch with a margin; canvas pixel [0, 0] lies at
-    `origin_px` in the scan's coordinates. The device is that of the current `tf.device`.
+    Patterns are kept with zero frequency in the corner, so that no transform needs a shift; those
+    of the near field, which are images, as they are. The object lives on a canvas that holds every
+    patch with a margin; canvas pixel [0, 0] lies at `origin_px` in the scan's coordinates. The
+    device is that of the current `tf.device`.
 
     Parameters
     ----------
@@ -48,6 +50,11 @@ class ForwardModel(PositionProbes):
         Energy per pattern that losses divide by; the scan's own where not given.
     reach_px : int
         How far `set_moves` may move positions.
+
+    Attributes
+    ----------
+    transfer : Tensor of complex64, shape (height, width), or None
+        The transfer function of free space in the near field; see `operators.to_detector`.
     """
 
     def __init__(
@@ -73,14 +80,17 @@ class ForwardModel(PositionProbes):
         self.patch_origins: IntArray = whole - half - self.origin_px
         self.subpixel_shifts = tf.constant(subpixel_shifts, tf.float32)
         assert scan.bad_pixels is not None
-        amplitudes = corner_amplitudes(scan.patterns, scan.bad_pixels)
+        transfer = scan.transfer_function()
+        self.transfer = None if transfer is None else tf.constant(transfer)
+        amplitudes = detector_amplitudes(scan.patterns, scan.bad_pixels, transfer)
         # Shifted probes take more memory than the amplitudes, for which there is too little.
         self._usage, self._keeps_probes = Usage(amplitudes), not is_stored(amplitudes)
         self.stays_outside = is_stored(amplitudes) or amplitudes.nbytes > AMPLITUDE_BYTES
         self.amplitudes = amplitudes if self.stays_outside else tf.convert_to_tensor(amplitudes)
         self.valid_mask: Tensor | None = None
         if scan.bad_pixels.any():
-            self.valid_mask = tf.constant(np.fft.ifftshift(~scan.bad_pixels), tf.float32)
+            valid_mask = in_transform_order(~scan.bad_pixels, transfer)
+            self.valid_mask = tf.constant(valid_mask, tf.float32)
         self.photons = scan.mean_photons() if photons is None else photons
         self.set_probe(probe)
 
@@ -134,12 +144,13 @@ class ForwardModel(PositionProbes):
         ----------
         indices : ndarray of int64
         amplitudes : Tensor or ndarray of float32, optional
-            To use in place of the measured ones (zero frequency in the corner).
+            To use in place of the measured ones, with the same order of pixels.
         exposure : float
             Their counts as a share of the measured ones; the probe follows.
         """
         part = object.__new__(ForwardModel)
         part.shape, part.valid_mask, part.stays_outside = self.shape, self.valid_mask, False
+        part.transfer = self.transfer
         part._usage, part._keeps_probes = Usage(), True
         part.photons, part.is_single_shot = self.photons * exposure, self.is_single_shot
         patch_origins = self.patch_origins[indices]
@@ -206,7 +217,7 @@ class ForwardModel(PositionProbes):
         return operators.extract_patches(object_, first_pixels, height, width)
 
     def measured(self, indices: IntArray) -> Tensor:
-        """Return measured amplitudes, zero frequency in the corner, shape (n_indices, h, w)."""
+        """Return measured amplitudes, in the order of the transform, shape (n_indices, h, w)."""
         if self.stays_outside:
             found = self.amplitudes[indices]
             self._usage.add(found.nbytes)
@@ -269,7 +280,8 @@ class ForwardModel(PositionProbes):
         .. [1] A. Maiden, D. Johnson, P. Li, Optica 4 (2017) 736, doi:10.1364/OPTICA.4.000736.
         """
         return operators.project_amplitudes(
-            self.probes(indices), patches, self.measured(indices), self.valid_mask
+            *(self.probes(indices), patches, self.measured(indices)),
+            *(self.valid_mask, self.transfer_at(indices)),
         )[0]
 
     def predict_intensity(
@@ -277,11 +289,11 @@ class ForwardModel(PositionProbes):
     ) -> Tensor:
         r"""Compute :math:`I = \sum_m |\mathcal{F}[P_m O]|^2`, shape (n_indices, height, width).
 
-        In photons per pixel, with zero frequency in the corner; `probes` (n_indices, n_modes,
+        In photons per pixel, in the order of the transform; `probes` (n_indices, n_modes,
         height, width) take the place of the scan's where they are given.
         """
         return operators.predict_intensity(
-            self.probes(indices) if probes is None else probes, patches
+            self.probes(indices) if probes is None else probes, patches, self.transfer_at(indices)
         )
 
     def sum_of_losses(self, expected: Tensor, indices: IntArray) -> Tensor:
@@ -293,13 +305,20 @@ class ForwardModel(PositionProbes):
         each = np.prod(self.shape) if self.valid_mask is None else tf.reduce_sum(self.valid_mask)
         return int(each) * len(range(0, len(self), stride))
 
+    def transfer_at(self, indices: IntArray) -> Tensor | None:
+        """Return the transfer function at each position; None in the far field."""
+        if self.transfer is None:
+            return None
+        return operators.transfer_at(self.transfer, tf.gather(self.subpixel_shifts, indices))
+
     def evaluate_fit(self, object_: Tensor, batch_size: int = 128) -> tuple[float, float]:
         """Compute the Poisson loss per pixel and the relative amplitude residual of an object."""
         sums = np.zeros(3)
         for indices in self.batches(batch_size):
             patches = self.extract_patches(object_, indices)
             sums += operators.misfits(
-                self.probes(indices), patches, self.measured(indices), self.valid_mask
+                *(self.probes(indices), patches, self.measured(indices)),
+                *(self.valid_mask, self.transfer_at(indices)),
             ).numpy()
         return float(sums[0]) / self.n_valid_pixels(), float(sums[1] / sums[2])
 
@@ -314,7 +333,7 @@ class ForwardModel(PositionProbes):
     def expected_and_counted(
         self, object_: Tensor, indices: IntArray
     ) -> tuple[FloatArray, FloatArray]:
-        """Return expected and measured counts, zero frequency in the corner, (n_indices, h, w)."""
+        """Return expected and measured counts, in the order of the transform, (n_indices, h, w)."""
         expected = self.predict_intensity(self.extract_patches(object_, indices), indices)
         return expected.numpy(), self.measured(indices).numpy() ** 2
 

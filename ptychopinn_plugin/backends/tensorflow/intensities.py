@@ -29,6 +29,7 @@ def pattern_photons(forward: ForwardModel, object_: Tensor) -> tuple[FloatArray,
             forward.extract_patches(object_, indices),
             forward.measured(indices),
             forward.valid_mask,
+            forward.transfer_at(indices),
         ).numpy()
         for indices in forward.batches(128)
     ]
@@ -38,8 +39,12 @@ def pattern_photons(forward: ForwardModel, object_: Tensor) -> tuple[FloatArray,
 
 @compiled
 def _photons(
-    probes: Tensor, patches: Tensor, measured: Tensor, valid_mask: Tensor | None
+    probes: Tensor,
+    patches: Tensor,
+    measured: Tensor,
+    valid_mask: Tensor | None,
+    transfer: Tensor | None,
 ) -> Tensor:
     """Return both sums, shape (2, n), float64."""
-    images = tf.stack([predict_intensity(probes, patches), tf.square(measured)])
+    images = tf.stack([predict_intensity(probes, patches, transfer), tf.square(measured)])
     return sum_each(images, valid_mask)

@@ -19,7 +19,7 @@ def poisson_deviance(
     Parameters
     ----------
     expected : Tensor of float32, shape (n_patterns, height, width)
-        In photons per pixel, with zero frequency in the corner.
+        In photons per pixel, in the order of the transform.
     measured : Tensor of float32, shape (n_patterns, height, width)
         Their measured amplitudes.
     valid_mask : Tensor of float32, shape (height, width), optional

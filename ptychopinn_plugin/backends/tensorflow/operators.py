@@ -23,9 +23,39 @@ def scaled(values: Tensor, factors: Tensor) -> Tensor:
     return values * tf.cast(factors, values.dtype)
 
 
-def fourier(waves: Tensor) -> Tensor:
-    """Transform the last two axes with a unitary Fourier transform, which keeps the photons."""
-    return scaled(tf.signal.fft2d(waves), 1 / tf.sqrt(_pixels(waves)))
+def to_detector(waves: Tensor, transfer: Tensor | None) -> Tensor:
+    """Return waves (n, n_modes, h, w) on the detector, as `physics.propagation.to_detector`.
+
+    The transfer function, (h, w) or (n, 1, h, w), is that of free space; without it the detector
+    is in the far field,
+    and zero frequency in the corner. Both are unitary, which keeps the photons.
+    """
+    if transfer is None:
+        return scaled(tf.signal.fft2d(waves), 1 / tf.sqrt(_pixels(waves)))
+    return tf.signal.ifft2d(tf.signal.fft2d(waves) * transfer)
+
+
+@compiled
+def transfer_at(transfer: Tensor, subpixel_shifts_px: Tensor) -> Tensor:
+    """Return the transfer function of each position, as `propagation.at_subpixel_shifts`."""
+    return transfer * tf.math.conj(_ramp(subpixel_shifts_px, transfer))
+
+
+def _to_detector_scaled(waves: Tensor, transfer: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return waves on the detector but for a factor, and their intensity without it."""
+    if transfer is None:
+        # Not unitary: what the transform scales, its inverse scales back.
+        spectra = tf.signal.fft2d(waves)
+        return spectra, intensity(spectra) / _pixels(spectra)
+    detected = to_detector(waves, transfer)
+    return detected, intensity(detected)
+
+
+def _from_detector_scaled(waves: Tensor, transfer: Tensor | None) -> Tensor:
+    """Return waves behind the sample: undoes `_to_detector_scaled`, with its factor."""
+    if transfer is None:
+        return tf.signal.ifft2d(waves)
+    return tf.signal.ifft2d(tf.signal.fft2d(waves) * tf.math.conj(transfer))
 
 
 def _pixels(waves: Tensor) -> Tensor:
@@ -57,19 +87,22 @@ def _patch_pixels(patch_origins: Tensor, height: Tensor, width: Tensor, stride: 
 
 
 @compiled
-def predict_intensity(probes: Tensor, patches: Tensor) -> Tensor:
+def predict_intensity(probes: Tensor, patches: Tensor, transfer: Tensor | None) -> Tensor:
     r"""Compute :math:`I = \sum_m |\mathcal{F}[P_m O]|^2`, shape (n, height, width), in photons.
 
-    Probes are (n, n_modes, height, width) and patches (n, height, width); zero frequency is in the
-    corner.
+    Probes are (n, n_modes, height, width) and patches (n, height, width); pixels lie as those of
+    `to_detector`.
     """
-    spectra = tf.signal.fft2d(probes * patches[:, None])
-    return intensity(spectra) / _pixels(spectra)
+    return _to_detector_scaled(probes * patches[:, None], transfer)[1]
 
 
 @compiled
 def project_amplitudes(
-    probes: Tensor, patches: Tensor, measured: Tensor, valid_mask: Tensor | None
+    probes: Tensor,
+    patches: Tensor,
+    measured: Tensor,
+    valid_mask: Tensor | None,
+    transfer: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     r"""Project exit waves onto the measured amplitudes, as `physics.project_amplitudes`.
 
@@ -80,15 +113,13 @@ def project_amplitudes(
     changes : Tensor of complex64, shape (n, n_modes, height, width)
         :math:`\psi'_m - \psi_m`.
     """
-    # Not unitary: what the transform scales, its inverse scales back.
-    spectra = tf.signal.fft2d(probes * patches[:, None])
-    expected = intensity(spectra) / _pixels(spectra)
-    # Zero frequency is in the corner on both sides: no transform needs a shift.
+    waves, expected = _to_detector_scaled(probes * patches[:, None], transfer)
+    # Pixels lie alike on both sides: no transform needs a shift.
     ratio = (tf.square(measured) + RATIO_EPSILON) / (expected + RATIO_EPSILON)
     factor = tf.sqrt(ratio) - 1
     if valid_mask is not None:
         factor = factor * valid_mask
-    changes = tf.signal.ifft2d(scaled(spectra, factor[:, None]))
+    changes = _from_detector_scaled(scaled(waves, factor[:, None]), transfer)
     return tf.reduce_sum(tf.math.conj(probes) * changes, axis=1), changes
 
 
@@ -111,9 +142,15 @@ def poisson_terms(expected: Tensor, counts: Tensor, floor: float) -> Tensor:
 
 
 @compiled
-def misfits(probes: Tensor, patches: Tensor, measured: Tensor, valid_mask: Tensor | None) -> Tensor:
+def misfits(
+    probes: Tensor,
+    patches: Tensor,
+    measured: Tensor,
+    valid_mask: Tensor | None,
+    transfer: Tensor | None,
+) -> Tensor:
     """Return three sums over good pixels: Poisson terms, squared misfit and counts, float64."""
-    expected = predict_intensity(probes, patches)
+    expected = predict_intensity(probes, patches, transfer)
     counts = tf.square(measured)
     terms = poisson_terms(expected, counts, POISSON_EPSILON)
     images = tf.stack([terms, tf.square(tf.sqrt(expected) - measured), counts])

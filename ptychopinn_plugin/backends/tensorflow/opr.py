@@ -8,13 +8,13 @@ from ptychopinn_plugin.backends.common.refinement import REGULARIZATION
 from ptychopinn_plugin.backends.tensorflow.forward import ForwardModel
 from ptychopinn_plugin.backends.tensorflow.framework import Tensor, compiled, tf
 from ptychopinn_plugin.backends.tensorflow.operators import (
-    fourier,
     intensity,
     project_amplitudes,
     scaled,
     shift_probe,
     shift_probe_back,
     squared,
+    to_detector,
 )
 
 
@@ -39,6 +39,7 @@ def probe_residuals(forward: ForwardModel, object_: Tensor, indices: IntArray) -
             forward.extract_patches(object_, some),
             forward.measured(some),
             forward.valid_mask,
+            forward.transfer_at(some),
             tf.gather(forward.subpixel_shifts, some),
         ).numpy()
         for some in (indices[start : start + 128] for start in range(0, len(indices), 128))
@@ -52,9 +53,10 @@ def _residuals(
     patches: Tensor,
     measured: Tensor,
     valid_mask: Tensor | None,
+    transfer: Tensor | None,
     subpixel_shifts_px: Tensor,
 ) -> Tensor:
-    _, changes = project_amplitudes(probes, patches, measured, valid_mask)
+    _, changes = project_amplitudes(probes, patches, measured, valid_mask, transfer)
     brightness = squared(patches)
     brightest = tf.reduce_max(brightness, axis=(1, 2), keepdims=True)
     share = (1 - REGULARIZATION) * brightness + REGULARIZATION * brightest
@@ -87,6 +89,7 @@ def measure_variation(forward: ForwardModel, object_: Tensor, floor: float) -> V
             forward.extract_patches(object_, indices),
             forward.measured(indices),
             forward.valid_mask,
+            forward.transfer_at(indices),
             subpixel_shifts,
             roots[:, None, None, None],
             tf.constant(weights[indices]),
@@ -112,24 +115,25 @@ def _moments(
     patches: Tensor,
     measured: Tensor,
     valid_mask: Tensor | None,
+    transfer: Tensor | None,
     subpixel_shifts_px: Tensor,
     roots: Tensor,
     weights: Tensor,
     floor: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the four arrays of `VariationMoments` for a batch."""
-    spectra = fourier(probes * patches[:, None])
-    expected = intensity(spectra)
+    waves = to_detector(probes * patches[:, None], transfer)
+    expected = intensity(waves)
     scale = tf.math.rsqrt(expected + floor)
     if valid_mask is not None:
         scale = scale * valid_mask
     shifted = scaled(shift_probe(eigenmodes, subpixel_shifts_px), roots)
-    moved = fourier(shifted * patches[:, None])
-    jacobian = tf.math.real(tf.math.conj(spectra[:, :1]) * moved) * scale[:, None]
+    moved = to_detector(shifted * patches[:, None], transfer)
+    jacobian = tf.math.real(tf.math.conj(waves[:, :1]) * moved) * scale[:, None]
     missing = (tf.square(measured) - expected) * scale / 2
     force = tf.reduce_sum(jacobian * missing[:, None], axis=(2, 3))
     stiffness = tf.einsum('jkyx,jlyx->jkl', jacobian, jacobian)
-    _, changes = project_amplitudes(probes, patches, measured, valid_mask)
+    _, changes = project_amplitudes(probes, patches, measured, valid_mask, transfer)
     wanted = scaled(changes[:, :1] * tf.math.conj(patches)[:, None], roots)
     wanted = shift_probe_back(wanted, subpixel_shifts_px)[:, 0]
     updates = tf.tensordot(tf.cast(tf.transpose(weights), wanted.dtype), wanted, axes=1)

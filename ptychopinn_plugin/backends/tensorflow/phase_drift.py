@@ -16,10 +16,10 @@ from ptychopinn_plugin.backends.common.phase_drift import (
 from ptychopinn_plugin.backends.tensorflow.forward import ForwardModel
 from ptychopinn_plugin.backends.tensorflow.framework import Tensor, compiled, tf
 from ptychopinn_plugin.backends.tensorflow.operators import (
-    fourier,
     intensity,
     scaled,
     times,
+    to_detector,
     to_numpy,
 )
 
@@ -35,6 +35,7 @@ def measure_moments(forward: ForwardModel, object_: Tensor, batch_size: int = 64
             forward.extract_patches(object_, indices),
             forward.measured(indices),
             forward.valid_mask,
+            forward.transfer_at(indices),
             ramps,
             floor,
         )
@@ -49,13 +50,14 @@ def _products(
     patches: Tensor,
     measured: Tensor,
     valid_mask: Tensor | None,
+    transfer: Tensor | None,
     ramps: Tensor,
     floor: Tensor,
 ) -> Tensor:
     """Return the normal equations of each pattern, (n, 5, 6)."""
     waves = probes * patches[:, None]
-    spectra = fourier(waves)
-    expected = intensity(spectra)
+    detected = to_detector(waves, transfer)
+    expected = intensity(detected)
     # Amplitudes have the same variance at any count; the floor takes out dark pixels, where that
     # fails.
     weights = tf.math.rsqrt(expected + floor)
@@ -63,7 +65,7 @@ def _products(
         weights = weights * valid_mask
     missing = (tf.square(measured) - expected) * weights / 2
     changes = [
-        tf.reduce_sum(tf.math.conj(spectra) * fourier(scaled(waves, ramp)), axis=1)
+        tf.reduce_sum(tf.math.conj(detected) * to_detector(scaled(waves, ramp), transfer), axis=1)
         for ramp in (ramps[0], ramps[1])
     ]
     columns = [expected / 2, *map(tf.math.real, changes), *(-tf.math.imag(c) for c in changes)]

@@ -5,7 +5,7 @@ import numpy as np
 from ptychopinn_plugin.array_types import FloatArray
 from ptychopinn_plugin.backends.tensorflow.forward import ForwardModel
 from ptychopinn_plugin.backends.tensorflow.framework import Tensor, compiled, tf
-from ptychopinn_plugin.backends.tensorflow.operators import fourier, intensity
+from ptychopinn_plugin.backends.tensorflow.operators import intensity, to_detector
 
 
 def position_forces(
@@ -38,6 +38,7 @@ def position_forces(
             tf.stack([forward.extract_patches(slope, indices) for slope in slopes]),
             measured,
             forward.valid_mask,
+            forward.transfer_at(indices),
             tf.constant(floor, measured.dtype),
         )
         forces.append(force.numpy())
@@ -55,21 +56,19 @@ def _forces(
     slopes: Tensor,
     measured: Tensor,
     valid_mask: Tensor | None,
+    transfer: Tensor | None,
     floor: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Return forces and stiffnesses; `slopes` are those of the patches, (2, n, h, w)."""
-    spectra = fourier(probes * patches[:, None])  # (n, n_modes, h, w)
-    expected = intensity(spectra)
+    waves = to_detector(probes * patches[:, None], transfer)  # (n, n_modes, h, w)
+    expected = intensity(waves)
     weights = 1 / tf.sqrt(expected + floor)
     if valid_mask is not None:
         weights = weights * valid_mask
     missing = (tf.square(measured) - expected) * weights / 2
     changes = [
-        tf.reduce_sum(
-            tf.math.real(tf.math.conj(spectra) * fourier(probes * slopes[axis][:, None])), axis=1
-        )
-        * weights
-        for axis in (0, 1)
+        tf.reduce_sum(tf.math.real(tf.math.conj(waves) * moved), axis=1) * weights
+        for moved in (to_detector(probes * slopes[axis][:, None], transfer) for axis in (0, 1))
     ]
     jacobian = tf.stack(changes, axis=1)  # (n, 2, h, w)
     forces = tf.reduce_sum(jacobian * missing[:, None], axis=(2, 3))

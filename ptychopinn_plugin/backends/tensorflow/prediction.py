@@ -106,6 +106,8 @@ def collect_inputs(
     }
     if forward.valid_mask is not None:
         inputs['valid_mask'] = forward.valid_mask
+    if forward.transfer is not None:
+        inputs['transfer'] = forward.transfer_at(indices)
     if description.architecture == 'cnn':
         inputs['subpixel_shifts'] = tf.gather(forward.subpixel_shifts, indices)
         inputs['photons'] = tf.constant(forward.photons, tf.float32)
@@ -211,7 +213,9 @@ def sweepnet_features(
         The probe's intensity.
     """
     probes, patches = inputs['probes'], inputs['patches']
-    update, _ = project_amplitudes(probes, patches, inputs['measured'], inputs.get('valid_mask'))
+    update, _ = project_amplitudes(
+        *(probes, patches, inputs['measured']), inputs.get('valid_mask'), inputs.get('transfer')
+    )
     light = cut_middle(intensity(probes), window)
     brightest = tf.reduce_max(light, axis=(-2, -1), keepdims=True)
     steps = scaled(cut_middle(update, window), 1 / (light + BACK_PROJECTION_EPSILON * brightest))
@@ -250,7 +254,7 @@ def _predict_cnn(
     precision : str
     weights : mapping of str to Tensor
     inputs : mapping of str to Tensor
-        `measured` amplitudes (n, N, N) in square root of photons, zero frequency in the corner.
+        `measured` amplitudes (n, N, N) in square root of photons, in the order of the transform.
 
     Returns
     -------
@@ -266,8 +270,10 @@ def _predict_cnn(
     .. [1] O. Hoidn et al., Sci. Rep. 13, 22789 (2023), doi:10.1038/s41598-023-48351-7.
     """
     size, group_size = description.window_px, description.group_size
-    # The network was published with zero frequency in the middle.
-    amplitudes = tf.signal.fftshift(inputs['measured'], axes=(-2, -1))  # (n, N, N)
+    amplitudes = inputs['measured']  # (n, N, N)
+    if 'transfer' not in inputs:
+        # The network was published with zero frequency in the middle.
+        amplitudes = tf.signal.fftshift(amplitudes, axes=(-2, -1))
     images = amplitudes * (size / 2) / tf.sqrt(inputs['photons'])
     images = tf.transpose(tf.reshape(images, [-1, group_size, size, size]), [0, 2, 3, 1])
     amplitude, phase = compute(description, precision, weights, images)

@@ -74,7 +74,8 @@ def iterate_once(
     for indices in batches:
         patches = forward.extract_patches(state.object_, indices)
         update, changes, brightness = _update_patches(
-            forward.probes(indices), patches, forward.measured(indices), forward.valid_mask
+            *(forward.probes(indices), patches, forward.measured(indices)),
+            *(forward.valid_mask, forward.transfer_at(indices)),
         )
         state.object_, state.velocity = _move_object(
             state.object_,
@@ -94,10 +95,14 @@ def iterate_once(
 
 @compiled
 def _update_patches(
-    probes: Tensor, patches: Tensor, measured: Tensor, valid_mask: Tensor | None
+    probes: Tensor,
+    patches: Tensor,
+    measured: Tensor,
+    valid_mask: Tensor | None,
+    transfer: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return what `project_amplitudes` does, and the intensity of the light on each patch."""
-    update, changes = project_amplitudes(probes, patches, measured, valid_mask)
+    update, changes = project_amplitudes(probes, patches, measured, valid_mask, transfer)
     return update, changes, intensity(probes)
 
 

@@ -174,15 +174,15 @@ def _predict_intensity(beam: Tensors, inputs: Inputs, values: Tensor) -> Tensor:
     outside = 1 - tf.pad(tf.ones_like(values[:1], tf.float32), room)
     full = scaled(surroundings, outside) + tf.pad(values, room)
     if not beam:
-        return predict_intensity(inputs['probes'], full)
+        return predict_intensity(inputs['probes'], full, inputs.get('transfer'))
     probe = scaled(_probe_of(beam), tf.sqrt(inputs['exposure']))
     if 'opr_weights' in inputs:
         # Eigenmodes have the scale of the forward model's probe.
         change = tf.norm(tf.abs(probe)) / inputs['probe_norm']
         varied = vary_probe(scaled(probe, 1 / change), inputs['eigenmodes'], inputs['opr_weights'])
         probe = scaled(varied, change)
-    probes = shift_probe(probe, inputs['subpixel_shifts'])
-    return predict_intensity(scaled(probes, inputs['beam_roots']), full)
+    probes = scaled(shift_probe(probe, inputs['subpixel_shifts']), inputs['beam_roots'])
+    return predict_intensity(probes, full, inputs.get('transfer'))
 
 
 @lru_cache(maxsize=16)

@@ -8,7 +8,8 @@ import h5py
 import numpy as np
 
 from ptychopinn_plugin.array_types import ComplexArray, RealArray
-from ptychopinn_plugin.data.preparation import one_by_one, scale_to_photons
+from ptychopinn_plugin.data.geometry import Geometry
+from ptychopinn_plugin.data.preparation import one_by_one, scale_to_photons, with_frame_margin
 from ptychopinn_plugin.data.readers.cxi import read_cxi, read_cxi_product
 from ptychopinn_plugin.data.readers.domain import Domain, check_domain, unit_note
 from ptychopinn_plugin.data.readers.electron_files import is_electron_file, read_electron_file
@@ -23,11 +24,7 @@ from ptychopinn_plugin.data.readers.frame_centre import centre_note
 from ptychopinn_plugin.data.readers.hdf5 import open_hdf5
 from ptychopinn_plugin.data.readers.limits import Limits, reading_with, size_in_words
 from ptychopinn_plugin.data.readers.mask_files import read_mask
-from ptychopinn_plugin.data.readers.matching import (
-    Product,
-    check_far_field,
-    known_geometry,
-)
+from ptychopinn_plugin.data.readers.matching import Product
 from ptychopinn_plugin.data.readers.matlab import open_matlab, read_matlab
 from ptychopinn_plugin.data.readers.matlab_files import is_matlab
 from ptychopinn_plugin.data.readers.npy import read_npy
@@ -52,8 +49,8 @@ from ptychopinn_plugin.data.readers.ptypy_files import (
 )
 from ptychopinn_plugin.data.readers.request import ADVICE_ALONE, ReadingRequest, load_name
 from ptychopinn_plugin.data.reorientation import reorient
-from ptychopinn_plugin.data.scan import Geometry, Scan
-from ptychopinn_plugin.data.starting_probe import starting_probe
+from ptychopinn_plugin.data.scan import Scan
+from ptychopinn_plugin.data.starting_probe import made_probe
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.orientation import Orientation
 from ptychopinn_plugin.storage.scratch import is_stored, scratch_folder
@@ -90,6 +87,7 @@ def load_scan(
     mask: Path | str | None = None,
     photons: float | None = None,
     single_shot: bool = False,
+    frame_margin_px: int | None = None,
     probe_modes: int | None = None,
     scan_step_m: float | None = None,
     scan_shape: tuple[int, int] | None = None,
@@ -120,8 +118,9 @@ def load_scan(
     probe_from : Path, optional
         A scan, product, reconstruction or NPY file whose probe is used.
     geometry : Geometry, optional
-        Photon energy, distance and detector pixel where the files lack them or are wrong. Where
-        all are known, the size of an object pixel follows from them.
+        Photon energy, distance and detector pixel where the files lack them or are wrong, and
+        whether the detector is in the near field. Where all are known, the size of an object pixel
+        follows from them.
     beam_center_px : (int, int), optional
         (row, column) of the frames where the beam meets the detector, if not in their middle.
     mask_hot : bool
@@ -133,6 +132,9 @@ def load_scan(
     single_shot : bool
         Reconstruct each pattern alone; see `one_by_one`. The file then needs no positions, and may
         be an NPY file of one pattern or of a stack of them.
+    frame_margin_px : int, optional
+        Pad images of the near field by this number of pixels on each side; see
+        `with_frame_margin`.
     probe_modes : int, optional
         How many modes the probe is to have: added ones are for the iterations to correct; see
         `physics.with_modes`.
@@ -198,6 +200,8 @@ def load_scan(
     scan = _with_notes_of_reading(scan, limits)
     scan = _oriented(scan, orientation, beam_center_px, mask_hot=mask_hot)
     scan = without_useless_object(scan)
+    if frame_margin_px is not None:
+        scan = with_frame_margin(scan, frame_margin_px)
     if probe_modes is not None and probe_modes != len(scan.probe):
         scan = with_probe_modes(scan, probe_modes)
     if single_shot:
@@ -232,7 +236,7 @@ def _oriented(
     if mask_hot:
         scan = with_hot_pixels_marked(scan)
     scan = dataclasses.replace(scan, notes=(*scan.notes, *bright_pixel_notes(scan)))
-    if beam_center_px is None:
+    if beam_center_px is None and not scan.geometry.is_near_field:
         assert scan.bad_pixels is not None
         # The note is in pixels of the frames as stored, in which users give the centre.
         more = centre_note(scan.patterns, scan.bad_pixels, scan.probe)
@@ -241,7 +245,7 @@ def _oriented(
         scan = reorient(scan, orientation, is_centred=beam_center_px is not None)
     if scan.probe_origin == 'patterns' and (mask_hot or orientation is not None):
         # It was made of the patterns as they were.
-        probe = starting_probe(scan.patterns, scan.bad_pixels)
+        probe, _ = made_probe(scan.patterns, scan.bad_pixels, scan.geometry)
         scan = dataclasses.replace(scan, probe=probe)
     return scan
 
@@ -405,8 +409,6 @@ def _read_by_content(path: Path, request: ReadingRequest, product: Path | None) 
         known = _known_product(product)
         if isinstance(known, Path):
             raise DataError(f'product must be a product.h5 or a CXI file; {known} is neither.')
-        if known is not None:
-            check_far_field(known)
         read = {
             'cxi': read_cxi,
             'emd': read_emd,
@@ -420,11 +422,7 @@ def _read_by_content(path: Path, request: ReadingRequest, product: Path | None) 
             f'{path} is {name} scan, which holds its own positions; leave product=FILE '
             '(--product FILE) out. To use the probe of another file use probe_from=FILE.'
         )
-    scan = (read_matlab if content == 'matlab' else read_npz)(path, request)
-    if request.geometry is None:
-        return scan
-    geometry = known_geometry(scan.geometry, request.geometry, scan.patterns.shape)
-    return dataclasses.replace(scan, geometry=geometry)
+    return (read_matlab if content == 'matlab' else read_npz)(path, request)
 
 
 def _known_product(path: Path | None) -> Product | Path | None:

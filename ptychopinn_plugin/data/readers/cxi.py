@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ptychopinn_plugin.array_types import RealArray
+from ptychopinn_plugin.data.geometry import ELECTRON_VOLT_J, HC_J_M, Geometry
 from ptychopinn_plugin.data.readers.domain import Domain
 from ptychopinn_plugin.data.readers.hdf5 import (
     find,
@@ -20,7 +21,6 @@ from ptychopinn_plugin.data.readers.hdf5 import (
     stack_of,
 )
 from ptychopinn_plugin.data.readers.matching import (
-    HC_J_M,
     Measurement,
     Product,
     join,
@@ -35,11 +35,10 @@ from ptychopinn_plugin.data.readers.request import (
     ReadingRequest,
 )
 from ptychopinn_plugin.data.readers.units import (
-    ELECTRON_VOLT_J,
     find_one_quantity,
     find_quantity,
 )
-from ptychopinn_plugin.data.scan import Geometry, Scan
+from ptychopinn_plugin.data.scan import Scan
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.text import count
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from ptychopinn_plugin import ptychodus_compat
 from ptychopinn_plugin.array_types import BoolArray, IntArray, RealArray
+from ptychopinn_plugin.data.geometry import Geometry
 from ptychopinn_plugin.data.readers.domain import (
     Domain,
     squares_are_whole,
@@ -14,7 +15,11 @@ from ptychopinn_plugin.data.readers.domain import (
     values_are_whole,
     without_logarithm,
 )
-from ptychopinn_plugin.data.readers.frame_centre import FrameCut, corners_to_middle
+from ptychopinn_plugin.data.readers.frame_centre import (
+    FrameCut,
+    check_no_beam_center,
+    corners_to_middle,
+)
 from ptychopinn_plugin.data.readers.hdf5 import stack_of
 from ptychopinn_plugin.data.readers.invalid_pixels import (
     clip_negative,
@@ -23,7 +28,6 @@ from ptychopinn_plugin.data.readers.invalid_pixels import (
 )
 from ptychopinn_plugin.data.readers.mask_files import with_mask
 from ptychopinn_plugin.data.readers.matching import Measurement
-from ptychopinn_plugin.data.scan import Geometry
 from ptychopinn_plugin.errors import DataError
 
 _OF_AMPLITUDES = ('nsls_ii_2',)
@@ -39,6 +43,7 @@ def read_frames(
     shape: tuple[int, int] | None,
     beam_center_px: tuple[int, int] | None,
     mask: BoolArray | None = None,
+    is_near_field: bool = False,
 ) -> Measurement:
     """Read the patterns of a dataset of Ptychodus.
 
@@ -58,12 +63,17 @@ def read_frames(
         Where the beam meets the detector, in place of the centre in the file.
     mask : ndarray of bool, shape (frame_height, frame_width), optional
         More bad pixels.
+    is_near_field : bool
+        The patterns are images, of which those of the probe's size around the file's centre are
+        taken.
 
     Raises
     ------
     DataError
         If the patterns are no stack of images, or do not belong together.
     """
+    if is_near_field:
+        check_no_beam_center(beam_center_px)
     metadata = dataset.get_metadata()
     middle = beam_center_px or ptychodus_compat.beam_center_px(metadata)
     cut = FrameCut(shape, middle)
@@ -78,7 +88,7 @@ def read_frames(
         patterns, more = clip_negative(patterns, bad_pixels)
         notes = (*notes, *more)
     counts = to_counts(patterns, domain)
-    if middle is None:
+    if middle is None and not is_near_field:
         counts, bad_pixels, corner_notes = corners_to_middle(counts, bad_pixels)
         notes = (*notes, *corner_notes)
     pixel = metadata.detector_pixel_geometry

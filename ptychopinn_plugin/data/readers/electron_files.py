@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ptychopinn_plugin.array_types import RealArray
+from ptychopinn_plugin.data.geometry import Geometry
 from ptychopinn_plugin.data.readers.empad import (
     EMPAD_PIXEL_M,
     raw_file_of,
@@ -25,7 +26,7 @@ from ptychopinn_plugin.data.readers.limits import limits
 from ptychopinn_plugin.data.readers.matching import Product, photon_energy_of_electrons
 from ptychopinn_plugin.data.readers.rasters import Raster, raster_scan, step_of
 from ptychopinn_plugin.data.readers.request import ReadingRequest
-from ptychopinn_plugin.data.scan import Geometry, Scan
+from ptychopinn_plugin.data.scan import Scan
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.packages import is_importable
 from ptychopinn_plugin.storage.scratch import chunks, is_stored

@@ -7,6 +7,7 @@ import numpy as np
 
 from ptychopinn_plugin.array_types import BoolArray, ComplexArray, RealArray
 from ptychopinn_plugin.errors import DataError
+from ptychopinn_plugin.physics.propagation import light_on_detector
 from ptychopinn_plugin.storage.scratch import converted
 
 MIN_LIGHT_IN_CORNERS = 0.6
@@ -100,6 +101,8 @@ def centred(
     bad_pixels: BoolArray | None,
     probe: ComplexArray | None,
     beam_center_px: tuple[int, int] | None,
+    *,
+    is_near_field: bool,
 ) -> tuple[RealArray, BoolArray, tuple[str, ...]]:
     """Return patterns with the beam in the middle, where it is known to be elsewhere.
 
@@ -110,6 +113,8 @@ def centred(
     probe : ndarray of complex, shape (n_modes, height, width), optional
         To whose size frames are cut, where the beam's place is given; else they keep theirs.
     beam_center_px : (row, column), optional
+    is_near_field : bool
+        Patterns are images, which have no zero frequency and stay as they are.
 
     Returns
     -------
@@ -119,6 +124,9 @@ def centred(
     """
     frame_shape = (int(counts.shape[1]), int(counts.shape[2]))
     mask = np.zeros(frame_shape, dtype=bool) if bad_pixels is None else bad_pixels
+    if is_near_field:
+        check_no_beam_center(beam_center_px)
+        return counts, mask, ()
     if beam_center_px is None:
         return corners_to_middle(counts, mask) if mask.shape == frame_shape else (counts, mask, ())
     shape = frame_shape if probe is None else (probe.shape[-2], probe.shape[-1])
@@ -128,6 +136,15 @@ def centred(
         np.asarray(cut(mask, beyond=True), dtype=bool),
         cut.notes(frame_shape),
     )
+
+
+def check_no_beam_center(beam_center_px: tuple[int, int] | None) -> None:
+    """Raise a DataError where images in the near field are given a place of the beam."""
+    if beam_center_px is not None:
+        raise DataError(
+            'In the near field patterns are images of the sample, without a place where the beam '
+            f'meets the detector; got {beam_center_px}. Leave beam_center_px (--beam-center) out.'
+        )
 
 
 def corners_to_middle(
@@ -194,7 +211,7 @@ def find_beam_center(
         None where it lies in the middle.
     """
     mean = _mean(counts, bad_pixels)
-    far = np.fft.fftshift(np.abs(np.fft.fft2(probe)) ** 2, axes=(-2, -1)).sum(axis=0)
+    far = light_on_detector(probe, None)
     # The same pixels are left out of both: a beamstop off the middle is no shift of the beam.
     offset = _centre(mean) - _centre(np.where(bad_pixels, 0, far))
     shape = np.array(mean.shape)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray, IntArray, RealArray
+from ptychopinn_plugin.data.geometry import Geometry, wavelength_m
 from ptychopinn_plugin.data.outline import ScanOutline
 from ptychopinn_plugin.data.probe_variation import ProbeVariation
 from ptychopinn_plugin.data.readers.domain import Domain, to_counts, without_logarithm
@@ -20,19 +21,19 @@ from ptychopinn_plugin.data.readers.frame_centre import centred
 from ptychopinn_plugin.data.readers.invalid_pixels import clip_negative, mask_invalid
 from ptychopinn_plugin.data.readers.mask_files import with_mask
 from ptychopinn_plugin.data.readers.request import NOTE_WITHOUT_POSITIONS, ReadingRequest
-from ptychopinn_plugin.data.readers.units import ELECTRON_VOLT_J
-from ptychopinn_plugin.data.scan import Geometry, ProbeOrigin, Scan
-from ptychopinn_plugin.data.starting_probe import NOTE, starting_probe
+from ptychopinn_plugin.data.scan import ProbeOrigin, Scan
+from ptychopinn_plugin.data.starting_probe import made_probe
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.storage.scratch import taken
 from ptychopinn_plugin.text import count
-
-HC_J_M = 6.62607015e-34 * 299792458.0
 
 ELECTRON_REST_ENERGY_EV = 510998.95
 
 PHOTON_ENERGIES_EV = (1.0, 1e7)
 """The range is from visible light to hard X-rays and electrons in a microscope."""
+
+
+_OBJECT_PIXEL = ('pixel_height_m', 'pixel_width_m')
 
 
 NOTE_OF_OTHER_PROBE = (
@@ -128,8 +129,6 @@ class Product:
     name, comments : str
     losses : tuple of float
         Of each epoch of what made it.
-    far_field : bool
-        Whether its patterns are those of the far field, by its metadata.
     has_positions : bool
         Whether the positions are known; where they are not, they are zeros.
     """
@@ -144,7 +143,6 @@ class Product:
     name: str = ''
     comments: str = ''
     losses: tuple[float, ...] = ()
-    far_field: bool = True
     probe_variation: ProbeVariation | None = None
     has_positions: bool = True
 
@@ -157,11 +155,6 @@ class Product:
             notes=(NOTE_WITHOUT_POSITIONS,),
             has_positions=False,
         )
-
-
-def wavelength_m(photon_energy_eV: float) -> float:
-    """Return the wavelength of a photon."""
-    return HC_J_M / (photon_energy_eV * ELECTRON_VOLT_J)
 
 
 def photon_energy_of_electrons(electron_energy_eV: float) -> float:
@@ -228,23 +221,6 @@ def single_layer(object_: ComplexArray) -> tuple[ComplexArray, tuple[str, ...]]:
     return np.prod(object_, axis=0), (note,)
 
 
-def check_far_field(product: Product) -> None:
-    """Raise a DataError if the patterns of a product are marked as those of the near field.
-
-    Raises
-    ------
-    DataError
-        If they are.
-    """
-    if not product.far_field:
-        raise DataError(
-            f'Patterns must be those of the far field; the product {product.name!r} is of the near '
-            'field (its far_field is false), which this package does not model. '
-            'Reconstruct it with another of the reconstructors of Ptychodus; if the detector is '
-            'in the far field after all, set far_field of the product to true.'
-        )
-
-
 def join(measurement: Measurement, product: Product | None, request: ReadingRequest) -> Scan:
     """Make a scan of patterns and positions, matched by their indexes.
 
@@ -263,37 +239,34 @@ def join(measurement: Measurement, product: Product | None, request: ReadingRequ
     """
     if product is None:
         product = Product.without_positions(measurement.indexes)
-    check_far_field(product)
     variation, replaced = product.probe_variation, list[str]()
     if variation is not None and request.probe is not None:
         variation = None
         replaced.append(NOTE_OF_OTHER_PROBE)
     probe = product.probe if request.probe is None else request.probe
     bad_pixels = with_mask(measurement.bad_pixels, request.mask, measurement.patterns.shape[1:])
+    stated = measurement.geometry.with_values_of(product.geometry)
     patterns, bad_pixels, centring_notes = centred(
-        measurement.patterns, bad_pixels, probe, request.beam_center_px
+        *(measurement.patterns, bad_pixels, probe, request.beam_center_px),
+        is_near_field=stated.with_values_of(request.given_geometry).is_near_field,
     )
+    measurement = dataclasses.replace(measurement, patterns=patterns, bad_pixels=bad_pixels)
+    kept, positions_m, notes = _match(measurement.indexes, product)
+    geometry = _merged_geometry(measurement, product.geometry, request.given_geometry)
+    product, unplaced = _without_useless_positions(product, geometry, request)
+    if product.has_positions:
+        _check_pixel(geometry)
     origin: ProbeOrigin = 'given'
     if probe is None:
         # The patterns are centred by now, without which their far field gives no probe.
-        probe, origin = starting_probe(patterns, bad_pixels), 'patterns'
-        centring_notes = (*centring_notes, NOTE)
-    measurement = dataclasses.replace(
-        measurement,
-        patterns=patterns,
-        bad_pixels=bad_pixels,
-        notes=(*measurement.notes, *centring_notes),
-    )
-    kept, positions_m, notes = _match(measurement.indexes, product)
+        probe, note = made_probe(patterns, bad_pixels, geometry)
+        origin, centring_notes = 'patterns', (*centring_notes, note)
     if variation is not None:
         weights = rows_at(variation.weights, product.indexes, measurement.indexes[kept])
         variation = dataclasses.replace(variation, weights=weights)
-    geometry = _merged_geometry(measurement, product.geometry, request.given_geometry)
-    product, unplaced = _without_useless_positions(product, geometry, request)
     product, more = _with_pixel(product, geometry, request.geometry)
     positions_px: FloatArray = np.zeros((len(kept), 2))
     if product.has_positions:
-        _check_pixel(geometry)
         positions_px = _to_pixels(positions_m, product, geometry, measurement.pattern_shape)
     return Scan(
         patterns=patterns if len(kept) == len(patterns) else taken(patterns, kept),
@@ -306,7 +279,10 @@ def join(measurement: Measurement, product: Product | None, request: ReadingRequ
         probe_origin=origin,
         name=request.name,
         probe_variation=variation,
-        notes=(*measurement.notes, *product.notes, *notes, *unplaced, *more, *replaced),
+        notes=(
+            *(*measurement.notes, *centring_notes, *product.notes),
+            *(*notes, *unplaced, *more, *replaced),
+        ),
     )
 
 
@@ -400,8 +376,10 @@ def known_geometry(own: Geometry, given: Geometry, shape: tuple[int, ...]) -> Ge
     DataError
         If the energy cannot be one of photons.
     """
-    stated = {key: value for key, value in dataclasses.asdict(given).items() if value}
-    merged = dataclasses.replace(own, **stated)
+    stated, merged = given.stated(), own.with_values_of(given)
+    if merged.is_near_field != own.is_near_field and not {*stated} & {*_OBJECT_PIXEL}:
+        # It is that of the other kind of field.
+        merged = dataclasses.replace(merged, pixel_height_m=None, pixel_width_m=None)
     sizes: dict[str, float] = {}
     for axis, detector_pixel, side in (
         ('pixel_height_m', merged.detector_pixel_height_m, -2),
@@ -410,19 +388,27 @@ def known_geometry(own: Geometry, given: Geometry, shape: tuple[int, ...]) -> Ge
         energy, distance = merged.photon_energy_eV, merged.detector_distance_m
         # A pixel in the file is the one that its object was made with; only the user overrules it.
         stands = getattr(own, axis) and not stated
-        if stands or axis in stated or not (energy and distance and detector_pixel):
+        if stands or axis in stated or not detector_pixel:
             continue
-        # An energy in another unit, or that of electrons in a ring, would give pixels that look
-        # right.
-        low, high = PHOTON_ENERGIES_EV
-        if not low <= energy <= high:
-            raise DataError(
-                f'The photon energy must be between {low:g} and {high:g} eV; in the file '
-                f'it is {energy:.3g} eV. Is it in another unit, or that of the machine? Give the '
-                'right one: --photon-energy EV (geometry=Geometry(photon_energy_eV=...)).'
-            )
-        sizes[axis] = float(wavelength_m(energy) * abs(distance) / (shape[side] * detector_pixel))
+        if energy and distance:
+            _check_energy(energy)
+        if merged.is_near_field:
+            sizes[axis] = detector_pixel / merged.magnification()
+        elif energy and distance:
+            length = wavelength_m(energy) * abs(distance)
+            sizes[axis] = float(length / (shape[side] * detector_pixel))
     return dataclasses.replace(merged, **sizes)
+
+
+def _check_energy(energy_eV: float) -> None:
+    # An energy in another unit, or that of electrons in a ring, would give pixels that look right.
+    low, high = PHOTON_ENERGIES_EV
+    if not low <= energy_eV <= high:
+        raise DataError(
+            f'The photon energy must be between {low:g} and {high:g} eV; in the file '
+            f'it is {energy_eV:.3g} eV. Is it in another unit, or that of the machine? Give the '
+            'right one: --photon-energy EV (geometry=Geometry(photon_energy_eV=...)).'
+        )
 
 
 def _without_useless_positions(
@@ -443,8 +429,7 @@ def _without_useless_positions(
 
 def _merged_geometry(measurement: Measurement, product: Geometry, given: Geometry) -> Geometry:
     """Return what product, measurement and user know of the geometry."""
-    stated = {key: value for key, value in dataclasses.asdict(product).items() if value}
-    own = dataclasses.replace(measurement.geometry, **stated)
+    own = measurement.geometry.with_values_of(product)
     geometry = known_geometry(own, given, measurement.patterns.shape)
     return dataclasses.replace(
         geometry,

@@ -16,6 +16,7 @@ from ptychopinn_plugin.array_types import (
     NamedArrays,
     RealArray,
 )
+from ptychopinn_plugin.data.geometry import Geometry
 from ptychopinn_plugin.data.outline import ScanOutline
 from ptychopinn_plugin.data.probe_variation import ProbeVariation
 from ptychopinn_plugin.data.readers.domain import (
@@ -30,6 +31,7 @@ from ptychopinn_plugin.data.readers.invalid_pixels import clip_negative, mask_in
 from ptychopinn_plugin.data.readers.mask_files import with_mask
 from ptychopinn_plugin.data.readers.matching import (
     NOTE_OF_OTHER_PROBE,
+    known_geometry,
     middle_offset_px,
     single_layer,
     to_indexes,
@@ -48,8 +50,8 @@ from ptychopinn_plugin.data.readers.request import (
     ReadingRequest,
     load_name,
 )
-from ptychopinn_plugin.data.scan import Geometry, ProbeOrigin, Scan
-from ptychopinn_plugin.data.starting_probe import NOTE, starting_probe
+from ptychopinn_plugin.data.scan import ProbeOrigin, Scan
+from ptychopinn_plugin.data.starting_probe import made_probe
 from ptychopinn_plugin.errors import DataError
 
 _ATTRIBUTES = (
@@ -102,7 +104,7 @@ def read_metadata(archive: NamedArrays) -> tuple[dict[str, Any], tuple[str, ...]
 
 def geometry_of(metadata: Mapping[str, Any]) -> Geometry:
     """Return the sizes that metadata hold, under `geometry` or beside the rest."""
-    values: dict[str, float] = {}
+    values: dict[str, Any] = {}
     for source in (metadata, metadata.get('geometry')):
         if not isinstance(source, Mapping):
             continue
@@ -110,6 +112,9 @@ def geometry_of(metadata: Mapping[str, Any]) -> Geometry:
             number = number_of(source.get(name))
             if number:
                 values[name] = number
+        # Structs of MATLAB have numbers where JSON has truth values.
+        if source.get('near_field'):
+            values['near_field'] = True
     return Geometry(**values)
 
 
@@ -168,13 +173,17 @@ def scan_of(archive: NamedArrays, request: ReadingRequest) -> Scan:
         archive, patterns, request.domain, metadata, looks_exported
     )
     bad_pixels = with_mask(bad_pixels, request.mask, patterns.shape[1:])
+    geometry = geometry_of(metadata)
     patterns, bad_pixels, centring_notes = centred(
-        patterns, bad_pixels, probe, request.beam_center_px
+        *(patterns, bad_pixels, probe, request.beam_center_px),
+        is_near_field=geometry.with_values_of(request.given_geometry).is_near_field,
     )
+    if request.geometry is not None:
+        geometry = known_geometry(geometry, request.geometry, patterns.shape)
     origin: ProbeOrigin = 'given'
     if probe is None:
-        probe, origin = starting_probe(patterns, bad_pixels), 'patterns'
-        centring_notes = (*centring_notes, NOTE)
+        probe, note = made_probe(patterns, bad_pixels, geometry)
+        origin, centring_notes = 'patterns', (*centring_notes, note)
     object_, object_notes = _object(archive)
     nominal = _nominal(archive, len(positions))
     offset = _offset_px(archive, metadata, patterns.shape[1:])
@@ -188,7 +197,7 @@ def scan_of(archive: NamedArrays, request: ReadingRequest) -> Scan:
         nominal_positions_px=nominal,
         scan_index=_numbers_of_patterns(archive, 'scan_index', len(positions)),
         pattern_indexes=_numbers_of_patterns(archive, 'pattern_indexes', len(positions)),
-        geometry=geometry_of(metadata),
+        geometry=geometry,
         probe_variation=variation,
         probe_origin=origin,
         name=str(metadata.get('name') or request.name),

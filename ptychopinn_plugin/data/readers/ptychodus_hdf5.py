@@ -6,6 +6,7 @@ import h5py
 import numpy as np
 
 from ptychopinn_plugin.array_types import RealArray
+from ptychopinn_plugin.data.geometry import Geometry
 from ptychopinn_plugin.data.outline import ScanOutline
 from ptychopinn_plugin.data.readers.domain import Domain
 from ptychopinn_plugin.data.readers.hdf5 import (
@@ -21,7 +22,6 @@ from ptychopinn_plugin.data.readers.hdf5 import (
 from ptychopinn_plugin.data.readers.matching import (
     Measurement,
     Product,
-    check_far_field,
     join,
     measurement_of,
     outline_of,
@@ -30,7 +30,7 @@ from ptychopinn_plugin.data.readers.matching import (
 )
 from ptychopinn_plugin.data.readers.probe_axes import varying_probe
 from ptychopinn_plugin.data.readers.request import ADVICE_ALONE, ReadingRequest, load_name
-from ptychopinn_plugin.data.scan import Geometry, Scan
+from ptychopinn_plugin.data.scan import Scan
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.ptychodus_compat import PRODUCT_NAMES
 
@@ -62,7 +62,6 @@ def read_pair(path: Path, request: ReadingRequest, product: Path | None) -> Scan
     diffraction, product = _files_of_pair(path, product)
     # It is read before the patterns, which are large.
     known = read_product(product)
-    check_far_field(known)
     measurement = read_measurement(diffraction, domain=request.domain)
     return join(measurement, known, request)
 
@@ -71,7 +70,6 @@ def read_pair_outline(path: Path) -> ScanOutline:
     """Read what Ptychodus' two files hold but for the patterns; see `read_pair`."""
     diffraction, product = _files_of_pair(path, None)
     known = read_product(product)
-    check_far_field(known)
     with open_hdf5(diffraction) as file:
         dataset = need_dataset(file, 'patterns')
         # It has the shape of the patterns, and takes no memory.
@@ -188,10 +186,11 @@ def read_product(path: Path) -> Product:
             photon_energy_eV=attribute(file, 'photon_energy_eV')
             or attribute(file, 'probe_energy_eV'),
             detector_distance_m=attribute(file, 'detector_object_distance_m'),
+            # Both exist since 1.7; before, every product was of the far field.
+            near_field=None if np.all(attribute_value(file, 'far_field', True)) else True,
+            focus_object_distance_m=attribute(file, 'focus_object_distance_m') or None,
         )
         name, comments = text_attribute(file, 'name'), text_attribute(file, 'comments')
-        # It exists since 1.7; before, every product was of the far field.
-        far_field = bool(np.all(attribute_value(file, 'far_field', True)))
         # Ptychodus called them costs until 1.5.
         losses = find(file, ['loss_values', 'costs'])
     object_, object_notes = single_layer(layers) if layers.size else (None, ())
@@ -206,6 +205,5 @@ def read_product(path: Path) -> Product:
         notes=(*probe_notes, *object_notes),
         name=name,
         comments=comments,
-        far_field=far_field,
         losses=() if losses is None else tuple(losses.astype(np.float64).ravel().tolist()),
     )

@@ -17,19 +17,19 @@ from typing import Any
 import numpy as np
 
 from ptychopinn_plugin import ptychodus_compat
+from ptychopinn_plugin.data.geometry import Geometry
 from ptychopinn_plugin.data.readers.detector_frames import read_frames
 from ptychopinn_plugin.data.readers.hdf5_links import INSTALL_FILTERS, broken_links, check_path
 from ptychopinn_plugin.data.readers.matching import (
     NOTE_OF_OTHER_POSITIONS,
     Product,
-    check_far_field,
     join,
     rows_at,
     single_layer,
 )
 from ptychopinn_plugin.data.readers.probe_axes import varying_probe
 from ptychopinn_plugin.data.readers.request import ADVICE_ALONE, ReadingRequest
-from ptychopinn_plugin.data.scan import Geometry, Scan
+from ptychopinn_plugin.data.scan import Scan
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.packages import is_importable
 
@@ -101,11 +101,9 @@ def read_with_ptychodus(
             product = _product_of(registry, name, product)
         else:
             product = _in_the_same_file(registry, path, name, may_be_alone=request.single_shot)
-        probe = None
-        if product is not None:
-            check_far_field(product)
-            probe = product.probe
-        centred_by = probe if request.probe is None else request.probe
+        own = Product.without_positions(np.arange(0)) if product is None else product
+        regime = own.geometry.with_values_of(request.given_geometry)
+        centred_by = own.probe if request.probe is None else request.probe
         with _failing(
             f'the patterns of {path}', name, 'Check that all files of the scan are there.', path
         ):
@@ -117,6 +115,7 @@ def read_with_ptychodus(
                 shape=None if centred_by is None else (centred_by.shape[-2], centred_by.shape[-1]),
                 beam_center_px=request.beam_center_px,
                 mask=request.mask,
+                is_near_field=regime.is_near_field,
             )
     measurement = dataclasses.replace(measurement, notes=(*logged, *measurement.notes))
     # The place of the beam and the mask are those of the frames, which have been cut by now.
@@ -375,6 +374,8 @@ def _from_product(product: Any, path: Path, name: str) -> Product:
     geometry = Geometry(
         photon_energy_eV=ptychodus_compat.photon_energy_eV(metadata) or None,
         detector_distance_m=metadata.detector_distance_m or None,
+        near_field=ptychodus_compat.is_near_field(metadata) or None,
+        focus_object_distance_m=ptychodus_compat.focus_distance_m(metadata),
     )
     centre = None
     try:
@@ -387,7 +388,6 @@ def _from_product(product: Any, path: Path, name: str) -> Product:
         # Ptychodus logs this where a file gives no size or centre; the detector's geometry decides.
         object_notes = ()
     known = centre is not None and object_.size > 0
-    far_field = ptychodus_compat.is_far_field(metadata)
     return dataclasses.replace(
         parts,
         probe=probe if probe.size else None,
@@ -397,5 +397,4 @@ def _from_product(product: Any, path: Path, name: str) -> Product:
         geometry=geometry,
         notes=(*probe_notes, *object_notes),
         name=metadata.name,
-        far_field=far_field,
     )

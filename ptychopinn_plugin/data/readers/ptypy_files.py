@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ptychopinn_plugin.array_types import BoolArray, ComplexArray, FloatArray, IntArray, RealArray
+from ptychopinn_plugin.data.geometry import Geometry
 from ptychopinn_plugin.data.readers.hdf5 import (
     find,
     find_dataset,
@@ -26,7 +27,7 @@ from ptychopinn_plugin.data.readers.limits import limits
 from ptychopinn_plugin.data.readers.matching import Product, join, measurement_of, to_indexes
 from ptychopinn_plugin.data.readers.probe_axes import single_probe
 from ptychopinn_plugin.data.readers.request import ADVICE_ALONE, ReadingRequest
-from ptychopinn_plugin.data.scan import Geometry, Scan
+from ptychopinn_plugin.data.scan import Scan
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.storage.scratch import taken
 from ptychopinn_plugin.text import count
@@ -83,20 +84,21 @@ def read_ptyd(path: Path, request: ReadingRequest, product: Product | None = Non
     Raises
     ------
     DataError
-        If it holds no frames, parts of it do not belong together, or it is of the near field.
+        If it holds no frames, or parts of it do not belong together.
     """
     with open_hdf5(path) as file:
-        _check_far_field(file)
         alone = product is None and request.single_shot and not _has_positions(file)
         patterns, chunks = _chunks(file, with_positions=product is None and not alone)
         indexes, notes = _indexes(chunks)
         notes = (*notes, *_notes(file, chunks))
-        if request.beam_center_px is None:
+        geometry = _geometry(file)
+        is_near_field = geometry.with_values_of(request.given_geometry).is_near_field
+        # Images in the near field have no such centre.
+        if request.beam_center_px is None and not is_near_field:
             centre_px, more = _beam_center(file, patterns.shape[1:])
             request = replace(request, beam_center_px=centre_px)
             notes = (*notes, *more)
         bad_pixels = _bad_pixels(file, chunks, patterns.shape[1:])
-        geometry = _geometry(file)
     if product is None and alone:
         product = Product.without_positions(indexes)
         product = replace(product, notes=(*notes, *product.notes))
@@ -299,6 +301,7 @@ def _geometry(file: Any) -> Geometry:
         detector_distance_m=number('distance'),
         detector_pixel_height_m=psize[0] or None,
         detector_pixel_width_m=psize[1] or None,
+        near_field=_is_near_field(file) or None,
     )
 
 
@@ -355,11 +358,6 @@ def _notes(file: Any, chunks: Sequence[_Chunk]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _check_far_field(file: Any) -> None:
-    for group in ('meta', 'info'):
-        propagation = _text(file, f'{group}/propagation')
-        if propagation == 'nearfield':
-            raise DataError(
-                f'Patterns must be those of the far field; {file.filename} has {group}/propagation '
-                f'{propagation!r}, which this package does not model. Reconstruct it with PtyPy.'
-            )
+def _is_near_field(file: Any) -> bool:
+    """Return whether the frames are images, whose pixels are those of the object in PtyPy."""
+    return any(_text(file, f'{group}/propagation') == 'nearfield' for group in ('meta', 'info'))

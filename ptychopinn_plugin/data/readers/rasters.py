@@ -6,16 +6,16 @@ from pathlib import Path
 import numpy as np
 
 from ptychopinn_plugin.array_types import FloatArray, RealArray
+from ptychopinn_plugin.data.geometry import Geometry, wavelength_m
 from ptychopinn_plugin.data.readers.hdf5 import stack_of
 from ptychopinn_plugin.data.readers.matching import (
     Product,
     join,
     measurement_of,
-    wavelength_m,
 )
 from ptychopinn_plugin.data.readers.request import ADVICE_ALONE, ReadingRequest
 from ptychopinn_plugin.data.readers.units import length_of_unit
-from ptychopinn_plugin.data.scan import Geometry, Scan
+from ptychopinn_plugin.data.scan import Scan
 from ptychopinn_plugin.errors import DataError
 
 _ANGLES = {'rad': 1.0, 'mrad': 1e-3, 'mrads': 1e-3}
@@ -112,7 +112,8 @@ def _positions(rows: int, columns: int, steps_m: tuple[float, float]) -> FloatAr
 
 def _object_pixels(raster: Raster, path: Path, shape: tuple[int, ...], given: Geometry) -> Geometry:
     """Return the size of an object pixel, 1 / (n q), where that of the detector, q, is known."""
-    if given.detector_distance_m and given.detector_pixel_height_m:
+    # A frequency of the far field is no length of an image.
+    if given.is_near_field or (given.detector_distance_m and given.detector_pixel_height_m):
         return Geometry()
     energy = given.photon_energy_eV or raster.geometry.photon_energy_eV
     sizes = []

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ptychopinn_plugin.array_types import BoolArray, ComplexArray
+from ptychopinn_plugin.data.geometry import Geometry
 from ptychopinn_plugin.data.readers.domain import Domain
-from ptychopinn_plugin.data.scan import Geometry
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 
 from ptychopinn_plugin.array_types import FloatArray
+from ptychopinn_plugin.data.geometry import ELECTRON_VOLT_J
 from ptychopinn_plugin.data.readers.hdf5 import attribute_value, find_dataset
 from ptychopinn_plugin.errors import DataError
-
-ELECTRON_VOLT_J = 1.602176634e-19
 
 _LENGTHS = {
     'm': 1.0,

@@ -9,7 +9,7 @@ from ptychopinn_plugin.config import Validated, setting
 from ptychopinn_plugin.errors import ConfigError
 
 ObjectKind = Literal['dead-leaves', 'lines', 'siemens', 'letters', 'image']
-ProbeKind = Literal['defocused', 'zone-plate']
+ProbeKind = Literal['defocused', 'zone-plate', 'diffuser']
 PathKind = Literal['raster', 'jittered', 'fermat']
 
 
@@ -27,13 +27,21 @@ class SimulationConfig(Validated):
         'objectGuess or object, for the object kind image',
     )
     probe_kind: ProbeKind = setting(
-        'defocused', 'defocused: a round pupil out of focus; zone-plate: one with a central stop'
+        'defocused',
+        'defocused: a round pupil out of focus; zone-plate: one with a central stop; diffuser: a '
+        'beam with a random phase that fills the frame, for the near field',
     )
     pupil_radius: float = setting(
         0.10, 'radius of the pupil', minimum=0.01, maximum=0.4, unit='cycles/px'
     )
     defocus: float = setting(
         400.0, 'curvature of the phase over the pupil', minimum=-1e5, maximum=1e5, unit='rad px²'
+    )
+    fresnel_number: float | None = setting(
+        None,
+        'near field: area of a pixel over wavelength and distance; the far field where not given',
+        minimum=1e-4,
+        maximum=1e3,
     )
     n_modes: int = setting(1, 'orthogonal modes of the probe', minimum=1, maximum=16)
     mode_decay: float = setting(
@@ -98,6 +106,11 @@ class SimulationConfig(Validated):
                 'SimulationConfig.object_kind image needs object_file, a picture or an .npz file; '
                 'got None. Name one.'
             )
+        if self.probe_kind == 'diffuser' and self.fresnel_number is None:
+            raise ConfigError(
+                'SimulationConfig.probe_kind diffuser fills the frame, which only the near field '
+                'allows; fresnel_number is not given. Give it (--fresnel-number), or another probe.'
+            )
         if self.dead_pixels >= self.size**2:
             raise ConfigError(
                 f'SimulationConfig.dead_pixels must be fewer than the {self.size**2} pixels of a '
@@ -106,7 +119,10 @@ class SimulationConfig(Validated):
 
     def random_streams(self) -> dict[str, np.random.Generator]:
         """Return independent generators, so that one setting does not change what others draw."""
-        names = ('object', 'path', 'position noise', 'detector', 'counts', 'beam', 'wobble')
+        names = (
+            *('object', 'path', 'position noise', 'detector', 'counts', 'beam', 'wobble'),
+            'probe',
+        )
         children = np.random.SeedSequence(self.seed).spawn(len(names))
         return {
             name: np.random.default_rng(child) for name, child in zip(names, children, strict=True)

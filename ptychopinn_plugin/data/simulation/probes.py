@@ -15,6 +15,9 @@ With a radius of 0.10 and a defocus of 400 the probe is 16.5 px wide (full width
 maximum) and holds 95 % of its energy within 16 px of its middle.
 """
 
+DIFFUSER_PHASE = 1.5
+"""Standard deviation of the phase behind a diffuser, in radians."""
+
 CENTRAL_STOP = 0.4
 """The zone plate's central stop has this share of the pupil's radius."""
 
@@ -28,6 +31,7 @@ def make_probe(config: SimulationConfig) -> ComplexArray:
 
     The pupil :math:`A` is a disc with a soft edge, for a zone plate with a central stop [1]_;
     :math:`q` is the spatial frequency in cycles per pixel and :math:`c` the defocus in rad px².
+    A diffuser has an amplitude of 1 and a phase of noise, up to frequencies of the pupil's radius.
     Further modes are the first one times Hermite-like polynomials, orthogonalized, with decreasing
     power.
 
@@ -46,6 +50,11 @@ def make_probe(config: SimulationConfig) -> ComplexArray:
     """
     frequency = np.fft.fftfreq(config.size)
     k = np.hypot(frequency[:, None], frequency[None, :])
+    if config.probe_kind == 'diffuser':
+        noise = config.random_streams()['probe'].standard_normal(k.shape)
+        smooth = np.fft.ifft2(np.fft.fft2(noise) * (k < config.pupil_radius) * (k > 0)).real
+        wave = np.exp(1j * DIFFUSER_PHASE * smooth / max(float(smooth.std()), 1e-30))
+        return make_modes(wave, config.n_modes, config.mode_decay)
     pupil = _soft_disc(k, config.pupil_radius)
     if config.probe_kind == 'zone-plate':
         pupil = pupil - _soft_disc(k, CENTRAL_STOP * config.pupil_radius)

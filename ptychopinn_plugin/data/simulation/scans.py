@@ -4,6 +4,7 @@ import numpy as np
 from scipy.ndimage import map_coordinates
 
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray, RealArray
+from ptychopinn_plugin.data.geometry import Geometry, wavelength_m
 from ptychopinn_plugin.data.scan import Scan
 from ptychopinn_plugin.data.simulation.configuration import SimulationConfig
 from ptychopinn_plugin.data.simulation.objects import make_object
@@ -14,6 +15,9 @@ from ptychopinn_plugin.physics import make_modes, predict_patterns
 from ptychopinn_plugin.storage.scratch import Usage, converted, new_array
 
 _BATCH = 128
+
+_PHOTON_ENERGY_EV, _PIXEL_M = 1e4, 1e-7
+"""Of scans in the near field, whose distance follows from their Fresnel number."""
 
 
 def simulate(
@@ -61,7 +65,9 @@ def simulate(
     modes = modes * np.sqrt(config.photons / _mean_transmission(object_, modes, reported))
     modes = modes.astype(np.complex64)
     bad_pixels = _dead_pixels(config)
-    patterns = _count(config, object_, modes, true)
+    geometry = _geometry(config)
+    transfer = geometry.transfer_function((config.size, config.size))
+    patterns = _count(config, object_, modes, true, transfer)
     patterns[:, bad_pixels] = 0
     return Scan(
         patterns=patterns,
@@ -70,7 +76,24 @@ def simulate(
         object_=object_,
         bad_pixels=bad_pixels,
         nominal_positions_px=reported.copy(),
+        geometry=geometry,
         name=f'simulated-{config.object_kind}-{config.seed}',
+    )
+
+
+def _geometry(config: SimulationConfig) -> Geometry:
+    """Return nothing for the far field, as all lengths are in pixels, and else what it needs."""
+    if config.fresnel_number is None:
+        return Geometry()
+    distance_m = _PIXEL_M**2 / (wavelength_m(_PHOTON_ENERGY_EV) * config.fresnel_number)
+    return Geometry(
+        pixel_height_m=_PIXEL_M,
+        pixel_width_m=_PIXEL_M,
+        photon_energy_eV=_PHOTON_ENERGY_EV,
+        detector_distance_m=distance_m,
+        detector_pixel_height_m=_PIXEL_M,
+        detector_pixel_width_m=_PIXEL_M,
+        near_field=True,
     )
 
 
@@ -134,7 +157,11 @@ def _dead_pixels(config: SimulationConfig) -> RealArray:
 
 
 def _count(
-    config: SimulationConfig, object_: ComplexArray, modes: ComplexArray, positions_px: FloatArray
+    config: SimulationConfig,
+    object_: ComplexArray,
+    modes: ComplexArray,
+    positions_px: FloatArray,
+    transfer: ComplexArray | None,
 ) -> RealArray:
     """Return the counts of each pattern, shape (n_positions, size, size); see `simulate`."""
     stream = config.random_streams()['counts']
@@ -153,7 +180,7 @@ def _count(
             probes = wobbling_probe(exact_modes, config.probe_wobble, wobble[batch])
         else:
             probes = exact_modes
-        expected = predict_patterns(exact, origin, positions_px[batch], probes)
+        expected = predict_patterns(exact, origin, positions_px[batch], probes, transfer)
         expected = expected * intensities[batch]
         patterns[batch] = stream.poisson(expected) if config.poisson_noise else expected
         brightest = max(brightest, float(patterns[batch].max()))

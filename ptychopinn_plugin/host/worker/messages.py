@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig
-from ptychopinn_plugin.data.scan import Geometry
+from ptychopinn_plugin.data.geometry import Geometry
 from ptychopinn_plugin.errors import WorkerError
 from ptychopinn_plugin.orientation import Orientation
 

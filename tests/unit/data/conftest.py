@@ -66,7 +66,10 @@ def residual() -> Callable[[Scan], float]:
         assert scan.object_ is not None
         assert scan.bad_pixels is not None
         object_, probe = scan.object_.astype(complex), scan.probe.astype(complex)
-        expected = predict_patterns(object_, np.zeros(2, np.int64), scan.positions_px, probe)
+        expected = predict_patterns(
+            *(object_, np.zeros(2, np.int64), scan.positions_px, probe),
+            scan.transfer_function(),
+        )
         scale = scan.patterns.sum(dtype=float) / expected.sum()
         return amplitude_residual(expected * scale, scan.patterns, ~scan.bad_pixels)
 

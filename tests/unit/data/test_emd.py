@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from ptychopinn_plugin.data import Geometry, Scan, load_scan
-from ptychopinn_plugin.data.readers.matching import photon_energy_of_electrons, wavelength_m
+from ptychopinn_plugin.data.geometry import wavelength_m
+from ptychopinn_plugin.data.readers.matching import photon_energy_of_electrons
 from ptychopinn_plugin.errors import DataError
 
 ROWS, COLUMNS = 3, 4

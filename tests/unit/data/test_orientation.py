@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from ptychopinn_plugin.data import Reconstruction, Scan, load_scan, write_product
+from ptychopinn_plugin.data.geometry import Geometry
 from ptychopinn_plugin.data.reorientation import change_axes, orient_positions, reorient
-from ptychopinn_plugin.data.scan import Geometry
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.orientation import AxisChange, Orientation

@@ -198,18 +198,43 @@ def test_patterns_and_positions_meet_by_index(folder: Path, residual: Residual) 
 
 # Ptychodus' own plugins import what Python has deprecated.
 @pytest.mark.filterwarnings('ignore::DeprecationWarning')
-@pytest.mark.usefixtures('ptychodus')
-def test_a_product_of_the_near_field_is_refused(folder: Path) -> None:
-    with h5py.File(folder / 'product.h5', 'r+') as file:
-        file.attrs['far_field'] = False
-    expected = r'must be those of the far field; the product .* is false.* set far_field'
-    with pytest.raises(DataError, match=expected):
-        load_scan(folder)
-    np.save(folder / 'patterns.npy', np.ones((11, 16, 16)))
-    with pytest.raises(DataError, match=expected):
-        load_scan(folder / 'patterns.npy', reader='NPY', product=folder / 'product.h5')
-    # It can still be looked at.
-    assert read_reconstruction(folder / 'product.h5').name == 'lopsided'
+@pytest.mark.parametrize('focus_m', [0.0, -2e-4])
+def test_images_that_ptychodus_simulates_fit_our_model(
+    ptychodus: Any, make_scan: MakeScan, residual: Residual, tmp_path: Path, focus_m: float
+) -> None:
+    """In the near field, in a parallel and in a cone beam."""
+    scan = make_scan(shape=(20, 24), modes=2)
+    # It leaves images moved by the part of a pixel by which it moves the probe, from the whole pixel
+    # before, other than here.
+    scan = dataclasses.replace(scan, positions_px=np.rint(scan.positions_px) + 1e-4)
+    product = _product(ptychodus, scan)
+    if not hasattr(product.metadata, 'far_field'):
+        pytest.skip('This Ptychodus knows no near field.')
+    # The beam that makes the same images has the energy of X-rays, and not the one of the others.
+    metadata = dataclasses.replace(
+        product.metadata,
+        photon_energy_eV=10e3,
+        detector_distance_m=1e-7 if focus_m == 0 else 1.0002e-7,
+        far_field=False,
+        focus_object_distance_m=focus_m,
+    )
+    product = dataclasses.replace(product, metadata=metadata)
+    data = ptychodus.simulate.generate_diffraction_data(product)
+    ptychodus.io.save_product(tmp_path / 'product.h5', product)
+    ptychodus.io.save_diffraction_data(tmp_path / 'diffraction.h5', data)
+    loaded = load_scan(tmp_path)
+    assert loaded.geometry.near_field is True
+    assert loaded.geometry.focus_object_distance_m == (focus_m or None)
+    assert residual(loaded) < 1e-6
+    np.save(tmp_path / 'patterns.npy', loaded.patterns)
+    again = load_scan(tmp_path / 'patterns.npy', reader='NPY', product=tmp_path / 'product.h5')
+    assert residual(again) < 1e-6
+    # The size of a pixel follows from that of the detector, too.
+    with h5py.File(tmp_path / 'product.h5', 'a') as file:
+        for name in ('object', 'probe'):
+            for side in ('pixel_height_m', 'pixel_width_m'):
+                del file[name].attrs[side]
+    np.testing.assert_allclose(load_scan(tmp_path).positions_px - loaded.positions_px, 0, atol=1e-3)
 
 
 def test_a_product_of_ptychodus_is_a_reconstruction(folder: Path) -> None:

@@ -278,11 +278,23 @@ def test_values_that_are_none_are_the_users(scan: Scan, tmp_path: Path) -> None:
     assert found.geometry.pixel_width_m == pytest.approx(WAVELENGTH_M * 2 / (12 * 75e-6))
 
 
-def test_the_near_field_is_refused(scan: Scan, tmp_path: Path) -> None:
+def test_the_near_field_has_the_pixels_of_the_detector(scan: Scan, tmp_path: Path) -> None:
     values = contents(scan)
     values['info']['propagation'] = 'nearfield'
-    with pytest.raises(DataError, match=r"info/propagation 'nearfield', which .* not model"):
-        load_scan(save(tmp_path / 'scan.ptyd', values))
+    values['meta'] |= {'distance': 1.0, 'center': np.array([3.0, 2.0])}
+    path = save(tmp_path / 'scan.ptyd', values)
+    found = load_scan(path)
+    assert found.geometry.near_field is True
+    height_m, width_m = (
+        getattr(found.geometry, f'detector_pixel_{axis}_m') for axis in ('height', 'width')
+    )
+    assert (found.geometry.pixel_height_m, found.geometry.pixel_width_m) == (height_m, width_m)
+    # Images have no place of the beam, and stay as they are.
+    np.testing.assert_array_equal(found.patterns, scan.patterns)
+    assert any('propagated back' in note for note in found.notes)
+    assert found.transfer_function() is not None
+    far = load_scan(path, geometry=Geometry(near_field=False), beam_center_px=(8, 6))
+    assert far.transfer_function() is None
 
 
 @pytest.mark.parametrize(
