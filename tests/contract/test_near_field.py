@@ -57,17 +57,15 @@ def test_it_is_not_the_far_field(make_backend: Callable[[], Backend], near: Scan
     assert evaluate(found, near).amplitude.ssim < 0.5
 
 
-def test_a_probe_from_nothing(make_backend: Callable[[], Backend], near: Scan) -> None:
-    """It begins with the mean image, and the iterations correct it."""
+def test_a_probe_from_nothing_is_a_guess_that_iterations_correct(
+    make_backend: Callable[[], Backend], near: Scan, caplog: pytest.LogCaptureFixture
+) -> None:
     probe, _ = made_probe(near.patterns, near.bad_pixels, near.geometry)
     unknown = dataclasses.replace(near, probe=probe, probe_origin='patterns')
-    settings = RefinementConfig(iterations=20)
-    found = make_backend().refine(unknown, settings, device='cpu')
-    # A plane wave as the probe is worse, with as many iterations.
-    plane = dataclasses.replace(near, probe=np.ones_like(near.probe))
-    rival = make_backend().refine(plane, settings.replace(probe=True), device='cpu')
-    assert found.likelihoods[-1] < 0.5 * rival.likelihoods[-1]
+    found = make_backend().refine(unknown, RefinementConfig(iterations=12), device='cpu')
     assert not np.array_equal(found.probe, probe)
+    # Behind a diffuser it is not enough, and nobody is left to believe so.
+    assert any('a probe that is a guess' in record.message for record in caplog.records)
 
 
 def test_the_built_in_model_is_left_out_and_says_so(

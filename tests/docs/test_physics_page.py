@@ -12,7 +12,7 @@ DOCS = Path(__file__).parents[2] / 'docs'
 PAGE = DOCS / 'physics.md'
 NETWORKS = DOCS / 'network.md'
 
-NO_SYMBOLS = frozenset('iyxe')
+NO_SYMBOLS = frozenset([*'iyxe', r'\pi'])
 """These are the imaginary unit, the base of the logarithm, and the axes y and x."""
 
 WORDS = re.compile(

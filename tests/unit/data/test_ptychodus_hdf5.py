@@ -204,7 +204,7 @@ def test_images_that_ptychodus_simulates_fit_our_model(
 ) -> None:
     """In the near field, in a parallel and in a cone beam."""
     scan = make_scan(shape=(20, 24), modes=2)
-    # It leaves images moved by the part of a pixel by which it moves the probe, from the whole pixel
+    # It leaves images moved by the part of a pixel by which it moves the probe, from the whole one
     # before, other than here.
     scan = dataclasses.replace(scan, positions_px=np.rint(scan.positions_px) + 1e-4)
     product = _product(ptychodus, scan)
