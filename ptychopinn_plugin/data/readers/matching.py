@@ -9,6 +9,7 @@ a pixel further. The change from (x, y) to (y, x) and from one middle to the oth
 import dataclasses
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -380,7 +381,7 @@ def known_geometry(own: Geometry, given: Geometry, shape: tuple[int, ...]) -> Ge
     if merged.is_near_field != own.is_near_field and not {*stated} & {*_OBJECT_PIXEL}:
         # It is that of the other kind of field.
         merged = dataclasses.replace(merged, pixel_height_m=None, pixel_width_m=None)
-    sizes: dict[str, float] = {}
+    sizes: dict[str, Any] = {}
     for axis, detector_pixel, side in (
         ('pixel_height_m', merged.detector_pixel_height_m, -2),
         ('pixel_width_m', merged.detector_pixel_width_m, -1),

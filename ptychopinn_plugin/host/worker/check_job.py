@@ -87,7 +87,10 @@ def _with_beam_in_the_middle(
     beam_center_px = find_beam_center(scan.patterns, scan.bad_pixels, scan.probe)
     if beam_center_px is None:
         return scan, ()
-    patterns, bad_pixels, *_ = centred(scan.patterns, scan.bad_pixels, scan.probe, beam_center_px)
+    # Scans of the near field are refused before they come here.
+    patterns, bad_pixels, *_ = centred(
+        *(scan.patterns, scan.bad_pixels, scan.probe, beam_center_px), is_near_field=False
+    )
     moved = dataclasses.replace(scan, patterns=patterns, bad_pixels=bad_pixels)
     return (
         (moved, (int(beam_center_px[0]), int(beam_center_px[1])))
