@@ -83,7 +83,7 @@ def opr_weights(probes: Any) -> FloatArray | None:
 
 
 def is_near_field(metadata: Any) -> bool:
-    """Return whether a product is of the near field, as none is before 1.7."""
+    """Return whether a product is of the near field; before 1.7 all are of the far field."""
     return not getattr(metadata, 'far_field', True)
 
 

@@ -32,7 +32,7 @@ class Geometry:
         What it was computed from; a Ptychodus product carries them.
     near_field : bool
         Whether the patterns are images in the near field of the sample, and not its far field; None
-        where nobody says so, which is the far field.
+        where nobody states it, which is the far field.
     focus_object_distance_m : float
         Where the beam's focus lies from the sample on, downstream: negative for a beam that
         diverges at the sample. None (or 0, in files) for a parallel beam. It matters in the near
@@ -54,7 +54,7 @@ class Geometry:
         return bool(self.near_field)
 
     def stated(self) -> dict[str, float | bool]:
-        """Return the values that are known, by name; zero in a file is none."""
+        """Return the values that are known, by name; a zero in a file is no value."""
         values = dataclasses.asdict(self).items()
         return {name: value for name, value in values if value or value is False}
 

@@ -24,9 +24,10 @@ def alone_where_apart(scan: Scan) -> Scan:
     -------
     Scan
         See `one_by_one`. It is the same scan where illuminations touch, where the probe is not
-        known, and where positions lie so far apart that `grouping.check_positions` refuses them.
+        known, in the near field, and where positions lie so far apart that
+        `grouping.check_positions` refuses them.
     """
-    if scan.is_single_shot or scan.probe_origin == 'patterns':
+    if scan.is_single_shot or scan.probe_origin == 'patterns' or scan.geometry.is_near_field:
         return scan
     gap = illumination_gap(scan)
     if gap is None or gap.distance_px > MAX_GAP_SIDES * max(scan.pattern_shape):

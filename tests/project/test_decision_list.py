@@ -142,7 +142,7 @@ NOTICED_BY = {
     """,
     32: """
         unit/physics/test_propagation.py::test_images_stay_where_the_detector_is
-        unit/data/test_ptychodus_hdf5.py::test_images_that_ptychodus_simulates_fit_our_model
+        unit/data/test_near_field_products.py::test_images_that_ptychodus_simulates_fit_our_model
         parity/test_near_field.py::test_patterns_are_those_of_the_oracle
         contract/test_near_field.py::test_the_built_in_model_is_left_out_and_says_so
     """,

@@ -248,8 +248,8 @@ def plan_reconstruction(
     is_single_shot : bool
         Patterns share nothing.
     is_near_field : bool
-        Learned priors have met objects of the far field alone, and get no pass that is not asked
-        for.
+        Learned priors have met objects of the far field alone, and get no pass unless it is
+        requested.
     probe_twin_similarity : float
         See `physics.twin_similarity`.
     """

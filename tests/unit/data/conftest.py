@@ -95,3 +95,60 @@ def save_npz(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return save
+
+
+@pytest.fixture
+def ptychodus() -> Any:
+    """Return the parts of Ptychodus that the tests use."""
+    pytest.importorskip('ptychodus')
+    from types import SimpleNamespace
+
+    from ptychodus.api import geometry, io, object, probe, probe_positions, product
+    from ptychodus.api.simulate import diffraction
+
+    return SimpleNamespace(
+        geometry=geometry,
+        io=io,
+        object=object,
+        probe=probe,
+        positions=probe_positions,
+        product=product,
+        simulate=diffraction,
+    )
+
+
+@pytest.fixture
+def make_product(ptychodus: Any) -> Callable[..., Any]:
+    """Return a function that makes a scan a product of Ptychodus, by Ptychodus' own mapping."""
+
+    def make(scan: Scan, pixel_m: tuple[float, float], energy_eV: float, distance_m: float) -> Any:
+        pixel = ptychodus.geometry.PixelGeometry(width_m=pixel_m[1], height_m=pixel_m[0])
+        centre = ptychodus.object.ObjectCenter(x_m=7e-6, y_m=-4e-6)
+        host_object = ptychodus.object.Object(scan.object_, pixel, centre)
+        height, width = scan.pattern_shape
+        points = []
+        for index, (y, x) in enumerate(scan.positions_px):
+            # Where Ptychodus cuts a patch: (n - 1) / 2 after its first pixel.
+            first_y, first_x = y - height // 2, x - width // 2
+            position = ptychodus.object.ObjectPosition(
+                index, first_x + (width - 1) / 2, first_y + (height - 1) / 2
+            )
+            points.append(host_object.get_geometry().map_coordinates_object_to_probe(position))
+        return ptychodus.product.Product(
+            metadata=ptychodus.product.ProductMetadata(
+                name='lopsided',
+                comments='',
+                detector_distance_m=distance_m,
+                photon_energy_eV=energy_eV,
+                probe_photon_count=1e5,
+                exposure_time_s=0.0,
+                mass_attenuation_m2_per_kg=0.0,
+                tomography_angle_deg=0.0,
+            ),
+            probe_positions=ptychodus.positions.ProbePositionSequence(points),
+            probes=ptychodus.probe.ProbeSequence(scan.probe, None, pixel),
+            object_=host_object,
+            losses=[],
+        )
+
+    return make

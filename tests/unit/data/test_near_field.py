@@ -22,9 +22,11 @@ from ptychopinn_plugin.data import (
     write_scan,
 )
 from ptychopinn_plugin.data.geometry import wavelength_m
+from ptychopinn_plugin.data.grouping import check_positions
 from ptychopinn_plugin.data.readers.matching import known_geometry
 from ptychopinn_plugin.data.reorientation import reorient
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
+from ptychopinn_plugin.data.single_shots import alone_where_apart
 from ptychopinn_plugin.data.starting_probe import made_probe
 from ptychopinn_plugin.errors import ConfigError, DataError
 from ptychopinn_plugin.orientation import Orientation
@@ -229,6 +231,15 @@ def test_a_probe_of_the_mean_image(scan: Scan) -> None:
 def test_what_cannot_be_done_is_refused(scan: Scan) -> None:
     with pytest.raises(DataError, match=r'a single pattern is one image.*--single-shot'):
         one_by_one(scan)
+
+
+def test_images_that_do_not_touch_are_not_taken_one_by_one(scan: Scan) -> None:
+    apart = dataclasses.replace(scan, positions_px=9 * scan.positions_px, object_=None)
+    assert alone_where_apart(apart) is apart
+    with pytest.raises(DataError, match=r'illuminations must overlap'):
+        check_positions(apart)
+    far = dataclasses.replace(apart, geometry=Geometry())
+    assert alone_where_apart(far).is_single_shot
 
 
 def test_frames_get_room_for_light_from_outside(scan: Scan, tmp_path: Path) -> None:

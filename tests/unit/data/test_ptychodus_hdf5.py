@@ -23,70 +23,18 @@ from ptychopinn_plugin.errors import DataError, OutputError
 from ptychopinn_plugin.evaluation import in_coordinates_of
 
 MakeScan = Callable[..., Scan]
+MakeProduct = Callable[..., Any]
 Residual = Callable[[Scan], float]
 
 PIXEL_M = (3e-9, 2e-9)
-CENTRE_M = (-4e-6, 7e-6)
 # Far away from the sample the far field holds no quadratic phase that is worth a name.
 ENERGY_EV, DISTANCE_M = 10.0, 1e5
 
 
 @pytest.fixture
-def ptychodus() -> Any:
-    """Return the parts of Ptychodus that the tests use."""
-    pytest.importorskip('ptychodus')
-    from types import SimpleNamespace
-
-    from ptychodus.api import geometry, io, object, probe, probe_positions, product
-    from ptychodus.api.simulate import diffraction
-
-    return SimpleNamespace(
-        geometry=geometry,
-        io=io,
-        object=object,
-        probe=probe,
-        positions=probe_positions,
-        product=product,
-        simulate=diffraction,
-    )
-
-
-def _product(ptychodus: Any, scan: Scan) -> Any:
-    """Return a scan as a product of Ptychodus, by Ptychodus' own mapping."""
-    pixel = ptychodus.geometry.PixelGeometry(width_m=PIXEL_M[1], height_m=PIXEL_M[0])
-    centre = ptychodus.object.ObjectCenter(x_m=CENTRE_M[1], y_m=CENTRE_M[0])
-    host_object = ptychodus.object.Object(scan.object_, pixel, centre)
-    height, width = scan.pattern_shape
-    points = []
-    for index, (y, x) in enumerate(scan.positions_px):
-        # Where Ptychodus cuts a patch: (n - 1) / 2 after its first pixel.
-        first_y, first_x = y - height // 2, x - width // 2
-        position = ptychodus.object.ObjectPosition(
-            index, first_x + (width - 1) / 2, first_y + (height - 1) / 2
-        )
-        points.append(host_object.get_geometry().map_coordinates_object_to_probe(position))
-    return ptychodus.product.Product(
-        metadata=ptychodus.product.ProductMetadata(
-            name='lopsided',
-            comments='',
-            detector_distance_m=DISTANCE_M,
-            photon_energy_eV=ENERGY_EV,
-            probe_photon_count=1e5,
-            exposure_time_s=0.0,
-            mass_attenuation_m2_per_kg=0.0,
-            tomography_angle_deg=0.0,
-        ),
-        probe_positions=ptychodus.positions.ProbePositionSequence(points),
-        probes=ptychodus.probe.ProbeSequence(scan.probe, None, pixel),
-        object_=host_object,
-        losses=[],
-    )
-
-
-@pytest.fixture
-def folder(ptychodus: Any, make_scan: MakeScan, tmp_path: Path) -> Path:
+def folder(ptychodus: Any, make_product: MakeProduct, make_scan: MakeScan, tmp_path: Path) -> Path:
     """Return a folder that Ptychodus wrote, with patterns that Ptychodus simulated."""
-    product = _product(ptychodus, make_scan(modes=2))
+    product = make_product(make_scan(modes=2), PIXEL_M, ENERGY_EV, DISTANCE_M)
     data = ptychodus.simulate.generate_diffraction_data(product)
     ptychodus.io.save_product(tmp_path / 'product.h5', product)
     ptychodus.io.save_diffraction_data(tmp_path / 'diffraction.h5', data)
@@ -95,10 +43,15 @@ def folder(ptychodus: Any, make_scan: MakeScan, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize('shape', [(16, 16), (17, 17), (16, 19)])
 def test_patterns_that_ptychodus_simulates_fit_our_model(
-    ptychodus: Any, make_scan: MakeScan, residual: Residual, tmp_path: Path, shape: tuple[int, int]
+    ptychodus: Any,
+    make_product: MakeProduct,
+    make_scan: MakeScan,
+    residual: Residual,
+    tmp_path: Path,
+    shape: tuple[int, int],
 ) -> None:
     scan = make_scan(shape=shape, modes=2)
-    product = _product(ptychodus, scan)
+    product = make_product(scan, PIXEL_M, ENERGY_EV, DISTANCE_M)
     data = ptychodus.simulate.generate_diffraction_data(product)
     ptychodus.io.save_product(tmp_path / 'product.h5', product)
     ptychodus.io.save_diffraction_data(tmp_path / 'diffraction.h5', data)
@@ -126,12 +79,16 @@ def test_a_product_without_pixel_size_takes_the_detectors(folder: Path) -> None:
 
 
 def test_the_training_export_of_ptychodus(
-    ptychodus: Any, make_scan: MakeScan, residual: Residual, tmp_path: Path
+    ptychodus: Any,
+    make_product: MakeProduct,
+    make_scan: MakeScan,
+    residual: Residual,
+    tmp_path: Path,
 ) -> None:
     from ptychodus.api.reconstruct import prepare_reconstruct_input
 
     scan = make_scan(modes=2)
-    product = _product(ptychodus, scan)
+    product = make_product(scan, PIXEL_M, ENERGY_EV, DISTANCE_M)
     data = ptychodus.simulate.generate_diffraction_data(product)
     parameters = prepare_reconstruct_input(data, product)
     ptychodus.io.save_ptychopinn_training_data(tmp_path / 'train.npz', parameters)
@@ -194,47 +151,6 @@ def test_patterns_and_positions_meet_by_index(folder: Path, residual: Residual) 
     assert residual(loaded) < 1e-5
     assert 'Left out: 2 patterns without a position.' in loaded.notes
     assert 'Left out: 2 positions without a pattern.' in loaded.notes
-
-
-# Ptychodus' own plugins import what Python has deprecated.
-@pytest.mark.filterwarnings('ignore::DeprecationWarning')
-@pytest.mark.parametrize('focus_m', [0.0, -2e-4])
-def test_images_that_ptychodus_simulates_fit_our_model(
-    ptychodus: Any, make_scan: MakeScan, residual: Residual, tmp_path: Path, focus_m: float
-) -> None:
-    """In the near field, in a parallel and in a cone beam."""
-    scan = make_scan(shape=(20, 24), modes=2)
-    # It leaves images moved by the part of a pixel by which it moves the probe, from the whole one
-    # before, other than here.
-    scan = dataclasses.replace(scan, positions_px=np.rint(scan.positions_px) + 1e-4)
-    product = _product(ptychodus, scan)
-    if not hasattr(product.metadata, 'far_field'):
-        pytest.skip('This Ptychodus knows no near field.')
-    # The beam that makes the same images has the energy of X-rays, and not the one of the others.
-    metadata = dataclasses.replace(
-        product.metadata,
-        photon_energy_eV=10e3,
-        detector_distance_m=1e-7 if focus_m == 0 else 1.0002e-7,
-        far_field=False,
-        focus_object_distance_m=focus_m,
-    )
-    product = dataclasses.replace(product, metadata=metadata)
-    data = ptychodus.simulate.generate_diffraction_data(product)
-    ptychodus.io.save_product(tmp_path / 'product.h5', product)
-    ptychodus.io.save_diffraction_data(tmp_path / 'diffraction.h5', data)
-    loaded = load_scan(tmp_path)
-    assert loaded.geometry.near_field is True
-    assert loaded.geometry.focus_object_distance_m == (focus_m or None)
-    assert residual(loaded) < 1e-6
-    np.save(tmp_path / 'patterns.npy', loaded.patterns)
-    again = load_scan(tmp_path / 'patterns.npy', reader='NPY', product=tmp_path / 'product.h5')
-    assert residual(again) < 1e-6
-    # The size of a pixel follows from that of the detector, too.
-    with h5py.File(tmp_path / 'product.h5', 'a') as file:
-        for name in ('object', 'probe'):
-            for side in ('pixel_height_m', 'pixel_width_m'):
-                del file[name].attrs[side]
-    np.testing.assert_allclose(load_scan(tmp_path).positions_px - loaded.positions_px, 0, atol=1e-3)
 
 
 def test_a_product_of_ptychodus_is_a_reconstruction(folder: Path) -> None:
