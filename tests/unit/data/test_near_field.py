@@ -234,7 +234,8 @@ def test_what_cannot_be_done_is_refused(scan: Scan) -> None:
 
 
 def test_images_that_do_not_touch_are_not_taken_one_by_one(scan: Scan) -> None:
-    apart = dataclasses.replace(scan, positions_px=9 * scan.positions_px, object_=None)
+    positions_px = 40.0 * np.indices((4, 5)).reshape(2, -1).T
+    apart = dataclasses.replace(scan, positions_px=positions_px, object_=None)
     assert alone_where_apart(apart) is apart
     with pytest.raises(DataError, match=r'illuminations must overlap'):
         check_positions(apart)
