@@ -34,6 +34,9 @@ POSITION_START_FRACTION = 0.05
 FREE_FRACTION = 0.4
 """Until this share of the iterations is done, positions move as far as they are drawn."""
 
+SEARCH_FRACTIONS = (0.45, 0.65)
+"""Lost positions are looked for once after each of these shares of the iterations."""
+
 FIRST_STEP_PX = 1.0
 LAST_STEP_PX = 0.1
 OUTLIER = 3.0
@@ -92,6 +95,11 @@ class PositionRefiner:
         Keep the scale of the moves. Noise enlarges it; without, it is taken out like the mean.
     start_fraction : float
         Positions stay until this share of the iterations is done.
+
+    Attributes
+    ----------
+    deviation_px : float
+        Standard deviation of the errors of positions, in y and in x, as the last step estimated it.
     """
 
     def __init__(
@@ -107,10 +115,23 @@ class PositionRefiner:
         # A scale about another point would be a scale and a shift of all.
         self._from_middle = given_px - given_px.mean(axis=0)
         self._reach_px, self._scale = reach_px, scale
+        self._searches = list(SEARCH_FRACTIONS)
+        self.deviation_px = 0.0
 
     def moves_at(self, fraction: float) -> bool:
         """Return whether positions move after a share of the iterations."""
         return fraction >= self._start_fraction and len(self.moves_px) >= MIN_POSITIONS
+
+    def searches_at(self, fraction: float) -> bool:
+        """Return whether lost positions are looked for now; each search is due once."""
+        due = [search for search in self._searches if search <= fraction]
+        self._searches = self._searches[len(due) :]
+        return bool(due)
+
+    def put(self, moves_px: FloatArray) -> FloatArray:
+        """Take moves from elsewhere, and return them."""
+        self.moves_px = moves_px
+        return moves_px
 
     def step(self, forces: FloatArray, stiffnesses: FloatArray, fraction: float) -> FloatArray:
         """Return the moves after another step.
@@ -131,6 +152,7 @@ class PositionRefiner:
         steps = free
         if fraction >= FREE_FRACTION:
             variance = self._variance(self.moves_px + free, stiffnesses)
+            self.deviation_px = variance**0.5
             matrices = 4 * variance * stiffnesses + np.eye(2)
             sides = 4 * variance * forces - self.moves_px
             steps = np.linalg.solve(matrices, sides[..., np.newaxis])[..., 0]
