@@ -9,7 +9,10 @@ import h5py
 import numpy as np
 import pytest
 
+from ptychopinn_plugin.config import RefinementConfig
 from ptychopinn_plugin.data import Scan, load_scan
+from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
+from ptychopinn_plugin.evaluation import evaluate
 
 
 # Ptychodus' own plugins import what Python has deprecated.
@@ -51,3 +54,56 @@ def test_images_that_ptychodus_simulates_fit_our_model(
             for side in ('pixel_height_m', 'pixel_width_m'):
                 del file[name].attrs[side]
     np.testing.assert_allclose(load_scan(tmp_path).positions_px - loaded.positions_px, 0, atol=1e-3)
+
+
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')
+@pytest.mark.parametrize('focus_m', [0.0, -3e-3])
+def test_iterations_find_the_object_whose_images_ptychodus_simulates(
+    ptychodus: Any, make_product: Callable[..., Any], tmp_path: Path, focus_m: float
+) -> None:
+    """With shot noise, from a flat object, in a parallel and in a cone beam."""
+    pytest.importorskip('torch')
+    from ptychopinn_plugin.backends.pytorch.adapter import PyTorchBackend
+
+    truth = simulate(
+        SimulationConfig(
+            size=32,
+            rows=8,
+            columns=8,
+            step_px=4.0,
+            photons=3e5,
+            fresnel_number=0.06,
+            probe_kind='diffuser',
+        )
+    )
+    truth = dataclasses.replace(truth, positions_px=np.rint(truth.positions_px) + 1e-4)
+    geometry = truth.geometry
+    assert geometry.photon_energy_eV is not None
+    assert geometry.detector_distance_m is not None
+    assert geometry.pixel_height_m is not None
+    # The cone of the same Fresnel number is longer.
+    distance_m = geometry.detector_distance_m / (
+        1 if focus_m == 0 else 1 + geometry.detector_distance_m / focus_m
+    )
+    pixel_m = (geometry.pixel_height_m,) * 2
+    product = make_product(truth, pixel_m, geometry.photon_energy_eV, distance_m)
+    if not hasattr(product.metadata, 'far_field'):
+        pytest.skip('This Ptychodus knows no near field.')
+    metadata = dataclasses.replace(
+        product.metadata, far_field=False, focus_object_distance_m=focus_m
+    )
+    product = dataclasses.replace(product, metadata=metadata)
+    data = ptychodus.simulate.generate_diffraction_data(product, np.random.default_rng(1))
+    known = product.object_
+    flat = ptychodus.object.Object(
+        np.ones_like(known.get_array()), known.get_pixel_geometry(), known.get_center()
+    )
+    start = dataclasses.replace(product, object_=flat)
+    ptychodus.io.save_product(tmp_path / 'product.h5', start)
+    ptychodus.io.save_diffraction_data(tmp_path / 'diffraction.h5', data)
+    found = PyTorchBackend().refine(
+        load_scan(tmp_path), RefinementConfig(iterations=40), device='cpu'
+    )
+    judged = evaluate(found, truth)
+    assert judged.amplitude.ssim > 0.95
+    assert judged.phase.ssim > 0.95
