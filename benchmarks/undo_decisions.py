@@ -67,7 +67,7 @@ UNDOINGS = (
         'backends/common/best_iteration.py',
         'losses.append(loss)\n        else:\n',
         'losses.append(loss)\n        else:\n            best = found\n',
-        'unit/backends/test_refinement.py::test_at_the_bottom_the_best_stays',
+        'unit/backends/test_refinement.py::test_a_step_of_all_that_is_as_good_leaves_the_best',
     ),
     Undoing(
         4,
@@ -193,7 +193,7 @@ UNDOINGS = (
         'backends/common/refinement.py',
         'if self._forward.is_single_shot and not self._request.refine_probe:',
         'if False:',
-        'parity/test_iterations.py::test_patterns_alone_move_at_once_as_far_as_one_by_one',
+        'parity/test_iterations.py::test_only_patterns_that_share_nothing_move_at_once',
     ),
     Undoing(
         23,

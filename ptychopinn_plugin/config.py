@@ -152,7 +152,11 @@ def _checked(value: Any, hint: Any, item: dataclasses.Field[Any], owner: str) ->
             )
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        try:
+            value = float(value)
+        except OverflowError:
+            # Such a number has more than 308 digits, which nobody wants to see.
+            raise ConfigError(f'{name} must be a finite number; got one beyond 1e308.') from None
     if hint is Path and isinstance(value, str):
         value = Path(value)
     # For Python True is a whole number.

@@ -151,7 +151,10 @@ def write_history(path: Path, history: Sequence[Mapping[str, float]]) -> None:
 
 def to_json(values: Mapping[str, Any], indent: int | None = 2) -> str:
     """Return JSON that every parser reads: NaN and infinity become null; no indent is one line."""
-    return json.dumps(_plain(values), indent=indent, allow_nan=False, ensure_ascii=False)
+    text = json.dumps(_plain(values), indent=indent, allow_nan=False, ensure_ascii=False)
+    # Bytes of a file name that are no UTF-8 become JSON's own escapes, from which `json.loads`
+    # makes the same name again.
+    return text.encode('utf-8', 'backslashreplace').decode('utf-8')
 
 
 def _plain(value: Any) -> Any:

@@ -352,6 +352,7 @@ def _finish(
         result.misfit,
         iterations,
         is_single_shot=result.is_single_shot,
+        is_near_field=scan.geometry.is_near_field,
         beam_variation=result.beam_variation,
     )
     course = Course.of_result(made)

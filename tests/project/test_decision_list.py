@@ -25,7 +25,7 @@ NOTICED_BY = {
     """,
     3: """
         contract/test_decisions.py::test_3_the_best_iteration_is_returned
-        unit/backends/test_refinement.py::test_at_the_bottom_the_best_stays
+        unit/backends/test_refinement.py::test_a_step_of_all_that_is_as_good_leaves_the_best
     """,
     4: """
         contract/test_decisions.py::test_4_one_choice_of_photons

@@ -136,8 +136,9 @@ def warn_of_misfit(scan: Scan, iterations: int, misfit: Misfit | None, option: s
     logger.warning(
         '%s: the object misses %s. Likely causes: positions in another order than the patterns, '
         'with x and y swapped, inverted or in another unit; patterns that are transposed or '
-        'flipped; a wrong photon energy, distance or pixel size; or a probe '
-        'that is a guess%s. %s.',
+        'flipped; a wrong photon energy, distance or pixel size; pixels behind a beamstop or in a '
+        'gap of the detector that no mask covers, for which there is --mask FILE; or a probe that '
+        'is a guess%s. %s.',
         *(scan.name, size, remedy, CHECK),
     )
 
@@ -270,6 +271,7 @@ def fit_in_words(
     iterations: int,
     *,
     is_single_shot: bool = False,
+    is_near_field: bool = False,
     beam_variation: float | None = None,
     subject: str = 'The object',
 ) -> str:
@@ -282,6 +284,8 @@ def fit_in_words(
         How many were done.
     is_single_shot : bool
         Patterns share nothing, so that positions cannot be wrong.
+    is_near_field : bool
+        Patterns are images, which `check` has no other orientations for.
     beam_variation : float, optional
         See `measure_beam_variation`.
     subject : str
@@ -308,6 +312,8 @@ def fit_in_words(
     if points_to_a_fault(misfit, iterations):
         if is_single_shot:
             return f'{subject} misses {size}: the probe may be wrong, or more iterations may help.'
+        if is_near_field:
+            return f'{subject} misses {size}: distance, positions or probe may be wrong.'
         return f'{subject} misses {size}: positions, probe or orientation may be wrong; {CHECK}.'
     return f'{subject} misses {size}{unit_note or "; more iterations may help"}.'
 

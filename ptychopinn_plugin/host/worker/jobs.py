@@ -241,6 +241,7 @@ class Jobs:
                 found.misfit,
                 iterations,
                 is_single_shot=found.is_single_shot,
+                is_near_field=scan.geometry.is_near_field,
                 beam_variation=found.beam_variation,
             ),
             outliers_in_words(outliers, found.dropped),
@@ -355,7 +356,8 @@ def _quality(backend: Backend, scan: Scan, config: Config) -> str:
         return ''
     patterns = count(len(piece), 'pattern')
     subject = f"Without iterations the network's object of {patterns} of {scan.name}"
-    return fit_in_words(found.misfit, 0, subject=subject)
+    is_near_field = scan.geometry.is_near_field
+    return fit_in_words(found.misfit, 0, is_near_field=is_near_field, subject=subject)
 
 
 def _load(paths: Sequence[Path], job: TrainJob) -> list[Scan]:

@@ -59,6 +59,11 @@ def test_the_fit_in_words(misfit: Misfit | None, iterations: int, words: str) ->
     assert points_to_a_fault(misfit, iterations) == (CHECK in words)
 
 
+def test_images_of_the_near_field_are_not_sent_to_a_check_that_refuses_them() -> None:
+    words = fit_in_words(WRONG, 30, is_near_field=True)
+    assert words.endswith('distance, positions or probe may be wrong.')
+
+
 def test_of_patterns_alone_no_position_is_wrong(caplog: pytest.LogCaptureFixture) -> None:
     words = fit_in_words(WRONG, 30, is_single_shot=True)
     assert words == (

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ptychopinn_plugin.cli.outputs import staged_outputs, to_json, write_history
+from ptychopinn_plugin.cli.outputs import staged_outputs, to_json, write_history, write_json
 from ptychopinn_plugin.errors import OutputError
 from ptychopinn_plugin.storage.lock import locked_folder
 
@@ -67,6 +67,12 @@ def test_a_folder_in_the_way_is_found_first(tmp_path: Path) -> None:
     (tmp_path / 'x').mkdir()
     with pytest.raises(OutputError, match='is a folder'), staged_outputs(tmp_path, ['x']):
         pytest.fail('The work must not begin.')
+
+
+def test_a_name_that_is_no_utf_8_stays_the_same_name(tmp_path: Path) -> None:
+    name = os.fsdecode(b'probe_\xe4.npz')
+    write_json(tmp_path / 'metrics.json', {'scan': Path(name)})
+    assert json.loads((tmp_path / 'metrics.json').read_text('utf-8')) == {'scan': name}
 
 
 def test_json_has_no_nan() -> None:
