@@ -1,92 +1,35 @@
 """A trained network in memory, independent of any framework and of any file."""
 
+import functools
 import hashlib
-import importlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ptychopinn_plugin.array_types import ComplexArray, RealArray
 from ptychopinn_plugin.config import Config
 from ptychopinn_plugin.errors import ConfigError
-from ptychopinn_plugin.network import NetworkDescription
+from ptychopinn_plugin.model_archive import BUILT_IN_PATH, read_archive
+from ptychopinn_plugin.model_contents import ModelContents, TrainingState
+from ptychopinn_plugin.storage.untrusted import open_zip
 
 if TYPE_CHECKING:
     from ptychopinn_plugin.data import Scan
 
 
 @dataclass(frozen=True)
-class TrainingState:
-    """What `train --resume` needs to continue exactly: as at the end of the last whole epoch.
+class Model(ModelContents):
+    """A trained network that scans are fitted to, and that can be continued where it has the state.
 
-    Attributes
-    ----------
-    arrays : mapping of str to ndarray
-        The optimizer's state, the newest and the best weights, by name.
-    values : mapping of str to plain values
-        The epoch, the best loss, the history and so on.
+    The attributes are those of `ModelContents`.
     """
 
-    arrays: Mapping[str, RealArray]
-    values: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class CorrectedProbe:
-    """The probe of a training scan, before and after training corrected it.
-
-    Attributes
-    ----------
-    before, after : ndarray of complex64, shape (n_modes, height, width)
-        `before` as the scan has it, at the size of the model's patterns.
-    """
-
-    before: ComplexArray
-    after: ComplexArray
-
-
-@dataclass(frozen=True)
-class Model:
-    """A trained network, independent of any framework.
-
-    Attributes
-    ----------
-    backend : str
-        The backend that trained it; 'auto' where PtychoPINN did, and any backend can run it.
-    network : NetworkDescription
-    config : Config
-        All settings that were in force.
-    photons : float
-        The mean counts of a training pattern, the one normalization. The probe's energy is this
-        number times `intensity_scale` squared.
-    weights : mapping of str to ndarray of float32
-        By layer name (`NetworkDescription.weight_shapes`).
-    intensity_scale : float
-        The factor on the probe's amplitude. It starts at 1, for 'cnn' at 1.5, or at the base
-        model's, and stays there unless it was trained.
-    probe : ndarray of complex64, shape (n_modes, height, width)
-        The probe of the (first) training scan, as training left it; its energy is in counts.
-    corrected_probes : tuple of CorrectedProbe
-        One for each training scan where training corrected probes; empty where it did not.
-    data_summary, provenance : mapping
-        Plain values for people.
-    training_state : TrainingState, optional
-    """
-
-    backend: str
-    network: NetworkDescription
-    config: Config
-    photons: float
-    weights: Mapping[str, RealArray]
-    probe: ComplexArray
-    intensity_scale: float = 1.0
-    corrected_probes: tuple[CorrectedProbe, ...] = ()
-    data_summary: Mapping[str, Any] = field(default_factory=dict)
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    training_state: TrainingState | None = None
+    @classmethod
+    def of(cls, contents: ModelContents) -> 'Model':
+        """Return the model whose parts a file holds."""
+        return cls(**vars(contents))
 
     @classmethod
     def built_in(cls) -> 'Model':
@@ -95,11 +38,7 @@ class Model:
         It is a learned prior for objects, of architecture 'prior': it works between iterations, for
         any probe, pattern size and dose, on every backend, and needs no training.
         """
-        # By its name: what reads model files makes models, and imports this module. An import
-        # here would close a circle.
-        archive = importlib.import_module('ptychopinn_plugin.model_archive')
-        model: Model = archive.read_built_in()
-        return model
+        return _read_built_in()
 
     def fingerprint(self) -> str:
         """Return a SHA-256 of all that decides what the model predicts."""
@@ -191,6 +130,12 @@ class Model:
                 f'{instead}.'
             )
         return self.training_state
+
+
+@functools.cache
+def _read_built_in() -> Model:
+    with open_zip(BUILT_IN_PATH, str(BUILT_IN_PATH)) as archive:
+        return Model.of(read_archive(archive))
 
 
 def fit_for_training(

@@ -14,7 +14,6 @@ training_state.h5
     Optional: arrays under their names, for `train --resume`.
 """
 
-import functools
 import hashlib
 import io
 import json
@@ -31,14 +30,13 @@ from ptychopinn_plugin._version import __version__
 from ptychopinn_plugin.array_types import ComplexArray, RealArray
 from ptychopinn_plugin.config import Config, with_current_names
 from ptychopinn_plugin.errors import ArchiveError
-from ptychopinn_plugin.model import CorrectedProbe, Model, TrainingState
+from ptychopinn_plugin.model_contents import CorrectedProbe, ModelContents, TrainingState
 from ptychopinn_plugin.network import NetworkDescription
 from ptychopinn_plugin.schemas import manifest_schema, state_schema, validate
 from ptychopinn_plugin.storage.atomic import atomic_path
 from ptychopinn_plugin.storage.untrusted import (
     MAX_TEXT_BYTES,
     SafeZip,
-    open_zip,
     parse_json,
     read_datasets,
 )
@@ -62,13 +60,13 @@ _INCOMPLETE = (
 )
 
 
-def write_model(path: Path, model: Model, *, inference_only: bool = False) -> None:
+def write_model(path: Path, model: ModelContents, *, inference_only: bool = False) -> None:
     """Write a model file; an older one at `path` stays until the new one is complete.
 
     Parameters
     ----------
     path : Path
-    model : Model
+    model : ModelContents
     inference_only : bool
         Whether the training state is left out.
 
@@ -100,8 +98,8 @@ def write_model(path: Path, model: Model, *, inference_only: bool = False) -> No
             archive.writestr(zipfile.ZipInfo(name, _ZIP_DATE), data, zipfile.ZIP_DEFLATED)
 
 
-def read_archive(archive: SafeZip, *, with_training_state: bool = True) -> Model:
-    """Build the model that an opened model file holds.
+def read_archive(archive: SafeZip, *, with_training_state: bool = True) -> ModelContents:
+    """Read what an opened model file holds.
 
     Parameters
     ----------
@@ -131,13 +129,6 @@ def read_archive(archive: SafeZip, *, with_training_state: bool = True) -> Model
 
 BUILT_IN_PATH = Path(str(resources.files('ptychopinn_plugin') / 'weights' / 'prior.h5.zip'))
 """The model that comes with the package is in this file."""
-
-
-@functools.cache
-def read_built_in() -> Model:
-    """Read the model that comes with the package."""
-    with open_zip(BUILT_IN_PATH, str(BUILT_IN_PATH)) as archive:
-        return read_archive(archive)
 
 
 def _read_manifest(archive: SafeZip) -> dict[str, Any]:
@@ -180,7 +171,7 @@ def _read_member(archive: SafeZip, manifest: dict[str, Any], name: str) -> bytes
     return data
 
 
-def _build_model(manifest: dict[str, Any], weights: bytes, state: bytes | None) -> Model:
+def _build_model(manifest: dict[str, Any], weights: bytes, state: bytes | None) -> ModelContents:
     with h5py.File(io.BytesIO(weights), 'r') as file:
         arrays = read_datasets(file, 'weights.h5', len(weights))
     network = NetworkDescription.from_dict(manifest['network'])
@@ -203,7 +194,7 @@ def _build_model(manifest: dict[str, Any], weights: bytes, state: bytes | None) 
         corrected.append(
             CorrectedProbe(_probe(arrays, f'{stem}/before'), _probe(arrays, f'{stem}/after'))
         )
-    return Model(
+    return ModelContents(
         backend=manifest['backend'],
         network=network,
         config=config,
@@ -240,7 +231,7 @@ def _probe(arrays: Mapping[str, Any], name: str) -> ComplexArray:
     return probe
 
 
-def _weights_bytes(model: Model) -> bytes:
+def _weights_bytes(model: ModelContents) -> bytes:
     arrays: dict[str, RealArray] = {
         name: np.asarray(w, dtype=np.float16 if w.dtype == np.float16 else np.float32)
         for name, w in model.weights.items()

@@ -10,8 +10,9 @@ import numpy as np
 from ptychopinn_plugin.array_types import ComplexArray, RealArray
 from ptychopinn_plugin.errors import ArchiveError
 from ptychopinn_plugin.legacy.models import legacy_kind, model_from_archive, refuse_bare_pickle
-from ptychopinn_plugin.model import Model, TrainingState
+from ptychopinn_plugin.model import Model
 from ptychopinn_plugin.model_archive import BUILT_IN_PATH, read_archive, write_model
+from ptychopinn_plugin.model_contents import TrainingState
 from ptychopinn_plugin.storage.atomic import predecessor_path
 from ptychopinn_plugin.storage.untrusted import open_zip, zip_names
 
@@ -85,7 +86,7 @@ def _read(path: Path, with_training_state: bool) -> Model:
         if legacy_kind(archive.names()) is not None:
             model = model_from_archive(archive, path)
         else:
-            model = read_archive(archive, with_training_state=with_training_state)
+            model = Model.of(read_archive(archive, with_training_state=with_training_state))
     _check_finite(model, path)
     return model
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from ptychopinn_plugin.array_types import FloatArray, NamedArrays, RealArray
 from ptychopinn_plugin.config import Config
 from ptychopinn_plugin.errors import ArchiveError
-from ptychopinn_plugin.model import Model, TrainingState
+from ptychopinn_plugin.model import Model
+from ptychopinn_plugin.model_contents import TrainingState
 from ptychopinn_plugin.model_file import read_model, write_model
 from ptychopinn_plugin.network import NetworkDescription
 

@@ -15,7 +15,8 @@ from ptychopinn_plugin.config import Config
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.data.preparation import check_size
 from ptychopinn_plugin.errors import ConfigError, DataError
-from ptychopinn_plugin.model import Model, TrainingState
+from ptychopinn_plugin.model import Model
+from ptychopinn_plugin.model_contents import TrainingState
 from ptychopinn_plugin.network import NetworkDescription, describe_network
 from ptychopinn_plugin.physics import illuminated_size
 

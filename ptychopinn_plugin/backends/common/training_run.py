@@ -53,7 +53,7 @@ from ptychopinn_plugin.backends.protocol import (
 )
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.errors import DataError
-from ptychopinn_plugin.model import CorrectedProbe
+from ptychopinn_plugin.model_contents import CorrectedProbe
 from ptychopinn_plugin.model_file import Model
 from ptychopinn_plugin.physics import is_same_probe
 

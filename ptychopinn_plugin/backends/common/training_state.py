@@ -9,7 +9,7 @@ import numpy as np
 from ptychopinn_plugin.array_types import RealArray
 from ptychopinn_plugin.backends.common.training_loop import EpochSoFar, LoopState, TrainingLoop
 from ptychopinn_plugin.errors import ArchiveError
-from ptychopinn_plugin.model import TrainingState
+from ptychopinn_plugin.model_contents import TrainingState
 
 _NEEDED = ('epoch', 'best_loss', 'epochs_without_gain', 'plateau_factor', 'history')
 

@@ -16,7 +16,8 @@ from ptychopinn_plugin.config import Config
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 from ptychopinn_plugin.errors import ConfigError, DataError
-from ptychopinn_plugin.model import Model, TrainingState, fit_for_training
+from ptychopinn_plugin.model import Model, fit_for_training
+from ptychopinn_plugin.model_contents import TrainingState
 
 
 def make_scan(**changes: Any) -> Scan:

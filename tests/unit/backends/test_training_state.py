@@ -27,7 +27,7 @@ from ptychopinn_plugin.backends.common.training_state import load_state, save_st
 from ptychopinn_plugin.backends.protocol import Progress
 from ptychopinn_plugin.config import Config
 from ptychopinn_plugin.errors import ArchiveError
-from ptychopinn_plugin.model import TrainingState
+from ptychopinn_plugin.model_contents import TrainingState
 
 RESUMED: list[dict[str, Any]] = [
     {},

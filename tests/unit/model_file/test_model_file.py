@@ -17,8 +17,8 @@ import pytest
 from unit.model_file.members import change_manifest, change_weights, members_of, write_members
 
 from ptychopinn_plugin.errors import ArchiveError, OutputError
-from ptychopinn_plugin.model import CorrectedProbe
 from ptychopinn_plugin.model_archive import FORMAT_VERSION
+from ptychopinn_plugin.model_contents import CorrectedProbe
 from ptychopinn_plugin.model_file import (
     Model,
     describe_model,
