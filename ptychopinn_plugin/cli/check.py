@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ptychopinn_plugin.cli.common import read_scans, report, show_notes
+from ptychopinn_plugin.cli.log import collecting_notes, notes_by_scan
 from ptychopinn_plugin.cli.options import (
     ORIENTING,
     READING,
@@ -69,15 +70,17 @@ def check_command(
     from ptychopinn_plugin.checking.contact_sheet import plot_check
 
     with ExitStack() as stack:
+        shown = stack.enter_context(collecting_notes())
         stage = None
         if output is not None:
             stage = stack.enter_context(staged_outputs(output, CHECK_FILES))
         choice = choose(backend)
         read, more = _read(scan, given, choice, device)
-        notes = show_notes([read])
+        show_notes([read])
         found = api.check(read, backend=choice, device=device, on_trial=_show_trial)
         _end_of_trials()
-        values = _values(scan, found, given, more) | {'notes': notes}
+        values = _values(scan, found, given, more)
+        values['notes'] = notes_by_scan(shown, [read.name])
         if stage is not None:
             plot_check(found, stage / 'check.png')
             write_json(stage / 'check.json', values)

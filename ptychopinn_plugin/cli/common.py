@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ptychopinn_plugin.cli.log import show_note
 from ptychopinn_plugin.cli.options import Given, ScanReading
 from ptychopinn_plugin.cli.outputs import to_json
 from ptychopinn_plugin.errors import ConfigError, DataError
@@ -116,13 +117,11 @@ def pair_of(option: str, text: str | None, example: str) -> tuple[int, int] | No
     return first, second
 
 
-def show_notes(scans: Iterable['Scan']) -> dict[str, list[str]]:
-    """Print what was assumed or changed, a line each on stderr; return it by scan."""
-    notes = {scan.name: list(scan.notes) for scan in scans}
-    for name, lines in notes.items():
-        for line in lines:
-            typer.echo(f'note: {name}: {line}', err=True)
-    return notes
+def show_notes(scans: Iterable['Scan']) -> None:
+    """Show what was assumed or changed in scans as notes."""
+    for scan in scans:
+        for line in scan.notes:
+            show_note(f'{scan.name}: {line}')
 
 
 def is_reconstruction_file(path: Path) -> bool:

@@ -14,6 +14,7 @@ from ptychopinn_plugin.cli.common import (
     show_notes,
     summarize_evaluation,
 )
+from ptychopinn_plugin.cli.log import collecting_notes, notes_by_scan
 from ptychopinn_plugin.cli.options import READING, AsJson, BackendName, Given, takes_settings
 from ptychopinn_plugin.cli.outputs import staged_outputs, write_json
 from ptychopinn_plugin.cli.progress import ProgressDisplay
@@ -142,6 +143,7 @@ def _evaluate_against(
     from ptychopinn_plugin.evaluation import evaluate, in_coordinates_of, plot_evaluation
 
     with ExitStack() as stack:
+        shown = stack.enter_context(collecting_notes())
         stage = None
         if output is not None:
             stage = stack.enter_context(staged_outputs(output, EVALUATION_FILES))
@@ -154,6 +156,7 @@ def _evaluate_against(
             'reconstruction': reconstruction,
             'truth': truth,
             **evaluation.to_dict(),
+            'notes': notes_by_scan(shown, [true.name]),
         }
         if stage is not None:
             write_json(stage / 'evaluation.json', values)
@@ -199,6 +202,7 @@ def _evaluate_halves(
     from ptychopinn_plugin.half_scans import plot_halves
 
     with ExitStack() as stack:
+        shown = stack.enter_context(collecting_notes())
         stage = None
         if output is not None:
             stage = stack.enter_context(staged_outputs(output, EVALUATION_FILES))
@@ -208,7 +212,7 @@ def _evaluate_halves(
             path_of_model = way.model or Path(api.BUILT_IN_KEYWORD)
             opened = api.open_model(path_of_model, with_training_state=False)
             scan = opened.fitted(scan)
-        notes = show_notes([scan])
+        show_notes([scan])
         choice = choose(way.backend, model_backend=None if opened is None else opened.backend)
         with ProgressDisplay() as observer:
             found = api.compare_fitted_halves(
@@ -226,7 +230,7 @@ def _evaluate_halves(
             'iterations': way.iterations,
             'backend': choice.name,
             **found.to_dict(),
-            'notes': notes,
+            'notes': notes_by_scan(shown, [scan.name]),
         }
         if stage is not None:
             write_json(stage / 'evaluation.json', values)

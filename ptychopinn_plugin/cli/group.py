@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from ptychopinn_plugin.cli.common import read_scans, report, show_notes
+from ptychopinn_plugin.cli.log import collecting_notes, notes_by_scan
 from ptychopinn_plugin.cli.options import READING, AsJson, Given, Section, takes_settings
 from ptychopinn_plugin.errors import OutputError
 from ptychopinn_plugin.legacy.group_options import GroupOptions
@@ -46,10 +47,11 @@ def group_command(
         raise OutputError(f'Groups are written as .npz; got {out}. Try {out.with_suffix(".npz")}.')
     options = GroupOptions.from_dict(given['groups'])
     check_output_file(out, scan, given['reading'].get('probe_from'))
-    loaded = read_scans([scan], given)[0]
-    notes = show_notes([loaded])
-    cache = None if no_cache else cache_path(scan)
-    grouped = group_scan(loaded, options, cache=cache)
+    with collecting_notes() as shown:
+        loaded = read_scans([scan], given)[0]
+        show_notes([loaded])
+        cache = None if no_cache else cache_path(scan)
+        grouped = group_scan(loaded, options, cache=cache)
     if cache is not None and not groups_are_kept(cache, loaded.positions_px, options):
         # It could not be written; a warning in the log has the reason.
         cache = None
@@ -57,7 +59,12 @@ def group_command(
     with atomic_path(out) as partial:
         np.savez(partial, probeGuess=loaded.probe[0], **arrays)
     shapes = {name: list(array.shape) for name, array in arrays.items()}
-    values = {'file': out, 'cache': cache, 'shapes': shapes, 'notes': notes}
+    values = {
+        'file': out,
+        'cache': cache,
+        'shapes': shapes,
+        'notes': notes_by_scan(shown, [loaded.name]),
+    }
     n_groups, size = arrays['nn_indices'].shape
     lines = [
         f'Wrote {count(n_groups, "group")} of {count(size, "pattern")} to {out}',

@@ -3,7 +3,7 @@
 import logging
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,12 +45,58 @@ def keeping_log(path: Path) -> Iterator[None]:
         handler.close()
 
 
+_collections: list[list[str]] = []
+"""Each is a list that notes are added to while `collecting_notes` goes on."""
+
+
+def show_note(text: str) -> None:
+    """Print a note as a line on stderr, and keep it for who collects notes."""
+    for collection in _collections:
+        collection.append(text)
+    typer.echo(f'note: {text}', err=True)
+
+
+@contextmanager
+def collecting_notes() -> Iterator[list[str]]:
+    """Yield a list that gets every note which is shown while the block runs."""
+    collection: list[str] = []
+    _collections.append(collection)
+    try:
+        yield collection
+    finally:
+        _collections[:] = [other for other in _collections if other is not collection]
+
+
+def notes_by_scan(shown: Sequence[str], names: Sequence[str]) -> dict[str, list[str]]:
+    """Return notes by the scan that they begin with.
+
+    Parameters
+    ----------
+    shown : sequence of str
+        As they were shown.
+    names : sequence of str
+        Of the scans. A note that begins with none of them is of the only scan, or of the run: it
+        is then under an empty name.
+    """
+    found: dict[str, list[str]] = {name: [] for name in names}
+    for text in shown:
+        name = next((each for each in names if text.startswith(f'{each}: ')), None)
+        if name is not None:
+            text = text.removeprefix(f'{name}: ')
+        elif len(found) == 1:
+            (name,) = found
+        notes = found.setdefault(name or '', [])
+        if text not in notes:
+            notes.append(text)
+    return found
+
+
 class _Notes(logging.Handler):
     """Prints the package's warnings as notes, as the commands print theirs."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a line on stderr."""
-        typer.echo(f'note: {record.getMessage()}', err=True)
+        show_note(record.getMessage())
 
 
 @contextmanager

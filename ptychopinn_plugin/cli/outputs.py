@@ -13,9 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from ptychopinn_plugin.backends.common.ranks import Launch
+from ptychopinn_plugin.cli.log import show_note
 from ptychopinn_plugin.cli.signals import holding_signals
 from ptychopinn_plugin.errors import OutputError
 from ptychopinn_plugin.storage import atomic
@@ -274,4 +273,4 @@ def _rescue(path: Path, folder: Path) -> None:
     except OSError:
         # What went wrong first is being reported.
         return
-    typer.echo(f'note: what was finished is kept as {target}', err=True)
+    show_note(f'what was finished is kept as {target}')

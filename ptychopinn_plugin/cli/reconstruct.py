@@ -15,6 +15,7 @@ from ptychopinn_plugin.cli.common import (
     show_notes,
     summarize_evaluation,
 )
+from ptychopinn_plugin.cli.log import collecting_notes, notes_by_scan, show_note
 from ptychopinn_plugin.cli.options import (
     READING,
     AsJson,
@@ -160,11 +161,11 @@ def refine_into(
     from ptychopinn_plugin.backends.selection import choose
 
     watch = RunTimer()
-    with staged_outputs(output, RECONSTRUCTION_FILES) as stage:
+    with staged_outputs(output, RECONSTRUCTION_FILES) as stage, collecting_notes() as shown:
         config = assemble_config(given)
         choice = choose(backend)
         with computing_together(choice) as ranks:
-            read, notes = _read(scan, given)
+            read = _read(scan, given)
             run = describe_run('refine', scan, None, choice.name, config, given)
             # `reproduce` needs the device as it was requested; the result names the one used.
             run['asked_device'] = device
@@ -174,8 +175,7 @@ def refine_into(
                     read, config.refinement, backend=choice, device=device, observer=observer
                 )
             leave(ranks)
-            values, lines = _finish(stage, output, result, read, watch, run)
-    return values | {'notes': notes}, lines
+            return _finish(stage, output, result, read, watch, run, shown)
 
 
 def _split(paths: list[Path]) -> tuple[Path, Path]:
@@ -248,24 +248,25 @@ def reconstruct_staged(
     from ptychopinn_plugin.backends.selection import choose
 
     watch = RunTimer()
-    opened = api.open_model(model, with_training_state=False) if isinstance(model, Path) else model
-    config = assemble_config(given, base=opened.config.to_dict())
-    # A backend that is missing ends the command here, and not after minutes of reading.
-    choice = choose(backend, model_backend=opened.backend)
-    with computing_together(choice) as ranks:
-        # An object in the file is shown beside the one that is found, and must lie where that does.
-        fitted, notes = _read(scan, given, opened)
-        fitted = select(fitted)
-        command = 'reconstruct' if select is _everything else 'ptycho-inference'
-        run = describe_run(command, scan, model, choice.name, config, given)
-        watch.loaded()
-        with ProgressDisplay() as observer:
-            result = api.reconstruct_fitted(
-                choice, opened, fitted, config.inference, config.refinement, observer
-            )
-        leave(ranks)
-        values, lines = _finish(stage, output, result, fitted, watch, run)
-    return values | {'notes': notes}, lines
+    with collecting_notes() as shown:
+        opened = (
+            api.open_model(model, with_training_state=False) if isinstance(model, Path) else model
+        )
+        config = assemble_config(given, base=opened.config.to_dict())
+        # A backend that is missing ends the command here, and not after minutes of reading.
+        choice = choose(backend, model_backend=opened.backend)
+        with computing_together(choice) as ranks:
+            # An object in the file is shown beside the one found, and must lie where that does.
+            fitted = select(_read(scan, given, opened))
+            command = 'reconstruct' if select is _everything else 'ptycho-inference'
+            run = describe_run(command, scan, model, choice.name, config, given)
+            watch.loaded()
+            with ProgressDisplay() as observer:
+                result = api.reconstruct_fitted(
+                    choice, opened, fitted, config.inference, config.refinement, observer
+                )
+            leave(ranks)
+            return _finish(stage, output, result, fitted, watch, run, shown)
 
 
 @dataclass
@@ -300,15 +301,14 @@ class RunTimer:
         }
 
 
-def _read(
-    path: Path, given: Given, model: 'Model | None' = None
-) -> tuple['Scan', dict[str, list[str]]]:
-    """Return a scan, as the model takes it where there is one, and what was noted."""
+def _read(path: Path, given: Given, model: 'Model | None' = None) -> 'Scan':
+    """Return a scan, as the model takes it where there is one, and show its notes."""
     from ptychopinn_plugin.data.single_shots import alone_where_apart
 
     scan = alone_where_apart(*read_scans([path], given))
     fitted = scan if model is None else model.fitted(scan)
-    return fitted, show_notes([fitted])
+    show_notes([fitted])
+    return fitted
 
 
 def _finish(
@@ -318,6 +318,7 @@ def _finish(
     scan: 'Scan',
     watch: RunTimer,
     run: dict[str, Any],
+    shown: list[str],
 ) -> tuple[dict[str, Any], list[str]]:
     """Write every file of a reconstruction to `stage`; return what to report of `folder`."""
     from ptychopinn_plugin.backends.common.diagnostics import fit_in_words, points_to_a_fault
@@ -331,6 +332,7 @@ def _finish(
     evaluation = _compare(result, scan)
     made = result.provenance
     metrics = _measure(result, scan, evaluation)
+    metrics['notes'] = notes_by_scan(shown, [scan.name])
     metrics['provenance'] = {**made, **with_relative_paths(run, folder)}
     # These are passed on: whose folders the files lay in is nobody's business.
     result = dataclasses.replace(result, provenance={**made, **without_paths(run)})
@@ -345,6 +347,7 @@ def _finish(
         'files': list(RECONSTRUCTION_FILES),
         'timing': timing,
         'metrics': metrics,
+        'notes': metrics['notes'],
     }
     # The first likelihood is that of the start.
     iterations = len(result.likelihoods) - 1
@@ -422,7 +425,7 @@ def _compare(result: 'Reconstruction', scan: 'Scan') -> 'Evaluation | None':
         return evaluate(result, scan)
     except DataError as error:
         # A scan of a few positions can be reconstructed all the same.
-        typer.echo(f'note: {scan.name}: not compared with its own object: {error}', err=True)
+        show_note(f'{scan.name}: not compared with its own object: {error}')
         return None
 
 

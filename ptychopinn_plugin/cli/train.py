@@ -17,7 +17,14 @@ from ptychopinn_plugin.cli.experiment_logs import (
     check_logger,
     experiment_log,
 )
-from ptychopinn_plugin.cli.log import LossLog, keeping_log, logger
+from ptychopinn_plugin.cli.log import (
+    LossLog,
+    collecting_notes,
+    keeping_log,
+    logger,
+    notes_by_scan,
+    show_note,
+)
 from ptychopinn_plugin.cli.options import (
     READING,
     AsJson,
@@ -138,7 +145,6 @@ class _Job:
     resume: bool
     choice: 'Choice'
     reading: dict[str, Any]
-    notes: dict[str, list[str]]
 
 
 @takes_settings(
@@ -191,6 +197,7 @@ def train_command(
         several_processes(devices),
         staged_outputs(output, TRAINING_FILES, rescue=MODEL_FILE) as stage,
         keeping_log(stage / LOG_FILE),
+        collecting_notes() as shown,
     ):
         if resume is not None and base_model is not None:
             raise ConfigError(
@@ -216,7 +223,7 @@ def train_command(
                         log.add_files([stage / name for name in TRAINING_FILES if name != LOG_FILE])
     # Only now does the model lie in its place; until then the checkpoint was all there was.
     checkpoints.remove()
-    values = _facts(job, result, output)
+    values = _facts(job, result, output, shown)
     report(values, _summary(values), as_json=as_json)
 
 
@@ -282,8 +289,8 @@ def _prepare(
     config, scans, held_out = fit_for_training(
         read[: len(paths)], read[len(paths) :], config, model
     )
-    notes = show_notes([*scans, *held_out])
-    return _Job(scans, held_out, config, model, resume, choice, given['reading'], notes)
+    show_notes([*scans, *held_out])
+    return _Job(scans, held_out, config, model, resume, choice, given['reading'])
 
 
 def _checkpoints(path: Path, resumed: Path | None) -> 'Checkpoints':
@@ -292,10 +299,9 @@ def _checkpoints(path: Path, resumed: Path | None) -> 'Checkpoints':
 
     continues = resumed is not None and path.exists() and path.samefile(resumed)
     if path.exists() and not continues:
-        typer.echo(
-            f'note: {path} is of a training that was cut off. To continue that one, use --resume '
-            f'{path}; the first checkpoint of this one moves it aside.',
-            err=True,
+        show_note(
+            f'{path} is of a training that was cut off. To continue that one, use --resume '
+            f'{path}; the first checkpoint of this one moves it aside.'
         )
     return Checkpoints(path, continues=continues)
 
@@ -338,10 +344,9 @@ def _run(job: _Job, checkpoints: 'Checkpoints', log: ExperimentLog | None) -> 'T
     except BaseException as error:
         # Where a rank has died, its error has this note already.
         if checkpoints.is_written and not isinstance(error, RankError):
-            typer.echo(
-                'note: what was learned until the last checkpoint is kept; to continue, use '
-                f'--resume {checkpoints.path}',
-                err=True,
+            show_note(
+                'what was learned until the last checkpoint is kept; to continue, use '
+                f'--resume {checkpoints.path}'
             )
         raise
     logger.info('Stopped: %s.', result.stopped)
@@ -378,7 +383,9 @@ def _write(
     plot_training(result.history, stage / 'training.png')
 
 
-def _facts(job: _Job, result: 'TrainingResult', output: Path) -> dict[str, Any]:
+def _facts(
+    job: _Job, result: 'TrainingResult', output: Path, shown: Sequence[str]
+) -> dict[str, Any]:
     from ptychopinn_plugin.backends.protocol import was_validated
 
     last = dict(result.history[-1]) if result.history else {}
@@ -398,7 +405,7 @@ def _facts(job: _Job, result: 'TrainingResult', output: Path) -> dict[str, Any]:
         'validated': was_validated(result.history),
         'last': last,
         'seconds': provenance.get('seconds'),
-        'notes': job.notes,
+        'notes': notes_by_scan(shown, [scan.name for scan in (*job.scans, *job.validation)]),
     }
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from ptychopinn_plugin import api
+from ptychopinn_plugin.cli.log import notes_by_scan
 from ptychopinn_plugin.data import Reconstruction, Scan, read_reconstruction, write_scan
 from ptychopinn_plugin.data.pattern_fit import Outlier, PatternFit
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
@@ -158,3 +160,30 @@ def test_patterns_that_do_not_fit_are_told(
     assert metrics['pattern_fit']['outliers'] == [wrong.to_dict()]
     assert metrics['pattern_fit']['typical_deviance'] == 1
     assert metrics['dropped'] == []
+
+
+def test_every_note_that_is_shown_is_kept(
+    run: Any, backend: Any, scan_file: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = backend.refine
+
+    def refine(*given: Any, **options: Any) -> Reconstruction:
+        logger = logging.getLogger('ptychopinn_plugin.backends')
+        logger.warning('%s: positions stay', given[0].name)
+        return plain(*given, **options)
+
+    monkeypatch.setattr(backend, 'refine', refine)
+    done = run('refine', scan_file, '-o', folder, '--json')
+    assert done.code == 0, done.err
+    notes = json.loads((folder / 'metrics.json').read_text())['notes']
+    ((name, of_scan),) = notes.items()
+    shown = [line for line in done.err.splitlines() if line.startswith('note: ')]
+    assert 'positions stay' in of_scan
+    assert shown == [f'note: {name}: {note}' for note in of_scan]
+    assert json.loads(done.out)['notes'] == notes
+
+
+def test_notes_are_sorted_by_the_scan_that_they_begin_with() -> None:
+    shown = ['b: far', 'a: near', 'slow', 'b: far']
+    assert notes_by_scan(shown, ['a', 'b']) == {'a': ['near'], 'b': ['far'], '': ['slow']}
+    assert notes_by_scan(['slow'], ['a']) == {'a': ['slow']}
