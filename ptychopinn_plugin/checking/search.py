@@ -38,6 +38,10 @@ EXPLAINED = 0.7
 """Patterns are explained where the excess of held-out ones is at most this share of what is left
 without an object: right scans come to 0.1 to 0.6, wrong ones to 0.9 and more."""
 
+MUCH_OVER_NOISE, MUCH_EXCESS = 2.5, 0.4
+"""Much is left of a right scan where the fitted patterns keep more than this number of times shot
+noise, and the held-out ones more than this share of what is left without an object."""
+
 TIE = 1.05
 """Of trials whose residuals are within this factor, the smaller change is taken."""
 
@@ -103,10 +107,23 @@ class Check:
     given: Trial
     best: Trial
 
+    @property
+    def much_over_noise(self) -> float | None:
+        """What the best trial leaves of the patterns it was made from, in times of shot noise.
+
+        None where that is no more than a short trial leaves, or where shot noise is unknown.
+        """
+        noise = self.best.noise
+        if self.verdict == 'unclear' or noise <= 0 or self.best.fit <= MUCH_OVER_NOISE * noise:
+            return None
+        is_much = self.best.excess > MUCH_EXCESS * (self.uninformed_residual - noise)
+        return self.best.fit / noise if is_much else None
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON, without the objects."""
         return {
             'verdict': self.verdict,
+            'much_over_noise': self.much_over_noise,
             'options': self.orientation.to_words(),
             'equally_good': [other.to_words() for other in self.equals],
             'residual_as_given': self.given.residual,

@@ -20,6 +20,21 @@ PROBE_CORRECTED = (
 )
 
 
+def remainder_note(over_noise: float) -> str:
+    """Return what may still be wrong with a scan whose positions and orientation are right.
+
+    Parameters
+    ----------
+    over_noise : float
+        What the best trial leaves, in times of shot noise; see `Check.much_over_noise`.
+    """
+    return (
+        f'the best trial still leaves {over_noise:.1f} times shot noise, which no orientation and '
+        'no factor mends: pixels behind a beamstop or in a gap that no mask covers, or a probe '
+        'that is a guess, would do that'
+    )
+
+
 def scale_note(scale: float) -> str:
     """Return what a factor on the positions means.
 

@@ -144,7 +144,12 @@ def _values(path: Path, found: 'Check', given: Given, more: list[str]) -> dict[s
 
 
 def _lines(path: Path, values: dict[str, Any], found: 'Check') -> list[str]:
-    from ptychopinn_plugin.checking.wording import PROBE_CORRECTED, VERDICTS, scale_note
+    from ptychopinn_plugin.checking.wording import (
+        PROBE_CORRECTED,
+        VERDICTS,
+        remainder_note,
+        scale_note,
+    )
 
     lines = [f'{path}: {VERDICTS[values["verdict"]]}']
     if values['verdict'] == 'wrong' and not values['options']:
@@ -160,6 +165,9 @@ def _lines(path: Path, values: dict[str, Any], found: 'Check') -> list[str]:
             lines.append(scale_note(scale))
             if found.best.refines_probe:
                 lines.append(PROBE_CORRECTED)
+    if found.much_over_noise is not None:
+        note = remainder_note(found.much_over_noise)
+        lines.append(f'{note}; --mask FILE and --refine-probe are for these')
     lines.append(
         'residual of held-out patterns (and of those that were fitted); without an object '
         f'{found.uninformed_residual:.4g}:'

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar, cast
 
 from ptychopinn_plugin.checking.search import Verdict
-from ptychopinn_plugin.checking.wording import PROBE_CORRECTED, VERDICTS, scale_note
+from ptychopinn_plugin.checking.wording import PROBE_CORRECTED, VERDICTS, remainder_note, scale_note
 from ptychopinn_plugin.host.worker.messages import CheckDone
 from ptychopinn_plugin.orientation import AxisChange, Orientation
 from ptychopinn_plugin.text import count
@@ -75,6 +75,8 @@ def finding_in_words(name: str, done: CheckDone, now: Flips) -> str:
             sentences.append(scale_note(scale))
             if done.is_probe_refined:
                 sentences.append(PROBE_CORRECTED)
+    if done.much_over_noise is not None:
+        sentences.append(remainder_note(done.much_over_noise))
     sentences.append(_figures(done))
     whole = ' '.join(f'{text[0].upper()}{text[1:]}.' for text in sentences)
     return f'{name}: {whole}'

@@ -12,9 +12,10 @@ import pytest
 from ptychopinn_plugin.backends.protocol import Backend
 from ptychopinn_plugin.checking import search, trials
 from ptychopinn_plugin.checking.search import MAX_EXCESS_RATIO
-from ptychopinn_plugin.checking.trials import cut_piece, run_trial
+from ptychopinn_plugin.checking.trials import cut_piece, run_trial, uninformed_residual
+from ptychopinn_plugin.checking.wording import remainder_note
 from ptychopinn_plugin.cli import main
-from ptychopinn_plugin.data import Scan, write_scan
+from ptychopinn_plugin.data import Scan, load_scan, write_scan
 from ptychopinn_plugin.data.reorientation import reorient
 from ptychopinn_plugin.host.worker.arrays import ObjectPicture, ReportArrays
 from ptychopinn_plugin.host.worker.check_job import check_in_worker
@@ -61,6 +62,22 @@ def test_a_trial_is_judged_by_patterns_that_it_was_not_made_from(
     np.testing.assert_array_equal(wrong.object_, right.object_)
     assert len(trial.residuals) == len(piece.held_out)
     assert of_spoilt.residuals.mean() > 3 * trial.residuals.mean()
+
+
+def test_what_no_orientation_mends_is_told_of_a_scan_that_is_right(
+    make_backend: Callable[[], Backend], write_case: Callable[[str], Path]
+) -> None:
+    folder, backend, found = write_case('beamstop'), make_backend(), {}
+    for path in (folder.parent / 'base.npz', folder / 'stop.npz'):
+        piece = cut_piece(load_scan(path))
+        # Without a correction of the probe nothing explains the patterns of the beamstop.
+        trial = run_trial(piece, Orientation(), backend, 'cpu', refines_probe=True)
+        uninformed = uninformed_residual(piece)
+        check = search.Check('right', Orientation(), (trial,), (), uninformed, trial, trial)
+        found[path.stem] = check.much_over_noise
+    assert found['base'] is None
+    assert found['stop'] == pytest.approx(3.4, abs=0.5)
+    assert 'beamstop' in remainder_note(found['stop'])
 
 
 class Connection:

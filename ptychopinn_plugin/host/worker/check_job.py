@@ -111,6 +111,7 @@ def _done(found: Check, beam_center_px: tuple[int, ...], n_trials: int) -> Check
         _finite(found.given.residual),
         _finite(found.uninformed_residual),
         found.best.refines_probe,
+        found.much_over_noise,
     )
 
 

@@ -314,6 +314,8 @@ class CheckDone:
         of the scan as it is, and none.
     is_probe_refined : bool
         Whether the best trial corrected the probe.
+    much_over_noise : float, optional
+        As in `checking.search.Check`.
     """
 
     verdict: str
@@ -325,6 +327,7 @@ class CheckDone:
     given_residual: float = 0.0
     uninformed_residual: float = 0.0
     is_probe_refined: bool = False
+    much_over_noise: float | None = None
 
 
 Report = RunProgress | TrainingDone | ReconstructionDone | CheckDone
