@@ -1,6 +1,7 @@
 """Refine the positions of scans, beside Pty-Chi's LSQ-ML with position correction.
 
     python benchmarks/positions.py --output positions.json
+    python benchmarks/positions.py --errors 2 3.5 --seeds 1 2 3 --without-ptychi
     python benchmarks/positions.py --scan scan.npz --iterations 30 --refine-probe
 
 Without a scan, one is simulated whose true positions are known; errors are normally distributed,
@@ -32,6 +33,8 @@ def main() -> None:
     parser.add_argument('--scan', type=Path, help='a scan whose true positions nobody knows')
     parser.add_argument('--side', type=int, default=16, help='rows and columns that are simulated')
     parser.add_argument('--errors', type=float, nargs='*', default=[0.0, 1.4, 5.0], help='px')
+    parser.add_argument('--seeds', type=int, nargs='*', default=[1], help='of the errors')
+    parser.add_argument('--step', type=float, default=5.5, help='px')
     parser.add_argument('--iterations', type=int, default=60)
     parser.add_argument('--backend', default='pytorch')
     parser.add_argument('--refine-probe', action='store_true')
@@ -54,13 +57,16 @@ def main() -> None:
 def _cases(options: argparse.Namespace) -> list[tuple[str, Scan, FloatArray | None]]:
     if options.scan is not None:
         return [(options.scan.stem, load_scan(options.scan), None)]
-    scan = simulate(SimulationConfig(rows=options.side, columns=options.side))
+    side = options.side
+    scan = simulate(SimulationConfig(rows=side, columns=side, step_px=options.step))
     true_px = scan.positions_px
-    rng = np.random.default_rng(1)
     cases: list[tuple[str, Scan, FloatArray | None]] = []
-    for error in options.errors:
-        wrong = true_px + rng.normal(scale=error, size=true_px.shape)
-        cases.append((f'{error:g} px', dataclasses.replace(scan, positions_px=wrong), true_px))
+    for seed in options.seeds:
+        rng = np.random.default_rng(seed)
+        for error in options.errors:
+            wrong = true_px + rng.normal(scale=error, size=true_px.shape)
+            name = f'{error:g} px, seed {seed}'
+            cases.append((name, dataclasses.replace(scan, positions_px=wrong), true_px))
     return cases
 
 
@@ -84,6 +90,8 @@ def _errors(found: FloatArray, given: FloatArray, true_px: FloatArray | None) ->
     errors = {'moved_px': _rms(found - given)}
     if true_px is not None:
         errors |= {'before_px': _rms(given - true_px), 'after_px': _rms(found - true_px)}
+        rest = _without_affine(found - true_px, true_px)
+        errors['farther_than_1_px'] = int((np.hypot(*rest.T) > 1).sum())
         errors['after_without_affine_px'] = _rms(_without_affine(found - true_px, true_px))
     return errors
 
