@@ -49,6 +49,7 @@ def read_scans(paths: Sequence[Path], given: Given) -> list['Scan']:
             positions=reading.positions,
             positions_reader=reading.positions_reader,
             probe_from=reading.probe_from,
+            probe_from_patterns=reading.probe_from_patterns,
             probe_modes=reading.probe_modes,
             scan_step_m=reading.scan_step_m,
             scan_shape=pair_of('--scan-shape', reading.scan_shape, '64,128'),

@@ -56,6 +56,9 @@ class ScanReading(Orientation):
     probe_from: Path | None = setting(
         None, 'take the probe from this scan, product, reconstruction (also .ptyr) or NPY file'
     )
+    probe_from_patterns: bool = setting(
+        False, 'leave out the probe of the file, a wrong guess, and make one of the patterns'
+    )
     probe_modes: int | None = setting(
         None,
         'the probe gets this number of modes; the iterations correct those that are added',

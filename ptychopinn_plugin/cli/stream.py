@@ -54,6 +54,7 @@ _OF_FILES = (
     'reader',
     'positions',
     'positions_reader',
+    'probe_from_patterns',
     'scan_step_m',
     'scan_shape',
     'allow_links',

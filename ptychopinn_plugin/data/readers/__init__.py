@@ -18,6 +18,7 @@ from ptychopinn_plugin.data.readers.finishing import (
     bright_pixel_notes,
     with_hot_pixels_marked,
     with_probe_modes,
+    with_probe_of_patterns,
     without_useless_object,
 )
 from ptychopinn_plugin.data.readers.frame_centre import centre_note
@@ -81,6 +82,7 @@ def load_scan(
     positions: Path | str | None = None,
     positions_reader: str | None = None,
     probe_from: Path | str | None = None,
+    probe_from_patterns: bool = False,
     geometry: Geometry | None = None,
     beam_center_px: tuple[int, int] | None = None,
     mask_hot: bool = False,
@@ -117,6 +119,8 @@ def load_scan(
         With `positions`: Ptychodus' reader of it, where several could read it.
     probe_from : Path, optional
         A scan, product, reconstruction or NPY file whose probe is used.
+    probe_from_patterns : bool
+        Leave out the probe of the file, and make one of the patterns as where a file holds none.
     geometry : Geometry, optional
         Photon energy, distance and detector pixel where the files lack them or are wrong, and
         whether the detector is in the near field. Where all are known, the size of an object pixel
@@ -167,6 +171,11 @@ def load_scan(
     path = Path(path)
     check_domain(domain)
     check_exists(path)
+    if probe_from_patterns and probe_from is not None:
+        raise DataError(
+            'probe_from (--probe-from) names a probe, and probe_from_patterns '
+            '(--probe-from-patterns) makes one; got both. Leave one of them out.'
+        )
     if reader is None:
         _refuse_without_reader(positions=positions, positions_reader=positions_reader)
     product = None if product is None else Path(product)
@@ -198,6 +207,8 @@ def load_scan(
         except DataError as error:
             raise with_path(error, path) from error
     scan = _with_notes_of_reading(scan, limits)
+    if probe_from_patterns:
+        scan = with_probe_of_patterns(scan)
     scan = _oriented(scan, orientation, beam_center_px, mask_hot=mask_hot)
     scan = without_useless_object(scan)
     if frame_margin_px is not None:

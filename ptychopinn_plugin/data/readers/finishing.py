@@ -7,6 +7,7 @@ import numpy as np
 from ptychopinn_plugin.array_types import ComplexArray, IntArray
 from ptychopinn_plugin.data.preparation import find_hot_pixels
 from ptychopinn_plugin.data.scan import CHUNK_PATTERNS, ProbeOrigin, Scan
+from ptychopinn_plugin.data.starting_probe import made_probe
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.physics import split_positions, with_modes
 from ptychopinn_plugin.text import count
@@ -82,6 +83,24 @@ def _listed_pixels(pixels: IntArray) -> str:
     more = f' and {len(pixels) - 3} more' if len(pixels) > 3 else ''
     one = len(pixels) == 1
     return f'{"Pixel" if one else "Pixels"} {shown}{more} {"is" if one else "are"}'
+
+
+def with_probe_of_patterns(scan: Scan) -> Scan:
+    """Return a scan whose probe is made of its patterns, whatever the file held."""
+    if scan.probe_origin == 'patterns':
+        return scan
+    probe, _ = made_probe(scan.patterns, scan.bad_pixels, scan.geometry)
+    note = (
+        'The probe of the file is left out, and one is made of the mean pattern. The iterations '
+        'correct it.'
+    )
+    return dataclasses.replace(
+        scan,
+        probe=probe,
+        probe_variation=None,
+        probe_origin='patterns',
+        notes=(*scan.notes, note),
+    )
 
 
 def with_probe_modes(scan: Scan, n_modes: int) -> Scan:

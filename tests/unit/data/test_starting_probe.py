@@ -14,6 +14,7 @@ from ptychopinn_plugin.data.starting_probe import (
     root_mean_square_radius,
     starting_probe,
 )
+from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.physics import diffract, normalize_probe, orthogonal_modes, with_modes
 
 SaveNpz = Callable[..., Path]
@@ -67,6 +68,16 @@ def test_a_file_without_a_probe_is_read(scan: Scan, save_npz: SaveNpz) -> None:
     assert (given.probe_origin, len(given.probe)) == ('extended', 3)
     assert any('2 more' in note for note in given.notes)
     assert load_scan(save_npz(scan), probe_modes=1).probe_origin == 'given'
+
+
+def test_the_probe_of_a_file_can_be_left_out(scan: Scan, save_npz: SaveNpz) -> None:
+    found = load_scan(save_npz(scan), probe_from_patterns=True)
+    without = load_scan(save_npz(scan, leave_out=('probeGuess',)))
+    assert found.probe_origin == 'patterns'
+    np.testing.assert_array_equal(found.probe, without.probe)
+    assert any('probe of the file is left out' in note for note in found.notes)
+    with pytest.raises(DataError, match='got both'):
+        load_scan(save_npz(scan), probe_from=save_npz(scan), probe_from_patterns=True)
 
 
 def test_hot_pixels_are_no_light(scan: Scan, save_npz: SaveNpz) -> None:
