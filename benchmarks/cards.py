@@ -44,7 +44,7 @@ from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.data.probe_variation import ProbeVariation
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 from ptychopinn_plugin.network import describe_network
-from ptychopinn_plugin.physics import normalise_probe
+from ptychopinn_plugin.physics import normalize_probe
 
 CPU, CUDA = torch.device('cpu'), torch.device('cuda', 0)
 
@@ -183,7 +183,7 @@ class Loop:
 def loops(scan: Scan, device: torch.device) -> list[Loop]:
     """Return a batch of all patterns of a scan in each loop, as the built-in layers compute it."""
     size, n_patterns = scan.pattern_shape[0], len(scan)
-    probe = torch.from_numpy(normalise_probe(scan.probe, scan.mean_photons()))
+    probe = torch.from_numpy(normalize_probe(scan.probe, scan.mean_photons()))
     forward = ForwardModel(scan, probe, device)
     object_, where = forward.flat_object(), np.arange(n_patterns)
     layers = describe_network(ModelConfig(), size)
@@ -237,7 +237,7 @@ def training_loop(scan: Scan) -> Loop:
     Fake gradients need a real card, or none at all; the operations are the same.
     """
     size, n_patterns = scan.pattern_shape[0], len(scan)
-    probe = torch.from_numpy(normalise_probe(scan.probe, scan.mean_photons()))
+    probe = torch.from_numpy(normalize_probe(scan.probe, scan.mean_photons()))
     forward = ForwardModel(scan, probe, CPU)
     config = Config()
     network = Network(describe_network(config.model, size))
