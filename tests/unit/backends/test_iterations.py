@@ -45,6 +45,7 @@ class Forward:
     shape: tuple[int, int] = (8, 8)
     canvas_shape: tuple[int, int] = SHAPE
     reach_px: float = 5.0
+    valid_mask: None = None
     photons: float = 16.0
     strides: list[int] = field(default_factory=list)
     probes: list[str] = field(default_factory=list)
@@ -62,6 +63,11 @@ class Forward:
 
     def __len__(self) -> int:
         return N_PATTERNS
+
+    def expected_and_counted(self, object_: Any, indices: Any) -> tuple[Any, Any]:
+        """Return patterns which all fit alike, so that no position is lost."""
+        counts = np.ones((len(indices), *self.shape))
+        return 1.1 * counts, counts
 
     def to_tensor(self, array: ComplexArray) -> ComplexArray:
         """Return an array as it is."""
