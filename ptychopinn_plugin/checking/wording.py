@@ -9,8 +9,8 @@ VERDICTS: Mapping[Verdict, str] = {
     'better',
     'wrong': 'the scan is wrong as it is read',
     'unclear': 'nothing that was tried explains the patterns: other causes are positions in '
-    'another order than the patterns, a probe that is a guess (--refine-probe), and '
-    'illuminations that hardly overlap',
+    'another order than the patterns, a probe that is a guess (--refine-probe; where it is far '
+    'off, --probe-from-patterns), and illuminations that hardly overlap',
 }
 """Each verdict means this for a scan."""
 

@@ -27,6 +27,10 @@ object where they are."""
 GRID_STEP_PX = 2.0
 """This is less than the distance from which a position is drawn to the right place."""
 
+GRID_REACH_PX = 10.0
+"""The grid reaches no further, however far positions may move: large patterns would have thousands
+of places, each of which costs as much as the prediction of all lost patterns."""
+
 MIN_DEVIATION_PX = 0.5
 """Where errors are smaller, every position is drawn to the right place."""
 
@@ -67,7 +71,7 @@ def find_lost_positions(
     misses = _misses(forward, object_, valid_mask, np.arange(len(moves_px)))
     lost = _lost(misses)
     found, best = moves_px.copy(), BETTER_RATIO * misses[lost]
-    for place in _grid(forward.reach_px):
+    for place in _grid(min(forward.reach_px, GRID_REACH_PX)):
         if not len(lost):
             break
         trial = moves_px.copy()

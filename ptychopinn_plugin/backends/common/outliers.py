@@ -82,14 +82,9 @@ class _Look:
         # Where counts are no photons, their own scale alone shows which pixels are lit.
         counts = LIT_COUNTS if scan.is_countable() else LIT_COUNTS_FRACTION * scan.mean_counts()
         assert scan.bad_pixels is not None
-        # Forward models have zero frequency in the corner.
-        return cls(
-            scan,
-            forward,
-            in_transform_order(~scan.bad_pixels, scan.transfer_function()),
-            counts,
-            is_stopping,
-        )
+        # In the far field forward models have zero frequency in the corner.
+        valid_mask = in_transform_order(~scan.bad_pixels, scan.transfer_function())
+        return cls(scan, forward, valid_mask, counts, is_stopping)
 
     def __call__(self, object_: Any) -> Deviances | None:
         """Return the deviances of all patterns; None where it was stopped."""

@@ -98,6 +98,8 @@ class PositionRefiner:
 
     Attributes
     ----------
+    moves_px : ndarray of float64, shape (n_positions, 2)
+        From the given positions, (y, x); whoever moves positions in another way sets them.
     deviation_px : float
         Standard deviation of the errors of positions, in y and in x, as the last step estimated it.
     """
@@ -127,11 +129,6 @@ class PositionRefiner:
         due = [search for search in self._searches if search <= fraction]
         self._searches = self._searches[len(due) :]
         return bool(due)
-
-    def put(self, moves_px: FloatArray) -> FloatArray:
-        """Take moves from elsewhere, and return them."""
-        self.moves_px = moves_px
-        return moves_px
 
     def step(self, forces: FloatArray, stiffnesses: FloatArray, fraction: float) -> FloatArray:
         """Return the moves after another step.

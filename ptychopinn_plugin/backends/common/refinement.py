@@ -13,7 +13,7 @@ from ptychopinn_plugin.array_types import ComplexArray, FloatArray, IntArray
 from ptychopinn_plugin.backends.common.best_iteration import iterate_keep_best
 from ptychopinn_plugin.backends.common.intensities import intensities_move, refined_intensities
 from ptychopinn_plugin.backends.common.judged_patterns import judged_stride
-from ptychopinn_plugin.backends.common.lost_positions import MIN_DEVIATION_PX, find_lost_positions
+from ptychopinn_plugin.backends.common.lost_positions import find_lost_positions
 from ptychopinn_plugin.backends.common.memory import with_smaller_batches
 from ptychopinn_plugin.backends.common.opr import (
     OPR_START_FRACTION,
@@ -440,7 +440,7 @@ class _Iterations(Generic[Tensor]):
         )
         state.moves_px = positions.step(forces, stiffnesses, fraction)
         forward.set_moves(state.moves_px)
-        if positions.searches_at(fraction) and positions.deviation_px >= MIN_DEVIATION_PX:
+        if positions.searches_at(fraction):
             self._find_lost_positions(positions)
         forward.set_probe(state.probe, cache=not self._request.refine_probe)
 
@@ -450,10 +450,8 @@ class _Iterations(Generic[Tensor]):
         mask = forward.valid_mask
         everywhere = np.ones(forward.shape, dtype=np.bool_)
         valid_mask = everywhere if mask is None else self._kernels.to_numpy(mask).real > 0
-        state.moves_px = positions.put(
-            find_lost_positions(
-                forward, state.object_, valid_mask, state.moves_px, positions.deviation_px
-            )
+        state.moves_px = positions.moves_px = find_lost_positions(
+            forward, state.object_, valid_mask, state.moves_px, positions.deviation_px
         )
         forward.set_moves(state.moves_px)
 

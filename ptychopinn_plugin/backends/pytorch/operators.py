@@ -59,8 +59,7 @@ def to_detector(waves: Tensor, transfer: Tensor | None) -> Tensor:
     """Return waves (n, n_modes, h, w) on the detector, as `physics.propagation.to_detector`.
 
     The transfer function, (h, w) or (n, 1, h, w), is that of free space; without it the detector
-    is in the far field,
-    and zero frequency in the corner.
+    is in the far field, and zero frequency in the corner.
     """
     if transfer is None:
         return _fft2(waves, 'ortho')

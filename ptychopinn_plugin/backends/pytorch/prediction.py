@@ -191,10 +191,8 @@ def _predict_cnn(network: Network, forward: ForwardModel, groups: Tensor) -> Pat
     size = network.description.window_px
     with torch.no_grad():
         photons = forward.photons
-        amplitudes = forward.measured(indices)  # (n, N, N)
-        if forward.transfer is None:
-            # The network was published with zero frequency in the middle.
-            amplitudes = torch.fft.fftshift(amplitudes, dim=(-2, -1))
+        # The network was published with zero frequency in the middle.
+        amplitudes = torch.fft.fftshift(forward.measured(indices), dim=(-2, -1))  # (n, N, N)
         images = amplitudes * (size / 2) / photons**0.5
     amplitude, phase = network(images.view(n_groups, group_size, size, size))
     # torch.polar would have a gradient of the wrong sign where a border is negative.

@@ -27,8 +27,8 @@ def to_detector(waves: Tensor, transfer: Tensor | None) -> Tensor:
     """Return waves (n, n_modes, h, w) on the detector, as `physics.propagation.to_detector`.
 
     The transfer function, (h, w) or (n, 1, h, w), is that of free space; without it the detector
-    is in the far field,
-    and zero frequency in the corner. Both are unitary, which keeps the photons.
+    is in the far field, and zero frequency in the corner. Both are unitary, which keeps the
+    photons.
     """
     if transfer is None:
         return scaled(tf.signal.fft2d(waves), 1 / tf.sqrt(_pixels(waves)))

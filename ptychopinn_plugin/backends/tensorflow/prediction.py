@@ -270,10 +270,8 @@ def _predict_cnn(
     .. [1] O. Hoidn et al., Sci. Rep. 13, 22789 (2023), doi:10.1038/s41598-023-48351-7.
     """
     size, group_size = description.window_px, description.group_size
-    amplitudes = inputs['measured']  # (n, N, N)
-    if 'transfer' not in inputs:
-        # The network was published with zero frequency in the middle.
-        amplitudes = tf.signal.fftshift(amplitudes, axes=(-2, -1))
+    # The network was published with zero frequency in the middle.
+    amplitudes = tf.signal.fftshift(inputs['measured'], axes=(-2, -1))  # (n, N, N)
     images = amplitudes * (size / 2) / tf.sqrt(inputs['photons'])
     images = tf.transpose(tf.reshape(images, [-1, group_size, size, size]), [0, 2, 3, 1])
     amplitude, phase = compute(description, precision, weights, images)

@@ -171,11 +171,7 @@ def load_scan(
     path = Path(path)
     check_domain(domain)
     check_exists(path)
-    if probe_from_patterns and probe_from is not None:
-        raise DataError(
-            'probe_from (--probe-from) names a probe, and probe_from_patterns '
-            '(--probe-from-patterns) makes one; got both. Leave one of them out.'
-        )
+    _refuse_two_probes(probe_from, probe_from_patterns)
     if reader is None:
         _refuse_without_reader(positions=positions, positions_reader=positions_reader)
     product = None if product is None else Path(product)
@@ -224,6 +220,14 @@ def _with_notes_of_reading(scan: Scan, limits: Limits) -> Scan:
     stored = (_storage_note(scan),) if is_stored(scan.patterns) else ()
     more = (*stored, *limits.notes())
     return dataclasses.replace(scan, notes=(*scan.notes, *more)) if more else scan
+
+
+def _refuse_two_probes(probe_from: Path | str | None, probe_from_patterns: bool) -> None:
+    if probe_from_patterns and probe_from is not None:
+        raise DataError(
+            'probe_from (--probe-from) names a probe, and probe_from_patterns '
+            '(--probe-from-patterns) makes one; got both. Leave one of them out.'
+        )
 
 
 def _refuse_without_reader(**options: Path | str | None) -> None:

@@ -356,8 +356,7 @@ def _quality(backend: Backend, scan: Scan, config: Config) -> str:
         return ''
     patterns = count(len(piece), 'pattern')
     subject = f"Without iterations the network's object of {patterns} of {scan.name}"
-    is_near_field = scan.geometry.is_near_field
-    return fit_in_words(found.misfit, 0, is_near_field=is_near_field, subject=subject)
+    return fit_in_words(found.misfit, 0, subject=subject)
 
 
 def _load(paths: Sequence[Path], job: TrainJob) -> list[Scan]:

@@ -80,6 +80,13 @@ def test_the_search_ends_where_positions_may_not_move_further() -> None:
     assert max(np.hypot(*trial[3]) for trial in landscape.trials) == Landscape.reach_px
 
 
+def test_large_patterns_have_no_more_places_than_small_ones() -> None:
+    small, large = (Landscape(true_places({3: (6.0, 0.0)})) for _ in range(2))
+    large.reach_px = 42
+    np.testing.assert_array_equal(find(small), find(large))
+    assert len(large.trials) == len(small.trials) < 100
+
+
 def test_a_place_that_is_hardly_better_is_not_taken() -> None:
     # All of the grid is far away from here: the best place leaves more than 0.7 of the misfit.
     assert not find(Landscape(true_places({3: (90.0, 0.0)}))).any()
