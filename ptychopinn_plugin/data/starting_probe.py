@@ -18,10 +18,15 @@ SMOOTHING_PX = 1.0
 MIN_SPECKLED_SIDE_PX = 8
 """Smaller patterns have no speckles whose size could be measured."""
 
+NOTE_OF_TWIN = (
+    'With a probe that is not known, positions that are inverted in y and x are explained as well, '
+    'by the conjugate object rotated by 180 degrees: patterns do not show which it is.'
+)
+
 NOTE = (
     'The file holds no probe: one is made of the mean pattern. Its defocus is found by trial '
     'reconstructions where patterns overlap, and the iterations correct it. If a file holds one, '
-    'use probe_from=FILE (--probe-from FILE).'
+    f'use probe_from=FILE (--probe-from FILE). {NOTE_OF_TWIN}'
 )
 
 NOTE_OF_IMAGE = (

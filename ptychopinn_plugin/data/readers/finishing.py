@@ -7,7 +7,7 @@ import numpy as np
 from ptychopinn_plugin.array_types import ComplexArray, IntArray
 from ptychopinn_plugin.data.preparation import find_hot_pixels
 from ptychopinn_plugin.data.scan import CHUNK_PATTERNS, ProbeOrigin, Scan
-from ptychopinn_plugin.data.starting_probe import made_probe
+from ptychopinn_plugin.data.starting_probe import NOTE_OF_TWIN, made_probe
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.physics import split_positions, with_modes
 from ptychopinn_plugin.text import count
@@ -94,6 +94,8 @@ def with_probe_of_patterns(scan: Scan) -> Scan:
         'The probe of the file is left out, and one is made of the mean pattern. The iterations '
         'correct it.'
     )
+    if not scan.geometry.is_near_field:
+        note = f'{note} {NOTE_OF_TWIN}'
     return dataclasses.replace(
         scan,
         probe=probe,
