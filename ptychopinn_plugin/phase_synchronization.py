@@ -59,6 +59,9 @@ NEIGHBOURS = 24
 """A place is compared with this number of others. Pairs with farther ones keep errors from adding
 up along the way."""
 
+MAX_MODULUS = 1e12
+"""Patches of a network that has not diverged are far below; their sums of squares fit float32."""
+
 
 def neighbour_pairs(positions_px: FloatArray, reach_px: float) -> IntArray:
     """Return each pair of positions that may overlap, once, among the nearest neighbours.
@@ -108,7 +111,8 @@ def synchronize_patches(cells: ComplexArray, patch_origins: IntArray, window: in
         Factors of modulus 1.
     """
     # A network that diverged must not end in an error of the solver: its patches keep their phases.
-    if not np.isfinite(cells).all():
+    # Squares of what is larger overflow; a comparison with NaN is false.
+    if not np.abs(np.ascontiguousarray(cells).view(np.float32)).max(initial=0) < MAX_MODULUS:
         return np.ones(len(cells), dtype=np.complex64)
     cell_origins = patch_origins // CELL_PX
     lowest = cell_origins.min(axis=0)

@@ -104,6 +104,15 @@ def test_patches_that_are_no_numbers_keep_their_phase(wrong: float) -> None:
     np.testing.assert_array_equal(found, np.ones(3))
 
 
+@pytest.mark.filterwarnings('error')
+@pytest.mark.parametrize('wrong', [np.nan, np.inf, 1e30])
+def test_patches_of_a_network_that_diverged_keep_their_phases(wrong: float) -> None:
+    cells = np.ones((4, 4, 4), np.complex64)
+    cells[1, 2, 3] = wrong
+    origins = np.array([[0, 0], [0, 8], [8, 0], [8, 8]])
+    np.testing.assert_array_equal(synchronize_patches(cells, origins, 16), np.ones(4))
+
+
 def test_the_first_of_a_pair_is_not_conjugated() -> None:
     """Patch 0 leads patch 1 by a phase of 90 degrees; the factors take it back."""
     factors = synchronize_phases(2, np.array([[0, 1]]), np.array([1j]))
