@@ -205,8 +205,11 @@ def test_or_patterns_are_dropped_and_counted(scan: Scan, follow: Any) -> None:
 def test_a_scan_that_is_kept_never_waits_for_the_network(scan: Scan, follow: Any) -> None:
     """The network lags behind; all patterns are there for the reconstruction at the end."""
     backend = LateBackend()
-    reception, live, store, _ = follow([Script(messages_of_scan(scan))], backend, update_patterns=6)
-    assert store.n_appended == 36
+    # Where a queue would be full at once, and patterns left out.
+    reception, live, store, _ = follow(
+        [Script(messages_of_scan(scan))], backend, update_patterns=6, queue=6, when_full='drop'
+    )
+    assert (store.n_appended, store.dropped) == (36, 0)
     assert live.growing.n_patterns < 36
     assert reception.counts()['queue_full'] == 0
     np.testing.assert_array_equal(store.read(0, 36).patterns, scan.patterns)
