@@ -64,7 +64,7 @@ def test_pv_access(options: tuple[str, ...], scan: Scan, start_replay: Any, rece
     """Images of an area detector, with positions as attributes or on a channel of their own."""
     pytest.importorskip('pvaccess')
     name = f'test:{time.time_ns()}'
-    start_replay('--to', f'pva:{name}', '--rate', '60', '--delay', '6', '--unit', 'm', *options)
+    start_replay('--to', f'pva:{name}', '--rate', '60', '--delay', '9', '--unit', 'm', *options)
     reception, batch = receive(f'pva:{name}', f'pva:{name}:positions')
     check_same(batch, scan, 'm')
     assert reception.counts()['lost'] == 0
