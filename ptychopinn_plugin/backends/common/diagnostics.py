@@ -112,10 +112,11 @@ def warn_of_misfit(scan: Scan, iterations: int, misfit: Misfit | None, option: s
         size = f'{misfit.share:.1%} of the counts, and not as noise does'
     else:
         size = f'the counts by {misfit.over_noise:.1f} times what shot noise explains'
-    far_off = '--probe-from-patterns replaces where it is far from the true one'
-    remedy = f', which {far_off}'
-    if option is not None:
-        remedy = f', which {option} corrects, and {far_off}'
+    ways = [] if option is None else [f'{option} corrects']
+    if scan.probe_origin in ('given', 'extended'):
+        ways.append('--probe-from-patterns replaces where it is far from the true one')
+    remedy = f', which {", and ".join(ways)}' if ways else ''
+    if ways:
         remedy += '. With any other cause it would only hide the fault'
     if scan.is_single_shot:
         # Positions mean nothing here, and `check` has nothing to compare.

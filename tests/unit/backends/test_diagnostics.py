@@ -1,5 +1,7 @@
 """How well an object fits, in words: one judgement for the command line and the window."""
 
+import dataclasses
+
 import pytest
 
 from ptychopinn_plugin.backends.common.diagnostics import (
@@ -11,6 +13,7 @@ from ptychopinn_plugin.backends.common.diagnostics import (
     warn_of_twins,
 )
 from ptychopinn_plugin.data import one_by_one
+from ptychopinn_plugin.data.scan import ProbeOrigin
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 from ptychopinn_plugin.physics import Misfit
 from ptychopinn_plugin.pretraining.probes import curved_probe
@@ -62,6 +65,23 @@ def test_the_fit_in_words(misfit: Misfit | None, iterations: int, words: str) ->
 def test_images_of_the_near_field_are_not_sent_to_a_check_that_refuses_them() -> None:
     words = fit_in_words(WRONG, 30, is_near_field=True)
     assert words.endswith('distance, positions or probe may be wrong.')
+
+
+@pytest.mark.parametrize(
+    ('origin', 'option', 'words'),
+    [
+        ('given', '--refine-probe', 'which --refine-probe corrects, and --probe-from-patterns'),
+        ('given', None, 'a guess, which --probe-from-patterns replaces'),
+        ('found', '--refine-probe', 'which --refine-probe corrects. With'),
+        ('found', None, 'a probe that is a guess. ptychopinn check'),
+    ],
+)
+def test_what_was_tried_with_the_probe_is_not_advised_again(
+    origin: ProbeOrigin, option: str | None, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    scan = simulate(SimulationConfig(size=16, rows=3, columns=3))
+    warn_of_misfit(dataclasses.replace(scan, probe_origin=origin), 30, WRONG, option)
+    assert words in caplog.text
 
 
 def test_of_patterns_alone_no_position_is_wrong(caplog: pytest.LogCaptureFixture) -> None:
