@@ -76,7 +76,7 @@ def test_images_of_the_near_field_are_not_sent_to_a_check_that_refuses_them() ->
         ('found', None, 'a probe that is a guess. ptychopinn check'),
     ],
 )
-def test_what_was_tried_with_the_probe_is_not_advised_again(
+def test_what_was_tried_with_the_probe_is_not_recommended_again(
     origin: ProbeOrigin, option: str | None, words: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     scan = simulate(SimulationConfig(size=16, rows=3, columns=3))
