@@ -38,9 +38,17 @@ from ptychopinn_plugin.data.single_shots import alone_where_apart
 from ptychopinn_plugin.errors import ConfigError, DataError, PtychoPinnError
 from ptychopinn_plugin.evaluation import Evaluation, evaluate
 from ptychopinn_plugin.half_scans import HalfScans, compare_halves
-from ptychopinn_plugin.legacy.raw_data import RawDataLike, scan_from_raw_data
 from ptychopinn_plugin.model import fit_for_training
-from ptychopinn_plugin.model_file import Model, read_model, write_model
+from ptychopinn_plugin.model_file import Model, write_model
+from ptychopinn_plugin.opening import (
+    BUILT_IN_KEYWORD,
+    AnyModel,
+    AnyScan,
+    as_model,
+    as_scan,
+    as_scans,
+    open_model,
+)
 from ptychopinn_plugin.orientation import Orientation
 
 __all__ = [
@@ -75,14 +83,6 @@ __all__ = [
     'write_reconstruction',
     'write_scan',
 ]
-
-AnyScan = Scan | RawDataLike | Path | str
-"""A scan may be a `Scan`, a `RawData` of PtychoPINN (or what looks like one), or a file."""
-
-BUILT_IN_KEYWORD = 'built-in'
-
-AnyModel = Model | Path | str
-"""A model may be a `Model`, the file that holds it, or 'built-in' (`Model.built_in`)."""
 
 BackendChoice = str | Choice | None
 """A backend may be named, or chosen already by `backends.selection.choose`."""
@@ -140,7 +140,7 @@ def train(
         continues = isinstance(resume, Path | str) and Path(resume) == Path(checkpoint)
         observer = Checkpoints(Path(checkpoint), continues=continues).beside(observer)
     config, training, held_out = fit_for_training(
-        _as_scans(scans), _as_scans(validation), config or Config(), start
+        as_scans(scans), as_scans(validation), config or Config(), start
     )
     return train_fitted(
         chosen,
@@ -222,7 +222,7 @@ def reconstruct(
     DataError, ArchiveError, BackendUnavailableError
         The message holds what to do.
     """
-    opened = _as_model(BUILT_IN_KEYWORD if model is None else model, with_training_state=False)
+    opened = as_model(BUILT_IN_KEYWORD if model is None else model, with_training_state=False)
     chosen, read = _chosen(backend, opened), alone_where_apart(as_scan(scan))
     fitted = opened.fitted(read)
     return reconstruct_fitted(chosen, opened, fitted, inference, refinement, observer)
@@ -367,7 +367,7 @@ def compare_half_scans(
     """
     whole, opened = as_scan(scan), None
     if iterations is None:
-        opened = _as_model(BUILT_IN_KEYWORD if model is None else model, with_training_state=False)
+        opened = as_model(BUILT_IN_KEYWORD if model is None else model, with_training_state=False)
         whole = opened.fitted(whole)
     elif model is not None:
         raise ConfigError('Iterations start without a model; got both. Give one of them.')
@@ -413,26 +413,6 @@ def compare_fitted_halves(
     return compare_halves(scan, reconstruct_half, remove_ramp=remove_ramp)
 
 
-def open_model(path: Path | str, *, with_training_state: bool = True) -> Model:
-    """Read a model file, or the model that comes with the package; no framework is needed.
-
-    Parameters
-    ----------
-    path : Path or str
-        A file, or 'built-in' where no file is named so.
-    with_training_state : bool
-        False leaves out what only `train(resume=...)` needs, which is most of the file.
-
-    Raises
-    ------
-    ArchiveError
-        If it is not a model file, damaged, or of a newer format.
-    """
-    if str(path) == BUILT_IN_KEYWORD and not Path(path).exists():
-        return Model.built_in()
-    return read_model(Path(path), with_training_state=with_training_state)
-
-
 def save_model(path: Path | str, model: Model, *, inference_only: bool = False) -> None:
     """Write a model file, in one go or not at all.
 
@@ -458,25 +438,6 @@ def _chosen(backend: BackendChoice, model: Model | None) -> Choice:
     return choose(backend, model_backend=None if model is None else model.backend)
 
 
-def _as_model(model: AnyModel, *, with_training_state: bool) -> Model:
-    if isinstance(model, Model):
-        return model
-    return open_model(model, with_training_state=with_training_state)
-
-
-def as_scan(scan: AnyScan) -> Scan:
-    """Return the scan that a file or a `RawData` of PtychoPINN holds."""
-    if isinstance(scan, RawDataLike):
-        return scan_from_raw_data(scan)
-    return scan if isinstance(scan, Scan) else load_scan(scan)
-
-
-def _as_scans(scans: AnyScan | Iterable[AnyScan]) -> tuple[Scan, ...]:
-    if isinstance(scans, Scan | RawDataLike | Path | str):
-        return (as_scan(scans),)
-    return tuple(as_scan(scan) for scan in scans)
-
-
 def _starting_model(base_model: AnyModel | None, resume: AnyModel | None) -> Model | None:
     if base_model is not None and resume is not None:
         raise ConfigError(
@@ -486,7 +447,7 @@ def _starting_model(base_model: AnyModel | None, resume: AnyModel | None) -> Mod
     given = base_model if resume is None else resume
     if given is None:
         return None
-    model = _as_model(given, with_training_state=resume is not None)
+    model = as_model(given, with_training_state=resume is not None)
     if resume is None:
         model.check_can_be_fine_tuned('Train without a model to start from.')
     return model

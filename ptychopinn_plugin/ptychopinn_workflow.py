@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 
 from ptychopinn_plugin import api
-from ptychopinn_plugin.api import AnyScan
 from ptychopinn_plugin.array_types import FloatArray
 from ptychopinn_plugin.backends.protocol import Observer, ignore_progress
 from ptychopinn_plugin.config import Config, RefinementConfig
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.errors import ConfigError
 from ptychopinn_plugin.legacy.configuration import LegacySettings, from_legacy
+from ptychopinn_plugin.opening import AnyScan, as_scan
 
 
 def run_cdi_example(
@@ -72,7 +72,7 @@ def run_cdi_example(
     refinement = settings.config.refinement
     reconstruction = api.reconstruct(
         trained.model,
-        subsample_scan(api.as_scan(target), settings),
+        subsample_scan(as_scan(target), settings),
         refinement=refinement if iterations is None else RefinementConfig(iterations=iterations),
         backend=settings.backend,
         observer=observer,

@@ -200,6 +200,7 @@ def _evaluate_halves(
     from ptychopinn_plugin import api
     from ptychopinn_plugin.backends.selection import choose
     from ptychopinn_plugin.half_scans import plot_halves
+    from ptychopinn_plugin.opening import BUILT_IN_KEYWORD
 
     with ExitStack() as stack:
         shown = stack.enter_context(collecting_notes())
@@ -209,7 +210,7 @@ def _evaluate_halves(
         (scan,) = read_scans([path], given)
         opened = None
         if way.iterations is None:
-            path_of_model = way.model or Path(api.BUILT_IN_KEYWORD)
+            path_of_model = way.model or Path(BUILT_IN_KEYWORD)
             opened = api.open_model(path_of_model, with_training_state=False)
             scan = opened.fitted(scan)
         show_notes([scan])
@@ -226,7 +227,7 @@ def _evaluate_halves(
             )
         values: dict[str, Any] = {
             'half_scans': path,
-            'model': None if opened is None else str(way.model or api.BUILT_IN_KEYWORD),
+            'model': None if opened is None else str(way.model or BUILT_IN_KEYWORD),
             'iterations': way.iterations,
             'backend': choice.name,
             **found.to_dict(),

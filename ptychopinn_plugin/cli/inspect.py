@@ -37,10 +37,10 @@ def inspect_command(
       ptychopinn inspect result/product.h5
       ptychopinn inspect built-in
     """
-    from ptychopinn_plugin.api import BUILT_IN_KEYWORD, open_model
     from ptychopinn_plugin.data import describe_scan, is_product_file
     from ptychopinn_plugin.legacy.models import is_bare_pickle
     from ptychopinn_plugin.model_file import describe_model, is_model_file, read_model
+    from ptychopinn_plugin.opening import BUILT_IN_KEYWORD, open_model
 
     # A file of this name goes before the model of the package.
     if str(file) == BUILT_IN_KEYWORD and not file.exists():

@@ -111,7 +111,7 @@ def _input(path: Path) -> dict[str, Any]:
 def _describe_model(model: 'Path | Model') -> dict[str, Any]:
     if not isinstance(model, Path):
         return {'name': 'in memory', 'path': None, 'sha256': model.fingerprint()}
-    from ptychopinn_plugin.api import BUILT_IN_KEYWORD
+    from ptychopinn_plugin.opening import BUILT_IN_KEYWORD
 
     if str(model) == BUILT_IN_KEYWORD and not model.exists():
         from ptychopinn_plugin.model_file import BUILT_IN_PATH

@@ -180,8 +180,8 @@ def refine_into(
 
 def _split(paths: list[Path]) -> tuple[Path, Path]:
     """Return the model and the scan; without a model, the built-in one."""
-    from ptychopinn_plugin.api import BUILT_IN_KEYWORD
     from ptychopinn_plugin.model_file import is_model_file
+    from ptychopinn_plugin.opening import BUILT_IN_KEYWORD
 
     if len(paths) > 2:
         raise DataError(

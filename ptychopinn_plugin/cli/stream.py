@@ -143,10 +143,11 @@ def stream_into(
     """Receive and reconstruct a scan; return what to report. See `stream_command`."""
     from ptychopinn_plugin import api
     from ptychopinn_plugin.backends.selection import choose, create_backend
+    from ptychopinn_plugin.opening import BUILT_IN_KEYWORD
     from ptychopinn_plugin.streaming.live import LiveReconstruction
 
     _check(settings, given)
-    path = Path(api.BUILT_IN_KEYWORD) if model is None else model
+    path = Path(BUILT_IN_KEYWORD) if model is None else model
     with staged_outputs(output, _STREAM_FILES) as stage:
         _spare_received_scan(output)
         opened = api.open_model(path, with_training_state=False)

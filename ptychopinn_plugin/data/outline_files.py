@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from ptychopinn_plugin.data.outline import ScanOutline
-from ptychopinn_plugin.data.readers import check_exists, content_of, load_scan, with_path
+from ptychopinn_plugin.data.readers import load_scan
+from ptychopinn_plugin.data.readers.content import check_exists, content_of, with_path
 from ptychopinn_plugin.data.readers.npz import read_npz_outline
 from ptychopinn_plugin.data.readers.ptychodus_hdf5 import read_pair_outline
 from ptychopinn_plugin.errors import DataError

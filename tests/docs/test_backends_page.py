@@ -1,24 +1,17 @@
 """Docs check: the page of the backends holds what its script measures, for every setting."""
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from programs import load_program
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope='module')
 def script() -> ModuleType:
-    found = importlib.util.spec_from_file_location(
-        'backends_page', ROOT / 'benchmarks' / 'backends_page.py'
-    )
-    assert found is not None
-    assert found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
+    return load_program('benchmarks/backends_page.py')
 
 
 def rows_of(name: str) -> list[list[str]]:

@@ -1,10 +1,10 @@
 """Docs check: the page of the networks and its figures show the layers that the code makes."""
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from programs import load_program
 
 DOCS = Path(__file__).parents[2] / 'docs'
 NAMES = ('sweepnet', 'prior', 'cnn')
@@ -12,12 +12,7 @@ NAMES = ('sweepnet', 'prior', 'cnn')
 
 @pytest.fixture(scope='module')
 def script() -> ModuleType:
-    found = importlib.util.spec_from_file_location('network_diagram', DOCS / 'network_diagram.py')
-    assert found is not None
-    assert found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
+    return load_program('docs/network_diagram.py')
 
 
 def test_the_tables_list_the_layers_of_the_default_networks(script: ModuleType) -> None:

@@ -1,12 +1,10 @@
 """Each numbered decision (docs/decisions) has a test that fails where the decision is undone."""
 
 import ast
-import importlib.util
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
+from programs import load_program
 
 TESTS = Path(__file__).parents[1]
 DECISIONS = Path(__file__).parents[2] / 'docs' / 'decisions'
@@ -168,14 +166,7 @@ def test_the_tests_that_notice_are_there(number: int) -> None:
 
 def test_every_decision_can_be_undone() -> None:
     """The changes of `benchmarks/undo_decisions.py` fit the code; it runs the tests."""
-    path = PACKAGE.parent / 'benchmarks' / 'undo_decisions.py'
-    spec = importlib.util.spec_from_file_location('undo_decisions', path)
-    assert spec is not None
-    assert spec.loader is not None
-    program: Any = importlib.util.module_from_spec(spec)
-    # Dataclasses look for their module there.
-    sys.modules[spec.name] = program
-    spec.loader.exec_module(program)
+    program = load_program('benchmarks/undo_decisions.py')
     undone = {undoing.decision for undoing in program.UNDOINGS}
     assert undone | set(program.NOT_UNDONE) == set(NOTICED_BY)
     assert not undone & set(program.NOT_UNDONE)

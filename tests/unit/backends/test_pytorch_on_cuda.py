@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from programs import load_program
 
 from ptychopinn_plugin.backends.common.sampling import Batch, SubScan
 from ptychopinn_plugin.config import Config, ModelConfig
@@ -43,6 +44,8 @@ from ptychopinn_plugin.backends.pytorch import (
 from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
 from ptychopinn_plugin.backends.pytorch.network import Network
 from ptychopinn_plugin.backends.pytorch.prediction import predict_patches
+
+cards = load_program('benchmarks/cards.py')
 
 CUDA = torch.device('cuda', 0)
 PATTERNS, SIZE = 40, 32
@@ -117,12 +120,6 @@ def until_read(compute: Callable[[], Any]) -> 'Recorder':
     assert is_read or '.numpy() is not supported' in str(end.value) or 'tolist' in str(end.value)
     assert recorder.downloads <= 1
     return recorder
-
-
-class FixedProbes(training.TrainableProbes):
-    """Probes that training leaves as they are; a fake scale has no value to be read."""
-
-    intensity_scale = 1.0
 
 
 def on_card(tensor: Any) -> bool:
@@ -287,7 +284,7 @@ def training_step(
     config = Config.from_dict({'model': {'filters_scale': 0.25, 'gridsize': gridsize}})
     with device:
         built = Network(describe_network(config.model, SIZE))
-        probes = FixedProbes([], 1.0, config.training)
+        probes = cards.FixedProbes([], 1.0, config.training)
     part = forward.subset(np.arange(16))
     subscan = SubScan(
         training_scan_index=0,

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 import ptychopinn_plugin as pinn
-from ptychopinn_plugin import api, legacy
+from ptychopinn_plugin import legacy
 from ptychopinn_plugin.data import load_scan, write_scan
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.legacy import group_cache
 from ptychopinn_plugin.legacy.groups import GroupOptions, find_groups, group_scan
+from ptychopinn_plugin.opening import as_scan, as_scans
 
 Arrays = dict[str, Any]
 
@@ -137,9 +138,9 @@ def test_raw_data_says_what_is_wrong(contract: Arrays) -> None:
 
 def test_the_api_takes_raw_data(contract: Arrays, scan: pinn.Scan) -> None:
     raw = SimpleNamespace(**contract)
-    assert len(api.as_scan(raw)) == len(scan)
-    assert [len(each) for each in api._as_scans(raw)] == [42]
-    assert [len(each) for each in api._as_scans([raw, scan])] == [42, 42]
+    assert len(as_scan(raw)) == len(scan)
+    assert [len(each) for each in as_scans(raw)] == [42]
+    assert [len(each) for each in as_scans([raw, scan])] == [42, 42]
 
 
 @pytest.mark.parametrize('gridsize', [1, 2])
