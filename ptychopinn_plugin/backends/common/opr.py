@@ -206,7 +206,9 @@ class VariationRefiner:
             Its first mode.
         """
         energy = _energy(probe)
-        # An imaginary part along the probe would be a phase of the whole pattern, which none shows.
+        # A probe that is refined moves, and eigenmodes have to be made orthogonal to it again. What
+        # lay along it is dropped: the real part is the beam's intensity, and an imaginary one would
+        # be a phase of the whole pattern, which none shows.
         modes = _orthogonal_to(variation.eigenmodes.astype(np.complex128), probe)
         norms = np.sqrt((np.abs(modes) ** 2).sum(axis=(1, 2)) / energy)
         modes = modes / np.maximum(norms, 1e-12)[:, np.newaxis, np.newaxis]
@@ -217,6 +219,7 @@ class VariationRefiner:
         varied = np.einsum('jk,kl,jl->j', weights[:, 1:], products, weights[:, 1:])
         most = MAX_VARIED_FRACTION * self._energies
         weights[:, 1:] *= np.sqrt(np.minimum(1, most / np.maximum(varied, 1e-30)))[:, np.newaxis]
+        # The energy of each pattern's probe stays as it was: the weight of P_0 takes the rest.
         weights[:, 0] = np.sqrt(self._energies - np.minimum(varied, most))
         return ProbeVariation(modes.astype(np.complex64), weights)
 
@@ -257,6 +260,8 @@ class VariationRefiner:
         change : ndarray of complex64, shape (height, width)
             What the probe is to get.
         """
+        # Probe + weights times eigenmodes leaves the mean of the weights open: a shift of the mean
+        # is a change of the probe, which would wander without end.
         weights = variation.weights.copy()
         mean = weights[:, 1:].mean(axis=0)
         weights[:, 1:] -= mean
@@ -276,13 +281,17 @@ def refined_weights(given: FloatArray, forces: FloatArray, stiffnesses: FloatArr
     """
     # Amplitudes have a variance of a quarter.
     certainty = 4 / OPR_NOISE_EXCESS
+    # Gauss and Newton's step is linear around the given weights, and the normal distribution is
+    # around 0: J^T J w = J^T d + J^T J w_given has both in one equation.
     sides = certainty * (forces + (stiffnesses @ given[..., np.newaxis])[..., 0])
     # A weight of 1 is as large as the probe: the distribution begins wide.
     weights, covariance = given, np.eye(given.shape[1])
     floor = MIN_WEIGHT**2 * np.eye(given.shape[1])
     for _ in range(EM_ITERATIONS):
+        # Expectation: mean and covariance of each pattern's weights, given those of all patterns.
         posterior = np.linalg.inv(certainty * stiffnesses + np.linalg.inv(covariance + floor))
         weights = (posterior @ sides[..., np.newaxis])[..., 0]
+        # Maximization: their scatter, and what is uncertain in each of them.
         covariance = weights.T @ weights / len(weights) + posterior.mean(axis=0)
     return np.asarray(weights)
 
@@ -325,6 +334,8 @@ def principal_components(residuals: ComplexArray, probe: ComplexArray, count: in
     """
     around = _orthogonal_to(residuals - residuals.mean(axis=0), probe)
     flat = around.reshape(len(around), -1)
+    # Of the real part, as weights are real; products of a few images with each other are a small
+    # matrix, and give the same components as their many pixels.
     _, vectors = np.linalg.eigh((flat @ flat.conj().T).real)
     strongest = vectors[:, ::-1][:, : min(count, len(flat))].T
     found = strongest @ flat
@@ -368,6 +379,7 @@ def level_tilt(
     flat = variation.eigenmodes.reshape(variation.n_eigenmodes, probe.size).astype(np.complex128)
     along = (flat.conj() @ tilts.T).real / _energy(probe)  # (n_eigenmodes, 2)
     products = (flat @ flat.conj().T).real / _energy(probe)
+    # The combination of eigenmodes that is nearest to a tilt in y, and in x, and how near it comes.
     shares = np.linalg.lstsq(products, along, rcond=None)[0]
     held = (along * shares).sum(axis=0) > MIN_TILT_FRACTION
     from_middle = patch_origins_px - patch_origins_px.mean(axis=0)
@@ -427,6 +439,7 @@ def _with_directions(
         rest = direction
         # Twice, as rounding leaves a part the first time.
         for other in images * 2:
+            # The real part alone: with real weights, i times an image is another direction.
             rest = rest - other * (np.vdot(other, rest).real / max(_energy(other), 1e-30))
         if _energy(rest) > MIN_OWN_FRACTION * _energy(direction):
             images.append(rest * np.sqrt(_energy(probe) / _energy(rest)))

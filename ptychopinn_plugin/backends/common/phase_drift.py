@@ -268,6 +268,7 @@ def fit_slow_errors(forward: Any, moments: PatternMoments, probe: ComplexArray) 
         heights = basis.heights(patch_centres_px[some])
         totals += heights.sum(axis=1)
         products += heights @ heights.T
+    # Amplitude and phase are held back each by itself; what couples them is measured and stays.
     for part in range(2):
         whole[part, :, part] = basis.held_back(whole[part, :, part])
     matrix = whole.reshape(2 * n, 2 * n)

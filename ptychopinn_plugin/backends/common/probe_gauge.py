@@ -89,6 +89,8 @@ def fit_probe_gauge(
     nothing: FloatArray = np.zeros(2)
     slope = nothing
     if has_slope:
+        # The ramp of phase comes off first, as the least squares are linear in small changes; it is
+        # measured again at the end, because the slope of the amplitude weighs light differently.
         ramp = ProbeGauge(_mean_direction(probe) - _mean_direction(start), nothing)
         slope = _amplitude_slope(probe * ramp.ramp(probe.shape[-2:]), start)
         probe = probe * ProbeGauge(nothing, slope).ramp(probe.shape[-2:])
@@ -134,6 +136,8 @@ def _amplitude_slope(probe: ComplexArray, start: ComplexArray) -> FloatArray:
     mixed = _mixed_like(probe * (of_start / energy), start)
     strongest = np.argsort(-np.linalg.norm(start, axis=(1, 2)))[:MAX_MODES]
     columns = _columns(start[strongest])
+    # Growth, moves and mixtures are fitted and thrown away: without their columns s would take a
+    # part of them.
     normal = columns @ columns.T
     # Modes without energy make columns of zeros, which no solver takes.
     normal += 1e-9 * np.trace(normal) / len(normal) * np.eye(len(normal))

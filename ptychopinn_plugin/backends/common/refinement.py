@@ -420,6 +420,8 @@ class _Iterations(Generic[Tensor]):
             kernels.measure_variation,
             kernels.probe_residuals,
         )
+        # A beam that tilts across the field is a bent phase of the object: left to the eigenmodes,
+        # the object would be bent the other way.
         variation, factor = level_tilt(
             variation, probe[0], forward.patch_origins_px, forward.canvas_shape
         )
@@ -469,6 +471,7 @@ class _Iterations(Generic[Tensor]):
         else:
             object_, coverage = kernels.to_numpy(state.object_), kernels.to_numpy(forward.coverage)
             gauge = level_object(object_, np.abs(coverage))
+        # Eigenmodes are changes of the probe, and go back with it.
         state.variation = state.variation.times(
             float(kernels.norm(state.probe) / before) * gauge.ramp(forward.shape)
         )

@@ -85,11 +85,14 @@ class ForwardModel(PositionProbes):
         whole, subpixel_shifts = split_positions(scan.positions_px)
         self.shape, self.is_single_shot = scan.pattern_shape, scan.is_single_shot
         half = np.array([side // 2 for side in self.shape])
+        # One pixel more than positions reach: slopes of the object are differences of neighbours,
+        # which a patch at the edge must find on the canvas (`position_forces`).
         margin = 1 + reach_px
         self.device, self.reach_px = device, reach_px
         self.origin_px = whole.min(axis=0) - half - margin
         extent = whole.max(axis=0) - whole.min(axis=0) + np.array(self.shape) + 2 * margin
         self.canvas_shape = (int(extent[0]), int(extent[1]))
+        # With their subpixel parts: moves are added to them before both are split again.
         self.given_origins_px = scan.positions_px - (half + self.origin_px)
         self.moves_px: FloatArray = np.zeros_like(scan.positions_px)
         self.set_intensities(np.ones(len(scan)))
@@ -187,6 +190,8 @@ class ForwardModel(PositionProbes):
         exposure : float
             Their counts as a share of the measured ones; the probe follows.
         """
+        # Not by the constructor, which would read and convert patterns: they are on the device, and
+        # training cuts a part out of a scan many times a minute.
         part = object.__new__(ForwardModel)
         part.ranks, part._is_divided = self.ranks, self._is_divided
         part.own = part.held = slice(0, len(indices))
@@ -199,7 +204,9 @@ class ForwardModel(PositionProbes):
         part.shape, part.device, part.valid_mask = self.shape, self.device, self.valid_mask
         part.transfer = self.transfer
         part._valid_pixels, part.is_single_shot = self._valid_pixels, self.is_single_shot
+        # A shorter exposure is a weaker beam: the object stays what it is.
         part.probe, part.photons = self.probe * exposure**0.5, self.photons * exposure
+        # The same margin of a pixel as around the whole canvas.
         lowest = self.host_origins[indices].min(axis=0) - 1
         part.origin_px = self.origin_px + lowest
         part.reach_px, part.moves_px = 0, self.moves_px[indices]
@@ -246,6 +253,7 @@ class ForwardModel(PositionProbes):
         """
         height, width = (size, size) if size else self.shape
         rows, columns = self._first_pixels(indices, height, width)
+        # `unfold` is a view of the patches at every place; only those of `indices` are copied.
         return object_.unfold(0, height, 1).unfold(1, width, 1)[rows, columns]
 
     def measured(self, indices: Tensor | IntArray | slice) -> Tensor:
@@ -360,6 +368,8 @@ class ForwardModel(PositionProbes):
     @torch.no_grad()
     def evaluate_fit(self, object_: Tensor, batch_size: int = 128) -> tuple[float, float]:
         """Compute the Poisson loss per pixel and the relative amplitude residual of an object."""
+        # Sums stay on the device until the last batch, as each look would wait for it; and they are
+        # of millions of pixels, of which float32 would lose the small ones.
         sums = torch.zeros(3, dtype=torch.float64, device=self.device)
         for part in self.slices(batch_size):
             expected = self.predict_intensity(self.extract_patches(object_, part), part)
@@ -393,6 +403,8 @@ class ForwardModel(PositionProbes):
 
         Of all patterns, those that this rank goes through.
         """
+        # The next multiple of the stride: all ranks together judge the patterns that one process
+        # would, so that losses and the choice of the best do not depend on their number.
         first = -(-self.own.start // stride) * stride
         return cut_slice(slice(first, self.own.stop, stride), batch_size)
 
@@ -431,4 +443,5 @@ def _fits(amplitudes: Tensor, device: torch.device) -> bool:
     if device.type != 'cuda':
         return True
     free, _ = torch.cuda.mem_get_info(device)
+    # The rest is for shifted probes, a canvas or two, and the waves of a batch.
     return amplitudes.numel() * amplitudes.element_size() < 0.6 * free

@@ -40,9 +40,12 @@ def probe_residuals(forward: ForwardModel, object_: Tensor, indices: IntArray) -
             *(forward.probes(some), patches, forward.measured(some)),
             *(forward.valid_mask, forward.transfer_at(some)),
         )
+        # As rPIE divides for the probe: what lies behind a dark part of the object says little of
+        # the probe there.
         brightness = patches.abs().square()
         brightest = brightness.amax(dim=(1, 2), keepdim=True)
         share = (1 - REGULARIZATION) * brightness + REGULARIZATION * brightest
+        # The first mode alone varies; the others are the same at every position.
         wanted = changes[:, :1] * (patches.conj() / share)[:, None]
         found.append(shift_probe_back(wanted, forward.subpixel_shifts[some])[:, 0])
     return np.asarray(torch.cat(found).cpu().numpy())
@@ -70,19 +73,23 @@ def measure_variation(forward: ForwardModel, object_: Tensor, floor: float) -> V
         transfer = forward.transfer_at(part)
         waves = to_detector(probes * patches[:, None], transfer)
         expected = intensity(waves)
-        scale = (expected + floor).rsqrt()
+        scale = (expected + floor).rsqrt()  # 1 / a
         if forward.valid_mask is not None:
             scale = scale * forward.valid_mask
+        # An eigenmode is a change of the probe: it takes the probe's way, shift and beam included.
         shifted = forward.in_own_beam(shift_probe(eigenmodes, shifts), part)
         moved = to_detector(shifted * patches[:, None], transfer)
+        # How the amplitude changes with a weight; weights are real, hence the real part.
         jacobian = (waves[:, :1].conj() * moved).real * scale[:, None]
         jacobian = jacobian.flatten(2)  # (n, n_eigenmodes, pixels)
+        # The amplitude that is missing to first order, (k - I) / 2a.
         missing = (measured.square() - expected) * scale / 2
         forces.append((jacobian * missing.flatten(1)[:, None]).sum(dim=2))
         stiffnesses.append(jacobian @ jacobian.transpose(1, 2))
         _, changes = project_amplitudes(probes, patches, measured, forward.valid_mask, transfer)
         wanted = forward.in_own_beam(changes[:, :1] * patches.conj()[:, None], part)
         wanted = shift_probe_back(wanted, shifts)[:, 0]
+        # Sums over patterns by their weights: the numerator of Gamma, and Upsilon.
         updates += torch.tensordot(weights[part].T.to(wanted.dtype), wanted, dims=1)
         bright = forward.in_own_beam(patches.abs()[:, None], part)[:, 0].square()
         light += torch.tensordot(weights[part].square().T, bright, dims=1)

@@ -37,10 +37,11 @@ def position_forces(
         probes, transfer = forward.probes(indices), forward.transfer_at(indices)
         waves = to_detector(probes * forward.extract_patches(object_, indices)[:, None], transfer)
         expected = intensity(waves)
-        weights = 1 / torch.sqrt(expected + floor)
+        weights = 1 / torch.sqrt(expected + floor)  # 1 / a
         if forward.valid_mask is not None:
             weights = weights * forward.valid_mask
         missing = (forward.measured(indices) ** 2 - expected) * weights / 2
+        # A move of the patch is, to first order, the slope of the object under the same probe.
         changes = [
             (waves.conj() * to_detector(probes * patches[:, None], transfer)).real
             for patches in (forward.extract_patches(slope, indices) for slope in slopes)

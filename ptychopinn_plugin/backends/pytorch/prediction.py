@@ -135,6 +135,8 @@ def _predict_sweepnet(
         coverage = torch.zeros_like(weights)
         if not is_flat:
             coverage = forward.extract_patches(forward.coverage, indices, window)
+        # An empty object becomes zero, and intensities and counts numbers near 1; see
+        # `physics.sweepnet_features`.
         features = torch.stack(
             [
                 estimate.real - 1,
@@ -262,8 +264,11 @@ def average_overlap(patches: Patches, forward: ForwardModel, group_size: int) ->
     if group_size == 1 or not len(patches.indices):
         return patches.values
     window = patches.values.shape[-1]
+    # Each group has a small canvas of its own, all of the size that the widest needs, so that one
+    # sum over indices serves the whole batch.
     patch_origins = forward.patch_origins[patches.indices].view(-1, group_size, 2)
     patch_origins = patch_origins - patch_origins.min(dim=1, keepdim=True).values
+    # The size is found on the computer's side: a size read from the device would wait for it.
     each = forward.host_origins[patches.on_host()].reshape(-1, group_size, 2)
     height, width = (np.ptp(each, axis=1).max(axis=0) + window).tolist()
     n_groups = len(patch_origins)

@@ -81,6 +81,7 @@ def iterate_once(
             update, probe_update = forward.project_amplitudes_with_probe(patches, indices, probes)
         else:
             update = forward.project_amplitudes(patches, indices, probes)
+        # W and the numerator of the update: sums over the batch on the canvas, of all ranks.
         weight, push = ranks.sums(
             forward.place_patches(intensity(probes), indices),
             forward.place_patches(update, indices),
@@ -98,6 +99,8 @@ def iterate_once(
     state.object_, state.probe = ranks.broadcast(state.object_), ranks.broadcast(state.probe)
     state.velocity = ranks.broadcast(state.velocity)
     if refine_probe:
+        # Coverage follows once an iteration. Shifted copies are not kept: the next batch changes
+        # the probe of all positions.
         forward.set_probe(state.probe, cache=False)
 
 

@@ -67,11 +67,14 @@ class ForwardModel(PositionProbes):
         whole, subpixel_shifts = split_positions(scan.positions_px)
         self.shape, self.is_single_shot = scan.pattern_shape, scan.is_single_shot
         half = np.array([side // 2 for side in self.shape])
+        # One pixel more than positions reach: slopes of the object are differences of neighbours,
+        # which a patch at the edge must find on the canvas (`position_forces`).
         margin = 1 + reach_px
         self.reach_px = reach_px
         self.origin_px = whole.min(axis=0) - half - margin
         extent = whole.max(axis=0) - whole.min(axis=0) + np.array(self.shape) + 2 * margin
         self.canvas_shape = (int(extent[0]), int(extent[1]))
+        # With their subpixel parts: moves are added to them before both are split again.
         self.given_origins_px = scan.positions_px - (half + self.origin_px)
         self.moves_px: FloatArray = np.zeros_like(scan.positions_px)
         self.set_intensities(np.ones(len(scan)))
@@ -91,6 +94,7 @@ class ForwardModel(PositionProbes):
         if scan.bad_pixels.any():
             valid_mask = in_transform_order(~scan.bad_pixels, transfer)
             self.valid_mask = tf.constant(valid_mask, tf.float32)
+        # Bad pixels hide light that the probe's scale must count; see `Scan.mean_photons`.
         self.photons = scan.mean_photons() if photons is None else photons
         self.set_probe(probe)
 
@@ -99,6 +103,7 @@ class ForwardModel(PositionProbes):
         self.set_probe_only(probe)
         if cache:
             self.keep_shifted_probes()
+        # An array, as a part of a tensor cannot be added to.
         coverage = np.zeros(self.canvas_shape, self.subpixel_shifts.dtype.as_numpy_dtype)
         for indices in self.batches(256):
             canvas_window = self.canvas_window(indices)
@@ -148,12 +153,15 @@ class ForwardModel(PositionProbes):
         exposure : float
             Their counts as a share of the measured ones; the probe follows.
         """
+        # Not by the constructor, which would read and convert patterns: they are on the device, and
+        # training cuts a part out of a scan many times a minute.
         part = object.__new__(ForwardModel)
         part.shape, part.valid_mask, part.stays_outside = self.shape, self.valid_mask, False
         part.transfer = self.transfer
         part._usage, part._keeps_probes = Usage(), True
         part.photons, part.is_single_shot = self.photons * exposure, self.is_single_shot
         patch_origins = self.patch_origins[indices]
+        # The same margin of a pixel as around the whole canvas.
         lowest = patch_origins.min(axis=0) - 1
         part.patch_origins = patch_origins - lowest
         part.origin_px = self.origin_px + lowest
@@ -172,6 +180,7 @@ class ForwardModel(PositionProbes):
         part.set_intensities(self.intensities[indices])
         eigenmodes = self.eigenmodes * np.float32(exposure**0.5)
         part.set_variation(eigenmodes, self.opr_weights[indices])
+        # A shorter exposure is a weaker beam: the object stays what it is.
         if self._shifted is None or exposure != 1:
             part.set_probe(self.probe * tf.cast(exposure**0.5, self.probe.dtype))
         else:
@@ -249,6 +258,7 @@ class ForwardModel(PositionProbes):
                 patch_origins - [side.start for side in canvas_window],
                 window_shape(canvas_window),
             )
+        # Slices are added much faster than TensorFlow scatters single pixels on a CPU.
         if is_on_cpu(patches):
             rows, columns = patch_origins.T.tolist()
             return tf.convert_to_tensor(place_one_by_one(np.asarray(patches), rows, columns, shape))
@@ -313,6 +323,7 @@ class ForwardModel(PositionProbes):
 
     def evaluate_fit(self, object_: Tensor, batch_size: int = 128) -> tuple[float, float]:
         """Compute the Poisson loss per pixel and the relative amplitude residual of an object."""
+        # In double precision: they are of millions of pixels.
         sums = np.zeros(3)
         for indices in self.batches(batch_size):
             patches = self.extract_patches(object_, indices)

@@ -57,9 +57,12 @@ def _residuals(
     subpixel_shifts_px: Tensor,
 ) -> Tensor:
     _, changes = project_amplitudes(probes, patches, measured, valid_mask, transfer)
+    # As rPIE divides for the probe: what lies behind a dark part of the object says little of the
+    # probe there.
     brightness = squared(patches)
     brightest = tf.reduce_max(brightness, axis=(1, 2), keepdims=True)
     share = (1 - REGULARIZATION) * brightness + REGULARIZATION * brightest
+    # The first mode alone varies; the others are the same at every position.
     wanted = changes[:, :1] * scaled(tf.math.conj(patches), 1 / share)[:, None]
     return shift_probe_back(wanted, subpixel_shifts_px)[:, 0]
 
@@ -93,6 +96,7 @@ def measure_variation(forward: ForwardModel, object_: Tensor, floor: float) -> V
             subpixel_shifts,
             roots[:, None, None, None],
             tf.constant(weights[indices]),
+            # A tensor: each new number of Python would compile the graph again.
             tf.constant(floor, tf.float32),
         )
         force, stiffness, update, bright = (part.numpy() for part in parts)
@@ -124,18 +128,22 @@ def _moments(
     """Return the four arrays of `VariationMoments` for a batch."""
     waves = to_detector(probes * patches[:, None], transfer)
     expected = intensity(waves)
-    scale = tf.math.rsqrt(expected + floor)
+    scale = tf.math.rsqrt(expected + floor)  # 1 / a
     if valid_mask is not None:
         scale = scale * valid_mask
+    # An eigenmode is a change of the probe: it takes the probe's way, shift and beam included.
     shifted = scaled(shift_probe(eigenmodes, subpixel_shifts_px), roots)
     moved = to_detector(shifted * patches[:, None], transfer)
+    # How the amplitude changes with a weight; weights are real, hence the real part.
     jacobian = tf.math.real(tf.math.conj(waves[:, :1]) * moved) * scale[:, None]
+    # The amplitude that is missing to first order, (k - I) / 2a.
     missing = (tf.square(measured) - expected) * scale / 2
     force = tf.reduce_sum(jacobian * missing[:, None], axis=(2, 3))
     stiffness = tf.einsum('jkyx,jlyx->jkl', jacobian, jacobian)
     _, changes = project_amplitudes(probes, patches, measured, valid_mask, transfer)
     wanted = scaled(changes[:, :1] * tf.math.conj(patches)[:, None], roots)
     wanted = shift_probe_back(wanted, subpixel_shifts_px)[:, 0]
+    # Sums over patterns by their weights: the numerator of Gamma, and Upsilon.
     updates = tf.tensordot(tf.cast(tf.transpose(weights), wanted.dtype), wanted, axes=1)
     bright = squared(patches) * tf.square(roots[:, 0])
     light = tf.tensordot(tf.transpose(tf.square(weights)), bright, axes=1)

@@ -153,7 +153,7 @@ def _predict_sweepnet(
     precision : str
     weights : mapping of str to Tensor
     inputs : mapping of str to Tensor
-        What `make_inputs` gives of the positions, the estimate and the rotations.
+        What `collect_inputs` gives of the positions, the estimate and the rotations.
 
     Returns
     -------
@@ -225,6 +225,8 @@ def sweepnet_features(
     phases = tf.math.conj(tf.reduce_sum(scaled(estimate, relative), axis=(-2, -1), keepdims=True))
     phases = scaled(phases, 1 / (tf.abs(phases) + 1e-9))
     estimate, steps = estimate * phases, steps * phases
+    # An empty object becomes zero, and intensities and counts numbers near 1; see
+    # `physics.sweepnet_features`.
     features = tf.stack(
         [
             tf.math.real(estimate) - 1,
@@ -275,11 +277,13 @@ def _predict_cnn(
     images = amplitudes * (size / 2) / tf.sqrt(inputs['photons'])
     images = tf.transpose(tf.reshape(images, [-1, group_size, size, size]), [0, 2, 3, 1])
     amplitude, phase = compute(description, precision, weights, images)
+    # Cosine and sine have a gradient everywhere, also where an amplitude is negative.
     values = tf.complex(amplitude * tf.cos(phase), amplitude * tf.sin(phase))
     if values.shape[-1] != group_size:
         # Without the overlap constraint one patch stands for the whole group.
         values = tf.repeat(values, group_size, axis=-1)
     values = tf.reshape(tf.transpose(values, [0, 3, 1, 2]), [-1, size, size])
+    # Bare patterns belong to the probe, which lies between the object's pixels.
     return shift_bilinear(values, inputs['subpixel_shifts']), intensity(inputs['probes']), None
 
 
@@ -355,6 +359,8 @@ def group_patch_origins(forward: ForwardModel, groups: IntArray) -> IntArray:
 def average(values: Tensor, weights: Tensor, patch_origins: Tensor) -> Tensor:
     """Do as `average_overlap`, with the `group_patch_origins` of the patches."""
     window = tf.shape(values, tf.int64)[-1]
+    # Each group has a small canvas of its own, all of the size that the widest needs, so that one
+    # sum over segments serves the whole batch.
     sides = tf.reduce_max(patch_origins, axis=(0, 1)) + window
     count = tf.shape(patch_origins, tf.int64)[0]
     inside = tf.range(window)
@@ -364,6 +370,7 @@ def average(values: Tensor, weights: Tensor, patch_origins: Tensor) -> Tensor:
     pixels = (group * sides[0] + rows[..., :, None]) * sides[1] + columns[..., None, :]
     pixels = tf.reshape(pixels, tf.shape(values))
     size = count * sides[0] * sides[1]
+    # Where no probe shines, patches still need some mean.
     weights = weights + 1e-3 * tf.reduce_max(weights, axis=(-2, -1), keepdims=True)
     total = tf.math.unsorted_segment_sum(weights, pixels, size)
     summed = tf.math.unsorted_segment_sum(scaled(values, weights), pixels, size)

@@ -82,14 +82,19 @@ def iterate_once(
             state.velocity,
             forward.place_patches(update, indices),
             forward.place_patches(brightness, indices),
+            # A tensor, as the step differs in each iteration, and each number of Python would
+            # compile the graph again.
             tf.constant(step, tf.float32),
         )
         if refine_probe:
             subpixel_shifts = tf.gather(forward.subpixel_shifts, indices)
+            # A pattern shows more of the common probe, the brighter its beam is.
             changes = forward.into_common(changes, indices)
             state.probe = _move_probe(state.probe, changes, patches, subpixel_shifts)
             forward.set_probe_only(state.probe)
     if refine_probe:
+        # Coverage follows once an iteration. Shifted copies are not kept: the next batch changes
+        # the probe of all positions.
         forward.set_probe(state.probe, cache=False)
 
 
