@@ -88,6 +88,8 @@ def reading_geometry(reading: ScanReading) -> 'Geometry | None':
                 '--electron-energy. Give one of them.'
             )
         energy = photon_energy_of_electrons(of_electrons)
+    # An energy of electrons becomes the photon energy of the same wavelength, on which alone the
+    # size of an object pixel depends.
     geometry = Geometry(
         photon_energy_eV=energy,
         detector_distance_m=reading.detector_distance_m,

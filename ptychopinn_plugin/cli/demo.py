@@ -116,6 +116,7 @@ def demo_command(
         refinement=RefinementConfig(iterations=refine),
     )
     with staged_outputs(output, DEMO_FILES, rescue=MODEL_FILE) as stage:
+        # A backend that is missing ends the demo at once, and not after its simulation.
         choice = _choose(backend)
         # The picture shows them in a square.
         if isqrt(single_shots) ** 2 != single_shots:

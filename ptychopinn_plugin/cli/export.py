@@ -50,6 +50,7 @@ def export_command(
 
     opened = read_model(model, with_training_state=False)
     name = model.name.removesuffix('.zip').removesuffix('.h5').removesuffix('.ckpt')
+    # An unknown format is refused by `export_model`, whose message lists the known ones.
     exporter = EXPORTERS.get(format_)
     suffix = '' if exporter is None else exporter.suffix
     path = output or model.with_name(f'{name}{suffix}')

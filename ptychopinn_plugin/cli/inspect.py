@@ -48,6 +48,8 @@ def inspect_command(
         lines = _prior_lines(values)
     elif not file.exists():
         raise DataError(f'There is no file {file}. Check the path.')
+    # Models and pickles come first: reading them as anything else would end in a message about
+    # scans, where the user must learn that the file is never executed.
     elif is_model_file(file) or is_bare_pickle(file):
         values = describe_model(read_model(file))
         lines = _prior_lines(values) if values['is_prior'] else _model_lines(values)

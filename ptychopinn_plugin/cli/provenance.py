@@ -17,6 +17,7 @@ FILE_OPTIONS = ('product', 'positions', 'probe_from', 'mask')
 """These ways of reading a scan name further files."""
 
 _PIECE = 1 << 20
+"""Files are hashed in pieces of a MiB, as they may be larger than the memory."""
 
 
 def describe_run(
@@ -35,7 +36,7 @@ def describe_run(
         Which command it was.
     scan : Path
     model : Path or Model, optional
-        What reconstructs; none for iterations alone.
+        What reconstructs; iterations alone have no model.
     backend : str
     config : Config
         In force; its sections 'inference' and 'refinement' count.
@@ -48,6 +49,7 @@ def describe_run(
         Plain values but for paths; `with_relative_paths` and `without_paths` make them plain.
     """
     settings = config.to_dict()
+    # Settings without a part in the result would make two equal runs look different.
     sections = ('refinement',) if model is None else ('inference', 'refinement')
     reading = dict(given['reading'])
     inputs = {'scan': _input(scan)}

@@ -183,6 +183,7 @@ def leave(ranks: Ranks) -> None:
 
 def _variables(devices: int) -> dict[str, str]:
     """Return the variables of the environment for rank 0, as torchrun sets them."""
+    # The system chooses a port that is free, and rank 0 opens it again a moment later.
     with socket.create_server(('127.0.0.1', 0)) as free:
         port = free.getsockname()[1]
     found = {
@@ -218,6 +219,8 @@ def _advise(checkpoint: Path | None, started: float) -> str:
 
 def _watch_starts(others: list['subprocess.Popen[bytes]']) -> None:
     """End this process where another one ends before all have met; later ends are seen anyway."""
+    # A process that died before it joined is one that the others would wait for without an end:
+    # PyTorch notices only those that have joined.
     while not _State.has_joined:
         for rank, process in enumerate(others, 1):
             if process.poll() not in (None, 0):

@@ -43,6 +43,8 @@ summary { cursor: pointer; font-weight: 600; }
   figure.narrow img { min-width: 34rem; } figcaption { position: sticky; left: 0; } }
 """
 
+# The page loads and runs nothing, which its policy enforces: it is passed on, and holds names that
+# others have given to files.
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>

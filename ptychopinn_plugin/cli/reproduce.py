@@ -74,6 +74,8 @@ def reproduce_command(
     run = _read_run(output)
     paths = _find_inputs(run, output, {'scan': scan, 'model': model})
     before = read_reconstruction(output / 'reconstruction.npz')
+    # By the command's own functions, with settings in place of options: what is compared is the
+    # whole way from the file to the object.
     with ExitStack() as stack:
         folder = keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         _run_again(run, paths, folder)

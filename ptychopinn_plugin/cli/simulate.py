@@ -93,6 +93,7 @@ def simulate_command(
     probe = None
     if probe_file is not None:
         probe = read_probe(probe_file)
+        # The pattern has the pixels of the probe: no other size has a meaning here.
         if probe.shape[-1] != settings.setdefault('size', int(probe.shape[-1])):
             raise DataError(
                 f'--size must be that of the probe in {probe_file}, {probe.shape[-1]} px; got '

@@ -327,6 +327,7 @@ def _run(job: _Job, checkpoints: 'Checkpoints', log: ExperimentLog | None) -> 'T
     from ptychopinn_plugin import api
 
     _log_start(job)
+    # The log of a training that is continued goes on with the number of its next epoch.
     epochs_before = 0
     if job.resume and job.model is not None and job.model.training_state is not None:
         epochs_before = len(job.model.training_state.values.get('history', ()))

@@ -23,7 +23,7 @@ class LegacySettings:
     Attributes
     ----------
     config : Config
-    train_data, test_data, model, output : Path, optional
+    train_data, test_data, model_path, output : Path, optional
         Files and folders, which are fields there and arguments here.
     backend : str, optional
     n_subsample, subsample_seed : int, optional

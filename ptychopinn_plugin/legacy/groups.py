@@ -117,6 +117,7 @@ def group_scan(
     groups = find_groups(scan.positions_px, options, cache=cache)
     size = scan.pattern_shape[1]
     amplitudes = np.sqrt(scan.patterns[groups].astype(np.float32)).transpose(0, 2, 3, 1)
+    # PtychoPINN's network was made for patterns of the energy (N / 2)² on average.
     scale = np.float32(size / 2 / np.sqrt(scan.mean_counts()))
     nominal = scan.nominal_positions_px
     measured = _coordinates(scan.positions_px, groups)
@@ -146,7 +147,7 @@ def _coordinates(
     positions_px: FloatArray, groups: IntArray
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Return where the patches of groups lie, the groups' means, and minus the differences."""
-    # (n, C, (y, x)) to (n, 1, (x, y), C).
+    # From our (n, C, (y, x)) to their (n, 1, (x, y), C).
     points = positions_px[groups][..., ::-1].transpose(0, 2, 1)[:, np.newaxis]
     means = points.mean(axis=3, keepdims=True)
     return np.ascontiguousarray(points), means, means - points
@@ -155,8 +156,8 @@ def _coordinates(
 def _true_patches(scan: Scan, groups: IntArray) -> ComplexArray:
     assert scan.object_ is not None
     used, inverse = np.unique(groups, return_inverse=True)
-    # Each pattern's patch once, however many groups it is in.
-    # A pixel more on each side: between pixels, a patch at the edge looks at the next one.
+    # A pattern is in several groups, and its patch is cut once. Between pixels, a patch at the edge
+    # looks at the pixel beyond it.
     object_ = np.pad(scan.object_, 1, mode='edge')
     patches = extract_patches(object_, scan.positions_px[used] + 1, scan.pattern_shape)
     grouped = patches[inverse.reshape(groups.shape)].transpose(0, 2, 3, 1)

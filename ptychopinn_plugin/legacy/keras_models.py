@@ -207,6 +207,7 @@ def _find_roles(graph: Mapping[str, Node], source: str) -> tuple[dict[str, str],
     if root is None:
         raise ArchiveError(f'{source}: the patches are computed from no InputLayer.')
     encoder, starts = _chain(graph, _next_convolutions(graph, root), source)
+    # Two convolutions are a block, in the encoder and in the decoders.
     for index, name in enumerate(encoder):
         roles[f'encoder/{index // 2}/{index % 2 + 1}'] = name
     activations: dict[str, str] = {}
@@ -223,6 +224,8 @@ def _find_roles(graph: Mapping[str, Node], source: str) -> tuple[dict[str, str],
             # There is one way alone: the last of the chain is the head.
             *chain, head = chain
             found['last'] = head
+        # Of the two ways after the blocks one has a single convolution, the head; the other is the
+        # border's.
         for end in ends:
             branch, _ = _chain(graph, [end], source)
             if len(branch) == 1:
@@ -278,6 +281,7 @@ def _head_of(graph: Mapping[str, Node], name: str, source: str) -> tuple[str, st
             continue
         activation = str(node.config.get('activation_name'))
         scale = float(node.config.get('scale', 1.0))
+        # Names of layers differ from version to version; what ends a decoder shows what it makes.
         if activation == 'tanh' and math.isclose(scale, math.pi, rel_tol=1e-6):
             return 'phase', 'pi-tanh'
         if activation in ACTIVATION_NAMES and scale == 1.0:

@@ -187,6 +187,8 @@ def model_from_archive(archive: SafeZip, path: Path, *, probe: ComplexArray | No
             f'{path}: the probe must have {size} x {size} pixels as the patterns have; it has '
             f'{file_probe.shape[1]} x {file_probe.shape[2]}.'
         )
+    # PtychoPINN's amplitudes are relative to its own scale of the probe, which our intensity scale
+    # takes over; without a probe a common value has to do, and the provenance has a line on it.
     scale = FALLBACK_INTENSITY_SCALE if file_probe is None else intensity_scale_of(file_probe)
     return Model(
         backend=BACKEND,
@@ -356,6 +358,7 @@ def _describe(
     settings: dict[str, Any], found: KerasNetwork | TorchNetwork, source: str
 ) -> tuple[Config, NetworkDescription]:
     """Translate settings and describe their network; weights win where they differ."""
+    # Settings of a file may be those of another training; its weights are what predicts.
     settings['probe_big'] = found.has_border
     # It is another name of object_big, which would win.
     settings.pop('object_layout', None)

@@ -23,6 +23,8 @@ from ptychopinn_plugin.legacy.values import (
 )
 
 MAX_PICKLE_BYTES = 64 << 20
+"""Settings take some kilobytes, and a probe of several modes some megabytes."""
+
 MAX_NAME = 200
 """Longer names, and longer parts of messages, are cut or refused."""
 

@@ -108,7 +108,7 @@ def map_torch_weights(
         )
     variant = _variant(weights, state, structure)
     if not structure.has_border:
-        # It makes the border's layers all the same.
+        # PtychoPINN makes and saves the border's layers also where it does not use them.
         weights = {name: weight for name, weight in weights.items() if '/border/' not in name}
     weights = repeat_amplitude(weights)
     return TorchNetwork(
@@ -143,6 +143,7 @@ def _variant(
 def _as_convolution(name: str, values: RealArray) -> RealArray:
     """Turn a fully connected layer into a convolution of size 1; one without width gets zeros."""
     if name.endswith('reduce/weight') and values.ndim == 2 and not len(values):
+        # Few channels leave the gate without a hidden unit; one that is zero computes the same.
         values = np.zeros((1, values.shape[1]), np.float32)
     elif name.endswith('reduce/bias') and not values.size:
         values = np.zeros(1, np.float32)

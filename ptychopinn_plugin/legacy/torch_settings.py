@@ -66,6 +66,7 @@ def flat_settings(sections: TorchSections) -> dict[str, Any]:
     training = {
         _TRAINING_NAMES.get(name, name): sections.training[name] for name in sections.training
     }
+    # The torch branch has the sides of a group as a pair, of which the flat dictionary knows one.
     grid = data.get('grid_size')
     side = grid[0] if isinstance(grid, tuple | list) and grid else 1
     return {
