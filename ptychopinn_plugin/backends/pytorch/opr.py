@@ -40,7 +40,7 @@ def probe_residuals(forward: ForwardModel, object_: Tensor, indices: IntArray) -
             *(forward.probes(some), patches, forward.measured(some)),
             *(forward.valid_mask, forward.transfer_at(some)),
         )
-        # As rPIE divides for the probe: what lies behind a dark part of the object says little of
+        # As rPIE divides for the probe: what lies behind a dark part of the object shows little of
         # the probe there.
         brightness = patches.abs().square()
         brightest = brightness.amax(dim=(1, 2), keepdim=True)

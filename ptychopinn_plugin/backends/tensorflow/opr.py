@@ -57,7 +57,7 @@ def _residuals(
     subpixel_shifts_px: Tensor,
 ) -> Tensor:
     _, changes = project_amplitudes(probes, patches, measured, valid_mask, transfer)
-    # As rPIE divides for the probe: what lies behind a dark part of the object says little of the
+    # As rPIE divides for the probe: what lies behind a dark part of the object shows little of the
     # probe there.
     brightness = squared(patches)
     brightest = tf.reduce_max(brightness, axis=(1, 2), keepdims=True)
