@@ -289,14 +289,14 @@ def _starts(
     size, framework = scan.pattern_shape[0], find_backends()[name].framework
     cold, imports, warm, memory = [], [], [], []
     with tempfile.TemporaryDirectory() as folder:
-        model, patterns = Path(folder) / 'model.h5.zip', Path(folder) / 'scan.npz'
-        backend.save_model(model, inference_only=True)
-        write_scan(patterns, scan)
+        model_path, scan_path = Path(folder) / 'model.h5.zip', Path(folder) / 'scan.npz'
+        backend.save_model(model_path, inference_only=True)
+        write_scan(scan_path, scan)
         for number in range(options.starts):
             show(f'{size} px, {name}, start {number + 1}')
             imports.append(_spend([sys.executable, '-c', f'import {framework}']))
             out = str(Path(folder) / f'out{number}')
-            command = ['reconstruct', str(model), str(patterns), '-o', out, '--refine', '0']
+            command = ['reconstruct', str(model_path), str(scan_path), '-o', out, '--refine', '0']
             command += ['--backend', name, '--device', options.device]
             peak = Path(folder) / 'peak'
             cold.append(_spend([sys.executable, '-c', _COMMAND, str(peak), *command]))

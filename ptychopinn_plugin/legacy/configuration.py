@@ -165,8 +165,8 @@ def to_legacy(
     values = {**_fields_back(settings, owner), **_keywords(owner, run)}
     if owner == 'ModelConfig':
         return values
-    model = {name: values.pop(name) for name in fields_of('ModelConfig')}
-    return {'model': model, **values}
+    of_model = {name: values.pop(name) for name in fields_of('ModelConfig')}
+    return {'model': of_model, **values}
 
 
 def to_legacy_dict(config: object, **run: Any) -> dict[str, Any]:

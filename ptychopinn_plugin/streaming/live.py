@@ -121,7 +121,7 @@ class LiveReconstruction:
             If a source has failed.
         """
         self._is_interrupted = is_interrupted
-        step = self._iterate if self._model.is_prior else self._predict
+        step = self._iterate if self._model.is_prior else self._infer
         while not self._is_over():
             step(_POLL_S)
             self._write_now_and_then()
@@ -137,8 +137,8 @@ class LiveReconstruction:
             self._reception.stop()
         return self._reception.is_over()
 
-    def _predict(self, timeout_s: float) -> bool:
-        """Predict the next patterns; return whether there were any."""
+    def _infer(self, timeout_s: float) -> bool:
+        """Infer the object under the next patterns; return whether there were any."""
         group_size = self._model.network.group_size
         size = max(self._settings.update_patterns, group_size)
         batch = self._store.take(size, timeout_s, at_least=group_size)

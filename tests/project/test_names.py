@@ -50,6 +50,34 @@ SHARED = {
 }
 """These names have several homes, and why."""
 
+ARRAYS = r'Array|Tensor|Any|Image|Stitched\b'
+MEANINGS = {
+    'model': r'\b_?(Any)?Model(Config|Contents|View)?\b|Path',
+    'object_': ARRAYS,
+    'positions_px': ARRAYS,
+    'patch_centres_px': ARRAYS,
+    'patch_origins_px': ARRAYS,
+    'patch_origins': ARRAYS,
+    'detector_frames': ARRAYS,
+    'frame': 'FrameType',
+    'forward': 'Forward|Any|tuple',
+    'inference': 'InferenceConfig',
+    'rotations': 'Sequence|tuple|int',
+    'stitching': 'never',
+    'prediction': 'never',
+}
+"""What the parameters, attributes and methods of a name are, wherever they are annotated.
+
+A model may be the file that holds it, as in the API and on the command line; `frame` alone is that
+of Python's stack, which signals bring along.
+"""
+
+HOMES = {
+    'stitch': ('stitching', 'engine', 'floor'),
+    'synchroniz': ('phase_synchronization', 'stitching', 'config'),
+}
+"""Functions and classes with these words in their names stand in modules of these names."""
+
 NOT_SHARES = re.compile(r'_?[A-Z_]+_SHARES?$')
 """A part of a whole is a _FRACTION, as in the settings."""
 
@@ -83,6 +111,46 @@ def test_names_that_were_given_up_are_gone() -> None:
     assert found == {}
     assert {n: path for n, path in names.items() if FORMER_CONSTANT.match(n)} == {}
     assert len(names) > 5000
+
+
+def annotations(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield what is annotated in a file: parameters, attributes and what methods return."""
+    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+        match node:
+            case ast.arg(arg=name, annotation=ast.expr() as kind):
+                yield name, ast.unparse(kind)
+            case ast.AnnAssign(target=ast.Name(id=name), annotation=kind):
+                yield name, ast.unparse(kind)
+            case ast.AnnAssign(target=ast.Attribute(attr=name), annotation=kind):
+                yield name, ast.unparse(kind)
+            case ast.FunctionDef(name=name, returns=ast.expr() as kind):
+                yield name, ast.unparse(kind)
+
+
+def test_a_word_has_one_meaning_wherever_it_is_annotated() -> None:
+    met: dict[str, set[str]] = {name: set() for name in MEANINGS}
+    for path in PACKAGE.rglob('*.py'):
+        for name, kind in annotations(path):
+            if name in MEANINGS and kind != 'None':
+                met[name].add(kind)
+    others = {
+        name: sorted(kind for kind in kinds if not re.search(MEANINGS[name], kind))
+        for name, kinds in met.items()
+    }
+    assert {name: kinds for name, kinds in others.items() if kinds} == {}
+    assert len([name for name, kinds in met.items() if kinds]) >= 9
+
+
+def test_stitching_and_synchronization_are_where_their_names_are() -> None:
+    found = {
+        f'{path.relative_to(PACKAGE)}: {node.name}'
+        for path in PACKAGE.rglob('*.py')
+        for node in ast.walk(ast.parse(path.read_text(encoding='utf-8')))
+        if isinstance(node, ast.ClassDef | ast.FunctionDef)
+        for word, homes in HOMES.items()
+        if word in node.name.lower() and path.stem not in homes
+    }
+    assert found == set()
 
 
 def test_names_have_one_spelling() -> None:

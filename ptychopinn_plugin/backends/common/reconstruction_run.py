@@ -111,7 +111,7 @@ class ReconstructionRun:
         """Predict patches and stitch them, pass by pass."""
         request = InferenceRequest.of(inference, tuple(range(self.plan.rotations)))
 
-        def infer(batch_size: int) -> list[Any]:
+        def attempt(batch_size: int) -> list[Any]:
             return self.engine.stitch_object(
                 network,
                 self.forward,
@@ -121,7 +121,7 @@ class ReconstructionRun:
             )
 
         self.object_ = with_smaller_batches(
-            infer, request.batch_size, self.engine.release_cache, 'inference'
+            attempt, request.batch_size, self.engine.release_cache, 'inference'
         )[-1]
         self._check_prediction()
 
