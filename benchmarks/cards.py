@@ -86,8 +86,8 @@ CARDS = {
     'H100 SXM': Processor(67e12, 3.35e12, 10e-6),
     'H200': Processor(67e12, 4.8e12, 10e-6),
 }
-"""Peaks as their makers state them; what the computer takes for an operation, and the shares, are
-assumptions of ours."""
+"""The peaks are those that their makers state; what the computer takes for an operation, and the
+shares, are assumptions of ours."""
 
 
 @dataclass(frozen=True)

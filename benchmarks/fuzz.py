@@ -147,7 +147,7 @@ def make_formats(folder: Path) -> list[Format]:
 
 
 At = Callable[[str], Path]
-"""Returns the path of a file, whose folder is there."""
+"""It returns the path of a file, whose folder is there."""
 
 
 def write_scans(at: At, scan: pinn.Scan, result: pinn.Reconstruction) -> None:

@@ -26,7 +26,7 @@ from types import ModuleType
 import pytest
 
 ANYTHING = '*'
-"""Stands for what cannot be followed: another process, the list of installed packages."""
+"""This stands for what cannot be followed: another process, the list of installed packages."""
 
 PROCESS_EVENTS = {'subprocess.Popen', 'os.fork', 'os.posix_spawn', 'os.exec', 'os.system'}
 

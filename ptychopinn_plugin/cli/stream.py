@@ -60,7 +60,7 @@ _OF_FILES = (
     'allow_links',
     'frame_margin_px',
 )
-"""Ways of reading scan files that a stream does not have."""
+"""A stream does not have these options of reading scan files."""
 
 _AT_RECEIPT = (
     'product',
@@ -75,7 +75,7 @@ _AT_RECEIPT = (
     'focus_distance_m',
     *(item.name for item in fields(Orientation)),
 )
-"""What is done where patterns and positions become a scan, and needs not be done again."""
+"""These are done where patterns and positions become a scan, and not a second time."""
 
 
 @takes_settings(

@@ -23,7 +23,7 @@ TRAINING_GOAL = 1000
 """The progress bar of a training has this number of steps."""
 
 _OUTCOMES: dict[str, Outcome] = {'request': 'stopped', 'diverged': 'diverged'}
-"""The outcome of a training by the reason of its end, where it is not 'done'."""
+"""A training that ends for one of these reasons has this outcome, and else 'done'."""
 
 logger = logging.getLogger('ptychopinn_plugin')
 

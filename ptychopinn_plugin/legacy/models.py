@@ -52,7 +52,7 @@ PROBE_SCALE = 4.0
 """This is PtychoPINN's default, for files without it; see `normalization.normalize_as_legacy`."""
 
 FALLBACK_INTENSITY_SCALE = 1.25
-"""A probe of about 0.4 of the pattern's width has this scale; taken for files without a probe."""
+"""A probe of about 0.4 of the pattern's width has this scale, which files without a probe get."""
 
 _WHAT = 'model file of PtychoPINN (a zip with manifest.dill, or a checkpoint of Lightning)'
 _MEMBER = 'diffraction_to_obj'

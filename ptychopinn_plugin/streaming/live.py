@@ -26,7 +26,7 @@ from ptychopinn_plugin.streaming.store import PatternStore
 logger = logging.getLogger('ptychopinn_plugin')
 
 _POLL_S = 0.2
-"""It is looked this often whether the scan is over."""
+"""Whether the scan is over is checked once in this number of seconds."""
 
 MAX_PREVIEW_S = 5.0
 """An update by iterations takes this time at most."""

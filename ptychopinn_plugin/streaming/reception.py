@@ -24,7 +24,7 @@ from ptychopinn_plugin.streaming.store import PatternStore
 logger = logging.getLogger('ptychopinn_plugin')
 
 _POLL_S = 0.1
-"""A thread looks this often whether it is to end."""
+"""A thread checks once in this number of seconds whether it is to end."""
 
 MAX_REPORTED_FAULTS = 3
 """This many messages that were left out are named; the others are counted."""

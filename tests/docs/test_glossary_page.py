@@ -70,7 +70,7 @@ NO_PROSE = re.compile(
     r'|(?<!\*)\*(?!\*)[^*\n]+\*|\{\w+\}`[^`]*`|`[^`]*`',
     re.DOTALL | re.MULTILINE,
 )
-"""Where a link is impossible, or a word is the label of a button or a name in the code."""
+"""Here a link is impossible, or a word is the label of a button or a name in the code."""
 
 
 def entries() -> dict[str, str]:

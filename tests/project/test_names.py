@@ -66,7 +66,7 @@ MEANINGS = {
     'stitching': 'never',
     'prediction': 'never',
 }
-"""What the parameters, attributes and methods of a name are, wherever they are annotated.
+"""Parameters, attributes and methods of a name are of this kind wherever they are annotated.
 
 A model may be the file that holds it, as in the API and on the command line; `frame` alone is that
 of Python's stack, which signals bring along.

@@ -51,7 +51,7 @@ from ptychopinn_plugin.physics import twin_similarity
 logger = logging.getLogger(__name__)
 
 RemainingTime = Callable[[], float] | None
-"""Returns how many more seconds a run may take; None where it may take any time."""
+"""It returns how many more seconds a run may take; None stands for any time."""
 
 
 class NetworkBackend(Engine[Device]):

@@ -57,7 +57,7 @@ LONG_BLOCK = 40
 
 
 WITHOUT_PRIOR = '; the learned prior has never met the near field and is left out'
-"""How the reason of a plan ends in the near field."""
+"""In the near field the reason of a plan ends so."""
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ JOIN_S = 300.0
 """The ranks find each other within this time."""
 
 FAILED = 2
-"""A run that a rank has failed ends with this code."""
+"""A run in which a rank has failed ends with this code."""
 
 _WAKE = getattr(signal, 'SIGUSR2', None)
 

@@ -27,7 +27,7 @@ MAX_NUMBERED = 100_000
 """Of a dataset in numbered files, this many are looked at."""
 
 HDF5_DAMAGE = (OSError, RuntimeError, KeyError, UnicodeDecodeError)
-"""h5py raises these where an HDF5 file is damaged; KeyError for broken links."""
+"""h5py raises these where an HDF5 file is damaged, and KeyError where a link is broken."""
 
 INSTALL_FILTERS = 'pip install hdf5plugin'
 

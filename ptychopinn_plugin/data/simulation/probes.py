@@ -16,7 +16,7 @@ maximum) and holds 95 % of its energy within 16 px of its middle.
 """
 
 DIFFUSER_PHASE = 1.5
-"""Standard deviation of the phase behind a diffuser, in radians."""
+"""The phase behind a diffuser has this standard deviation, in radians."""
 
 CENTRAL_STOP = 0.4
 """The zone plate's central stop has this share of the pupil's radius."""

@@ -17,7 +17,7 @@ from ptychopinn_plugin.storage.scratch import Usage, converted, new_array
 _BATCH = 128
 
 _PHOTON_ENERGY_EV, _PIXEL_M = 1e4, 1e-7
-"""Of scans in the near field, whose distance follows from their Fresnel number."""
+"""Scans in the near field have these; their distance follows from their Fresnel number."""
 
 
 def simulate(

@@ -49,7 +49,7 @@ _BESIDE: Mapping[type[Report], type[ReportArrays]] = {
     ReconstructionDone: ResultArrays,
     CheckDone: CheckPictures,
 }
-"""The class of the arrays that go beside a report."""
+"""The arrays that go beside such a report are of this class."""
 
 logger = logging.getLogger('ptychopinn_plugin')
 
