@@ -1,11 +1,11 @@
-"""Predict the rates on cards that nobody here has, from the operations that the loops ask for.
+"""Predict the rates on cards that nobody here has, from the operations that the loops launch.
 
     python benchmarks/cards.py [--sizes 64 128] [--batch-sizes 32 2048] [--output cards.json]
 
 PyTorch's fake tensors have shapes and a device and no values. The package's own loops run on them,
 and each operation is recorded with its arithmetic and with the bytes that it reads and writes. An
 operation takes the longer of both on a processor [1]_, and the computer takes some microseconds
-to ask for it; the two go on beside each other on a card, so that the slower decides, and one after
+to launch it; the two go on beside each other on a card, so that the slower decides, and one after
 the other on a CPU. How much of a peak the arithmetic reaches is measured on this CPU with single
 operations, and assumed for cards (`CARDS`). The same prediction for this CPU is compared with what
 the loops take on it, which shows how far to trust the rest.
@@ -59,7 +59,7 @@ class Processor:
         In float32, without the rounding of TF32.
     bytes_per_second : float
     launch_s : float
-        What the computer takes to ask for an operation, Python included.
+        What the computer takes to launch an operation, Python included.
     convolution, gradient, transform, elsewhere : float
         The share of the peak that convolutions and products reach in arithmetic, the gradients of
         convolutions and Fourier transforms as well, and all other operations in bytes. More than 1

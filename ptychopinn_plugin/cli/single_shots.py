@@ -86,8 +86,8 @@ def introduce(rows: Mapping[str, Mapping[str, Any]]) -> str:
     """Return what the picture of the patterns shows, whichever way is ahead."""
     built_in, flat = (rows[name]['amplitude_ssim'] for name in (BUILT_IN_ROW, FLAT_ROW))
     return (
-        'First, patterns of lines under a curved beam that share nothing: '
+        'First, patterns of lines under a curved beam that do not overlap: '
         'each is reconstructed alone, so that no overlap helps the iterations. The middles of the '
         f'patches stand side by side. Amplitude SSIM: {built_in:.2f} with the built-in model, '
-        f'which nobody has trained on such a scan, and {flat:.2f} by iterations alone.'
+        f'which was trained on other simulated scans, and {flat:.2f} by iterations alone.'
     )

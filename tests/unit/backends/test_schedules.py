@@ -14,7 +14,7 @@ EXPECTED: dict[Schedule, tuple[float, float, float, float]] = {
     'cosine': (0.0, 0.5, 0.5, 0.0),
     'one-cycle': (0.04, 0.52, 0.5005, 0.001),
 }
-"""The factors are those at the start, half of the warm-up, half of the fall after it, and the end."""
+"""The factors are those at the start, half-way up and half-way down, and at the end."""
 
 
 @pytest.mark.parametrize('schedule', EXPECTED)
