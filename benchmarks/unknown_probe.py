@@ -3,7 +3,8 @@
     python benchmarks/unknown_probe.py SCAN... --iterations 60 --output FILE.json
 
 Each scan is refined twice with a corrected probe: from the probe of its file, and from the patterns
-alone (`data.starting_probe`, `backends.common.probe_search`).
+alone (`data.starting_probe`, `backends.common.probe_search`). Where the file holds the true object,
+both are compared with it.
 """
 
 import argparse
@@ -18,14 +19,18 @@ from ptychopinn_plugin import api
 from ptychopinn_plugin.config import RefinementConfig
 from ptychopinn_plugin.data import Scan, load_scan
 from ptychopinn_plugin.data.starting_probe import root_mean_square_radius, starting_probe
+from ptychopinn_plugin.evaluation import evaluate
 
 
 def measure(scan: Scan, iterations: int, backend: str) -> dict[str, Any]:
     """Refine a scan and return what came of it."""
     started = time.perf_counter()
     found = api.refine(scan, RefinementConfig(iterations=iterations, probe=True), backend=backend)
+    seconds = time.perf_counter() - started
+    compared = None if scan.object_ is None else evaluate(found, scan)
     return {
-        'seconds': time.perf_counter() - started,
+        'seconds': seconds,
+        'ssim': compared and {'amplitude': compared.amplitude.ssim, 'phase': compared.phase.ssim},
         'amplitude_residual': found.amplitude_residual,
         'misfit': None if found.misfit is None else found.misfit.to_dict(),
         'probe_radius_px': root_mean_square_radius(found.probe),

@@ -321,7 +321,11 @@ def _finish(
     shown: list[str],
 ) -> tuple[dict[str, Any], list[str]]:
     """Write every file of a reconstruction to `stage`; return what to report of `folder`."""
-    from ptychopinn_plugin.backends.common.diagnostics import fit_in_words, points_to_a_fault
+    from ptychopinn_plugin.backends.common.diagnostics import (
+        fit_in_words,
+        points_to_a_fault,
+        unknown_probe_in_words,
+    )
     from ptychopinn_plugin.backends.common.iteration_plan import Course
     from ptychopinn_plugin.data import write_product, write_reconstruction
     from ptychopinn_plugin.data.pattern_fit import outliers_in_words
@@ -364,7 +368,10 @@ def _finish(
     is_faulty = points_to_a_fault(result.misfit, iterations)
     sure = uncertainty_in_words(result.typical_std(), points_to_a_fault=is_faulty)
     ended = '' if course is None else course.in_words()
-    return values, _summary(values, evaluation, [ended, sure, unfit, fit])
+    unknown = unknown_probe_in_words(
+        is_known=result.is_probe_known, is_single_shot=result.is_single_shot
+    )
+    return values, _summary(values, evaluation, [ended, sure, unfit, fit, unknown])
 
 
 def _measure(
@@ -377,6 +384,7 @@ def _measure(
         'patterns': len(result.positions_px),
         'patterns_left_out': len(scan) - len(result.positions_px),
         'object_shape_px': list(result.object_.shape),
+        'probe_known': result.is_probe_known,
         'amplitude_residual': result.amplitude_residual,
         'misfit': None if result.misfit is None else result.misfit.to_dict(),
         'pattern_fit': None if result.pattern_fit is None else result.pattern_fit.to_dict(),

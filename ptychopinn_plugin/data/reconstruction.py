@@ -61,6 +61,9 @@ class Reconstruction:
         How well it explains each pattern, and which patterns do not fit the others.
     dropped : tuple of Outlier
         Patterns that were left out because they do not fit the others.
+    is_probe_known : bool
+        False where the probe was made of the patterns, or was refined to one far from its start:
+        then the patterns do not show whether the object's phase has a slope.
     amplitude_std, phase_std : ndarray of float32, shape (height, width), optional
         Standard deviation of each pixel of `object_`; see `physics.uncertainty`.
     provenance : mapping
@@ -92,6 +95,7 @@ class Reconstruction:
     dropped: tuple[Outlier, ...] = ()
     amplitude_std: FloatArray | None = None
     phase_std: FloatArray | None = None
+    is_probe_known: bool = True
 
     def __post_init__(self) -> None:
         indexes = self.pattern_indexes

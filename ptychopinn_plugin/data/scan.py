@@ -316,6 +316,11 @@ class Scan:
             _checked=_CheckedCounts(patterns, self.bad_pixels, self.counts()[indices]),
         )
 
+    @property
+    def has_probe_of_file(self) -> bool:
+        """Whether the probe came from a file, and was not made of the patterns."""
+        return self.probe_origin in ('given', 'extended')
+
     def is_countable(self) -> bool:
         """Return whether counts are whole numbers, as photons are; some patterns are looked at."""
         some = self.patterns[:: max(1, len(self) // 64)]

@@ -117,6 +117,7 @@ def write_reconstruction(path: Path | str, reconstruction: Reconstruction) -> No
         'outliers': _outliers(reconstruction),
         'dropped': [outlier.to_dict() for outlier in reconstruction.dropped],
         'single_shot': reconstruction.is_single_shot,
+        'probe_known': reconstruction.is_probe_known,
         'written_by': f'ptychopinn-plugin {__version__}',
         'provenance': dict(reconstruction.provenance),
     }
@@ -245,6 +246,7 @@ def read_reconstruction(path: Path | str) -> Reconstruction:
         amplitude_std=stds.get('amplitude_std'),
         phase_std=stds.get('phase_std'),
         dropped=Outlier.from_list(metadata.get('dropped')),
+        is_probe_known=metadata.get('probe_known') is not False,
         provenance=provenance if isinstance(provenance, Mapping) else {},
     )
 

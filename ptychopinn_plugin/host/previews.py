@@ -195,7 +195,7 @@ class InferenceWatch:
             logging.WARNING if done.points_to_a_fault else logging.INFO,
             '%s, on %s (%s); amplitude residual %.4f. %s',
             *(how, patterns, spent, done.amplitude_residual),
-            ' '.join(filter(None, (course, done.fit, done.sure))),
+            ' '.join(filter(None, (course, done.fit, done.sure, done.unknown))),
         )
 
     def _how(self, iterations: int, is_stopped: bool) -> str:

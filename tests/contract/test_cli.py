@@ -183,6 +183,23 @@ def test_the_misfit_is_in_the_figures(tmp_path: Path, call: Call, scan_file: Pat
     assert found.to_dict() == misfit
 
 
+def test_what_a_probe_of_the_patterns_leaves_open_is_stated(
+    tmp_path: Path, scan_file: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / 'flat'
+    options = ('--probe-from-patterns', '--iterations', 2)
+    with pytest.raises(SystemExit):
+        main([*map(str, ('refine', scan_file, '-o', folder, *options))])
+    captured = capfd.readouterr()
+    assert 'the phase is determined up to a slope only' in captured.out
+    assert "do not show whether the object's phase has a slope" in captured.err
+    metrics = json.loads((folder / 'metrics.json').read_text())
+    assert metrics['probe_known'] is False
+    (notes,) = metrics['notes'].values()
+    assert any('A measured probe decides' in note for note in notes)
+    assert not api.read_reconstruction(folder / 'reconstruction.npz').is_probe_known
+
+
 def test_dark_patterns_are_noted(
     tmp_path: Path, call: Call, scan_file: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ptychopinn_plugin.backends.common import probe_search
+from ptychopinn_plugin.backends.common.probe_gauge import level_object
 from ptychopinn_plugin.backends.protocol import Backend, Progress
 from ptychopinn_plugin.config import RefinementConfig
 from ptychopinn_plugin.data import Scan
@@ -48,6 +49,10 @@ def test_a_probe_is_found_from_nothing(
     )
     known = make_backend().refine(scan, iterations.replace(probe=True), device='cpu')
     assert found.amplitude_residual < 1.1 * known.amplitude_residual
+    # Nothing decides about a slope of the object's phase, which the light's direction is not.
+    assert np.abs(level_object(found.object_, found.coverage).phase_slope).max() < 1e-4
+    assert known.is_probe_known
+    assert not found.is_probe_known
     truth, probe = scan.probe[0], found.probe[0]
     assert root_mean_square_radius(probe) == pytest.approx(root_mean_square_radius(truth), rel=0.1)
     # The same side of the focus: its mirror image correlates far less.

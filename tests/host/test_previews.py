@@ -108,7 +108,9 @@ def test_a_run_that_was_stopped_is_not_told_as_whole(
     watch = make_watch(2, iterations=iterations)
     watch.update(replace(picture, report=RunProgress('predict', step, 2)))
     done = ReconstructionDone(
-        likelihoods, {}, 0.1, 78, 2, 'The object fits.', sure='It is sure to 0.1 rad.'
+        *(likelihoods, {}, 0.1, 78, 2, 'The object fits.'),
+        sure='It is sure to 0.1 rad.',
+        unknown='Its slope is unknown.',
     )
     arrays = ResultArrays(
         object_=np.ones((70, 80), np.complex64), origin_px=np.zeros(2), probe=small_scan.probe
@@ -116,7 +118,8 @@ def test_a_run_that_was_stopped_is_not_told_as_whole(
     watch.finish(Event(done, arrays), is_stopped=True)
     (line,) = caplog.messages
     assert line.startswith(reported)
-    assert line.endswith('amplitude residual 0.1000. The object fits. It is sure to 0.1 rad.')
+    fit = 'amplitude residual 0.1000. The object fits. It is sure to 0.1 rad.'
+    assert line.endswith(f'{fit} Its slope is unknown.')
 
 
 @pytest.mark.parametrize('blocks', [(10, 20), (40, 40, 40), (*[10] * 10, 20), (30,)])

@@ -36,12 +36,12 @@ def test_a_refined_probe_keeps_its_energy(fw: Framework, forward: Forward) -> No
     assert forward.evaluate_fit(object_)[0] == pytest.approx(losses[-1], rel=1e-3)
 
 
-@pytest.mark.parametrize('is_guess', [False, True])
+@pytest.mark.parametrize('probe', ['given', 'a guess', 'of patterns'])
 def test_an_object_is_levelled_where_its_probe_was_a_guess(
-    fw: Framework, forward: Forward, monkeypatch: pytest.MonkeyPatch, is_guess: bool
+    fw: Framework, forward: Forward, monkeypatch: pytest.MonkeyPatch, probe: str
 ) -> None:
     """Else the probe keeps its direction, and the object the slope that belongs to it."""
-    if is_guess:
+    if probe == 'a guess':
         # Every probe ends farther from its start than this.
         monkeypatch.setattr(probe_gauge, 'NEAR', 0.0)
     y, _ = np.indices(forward.canvas_shape)
@@ -49,10 +49,11 @@ def test_an_object_is_levelled_where_its_probe_was_a_guess(
     # The probe takes the opposite slope, so that the patterns are explained from the start on.
     rows = np.arange(forward.shape[0])[:, np.newaxis] - forward.shape[0] // 2
     forward.set_probe(fw.tensor(fw.array(forward.probe) * np.exp(-0.05j * rows)))
-    object_, _ = fw.iterate(forward, fw.tensor(start), IterationSchedule(2), refine_probe=True)
+    settings = {'refine_probe': True, 'levels_object': probe == 'of patterns'}
+    object_, _ = fw.iterate(forward, fw.tensor(start), IterationSchedule(2), **settings)
     coverage = np.abs(fw.array(forward.coverage))
     slope = probe_gauge.level_object(fw.array(object_), coverage).phase_slope
-    assert (np.abs(slope).max() < 1e-4) == is_guess
+    assert (np.abs(slope).max() < 1e-4) == (probe != 'given')
 
 
 def test_where_hardly_any_light_falls_the_object_hardly_moves(

@@ -93,6 +93,53 @@ def judge_misfit(scan: Scan, measure: Callable[[float], Misfit | None]) -> Misfi
     return None if misfit is None else dataclasses.replace(misfit, over_noise=None)
 
 
+def warn_of_unknown_probe(scan: Scan, *, is_known: bool) -> None:
+    """State what patterns do not show of an object where its probe is not known.
+
+    Parameters
+    ----------
+    scan : Scan
+    is_known : bool
+        See `Reconstruction.is_probe_known`.
+    """
+    if is_known or scan.is_single_shot:
+        return
+    why = (
+        'the refined probe is far from the given one, which was a guess'
+        if scan.has_probe_of_file
+        else 'the probe was made of the patterns'
+    )
+    twin = (
+        ''
+        if scan.geometry.is_near_field
+        else ' Nor do they show whether positions are inverted in y and x, which would give the '
+        'conjugate object rotated by 180 degrees.'
+    )
+    logger.warning(
+        "%s: %s. Patterns then do not show whether the object's phase has a slope: it is shown "
+        'without one.%s A measured probe decides: probe_from=FILE (--probe-from FILE).',
+        *(scan.name, why, twin),
+    )
+
+
+def unknown_probe_in_words(*, is_known: bool, is_single_shot: bool = False) -> str:
+    """Return what is not determined where the probe is not known; empty where it is.
+
+    Parameters
+    ----------
+    is_known : bool
+        See `Reconstruction.is_probe_known`.
+    is_single_shot : bool
+        Each patch has its own slope then, of which other messages speak.
+    """
+    if is_known or is_single_shot:
+        return ''
+    return (
+        'As the probe is not known, the phase is determined up to a slope only, and is shown '
+        'without one.'
+    )
+
+
 def warn_of_misfit(scan: Scan, iterations: int, misfit: Misfit | None, option: str | None) -> None:
     """Name what may be wrong with a scan, where iterations end far above noise.
 
@@ -113,7 +160,7 @@ def warn_of_misfit(scan: Scan, iterations: int, misfit: Misfit | None, option: s
     else:
         size = f'the counts by {misfit.over_noise:.1f} times what shot noise explains'
     ways = [] if option is None else [f'{option} corrects']
-    if scan.probe_origin in ('given', 'extended'):
+    if scan.has_probe_of_file:
         ways.append('--probe-from-patterns replaces where it is far from the true one')
     remedy = f', which {", and ".join(ways)}' if ways else ''
     if ways:

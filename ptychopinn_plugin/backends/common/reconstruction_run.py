@@ -19,12 +19,14 @@ from ptychopinn_plugin.backends.common.diagnostics import (
     warn_of_lonely_intensities,
     warn_of_misfit,
     warn_of_moves,
+    warn_of_unknown_probe,
 )
 from ptychopinn_plugin.backends.common.engine import Engine, Forward
 from ptychopinn_plugin.backends.common.iteration_plan import Course, IterationPlan
 from ptychopinn_plugin.backends.common.iteration_schedule import Ended, IterationSchedule
 from ptychopinn_plugin.backends.common.memory import with_smaller_batches
 from ptychopinn_plugin.backends.common.outliers import iterate_without, judge_patterns
+from ptychopinn_plugin.backends.common.probe_gauge import is_near
 from ptychopinn_plugin.backends.common.requests import InferenceRequest, IterationRequest
 from ptychopinn_plugin.backends.common.timing import Stopwatch
 from ptychopinn_plugin.backends.protocol import Observer, Progress
@@ -99,6 +101,7 @@ class ReconstructionRun:
         self._newest: Progress | None = None
         self._ended: Ended = 'planned'
         self.object_: Any = forward.flat_object()
+        self._first_probe = engine.to_numpy(forward.probe)
         self.losses: list[float] = []
         self.done: list[int] = []
         self.stopped = False
@@ -236,6 +239,7 @@ class ReconstructionRun:
         misfit = judge_misfit(scan, lambda lit_counts: forward.misfit(self.object_, lit_counts))
         moved = self.refinement.positions and self.plan.iterations > 0 and forward.reach_px > 0
         beam_variation = self._measure_beam(pattern_fit)
+        is_probe_known = self._is_probe_known()
         if not self.is_trial:
             if moved:
                 warn_of_moves(scan, forward.moves_px, forward.reach_px)
@@ -247,6 +251,7 @@ class ReconstructionRun:
             option = None if self.refinement.probe else '--refine-probe (refinement.probe)'
             if beam_variation is None:
                 warn_of_misfit(scan, len(self.losses) - 1, misfit, option)
+            warn_of_unknown_probe(scan, is_known=is_probe_known)
         loss, residual = forward.evaluate_fit(self.object_)
         coverage, probe = engine.to_numpy(forward.coverage), engine.to_numpy(forward.probe)
         image = np.asarray(engine.to_numpy(self.object_))
@@ -280,7 +285,15 @@ class ReconstructionRun:
             pattern_indexes=scan.pattern_indexes,
             is_single_shot=scan.is_single_shot,
             pattern_fit=pattern_fit,
+            is_probe_known=is_probe_known,
         )
+
+    def _is_probe_known(self) -> bool:
+        """Return whether the probe came from a file and, where it was refined, stayed near."""
+        if not self.scan.has_probe_of_file:
+            return False
+        refined = self.engine.to_numpy(self.forward.probe)
+        return not self.refinement.probe or is_near(refined, self._first_probe)
 
     def _iterate(self, settings: RefinementConfig, schedule: IterationSchedule) -> None:
         """Go on by the iterations of a schedule."""
@@ -300,7 +313,7 @@ class ReconstructionRun:
                 )
             )
 
-        request = IterationRequest.of_refinement(settings, schedule)
+        request = IterationRequest.of_refinement(self.scan, settings, schedule)
         self.object_, losses = self.engine.iterate(self.forward, self.object_, request, show)
         self.losses += losses[1:] if self.losses else losses
         self.done.append(schedule.done)

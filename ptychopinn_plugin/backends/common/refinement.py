@@ -466,7 +466,7 @@ class _Iterations(Generic[Tensor]):
             state.object_, state.probe, kernels.norm(self._first_probe)
         )
         probe, start = kernels.to_numpy(state.probe), kernels.to_numpy(self._first_probe)
-        if is_near(probe, start):
+        if not self._request.levels_object and is_near(probe, start):
             gauge = fit_probe_gauge(probe, start, has_slope=has_slope)
         else:
             object_, coverage = kernels.to_numpy(state.object_), kernels.to_numpy(forward.coverage)

@@ -166,6 +166,9 @@ class IterationRequest:
     opr_modes : int
         Refine this number of eigenmodes of a probe that varies from pattern to pattern, and their
         weights.
+    levels_object : bool
+        The probe was made of the patterns, so that its direction means nothing: the object gets
+        no slope of phase. Else a probe that stays near its start keeps the direction of its light.
     """
 
     schedule: IterationSchedule
@@ -176,12 +179,13 @@ class IterationRequest:
     position_scale: bool = False
     refine_intensities: bool = False
     opr_modes: int = 0
+    levels_object: bool = False
 
     @classmethod
     def of_refinement(
-        cls, settings: RefinementConfig, schedule: IterationSchedule
+        cls, scan: Scan, settings: RefinementConfig, schedule: IterationSchedule
     ) -> 'IterationRequest':
-        """Return what refines an object."""
+        """Return what refines the object of a scan."""
         return cls(
             schedule,
             settings.batch_size,
@@ -191,15 +195,19 @@ class IterationRequest:
             settings.position_scale,
             settings.intensities,
             settings.opr_modes,
+            levels_object=not scan.has_probe_of_file,
         )
 
     @classmethod
-    def of_target(cls, settings: TrainingConfig, schedule: IterationSchedule) -> 'IterationRequest':
-        """Return what reconstructs the target of training."""
+    def of_target(
+        cls, scan: Scan, settings: TrainingConfig, schedule: IterationSchedule
+    ) -> 'IterationRequest':
+        """Return what reconstructs the target of training on a scan."""
         return cls(
             schedule,
             seed=settings.seed,
             refine_probe=settings.probe_trainable,
             refine_positions=settings.target_positions,
             refine_intensities=settings.target_intensities,
+            levels_object=not scan.has_probe_of_file,
         )

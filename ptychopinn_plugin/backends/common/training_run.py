@@ -311,7 +311,7 @@ class TrainingRun(Generic[Device]):
             # What came before counts too, targets of other scans included.
             limit_s = TARGET_TIME_FRACTION * 60 * settings.max_minutes - used
         schedule = IterationSchedule(iterations, limit_s=limit_s, clock=self.clock)
-        request = IterationRequest.of_target(settings, schedule)
+        request = IterationRequest.of_target(scan, settings, schedule)
         labels, losses = self.engine.iterate(forward, forward.flat_object(), request, watch)
         self._judge_target(scan, forward, labels, len(losses) - 1)
         return labels

@@ -96,10 +96,15 @@ def read_cxi(path: Path, request: ReadingRequest, product: Product | None = None
     return join(measurement, product, request)
 
 
-def read_cxi_product(path: Path) -> Product:
-    """Read positions, probe and object from a CXI file."""
+def read_cxi_product(path: Path, given: Geometry | None = None) -> Product:
+    """Read positions, probe and object from a CXI file; see `product_of`."""
     with open_hdf5(path) as file:
-        return product_of(file)
+        return product_of(file, given)
+
+
+def holds_translations(file: Any) -> bool:
+    """Return whether an open CXI file holds positions."""
+    return find_dataset(file, _TRANSLATION) is not None
 
 
 def _measurement(file: Any, domain: Domain | None, given: Geometry) -> Measurement:

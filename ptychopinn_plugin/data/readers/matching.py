@@ -9,7 +9,7 @@ a pixel further. The change from (x, y) to (y, x) and from one middle to the oth
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -440,23 +440,27 @@ def _merged_geometry(measurement: Measurement, product: Geometry, given: Geometr
     )
 
 
+def options_for_pixel(geometry: Geometry, axis: Literal['height', 'width']) -> list[str]:
+    """Return the options that give what the size of an object pixel lacks; none where known."""
+    if getattr(geometry, f'pixel_{axis}_m'):
+        return []
+    values = {
+        '--photon-energy (of electrons: --electron-energy)': geometry.photon_energy_eV,
+        '--detector-distance': geometry.detector_distance_m,
+        '--detector-pixel': getattr(geometry, f'detector_pixel_{axis}_m'),
+    }
+    return [option for option, value in values.items() if not value]
+
+
 def _check_pixel(geometry: Geometry) -> None:
     """Raise a DataError unless the size of an object pixel is known."""
-    for axis in ('height', 'width'):
+    axes: tuple[Literal['height', 'width'], ...] = ('height', 'width')
+    for axis in axes:
         if getattr(geometry, f'pixel_{axis}_m'):
             continue
-        missing = [
-            option
-            for option, value in (
-                ('--photon-energy (of electrons: --electron-energy)', geometry.photon_energy_eV),
-                ('--detector-distance', geometry.detector_distance_m),
-                ('--detector-pixel', getattr(geometry, f'detector_pixel_{axis}_m')),
-            )
-            if not value
-        ]
         raise DataError(
             f'The {axis} of an object pixel is needed to turn metres into pixels, and the file '
-            f'lacks a part of what gives it. Use {", ".join(missing)} '
+            f'lacks a part of what gives it. Use {", ".join(options_for_pixel(geometry, axis))} '
             '(geometry=Geometry(...)), or write it into the file.'
         )
 

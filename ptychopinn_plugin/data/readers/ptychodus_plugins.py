@@ -18,7 +18,9 @@ import numpy as np
 
 from ptychopinn_plugin import ptychodus_compat
 from ptychopinn_plugin.data.geometry import Geometry
+from ptychopinn_plugin.data.readers.cxi import holds_translations, read_cxi_product
 from ptychopinn_plugin.data.readers.detector_frames import read_frames
+from ptychopinn_plugin.data.readers.hdf5 import open_hdf5
 from ptychopinn_plugin.data.readers.hdf5_links import INSTALL_FILTERS, broken_links, check_path
 from ptychopinn_plugin.data.readers.matching import (
     NOTE_OF_OTHER_POSITIONS,
@@ -100,7 +102,7 @@ def read_with_ptychodus(
         elif product is not None:
             product = _product_of(registry, name, product)
         else:
-            product = _in_the_same_file(registry, path, name, may_be_alone=request.single_shot)
+            product = _in_the_same_file(registry, path, name, request)
         own = Product.without_positions(np.arange(0)) if product is None else product
         regime = own.geometry.with_values_of(request.given_geometry)
         centred_by = own.probe if request.probe is None else request.probe
@@ -258,6 +260,10 @@ def _positions_of(registry: Any, name: str, path: Path, reader: str | None) -> P
         plugin = _by_name(chooser, reader, 'positions')
     if plugin.simple_name in ('CSV', 'TXT'):
         return _table(path, plugin.simple_name)
+    if plugin.simple_name == 'CXI' and path.exists():
+        # Ptychodus takes positions out of a whole product, and raw data have no object.
+        found = read_cxi_product(path)
+        return Product(indexes=found.indexes, positions_m=found.positions_m)
     return _positions(_read(plugin.strategy, path, plugin.simple_name), path, plugin.simple_name)
 
 
@@ -309,12 +315,13 @@ def _moved(product: Product, positions: Product) -> Product:
 
 
 def _in_the_same_file(
-    registry: Any, path: Path, name: str, *, may_be_alone: bool
+    registry: Any, path: Path, name: str, request: ReadingRequest
 ) -> Product | None:
     """Read positions, and what else there is, from the file of the patterns.
 
     Where patterns may be alone and this is no file of positions, None is returned.
     """
+    may_be_alone = request.single_shot
     of_products = _find(registry.product_file_readers, name)
     plugin = of_products or _find(registry.probe_position_file_readers, name)
     if may_be_alone and (plugin is None or path.suffix.lower() not in _suffixes(plugin)):
@@ -334,6 +341,9 @@ def _in_the_same_file(
         read = _read(plugin.strategy, path, name)
         return (_positions if of_products is None else _from_product)(read, path, name)
     except DataError as error:
+        if plugin.simple_name == 'CXI' and _holds_cxi_positions(path):
+            # A file of raw data has no object, without which Ptychodus reads no positions either.
+            return read_cxi_product(path, request.geometry)
         if may_be_alone:
             logger.warning('No positions are used, as each pattern stands alone: %s', error)
             return None
@@ -341,6 +351,11 @@ def _in_the_same_file(
             f'{error} If positions are elsewhere, use positions=FILE (--positions FILE) or '
             'product=FILE (--product FILE).'
         ) from error
+
+
+def _holds_cxi_positions(path: Path) -> bool:
+    with open_hdf5(path) as file:
+        return holds_translations(file)
 
 
 def _positions(sequence: Any, path: Path, name: str) -> Product:

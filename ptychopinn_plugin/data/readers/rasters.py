@@ -11,7 +11,9 @@ from ptychopinn_plugin.data.readers.hdf5 import stack_of
 from ptychopinn_plugin.data.readers.matching import (
     Product,
     join,
+    known_geometry,
     measurement_of,
+    options_for_pixel,
 )
 from ptychopinn_plugin.data.readers.request import ADVICE_ALONE, ReadingRequest
 from ptychopinn_plugin.data.readers.units import length_of_unit
@@ -76,7 +78,7 @@ def raster_scan(
             raise DataError(
                 f'{path} does not hold the step of its raster in a unit of length. Give it: '
                 'scan_step_m=METRES (--scan-step METRES), or positions: product=FILE '
-                f'(--product FILE). {ADVICE_ALONE}'
+                f'(--product FILE).{_also_missing(raster, path, request)} {ADVICE_ALONE}'
             )
         # With the place of the beam, frames are cut to the size of the probe.
         probe = None if request.beam_center_px is None else request.probe
@@ -96,6 +98,20 @@ def raster_scan(
         patterns, np.arange(len(patterns)), None, domain=request.domain, geometry=raster.geometry
     )
     return join(measurement, product, request)
+
+
+def _also_missing(raster: Raster, path: Path, request: ReadingRequest) -> str:
+    """Return what else has to be given, so that nobody is asked twice; begins with a space."""
+    given, shape = request.given_geometry, raster.patterns.shape
+    try:
+        pixels = _object_pixels(raster, path, shape, given)
+        geometry = known_geometry(raster.geometry.with_values_of(pixels), given, shape)
+    except DataError as error:
+        return f' {error}'
+    options = options_for_pixel(geometry, 'height') or options_for_pixel(geometry, 'width')
+    if not options:
+        return ''
+    return f' The size of an object pixel is unknown too: give {", ".join(options)} as well.'
 
 
 def step_of(size: float | None, unit: str) -> float | None:

@@ -12,7 +12,11 @@ import numpy as np
 from ptychopinn_plugin.array_types import FloatArray
 from ptychopinn_plugin.backends.checkpoints import Checkpoints
 from ptychopinn_plugin.backends.common.backend import NetworkBackend
-from ptychopinn_plugin.backends.common.diagnostics import fit_in_words, points_to_a_fault
+from ptychopinn_plugin.backends.common.diagnostics import (
+    fit_in_words,
+    points_to_a_fault,
+    unknown_probe_in_words,
+)
 from ptychopinn_plugin.backends.common.iteration_plan import Course
 from ptychopinn_plugin.backends.protocol import Backend, Progress
 from ptychopinn_plugin.backends.selection import create_backend
@@ -248,6 +252,9 @@ class Jobs:
             uncertainty_in_words(found.typical_std(), points_to_a_fault=is_faulty),
             is_faulty,
             course=ended_in_words,
+            unknown=unknown_probe_in_words(
+                is_known=found.is_probe_known, is_single_shot=found.is_single_shot
+            ),
             dropped=len(found.dropped),
         )
         self._connection.send(done, _results(scan, found))

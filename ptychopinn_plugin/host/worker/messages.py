@@ -278,6 +278,8 @@ class ReconstructionDone:
         How many of those left out were unlike the others.
     points_to_a_fault : bool
         Whether it misses them by more than unfinished iterations explain.
+    unknown : str
+        What is not determined, in words, as the probe is not known; empty where it is.
     """
 
     likelihoods: tuple[float, ...]
@@ -291,6 +293,7 @@ class ReconstructionDone:
     points_to_a_fault: bool = False
     course: str = ''
     dropped: int = 0
+    unknown: str = ''
 
 
 @dataclass(frozen=True)

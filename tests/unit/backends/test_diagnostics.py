@@ -9,8 +9,10 @@ from ptychopinn_plugin.backends.common.diagnostics import (
     MIN_ITERATIONS,
     fit_in_words,
     points_to_a_fault,
+    unknown_probe_in_words,
     warn_of_misfit,
     warn_of_twins,
+    warn_of_unknown_probe,
 )
 from ptychopinn_plugin.data import one_by_one
 from ptychopinn_plugin.data.scan import ProbeOrigin
@@ -82,6 +84,41 @@ def test_what_was_tried_with_the_probe_is_not_recommended_again(
     scan = simulate(SimulationConfig(size=16, rows=3, columns=3))
     warn_of_misfit(dataclasses.replace(scan, probe_origin=origin), 30, WRONG, option)
     assert words in caplog.text
+
+
+@pytest.mark.parametrize(
+    ('origin', 'is_known', 'begins'),
+    [
+        ('given', True, None),
+        ('given', False, 'the refined probe is far from the given one'),
+        ('patterns', False, 'the probe was made of the patterns'),
+        ('found', False, 'the probe was made of the patterns'),
+    ],
+)
+def test_what_an_unknown_probe_leaves_open_is_stated(
+    origin: ProbeOrigin, is_known: bool, begins: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    scan = dataclasses.replace(
+        simulate(SimulationConfig(size=16, rows=3, columns=3)), probe_origin=origin
+    )
+    warn_of_unknown_probe(scan, is_known=is_known)
+    words = unknown_probe_in_words(is_known=is_known)
+    if begins is None:
+        assert words == caplog.text == ''
+        return
+    assert 'up to a slope only' in words
+    (line,) = caplog.messages
+    assert line.startswith(f'{scan.name}: {begins}')
+    assert 'rotated by 180 degrees' in line
+    assert '--probe-from FILE' in line
+
+
+def test_single_patterns_have_other_words_for_an_unknown_probe(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    scan = one_by_one(simulate(SimulationConfig(size=32, rows=2, columns=2, step_px=32.0)))
+    warn_of_unknown_probe(scan, is_known=False)
+    assert unknown_probe_in_words(is_known=False, is_single_shot=True) == caplog.text == ''
 
 
 def test_of_patterns_alone_no_position_is_wrong(caplog: pytest.LogCaptureFixture) -> None:

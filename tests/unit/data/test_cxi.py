@@ -97,6 +97,34 @@ def test_patterns_that_stand_alone_need_no_positions_in_pixels(
     assert any('each pattern stands alone' in note for note in found.notes)
 
 
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')
+@pytest.mark.parametrize('leave_out', [(), ('illumination',)])
+def test_a_file_without_an_object_is_read_by_name_too(
+    write_cxi: Callable[..., Path], tmp_path: Path, leave_out: tuple[str, ...]
+) -> None:
+    """Ptychodus' own reader of products needs an object and a probe."""
+    pytest.importorskip('ptychodus')
+    path = write_cxi(leave_out=leave_out)
+    known, named = load_scan(path), load_scan(path, reader='CXI')
+    np.testing.assert_allclose(named.positions_px, known.positions_px)
+    np.testing.assert_array_equal(named.patterns, known.patterns)
+    np.testing.assert_allclose(named.probe, known.probe)
+    assert named.probe_origin == known.probe_origin
+    assert named.geometry == known.geometry
+    np.save(tmp_path / 'patterns.npy', known.patterns)
+    apart = load_scan(
+        tmp_path / 'patterns.npy', reader='NPY', positions=path, geometry=known.geometry
+    )
+    np.testing.assert_allclose(apart.positions_px, known.positions_px)
+
+
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')
+def test_a_file_without_positions_is_refused_by_name_too(write_cxi: Callable[..., Path]) -> None:
+    pytest.importorskip('ptychodus')
+    with pytest.raises(DataError, match='--positions FILE'):
+        load_scan(write_cxi(leave_out=('translation',)), reader='CXI')
+
+
 def test_older_places_of_the_same_things(
     write_cxi: Callable[..., Path], make_scan: MakeScan
 ) -> None:

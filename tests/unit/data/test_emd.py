@@ -122,6 +122,23 @@ def test_the_user_gives_what_the_file_lacks(write: Callable[..., Path]) -> None:
         load_scan(path, scan_step_m=1e-7)
 
 
+def test_all_that_is_missing_is_asked_for_at_once(write: Callable[..., Path]) -> None:
+    """Who gives what the first refusal names has a scan."""
+    with pytest.raises(DataError, match='--scan-step') as caught:
+        load_scan(write())
+    for option in ('--electron-energy', '--detector-distance', '--detector-pixel'):
+        assert option in str(caught.value)
+    path = write(Q_pixel_size=0.5, Q_pixel_units='mrad')
+    with pytest.raises(DataError, match=r'--scan-step.*--electron-energy') as caught:
+        load_scan(path)
+    assert '--detector-distance' not in str(caught.value)
+    geometry = Geometry(photon_energy_eV=photon_energy_of_electrons(3e5))
+    assert len(load_scan(path, scan_step_m=1e-10, geometry=geometry)) == ROWS * COLUMNS
+    with pytest.raises(DataError, match='--scan-step') as caught:
+        load_scan(path, geometry=geometry)
+    assert '--electron-energy' not in str(caught.value)
+
+
 def test_a_step_is_for_rasters_of_emd_alone(tmp_path: Path) -> None:
     np.savez(tmp_path / 'scan.npz', diff3d=np.ones((2, 8, 8)), xcoords=[0, 1], ycoords=[0, 0])
     with pytest.raises(DataError, match='raster of an electron microscope'):
