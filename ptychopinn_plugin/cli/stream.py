@@ -54,7 +54,6 @@ _OF_FILES = (
     'reader',
     'positions',
     'positions_reader',
-    'probe_from_patterns',
     'scan_step_m',
     'scan_shape',
     'allow_links',
@@ -65,6 +64,7 @@ _OF_FILES = (
 _AT_RECEIPT = (
     'product',
     'probe_from',
+    'probe_from_patterns',
     'mask',
     'beam_center',
     'photon_energy_eV',
@@ -227,11 +227,13 @@ def _spare_received_scan(output: Path) -> None:
 
 def _rules_of(output: Path, given: Given) -> 'ScanRules':
     from ptychopinn_plugin.data import read_probe, read_product
+    from ptychopinn_plugin.data.readers import refuse_two_probes
     from ptychopinn_plugin.data.readers.mask_files import read_mask
     from ptychopinn_plugin.data.readers.request import ReadingRequest
     from ptychopinn_plugin.streaming.assembly import ScanRules
 
     reading = ScanReading.from_dict(given['reading'])
+    refuse_two_probes(reading.probe_from, reading.probe_from_patterns)
     request = ReadingRequest(
         name=output.resolve().name,
         probe=None if reading.probe_from is None else read_probe(reading.probe_from),
@@ -240,7 +242,12 @@ def _rules_of(output: Path, given: Given) -> 'ScanRules':
         beam_center_px=pair_of('--beam-center', reading.beam_center, '512,498'),
     )
     product = None if reading.product is None else read_product(reading.product)
-    return ScanRules(request, product, reading.orientation())
+    return ScanRules(
+        request,
+        product,
+        reading.orientation(),
+        probe_from_patterns=reading.probe_from_patterns,
+    )
 
 
 def _store_of(settings: StreamSettings, given: Given, *, keeps: bool) -> 'PatternStore':

@@ -15,6 +15,7 @@ from ptychopinn_plugin.host.settings import ROWS, Row
 ELSEWHERE: Mapping[str, str] = {
     'scale-positions': 'the factors of x and y in the box Transformation of the editor under '
     'Positions',
+    'probe-from': 'the probe of the product',
     'photon-energy': 'the photon energy of the product',
     'electron-energy': 'that of a photon of the same wavelength',
     'detector-distance': 'the detector distance of the product',

@@ -213,7 +213,7 @@ class PinnReconstructor(TrainableReconstructor):
         with reported('Export Training Data'):
             path = Path(file_path)
             path = path if path.suffix == '.npz' else path.with_name(f'{path.name}.npz')
-            scan = to_scan(parameters)
+            scan = self._scan_of(parameters)
             log_notes(scan)
             write_scan(path, scan)
         logger.info('Wrote %d patterns to %s.', len(scan), path)
@@ -262,6 +262,7 @@ class PinnReconstructor(TrainableReconstructor):
             target / MODEL_NAME,
             validation=files.validation,
             photons=options.photons,
+            probe_from_patterns=options.probe_from_patterns,
             base_model=base,
             keep_training_state=options.keep_training_state,
             threads=options.threads,
@@ -304,7 +305,7 @@ class PinnReconstructor(TrainableReconstructor):
         """
         with reported('Train on product'):
             options = self._settings.options
-            scan = self._as_read(to_scan(parameters))
+            scan = self._as_read(self._scan_of(parameters))
             base, _ = self._base_model(folder)
             self._training_backend(base)
             config = self._settings.config(self.model_type)
@@ -350,7 +351,7 @@ class PinnReconstructor(TrainableReconstructor):
             self._activity.running('inference', self._name),
         ):
             model, path = self.loaded.current('Infer')
-            given = to_scan(parameters)
+            given = self._scan_of(parameters)
             resampling = self._resampling(given, model)
             scan = resampling.fitted
             # Before the worker starts, which takes seconds.
@@ -405,6 +406,9 @@ class PinnReconstructor(TrainableReconstructor):
             logger.info('The product keeps the pixels of the scan: the object is resampled back.')
         return Resampling(scan, fitted)
 
+    def _scan_of(self, parameters: ReconstructInput) -> Scan:
+        return to_scan(parameters, probe_from_patterns=self._settings.options.probe_from_patterns)
+
     def _as_read(self, scan: Scan) -> Scan:
         """Return a scan as the rows *Single shot* and *Photons* make it."""
         options = self._settings.options
@@ -423,6 +427,7 @@ class PinnReconstructor(TrainableReconstructor):
             *(choice.name, path, config.inference, config.refinement, scan.geometry, scan.name),
             threads=self._settings.options.threads,
             single_shot=scan.is_single_shot,
+            probe_origin=scan.probe_origin,
         )
 
     def _watch_inference(self, run: Run, watch: InferenceWatch) -> Iterator[ReconstructOutput]:

@@ -50,7 +50,7 @@ def check_product(
     DataError
         If the scan has too few positions for it.
     """
-    scan = to_scan(parameters)
+    scan = to_scan(parameters, probe_from_patterns=settings.options.probe_from_patterns)
     if settings.options.single_shot:
         raise DataError(
             'A check needs patterns that overlap, and "Single shot" is ticked, with which they '
@@ -100,7 +100,8 @@ def _job(scan: Scan, settings: PluginSettings) -> CheckJob:
         *(scan.name, described(choice)),
     )
     device = settings.config('pinn').inference.device
-    return CheckJob(choice.name, device, scan.name, threads=settings.options.threads)
+    threads = settings.options.threads
+    return CheckJob(choice.name, device, scan.name, threads=threads, probe_origin=scan.probe_origin)
 
 
 def _flips(settings: PluginSettings) -> Flips:

@@ -54,6 +54,11 @@ class HostOptions(Validated):
         False,
         'Patterns share nothing: each is reconstructed alone, and the patches lie side by side',
     )
+    probe_from_patterns: bool = setting(
+        False,
+        'The probe of the product is left out, for where it is a wrong guess, and one is made of '
+        'the patterns by trial reconstructions',
+    )
     backend: str = setting(
         AUTOMATIC, 'This framework computes, unless PTYCHOPINN_BACKEND in the environment names one'
     )
@@ -231,6 +236,7 @@ ROWS = (
     Row('Run', 'Seed', ('training.seed', 'refinement.seed')),
     Row('Run', 'Photons', ('photons',), zero='as the data'),
     Row('Run', 'Single shot', ('single_shot',)),
+    Row('Run', 'Probe from patterns', ('probe_from_patterns',)),
     Row('Run', 'Idle minutes', ('idle_minutes',)),
     Row('Model', 'Architecture', ('model.architecture',)),
     Row('Model', 'Pattern size [px]', ('model.pattern_size',), zero='as the data'),

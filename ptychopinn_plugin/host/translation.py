@@ -16,19 +16,22 @@ from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.data.geometry import Geometry
 from ptychopinn_plugin.data.probe_variation import ProbeVariation, coherent_modes
 from ptychopinn_plugin.data.readers import matching
+from ptychopinn_plugin.data.readers.finishing import with_probe_of_patterns
 from ptychopinn_plugin.data.readers.probe_axes import varying_probe
 from ptychopinn_plugin.data.readers.request import ReadingRequest
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.host import versions
 
 
-def to_scan(parameters: ReconstructInput) -> Scan:
+def to_scan(parameters: ReconstructInput, *, probe_from_patterns: bool = False) -> Scan:
     """Make a scan of what Ptychodus hands to a reconstructor.
 
     Parameters
     ----------
     parameters : ReconstructInput
         Pattern i was taken at position i.
+    probe_from_patterns : bool
+        Make the probe of the patterns, whether the product holds one or not.
 
     Raises
     ------
@@ -68,17 +71,19 @@ def to_scan(parameters: ReconstructInput) -> Scan:
         notes=(*probe_notes, *object_notes),
         name=product.metadata.name,
     )
-    if modes is None:
+    if modes is None and not probe_from_patterns:
         # A product without one is not finished; Ptychodus has builders for it.
         raise DataError(
             f'The product {product.metadata.name!r} holds no probe, and one is needed. Give it one '
-            'in Ptychodus, under Probe.'
+            'in Ptychodus, under Probe, or make one of the patterns: --probe-from-patterns.'
         )
     # These are Ptychodus' own, which must stay as they are.
     patterns = np.asarray(parameters.diffraction_patterns).view()
     patterns.flags.writeable = False
     measured = matching.measurement_of(patterns, order, _mask(parameters))
     scan = matching.join(measured, known, ReadingRequest(product.metadata.name))
+    if probe_from_patterns:
+        scan = with_probe_of_patterns(scan)
     indexes = ptychodus_compat.position_indexes(product.probe_positions)
     return replace(scan, pattern_indexes=indexes)
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray
 from ptychopinn_plugin.data import Scan
+from ptychopinn_plugin.data.readers.finishing import with_probe_of_patterns
 from ptychopinn_plugin.data.readers.frame_centre import centred
 from ptychopinn_plugin.data.readers.mask_files import with_mask
 from ptychopinn_plugin.data.readers.matching import (
@@ -41,11 +42,14 @@ class ScanRules:
         Positions, probe and geometry that were known before the scan.
     orientation : Orientation
         How patterns and positions are oriented.
+    probe_from_patterns : bool
+        Make the probe of the patterns, whatever product and sender give.
     """
 
     request: ReadingRequest
     product: Product | None = None
     orientation: Orientation = field(default_factory=Orientation)
+    probe_from_patterns: bool = False
 
     @property
     def is_centred(self) -> bool:
@@ -73,7 +77,19 @@ def assemble(batch: MatchedBatch, unit: Unit, opening: Opening, rules: ScanRules
         positions or probe are not what they must be.
     """
     scan = _as_sent(batch, unit, opening, rules)
-    return reorient(scan, rules.orientation, is_centred=rules.is_centred)
+    oriented = reorient(scan, rules.orientation, is_centred=rules.is_centred)
+    return _with_probe_by_the_rules(oriented, rules)
+
+
+def _with_probe_by_the_rules(scan: Scan, rules: ScanRules) -> Scan:
+    """Return an oriented scan with a probe of its patterns, where that is what it is to have."""
+    if scan.probe_origin != 'patterns':
+        return with_probe_of_patterns(scan) if rules.probe_from_patterns else scan
+    if rules.orientation == Orientation():
+        return scan
+    # It was made of the patterns as they were sent.
+    probe, _ = made_probe(scan.patterns, scan.bad_pixels, scan.geometry)
+    return dataclasses.replace(scan, probe=probe)
 
 
 def _as_sent(batch: MatchedBatch, unit: Unit, opening: Opening, rules: ScanRules) -> Scan:
@@ -144,13 +160,11 @@ class PartMaker:
     def make(self, batch: MatchedBatch, unit: Unit) -> Scan:
         """Return the scan of a part; see `assemble`."""
         opening = self._opening()
-        if self._probe is not None and opening.probe is None:
+        replaces = self._rules.probe_from_patterns
+        if self._probe is not None and (opening.probe is None or replaces):
             opening = dataclasses.replace(opening, probe=self._probe)
         scan = _as_sent(batch, unit, opening, self._rules)
-        if scan.probe_origin != 'given':
-            # It is made of the patterns of the first part, and stays, so that parts fit together.
-            self._probe = scan.probe
-        elif self._probe is not None and opening.probe is self._probe:
+        if self._probe is not None and opening.probe is self._probe:
             scan = dataclasses.replace(scan, probe_origin='patterns')
         # Those of `_as_sent` begin where the part begins.
         positions = batch.positions[np.argsort(batch.indexes, kind='stable')]
@@ -160,6 +174,12 @@ class PartMaker:
             pixel = tuple(_pixel_m(scan).tolist())
         orientation = self._rules.orientation
         oriented = reorient(scan, orientation, is_centred=self._rules.is_centred)
+        if self._probe is None:
+            oriented = _with_probe_by_the_rules(oriented, self._rules)
+            if oriented.probe_origin != 'given':
+                # It is made of the patterns of the first part, and stays, so that parts fit
+                # together.
+                self._probe = oriented.probe
         if orientation != Orientation():
             # The scan is rotated around the mean of its positions, which must not move: it is 0.
             both = np.concatenate([positions, -positions])

@@ -101,6 +101,18 @@ def test_the_object_at_the_end_is_that_of_reconstruct(
         assert (output / name).stat().st_size > 0
 
 
+def test_the_probe_that_was_sent_is_left_out_where_wanted(
+    tmp_path: Path, scan_file: Path, stream: Any, start: Any
+) -> None:
+    """The scan that is kept holds none then, so that one is made of its patterns again."""
+    output, incoming = tmp_path / 'live', tmp_path / 'in'
+    start('replay', scan_file, '--to', f'folder:{incoming}', '--delay', 0)
+    options = ('--probe-from-patterns', '--refine', 1, '--device', 'cpu')
+    *_, end = stream('--source', f'folder:{incoming}', '-o', output, *options)
+    assert end['metrics']['probe_known'] is False
+    assert load_scan(output / 'scan.npz').probe_origin == 'patterns'
+
+
 def test_a_trained_network_shows_the_object_while_it_grows(
     tmp_path: Path, scan_file: Path, model_file: Path, stream: Any, start: Any, tiny_scan: Scan
 ) -> None:

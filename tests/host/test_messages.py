@@ -67,6 +67,7 @@ RECONSTRUCT = ReconstructJob(
     RefinementConfig(iterations=2),
     Geometry(pixel_height_m=1e-8, pixel_width_m=2e-8),
     'gold',
+    probe_origin='patterns',
 )
 FOR_THE_WORKER = (
     StartRun(1, TRAIN, 600.0),
@@ -147,6 +148,10 @@ def _with_array(**changes: Any) -> dict[str, Any]:
             "job must be one of TrainJob, ReconstructJob, CheckJob; got 'OpenJob'",
         ),
         (_with_job(scans='a.npz'), 'job.scans must be of type list'),
+        (
+            _changed(job={**to_plain(FOR_THE_WORKER[1])['job'], 'probe_origin': 'dreams'}),
+            "job.probe_origin must be one of given, extended, patterns, found; got 'dreams'",
+        ),
         (_with_job(scans=[3]), "job.scans must be of type str; got '3'"),
         (_with_job(config={'training': {'epochs': 0}}), 'epochs must be at least 1'),
         (_with_job(config={'teaching': {}}), r'no section \[teaching\]'),

@@ -15,6 +15,7 @@ from ptychodus.api.reconstruct import ReconstructInput
 
 from ptychopinn_plugin import ptychodus_compat
 from ptychopinn_plugin.data import Scan, fit_to_size, load_scan, write_scan
+from ptychopinn_plugin.data.starting_probe import starting_probe
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.host.resampling import Resampling
 from ptychopinn_plugin.host.translation import to_product, to_scan
@@ -143,6 +144,21 @@ def test_a_product_without_a_probe_says_so(parameters: ReconstructInput) -> None
     bare = dataclasses.replace(parameters.product, probes=ProbeSequence(None, None, None))
     with pytest.raises(DataError, match='probe'):
         to_scan(ReconstructInput(parameters.diffraction_patterns, parameters.bad_pixels, bare))
+
+
+@pytest.mark.parametrize('has_probe', [True, False])
+def test_a_probe_can_be_made_of_the_patterns(
+    parameters: ReconstructInput, *, has_probe: bool
+) -> None:
+    product = parameters.product
+    if not has_probe:
+        product = dataclasses.replace(product, probes=ProbeSequence(None, None, None))
+    given = ReconstructInput(parameters.diffraction_patterns, parameters.bad_pixels, product)
+    scan = to_scan(given, probe_from_patterns=True)
+    assert scan.probe_origin == 'patterns'
+    assert scan.probe_variation is None
+    np.testing.assert_array_equal(scan.probe, starting_probe(scan.patterns, scan.bad_pixels))
+    assert any('one is made of the mean pattern' in note for note in scan.notes)
 
 
 @pytest.mark.usefixtures('parameters')

@@ -130,7 +130,7 @@ def unknown_probe_in_words(*, is_known: bool, is_single_shot: bool = False) -> s
     is_known : bool
         See `Reconstruction.is_probe_known`.
     is_single_shot : bool
-        Each patch has its own slope then, of which other messages speak.
+        Each patch has a slope of its own then.
     """
     if is_known or is_single_shot:
         return ''

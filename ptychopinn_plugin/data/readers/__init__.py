@@ -146,7 +146,7 @@ def load_scan(
     path = Path(path)
     check_domain(domain)
     check_exists(path)
-    _refuse_two_probes(probe_from, probe_from_patterns)
+    refuse_two_probes(probe_from, probe_from_patterns)
     if reader is None:
         _refuse_without_reader(positions=positions, positions_reader=positions_reader)
     with reading_with(Limits(allow_links, _bytes_of(max_gib), _bytes_of(max_memory_gib))) as limits:
@@ -198,7 +198,8 @@ def _with_notes_of_reading(scan: Scan, limits: Limits) -> Scan:
     return dataclasses.replace(scan, notes=(*scan.notes, *more)) if more else scan
 
 
-def _refuse_two_probes(probe_from: Path | str | None, probe_from_patterns: bool) -> None:
+def refuse_two_probes(probe_from: Path | str | None, probe_from_patterns: bool) -> None:
+    """Raise a DataError where a probe is both named and to be made."""
     if probe_from_patterns and probe_from is not None:
         raise DataError(
             'probe_from (--probe-from) names a probe, and probe_from_patterns '

@@ -91,7 +91,7 @@ def with_probe_of_patterns(scan: Scan) -> Scan:
         return scan
     probe, _ = made_probe(scan.patterns, scan.bad_pixels, scan.geometry)
     note = (
-        'The probe of the file is left out, and one is made of the mean pattern. The iterations '
+        'The given probe is left out, and one is made of the mean pattern. The iterations '
         'correct it.'
     )
     if not scan.geometry.is_near_field:

@@ -101,7 +101,7 @@ def raster_scan(
 
 
 def _also_missing(raster: Raster, path: Path, request: ReadingRequest) -> str:
-    """Return what else has to be given, so that nobody is asked twice; begins with a space."""
+    """Return what else has to be given, so that one refusal names all; begins with a space."""
     given, shape = request.given_geometry, raster.patterns.shape
     try:
         pixels = _object_pixels(raster, path, shape, given)

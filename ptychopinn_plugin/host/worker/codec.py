@@ -8,7 +8,7 @@ import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ptychopinn_plugin.config import Validated
 from ptychopinn_plugin.errors import PtychoPinnError, WorkerError
@@ -71,6 +71,11 @@ def _from_plain(value: Any, hint: Any, name: str) -> Any:
         return {
             key: _from_plain(part, arguments[1], f'{name}.{key}') for key, part in parts.items()
         }
+    if origin is Literal:
+        if type(value) is not str or value not in arguments:
+            words = ', '.join(map(str, arguments))
+            raise WorkerError(f'{name} must be one of {words}; got {str(value)[:80]!r}.')
+        return value
     if issubclass(hint, Validated):
         return hint.from_dict(_checked(value, dict, name))
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):

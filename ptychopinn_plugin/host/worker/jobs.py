@@ -219,7 +219,7 @@ class Jobs:
         self, job: ReconstructJob | CheckJob, shared: Mapping[str, SharedArray], **more: Any
     ) -> Scan:
         arrays = copy_fields(ScanArrays, shared, self._connection.confirm_read)
-        return arrays.to_scan(name=job.name, **more)
+        return arrays.to_scan(name=job.name, probe_origin=job.probe_origin, **more)
 
     def _reconstruct(self, job: ReconstructJob, shared: Mapping[str, SharedArray]) -> None:
         backend = self._use(job)
@@ -367,7 +367,15 @@ def _quality(backend: Backend, scan: Scan, config: Config) -> str:
 
 
 def _load(paths: Sequence[Path], job: TrainJob) -> list[Scan]:
-    return [load_scan(path, photons=job.photons, single_shot=job.single_shot) for path in paths]
+    return [
+        load_scan(
+            path,
+            photons=job.photons,
+            single_shot=job.single_shot,
+            probe_from_patterns=job.probe_from_patterns,
+        )
+        for path in paths
+    ]
 
 
 def _check_for_training(scans: Sequence[Scan], validation: Sequence[Scan], config: Config) -> None:

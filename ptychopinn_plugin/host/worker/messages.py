@@ -12,6 +12,7 @@ import numpy as np
 
 from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig
 from ptychopinn_plugin.data.geometry import Geometry
+from ptychopinn_plugin.data.scan import ProbeOrigin
 from ptychopinn_plugin.errors import WorkerError
 from ptychopinn_plugin.orientation import Orientation
 
@@ -73,6 +74,8 @@ class TrainJob:
         Scans that judge the model and are not trained on.
     photons : float, optional
         Mean photons per pattern, to which patterns of another unit are scaled.
+    probe_from_patterns : bool
+        Whether the probes of the files are left out, and others are made of the patterns.
     base_model : Path, optional
         The model file whose weights the training starts from.
     keep_training_state : bool
@@ -95,6 +98,7 @@ class TrainJob:
     keep_training_state: bool = True
     threads: int | None = None
     single_shot: bool = False
+    probe_from_patterns: bool = False
     has_pictures: bool = False
 
 
@@ -117,6 +121,8 @@ class ReconstructJob:
         As in `TrainJob`.
     single_shot : bool
         As in `data.Scan.is_single_shot`.
+    probe_origin : str
+        As in `data.Scan`.
     """
 
     backend: str
@@ -127,6 +133,7 @@ class ReconstructJob:
     name: str = ''
     threads: int | None = None
     single_shot: bool = False
+    probe_origin: ProbeOrigin = 'given'
 
 
 @dataclass(frozen=True)
@@ -143,12 +150,15 @@ class CheckJob:
         The scan's.
     threads : int, optional
         As in `TrainJob`.
+    probe_origin : str
+        As in `data.Scan`.
     """
 
     backend: str
     device: str = 'auto'
     name: str = ''
     threads: int | None = None
+    probe_origin: ProbeOrigin = 'given'
 
 
 Job = TrainJob | ReconstructJob | CheckJob

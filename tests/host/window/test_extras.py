@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from PyQt5.QtGui import QTextDocument
 from PyQt5.QtWidgets import (
     QAction,
     QApplication,
+    QCheckBox,
     QComboBox,
     QLabel,
     QLineEdit,
@@ -34,6 +36,7 @@ from ptychopinn_plugin.host.presets import CUSTOM, PRESETS
 from ptychopinn_plugin.host.previews import REDRAW_S
 from ptychopinn_plugin.host.product_files import UNFINISHED_PREFIX
 from ptychopinn_plugin.host.view.guide_window import PICTURE_WIDTH_PX, GuideWindow
+from ptychopinn_plugin.host.wording import stage_line
 from ptychopinn_plugin.ptychodus_compat import positions_m
 
 from .test_inference import object_of
@@ -91,6 +94,8 @@ def test_presets_pictures_and_recent_models(
     check_single_shots(window, start)
     window.set(SingleShot=False, RefinementIterations=1, RefinementMaxSeconds=0)
     products.setCurrentIndex(start)
+    check_probe_from_patterns(window)
+    products.setCurrentIndex(start)
     check_training_by_clicks(window, tmp_path)
     name = check_recent_models(window, model_file, tmp_path)
     check_model_row(window, name)
@@ -131,6 +136,24 @@ def check_single_shots(window: Window, start: int) -> None:
     left = after.object_.get_center().x_m - width / 2
     assert left < placed.min(), 'the object lies where its positions are'
     assert left + width > placed.max()
+
+
+def check_probe_from_patterns(window: Window) -> None:
+    """Check that a click leaves the product's probe out, and the result states what is open."""
+    box = widget_of(window.panel, 'Run', 'Probe from patterns')
+    assert isinstance(box, QCheckBox)
+    assert not window.library.settings.options.probe_from_patterns
+    box.click()
+    assert window.library.settings.options.probe_from_patterns
+    window.infer()
+    activity = window.library.activity
+    window.wait(lambda: activity.stage == 'probe')
+    assert 'Search for the probe, iteration' in stage_line(activity, time.monotonic())
+    window.wait_for_end()
+    window.wait(lambda: 'the phase is determined up to a slope only' in window.message)
+    assert 'A measured probe decides: the probe of the product.' in window.log
+    box.click()
+    assert not window.library.settings.options.probe_from_patterns
 
 
 def check_training_by_clicks(window: Window, tmp_path: Path) -> None:

@@ -30,6 +30,10 @@ def backend(backend: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
         ),
         (('--source', 'folder:in', '--reader', 'HDF5'), '--reader is for scan files'),
         (('--source', 'folder:in', '--domain', 'amplitudes'), '--domain is for scan files'),
+        (
+            ('--source', 'folder:in', '--probe-from', 'a.npz', '--probe-from-patterns'),
+            'got both. Leave one of them out',
+        ),
         (('--source', 'folder:in', '--when-full', 'panic'), 'wait'),
         (('--source', 'folder:in', '--start-timeout', 0.2), 'none came (no-start)'),
         ((), "Missing option '--source'"),

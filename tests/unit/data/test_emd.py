@@ -122,7 +122,7 @@ def test_the_user_gives_what_the_file_lacks(write: Callable[..., Path]) -> None:
         load_scan(path, scan_step_m=1e-7)
 
 
-def test_all_that_is_missing_is_asked_for_at_once(write: Callable[..., Path]) -> None:
+def test_all_that_is_missing_is_named_at_once(write: Callable[..., Path]) -> None:
     """Who gives what the first refusal names has a scan."""
     with pytest.raises(DataError, match='--scan-step') as caught:
         load_scan(write())

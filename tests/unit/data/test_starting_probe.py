@@ -75,7 +75,7 @@ def test_the_probe_of_a_file_can_be_left_out(scan: Scan, save_npz: SaveNpz) -> N
     without = load_scan(save_npz(scan, leave_out=('probeGuess',)))
     assert found.probe_origin == 'patterns'
     np.testing.assert_array_equal(found.probe, without.probe)
-    assert any('probe of the file is left out' in note for note in found.notes)
+    assert any('given probe is left out' in note for note in found.notes)
     for made in (found, without):
         assert any('positions that are inverted in y and x' in note for note in made.notes)
     with pytest.raises(DataError, match='got both'):

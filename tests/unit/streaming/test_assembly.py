@@ -10,8 +10,10 @@ import pytest
 
 from ptychopinn_plugin.data import Geometry, Reconstruction, Scan, load_scan, write_product
 from ptychopinn_plugin.data.probe_variation import ProbeVariation
+from ptychopinn_plugin.data.readers.matching import Product
 from ptychopinn_plugin.data.readers.ptychodus_hdf5 import read_product
 from ptychopinn_plugin.data.readers.request import ReadingRequest
+from ptychopinn_plugin.data.starting_probe import made_probe
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.orientation import Orientation
 from ptychopinn_plugin.streaming.assembly import (
@@ -146,6 +148,34 @@ def test_a_probe_that_nobody_gave_is_made_once(scan: Scan) -> None:
     third = maker.make(batch_of(scan, 'px', np.arange(30, 36)), 'px')
     np.testing.assert_array_equal(third.probe, scan.probe)
     assert third.probe_origin == 'given'
+
+
+@pytest.mark.parametrize('orientation', [Orientation(), Orientation(transpose=True)])
+@pytest.mark.parametrize('from_product', [False, True])
+def test_a_probe_that_was_sent_is_left_out_where_wanted(
+    scan: Scan, orientation: Orientation, from_product: bool
+) -> None:
+    """It is that of the patterns as they are reconstructed, in the pictures on the way too."""
+    everything = np.arange(len(scan))
+    product = Product(everything, scan.positions_px * 2e-8, probe=scan.probe)
+    rules = ScanRules(
+        ReadingRequest('stream'),
+        product if from_product else None,
+        orientation,
+        probe_from_patterns=True,
+    )
+    opening = dataclasses.replace(opening_of(scan), probe=None if from_product else scan.probe)
+    found = assemble(batch_of(scan, 'm', everything), 'm', opening, rules)
+    assert found.probe_origin == 'patterns'
+    made, _ = made_probe(found.patterns, found.bad_pixels, found.geometry)
+    np.testing.assert_array_equal(found.probe, made)
+    maker = PartMaker(lambda: opening, rules)
+    first = maker.make(batch_of(scan, 'm', everything[:20]), 'm')
+    second = maker.make(batch_of(scan, 'm', everything[20:]), 'm')
+    made, _ = made_probe(first.patterns, first.bad_pixels, first.geometry)
+    np.testing.assert_array_equal(first.probe, made)
+    np.testing.assert_array_equal(second.probe, made)
+    assert (first.probe_origin, second.probe_origin) == ('patterns', 'patterns')
 
 
 def test_what_was_received_is_taken_again(scan: Scan, tmp_path: Path, receive: Any) -> None:
