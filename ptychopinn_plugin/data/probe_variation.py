@@ -124,6 +124,7 @@ class ProbeVariation:
         ----------
         probe : ndarray of complex, shape (n_modes, height, width)
         """
+        # The mean probe need not be the first image: weights may have a mean of their own.
         mean = self.weights.mean(axis=0)
         around = dataclasses.replace(self, weights=self.weights - mean)
         of_mean = dataclasses.replace(self, weights=mean[np.newaxis]).energies(probe)[0]
@@ -177,6 +178,7 @@ def coherent_modes(
         weights = variation.weights
     else:
         return probe[np.newaxis], None
+    # Both have shapes with an axis of modes; what varies is the first mode alone.
     eigenmodes = probe[:0] if variation is None else variation.eigenmodes
     stored = np.zeros((1 + len(eigenmodes), *probe.shape), dtype=probe.dtype)
     stored[0], stored[1:, 0] = probe, eigenmodes

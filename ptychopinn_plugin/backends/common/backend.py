@@ -74,6 +74,7 @@ class NetworkBackend(Engine[Device]):
     """
 
     def __init__(self, clock: Clock = time.perf_counter) -> None:
+        # Limits of time are decided by one clock, or ranks would end at different iterations.
         self.ranks = current_ranks()
         self.clock = self.ranks.shared_clock(clock)
         self.threads: int | None = None
@@ -222,12 +223,14 @@ class NetworkBackend(Engine[Device]):
         self, request: ReconstructionRequest, remaining_s: RemainingTime
     ) -> Reconstruction:
         """Reconstruct the patterns that have light, with a probe that is given or found."""
+        # Without light a pattern shows nothing of the object, and contradicts any.
         scan = without_dark_patterns(request.scan)
         scan, stopped = find_probe(scan, self._trial(request.device), observer=request.observer)
         computed = replace(request, scan=scan)
         if scan.probe_origin != 'given':
             # What is a guess is corrected.
             computed = computed.with_refinement(probe=True)
+        # The user wants to see what there is: the probe so far, and no iterations.
         if stopped:
             computed = computed.with_refinement(iterations=0)
         return self._computed(computed, remaining_s, request.used_settings())

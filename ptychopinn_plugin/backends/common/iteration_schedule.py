@@ -85,6 +85,8 @@ class IterationSchedule:
         self._losses.append(loss)
         self._times_s.append(self._clock())
         is_whole = self._left == self.iterations - self.done + 1
+        # What is left of the course is spread over the iterations that are left: where these become
+        # fewer, steps fall faster, and the last one is short in any case.
         self.fraction += (1 - self.fraction) / self._left
         if is_whole:
             # The same to the last bit, whatever was added up.
@@ -119,5 +121,6 @@ class IterationSchedule:
     def _has_stalled(self) -> bool:
         if self.done < 2 * STALL_ITERATIONS:
             return False
+        # Losses are those of the best so far, which never rise.
         then, now = self._losses[-1 - STALL_ITERATIONS], self._losses[-1]
         return then - now < STALL_GAIN * abs(now)

@@ -70,10 +70,12 @@ def find_lost_positions(
         return moves_px
     misses = _misses(forward, object_, valid_mask, np.arange(len(moves_px)))
     lost = _lost(misses)
+    # A place must be clearly better: of many that are tried one fits a little better by chance.
     found, best = moves_px.copy(), BETTER_RATIO * misses[lost]
     for place in _grid(min(forward.reach_px, GRID_REACH_PX)):
         if not len(lost):
             break
+        # All lost positions are tried at this place together, in batches.
         trial = moves_px.copy()
         trial[lost] = place
         forward.set_moves(trial)
@@ -86,6 +88,7 @@ def find_lost_positions(
 def _lost(misses: FloatArray) -> IntArray:
     """Return the positions whose patterns miss by far more than others, in ascending order."""
     largest = int(MAX_LOST_FRACTION * len(misses))
+    # Against the median, which a tenth of lost positions does not move.
     worst = np.argsort(-misses, kind='stable')[:largest]
     return np.sort(worst[misses[worst] > LOST_RATIO * np.median(misses)])
 

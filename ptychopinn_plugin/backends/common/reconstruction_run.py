@@ -315,6 +315,7 @@ class ReconstructionRun:
 
         request = IterationRequest.of_refinement(self.scan, settings, schedule)
         self.object_, losses = self.engine.iterate(self.forward, self.object_, request, show)
+        # The start of a block is what the one before or a pass has left, and no iteration.
         self.losses += losses[1:] if self.losses else losses
         self.done.append(schedule.done)
         if self._best_block is None or losses[-1] < self._best_block[0]:
@@ -327,6 +328,7 @@ class ReconstructionRun:
         if self._remaining_s is None:
             return None
         blocks = (*self.plan.before_passes, self.plan.iterations)
+        # Of what is left now: a block that took too long shortens all that follow in proportion.
         return self._remaining_s() * blocks[number] / max(1, sum(blocks[number:]))
 
     def _show_pass(self, done: int, passes: int, object_: Any) -> bool:

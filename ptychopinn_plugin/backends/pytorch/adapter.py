@@ -79,6 +79,7 @@ class PyTorchBackend(NetworkBackend[torch.device]):
 
     def build_network(self, request: NetworkRequest, device: torch.device) -> Network:
         """Return a network on the device; the generator that others draw from stays as it is."""
+        # The first weights follow from the seed of the settings, whatever was drawn before.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(request.seed)
             network = Network(request.description, request.precision)
@@ -109,6 +110,7 @@ class PyTorchBackend(NetworkBackend[torch.device]):
             measured = forward.measured(part).square()
             sums += torch.stack([forward.sum_over_good(each) for each in (counts, measured)])
         expected, counted = forward.ranks.sum(sums).tolist()
+        # Counts grow with the square of the object's amplitude.
         return canvas * float(np.sqrt(counted / expected))
 
     def make_step(

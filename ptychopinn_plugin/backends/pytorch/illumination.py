@@ -41,6 +41,8 @@ class PositionProbes:
 
     def keep_shifted_probes(self) -> None:
         """Keep the probe of every position, where there is memory for that."""
+        # A shift is a transform for each position and mode, half of a projection: it is worth
+        # keeping as long as the probe stays what it is.
         n_held = self.held.stop - self.held.start
         n_bytes = n_held * self.probe.numel() * 8
         if self._keeps_probes and n_bytes <= PROBE_CACHE_BYTES:
@@ -132,6 +134,7 @@ class PositionProbes:
         waves = self.in_own_beam(waves, indices)
         if self._opr is None:
             return waves
+        # Only the first mode varies: the weight is its share of the common one.
         first = self._opr[1][indices][:, 0, None, None, None]
         return torch.cat([waves[:, :1] * first, waves[:, 1:]], dim=1)
 

@@ -83,6 +83,7 @@ def target_distance(
         See `poisson_deviance`.
     """
     relative = patches.weights / patches.weights.amax(dim=(-2, -1), keepdim=True)
+    # Beyond the probe's light patterns show nothing of the patch, and the target alone does.
     weights = relative + TARGET_FLOOR * coverage
     with torch.no_grad():
         reference = patches.values if patches.reference is None else patches.reference

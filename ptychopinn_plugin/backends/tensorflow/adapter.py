@@ -74,6 +74,7 @@ class TensorFlowBackend(NetworkBackend[str]):
             counts = forward.predict_intensity(forward.extract_patches(canvas, indices), indices)
             expected += float(tf.reduce_sum(valid_mask * counts))
             measured += float(tf.reduce_sum(valid_mask * forward.measured(indices) ** 2))
+        # Counts grow with the square of the object's amplitude.
         return scaled(canvas, np.sqrt(measured / expected))
 
     def make_step(

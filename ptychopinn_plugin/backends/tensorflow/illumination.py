@@ -41,6 +41,8 @@ class PositionProbes:
 
     def keep_shifted_probes(self) -> None:
         """Keep the probe of every position, where there is memory for that."""
+        # A shift is a transform for each position and mode, half of a projection: it is worth
+        # keeping as long as the probe stays what it is.
         n_bytes = len(self) * int(tf.size(self.probe)) * 8
         if self._keeps_probes and n_bytes <= PROBE_CACHE_BYTES:
             parts = [self._shifted_probes(indices) for indices in self.batches(256)]
@@ -117,6 +119,7 @@ class PositionProbes:
         waves = self.in_own_beam(waves, indices)
         if self._opr is None:
             return waves
+        # Only the first mode varies: the weight is its share of the common one.
         first = tf.gather(self._opr[1][:, 0], indices)[:, None, None, None]
         return tf.concat([scaled(waves[:, :1], first), waves[:, 1:]], axis=1)
 

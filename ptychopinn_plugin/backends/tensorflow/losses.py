@@ -70,6 +70,7 @@ def target_distance(
         1 where the target is well lit, 0 where no light reached it.
     """
     relative = light / tf.reduce_max(light, axis=(-2, -1), keepdims=True)
+    # Beyond the probe's light patterns show nothing of the patch, and the target alone does.
     weights = relative + TARGET_FLOOR * coverage
     reference = values if reference is None else reference
     products = scaled(reference * tf.math.conj(labels), weights)

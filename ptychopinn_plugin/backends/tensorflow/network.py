@@ -77,6 +77,8 @@ def compute(
     description: NetworkDescription, precision: str, weights: Weights, images: Tensor
 ) -> tuple[Tensor, ...]:
     """Compute the outputs for images of shape (batch, height, width, channels), as float32."""
+    # Outputs come back in float32: patches are added up and diffracted, which half precision, with
+    # its three digits, would spoil.
     dtype = tf.as_dtype(precision)
     values = {'input': tf.cast(images, dtype)}
     for layer in description.layers[1:]:
