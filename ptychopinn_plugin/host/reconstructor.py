@@ -14,9 +14,8 @@ from ptychodus.api.reconstruct import (
 )
 
 from ptychopinn_plugin.backends.selection import Choice, choose
-from ptychopinn_plugin.data import Scan, scale_to_photons, write_scan
+from ptychopinn_plugin.data import Scan, write_scan
 from ptychopinn_plugin.data.grouping import check_before_run
-from ptychopinn_plugin.data.preparation import one_by_one
 from ptychopinn_plugin.data.single_shots import alone_where_apart
 from ptychopinn_plugin.errors import PtychoPinnError
 from ptychopinn_plugin.host.loaded_model import (
@@ -42,7 +41,7 @@ from ptychopinn_plugin.host.training_data import (
     find_training_files,
 )
 from ptychopinn_plugin.host.training_watch import TRAINING_GOAL, TrainingWatch, which_model_stays
-from ptychopinn_plugin.host.translation import to_scan
+from ptychopinn_plugin.host.translation import as_chosen, to_scan
 from ptychopinn_plugin.host.wording import BUILT_IN_NAME
 from ptychopinn_plugin.host.worker.arrays import ResultArrays, ScanArrays
 from ptychopinn_plugin.host.worker.client import Event, Run, Worker, wait_for_end
@@ -305,7 +304,7 @@ class PinnReconstructor(TrainableReconstructor):
         """
         with reported('Train on product'):
             options = self._settings.options
-            scan = self._as_read(self._scan_of(parameters))
+            scan = as_chosen(self._scan_of(parameters), self._settings.options)
             base, _ = self._base_model(folder)
             self._training_backend(base)
             config = self._settings.config(self.model_type)
@@ -399,7 +398,7 @@ class PinnReconstructor(TrainableReconstructor):
 
     def _resampling(self, scan: Scan, model: Model) -> Resampling:
         """Return the scan as it is to be read and as the model takes it."""
-        scan = alone_where_apart(self._as_read(scan))
+        scan = alone_where_apart(as_chosen(scan, self._settings.options))
         fitted = model.fitted(scan)
         log_notes(fitted)
         if scan.pattern_shape != fitted.pattern_shape:
@@ -408,13 +407,6 @@ class PinnReconstructor(TrainableReconstructor):
 
     def _scan_of(self, parameters: ReconstructInput) -> Scan:
         return to_scan(parameters, probe_from_patterns=self._settings.options.probe_from_patterns)
-
-    def _as_read(self, scan: Scan) -> Scan:
-        """Return a scan as the rows *Single shot* and *Photons* make it."""
-        options = self._settings.options
-        if options.single_shot:
-            scan = one_by_one(scan)
-        return scan if options.photons is None else scale_to_photons(scan, options.photons)
 
     def _inference_job(self, model: Model, path: Path, scan: Scan) -> ReconstructJob:
         config = self._settings.config(self.model_type)

@@ -12,8 +12,9 @@ from ptychodus.api.reconstruct import ReconstructInput
 
 from ptychopinn_plugin import ptychodus_compat
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray
-from ptychopinn_plugin.data import Scan
+from ptychopinn_plugin.data import Scan, scale_to_photons
 from ptychopinn_plugin.data.geometry import Geometry
+from ptychopinn_plugin.data.preparation import one_by_one
 from ptychopinn_plugin.data.probe_variation import ProbeVariation, coherent_modes
 from ptychopinn_plugin.data.readers import matching
 from ptychopinn_plugin.data.readers.finishing import with_probe_of_patterns
@@ -21,6 +22,14 @@ from ptychopinn_plugin.data.readers.probe_axes import varying_probe
 from ptychopinn_plugin.data.readers.request import ReadingRequest
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.host import versions
+from ptychopinn_plugin.host.settings import HostOptions
+
+
+def as_chosen(scan: Scan, options: HostOptions) -> Scan:
+    """Return a scan as the rows *Single shot* and *Photons* of the panel make it."""
+    if options.single_shot:
+        scan = one_by_one(scan)
+    return scan if options.photons is None else scale_to_photons(scan, options.photons)
 
 
 def to_scan(parameters: ReconstructInput, *, probe_from_patterns: bool = False) -> Scan:
