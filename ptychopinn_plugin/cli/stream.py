@@ -156,6 +156,7 @@ def stream_into(
         runner = create_backend(choice.name)
         runner.model = opened
         rules = _rules_of(output, given)
+        # A trained network needs each pattern once; iterations, now and at the end, need them all.
         keeps = settings.final or opened.is_prior
         store = _store_of(settings, given, keeps=keeps)
         files = _LiveFiles(output, as_json=as_json)
@@ -274,6 +275,7 @@ def _receiving(
 
     matcher = PatternMatcher(settings.wait_seconds, settings.max_waiting)
     expected = settings.patterns
+    # Positions that are known before are those of the whole scan: their number is its end.
     if rules.product is not None and len(rules.product.indexes):
         known = rules.product
         matcher.add_positions(PositionBatch(known.indexes, known.positions_m, 'm'))
@@ -332,6 +334,7 @@ def _write_scan(
     unit = reception.matcher.unit
     assert unit is not None
     batch = store.read(0, store.n_appended)
+    # The scan is read again from its file: what the store holds would be in memory twice.
     store.clear()
     path = output / _SCAN_FILE
     try:

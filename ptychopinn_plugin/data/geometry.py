@@ -129,6 +129,7 @@ class Geometry:
                 f'{", ".join(missing)} (geometry=Geometry(...)); {TO_BE_FAR}.'
             )
         wavelength = wavelength_m(energy_eV)
+        # By the theorem: pixels are those of the object already, and z becomes z / M.
         effective_m = abs(distance_m) / self.magnification()
         for side, size_m in zip(shape, pixel_m, strict=True):
             assert size_m is not None

@@ -88,6 +88,8 @@ def pickle_names(data: bytes, budget: Budget) -> Iterator[tuple[str, str]]:
 
 
 def _names(stream: io.BytesIO, budget: Budget) -> Iterator[tuple[str, str]]:
+    # The stack itself is not followed: picklers put module and name there right before they are
+    # used, and whatever does it in another way is refused.
     memo: dict[int, str | None] = {}
     # These are what the last two instructions put on the stack, where it was text.
     before: str | None = None

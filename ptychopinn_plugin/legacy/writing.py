@@ -62,6 +62,7 @@ def write_legacy_tensorflow(model: Model, path: Path, template: Path) -> None:
     for name in model.weights:
         role, _, part = name.rpartition('/')
         if part == 'weight':
+            # Keras has kernels as (height, width, in, out).
             kernel = model.weights[name].transpose(2, 3, 1, 0)
             kernels[old.weights[name].name] = (kernel, model.weights[f'{role}/bias'])
     for member in _MODELS:
@@ -85,6 +86,7 @@ def _with_weights(
     with open_zip(data, source) as archive:
         members = {name: archive.read(name) for name in archive.names()}
         members[_WEIGHTS] = _replaced(archive, kernels)
+    # Without compression, as Keras writes it.
     return _zip(members, zipfile.ZIP_STORED)
 
 

@@ -192,6 +192,7 @@ def product_of(file: Any, given: Geometry | None = None, n_alone: int | None = N
         indexes = np.arange(len(translation))
     return Product(
         indexes=to_indexes(indexes, f'The indexes of the positions of {file.filename}'),
+        # From (x, y) or (x, y, z) to (y, x).
         positions_m=translation[:, 1::-1].astype(np.float64),
         probe=probe,
         object_=object_,

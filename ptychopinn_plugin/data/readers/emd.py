@@ -107,6 +107,7 @@ def _steps(file: Any, group: Any) -> tuple[float, float] | None:
         values = find_dataset(file, [f'{group.name}/dim{axis}'])
         if values is None or values.size in (None, 0, 1) or values.dtype.kind not in 'uif':
             return None
+        # An even axis is known by its first two values, and may be stored by them alone.
         numbers = np.asarray(values[:2], dtype=np.float64)
         steps.append(step_of(numbers[1] - numbers[0], text_attribute(values, 'units')))
     return None if steps[0] is None or steps[1] is None else (steps[0], steps[1])

@@ -105,6 +105,7 @@ def count_alone(
         )
     at_end, at_start = shape[-2:], shape[:2]
     n_first, n_last = math.prod(shape[:-2]), math.prod(shape[2:])
+    # The probe decides where it can; else patterns are square more often than rasters are.
     if known_order or at_end == known_shape:
         return n_first
     if at_start == known_shape:
