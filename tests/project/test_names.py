@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -82,10 +83,16 @@ NOT_SHARES = re.compile(r'_?[A-Z_]+_SHARES?$')
 """A part of a whole is a _FRACTION, as in the settings."""
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    """Return what a file holds, which several tests look at."""
+    return ast.parse(path.read_text(encoding='utf-8'))
+
+
 def our_names(path: Path) -> Iterator[str]:
     """Yield every name that a file gives to something, and its own; those of others are not."""
     yield path.stem
-    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+    for node in ast.walk(tree_of(path)):
         match node:
             case ast.FunctionDef(name=str(name)) | ast.ClassDef(name=str(name)):
                 yield name
@@ -97,6 +104,7 @@ def our_names(path: Path) -> Iterator[str]:
                 yield name
 
 
+@cache
 def all_names() -> dict[str, str]:
     """Return the names of the package, the tests and the programs beside it, each with a file."""
     paths = [path for folder in FOLDERS for path in (ROOT / folder).rglob('*.py')]
@@ -115,7 +123,7 @@ def test_names_that_were_given_up_are_gone() -> None:
 
 def annotations(path: Path) -> Iterator[tuple[str, str]]:
     """Yield what is annotated in a file: parameters, attributes and what methods return."""
-    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+    for node in ast.walk(tree_of(path)):
         match node:
             case ast.arg(arg=name, annotation=ast.expr() as kind):
                 yield name, ast.unparse(kind)
@@ -145,7 +153,7 @@ def test_stitching_and_synchronization_are_where_their_names_are() -> None:
     found = {
         f'{path.relative_to(PACKAGE)}: {node.name}'
         for path in PACKAGE.rglob('*.py')
-        for node in ast.walk(ast.parse(path.read_text(encoding='utf-8')))
+        for node in ast.walk(tree_of(path))
         if isinstance(node, ast.ClassDef | ast.FunctionDef)
         for word, homes in HOMES.items()
         if word in node.name.lower() and path.stem not in homes
@@ -173,7 +181,7 @@ def test_names_have_one_spelling() -> None:
 def public_names(path: Path) -> set[str]:
     """Return the classes, functions and constants that a module defines for others."""
     found = set()
-    for node in ast.parse(path.read_text(encoding='utf-8')).body:
+    for node in tree_of(path).body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef):
             found.add(node.name)
         targets = node.targets if isinstance(node, ast.Assign) else []
@@ -205,7 +213,7 @@ def test_no_private_class_has_the_name_of_a_public_one() -> None:
     classes = {
         (node.name, path.relative_to(PACKAGE).as_posix())
         for path in PACKAGE.rglob('*.py')
-        for node in ast.parse(path.read_text(encoding='utf-8')).body
+        for node in tree_of(path).body
         if isinstance(node, ast.ClassDef)
     }
     public = {name for name, _ in classes if not name.startswith('_')}
