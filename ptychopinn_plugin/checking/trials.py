@@ -131,9 +131,9 @@ def check_field(scan: Scan) -> None:
     """Raise a DataError for a scan of the near field, for which no trials are known."""
     if scan.geometry.is_near_field:
         raise DataError(
-            f'Orientations are tried on diffraction patterns of the far field; {scan.name} is of '
-            'the near field. Compare likelihoods of ptychopinn refine with --flip, --transpose or '
-            '--swap-positions yourself.'
+            'Orientations are tried on diffraction patterns of the far field; the scan '
+            f'{scan.name} is of the near field. Compare likelihoods of ptychopinn refine with '
+            '--flip, --transpose or --swap-positions yourself.'
         )
 
 

@@ -32,6 +32,14 @@ _PHRASES = (
         re.compile(r'ptychopinn train --base-model MODEL'),
         'tick "Fine-tune" in the box Training',
     ),
+    (
+        re.compile(
+            r'Compare likelihoods of ptychopinn refine with --flip, --transpose or '
+            r'--swap-positions yourself\.'
+        ),
+        'Load the patterns again with other flips ticked in the box Transform of the dialog under '
+        'Diffraction, click "Infer" for each, and keep the object of the lowest loss.',
+    ),
     # It is the argument in Python for the options before it.
     (re.compile(r' \(geometry=Geometry\([^()]*\)\)'), ''),
 )

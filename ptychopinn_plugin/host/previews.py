@@ -14,7 +14,7 @@ from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.host.resampling import Resampling
 from ptychopinn_plugin.host.translation import to_product
 from ptychopinn_plugin.host.worker.arrays import ResultArrays
-from ptychopinn_plugin.host.worker.client import Event
+from ptychopinn_plugin.host.worker.client import Event, Run
 from ptychopinn_plugin.host.worker.messages import ReconstructionDone, RunProgress
 from ptychopinn_plugin.text import count
 
@@ -224,3 +224,11 @@ class InferenceWatch:
     def output(self) -> ReconstructOutput:
         """Return what the host is to draw."""
         return ReconstructOutput(self._product, self.progress)
+
+
+def log_stopped(run: Run, *, has_picture: bool) -> None:
+    """Log what becomes of an inference that was stopped and has handed over no result."""
+    what = 'Stopped before there was a picture: there is no new product.'
+    if has_picture:
+        what = 'Stopped: the object is that of the last picture.'
+    logger.warning('%s', f'{what} {run.end_error}'.rstrip())

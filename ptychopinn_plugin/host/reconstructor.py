@@ -30,7 +30,7 @@ from ptychopinn_plugin.host.log_messages import (
     log_notes,
     reported,
 )
-from ptychopinn_plugin.host.previews import InferenceWatch, has_window
+from ptychopinn_plugin.host.previews import InferenceWatch, has_window, log_stopped
 from ptychopinn_plugin.host.resampling import Resampling
 from ptychopinn_plugin.host.run_state import Activity
 from ptychopinn_plugin.host.scan_check import check_product
@@ -53,6 +53,7 @@ from ptychopinn_plugin.host.worker.messages import (
     TrainJob,
 )
 from ptychopinn_plugin.model_file import Model
+from ptychopinn_plugin.text import count
 
 
 @dataclass(frozen=True)
@@ -215,7 +216,7 @@ class PinnReconstructor(TrainableReconstructor):
             scan = self._scan_of(parameters)
             log_notes(scan)
             write_scan(path, scan)
-        logger.info('Wrote %d patterns to %s.', len(scan), path)
+        logger.info('Wrote %s to %s.', count(len(scan), 'pattern'), path)
 
     def train(self, input_path: Path, output_path: Path) -> Iterator[TrainOutput]:
         """Train on the data of a folder and leave the model in another one.
@@ -412,8 +413,8 @@ class PinnReconstructor(TrainableReconstructor):
         config = self._settings.config(self.model_type)
         choice = choose(setting=self._settings.backend, model_backend=model.backend)
         logger.info(
-            'Inferring from %d patterns with %s. Model: %s.',
-            *(len(scan), described(choice), self.loaded.name),
+            'Inferring from %s with %s. Model: %s.',
+            *(count(len(scan), 'pattern'), described(choice), self.loaded.name),
         )
         return ReconstructJob(
             *(choice.name, path, config.inference, config.refinement, scan.geometry, scan.name),
@@ -442,7 +443,7 @@ class PinnReconstructor(TrainableReconstructor):
             # Stop, in a host that does not make it known: the worker may stay for the next run.
             activity.keeps_product = watch.has_picture
             wait_for_end(run, events, BRIEF_S)
-            _log_stopped(run, has_picture=watch.has_picture)
+            log_stopped(run, has_picture=watch.has_picture)
             raise
         if done is None:
             activity.outcome = 'stopped'
@@ -459,7 +460,7 @@ class PinnReconstructor(TrainableReconstructor):
             is_refined = len(done.report.likelihoods) > 1
             activity.show('refine' if is_refined else 'predict', done.arrays.object_)
         else:
-            _log_stopped(run, has_picture=watch.has_picture)
+            log_stopped(run, has_picture=watch.has_picture)
             if not watch.has_picture:
                 return
         # Stop has nothing to end any more.
@@ -485,11 +486,3 @@ class PinnReconstructor(TrainableReconstructor):
         has_picture = watch.update(event)
         self._goal = watch.goal
         return has_picture
-
-
-def _log_stopped(run: Run, *, has_picture: bool) -> None:
-    """Log what becomes of an inference that was stopped and has handed over no result."""
-    what = 'Stopped before there was a picture: there is no new product.'
-    if has_picture:
-        what = 'Stopped: the object is that of the last picture.'
-    logger.warning('%s', f'{what} {run.end_error}'.rstrip())

@@ -13,6 +13,7 @@ from PyQt5.QtWidgets import QWidget
 
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.data.reorientation import reorient
+from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 from ptychopinn_plugin.host.view import ROWS_HEIGHT
 from ptychopinn_plugin.host.view.header import MIN_PICTURE_PX, PICTURE_PX
 from ptychopinn_plugin.orientation import Orientation
@@ -168,3 +169,30 @@ def test_what_a_run_says_stays_in_view_in_a_low_window(window: Window) -> None:
     assert header.message.isVisible()
     # What is still to be drawn is drawn before the panel goes.
     window.qtbot.wait(100)
+
+
+def test_a_product_of_the_near_field_is_inferred_and_cannot_be_checked(
+    window: Window, write_folder: WriteFolder, tmp_path: Path
+) -> None:
+    """What to do in place of a check is done in the window too."""
+    near = simulate(
+        SimulationConfig(
+            size=32, rows=5, columns=5, step_px=5.0, fresnel_number=0.06, probe_kind='diffuser'
+        )
+    )
+    window.open(write_folder(tmp_path / 'near', scan=near))
+    product = next(item for item in window.products if item.get_name() == near.name).get_product()
+    if not hasattr(product.metadata, 'far_field'):
+        pytest.skip('This Ptychodus knows no near field.')
+    window.check()
+    window.wait_for_end()
+    window.wait(lambda: 'is of the near field' in window.message)
+    window.check_failure('Check', 'in the box Transform', 'click "Infer" for each')
+    assert 'command line' not in window.message
+    window.set(RefinementIterations=3)
+    number = window.infer()
+    window.wait_for_end()
+    window.wait(lambda: window.status == 'Inference done.')
+    assert 'has never met the near field' in window.log
+    assert not window.products[number].get_product().metadata.far_field
+    assert [name for name, _ in window.library.activity.pictures] == ['Refined']
