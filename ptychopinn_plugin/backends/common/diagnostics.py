@@ -175,12 +175,18 @@ def warn_of_misfit(scan: Scan, iterations: int, misfit: Misfit | None, option: s
         )
         return
     if scan.geometry.is_near_field:
+        curved = (
+            ''
+            if scan.geometry.magnification() == 1
+            else 'a probe with the curvature of the beam, which the distance of the focus already '
+            'takes into account; '
+        )
         logger.warning(
             '%s: the object misses %s. Likely causes: a wrong distance, photon energy, pixel size '
             'or focus; positions in another order than the patterns, with x and y swapped or '
             'inverted; light that comes into the frames from outside of them, for which '
-            '--frame-margin PX gives room; or a probe that is a guess%s.',
-            *(scan.name, size, remedy),
+            '--frame-margin PX gives room; %sor a probe that is a guess%s.',
+            *(scan.name, size, curved, remedy),
         )
         return
     logger.warning(

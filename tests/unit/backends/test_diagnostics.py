@@ -69,6 +69,16 @@ def test_images_of_the_near_field_are_not_sent_to_a_check_that_refuses_them() ->
     assert words.endswith('distance, positions or probe may be wrong.')
 
 
+@pytest.mark.parametrize('focus_m', [None, -1e-4])
+def test_a_curvature_that_counts_twice_is_a_cause_in_a_cone_beam_alone(
+    focus_m: float | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    near = simulate(SimulationConfig(size=16, rows=3, columns=3, fresnel_number=0.2))
+    geometry = dataclasses.replace(near.geometry, focus_object_distance_m=focus_m)
+    warn_of_misfit(dataclasses.replace(near, geometry=geometry), 30, WRONG, None)
+    assert ('the curvature of the beam' in caplog.text) == (focus_m is not None)
+
+
 @pytest.mark.parametrize(
     ('origin', 'option', 'words'),
     [

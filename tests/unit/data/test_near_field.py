@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from ptychopinn_plugin.data import (
     Geometry,
@@ -92,6 +93,39 @@ def test_pixels_and_distance_of_a_cone_beam() -> None:
     assert transfer is not None
     np.testing.assert_array_equal(transfer, parallel.transfer_function((1024, 1024)))
     assert dataclasses.replace(found, near_field=None).transfer_function((32, 40)) is None
+
+
+@pytest.mark.parametrize('magnification', [1.0, 2.0, 20.0, 200.0])
+def test_a_cone_beam_makes_the_image_of_the_fresnel_integral(magnification: float) -> None:
+    """Computed with the curvature of the beam, on a grid eight times as fine as the object's."""
+    size, finer, pixel_m = 32, 8, 50e-9
+    wavelength, n = wavelength_m(1e4), size * finer
+    # So one pixel of the detector is four of the integral.
+    distance_m = magnification * size * pixel_m**2 / (4 * wavelength)
+    focus_m = None if magnification == 1 else -distance_m / (magnification - 1)
+    geometry = Geometry(
+        *(pixel_m, pixel_m, 1e4, distance_m, magnification * pixel_m, magnification * pixel_m),
+        near_field=True,
+        focus_object_distance_m=focus_m,
+    )
+    rng = np.random.default_rng(0)
+    y, x = np.indices((size, size)) - size // 2
+    phase = ndimage.gaussian_filter(rng.standard_normal((size, size)), 2.0)
+    wave = np.exp(-(x**2 + y**2) / (2 * 3.5**2) + 8j * phase)
+    transfer = geometry.transfer_function((size, size))
+    expected = np.abs(np.fft.ifft2(np.fft.fft2(wave) * transfer)) ** 2
+
+    spectrum = np.pad(np.fft.fftshift(np.fft.fft2(wave)), (n - size) // 2)
+    fine = np.fft.ifft2(np.fft.ifftshift(spectrum)) * finer**2
+    along_m = (np.arange(n) - n // 2) * pixel_m / finer
+    square = along_m[:, np.newaxis] ** 2 + along_m**2
+    curvature = 1 / distance_m - (1 / focus_m if focus_m else 0)
+    fine *= np.exp(1j * np.pi / wavelength * curvature * square)
+    far = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(fine)))
+    step_m = pixel_m / finer
+    image = np.abs(far * step_m**2 / (wavelength * distance_m)) ** 2 * magnification**2
+    middle = slice(n // 2 - 2 * size, n // 2 + 2 * size, 4)
+    np.testing.assert_allclose(image[middle, middle], expected, atol=0.01 * expected.max())
 
 
 @pytest.mark.parametrize(
