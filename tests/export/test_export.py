@@ -90,7 +90,7 @@ def run_torch_export(path: Path, images: np.ndarray) -> Outputs:
 
 
 def run_keras(path: Path, images: np.ndarray) -> Outputs:
-    keras = pytest.importorskip('tensorflow').keras
+    keras = pytest.importorskip('ptychopinn_plugin.backends.tensorflow.framework').tf.keras
     made = keras.models.load_model(path, compile=False)
     found = made.predict_on_batch(images.transpose(0, 2, 3, 1))
     return [part.transpose(0, 3, 1, 2) for part in (found if isinstance(found, list) else [found])]

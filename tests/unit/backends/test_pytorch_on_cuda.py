@@ -41,6 +41,7 @@ from ptychopinn_plugin.backends.pytorch import (
     stitching,
     training,
 )
+from ptychopinn_plugin.backends.pytorch.device import keep_triton_out
 from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
 from ptychopinn_plugin.backends.pytorch.network import Network
 from ptychopinn_plugin.backends.pytorch.prediction import predict_patches
@@ -85,6 +86,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorMode]:
     """A card of 80 GB that holds shapes alone."""
     monkeypatch.setattr(torch.cuda, 'mem_get_info', lambda *_: (80 << 30, 80 << 30))
+    # The mode loads Triton, which ends the process where somebody has loaded TensorFlow before.
+    keep_triton_out()
     with FakeTensorMode() as mode:
         yield mode
 

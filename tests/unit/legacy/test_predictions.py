@@ -232,7 +232,7 @@ def test_tensorflow_networks(
 def test_both_backends_predict_the_same(
     checkpoint: Any, tensorflow_file: Any, graph: Any, size: int, kind: str
 ) -> None:
-    pytest.importorskip('tensorflow')
+    pytest.importorskip('ptychopinn_plugin.backends.tensorflow.framework')
     from ptychopinn_plugin.backends.tensorflow.network import Network as KerasNetwork
 
     if kind == 'tensorflow':

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip('tensorflow')
+pytest.importorskip('ptychopinn_plugin.backends.tensorflow.framework')
 
 import ptychopinn_plugin as pinn
 from ptychopinn_plugin.backends.tensorflow.network import Network

@@ -134,7 +134,7 @@ def test_a_template_that_is_half_there(tensorflow_file: Any, tmp_path: Path) -> 
 # Of Keras on NumPy 2, whenever it reads a variable.
 @pytest.mark.filterwarnings('ignore:__array__ implementation:DeprecationWarning')
 def test_keras_leaves_one_file(tensorflow_file: Any, tmp_path: Path, run: Any) -> None:
-    pytest.importorskip('tensorflow')
+    pytest.importorskip('ptychopinn_plugin.backends.tensorflow.framework')
     path = tmp_path / 'out' / 'network.keras'
     path.parent.mkdir()
     run('export', tensorflow_file(), '--format', 'keras', '-o', path)
