@@ -80,8 +80,25 @@ def tiny_scan(tiny: Callable[..., Scan]) -> Scan:
 
 
 @pytest.fixture(scope='session')
-def tiny_model(make_backend: MakeBackend, tiny_scan: Scan, brief: Callable[..., Config]) -> Backend:
+def trained() -> dict[str, Backend]:
+    """Return the backends that `tiny_model` has trained, by name.
+
+    A fixture with parameters is made anew whenever the backend changes, as it does in each file.
+    """
+    return {}
+
+
+@pytest.fixture(scope='session')
+def tiny_model(
+    backend_name: str,
+    make_backend: MakeBackend,
+    tiny_scan: Scan,
+    brief: Callable[..., Config],
+    trained: dict[str, Backend],
+) -> Backend:
     """Return a backend that holds a model of some epochs; do not train it further."""
-    backend = make_backend()
-    backend.train([tiny_scan], brief(epochs=12))
-    return backend
+    if backend_name not in trained:
+        backend = make_backend()
+        backend.train([tiny_scan], brief(epochs=12))
+        trained[backend_name] = backend
+    return trained[backend_name]

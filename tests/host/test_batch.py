@@ -99,35 +99,38 @@ def _seconds_of_lines(text: str) -> list[float]:
     ]
 
 
-@pytest.mark.parametrize('action', ['reconstruct', 'train'])
 def test_a_long_run_writes_a_line_every_ten_seconds(
-    write_folder: WriteFolder, tmp_path: Path, action: str
+    write_folder: WriteFolder, tmp_path: Path
 ) -> None:
+    """Both actions at a time, as the test waits for the second line of each."""
     source = write_folder(tmp_path / 'in', iterations=100_000)
     settings = source / 'settings.ini'
     text = settings.read_text()
     settings.write_text(text.replace('TargetIterations = 10', 'TargetIterations = 100000'))
-    log = tmp_path / 'log.txt'
-    with log.open('w') as output:
-        run = subprocess.Popen(
-            _command(action, source, tmp_path / 'out'),
-            env={**_variables(), 'PYTHONUNBUFFERED': '1'},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
+    stages = {'reconstruct': 'Refinement, iteration', 'train': 'Target reconstruction, '}
+    logs = {action: tmp_path / f'{action}.txt' for action in stages}
+    runs = {}
     try:
+        for action, log in logs.items():
+            with log.open('w') as output:
+                runs[action] = subprocess.Popen(
+                    _command(action, source, tmp_path / action),
+                    env={**_variables(), 'PYTHONUNBUFFERED': '1'},
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                )
         begun = time.monotonic()
-        while len(lines := _seconds_of_lines(log.read_text())) < 2 or lines[-1] - lines[0] < 25:
-            assert run.poll() is None, log.read_text()
-            assert time.monotonic() - begun < 120, log.read_text()
+        while any(logs[action].read_text().count(stages[action]) < 2 for action in stages):
+            for action, run in runs.items():
+                assert run.poll() is None, logs[action].read_text()
+                assert time.monotonic() - begun < 300, logs[action].read_text()
             time.sleep(0.2)
     finally:
-        run.kill()
-        run.wait()
-    pauses = np.diff(lines)
-    assert pauses.max() < 11, log.read_text()
-    stage = 'Refinement, iteration' if action == 'reconstruct' else 'Target reconstruction, '
-    assert log.read_text().count(stage) >= 2
+        for run in runs.values():
+            run.kill()
+            run.wait()
+    for log in logs.values():
+        assert np.diff(_seconds_of_lines(log.read_text())).max() < 11, log.read_text()
 
 
 FAR = (
