@@ -2,11 +2,12 @@
 
     python benchmarks/kills.py --times 30 --folder /tmp/kills
     python benchmarks/kills.py --commands stream --times 30
+    python benchmarks/kills.py --commands train --kinds 'revoked permission' --times 6
 
 Each run is forked from a process that has imported PyTorch, and is hit at a random moment of its
 life in one of these ways: SIGKILL, SIGTERM, SIGINT, a disk that is full (a small tmpfs; where that
-may not be mounted, a limit on the size of files), or a folder that may no longer be written to.
-After each hit,
+may not be mounted, a limit on the size of files), or a folder that may no longer be written to;
+where root runs this, without the right to write in spite of that. After each hit,
 
 - every file under a final name opens,
 - the same command, with ``--resume`` where there is something to continue, ends well,
@@ -20,6 +21,7 @@ otherwise the stream is run again.
 
 import argparse
 import collections
+import ctypes
 import hashlib
 import json
 import math
@@ -48,11 +50,12 @@ from ptychopinn_plugin.model_file import read_model
 
 KINDS = ('SIGKILL', 'SIGTERM', 'SIGINT', 'full disk', 'revoked permission')
 COMMANDS = ('train', 'reconstruct', 'stream')
-NOBODY = 65534
+
+CAPABILITY_VERSION = 0x20080522
+"""Of Linux' call `capset`: 64 capabilities in three sets, each in two numbers of 32 bits."""
 
 UNEXPECTED = 70
-"""A run that ends with an exception instead of an error has this exit code: the hit shows nothing,
-as where the other user may not read the modules of Python."""
+"""A run that ends with an exception instead of an error has this exit code."""
 
 ROWS = 7
 N_PATTERNS = ROWS**2
@@ -194,6 +197,17 @@ def compare_scans(received: Path, sent: Path) -> None:
     np.testing.assert_array_equal(found.positions_px, whole.positions_px[: len(found)])
 
 
+def drop_capabilities() -> None:
+    """Let permissions count for root as for any other owner of a file.
+
+    Another user would not do: he may not be allowed to read Python's own modules.
+    """
+    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION, 0)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.capset(header, (ctypes.c_uint32 * 6)()) != 0:
+        raise OSError(ctypes.get_errno(), 'The capabilities of root cannot be dropped.')
+
+
 def mount(output: Path, size: int, *, again: bool = False) -> bool:
     """Put a disk of this size below a folder, or change the size; return whether it is allowed."""
     options = f'remount,size={size}' if again else f'size={size}'
@@ -224,18 +238,12 @@ def _hit(job: Job, kind: str, output: Path, seconds: float, rng: random.Random) 
         return f'of {size} bytes, exit {code}'
     if kind == 'revoked permission':
         if os.geteuid() == 0:
-            # Nothing is forbidden to root.
-            os.chown(output, NOBODY, NOBODY)
-
-            def prepare() -> None:
-                os.setgid(NOBODY)
-                os.setuid(NOBODY)
-
+            prepare = drop_capabilities
         pid = run_forked(job.arguments(output), prepare, Path(os.devnull))
         time.sleep(after)
         output.chmod(0o555)
         code = wait(pid)
-        output.chmod(0o777)
+        output.chmod(0o755)
         return f'after {after:.2f} s, exit {code}'
     pid = run_forked(job.arguments(output), prepare, Path(os.devnull))
     time.sleep(after)
@@ -270,15 +278,14 @@ def main() -> int:
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--folder', type=Path, default=None)
     parser.add_argument('--commands', nargs='+', default=COMMANDS, choices=COMMANDS)
+    parser.add_argument('--kinds', nargs='+', default=KINDS, choices=KINDS, help='in turn')
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp())
     folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o777)
     scan = folder / 'scan.npz'
     settings = SimulationConfig(size=32, rows=ROWS, columns=ROWS, step_px=4.0, pupil_radius=0.12)
     write_scan(scan, simulate(settings))
-    # Before the first fork, so that a run takes seconds, and that a user who may read nothing of
-    # root's has all modules.
+    # Before the first fork, so that a run takes seconds.
     import ptychopinn_plugin.backends.pytorch.adapter
     import ptychopinn_plugin.cli
     import ptychopinn_plugin.cli.stream
@@ -311,7 +318,7 @@ def main() -> int:
         expected = job.bits(reference)
         print(f'{name}: undisturbed in {seconds:.1f} s')
         for number in range(options.times):
-            kind = KINDS[number % len(KINDS)]
+            kind = options.kinds[number % len(options.kinds)]
             output = folder / f'{name}-{number}'
             output.mkdir()
             reported = hit(job, kind, output, seconds, rng)
