@@ -26,4 +26,12 @@ if MISSING:
 
 else:
     os.environ.setdefault('QT_QPA_PLATFORM', 'offscreen')
-    from .user import model_file, open_window, quiet_host, slow_start, window  # noqa: F401 - fixtures
+    from .user import (  # noqa: F401 - fixtures
+        model_file,
+        open_window,
+        own_worker,
+        quiet_host,
+        slow_start,
+        warm_worker,
+        window,
+    )

@@ -15,6 +15,8 @@ from ptychopinn_plugin.model_file import read_model
 
 from .user import STOP_S, Window, check_picture, load_model, needs_stopped_processes
 
+pytestmark = pytest.mark.usefixtures('warm_worker')
+
 LONG = 100_000
 """No test waits for this number of iterations."""
 

@@ -19,6 +19,8 @@ from ptychopinn_plugin.host.reconstructor import PRODUCT_GOES
 from .test_panel import widget_of
 from .user import Window, load_model, needs_stopped_processes
 
+pytestmark = pytest.mark.usefixtures('warm_worker')
+
 LONG = 100_000
 
 

@@ -32,6 +32,7 @@ from ptychopinn_plugin.host.library import PtychoPinnLibrary
 from ptychopinn_plugin.host.reconstructor import PinnReconstructor
 from ptychopinn_plugin.host.view import Page
 from ptychopinn_plugin.host.view.header import Header, TrainingCurve
+from ptychopinn_plugin.host.worker.client import Worker
 
 # Otherwise the first window of a session would import the plugin's stub and the others find it.
 bridge.install()
@@ -314,11 +315,56 @@ def quiet_host(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     monkeypatch.setattr(PinnReconstructor, 'prepare', lambda self: None)
 
 
+class WarmWorker:
+    """A worker that windows hand on: its process imports PyTorch once, and not for each test.
+
+    The files whose tests compute again and again ask for it with `warm_worker`; of these, a test
+    that looks at how one starts has one of its own, with `own_worker`.
+    """
+
+    def __init__(self) -> None:
+        self._worker = Worker()
+
+    def serve(self, library: PtychoPinnLibrary) -> None:
+        """Let an application compute with it."""
+        library.worker = self._worker
+        for reconstructor in library:
+            reconstructor._worker = self._worker
+
+    def take_back(self) -> None:
+        """End the process where a test has left a run that does not end."""
+        if self._worker._busy.acquire(timeout=2.0):
+            self._worker._busy.release()
+        else:
+            self.close()
+
+    def close(self) -> None:
+        """End the process."""
+        self._worker.close()
+        self._worker = Worker()
+
+
+@pytest.fixture(scope='session')
+def warm_worker() -> Iterator[WarmWorker]:
+    """Return the worker that windows hand on."""
+    worker = WarmWorker()
+    yield worker
+    worker.close()
+
+
+@pytest.fixture
+def own_worker() -> None:
+    """Give the windows of a test a worker of their own, which has not started yet."""
+
+
 @pytest.fixture
 def open_window(
-    qtbot: Any, clean_environment: pytest.MonkeyPatch
+    qtbot: Any, clean_environment: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> Iterator[Callable[..., Window]]:
     """Return a function that starts the application, which ends with the test."""
+    shared: WarmWorker | None = None
+    if 'warm_worker' in request.fixturenames and 'own_worker' not in request.fixturenames:
+        shared = request.getfixturevalue('warm_worker')
     from ptychodus.controller import ControllerCore
     from ptychodus.model import ModelCore
     from ptychodus.view import ViewCore
@@ -343,7 +389,11 @@ def open_window(
             clean_environment.setattr(
                 ExceptionDialog, 'show_exception', lambda _, error: window.errors.append(error)
             )
-            stack.callback(window.library.worker.close)
+            if shared is None:
+                stack.callback(window.library.worker.close)
+            else:
+                shared.serve(window.library)
+                stack.callback(shared.take_back)
             stack.callback(window.library.close)
             opened.append(window)
             return window
@@ -376,7 +426,7 @@ def model_file(small_scan: pp.Scan, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture
-def slow_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+def slow_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, own_worker: None) -> Path:
     """Let workers import PyTorch for ever; return the file that is there once one does."""
     package, sign = tmp_path / 'slow' / 'torch', tmp_path / 'slow' / 'importing'
     package.mkdir(parents=True)
