@@ -24,6 +24,8 @@ from ptychopinn_plugin.model_file import read_model
 
 from .user import STOP_S, Window, needs_stopped_processes
 
+pytestmark = pytest.mark.usefixtures('warm_worker')
+
 LONG = 100_000
 """No test waits for this number of epochs or iterations."""
 
@@ -34,6 +36,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / 'data'
 
 
+@pytest.mark.usefixtures('own_worker')
 def test_training_shows_what_it_does_and_loads_the_model(window: Window, folder: Path) -> None:
     # Ptychodus looks whether there is a model when the algorithm changes.
     for name in ('supervised', 'pinn'):
@@ -304,6 +307,7 @@ def test_a_folder_without_data_is_one_line(window: Window, tmp_path: Path) -> No
     assert 'Traceback' not in window.log
 
 
+@pytest.mark.usefixtures('own_worker')
 def test_what_is_wrong_with_scans_is_known_before_a_worker_starts(
     window: Window, small_scan: Scan, write_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -360,6 +364,7 @@ def test_what_is_wrong_with_scans_is_known_before_a_worker_starts(
     assert window.library.worker.pid is None
 
 
+@pytest.mark.usefixtures('own_worker')
 def test_a_group_of_the_model_that_does_not_fit_the_scan_is_known_before_a_worker_starts(
     window: Window, small_scan: Scan, write_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
