@@ -38,32 +38,7 @@ COMMAND_LINE = ('backend', 'reading')
 IntensityScale = Literal['auto', 'scan', 'model']
 StitchingWeights = Literal['intensity', 'amplitude', 'uniform']
 Rotations = Literal['auto', 'one', 'four']
-
-RENAMED_SETTINGS: Mapping[str, Mapping[str, str]] = {
-    'training': {
-        'accumulation': 'gradient_accumulation_steps',
-        'teacher': 'target',
-        'teacher_sweeps': 'target_iterations',
-        'teacher_weight': 'target_weight',
-        'validation_share': 'validation_fraction',
-        'warmup_share': 'warmup_fraction',
-        'weight_average_decay': 'ema_decay',
-    },
-    'inference': {
-        'orientations': 'test_time_rotations',
-        'phase_agreement': 'phase_synchronization',
-    },
-    'refinement': {'sweeps': 'iterations'},
-}
-"""Settings had these former names; each is a key in its section, and today's name the value.
-
-Model files of format 1 and settings files of Ptychodus may hold the former ones.
-"""
-
-RENAMED_CHOICES: Mapping[tuple[str, str], Mapping[str, str]] = {
-    ('training', 'target'): {'sweeps': 'iterations'},
-}
-"""Choices had these former names; each is a key below today's section and setting."""
+ObjectType = Literal['complex', 'amplitude', 'phase']
 
 
 def setting(
@@ -83,26 +58,6 @@ def photons_setting(use: str) -> Any:
     """Declare the mean photons of a pattern, which the command line and the panel both offer."""
     help_ = f'Patterns of another unit are scaled to this mean number of photons{use}'
     return setting(None, help_, minimum=1.0, maximum=1e12)
-
-
-def with_current_names(
-    values: Mapping[str, Mapping[str, Any]],
-) -> dict[str, dict[str, Any]]:
-    """Return nested plain values with today's names in place of former ones.
-
-    Parameters
-    ----------
-    values : mapping
-        By section and name, as `Config.to_dict` returned it once.
-    """
-    current: dict[str, dict[str, Any]] = {}
-    for section, part in values.items():
-        current[section] = {}
-        for former, value in part.items():
-            name = RENAMED_SETTINGS.get(section, {}).get(former, former)
-            choices = RENAMED_CHOICES.get((section, name), {})
-            current[section][name] = choices.get(value, value) if choices else value
-    return current
 
 
 class Validated:
@@ -406,6 +361,37 @@ class RefinementConfig(Validated):
         minimum=0,
         maximum=16,
     )
+    object_type: ObjectType = setting(
+        'complex',
+        'What is known of the object, which the iterations keep to: an amplitude object changes no '
+        'phase, a phase object absorbs nothing, and a complex object does both',
+    )
+    min_amplitude: float | None = setting(
+        None,
+        'The iterations keep the amplitude of the object at or above this, in units of its root '
+        'mean square under the light',
+        minimum=0.0,
+    )
+    max_amplitude: float | None = setting(
+        None,
+        'The iterations keep the amplitude of the object at or below this, in units of its root '
+        'mean square under the light',
+        minimum=0.01,
+    )
+    total_variation: float = setting(
+        0.0,
+        'Each iteration smooths fluctuations of about this size out of the object and keeps edges, '
+        'for objects with flat parts; 1 is the noise that counting gives to a pixel, 0.5 to 1 is '
+        'usual, and 0 smooths nothing',
+        minimum=0.0,
+        maximum=100.0,
+    )
+    probe_radius: float | None = setting(
+        None,
+        'A probe that is corrected is dark beyond this radius around the middle of its frame',
+        minimum=1.0,
+        unit='px',
+    )
     drop_outliers: bool = setting(
         False,
         'Patterns that do not fit the others are left out, and the rest is reconstructed again',
@@ -413,6 +399,15 @@ class RefinementConfig(Validated):
     seed: int = setting(
         0, 'The seed decides the order of the patterns', minimum=0, maximum=MAX_SEED
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        least, largest = self.min_amplitude, self.max_amplitude
+        if least is not None and largest is not None and least > largest:
+            raise ConfigError(
+                'RefinementConfig.min_amplitude must not be above max_amplitude; got '
+                f'{least:g} and {largest:g}. Change one of them.'
+            )
 
 
 def read_toml(path: Path) -> dict[str, Any]:

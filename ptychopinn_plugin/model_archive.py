@@ -28,8 +28,9 @@ import numpy as np
 
 from ptychopinn_plugin._version import __version__
 from ptychopinn_plugin.array_types import ComplexArray, RealArray
-from ptychopinn_plugin.config import Config, with_current_names
+from ptychopinn_plugin.config import Config
 from ptychopinn_plugin.errors import ArchiveError
+from ptychopinn_plugin.former_settings import with_current_names
 from ptychopinn_plugin.model_contents import CorrectedProbe, ModelContents, TrainingState
 from ptychopinn_plugin.network import NetworkDescription
 from ptychopinn_plugin.schemas import manifest_schema, state_schema, validate
@@ -43,7 +44,7 @@ from ptychopinn_plugin.storage.untrusted import (
 
 FORMAT = 'ptychopinn-plugin model'
 FORMAT_VERSION = 2
-"""Version 1 held some settings under the former names in `config.RENAMED_SETTINGS`."""
+"""Version 1 held some settings under the former names in `RENAMED_SETTINGS`."""
 
 CORRECTED = 'corrected_probes'
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)

@@ -9,7 +9,7 @@ from typing import Any
 from ptychodus.api.parameters import Parameter, ParameterGroup
 from ptychodus.api.settings import SettingsRegistry
 
-from ptychopinn_plugin.config import RENAMED_CHOICES, RENAMED_SETTINGS
+from ptychopinn_plugin.former_settings import RENAMED_CHOICES, RENAMED_SETTINGS
 
 logger = logging.getLogger('ptychopinn_plugin')
 

@@ -8,12 +8,9 @@ import torch
 from torch import Tensor
 
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray
+from ptychopinn_plugin.backends.common.iteration_steps import step_size
 from ptychopinn_plugin.backends.common.prior import correct_object, look_at
-from ptychopinn_plugin.backends.common.refinement import (
-    IterationState,
-    corrects_phase_drift,
-    step_size,
-)
+from ptychopinn_plugin.backends.common.refinement import IterationState, corrects_phase_drift
 from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
 from ptychopinn_plugin.backends.pytorch.network import Network
 from ptychopinn_plugin.backends.pytorch.phase_drift import correct_phase_drift

@@ -9,12 +9,12 @@ from ptychodus.api import settings as host_settings
 from ptychodus.api.settings import SettingsRegistry
 
 from ptychopinn_plugin.config import (
-    RENAMED_SETTINGS,
     Config,
     InferenceConfig,
     RefinementConfig,
     TrainingConfig,
 )
+from ptychopinn_plugin.former_settings import RENAMED_SETTINGS
 from ptychopinn_plugin.host.former_names import key_of
 from ptychopinn_plugin.host.presets import NORMAL_MINUTES
 from ptychopinn_plugin.host.settings import GROUP_NAME, ROWS, PluginSettings

@@ -11,7 +11,7 @@ from parity.frameworks import Array, Framework
 from parity.helpers import canvas_object
 
 from ptychopinn_plugin.backends.common.iteration_schedule import IterationSchedule
-from ptychopinn_plugin.backends.common.refinement import REGULARIZATION
+from ptychopinn_plugin.backends.common.iteration_steps import REGULARIZATION
 from ptychopinn_plugin.backends.common.training_loop import TrainingLoop
 from ptychopinn_plugin.backends.selection import create_backend
 from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig

@@ -16,6 +16,7 @@ from ptychopinn_plugin.backends.common.diagnostics import warn_of_twins
 from ptychopinn_plugin.backends.common.engine import Device, Engine
 from ptychopinn_plugin.backends.common.iteration_plan import plan_reconstruction
 from ptychopinn_plugin.backends.common.outliers import reconstruct_without_outliers
+from ptychopinn_plugin.backends.common.overlap import measure_dose, measure_overlap
 from ptychopinn_plugin.backends.common.positions import reach_px
 from ptychopinn_plugin.backends.common.prediction import (
     check_same_field,
@@ -27,8 +28,6 @@ from ptychopinn_plugin.backends.common.probe_search import IterateFromFlat, find
 from ptychopinn_plugin.backends.common.ranks import current_ranks
 from ptychopinn_plugin.backends.common.reconstruction_run import (
     ReconstructionRun,
-    measure_dose,
-    measure_overlap,
 )
 from ptychopinn_plugin.backends.common.requests import (
     NetworkRequest,

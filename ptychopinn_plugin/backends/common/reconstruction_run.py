@@ -33,11 +33,10 @@ from ptychopinn_plugin.backends.protocol import Observer, Progress
 from ptychopinn_plugin.config import InferenceConfig, RefinementConfig
 from ptychopinn_plugin.data import Reconstruction, Scan
 from ptychopinn_plugin.data.pattern_fit import PatternFit
-from ptychopinn_plugin.data.places import find_places
 from ptychopinn_plugin.data.probe_variation import ProbeVariation
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.network import NetworkDescription
-from ptychopinn_plugin.physics import cover, illumination_overlap, orthogonal_modes
+from ptychopinn_plugin.physics import orthogonal_modes
 from ptychopinn_plugin.physics.prior_features import count_exposures
 from ptychopinn_plugin.physics.uncertainty import estimate_uncertainty
 
@@ -344,20 +343,3 @@ class ReconstructionRun:
 
     def _origin_px(self) -> FloatArray:
         return np.asarray(self.forward.origin_px, dtype=np.float64)
-
-
-def measure_overlap(engine: Engine[Any], forward: Forward) -> float:
-    """Return how many illuminations overlap; what is measured again and again counts once."""
-    coverage, probe = engine.to_numpy(forward.coverage), engine.to_numpy(forward.probe)
-    patch_origins_px = np.asarray(forward.patch_origins_px)
-    first = find_places(patch_origins_px)[0]
-    if len(first) < len(patch_origins_px):
-        # Exposures of one place add photons, and nothing of what neighbours would show.
-        coverage = cover(probe, patch_origins_px[first], coverage.shape)
-    return illumination_overlap(coverage, probe)
-
-
-def measure_dose(engine: Engine[Any], forward: Forward) -> float:
-    """Return the photons in a lit pixel of the object, averaged over the light itself."""
-    coverage = np.asarray(engine.to_numpy(forward.coverage), dtype=np.float64)
-    return float((coverage**2).sum() / coverage.sum())

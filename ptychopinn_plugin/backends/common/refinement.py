@@ -11,7 +11,15 @@ import numpy as np
 
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray, IntArray
 from ptychopinn_plugin.backends.common.best_iteration import iterate_keep_best
+from ptychopinn_plugin.backends.common.constraints import ConstraintKeeper, ObjectConstraints
 from ptychopinn_plugin.backends.common.intensities import intensities_move, refined_intensities
+from ptychopinn_plugin.backends.common.iteration_steps import (
+    MOMENTUM,
+    REGULARIZATION,
+    cut_batches,
+    iteration_batches,
+    step_size,
+)
 from ptychopinn_plugin.backends.common.judged_patterns import judged_stride
 from ptychopinn_plugin.backends.common.lost_positions import find_lost_positions
 from ptychopinn_plugin.backends.common.memory import with_smaller_batches
@@ -43,74 +51,18 @@ from ptychopinn_plugin.data.probe_variation import ProbeVariation
 
 Tensor = TypeVar('Tensor')
 
-MOMENTUM = 0.9
-"""This share of the velocity stays from batch to batch, and carries slow parts of the phase on."""
-
-REGULARIZATION = 0.2
-"""It is rPIE's alpha: the larger, the less dim pixels move, which hold mostly noise."""
-
-FIRST_STEP = 0.3
-LAST_STEP = 0.01
-"""Long steps carry the phase across the field, and short ones at the end average noise."""
-
-PROBE_STEP = 0.1
-"""The probe moves by this share of its update."""
-
 PHASE_DRIFT_INTERVAL = 5
 """The slow phase, which iterations alone mend slowly, is corrected after this number of them, and
 once more at the end."""
-
-MIN_BATCHES = 16
-"""An iteration has at least this number of batches: one alone would hardly move the object."""
-
-MAX_BATCHES = 64
-"""A batch moves the whole canvas, so that many small ones of a large scan would hardly advance."""
 
 ALONE_BATCHES = 16
 """Where patterns share nothing, they all move at once as far as in this number of batches, one of
 which is their own."""
 
-MAX_BATCH_BYTES = 1 << 28
-"""A batch holds at most this, one complex number for each pixel and mode of its patterns."""
-
-
-def step_size(fraction: float) -> float:
-    """Return how far an iteration moves the object after a share of a run: less and less."""
-    return FIRST_STEP * (1 - fraction) ** 2 + LAST_STEP
-
 
 def corrects_phase_drift(done: int) -> bool:
     """Return whether the slow phase is corrected after this number of iterations."""
     return done % PHASE_DRIFT_INTERVAL == 0
-
-
-def iteration_batches(
-    n_patterns: int, batch_size: int, pattern_bytes: int, seed: int
-) -> Iterator[list[IntArray]]:
-    """Yield the batches of one iteration after the other, patterns in another order each time.
-
-    Parameters
-    ----------
-    n_patterns : int
-    batch_size : int
-        Small scans use smaller batches, and large ones larger.
-    pattern_bytes : int
-        Of one complex number for each pixel and mode.
-    seed : int
-    """
-    size = min(batch_size, max(1, n_patterns // MIN_BATCHES))
-    size = max(size, min(n_patterns // MAX_BATCHES, MAX_BATCH_BYTES // pattern_bytes))
-    rng = np.random.default_rng(seed)
-    while True:
-        order = rng.permutation(n_patterns)
-        yield [order[start : start + size] for start in range(0, n_patterns, size)]
-
-
-def _cut(batches: Sequence[IntArray], size: int) -> list[IntArray]:
-    """Return batches of at most `size` patterns, in the same order."""
-    return [
-        batch[start : start + size] for batch in batches for start in range(0, len(batch), size)
-    ]
 
 
 @dataclass
@@ -166,6 +118,9 @@ class IterationKernels(Generic[Tensor]):
         Returns what lies at a share of the way from one tensor to another.
     norm : callable
         Returns the root of the sum of squared magnitudes.
+    constrain : callable
+        Returns an object that its constraints allow, given the coverage, the constraints, the
+        weight of the total variation and how much the probe has grown.
     divide_energy : callable
         Gives a factor of the probe's growth to the object, and returns object and probe.
     release : callable
@@ -185,6 +140,7 @@ class IterationKernels(Generic[Tensor]):
     times: Callable[[Tensor, ComplexArray], Tensor]
     between: Callable[[Tensor, Tensor, float], Tensor]
     norm: Callable[[Tensor], Tensor]
+    constrain: Callable[[Tensor, Any, ObjectConstraints, float, Any], Tensor]
     divide_energy: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
     release: Callable[[], None] = lambda: None
 
@@ -228,7 +184,7 @@ def iterate_object(
     best, losses = iterate_keep_best(
         request.schedule,
         dataclasses.replace(iterations.state),
-        iterations.judge(object_),
+        iterations.judge(iterations.state.object_),
         iterations.iterate_once,
         iterations.part_way,
         iterations.step_of_all,
@@ -266,10 +222,12 @@ class _Iterations(Generic[Tensor]):
         # One choice of patterns for the whole run, as losses of others could not be compared.
         self._first_probe, self._stride = forward.probe, judged_stride(len(forward))
         self._largest_batch = len(forward)
+        self._keeper: ConstraintKeeper[Tensor] = ConstraintKeeper(kernels, forward, request)
         if request.refine_probe:
-            forward.set_probe(forward.probe, cache=False)
+            forward.set_probe(self._keeper.supported(forward.probe), cache=False)
         self.state = IterationState(
-            object_,
+            # Else a start that explains the counts better than any allowed object would be kept.
+            self._keeper.allowed(object_, forward.probe, 1.0),
             kernels.zeros_like(object_),
             forward.probe,
             forward.moves_px,
@@ -297,6 +255,7 @@ class _Iterations(Generic[Tensor]):
         beams = self._refines_intensities(fraction)
         if corrects_phase_drift(self._request.schedule.done + 1):
             state.object_ = self._without_drift(state.object_, of_beam=beams)
+        state.object_ = self._keeper.allowed(state.object_, state.probe, step_size(fraction))
         if self._positions is not None and self._positions.moves_at(fraction):
             self._move_positions(self._positions, fraction)
         if beams:
@@ -310,10 +269,13 @@ class _Iterations(Generic[Tensor]):
     ) -> tuple[IterationState[Tensor], float]:
         """Return what lies at a share of the way from one state to another, and its loss."""
         between = self._kernels.between
+        probe = between(best.probe, newest.probe, share)
+        # What lies between two phase objects absorbs.
+        object_ = self._keeper.in_bounds(between(best.object_, newest.object_, share), probe)
         found = IterationState(
-            between(best.object_, newest.object_, share),
+            object_,
             newest.velocity,
-            between(best.probe, newest.probe, share),
+            probe,
             best.moves_px + share * (newest.moves_px - best.moves_px),
             best.intensities + share * (newest.intensities - best.intensities),
             part_way(best.variation, newest.variation, share),
@@ -325,7 +287,8 @@ class _Iterations(Generic[Tensor]):
         """Return where the updates of all patterns together lead from a state."""
         with self._using(best):
             update: Any = self._kernels.mean_update(self._forward, best.object_)
-        return dataclasses.replace(best, object_=best.object_ + update)
+        object_ = self._keeper.allowed(best.object_ + update, best.probe, 1.0)
+        return dataclasses.replace(best, object_=object_)
 
     def correct_at_end(
         self, best: IterationState[Tensor], loss: float
@@ -335,6 +298,7 @@ class _Iterations(Generic[Tensor]):
         with self._using(best):
             beams = self._refines_intensities(1.0)
             found.object_ = self._without_drift(best.object_, of_beam=beams)
+            found.object_ = self._keeper.in_bounds(found.object_, best.probe)
             if beams:
                 self._refine_intensities(found)
             after = self.judge(found.object_)
@@ -386,8 +350,11 @@ class _Iterations(Generic[Tensor]):
             state.velocity = self._kernels.between(before.velocity, before.velocity, 0.0)
             if refines_probe:
                 self._forward.set_probe_only(state.probe)
-            batches = _cut(drawn, batch_size)
+            batches = cut_batches(drawn, batch_size)
             self._kernels.iterate_once(self._forward, state, batches, step, refines_probe)
+            if refines_probe and self._request.probe_radius_px is not None:
+                state.probe = self._keeper.supported(state.probe)
+                self._forward.set_probe(state.probe, cache=False)
 
         size = min(self._largest_batch, max(len(batch) for batch in drawn))
         with_smaller_batches(compute, size, self._kernels.release, 'the iteration')
@@ -395,10 +362,12 @@ class _Iterations(Generic[Tensor]):
     def _without_drift(self, object_: Tensor, *, of_beam: bool) -> Tensor:
         """Return an object with its slow phase, and without the slow amplitude of the beam."""
         kernels, forward = self._kernels, self._forward
+        has_phase = not self._request.constraints.fixes_slopes
         if not of_beam:
-            return kernels.correct_phase_drift(forward, object_)
+            return kernels.correct_phase_drift(forward, object_) if has_phase else object_
         errors = measure_slow_errors(forward, object_, kernels.measure_moments, kernels.to_numpy)
-        return kernels.times(object_, errors.factor(forward.canvas_shape))
+        factor = errors.factor(forward.canvas_shape)
+        return kernels.times(object_, factor if has_phase else np.abs(factor).astype(factor.dtype))
 
     def _refines_intensities(self, fraction: float) -> bool:
         return self._request.refine_intensities and intensities_move(self._forward, fraction)
@@ -420,12 +389,13 @@ class _Iterations(Generic[Tensor]):
             kernels.measure_variation,
             kernels.probe_residuals,
         )
-        # A beam that tilts across the field is a bent phase of the object: left to the eigenmodes,
-        # the object would be bent the other way.
-        variation, factor = level_tilt(
-            variation, probe[0], forward.patch_origins_px, forward.canvas_shape
-        )
-        state.object_ = kernels.times(state.object_, factor)
+        if not self._request.constraints.fixes_slopes:
+            # A beam that tilts across the field is a bent phase of the object: left to the
+            # eigenmodes, the object would be bent the other way.
+            variation, factor = level_tilt(
+                variation, probe[0], forward.patch_origins_px, forward.canvas_shape
+            )
+            state.object_ = kernels.times(state.object_, factor)
         if self._request.refine_probe:
             change = np.zeros_like(probe)
             variation, change[0] = refiner.centred(variation, probe[0])
@@ -465,6 +435,11 @@ class _Iterations(Generic[Tensor]):
         state.object_, state.probe = kernels.divide_energy(
             state.object_, state.probe, kernels.norm(self._first_probe)
         )
+        constraints = self._request.constraints
+        if constraints.fixes_slopes or (has_slope and constraints.fixes_amplitude_slopes):
+            # What the object is known to be decides what belongs to the probe.
+            state.variation = state.variation.times(float(kernels.norm(state.probe) / before))
+            return
         probe, start = kernels.to_numpy(state.probe), kernels.to_numpy(self._first_probe)
         if not self._request.levels_object and is_near(probe, start):
             gauge = fit_probe_gauge(probe, start, has_slope=has_slope)

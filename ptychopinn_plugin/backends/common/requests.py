@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ptychopinn_plugin.array_types import RealArray
+from ptychopinn_plugin.backends.common.constraints import NOTHING_KNOWN, ObjectConstraints
 from ptychopinn_plugin.backends.common.iteration_schedule import IterationSchedule
 from ptychopinn_plugin.backends.protocol import Observer, ignore_progress
 from ptychopinn_plugin.config import (
@@ -169,6 +170,10 @@ class IterationRequest:
     levels_object : bool
         The probe was made of the patterns, so that its direction means nothing: the object gets
         no slope of phase. Else a probe that stays near its start keeps the direction of its light.
+    constraints : ObjectConstraints
+        What the object is known to be.
+    probe_radius_px : float, optional
+        A refined probe is dark beyond it.
     """
 
     schedule: IterationSchedule
@@ -180,6 +185,8 @@ class IterationRequest:
     refine_intensities: bool = False
     opr_modes: int = 0
     levels_object: bool = False
+    constraints: ObjectConstraints = NOTHING_KNOWN
+    probe_radius_px: float | None = None
 
     @classmethod
     def of_refinement(
@@ -196,6 +203,8 @@ class IterationRequest:
             settings.intensities,
             settings.opr_modes,
             levels_object=not scan.has_probe_of_file,
+            constraints=ObjectConstraints.of(settings),
+            probe_radius_px=settings.probe_radius,
         )
 
     @classmethod

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from ptychopinn_plugin.array_types import ComplexArray, IntArray
+from ptychopinn_plugin.backends.common.iteration_steps import REGULARIZATION
 from ptychopinn_plugin.backends.common.opr import VariationMoments
-from ptychopinn_plugin.backends.common.refinement import REGULARIZATION
 from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
 from ptychopinn_plugin.backends.pytorch.operators import (
     intensity,

@@ -25,14 +25,10 @@ import torch
 from torch import Tensor
 
 from ptychopinn_plugin.array_types import IntArray
+from ptychopinn_plugin.backends.common.iteration_steps import MOMENTUM, PROBE_STEP, REGULARIZATION
 from ptychopinn_plugin.backends.common.ranks import own_part
-from ptychopinn_plugin.backends.common.refinement import (
-    MOMENTUM,
-    PROBE_STEP,
-    REGULARIZATION,
-    IterationKernels,
-    IterationState,
-)
+from ptychopinn_plugin.backends.common.refinement import IterationKernels, IterationState
+from ptychopinn_plugin.backends.pytorch.constraints import constrain
 from ptychopinn_plugin.backends.pytorch.device import release_cache
 from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
 from ptychopinn_plugin.backends.pytorch.intensities import pattern_photons
@@ -143,6 +139,7 @@ ITERATION_KERNELS = IterationKernels(
     times=times,
     between=torch.lerp,
     norm=torch.linalg.vector_norm,
+    constrain=constrain,
     divide_energy=_divide_energy,
     release=release_cache,
 )

@@ -3,8 +3,8 @@
 import numpy as np
 
 from ptychopinn_plugin.array_types import ComplexArray, IntArray
+from ptychopinn_plugin.backends.common.iteration_steps import REGULARIZATION
 from ptychopinn_plugin.backends.common.opr import VariationMoments
-from ptychopinn_plugin.backends.common.refinement import REGULARIZATION
 from ptychopinn_plugin.backends.tensorflow.forward import ForwardModel
 from ptychopinn_plugin.backends.tensorflow.framework import Tensor, compiled, tf
 from ptychopinn_plugin.backends.tensorflow.operators import (

@@ -21,13 +21,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from ptychopinn_plugin.array_types import IntArray
-from ptychopinn_plugin.backends.common.refinement import (
-    MOMENTUM,
-    PROBE_STEP,
-    REGULARIZATION,
-    IterationKernels,
-    IterationState,
-)
+from ptychopinn_plugin.backends.common.iteration_steps import MOMENTUM, PROBE_STEP, REGULARIZATION
+from ptychopinn_plugin.backends.common.refinement import IterationKernels, IterationState
+from ptychopinn_plugin.backends.tensorflow.constraints import constrain
 from ptychopinn_plugin.backends.tensorflow.forward import ForwardModel
 from ptychopinn_plugin.backends.tensorflow.framework import Tensor, compiled, tf
 from ptychopinn_plugin.backends.tensorflow.intensities import pattern_photons
@@ -180,5 +176,6 @@ ITERATION_KERNELS = IterationKernels(
     times=times,
     between=_between,
     norm=_norm,
+    constrain=constrain,
     divide_energy=_divide_energy,
 )

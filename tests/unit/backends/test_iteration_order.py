@@ -3,12 +3,8 @@
 import numpy as np
 import pytest
 
-from ptychopinn_plugin.backends.common.refinement import (
-    _cut,
-    corrects_phase_drift,
-    iteration_batches,
-    step_size,
-)
+from ptychopinn_plugin.backends.common.iteration_steps import iteration_batches, step_size
+from ptychopinn_plugin.backends.common.refinement import _cut, corrects_phase_drift
 
 
 @pytest.mark.parametrize('n_patterns', [1, 15, 80, 1000])

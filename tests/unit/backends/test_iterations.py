@@ -10,15 +10,14 @@ import pytest
 from ptychopinn_plugin.array_types import ComplexArray
 from ptychopinn_plugin.backends.common import refinement
 from ptychopinn_plugin.backends.common.iteration_schedule import IterationSchedule
+from ptychopinn_plugin.backends.common.iteration_steps import MOMENTUM, step_size
 from ptychopinn_plugin.backends.common.opr import VariationRefiner, level_tilt
 from ptychopinn_plugin.backends.common.refinement import (
     ALONE_BATCHES,
-    MOMENTUM,
     IterationKernels,
     IterationState,
     _Iterations,
     iterate_object,
-    step_size,
 )
 from ptychopinn_plugin.backends.common.requests import IterationRequest
 from ptychopinn_plugin.data.probe_variation import ProbeVariation

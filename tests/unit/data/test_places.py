@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ptychopinn_plugin.backends.common.reconstruction_run import measure_overlap
+from ptychopinn_plugin.backends.common.overlap import measure_overlap
 from ptychopinn_plugin.data.grouping import covering_groups, training_groups
 from ptychopinn_plugin.data.places import Places, find_places, median_step
 from ptychopinn_plugin.physics import cover
