@@ -378,11 +378,11 @@ class RefinementConfig(Validated):
         'mean square under the light',
         minimum=0.01,
     )
-    total_variation: float = setting(
-        0.0,
+    total_variation: float | None = setting(
+        None,
         'Each iteration smooths fluctuations of about this size out of the object and keeps edges, '
-        'for objects with flat parts; 1 is the noise that counting gives to a pixel, 0.5 to 1 is '
-        'usual, and 0 smooths nothing',
+        'in units of the noise that counting gives to a pixel; 0 smooths nothing, and without a '
+        'number it is 0.5 where illuminations hardly touch and 0 elsewhere',
         minimum=0.0,
         maximum=100.0,
     )

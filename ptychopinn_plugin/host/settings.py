@@ -317,6 +317,23 @@ ROWS = (
     ),
     Row('Refinement', 'Refine intensities', ('refinement.intensities',)),
     Row('Refinement', 'OPR modes', ('refinement.opr_modes',)),
+    Row(
+        'Refinement',
+        'Probe radius [px]',
+        ('refinement.probe_radius',),
+        needs=('refinement.probe', 'True'),
+        zero='no limit',
+    ),
+    Row('Refinement', 'Object type', ('refinement.object_type',)),
+    Row('Refinement', 'Min amplitude', ('refinement.min_amplitude',), zero='no limit'),
+    Row('Refinement', 'Max amplitude', ('refinement.max_amplitude',), zero='no limit'),
+    Row(
+        'Refinement',
+        'Total variation',
+        ('refinement.total_variation',),
+        zero='by the overlap',
+        open_value=BY_THE_OVERLAP,
+    ),
 )
 
 MODEL_ROW = 'model file'

@@ -44,8 +44,8 @@ class Framework(ABC):
 
     Attributes
     ----------
-    adapter, forward, intensities, losses, network, operators, opr, phase_drift, positions,
-    prediction, refinement, stitching : module
+    adapter, constraints, forward, intensities, losses, network, operators, opr, phase_drift,
+    positions, prediction, refinement, stitching : module
     """
 
     name: str
@@ -64,6 +64,7 @@ class Framework(ABC):
             'operators',
             'intensities',
             'opr',
+            'constraints',
         ):
             setattr(self, part, importlib.import_module(f'{self._package}.{part}'))
 

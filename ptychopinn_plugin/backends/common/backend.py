@@ -279,6 +279,7 @@ class NetworkBackend(Engine[Device]):
             limit_s=refinement.max_seconds,
             network=model.network if model is not None and model.is_prior else None,
             requested_passes=request.inference.prior_passes,
+            requested_variation=refinement.total_variation,
             dose=measure_dose(self, forward) if scan.is_countable() else None,
             is_single_shot=scan.is_single_shot,
             is_near_field=scan.geometry.is_near_field,
@@ -294,6 +295,7 @@ class NetworkBackend(Engine[Device]):
         if not request.is_trial:
             logger.info('%s: %s.', scan.name, plan.in_words())
             warn_of_twins(scan)
+        refinement = refinement.replace(total_variation=plan.total_variation)
         return ReconstructionRun(
             *(self, scan, forward, refinement, plan),
             stopwatch=self.start_stopwatch(device),

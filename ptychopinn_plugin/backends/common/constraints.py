@@ -64,7 +64,7 @@ class ObjectConstraints:
             settings.object_type,
             settings.min_amplitude,
             settings.max_amplitude,
-            settings.total_variation,
+            settings.total_variation or 0.0,
         )
 
     @property

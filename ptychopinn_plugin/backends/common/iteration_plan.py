@@ -56,6 +56,10 @@ LONG_BLOCK = 40
 """Where iterations still gain much, this number comes before and after a pass of a prior."""
 
 
+TOTAL_VARIATION = 0.5
+"""Where illuminations hardly touch, this weight of the total variation decides some of what data
+leave open; see `constraints.ObjectConstraints`."""
+
 WITHOUT_PRIOR = '; the learned prior has never met the near field and is left out'
 """In the near field the reason of a plan ends so."""
 
@@ -84,6 +88,8 @@ class IterationPlan:
         In this number of rotations it sees each pattern.
     may_go_back : bool
         Whether the object of an earlier block may be taken, where the last one fits worse.
+    total_variation : float
+        See `constraints.ObjectConstraints`.
     """
 
     overlap: float
@@ -95,6 +101,7 @@ class IterationPlan:
     network_passes: int = 0
     rotations: int = 1
     may_go_back: bool = False
+    total_variation: float = 0.0
 
     @property
     def total(self) -> int:
@@ -120,6 +127,8 @@ class IterationPlan:
             passes = count(self.network_passes, 'pass', 'es')
             rotated = '' if self.rotations == 1 else f' in {self.rotations} rotations'
             text = f'{passes} of the network{rotated} and {text}'
+        if self.total_variation:
+            text += f', with a total variation of weight {self.total_variation:g}'
         limit = '' if self.limit_s is None else f', within {self.limit_s:g} s'
         return f'plan: {text}{limit}, {self.reason}'
 
@@ -141,6 +150,8 @@ class Course:
         The limit of the plan.
     network_passes, rotations : int
         Of the plan.
+    total_variation : float
+        Of the plan.
     """
 
     overlap: float
@@ -151,6 +162,7 @@ class Course:
     max_seconds: float | None
     network_passes: int = 0
     rotations: int = 1
+    total_variation: float = 0.0
 
     @classmethod
     def of_plan(cls, plan: IterationPlan, done: Sequence[int], ended: Ended) -> 'Course':
@@ -165,6 +177,7 @@ class Course:
             max_seconds=plan.limit_s,
             network_passes=plan.network_passes,
             rotations=plan.rotations,
+            total_variation=plan.total_variation,
         )
 
     @classmethod
@@ -183,6 +196,7 @@ class Course:
             # Earlier results lack them.
             network_passes=values.get('network_passes', 0),
             rotations=values.get('rotations', 1),
+            total_variation=values.get('total_variation', 0.0),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -196,6 +210,7 @@ class Course:
             'max_seconds': self.max_seconds,
             'network_passes': self.network_passes,
             'rotations': self.rotations,
+            'total_variation': self.total_variation,
         }
 
     def in_words(self) -> str:
@@ -205,6 +220,7 @@ class Course:
             *(self.overlap, tuple(before), last, False, self.reason),
             network_passes=self.network_passes,
             rotations=self.rotations,
+            total_variation=self.total_variation,
         ).in_words()
         n_done, n_planned = sum(self.done), sum(self.planned)
         match self.ended:
@@ -226,6 +242,7 @@ def plan_reconstruction(
     dose: float | None,
     network: NetworkDescription | None = None,
     requested_passes: int | None = None,
+    requested_variation: float | None = None,
     is_single_shot: bool = False,
     is_near_field: bool = False,
     probe_twin_similarity: float = 0.0,
@@ -245,6 +262,8 @@ def plan_reconstruction(
         Of a learned prior, which is the only one whose passes lie between iterations.
     requested_passes : int, optional
         See `InferenceConfig.prior_passes`.
+    requested_variation : float, optional
+        See `RefinementConfig.total_variation`.
     is_single_shot : bool
         Patterns share nothing.
     is_near_field : bool
@@ -267,6 +286,7 @@ def plan_reconstruction(
     if blocks:
         planned = blocks[-1] if blocks[-1] == LONG_BLOCK else AFTER_PASS_ITERATIONS
         planned = AFTER_FAINT_PASS_ITERATIONS if level == 'faint' else planned
+    variation = TOTAL_VARIATION if overlap < HARDLY_TOUCHING else 0.0
     return IterationPlan(
         overlap=overlap,
         before_passes=blocks,
@@ -278,6 +298,7 @@ def plan_reconstruction(
         + (WITHOUT_PRIOR if no_prior else ''),
         limit_s=limit_s,
         may_go_back=requested is None and bool(blocks),
+        total_variation=variation if requested_variation is None else requested_variation,
     )
 
 

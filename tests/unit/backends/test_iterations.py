@@ -117,6 +117,7 @@ class Framework:
     drawn: list[list[int]] = field(default_factory=list)
     corrected: list[int] = field(default_factory=list)
     released: int = 0
+    weights: list[float] = field(default_factory=list)
 
     def kernels(self) -> IterationKernels[ComplexArray]:
         """Return them; what no test needs is missing."""
@@ -135,6 +136,7 @@ class Framework:
             times=lambda tensor, array: tensor * array,
             between=lambda first, second, share: first + share * (second - first),
             norm=lambda tensor: np.linalg.norm(tensor),
+            constrain=self._constrain,
             divide_energy=lambda object_, probe, norm: (
                 object_ * (np.linalg.norm(probe) / norm),
                 probe * (norm / np.linalg.norm(probe)),
@@ -161,6 +163,12 @@ class Framework:
     def _correct_drift(self, forward: Any, object_: ComplexArray) -> ComplexArray:
         self.corrected.append(len(self.calls))
         return self.correction(object_)
+
+    def _constrain(
+        self, object_: ComplexArray, coverage: Any, constraints: Any, weight: float, growth: float
+    ) -> ComplexArray:
+        self.weights.append(weight)
+        return np.minimum(object_.real, constraints.max_amplitude / growth) + 0j
 
     def _release(self) -> None:
         self.released += 1

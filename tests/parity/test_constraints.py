@@ -1,0 +1,89 @@
+"""What each backend makes of an object that is to keep to constraints."""
+
+import numpy as np
+import pytest
+from parity.frameworks import Framework
+from parity.helpers import noise
+
+from ptychopinn_plugin.backends.common.constraints import NOTHING_KNOWN, ObjectConstraints
+
+SHAPE = (24, 17)
+COVERAGE = np.random.default_rng(0).uniform(0.1, 1, SHAPE)
+
+
+def constrained(
+    fw: Framework,
+    object_: np.ndarray,
+    constraints: ObjectConstraints = NOTHING_KNOWN,
+    weight: float = 0.0,
+    growth: float = 1.0,
+) -> np.ndarray:
+    found = fw.constraints.constrain(
+        fw.tensor(object_), fw.tensor(COVERAGE), constraints, weight, growth
+    )
+    return fw.array(found)
+
+
+def variation(object_: np.ndarray) -> float:
+    y, x = np.diff(object_, axis=0)[:, :-1], np.diff(object_, axis=1)[:-1]
+    return float(np.sqrt(np.abs(y) ** 2 + np.abs(x) ** 2).sum())
+
+
+@pytest.mark.parametrize('axis', [0, 1])
+def test_total_variation_brings_the_sides_of_an_edge_together_and_keeps_it_sharp(
+    fw: Framework, axis: int
+) -> None:
+    r"""Of two flat halves, each moves by the weight over its width: the exact minimum."""
+    side, weight = SHAPE[axis], 0.05
+    middle = side // 2
+    steps = np.where(np.arange(side) < middle, 0.0, 1.0) * np.exp(0.7j)
+    edge = np.broadcast_to(steps[:, None] if axis == 0 else steps, SHAPE)
+    moves = np.where(np.arange(side) < middle, weight / middle, -weight / (side - middle))
+    expected = edge + (moves[:, None] if axis == 0 else moves) * np.exp(0.7j)
+    np.testing.assert_allclose(constrained(fw, edge, weight=weight), expected, atol=0.004)
+
+
+def test_total_variation_takes_noise_away(fw: Framework) -> None:
+    flat = np.full(SHAPE, 0.8 + 0.1j)
+    rough = flat + 0.02 * noise(SHAPE)
+    found = constrained(fw, rough, weight=0.05)
+    assert np.abs(found - flat).std() < 0.3 * np.abs(rough - flat).std()
+    assert variation(found) < 0.2 * variation(rough)
+    # The mean is kept: no light is made or lost.
+    assert found.mean() == pytest.approx(rough.mean(), abs=1e-5)
+
+
+def test_an_amplitude_object_has_no_phase(fw: Framework) -> None:
+    amplitude = np.random.default_rng(1).uniform(0.2, 1, SHAPE)
+    object_ = amplitude * np.exp(1.3j) + 0.05j * np.exp(1.3j)
+    object_[3, 4] = -0.5 * np.exp(1.3j)
+    found = constrained(fw, object_, ObjectConstraints('amplitude'))
+    assert (found.imag == 0).all()
+    assert found[3, 4] == 0
+    # The phase of the whole is that of the mean, which the other part turns a little.
+    np.testing.assert_allclose(np.delete(found.real, 72), np.delete(amplitude, 72), atol=0.02)
+
+
+def test_a_phase_object_absorbs_nothing(fw: Framework) -> None:
+    object_ = 1 + 0.3 * noise(SHAPE)
+    found = constrained(fw, object_, ObjectConstraints('phase'))
+    level = np.sqrt((np.abs(object_) ** 2 * COVERAGE).sum() / COVERAGE.sum())
+    np.testing.assert_allclose(np.abs(found), level, rtol=1e-4)
+    np.testing.assert_allclose(np.angle(found), np.angle(object_), atol=1e-4)
+
+
+def test_bounds_hold_for_an_object_that_a_probe_has_grown_with(fw: Framework) -> None:
+    object_ = 1 + 0.5 * noise(SHAPE)
+    found = constrained(fw, object_, ObjectConstraints('complex', 0.6, 1.1), growth=2.0)
+    amplitude = 2 * np.abs(object_)
+    np.testing.assert_allclose(2 * np.abs(found), amplitude.clip(0.6, 1.1), rtol=1e-4)
+    np.testing.assert_allclose(np.angle(found), np.angle(object_), atol=1e-4)
+    open_above = constrained(fw, object_, ObjectConstraints(min_amplitude=0.9))
+    np.testing.assert_allclose(np.abs(open_above), np.abs(object_).clip(0.9), rtol=1e-4)
+
+
+def test_both_backends_agree(both: tuple[Framework, Framework]) -> None:
+    object_ = 1 + 0.3 * noise(SHAPE)
+    constraints = ObjectConstraints('amplitude', 0.7, 1.2)
+    found = [constrained(fw, object_, constraints, 0.04, 1.1) for fw in both]
+    np.testing.assert_allclose(*found, atol=1e-5)
