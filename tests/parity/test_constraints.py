@@ -34,13 +34,19 @@ def test_total_variation_brings_the_sides_of_an_edge_together_and_keeps_it_sharp
     fw: Framework, axis: int
 ) -> None:
     r"""Of two flat halves, each moves by the weight over its width: the exact minimum."""
-    side, weight = SHAPE[axis], 0.05
+    shape, weight = (8, 6), 0.05
+    side = shape[axis]
     middle = side // 2
     steps = np.where(np.arange(side) < middle, 0.0, 1.0) * np.exp(0.7j)
-    edge = np.broadcast_to(steps[:, None] if axis == 0 else steps, SHAPE)
+    edge = np.broadcast_to(steps[:, None] if axis == 0 else steps, shape)
     moves = np.where(np.arange(side) < middle, weight / middle, -weight / (side - middle))
     expected = edge + (moves[:, None] if axis == 0 else moves) * np.exp(0.7j)
-    np.testing.assert_allclose(constrained(fw, edge, weight=weight), expected, atol=0.004)
+    # The iterations take fewer steps, as they go on from there.
+    smoothed = fw.constraints.smooth_variation(
+        fw.tensor(edge), fw.tensor(np.float64(weight)), steps=60
+    )
+    found = fw.array(smoothed)
+    np.testing.assert_allclose(found, expected, atol=0.0005)
 
 
 def test_total_variation_takes_noise_away(fw: Framework) -> None:
@@ -61,7 +67,7 @@ def test_an_amplitude_object_has_no_phase(fw: Framework) -> None:
     assert (found.imag == 0).all()
     assert found[3, 4] == 0
     # The phase of the whole is that of the mean, which the other part turns a little.
-    np.testing.assert_allclose(np.delete(found.real, 72), np.delete(amplitude, 72), atol=0.02)
+    np.testing.assert_allclose(np.delete(found.real, 55), np.delete(amplitude, 55), atol=0.02)
 
 
 def test_a_phase_object_absorbs_nothing(fw: Framework) -> None:

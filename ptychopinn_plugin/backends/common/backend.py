@@ -295,7 +295,6 @@ class NetworkBackend(Engine[Device]):
         if not request.is_trial:
             logger.info('%s: %s.', scan.name, plan.in_words())
             warn_of_twins(scan)
-        refinement = refinement.replace(total_variation=plan.total_variation)
         return ReconstructionRun(
             *(self, scan, forward, refinement, plan),
             stopwatch=self.start_stopwatch(device),

@@ -105,10 +105,10 @@ NOTHING_KNOWN = ObjectConstraints()
 """Iterations move every pixel of the object as the patterns show."""
 
 
-def dual_momenta() -> Iterator[float]:
+def dual_momenta(steps: int) -> Iterator[float]:
     """Yield how far each dual step goes on beyond its end: (t - 1) / t' of [2]_."""
     before = 1.0
-    for _ in range(DUAL_STEPS):
+    for _ in range(steps):
         after = (1 + math.sqrt(1 + 4 * before**2)) / 2
         yield (before - 1) / after
         before = after

@@ -199,6 +199,26 @@ def warn_of_misfit(scan: Scan, iterations: int, misfit: Misfit | None, option: s
     )
 
 
+def warn_of_constraints(scan: Scan, iterations: int, misfit: Misfit | None, options: str) -> None:
+    """Warn where an object that had to keep to constraints misses its counts.
+
+    Parameters
+    ----------
+    scan : Scan
+    iterations : int
+        How many were done.
+    misfit : Misfit, optional
+    options : str
+        The constraints, as users write them; empty where there are none.
+    """
+    if options and points_to_a_fault(misfit, iterations):
+        logger.warning(
+            '%s: the iterations kept to %s, and the object misses its counts. It may not be as '
+            'that says: compare with a run without.',
+            *(scan.name, options),
+        )
+
+
 def warn_of_moves(scan: Scan, moves_px: FloatArray, reach_px: float) -> None:
     """Warn where positions were to be refined and stayed, or moved as far as they may.
 

@@ -57,7 +57,7 @@ LONG_BLOCK = 40
 
 
 TOTAL_VARIATION = 0.5
-"""Where illuminations hardly touch, this weight of the total variation decides some of what data
+"""Where illuminations overlap little, this weight of the total variation decides some of what data
 leave open; see `constraints.ObjectConstraints`."""
 
 WITHOUT_PRIOR = '; the learned prior has never met the near field and is left out'
@@ -286,11 +286,14 @@ def plan_reconstruction(
     if blocks:
         planned = blocks[-1] if blocks[-1] == LONG_BLOCK else AFTER_PASS_ITERATIONS
         planned = AFTER_FAINT_PASS_ITERATIONS if level == 'faint' else planned
-    variation = TOTAL_VARIATION if overlap < HARDLY_TOUCHING else 0.0
+    iterations = planned if requested is None else requested
+    variation = TOTAL_VARIATION if overlap < LITTLE_OVERLAP else 0.0
+    if requested_variation is not None:
+        variation = requested_variation
     return IterationPlan(
         overlap=overlap,
         before_passes=blocks,
-        iterations=planned if requested is None else requested,
+        iterations=iterations,
         # A number that was given is kept to, and a prior's last block ends as planned.
         stops_when_converged=requested is None and not blocks,
         reason=_reason(overlap, is_single_shot=is_single_shot, leaves_twins=leaves_twins)
@@ -298,7 +301,8 @@ def plan_reconstruction(
         + (WITHOUT_PRIOR if no_prior else ''),
         limit_s=limit_s,
         may_go_back=requested is None and bool(blocks),
-        total_variation=variation if requested_variation is None else requested_variation,
+        # Where nothing iterates, nothing smooths.
+        total_variation=variation if iterations or blocks else 0.0,
     )
 
 

@@ -10,11 +10,13 @@ import numpy as np
 
 from ptychopinn_plugin.array_types import FloatArray
 from ptychopinn_plugin.backends.common.beam import measure_beam
+from ptychopinn_plugin.backends.common.constraints import ObjectConstraints
 from ptychopinn_plugin.backends.common.diagnostics import (
     INTENSITIES,
     MIN_ITERATIONS,
     judge_misfit,
     warn_of_beam,
+    warn_of_constraints,
     warn_of_lonely_eigenmodes,
     warn_of_lonely_intensities,
     warn_of_misfit,
@@ -250,6 +252,8 @@ class ReconstructionRun:
             option = None if self.refinement.probe else '--refine-probe (refinement.probe)'
             if beam_variation is None:
                 warn_of_misfit(scan, len(self.losses) - 1, misfit, option)
+            known = ObjectConstraints.of(self.refinement).in_words()
+            warn_of_constraints(scan, len(self.losses) - 1, misfit, known)
             warn_of_unknown_probe(scan, is_known=is_probe_known)
         loss, residual = forward.evaluate_fit(self.object_)
         coverage, probe = engine.to_numpy(forward.coverage), engine.to_numpy(forward.probe)
@@ -312,6 +316,7 @@ class ReconstructionRun:
                 )
             )
 
+        settings = settings.replace(total_variation=self.plan.total_variation)
         request = IterationRequest.of_refinement(self.scan, settings, schedule)
         self.object_, losses = self.engine.iterate(self.forward, self.object_, request, show)
         # The start of a block is what the one before or a pass has left, and no iteration.

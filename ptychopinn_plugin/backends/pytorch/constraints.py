@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ptychopinn_plugin.backends.common.constraints import (
     DUAL_STEP,
+    DUAL_STEPS,
     ObjectConstraints,
     dual_momenta,
 )
@@ -54,10 +55,10 @@ def constrain(
     return object_
 
 
-def smooth_variation(object_: Tensor, weight: float) -> Tensor:
+def smooth_variation(object_: Tensor, weight: float, steps: int = DUAL_STEPS) -> Tensor:
     """Return the proximal step of the total variation, shape (height, width) of complex64."""
     y, x = newest = (torch.zeros_like(object_), torch.zeros_like(object_))
-    for momentum in dual_momenta():
+    for momentum in dual_momenta(steps):
         slopes = _slopes(object_ - weight * _spread(y, x))
         before = newest
         newest = _shortened(

@@ -5,6 +5,7 @@ See `backends.common.constraints`.
 
 from ptychopinn_plugin.backends.common.constraints import (
     DUAL_STEP,
+    DUAL_STEPS,
     ObjectConstraints,
     dual_momenta,
 )
@@ -69,10 +70,10 @@ def _polar(amplitude: Tensor, object_: Tensor) -> Tensor:
 
 
 @compiled
-def smooth_variation(object_: Tensor, weight: Tensor) -> Tensor:
+def smooth_variation(object_: Tensor, weight: Tensor, steps: int = DUAL_STEPS) -> Tensor:
     """Return the proximal step of the total variation, shape (height, width) of complex64."""
     y, x = newest = (tf.zeros_like(object_), tf.zeros_like(object_))
-    for momentum in dual_momenta():
+    for momentum in dual_momenta(steps):
         slopes = _slopes(object_ - scaled(_spread(y, x), weight))
         before = newest
         newest = _shortened(

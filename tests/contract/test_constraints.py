@@ -1,0 +1,76 @@
+"""What is known of an object, and kept by the iterations of each backend."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from ptychopinn_plugin.backends.protocol import Backend
+from ptychopinn_plugin.config import RefinementConfig
+from ptychopinn_plugin.data import Reconstruction, Scan
+from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
+from ptychopinn_plugin.evaluation import evaluate
+
+SPARSE = SimulationConfig(
+    size=32, rows=6, columns=6, step_px=10.0, pupil_radius=0.12, defocus=100.0, photons=1e4, seed=3
+)
+SETTINGS = RefinementConfig(iterations=40)
+
+
+@pytest.fixture(scope='module')
+def scan() -> Scan:
+    """Return letters under illuminations that overlap little."""
+    return simulate(SPARSE.replace(object_kind='letters'))
+
+
+def refine(make_backend: Callable[[], Backend], scan: Scan, **settings: object) -> Reconstruction:
+    return make_backend().refine(scan, SETTINGS.replace(**settings), device='cpu')
+
+
+def test_total_variation_decides_what_patterns_leave_open(
+    make_backend: Callable[[], Backend], scan: Scan
+) -> None:
+    free = refine(make_backend, scan, total_variation=0.0)
+    usual = refine(make_backend, scan)
+    assert usual.provenance['course']['total_variation'] == 0.5
+    before, after = evaluate(free, scan), evaluate(usual, scan)
+    assert after.amplitude.ssim > before.amplitude.ssim + 0.03
+    assert after.phase.ssim > before.phase.ssim
+    # Free iterations fit the noise as well: they end below what counting explains.
+    assert free.misfit is not None
+    assert usual.misfit is not None
+    assert free.misfit.over_noise < usual.misfit.over_noise < 1.1
+
+
+def test_bounds_and_kinds_hold_in_the_result(
+    make_backend: Callable[[], Backend], scan: Scan
+) -> None:
+    bounded = refine(make_backend, scan, min_amplitude=0.7, max_amplitude=1.05)
+    amplitude = np.abs(bounded.object_[bounded.coverage > 0.05])
+    assert 0.7 - 1e-4 <= amplitude.min() < 0.71
+    assert 1.04 < amplitude.max() <= 1.05 + 1e-4
+    phase = refine(make_backend, scan, object_type='phase')
+    assert np.ptp(np.abs(phase.object_[phase.coverage > 0.05])) < 1e-4
+    assert np.ptp(np.angle(phase.object_)) > 0.3
+
+
+def test_an_amplitude_object_is_real_also_with_a_refined_probe(
+    make_backend: Callable[[], Backend], caplog: pytest.LogCaptureFixture
+) -> None:
+    config = SPARSE.replace(step_px=5.0)
+    lines = np.abs(simulate(config).object_).astype(np.complex64)
+    scan = simulate(config, object_=lines)
+    found = refine(make_backend, scan, object_type='amplitude', probe=True, probe_radius=9.0)
+    assert (found.object_.imag == 0).all()
+    assert evaluate(found, scan).amplitude.ssim > 0.75
+    y, x = np.indices((32, 32)) - 16
+    assert (found.probe[:, np.hypot(y, x) > 9.0] == 0).all()
+    assert np.linalg.norm(found.probe) == pytest.approx(np.sqrt(scan.mean_photons()), rel=1e-3)
+    assert 'kept to' not in caplog.text
+
+
+def test_an_object_that_is_not_as_it_should_be_is_noted(
+    make_backend: Callable[[], Backend], scan: Scan, caplog: pytest.LogCaptureFixture
+) -> None:
+    refine(make_backend, scan, object_type='amplitude')
+    assert 'the iterations kept to --object-type amplitude, and the object misses' in caplog.text
