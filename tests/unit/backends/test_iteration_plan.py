@@ -107,7 +107,8 @@ def test_a_plan_says_what_and_why() -> None:
     )
     assert plan(1.22, network=PRIOR, limit_s=20.0).in_words() == (
         'plan: 5 passes of the learned prior with 10 iterations before each and 20 iterations '
-        'after them, with a total variation of weight 0.5, within 20 s, as illuminations hardly touch (1.2 lie over each other)'
+        'after them, with a total variation of weight 0.5, within 20 s, as illuminations hardly '
+        'touch (1.2 lie over each other)'
     )
     assert plan(12.0, network=PRIOR, requested=1).in_words() == (
         'plan: 1 pass of the learned prior with 10 iterations before it and 1 iteration after it, '
@@ -124,8 +125,8 @@ def test_a_plan_says_what_and_why() -> None:
         'plan: no iterations, as each pattern stands alone'
     )
     assert plan(1.0, is_single_shot=True, probe_twin_similarity=1.0).in_words() == (
-        'plan: at most 100 iterations, as each pattern stands alone, under a beam that is its own '
-        'twin'
+        'plan: at most 100 iterations, with a total variation of weight 0.5, as each pattern '
+        'stands alone, under a beam that is its own twin'
     )
 
 
