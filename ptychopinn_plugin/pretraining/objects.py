@@ -30,14 +30,14 @@ def draw_object(rng: np.random.Generator, shape: Shape) -> ComplexArray:
     ndarray of complex128, shape `shape`
         Amplitudes between 0 and 1.
     """
-    names = list(_KINDS)
-    shares = np.array([share for share, _ in _KINDS.values()])
+    names = list(KINDS)
+    shares = np.array([share for share, _ in KINDS.values()])
     name = names[rng.choice(len(names), p=shares / shares.sum())]
-    first, second = _KINDS[name][1](rng, shape)
+    first, second = KINDS[name][1](rng, shape)
     blur = rng.choice([0.0, 0.0, rng.uniform(0.3, 1.0), rng.uniform(1.0, 3.0)])
     if blur > 0:
         first, second = gaussian_filter(first, blur), gaussian_filter(second, blur)
-    return _meet_light(rng, _spread(first), _spread(second))
+    return _meet_light(rng, spread(first), spread(second))
 
 
 def draw_lines(rng: np.random.Generator, shape: Shape) -> ComplexArray:
@@ -57,7 +57,7 @@ def draw_lines(rng: np.random.Generator, shape: Shape) -> ComplexArray:
     if rng.random() < 0.5:
         image = gaussian_filter(image, rng.uniform(0.4, 1.2))
     low = rng.uniform(0.0, 0.5)
-    return (low + (1 - low) * _spread(image)).astype(np.complex128)
+    return (low + (1 - low) * spread(image)).astype(np.complex128)
 
 
 def _meet_light(rng: np.random.Generator, first: FloatArray, second: FloatArray) -> ComplexArray:
@@ -85,8 +85,8 @@ def _meet_light(rng: np.random.Generator, first: FloatArray, second: FloatArray)
     return np.asarray(transmission, dtype=np.complex128)
 
 
-def _spread(image: FloatArray) -> FloatArray:
-    """Map an image to 0 to 1."""
+def spread(image: FloatArray) -> FloatArray:
+    """Return an image whose values go from 0 to 1; a flat one becomes 0."""
     low, high = float(image.min()), float(image.max())
     return (image - low) / (high - low) if high > low else np.zeros_like(image)
 
@@ -205,7 +205,7 @@ def _spheres(rng: np.random.Generator, shape: Shape) -> Images:
     return image, image + rng.uniform(0, 0.3) * _texture(rng, shape, 1.5)
 
 
-_KINDS: dict[str, tuple[float, Callable[[np.random.Generator, Shape], Images]]] = {
+KINDS: dict[str, tuple[float, Callable[[np.random.Generator, Shape], Images]]] = {
     'dead-leaves': (0.30, _of_simulation('dead-leaves')),
     'lines': (0.15, _lines),
     'letters': (0.10, _of_simulation('letters')),
@@ -215,3 +215,4 @@ _KINDS: dict[str, tuple[float, Callable[[np.random.Generator, Shape], Images]]] 
     'cells': (0.10, _cells),
     'spheres': (0.08, _spheres),
 }
+"""How often each kind is drawn, and what draws its two images."""
