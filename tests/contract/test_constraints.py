@@ -32,7 +32,7 @@ def test_total_variation_decides_what_patterns_leave_open(
 ) -> None:
     free = refine(make_backend, scan, total_variation=0.0)
     usual = refine(make_backend, scan)
-    assert usual.provenance['course']['total_variation'] == 0.5
+    assert usual.provenance['course']['total_variation'] == 0.25
     before, after = evaluate(free, scan), evaluate(usual, scan)
     assert after.amplitude.ssim > before.amplitude.ssim + 0.03
     assert after.phase.ssim > before.phase.ssim

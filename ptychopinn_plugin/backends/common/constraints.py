@@ -4,7 +4,8 @@ After each iteration the object is replaced by an allowed one that is near to it
 overlap well need none of this; where they overlap little, or the counts are few, what is known
 decides what they leave open. First comes the total variation, whose proximal step is
 
-.. math:: \arg\min_u \tfrac12 \sum |u - O|^2 + \tau \sum \sqrt{|\partial_y u|^2 + |\partial_x u|^2}
+.. math:: \arg\min_Z \tfrac12 \sum |Z - O|^2
+    + \Theta \sum \sqrt{|\partial_y Z|^2 + |\partial_x Z|^2}
 
 [1]_, solved in its dual by the accelerated projected gradients of [2]_. Then come the kind of the
 object and the bounds of its amplitude, which are projections of each pixel.
@@ -117,12 +118,12 @@ def dual_momenta(steps: int) -> Iterator[float]:
 class ConstraintKeeper(Generic[Tensor]):
     r"""Brings the objects of a run back to what is allowed.
 
-    The patterns draw an object towards what they show, by a share :math:`\kappa` of the way in an
-    iteration: with the step :math:`\beta_s`, the momentum :math:`\mu` and :math:`m` illuminations
-    over each other it is :math:`1 - (1 - \min(1, \beta_s / (1 - \mu)))^m`. The weight of the total
-    variation is :math:`\tau = \kappa \tau_0 \sigma`, so that both are in the same balance from the
-    first iteration to the last; :math:`\sigma = 1 / 2 \sqrt{W}` is the standard deviation that
-    counting gives to a pixel under :math:`W` photons.
+    In an iteration the patterns draw an object towards what they show, by a share :math:`\Xi` of
+    the way. With the step :math:`\beta`, the momentum :math:`\mu` and :math:`\Omega` illuminations
+    over each other it is :math:`1 - (1 - \min(1, \beta / (1 - \mu)))^\Omega`. The weight of the
+    total variation is :math:`\Xi \Theta / 2 \sqrt{W}`, so that both are in the same balance from
+    the first iteration to the last; :math:`1 / 2 \sqrt{W}` is the standard deviation that counting
+    gives to a pixel under :math:`W` photons.
 
     Parameters
     ----------
@@ -154,6 +155,18 @@ class ConstraintKeeper(Generic[Tensor]):
         """Return an allowed object, made of others whose variation was smoothed."""
         return self._constrained(object_, probe, 0.0)
 
+    def penalty(self, object_: Tensor, probe: Tensor) -> float:
+        r"""Return what the total variation of an object costs, as the loss is: for each pixel.
+
+        An iteration takes the gradient of the squared distance of amplitudes, which is about half
+        of the loss; in these units the weight is :math:`2 \Theta \sqrt{W}`.
+        """
+        if not self._noise:
+            return 0.0
+        variation = self._growth(probe) * self._kernels.total_variation(object_)
+        weight = self._constraints.total_variation / self._noise
+        return float(weight * variation) / float(self._forward.n_valid_pixels())
+
     def supported(self, probe: Tensor) -> Tensor:
         """Return a probe that is dark outside of its support."""
         if self._support is None:
@@ -164,14 +177,16 @@ class ConstraintKeeper(Generic[Tensor]):
     def _constrained(self, object_: Tensor, probe: Tensor, weight: float) -> Tensor:
         if self._constraints.leaves_all_free:
             return object_
-        growth: Any = 1.0
-        if self._grows:
-            # The object gets at the end what the probe has taken.
-            growth = self._kernels.norm(probe) / self._kernels.norm(self._first_probe)
         found: Tensor = self._kernels.constrain(
-            object_, self._forward.coverage, self._constraints, weight, growth
+            object_, self._forward.coverage, self._constraints, weight, self._growth(probe)
         )
         return found
+
+    def _growth(self, probe: Tensor) -> Any:
+        """Return how much the probe has taken from the object, which gets it back at the end."""
+        if not self._grows:
+            return 1.0
+        return self._kernels.norm(probe) / self._kernels.norm(self._first_probe)
 
 
 def probe_support(shape: tuple[int, int], radius_px: float) -> ComplexArray:

@@ -56,7 +56,7 @@ LONG_BLOCK = 40
 """Where iterations still gain much, this number comes before and after a pass of a prior."""
 
 
-TOTAL_VARIATION = 0.5
+TOTAL_VARIATION = 0.25
 """Where illuminations overlap little, this weight of the total variation decides some of what data
 leave open; see `constraints.ObjectConstraints`."""
 

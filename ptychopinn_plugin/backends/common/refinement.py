@@ -116,6 +116,8 @@ class IterationKernels(Generic[Tensor]):
         Multiplies a tensor by an array that the device does not have yet.
     between : callable
         Returns what lies at a share of the way from one tensor to another.
+    total_variation : callable
+        Returns the sum of the lengths of an object's gradients.
     norm : callable
         Returns the root of the sum of squared magnitudes.
     constrain : callable
@@ -139,6 +141,7 @@ class IterationKernels(Generic[Tensor]):
     to_numpy: Callable[[Tensor], ComplexArray]
     times: Callable[[Tensor, ComplexArray], Tensor]
     between: Callable[[Tensor, Tensor, float], Tensor]
+    total_variation: Callable[[Tensor], Any]
     norm: Callable[[Tensor], Tensor]
     constrain: Callable[[Tensor, Any, ObjectConstraints, float, Any], Tensor]
     divide_energy: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -173,18 +176,22 @@ def iterate_object(
     -------
     object_ : tensor of complex64
     losses : list of float
-        Poisson loss per pixel of the start and of the best object after each iteration; it never
-        rises.
+        Poisson loss per pixel of the start and of the best object after each iteration. It never
+        rises, unless a total variation takes part in what is best.
     """
     iterations = _Iterations(kernels, forward, object_, request)
 
-    def show(done: int, loss: float, best: IterationState[Tensor]) -> bool | None:
-        return observer(done, loss, best.object_) if observer is not None else False
+    start = iterations.judge(iterations.state)
+    losses = [iterations.loss_of(iterations.state, start)]
 
-    best, losses = iterate_keep_best(
+    def show(done: int, judged: float, best: IterationState[Tensor]) -> bool | None:
+        losses.append(iterations.loss_of(best, judged))
+        return observer(done, losses[-1], best.object_) if observer is not None else False
+
+    best, _ = iterate_keep_best(
         request.schedule,
         dataclasses.replace(iterations.state),
-        iterations.judge(iterations.state.object_),
+        start,
         iterations.iterate_once,
         iterations.part_way,
         iterations.step_of_all,
@@ -238,10 +245,18 @@ class _Iterations(Generic[Tensor]):
             forward, request, kernels.to_numpy(forward.probe), REGULARIZATION
         )
 
-    def judge(self, object_: Tensor) -> float:
-        """Return the loss of an object with what the forward model has now."""
-        found: float = self._forward.evaluate_loss(object_, stride=self._stride)
-        return found
+    def judge(self, state: IterationState[Tensor]) -> float:
+        """Return the loss of a state, which the forward model has now, and what its object costs.
+
+        By the likelihood alone an early object would be the best of a smoothed run: one whose noise
+        is still fitted, and whose slow phase is not.
+        """
+        found: float = self._forward.evaluate_loss(state.object_, stride=self._stride)
+        return found + self._keeper.penalty(state.object_, state.probe)
+
+    def loss_of(self, state: IterationState[Tensor], judged: float) -> float:
+        """Return the loss alone of a state that was judged so."""
+        return judged - self._keeper.penalty(state.object_, state.probe)
 
     def iterate_once(self) -> tuple[IterationState[Tensor], float]:
         """Return the state after another iteration, and its loss."""
@@ -262,7 +277,7 @@ class _Iterations(Generic[Tensor]):
             self._refine_intensities(state)
         if self._variation is not None and self._variation.moves_at(fraction):
             self._refine_variation(self._variation)
-        return dataclasses.replace(state), self.judge(state.object_)
+        return dataclasses.replace(state), self.judge(state)
 
     def part_way(
         self, best: IterationState[Tensor], newest: IterationState[Tensor], share: float
@@ -281,7 +296,7 @@ class _Iterations(Generic[Tensor]):
             part_way(best.variation, newest.variation, share),
         )
         with self._using(found):
-            return found, self.judge(found.object_)
+            return found, self.judge(found)
 
     def step_of_all(self, best: IterationState[Tensor]) -> IterationState[Tensor]:
         """Return where the updates of all patterns together lead from a state."""
@@ -301,7 +316,7 @@ class _Iterations(Generic[Tensor]):
             found.object_ = self._keeper.in_bounds(found.object_, best.probe)
             if beams:
                 self._refine_intensities(found)
-            after = self.judge(found.object_)
+            after = self.judge(found)
         # The correction is good for all patterns together; those that are judged may see it worse.
         return (found, after) if after < loss else (best, loss)
 

@@ -68,6 +68,13 @@ def smooth_variation(object_: Tensor, weight: float, steps: int = DUAL_STEPS) ->
     return object_ - weight * _spread(*newest)
 
 
+@torch.no_grad()
+def total_variation(object_: Tensor) -> Tensor:
+    """Return the sum of the lengths of the gradients of an object, float32."""
+    y, x = _slopes(object_)
+    return (y.abs().square() + x.abs().square()).sqrt().sum()
+
+
 def _slopes(image: Tensor) -> tuple[Tensor, Tensor]:
     """Return the differences to the next pixel in y and x; 0 at the ends."""
     return (

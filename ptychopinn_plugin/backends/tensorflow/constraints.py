@@ -86,6 +86,13 @@ def smooth_variation(object_: Tensor, weight: Tensor, steps: int = DUAL_STEPS) -
     return object_ - scaled(_spread(*newest), weight)
 
 
+@compiled
+def total_variation(object_: Tensor) -> Tensor:
+    """Return the sum of the lengths of the gradients of an object, float32."""
+    y, x = _slopes(object_)
+    return tf.reduce_sum(tf.sqrt(squared(y) + squared(x)))
+
+
 def _slopes(image: Tensor) -> tuple[Tensor, Tensor]:
     """Return the differences to the next pixel in y and x; 0 at the ends."""
     return (

@@ -107,7 +107,7 @@ def test_a_plan_says_what_and_why() -> None:
     )
     assert plan(1.22, network=PRIOR, limit_s=20.0).in_words() == (
         'plan: 5 passes of the learned prior with 10 iterations before each and 20 iterations '
-        'after them, with a total variation of weight 0.5, within 20 s, as illuminations hardly '
+        'after them, with a total variation of weight 0.25, within 20 s, as illuminations hardly '
         'touch (1.2 lie over each other)'
     )
     assert plan(12.0, network=PRIOR, requested=1).in_words() == (
@@ -117,7 +117,7 @@ def test_a_plan_says_what_and_why() -> None:
     trained = dataclasses.replace(plan(2.0), network_passes=3, rotations=4)
     assert trained.in_words() == (
         'plan: 3 passes of the network in 4 rotations and at most 100 iterations, with a total '
-        'variation of weight 0.5, as illuminations overlap little (2 lie over each other)'
+        'variation of weight 0.25, as illuminations overlap little (2 lie over each other)'
     )
     once = dataclasses.replace(plan(16.2, requested=0), network_passes=1)
     assert once.in_words().startswith('plan: 1 pass of the network and no iterations, as ')
@@ -125,7 +125,7 @@ def test_a_plan_says_what_and_why() -> None:
         'plan: no iterations, as each pattern stands alone'
     )
     assert plan(1.0, is_single_shot=True, probe_twin_similarity=1.0).in_words() == (
-        'plan: at most 100 iterations, with a total variation of weight 0.5, as each pattern '
+        'plan: at most 100 iterations, with a total variation of weight 0.25, as each pattern '
         'stands alone, under a beam that is its own twin'
     )
 
@@ -217,7 +217,7 @@ def test_a_course_is_kept_as_plain_values() -> None:
         'max_seconds': 9.0,
         'network_passes': 0,
         'rotations': 1,
-        'total_variation': 0.5,
+        'total_variation': 0.25,
     }
     assert Course.of_result({}) is None
 
@@ -226,12 +226,12 @@ def test_a_course_is_kept_as_plain_values() -> None:
     ('overlap', 'settings', 'weight'),
     [
         (12.0, {}, 0.0),
-        (3.9, {}, 0.5),
-        (1.2, {'is_single_shot': True}, 0.5),
+        (3.9, {}, 0.25),
+        (1.2, {'is_single_shot': True}, 0.25),
         (1.2, {'requested_variation': 0.0}, 0.0),
         (12.0, {'requested_variation': 2.0}, 2.0),
         (1.2, {'requested': 0}, 0.0),
-        (1.2, {'requested': 0, 'network': PRIOR}, 0.5),
+        (1.2, {'requested': 0, 'network': PRIOR}, 0.25),
     ],
 )
 def test_little_overlap_has_a_total_variation(
