@@ -23,7 +23,7 @@ import numpy as np
 from ptychopinn_plugin.backends.protocol import Progress
 from ptychopinn_plugin.backends.selection import create_backend
 from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig
-from ptychopinn_plugin.data import Reconstruction, Scan
+from ptychopinn_plugin.data import Reconstruction, Scan, fit_to_size
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 from ptychopinn_plugin.errors import BackendUnavailableError
 from ptychopinn_plugin.model import Model
@@ -90,6 +90,11 @@ CHANGES: dict[str, tuple[Any, dict[str, dict[str, Any]]]] = {
     'refinement.position_scale': (True, {'refinement': {'positions': True}}),
     'refinement.intensities': (True, {}),
     'refinement.opr_modes': (2, {}),
+    'refinement.probe_radius': (4.0, {'refinement': {'probe': True}}),
+    'refinement.object_type': ('phase', {}),
+    'refinement.min_amplitude': (1.0, {}),
+    'refinement.max_amplitude': (1.0, {}),
+    'refinement.total_variation': (1.0, {}),
     'refinement.seed': (1, {}),
 }
 """Each setting has a value that differs from `BASE`, and what must be set for it to matter."""
@@ -105,6 +110,10 @@ def quick_scan(config: Config, **changes: Any) -> Scan:
     """Return a scan as small as the network allows."""
     if config.model.architecture == 'cnn':
         return simulate(SimulationConfig(size=64, rows=4, columns=5))
+    size = config.model.pattern_size
+    if size is not None:
+        # A backend takes scans as they are; their readers fit them (decision 31).
+        return fit_to_size(quick_scan(configured(), **changes), size)
     small = SimulationConfig(
         size=32, rows=8, columns=8, step_px=4.0, pupil_radius=0.12, defocus=100.0
     )
