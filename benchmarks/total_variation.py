@@ -21,12 +21,13 @@ from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.data.simulation import SimulationConfig, make_path, simulate, thin_scan
 from ptychopinn_plugin.evaluation import evaluate
 from ptychopinn_plugin.model import Model
-from ptychopinn_plugin.pretraining.objects import KINDS, spread
+from ptychopinn_plugin.pretraining.objects import OBJECT_KINDS, spread
 
 SIDE, STEP_PX, SIZE = 32, 5.5, 64
 DEPTH, PHASE_RAD = 0.6, 1.5
 SCANS = ((3, 1e5), (4, 1e5), (5, 1e5), (4, 1e4))
-"""Every so many positions of the dense scan in each direction, and counts of a pattern."""
+"""The dense scan is thinned to each third, fourth or fifth position in both directions; the second
+number is that of counts in a pattern."""
 
 
 def make_scan(kind: str, every: int, photons: float, seed: int) -> Scan:
@@ -36,7 +37,7 @@ def make_scan(kind: str, every: int, photons: float, seed: int) -> Scan:
     shape = tuple(int(np.ceil(side)) + SIZE + 2 for side in extent)
     # Each kind has random numbers of its own, whichever kinds are measured.
     rng = np.random.default_rng([seed, zlib.crc32(kind.encode())])
-    first, second = (spread(image) for image in KINDS[kind][1](rng, shape))
+    first, second = (spread(image) for image in OBJECT_KINDS[kind][1](rng, shape))
     object_ = (1 - DEPTH * first) * np.exp(1j * PHASE_RAD * (second - 0.5))
     return thin_scan(simulate(config, object_=object_), every, SIDE)
 
@@ -46,7 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--seed', type=int, default=5)
     parser.add_argument('--weights', type=float, nargs='*', default=[0.0, 0.5, 1.0])
-    parser.add_argument('--kinds', nargs='*', default=list(KINDS))
+    parser.add_argument('--kinds', nargs='*', default=list(OBJECT_KINDS))
     parser.add_argument('--backend', default='pytorch')
     parser.add_argument('--output', type=Path)
     options = parser.parse_args()

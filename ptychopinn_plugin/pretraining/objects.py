@@ -30,10 +30,10 @@ def draw_object(rng: np.random.Generator, shape: Shape) -> ComplexArray:
     ndarray of complex128, shape `shape`
         Amplitudes between 0 and 1.
     """
-    names = list(KINDS)
-    shares = np.array([share for share, _ in KINDS.values()])
+    names = list(OBJECT_KINDS)
+    shares = np.array([share for share, _ in OBJECT_KINDS.values()])
     name = names[rng.choice(len(names), p=shares / shares.sum())]
-    first, second = KINDS[name][1](rng, shape)
+    first, second = OBJECT_KINDS[name][1](rng, shape)
     blur = rng.choice([0.0, 0.0, rng.uniform(0.3, 1.0), rng.uniform(1.0, 3.0)])
     if blur > 0:
         first, second = gaussian_filter(first, blur), gaussian_filter(second, blur)
@@ -205,7 +205,7 @@ def _spheres(rng: np.random.Generator, shape: Shape) -> Images:
     return image, image + rng.uniform(0, 0.3) * _texture(rng, shape, 1.5)
 
 
-KINDS: dict[str, tuple[float, Callable[[np.random.Generator, Shape], Images]]] = {
+OBJECT_KINDS: dict[str, tuple[float, Callable[[np.random.Generator, Shape], Images]]] = {
     'dead-leaves': (0.30, _of_simulation('dead-leaves')),
     'lines': (0.15, _lines),
     'letters': (0.10, _of_simulation('letters')),

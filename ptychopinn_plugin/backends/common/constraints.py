@@ -118,10 +118,10 @@ def dual_momenta(steps: int) -> Iterator[float]:
 class ConstraintKeeper(Generic[Tensor]):
     r"""Brings the objects of a run back to what is allowed.
 
-    In an iteration the patterns draw an object towards what they show, by a share :math:`\Xi` of
+    In an iteration the patterns draw an object towards what they show, by a share :math:`\Pi` of
     the way. With the step :math:`\beta`, the momentum :math:`\mu` and :math:`\Omega` illuminations
     over each other it is :math:`1 - (1 - \min(1, \beta / (1 - \mu)))^\Omega`. The weight of the
-    total variation is :math:`\Xi \Theta / 2 \sqrt{W}`, so that both are in the same balance from
+    total variation is :math:`\Pi \Theta / 2 \sqrt{W}`, so that both are in the same balance from
     the first iteration to the last; :math:`1 / 2 \sqrt{W}` is the standard deviation that counting
     gives to a pixel under :math:`W` photons.
 
@@ -163,7 +163,7 @@ class ConstraintKeeper(Generic[Tensor]):
         """
         if not self._noise:
             return 0.0
-        variation = self._growth(probe) * self._kernels.total_variation(object_)
+        variation = self._growth(probe) * self._kernels.object_variation(object_)
         weight = self._constraints.total_variation / self._noise
         return float(weight * variation) / float(self._forward.n_valid_pixels())
 

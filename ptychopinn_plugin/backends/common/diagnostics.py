@@ -213,8 +213,8 @@ def warn_of_constraints(scan: Scan, iterations: int, misfit: Misfit | None, opti
     """
     if options and points_to_a_fault(misfit, iterations):
         logger.warning(
-            '%s: the iterations kept to %s, and the object misses its counts. It may not be as '
-            'that says: compare with a run without.',
+            '%s: the iterations kept to %s, and the object misses its counts. It may be of another '
+            'kind: compare with a run without these options.',
             *(scan.name, options),
         )
 

@@ -74,6 +74,11 @@ class IterationSchedule:
         """Why no iteration follows."""
         return self._reason
 
+    @property
+    def lowest(self) -> float:
+        """The loss that the iterations have come to, with what the object's variation costs."""
+        return self._losses[-1]
+
     def start(self, loss: float) -> None:
         """Begin, from an object with this loss."""
         self._times_s = [self._clock()]

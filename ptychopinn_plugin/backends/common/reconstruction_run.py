@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -106,7 +107,8 @@ class ReconstructionRun:
         self.losses: list[float] = []
         self.done: list[int] = []
         self.stopped = False
-        # Loss and object of the block that ended with the lowest loss.
+        # What the last block came to, and loss and object of the block that came to the lowest.
+        self._lowest = math.inf
         self._best_block: tuple[float, Any] | None = None
 
     def infer(
@@ -199,12 +201,12 @@ class ReconstructionRun:
             return
         assert self._best_block is not None
         best, object_ = self._best_block
-        if self.losses[-1] > (1 + MAX_RISE) * best:
+        if self._lowest > (1 + MAX_RISE) * best:
             self.object_ = object_
             logger.warning(
                 '%s: the iterations after the last pass ended at a loss that is %.1f %% above that '
                 'of an earlier block, whose object is taken.',
-                *(self.scan.name, 100 * (self.losses[-1] / best - 1)),
+                *(self.scan.name, 100 * (self._lowest / best - 1)),
             )
 
     def _judge_patterns(self) -> PatternFit | None:
@@ -322,8 +324,9 @@ class ReconstructionRun:
         # The start of a block is what the one before or a pass has left, and no iteration.
         self.losses += losses[1:] if self.losses else losses
         self.done.append(schedule.done)
-        if self._best_block is None or losses[-1] < self._best_block[0]:
-            self._best_block = losses[-1], self.object_
+        self._lowest = schedule.lowest
+        if self._best_block is None or self._lowest < self._best_block[0]:
+            self._best_block = self._lowest, self.object_
         self._ended = schedule.ended
         self.stopwatch.lap('refine')
 

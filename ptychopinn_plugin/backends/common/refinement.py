@@ -116,7 +116,7 @@ class IterationKernels(Generic[Tensor]):
         Multiplies a tensor by an array that the device does not have yet.
     between : callable
         Returns what lies at a share of the way from one tensor to another.
-    total_variation : callable
+    object_variation : callable
         Returns the sum of the lengths of an object's gradients.
     norm : callable
         Returns the root of the sum of squared magnitudes.
@@ -141,7 +141,7 @@ class IterationKernels(Generic[Tensor]):
     to_numpy: Callable[[Tensor], ComplexArray]
     times: Callable[[Tensor, ComplexArray], Tensor]
     between: Callable[[Tensor, Tensor, float], Tensor]
-    total_variation: Callable[[Tensor], Any]
+    object_variation: Callable[[Tensor], Any]
     norm: Callable[[Tensor], Tensor]
     constrain: Callable[[Tensor, Any, ObjectConstraints, float, Any], Tensor]
     divide_energy: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]

@@ -69,7 +69,7 @@ def smooth_variation(object_: Tensor, weight: float, steps: int = DUAL_STEPS) ->
 
 
 @torch.no_grad()
-def total_variation(object_: Tensor) -> Tensor:
+def object_variation(object_: Tensor) -> Tensor:
     """Return the sum of the lengths of the gradients of an object, float32."""
     y, x = _slopes(object_)
     return (y.abs().square() + x.abs().square()).sqrt().sum()

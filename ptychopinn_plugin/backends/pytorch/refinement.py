@@ -28,7 +28,7 @@ from ptychopinn_plugin.array_types import IntArray
 from ptychopinn_plugin.backends.common.iteration_steps import MOMENTUM, PROBE_STEP, REGULARIZATION
 from ptychopinn_plugin.backends.common.ranks import own_part
 from ptychopinn_plugin.backends.common.refinement import IterationKernels, IterationState
-from ptychopinn_plugin.backends.pytorch.constraints import constrain, total_variation
+from ptychopinn_plugin.backends.pytorch.constraints import constrain, object_variation
 from ptychopinn_plugin.backends.pytorch.device import release_cache
 from ptychopinn_plugin.backends.pytorch.forward import ForwardModel
 from ptychopinn_plugin.backends.pytorch.intensities import pattern_photons
@@ -140,7 +140,7 @@ ITERATION_KERNELS = IterationKernels(
     between=torch.lerp,
     norm=torch.linalg.vector_norm,
     constrain=constrain,
-    total_variation=total_variation,
+    object_variation=object_variation,
     divide_energy=_divide_energy,
     release=release_cache,
 )

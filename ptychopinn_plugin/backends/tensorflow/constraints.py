@@ -87,7 +87,7 @@ def smooth_variation(object_: Tensor, weight: Tensor, steps: int = DUAL_STEPS) -
 
 
 @compiled
-def total_variation(object_: Tensor) -> Tensor:
+def object_variation(object_: Tensor) -> Tensor:
     """Return the sum of the lengths of the gradients of an object, float32."""
     y, x = _slopes(object_)
     return tf.reduce_sum(tf.sqrt(squared(y) + squared(x)))

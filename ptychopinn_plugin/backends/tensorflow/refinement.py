@@ -23,7 +23,7 @@ import numpy as np
 from ptychopinn_plugin.array_types import IntArray
 from ptychopinn_plugin.backends.common.iteration_steps import MOMENTUM, PROBE_STEP, REGULARIZATION
 from ptychopinn_plugin.backends.common.refinement import IterationKernels, IterationState
-from ptychopinn_plugin.backends.tensorflow.constraints import constrain, total_variation
+from ptychopinn_plugin.backends.tensorflow.constraints import constrain, object_variation
 from ptychopinn_plugin.backends.tensorflow.forward import ForwardModel
 from ptychopinn_plugin.backends.tensorflow.framework import Tensor, compiled, tf
 from ptychopinn_plugin.backends.tensorflow.intensities import pattern_photons
@@ -177,6 +177,6 @@ ITERATION_KERNELS = IterationKernels(
     between=_between,
     norm=_norm,
     constrain=constrain,
-    total_variation=total_variation,
+    object_variation=object_variation,
     divide_energy=_divide_energy,
 )

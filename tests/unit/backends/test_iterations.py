@@ -137,7 +137,7 @@ class Framework:
             between=lambda first, second, share: first + share * (second - first),
             norm=lambda tensor: np.linalg.norm(tensor),
             constrain=self._constrain,
-            total_variation=nothing,
+            object_variation=nothing,
             divide_energy=lambda object_, probe, norm: (
                 object_ * (np.linalg.norm(probe) / norm),
                 probe * (norm / np.linalg.norm(probe)),
