@@ -57,41 +57,38 @@ def constrain(
 
 def smooth_variation(object_: Tensor, weight: float, steps: int = DUAL_STEPS) -> Tensor:
     """Return the proximal step of the total variation, shape (height, width) of complex64."""
-    y, x = newest = (torch.zeros_like(object_), torch.zeros_like(object_))
+    # Real and imaginary part lie apart: the modulus of a complex number would take longer than all
+    # of the rest.
+    image = torch.view_as_real(object_).permute(2, 0, 1).contiguous()  # (2, height, width)
+    # The first momentum is 0, so that it does no harm that the first of `before` change in place.
+    y, x = newest = torch.zeros_like(image), torch.zeros_like(image)
     for momentum in dual_momenta(steps):
-        slopes = _slopes(object_ - weight * _spread(y, x))
-        before = newest
-        newest = _shortened(
-            *(dual + DUAL_STEP / weight * slope for dual, slope in zip((y, x), slopes, strict=True))
-        )
-        y, x = (new + momentum * (new - old) for new, old in zip(newest, before, strict=True))
-    return object_ - weight * _spread(*newest)
+        smooth, before = torch.sub(image, _spread(y, x), alpha=weight), newest
+        y[:, :-1].add_(smooth[:, 1:] - smooth[:, :-1], alpha=DUAL_STEP / weight)
+        x[:, :, :-1].add_(smooth[:, :, 1:] - smooth[:, :, :-1], alpha=DUAL_STEP / weight)
+        # Vectors of (y, x) are shortened where they are longer than 1.
+        shortening = (y.square() + x.square()).sum(dim=0).clamp_(min=1).rsqrt_()
+        newest = y.mul_(shortening), x.mul_(shortening)
+        y, x = (torch.lerp(old, new, 1 + momentum) for old, new in zip(before, newest, strict=True))
+    smooth = torch.sub(image, _spread(*newest), alpha=weight)
+    return torch.view_as_complex(smooth.permute(1, 2, 0).contiguous())
+
+
+def _spread(y: Tensor, x: Tensor) -> Tensor:
+    """Return the adjoint of the gradient of images (2, height, width).
+
+    The last row of `y` and the last column of `x` are 0.
+    """
+    spread = -(y + x)
+    spread[:, 1:] += y[:, :-1]
+    spread[:, :, 1:] += x[:, :, :-1]
+    return spread
 
 
 @torch.no_grad()
 def object_variation(object_: Tensor) -> Tensor:
     """Return the sum of the lengths of the gradients of an object, float32."""
-    y, x = _slopes(object_)
-    return (y.abs().square() + x.abs().square()).sqrt().sum()
-
-
-def _slopes(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the differences to the next pixel in y and x; 0 at the ends."""
-    return (
-        torch.diff(image, dim=0, append=image[-1:]),
-        torch.diff(image, dim=1, append=image[:, -1:]),
-    )
-
-
-def _spread(y: Tensor, x: Tensor) -> Tensor:
-    """Return the adjoint of `_slopes`; the last row of `y` and column of `x` are 0."""
-    return -(
-        torch.diff(y, dim=0, prepend=torch.zeros_like(y[:1]))
-        + torch.diff(x, dim=1, prepend=torch.zeros_like(x[:, :1]))
-    )
-
-
-def _shortened(y: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return vectors (y, x) of each pixel with a length of at most 1."""
-    length = (y.abs().square() + x.abs().square()).sqrt().clamp(min=1)
-    return y / length, x / length
+    image = torch.view_as_real(object_)
+    y = torch.diff(image, dim=0, append=image[-1:])
+    x = torch.diff(image, dim=1, append=image[:, -1:])
+    return (y.square() + x.square()).sum(dim=2).sqrt().sum()
