@@ -58,7 +58,8 @@ def measure(backend: Backend, scan: Scan, iterations: list[int]) -> dict[str, di
     )
     rows = {}
     for count in (0, *iterations):
-        refinement = RefinementConfig(iterations=count)
+        # The tables compare networks and iterations, neither helped by anything else.
+        refinement = RefinementConfig(iterations=count, total_variation=0.0)
         found = backend.reconstruct(scan, InferenceConfig(), refinement)
         rows[f'network + {count}'] = score(found, scan)
         if count:

@@ -9,6 +9,7 @@ then reconstructs other lines under the same beam: 36 patterns each alone, and 9
 neighbours, with the trained network, the built-in model and iterations from a flat object in the
 same run. The amplitude SSIM is that of the middles of all patches, side by side, and so is that of
 the phase, where each patch gets the truth's mean phase, as nothing else fixes it.
+Nothing but the network and the data decides: the total variation is left out.
 `--counts` changes the dose, `--objects` the kind of object: lines without phase, the same lines as
 a phase of up to 2 rad, or what the corpus of the prior draws. With `--rates`, copies of 36 patterns
 are reconstructed, and patterns a second are printed, with the shares of passes and iterations; the
@@ -191,8 +192,8 @@ def measure_rates(options: argparse.Namespace) -> dict[str, dict[str, float]]:
     few = one_by_one(make_scan(options, 6, SIZE, 2000 + options.seeds[0]))
     backend, rows = create_backend(options.backend), {}
     backend.model = Model.built_in()
-    cpu, plain = InferenceConfig(device=options.device), RefinementConfig()
-    hundred = RefinementConfig(iterations=100)
+    cpu, plain = InferenceConfig(device=options.device), RefinementConfig(total_variation=0.0)
+    hundred = RefinementConfig(iterations=100, total_variation=0.0)
     backend.reconstruct(few, cpu, plain)
     for count in options.rates:
         patterns = few.patterns[np.arange(count) % len(few)]
@@ -239,7 +240,7 @@ def main() -> None:
         write(options, measure_rates(options))
         return
     judges = [Judge(options, seed) for seed in options.seeds]
-    cpu, plain = InferenceConfig(device=options.device), RefinementConfig()
+    cpu, plain = InferenceConfig(device=options.device), RefinementConfig(total_variation=0.0)
     backend = create_backend(options.backend)
     rows = {}
 
@@ -254,7 +255,7 @@ def main() -> None:
     backend.model = Model.built_in()
     note('built-in', lambda scan: backend.reconstruct(scan, cpu, plain))
     for count in (100, 300):
-        refinement = RefinementConfig(iterations=count)
+        refinement = RefinementConfig(iterations=count, total_variation=0.0)
         note(
             f'flat + {count}', lambda scan, refinement=refinement: backend.refine(scan, refinement)
         )
@@ -264,7 +265,7 @@ def main() -> None:
         else:
             backend = train(options)
         for count in (0, 10, 30, 100):
-            refinement = RefinementConfig(iterations=count)
+            refinement = RefinementConfig(iterations=count, total_variation=0.0)
             note(
                 f'trained + {count}',
                 lambda scan, refinement=refinement: backend.reconstruct(scan, cpu, refinement),

@@ -25,9 +25,6 @@ from ptychopinn_plugin.pretraining.objects import OBJECT_KINDS, spread
 
 SIDE, STEP_PX, SIZE = 32, 5.5, 64
 DEPTH, PHASE_RAD = 0.6, 1.5
-SCANS = ((3, 1e5), (4, 1e5), (5, 1e5), (4, 1e4))
-"""The dense scan is thinned to each third, fourth or fifth position in both directions; the second
-number is that of counts in a pattern."""
 
 
 def make_scan(kind: str, every: int, photons: float, seed: int) -> Scan:
@@ -46,7 +43,9 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--seed', type=int, default=5)
-    parser.add_argument('--weights', type=float, nargs='*', default=[0.0, 0.5, 1.0])
+    parser.add_argument('--every', type=int, nargs='*', default=[3, 4, 5], help='thinned to each')
+    parser.add_argument('--photons', type=float, default=1e5)
+    parser.add_argument('--weights', type=float, nargs='*', default=[0.0, 0.25, 0.5])
     parser.add_argument('--kinds', nargs='*', default=list(OBJECT_KINDS))
     parser.add_argument('--backend', default='pytorch')
     parser.add_argument('--output', type=Path)
@@ -54,7 +53,8 @@ def main() -> None:
     backend = create_backend(options.backend)
     backend.model = Model.built_in()
     results = []
-    for every, photons in SCANS:
+    photons = options.photons
+    for every in options.every:
         for kind in options.kinds:
             scan = make_scan(kind, every, photons, options.seed)
             row: dict[str, object] = {'step': every * STEP_PX, 'photons': photons, 'kind': kind}

@@ -156,7 +156,9 @@ def score_all(scans: list[HeldOut], backend: Backend, model: Model) -> dict[str,
     scores: dict[str, float] = {}
     for held in scans:
         found = backend.reconstruct(
-            held.scan, InferenceConfig(device='cpu'), RefinementConfig(iterations=0)
+            held.scan,
+            InferenceConfig(device='cpu'),
+            RefinementConfig(iterations=0, total_variation=0.0),
         )
         phase, amplitude = held.score(found)
         if not held.scan.is_single_shot:
