@@ -3,8 +3,12 @@
 import numpy as np
 import pytest
 
-from ptychopinn_plugin.backends.common.iteration_steps import iteration_batches, step_size
-from ptychopinn_plugin.backends.common.refinement import _cut, corrects_phase_drift
+from ptychopinn_plugin.backends.common.iteration_steps import (
+    cut_batches,
+    iteration_batches,
+    step_size,
+)
+from ptychopinn_plugin.backends.common.refinement import corrects_phase_drift
 
 
 @pytest.mark.parametrize('n_patterns', [1, 15, 80, 1000])
@@ -65,5 +69,5 @@ def test_steps_fall_as_a_square(fraction: float, expected: float) -> None:
 
 def test_batches_are_cut_where_memory_is_short() -> None:
     drawn = [np.arange(5), np.arange(10, 12)]
-    assert [batch.tolist() for batch in _cut(drawn, 2)] == [[0, 1], [2, 3], [4], [10, 11]]
-    assert [batch.tolist() for batch in _cut(drawn, 5)] == [[0, 1, 2, 3, 4], [10, 11]]
+    assert [batch.tolist() for batch in cut_batches(drawn, 2)] == [[0, 1], [2, 3], [4], [10, 11]]
+    assert [batch.tolist() for batch in cut_batches(drawn, 5)] == [[0, 1, 2, 3, 4], [10, 11]]
