@@ -320,9 +320,9 @@ def light_level(overlap: float, dose: float | None) -> LightLevel:
         return 'usual'
     if overlap >= LITTLE_OVERLAP:
         return 'bright' if dose >= BRIGHT else 'usual'
-    if overlap >= HARDLY_TOUCHING:
-        return 'very faint' if dose < VERY_FAINT else 'usual'
-    return 'faint' if dose < FAINT else 'usual'
+    if dose < VERY_FAINT:
+        return 'very faint'
+    return 'faint' if overlap < HARDLY_TOUCHING and dose < FAINT else 'usual'
 
 
 def plan_passes(

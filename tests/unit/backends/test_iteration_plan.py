@@ -50,6 +50,7 @@ def test_the_prior_works_more_where_data_decide_less(
         (2.0, 3.5, (), MORE_ITERATIONS, ', with 3.5 photons in a pixel'),
         (1.2, 190.0, (10,) * 5, 20, ''),
         (1.2, 19.0, (10,) * 3, 10, ', with 19 photons in a pixel'),
+        (1.2, 1.9, (), MORE_ITERATIONS, ', with 1.9 photons in a pixel'),
     ],
 )
 def test_the_light_decides_whether_the_prior_has_a_say(
