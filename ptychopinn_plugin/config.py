@@ -382,7 +382,7 @@ class RefinementConfig(Validated):
         None,
         'Each iteration smooths fluctuations of about this size out of the object and keeps edges, '
         'in units of the noise that counting gives to a pixel; 0 smooths nothing, and without a '
-        'number it is 0.25 where illuminations overlap little and 0 elsewhere',
+        'number it is 0.25 where at most two illuminations overlap, and falls to 0 where four do',
         minimum=0.0,
         maximum=100.0,
     )

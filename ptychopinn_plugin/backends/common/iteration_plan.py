@@ -57,8 +57,12 @@ LONG_BLOCK = 40
 
 
 TOTAL_VARIATION = 0.25
-"""Where illuminations overlap little, this weight of the total variation decides some of what data
+"""Where few illuminations overlap, this weight of the total variation decides some of what data
 leave open; see `constraints.ObjectConstraints`."""
+
+FEW_OVERLAP = 2.0
+"""Up to this number of illuminations over each other the total variation has its whole weight, and
+from `LITTLE_OVERLAP` on none: in between it costs more and more of the phase, and gains less."""
 
 WITHOUT_PRIOR = '; the learned prior has never met the near field and is left out'
 """In the near field the reason of a plan ends so."""
@@ -287,9 +291,10 @@ def plan_reconstruction(
         planned = blocks[-1] if blocks[-1] == LONG_BLOCK else AFTER_PASS_ITERATIONS
         planned = AFTER_FAINT_PASS_ITERATIONS if level == 'faint' else planned
     iterations = planned if requested is None else requested
-    variation = TOTAL_VARIATION if overlap < LITTLE_OVERLAP else 0.0
-    if requested_variation is not None:
-        variation = requested_variation
+    variation = requested_variation
+    if variation is None:
+        share = (LITTLE_OVERLAP - overlap) / (LITTLE_OVERLAP - FEW_OVERLAP)
+        variation = round(TOTAL_VARIATION * min(max(share, 0.0), 1.0), 2)
     return IterationPlan(
         overlap=overlap,
         before_passes=blocks,

@@ -227,7 +227,9 @@ def test_a_course_is_kept_as_plain_values() -> None:
     ('overlap', 'settings', 'weight'),
     [
         (12.0, {}, 0.0),
-        (3.9, {}, 0.25),
+        (4.0, {}, 0.0),
+        (3.2, {}, 0.1),
+        (2.0, {}, 0.25),
         (1.2, {'is_single_shot': True}, 0.25),
         (1.2, {'requested_variation': 0.0}, 0.0),
         (12.0, {'requested_variation': 2.0}, 2.0),
