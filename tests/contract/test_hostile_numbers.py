@@ -100,7 +100,8 @@ def test_ten_to_a_thousand_million_photons(
 ) -> None:
     """Few photons show little; many show the object, and none overflows."""
     scan = tiny(photons=photons)
-    settings = RefinementConfig(iterations=ITERATIONS)
+    # A total variation would leave an object of ten photons a pattern as flat as it began.
+    settings = RefinementConfig(iterations=ITERATIONS, total_variation=0.0)
     found = api.refine(scan, settings, backend=backend_name, device='cpu')
     assert np.isfinite(found.object_).all()
     assert np.isfinite(found.likelihoods).all()

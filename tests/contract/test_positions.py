@@ -48,7 +48,8 @@ def test_wrong_positions_come_right(
     assert error_px(refined.positions_px, true) < before / 3
     assert refined.nominal_positions_px is not None
     np.testing.assert_array_equal(refined.nominal_positions_px, wrong_scan.positions_px)
-    assert refined.likelihoods == sorted(refined.likelihoods, reverse=True)
+    # What is best has less loss and variation together, so that the loss may rise by a little.
+    assert np.diff(refined.likelihoods).max() < 1e-4 * refined.likelihoods[-1]
 
 
 def test_every_file_has_them(refined: Reconstruction, tmp_path: Path) -> None:
