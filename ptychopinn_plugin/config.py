@@ -389,7 +389,7 @@ class RefinementConfig(Validated):
     probe_radius: float | None = setting(
         None,
         'A probe that is corrected is dark beyond this radius around the middle of its frame',
-        minimum=1.0,
+        minimum=0.5,
         unit='px',
     )
     drop_outliers: bool = setting(
