@@ -402,13 +402,15 @@ def compare_fitted_halves(
             raise DataError('Stopped before both halves were reconstructed; nothing is compared.')
 
     def reconstruct_half(half: Scan) -> Reconstruction:
+        # Halves that are smoothed alike would agree more than their patterns do.
         if model is None:
-            settings = RefinementConfig(iterations=iterations)
+            settings = RefinementConfig(iterations=iterations, total_variation=0.0)
             # Not `refine`: patterns of a half that share nothing would be taken one by one.
             check_positions(half)
             return create_backend(choice.name).refine(half, settings, device=device, observer=watch)
         inference = model.config.inference.replace(device=device)
-        return reconstruct_fitted(choice, model, half, inference, observer=watch)
+        refinement = model.config.refinement.replace(total_variation=0.0)
+        return reconstruct_fitted(choice, model, half, inference, refinement, observer=watch)
 
     return compare_halves(scan, reconstruct_half, remove_ramp=remove_ramp)
 

@@ -1,10 +1,12 @@
 """What is known of an object, and kept by the iterations of each backend."""
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
+from ptychopinn_plugin import api
 from ptychopinn_plugin.backends.protocol import Backend
 from ptychopinn_plugin.config import RefinementConfig
 from ptychopinn_plugin.data import Reconstruction, Scan
@@ -74,3 +76,22 @@ def test_an_object_that_is_not_as_it_should_be_is_noted(
 ) -> None:
     refine(make_backend, scan, object_type='amplitude')
     assert 'the iterations kept to --object-type amplitude, and the object misses' in caplog.text
+
+
+def test_counts_of_an_unknown_unit_are_not_smoothed_by_a_noise_that_nobody_knows(
+    make_backend: Callable[[], Backend], scan: Scan, caplog: pytest.LogCaptureFixture
+) -> None:
+    scaled = dataclasses.replace(scan, patterns=scan.patterns * np.float32(0.3))
+    found = refine(make_backend, scaled)
+    assert found.provenance['course']['total_variation'] == 0
+    free = refine(make_backend, scan, total_variation=0.0)
+    difference = np.abs(found.object_ - free.object_)[free.coverage > 0.1]
+    assert difference.mean() < 0.02
+    assert 'noise of counting' not in caplog.text
+    refine(make_backend, scaled, iterations=1, total_variation=0.1)
+    assert 'They are taken for photons' in caplog.text
+
+
+def test_halves_of_a_scan_agree_by_their_patterns_alone(backend_name: str, scan: Scan) -> None:
+    compared = api.compare_half_scans(scan, iterations=3, backend=backend_name, device='cpu')
+    assert [half.provenance['course']['total_variation'] for half in compared.halves] == [0, 0]

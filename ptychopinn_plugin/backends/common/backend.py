@@ -12,7 +12,10 @@ from typing import Any
 import numpy as np
 
 from ptychopinn_plugin._version import __version__
-from ptychopinn_plugin.backends.common.diagnostics import warn_of_twins
+from ptychopinn_plugin.backends.common.diagnostics import (
+    warn_of_twins,
+    warn_of_unknown_noise,
+)
 from ptychopinn_plugin.backends.common.engine import Device, Engine
 from ptychopinn_plugin.backends.common.iteration_plan import plan_reconstruction
 from ptychopinn_plugin.backends.common.outliers import reconstruct_without_outliers
@@ -295,6 +298,7 @@ class NetworkBackend(Engine[Device]):
         if not request.is_trial:
             logger.info('%s: %s.', scan.name, plan.in_words())
             warn_of_twins(scan)
+            warn_of_unknown_noise(scan, refinement.total_variation)
         return ReconstructionRun(
             *(self, scan, forward, refinement, plan),
             stopwatch=self.start_stopwatch(device),

@@ -199,6 +199,25 @@ def warn_of_misfit(scan: Scan, iterations: int, misfit: Misfit | None, option: s
     )
 
 
+def warn_of_unknown_noise(scan: Scan, weight: float | None) -> None:
+    """Warn where somebody gave a weight in units of a noise that the counts do not show.
+
+    Parameters
+    ----------
+    scan : Scan
+    weight : float, optional
+        Of the total variation, as it was given.
+    """
+    if weight and not scan.is_countable():
+        logger.warning(
+            '%s: a total variation is weighted in units of the noise of counting, and these counts '
+            'are no whole numbers. They are taken for photons, %.3g in a pattern on average '
+            '(--photons N sets that). Where that is wrong, so is the weight: too large, it '
+            'flattens the object.',
+            *(scan.name, scan.mean_counts()),
+        )
+
+
 def warn_of_constraints(scan: Scan, iterations: int, misfit: Misfit | None, options: str) -> None:
     """Warn where an object that had to keep to constraints misses its counts.
 

@@ -261,7 +261,8 @@ def plan_reconstruction(
         Iterations at the end; see `RefinementConfig.iterations`.
     limit_s : float, optional
     dose : float, optional
-        Photons in a lit pixel of the object; unknown where counts are no photons.
+        Photons in a lit pixel of the object; unknown where counts are no photons, and no total
+        variation is planned then.
     network : NetworkDescription, optional
         Of a learned prior, which is the only one whose passes lie between iterations.
     requested_passes : int, optional
@@ -292,7 +293,10 @@ def plan_reconstruction(
         planned = AFTER_FAINT_PASS_ITERATIONS if level == 'faint' else planned
     iterations = planned if requested is None else requested
     variation = requested_variation
-    if variation is None:
+    if variation is None and dose is None:
+        # The weight is in units of the noise of counting, which only photons have.
+        variation = 0.0
+    elif variation is None:
         share = (LITTLE_OVERLAP - overlap) / (LITTLE_OVERLAP - FEW_OVERLAP)
         variation = round(TOTAL_VARIATION * min(max(share, 0.0), 1.0), 2)
     return IterationPlan(

@@ -233,6 +233,8 @@ def test_a_course_is_kept_as_plain_values() -> None:
         (1.2, {'is_single_shot': True}, 0.25),
         (1.2, {'requested_variation': 0.0}, 0.0),
         (12.0, {'requested_variation': 2.0}, 2.0),
+        (1.2, {'dose': None}, 0.0),
+        (1.2, {'dose': None, 'requested_variation': 0.5}, 0.5),
         (1.2, {'requested': 0}, 0.0),
         (1.2, {'requested': 0, 'network': PRIOR}, 0.25),
     ],
