@@ -29,6 +29,10 @@ class Forward:
         self.coverage = np.full((8, 8), DOSE)
         self.probe = np.full((1, 4, 4), np.sqrt(DOSE / overlap), complex)
 
+    def n_valid_pixels(self) -> int:
+        """Return the number of good pixels of all patterns."""
+        return 32
+
 
 class Kernels:
     """Writes the weights down."""
@@ -46,6 +50,11 @@ class Kernels:
     def norm(tensor: Any) -> float:
         """Return the root of the energy."""
         return float(np.linalg.norm(tensor))
+
+    @staticmethod
+    def object_variation(tensor: Any) -> float:
+        """Return a variation."""
+        return 10.0
 
     def constrain(self, object_: Any, coverage: Any, known: Any, weight: float, growth: Any) -> Any:
         """Note what came."""
@@ -100,6 +109,17 @@ def test_an_object_between_others_is_not_smoothed_again_and_follows_the_probe() 
     keeper.in_bounds('object', 3 * forward.probe)
     assert kernels.weights == [0.0]
     assert kernels.growths == [pytest.approx(3.0)]
+
+
+def test_the_best_is_judged_with_what_its_variation_costs() -> None:
+    r"""In the units of the loss the weight is 2 Theta sqrt(W), for each pixel of the patterns."""
+    forward = Forward(1.0)
+    costs = []
+    for constraints in (ObjectConstraints(total_variation=0.5), NOTHING_KNOWN):
+        keeper: Any = ConstraintKeeper(Kernels(), forward, Request(constraints, refine_probe=True))
+        costs.append(keeper.penalty('object', 3 * forward.probe))
+    # The object gets back at the end what the probe has taken: three times as much.
+    assert costs == [pytest.approx(2 * 0.5 * np.sqrt(DOSE) * 3 * 10 / 32), 0.0]
 
 
 def test_a_support_is_round_and_around_the_middle() -> None:
