@@ -107,9 +107,10 @@ class ReconstructionRun:
         self.losses: list[float] = []
         self.done: list[int] = []
         self.stopped = False
-        # What the last block came to, and loss and object of the block that came to the lowest.
-        self._lowest = math.inf
-        self._best_block: tuple[float, Any] | None = None
+        # What the last block came to: its loss with what the object's variation costs, and alone.
+        self._ends = (math.inf, math.inf)
+        # The same of the block that came to the lowest, and its object.
+        self._best_block: tuple[tuple[float, float], Any] | None = None
 
     def infer(
         self, network: Any, description: NetworkDescription, inference: InferenceConfig
@@ -200,13 +201,16 @@ class ReconstructionRun:
         if self.stopped or not self.plan.may_go_back or changes_more or settings.opr_modes:
             return
         assert self._best_block is not None
-        best, object_ = self._best_block
-        if self._lowest > (1 + MAX_RISE) * best:
+        bests, object_ = self._best_block
+        # A last block that is longer smooths more, which raises the loss alone; and a pass that
+        # finds structure makes more of it, which the data confirm and its variation costs.
+        rise = min(end / best for end, best in zip(self._ends, bests, strict=True)) - 1
+        if rise > MAX_RISE:
             self.object_ = object_
             logger.warning(
                 '%s: the iterations after the last pass ended at a loss that is %.1f %% above that '
                 'of an earlier block, whose object is taken.',
-                *(self.scan.name, 100 * (self._lowest / best - 1)),
+                *(self.scan.name, 100 * rise),
             )
 
     def _judge_patterns(self) -> PatternFit | None:
@@ -324,9 +328,9 @@ class ReconstructionRun:
         # The start of a block is what the one before or a pass has left, and no iteration.
         self.losses += losses[1:] if self.losses else losses
         self.done.append(schedule.done)
-        self._lowest = schedule.lowest
-        if self._best_block is None or self._lowest < self._best_block[0]:
-            self._best_block = self._lowest, self.object_
+        self._ends = schedule.lowest, losses[-1]
+        if self._best_block is None or self._ends < self._best_block[0]:
+            self._best_block = self._ends, self.object_
         self._ended = schedule.ended
         self.stopwatch.lap('refine')
 
