@@ -29,9 +29,12 @@ from ptychopinn_plugin.backends.common.iteration_steps import MOMENTUM
 from ptychopinn_plugin.backends.common.overlap import measure_dose, measure_overlap
 from ptychopinn_plugin.config import ObjectType, RefinementConfig
 
-DUAL_STEPS = 12
-"""Each proximal step of the total variation takes this number of steps in its dual. They need not
+MIN_DUAL_STEPS, MAX_DUAL_STEPS = 4, 12
+"""A proximal step of the total variation takes this number of steps in its dual. They need not
 converge: the next iteration goes on from where this one ends."""
+
+DUAL_STEPS_OF_NOISE = 16
+"""This number belongs to a weight of 1, within the limits: smoothing reaches farther with more."""
 
 DUAL_STEP = 0.125
 """The squared norm of the gradient of an image is at most 8."""
@@ -80,6 +83,12 @@ class ObjectConstraints:
             return None
         largest = math.inf if self.max_amplitude is None else self.max_amplitude
         return self.min_amplitude or 0.0, largest
+
+    @property
+    def dual_steps(self) -> int:
+        """The number of steps in the dual of the total variation."""
+        wanted = math.ceil(DUAL_STEPS_OF_NOISE * self.total_variation)
+        return min(max(wanted, MIN_DUAL_STEPS), MAX_DUAL_STEPS)
 
     @property
     def fixes_slopes(self) -> bool:

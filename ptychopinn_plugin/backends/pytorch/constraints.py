@@ -8,7 +8,6 @@ from torch import Tensor
 
 from ptychopinn_plugin.backends.common.constraints import (
     DUAL_STEP,
-    DUAL_STEPS,
     ObjectConstraints,
     dual_momenta,
 )
@@ -40,7 +39,7 @@ def constrain(
     Tensor of complex64, shape (height, width)
     """
     if variation_weight > 0:
-        object_ = smooth_variation(object_, variation_weight)
+        object_ = smooth_variation(object_, variation_weight, constraints.dual_steps)
     if constraints.object_type == 'amplitude':
         mean = (object_ * coverage).sum()
         # Only the phase of the whole is free, and no pixel may have the opposite one.
@@ -55,7 +54,7 @@ def constrain(
     return object_
 
 
-def smooth_variation(object_: Tensor, weight: float, steps: int = DUAL_STEPS) -> Tensor:
+def smooth_variation(object_: Tensor, weight: float, steps: int) -> Tensor:
     """Return the proximal step of the total variation, shape (height, width) of complex64."""
     # Real and imaginary part lie apart: the modulus of a complex number would take longer than all
     # of the rest.

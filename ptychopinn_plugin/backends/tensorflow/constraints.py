@@ -5,7 +5,6 @@ See `backends.common.constraints`.
 
 from ptychopinn_plugin.backends.common.constraints import (
     DUAL_STEP,
-    DUAL_STEPS,
     ObjectConstraints,
     dual_momenta,
 )
@@ -38,7 +37,8 @@ def constrain(
     Tensor of complex64, shape (height, width)
     """
     if variation_weight > 0:
-        object_ = smooth_variation(object_, tf.constant(variation_weight, tf.float32))
+        weight = tf.constant(variation_weight, tf.float32)
+        object_ = smooth_variation(object_, weight, constraints.dual_steps)
     if constraints.object_type == 'amplitude':
         object_ = _without_phase(object_, coverage)
     elif constraints.object_type == 'phase':
@@ -70,7 +70,7 @@ def _polar(amplitude: Tensor, object_: Tensor) -> Tensor:
 
 
 @compiled
-def smooth_variation(object_: Tensor, weight: Tensor, steps: int = DUAL_STEPS) -> Tensor:
+def smooth_variation(object_: Tensor, weight: Tensor, steps: int) -> Tensor:
     """Return the proximal step of the total variation, shape (height, width) of complex64."""
     y, x = newest = (tf.zeros_like(object_), tf.zeros_like(object_))
     for momentum in dual_momenta(steps):

@@ -122,6 +122,11 @@ def test_the_best_is_judged_with_what_its_variation_costs() -> None:
     assert costs == [pytest.approx(2 * 0.5 * np.sqrt(DOSE) * 3 * 10 / 32), 0.0]
 
 
+@pytest.mark.parametrize(('weight', 'steps'), [(0.1, 4), (0.25, 4), (0.5, 8), (3.0, 12)])
+def test_more_smoothing_takes_more_steps(weight: float, steps: int) -> None:
+    assert ObjectConstraints(total_variation=weight).dual_steps == steps
+
+
 def test_a_support_is_round_and_around_the_middle() -> None:
     support = probe_support((9, 8), 2.0).real
     assert support.sum() == 13
