@@ -9,7 +9,8 @@ then reconstructs other lines under the same beam: 36 patterns each alone, and 9
 neighbours, with the trained network, the built-in model and iterations from a flat object in the
 same run. The amplitude SSIM is that of the middles of all patches, side by side, and so is that of
 the phase, where each patch gets the truth's mean phase, as nothing else fixes it.
-Nothing but the network and the data decides: the total variation is left out.
+Nothing but the network and the data decides: the total variation is left out, and nothing is
+known of the object, unless `--object-type` states it.
 `--counts` changes the dose, `--objects` the kind of object: lines without phase, the same lines as
 a phase of up to 2 rad, or what the corpus of the prior draws. With `--rates`, copies of 36 patterns
 are reconstructed, and patterns a second are printed, with the shares of passes and iterations; the
@@ -226,6 +227,9 @@ def main() -> None:
     parser.add_argument('--beam', choices=sorted(CURVATURES), default='curved')
     parser.add_argument('--counts', type=float, default=1e9)
     parser.add_argument('--objects', choices=('lines', 'phase', 'corpus'), default='lines')
+    parser.add_argument(
+        '--object-type', choices=('complex', 'amplitude', 'phase'), default='complex'
+    )
     parser.add_argument('--minutes', type=float, default=9, help='0 does not train')
     parser.add_argument('--seeds', type=int, nargs='*', default=[1], help='the first trains')
     parser.add_argument('--rates', type=int, nargs='*', help='numbers of patterns, to be timed')
@@ -240,7 +244,8 @@ def main() -> None:
         write(options, measure_rates(options))
         return
     judges = [Judge(options, seed) for seed in options.seeds]
-    cpu, plain = InferenceConfig(device=options.device), RefinementConfig(total_variation=0.0)
+    cpu = InferenceConfig(device=options.device)
+    plain = RefinementConfig(total_variation=0.0, object_type=options.object_type)
     backend = create_backend(options.backend)
     rows = {}
 
@@ -255,7 +260,7 @@ def main() -> None:
     backend.model = Model.built_in()
     note('built-in', lambda scan: backend.reconstruct(scan, cpu, plain))
     for count in (100, 300):
-        refinement = RefinementConfig(iterations=count, total_variation=0.0)
+        refinement = plain.replace(iterations=count)
         note(
             f'flat + {count}', lambda scan, refinement=refinement: backend.refine(scan, refinement)
         )
@@ -265,7 +270,7 @@ def main() -> None:
         else:
             backend = train(options)
         for count in (0, 10, 30, 100):
-            refinement = RefinementConfig(iterations=count, total_variation=0.0)
+            refinement = plain.replace(iterations=count)
             note(
                 f'trained + {count}',
                 lambda scan, refinement=refinement: backend.reconstruct(scan, cpu, refinement),
