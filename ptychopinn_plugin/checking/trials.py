@@ -236,7 +236,10 @@ def run_trial(
     fitted = oriented.subset(piece.fitted)
     if not _is_possible(fitted):
         return Trial(orientation, refines_probe, np.full(len(piece.held_out), np.inf))
-    refinement = RefinementConfig(iterations=TRIAL_ITERATIONS, probe=refines_probe)
+    # Positions that are scaled overlap differently, and the plan would smooth some trials alone.
+    refinement = RefinementConfig(
+        iterations=TRIAL_ITERATIONS, probe=refines_probe, total_variation=0.0
+    )
     with without_notes():
         found = backend.refine(fitted, refinement, device=device)
     residuals, noise = _residuals(oriented.subset(piece.held_out), found)

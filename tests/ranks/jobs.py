@@ -158,6 +158,27 @@ def limited() -> Results:
     return {'losses': np.array(found.likelihoods)}
 
 
+def smoothed(**settings: Any) -> Results:
+    """Iterate over an object that is to keep to what is known, where patterns overlap little."""
+    known = {'total_variation': 0.5, 'max_amplitude': 1.2, 'probe_radius': 11.0, 'probe': True}
+    return refined(make_scan(step_px=10.0), **known, **settings)
+
+
+def rounded() -> Results:
+    """Iterate on machines that each find another variation of the same object, as by rounding."""
+    engine = importlib.import_module('ptychopinn_plugin.backends.pytorch.adapter').PyTorchBackend
+    kernels = engine.iteration_kernels
+
+    def object_variation(object_: Any) -> Any:
+        return (1 + 0.1 * current_ranks().rank) * kernels.object_variation(object_)
+
+    engine.iteration_kernels = dataclasses.replace(kernels, object_variation=object_variation)
+    try:
+        return smoothed(iterations=12)
+    finally:
+        engine.iteration_kernels = kernels
+
+
 def gradients(model: dict[str, Any] | None = None, **settings: Any) -> Results:
     """Return what three batches of an epoch leave for a step, and their losses."""
     config = brief_config(model, **settings)
@@ -183,6 +204,9 @@ def gradients(model: dict[str, Any] | None = None, **settings: Any) -> Results:
 ITERATING: dict[str, Callable[[], Results]] = {
     'one-iteration': lambda: refined(iterations=1),
     'iterations': lambda: refined(iterations=30),
+    'smoothed-once': lambda: smoothed(iterations=1),
+    'smoothed': lambda: smoothed(iterations=30),
+    'rounded': rounded,
     'probe': lambda: refined(make_scan(n_modes=2), iterations=8, probe=True),
     'positions': lambda: refined(displaced(), iterations=12, positions=True),
     'intensities': lambda: refined(make_scan(beam_drift=0.2), iterations=12, intensities=True),

@@ -86,6 +86,7 @@ def _difference(found: np.ndarray, expected: np.ndarray) -> float:
 
 SAME = (
     *((2, name) for name in ('one-iteration', 'alone', 'few', 'gradients', 'gradients-of-groups')),
+    (2, 'smoothed-once'),
     *((4, name) for name in ('one-iteration', 'alone', 'few', 'gradients-of-groups')),
 )
 
@@ -96,7 +97,9 @@ def test_an_update_is_the_sum_over_ranks(differences: Compare, size: int, name: 
     assert max(found.values()) < ROUNDING, found
 
 
-@pytest.mark.parametrize('name', ['iterations', 'probe', 'positions', 'intensities', 'prior'])
+@pytest.mark.parametrize(
+    'name', ['iterations', 'smoothed', 'rounded', 'probe', 'positions', 'intensities', 'prior']
+)
 def test_iterations_end_where_those_of_one_process_do(differences: Compare, name: str) -> None:
     found = differences(2, name)
     assert max(found.values()) < CARRIED_ON, found

@@ -276,14 +276,17 @@ class NetworkBackend(Engine[Device]):
     ) -> ReconstructionRun:
         """Plan a reconstruction, and log the plan unless it is a trial."""
         scan, refinement, model = request.scan, request.refinement, request.model
+        decide = self.ranks.decide
         plan = plan_reconstruction(
-            measure_overlap(self, forward),
+            # Light that cards add up in any order differs in its last digits, and all ranks must
+            # have the same plan.
+            decide(measure_overlap(self, forward)),
             requested=refinement.iterations,
             limit_s=refinement.max_seconds,
             network=model.network if model is not None and model.is_prior else None,
             requested_passes=request.inference.prior_passes,
             requested_variation=refinement.total_variation,
-            dose=measure_dose(self, forward) if scan.is_countable() else None,
+            dose=decide(measure_dose(self, forward)) if scan.is_countable() else None,
             is_single_shot=scan.is_single_shot,
             is_near_field=scan.geometry.is_near_field,
             # The twin of an object has the same patterns in the far field alone.

@@ -27,6 +27,7 @@ import numpy as np
 from ptychopinn_plugin.array_types import ComplexArray
 from ptychopinn_plugin.backends.common.iteration_steps import MOMENTUM
 from ptychopinn_plugin.backends.common.overlap import measure_dose, measure_overlap
+from ptychopinn_plugin.backends.common.ranks import current_ranks
 from ptychopinn_plugin.config import ObjectType, RefinementConfig
 
 MIN_DUAL_STEPS, MAX_DUAL_STEPS = 4, 12
@@ -97,7 +98,7 @@ class ObjectConstraints:
 
     @property
     def fixes_amplitude_slopes(self) -> bool:
-        """Whether a slope of the amplitude is not free to go from the object to the beams."""
+        """Whether the object's amplitude is not free to vary, as that of the beams is."""
         return self.object_type == 'phase' or self.bounds is not None
 
     def in_words(self) -> str:
@@ -146,9 +147,11 @@ class ConstraintKeeper(Generic[Tensor]):
         self._kernels, self._forward = kernels, forward
         self._constraints: ObjectConstraints = request.constraints
         self._grows, self._first_probe = request.refine_probe, forward.probe
-        self._support: ComplexArray | None = None
+        self._support: Any = None
         if request.probe_radius_px is not None:
-            self._support = probe_support(forward.shape, request.probe_radius_px)
+            # Once on the device, for all iterations.
+            support = probe_support(forward.shape, request.probe_radius_px)
+            self._support = forward.to_tensor(support)
         self._overlap, self._noise = 1.0, 0.0
         if self._constraints.total_variation > 0:
             self._overlap = max(1.0, measure_overlap(kernels, forward))
@@ -174,13 +177,16 @@ class ConstraintKeeper(Generic[Tensor]):
             return 0.0
         variation = self._growth(probe) * self._kernels.object_variation(object_)
         weight = self._constraints.total_variation / self._noise
-        return float(weight * variation) / float(self._forward.n_valid_pixels())
+        found = float(weight * variation) / float(self._forward.n_valid_pixels())
+        # Each rank has computed it, and machines of several kinds round differently: all must call
+        # the same object the best.
+        return current_ranks().decide(found)
 
     def supported(self, probe: Tensor) -> Tensor:
         """Return a probe that is dark outside of its support."""
         if self._support is None:
             return probe
-        found: Tensor = self._kernels.times(probe, self._support)
+        found: Tensor = self._support * probe
         return found
 
     def _constrained(self, object_: Tensor, probe: Tensor, weight: float) -> Tensor:

@@ -306,7 +306,7 @@ def measure_beam_variation(
     return variation if variation >= BEAM_VARIATION else None
 
 
-def warn_of_beam(scan: Scan, variation: float | None, option: str) -> None:
+def warn_of_beam(scan: Scan, variation: float | None, option: str, constraints: str = '') -> None:
     """Warn that the beam's intensity varies, where it was taken to be steady.
 
     Parameters
@@ -316,8 +316,19 @@ def warn_of_beam(scan: Scan, variation: float | None, option: str) -> None:
         See `measure_beam_variation`.
     option : str
         What to set, as users write it.
+    constraints : str
+        What the object had to keep to, as users write it, where that leaves its amplitude no room.
     """
     if variation is None:
+        return
+    if constraints:
+        logger.warning(
+            '%s: the counts vary from pattern to pattern as no object explains that keeps to %s, '
+            'by %.1f%% or more (standard deviation). Either the object is of another kind, or the '
+            "beam's intensity varies: compare with a run without these options, and with one with "
+            '%s, which gives each pattern its own intensity.',
+            *(scan.name, constraints, 100 * variation, option),
+        )
         return
     logger.warning(
         "%s: the beam's intensity seems to vary from pattern to pattern, by %.1f%% or more "

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ptychopinn_plugin.array_types import BoolArray, IntArray
+from ptychopinn_plugin.backends.common.constraints import ObjectConstraints
 from ptychopinn_plugin.backends.common.diagnostics import LIT_COUNTS_FRACTION, MIN_ITERATIONS
 from ptychopinn_plugin.backends.common.engine import Engine, Forward
 from ptychopinn_plugin.backends.common.iteration_schedule import IterationSchedule
@@ -176,6 +177,7 @@ def iterate_without(
     engine: Engine[Any],
     forward: Forward,
     object_: Any,
+    constraints: ObjectConstraints,
     is_stopping: Callable[[], bool],
     kept: IntArray,
 ) -> Any:
@@ -186,6 +188,8 @@ def iterate_without(
     engine : Engine
     forward : ForwardModel
     object_ : tensor of complex64, shape `forward.canvas_shape`
+    constraints : ObjectConstraints
+        Those that the object has kept to: a freer one would explain patterns that it cannot.
     is_stopping : callable
         Called after each iteration; returns whether it is to be the last.
     kept : ndarray of int64
@@ -202,7 +206,8 @@ def iterate_without(
     def show(done: int, loss: float, newest: Any) -> bool | None:
         return is_stopping()
 
-    request = IterationRequest(IterationSchedule(SECOND_LOOK_ITERATIONS))
+    schedule = IterationSchedule(SECOND_LOOK_ITERATIONS)
+    request = IterationRequest(schedule, constraints=constraints)
     start = part.to_tensor(np.ascontiguousarray(whole[window]))
     whole[window] = engine.to_numpy(engine.iterate(part, start, request, show)[0])
     return forward.to_tensor(whole)

@@ -195,7 +195,9 @@ class _Search:
 
         found = self._trial(
             dataclasses.replace(self._scan, probe=probe),
-            RefinementConfig(iterations=iterations, probe=True),
+            # Probes overlap differently: a total variation of the plan would smooth the object of
+            # one and not that of another, and their losses would not be alike.
+            RefinementConfig(iterations=iterations, probe=True, total_variation=0.0),
             observer=watch,
         )
         self._done += iterations

@@ -213,6 +213,12 @@ class ReconstructionRun:
                 *(self.scan.name, 100 * rise),
             )
 
+    @property
+    def _constraints(self) -> ObjectConstraints:
+        """What the object is known to be, with the total variation of the plan."""
+        known = ObjectConstraints.of(self.refinement)
+        return replace(known, total_variation=self.plan.total_variation)
+
     def _judge_patterns(self) -> PatternFit | None:
         if self.is_trial or self.stopped:
             return None
@@ -223,7 +229,8 @@ class ReconstructionRun:
         again = None
         if len(self.losses) > MIN_ITERATIONS:
             again = functools.partial(
-                iterate_without, self.engine, self.forward, self.object_, is_stopping
+                iterate_without,
+                *(self.engine, self.forward, self.object_, self._constraints, is_stopping),
             )
         found = judge_patterns(self.scan, self.forward, self.object_, again, is_stopping)
         self.stopwatch.lap('judge')
@@ -246,6 +253,8 @@ class ReconstructionRun:
         misfit = judge_misfit(scan, lambda lit_counts: forward.misfit(self.object_, lit_counts))
         moved = self.refinement.positions and self.plan.iterations > 0 and forward.reach_px > 0
         beam_variation = self._measure_beam(pattern_fit)
+        known = ObjectConstraints.of(self.refinement).in_words()
+        is_bound = self._constraints.fixes_amplitude_slopes
         is_probe_known = self._is_probe_known()
         if not self.is_trial:
             if moved:
@@ -254,11 +263,10 @@ class ReconstructionRun:
                 warn_of_lonely_intensities(scan)
             if self.refinement.opr_modes > 0:
                 warn_of_lonely_eigenmodes(scan)
-            warn_of_beam(scan, beam_variation, INTENSITIES)
+            warn_of_beam(scan, beam_variation, INTENSITIES, known if is_bound else '')
             option = None if self.refinement.probe else '--refine-probe (refinement.probe)'
             if beam_variation is None:
                 warn_of_misfit(scan, len(self.losses) - 1, misfit, option)
-            known = ObjectConstraints.of(self.refinement).in_words()
             warn_of_constraints(scan, len(self.losses) - 1, misfit, known)
             warn_of_unknown_probe(scan, is_known=is_probe_known)
         loss, residual = forward.evaluate_fit(self.object_)
@@ -288,7 +296,8 @@ class ReconstructionRun:
             provenance={'course': Course.of_plan(self.plan, self.done, self._ended).to_dict()},
             amplitude_residual=residual,
             misfit=misfit,
-            beam_variation=beam_variation,
+            # An object that may not absorb as the true one does looks like a beam that varies.
+            beam_variation=None if is_bound else beam_variation,
             geometry=scan.geometry,
             name=scan.name,
             pattern_indexes=scan.pattern_indexes,
@@ -322,8 +331,8 @@ class ReconstructionRun:
                 )
             )
 
-        settings = settings.replace(total_variation=self.plan.total_variation)
         request = IterationRequest.of_refinement(self.scan, settings, schedule)
+        request = replace(request, constraints=self._constraints)
         self.object_, losses = self.engine.iterate(self.forward, self.object_, request, show)
         # The start of a block is what the one before or a pass has left, and no iteration.
         self.losses += losses[1:] if self.losses else losses
