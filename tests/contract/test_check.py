@@ -32,6 +32,13 @@ def test_held_out_patterns_tell_a_fault(
         found[name] = run_trial(cut_piece(scan), Orientation(), backend, 'cpu', refines_probe=False)
     assert found['right'].excess < MAX_EXCESS_RATIO / 2 * found['swapped'].excess
     assert found['right'].gain_over(found['swapped']) > 5
+    # Positions that are scaled overlap differently: no trial is smoothed more than another.
+    wide = Orientation(scale_positions=2.0)
+    trial = run_trial(cut_piece(tiny_scan), wide, backend, 'cpu', refines_probe=False)
+    assert trial.reconstruction is not None
+    course = trial.reconstruction.provenance['course']
+    assert course['overlap'] < 4
+    assert course['total_variation'] == 0
 
     # In a window's worker, with the same backend: each trial is reported, and Stop takes effect.
     connection = Connection(n_trials=2)

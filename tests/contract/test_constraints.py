@@ -2,11 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
 from ptychopinn_plugin import api
+from ptychopinn_plugin.backends.common import reconstruction_run
+from ptychopinn_plugin.backends.common.constraints import ObjectConstraints
 from ptychopinn_plugin.backends.protocol import Backend
 from ptychopinn_plugin.config import RefinementConfig
 from ptychopinn_plugin.data import Reconstruction, Scan
@@ -25,7 +28,7 @@ def scan() -> Scan:
     return simulate(SPARSE.replace(object_kind='letters'))
 
 
-def refine(make_backend: Callable[[], Backend], scan: Scan, **settings: object) -> Reconstruction:
+def refine(make_backend: Callable[[], Backend], scan: Scan, **settings: Any) -> Reconstruction:
     return make_backend().refine(scan, SETTINGS.replace(**settings), device='cpu')
 
 
@@ -76,6 +79,64 @@ def test_an_object_that_is_not_as_it_should_be_is_noted(
 ) -> None:
     refine(make_backend, scan, object_type='amplitude')
     assert 'the iterations kept to --object-type amplitude, and the object misses' in caplog.text
+
+
+def test_an_object_that_may_not_absorb_is_no_beam_that_varies(
+    make_backend: Callable[[], Backend], caplog: pytest.LogCaptureFixture
+) -> None:
+    scan = simulate(SPARSE.replace(object_kind='letters', rows=9, columns=9))
+    found = refine(make_backend, scan, iterations=20, max_amplitude=0.9)
+    assert 'no object explains that keeps to --max-amplitude 0.9' in caplog.text
+    assert 'Either the object is of another kind' in caplog.text
+    assert "beam's intensity seems to vary" not in caplog.text
+    assert found.beam_variation is None
+
+
+def test_patterns_that_stand_out_are_judged_by_an_object_that_keeps_to_the_same(
+    make_backend: Callable[[], Backend], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = simulate(SPARSE.replace(rows=8, columns=8, step_px=4.0))
+    patterns = scan.patterns.copy()
+    patterns[[9, 60]] = patterns[[60, 9]]
+    looks: list[tuple[ObjectConstraints, np.ndarray]] = []
+    original = reconstruction_run.iterate_without
+
+    def iterate_without(*given: Any) -> Any:
+        again = original(*given)
+        looks.append((given[3], np.asarray(again)))
+        return again
+
+    monkeypatch.setattr(reconstruction_run, 'iterate_without', iterate_without)
+    known = {'max_amplitude': 1.1, 'total_variation': 0.1, 'iterations': 15}
+    refine(make_backend, dataclasses.replace(scan, patterns=patterns), **known)
+    ((kept, again),) = looks
+    assert kept == ObjectConstraints(max_amplitude=1.1, total_variation=0.1)
+    assert np.abs(again).max() <= 1.1 + 1e-4
+
+
+def test_bounds_hold_with_all_that_is_refined(make_backend: Callable[[], Backend]) -> None:
+    scan = simulate(SPARSE.replace(rows=8, columns=7, step_px=8.0, beam_drift=0.1))
+    errors = np.random.default_rng(0).uniform(-1, 1, scan.positions_px.shape)
+    moved = dataclasses.replace(scan, positions_px=scan.positions_px + errors)
+    found = refine(
+        make_backend,
+        moved,
+        **{'iterations': 12, 'total_variation': 0.5, 'min_amplitude': 0.9, 'max_amplitude': 1.02},
+        **{'probe': True, 'probe_radius': 11.0, 'positions': True},
+        **{'intensities': True, 'opr_modes': 1, 'drop_outliers': True},
+    )
+    amplitude = np.abs(found.object_[found.coverage > 0.05])
+    assert amplitude.min() == pytest.approx(0.9, abs=1e-4)
+    assert amplitude.max() == pytest.approx(1.02, abs=1e-4)
+    y, x = np.indices((32, 32)) - 16
+    outside = np.hypot(y, x) > 11.0
+    assert (found.probe[:, outside] == 0).all()
+    assert found.intensities is not None
+    # Nor do eigenmodes bring light back beyond the radius.
+    assert found.probe_variation is not None
+    eigenmodes = np.abs(found.probe_variation.eigenmodes)
+    assert eigenmodes[:, outside].max() < 1e-6 * eigenmodes.max()
+    assert found.likelihoods[-1] < found.likelihoods[0]
 
 
 def test_counts_of_an_unknown_unit_are_not_smoothed_by_a_noise_that_nobody_knows(

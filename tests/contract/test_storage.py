@@ -28,7 +28,8 @@ def test_the_same_object(make_backend: Any, tiny_model: Any, scan_file: Path) ->
     assert is_stored(outside.patterns)
     assert not is_stored(inside.patterns)
     assert any('temporary file' in note for note in outside.notes)
-    settings = RefinementConfig(iterations=6, probe=True)
+    known = {'total_variation': 0.5, 'max_amplitude': 1.2, 'probe_radius': 11.0}
+    settings = RefinementConfig(iterations=6, probe=True, **known)
     for reconstruct in (
         lambda scan: make_backend().refine(scan, settings, device='cpu'),
         lambda scan: tiny_model.reconstruct(scan, CPU, settings),

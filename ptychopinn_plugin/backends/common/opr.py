@@ -37,7 +37,8 @@ from typing import Any
 
 import numpy as np
 
-from ptychopinn_plugin.array_types import ComplexArray, FloatArray, IntArray
+from ptychopinn_plugin.array_types import ComplexArray, FloatArray, IntArray, RealArray
+from ptychopinn_plugin.backends.common.constraints import probe_support
 from ptychopinn_plugin.backends.common.phase_drift import (
     floor_photons,
     middle_ramps,
@@ -127,6 +128,8 @@ class VariationRefiner:
     positions_move : bool
         Positions are refined too: a probe that moves is left to them, as both make the same
         patterns.
+    support : ndarray of float32, shape (height, width), optional
+        Eigenmodes are dark where it is 0, as the probe is.
     """
 
     def __init__(
@@ -137,8 +140,10 @@ class VariationRefiner:
         regularization: float,
         *,
         positions_move: bool = False,
+        support: RealArray | None = None,
     ) -> None:
         self._positions_move = positions_move
+        self._support = np.ones(probe.shape[1:], np.float32) if support is None else support
         self._n_positions, self._n_eigenmodes = len(forward), n_eigenmodes
         self._regularization = regularization
         self._directions: ComplexArray | None = None
@@ -169,7 +174,7 @@ class VariationRefiner:
         measure_variation, probe_residuals : callable
             What the framework computes.
         """
-        given = ProbeVariation(forward.eigenmodes, forward.opr_weights)
+        given = ProbeVariation(forward.eigenmodes * self._support, forward.opr_weights)
         variation, directions = self.normalized(given, probe), self._directions
         if directions is None:
             indices = _sample(self._n_positions, probe.shape)
@@ -179,7 +184,7 @@ class VariationRefiner:
             if self._positions_move:
                 usual = np.delete(usual, SHIFTS, axis=0)
             directions = np.concatenate([usual, scatter])
-        candidates = _with_directions(variation, directions, probe)
+        candidates = _with_directions(variation, directions * self._support, probe)
         forward.set_variation(candidates.eigenmodes, candidates.weights)
         moments = measure_variation(forward, object_, floor_photons(forward))
         weights = candidates.weights.copy()
@@ -421,12 +426,16 @@ def variation_refiner(
     if request.opr_modes == 0 or forward.is_single_shot:
         return None
     n_eigenmodes = max(request.opr_modes, len(forward.eigenmodes))
+    support = None
+    if request.refine_probe and request.probe_radius_px is not None:
+        support = probe_support(forward.shape, request.probe_radius_px).real
     return VariationRefiner(
         forward,
         n_eigenmodes,
         probe,
         regularization,
         positions_move=request.refine_positions,
+        support=support,
     )
 
 

@@ -414,7 +414,7 @@ class _Iterations(Generic[Tensor]):
         if self._request.refine_probe:
             change = np.zeros_like(probe)
             variation, change[0] = refiner.centred(variation, probe[0])
-            state.probe = state.probe + forward.to_tensor(change)
+            state.probe = self._keeper.supported(state.probe + forward.to_tensor(change))
         state.variation = variation
         forward.set_variation(variation.eigenmodes, variation.weights)
         forward.set_probe(state.probe, cache=not self._request.refine_probe)

@@ -31,11 +31,13 @@ class Trials:
     def __init__(self, scan: Scan, loss: Loss) -> None:
         self._pupil, self._loss = Pupil(far_amplitude(scan.probe)), loss
         self.scans: list[Scan] = []
+        self.variations: list[float | None] = []
 
     def __call__(
         self, scan: Scan, refinement: RefinementConfig, *, observer: Observer
     ) -> Reconstruction:
         self.scans.append(scan)
+        self.variations.append(refinement.total_variation)
         radius = root_mean_square_radius(scan.probe)
         defocus = self._pupil.defocus_of(radius)
         before, beyond = (
@@ -65,6 +67,8 @@ def test_the_likelihood_decides(scan: Scan) -> None:
     radius, trials = found_radius(scan, lambda radius, beyond: abs(radius - 6) + 3 * beyond + 0.1)
     assert radius == pytest.approx(6, abs=1)
     assert all(len(each) <= PATTERNS for each in trials.scans)
+    # Smoothed objects of probes that overlap little would not be alike those of others.
+    assert set(trials.variations) == {0.0}
 
 
 def test_a_probe_that_hardly_overlaps_is_not_taken(scan: Scan) -> None:

@@ -15,6 +15,9 @@ import numpy as np
 import pytest
 from programs import load_program
 
+from ptychopinn_plugin.backends.common.constraints import ConstraintKeeper, ObjectConstraints
+from ptychopinn_plugin.backends.common.iteration_schedule import IterationSchedule
+from ptychopinn_plugin.backends.common.requests import IterationRequest
 from ptychopinn_plugin.backends.common.sampling import Batch, SubScan
 from ptychopinn_plugin.config import Config, ModelConfig
 from ptychopinn_plugin.data import Scan
@@ -34,6 +37,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ptychopinn_plugin.backends.common.refinement import IterationState
 from ptychopinn_plugin.backends.pytorch import (
+    constraints,
     intensities,
     phase_drift,
     positions,
@@ -189,6 +193,40 @@ def test_an_object_is_judged_in_one_look(
     recorder = until_read(lambda: judge(forward, forward.flat_object()))
     # All batches were queued before the first look.
     assert recorder.transforms == PATTERNS // 8
+
+
+@pytest.mark.parametrize('object_type', ['complex', 'amplitude', 'phase'])
+def test_constraints_never_wait(forward: ForwardModel, object_type: Any) -> None:
+    known = ObjectConstraints(object_type, 0.5, 1.5)
+    request = IterationRequest(
+        IterationSchedule(1), refine_probe=True, constraints=known, probe_radius_px=9.0
+    )
+    keeper: Any = ConstraintKeeper(refinement.ITERATION_KERNELS, forward, request)
+    object_ = forward.flat_object()
+    for compute in (
+        lambda: keeper.in_bounds(object_, forward.probe),
+        lambda: keeper.supported(forward.probe),
+    ):
+        found, recorder = recorded(compute)
+        assert on_card(found)
+        assert recorder.uploads == 0
+        assert sum(recorder.kernels.values()) <= 30
+
+
+def test_a_proximal_step_never_waits(forward: ForwardModel) -> None:
+    known = ObjectConstraints(total_variation=0.25)
+    object_ = forward.flat_object()
+    found, recorder = recorded(
+        lambda: constraints.constrain(object_, forward.coverage, known, 0.1, 1.0)
+    )
+    assert on_card(found)
+    assert recorder.uploads == 0
+    assert sum(recorder.kernels.values()) <= 25 * known.dual_steps
+    # What it costs stays there until the loss is known.
+    variation, recorder = recorded(lambda: constraints.object_variation(object_))
+    assert on_card(variation)
+    assert recorder.uploads == 0
+    assert sum(recorder.kernels.values()) <= 10
 
 
 def test_positions_are_drawn_in_one_look(forward: ForwardModel) -> None:
