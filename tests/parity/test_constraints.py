@@ -5,6 +5,7 @@ import pytest
 from parity.frameworks import Framework
 from parity.helpers import noise
 
+from ptychopinn_plugin.backends.common import constraints
 from ptychopinn_plugin.backends.common.constraints import NOTHING_KNOWN, ObjectConstraints
 
 SHAPE = (24, 17)
@@ -55,6 +56,25 @@ def test_total_variation_takes_noise_away(fw: Framework) -> None:
     assert variation(found) < 0.2 * variation(rough)
     # The mean is kept: no light is made or lost.
     assert found.mean() == pytest.approx(rough.mean(), abs=1e-5)
+
+
+def test_a_large_object_is_smoothed_in_bands(
+    fw: Framework, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    object_ = fw.tensor(1 + 0.3 * noise((61, 17)))
+
+    def computed() -> tuple[np.ndarray, float]:
+        smooth = fw.constraints.constrain(
+            object_, None, ObjectConstraints(total_variation=0.25), 0.2, 1.0
+        )
+        return fw.array(smooth), float(fw.constraints.object_variation(object_))
+
+    expected, variation_of_all = computed()
+    monkeypatch.setattr(constraints, 'MAX_BAND_PIXELS', 200)
+    assert len(constraints.cut_bands((61, 17), 5)) == 4
+    found, sum_of_bands = computed()
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert sum_of_bands == pytest.approx(variation_of_all, rel=1e-5)
 
 
 def test_an_amplitude_object_has_no_phase(fw: Framework) -> None:

@@ -40,6 +40,10 @@ DUAL_STEPS_OF_NOISE = 16
 DUAL_STEP = 0.125
 """The squared norm of the gradient of an image is at most 8."""
 
+MAX_BAND_PIXELS = 1 << 18
+"""A large object is smoothed in bands of at most about this number of pixels: the dual and what it
+is made of take ten times the memory of the object."""
+
 Tensor = TypeVar('Tensor')
 
 
@@ -123,6 +127,45 @@ def dual_momenta(steps: int) -> Iterator[float]:
         after = (1 + math.sqrt(1 + 4 * before**2)) / 2
         yield (before - 1) / after
         before = after
+
+
+@dataclass(frozen=True)
+class Band:
+    """Some rows of an image, and the rows around them that decide about them.
+
+    Attributes
+    ----------
+    rows : slice
+    around : slice
+        The rows with those around them.
+    inside : slice
+        The rows among those.
+    """
+
+    rows: slice
+    around: slice
+    inside: slice
+
+
+def cut_bands(shape: tuple[int, int], reach_px: int) -> list[Band]:
+    """Cut an image into bands that are computed one by one, and joined give what the whole would.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        Height and width in pixels.
+    reach_px : int
+        A row depends on this number of rows before and after it.
+    """
+    height, width = shape
+    rows = max(4 * reach_px, MAX_BAND_PIXELS // width)
+    bands = []
+    for first in range(0, height, rows):
+        stop = min(height, first + rows)
+        begin, end = max(0, first - reach_px), min(height, stop + reach_px)
+        inside = slice(first - begin, stop - begin)
+        bands.append(Band(slice(first, stop), slice(begin, end), inside))
+    return bands
 
 
 class ConstraintKeeper(Generic[Tensor]):

@@ -9,6 +9,7 @@ from torch import Tensor
 from ptychopinn_plugin.backends.common.constraints import (
     DUAL_STEP,
     ObjectConstraints,
+    cut_bands,
     dual_momenta,
 )
 
@@ -56,6 +57,15 @@ def constrain(
 
 def smooth_variation(object_: Tensor, weight: float, steps: int) -> Tensor:
     """Return the proximal step of the total variation, shape (height, width) of complex64."""
+    # Each step looks at the next pixel and the one before, and so does what is made of the last.
+    bands = cut_bands((object_.shape[0], object_.shape[1]), steps + 1)
+    smooth = torch.empty_like(object_)
+    for band in bands:
+        smooth[band.rows] = _smooth_band(object_[band.around], weight, steps)[band.inside]
+    return smooth
+
+
+def _smooth_band(object_: Tensor, weight: float, steps: int) -> Tensor:
     # Real and imaginary part lie apart: the modulus of a complex number would take longer than all
     # of the rest.
     image = torch.view_as_real(object_).permute(2, 0, 1).contiguous()  # (2, height, width)
@@ -87,7 +97,10 @@ def _spread(y: Tensor, x: Tensor) -> Tensor:
 @torch.no_grad()
 def object_variation(object_: Tensor) -> Tensor:
     """Return the sum of the lengths of the gradients of an object, float32."""
-    image = torch.view_as_real(object_)
-    y = torch.diff(image, dim=0, append=image[-1:])
-    x = torch.diff(image, dim=1, append=image[:, -1:])
-    return (y.square() + x.square()).sum(dim=2).sqrt().sum()
+    total = torch.zeros((), device=object_.device)
+    for band in cut_bands((object_.shape[0], object_.shape[1]), 1):
+        image = torch.view_as_real(object_[band.around])
+        y = torch.diff(image, dim=0, append=image[-1:])[band.inside]
+        x = torch.diff(image[band.inside], dim=1, append=image[band.inside, -1:])
+        total += (y.square() + x.square()).sum(dim=2).sqrt().sum()
+    return total

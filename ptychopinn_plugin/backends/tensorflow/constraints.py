@@ -6,6 +6,7 @@ See `backends.common.constraints`.
 from ptychopinn_plugin.backends.common.constraints import (
     DUAL_STEP,
     ObjectConstraints,
+    cut_bands,
     dual_momenta,
 )
 from ptychopinn_plugin.backends.tensorflow.framework import Tensor, compiled, tf
@@ -69,9 +70,16 @@ def _polar(amplitude: Tensor, object_: Tensor) -> Tensor:
     return tf.complex(amplitude * tf.cos(phase), amplitude * tf.sin(phase))
 
 
-@compiled
 def smooth_variation(object_: Tensor, weight: Tensor, steps: int) -> Tensor:
     """Return the proximal step of the total variation, shape (height, width) of complex64."""
+    # Each step looks at the next pixel and the one before, and so does what is made of the last.
+    bands = cut_bands((object_.shape[0], object_.shape[1]), steps + 1)
+    smooth = [_smooth_band(object_[band.around], weight, steps)[band.inside] for band in bands]
+    return smooth[0] if len(smooth) == 1 else tf.concat(smooth, axis=0)
+
+
+@compiled
+def _smooth_band(object_: Tensor, weight: Tensor, steps: int) -> Tensor:
     y, x = newest = (tf.zeros_like(object_), tf.zeros_like(object_))
     for momentum in dual_momenta(steps):
         slopes = _slopes(object_ - scaled(_spread(y, x), weight))
@@ -86,11 +94,18 @@ def smooth_variation(object_: Tensor, weight: Tensor, steps: int) -> Tensor:
     return object_ - scaled(_spread(*newest), weight)
 
 
-@compiled
 def object_variation(object_: Tensor) -> Tensor:
     """Return the sum of the lengths of the gradients of an object, float32."""
-    y, x = _slopes(object_)
-    return tf.reduce_sum(tf.sqrt(squared(y) + squared(x)))
+    total = tf.constant(0.0)
+    for band in cut_bands((object_.shape[0], object_.shape[1]), 1):
+        total += tf.reduce_sum(_slope_lengths(object_[band.around])[band.inside])
+    return total
+
+
+@compiled
+def _slope_lengths(image: Tensor) -> Tensor:
+    y, x = _slopes(image)
+    return tf.sqrt(squared(y) + squared(x))
 
 
 def _slopes(image: Tensor) -> tuple[Tensor, Tensor]:
