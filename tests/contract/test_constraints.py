@@ -114,6 +114,17 @@ def test_patterns_that_stand_out_are_judged_by_an_object_that_keeps_to_the_same(
     assert np.abs(again).max() <= 1.1 + 1e-4
 
 
+def test_a_radius_without_effect_or_with_too_much_is_noted(
+    make_backend: Callable[[], Backend], scan: Scan, caplog: pytest.LogCaptureFixture
+) -> None:
+    refine(make_backend, scan, iterations=1, probe=True, probe_radius=14.0)
+    assert '--probe-radius' not in caplog.text
+    refine(make_backend, scan, iterations=1, probe_radius=14.0)
+    assert '--probe-radius has no effect' in caplog.text
+    refine(make_backend, scan, iterations=1, probe=True, probe_radius=2.0)
+    assert 'lies beyond --probe-radius 2 px' in caplog.text
+
+
 def test_bounds_hold_with_all_that_is_refined(make_backend: Callable[[], Backend]) -> None:
     scan = simulate(SPARSE.replace(rows=8, columns=7, step_px=8.0, beam_drift=0.1))
     errors = np.random.default_rng(0).uniform(-1, 1, scan.positions_px.shape)

@@ -13,6 +13,7 @@ import numpy as np
 
 from ptychopinn_plugin._version import __version__
 from ptychopinn_plugin.backends.common.diagnostics import (
+    warn_of_probe_radius,
     warn_of_twins,
     warn_of_unknown_noise,
 )
@@ -302,6 +303,7 @@ class NetworkBackend(Engine[Device]):
             logger.info('%s: %s.', scan.name, plan.in_words())
             warn_of_twins(scan)
             warn_of_unknown_noise(scan, refinement.total_variation)
+            warn_of_probe_radius(scan, refinement.probe_radius, refines_probe=refinement.probe)
         return ReconstructionRun(
             *(self, scan, forward, refinement, plan),
             stopwatch=self.start_stopwatch(device),

@@ -53,6 +53,9 @@ INTENSITIES = '--refine-intensities (refinement.intensities)'
 TARGET_INTENSITIES = '--refine-intensities (training.target_intensities)'
 """This is what users set where the beam varies, as they write it: in iterations, in training."""
 
+MAX_LIGHT_BEYOND = 0.1
+"""A radius beyond which more than this share of the probe's light lies is likely a mistake."""
+
 LIT_COUNTS_FRACTION = 1e-5
 """In an unknown unit, a lit pixel expects at least this share of the counts of a pattern."""
 
@@ -215,6 +218,35 @@ def warn_of_unknown_noise(scan: Scan, weight: float | None) -> None:
             '(--photons N sets that). Where that is wrong, so is the weight: too large, it '
             'flattens the object.',
             *(scan.name, scan.mean_counts()),
+        )
+
+
+def warn_of_probe_radius(scan: Scan, radius_px: float | None, *, refines_probe: bool) -> None:
+    """Warn where a radius of the probe has no effect, or takes much of its light.
+
+    Parameters
+    ----------
+    scan : Scan
+    radius_px : float, optional
+    refines_probe : bool
+    """
+    if radius_px is None:
+        return
+    if not refines_probe:
+        logger.warning(
+            '%s: --probe-radius has no effect, as it is for a probe that is corrected: add '
+            '--refine-probe (refinement.probe).',
+            scan.name,
+        )
+        return
+    y, x = (np.arange(side) - side // 2 for side in scan.probe.shape[-2:])
+    light = np.square(np.abs(scan.probe), dtype=np.float64).sum(axis=0)
+    lost = float(light[np.hypot(y[:, np.newaxis], x) > radius_px].sum() / light.sum())
+    if lost > MAX_LIGHT_BEYOND:
+        logger.warning(
+            "%s: %.0f%% of the probe's light lies beyond --probe-radius %g px and is taken from "
+            'it. Where that is not known to be wrong, give a larger radius.',
+            *(scan.name, 100 * lost, radius_px),
         )
 
 
