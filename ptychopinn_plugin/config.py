@@ -304,8 +304,8 @@ class InferenceConfig(Validated):
     prior_passes: int | None = setting(
         None,
         'The learned prior corrects the object this many times, with iterations in between; where '
-        'no number is given, it does so once where illuminations overlap much, and more often '
-        'where data decide less',
+        'no number is given, it does so at most once where illuminations overlap well, and more '
+        'often where they overlap little, unless the light is very faint',
         minimum=0,
         maximum=100,
     )

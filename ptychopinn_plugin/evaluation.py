@@ -14,6 +14,7 @@ from ptychopinn_plugin.data.reconstruction import Reconstruction
 from ptychopinn_plugin.data.scan import Scan
 from ptychopinn_plugin.errors import DataError
 from ptychopinn_plugin.storage.atomic import atomic_path
+from ptychopinn_plugin.text import count
 
 MAX_SHIFT_PX = 8.0
 """Both objects lie in the scan's coordinates, so a larger shift that is found is chance."""
@@ -304,6 +305,14 @@ def _shared_box(
     positions = reconstruction.positions_px - origin
     first = np.ceil(positions.min(axis=0)).astype(np.int64)
     last = np.floor(positions.max(axis=0)).astype(np.int64) + 1
+    if (last - first < _MIN_SIDE_PX).any():
+        height, width = np.ptp(positions, axis=0)
+        raise DataError(
+            'The box of the scan positions is compared, which must have at least '
+            f'{_MIN_SIDE_PX} x {_MIN_SIDE_PX} pixels; got {count(len(positions), "position")} '
+            f'within {height:.1f} x {width:.1f} (height x width). Look at the pictures, or compare '
+            'a scan that covers a larger area.'
+        )
     first = np.maximum(first, np.maximum(whole, 0))
     last = np.minimum(last, np.minimum(whole + reconstruction.object_.shape, shape))
     if (last - first < _MIN_SIDE_PX).any():

@@ -136,6 +136,14 @@ def test_what_cannot_be_compared(scan: Scan) -> None:
         evaluate(found, dataclasses.replace(scan, object_=None))
     with pytest.raises(DataError, match='share at least 16 x 16'):
         evaluate(found, found.object_, truth_origin_px=(500.0, 0.0))
+    # A scan along a line, or of one pattern, is not blamed on the truth.
+    for few, box in (
+        (slice(0, 13), r'13 positions within \d\.\d x 6\d\.\d'),
+        (slice(1), r'1 position'),
+    ):
+        narrow = dataclasses.replace(found, positions_px=found.positions_px[few])
+        with pytest.raises(DataError, match=rf'at least 16 x 16 pixels; got {box}'):
+            evaluate(narrow, scan)
     other, pixel = (
         dataclasses.replace(found, geometry=Geometry(pixel_height_m=size, pixel_width_m=size))
         for size in (1e-8, 2e-8)

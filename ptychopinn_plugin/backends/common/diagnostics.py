@@ -167,7 +167,7 @@ def warn_of_misfit(scan: Scan, iterations: int, misfit: Misfit | None, option: s
         ways.append('--probe-from-patterns replaces where it is far from the true one')
     remedy = f', which {", and ".join(ways)}' if ways else ''
     if ways:
-        remedy += '. With any other cause it would only hide the fault'
+        remedy += '. With any other cause, another probe would only hide the fault'
     if scan.is_single_shot:
         # Positions mean nothing here, and `check` has nothing to compare.
         logger.warning(
