@@ -65,10 +65,12 @@ def estimate_uncertainty(
     -------
     amplitude_std, phase_std : ndarray of float32, shape (height, width)
         The phase in radians. None where the noise of the counts is unknown, or the object is too
-        small to show how its power falls with frequency.
+        small to show how its power falls with frequency, or flat, as before the first iteration.
     """
     lit = coverage > LIT_FRACTION * coverage.max()
     if over_noise is None or not np.isfinite(over_noise) or _is_small(lit):
+        return None
+    if (object_ == object_.flat[0]).all():
         return None
     light = np.maximum(coverage.astype(np.float64), 1e-12)
     # The mean coverage that a photon meets is that of the whole overlap.

@@ -72,6 +72,21 @@ def test_a_scan_alone_is_reconstructed_without_a_model(
     assert gains[1] > 0.02
 
 
+def test_without_iterations_the_model_gives_an_object(call: Call, tmp_path: Path) -> None:
+    """Data decide this bright, dense scan, and nothing but a pass is left of the plan."""
+    scan = simulate(SimulationConfig(size=32, rows=6, columns=6, step_px=3.0, pupil_radius=0.2))
+    write_scan(tmp_path / 'scan.npz', scan)
+    given = ('reconstruct', tmp_path / 'scan.npz', '-o', tmp_path / 'out', '--refine', 0)
+    code, out, err = call(*given)
+    assert code == 0, err
+    assert 'plan: 1 pass of the learned prior with 10 iterations before it' in out
+    assert np.ptp(np.abs(read_reconstruction(tmp_path / 'out' / 'product.h5').object_)) > 0.1
+    code, out, err = call(*given, '--prior-passes', 0)
+    assert code == 0, err
+    assert 'the object stays flat' in err
+    assert 'Standard deviation' not in out
+
+
 def test_a_limit_of_time_is_kept_and_said(
     call: Call, sparse: Scan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

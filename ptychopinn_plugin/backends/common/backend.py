@@ -14,6 +14,7 @@ import numpy as np
 from ptychopinn_plugin._version import __version__
 from ptychopinn_plugin.backends.common.diagnostics import (
     warn_of_probe_radius,
+    warn_of_idle_settings,
     warn_of_twins,
     warn_of_unknown_noise,
 )
@@ -304,6 +305,7 @@ class NetworkBackend(Engine[Device]):
             warn_of_twins(scan)
             warn_of_unknown_noise(scan, refinement.total_variation)
             warn_of_probe_radius(scan, refinement.probe_radius, refines_probe=refinement.probe)
+            warn_of_idle_settings(scan, refinement, is_flat=plan.is_empty)
         return ReconstructionRun(
             *(self, scan, forward, refinement, plan),
             stopwatch=self.start_stopwatch(device),

@@ -113,7 +113,11 @@ class ObjectConstraints:
             '--max-amplitude': self.max_amplitude,
             '--total-variation': self.total_variation or None,
         }
-        return ', '.join(f'{name} {value}' for name, value in options.items() if value is not None)
+        given = {name: value for name, value in options.items() if value is not None}
+        return ', '.join(
+            f'{name} {value if isinstance(value, str) else format(value, "g")}'
+            for name, value in given.items()
+        )
 
 
 NOTHING_KNOWN = ObjectConstraints()

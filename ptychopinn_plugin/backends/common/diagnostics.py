@@ -11,6 +11,7 @@ from ptychopinn_plugin.array_types import FloatArray
 from ptychopinn_plugin.backends.common.opr import MIN_OPR_PATTERNS
 from ptychopinn_plugin.backends.common.phase_drift import MIN_PATTERNS, SURE_OF_DRIFT, SlowErrors
 from ptychopinn_plugin.backends.common.positions import MIN_POSITIONS
+from ptychopinn_plugin.config import RefinementConfig
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.data.pattern_fit import NORMAL_QUARTILE, PatternFit
 from ptychopinn_plugin.physics import LIT_COUNTS, Misfit, twin_similarity
@@ -58,6 +59,12 @@ MAX_LIGHT_BEYOND = 0.1
 
 LIT_COUNTS_FRACTION = 1e-5
 """In an unknown unit, a lit pixel expects at least this share of the counts of a pattern."""
+
+BOUNDS_UNIT = (
+    ' The unit of --min-amplitude and --max-amplitude is the root mean square of the amplitude '
+    'under the light, so that 1 lies between them.'
+)
+"""A note on bounds that do not hold ends so."""
 
 logger = logging.getLogger(__name__)
 
@@ -250,6 +257,31 @@ def warn_of_probe_radius(scan: Scan, radius_px: float | None, *, refines_probe: 
         )
 
 
+def warn_of_idle_settings(scan: Scan, settings: RefinementConfig, *, is_flat: bool) -> None:
+    """Warn of settings that change nothing, as what they belong to is switched off.
+
+    Parameters
+    ----------
+    scan : Scan
+    settings : RefinementConfig
+    is_flat : bool
+        Nothing is going to be computed.
+    """
+    if is_flat:
+        logger.warning(
+            '%s: neither iterations nor passes of a model are left, and the object stays flat. '
+            'Give a number of iterations (refinement.iterations), or of passes of the built-in '
+            'model (inference.prior_passes).',
+            scan.name,
+        )
+    if settings.position_scale and not settings.positions:
+        logger.warning(
+            '%s: --refine-position-scale has no effect, as it is for positions that are corrected: '
+            'add --refine-positions (refinement.positions).',
+            scan.name,
+        )
+
+
 def warn_of_constraints(scan: Scan, iterations: int, misfit: Misfit | None, options: str) -> None:
     """Warn where an object that had to keep to constraints misses its counts.
 
@@ -264,9 +296,9 @@ def warn_of_constraints(scan: Scan, iterations: int, misfit: Misfit | None, opti
     """
     if options and points_to_a_fault(misfit, iterations):
         logger.warning(
-            '%s: the iterations kept to %s, and the object misses its counts. It may be of another '
-            'kind: compare with a run without these options.',
-            *(scan.name, options),
+            '%s: the iterations kept to %s, and the object misses its counts. What these options '
+            'state may not be true of it: compare with a run without them.%s',
+            *(scan.name, options, BOUNDS_UNIT if '-amplitude' in options else ''),
         )
 
 

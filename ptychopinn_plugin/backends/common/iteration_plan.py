@@ -112,6 +112,11 @@ class IterationPlan:
         """All iterations."""
         return sum(self.before_passes) + self.iterations
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is going to be computed, so that the object stays flat."""
+        return not (self.total or self.before_passes or self.network_passes)
+
     def is_worth_a_pass(self, iterations: float) -> bool:
         """Return whether a pass pays after the number of iterations that time is left for."""
         return iterations >= MIN_BLOCK or self.overlap < HARDLY_TOUCHING
@@ -278,13 +283,15 @@ def plan_reconstruction(
         See `physics.twin_similarity`.
     """
     leaves_twins = is_single_shot and probe_twin_similarity >= SAME_AS_TWIN
-    level = light_level(overlap, dose) if requested_passes is None else 'usual'
+    # Where no iterations are to follow, a pass is all that there is, however much data decide.
+    can_do_without = requested_passes is None and requested != 0
+    level = light_level(overlap, dose) if can_do_without else 'usual'
     blocks = () if network is None else plan_passes(network, requested_passes, overlap, level)
     no_prior = is_near_field and network is not None and requested_passes is None
     # The prior would mix an object and its twin, between which nothing decides.
     if requested_passes is None and (leaves_twins or no_prior):
         blocks = ()
-    if limit_s is not None and requested_passes is None and overlap >= LITTLE_OVERLAP:
+    if limit_s is not None and can_do_without and overlap >= LITTLE_OVERLAP:
         # Data decide here, and a pass takes the time of the iterations after it.
         blocks = ()
     planned = MORE_ITERATIONS if overlap < LITTLE_OVERLAP else USUAL_ITERATIONS

@@ -141,7 +141,7 @@ def test_the_least_amplitude_is_not_above_the_largest() -> None:
 
 
 def test_constraints_are_named_as_users_write_them() -> None:
-    constraints = ObjectConstraints('phase', None, 1.2, 0.5)
-    words = '--object-type phase, --max-amplitude 1.2, --total-variation 0.5'
+    constraints = ObjectConstraints('phase', None, 1.2, 20.0)
+    words = '--object-type phase, --max-amplitude 1.2, --total-variation 20'
     assert constraints.in_words() == words
     assert NOTHING_KNOWN.in_words() == ''

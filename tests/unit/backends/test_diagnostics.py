@@ -1,6 +1,7 @@
 """How well an object fits, in words: one judgement for the command line and the window."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -10,10 +11,13 @@ from ptychopinn_plugin.backends.common.diagnostics import (
     fit_in_words,
     points_to_a_fault,
     unknown_probe_in_words,
+    warn_of_constraints,
+    warn_of_idle_settings,
     warn_of_misfit,
     warn_of_twins,
     warn_of_unknown_probe,
 )
+from ptychopinn_plugin.config import RefinementConfig
 from ptychopinn_plugin.data import one_by_one
 from ptychopinn_plugin.data.scan import ProbeOrigin
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
@@ -62,6 +66,36 @@ WRONG = Misfit(over_noise=5.04, share=0.2, correlation=0.6)
 def test_the_fit_in_words(misfit: Misfit | None, iterations: int, words: str) -> None:
     assert fit_in_words(misfit, iterations) == words
     assert points_to_a_fault(misfit, iterations) == (CHECK in words)
+
+
+@pytest.mark.parametrize(
+    ('settings', 'is_flat', 'words'),
+    [
+        ({}, True, 'the object stays flat'),
+        ({'position_scale': True}, False, '--refine-position-scale has no effect'),
+        ({'position_scale': True, 'positions': True}, False, ''),
+    ],
+)
+def test_settings_that_change_nothing_are_named(
+    settings: dict[str, Any], is_flat: bool, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    scan = simulate(SimulationConfig(size=32, rows=3, columns=3))
+    warn_of_idle_settings(scan, RefinementConfig(**settings), is_flat=is_flat)
+    assert words in caplog.text
+    assert bool(words) == bool(caplog.records)
+
+
+@pytest.mark.parametrize('options', ['--object-type phase', '--max-amplitude 1'])
+def test_constraints_that_do_not_hold_are_named(
+    options: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    scan = simulate(SimulationConfig(size=32, rows=3, columns=3))
+    warn_of_constraints(scan, 30, Misfit(1.04, 0.01), options)
+    assert not caplog.records
+    warn_of_constraints(scan, 30, WRONG, options)
+    assert f'kept to {options}, and the object misses' in caplog.text
+    # Who bounds the amplitude by that of empty space learns that the unit is another one.
+    assert ('so that 1 lies between' in caplog.text) == ('amplitude' in options)
 
 
 def test_images_of_the_near_field_are_not_sent_to_a_check_that_refuses_them() -> None:

@@ -102,6 +102,28 @@ def test_in_a_limited_time_the_prior_works_where_data_decide_less() -> None:
     assert plan(1.2, limit_s=5.0).is_worth_a_pass(3)
 
 
+@pytest.mark.parametrize(
+    ('overlap', 'settings'),
+    [(12.0, {'dose': 3300.0}), (12.0, {'limit_s': 5.0}), (2.0, {'dose': 3.5}), (12.0, {})],
+)
+def test_without_iterations_a_pass_is_all_there_is(
+    overlap: float, settings: dict[str, Any]
+) -> None:
+    alone = plan(overlap, network=PRIOR, requested=0, **settings)
+    assert alone.before_passes
+    assert not alone.iterations
+    assert not alone.is_empty
+    assert 'photons' not in alone.reason
+
+
+def test_a_plan_of_nothing_is_known_as_such() -> None:
+    nothing = plan(12.0, network=PRIOR, requested=0, requested_passes=0)
+    assert nothing.is_empty
+    assert plan(12.0, requested=0).is_empty
+    assert not dataclasses.replace(nothing, network_passes=1).is_empty
+    assert not plan(12.0, requested=1).is_empty
+
+
 def test_a_plan_says_what_and_why() -> None:
     assert plan(16.2).in_words() == (
         'plan: at most 30 iterations, as illuminations overlap well (16 lie over each other)'

@@ -222,6 +222,14 @@ def test_a_pixel_is_lit_above_a_twentieth_of_the_brightest_light() -> None:
     assert estimate_uncertainty(object_, light, 4.0, 1.0) is not None
 
 
+def test_an_object_before_its_first_iteration_is_not_called_sure() -> None:
+    flat = np.ones((SIDE, SIDE), np.complex64)
+    light = np.full((SIDE, SIDE), 100.0)
+    assert estimate_uncertainty(flat, light, 4.0, 20.0) is None
+    flat[3, 5] *= 1.01
+    assert estimate_uncertainty(flat, light, 4.0, 20.0) is not None
+
+
 def test_a_constant_phase_is_no_uncertainty() -> None:
     """Around pi the phase of pixels wraps, which must not pass for edges."""
     coverage = np.full((SIDE, SIDE), 1.0)
