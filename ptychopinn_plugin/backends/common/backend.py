@@ -13,8 +13,8 @@ import numpy as np
 
 from ptychopinn_plugin._version import __version__
 from ptychopinn_plugin.backends.common.diagnostics import (
-    warn_of_probe_radius,
     warn_of_idle_settings,
+    warn_of_probe_radius,
     warn_of_twins,
     warn_of_unknown_noise,
 )
