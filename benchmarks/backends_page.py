@@ -214,7 +214,8 @@ ELSEWHERE: dict[str, tuple[str, Callable[[str], bool]]] = {
         rejects_device('inference'),
     ),
     'inference.prior_passes': (
-        'The built-in prior makes this number of passes; without one the overlap decides',
+        'The built-in prior makes this number of passes, also after a trained network; without one '
+        'the overlap decides',
         counts_passes,
     ),
     'inference.batch_size': (

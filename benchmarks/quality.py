@@ -3,7 +3,9 @@
     python benchmarks/quality.py --minutes 9 --output results.json [--backend pytorch] [--ptychi]
 
 Prints a row a scan: network alone, network and iterations, iterations from a flat start; with
---ptychi also Pty-Chi's rPIE and LSQ-ML on the dense scan in the same run.
+--ptychi also Pty-Chi's rPIE and LSQ-ML on the dense scan in the same run. With --planned, the plans
+that nobody has overruled are compared instead: those of the trained network with and without the
+passes of the built-in model, and that of the built-in model alone.
 """
 
 import argparse
@@ -21,6 +23,7 @@ from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig
 from ptychopinn_plugin.data import Reconstruction, Scan
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate, thin_scan
 from ptychopinn_plugin.evaluation import evaluate
+from ptychopinn_plugin.model import Model
 
 
 def test_scans(seed: int) -> dict[str, Scan]:
@@ -72,6 +75,22 @@ def measure(backend: Backend, scan: Scan, iterations: list[int]) -> dict[str, di
     return rows
 
 
+def measure_planned(backend: Backend, scan: Scan) -> dict[str, dict[str, float]]:
+    """Reconstruct one scan by the plans of the trained network and of the built-in model."""
+    built_in = create_backend(backend.name)
+    built_in.model = Model.built_in()
+    cpu = InferenceConfig(device='cpu')
+    ways = {
+        'network, no prior': (backend, cpu.replace(prior_passes=0)),
+        'network and prior': (backend, cpu),
+        'built-in': (built_in, cpu),
+    }
+    return {
+        way: score(one.reconstruct(scan, inference, RefinementConfig()), scan)
+        for way, (one, inference) in ways.items()
+    }
+
+
 def measure_ptychi(scan: Scan) -> dict[str, dict[str, float]]:
     """Run Pty-Chi on one scan."""
     from ptychopinn_plugin.bench.rivals import run_ptychi
@@ -99,6 +118,7 @@ def main() -> None:
     parser.add_argument('--output', type=Path)
     parser.add_argument('--iterations', type=int, nargs='*', default=[10, 30, 100])
     parser.add_argument('--ptychi', action='store_true')
+    parser.add_argument('--planned', action='store_true')
     options = parser.parse_args()
     backend = create_backend(options.backend)
     config = Config.from_toml(options.config) if options.config else Config()
@@ -129,7 +149,10 @@ def main() -> None:
             backend.save_model(options.save)
     scans = test_scans(options.seed)
     for name, scan in scans.items():
-        rows = measure(backend, scan, options.iterations)
+        if options.planned:
+            rows = measure_planned(backend, scan)
+        else:
+            rows = measure(backend, scan, options.iterations)
         results[name] = rows
         for way, row in rows.items():
             print(f'{name:22s} {way:14s} {row}', flush=True)

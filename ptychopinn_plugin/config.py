@@ -303,9 +303,10 @@ class InferenceConfig(Validated):
     )
     prior_passes: int | None = setting(
         None,
-        'The learned prior corrects the object this many times, with iterations in between; where '
-        'no number is given, it does so at most once where illuminations overlap well, and more '
-        'often where they overlap little, unless the light is very faint',
+        'The built-in model corrects the object this many times, with iterations in between, also '
+        'after a trained network; where no number is given, it does so at most once where '
+        'illuminations overlap well, more often where they overlap little, unless the light is '
+        'very faint, and never after a trained network and a given number of iterations',
         minimum=0,
         maximum=100,
     )

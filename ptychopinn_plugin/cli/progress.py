@@ -30,6 +30,7 @@ _STAGES = {
     'target': 'Target',
     'train': 'Train',
     'predict': 'Predict',
+    'pass': 'Pass',
     'refine': 'Refine',
 }
 _SHORT_NAMES = {'loss': 'loss', 'validation_loss': 'validation', 'poisson': 'loss'}

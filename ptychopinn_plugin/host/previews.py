@@ -44,18 +44,12 @@ class InferenceWatch:
     resampling : Resampling
         The same as it is reconstructed: patterns that share nothing may lie elsewhere.
     passes : int
-        Of a network, after which the iterations come. A learned prior has its passes between
-        iterations, and their number is known from the first one on.
+        Of a trained network, after which the iterations come. Those of a learned prior come between
+        the iterations, and their number is known from the first one on.
     iterations : int, optional
         How many are wanted; None where the worker plans them, whose first report has it.
-    has_prior : bool
-        Whether the model is a learned prior.
     n_measured : int, optional
         How many patterns there are, those included that the host did not hand over.
-
-    Attributes
-    ----------
-    has_prior : bool
     """
 
     def __init__(
@@ -66,12 +60,11 @@ class InferenceWatch:
         passes: int,
         *,
         iterations: int | None = None,
-        has_prior: bool = False,
         n_measured: int | None = None,
     ) -> None:
         self._before, self._resampling = before, resampling
-        self._passes, self._iterations, self.has_prior = passes, iterations, has_prior
-        self._passes_done = self._iterations_done = 0
+        self._passes, self._prior_passes, self._iterations = passes, 0, iterations
+        self._passes_done = self._prior_passes_done = self._iterations_done = 0
         self._given = given
         self._n_without_position = max(0, (n_measured or 0) - len(given))
         placed = resampling.measured.positions_px
@@ -88,12 +81,14 @@ class InferenceWatch:
     def goal(self) -> int:
         """The passes and iterations of the whole run, as far as they are known."""
         iterations = USUAL_ITERATIONS if self._iterations is None else self._iterations
-        return self._passes + iterations
+        return self._passes + self._prior_passes + iterations
 
     @property
     def progress(self) -> int:
         """How many of `goal` are done."""
-        return self.goal if self._is_finished else self._passes_done + self._iterations_done
+        if self._is_finished:
+            return self.goal
+        return self._passes_done + self._prior_passes_done + self._iterations_done
 
     @property
     def has_picture(self) -> bool:
@@ -144,6 +139,8 @@ class InferenceWatch:
                 self._losses[progress.step] = progress.losses['poisson']
         elif progress.stage == 'predict':
             self._passes_done, self._passes = progress.step, progress.total
+        elif progress.stage == 'pass':
+            self._prior_passes_done, self._prior_passes = progress.step, progress.total
         picture = event.picture
         if picture is None or picture.origin_px is None:
             return False

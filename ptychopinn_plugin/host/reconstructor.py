@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -362,7 +362,6 @@ class PinnReconstructor(TrainableReconstructor):
                     *(parameters.product, given, resampling),
                     0 if model.is_prior else model.network.passes,
                     iterations=None if model.is_prior else job.refinement.iterations,
-                    has_prior=model.is_prior,
                     n_measured=self._activity.measured,
                 )
                 self._goal = watch.goal
@@ -477,9 +476,6 @@ class PinnReconstructor(TrainableReconstructor):
         """Take in progress; return whether it brought a picture."""
         progress = event.report
         assert isinstance(progress, RunProgress)
-        if watch.has_prior and progress.stage == 'predict':
-            # Iterations have come before it, so that its object is not the network's alone.
-            progress = replace(progress, stage='pass')
         self._activity.note(progress)
         if event.picture is not None:
             self._activity.show(progress.stage, event.picture.object_)

@@ -126,11 +126,11 @@ def test_a_run_that_was_stopped_is_not_told_as_whole(
 def test_the_bar_of_a_learned_prior_counts_its_passes_and_iterations(
     make_watch: Callable[..., InferenceWatch], blocks: tuple[int, ...]
 ) -> None:
-    watch, total, passes = make_watch(0, has_prior=True), sum(blocks), len(blocks) - 1
+    watch, total, passes = make_watch(0), sum(blocks), len(blocks) - 1
     shares, done = [watch.progress / watch.goal], 0
     for number, block in enumerate(blocks):
         if number:
-            watch.update(Event(RunProgress('predict', number, passes), {}))
+            watch.update(Event(RunProgress('pass', number, passes), {}))
             shares.append(watch.progress / watch.goal)
         for _ in range(block):
             done += 1
@@ -149,7 +149,7 @@ def test_a_learned_prior_that_is_stopped_at_once_states_no_number(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, 'ptychopinn_plugin')
-    watch = make_watch(0, has_prior=True)
+    watch = make_watch(0)
     arrays = ResultArrays(
         object_=np.ones((70, 80), np.complex64), origin_px=np.zeros(2), probe=small_scan.probe
     )

@@ -82,7 +82,7 @@ def test_a_pass_follows_each_block_of_iterations(name: str) -> None:
     )
     before, between = model().network.iterations_before, model().network.iterations_between
     ends = [before, before + between, before + 2 * between]
-    passes = [index for index, (stage, _, _) in enumerate(seen) if stage == 'predict']
+    passes = [index for index, (stage, _, _) in enumerate(seen) if stage == 'pass']
     assert [seen[index][1:] for index in passes] == [(1, 3), (2, 3), (3, 3)]
     total = ends[-1] + 4
     assert [seen[index - 1][1:] for index in passes] == [(end, total) for end in ends]
@@ -102,7 +102,7 @@ def test_a_plan_goes_by_the_overlap_of_the_scan() -> None:
     passes: list[int] = []
 
     def count(step: Progress) -> bool:
-        passes.extend([step.total] if step.stage == 'predict' else [])
+        passes.extend([step.total] if step.stage == 'pass' else [])
         return len(passes) > 0
 
     for scan in (small_scan(32), sparse_scan()):
@@ -142,7 +142,7 @@ def test_a_limit_of_time_ends_the_passes_too(name: str) -> None:
     assert sum(course['done']) <= 4
 
 
-@pytest.mark.parametrize(('stage', 'at'), [('refine', 3), ('predict', 1)])
+@pytest.mark.parametrize(('stage', 'at'), [('refine', 3), ('pass', 1)])
 def test_a_run_stops_within_its_iterations_and_after_a_pass(stage: str, at: int) -> None:
     def stop(step: Progress) -> bool:
         seen.append(step.stage)
@@ -165,6 +165,50 @@ def test_tiles_give_what_one_large_tile_gives(name: str, monkeypatch: pytest.Mon
     monkeypatch.setattr(prior, 'TILE_PX', 24)
     tiled = backend.reconstruct(small_scan(32), CPU, no_iterations)
     np.testing.assert_allclose(tiled.object_, whole.object_, atol=1e-4)
+
+
+@lru_cache
+def trained(name: str) -> NetworkBackend:
+    """Return a backend that holds a network of one short epoch."""
+    backend = backend_of(name)
+    training = {'epochs': 1, 'target': 'none', 'device': 'cpu', 'validation_fraction': 0.0}
+    sizes = {'pattern_size': 32, 'passes': 2}
+    backend.train([small_scan(32)], Config.from_dict({'training': training, 'model': sizes}))
+    return backend
+
+
+@pytest.mark.parametrize('name', ['pytorch', 'tensorflow'])
+@pytest.mark.parametrize(
+    ('passes', 'iterations', 'expected'), [(None, None, 10), (0, None, 0), (None, 4, 0), (2, 4, 2)]
+)
+def test_the_built_in_model_goes_on_where_a_trained_network_ends(
+    name: str, passes: int | None, iterations: int | None, expected: int
+) -> None:
+    """Unless there is a number of iterations, which stands for the network and them alone."""
+    seen: list[str] = []
+    found = trained(name).reconstruct(
+        sparse_scan(),
+        CPU.replace(prior_passes=passes),
+        RefinementConfig(iterations=iterations),
+        observer=lambda step: seen.append(step.stage),
+    )
+    stages = [stage for stage, _ in itertools.groupby(seen)]
+    assert stages == ['predict', *['refine', 'pass'] * expected, 'refine']
+    assert set(found.timing) == {'predict', 'stitch', 'refine', 'judge'}
+    course = found.provenance['course']
+    assert (course['network_passes'], len(course['done'])) == (2, expected + 1)
+    of_prior = Model.built_in().fingerprint()
+    assert found.provenance.get('prior_fingerprint') == (of_prior if expected else None)
+
+
+@pytest.mark.parametrize('name', ['pytorch', 'tensorflow'])
+def test_the_first_block_begins_with_the_object_of_the_network(name: str) -> None:
+    alone = trained(name).reconstruct(sparse_scan(), CPU, RefinementConfig(iterations=0))
+    one_pass = CPU.replace(prior_passes=1)
+    settings = RefinementConfig(iterations=0, total_variation=0)
+    found = trained(name).reconstruct(sparse_scan(), one_pass, settings)
+    assert found.likelihoods[0] == pytest.approx(alone.likelihoods[0], rel=1e-5)
+    assert found.likelihoods[-1] < alone.likelihoods[0]
 
 
 @pytest.mark.parametrize('name', ['pytorch', 'tensorflow'])

@@ -84,7 +84,8 @@ class NetworkBackend(Engine[Device]):
         self.threads: int | None = None
         self.picture_s: float | None = None
         self.model: Model | None = None
-        self._built: tuple[Model, Device, Any] | None = None
+        # The network of a trained model and that of a learned prior may take part in one run.
+        self._built: dict[bool, tuple[Model, Device, Any]] = {}
 
     def open_model(self, path: Path) -> Model:
         """Read a model file and hold it."""
@@ -261,17 +262,20 @@ class NetworkBackend(Engine[Device]):
             # A network of patches may see any patterns together.
             is_whole = model is not None and not model.is_prior
             forward = self.build_forward(scan, probe, photons, device, reach, is_whole=is_whole)
-            network = None if model is None else self._network(model, device)
-            run = self._begin(request, forward, device, remaining_s)
-            if model is not None and model.is_prior:
-                run.iterate_with_prior(network)
-            elif model is not None:
-                run.infer(network, model.network, inference)
-            return self._with_provenance(run.finish(), device, used, model, threads)
+            prior = _choose_prior(request)
+            run = self._begin(request, prior, forward, device, remaining_s)
+            if model is not None and not model.is_prior:
+                run.infer(self._network(model, device), model.network, inference)
+            if prior is not None and run.plan.before_passes and not run.stopped:
+                run.iterate_with_prior(self._network(prior, device))
+            else:
+                prior = None
+            return self._with_provenance(run.finish(), device, used, (model, prior), threads)
 
     def _begin(
         self,
         request: ReconstructionRequest,
+        prior: Model | None,
         forward: Any,
         device: Device,
         remaining_s: RemainingTime,
@@ -285,7 +289,7 @@ class NetworkBackend(Engine[Device]):
             decide(measure_overlap(self, forward)),
             requested=refinement.iterations,
             limit_s=refinement.max_seconds,
-            network=model.network if model is not None and model.is_prior else None,
+            network=None if prior is None else prior.network,
             requested_passes=request.inference.prior_passes,
             requested_variation=refinement.total_variation,
             dose=decide(measure_dose(self, forward)) if scan.is_countable() else None,
@@ -340,10 +344,11 @@ class NetworkBackend(Engine[Device]):
         result: Reconstruction,
         device: Device,
         settings: Mapping[str, Any],
-        model: Model | None,
+        models: tuple[Model | None, Model | None],
         threads: Threads,
     ) -> Reconstruction:
-        """Note in a result which software, device, settings and model made it."""
+        """Note in a result which software, device, settings, model and learned prior made it."""
+        model, prior = models
         provenance = {
             'package': f'ptychopinn-plugin {__version__}',
             'framework': self.framework_version(),
@@ -356,11 +361,13 @@ class NetworkBackend(Engine[Device]):
             'model_fingerprint': None if model is None else model.fingerprint(),
             **result.provenance,
         }
+        if prior is not None and prior is not model:
+            provenance['prior_fingerprint'] = prior.fingerprint()
         return replace(result, threads=threads.count, provenance=provenance)
 
     def release_memory(self) -> None:
         """Give back what is kept for the next run: the network on its device, and caches."""
-        self._built = None
+        self._built.clear()
         gc.collect()
         self.release_cache()
 
@@ -370,12 +377,27 @@ class NetworkBackend(Engine[Device]):
         return self.model
 
     def _network(self, model: Model, device: Device) -> Any:
-        """Build the held model's network once for each device."""
+        """Build a model's network once for each device."""
+        held = self._built.get(model.is_prior)
         # By identity: a model of the same settings may hold other weights.
-        if self._built is None or self._built[0] is not model or self._built[1] != device:
+        if held is None or held[0] is not model or held[1] != device:
             request = NetworkRequest(model.network, model.config.training.precision, model.weights)
-            self._built = (model, device, self.build_network(request, device))
-        return self._built[2]
+            held = (model, device, self.build_network(request, device))
+            self._built[model.is_prior] = held
+        return held[2]
+
+
+def _choose_prior(request: ReconstructionRequest) -> Model | None:
+    """Return the learned prior that may correct the object between iterations.
+
+    The built-in one goes on from where a trained network ends, unless somebody has given the number
+    of iterations after that network.
+    """
+    model, passes = request.model, request.inference.prior_passes
+    if model is None or model.is_prior:
+        return model
+    wants = request.refinement.iterations is None if passes is None else passes > 0
+    return Model.built_in() if wants else None
 
 
 def _check_is_fitted(scan: Scan, model: Model) -> None:

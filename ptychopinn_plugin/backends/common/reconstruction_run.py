@@ -124,7 +124,9 @@ class ReconstructionRun:
                 self.forward,
                 replace(request, batch_size=batch_size),
                 stopwatch=self.stopwatch,
-                observer=lambda done, object_: self._show_pass(done, description.passes, object_),
+                observer=lambda done, object_: self._show_pass(
+                    'predict', done, description.passes, object_
+                ),
             )
 
         self.object_ = with_smaller_batches(
@@ -151,8 +153,10 @@ class ReconstructionRun:
                 return
             self.object_ = self.engine.apply_prior(network, forward, self.object_, exposures)
             self._check_prediction()
-            self.stopwatch.lap('predict')
-            self._show_pass(number + 1, len(blocks), self.object_)
+            # After a trained network its passes are a part of the refinement: what that network
+            # takes for a pattern is its own.
+            self.stopwatch.lap('refine' if self.plan.network_passes else 'predict')
+            self._show_pass('pass', number + 1, len(blocks), self.object_)
             if self.stopped:
                 return
 
@@ -351,10 +355,10 @@ class ReconstructionRun:
         # Of what is left now: a block that took too long shortens all that follow in proportion.
         return self._remaining_s() * blocks[number] / max(1, sum(blocks[number:]))
 
-    def _show_pass(self, done: int, passes: int, object_: Any) -> bool:
+    def _show_pass(self, stage: str, done: int, passes: int, object_: Any) -> bool:
         image = self.engine.to_numpy(object_)
         origin = self._origin_px()
-        return self._watch(Progress('predict', done, passes, object_=image, origin_px=origin))
+        return self._watch(Progress(stage, done, passes, object_=image, origin_px=origin))
 
     def _watch(self, progress: Progress) -> bool:
         """Report, and keep the report without its picture, and whether the run is to stop."""

@@ -54,9 +54,6 @@ NOT_FOR_PRIOR = (
 )
 """These settings of inference concern patches, of which a learned prior has none."""
 
-ONLY_FOR_PRIOR = 'inference.prior_passes'
-"""Only a learned prior obeys this setting of inference."""
-
 CHECK_TIP = (
     'Find out whether the patterns and the positions of the chosen product go together, by trial '
     "reconstructions of a part of it, and which of Ptychodus' settings mends it. It takes about a "
@@ -386,8 +383,6 @@ class RowRules(Observer):
             other = self._views[row.needs[0]]
             if str(other.value) != row.needs[1]:
                 return f'It has no effect here: {_wants(other.row, row.needs[1])}.'
-        if name == ONLY_FOR_PRIOR and not model.is_prior:
-            return 'It has no effect here: the loaded model is no learned prior.'
         if name in NOT_FOR_PRIOR and model.is_prior:
             return 'It has no effect here: the built-in model has no patches.'
         if name == ONLY_FOR_SWEEPNET and model.network.architecture != 'sweepnet':

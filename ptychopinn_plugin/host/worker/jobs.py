@@ -108,12 +108,13 @@ class Reporter:
         """Report a step; return whether the run is to end."""
         now = time.monotonic()
         is_epoch_end = 'validation_loss' in progress.losses
+        is_of_network = progress.stage in ('predict', 'pass')
         # What the network finds comes seldom, and the panel shows it beside what becomes of it.
-        is_due = now - self._last_picture >= PREVIEW_S or progress.stage == 'predict'
+        is_due = now - self._last_picture >= PREVIEW_S or is_of_network
         is_picture = progress.object_ is not None and is_due
         # A window that is frozen takes none, and its pictures would fill the memory.
         # Those of the network are few.
-        is_behind = self._connection.is_host_behind and progress.stage != 'predict'
+        is_behind = self._connection.is_host_behind and not is_of_network
         is_picture = is_picture and not is_behind
         if is_epoch_end or is_picture or now - self._last_report >= REPORT_S:
             self._last_report = now
