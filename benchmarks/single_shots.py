@@ -10,7 +10,7 @@ neighbours, with the trained network, the built-in model and iterations from a f
 same run. The amplitude SSIM is that of the middles of all patches, side by side, and so is that of
 the phase, where each patch gets the truth's mean phase, as nothing else fixes it.
 Nothing but the network and the data decides: the total variation is left out, and nothing is
-known of the object, unless `--object-type` states it.
+known of the object, unless `--object-type` states it; with 'auto' starts are tried.
 `--counts` changes the dose, `--objects` the kind of object: lines without phase, the same lines as
 a phase of up to 2 rad, or what the corpus of the prior draws. With `--rates`, copies of 36 patterns
 are reconstructed, and patterns a second are printed, with the shares of passes and iterations; the
@@ -24,14 +24,14 @@ import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from ptychopinn_plugin.array_types import ComplexArray, FloatArray
 from ptychopinn_plugin.backends.protocol import Backend, Progress
 from ptychopinn_plugin.backends.selection import create_backend
-from ptychopinn_plugin.config import Config, InferenceConfig, RefinementConfig
+from ptychopinn_plugin.config import Config, InferenceConfig, ObjectType, RefinementConfig
 from ptychopinn_plugin.data import Reconstruction, Scan, one_by_one
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
 from ptychopinn_plugin.metrics import ssim
@@ -193,8 +193,9 @@ def measure_rates(options: argparse.Namespace) -> dict[str, dict[str, float]]:
     few = one_by_one(make_scan(options, 6, SIZE, 2000 + options.seeds[0]))
     backend, rows = create_backend(options.backend), {}
     backend.model = Model.built_in()
-    cpu, plain = InferenceConfig(device=options.device), RefinementConfig(total_variation=0.0)
-    hundred = RefinementConfig(iterations=100, total_variation=0.0)
+    cpu = InferenceConfig(device=options.device)
+    plain = RefinementConfig(total_variation=0.0, object_type=options.object_type)
+    hundred = plain.replace(iterations=100)
     backend.reconstruct(few, cpu, plain)
     for count in options.rates:
         patterns = few.patterns[np.arange(count) % len(few)]
@@ -227,9 +228,7 @@ def main() -> None:
     parser.add_argument('--beam', choices=sorted(CURVATURES), default='curved')
     parser.add_argument('--counts', type=float, default=1e9)
     parser.add_argument('--objects', choices=('lines', 'phase', 'corpus'), default='lines')
-    parser.add_argument(
-        '--object-type', choices=('complex', 'amplitude', 'phase'), default='complex'
-    )
+    parser.add_argument('--object-type', choices=get_args(ObjectType), default='complex')
     parser.add_argument('--minutes', type=float, default=9, help='0 does not train')
     parser.add_argument('--seeds', type=int, nargs='*', default=[1], help='the first trains')
     parser.add_argument('--rates', type=int, nargs='*', help='numbers of patterns, to be timed')

@@ -38,7 +38,7 @@ COMMAND_LINE = ('backend', 'reading')
 IntensityScale = Literal['auto', 'scan', 'model']
 StitchingWeights = Literal['intensity', 'amplitude', 'uniform']
 Rotations = Literal['auto', 'one', 'four']
-ObjectType = Literal['complex', 'amplitude', 'phase']
+ObjectType = Literal['auto', 'complex', 'amplitude', 'phase']
 
 
 def setting(
@@ -363,9 +363,10 @@ class RefinementConfig(Validated):
         maximum=16,
     )
     object_type: ObjectType = setting(
-        'complex',
+        'auto',
         'What is known of the object, which the iterations keep to: an amplitude object changes no '
-        'phase, a phase object absorbs nothing, and a complex object does both',
+        'phase, a phase object absorbs nothing, and a complex object does both; with auto nothing '
+        'is known, and where patterns share little, starts of all three kinds are tried',
     )
     min_amplitude: float | None = setting(
         None,

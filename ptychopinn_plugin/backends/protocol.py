@@ -19,7 +19,8 @@ class Progress:
     Attributes
     ----------
     stage : str
-        'load', 'probe', 'target', 'train', 'predict', 'pass' of a learned prior, or 'refine'.
+        'load', 'probe', 'start', 'target', 'train', 'predict', 'pass' of a learned prior, or
+        'refine'.
     step, total : int
         Steps done of `total`: epochs when training, else batches or iterations.
     losses : mapping of str to float

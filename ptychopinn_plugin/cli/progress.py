@@ -29,6 +29,7 @@ _STAGES = {
     'probe': 'Probe',
     'target': 'Target',
     'train': 'Train',
+    'start': 'Start',
     'predict': 'Predict',
     'pass': 'Pass',
     'refine': 'Refine',

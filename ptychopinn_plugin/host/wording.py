@@ -76,6 +76,7 @@ def stage_line(activity: Activity, now: float) -> str:
         return f'{trials}; most checks take about a minute'
     text = {
         'probe': f'Search for the probe, iteration {step} of {total}',
+        'start': f'Trials of starts, iteration {step} of {total}',
         'target': 'Target reconstruction',
         'predict': f'Prediction, pass {min(step + 1, total)} of {total}',
         # It is over when it is reported, and iterations go on.

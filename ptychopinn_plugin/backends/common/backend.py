@@ -266,6 +266,7 @@ class NetworkBackend(Engine[Device]):
             run = self._begin(request, prior, forward, device, remaining_s)
             if model is not None and not model.is_prior:
                 run.infer(self._network(model, device), model.network, inference)
+            run.find_start()
             if prior is not None and run.plan.before_passes and not run.stopped:
                 run.iterate_with_prior(self._network(prior, device))
             else:
@@ -299,6 +300,7 @@ class NetworkBackend(Engine[Device]):
             probe_twin_similarity=0.0
             if scan.geometry.is_near_field
             else twin_similarity(scan.probe),
+            may_try_starts=not request.is_trial and _only_object_is_sought(request),
         )
         if model is not None and not model.is_prior:
             rule, overlap = request.inference.test_time_rotations, plan.overlap
@@ -398,6 +400,16 @@ def _choose_prior(request: ReconstructionRequest) -> Model | None:
         return model
     wants = request.refinement.iterations is None if passes is None else passes > 0
     return Model.built_in() if wants else None
+
+
+def _only_object_is_sought(request: ReconstructionRequest) -> bool:
+    """Return whether nothing is known of the object, and everything else is."""
+    settings, model = request.refinement, request.model
+    has_network = model is not None and not model.is_prior
+    changes_more = settings.probe or settings.positions or settings.intensities
+    return settings.object_type == 'auto' and not (
+        has_network or changes_more or settings.opr_modes
+    )
 
 
 def _check_is_fitted(scan: Scan, model: Model) -> None:

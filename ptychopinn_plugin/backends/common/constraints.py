@@ -70,7 +70,8 @@ class ObjectConstraints:
     def of(cls, settings: RefinementConfig) -> Self:
         """Return those of some settings."""
         return cls(
-            settings.object_type,
+            # What nobody knows is kept to by nothing.
+            'complex' if settings.object_type == 'auto' else settings.object_type,
             settings.min_amplitude,
             settings.max_amplitude,
             settings.total_variation or 0.0,

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ptychopinn_plugin.backends.common.iteration_schedule import Ended
+from ptychopinn_plugin.backends.common.starts import START_KINDS
+from ptychopinn_plugin.config import ObjectType
 from ptychopinn_plugin.network import NetworkDescription
 from ptychopinn_plugin.text import count
 
@@ -64,6 +66,16 @@ FEW_OVERLAP = 2.0
 """Up to this number of illuminations over each other the total variation has its whole weight, and
 from `LITTLE_OVERLAP` on none: in between it costs more and more of the phase, and gains less."""
 
+MIN_TRIAL_S = 10.0
+"""With a shorter limit of time there are no trials of starts."""
+
+STARTS: Mapping[ObjectType, str] = {
+    'complex': 'a flat object is the best start',
+    'amplitude': 'an object that changes no phase is the best start',
+    'phase': 'an object that absorbs nothing is the best start',
+}
+"""What trials of starts have found, as a clause; see `common.starts`."""
+
 WITHOUT_PRIOR = '; the learned prior has never met the near field and is left out'
 """In the near field the reason of a plan ends so."""
 
@@ -94,6 +106,8 @@ class IterationPlan:
         Whether the object of an earlier block may be taken, where the last one fits worse.
     total_variation : float
         See `constraints.ObjectConstraints`.
+    starts : tuple of str
+        Objects of these kinds are tried as starts, beside a flat one; see `common.starts`.
     """
 
     overlap: float
@@ -106,6 +120,7 @@ class IterationPlan:
     rotations: int = 1
     may_go_back: bool = False
     total_variation: float = 0.0
+    starts: tuple[ObjectType, ...] = ()
 
     @property
     def total(self) -> int:
@@ -136,6 +151,8 @@ class IterationPlan:
             passes = count(self.network_passes, 'pass', 'es')
             rotated = '' if self.rotations == 1 else f' in {self.rotations} rotations'
             text = f'{passes} of the network{rotated} and {text}'
+        if self.starts:
+            text = f'the best of {1 + len(self.starts)} starts, {text}'
         if self.total_variation:
             text += f', with a total variation of weight {self.total_variation:g}'
         limit = '' if self.limit_s is None else f', within {self.limit_s:g} s'
@@ -161,6 +178,9 @@ class Course:
         Of the plan.
     total_variation : float
         Of the plan.
+    start : str, optional
+        The kind of the object that trials have chosen as a start, where there were any; 'complex'
+        stands for a flat one.
     """
 
     overlap: float
@@ -172,9 +192,16 @@ class Course:
     network_passes: int = 0
     rotations: int = 1
     total_variation: float = 0.0
+    start: ObjectType | None = None
 
     @classmethod
-    def of_plan(cls, plan: IterationPlan, done: Sequence[int], ended: Ended) -> 'Course':
+    def of_plan(
+        cls,
+        plan: IterationPlan,
+        done: Sequence[int],
+        ended: Ended,
+        start: ObjectType | None = None,
+    ) -> 'Course':
         """Return the course of a plan that has ended."""
         planned = (*plan.before_passes, plan.iterations)
         return cls(
@@ -187,6 +214,7 @@ class Course:
             network_passes=plan.network_passes,
             rotations=plan.rotations,
             total_variation=plan.total_variation,
+            start=start,
         )
 
     @classmethod
@@ -206,6 +234,7 @@ class Course:
             network_passes=values.get('network_passes', 0),
             rotations=values.get('rotations', 1),
             total_variation=values.get('total_variation', 0.0),
+            start=values.get('start'),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -220,6 +249,7 @@ class Course:
             'network_passes': self.network_passes,
             'rotations': self.rotations,
             'total_variation': self.total_variation,
+            'start': self.start,
         }
 
     def in_words(self) -> str:
@@ -230,7 +260,10 @@ class Course:
             network_passes=self.network_passes,
             rotations=self.rotations,
             total_variation=self.total_variation,
+            starts=() if self.start is None else START_KINDS,
         ).in_words()
+        if self.start is not None:
+            words += f'; {STARTS[self.start]}'
         n_done, n_planned = sum(self.done), sum(self.planned)
         match self.ended:
             case 'converged':
@@ -255,6 +288,7 @@ def plan_reconstruction(
     is_single_shot: bool = False,
     is_near_field: bool = False,
     probe_twin_similarity: float = 0.0,
+    may_try_starts: bool = False,
 ) -> IterationPlan:
     """Plan passes and iterations, where the user has not given a number of them.
 
@@ -281,6 +315,8 @@ def plan_reconstruction(
         requested.
     probe_twin_similarity : float
         See `physics.twin_similarity`.
+    may_try_starts : bool
+        Nothing is known of the object, and the object alone is to be found.
     """
     leaves_twins = is_single_shot and probe_twin_similarity >= SAME_AS_TWIN
     # Where no iterations are to follow, a pass is all that there is, however much data decide.
@@ -317,6 +353,14 @@ def plan_reconstruction(
         + (WITHOUT_PRIOR if no_prior else ''),
         limit_s=limit_s,
         may_go_back=requested is None and bool(blocks),
+        starts=START_KINDS
+        if may_try_starts
+        and requested is None
+        and overlap < HARDLY_TOUCHING
+        and light_level(overlap, dose) == 'usual'
+        and not (leaves_twins or is_near_field)
+        and (limit_s is None or limit_s >= MIN_TRIAL_S)
+        else (),
         # Where nothing iterates, nothing smooths.
         total_variation=variation if iterations or blocks else 0.0,
     )

@@ -31,9 +31,15 @@ from ptychopinn_plugin.backends.common.memory import with_smaller_batches
 from ptychopinn_plugin.backends.common.outliers import iterate_without, judge_patterns
 from ptychopinn_plugin.backends.common.probe_gauge import is_near
 from ptychopinn_plugin.backends.common.requests import InferenceRequest, IterationRequest
+from ptychopinn_plugin.backends.common.starts import (
+    choose_start,
+    number_of_iterations,
+    trial_patterns,
+    try_start,
+)
 from ptychopinn_plugin.backends.common.timing import Stopwatch
 from ptychopinn_plugin.backends.protocol import Observer, Progress
-from ptychopinn_plugin.config import InferenceConfig, RefinementConfig
+from ptychopinn_plugin.config import InferenceConfig, ObjectType, RefinementConfig
 from ptychopinn_plugin.data import Reconstruction, Scan
 from ptychopinn_plugin.data.pattern_fit import PatternFit
 from ptychopinn_plugin.data.probe_variation import ProbeVariation
@@ -80,6 +86,8 @@ class ReconstructionRun:
         The iterations of each block.
     stopped : bool
         Whether the observer has ended the run.
+    start : str, optional
+        The kind of the object that the trials of starts have chosen, where there were any.
     """
 
     def __init__(
@@ -107,6 +115,7 @@ class ReconstructionRun:
         self.losses: list[float] = []
         self.done: list[int] = []
         self.stopped = False
+        self.start: ObjectType | None = None
         # What the last block came to: its loss with what the object's variation costs, and alone.
         self._ends = (math.inf, math.inf)
         # The same of the block that came to the lowest, and its object.
@@ -133,6 +142,42 @@ class ReconstructionRun:
             attempt, request.batch_size, self.engine.release_cache, 'inference'
         )[-1]
         self._check_prediction()
+
+    def find_start(self) -> None:
+        """Choose the object to start from, where the plan has trials; see `common.starts`."""
+        kinds, forward = self.plan.starts, self.forward
+        if not kinds:
+            return
+        indices = trial_patterns(len(self.scan), self.scan.pattern_shape)
+        is_whole = len(indices) == len(self.scan)
+        part = forward if is_whole else forward.subset(indices)
+        done, total = 0, number_of_iterations(kinds, repeats=not is_whole)
+
+        def iterate(on: Any, object_: Any, kind: ObjectType, iterations: int) -> tuple[Any, float]:
+            nonlocal done
+            if self.stopped:
+                return object_, math.inf
+            settings = self.refinement.replace(
+                object_type=kind, total_variation=self.plan.total_variation
+            )
+            request = IterationRequest.of_refinement(
+                self.scan, settings, IterationSchedule(iterations)
+            )
+            object_, losses = self.engine.iterate(
+                *(on, object_, request),
+                lambda step, loss, newest: self._watch(Progress('start', done + step, total)),
+            )
+            done += iterations
+            return object_, losses[-1]
+
+        start = choose_start(part, kinds, iterate)
+        if start.kind != 'complex' and not is_whole:
+            start = try_start(forward, start.kind, iterate)
+        self.start = start.kind
+        # The iterations of the plan begin with a flat object themselves.
+        if start.kind != 'complex' or (self.stopped and is_whole):
+            self.object_ = start.object_
+        self.stopwatch.lap('refine')
 
     def iterate_with_prior(self, network: Any) -> None:
         """Iterate and let a learned prior correct the object in turn; see `common.prior`."""
@@ -297,7 +342,9 @@ class ReconstructionRun:
             backend=engine.name,
             likelihoods=self.losses or [loss],
             timing=dict(self.stopwatch.seconds),
-            provenance={'course': Course.of_plan(self.plan, self.done, self._ended).to_dict()},
+            provenance={
+                'course': Course.of_plan(self.plan, self.done, self._ended, self.start).to_dict()
+            },
             amplitude_residual=residual,
             misfit=misfit,
             # An object that may not absorb as the true one does looks like a beam that varies.

@@ -241,6 +241,7 @@ def test_a_course_is_kept_as_plain_values() -> None:
         'network_passes': 0,
         'rotations': 1,
         'total_variation': 0.25,
+        'start': None,
     }
     assert Course.of_result({}) is None
 
@@ -265,3 +266,28 @@ def test_little_overlap_has_a_total_variation(
     overlap: float, settings: dict[str, Any], weight: float
 ) -> None:
     assert plan(overlap, **settings).total_variation == weight
+
+
+def test_starts_are_tried_where_patterns_share_little_and_nothing_is_known() -> None:
+    tried = ('amplitude', 'phase')
+    assert plan(1.2, may_try_starts=True).starts == tried
+    assert plan(1.0, may_try_starts=True, is_single_shot=True, network=PRIOR).starts == tried
+    assert plan(1.2).starts == ()
+    assert plan(2.0, may_try_starts=True).starts == ()
+    for given in (
+        {'requested': 30},
+        {'dose': 19.0},
+        {'limit_s': 5.0},
+        {'is_near_field': True},
+        {'is_single_shot': True, 'probe_twin_similarity': 1.0},
+    ):
+        assert plan(1.2, may_try_starts=True, **given).starts == ()
+    words = plan(1.2, may_try_starts=True).in_words()
+    assert words.startswith('plan: the best of 3 starts, at most 100 iterations')
+
+
+def test_a_course_states_the_best_start() -> None:
+    tried = plan(1.2, may_try_starts=True)
+    course = Course.of_plan(tried, [tried.iterations], 'planned', 'phase')
+    assert course.in_words().endswith('; an object that absorbs nothing is the best start')
+    assert Course.of_result({'course': course.to_dict()}) == course

@@ -35,7 +35,7 @@ def test_demo_leaves_every_file(run: Any, backend: Any, tmp_path: Path) -> None:
         assert row['evaluation']['frc']['correlation']
         assert row['amplitude_residual'] == 0.125
     alone = json.loads((output / 'metrics.json').read_text())['single_shots']
-    assert set(alone) == {'built_in', 'iterations_from_flat'}
+    assert set(alone) == {'built_in', 'iterations', 'iterations_from_flat'}
     page = (output / 'report.html').read_text()
     for title in (
         'built-in model',

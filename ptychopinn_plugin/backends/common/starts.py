@@ -1,0 +1,94 @@
+"""Where iterations start, found by trials where data leave much open.
+
+A pattern that shares little with others is nearly explained by many objects, and iterations from a
+flat object end at one of them. An object that changes no phase has half as many unknowns, and so
+has one that absorbs nothing: iterations that keep to such a kind find it, where it is of that kind.
+Iterations that keep to nothing go on from there. They leave an object that is of the kind as it is,
+correct one that is nearly so, and lead away from a wrong kind only as far as the data drive them.
+So each start is judged after some of them, by its loss.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ptychopinn_plugin.array_types import IntArray
+from ptychopinn_plugin.config import ObjectType
+
+START_KINDS: tuple[ObjectType, ...] = ('amplitude', 'phase')
+"""Objects of these kinds are tried beside a flat one."""
+
+KEPT_ITERATIONS = 60
+"""This number of iterations keeps to a kind."""
+
+FREE_ITERATIONS = 40
+"""This number follows that keeps to nothing, and shows whether the data agree with the kind."""
+
+TRIAL_PIXELS = 16 * 64 * 64
+"""Trials take as many patterns as have this number of pixels together, but `MIN_TRIAL_PATTERNS`."""
+
+MIN_TRIAL_PATTERNS = 8
+
+CLEARLY_BETTER = 0.95
+"""A kind is the better start where its loss is below this share of that of a flat start."""
+
+Iterate = Callable[[Any, Any, ObjectType, int], tuple[Any, float]]
+"""It iterates over a forward model's object, keeping to a kind, this number of times; returns the
+object and its loss."""
+
+
+@dataclass(frozen=True)
+class TriedStart:
+    """An object to go on from.
+
+    Attributes
+    ----------
+    kind : 'complex', 'amplitude' or 'phase'
+        What the iterations kept to at first; a flat object is where they began.
+    object_ : tensor of complex64
+        After all of the trial's iterations.
+    loss : float
+    """
+
+    kind: ObjectType
+    object_: Any
+    loss: float
+
+
+def trial_patterns(n_patterns: int, shape: tuple[int, int]) -> IntArray:
+    """Return the indices of patterns of `shape` to try with, spread over the scan evenly."""
+    wanted = max(MIN_TRIAL_PATTERNS, TRIAL_PIXELS // (shape[0] * shape[1]))
+    number = min(n_patterns, wanted)
+    return np.unique(np.linspace(0, n_patterns - 1, number).round().astype(np.int64))
+
+
+def number_of_iterations(kinds: Sequence[ObjectType], *, repeats: bool) -> int:
+    """Return how many iterations all trials take; the best may be repeated with all patterns."""
+    return (KEPT_ITERATIONS + FREE_ITERATIONS) * (1 + len(kinds) + repeats)
+
+
+def try_start(forward: Any, kind: ObjectType, iterate: Iterate) -> TriedStart:
+    """Iterate from a flat object, keeping to a kind at first."""
+    object_, _ = iterate(forward, forward.flat_object(), kind, KEPT_ITERATIONS)
+    object_, loss = iterate(forward, object_, 'complex', FREE_ITERATIONS)
+    return TriedStart(kind, object_, loss)
+
+
+def choose_start(forward: Any, kinds: Sequence[ObjectType], iterate: Iterate) -> TriedStart:
+    """Return the best start, which is the flat one unless a kind is clearly better.
+
+    Parameters
+    ----------
+    forward : ForwardModel
+        Of the patterns to try with.
+    kinds : sequence of str
+        To be tried beside the flat start.
+    iterate : callable
+        See `Iterate`.
+    """
+    flat = try_start(forward, 'complex', iterate)
+    tried = [try_start(forward, kind, iterate) for kind in kinds]
+    best = min(tried, key=lambda start: start.loss)
+    return best if best.loss < CLEARLY_BETTER * flat.loss else flat
