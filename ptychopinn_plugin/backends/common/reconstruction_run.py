@@ -30,6 +30,7 @@ from ptychopinn_plugin.backends.common.iteration_schedule import Ended, Iteratio
 from ptychopinn_plugin.backends.common.memory import with_smaller_batches
 from ptychopinn_plugin.backends.common.outliers import iterate_without, judge_patterns
 from ptychopinn_plugin.backends.common.probe_gauge import is_near
+from ptychopinn_plugin.backends.common.ranks import current_ranks
 from ptychopinn_plugin.backends.common.requests import InferenceRequest, IterationRequest
 from ptychopinn_plugin.backends.common.starts import (
     choose_start,
@@ -168,7 +169,8 @@ class ReconstructionRun:
                 lambda step, loss, newest: self._watch(Progress('start', done + step, total)),
             )
             done += iterations
-            return object_, losses[-1]
+            # All ranks must choose the same start.
+            return object_, current_ranks().decide(losses[-1])
 
         start = choose_start(part, kinds, iterate)
         if start.kind != 'complex' and not is_whole:

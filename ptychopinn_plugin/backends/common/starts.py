@@ -31,7 +31,7 @@ TRIAL_PIXELS = 16 * 64 * 64
 
 MIN_TRIAL_PATTERNS = 8
 
-CLEARLY_BETTER = 0.95
+CLEARLY_BETTER = 0.98
 """A kind is the better start where its loss is below this share of that of a flat start."""
 
 Iterate = Callable[[Any, Any, ObjectType, int], tuple[Any, float]]
