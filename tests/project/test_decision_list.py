@@ -157,7 +157,7 @@ NOTICED_BY = {
     35: """
         contract/test_starts.py::test_the_kind_of_the_object_is_the_better_start
         contract/test_starts.py::test_an_object_of_both_kinds_starts_flat
-        unit/backends/test_starts.py::test_a_kind_is_the_start_where_it_ends_clearly_lower
+        unit/backends/test_starts.py::test_a_kind_is_the_start_where_it_does_as_well_as_a_flat_object
     """,
 }
 """These tests fail where a decision is undone."""

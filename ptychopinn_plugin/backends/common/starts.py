@@ -5,7 +5,11 @@ flat object end at one of them. An object that changes no phase has half as many
 has one that absorbs nothing: iterations that keep to such a kind find it, where it is of that kind.
 Iterations that keep to nothing go on from there. They leave an object that is of the kind as it is,
 correct one that is nearly so, and lead away from a wrong kind only as far as the data drive them.
-So each start is judged after some of them, by its loss.
+
+A start is judged by both losses, as a share of those of a flat start after as many iterations: by
+that of the object that keeps to the kind, and by that after the free iterations. Where counts are
+many, the latter decides. Where noise hides the difference, a wrong kind may end as low as the right
+one, and the former, which is large for a wrong kind, decides with it.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,8 +35,13 @@ TRIAL_PIXELS = 16 * 64 * 64
 
 MIN_TRIAL_PATTERNS = 8
 
-CLEARLY_BETTER = 0.98
-"""A kind is the better start where its loss is below this share of that of a flat start."""
+KEPT_EXPONENT = 0.2
+"""The loss of the object that keeps to a kind counts with this exponent. A kind that is right but
+for a little leaves many times the loss of a flat start, where counts are many."""
+
+MAX_SCORE = 1.07
+"""A kind is the better start up to this score. It may be worse by a little than the flat start,
+which has twice the unknowns and fits more of the noise."""
 
 Iterate = Callable[[Any, Any, ObjectType, int], tuple[Any, float]]
 """It iterates over a forward model's object, keeping to a kind, this number of times; returns the
@@ -49,12 +58,19 @@ class TriedStart:
         What the iterations kept to at first; a flat object is where they began.
     object_ : tensor of complex64
         After all of the trial's iterations.
-    loss : float
+    kept_loss, loss : float
+        After the iterations that keep to the kind, and at the end.
     """
 
     kind: ObjectType
     object_: Any
+    kept_loss: float
     loss: float
+
+    def score(self, flat: 'TriedStart') -> float:
+        """Return how a kind does beside a flat start; the lower, the better."""
+        kept: float = (self.kept_loss / flat.kept_loss) ** KEPT_EXPONENT
+        return self.loss / flat.loss * kept
 
 
 def trial_patterns(n_patterns: int, shape: tuple[int, int]) -> IntArray:
@@ -71,13 +87,13 @@ def number_of_iterations(kinds: Sequence[ObjectType], *, repeats: bool) -> int:
 
 def try_start(forward: Any, kind: ObjectType, iterate: Iterate) -> TriedStart:
     """Iterate from a flat object, keeping to a kind at first."""
-    object_, _ = iterate(forward, forward.flat_object(), kind, KEPT_ITERATIONS)
+    object_, kept_loss = iterate(forward, forward.flat_object(), kind, KEPT_ITERATIONS)
     object_, loss = iterate(forward, object_, 'complex', FREE_ITERATIONS)
-    return TriedStart(kind, object_, loss)
+    return TriedStart(kind, object_, kept_loss, loss)
 
 
 def choose_start(forward: Any, kinds: Sequence[ObjectType], iterate: Iterate) -> TriedStart:
-    """Return the best start, which is the flat one unless a kind is clearly better.
+    """Return the best start, which is the flat one unless a kind does as well.
 
     Parameters
     ----------
@@ -90,5 +106,5 @@ def choose_start(forward: Any, kinds: Sequence[ObjectType], iterate: Iterate) ->
     """
     flat = try_start(forward, 'complex', iterate)
     tried = [try_start(forward, kind, iterate) for kind in kinds]
-    best = min(tried, key=lambda start: start.loss)
-    return best if best.loss < CLEARLY_BETTER * flat.loss else flat
+    best = min(tried, key=lambda start: start.score(flat))
+    return best if best.score(flat) < MAX_SCORE else flat
