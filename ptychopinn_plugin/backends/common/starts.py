@@ -39,7 +39,7 @@ KEPT_EXPONENT = 0.2
 """The loss of the object that keeps to a kind counts with this exponent. A kind that is right but
 for a little leaves many times the loss of a flat start, where counts are many."""
 
-MAX_SCORE = 1.07
+MAX_SCORE = 1.1
 """A kind is the better start up to this score. It may be worse by a little than the flat start,
 which has twice the unknowns and fits more of the noise."""
 
