@@ -86,6 +86,6 @@ def test_many_patterns_are_tried_in_part(
         observer=lambda p: seen.append((p.step, p.total)) if p.stage == 'start' else None,
         device='cpu',
     )
-    assert seen[-1] == (400, 400)
+    assert seen[-1] == (360, 360)
     assert found.provenance['course']['start'] == 'amplitude'
     np.testing.assert_allclose(found.likelihoods[-1], whole.likelihoods[-1], rtol=0.5)

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ptychopinn_plugin.array_types import IntArray
+from ptychopinn_plugin.array_types import FloatArray, IntArray
 from ptychopinn_plugin.config import ObjectType
 
 START_KINDS: tuple[ObjectType, ...] = ('amplitude', 'phase')
@@ -73,16 +73,20 @@ class TriedStart:
         return self.loss / flat.loss * kept
 
 
-def trial_patterns(n_patterns: int, shape: tuple[int, int]) -> IntArray:
-    """Return the indices of patterns of `shape` to try with, spread over the scan evenly."""
+def trial_patterns(positions_px: FloatArray, shape: tuple[int, int]) -> IntArray:
+    """Return the indices of patterns of `shape` to try with, those around the middle of the scan.
+
+    Far apart they would need a canvas as large as that of the scan, and as much time.
+    """
     wanted = max(MIN_TRIAL_PATTERNS, TRIAL_PIXELS // (shape[0] * shape[1]))
-    number = min(n_patterns, wanted)
-    return np.unique(np.linspace(0, n_patterns - 1, number).round().astype(np.int64))
+    middle = np.median(positions_px, axis=0)
+    distances = np.square(positions_px - middle).sum(axis=1)
+    return np.sort(np.argsort(distances, kind='stable')[:wanted])
 
 
 def number_of_iterations(kinds: Sequence[ObjectType], *, repeats: bool) -> int:
     """Return how many iterations all trials take; the best may be repeated with all patterns."""
-    return (KEPT_ITERATIONS + FREE_ITERATIONS) * (1 + len(kinds) + repeats)
+    return (KEPT_ITERATIONS + FREE_ITERATIONS) * (1 + len(kinds)) + KEPT_ITERATIONS * repeats
 
 
 def try_start(forward: Any, kind: ObjectType, iterate: Iterate) -> TriedStart:
