@@ -158,7 +158,7 @@ class ReconstructionRun:
             nonlocal done
             if self.stopped:
                 return object_, math.inf
-            # Without smoothing the losses distinguish a right kind from a wrong one better, and sooner.
+            # Without smoothing the losses distinguish a right kind from a wrong one better.
             settings = self.refinement.replace(object_type=kind, total_variation=0.0)
             request = IterationRequest.of_refinement(
                 self.scan, settings, IterationSchedule(iterations)
