@@ -8,9 +8,10 @@ import pytest
 
 from ptychopinn_plugin.backends.common import starts
 from ptychopinn_plugin.backends.protocol import Backend, Progress
-from ptychopinn_plugin.config import RefinementConfig
+from ptychopinn_plugin.config import InferenceConfig, RefinementConfig
 from ptychopinn_plugin.data import Scan, one_by_one
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
+from ptychopinn_plugin.model import Model
 from ptychopinn_plugin.pretraining.objects import draw_lines
 from ptychopinn_plugin.pretraining.probes import curved_probe
 
@@ -46,6 +47,22 @@ def test_the_kind_of_the_object_is_the_better_start(
     # In the end it keeps to nothing.
     values = np.angle(found.object_) if kind == 'amplitude' else np.abs(found.object_)
     assert np.ptp(values[found.coverage > 0.1]) > 1e-3
+
+
+def test_the_built_in_model_leaves_its_passes_out_where_a_kind_is_the_start(
+    make_backend: Callable[[], Backend],
+) -> None:
+    backend = make_backend()
+    backend.model = Model.built_in()
+    cpu = InferenceConfig(device='cpu')
+    found = backend.reconstruct(lone('phase'), cpu, RefinementConfig())
+    alone = backend.refine(lone('phase'), RefinementConfig(), device='cpu')
+    np.testing.assert_allclose(found.object_, alone.object_, atol=1e-6)
+    assert found.provenance['course'] == alone.provenance['course']
+    with_pass = backend.reconstruct(lone('phase'), cpu.replace(prior_passes=1), RefinementConfig())
+    assert len(with_pass.provenance['course']['done']) == 2
+    flat = backend.reconstruct(lone('both'), cpu, RefinementConfig())
+    assert len(flat.provenance['course']['done']) == 11
 
 
 def test_an_object_of_both_kinds_starts_flat(make_backend: Callable[[], Backend]) -> None:

@@ -6,7 +6,7 @@ leave most phases open, and the learned prior is applied more often.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ptychopinn_plugin.backends.common.iteration_schedule import Ended
@@ -131,6 +131,18 @@ class IterationPlan:
     def is_empty(self) -> bool:
         """Whether nothing is going to be computed, so that the object stays flat."""
         return not (self.total or self.before_passes or self.network_passes)
+
+    def without_passes(self) -> 'IterationPlan':
+        """Return a plan of iterations alone, where this one has passes of a learned prior."""
+        if not self.before_passes:
+            return self
+        return replace(
+            self,
+            before_passes=(),
+            iterations=MORE_ITERATIONS,
+            stops_when_converged=True,
+            may_go_back=False,
+        )
 
     def is_worth_a_pass(self, iterations: float) -> bool:
         """Return whether a pass pays after the number of iterations that time is left for."""

@@ -35,7 +35,7 @@ def test_demo_leaves_every_file(run: Any, backend: Any, tmp_path: Path) -> None:
         assert row['evaluation']['frc']['correlation']
         assert row['amplitude_residual'] == 0.125
     alone = json.loads((output / 'metrics.json').read_text())['single_shots']
-    assert set(alone) == {'built_in', 'iterations', 'iterations_from_flat'}
+    assert set(alone) == {'planned', 'built_in', 'iterations_from_flat'}
     page = (output / 'report.html').read_text()
     for title in (
         'built-in model',
@@ -57,7 +57,9 @@ def test_plain_lines_and_a_line_a_stage(run: Any, backend: Any, tmp_path: Path) 
         'Reconstructing',
     ]
     alone, heads, *rows, ended, following = done.out.splitlines()
-    assert alone.startswith('patterns one by one, amplitude SSIM: built-in model, no training ')
+    assert alone.startswith(
+        'patterns one by one, amplitude SSIM: as planned, best of three starts '
+    )
     assert ' '.join(heads.split()) == 'amplitude SSIM phase SSIM FRC-0.5 seconds patterns/s'
     assert len({len(line) for line in (heads, *rows)}) == 1
     assert [row.split('  ')[0] for row in rows] == [
