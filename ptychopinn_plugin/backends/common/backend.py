@@ -40,7 +40,6 @@ from ptychopinn_plugin.backends.common.requests import (
     TrainingRequest,
 )
 from ptychopinn_plugin.backends.common.scan_probe import normalize_probe_of
-from ptychopinn_plugin.backends.common.starts import START_KINDS
 from ptychopinn_plugin.backends.common.threads import Threads
 from ptychopinn_plugin.backends.common.training_loop import Clock
 from ptychopinn_plugin.backends.common.training_plan import plan_training
@@ -268,10 +267,6 @@ class NetworkBackend(Engine[Device]):
             if model is not None and not model.is_prior:
                 run.infer(self._network(model, device), model.network, inference)
             run.find_start()
-            if run.start in START_KINDS and inference.prior_passes is None:
-                # From such a start iterations alone come as far as passes do, and farther for
-                # objects that the corpus of the prior lacks.
-                run.plan = run.plan.without_passes()
             if prior is not None and run.plan.before_passes and not run.stopped:
                 run.iterate_with_prior(self._network(prior, device))
             else:

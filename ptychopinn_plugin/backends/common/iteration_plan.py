@@ -108,6 +108,9 @@ class IterationPlan:
         See `constraints.ObjectConstraints`.
     starts : tuple of str
         Objects of these kinds are tried as starts, beside a flat one; see `common.starts`.
+    passes_need_flat_start : bool
+        Passes are left out where an object of a kind is the best start: iterations alone come as
+        far from there, and farther for objects that the corpus of the prior lacks.
     """
 
     overlap: float
@@ -121,6 +124,7 @@ class IterationPlan:
     may_go_back: bool = False
     total_variation: float = 0.0
     starts: tuple[ObjectType, ...] = ()
+    passes_need_flat_start: bool = False
 
     @property
     def total(self) -> int:
@@ -133,15 +137,14 @@ class IterationPlan:
         return not (self.total or self.before_passes or self.network_passes)
 
     def without_passes(self) -> 'IterationPlan':
-        """Return a plan of iterations alone, where this one has passes of a learned prior."""
-        if not self.before_passes:
-            return self
+        """Return a plan of iterations alone in place of one with passes of a learned prior."""
         return replace(
             self,
             before_passes=(),
             iterations=MORE_ITERATIONS,
             stops_when_converged=True,
             may_go_back=False,
+            passes_need_flat_start=False,
         )
 
     def is_worth_a_pass(self, iterations: float) -> bool:
@@ -165,6 +168,10 @@ class IterationPlan:
             text = f'{passes} of the network{rotated} and {text}'
         if self.starts:
             text = f'the best of {1 + len(self.starts)} starts, {text}'
+        if self.passes_need_flat_start:
+            text += (
+                f' (at most {MORE_ITERATIONS} iterations alone if an object of one kind is best)'
+            )
         if self.total_variation:
             text += f', with a total variation of weight {self.total_variation:g}'
         limit = '' if self.limit_s is None else f', within {self.limit_s:g} s'
@@ -347,13 +354,18 @@ def plan_reconstruction(
         planned = blocks[-1] if blocks[-1] == LONG_BLOCK else AFTER_PASS_ITERATIONS
         planned = AFTER_FAINT_PASS_ITERATIONS if level == 'faint' else planned
     iterations = planned if requested is None else requested
-    variation = requested_variation
-    if variation is None and dose is None:
-        # The weight is in units of the noise of counting, which only photons have.
-        variation = 0.0
-    elif variation is None:
-        share = (LITTLE_OVERLAP - overlap) / (LITTLE_OVERLAP - FEW_OVERLAP)
-        variation = round(TOTAL_VARIATION * min(max(share, 0.0), 1.0), 2)
+    # They pay where data leave much open, and where noise does not hide which start is right.
+    tries_starts = (
+        may_try_starts
+        and requested is None
+        and overlap < HARDLY_TOUCHING
+        and light_level(overlap, dose) == 'usual'
+        and not (leaves_twins or is_near_field)
+        and (limit_s is None or limit_s >= MIN_TRIAL_S)
+    )
+    variation = (
+        _plan_variation(overlap, dose) if requested_variation is None else requested_variation
+    )
     return IterationPlan(
         overlap=overlap,
         before_passes=blocks,
@@ -365,14 +377,8 @@ def plan_reconstruction(
         + (WITHOUT_PRIOR if no_prior else ''),
         limit_s=limit_s,
         may_go_back=requested is None and bool(blocks),
-        starts=START_KINDS
-        if may_try_starts
-        and requested is None
-        and overlap < HARDLY_TOUCHING
-        and light_level(overlap, dose) == 'usual'
-        and not (leaves_twins or is_near_field)
-        and (limit_s is None or limit_s >= MIN_TRIAL_S)
-        else (),
+        starts=START_KINDS if tries_starts else (),
+        passes_need_flat_start=tries_starts and bool(blocks) and requested_passes is None,
         # Where nothing iterates, nothing smooths.
         total_variation=variation if iterations or blocks else 0.0,
     )
@@ -422,6 +428,15 @@ def plan_passes(
         passes = 1 if overlap >= LITTLE_OVERLAP else network.passes
         passes = (passes + 1) // 2 if level == 'faint' else passes
     return (network.iterations_before, *[network.iterations_between] * (passes - 1))[:passes]
+
+
+def _plan_variation(overlap: float, dose: float | None) -> float:
+    """Return the weight of the total variation where nobody has given one."""
+    if dose is None:
+        # It is in units of the noise of counting, which only photons have.
+        return 0.0
+    share = (LITTLE_OVERLAP - overlap) / (LITTLE_OVERLAP - FEW_OVERLAP)
+    return round(TOTAL_VARIATION * min(max(share, 0.0), 1.0), 2)
 
 
 def _dose_in_words(dose: float | None) -> str:

@@ -178,6 +178,8 @@ class ReconstructionRun:
             self.object_ = start.object_
         elif not begins_flat:
             self.object_, _ = iterate(forward, self.object_, start.kind, KEPT_ITERATIONS)
+        if not begins_flat and self.plan.passes_need_flat_start:
+            self.plan = self.plan.without_passes()
         self.stopwatch.lap('refine')
 
     def iterate_with_prior(self, network: Any) -> None:

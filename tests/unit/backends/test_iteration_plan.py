@@ -284,6 +284,15 @@ def test_starts_are_tried_where_patterns_share_little_and_nothing_is_known() -> 
         assert plan(1.2, may_try_starts=True, **given).starts == ()
     words = plan(1.2, may_try_starts=True).in_words()
     assert words.startswith('plan: the best of 3 starts, at most 100 iterations')
+    with_prior = plan(1.2, may_try_starts=True, network=PRIOR)
+    clause = '(at most 100 iterations alone if an object of one kind is best)'
+    assert clause in with_prior.in_words()
+    alone = with_prior.without_passes()
+    assert (alone.before_passes, alone.iterations, clause in alone.in_words()) == ((), 100, False)
+    # Passes that somebody has given a number of are kept.
+    assert (
+        clause not in plan(1.2, may_try_starts=True, network=PRIOR, requested_passes=2).in_words()
+    )
 
 
 def test_a_course_states_the_best_start() -> None:
