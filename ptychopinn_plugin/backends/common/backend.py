@@ -12,12 +12,7 @@ from typing import Any
 import numpy as np
 
 from ptychopinn_plugin._version import __version__
-from ptychopinn_plugin.backends.common.diagnostics import (
-    warn_of_idle_settings,
-    warn_of_probe_radius,
-    warn_of_twins,
-    warn_of_unknown_noise,
-)
+from ptychopinn_plugin.backends.common.diagnostics import warn_of_twins
 from ptychopinn_plugin.backends.common.engine import Device, Engine
 from ptychopinn_plugin.backends.common.iteration_plan import plan_reconstruction
 from ptychopinn_plugin.backends.common.outliers import reconstruct_without_outliers
@@ -40,6 +35,7 @@ from ptychopinn_plugin.backends.common.requests import (
     TrainingRequest,
 )
 from ptychopinn_plugin.backends.common.scan_probe import normalize_probe_of
+from ptychopinn_plugin.backends.common.setting_warnings import warn_of_settings
 from ptychopinn_plugin.backends.common.threads import Threads
 from ptychopinn_plugin.backends.common.training_loop import Clock
 from ptychopinn_plugin.backends.common.training_plan import plan_training
@@ -309,9 +305,7 @@ class NetworkBackend(Engine[Device]):
         if not request.is_trial:
             logger.info('%s: %s.', scan.name, plan.in_words())
             warn_of_twins(scan)
-            warn_of_unknown_noise(scan, refinement.total_variation)
-            warn_of_probe_radius(scan, refinement.probe_radius, refines_probe=refinement.probe)
-            warn_of_idle_settings(scan, refinement, is_flat=plan.is_empty)
+            warn_of_settings(scan, refinement, iterations=plan.total, is_flat=plan.is_empty)
         return ReconstructionRun(
             *(self, scan, forward, refinement, plan),
             stopwatch=self.start_stopwatch(device),

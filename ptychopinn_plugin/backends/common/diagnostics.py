@@ -11,7 +11,6 @@ from ptychopinn_plugin.array_types import FloatArray
 from ptychopinn_plugin.backends.common.opr import MIN_OPR_PATTERNS
 from ptychopinn_plugin.backends.common.phase_drift import MIN_PATTERNS, SURE_OF_DRIFT, SlowErrors
 from ptychopinn_plugin.backends.common.positions import MIN_POSITIONS
-from ptychopinn_plugin.config import RefinementConfig
 from ptychopinn_plugin.data import Scan
 from ptychopinn_plugin.data.pattern_fit import NORMAL_QUARTILE, PatternFit
 from ptychopinn_plugin.physics import LIT_COUNTS, Misfit, twin_similarity
@@ -53,9 +52,6 @@ OWN_DEVIANCE = 1.5
 INTENSITIES = '--refine-intensities (refinement.intensities)'
 TARGET_INTENSITIES = '--refine-intensities (training.target_intensities)'
 """This is what users set where the beam varies, as they write it: in iterations, in training."""
-
-MAX_LIGHT_BEYOND = 0.1
-"""A radius beyond which more than this share of the probe's light lies is likely a mistake."""
 
 LIT_COUNTS_FRACTION = 1e-5
 """In an unknown unit, a lit pixel expects at least this share of the counts of a pattern."""
@@ -207,79 +203,6 @@ def warn_of_misfit(scan: Scan, iterations: int, misfit: Misfit | None, option: s
         'is a guess%s. %s.',
         *(scan.name, size, remedy, CHECK),
     )
-
-
-def warn_of_unknown_noise(scan: Scan, weight: float | None) -> None:
-    """Warn where somebody gave a weight in units of a noise that the counts do not show.
-
-    Parameters
-    ----------
-    scan : Scan
-    weight : float, optional
-        Of the total variation, as it was given.
-    """
-    if weight and not scan.is_countable():
-        logger.warning(
-            '%s: a total variation is weighted in units of the noise of counting, and these counts '
-            'are no whole numbers. They are taken for photons, %.3g in a pattern on average '
-            '(--photons N sets that). Where that is wrong, so is the weight: too large, it '
-            'flattens the object.',
-            *(scan.name, scan.mean_counts()),
-        )
-
-
-def warn_of_probe_radius(scan: Scan, radius_px: float | None, *, refines_probe: bool) -> None:
-    """Warn where a radius of the probe has no effect, or takes much of its light.
-
-    Parameters
-    ----------
-    scan : Scan
-    radius_px : float, optional
-    refines_probe : bool
-    """
-    if radius_px is None:
-        return
-    if not refines_probe:
-        logger.warning(
-            '%s: --probe-radius has no effect, as it is for a probe that is corrected: add '
-            '--refine-probe (refinement.probe).',
-            scan.name,
-        )
-        return
-    y, x = (np.arange(side) - side // 2 for side in scan.probe.shape[-2:])
-    light = np.square(np.abs(scan.probe), dtype=np.float64).sum(axis=0)
-    lost = float(light[np.hypot(y[:, np.newaxis], x) > radius_px].sum() / light.sum())
-    if lost > MAX_LIGHT_BEYOND:
-        logger.warning(
-            "%s: %.0f%% of the probe's light lies beyond --probe-radius %g px and is taken from "
-            'it. Where that is not known to be wrong, give a larger radius.',
-            *(scan.name, 100 * lost, radius_px),
-        )
-
-
-def warn_of_idle_settings(scan: Scan, settings: RefinementConfig, *, is_flat: bool) -> None:
-    """Warn of settings that change nothing, as what they belong to is switched off.
-
-    Parameters
-    ----------
-    scan : Scan
-    settings : RefinementConfig
-    is_flat : bool
-        Nothing is going to be computed.
-    """
-    if is_flat:
-        logger.warning(
-            '%s: neither iterations nor passes of a model are left, and the object stays flat. '
-            'Give a number of iterations (refinement.iterations), or of passes of the built-in '
-            'model (inference.prior_passes).',
-            scan.name,
-        )
-    if settings.position_scale and not settings.positions:
-        logger.warning(
-            '%s: --refine-position-scale has no effect, as it is for positions that are corrected: '
-            'add --refine-positions (refinement.positions).',
-            scan.name,
-        )
 
 
 def warn_of_constraints(scan: Scan, iterations: int, misfit: Misfit | None, options: str) -> None:

@@ -1,7 +1,6 @@
 """How well an object fits, in words: one judgement for the command line and the window."""
 
 import dataclasses
-from typing import Any
 
 import pytest
 
@@ -12,12 +11,10 @@ from ptychopinn_plugin.backends.common.diagnostics import (
     points_to_a_fault,
     unknown_probe_in_words,
     warn_of_constraints,
-    warn_of_idle_settings,
     warn_of_misfit,
     warn_of_twins,
     warn_of_unknown_probe,
 )
-from ptychopinn_plugin.config import RefinementConfig
 from ptychopinn_plugin.data import one_by_one
 from ptychopinn_plugin.data.scan import ProbeOrigin
 from ptychopinn_plugin.data.simulation import SimulationConfig, simulate
@@ -66,23 +63,6 @@ WRONG = Misfit(over_noise=5.04, share=0.2, correlation=0.6)
 def test_the_fit_in_words(misfit: Misfit | None, iterations: int, words: str) -> None:
     assert fit_in_words(misfit, iterations) == words
     assert points_to_a_fault(misfit, iterations) == (CHECK in words)
-
-
-@pytest.mark.parametrize(
-    ('settings', 'is_flat', 'words'),
-    [
-        ({}, True, 'the object stays flat'),
-        ({'position_scale': True}, False, '--refine-position-scale has no effect'),
-        ({'position_scale': True, 'positions': True}, False, ''),
-    ],
-)
-def test_settings_that_change_nothing_are_named(
-    settings: dict[str, Any], is_flat: bool, words: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    scan = simulate(SimulationConfig(size=32, rows=3, columns=3))
-    warn_of_idle_settings(scan, RefinementConfig(**settings), is_flat=is_flat)
-    assert words in caplog.text
-    assert bool(words) == bool(caplog.records)
 
 
 @pytest.mark.parametrize('options', ['--object-type phase', '--max-amplitude 1'])
